@@ -1,0 +1,116 @@
+//! What a caller is told when a request fails: one stable code, one status, one sentence.
+
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, time::Duration};
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])* $variant:ident = $code:literal, $status:literal, $retriable:literal;)*) => {
+        /// Every code of the API. `docs/errors.md` is generated from this list.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code { $($(#[doc = $doc])* $variant,)* }
+        impl Code {
+            pub const ALL: &'static [Code] = &[$(Code::$variant,)*];
+            /// The stable kebab-case code.
+            pub fn as_str(self) -> &'static str { match self { $(Code::$variant => $code,)* } }
+            /// The HTTP status.
+            pub fn status(self) -> u16 { match self { $(Code::$variant => $status,)* } }
+            /// Whether the same request may succeed later, unchanged.
+            pub fn retriable(self) -> bool { match self { $(Code::$variant => $retriable,)* } }
+            /// What it means, for the table of errors.
+            pub fn meaning(self) -> &'static str { match self { $(Code::$variant => concat!($($doc),*),)* } }
+        }
+    };
+}
+
+codes! {
+    /// The request is malformed: a parameter, header or body that does not parse.
+    RequestInvalid = "request-invalid", 400, false;
+    /// A service, session, sender or idempotency key is empty, too long or has a forbidden character.
+    NameInvalid = "name-invalid", 400, false;
+    /// The bearer token is missing or wrong.
+    Unauthorized = "unauthorized", 401, false;
+    /// There is no such route.
+    RouteNotFound = "route-not-found", 404, false;
+    /// No service of that name is deployed.
+    ServiceNotFound = "service-not-found", 404, false;
+    /// The session has no message yet, or was deleted.
+    SessionNotFound = "session-not-found", 404, false;
+    /// There is no slot of that number.
+    SlotNotFound = "slot-not-found", 404, false;
+    /// The service has no version to go back to.
+    NothingToRollBack = "nothing-to-roll-back", 409, false;
+    /// Another deployment of the service is still moving slots.
+    SwapInProgress = "swap-in-progress", 409, true;
+    /// The route exists, with another method.
+    MethodNotAllowed = "method-not-allowed", 405, false;
+    /// The idempotency key was used before with another body.
+    IdempotencyConflict = "idempotency-conflict", 409, false;
+    /// The body is over the limit.
+    BodyTooLarge = "body-too-large", 413, false;
+    /// The component was refused: what it lacks or asks for is in the detail.
+    PluginRefused = "plugin-refused", 422, false;
+    /// The handler rejected the message; its own code is in `rejection`.
+    Rejected = "rejected", 422, false;
+    /// The handler trapped; nothing it did was kept.
+    PluginTrapped = "plugin-trapped", 500, false;
+    /// The handler passed one of its limits (memory, host calls, reply, events); nothing was kept.
+    PluginLimit = "plugin-limit", 500, false;
+    /// The version that the slot must run could not be loaded.
+    PluginUnavailable = "plugin-unavailable", 503, true;
+    /// A bug or an unexpected failure inside slotd; the log has more.
+    Internal = "internal", 500, false;
+    /// The slot's mailbox is full: slow down.
+    MailboxFull = "mailbox-full", 503, true;
+    /// The node is starting or stopping.
+    Unavailable = "unavailable", 503, true;
+    /// The log or the store refused a write (disk full, I/O error); the message was not kept.
+    StorageUnavailable = "storage-unavailable", 503, true;
+    /// The slot moved to another writer before the message was committed; it was not kept.
+    Fenced = "fenced", 503, true;
+    /// The commit failed in a way that leaves open whether the message was kept: repeat it with the same idempotency key.
+    OutcomeUnknown = "outcome-unknown", 504, true;
+    /// The handler passed its deadline; nothing it did was kept.
+    PluginDeadline = "plugin-deadline", 504, false;
+}
+
+/// A failed request.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {detail}", code.as_str())]
+pub struct Error {
+    pub code: Code,
+    /// One sentence for a person.
+    pub detail: Cow<'static, str>,
+    /// The plugin's label ([`crate::plugin::Label`]) where the plugin is at fault.
+    pub plugin: Option<String>,
+    /// A handler's own rejection.
+    pub rejection: Option<Box<Rejection>>,
+    /// When to try again, for `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+/// A handler's refusal of a message: changes nothing, becomes the client's error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// Kebab-case, chosen by the plugin.
+    pub code: String,
+    pub message: String,
+    pub retriable: bool,
+}
+
+impl Error {
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        let retry_after = code.retriable().then_some(Duration::from_secs(1));
+        Self { code, detail: detail.into(), plugin: None, rejection: None, retry_after }
+    }
+    #[must_use]
+    pub fn with_plugin(mut self, label: impl Into<String>) -> Self {
+        self.plugin = Some(label.into());
+        self
+    }
+    pub fn name_invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::NameInvalid, detail)
+    }
+    pub fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Internal, detail)
+    }
+}

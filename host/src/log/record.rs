@@ -1,0 +1,150 @@
+//! What a slot's log holds. Encoded with postcard behind one version byte.
+
+use crate::{
+    log::{LogError, Term},
+    names::SessionKey,
+    names::{ServiceName, SlotId},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The version of the encoding, the first byte of every batch.
+pub const BATCH_FORMAT: u8 = 1;
+
+/// What one commit of one slot makes durable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub slot: SlotId,
+    pub term: Term,
+    /// Unique to this batch: tells a writer's own attempt from another's after a lost answer.
+    pub attempt: u128,
+    pub records: Vec<Record>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// A node took the slot; opens the batch's term.
+    Claim { node: String },
+    /// The owner gave the slot up in an orderly way.
+    Release { node: String },
+    /// From here on the slot runs this deployment of the service.
+    Activate(Activate),
+    Message(Box<Message>),
+    Delete(Delete),
+}
+
+/// A slot's change to a deployment, at a message boundary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activate {
+    pub service: ServiceName,
+    /// Rises with each deploy or rollback of the service; an older one never replaces a newer.
+    pub generation: u64,
+    /// The deployment's number in the service's catalogue.
+    pub deployment: DeploymentId,
+}
+
+/// A deployment's number in its service's catalogue, from 1 up. Names a digest and a version.
+pub type DeploymentId = u32;
+
+/// A message that was applied, with all that it did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    pub key: SessionKey,
+    /// The session's number within its slot, given at its first message and never reused: the
+    /// prefix of everything that is stored of it, so that a deleted session's data cannot show
+    /// in a new one of the same name.
+    pub session_number: u64,
+    pub entry: Entry,
+    /// Hash of what an idempotent repeat must have in common with the first (content type, body).
+    pub fingerprint: u128,
+    /// Changes of the session's state; `None` deletes.
+    pub writes: Vec<Write>,
+    /// The session's head after this message.
+    pub head: Head,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    pub key: Bytes,
+    pub value: Option<Bytes>,
+}
+
+/// A message and its reply as history keeps them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// From 1, without a gap, within the session.
+    pub seq: u64,
+    /// The idempotency key, if the client gave one.
+    pub id: Option<String>,
+    pub sender: Option<String>,
+    /// Milliseconds since the Unix epoch, never less than the entry before; the guest's clock.
+    pub time_ms: u64,
+    pub content_type: String,
+    pub body: Bytes,
+    pub reply_content_type: String,
+    pub reply: Bytes,
+    /// The deployment that handled it.
+    pub deployment: DeploymentId,
+    pub events: Vec<Event>,
+}
+
+/// An event that a handler emitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// A short name, for SSE's `event:`.
+    pub kind: String,
+    pub content_type: String,
+    pub body: Bytes,
+}
+
+/// What is known of a session without its state and history.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    pub session_number: u64,
+    /// The last message's sequence number.
+    pub seq: u64,
+    pub created_ms: u64,
+    pub updated_ms: u64,
+    /// The deployment whose shape the session's state has.
+    pub deployment: DeploymentId,
+    /// Set when a newer deployment's `migrate` refused this session.
+    pub pinned: Option<Pin>,
+    /// Keys and bytes (keys + values) of the session's state.
+    pub state_keys: u64,
+    pub state_bytes: u64,
+}
+
+/// Why a session stays on an older deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The deployment that refused it; another one is tried afresh.
+    pub against: DeploymentId,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delete {
+    pub key: SessionKey,
+    pub session_number: u64,
+}
+
+impl Batch {
+    pub fn encode(&self) -> Bytes {
+        // Writing to a Vec can't fail, and every type above is representable.
+        let out = vec![BATCH_FORMAT];
+        postcard::to_extend(self, out).map(Bytes::from).unwrap_or_default()
+    }
+
+    /// # Errors
+    /// [`LogError::Corrupt`] when the bytes are not a batch of a known format.
+    pub fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        match bytes.split_first() {
+            Some((&BATCH_FORMAT, rest)) => postcard::from_bytes(rest)
+                .map_err(|e| LogError::Corrupt(format!("a batch does not decode: {e}"))),
+            Some((format, _)) => Err(LogError::Corrupt(format!(
+                "a batch has format {format}, this slotd reads {BATCH_FORMAT}"
+            ))),
+            None => Err(LogError::Corrupt("an empty batch".into())),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Names that come from outside, checked once at the edge, and the slot that a name belongs to.
+
+use crate::{error::Error, limits};
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc};
+
+/// A slot's number, `0..slot_count`.
+pub type SlotId = u16;
+
+/// The name of a service: 1 to [`limits::SERVICE_NAME_BYTES_MAX`] bytes of `a-z 0-9 - _ .`,
+/// starting with a letter or digit.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServiceName(Arc<str>);
+
+/// The id of a session within its service: 1 to [`limits::SESSION_ID_BYTES_MAX`] bytes of UTF-8
+/// without control characters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SessionId(Arc<str>);
+
+/// One session of one service: the unit that a message is addressed to.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SessionKey {
+    pub service: ServiceName,
+    pub session: SessionId,
+}
+
+impl ServiceName {
+    /// # Errors
+    /// `name-invalid` when the name is empty, too long or has a character outside its alphabet.
+    pub fn parse(name: &str) -> Result<Self, Error> {
+        if name.is_empty() || name.len() > limits::SERVICE_NAME_BYTES_MAX {
+            return Err(Error::name_invalid(format!(
+                "a service name has 1 to {} bytes, this one has {}",
+                limits::SERVICE_NAME_BYTES_MAX,
+                name.len()
+            )));
+        }
+        let starts_well = name.as_bytes()[0].is_ascii_alphanumeric();
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+        if !starts_well || !name.bytes().all(allowed) {
+            return Err(Error::name_invalid(format!(
+                "service name {name:?}: use a-z, 0-9, '-', '_' and '.', starting with a letter or digit"
+            )));
+        }
+        Ok(Self(name.into()))
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SessionId {
+    /// # Errors
+    /// `name-invalid` when the id is empty, too long or has a control character.
+    pub fn parse(id: &str) -> Result<Self, Error> {
+        if id.is_empty() || id.len() > limits::SESSION_ID_BYTES_MAX {
+            return Err(Error::name_invalid(format!(
+                "a session id has 1 to {} bytes, this one has {}",
+                limits::SESSION_ID_BYTES_MAX,
+                id.len()
+            )));
+        }
+        if id.chars().any(char::is_control) {
+            return Err(Error::name_invalid(format!("session id {id:?} has a control character")));
+        }
+        Ok(Self(id.into()))
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SessionKey {
+    /// # Errors
+    /// As [`ServiceName::parse`] and [`SessionId::parse`].
+    pub fn parse(service: &str, session: &str) -> Result<Self, Error> {
+        Ok(Self { service: ServiceName::parse(service)?, session: SessionId::parse(session)? })
+    }
+
+    /// The session's slot: XXH3-64 (seed 0) of `service`, a zero byte and `session`, modulo
+    /// `slot_count`. Neither name can contain a zero byte, so the bytes are canonical. Pinned by a
+    /// golden test: a change of this function moves every session.
+    pub fn slot(&self, slot_count: u16) -> SlotId {
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        hasher.update(self.service.as_str().as_bytes());
+        hasher.update(&[0]);
+        hasher.update(self.session.as_str().as_bytes());
+        (hasher.digest() % u64::from(slot_count)) as SlotId
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl fmt::Debug for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.session)
+    }
+}
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Were the hash to change, every session would be looked for in the wrong slot.
+    #[test]
+    fn slots_of_known_sessions_never_move() {
+        let slot = |service, session| SessionKey::parse(service, session).map(|k| k.slot(512)).ok();
+        assert_eq!(
+            [slot("chat", "room-17"), slot("counter", "a"), slot("counter", "ünï/cödé x")],
+            [Some(0), Some(0), Some(0)]
+        );
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        for name in ["", "Chat", "a b", "-a", "a/b", "a\u{0}", &"x".repeat(65)] {
+            assert!(ServiceName::parse(name).is_err(), "{name:?}");
+        }
+        for id in ["", "a\nb", "a\u{0}", "\u{85}", &"x".repeat(257)] {
+            assert!(SessionId::parse(id).is_err(), "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The plugin host: components stored by digest, checked, compiled once, instantiated per slot,
+//! called with a session's state behind them, and contained when they misbehave.
+
+use crate::{error::Rejection, log::record::Event, names::SessionKey, state::StateError};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::{any::Any, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+/// The sha-256 of a component's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+/// What a guest sees of its session's state during one call; owned by the slot's transaction.
+/// Every fault ends the call: the guest traps and nothing is kept.
+pub trait State: Any + Send {
+    fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateFault>;
+    fn set(&mut self, key: &str, value: Bytes) -> Result<(), StateFault>;
+    fn delete(&mut self, key: &str) -> Result<(), StateFault>;
+    /// Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in order
+    /// of the keys' bytes.
+    fn scan(
+        &mut self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(String, Bytes)>, StateFault>;
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StateFault {
+    #[error("a query may not write state")]
+    ReadOnly,
+    /// One of the limits of `limits.rs`; the sentence names it.
+    #[error("{0}")]
+    Limit(String),
+    #[error(transparent)]
+    Store(#[from] StateError),
+}
+
+/// What one call is about.
+pub struct Call {
+    pub session: SessionKey,
+    /// The sequence number that the message will have (for a query: the last message's).
+    pub seq: u64,
+    /// The guest's clock, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    pub state: Box<dyn State>,
+    pub input: Input,
+}
+
+pub enum Input {
+    Handle { id: Option<String>, sender: Option<String>, content_type: String, body: Bytes },
+    Query { content_type: String, body: Bytes },
+    /// From the version (human, else short digest) whose shape the state has.
+    Migrate { from: String },
+}
+
+/// How one call ended. The state comes back in every case.
+pub struct Outcome {
+    pub state: Box<dyn State>,
+    /// For `migrate` the reply is empty.
+    pub result: Result<Reply, Failure>,
+    pub events: Vec<Event>,
+    pub host_calls: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    pub content_type: String,
+    pub body: Bytes,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The guest's own refusal (for `migrate`: code `migrate-refused`). The instance goes on.
+    #[error("rejected: {} ({})", .0.message, .0.code)]
+    Rejected(Rejection),
+    #[error("trapped: {0}")]
+    Trapped(String),
+    #[error("passed its deadline of {0:?}")]
+    Deadline(Duration),
+    #[error("passed a limit: {0}")]
+    Limit(String),
+    /// The state store failed under the call: not the plugin's fault.
+    #[error(transparent)]
+    Store(#[from] StateError),
+}
+
+impl Failure {
+    /// Whether the instance must be thrown away: all but a guest's own refusal.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Failure::Rejected(_))
+    }
+    /// For the metric of traps by kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Failure::Rejected(_) => "rejected",
+            Failure::Trapped(_) => "trap",
+            Failure::Deadline(_) => "deadline",
+            Failure::Limit(_) => "limit",
+            Failure::Store(_) => "store",
+        }
+    }
+}
+
+/// What the plugin host may be told; defaults in [`crate::limits`].
+#[derive(Clone, Debug)]
+pub struct PluginOptions {
+    /// Holds `components/<digest>.wasm` and `compiled/<digest>-<engine hash>.cwasm`; private.
+    pub dir: PathBuf,
+    pub memory_bytes: usize,
+    pub deadline: Duration,
+    pub host_calls: u32,
+}
+
+/// Why a component can't be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PluginError {
+    /// The component's own fault: not a component, truncated, lacks an export, asks for more
+    /// than slotd gives. The sentence says which and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// No component of that digest is stored here.
+    #[error("component {0} is not stored on this node")]
+    Missing(Digest),
+    /// The disk, or the engine.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What `slotd plugin check` says of a component; pure, from the bytes alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    pub bytes: usize,
+    pub digest: String,
+    /// `component`, `core module`, or what else it looks like.
+    pub kind: String,
+    /// From the component's `version` custom section, if it has one.
+    pub version: Option<String>,
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+    /// Empty: it fits. Else each reason why it does not.
+    pub problems: Vec<String>,
+}
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+    /// The first 12 hex digits, for labels.
+    pub fn short(&self) -> String {
+        let mut hex = self.to_string();
+        hex.truncate(12);
+        hex
+    }
+}
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+impl FromStr for Digest {
+    type Err = String;
+    fn from_str(hex: &str) -> Result<Self, String> {
+        let bad = || format!("{hex:?} is not a sha-256 digest of 64 hex digits");
+        if hex.len() != 64 || !hex.is_ascii() {
+            return Err(bad());
+        }
+        let mut out = [0; 32];
+        for (i, byte) in out.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
+        }
+        Ok(Self(out))
+    }
+}
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+// ---- to be implemented -------------------------------------------------------------------------
+
+/// The engine, the stored components and the compiled plugins of a node. Cheap to share.
+pub struct PluginHost {}
+
+/// A compiled component, ready to be instantiated.
+pub struct Plugin {}
+
+/// One instance of a plugin, owned by one slot. Dropped after any fatal failure.
+pub struct Instance {}
+
+impl PluginHost {
+    pub fn new(_options: PluginOptions) -> Result<Self, PluginError> {
+        unimplemented!()
+    }
+    /// Checks, stores by digest, compiles and instantiates once on trial. Storing what is already
+    /// stored is a no-op. On an error nothing is left behind.
+    pub async fn add(&self, _component: Bytes) -> Result<Arc<Plugin>, PluginError> {
+        unimplemented!()
+    }
+    /// A stored component, compiled (from the cache where it has it). Verifies the digest of what
+    /// it reads. Concurrent calls for one digest compile once.
+    pub async fn load(&self, _digest: Digest) -> Result<Arc<Plugin>, PluginError> {
+        unimplemented!()
+    }
+    /// The bytes of a stored component.
+    pub async fn component(&self, _digest: Digest) -> Result<Bytes, PluginError> {
+        unimplemented!()
+    }
+}
+
+/// Says what a file is and whether it fits; never fails.
+pub fn inspect(_component: &[u8]) -> Inspection {
+    unimplemented!()
+}
+
+impl Plugin {
+    pub fn digest(&self) -> Digest {
+        unimplemented!()
+    }
+    /// The version that the component itself carries, if any.
+    pub fn version(&self) -> Option<&str> {
+        unimplemented!()
+    }
+    pub async fn instantiate(&self) -> Result<Instance, PluginError> {
+        unimplemented!()
+    }
+}
+
+impl Instance {
+    /// Runs one call to its end, its deadline or its limit. Yields to other tasks each epoch.
+    /// After an outcome whose failure [`Failure::is_fatal`], the instance must be dropped.
+    pub async fn call(&mut self, _call: Call) -> Outcome {
+        unimplemented!()
+    }
+}

@@ -1,0 +1,85 @@
+//! The fold of log records into what must change in the state store. Pure: used by the flush of a
+//! running slot and by recovery alike.
+
+use crate::{
+    log::{
+        Position,
+        record::{Batch, Delete, Entry, Head, Message, Record},
+    },
+    names::SessionKey,
+    state::{Remembered, SlotMeta},
+};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+
+/// Coalesced changes of one slot: each key once, with its last value.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// By session number. A session that was deleted and made again appears under both numbers.
+    pub sessions: HashMap<u64, SessionChanges>,
+    /// Sessions that are gone, by number, with their key.
+    pub deleted: Vec<Delete>,
+    /// The heads that change; `None`: the name is free (deleted, and not made again).
+    pub heads: HashMap<SessionKey, Option<Head>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SessionChanges {
+    pub state: BTreeMap<Bytes, Option<Bytes>>,
+    /// In order of `seq`.
+    pub history: Vec<Entry>,
+    pub remembered: Vec<(String, Remembered)>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty() && self.deleted.is_empty() && self.sessions.is_empty()
+    }
+
+    /// Folds one batch in, at `position`, and moves `meta` along.
+    pub fn fold(&mut self, meta: &mut SlotMeta, position: Position, batch: Batch) {
+        meta.applied = position;
+        meta.term = meta.term.max(batch.term);
+        for record in batch.records {
+            match record {
+                Record::Claim { .. } | Record::Release { .. } => {}
+                Record::Activate(activate) => {
+                    let newer = meta
+                        .active
+                        .get(&activate.service)
+                        .is_none_or(|current| activate.generation > current.generation);
+                    if newer {
+                        meta.active.insert(activate.service.clone(), activate);
+                    }
+                }
+                Record::Message(message) => self.fold_message(meta, *message),
+                Record::Delete(delete) => self.fold_delete(meta, delete),
+            }
+        }
+    }
+
+    fn fold_message(&mut self, meta: &mut SlotMeta, message: Message) {
+        if message.entry.seq == 1 {
+            meta.sessions += 1;
+        }
+        meta.next_session = meta.next_session.max(message.session_number + 1);
+        let session = self.sessions.entry(message.session_number).or_default();
+        for write in message.writes {
+            session.state.insert(write.key, write.value);
+        }
+        if let Some(id) = &message.entry.id {
+            let remembered =
+                Remembered { seq: message.entry.seq, fingerprint: message.fingerprint };
+            session.remembered.push((id.clone(), remembered));
+        }
+        session.history.push(message.entry);
+        self.heads.insert(message.key, Some(message.head));
+    }
+
+    fn fold_delete(&mut self, meta: &mut SlotMeta, delete: Delete) {
+        meta.sessions = meta.sessions.saturating_sub(1);
+        self.sessions.remove(&delete.session_number);
+        self.heads.insert(delete.key.clone(), None);
+        self.deleted.push(delete);
+    }
+}

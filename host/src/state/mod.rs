@@ -1,0 +1,108 @@
+//! A slot's materialised state, with the log position that it reflects.
+//!
+//! The state store is behind the log by a known position, never ahead. Committed batches are
+//! folded into [`changes::Changes`] and applied in one atomic write with their position; after a
+//! crash the same fold replays the log's tail. So a flush, a recovery and (in a cluster) a
+//! take-over are one operation.
+
+pub mod changes;
+pub mod fjall;
+
+use crate::{
+    log::{
+        Position, Term,
+        record::{Activate, Entry, Head},
+    },
+    names::{ServiceName, SessionId, SessionKey, SlotId},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What is known of a slot without its sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotMeta {
+    /// The state reflects the log up to here.
+    pub applied: Position,
+    /// The last term seen up to there.
+    pub term: Term,
+    /// The next session number to give.
+    pub next_session: u64,
+    /// Live sessions.
+    pub sessions: u64,
+    /// What the slot runs, per service: the last activate record.
+    pub active: BTreeMap<ServiceName, Activate>,
+}
+
+/// What is remembered of an idempotency key: as long as its session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The message that it was used for; its entry holds the reply.
+    pub seq: u64,
+    pub fingerprint: u128,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StateError {
+    /// The store refused or failed; may work later.
+    #[error("state store unavailable: {0}")]
+    Unavailable(String),
+    /// Something stored does not decode or fails its checksum.
+    #[error("state store corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// The materialised state of slots. All reads see the last applied changes. Methods block on the
+/// disk at worst; they are called from the slot's own task.
+pub trait StateStore: Send + Sync + 'static {
+    fn slot(&self, slot: SlotId) -> Result<SlotMeta, StateError>;
+    fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError>;
+    /// One value of a session's state.
+    fn get(&self, slot: SlotId, session: u64, key: &[u8]) -> Result<Option<Bytes>, StateError>;
+    /// Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in order.
+    fn scan(
+        &self,
+        slot: SlotId,
+        session: u64,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError>;
+    /// Entries with a sequence number greater than `after`, in order; ends at `limit` entries or
+    /// when `bytes_max` is passed (but has one entry at least, if there is one).
+    fn history(
+        &self,
+        slot: SlotId,
+        session: u64,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, StateError>;
+    fn remembered(
+        &self,
+        slot: SlotId,
+        session: u64,
+        id: &str,
+    ) -> Result<Option<Remembered>, StateError>;
+    /// Sessions of a service whose id starts with `prefix` and is greater than `after`, in order.
+    fn sessions(
+        &self,
+        slot: SlotId,
+        service: &ServiceName,
+        prefix: &str,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, Head)>, StateError>;
+    /// Sessions of a service that are pinned to an older deployment, in order, greater than `after`.
+    fn pinned(
+        &self,
+        slot: SlotId,
+        service: &ServiceName,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, Head)>, StateError>;
+    /// Applies changes and moves the slot to `meta`, atomically. Not necessarily durable when it
+    /// returns, but ordered: a later durable write makes it so.
+    fn apply(&self, slot: SlotId, changes: changes::Changes, meta: &SlotMeta)
+    -> Result<(), StateError>;
+}
