@@ -21,7 +21,12 @@ impl Node {
     pub async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
         self.enqueue(key, message).await?.await
     }
-    pub async fn query(&self, _key: &SessionKey, _content_type: String, _body: Bytes) -> Result<Answer, Error> {
+    pub async fn query(
+        &self,
+        _key: &SessionKey,
+        _content_type: String,
+        _body: Bytes,
+    ) -> Result<Answer, Error> {
         unimplemented!()
     }
     pub async fn history(&self, _key: &SessionKey, _range: Range) -> Result<History, Error> {

@@ -2,7 +2,10 @@
 
 use crate::{
     error::Error,
-    log::{Position, Term, record::{DeploymentId, Entry, Event}},
+    log::{
+        Position, Term,
+        record::{DeploymentId, Entry, Event},
+    },
     names::{ServiceName, SessionId, SessionKey, SlotId},
     plugin::Digest,
 };
@@ -51,7 +54,10 @@ pub struct Pending(pub(crate) oneshot::Receiver<Result<Sent, Error>>);
 
 impl Future for Pending {
     type Output = Result<Sent, Error>;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|r| {
             r.unwrap_or_else(|_| Err(Error::new(
                 crate::error::Code::OutcomeUnknown,

@@ -24,9 +24,13 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// A node took the slot; opens the batch's term.
-    Claim { node: String },
+    Claim {
+        node: String,
+    },
     /// The owner gave the slot up in an orderly way.
-    Release { node: String },
+    Release {
+        node: String,
+    },
     /// From here on the slot runs this deployment of the service.
     Activate(Activate),
     Message(Box<Message>),

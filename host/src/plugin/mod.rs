@@ -49,10 +49,20 @@ pub struct Call {
 }
 
 pub enum Input {
-    Handle { id: Option<String>, sender: Option<String>, content_type: String, body: Bytes },
-    Query { content_type: String, body: Bytes },
+    Handle {
+        id: Option<String>,
+        sender: Option<String>,
+        content_type: String,
+        body: Bytes,
+    },
+    Query {
+        content_type: String,
+        body: Bytes,
+    },
     /// From the version (human, else short digest) whose shape the state has.
-    Migrate { from: String },
+    Migrate {
+        from: String,
+    },
 }
 
 /// How one call ended. The state comes back in every case.

@@ -103,6 +103,10 @@ pub trait StateStore: Send + Sync + 'static {
     ) -> Result<Vec<(SessionId, Head)>, StateError>;
     /// Applies changes and moves the slot to `meta`, atomically. Not necessarily durable when it
     /// returns, but ordered: a later durable write makes it so.
-    fn apply(&self, slot: SlotId, changes: changes::Changes, meta: &SlotMeta)
-    -> Result<(), StateError>;
+    fn apply(
+        &self,
+        slot: SlotId,
+        changes: changes::Changes,
+        meta: &SlotMeta,
+    ) -> Result<(), StateError>;
 }
