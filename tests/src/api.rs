@@ -48,30 +48,38 @@ pub struct Reply {
 /// One page of a session's history.
 #[derive(Clone, Debug, Deserialize)]
 pub struct History {
-    pub messages: Vec<Entry>,
+    pub entries: Vec<Entry>,
     pub last_seq: u64,
+    pub next_after: Option<u64>,
 }
 
-/// A message that history holds. Bodies are [`Content`].
-#[derive(Clone, Debug, Deserialize)]
+/// A message that history holds. A body is a JSON value, a string, or else base64.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Entry {
     pub seq: u64,
-    #[serde(default)]
     pub id: Option<String>,
-    #[serde(default)]
     pub sender: Option<String>,
     pub time_ms: u64,
     pub plugin: String,
-    pub message: Content,
-    pub reply: Content,
+    pub content_type: String,
+    pub body: Option<Value>,
+    pub body_base64: Option<String>,
+    pub reply_content_type: String,
+    pub reply: Option<Value>,
+    pub reply_base64: Option<String>,
+    pub events: Vec<Event>,
 }
 
-/// Bytes in JSON: inline where they are JSON, else as text, else as base64.
+/// An event, as in history, in an event stream and over a socket.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Content {
+pub struct Event {
+    pub seq: u64,
+    pub index: u32,
+    pub kind: String,
+    pub time_ms: u64,
     pub content_type: String,
-    #[serde(flatten)]
-    pub data: BTreeMap<String, Value>,
+    pub body: Option<Value>,
+    pub body_base64: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -285,11 +293,17 @@ impl Api {
         loop {
             let after = all.last().map_or(0, |entry| entry.seq);
             let page = self.history(service, session, after, 1000).await?;
-            if page.messages.is_empty() {
-                ensure!(after == page.last_seq, "history ends at {after} of {}", page.last_seq);
-                return Ok(all);
+            all.extend(page.entries);
+            let end = all.last().map_or(0, |entry| entry.seq);
+            match page.next_after {
+                Some(next) => {
+                    ensure!(next == end && next > after, "a page ends at {end}, not {next}")
+                }
+                None => {
+                    ensure!(end == page.last_seq, "history ends at {end} of {}", page.last_seq);
+                    return Ok(all);
+                }
             }
-            all.extend(page.messages);
         }
     }
 

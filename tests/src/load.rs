@@ -44,6 +44,8 @@ pub enum Extent {
 pub struct Outcome {
     /// Requests answered with 200 within the measured time.
     pub requests: u64,
+    /// Requests answered with 200, warm-up included.
+    pub requests_all: u64,
     /// Requests answered otherwise, warm-up included.
     pub failed: u64,
     /// The first failure, as status and body.
@@ -67,8 +69,10 @@ pub fn run(plan: &Plan) -> anyhow::Result<Outcome> {
     LocalSet::new().block_on(&runtime, drive(plan))
 }
 
+#[derive(Default)]
 struct Tally {
     latencies: Histogram,
+    answered: u64,
     failed: u64,
     first_failure: Option<String>,
 }
@@ -82,10 +86,11 @@ async fn drive(plan: &Plan) -> anyhow::Result<Outcome> {
         let next = next.clone();
         tasks.push(tokio::task::spawn_local(connection(plan, index as u64, started, next)));
     }
-    let mut all = Tally { latencies: Histogram::default(), failed: 0, first_failure: None };
+    let mut all = Tally::default();
     for task in tasks {
         let one = task.await.context("a connection's task")??;
         all.latencies.merge(&one.latencies);
+        all.answered += one.answered;
         all.failed += one.failed;
         all.first_failure = all.first_failure.or(one.first_failure);
     }
@@ -97,6 +102,7 @@ async fn drive(plan: &Plan) -> anyhow::Result<Outcome> {
     let requests = all.latencies.count();
     Ok(Outcome {
         requests,
+        requests_all: all.answered,
         failed: all.failed,
         first_failure: all.first_failure,
         seconds,
@@ -118,7 +124,7 @@ async fn connection(
 ) -> anyhow::Result<Tally> {
     let mut wire = Wire::connect(plan.address).await?;
     let mut random = Random::new(plan.seed ^ (index << 32));
-    let mut tally = Tally { latencies: Histogram::default(), failed: 0, first_failure: None };
+    let mut tally = Tally::default();
     let (from, until) = match plan.extent {
         Extent::Timed { warm_up, measure } => {
             (started + warm_up, Some(started + warm_up + measure))
@@ -141,6 +147,7 @@ async fn connection(
         let status = wire.exchange().await?;
         let answered = Instant::now();
         if status == 200 {
+            tally.answered += 1;
             if sent >= from && until.is_none_or(|until| answered <= until) {
                 tally.latencies.record(answered - sent);
             }
@@ -237,7 +244,7 @@ impl Random {
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -246,7 +253,7 @@ impl Random {
     }
     /// A number in `0..bound`; `bound` must not be 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
 }
 

@@ -34,6 +34,8 @@ pub struct NodeOptions {
     /// Further arguments of `slotd serve`.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Listen here instead of on free ports.
+    pub listen: Option<Addresses>,
     /// Put the data directory here instead of into a new temporary directory.
     pub data_dir: Option<PathBuf>,
     pub api_token: Option<String>,
@@ -177,12 +179,17 @@ impl Node {
             _ => {}
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        let listen = self.options.listen;
+        let text = |address: Option<SocketAddr>| {
+            address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string())
+        };
+        let (api, admin) = (text(listen.map(|l| l.api)), text(listen.map(|l| l.admin)));
         let mut command = slotd()?;
         command
             .arg("serve")
             .arg("--data-dir")
             .arg(&self.data_dir)
-            .args(["--api-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--api-listen", &api, "--admin-listen", &admin])
             .arg("--addresses-file")
             .arg(&addresses_file)
             .args(&self.options.args)
@@ -350,11 +357,18 @@ impl Drop for Node {
 /// # Errors
 /// When there is no such process.
 pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// A size of a process's memory, by its name in `/proc`.
+///
+/// # Errors
+/// When there is no such process, or no such name.
+pub fn status_bytes(pid: u32, name: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 =
-        line.and_then(|l| l.trim().strip_suffix(" kB")).context("no VmRSS")?.trim().parse()?;
-    Ok(kib * 1024)
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("not there")?;
+    Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
 /// Waits until `condition` gives a value.
