@@ -9,8 +9,14 @@ use std::{
     time::Instant,
 };
 
-/// The plugins that ship, as folders under `plugins/`.
-const PLUGINS: &[&str] = &["counter", "chat-v1", "chat-v2", "hostile"];
+/// The plugins that ship: the component's name, and its crate's folder under `plugins/`.
+const PLUGINS: &[(&str, &str)] = &[
+    ("counter", "counter"),
+    ("chat-v1", "chat/v1"),
+    ("chat-v2", "chat/v2"),
+    ("hostile-v1", "hostile/v1"),
+    ("hostile-v2", "hostile/v2"),
+];
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, tests, shows and measures slotd")]
@@ -64,7 +70,7 @@ fn main() -> anyhow::Result<()> {
     let work = Workshop { root: root.to_owned(), started: Instant::now() };
     match Args::parse().command {
         Task::Setup => {
-            work.build(Profile::Dev, &["-p", "slotd"])?;
+            work.build(Profile::Dev)?;
             work.setup(Profile::Dev)
         }
         Task::Test { rest } => work.test(&rest),
@@ -92,7 +98,7 @@ struct Workshop {
 
 impl Workshop {
     fn test(&self, rest: &[OsString]) -> anyhow::Result<()> {
-        self.build(Profile::Dev, &["-p", "slotd"])?;
+        self.build(Profile::Dev)?;
         self.setup(Profile::Dev)?;
         let plugins = self.plugins(Profile::Dev)?;
         self.say("testing the workspace");
@@ -112,7 +118,7 @@ impl Workshop {
     }
 
     fn program(&self, name: &str, profile: Profile, args: &[OsString]) -> anyhow::Result<()> {
-        self.build(profile, &["-p", "slotd", "-p", "slotd-tests", "--bins"])?;
+        self.build(profile)?;
         self.setup(profile)?;
         let plugins = self.plugins(profile)?;
         self.say(&format!("starting the {name}"));
@@ -139,20 +145,25 @@ impl Workshop {
     fn plugins(&self, profile: Profile) -> anyhow::Result<PathBuf> {
         let out = self.target().join("plugins");
         std::fs::create_dir_all(&out)?;
-        for name in PLUGINS {
+        for (name, folder) in PLUGINS {
             self.say(&format!("building the plugin {name}"));
             let component = out.join(name).with_extension("wasm");
             let mut build = Command::new(self.slotd(profile));
-            build.args(["plugin", "build"]).arg(self.root.join("plugins").join(name));
+            build.args(["plugin", "build"]).arg(self.root.join("plugins").join(folder));
             self.run(build.arg("--out").arg(component))?;
         }
         Ok(out)
     }
 
-    fn build(&self, profile: Profile, what: &[&str]) -> anyhow::Result<()> {
+    /// In the dev profile everything at once, with the same features as the tests have: what
+    /// `cargo test` needs later is then there.
+    fn build(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("building slotd (the first time takes minutes)");
-        let release = matches!(profile, Profile::Release).then_some("--release");
-        self.run(self.cargo().arg("build").args(release).args(what))
+        let what: &[&str] = match profile {
+            Profile::Dev => &["--workspace", "--all-targets"],
+            Profile::Release => &["--release", "-p", "slotd", "-p", "slotd-tests", "--bins"],
+        };
+        self.run(self.cargo().arg("build").args(what))
     }
 
     fn cargo(&self) -> Command {
