@@ -49,7 +49,7 @@ fn the_openapi_document_describes_what_is_served() {
                 let of_admin = operator.iter().any(|start| path.starts_with(start));
                 let client = if of_admin { &admin } else { &api };
                 if path.ends_with("/events") {
-                    client.stream(&concrete, &[]).await?;
+                    let _ = client.stream(&concrete, &[]).await?;
                     continue;
                 }
                 let answer = client.request(method.clone(), &concrete, &[], "").await?;
@@ -91,7 +91,7 @@ fn tokens_are_asked_for_and_kept_to_themselves() {
         }
         // Browsers can't set headers on streams and sockets.
         let path = format!("{session}/events?access_token={api_token}");
-        Client::new(api).stream(&path, &[]).await?;
+        let _ = Client::new(api).stream(&path, &[]).await?;
         let path = format!("{session}?access_token={api_token}");
         expect_problem(&Client::new(api).get(&path).await?, 401, "unauthorized")?;
         // Whoever looks whether it lives needs no secret.

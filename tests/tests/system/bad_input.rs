@@ -19,6 +19,9 @@ use std::sync::{
 /// The body limit without configuration.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
+/// Method, path, headers, and the status and code that they get.
+type Case<'a> = (&'a str, String, Vec<(&'a str, &'a str)>, u16, &'a str);
+
 /// Without it, a client that errs would get a vague answer, or another code than the documented
 /// one, or change something.
 #[test]
@@ -30,7 +33,7 @@ fn bad_requests_get_their_codes() {
         let long = "x".repeat(257);
         let long_service = "x".repeat(65);
         let messages = |session: &str| sessions(session) + "/messages";
-        let cases: Vec<(&str, String, Vec<(&str, &str)>, u16, &str)> = vec![
+        let cases: Vec<Case> = vec![
             ("GET", "/v1/nothing".into(), vec![], 404, "route-not-found"),
             ("PUT", messages("a"), vec![], 405, "method-not-allowed"),
             ("POST", session_path("none", "a") + "/messages", vec![], 404, "service-not-found"),
