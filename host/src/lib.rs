@@ -14,6 +14,7 @@ mod node_types;
 pub mod plugin;
 pub mod ring;
 pub mod router;
+pub mod service;
 pub mod slot;
 pub mod state;
 pub mod telemetry;

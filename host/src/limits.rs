@@ -32,6 +32,10 @@ pub const CONTROL_ORDERS_MAX: usize = 16;
 pub const BATCH_MESSAGES_MAX: usize = 256;
 /// Bytes after which a batch takes no further message; one message more may pass it.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Mail that a slot takes in one turn before it looks at its orders again.
+pub const MAIL_PER_TURN_MAX: usize = 64;
+/// Bytes of log that are replayed into the state store at a time.
+pub const REPLAY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A slot without a message, subscriber or unflushed change for this long stops.
 pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// How often a slot's committed changes go to the state store; bounds replay at start.
@@ -59,6 +63,21 @@ pub const PAGE_ENTRIES_DEFAULT: usize = 100;
 /// Bytes after which a page ends early (it always has one entry at least).
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
+// --- services ---------------------------------------------------------------------------------
+
+/// Deployments that a service's catalogue tells apart; each is some hundred bytes, kept for good.
+pub const DEPLOYMENTS_PER_SERVICE_MAX: usize = 10_000;
+/// How far back `rollback` can go.
+pub const ROLLBACK_STEPS_MAX: usize = 100;
+/// Slots that a swap moves at a time.
+pub const SWAP_CONCURRENCY_MAX: usize = 64;
+/// Back-off of a swap with a slot that can't be moved now.
+pub const SWAP_RETRY_MIN: Duration = Duration::from_millis(20);
+pub const SWAP_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long a deploy or rollback waits for another one of the same service to end, and for its
+/// own slots to move before it answers with the swap still under way.
+pub const SWAP_WAIT: Duration = Duration::from_secs(30);
+
 // --- guests -----------------------------------------------------------------------------------
 
 /// A component that is uploaded: Python's are 18 MB.
@@ -79,6 +98,8 @@ pub const STATE_KEY_BYTES_MAX: usize = 1_024;
 pub const STATE_VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// Keys and values that one message may write.
 pub const STATE_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// All keys and values of one session: a session lives in one slot's memory when it is busy.
+pub const SESSION_STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Entries that one scan gives.
 pub const STATE_SCAN_ENTRIES_MAX: u32 = 1_000;
 /// Bytes of a reply or of a rejection's message.
