@@ -40,6 +40,8 @@ pub const REPLAY_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// How often a slot's committed changes go to the state store; bounds replay at start.
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Turns into which the slots' flushes are spread over one interval.
+pub const FLUSH_TICKS: u32 = 16;
 /// Committed bytes of one slot that wait for the state store before it is written at once.
 pub const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
 /// Memory for cached sessions over all slots of a node.
