@@ -115,6 +115,42 @@ pub const LOG_LINES_MAX: u32 = 100;
 /// Bytes of one log line; the rest is cut.
 pub const LOG_LINE_BYTES_MAX: usize = 2_048;
 
+// --- storage ----------------------------------------------------------------------------------
+
+/// Memory for the store's cache of blocks, beside the operating system's own.
+pub const STORE_CACHE_BYTES_DEFAULT: usize = 32 * 1024 * 1024;
+/// Room on the disk below which messages are refused: enough to flush, compact and shut down.
+pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+
+// --- configuration ----------------------------------------------------------------------------
+
+/// A node's name is part of claims, tables and the ring.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+/// A shorter bearer token is guessed too soon.
+pub const TOKEN_BYTES_MIN: usize = 8;
+/// A bearer token travels with every request.
+pub const TOKEN_BYTES_MAX: usize = 512;
+/// A configuration file or token file; more is a mistake.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+// --- command line -----------------------------------------------------------------------------
+
+/// An answer that the command line reads whole: a page of history with its JSON around it.
+pub const CLIENT_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// One line or event of an event stream that `slotd tail` reads.
+pub const CLIENT_EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Time to connect.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for one request of the command line, but a deploy.
+pub const CLIENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Time for a deploy: a Python component takes seconds to upload and compile.
+pub const CLIENT_DEPLOY_TIMEOUT: Duration = Duration::from_secs(180);
+/// `slotd tail --follow` ends when the stream was silent (keep-alives too) for this long and
+/// begins again.
+pub const CLIENT_STREAM_SILENCE: Duration = Duration::from_secs(60);
+/// The longest wait before `slotd tail --follow` connects again.
+pub const CLIENT_RECONNECT_MAX: Duration = Duration::from_secs(10);
+
 // --- connections ------------------------------------------------------------------------------
 
 /// Committed messages that wait for one subscriber before it is told of a gap.
