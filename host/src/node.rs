@@ -34,7 +34,7 @@ pub struct Node {
     options: NodeOptions,
     router: Arc<Router>,
     context: Arc<SlotContext>,
-    view: ring::View,
+    /// What the ring proposes for the view that the node has.
     table: ring::Table,
     /// The latest swap of each service.
     swaps: Mutex<HashMap<ServiceName, Arc<Swap>>>,
@@ -87,8 +87,7 @@ impl Node {
         let node = Arc::new(Self {
             name: options.name.clone(),
             router: Arc::new(Router::new(options.slot_count, context.clone())),
-            table: ring::table(&view, options.slot_count),
-            view,
+            table: ring::Table::new(&view, options.slot_count),
             context,
             options,
             swaps: Mutex::default(),
@@ -370,10 +369,7 @@ impl Node {
     }
 
     /// Waits for other deploys and rollbacks of the service, and for the swap under way.
-    async fn turn(
-        &self,
-        service: &ServiceName,
-    ) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
+    async fn turn(&self, service: &ServiceName) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
         let turn = self.deploying.lock().entry(service.clone()).or_default().clone();
         let busy = || {
             Error::new(
@@ -439,7 +435,7 @@ impl Node {
     }
 
     fn slot_info(&self, slot: SlotId) -> Result<SlotInfo, Error> {
-        let owner = self.table.owner(slot).unwrap_or(&self.name).to_owned();
+        let owner = self.table.owner(slot).map_or(&*self.name, |owner| owner).to_owned();
         if let Some(running) = self.router.running(slot)? {
             let stats = &running.stats;
             let stopping = stats.stopping.load(Ordering::Relaxed);
@@ -492,12 +488,14 @@ impl Node {
     /// Compares what the ring proposes with who owns what. With one node in the view there is
     /// nowhere to move to.
     pub async fn rebalance(&self) -> Result<Rebalanced, Error> {
-        let proposed = ring::table(&self.view, self.router.slot_count());
-        let moves = ring::plan_moves(&self.table, &proposed).len() as u32;
+        let view = self.table.view();
+        let proposed = ring::Table::new(view, self.router.slot_count());
+        let moves = ring::plan_moves(&self.table, &proposed);
+        let moves = moves.map_err(|e| Error::internal(e.to_string()))?.len() as u32;
         Ok(Rebalanced {
-            view: self.view.number,
+            view: view.number,
             moves,
-            detail: match self.view.nodes.len() {
+            detail: match view.nodes().len() {
                 1 => format!("{} is the only node of the view: every slot is its own", self.name),
                 nodes => format!("{moves} slots move between {nodes} nodes"),
             },
@@ -505,7 +503,7 @@ impl Node {
     }
 
     pub fn ring(&self) -> RingInfo {
-        ring::info(&self.view, &self.table)
+        self.table.info()
     }
 
     // ---- life ----------------------------------------------------------------------------------

@@ -117,8 +117,7 @@ impl Router {
         let place = self.place(slot)?;
         let mut handle = place.handle.write();
         if handle.as_ref().is_none_or(SlotHandle::is_closed) {
-            *handle =
-                Some(SlotHandle::spawn(slot, place.ownership.clone(), self.context.clone()));
+            *handle = Some(SlotHandle::spawn(slot, place.ownership.clone(), self.context.clone()));
         }
         Ok(())
     }

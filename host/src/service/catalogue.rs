@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn deploys_and_rollbacks_walk_back_in_order() -> Result<(), Error> {
         let name = ServiceName::parse("chat")?;
-        let deploy = |s: Option<&Service>, n| Service::deployed(s, &name, Some("1.0.0"), digest(n), 0);
+        let deploy =
+            |s: Option<&Service>, n| Service::deployed(s, &name, Some("1.0.0"), digest(n), 0);
         let v1 = deploy(None, 1)?.ok_or_else(|| Error::internal("no change"))?;
         assert!(deploy(Some(&v1), 1)?.is_none(), "the same digest again is no change");
         let v2 = deploy(Some(&v1), 2)?.ok_or_else(|| Error::internal("no change"))?;

@@ -33,12 +33,7 @@ struct Choice {
 }
 
 impl Task {
-    pub(super) async fn message(
-        &mut self,
-        key: SessionKey,
-        message: Incoming,
-        reply: Reply<Sent>,
-    ) {
+    pub(super) async fn message(&mut self, key: SessionKey, message: Incoming, reply: Reply<Sent>) {
         let session = match self.take_session(&key) {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
@@ -166,15 +161,16 @@ impl Task {
         let number = session.head.session_number;
         let remembered = match session.remembered.get(id) {
             Some(remembered) => Some(*remembered),
-            None => {
-                self.context.store.remembered(self.slot, number, id).map_err(store_error)?
-            }
+            None => self.context.store.remembered(self.slot, number, id).map_err(store_error)?,
         };
         let Some(remembered) = remembered else { return Ok(None) };
         if remembered.fingerprint != fingerprint {
             return Err(Error::new(
                 Code::IdempotencyConflict,
-                format!("idempotency key {id:?} was used for message {} with another body", remembered.seq),
+                format!(
+                    "idempotency key {id:?} was used for message {} with another body",
+                    remembered.seq
+                ),
             ));
         }
         let entry = match session.recent.iter().find(|entry| entry.seq == remembered.seq) {
@@ -310,13 +306,14 @@ impl Task {
         let Some(tx) = tx else {
             return (lost_session(key), Err(Error::internal("a call did not give its state back")));
         };
-        let answer = result.map_err(|failure| failure_error(&label, failure)).map(|answer| Answer {
-            slot: self.slot,
-            plugin: label,
-            seq,
-            content_type: answer.content_type,
-            body: answer.body,
-        });
+        let answer =
+            result.map_err(|failure| failure_error(&label, failure)).map(|answer| Answer {
+                slot: self.slot,
+                plugin: label,
+                seq,
+                content_type: answer.content_type,
+                body: answer.body,
+            });
         (tx.discard(), answer)
     }
 
@@ -441,14 +438,7 @@ fn new_record(
     }
     session.recent.push_back(entry.clone());
     let (key, head) = (session.key.clone(), session.head.clone());
-    Box::new(Message {
-        key,
-        session_number: head.session_number,
-        entry,
-        fingerprint,
-        writes,
-        head,
-    })
+    Box::new(Message { key, session_number: head.session_number, entry, fingerprint, writes, head })
 }
 
 /// What a repeat must have in common with the first.

@@ -121,7 +121,9 @@ fn record_bytes(record: &Record) -> usize {
             RECORD_BYTES
                 + entry.body.len()
                 + entry.reply.len()
-                + writes.map(|w| w.key.len() + w.value.as_ref().map_or(0, |v| v.len())).sum::<usize>()
+                + writes
+                    .map(|w| w.key.len() + w.value.as_ref().map_or(0, |v| v.len()))
+                    .sum::<usize>()
                 + events.map(|e| e.kind.len() + e.body.len()).sum::<usize>()
         }
         _ => RECORD_BYTES,

@@ -97,10 +97,6 @@ impl Subscribers {
 
 impl From<&Arc<crate::log::record::Entry>> for Published {
     fn from(entry: &Arc<crate::log::record::Entry>) -> Self {
-        Published {
-            seq: entry.seq,
-            time_ms: entry.time_ms,
-            events: entry.events.clone().into(),
-        }
+        Published { seq: entry.seq, time_ms: entry.time_ms, events: entry.events.clone().into() }
     }
 }

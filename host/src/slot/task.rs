@@ -9,7 +9,10 @@
 use crate::{
     error::{Code, Error},
     limits,
-    log::{Append, LogError, Position, Term, record::{Activate, Batch, Record}},
+    log::{
+        Append, LogError, Position, Term,
+        record::{Activate, Batch, Record},
+    },
     names::{ServiceName, SessionKey, SlotId},
     slot::{
         Activation, LastUse, Mail, Order, Ownership, Reply, SlotContext, SlotStats,
@@ -422,8 +425,7 @@ impl Task {
         }
         let flushed = self.flushed_batch;
         let clean = self.cache.values().filter(|session| session.changed_in <= flushed);
-        let mut by_use: Vec<_> =
-            clean.map(|s| (s.used, s.footprint(), s.key.clone())).collect();
+        let mut by_use: Vec<_> = clean.map(|s| (s.used, s.footprint(), s.key.clone())).collect();
         by_use.sort_unstable_by_key(|(used, ..)| *used);
         // A quarter at a time, so that a full cache does not sort itself for each message.
         let target = self.context.options.cache_bytes / 4 * 3;
@@ -494,7 +496,9 @@ impl Task {
             }
             let heads = changes.heads.iter();
             let sessions = heads
-                .filter_map(|(key, head)| head.as_ref().map(|h| (key.clone(), h.session_number, h.seq)))
+                .filter_map(|(key, head)| {
+                    head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
+                })
                 .collect();
             store.apply(slot, changes, &meta)?;
             Ok(Flushed { meta, sessions })
