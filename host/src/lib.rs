@@ -16,4 +16,5 @@ pub mod ring;
 pub mod router;
 pub mod slot;
 pub mod state;
+pub mod storage;
 pub mod telemetry;
