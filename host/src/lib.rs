@@ -17,4 +17,5 @@ pub mod router;
 pub mod service;
 pub mod slot;
 pub mod state;
+pub mod storage;
 pub mod telemetry;

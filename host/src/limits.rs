@@ -161,3 +161,32 @@ pub const SUBSCRIBERS_PER_SESSION_MAX: usize = 10_000;
 pub const SOCKET_IN_FLIGHT_MAX: usize = 64;
 /// Time to finish what is in flight after SIGTERM.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(20);
+
+// --- storage ----------------------------------------------------------------------------------
+
+/// Free space that writes leave on the disk: what flushes and compactions need to finish.
+pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// How old a look at the free space may be: one `statvfs` is cheap, one a commit is not needed.
+pub const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Memory for blocks that were read from the store's tables.
+pub const BLOCK_CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+/// Journals on disk beyond which memtables are written out; also bounds replay at start.
+pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one group commit; the rest goes to the next one. Bounds the time of one fsync.
+pub const GROUP_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// One batch of one slot, encoded: the largest message with all that it may write, twice over.
+pub const LOG_BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Appends and claims that wait for the committer, per slot and in all as many again. One append
+/// of a slot is in flight at a time, so only claims that race could ever reach it.
+pub const COMMIT_QUEUE_PER_SLOT_MAX: usize = 4;
+/// Bytes of log that a recovery folds in memory before it writes them to the state store.
+pub const REPLAY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Tables (in bytes) that are checked in full before a node opens; above it, in the background.
+pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Entries and bytes of one stored piece of history.
+pub const HISTORY_CHUNK_ENTRIES_MAX: usize = 256;
+pub const HISTORY_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Rows of a deleted session that one background step removes: keeps the journal's lock short.
+pub const GARBAGE_ROWS_PER_STEP: usize = 512;
+/// How often the store's background thread looks for work.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);

@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod fjall;
+pub mod keys;
 
 use crate::{
     log::{
