@@ -34,8 +34,6 @@ pub const BATCH_MESSAGES_MAX: usize = 256;
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Mail that a slot takes in one turn before it looks at its orders again.
 pub const MAIL_PER_TURN_MAX: usize = 64;
-/// Bytes of log that are replayed into the state store at a time.
-pub const REPLAY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A slot without a message, subscriber or unflushed change for this long stops.
 pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// How often a slot's committed changes go to the state store; bounds replay at start.
@@ -114,13 +112,6 @@ pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 pub const LOG_LINES_MAX: u32 = 100;
 /// Bytes of one log line; the rest is cut.
 pub const LOG_LINE_BYTES_MAX: usize = 2_048;
-
-// --- storage ----------------------------------------------------------------------------------
-
-/// Memory for the store's cache of blocks, beside the operating system's own.
-pub const STORE_CACHE_BYTES_DEFAULT: usize = 32 * 1024 * 1024;
-/// Room on the disk below which messages are refused: enough to flush, compact and shut down.
-pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 
 // --- configuration ----------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ impl Default for Config {
             guest_memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
             guest_deadline: limits::GUEST_DEADLINE_DEFAULT,
             guest_host_calls: limits::HOST_CALLS_MAX,
-            store_cache_bytes: limits::STORE_CACHE_BYTES_DEFAULT,
+            store_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT as usize,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
             log_format: LogFormat::Text,
             log_filter: "info".into(),

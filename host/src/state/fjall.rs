@@ -106,14 +106,14 @@ impl StateStore for FjallState {
         after: u64,
         limit: usize,
         bytes_max: usize,
-    ) -> Result<Vec<Entry>, StateError> {
+    ) -> Result<Vec<Arc<Entry>>, StateError> {
         let mut out = Vec::new();
         let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(out) };
         let db = self.db()?;
         let from = Bound::Included(keys::history(slot, session, first).to_vec());
         let mut bytes = 0;
         for row in self.rows(&db.history, &keys::number(slot, session), from) {
-            let chunk: Vec<Entry> = self.decode(&db.history, &row?.1)?;
+            let chunk: Vec<Arc<Entry>> = self.decode(&db.history, &row?.1)?;
             for entry in chunk {
                 if entry.seq <= after {
                     continue;
@@ -252,7 +252,7 @@ fn write_history(
     batch: &mut OwnedWriteBatch,
     slot: SlotId,
     session: u64,
-    entries: Vec<Entry>,
+    entries: Vec<Arc<Entry>>,
 ) -> Result<(), postcard::Error> {
     let mut rest = &entries[..];
     while !rest.is_empty() {

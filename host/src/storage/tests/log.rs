@@ -60,7 +60,7 @@ async fn trimmed_batches_leave_the_disk() {
         let message = Message {
             key,
             session_number: 0,
-            entry: entry(1, b""),
+            entry: entry(1, b"").into(),
             fingerprint: 0,
             writes: vec![write],
             head,
