@@ -8,6 +8,7 @@ use crate::{
     node_types::SwapInfo,
     router::Router,
     slot::{Activation, Order, now_ms},
+    telemetry::metrics,
 };
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -93,7 +94,7 @@ impl Swap {
         loop {
             match activate(router, slot, activation).await {
                 Ok(pause) => {
-                    metrics::histogram!("slotd_swap_pause_seconds").record(pause);
+                    metrics().swap_pause_seconds.record(pause);
                     self.progress.lock().pauses.push(pause);
                     return;
                 }

@@ -16,9 +16,10 @@ use crate::{
         session::Session,
         task::{Task, store_error},
     },
+    telemetry::metrics,
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 /// What became of a message.
 enum Applied {
@@ -49,7 +50,10 @@ impl Task {
                 self.building.push(Record::Message(record));
                 self.building.hold(reply, Ok(sent));
             }
-            Ok(Applied::Repeat(sent)) => self.hold(session.changed_in, reply, Ok(sent)),
+            Ok(Applied::Repeat(sent)) => {
+                metrics().replays.increment(1);
+                self.hold(session.changed_in, reply, Ok(sent));
+            }
             Err(error) => self.hold(session.changed_in, reply, Err(error)),
         }
         self.put_session(session);
@@ -360,6 +364,7 @@ impl Task {
         let load = async { context.plugins.load(known.digest).await };
         let plugin = self.beside_commits(load).await.map_err(unavailable)?;
         let instance = plugin.instantiate().await.map_err(unavailable)?;
+        metrics().instantiations.increment(1);
         let service = service.clone();
         Ok(Running { service, deployment, plugin, label: known.label, instance })
     }
@@ -385,7 +390,16 @@ impl Task {
     }
 
     async fn call(&mut self, running: &mut Running, call: Call) -> Outcome {
-        self.beside_commits(running.instance.call(call)).await
+        let seconds = match call.input {
+            Input::Handle { .. } => &metrics().handle_seconds,
+            Input::Query { .. } => &metrics().query_seconds,
+            Input::Migrate { .. } => &metrics().migrate_seconds,
+        };
+        let started = Instant::now();
+        let outcome = self.beside_commits(running.instance.call(call)).await;
+        seconds.record(started.elapsed());
+        metrics().host_calls.increment(outcome.host_calls.into());
+        outcome
     }
 
     /// Takes the state back from a call and keeps the instance, unless the call broke it.
@@ -397,6 +411,7 @@ impl Task {
     ) -> (Option<Box<Transaction>>, Result<plugin::Reply, Failure>) {
         match &result {
             Err(failure) if failure.is_fatal() => {
+                metrics().trap(&running.service, failure.kind());
                 tracing::warn!(
                     slot = self.slot,
                     service = %running.service,
@@ -406,7 +421,11 @@ impl Task {
                     "a call failed; its instance is replaced"
                 );
             }
-            _ => self.instances.put(running),
+            Err(_) => {
+                metrics().rejection(&running.service);
+                self.instances.put(running);
+            }
+            Ok(_) => self.instances.put(running),
         }
         let tx = Transaction::from_state(state);
         if tx.is_none() {

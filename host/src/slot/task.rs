@@ -23,6 +23,7 @@ use crate::{
         subscribers::Subscribers,
     },
     state::{SlotMeta, StateError, changes::Changes},
+    telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
 use std::{
@@ -126,6 +127,7 @@ pub(super) async fn run(
         },
         Err(error) => error,
     };
+    metrics().slot_failures.increment(1);
     tracing::warn!(slot, %error, "slot stopped");
     orders.close();
     mail.close();
@@ -153,6 +155,7 @@ impl Task {
         relaxed_store(&stats.applied, meta.applied);
         relaxed_store(&stats.sessions, meta.sessions);
         stats.show_active(&context.catalogue, &meta.active);
+        metrics().slot_starts.increment(1);
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
         Ok(Self {
             slot,
@@ -323,10 +326,20 @@ impl Task {
         }
     }
 
-    fn on_durable(&self, records: &[Record], _took: Duration) {
-        if records.iter().any(|record| matches!(record, Record::Activate(_))) {
-            self.stats.show_active(&self.context.catalogue, &self.active);
+    fn on_durable(&self, records: &[Record], took: Duration) {
+        let mut messages = 0;
+        for record in records {
+            match record {
+                Record::Message(_) => messages += 1,
+                Record::Activate(_) => {
+                    self.stats.show_active(&self.context.catalogue, &self.active);
+                }
+                _ => {}
+            }
         }
+        metrics().append_seconds.record(took);
+        metrics().messages.increment(messages);
+        metrics().batch_messages.record(messages as f64);
     }
 
     /// Ends the task after the mail at hand; the next one opens the slot from its log.
@@ -500,7 +513,9 @@ impl Task {
                     head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
                 })
                 .collect();
+            let started = Instant::now();
             store.apply(slot, changes, &meta)?;
+            metrics().flush_seconds.record(started.elapsed());
             Ok(Flushed { meta, sessions })
         });
         let up_to_batch = self.committed_batch;

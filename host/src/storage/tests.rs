@@ -76,7 +76,14 @@ impl Slot {
         let entry = entry(head.seq, body);
         let fingerprint = u128::from(head.seq);
         let session_number = head.session_number;
-        Record::Message(Box::new(Message { key, session_number, entry: entry.into(), fingerprint, writes, head }))
+        Record::Message(Box::new(Message {
+            key,
+            session_number,
+            entry: entry.into(),
+            fingerprint,
+            writes,
+            head,
+        }))
     }
 
     fn delete(&mut self, dir: &DataDir, name: &str) -> Option<Record> {
