@@ -46,6 +46,11 @@ impl StateView {
             last: false,
         }
     }
+    /// One page of a scan as the host gives it, with no more than `limit` pairs (1,000 at most).
+    #[doc(hidden)]
+    pub fn page(&self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<(String, Vec<u8>)> {
+        self.host.scan(prefix, after, limit)
+    }
 }
 
 impl State {

@@ -175,7 +175,7 @@ impl<H: RawHandler> Harness<H> {
         let content_type = content_type.to_owned();
         let reply = self.call(Mode::Handle, seq, move |host| {
             let mut cx = Context { host, session, seq, time_ms, id: None, origin, content_type };
-            H::handle(&mut cx, body).map_err(Failure::Rejected).and_then(checked)
+            checked(H::handle(&mut cx, body))
         })?;
         self.session.seq = seq;
         Ok(reply)
@@ -206,7 +206,7 @@ impl<H: RawHandler> Harness<H> {
         let content_type = content_type.to_owned();
         self.call(Mode::Query, seq, move |host| {
             let cx = QueryContext { host, session, seq, time_ms, content_type };
-            H::query(&cx, body).map_err(Failure::Rejected).and_then(checked)
+            checked(H::query(&cx, body))
         })
     }
 
@@ -292,12 +292,15 @@ fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     }
 }
 
-fn checked(reply: Reply) -> Result<Reply, Failure> {
-    let bytes = reply.body.len();
+fn checked(result: Result<Reply, Rejection>) -> Result<Reply, Failure> {
+    let bytes = match &result {
+        Ok(reply) => reply.body.len(),
+        Err(rejection) => rejection.message.len(),
+    };
     if bytes > limits::REPLY_BYTES_MAX {
         return Err(Failure::Trapped(format!("limit: a reply of {bytes} bytes")));
     }
-    Ok(reply)
+    result.map_err(Failure::Rejected)
 }
 
 fn reason(payload: &(dyn std::any::Any + Send)) -> String {
