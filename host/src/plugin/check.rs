@@ -374,9 +374,14 @@ mod tests {
 
     #[test]
     fn versions_with_one_track_are_compatible() {
-        for (version, expected) in
-            [("1.0.0", "1"), ("1.12.3", "1"), ("2.0.0", "2"), ("0.2.12", "0.2"), ("0.3.0-rc", "0.3"), ("", "")]
-        {
+        for (version, expected) in [
+            ("1.0.0", "1"),
+            ("1.12.3", "1"),
+            ("2.0.0", "2"),
+            ("0.2.12", "0.2"),
+            ("0.3.0-rc", "0.3"),
+            ("", ""),
+        ] {
             assert_eq!(track(version), expected, "{version}");
         }
     }
@@ -461,8 +466,14 @@ mod tests {
             )
             .unwrap(),
         );
-        assert!(wrong.contains("its export `handle` is func(), but slotd calls func(record{"), "{wrong}");
-        assert!(wrong.contains("its export `query` is something that is not a function"), "{wrong}");
+        assert!(
+            wrong.contains("its export `handle` is func(), but slotd calls func(record{"),
+            "{wrong}"
+        );
+        assert!(
+            wrong.contains("its export `query` is something that is not a function"),
+            "{wrong}"
+        );
         assert!(wrong.contains("it lacks the export `migrate`"), "{wrong}");
 
         let greedy = problems(

@@ -134,6 +134,11 @@ impl Inner {
         Arc::clone(plugins.entry(digest).or_default())
     }
 
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.plugins.lock().len()
+    }
+
     /// Compiles, or takes what was compiled before. Gives the code where it is new.
     async fn compile(
         self: &Arc<Self>,

@@ -334,7 +334,7 @@ fn check_rejection(rejection: GuestRejection) -> Failure {
 /// Runs a future until it ends, or until the time is up while it waits. A guest that computes is
 /// stopped by its epochs; this is for one that waits on the host. The timer is made only when the
 /// future waits at all: most calls never do.
-async fn until<F: Future>(ends_at: Instant, future: F) -> Option<F::Output> {
+pub(super) async fn until<F: Future>(ends_at: Instant, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut sleep = pin!(None::<tokio::time::Sleep>);
     poll_fn(|cx| {

@@ -10,11 +10,11 @@ mod imports;
 mod instance;
 mod limiter;
 mod store;
-mod types;
 #[cfg(test)]
 mod testkit;
 #[cfg(test)]
 mod tests;
+mod types;
 mod wasi;
 
 pub use check::inspect;

@@ -290,10 +290,7 @@ mod tests {
         let digest = Digest::of(b"component");
         // A folder in the file's place makes the rename fail, after everything was written.
         fs::create_dir(disk.component_path(digest)).unwrap();
-        assert!(matches!(
-            disk.put_component(digest, b"component"),
-            Err(PluginError::Failed(_))
-        ));
+        assert!(matches!(disk.put_component(digest, b"component"), Err(PluginError::Failed(_))));
         assert_eq!(names(&disk.components), [format!("{digest}.wasm")]);
     }
 }

@@ -19,10 +19,7 @@ pub(super) type Functions = BTreeMap<String, String>;
 const DEPTH_MAX: usize = 16;
 const BYTES_MAX: usize = 2_048;
 
-pub(super) fn functions(
-    types: TypesRef<'_>,
-    items: &IndexMap<String, ComponentItem>,
-) -> Functions {
+pub(super) fn functions(types: TypesRef<'_>, items: &IndexMap<String, ComponentItem>) -> Functions {
     items
         .iter()
         .filter_map(|(name, item)| match item.ty {
@@ -68,7 +65,12 @@ impl Text<'_> {
             T::Primitive(primitive) => self.display(primitive),
             T::Record(record) => {
                 let fields = record.fields.iter();
-                self.group("record{", fields.map(|(n, ty)| (Some(n.as_str()), Some(ty))), "}", depth);
+                self.group(
+                    "record{",
+                    fields.map(|(n, ty)| (Some(n.as_str()), Some(ty))),
+                    "}",
+                    depth,
+                );
             }
             T::Variant(variant) => {
                 let cases = variant.cases.iter();

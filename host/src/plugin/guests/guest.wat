@@ -53,11 +53,11 @@
       (i32.store (i32.const 268) (local.get $at))
       (i32.store (i32.const 272) (local.get $len))
       (i32.const 256))
-    (func $reject (param $message-len i32) (result i32)
+    (func $reject (param $message i32) (param $message-len i32) (result i32)
       (i32.store8 (i32.const 256) (i32.const 1))
       (i32.store (i32.const 260) (i32.const 112))
       (i32.store (i32.const 264) (i32.const 8))
-      (i32.store (i32.const 268) (i32.const 128))
+      (i32.store (i32.const 268) (local.get $message))
       (i32.store (i32.const 272) (local.get $message-len))
       (i32.store8 (i32.const 276) (i32.const 1))
       (i32.const 256))
@@ -67,7 +67,7 @@
       (call $get (i32.const 16) (i32.const 1) (i32.const 320))
       (if (i32.load8_u (i32.const 320))
         (then (return (call $reply (i32.load (i32.const 324)) (i32.load (i32.const 328))))))
-      (call $reject (i32.const 16)))
+      (call $reject (i32.const 128) (i32.const 16)))
     (func $op (param $op i32) (param $at i32) (param $len i32) (result i32)
       (local $n i32)
       (if (i32.eq (local.get $op) (i32.const 0x65)) ;; e: echo
@@ -125,10 +125,10 @@
         (then
           (call $emit (i32.const 64) (i32.const 4) (i32.const 96) (i32.const 10)
             (local.get $at) (local.get $len))
-          (return (call $reject (i32.const 16)))))
+          (return (call $reject (i32.const 128) (i32.const 16)))))
       (if (i32.eq (local.get $op) (i32.const 0x58)) ;; X: reject at length
         (then
-          (return (call $reject (i32.const 5000)))))
+          (return (call $reject (i32.const 8192) (i32.const 5000)))))
       (if (i32.eq (local.get $op) (i32.const 0x62)) ;; b: a reply of 1 MiB and 1 byte
         (then (return (call $reply
           (call $realloc (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 1048577))
