@@ -112,6 +112,33 @@ pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 pub const LOG_LINES_MAX: u32 = 100;
 /// Bytes of one log line; the rest is cut.
 pub const LOG_LINE_BYTES_MAX: usize = 2_048;
+/// Lines a second that all instances of one plugin may log: a line a message would drown the rest.
+pub const PLUGIN_LOG_LINES_PER_SECOND_MAX: u32 = 1_000;
+/// Bytes that one host call may carry from the guest, or one reply: a value, an event or a reply
+/// with its names. Checked before the host copies anything.
+pub const HOST_CALL_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+/// Bytes of an event's kind: it is a name.
+pub const EVENT_KIND_BYTES_MAX: usize = 64;
+/// Bytes of a rejection's code: it is a name.
+pub const REJECTION_CODE_BYTES_MAX: usize = 64;
+/// Bytes of a rejection's message: one sentence for people.
+pub const REJECTION_MESSAGE_BYTES_MAX: usize = 4_096;
+/// Bytes of what is told of a trap.
+pub const TRAP_TEXT_BYTES_MAX: usize = 512;
+/// Stack of a guest. Deep recursion ends here; what it touched stays with the instance.
+pub const GUEST_STACK_BYTES: usize = 512 * 1024;
+/// Stack below the guest's, for host functions: a state read goes down into the store.
+pub const GUEST_HOST_STACK_BYTES: usize = 1024 * 1024;
+/// Core instances, memories and tables of one component instance; Python's needs a dozen.
+pub const GUEST_CORE_INSTANCES_MAX: usize = 128;
+pub const GUEST_MEMORIES_MAX: usize = 8;
+pub const GUEST_TABLES_MAX: usize = 64;
+/// WASI handles (streams, pollables) that one instance may hold.
+pub const GUEST_HANDLES_MAX: usize = 1_000;
+/// Random bytes that one WASI call gives.
+pub const GUEST_RANDOM_BYTES_MAX: usize = 64 * 1024;
+/// Components that are compiled at the same time: each may use every core and much memory.
+pub const COMPILES_MAX: usize = 2;
 
 // --- configuration ----------------------------------------------------------------------------
 
