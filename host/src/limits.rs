@@ -206,5 +206,10 @@ pub const HISTORY_CHUNK_ENTRIES_MAX: usize = 256;
 pub const HISTORY_CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Rows of a deleted session that one background step removes: keeps the journal's lock short.
 pub const GARBAGE_ROWS_PER_STEP: usize = 512;
+/// Time that slots have to stop before a store that failed is opened again.
+pub const REOPEN_GRACE: Duration = Duration::from_secs(10);
+/// Back-off while it can't be.
+pub const REOPEN_RETRY_MIN: Duration = Duration::from_millis(200);
+pub const REOPEN_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often the store's background thread looks for work.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);

@@ -5,7 +5,6 @@ pub use crate::node_types::*;
 use crate::{
     error::{Code, Error},
     limits,
-    log::SlotLog,
     names::{ServiceName, SessionId, SessionKey, SlotId},
     plugin::{PluginError, PluginHost},
     ring,
@@ -16,7 +15,7 @@ use crate::{
         swap::Swap,
     },
     slot::{Activation, Mail, Order, SlotContext, SlotHandle, SlotOptions, now_ms, read},
-    state::StateStore,
+    storage::{DataDir, Health},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -41,6 +40,9 @@ pub struct Node {
     /// One deploy or rollback of a service at a time.
     deploying: Mutex<HashMap<ServiceName, Arc<tokio::sync::Mutex<()>>>>,
     stopping: watch::Sender<bool>,
+    health: watch::Receiver<Health>,
+    /// Why the node must end, once it must.
+    fatal: watch::Sender<Option<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,10 +59,21 @@ pub struct NodeOptions {
 
 /// What a node stands on: opened before, so that a node starts complete or not at all.
 pub struct Foundation {
-    pub log: Arc<dyn SlotLog>,
-    pub store: Arc<dyn StateStore>,
+    pub data_dir: Arc<DataDir>,
     pub plugins: Arc<PluginHost>,
-    pub catalogue: Box<dyn CatalogueStore>,
+}
+
+/// The catalogue's key among the data directory's own values.
+const CATALOGUE: &str = "catalogue";
+
+impl CatalogueStore for Arc<DataDir> {
+    fn load(&self) -> Result<Option<Vec<u8>>, String> {
+        let stored = self.meta_get(CATALOGUE).map_err(|e| e.to_string())?;
+        Ok(stored.map(Into::into))
+    }
+    fn save(&self, catalogue: &[u8]) -> Result<(), String> {
+        self.meta_put_durable(CATALOGUE, catalogue).map_err(|e| e.to_string())
+    }
 }
 
 impl Node {
@@ -70,13 +83,14 @@ impl Node {
     /// # Errors
     /// The stored catalogue does not decode, or the store can't be read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
-        let catalogue = Catalogue::open(foundation.catalogue).map_err(Error::internal)?;
+        let Foundation { data_dir, plugins } = foundation;
+        let catalogue = Catalogue::open(Box::new(data_dir.clone())).map_err(Error::internal)?;
         let per_slot = options.session_cache_bytes / usize::from(options.slot_count);
         let context = Arc::new(SlotContext {
             node: options.name.clone(),
-            log: foundation.log,
-            store: foundation.store,
-            plugins: foundation.plugins,
+            log: data_dir.log(),
+            store: data_dir.state(),
+            plugins,
             catalogue: Arc::new(catalogue),
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
@@ -93,9 +107,12 @@ impl Node {
             swaps: Mutex::default(),
             deploying: Mutex::default(),
             stopping: watch::Sender::new(false),
+            health: data_dir.health(),
+            fatal: watch::Sender::new(None),
         });
         node.resume_swaps()?;
         tokio::spawn(keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
+        tokio::spawn(watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()));
         Ok(node)
     }
 
@@ -511,11 +528,25 @@ impl Node {
     /// `Ok` when requests can be served; else why not.
     ///
     /// # Errors
-    /// `unavailable` while the node stops.
+    /// `unavailable` while the node stops, `storage-unavailable` while it can't write.
     pub fn ready(&self) -> Result<(), Error> {
-        match *self.stopping.borrow() {
-            true => Err(Error::new(Code::Unavailable, "the node is stopping")),
-            false => Ok(()),
+        if *self.stopping.borrow() {
+            return Err(Error::new(Code::Unavailable, "the node is stopping"));
+        }
+        match &*self.health.borrow() {
+            Health::Ready => Ok(()),
+            Health::Full(why) | Health::Failed(why) | Health::Corrupt(why) => {
+                Err(Error::new(Code::StorageUnavailable, why.clone()))
+            }
+        }
+    }
+
+    /// Resolves with the reason when the node must end rather than serve wrong data.
+    pub async fn fatal(&self) -> String {
+        let mut fatal = self.fatal.subscribe();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "the node is gone".into(),
         }
     }
 
@@ -537,6 +568,10 @@ impl Node {
     pub async fn stop(&self, grace: Duration) -> usize {
         self.stopping.send_replace(true);
         self.router.close();
+        self.stop_slots(grace).await
+    }
+
+    async fn stop_slots(&self, grace: Duration) -> usize {
         let running = self.router.all_running();
         let stops = running.into_iter().map(|(slot, handle)| async move {
             let (reply, stopped) = oneshot::channel();
@@ -599,6 +634,49 @@ async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<b
                 handle.try_order(Order::Flush);
             }
             handle.try_order(Order::StopIfIdle { idle: node.options.slot_idle });
+        }
+    }
+}
+
+/// Brings the store back after a failed write, and ends the node when its data are damaged.
+async fn watch_storage(
+    node: std::sync::Weak<Node>,
+    data_dir: Arc<DataDir>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut health = data_dir.health();
+    let mut backoff = limits::REOPEN_RETRY_MIN;
+    loop {
+        let now = health.borrow_and_update().clone();
+        let Some(node) = node.upgrade() else { return };
+        match now {
+            Health::Ready | Health::Full(_) => {
+                backoff = limits::REOPEN_RETRY_MIN;
+                drop(node);
+                tokio::select! {
+                    changed = health.changed() => if changed.is_err() { return },
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                }
+            }
+            Health::Failed(_) => {
+                // What the slots have in memory may not be what the store comes back with.
+                node.stop_slots(limits::REOPEN_GRACE).await;
+                let dir = data_dir.clone();
+                let reopened = tokio::task::spawn_blocking(move || dir.reopen()).await;
+                if let Ok(Err(error)) = reopened {
+                    tracing::warn!(%error, ?backoff, "the store can't be opened again yet");
+                    drop(node);
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff) => {}
+                        _ = stopping.wait_for(|stopping| *stopping) => return,
+                    }
+                    backoff = (backoff * 2).min(limits::REOPEN_RETRY_MAX);
+                }
+            }
+            Health::Corrupt(why) => {
+                node.fatal.send_replace(Some(why));
+                return;
+            }
         }
     }
 }
