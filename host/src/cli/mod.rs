@@ -1,1 +1,4 @@
 //! (cli)
+
+pub mod plugin;
+pub mod toolchain;

@@ -1,1 +1,29 @@
-//! (telemetry)
+//! What slotd says of itself: log lines, metrics, panics.
+
+mod histogram;
+pub mod metrics;
+pub mod panics;
+mod recorder;
+pub mod scrape;
+
+pub use metrics::{Metrics, metrics};
+pub use scrape::{Snapshot, SourceGuard, on_scrape};
+
+use crate::config::LogFormat;
+use std::io::IsTerminal as _;
+use tracing_subscriber::EnvFilter;
+
+/// Sends log lines to standard error. The first call counts; later ones change nothing.
+///
+/// # Errors
+/// The filter is none; the configuration has checked it before.
+pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::builder().parse(filter).map_err(|e| e.to_string())?;
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    // An error means that there is a subscriber already: a program that has slotd as its library.
+    let _ = match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}

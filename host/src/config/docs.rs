@@ -1,0 +1,135 @@
+//! `docs/configuration.md`, made from the table of keys.
+
+use super::{
+    Config, Kind,
+    keys::{KEYS, Key, OTHER_ENV, TABLES},
+};
+use std::fmt::Write as _;
+
+const HEAD: &str = "\
+# Configuration
+
+<!-- Made from host/src/config/keys.rs. To renew: UPDATE_DOCS=1 cargo test -p slotd --lib docs -->
+
+`slotd serve` takes its configuration from four places; the later wins:
+
+1. the defaults below,
+2. a TOML file: `--config FILE`, else `$SLOTD_CONFIG`, else `slotd.toml` in the working directory
+   if there is one,
+3. environment variables, `SLOTD_` and the key: `SLOTD_API_LISTEN` for `api.listen`
+   (one that is empty counts as not set),
+4. flags: `--api-listen` for `api.listen`.
+
+`slotd config print` shows every value and where it came from; `slotd config check` only says
+whether all is well. Both take the same flags as `slotd serve`.
+
+A key or a variable `SLOTD_*` that does not exist, or a value that is not allowed, stops the start
+(exit code 2). Everything that is wrong is reported at once, with the key, the value, where it
+came from and what is allowed:
+
+    the configuration has 2 problems:
+      slotd.toml:4: api.listn = \"0.0.0.0:7070\"
+          unknown key; did you mean api.listen?
+      $SLOTD_SLOT_COUNT: slot_count = \"0\"
+          not allowed: it must be a whole number from 1 to 16384
+
+Times have a unit: `500ms`, `10s`, `5m`, `1h`. Sizes are in bytes or have one: `256KiB`, `64MiB`,
+`1GiB` (and `kB`, `MB`, `GB` for powers of ten).
+
+## Tokens
+
+`api.token` and `admin.token` are bearer tokens: clients send `Authorization: Bearer <token>`.
+They are optional on loopback (127.0.0.0/8 and ::1). A listener off loopback without one refuses to
+start, unless `insecure` is set. A token never shows: not in `config print`, not in logs, not in
+complaints about the configuration. `token_file` reads it from a file; where both are set in one
+place (two flags, say) the start is refused, else the later place wins.
+
+A whole file:
+
+```toml
+data_dir = \"/var/lib/slotd\"
+
+[api]
+listen = \"0.0.0.0:7070\"
+token_file = \"/etc/slotd/api-token\"
+
+[log]
+format = \"json\"
+```
+";
+
+/// The whole file.
+pub fn configuration_md() -> String {
+    let mut out = String::from(HEAD);
+    out.push_str("\n## Keys\n");
+    section(&mut out, "The node", "Not in a table: these stand at the top of the file.", None);
+    for (table, about) in TABLES {
+        section(&mut out, &format!("`[{table}]`"), about, Some(table));
+    }
+    out.push_str(
+        "\n## Other variables\n\nRead by the command line; `slotd serve` accepts them.\n\n",
+    );
+    for (name, about) in OTHER_ENV {
+        let _ = writeln!(out, "- `{name}`: {about}.");
+    }
+    out.push_str(
+        "\nClient commands also read their tokens from `SLOTD_API_TOKEN` and `SLOTD_ADMIN_TOKEN`, \
+         the same\nvariables as the server's. Variables that Kubernetes makes for a service named \
+         `slotd`\n(`SLOTD_SERVICE_*`, `SLOTD_PORT*`) are ignored, and so are `SLOTD_TEST_*` and \
+         `SLOTD_BENCH_*`.\n",
+    );
+    out
+}
+
+fn section(out: &mut String, title: &str, about: &str, table: Option<&str>) {
+    let _ = writeln!(out, "\n### {title}\n\n{about}");
+    let defaults = Config::default();
+    for key in KEYS.iter().filter(|key| key.split().0 == table) {
+        let _ = writeln!(out, "\n#### `{}`\n\n{}\n", key.name, key.doc);
+        let _ = writeln!(out, "- Default: {}", default(key, &defaults));
+        let _ = writeln!(out, "- Allowed: {}", key.kind.allowed());
+        let flag = match key.kind {
+            Kind::Flag => format!("`--{}`", key.flag()),
+            _ => format!("`--{} …`", key.flag()),
+        };
+        let _ = writeln!(out, "- Also: `{}`, {flag}", key.env());
+    }
+}
+
+/// The default as the documentation shows it.
+fn default(key: &Key, defaults: &Config) -> String {
+    match (key.default_doc, (key.get)(defaults)) {
+        (Some(text), _) => text.into(),
+        (None, Some(value)) => format!("`{value}`"),
+        (None, None) => "not set".into(),
+    }
+}
+
+/// The text of one key for `slotd serve --help`.
+pub fn flag_help(key: &Key) -> String {
+    let default = default(key, &Config::default()).replace('`', "");
+    format!("{} [default: {default}]", key.doc.replace('`', ""))
+}
+
+/// Compares a generated document with its file; with `UPDATE_DOCS` set, writes it.
+#[cfg(test)]
+pub(crate) fn assert_current(file: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let stands = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        stands == text,
+        "docs/{file} is out of date; renew it with UPDATE_DOCS=1 cargo test -p slotd --lib docs"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    /// A key that the documentation does not have, or has with another default, misleads.
+    #[test]
+    fn configuration_docs_are_current() {
+        super::assert_current("configuration.md", &super::configuration_md());
+    }
+}

@@ -1,0 +1,334 @@
+//! The one table of keys. Parsing of every source, `slotd config print|check`, the flags of
+//! `slotd serve` and `docs/configuration.md` all come from it.
+
+use super::{
+    Config,
+    value::{Kind, Value},
+};
+use crate::limits;
+use std::time::Duration;
+
+pub struct Key {
+    /// Dotted, as in the file: `api.listen` is `listen` in the table `[api]`.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// What it is for: one or more sentences, the first short.
+    pub doc: &'static str,
+    /// `None`: nothing is set.
+    pub get: fn(&Config) -> Option<Value>,
+    pub set: fn(&mut Config, Value),
+    /// What `docs/configuration.md` says of a default that depends on the machine.
+    pub default_doc: Option<&'static str>,
+}
+
+impl Key {
+    /// `SLOTD_API_LISTEN` for `api.listen`.
+    pub fn env(&self) -> String {
+        format!("SLOTD_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+    /// `api-listen` for `api.listen`.
+    pub fn flag(&self) -> String {
+        self.name.replace(['.', '_'], "-")
+    }
+    pub fn is_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret)
+    }
+    /// The table that it stands in, and its name there.
+    pub fn split(&self) -> (Option<&'static str>, &'static str) {
+        match self.name.split_once('.') {
+            Some((table, key)) => (Some(table), key),
+            None => (None, self.name),
+        }
+    }
+}
+
+/// Environment variables that are no key of the configuration: the command line's own.
+pub const OTHER_ENV: &[(&str, &str)] = &[
+    ("SLOTD_CONFIG", "the configuration file, where `--config` does not name it"),
+    ("SLOTD_URL", "the API that client commands talk to (`--url`)"),
+    ("SLOTD_ADMIN_URL", "the admin API that client commands talk to (`--admin-url`)"),
+    ("SLOTD_TIMEOUT", "how long client commands wait for an answer (`--timeout`)"),
+];
+
+/// Tables of the file in the order in which they are shown, with what they hold.
+pub const TABLES: &[(&str, &str)] = &[
+    ("api", "The listener that clients talk to."),
+    ("admin", "The listener that operators talk to: deploys, slots, metrics, health."),
+    ("slots", "What one slot may use."),
+    ("guests", "What a plugin may use."),
+    ("store", "The embedded log and state."),
+    ("log", "What slotd writes to its standard error."),
+];
+
+const fn ms(min: u64, max: u64) -> Kind {
+    Kind::Duration { min: Duration::from_millis(min), max: Duration::from_millis(max) }
+}
+const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// One row. The variant of [`Value`] is the one that the kind parses to, so a mismatch in `set`
+/// can't happen; a test sets every key.
+macro_rules! key {
+    ($name:literal, $kind:expr, $variant:ident, $($field:ident).+, $from:expr, $into:expr, $doc:expr) => {
+        Key {
+            name: $name,
+            kind: $kind,
+            doc: $doc,
+            get: |config| Some(Value::$variant(($from)(config.$($field).+.clone()))),
+            set: |config, value| if let Value::$variant(v) = value { config.$($field).+ = ($into)(v) },
+            default_doc: None,
+        }
+    };
+}
+/// A row that may be unset.
+macro_rules! optional {
+    ($name:literal, $kind:expr, $variant:ident, $($field:ident).+, $doc:expr) => {
+        Key {
+            name: $name,
+            kind: $kind,
+            doc: $doc,
+            get: |config| config.$($field).+.clone().map(|v| Value::$variant(v.into())),
+            set: |config, value| if let Value::$variant(v) = value { config.$($field).+ = Some(v.into()) },
+            default_doc: Some("not set"),
+        }
+    };
+}
+macro_rules! count {
+    ($name:literal, $min:expr, $max:expr, $t:ty, $($field:ident).+, $doc:expr) => {
+        key!($name, Kind::Count { min: $min as u64, max: $max as u64 }, Count, $($field).+, |v: $t| v as u64, |v: u64| v as $t, $doc)
+    };
+}
+macro_rules! size {
+    ($name:literal, $min:expr, $max:expr, $t:ty, $($field:ident).+, $doc:expr) => {
+        key!($name, Kind::Size { min: $min as u64, max: $max as u64 }, Size, $($field).+, |v: $t| v as u64, |v: u64| v as $t, $doc)
+    };
+}
+macro_rules! same {
+    ($name:literal, $kind:expr, $variant:ident, $($field:ident).+, $doc:expr) => {
+        key!($name, $kind, $variant, $($field).+, |v| v, |v| v, $doc)
+    };
+}
+
+pub static KEYS: &[Key] = &[
+    key!(
+        "data_dir",
+        Kind::Path,
+        Text,
+        data_dir,
+        |v: std::path::PathBuf| v.to_string_lossy().into_owned(),
+        |v: String| v.into(),
+        "Everything the node keeps. Created if it does not exist. One process at a time."
+    ),
+    Key {
+        default_doc: Some("the machine's host name"),
+        ..same!(
+            "node",
+            Kind::Name,
+            Text,
+            node,
+            "The node's name, unique in its cluster. It is part of claims in the log and of the ring."
+        )
+    },
+    count!(
+        "slot_count",
+        1,
+        limits::SLOT_COUNT_MAX,
+        u16,
+        slot_count,
+        "How many slots the sessions are divided over. Recorded in the data directory at the \
+         first start; another number is refused from then on."
+    ),
+    same!(
+        "insecure",
+        Kind::Flag,
+        Flag,
+        insecure,
+        "Lets a listener off loopback start without a token. Whoever reaches it can then do \
+         everything."
+    ),
+    same!(
+        "shutdown_grace",
+        ms(0, HOUR),
+        Duration,
+        shutdown_grace,
+        "Time to finish what is in flight after SIGTERM or SIGINT. A second signal ends it at once."
+    ),
+    same!("api.listen", Kind::Address, Address, api.listen, "Where the API listens."),
+    optional!(
+        "api.token",
+        Kind::Secret,
+        Secret,
+        api.token,
+        "The bearer token that API clients must send. A flag shows in the process list: prefer \
+         the file or the environment."
+    ),
+    optional!(
+        "api.token_file",
+        Kind::Path,
+        Text,
+        api.token_file,
+        "A file that holds the API token; a line break at its end does not count."
+    ),
+    size!(
+        "api.body_max",
+        1,
+        limits::BODY_BYTES_MAX,
+        usize,
+        body_bytes_max,
+        "The largest body of a message or query; past it 413 `body-too-large`."
+    ),
+    same!(
+        "api.request_deadline",
+        ms(100, 10 * 60 * SECOND),
+        Duration,
+        request_deadline,
+        "Time from a request's arrival to its answer; past it 504 `outcome-unknown`."
+    ),
+    same!(
+        "admin.listen",
+        Kind::Address,
+        Address,
+        admin.listen,
+        "Where the admin API, `/metrics`, `/healthz` and `/readyz` listen."
+    ),
+    optional!(
+        "admin.token",
+        Kind::Secret,
+        Secret,
+        admin.token,
+        "The bearer token that admin clients must send. As for `api.token`."
+    ),
+    optional!(
+        "admin.token_file",
+        Kind::Path,
+        Text,
+        admin.token_file,
+        "A file that holds the admin token."
+    ),
+    count!(
+        "slots.mailbox",
+        1,
+        1_000_000,
+        usize,
+        mailbox_messages,
+        "Messages that wait for one slot; past it 503 `mailbox-full`."
+    ),
+    same!(
+        "slots.idle",
+        ms(SECOND, 24 * HOUR),
+        Duration,
+        slot_idle,
+        "A slot that had nothing to do for this long stops; its next message starts it."
+    ),
+    size!(
+        "slots.cache",
+        MIB,
+        1024 * GIB,
+        usize,
+        session_cache_bytes,
+        "Memory for the state of sessions, over all slots."
+    ),
+    size!(
+        "guests.memory",
+        MIB,
+        4 * GIB,
+        usize,
+        guest_memory_bytes,
+        "Memory of one instance; past it the call fails with 500 `plugin-limit`."
+    ),
+    same!(
+        "guests.deadline",
+        ms(10, 60 * SECOND),
+        Duration,
+        guest_deadline,
+        "Time of one call; past it 504 `plugin-deadline`. No longer than `api.request_deadline`."
+    ),
+    count!(
+        "guests.host_calls",
+        1,
+        100_000_000,
+        u32,
+        guest_host_calls,
+        "Host calls (state, effects, log) of one call; past it 500 `plugin-limit`."
+    ),
+    size!(
+        "store.cache",
+        MIB,
+        1024 * GIB,
+        usize,
+        store_cache_bytes,
+        "Memory for blocks of the store."
+    ),
+    size!(
+        "store.disk_reserve",
+        0,
+        1024 * GIB,
+        u64,
+        disk_reserve_bytes,
+        "Free room on the data directory's disk below which messages are refused with 503 \
+         `storage-unavailable`, until there is room again."
+    ),
+    key!(
+        "log.format",
+        Kind::Choice(&["text", "json"]),
+        Text,
+        log_format,
+        |v: super::LogFormat| v.as_str().into(),
+        |v: String| super::LogFormat::parse(&v),
+        "Lines for a person, or one JSON object a line."
+    ),
+    same!(
+        "log.filter",
+        Kind::Filter,
+        Text,
+        log_filter,
+        "Which lines are written: a level, or levels by module."
+    ),
+];
+
+/// The key of that dotted name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The candidate that `name` is most likely a misspelling of.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let squash = |s: &str| s.to_ascii_lowercase().replace(['_', '-', '.'], "");
+    let wanted = squash(name);
+    if wanted.len() > 64 {
+        return None;
+    }
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            // A key without its table (`listen`) is near too.
+            let last = candidate.rsplit('.').next().unwrap_or(candidate);
+            let whole = distance(&wanted, &squash(candidate));
+            (whole.min(1 + distance(&wanted, &squash(last))), candidate)
+        })
+        .filter(|(distance, _)| *distance <= 1 + wanted.len() / 5)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// The insertions, deletions, substitutions and swaps of neighbours between two words.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = usize::from(a[i - 1] != b[j - 1]);
+            let mut least =
+                (rows[i - 1][j - 1] + changed).min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}

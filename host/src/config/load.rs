@@ -1,0 +1,487 @@
+//! Reads every source, checks every value, and says all that is wrong.
+
+use super::{
+    Config, Listener,
+    keys::{self, KEYS, Key, OTHER_ENV},
+    value::{Secret, Value},
+};
+use crate::limits;
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+use toml::de::{DeTable, DeValue};
+
+/// Read when neither `--config` nor `$SLOTD_CONFIG` names another and it exists.
+pub const FILE_DEFAULT: &str = "slotd.toml";
+
+/// Where values come from. [`Sources::of_process`] takes the process's own.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// All of it; only `SLOTD_*` counts.
+    pub env: Vec<(OsString, OsString)>,
+    /// Key and value.
+    pub flags: Vec<(&'static str, String)>,
+}
+
+impl Sources {
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Self {
+        Self { file, env: std::env::vars_os().collect(), flags }
+    }
+}
+
+/// Where one value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File { path: PathBuf, line: usize },
+    Env(String),
+    Flag(String),
+}
+
+impl Origin {
+    /// Later sources win.
+    fn rank(&self) -> u8 {
+        match self {
+            Origin::Default => 0,
+            Origin::File { .. } => 1,
+            Origin::Env(_) => 2,
+            Origin::Flag(_) => 3,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Origin::Env(name) => write!(f, "${name}"),
+            Origin::Flag(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
+/// A configuration that may be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// For every key that is not at its default.
+    pub origins: BTreeMap<&'static str, Origin>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+    /// What is allowed but should not go unnoticed.
+    pub warnings: Vec<String>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, or the name of what is not one.
+    pub key: String,
+    /// As it was given; `<redacted>` where it is or may be a secret. `None`: the value is not
+    /// at fault.
+    pub value: Option<String>,
+    pub origin: Origin,
+    /// What is wrong, and what is allowed.
+    pub message: String,
+}
+
+/// All that is wrong; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            1 => f.write_str("the configuration has a problem:")?,
+            n => write!(f, "the configuration has {n} problems:")?,
+        }
+        for Problem { key, value, origin, message } in &self.0 {
+            write!(f, "\n  {origin}: {key}")?;
+            if let Some(value) = value {
+                write!(f, " = {value}")?;
+            }
+            write!(f, "\n      {message}")?;
+        }
+        Ok(())
+    }
+}
+
+/// # Errors
+/// Everything that is wrong in any source, also in values that a later source replaces.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    let mut loading = Loading::default();
+    let file = loading.file(sources);
+    for (name, value) in &sources.env {
+        loading.env(name, value);
+    }
+    for (key, value) in &sources.flags {
+        if let Some(key) = keys::find(key) {
+            loading.value(key, value, Origin::Flag(key.flag()));
+        }
+    }
+    loading.read_tokens();
+    loading.cross_checks();
+    // The parser gives a table's keys by name; a person reads the file from its top.
+    loading.problems.sort_by_key(|p| match &p.origin {
+        Origin::File { line, .. } => (1, *line),
+        other => (other.rank(), 0),
+    });
+    match loading.problems.is_empty() {
+        true => Ok(Loaded {
+            warnings: warnings(&loading.config),
+            config: loading.config,
+            origins: loading.origins,
+            file,
+        }),
+        false => Err(Problems(loading.problems)),
+    }
+}
+
+#[derive(Default)]
+struct Loading {
+    config: Config,
+    origins: BTreeMap<&'static str, Origin>,
+    problems: Vec<Problem>,
+}
+
+impl Loading {
+    fn problem(
+        &mut self,
+        key: &str,
+        value: Option<String>,
+        origin: &Origin,
+        message: impl Into<String>,
+    ) {
+        self.problems.push(Problem {
+            key: cut(key.into()),
+            value: value.map(cut),
+            origin: origin.clone(),
+            message: message.into(),
+        });
+    }
+
+    /// Sources come in their order, so that a later one replaces an earlier.
+    fn value(&mut self, key: &'static Key, raw: &str, origin: Origin) {
+        match key.kind.parse(raw) {
+            Some(value) => {
+                (key.set)(&mut self.config, value);
+                self.origins.insert(key.name, origin);
+            }
+            None => {
+                let shown = if key.is_secret() { REDACTED.into() } else { format!("{raw:?}") };
+                let allowed = format!("not allowed: it must be {}", key.kind.allowed());
+                self.problem(key.name, Some(shown), &origin, allowed);
+            }
+        }
+    }
+
+    /// Reads the file that is named or there; gives its path.
+    fn file(&mut self, sources: &Sources) -> Option<PathBuf> {
+        let named = |(name, value): &(OsString, OsString)| {
+            (name == "SLOTD_CONFIG" && !value.is_empty()).then(|| PathBuf::from(value))
+        };
+        let (path, origin) = match (&sources.file, sources.env.iter().find_map(named)) {
+            (Some(path), _) => (path.clone(), Some(Origin::Flag("config".into()))),
+            (None, Some(path)) => (path, Some(Origin::Env("SLOTD_CONFIG".into()))),
+            (None, None) => (PathBuf::from(FILE_DEFAULT), None),
+        };
+        let text = match read_small(&path) {
+            Ok(text) => text,
+            Err(ReadError::Missing) if origin.is_none() => return None,
+            Err(error) => {
+                let origin = origin.unwrap_or(Origin::Default);
+                let shown = format!("{:?}", path.display().to_string());
+                self.problem("config", Some(shown), &origin, format!("the file {error}"));
+                return Some(path);
+            }
+        };
+        let lines = Lines { path: &path, text: &text };
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        for error in &errors {
+            // Not the error's own display: it quotes the line, which may hold a token.
+            let origin = lines.origin(error.span().map_or(0, |span| span.start));
+            self.problem("TOML", None, &origin, error.message());
+        }
+        self.table("", table.get_ref(), &lines);
+        Some(path)
+    }
+
+    fn table(&mut self, prefix: &str, table: &DeTable<'_>, lines: &Lines<'_>) {
+        for (name, value) in table {
+            let origin = lines.origin(name.span().start);
+            let full = format!("{prefix}{}", name.get_ref());
+            let (key, value) = (keys::find(&full), value.get_ref());
+            match (key, value) {
+                (None, DeValue::Table(inner)) if keys::TABLES.iter().any(|(t, _)| *t == full) => {
+                    self.table(&format!("{full}."), inner, lines);
+                }
+                (None, _) => {
+                    let names = KEYS.iter().map(|key| key.name);
+                    let tables = keys::TABLES.iter().map(|(table, _)| *table);
+                    let near = keys::nearest(&full, names.chain(tables));
+                    let message = match near {
+                        Some(near) => format!("unknown key; did you mean {near}?"),
+                        None => "unknown key; `slotd config print` lists those there are".into(),
+                    };
+                    let shown = scalar(value).map(|(_, raw)| format!("{raw:?}"));
+                    let shown = shown.map(|raw| redact_unknown(&full, near, raw));
+                    self.problem(&full, shown, &origin, message);
+                }
+                (Some(key), value) => match scalar(value) {
+                    Some((kind, raw)) if key.kind.toml_types().contains(&kind) => {
+                        self.value(key, &raw, origin);
+                    }
+                    other => {
+                        let shown = other.map(|(_, raw)| format!("{raw:?}"));
+                        let shown = if key.is_secret() { Some(REDACTED.into()) } else { shown };
+                        let message = format!(
+                            "not allowed: it is of type {}, and must be {} (TOML type {})",
+                            value.type_str(),
+                            key.kind.allowed(),
+                            key.kind.toml_types().join(" or ")
+                        );
+                        self.problem(key.name, shown, &origin, message);
+                    }
+                },
+            }
+        }
+    }
+
+    fn env(&mut self, name: &OsString, value: &OsString) {
+        let shown = name.to_string_lossy();
+        if !shown.starts_with("SLOTD_") || is_foreign(&shown) {
+            return;
+        }
+        let origin = Origin::Env(shown.to_string());
+        let key = KEYS.iter().find(|key| *name == *key.env());
+        match (key, value.to_str()) {
+            // Set to nothing: as good as not set.
+            (Some(_), Some("")) => {}
+            (Some(key), Some(value)) => self.value(key, value, origin),
+            (Some(key), None) => {
+                self.problem(key.name, None, &origin, "not allowed: it is not UTF-8");
+            }
+            (None, _) if OTHER_ENV.iter().any(|(known, _)| *name == **known) => {}
+            (None, value) => {
+                let known: Vec<String> = KEYS.iter().map(Key::env).collect();
+                let others = OTHER_ENV.iter().map(|(name, _)| *name);
+                let near = keys::nearest(&shown, known.iter().map(String::as_str).chain(others));
+                let message = match near {
+                    Some(near) => format!("unknown variable; did you mean {near}?"),
+                    None => "unknown variable; `slotd config print` lists those there are".into(),
+                };
+                let value = value.map(|v| redact_unknown(&shown, near, format!("{v:?}")));
+                self.problem(&shown, value, &origin, message);
+            }
+        }
+    }
+
+    fn read_tokens(&mut self) {
+        for (token_key, file_key) in
+            [("api.token", "api.token_file"), ("admin.token", "admin.token_file")]
+        {
+            let Some(file_origin) = self.origins.get(file_key).cloned() else { continue };
+            if let Some(token_origin) = self.origins.get(token_key) {
+                match token_origin.rank().cmp(&file_origin.rank()) {
+                    std::cmp::Ordering::Greater => continue,
+                    std::cmp::Ordering::Less => {}
+                    std::cmp::Ordering::Equal => {
+                        let message = format!("set together with {token_key}: use one of the two");
+                        self.problem(file_key, None, &file_origin, message);
+                        continue;
+                    }
+                }
+            }
+            let listener = listener(&mut self.config, token_key);
+            let Some(path) = listener.token_file.clone() else { continue };
+            match read_small(Path::new(&path)) {
+                Ok(text) => match Secret::parse(text.trim_end_matches(['\r', '\n'])) {
+                    Some(secret) => {
+                        listener.token = Some(secret);
+                        self.origins.insert(token_key, file_origin);
+                    }
+                    None => {
+                        let allowed = super::value::Kind::Secret.allowed();
+                        let message =
+                            format!("what the file holds is no token: it must be {allowed}");
+                        self.problem(file_key, Some(format!("{path:?}")), &file_origin, message);
+                    }
+                },
+                Err(error) => {
+                    let message = format!("the file {error}");
+                    self.problem(file_key, Some(format!("{path:?}")), &file_origin, message);
+                }
+            }
+        }
+    }
+
+    /// What no single value shows. Skipped for values that are wrong by themselves: the defaults
+    /// in their place would make for misleading complaints.
+    fn cross_checks(&mut self) {
+        let bad: Vec<String> = self.problems.iter().map(|p| p.key.clone()).collect();
+        let sound = |keys: &[&str]| !keys.iter().any(|key| bad.iter().any(|b| b == key));
+        let origin = |loading: &Self, key: &str| {
+            loading.origins.get(key).cloned().unwrap_or(Origin::Default)
+        };
+        for name in ["api", "admin"] {
+            let [listen, token, file] =
+                ["listen", "token", "token_file"].map(|k| format!("{name}.{k}"));
+            let Listener { listen: address, token: secret, .. } =
+                listener(&mut self.config, &listen).clone();
+            let exposed = !address.ip().to_canonical().is_loopback();
+            if exposed
+                && secret.is_none()
+                && !self.config.insecure
+                && sound(&[&listen, &token, &file])
+            {
+                let message = format!(
+                    "off loopback without a token, whoever reaches it can use it: set {token} or \
+                     {file}, or say --insecure if that is meant"
+                );
+                self.problem(
+                    &listen,
+                    Some(format!("{address:?}")),
+                    &origin(self, &listen),
+                    message,
+                );
+            }
+        }
+        let (api, admin) = (self.config.api.listen, self.config.admin.listen);
+        if api == admin && api.port() != 0 && sound(&["api.listen", "admin.listen"]) {
+            let message = "the same as api.listen: the two listeners need an address each";
+            let origin = origin(self, "admin.listen");
+            self.problem("admin.listen", Some(format!("{admin:?}")), &origin, message);
+        }
+        if self.config.guest_deadline > self.config.request_deadline
+            && sound(&["guests.deadline", "api.request_deadline"])
+        {
+            let message = format!(
+                "longer than api.request_deadline ({}): a call could outlast the request it answers",
+                Value::Duration(self.config.request_deadline)
+            );
+            let shown = Value::Duration(self.config.guest_deadline).to_string();
+            self.problem(
+                "guests.deadline",
+                Some(format!("{shown:?}")),
+                &origin(self, "guests.deadline"),
+                message,
+            );
+        }
+    }
+}
+
+/// What is wrong may also be long.
+fn cut(text: String) -> String {
+    match text.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+const REDACTED: &str = "<redacted>";
+
+fn listener<'a>(config: &'a mut Config, key: &str) -> &'a mut Listener {
+    if key.starts_with("admin.") { &mut config.admin } else { &mut config.api }
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (name, listener) in [("api", &config.api), ("admin", &config.admin)] {
+        if listener.token.is_none() && !listener.listen.ip().to_canonical().is_loopback() {
+            let address = listener.listen;
+            warnings.push(format!(
+                "insecure: the {name} listener on {address} asks for no token; whoever reaches it can use it"
+            ));
+        }
+    }
+    if config.api.token.is_some() && config.api.token == config.admin.token {
+        warnings.push(
+            "api.token and admin.token are the same: every client of the API can deploy".into(),
+        );
+    }
+    warnings
+}
+
+/// A misspelt token is a token still.
+fn redact_unknown(name: &str, near: Option<&str>, shown: String) -> String {
+    let smells = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["tok", "secret", "pass", "auth", "cred"].iter().any(|part| name.contains(part))
+    };
+    let secret = smells(name) || near.is_some_and(smells);
+    if secret { REDACTED.into() } else { shown }
+}
+
+/// Variables that others put there: Kubernetes describes a service named `slotd` to every pod in
+/// this way, and the project's own tests have theirs.
+fn is_foreign(name: &str) -> bool {
+    let rest = name.strip_prefix("SLOTD_").unwrap_or(name);
+    rest == "PORT"
+        || ["PORT_", "SERVICE_", "TEST_", "BENCH_"].iter().any(|prefix| rest.starts_with(prefix))
+}
+
+/// The TOML type and text of a value that is neither array nor table.
+fn scalar(value: &DeValue<'_>) -> Option<(&'static str, String)> {
+    Some(match value {
+        DeValue::String(text) => ("string", text.to_string()),
+        DeValue::Boolean(on) => ("boolean", on.to_string()),
+        DeValue::Integer(n) => {
+            let number = i128::from_str_radix(n.as_str(), n.radix());
+            ("integer", number.map_or_else(|_| n.as_str().into(), |n| n.to_string()))
+        }
+        DeValue::Float(n) => ("float", n.as_str().into()),
+        DeValue::Datetime(time) => ("datetime", time.to_string()),
+        DeValue::Array(_) | DeValue::Table(_) => return None,
+    })
+}
+
+struct Lines<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+impl Lines<'_> {
+    fn origin(&self, offset: usize) -> Origin {
+        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
+        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+        Origin::File { path: self.path.into(), line }
+    }
+}
+
+enum ReadError {
+    Missing,
+    TooLarge,
+    NotText,
+    Io(std::io::Error),
+}
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::Missing => f.write_str("does not exist"),
+            ReadError::TooLarge => {
+                write!(f, "is larger than {}", Value::Size(limits::CONFIG_FILE_BYTES_MAX))
+            }
+            ReadError::NotText => f.write_str("is not UTF-8"),
+            ReadError::Io(error) => write!(f, "can't be read: {error}"),
+        }
+    }
+}
+
+fn read_small(path: &Path) -> Result<String, ReadError> {
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => ReadError::Missing,
+        _ => ReadError::Io(error),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(limits::CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    if bytes.len() as u64 > limits::CONFIG_FILE_BYTES_MAX {
+        return Err(ReadError::TooLarge);
+    }
+    String::from_utf8(bytes).map_err(|_| ReadError::NotText)
+}

@@ -1,0 +1,100 @@
+//! The configuration: defaults, then a TOML file, then the environment, then flags; the later wins.
+//!
+//! [`keys::KEYS`] is the one table that drives all of it. Whatever is wrong, in whichever source,
+//! is reported at once and stops the boot.
+
+pub mod docs;
+pub mod keys;
+mod load;
+mod print;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use load::{Loaded, Origin, Problem, Problems, Sources, load};
+pub use value::{Kind, Secret, Value};
+
+use crate::limits;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// What a node is told at its start. Durations and sizes are within the bounds of [`keys::KEYS`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    /// The node's name.
+    pub node: String,
+    pub slot_count: u16,
+    pub insecure: bool,
+    pub shutdown_grace: Duration,
+    pub api: Listener,
+    pub admin: Listener,
+    pub body_bytes_max: usize,
+    pub request_deadline: Duration,
+    pub mailbox_messages: usize,
+    pub slot_idle: Duration,
+    pub session_cache_bytes: usize,
+    pub guest_memory_bytes: usize,
+    pub guest_deadline: Duration,
+    pub guest_host_calls: u32,
+    pub store_cache_bytes: usize,
+    pub disk_reserve_bytes: u64,
+    pub log_format: LogFormat,
+    pub log_filter: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub listen: SocketAddr,
+    /// Clients must send it, where it is set. Read from `token_file` by then.
+    pub token: Option<Secret>,
+    pub token_file: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+    fn parse(name: &str) -> Self {
+        if name == "json" { LogFormat::Json } else { LogFormat::Text }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = |port| Listener {
+            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+            token: None,
+            token_file: None,
+        };
+        Self {
+            data_dir: "./slotd-data".into(),
+            node: value::default_node_name(),
+            slot_count: limits::SLOT_COUNT_DEFAULT,
+            insecure: false,
+            shutdown_grace: limits::SHUTDOWN_GRACE_DEFAULT,
+            api: local(7070),
+            admin: local(7071),
+            body_bytes_max: limits::BODY_BYTES_DEFAULT,
+            request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
+            mailbox_messages: limits::MAILBOX_MESSAGES_DEFAULT,
+            slot_idle: limits::SLOT_IDLE_DEFAULT,
+            session_cache_bytes: limits::SESSION_CACHE_BYTES_DEFAULT,
+            guest_memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
+            guest_deadline: limits::GUEST_DEADLINE_DEFAULT,
+            guest_host_calls: limits::HOST_CALLS_MAX,
+            store_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT as usize,
+            disk_reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
+            log_format: LogFormat::Text,
+            log_filter: "info".into(),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+use super::{keys::KEYS, *};
+use std::path::Path;
+
+fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn sources(file: Option<PathBuf>, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
+    Sources {
+        file,
+        env: env.iter().map(|(k, v)| (k.into(), v.into())).collect(),
+        flags: flags.iter().map(|(k, v)| (*k, v.to_string())).collect(),
+    }
+}
+
+/// The problems as a person sees them, without the path of the test's directory.
+fn complaint(sources: &Sources) -> String {
+    let text = load(sources).expect_err("it should be refused").to_string();
+    match sources.file.as_ref().and_then(|file| file.parent()) {
+        Some(dir) => text.replace(&format!("{}/", dir.display()), ""),
+        None => text,
+    }
+}
+
+/// Without an order of sources an operator's flag could lose to a file.
+#[test]
+fn later_sources_win() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        dir.path(),
+        "slotd.toml",
+        "slot_count = 64\nnode = 'file'\n[slots]\nmailbox = 1_000\nidle = '1m'\n[api]\nbody_max = 0x1000\n",
+    );
+    let env = [("SLOTD_NODE", "env"), ("SLOTD_SLOTS_IDLE", "2m"), ("SLOTD_SLOTS_CACHE", "")];
+    let loaded = load(&sources(Some(file.clone()), &env, &[("slots.idle", "3m")])).unwrap();
+    let config = &loaded.config;
+    assert_eq!(
+        (config.slot_count, config.node.as_str(), config.mailbox_messages, config.body_bytes_max),
+        (64, "env", 1_000, 4_096)
+    );
+    assert_eq!(config.slot_idle, Duration::from_secs(180));
+    assert_eq!(loaded.origins["slots.mailbox"], Origin::File { path: file, line: 4 });
+    assert_eq!(loaded.origins["node"].to_string(), "$SLOTD_NODE");
+    assert_eq!(loaded.origins["slots.idle"].to_string(), "--slots-idle");
+    assert!(!loaded.origins.contains_key("slots.cache"));
+}
+
+/// An operator who mends one mistake at a time restarts ten times.
+#[test]
+fn all_problems_are_told_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        dir.path(),
+        "slotd.toml",
+        "slot_count = 'many'\nlistne = 1\n[api]\nlisten = \"localhost:7070\"\nbody_max = \"1GiB\"\ntokne = \"hunter2hunter2\"\n[guest]\nmemory = 1\n",
+    );
+    let env = [("SLOTD_SLOT_COUNT", "0"), ("SLOTD_LOG_FILTR", "debug"), ("PATH", "/bin")];
+    let flags = [("log.filter", "inof"), ("api.token", "a b"), ("guests.deadline", "5")];
+    let text = complaint(&sources(Some(file), &env, &flags));
+    for expected in [
+        "11 problems",
+        "slotd.toml:1: slot_count = \"many\"",
+        "of type string, and must be a whole number from 1 to 16384",
+        "slotd.toml:2: listne = \"1\"\n      unknown key; did you mean api.listen?",
+        "slotd.toml:4: api.listen = \"localhost:7070\"",
+        "slotd.toml:5: api.body_max = \"1GiB\"",
+        "a size from 1 to 4MiB",
+        "slotd.toml:6: api.tokne = <redacted>\n      unknown key; did you mean api.token?",
+        "slotd.toml:7: guest\n      unknown key; did you mean guests?",
+        "$SLOTD_SLOT_COUNT: slot_count = \"0\"",
+        "$SLOTD_LOG_FILTR: SLOTD_LOG_FILTR = \"debug\"\n      unknown variable; did you mean SLOTD_LOG_FILTER?",
+        "--log-filter: log.filter = \"inof\"",
+        "--api-token: api.token = <redacted>",
+        "--guests-deadline: guests.deadline = \"5\"",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    assert!(!text.contains("hunter2"), "a token shows in\n{text}");
+}
+
+/// A syntax error quotes its line in many parsers; ours may hold a token.
+#[test]
+fn a_syntax_error_shows_its_place_and_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let file =
+        write(dir.path(), "slotd.toml", "slot_count = 4\n[api]\ntoken = \"hunter2hunter2\n[log]\n");
+    let text = complaint(&sources(Some(file), &[], &[]));
+    assert!(text.contains("slotd.toml:3"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+/// Without it a typing error in `--config` would start a node with defaults and no data.
+#[test]
+fn a_file_that_is_named_must_be_there() {
+    let missing = PathBuf::from("/nowhere/slotd.toml");
+    let text = load(&sources(Some(missing), &[], &[])).unwrap_err().to_string();
+    assert!(
+        text.contains("--config: config = \"/nowhere/slotd.toml\"\n      the file does not exist")
+    );
+    let text =
+        load(&sources(None, &[("SLOTD_CONFIG", "/nowhere/x")], &[])).unwrap_err().to_string();
+    assert!(text.contains("$SLOTD_CONFIG"), "{text}");
+}
+
+/// A deploy is code execution: nobody should expose it by mistake.
+#[test]
+fn off_loopback_needs_a_token() {
+    let open = [("SLOTD_API_LISTEN", "0.0.0.0:7070"), ("SLOTD_ADMIN_LISTEN", "[::]:7071")];
+    let text = complaint(&sources(None, &open, &[]));
+    assert!(text.contains("2 problems") && text.contains("--insecure"), "{text}");
+    let insecure = load(&sources(None, &open, &[("insecure", "true")])).unwrap();
+    assert_eq!(insecure.warnings.len(), 2);
+    let tokens = [("api.token", "a-long-token"), ("admin.token", "another-token")];
+    assert!(load(&sources(None, &open, &tokens)).unwrap().warnings.is_empty());
+    let local = [("api.listen", "127.8.8.8:1"), ("admin.listen", "[::ffff:127.0.0.1]:2")];
+    assert!(load(&sources(None, &[], &local)).is_ok());
+}
+
+#[test]
+fn tokens_come_from_files_and_conflicts_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = write(dir.path(), "good", "from-the-file\n");
+    let bad = write(dir.path(), "bad", "two words\n");
+    let [good, bad] = [good, bad].map(|path| path.display().to_string());
+    let loaded = load(&sources(None, &[("SLOTD_API_TOKEN_FILE", &good)], &[])).unwrap();
+    assert_eq!(loaded.config.api.token.unwrap().reveal(), "from-the-file");
+    assert_eq!(loaded.origins["api.token"].to_string(), "$SLOTD_API_TOKEN_FILE");
+
+    let later =
+        load(&sources(None, &[("SLOTD_API_TOKEN_FILE", &good)], &[("api.token", "from-the-flag")]));
+    assert_eq!(later.unwrap().config.api.token.unwrap().reveal(), "from-the-flag");
+
+    let both = [("api.token", "from-the-flag"), ("api.token_file", good.as_str())];
+    assert!(complaint(&sources(None, &[], &both)).contains("use one of the two"));
+    let text = complaint(&sources(None, &[], &[("admin.token_file", &bad)]));
+    assert!(text.contains("no token") && !text.contains("two words"), "{text}");
+}
+
+#[test]
+fn values_must_fit_each_other() {
+    let same = [("api.listen", "127.0.0.1:5"), ("admin.listen", "127.0.0.1:5")];
+    assert!(complaint(&sources(None, &[], &same)).contains("an address each"));
+    let deadlines = [("guests.deadline", "10s"), ("api.request_deadline", "5s")];
+    assert!(
+        complaint(&sources(None, &[], &deadlines))
+            .contains("longer than api.request_deadline (5s)")
+    );
+    let free = [("api.listen", "127.0.0.1:0"), ("admin.listen", "127.0.0.1:0")];
+    assert!(load(&sources(None, &[], &free)).is_ok());
+}
+
+/// Kubernetes describes a service named slotd to every pod; a node must start all the same.
+#[test]
+fn variables_of_others_are_ignored() {
+    let env = [
+        ("SLOTD_SERVICE_HOST", "10.0.0.1"),
+        ("SLOTD_PORT", "tcp://10.0.0.1:7070"),
+        ("SLOTD_PORT_7070_TCP_ADDR", "10.0.0.1"),
+        ("SLOTD_URL", "http://x"),
+        ("SLOTDX", "1"),
+    ];
+    assert!(load(&sources(None, &env, &[])).is_ok());
+}
+
+/// `config print > slotd.toml` must give the same configuration.
+#[test]
+fn what_is_printed_can_be_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = [
+        ("data_dir", "/tmp/a \"b\""),
+        ("slots.idle", "90s"),
+        ("store.cache", "1500001"),
+        ("log.format", "json"),
+        ("api.token", "hunter2hunter2"),
+    ];
+    let first = load(&sources(None, &[], &flags)).unwrap();
+    let printed = first.to_toml();
+    assert!(!printed.contains("hunter2") && printed.contains("# token = <redacted>"), "{printed}");
+    assert!(!format!("{:?} {}", first.config, first.to_json()).contains("hunter2"));
+    let file = write(dir.path(), "printed.toml", &printed);
+    let second = load(&sources(Some(file), &[], &[])).unwrap();
+    for key in KEYS.iter().filter(|key| !key.is_secret()) {
+        assert_eq!((key.get)(&first.config), (key.get)(&second.config), "{}", key.name);
+    }
+}
+
+/// A row whose `set` expects another kind of value than it parses would be ignored in silence; a
+/// default that is out of bounds could not be written down.
+#[test]
+fn every_key_takes_its_own_default_and_another_value() {
+    use super::value::Kind;
+    for key in KEYS {
+        let mut config = Config::default();
+        if let Some(default) = (key.get)(&config) {
+            assert_eq!(key.kind.parse(&default.to_string()), Some(default), "{}", key.name);
+        }
+        let other = match key.kind {
+            Kind::Count { min, .. } => min.to_string(),
+            Kind::Size { max, .. } => max.to_string(),
+            Kind::Duration { max, .. } => Value::Duration(max).to_string(),
+            Kind::Flag => "true".into(),
+            Kind::Address => "[::1]:9".into(),
+            Kind::Choice(choices) => choices[choices.len() - 1].into(),
+            Kind::Filter => "warn,slotd::slot=debug".into(),
+            Kind::Name | Kind::Path | Kind::Secret => "something-else".into(),
+        };
+        let other = key.kind.parse(&other).unwrap();
+        (key.set)(&mut config, other.clone());
+        assert_eq!((key.get)(&config), Some(other), "{}", key.name);
+        assert_eq!(keys::find(key.name).map(|found| found.name), Some(key.name));
+    }
+}

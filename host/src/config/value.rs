@@ -1,0 +1,236 @@
+//! Values of the configuration: what each kind accepts, says of itself, and looks like.
+
+use crate::limits;
+use std::{fmt, net::SocketAddr, time::Duration};
+
+/// What a key accepts.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Count {
+        min: u64,
+        max: u64,
+    },
+    /// Bytes.
+    Size {
+        min: u64,
+        max: u64,
+    },
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
+    Flag,
+    Address,
+    /// A node's name.
+    Name,
+    /// A path; relative to the working directory.
+    Path,
+    Secret,
+    Choice(&'static [&'static str]),
+    /// A filter of log lines, as `tracing-subscriber` reads it.
+    Filter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Count(u64),
+    Size(u64),
+    Duration(Duration),
+    Flag(bool),
+    Address(SocketAddr),
+    Text(String),
+    Secret(Secret),
+}
+
+/// A bearer token. Shows itself nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// For the comparison with what a client sent.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+    /// `None`: too short, too long, or with characters that a header can't carry.
+    pub fn parse(token: &str) -> Option<Self> {
+        let length = (limits::TOKEN_BYTES_MIN..=limits::TOKEN_BYTES_MAX).contains(&token.len());
+        (length && token.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(token.into()))
+    }
+}
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+const SIZE_UNITS: &[(&str, u64)] = &[
+    ("tib", 1 << 40),
+    ("gib", 1 << 30),
+    ("mib", 1 << 20),
+    ("kib", 1 << 10),
+    ("tb", 1_000_000_000_000),
+    ("gb", 1_000_000_000),
+    ("mb", 1_000_000),
+    ("kb", 1_000),
+    ("b", 1),
+    ("", 1),
+];
+/// In milliseconds.
+const TIME_UNITS: &[(&str, u64)] =
+    &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A whole number and one of `units`.
+fn with_unit(raw: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = raw.bytes().take_while(|b| b.is_ascii_digit() || *b == b'_').count();
+    let (number, unit) = raw.split_at(digits);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.replace('_', "").parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+impl Kind {
+    /// `None`: not allowed; [`Kind::allowed`] says what is.
+    pub fn parse(&self, raw: &str) -> Option<Value> {
+        let raw = raw.trim();
+        Some(match *self {
+            Kind::Count { min, max } => {
+                let n = raw.replace('_', "").parse().ok()?;
+                Value::Count((min..=max).contains(&n).then_some(n)?)
+            }
+            Kind::Size { min, max } => {
+                let n = with_unit(raw, SIZE_UNITS)?;
+                Value::Size((min..=max).contains(&n).then_some(n)?)
+            }
+            Kind::Duration { min, max } => {
+                let time = Duration::from_millis(with_unit(raw, TIME_UNITS)?);
+                Value::Duration((min..=max).contains(&time).then_some(time)?)
+            }
+            Kind::Flag => Value::Flag(match raw {
+                "true" => true,
+                "false" => false,
+                _ => return None,
+            }),
+            Kind::Address => Value::Address(raw.parse().ok()?),
+            Kind::Name => Value::Text(node_name(raw)?),
+            Kind::Path if raw.is_empty() || raw.contains('\0') => return None,
+            Kind::Path => Value::Text(raw.into()),
+            Kind::Secret => Value::Secret(Secret::parse(raw)?),
+            Kind::Choice(choices) => Value::Text(choices.iter().find(|c| **c == raw)?.to_string()),
+            Kind::Filter => Value::Text(is_filter(raw).then(|| raw.into())?),
+        })
+    }
+
+    /// What is allowed, as it completes "must be ...".
+    pub fn allowed(&self) -> String {
+        match *self {
+            Kind::Count { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Size { min, max } => format!(
+                "a size from {} to {}, in bytes or with a unit (256KiB, 64MiB, 1GiB)",
+                Value::Size(min),
+                Value::Size(max)
+            ),
+            Kind::Duration { min, max } => format!(
+                "a time from {} to {}, with its unit (500ms, 10s, 5m, 1h)",
+                Value::Duration(min),
+                Value::Duration(max)
+            ),
+            Kind::Flag => "true or false".into(),
+            Kind::Address => {
+                "an IP address and a port (127.0.0.1:7070, 0.0.0.0:7070, [::1]:7070); \
+                              port 0 takes a free one"
+                    .into()
+            }
+            Kind::Name => format!(
+                "1 to {} bytes of a-z, A-Z, 0-9, '-', '_' and '.', starting with a letter or digit",
+                limits::NODE_NAME_BYTES_MAX
+            ),
+            Kind::Path => "a path, relative to the working directory".into(),
+            Kind::Secret => format!(
+                "{} to {} visible ASCII characters without spaces",
+                limits::TOKEN_BYTES_MIN,
+                limits::TOKEN_BYTES_MAX
+            ),
+            Kind::Choice(choices) => choices.join(" or "),
+            Kind::Filter => "a level (error, warn, info, debug, trace, off) or a filter by module \
+                             (info,slotd::slot=debug)"
+                .into(),
+        }
+    }
+
+    /// How the value is written in a TOML file.
+    pub fn toml_types(&self) -> &'static [&'static str] {
+        match self {
+            Kind::Count { .. } => &["integer"],
+            Kind::Size { .. } => &["integer", "string"],
+            Kind::Flag => &["boolean"],
+            _ => &["string"],
+        }
+    }
+}
+
+/// Stricter than `tracing-subscriber`: it takes a misspelt level for the name of a module, and
+/// then writes nothing at all.
+fn is_filter(raw: &str) -> bool {
+    let bare_is_level = |part: &str| {
+        part.contains(['=', '[', '{']) || part.parse::<tracing::metadata::LevelFilter>().is_ok()
+    };
+    !raw.is_empty()
+        && raw.split(',').all(|part| part.contains([']', '}']) || bare_is_level(part.trim()))
+        && tracing_subscriber::EnvFilter::builder().parse(raw).is_ok()
+}
+
+fn node_name(raw: &str) -> Option<String> {
+    let length = (1..=limits::NODE_NAME_BYTES_MAX).contains(&raw.len());
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let fits = length && raw.as_bytes()[0].is_ascii_alphanumeric() && raw.bytes().all(allowed);
+    fits.then(|| raw.into())
+}
+
+/// The machine's name where it is fit for a node's, else `node`.
+pub fn default_node_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .and_then(|name| node_name(name.trim()))
+        .unwrap_or_else(|| "node".into())
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exact = |n: u64, units: &[(&'static str, u64)]| {
+            units.iter().find(|(_, unit)| n >= *unit && n % unit == 0).copied()
+        };
+        match self {
+            Value::Count(n) => write!(f, "{n}"),
+            Value::Size(n) => {
+                const UNITS: &[(&str, u64)] =
+                    &[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+                match exact(*n, UNITS) {
+                    Some((name, unit)) => write!(f, "{}{name}", n / unit),
+                    None => write!(f, "{n}"),
+                }
+            }
+            Value::Duration(time) => {
+                let ms = time.as_millis() as u64;
+                match exact(ms, TIME_UNITS) {
+                    Some((name, unit)) => write!(f, "{}{name}", ms / unit),
+                    None => write!(f, "{ms}ms"),
+                }
+            }
+            Value::Flag(on) => write!(f, "{on}"),
+            Value::Address(address) => write!(f, "{address}"),
+            Value::Text(text) => f.write_str(text),
+            Value::Secret(_) => f.write_str("<redacted>"),
+        }
+    }
+}
+
+impl Value {
+    /// As it stands in a TOML file.
+    pub fn to_toml(&self) -> String {
+        match self {
+            Value::Count(_) | Value::Flag(_) => self.to_string(),
+            _ => toml::Value::String(self.to_string()).to_string(),
+        }
+    }
+}

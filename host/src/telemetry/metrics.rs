@@ -1,0 +1,355 @@
+//! Every metric of slotd, in one table: the handles that the hot path uses, the descriptions that
+//! `/metrics` gives and `docs/metrics.md` come from it.
+//!
+//! Metrics belong to the process. Handles are made once; using one is an atomic addition.
+
+use super::{
+    histogram::{BYTES, COUNT, SECONDS},
+    recorder::{Registry, escape},
+    scrape,
+};
+use crate::{error::Code, names::ServiceName};
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use std::{fmt::Write as _, sync::OnceLock};
+
+/// A row of the table.
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: &'static str,
+    /// The labels, with the values that they take where these are fixed.
+    pub labels: &'static [(&'static str, &'static str)],
+    pub doc: &'static str,
+    bounds: Option<&'static [f64]>,
+}
+
+macro_rules! table {
+    ($($(#[doc = $doc:literal])* $field:ident: $kind:ident $name:literal $([$bounds:ident])? $({$label:literal = $value:literal})?;)*) => {
+        /// A handle for each metric that is counted as it happens. Rows that share a name are one
+        /// metric with a label.
+        pub struct Metrics {
+            $($(#[doc = $doc])* pub $field: $kind,)*
+            errors: Vec<Counter>,
+            registry: &'static Registry,
+        }
+        static COUNTED: &[Metric] = &[$(Metric {
+            name: $name,
+            kind: stringify!($kind),
+            labels: &[$(($label, $value))?],
+            doc: concat!($($doc),*),
+            bounds: table!(@bounds $($bounds)?),
+        },)*];
+        impl Metrics {
+            fn new(registry: &'static Registry) -> Self {
+                let error = |code: &Code| {
+                    let labels = vec![Label::from_static_parts("code", code.as_str())];
+                    registry.register_counter(&Key::from_parts(ERRORS, labels), &METADATA)
+                };
+                Self {
+                    $($field: {
+                        static LABELS: &[Label] = &[$(Label::from_static_parts($label, $value))?];
+                        table!(@register $kind, registry, &Key::from_static_labels($name, LABELS))
+                    },)*
+                    errors: Code::ALL.iter().map(error).collect(),
+                    registry,
+                }
+            }
+        }
+    };
+    (@bounds) => { None };
+    (@bounds $bounds:ident) => { Some($bounds) };
+    (@register Counter, $registry:ident, $key:expr) => { $registry.register_counter($key, &METADATA) };
+    (@register Gauge, $registry:ident, $key:expr) => { $registry.register_gauge($key, &METADATA) };
+    (@register Histogram, $registry:ident, $key:expr) => { $registry.register_histogram($key, &METADATA) };
+}
+
+table! {
+    /// Messages that were committed.
+    messages: Counter "slotd_messages_total";
+    /// Stored replies that were given again to a repeated idempotency key.
+    replays: Counter "slotd_replays_total";
+    /// Bytes of bodies: `in` messages and queries, `out` replies and events.
+    bytes_in: Counter "slotd_body_bytes_total" {"direction" = "in"};
+    /// Bytes of bodies: `in` messages and queries, `out` replies and events.
+    bytes_out: Counter "slotd_body_bytes_total" {"direction" = "out"};
+    /// From a message's arrival in its mailbox to its answer, commit included.
+    message_seconds: Histogram "slotd_message_seconds" [SECONDS];
+    /// From the hand-over of one slot's batch to the log until it is durable.
+    append_seconds: Histogram "slotd_append_seconds" [SECONDS];
+    /// Messages in one batch of one slot.
+    batch_messages: Histogram "slotd_batch_messages" [COUNT];
+    /// One group commit: the write and the fsync.
+    commit_seconds: Histogram "slotd_commit_seconds" [SECONDS];
+    /// Batches (one a slot) in one group commit.
+    commit_slots: Histogram "slotd_commit_slots" [COUNT];
+    /// Bytes of one group commit.
+    commit_bytes: Histogram "slotd_commit_bytes" [BYTES];
+    /// Calls of fsync or fdatasync by the log.
+    fsyncs: Counter "slotd_fsyncs_total";
+    /// One write of a slot's committed changes to the state store.
+    flush_seconds: Histogram "slotd_flush_seconds" [SECONDS];
+    /// One call of a plugin, by what was called.
+    handle_seconds: Histogram "slotd_guest_call_seconds" [SECONDS] {"call" = "handle"};
+    /// One call of a plugin, by what was called.
+    query_seconds: Histogram "slotd_guest_call_seconds" [SECONDS] {"call" = "query"};
+    /// One call of a plugin, by what was called.
+    migrate_seconds: Histogram "slotd_guest_call_seconds" [SECONDS] {"call" = "migrate"};
+    /// Calls that plugins made into the host: state, effects, log.
+    host_calls: Counter "slotd_host_calls_total";
+    /// Instances of plugins that were made.
+    instantiations: Counter "slotd_instantiations_total";
+    /// One compilation of a component to native code.
+    compile_seconds: Histogram "slotd_compile_seconds" [SECONDS];
+    /// How long one slot took no message because of a swap.
+    swap_pause_seconds: Histogram "slotd_swap_pause_seconds" [SECONDS];
+    /// Slots that were started: claimed, and brought to the end of their log.
+    slot_starts: Counter "slotd_slot_starts_total";
+    /// Slots that lost their log to another term, or its answer.
+    slot_failures: Counter "slotd_slot_failures_total";
+    /// Connections that are open, by listener.
+    api_connections: Gauge "slotd_open_connections" {"listener" = "api"};
+    /// Connections that are open, by listener.
+    admin_connections: Gauge "slotd_open_connections" {"listener" = "admin"};
+    /// Subscriptions that are open: WebSockets and event streams.
+    websockets: Gauge "slotd_open_sockets" {"kind" = "websocket"};
+    /// Subscriptions that are open: WebSockets and event streams.
+    event_streams: Gauge "slotd_open_sockets" {"kind" = "sse"};
+    /// Subscribers that were too slow, told of a gap and disconnected.
+    subscriber_gaps: Counter "slotd_subscriber_gaps_total";
+    /// Panics inside slotd: bugs. The log has each with its place.
+    panics: Counter "slotd_panics_total";
+}
+
+const ERRORS: &str = "slotd_errors_total";
+const TRAPS: &str = "slotd_traps_total";
+const REJECTIONS: &str = "slotd_rejections_total";
+
+/// Metrics whose labels are known only as they happen. Both are bounded: operators name services.
+static LABELLED: &[Metric] = &[
+    Metric {
+        name: ERRORS,
+        kind: "Counter",
+        labels: &[("code", "…")],
+        doc: "Requests that were refused or failed, by the error's code (docs/errors.md).",
+        bounds: None,
+    },
+    Metric {
+        name: TRAPS,
+        kind: "Counter",
+        labels: &[("service", "…"), ("kind", "trap|deadline|limit|store")],
+        doc: "Calls of plugins that ended badly, by how.",
+        bounds: None,
+    },
+    Metric {
+        name: REJECTIONS,
+        kind: "Counter",
+        labels: &[("service", "…")],
+        doc: "Messages and queries that a plugin refused.",
+        bounds: None,
+    },
+];
+
+static METADATA: Metadata<'static> = Metadata::new("slotd", Level::INFO, None);
+
+/// The process's metrics. The first call makes them and installs the recorder, so that the
+/// `metrics` macros end up here too.
+pub fn metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| {
+        scrape::started();
+        let bounds =
+            |name: &str| COUNTED.iter().find(|row| row.name == name).and_then(|row| row.bounds);
+        // Lives as long as the process: handles outlast every owner.
+        let registry: &'static Registry = Box::leak(Box::new(Registry::new(bounds)));
+        for row in COUNTED.iter().chain(LABELLED) {
+            let (name, doc) = (row.name.into(), row.doc.trim().into());
+            match row.kind {
+                "Counter" => registry.describe_counter(name, None, doc),
+                "Gauge" => registry.describe_gauge(name, None, doc),
+                _ => registry.describe_histogram(name, None, doc),
+            }
+        }
+        // Another recorder can only be there if slotd is a library in a program that has one;
+        // then the macros go there, and the handles here still count.
+        let _ = metrics::set_global_recorder(registry);
+        Metrics::new(registry)
+    })
+}
+
+impl Metrics {
+    /// Counts a request that failed.
+    pub fn error(&self, code: Code) {
+        if let Some(counter) = self.errors.get(code as usize) {
+            counter.increment(1);
+        }
+    }
+    /// Counts a call that ended badly; `kind` is [`crate::plugin::Failure::kind`].
+    pub fn trap(&self, service: &ServiceName, kind: &'static str) {
+        let labels = vec![
+            Label::new("service", service.as_str().to_owned()),
+            Label::from_static_parts("kind", kind),
+        ];
+        self.registry.register_counter(&Key::from_parts(TRAPS, labels), &METADATA).increment(1);
+    }
+    /// Counts a plugin's own refusal.
+    pub fn rejection(&self, service: &ServiceName) {
+        let labels = vec![Label::new("service", service.as_str().to_owned())];
+        let key = Key::from_parts(REJECTIONS, labels);
+        self.registry.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// Everything, in Prometheus' text format: what `/metrics` answers.
+    pub fn render(&self) -> String {
+        let mut out = self.registry.render();
+        for (row, values) in scrape::collect() {
+            let _ = writeln!(out, "# HELP {} {}", row.name, row.doc);
+            let _ = writeln!(out, "# TYPE {} gauge", row.name);
+            for (label, value) in values {
+                let _ = match row.labels.first() {
+                    Some((name, _)) => {
+                        writeln!(out, "{}{{{name}=\"{}\"}} {value}", row.name, escape(&label))
+                    }
+                    None => writeln!(out, "{} {value}", row.name),
+                };
+            }
+            out.push('\n');
+        }
+        out
+    }
+}
+
+impl Metric {
+    pub(super) const fn scraped(
+        name: &'static str,
+        labels: &'static [(&'static str, &'static str)],
+        doc: &'static str,
+    ) -> Self {
+        Self { name, kind: "Gauge", labels, doc, bounds: None }
+    }
+}
+
+/// `docs/metrics.md`.
+pub fn metrics_md() -> String {
+    let mut out = String::from(
+        "# Metrics\n\n\
+         <!-- Made from host/src/telemetry/metrics.rs. To renew: UPDATE_DOCS=1 cargo test -p slotd --lib docs -->\n\n\
+         The admin listener answers `GET /metrics` in Prometheus' text format. Metrics belong to \
+         the process\nand start at zero with it. Histograms have fixed buckets: times from 1 µs to \
+         10 s, bytes from 64 to\n16 MiB, counts from 1 to 4096.\n\n\
+         | metric | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    let mut seen: Vec<&str> = Vec::new();
+    for row in COUNTED.iter().chain(LABELLED).chain(scrape::SCRAPED) {
+        if seen.contains(&row.name) {
+            continue;
+        }
+        seen.push(row.name);
+        let mut labels: Vec<(&str, Vec<&str>)> = Vec::new();
+        let same = COUNTED.iter().chain(LABELLED).chain(scrape::SCRAPED);
+        for (label, value) in same.filter(|m| m.name == row.name).flat_map(|m| m.labels) {
+            match labels.iter_mut().find(|(known, _)| known == label) {
+                Some((_, values)) => values.push(value),
+                None => labels.push((label, vec![value])),
+            }
+        }
+        let label = |(name, values): &(&str, Vec<&str>)| match values.join(", ").as_str() {
+            "…" => format!("`{name}`"),
+            values => format!("`{name}`: {}", values.replace('|', ", ")),
+        };
+        let labels: Vec<String> = labels.iter().map(label).collect();
+        let (name, kind, doc) = (row.name, row.kind.to_ascii_lowercase(), row.doc.trim());
+        let _ = writeln!(out, "| `{name}` | {kind} | {} | {doc} |", labels.join("; "));
+    }
+    out.push_str(
+        "\n`slotd_slot_mailbox_depth` has one series for each slot that runs, and is read when it is \
+         asked for:\nnothing is spent on it per message.\n",
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+        text.lines().find(|line| line.starts_with(start))
+    }
+
+    #[test]
+    fn metric_docs_are_current() {
+        crate::config::docs::assert_current("metrics.md", &metrics_md());
+    }
+
+    /// What is counted must show, under its name and labels, whether it came by a handle or macro.
+    #[test]
+    fn what_is_counted_is_rendered() {
+        let metrics = metrics();
+        metrics.messages.increment(3);
+        metrics.handle_seconds.record(3e-6);
+        metrics.handle_seconds.record(f64::NAN);
+        metrics.error(Code::PluginDeadline);
+        let service = ServiceName::parse("render-test").unwrap();
+        metrics.trap(&service, "deadline");
+        metrics.rejection(&service);
+        metrics::histogram!("slotd_swap_pause_seconds").record(0.5);
+        let text = metrics.render();
+        for start in [
+            "slotd_messages_total ",
+            "# HELP slotd_guest_call_seconds One call of a plugin",
+            "# TYPE slotd_guest_call_seconds histogram",
+            "slotd_guest_call_seconds_bucket{call=\"handle\",le=\"0.000005\"} ",
+            "slotd_guest_call_seconds_bucket{call=\"handle\",le=\"+Inf\"} ",
+            "slotd_guest_call_seconds_count{call=\"query\"} ",
+            "slotd_swap_pause_seconds_sum ",
+            "slotd_errors_total{code=\"plugin-deadline\"} ",
+            "slotd_traps_total{service=\"render-test\",kind=\"deadline\"} 1",
+            "slotd_rejections_total{service=\"render-test\"} 1",
+            "slotd_open_sockets{kind=\"sse\"} ",
+            "process_resident_memory_bytes ",
+            "slotd_build_info{version=\"",
+        ] {
+            assert!(line(&text, start).is_some(), "no {start:?} in\n{text}");
+        }
+        assert!(!text.contains("NaN"));
+        // Every family once: Prometheus refuses the whole answer otherwise.
+        let mut types: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
+        let all = types.len();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(all, types.len());
+    }
+
+    /// Depths must come from the node that runs, and go with it.
+    #[test]
+    fn depths_are_read_at_the_scrape_and_end_with_their_source() {
+        let source = scrape::on_scrape(|| scrape::Snapshot {
+            mailboxes: vec![(9_001, 7)],
+            instances: 2,
+            ..Default::default()
+        });
+        let depth = "slotd_slot_mailbox_depth{slot=\"9001\"}";
+        assert_eq!(
+            line(&metrics().render(), depth),
+            Some("slotd_slot_mailbox_depth{slot=\"9001\"} 7")
+        );
+        drop(source);
+        assert_eq!(line(&metrics().render(), depth), None);
+    }
+
+    /// A histogram that loses records under contention lies about the busiest moments.
+    #[test]
+    fn histograms_lose_nothing_between_threads() {
+        let histogram = Arc::new(super::super::histogram::FixedHistogram::new(COUNT));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let handle = Histogram::from_arc(histogram.clone());
+                scope.spawn(move || (0..10_000).for_each(|n| handle.record((n % 5) as f64)));
+            }
+        });
+        let mut text = String::new();
+        histogram.render("h", "", &mut text);
+        assert_eq!(line(&text, "h_sum"), Some("h_sum 80000"));
+        assert_eq!(line(&text, "h_count"), Some("h_count 40000"));
+        assert_eq!(line(&text, "h_bucket{le=\"2\"}"), Some("h_bucket{le=\"2\"} 24000"));
+    }
+}

@@ -1,0 +1,153 @@
+//! What happens after a panic: a bug in slotd.
+//!
+//! A panic leaves whatever the thread or task owned in an unknown shape, so nothing goes on with
+//! it. There are two kinds.
+//!
+//! - **Contained**: the task owns all that it touched, and its owner makes it anew. A slot's task
+//!   is one: it is dropped with its memory, and the slot starts again from its log, as after a
+//!   crash. Otherwise one message that finds a bug would stop the other slots too. Such a task
+//!   runs under [`contain`].
+//! - **Fatal**: everything else (the committer, the store's threads, the epoch ticker). Others wait
+//!   for it or share its data, so the process ends with [`EXIT_CODE`] and starts again from its
+//!   log, which is what recovery is for. `slotd serve` waits for [`fatal`].
+//!
+//! Both are logged with their place and counted in `slotd_panics_total`.
+
+use futures_util::FutureExt;
+use std::{
+    any::Any,
+    cell::Cell,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind},
+    pin::pin,
+    sync::Once,
+};
+use tokio::sync::watch;
+
+/// The process's exit code after a fatal panic.
+pub const EXIT_CODE: u8 = 70;
+
+/// The cause, once there is one.
+static FATAL: std::sync::LazyLock<watch::Sender<Option<String>>> =
+    std::sync::LazyLock::new(|| watch::Sender::new(None));
+
+thread_local! {
+    /// How many contained scopes this thread is in.
+    static CONTAINED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What was contained. The log has more.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{what} panicked: {message}")]
+pub struct Panicked {
+    pub what: &'static str,
+    pub message: String,
+}
+
+struct Scope;
+impl Scope {
+    fn enter() -> Self {
+        CONTAINED.set(CONTAINED.get() + 1);
+        Self
+    }
+}
+impl Drop for Scope {
+    fn drop(&mut self) {
+        CONTAINED.set(CONTAINED.get() - 1);
+    }
+}
+
+/// Runs a future whose panic ends nothing but itself. The caller must drop or make anew whatever
+/// the future could have left half done.
+///
+/// # Errors
+/// The panic.
+pub async fn contain<F: Future>(what: &'static str, future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
+    poll_fn(|context| {
+        let _scope = Scope::enter();
+        future.as_mut().poll(context)
+    })
+    .await
+    .map_err(|payload| Panicked { what, message: message(&*payload).into() })
+}
+
+/// As [`contain`], for a function.
+///
+/// # Errors
+/// The panic.
+pub fn contain_sync<T>(what: &'static str, work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    let _scope = Scope::enter();
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|payload| Panicked { what, message: message(&*payload).into() })
+}
+
+/// Resolves with the cause after a panic that nothing contained.
+pub async fn fatal() -> String {
+    let mut cause = FATAL.subscribe();
+    match cause.wait_for(Option::is_some).await {
+        Ok(cause) => cause.clone().unwrap_or_default(),
+        // The sender is static: it never goes away.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Logs, counts and sorts every panic from now on.
+pub fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(hook)));
+}
+
+fn hook(panic: &PanicHookInfo<'_>) {
+    let contained = CONTAINED.get() > 0;
+    let message = message(panic.payload());
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let backtrace = std::backtrace::Backtrace::capture();
+    super::metrics().panics.increment(1);
+    if tracing::dispatcher::has_been_set() {
+        let consequence = if contained {
+            "what panicked is made anew"
+        } else {
+            "nothing contains this: the process ends"
+        };
+        tracing::error!(%message, %place, thread, %backtrace, "panic, a bug in slotd; {consequence}");
+    } else {
+        eprintln!("slotd: a bug: thread {thread} panicked at {place}: {message}\n{backtrace}");
+    }
+    if !contained {
+        FATAL.send_if_modified(|cause| {
+            let first = cause.is_none();
+            cause.get_or_insert_with(|| format!("thread {thread} panicked at {place}: {message}"));
+            first
+        });
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "(no message)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it one message that finds a bug would stop every slot of the node.
+    #[tokio::test]
+    async fn a_contained_panic_ends_only_its_task() {
+        let result = contain("a slot", async {
+            tokio::task::yield_now().await;
+            panic!("on {}", "purpose")
+        });
+        let panicked: Result<(), Panicked> = result.await;
+        assert_eq!(panicked.unwrap_err().to_string(), "a slot panicked: on purpose");
+        assert_eq!(contain("fine", async { 7 }).await.unwrap(), 7);
+        assert!(contain_sync("work", || panic!("on purpose")).map(|()| ()).is_err());
+        assert_eq!(CONTAINED.get(), 0);
+    }
+}

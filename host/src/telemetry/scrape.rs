@@ -1,0 +1,103 @@
+//! Metrics that are read when someone asks, rather than kept up to date on the way of a message.
+
+use super::metrics::Metric;
+use crate::names::SlotId;
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// What a node says of itself at a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Messages that wait, for each running slot.
+    pub mailboxes: Vec<(SlotId, usize)>,
+    /// Live instances of plugins.
+    pub instances: u64,
+    /// Sessions whose state is in memory, and the bytes they take.
+    pub sessions_cached: u64,
+    pub session_cache_bytes: u64,
+    /// Whether requests can be served.
+    pub ready: bool,
+}
+
+const LABEL_SLOT: &[(&str, &str)] = &[("slot", "…")];
+const LABEL_VERSION: &[(&str, &str)] = &[("version", "…")];
+
+/// In the order of [`collect`].
+pub(super) static SCRAPED: &[Metric] = &[
+    Metric::scraped("slotd_slot_mailbox_depth", LABEL_SLOT, "Messages that wait for a slot."),
+    Metric::scraped("slotd_slots_running", &[], "Slots that run."),
+    Metric::scraped("slotd_instances", &[], "Instances of plugins that are alive."),
+    Metric::scraped("slotd_sessions_cached", &[], "Sessions whose state is in memory."),
+    Metric::scraped("slotd_session_cache_bytes", &[], "Memory of these sessions."),
+    Metric::scraped("slotd_ready", &[], "1 when requests can be served."),
+    Metric::scraped("slotd_build_info", LABEL_VERSION, "1; the label has the version of slotd."),
+    Metric::scraped("process_resident_memory_bytes", &[], "Resident memory."),
+    Metric::scraped("process_open_fds", &[], "Open file descriptors."),
+    Metric::scraped("process_start_time_seconds", &[], "Start, in seconds since the Unix epoch."),
+];
+
+type Source = dyn Fn() -> Snapshot + Send + Sync;
+static SOURCES: Mutex<Vec<Weak<Source>>> = Mutex::new(Vec::new());
+
+/// Keeps a source; dropping it ends it.
+#[must_use = "dropping it ends the source"]
+pub struct SourceGuard(#[allow(dead_code, reason = "held for its drop")] Arc<Source>);
+
+/// Asks `source` at every scrape, until the guard is dropped. It runs on the scraper's task: keep
+/// it short, and give it no more than a weak hold of what it reads.
+pub fn on_scrape(source: impl Fn() -> Snapshot + Send + Sync + 'static) -> SourceGuard {
+    let source: Arc<Source> = Arc::new(source);
+    let mut sources = SOURCES.lock();
+    sources.retain(|known| known.strong_count() > 0);
+    sources.push(Arc::downgrade(&source));
+    SourceGuard(source)
+}
+
+/// The values of [`SCRAPED`], each with its label's value.
+pub(super) fn collect() -> Vec<(&'static Metric, Vec<(String, u64)>)> {
+    let sources: Vec<Arc<Source>> = SOURCES.lock().iter().filter_map(Weak::upgrade).collect();
+    let snapshots: Vec<Snapshot> = sources.iter().map(|source| source()).collect();
+    // Two nodes in one process (tests) may have the same slot; a series may show only once.
+    let mut depths: BTreeMap<SlotId, u64> = BTreeMap::new();
+    for (slot, depth) in snapshots.iter().flat_map(|s| &s.mailboxes) {
+        *depths.entry(*slot).or_default() += *depth as u64;
+    }
+    let running = snapshots.iter().map(|s| s.mailboxes.len() as u64).sum();
+    let sum = |of: fn(&Snapshot) -> u64| one(snapshots.iter().map(of).sum());
+    let ready = !snapshots.is_empty() && snapshots.iter().all(|s| s.ready);
+    let values: [Vec<(String, u64)>; 10] = [
+        depths.into_iter().map(|(slot, depth)| (slot.to_string(), depth)).collect(),
+        one(running),
+        sum(|s| s.instances),
+        sum(|s| s.sessions_cached),
+        sum(|s| s.session_cache_bytes),
+        one(u64::from(ready)),
+        vec![(env!("CARGO_PKG_VERSION").into(), 1)],
+        resident_bytes().map_or_else(Vec::new, one),
+        std::fs::read_dir("/proc/self/fd").map_or_else(|_| Vec::new(), |d| one(d.count() as u64)),
+        one(started()),
+    ];
+    SCRAPED.iter().zip(values).filter(|(_, values)| !values.is_empty()).collect()
+}
+
+fn one(value: u64) -> Vec<(String, u64)> {
+    vec![(String::new(), value)]
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+/// When metrics were first asked for or the process told us of its start: near enough.
+pub(super) fn started() -> u64 {
+    static STARTED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *STARTED.get_or_init(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    })
+}
