@@ -9,14 +9,8 @@ use std::{
     time::Instant,
 };
 
-/// The plugins that ship: the component's name, and its crate's folder under `plugins/`.
-const PLUGINS: &[(&str, &str)] = &[
-    ("counter", "counter"),
-    ("chat-v1", "chat/v1"),
-    ("chat-v2", "chat/v2"),
-    ("hostile-v1", "hostile/v1"),
-    ("hostile-v2", "hostile/v2"),
-];
+/// The components that ship, each from its crate under `plugins/`.
+const PLUGINS: &[&str] = &["counter", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2"];
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, tests, shows and measures slotd")]
@@ -145,11 +139,11 @@ impl Workshop {
     fn plugins(&self, profile: Profile) -> anyhow::Result<PathBuf> {
         let out = self.target().join("plugins");
         std::fs::create_dir_all(&out)?;
-        for (name, folder) in PLUGINS {
+        for name in PLUGINS {
             self.say(&format!("building the plugin {name}"));
             let component = out.join(name).with_extension("wasm");
             let mut build = Command::new(self.slotd(profile));
-            build.args(["plugin", "build"]).arg(self.root.join("plugins").join(folder));
+            build.args(["plugin", "build"]).arg(self.root.join("plugins").join(name));
             self.run(build.arg("--out").arg(component))?;
         }
         Ok(out)
