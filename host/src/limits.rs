@@ -84,7 +84,7 @@ pub const SWAP_WAIT: Duration = Duration::from_secs(30);
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Linear memory of one instance.
 pub const GUEST_MEMORY_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
-/// Elements of one table of an instance.
+/// Elements of all tables of one instance.
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Time that one call of a guest may take.
 pub const GUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
