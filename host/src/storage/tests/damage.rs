@@ -44,7 +44,7 @@ fn offsets(len: usize, seed: usize) -> Vec<usize> {
 
 /// Flips a byte of a copy and opens it. `None`: it opened and all was there.
 fn flip(from: &Path, file: &Path, offset: usize, bits: u8, want: &[String]) -> Option<String> {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     copy(from, home.path());
     let path = home.path().join(file.strip_prefix(from).unwrap());
     let mut bytes = std::fs::read(&path).unwrap();
@@ -95,9 +95,9 @@ fn flip_everywhere(home: &Path, want: &[String]) {
 /// Invariant: never wrong or missing data. All of it in tables, after an orderly stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_byte_after_an_orderly_stop_is_refused_or_harmless() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let want = populate(home.path(), 40, true).await;
-    let compact = tempfile::tempdir().unwrap();
+    let compact = scratch();
     copy(home.path(), compact.path());
     tokio::task::spawn_blocking(move || flip_everywhere(compact.path(), &want)).await.unwrap();
 }
@@ -105,9 +105,9 @@ async fn a_changed_byte_after_an_orderly_stop_is_refused_or_harmless() {
 /// The same with most of it in the journal only, as a crash leaves it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_byte_after_a_crash_is_refused_or_harmless() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let want = populate(home.path(), 40, false).await;
-    let compact = tempfile::tempdir().unwrap();
+    let compact = scratch();
     copy(home.path(), compact.path());
     tokio::task::spawn_blocking(move || flip_everywhere(compact.path(), &want)).await.unwrap();
 }
@@ -115,9 +115,9 @@ async fn a_changed_byte_after_a_crash_is_refused_or_harmless() {
 /// The journal is where acknowledged data lives longest without a second copy: every byte of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_byte_of_a_journal_is_watched() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let want = populate(home.path(), 3, false).await;
-    let compact = tempfile::tempdir().unwrap();
+    let compact = scratch();
     copy(home.path(), compact.path());
     tokio::task::spawn_blocking(move || {
         let mut all = Vec::new();
@@ -137,12 +137,12 @@ async fn every_byte_of_a_journal_is_watched() {
 /// A file that is gone must not read as an empty one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_file_is_refused() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     populate(home.path(), 40, true).await;
     let mut all = Vec::new();
     files(home.path(), &mut all);
     for file in all {
-        let other = tempfile::tempdir().unwrap();
+        let other = scratch();
         copy(home.path(), other.path());
         let name = file.strip_prefix(home.path()).unwrap();
         std::fs::remove_file(other.path().join(name)).unwrap();
@@ -160,9 +160,9 @@ async fn a_missing_file_is_refused() {
 /// A write cut at any byte was never acknowledged: the store opens without it, whole otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_cut_at_every_byte_of_its_last_batch_opens() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     populate(home.path(), 6, false).await;
-    let before = tempfile::tempdir().unwrap();
+    let before = scratch();
     copy(home.path(), before.path());
     let journal = |dir: &Path| {
         let mut all = Vec::new();
@@ -182,7 +182,7 @@ async fn a_log_cut_at_every_byte_of_its_last_batch_opens() {
     };
     assert!(without != with);
     // Only the claim and the message were written, before the second open replayed them.
-    let after = tempfile::tempdir().unwrap();
+    let after = scratch();
     {
         let dir = open(before.path());
         let mut slot = Slot::start(&dir, 0).await;
@@ -197,7 +197,7 @@ async fn a_log_cut_at_every_byte_of_its_last_batch_opens() {
         let mut seen = (0, 0);
         for cut in start..=whole.len() {
             for zeros in [0, 5000] {
-                let other = tempfile::tempdir().unwrap();
+                let other = scratch();
                 copy(after.path(), other.path());
                 let mut bytes = whole[..cut].to_vec();
                 bytes.resize(cut + zeros, 0);

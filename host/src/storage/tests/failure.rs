@@ -9,7 +9,7 @@ struct Disk(tempfile::TempDir);
 
 impl Disk {
     fn new(mib: u32) -> Option<Self> {
-        let home = tempfile::tempdir().unwrap();
+        let home = scratch();
         let size = format!("size={mib}m");
         let done = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "slotd-test"])
@@ -147,7 +147,7 @@ async fn reopening_waits_for_room() {
 /// Damage that shows while the node runs: the read says which file, and so does the health.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_found_by_a_read_names_the_file() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     populate(home.path(), 40, true).await;
     // Opened as a large directory is: tables are checked later.
     let dir = open(home.path());
@@ -176,7 +176,7 @@ async fn damage_found_by_a_read_names_the_file() {
 /// Above the limit tables are checked in the background; damage must still stop the node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_found_in_the_background_stops_the_store() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     populate(home.path(), 40, true).await;
     let folder = home.path().join("db/keyspaces/6/tables");
     let table = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();

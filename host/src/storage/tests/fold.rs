@@ -60,7 +60,7 @@ impl Model {
 }
 
 async fn run(steps: Vec<Step>) {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let mut dir = open(home.path());
     let mut slot = Slot::start(&dir, 0).await;
     let mut model = Model::default();

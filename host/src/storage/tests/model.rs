@@ -6,7 +6,7 @@ use crate::names::SessionId;
 /// Listings are what clients page through: an entry skipped or given twice is lost or doubled.
 #[tokio::test]
 async fn listings_page_in_order() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     let mut slot = Slot::start(&dir, 3).await;
     let names = ["a", "aa", "ab", "b", "b\u{ff}", "ba", "é"];
@@ -50,7 +50,7 @@ async fn listings_page_in_order() {
 /// History is stored in pieces; a page must not depend on where they end.
 #[tokio::test]
 async fn history_pages_across_its_pieces() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     let mut slot = Slot::start(&dir, 0).await;
     for round in 0..700u64 {
@@ -79,7 +79,7 @@ async fn history_pages_across_its_pieces() {
 /// A deleted session's rows must neither show nor stay for ever, across restarts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_deleted_goes_away() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     let mut slot = Slot::start(&dir, 0).await;
     for round in 0..50 {
@@ -122,7 +122,7 @@ async fn what_is_deleted_goes_away() {
 /// Pins are listed until a newer deployment takes the session, or it is deleted.
 #[tokio::test]
 async fn pins_come_and_go() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     let mut slot = Slot::start(&dir, 0).await;
     let service = session("x").service;
