@@ -94,10 +94,10 @@ pub const LOG_LINE_BYTES_MAX: usize = 2_048;
 
 // --- storage ----------------------------------------------------------------------------------
 
-/// Memory for the store's cache of blocks, beside the operating system's own.
-pub const STORE_CACHE_BYTES_DEFAULT: usize = 32 * 1024 * 1024;
-/// Room on the disk below which messages are refused: enough to flush, compact and shut down.
-pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+/// Free space that writes leave on the disk: what flushes and compactions need to finish.
+pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Memory for blocks that were read from the store's tables.
+pub const BLOCK_CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
 
 // --- configuration ----------------------------------------------------------------------------
 
@@ -130,11 +130,19 @@ pub const CLIENT_RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 // --- connections ------------------------------------------------------------------------------
 
+/// Connections of the API listener, sockets included; past it new ones wait in the kernel's queue.
+/// Each costs a file descriptor and, while idle, about 20 KiB.
+pub const CONNECTIONS_DEFAULT: usize = 10_000;
+
 /// Committed messages that wait for one subscriber before it is told of a gap.
 pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
 /// Subscribers of one session.
 pub const SUBSCRIBERS_PER_SESSION_MAX: usize = 10_000;
 /// Messages of one WebSocket that are under way; past it the socket is not read.
 pub const SOCKET_IN_FLIGHT_MAX: usize = 64;
+/// File descriptors that a node needs beside its connections: the store's tables and journals.
+pub const FILES_BESIDE_CONNECTIONS: u64 = 512;
+/// After the grace: time for the store's last write before the process ends all the same.
+pub const SHUTDOWN_OVERTIME: Duration = Duration::from_secs(10);
 /// Time to finish what is in flight after SIGTERM.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(20);
