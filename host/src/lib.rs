@@ -14,6 +14,8 @@ mod node_types;
 pub mod plugin;
 pub mod ring;
 pub mod router;
+pub mod service;
 pub mod slot;
 pub mod state;
+pub mod storage;
 pub mod telemetry;

@@ -32,10 +32,14 @@ pub const CONTROL_ORDERS_MAX: usize = 16;
 pub const BATCH_MESSAGES_MAX: usize = 256;
 /// Bytes after which a batch takes no further message; one message more may pass it.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Mail that a slot takes in one turn before it looks at its orders again.
+pub const MAIL_PER_TURN_MAX: usize = 64;
 /// A slot without a message, subscriber or unflushed change for this long stops.
 pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// How often a slot's committed changes go to the state store; bounds replay at start.
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Turns into which the slots' flushes are spread over one interval.
+pub const FLUSH_TICKS: u32 = 16;
 /// Committed bytes of one slot that wait for the state store before it is written at once.
 pub const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
 /// Memory for cached sessions over all slots of a node.
@@ -59,6 +63,21 @@ pub const PAGE_ENTRIES_DEFAULT: usize = 100;
 /// Bytes after which a page ends early (it always has one entry at least).
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
+// --- services ---------------------------------------------------------------------------------
+
+/// Deployments that a service's catalogue tells apart; each is some hundred bytes, kept for good.
+pub const DEPLOYMENTS_PER_SERVICE_MAX: usize = 10_000;
+/// How far back `rollback` can go.
+pub const ROLLBACK_STEPS_MAX: usize = 100;
+/// Slots that a swap moves at a time.
+pub const SWAP_CONCURRENCY_MAX: usize = 64;
+/// Back-off of a swap with a slot that can't be moved now.
+pub const SWAP_RETRY_MIN: Duration = Duration::from_millis(20);
+pub const SWAP_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long a deploy or rollback waits for another one of the same service to end, and for its
+/// own slots to move before it answers with the swap still under way.
+pub const SWAP_WAIT: Duration = Duration::from_secs(30);
+
 // --- guests -----------------------------------------------------------------------------------
 
 /// A component that is uploaded: Python's are 18 MB.
@@ -79,6 +98,8 @@ pub const STATE_KEY_BYTES_MAX: usize = 1_024;
 pub const STATE_VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// Keys and values that one message may write.
 pub const STATE_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// All keys and values of one session: a session lives in one slot's memory when it is busy.
+pub const SESSION_STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Entries that one scan gives.
 pub const STATE_SCAN_ENTRIES_MAX: u32 = 1_000;
 /// Bytes of a reply or of a rejection's message.
@@ -91,13 +112,33 @@ pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 pub const LOG_LINES_MAX: u32 = 100;
 /// Bytes of one log line; the rest is cut.
 pub const LOG_LINE_BYTES_MAX: usize = 2_048;
-
-// --- storage ----------------------------------------------------------------------------------
-
-/// Free space that writes leave on the disk: what flushes and compactions need to finish.
-pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
-/// Memory for blocks that were read from the store's tables.
-pub const BLOCK_CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+/// Lines a second that all instances of one plugin may log: a line a message would drown the rest.
+pub const PLUGIN_LOG_LINES_PER_SECOND_MAX: u32 = 1_000;
+/// Bytes that one host call may carry from the guest, or one reply: a value, an event or a reply
+/// with its names. Checked before the host copies anything.
+pub const HOST_CALL_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+/// Bytes of an event's kind: it is a name.
+pub const EVENT_KIND_BYTES_MAX: usize = 64;
+/// Bytes of a rejection's code: it is a name.
+pub const REJECTION_CODE_BYTES_MAX: usize = 64;
+/// Bytes of a rejection's message: one sentence for people.
+pub const REJECTION_MESSAGE_BYTES_MAX: usize = 4_096;
+/// Bytes of what is told of a trap.
+pub const TRAP_TEXT_BYTES_MAX: usize = 512;
+/// Stack of a guest. Deep recursion ends here; what it touched stays with the instance.
+pub const GUEST_STACK_BYTES: usize = 512 * 1024;
+/// Stack below the guest's, for host functions: a state read goes down into the store.
+pub const GUEST_HOST_STACK_BYTES: usize = 1024 * 1024;
+/// Core instances, memories and tables of one component instance; Python's needs a dozen.
+pub const GUEST_CORE_INSTANCES_MAX: usize = 128;
+pub const GUEST_MEMORIES_MAX: usize = 8;
+pub const GUEST_TABLES_MAX: usize = 64;
+/// WASI handles (streams, pollables) that one instance may hold.
+pub const GUEST_HANDLES_MAX: usize = 1_000;
+/// Random bytes that one WASI call gives.
+pub const GUEST_RANDOM_BYTES_MAX: usize = 64 * 1024;
+/// Components that are compiled at the same time: each may use every core and much memory.
+pub const COMPILES_MAX: usize = 2;
 
 // --- configuration ----------------------------------------------------------------------------
 
@@ -146,3 +187,37 @@ pub const FILES_BESIDE_CONNECTIONS: u64 = 512;
 pub const SHUTDOWN_OVERTIME: Duration = Duration::from_secs(10);
 /// Time to finish what is in flight after SIGTERM.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(20);
+
+// --- storage ----------------------------------------------------------------------------------
+
+/// Free space that writes leave on the disk: what flushes and compactions need to finish.
+pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// How old a look at the free space may be: one `statvfs` is cheap, one a commit is not needed.
+pub const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Memory for blocks that were read from the store's tables.
+pub const BLOCK_CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+/// Journals on disk beyond which memtables are written out; also bounds replay at start.
+pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one group commit; the rest goes to the next one. Bounds the time of one fsync.
+pub const GROUP_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// One batch of one slot, encoded: the largest message with all that it may write, twice over.
+pub const LOG_BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Appends and claims that wait for the committer, per slot and in all as many again. One append
+/// of a slot is in flight at a time, so only claims that race could ever reach it.
+pub const COMMIT_QUEUE_PER_SLOT_MAX: usize = 4;
+/// Bytes of log that a recovery folds in memory before it writes them to the state store.
+pub const REPLAY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Tables (in bytes) that are checked in full before a node opens; above it, in the background.
+pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Entries and bytes of one stored piece of history.
+pub const HISTORY_CHUNK_ENTRIES_MAX: usize = 256;
+pub const HISTORY_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Rows of a deleted session that one background step removes: keeps the journal's lock short.
+pub const GARBAGE_ROWS_PER_STEP: usize = 512;
+/// Time that slots have to stop before a store that failed is opened again.
+pub const REOPEN_GRACE: Duration = Duration::from_secs(10);
+/// Back-off while it can't be.
+pub const REOPEN_RETRY_MIN: Duration = Duration::from_millis(200);
+pub const REOPEN_RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often the store's background thread looks for work.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);

@@ -1,1 +1,12 @@
+//! What slotd's system tests, demo and benchmark are made of: real nodes, typed clients, plugins
+//! and conversations.
 
+pub mod api;
+pub mod conversations;
+pub mod histogram;
+pub mod http;
+pub mod load;
+pub mod node;
+pub mod plugins;
+pub mod socket;
+pub mod sse;

@@ -1,1 +1,190 @@
-fn main() {}
+//! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|lint`.
+
+use anyhow::{Context, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+/// The plugins that ship, as folders under `plugins/`.
+const PLUGINS: &[&str] = &["counter", "chat-v1", "chat-v2", "hostile"];
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, tests, shows and measures slotd")]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Sets up what building plugins needs, and says what it did; does nothing the second time
+    Setup,
+    /// Runs every test: the workspace's and the plugins' own
+    Test {
+        /// Passed on to `cargo test --workspace`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
+    /// Shows slotd at work: replays conversations and swaps the plugin while they talk
+    Demo {
+        /// End after the account instead of serving until Ctrl-C
+        #[arg(long)]
+        exit: bool,
+        /// A folder of JSONL conversations [default: examples/conversations]
+        #[arg(long, value_name = "DIR")]
+        conversations: Option<PathBuf>,
+        /// Clients that talk at once, at least one for each conversation
+        #[arg(long, value_name = "N")]
+        clients: Option<usize>,
+        #[arg(long, value_enum, default_value = "release")]
+        profile: Profile,
+    },
+    /// Measures slotd beside the bare ceiling, and what it needs
+    Bench {
+        /// Passed on to the benchmark: see `cargo xtask bench -- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
+    /// Checks format and lints
+    Lint,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Profile {
+    Dev,
+    Release,
+}
+
+fn main() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let work = Workshop { root: root.to_owned(), started: Instant::now() };
+    match Args::parse().command {
+        Task::Setup => {
+            work.build(Profile::Dev, &["-p", "slotd"])?;
+            work.setup(Profile::Dev)
+        }
+        Task::Test { rest } => work.test(&rest),
+        Task::Demo { exit, conversations, clients, profile } => {
+            let mut args: Vec<OsString> = Vec::new();
+            args.extend(exit.then(|| "--exit".into()));
+            if let Some(dir) = conversations {
+                args.extend(["--conversations".into(), std::path::absolute(dir)?.into()]);
+            }
+            args.extend(
+                clients.into_iter().flat_map(|n| ["--clients".into(), n.to_string().into()]),
+            );
+            work.program("demo", profile, &args)
+        }
+        Task::Bench { rest } => work.program("bench", Profile::Release, &rest),
+        Task::Lint => work.lint(),
+    }
+}
+
+/// The workspace and the tools that work on it.
+struct Workshop {
+    root: PathBuf,
+    started: Instant,
+}
+
+impl Workshop {
+    fn test(&self, rest: &[OsString]) -> anyhow::Result<()> {
+        self.build(Profile::Dev, &["-p", "slotd"])?;
+        self.setup(Profile::Dev)?;
+        let plugins = self.plugins(Profile::Dev)?;
+        self.say("testing the workspace");
+        self.run(
+            self.cargo()
+                .args(["test", "--workspace"])
+                .args(rest)
+                .env("SLOTD_TEST_PLUGINS", &plugins)
+                .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev)),
+        )?;
+        if rest.is_empty() {
+            self.say("testing the plugins natively");
+            self.run(self.cargo().arg("test").current_dir(self.root.join("plugins")))?;
+        }
+        self.say("all tests passed");
+        Ok(())
+    }
+
+    fn program(&self, name: &str, profile: Profile, args: &[OsString]) -> anyhow::Result<()> {
+        self.build(profile, &["-p", "slotd", "-p", "slotd-tests", "--bins"])?;
+        self.setup(profile)?;
+        let plugins = self.plugins(profile)?;
+        self.say(&format!("starting the {name}"));
+        let mut program = Command::new(self.built(profile, name));
+        self.run(program.args(args).env("SLOTD_TEST_PLUGINS", plugins))
+    }
+
+    fn lint(&self) -> anyhow::Result<()> {
+        for dir in [self.root.clone(), self.root.join("plugins")] {
+            self.run(self.cargo().args(["fmt", "--all", "--check"]).current_dir(&dir))?;
+            let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+            self.run(self.cargo().args(clippy).current_dir(&dir))?;
+        }
+        Ok(())
+    }
+
+    /// Sets up the toolchain for plugins; slotd's own command says what it did.
+    fn setup(&self, profile: Profile) -> anyhow::Result<()> {
+        self.say("setting up what building plugins needs");
+        self.run(Command::new(self.slotd(profile)).args(["plugin", "setup"]))
+    }
+
+    /// Builds the plugins that ship into one folder, which it gives.
+    fn plugins(&self, profile: Profile) -> anyhow::Result<PathBuf> {
+        let out = self.target().join("plugins");
+        std::fs::create_dir_all(&out)?;
+        for name in PLUGINS {
+            self.say(&format!("building the plugin {name}"));
+            let component = out.join(name).with_extension("wasm");
+            let mut build = Command::new(self.slotd(profile));
+            build.args(["plugin", "build"]).arg(self.root.join("plugins").join(name));
+            self.run(build.arg("--out").arg(component))?;
+        }
+        Ok(out)
+    }
+
+    fn build(&self, profile: Profile, what: &[&str]) -> anyhow::Result<()> {
+        self.say("building slotd (the first time takes minutes)");
+        let release = matches!(profile, Profile::Release).then_some("--release");
+        self.run(self.cargo().arg("build").args(release).args(what))
+    }
+
+    fn cargo(&self) -> Command {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(&self.root);
+        cargo
+    }
+
+    fn run(&self, command: &mut Command) -> anyhow::Result<()> {
+        let status = command.status().with_context(|| format!("starting {command:?}"))?;
+        ensure!(status.success(), "{command:?} ended with {status}");
+        Ok(())
+    }
+
+    fn slotd(&self, profile: Profile) -> PathBuf {
+        self.built(profile, "slotd")
+    }
+
+    fn built(&self, profile: Profile, name: &str) -> PathBuf {
+        let folder = match profile {
+            Profile::Dev => "debug",
+            Profile::Release => "release",
+        };
+        self.target().join(folder).join(name)
+    }
+
+    fn target(&self) -> PathBuf {
+        std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| self.root.join("target"), |dir| self.root.join(dir))
+    }
+
+    fn say(&self, what: &str) {
+        eprintln!("==> {what} ({} s)", self.started.elapsed().as_secs());
+    }
+}

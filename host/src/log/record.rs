@@ -7,6 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The version of the encoding, the first byte of every batch.
 pub const BATCH_FORMAT: u8 = 1;
@@ -58,7 +59,8 @@ pub struct Message {
     /// prefix of everything that is stored of it, so that a deleted session's data cannot show
     /// in a new one of the same name.
     pub session_number: u64,
-    pub entry: Entry,
+    /// Shared with the session's cache and its readers.
+    pub entry: Arc<Entry>,
     /// Hash of what an idempotent repeat must have in common with the first (content type, body).
     pub fingerprint: u128,
     /// Changes of the session's state; `None` deletes.

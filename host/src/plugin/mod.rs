@@ -1,6 +1,24 @@
 //! The plugin host: components stored by digest, checked, compiled once, instantiated per slot,
 //! called with a session's state behind them, and contained when they misbehave.
 
+mod bindings;
+mod check;
+mod engine;
+mod guest_log;
+mod host;
+mod imports;
+mod instance;
+mod limiter;
+mod store;
+#[cfg(test)]
+mod testkit;
+#[cfg(test)]
+mod tests;
+mod types;
+mod wasi;
+
+pub use check::inspect;
+
 use crate::{error::Rejection, log::record::Event, names::SessionKey, state::StateError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -72,6 +90,8 @@ pub struct Outcome {
     pub result: Result<Reply, Failure>,
     pub events: Vec<Event>,
     pub host_calls: u32,
+    /// From the call's begin to its end, with the times that it let others run.
+    pub elapsed: Duration,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -200,59 +220,89 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-// ---- to be implemented -------------------------------------------------------------------------
-
 /// The engine, the stored components and the compiled plugins of a node. Cheap to share.
-pub struct PluginHost {}
+#[derive(Clone)]
+pub struct PluginHost {
+    inner: Arc<host::Inner>,
+}
 
 /// A compiled component, ready to be instantiated.
-pub struct Plugin {}
+pub struct Plugin {
+    digest: Digest,
+    version: Option<String>,
+    pre: bindings::HandlerPre<instance::HostState>,
+    options: Arc<PluginOptions>,
+    log: Arc<guest_log::PluginLog>,
+}
 
 /// One instance of a plugin, owned by one slot. Dropped after any fatal failure.
-pub struct Instance {}
+pub struct Instance {
+    inner: instance::Inner,
+}
 
 impl PluginHost {
-    pub fn new(_options: PluginOptions) -> Result<Self, PluginError> {
-        unimplemented!()
+    /// Makes the engine and opens the folder of components, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`PluginError::Failed`] when the folder can't be made or read.
+    pub fn new(options: PluginOptions) -> Result<Self, PluginError> {
+        Ok(Self { inner: Arc::new(host::Inner::new(options)?) })
     }
     /// Checks, stores by digest, compiles and instantiates once on trial. Storing what is already
-    /// stored is a no-op. On an error nothing is left behind.
-    pub async fn add(&self, _component: Bytes) -> Result<Arc<Plugin>, PluginError> {
-        unimplemented!()
+    /// stored is a no-op. On an error nothing is left behind. Goes on when the caller gives up.
+    ///
+    /// # Errors
+    /// [`PluginError::Refused`] with every reason that is known without running it, else with the
+    /// first that compiling or instantiating showed; [`PluginError::Failed`] for the disk.
+    pub async fn add(&self, component: Bytes) -> Result<Arc<Plugin>, PluginError> {
+        let inner = Arc::clone(&self.inner);
+        host::finish(async move { inner.add(component).await }).await
     }
     /// A stored component, compiled (from the cache where it has it). Verifies the digest of what
     /// it reads. Concurrent calls for one digest compile once.
-    pub async fn load(&self, _digest: Digest) -> Result<Arc<Plugin>, PluginError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`PluginError::Missing`] when it is not stored here; [`PluginError::Failed`] when what is
+    /// stored is damaged (the sentence names the file), or for the disk.
+    pub async fn load(&self, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
+        let inner = Arc::clone(&self.inner);
+        host::finish(async move { inner.load(digest).await }).await
     }
     /// The bytes of a stored component.
-    pub async fn component(&self, _digest: Digest) -> Result<Bytes, PluginError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn component(&self, digest: Digest) -> Result<Bytes, PluginError> {
+        self.inner.component(digest).await
     }
-}
-
-/// Says what a file is and whether it fits; never fails.
-pub fn inspect(_component: &[u8]) -> Inspection {
-    unimplemented!()
 }
 
 impl Plugin {
     pub fn digest(&self) -> Digest {
-        unimplemented!()
+        self.digest
     }
     /// The version that the component itself carries, if any.
     pub fn version(&self) -> Option<&str> {
-        unimplemented!()
+        self.version.as_deref()
     }
+    /// A new instance, made within the deadline of a call.
+    ///
+    /// # Errors
+    /// [`PluginError::Refused`] when the component's own start fails, or asks for too much.
     pub async fn instantiate(&self) -> Result<Instance, PluginError> {
-        unimplemented!()
+        instance::instantiate(self).await
     }
 }
 
 impl Instance {
     /// Runs one call to its end, its deadline or its limit. Yields to other tasks each epoch.
-    /// After an outcome whose failure [`Failure::is_fatal`], the instance must be dropped.
-    pub async fn call(&mut self, _call: Call) -> Outcome {
-        unimplemented!()
+    /// After an outcome whose failure [`Failure::is_fatal`], and after this future was dropped
+    /// unfinished, the instance must be dropped: a further call fails at once.
+    pub async fn call(&mut self, call: Call) -> Outcome {
+        self.inner.call(call).await
+    }
+    /// Linear memory that the instance holds; it never shrinks.
+    pub fn memory_bytes(&self) -> usize {
+        self.inner.memory_bytes()
     }
 }

@@ -1,1 +1,262 @@
-//! (slot)
+//! Slots: each has one task, which is the only writer of its sessions.
+//!
+//! A message comes in by the [`SlotHandle`]'s mailbox, is applied by the [`task`] to a cached
+//! [`session`] through an [`overlay`], goes into the [`batch`] that fills while the one before it
+//! commits, and what it causes leaves through the output gate once that batch is durable.
+
+mod apply;
+pub mod batch;
+pub mod instances;
+pub mod overlay;
+pub mod read;
+pub mod session;
+pub mod subscribers;
+pub mod task;
+
+use crate::{
+    error::{Code, Error},
+    log::{Position, SlotLog, Term},
+    names::{ServiceName, SessionId, SessionKey, SlotId},
+    node_types::{Answer, History, Incoming, Range, Sent, SessionInfo, Subscribed},
+    plugin::{Plugin, PluginHost},
+    service::Catalogue,
+    state::StateStore,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// What every slot of a node shares.
+pub struct SlotContext {
+    /// The node's name, written into claims.
+    pub node: String,
+    pub log: Arc<dyn SlotLog>,
+    pub store: Arc<dyn StateStore>,
+    pub plugins: Arc<PluginHost>,
+    pub catalogue: Arc<Catalogue>,
+    pub options: SlotOptions,
+}
+
+#[derive(Clone, Debug)]
+pub struct SlotOptions {
+    pub mailbox_messages: usize,
+    /// Memory for the cached sessions of one slot.
+    pub cache_bytes: usize,
+}
+
+/// The answer's way back.
+pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What waits in a slot's mailbox.
+pub enum Mail {
+    Message {
+        key: SessionKey,
+        message: Incoming,
+        reply: Reply<Sent>,
+    },
+    Query {
+        key: SessionKey,
+        content_type: String,
+        body: Bytes,
+        reply: Reply<Answer>,
+    },
+    History {
+        key: SessionKey,
+        range: Range,
+        reply: Reply<History>,
+    },
+    Session {
+        key: SessionKey,
+        reply: Reply<SessionInfo>,
+    },
+    Delete {
+        key: SessionKey,
+        reply: Reply<()>,
+    },
+    Sessions {
+        service: ServiceName,
+        prefix: String,
+        after: Option<SessionId>,
+        limit: usize,
+        pinned: bool,
+        reply: Reply<Vec<SessionInfo>>,
+    },
+    Subscribe {
+        key: SessionKey,
+        after: u64,
+        reply: Reply<Subscribed>,
+    },
+}
+
+/// What a node tells a slot; taken before any mail.
+pub enum Order {
+    /// Go over to a deployment at the next message boundary. Answered when the record is durable,
+    /// with the time for which the slot took no message.
+    Activate { activation: Activation, reply: Reply<Duration> },
+    /// Write committed changes to the state store.
+    Flush,
+    /// Stop if nothing has happened for `idle`, and nobody is subscribed.
+    StopIfIdle { idle: Duration },
+    /// Take no more mail, commit what is there, append a release record if `release`, flush, end.
+    Stop { release: bool, reply: Reply<(Term, Position)> },
+}
+
+/// A deployment that a slot can go over to.
+#[derive(Clone)]
+pub struct Activation {
+    pub record: crate::log::record::Activate,
+    pub plugin: Arc<Plugin>,
+}
+
+/// The way to a running slot. Cheap to clone.
+#[derive(Clone)]
+pub struct SlotHandle {
+    mailbox: mpsc::Sender<Mail>,
+    control: mpsc::Sender<Order>,
+    pub stats: Arc<SlotStats>,
+}
+
+/// What a running slot shows of itself.
+#[derive(Default)]
+pub struct SlotStats {
+    pub term: AtomicU64,
+    pub position: AtomicU64,
+    pub applied: AtomicU64,
+    pub sessions: AtomicU64,
+    /// Sessions in the slot's cache.
+    pub cached: AtomicU64,
+    pub subscribers: AtomicU64,
+    pub instances: AtomicU64,
+    /// Committed changes wait for the state store.
+    pub dirty: AtomicBool,
+    pub stopping: AtomicBool,
+    /// Per service, the generation and label that the slot runs.
+    pub active: Mutex<BTreeMap<ServiceName, (u64, Arc<str>)>>,
+}
+
+/// Serialises the tasks of one slot: the next one opens it when the one before has ended.
+#[derive(Clone, Default)]
+pub struct Ownership(Arc<tokio::sync::Mutex<()>>);
+
+impl SlotHandle {
+    /// Spawns the slot's task, which opens the slot as soon as a predecessor has ended. Mail is
+    /// held meanwhile; when opening fails it is answered with the reason.
+    pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
+        let (mailbox, mail) = mpsc::channel(context.options.mailbox_messages);
+        let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
+        let stats = Arc::new(SlotStats::default());
+        tokio::spawn(task::run(slot, ownership, context, mail, orders, stats.clone()));
+        Self { mailbox, control, stats }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    pub fn mailbox_depth(&self) -> usize {
+        self.mailbox.max_capacity() - self.mailbox.capacity()
+    }
+
+    /// # Errors
+    /// The mail itself, when the slot is stopping: give it to the next task.
+    pub fn try_mail(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
+        match self.mailbox.try_send(mail) {
+            Ok(()) => Ok(Ok(())),
+            Err(mpsc::error::TrySendError::Closed(mail)) => Err(mail),
+            Err(mpsc::error::TrySendError::Full(_)) => Ok(Err(Error::new(
+                Code::MailboxFull,
+                format!(
+                    "{} messages already wait for this slot; slow down",
+                    self.mailbox.max_capacity()
+                ),
+            ))),
+        }
+    }
+
+    /// Sends an order, waiting for room.
+    ///
+    /// # Errors
+    /// The order, when the slot has ended.
+    pub async fn order(&self, order: Order) -> Result<(), Order> {
+        self.control.send(order).await.map_err(|e| e.0)
+    }
+
+    /// Sends an order unless the control channel is full; the sender tries again later anyway.
+    pub fn try_order(&self, order: Order) {
+        let _ = self.control.try_send(order);
+    }
+}
+
+impl Mail {
+    /// Answers with an error, whatever was asked.
+    pub fn refuse(self, error: Error) {
+        match self {
+            Mail::Message { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Query { reply, .. } => drop(reply.send(Err(error))),
+            Mail::History { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Session { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Delete { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Sessions { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Subscribe { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// The asker is gone: nobody would see the answer, so nothing need be done.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Mail::Message { reply, .. } => reply.is_closed(),
+            Mail::Query { reply, .. } => reply.is_closed(),
+            Mail::History { reply, .. } => reply.is_closed(),
+            Mail::Session { reply, .. } => reply.is_closed(),
+            Mail::Delete { reply, .. } => reply.is_closed(),
+            Mail::Sessions { reply, .. } => reply.is_closed(),
+            Mail::Subscribe { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
+impl SlotStats {
+    fn show_active(
+        &self,
+        catalogue: &Catalogue,
+        active: &BTreeMap<ServiceName, crate::log::record::Activate>,
+    ) {
+        let shown = active.values().map(|a| {
+            (a.service.clone(), (a.generation, catalogue.label(&a.service, a.deployment)))
+        });
+        *self.active.lock() = shown.collect();
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as u64
+}
+
+/// When a slot last did something, for idleness; kept apart from wall time.
+pub(crate) struct LastUse(Instant);
+
+impl LastUse {
+    pub fn now() -> Self {
+        Self(Instant::now())
+    }
+    pub fn touch(&mut self) {
+        self.0 = Instant::now();
+    }
+    pub fn is_older_than(&self, idle: Duration) -> bool {
+        self.0.elapsed() >= idle
+    }
+}
+
+fn relaxed_store(counter: &AtomicU64, value: u64) {
+    counter.store(value, Ordering::Relaxed);
+}

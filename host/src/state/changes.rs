@@ -10,7 +10,10 @@ use crate::{
     state::{Remembered, SlotMeta},
 };
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// Coalesced changes of one slot: each key once, with its last value.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +30,7 @@ pub struct Changes {
 pub struct SessionChanges {
     pub state: BTreeMap<Bytes, Option<Bytes>>,
     /// In order of `seq`.
-    pub history: Vec<Entry>,
+    pub history: Vec<Arc<Entry>>,
     pub remembered: Vec<(String, Remembered)>,
 }
 

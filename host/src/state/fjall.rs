@@ -1,1 +1,335 @@
-//! (fjall)
+//! The state store on the node's own database.
+
+use super::{Remembered, SlotMeta, StateError, StateStore, changes::Changes, keys};
+use crate::{
+    limits,
+    log::record::{Entry, Head},
+    names::{ServiceName, SessionId, SessionKey, SlotId},
+    storage::engine::{Db, Engine, VALUE_FORMAT, WriteError},
+};
+use bytes::Bytes;
+use fjall::{Keyspace, OwnedWriteBatch};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{ops::Bound, sync::Arc};
+
+/// The materialised state of all slots of a node.
+pub struct FjallState {
+    engine: Arc<Engine>,
+}
+
+impl FjallState {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+
+    fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
+        self.engine.open_db().map_err(StateError::Unavailable)
+    }
+
+    fn row(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<fjall::Slice>, StateError> {
+        keyspace.get(key).map_err(|e| self.engine.read_error(keyspace, &e))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, from: &Keyspace, value: &[u8]) -> Result<T, StateError> {
+        decode(value).map_err(|why| self.engine.value_error(from, why))
+    }
+
+    /// Rows from `start` on whose key starts with `prefix`, in order.
+    fn rows<'a>(
+        &'a self,
+        keyspace: &'a Keyspace,
+        prefix: &[u8],
+        start: Bound<Vec<u8>>,
+    ) -> impl Iterator<Item = Result<fjall::KvPair, StateError>> + 'a {
+        let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
+        let range = keyspace.range::<Vec<u8>, _>((start, end));
+        range.map(|row| row.into_inner().map_err(|e| self.engine.read_error(keyspace, &e)))
+    }
+}
+
+/// The start of a listing: after `after`, or at the first of `prefix`.
+fn start(base: &[u8], prefix: &[u8], after: Option<&[u8]>) -> Bound<Vec<u8>> {
+    match after {
+        Some(after) if after >= prefix => Bound::Excluded([base, after].concat()),
+        _ => Bound::Included([base, prefix].concat()),
+    }
+}
+
+impl StateStore for FjallState {
+    fn slot(&self, slot: SlotId) -> Result<SlotMeta, StateError> {
+        let db = self.db()?;
+        let Some(value) = self.row(&db.slots, &keys::slot(slot))? else {
+            return Ok(SlotMeta::default());
+        };
+        decode_slot(&db, &value).map_err(|why| self.engine.value_error(&db.slots, why))
+    }
+
+    fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError> {
+        let db = self.db()?;
+        let value = self.row(&db.heads, &keys::session(slot, key))?;
+        value.map(|value| self.decode(&db.heads, &value)).transpose()
+    }
+
+    fn get(&self, slot: SlotId, session: u64, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let db = self.db()?;
+        let value = self.row(&db.state, &keys::of_session(slot, session, key))?;
+        value
+            .map(|value| plain(&value).map(Bytes::copy_from_slice))
+            .transpose()
+            .map_err(|why| self.engine.value_error(&db.state, why))
+    }
+
+    fn scan(
+        &self,
+        slot: SlotId,
+        session: u64,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        let db = self.db()?;
+        let base = keys::number(slot, session);
+        let mut out = Vec::new();
+        let rows = self.rows(&db.state, &[&base, prefix].concat(), start(&base, prefix, after));
+        for row in rows.take(limit) {
+            let (key, value) = row?;
+            let value = plain(&value).map_err(|why| self.engine.value_error(&db.state, why))?;
+            out.push((Bytes::copy_from_slice(&key[base.len()..]), Bytes::copy_from_slice(value)));
+        }
+        Ok(out)
+    }
+
+    fn history(
+        &self,
+        slot: SlotId,
+        session: u64,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, StateError> {
+        let mut out = Vec::new();
+        let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(out) };
+        let db = self.db()?;
+        let from = Bound::Included(keys::history(slot, session, first).to_vec());
+        let mut bytes = 0;
+        for row in self.rows(&db.history, &keys::number(slot, session), from) {
+            let chunk: Vec<Arc<Entry>> = self.decode(&db.history, &row?.1)?;
+            for entry in chunk {
+                if entry.seq <= after {
+                    continue;
+                }
+                bytes += entry_bytes(&entry);
+                out.push(entry);
+                if out.len() >= limit || bytes >= bytes_max {
+                    return Ok(out);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn remembered(
+        &self,
+        slot: SlotId,
+        session: u64,
+        id: &str,
+    ) -> Result<Option<Remembered>, StateError> {
+        let db = self.db()?;
+        let value = self.row(&db.remembered, &keys::of_session(slot, session, id.as_bytes()))?;
+        value.map(|value| self.decode(&db.remembered, &value)).transpose()
+    }
+
+    fn sessions(
+        &self,
+        slot: SlotId,
+        service: &ServiceName,
+        prefix: &str,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, Head)>, StateError> {
+        let db = self.db()?;
+        let base = keys::service(slot, service);
+        let after = after.map(|after| after.as_str().as_bytes());
+        let from = start(&base, prefix.as_bytes(), after);
+        let mut out = Vec::new();
+        let rows = self.rows(&db.heads, &[&base, prefix.as_bytes()].concat(), from);
+        for row in rows.take(limit) {
+            let (key, value) = row?;
+            let session = keys::session_of(&key, base.len());
+            let session =
+                session.ok_or_else(|| self.engine.value_error(&db.heads, "a key is no session"))?;
+            out.push((session, self.decode(&db.heads, &value)?));
+        }
+        Ok(out)
+    }
+
+    fn pinned(
+        &self,
+        slot: SlotId,
+        service: &ServiceName,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, Head)>, StateError> {
+        let db = self.db()?;
+        let base = keys::service(slot, service);
+        let from = start(&base, b"", after.map(|after| after.as_str().as_bytes()));
+        let mut out = Vec::new();
+        for row in self.rows(&db.pinned, &base, from).take(limit) {
+            let (key, _) = row?;
+            let session = keys::session_of(&key, base.len());
+            let session = session
+                .ok_or_else(|| self.engine.value_error(&db.pinned, "a key is no session"))?;
+            if let Some(head) = self.row(&db.heads, &key)? {
+                out.push((session, self.decode(&db.heads, &head)?));
+            }
+        }
+        Ok(out)
+    }
+
+    fn apply(&self, slot: SlotId, changes: Changes, meta: &SlotMeta) -> Result<(), StateError> {
+        let db = self.db()?;
+        self.engine.check_writable().map_err(StateError::Unavailable)?;
+        write(&self.engine, &db, slot, changes, meta)
+    }
+}
+
+/// Writes changes and the slot's new meta in one atomic batch that is not synced: the next group
+/// commit, which goes through the same journal, makes it durable.
+pub(crate) fn write(
+    engine: &Engine,
+    db: &Db,
+    slot: SlotId,
+    changes: Changes,
+    meta: &SlotMeta,
+) -> Result<(), StateError> {
+    let rows = changes.heads.len() + changes.sessions.len() * 2 + changes.deleted.len() + 1;
+    let mut batch = db.batch(rows, false);
+    let broken = |e: postcard::Error| StateError::Unavailable(format!("cannot encode: {e}"));
+    for (key, head) in &changes.heads {
+        let row = keys::session(slot, key);
+        let pinned = head.as_ref().is_some_and(|head| head.pinned.is_some());
+        if pinned {
+            batch.insert(&db.pinned, &row[..], []);
+        } else {
+            // Nearly always empty: asking is much cheaper than a tombstone for every head.
+            let was = db.pinned.contains_key(&row);
+            if was.map_err(|e| engine.read_error(&db.pinned, &e))? {
+                batch.remove(&db.pinned, &row[..]);
+            }
+        }
+        match head {
+            Some(head) => batch.insert(&db.heads, row, encode(head).map_err(broken)?),
+            None => batch.remove(&db.heads, row),
+        }
+    }
+    for (number, session) in changes.sessions {
+        for (key, value) in &session.state {
+            let row = keys::of_session(slot, number, key);
+            match value {
+                Some(value) => batch.insert(&db.state, row, encode_plain(value)),
+                None => batch.remove(&db.state, row),
+            }
+        }
+        write_history(db, &mut batch, slot, number, session.history).map_err(broken)?;
+        for (id, remembered) in &session.remembered {
+            let row = keys::of_session(slot, number, id.as_bytes());
+            batch.insert(&db.remembered, row, encode(remembered).map_err(broken)?);
+        }
+    }
+    for delete in &changes.deleted {
+        batch.insert(&db.garbage, keys::number(slot, delete.session_number), []);
+    }
+    let meta = postcard::to_allocvec(meta).map_err(broken)?;
+    batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
+    engine.commit(batch).map_err(|e| match e {
+        WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
+    })
+}
+
+/// Writes entries in pieces: whole chunks are read back, so they are bounded.
+fn write_history(
+    db: &Db,
+    batch: &mut OwnedWriteBatch,
+    slot: SlotId,
+    session: u64,
+    entries: Vec<Arc<Entry>>,
+) -> Result<(), postcard::Error> {
+    let mut rest = &entries[..];
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take(limits::HISTORY_CHUNK_ENTRIES_MAX).take_while(|entry| {
+            let first = bytes == 0;
+            bytes += entry_bytes(entry).max(1);
+            first || bytes <= limits::HISTORY_CHUNK_BYTES_MAX
+        });
+        let (chunk, tail) = rest.split_at(fits.count());
+        if let Some(last) = chunk.last() {
+            batch.insert(&db.history, keys::history(slot, session, last.seq), encode(chunk)?);
+        }
+        rest = tail;
+    }
+    Ok(())
+}
+
+/// Bytes of an entry, about: what was sent and what was answered.
+fn entry_bytes(entry: &Entry) -> usize {
+    let events = entry.events.iter().map(|event| event.body.len() + event.kind.len());
+    entry.body.len() + entry.reply.len() + events.sum::<usize>() + 64
+}
+
+pub(crate) fn read_slot(db: &Db, slot: SlotId) -> Result<SlotMeta, String> {
+    let value = db.slots.get(keys::slot(slot)).map_err(|e| e.to_string())?;
+    value.map_or(Ok(SlotMeta::default()), |value| decode_slot(db, &value))
+}
+
+fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
+    let body = db.body(value)?;
+    postcard::from_bytes(body).map_err(|e| format!("a slot's row does not decode: {e}"))
+}
+
+fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_extend(value, vec![VALUE_FORMAT])
+}
+
+fn encode_plain(value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + value.len());
+    out.push(VALUE_FORMAT);
+    out.extend_from_slice(value);
+    out
+}
+
+fn plain(value: &[u8]) -> Result<&[u8], String> {
+    match value.split_first() {
+        Some((&VALUE_FORMAT, rest)) => Ok(rest),
+        first => Err(format!("a value has format {:?}", first.map(|(format, _)| format))),
+    }
+}
+
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(plain(value)?).map_err(|e| format!("a value does not decode: {e}"))
+}
+
+/// Removes some rows of deleted sessions; `true` when there may be more.
+pub(crate) fn collect_garbage(engine: &Engine) -> Result<bool, StateError> {
+    let db = engine.open_db().map_err(StateError::Unavailable)?;
+    engine.check_writable().map_err(StateError::Unavailable)?;
+    let Some(first) = db.garbage.first_key_value() else { return Ok(false) };
+    let key = first.key().map_err(|e| engine.read_error(&db.garbage, &e))?;
+    let mut batch = db.batch(limits::GARBAGE_ROWS_PER_STEP, false);
+    for keyspace in [&db.state, &db.history, &db.remembered] {
+        for row in keyspace.prefix(&key) {
+            if batch.len() >= limits::GARBAGE_ROWS_PER_STEP {
+                break;
+            }
+            let row = row.key().map_err(|e| engine.read_error(keyspace, &e))?;
+            batch.remove(keyspace, row);
+        }
+    }
+    if batch.len() < limits::GARBAGE_ROWS_PER_STEP {
+        batch.remove(&db.garbage, key);
+    }
+    engine.commit(batch).map_err(|e| match e {
+        WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
+    })?;
+    Ok(db.garbage.first_key_value().is_some())
+}

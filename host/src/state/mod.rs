@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod fjall;
+pub mod keys;
 
 use crate::{
     log::{
@@ -17,7 +18,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What is known of a slot without its sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +78,7 @@ pub trait StateStore: Send + Sync + 'static {
         after: u64,
         limit: usize,
         bytes_max: usize,
-    ) -> Result<Vec<Entry>, StateError>;
+    ) -> Result<Vec<Arc<Entry>>, StateError>;
     fn remembered(
         &self,
         slot: SlotId,

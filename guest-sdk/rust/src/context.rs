@@ -1,0 +1,173 @@
+use crate::{Error, State, StateView, host::Host};
+use serde::Serialize;
+use std::fmt;
+
+/// Where a message comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client; the name that it gave as its sender, if any.
+    Client(Option<String>),
+    /// Another session, `service/session`.
+    Session(String),
+    /// A timer that this session set, by name.
+    Timer(String),
+    /// The answer to an outbound request, by its id.
+    Http(String),
+}
+
+/// Levels of the node's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// The message being handled, and what its handler can do.
+pub struct Context {
+    pub(crate) host: Host,
+    pub(crate) session: String,
+    pub(crate) seq: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) id: Option<String>,
+    pub(crate) origin: Origin,
+    pub(crate) content_type: String,
+}
+
+impl Context {
+    /// The session's id within its service.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+    /// The sequence number that this message gets if it is not rejected: from 1, without a gap.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+    /// The time of the message, milliseconds since the Unix epoch; never goes back within a
+    /// session. The only clock to use: it is the same when the message is replayed.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+    /// The sender's idempotency key, if it gave one.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+    /// The name that a client gave as its sender, if the message is from a client and it gave one.
+    pub fn sender(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Client(sender) => sender.as_deref(),
+            _ => None,
+        }
+    }
+    /// The body's type, as the sender gave it.
+    pub fn content_type(&self) -> &str {
+        &self.content_type
+    }
+    /// The session's state, to read and to write.
+    pub fn state(&mut self) -> State {
+        State::new(self.host.clone())
+    }
+    /// Tells the session's subscribers, once the message is durable. `kind` is a short name
+    /// without spaces; the body is `value` as JSON. 256 events and 1 MiB of them a message.
+    ///
+    /// # Errors
+    /// When `value` has no form in JSON.
+    pub fn emit<T: Serialize + ?Sized>(&mut self, kind: &str, value: &T) -> Result<(), Error> {
+        let body = serde_json::to_vec(value)
+            .map_err(|error| Error::Encode { what: format!("event {kind:?}"), error })?;
+        self.emit_bytes(kind, "application/json", body);
+        Ok(())
+    }
+    /// As [`Self::emit`], with any body.
+    pub fn emit_bytes(&mut self, kind: &str, content_type: &str, body: impl Into<Vec<u8>>) {
+        self.host.emit(kind, content_type, body.into());
+    }
+    /// Writes a line to the node's log; see also [`crate::log_info!`] and its like. 100 lines a
+    /// call, 2,048 bytes each; the rest is dropped.
+    pub fn log(&self, level: Level, message: impl fmt::Display) {
+        self.host.log(level, &message.to_string());
+    }
+}
+
+/// The query being answered.
+pub struct QueryContext {
+    pub(crate) host: Host,
+    pub(crate) session: String,
+    pub(crate) seq: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) content_type: String,
+}
+
+impl QueryContext {
+    /// The session's id within its service.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+    /// The sequence number of the last message that the state reflects; 0 before the first.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+    /// The time of the query, milliseconds since the Unix epoch.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+    /// The body's type, as the asker gave it.
+    pub fn content_type(&self) -> &str {
+        &self.content_type
+    }
+    /// The session's state, to read.
+    pub fn state(&self) -> StateView {
+        StateView::new(self.host.clone())
+    }
+    /// As [`Context::log`].
+    pub fn log(&self, level: Level, message: impl fmt::Display) {
+        self.host.log(level, &message.to_string());
+    }
+    /// What the type system keeps a query from doing, for tests of the host's own guard.
+    #[doc(hidden)]
+    pub fn forbidden(&self) -> Context {
+        Context {
+            host: self.host.clone(),
+            session: self.session.clone(),
+            seq: self.seq,
+            time_ms: self.time_ms,
+            id: None,
+            origin: Origin::Client(None),
+            content_type: self.content_type.clone(),
+        }
+    }
+}
+
+/// A session's migration from another version: its state and nothing else.
+pub struct MigrateContext {
+    pub(crate) host: Host,
+}
+
+impl MigrateContext {
+    /// The session's state, to read and to write.
+    pub fn state(&mut self) -> State {
+        State::new(self.host.clone())
+    }
+    /// As [`Context::log`].
+    pub fn log(&self, level: Level, message: impl fmt::Display) {
+        self.host.log(level, &message.to_string());
+    }
+    /// What the type system keeps a migration from doing, for tests of the host's own guard.
+    #[doc(hidden)]
+    pub fn forbidden(&self) -> Context {
+        Context {
+            host: self.host.clone(),
+            session: String::new(),
+            seq: 0,
+            time_ms: 0,
+            id: None,
+            origin: Origin::Client(None),
+            content_type: String::new(),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+use crate::{Context, Error, MigrateContext, QueryContext, Rejection};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// What decides what happens to the messages of a session, with JSON in and out.
+///
+/// A handler has no `self`: whatever it must remember is in the session's state, because its own
+/// memory may be thrown away between any two calls. What it computes may depend only on the
+/// message, the state and its own code.
+pub trait Handler {
+    /// A message's body.
+    type Message: DeserializeOwned;
+    /// A query's body.
+    type Query: DeserializeOwned;
+
+    /// Applies a message. On `Ok` all that it wrote and emitted is committed with the message and
+    /// the reply goes out once that is durable; on `Err`, or on a panic, nothing is kept.
+    fn handle(cx: &mut Context, message: Self::Message) -> Result<impl Serialize, Rejection>;
+
+    /// Answers a question from the state; it can't change anything.
+    fn query(_cx: &QueryContext, _query: Self::Query) -> Result<impl Serialize, Rejection> {
+        Err::<(), _>(Rejection::new("no-queries", "this plugin answers no queries"))
+    }
+
+    /// Brings a session's state from the shape that version `from` left to this version's. Called
+    /// once a session, in the transaction of its first message under this version, never for a new
+    /// session. An error leaves the session on `from`, working. The default has nothing to do.
+    fn migrate(_cx: &mut MigrateContext, _from: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// As [`Handler`], with bytes in and out. Every [`Handler`] is one.
+pub trait RawHandler {
+    /// As [`Handler::handle`].
+    fn handle(cx: &mut Context, body: Vec<u8>) -> Result<Reply, Rejection>;
+    /// As [`Handler::query`].
+    fn query(_cx: &QueryContext, _body: Vec<u8>) -> Result<Reply, Rejection> {
+        Err(Rejection::new("no-queries", "this plugin answers no queries"))
+    }
+    /// As [`Handler::migrate`].
+    fn migrate(_cx: &mut MigrateContext, _from: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<H: Handler> RawHandler for H {
+    fn handle(cx: &mut Context, body: Vec<u8>) -> Result<Reply, Rejection> {
+        let message = serde_json::from_slice(&body)?;
+        drop(body);
+        Ok(Reply::json(&H::handle(cx, message)?)?)
+    }
+    fn query(cx: &QueryContext, body: Vec<u8>) -> Result<Reply, Rejection> {
+        let query = serde_json::from_slice(&body).map_err(|e| Rejection::bad_query(&e))?;
+        Ok(Reply::json(&H::query(cx, query)?)?)
+    }
+    fn migrate(cx: &mut MigrateContext, from: &str) -> Result<(), String> {
+        H::migrate(cx, from)
+    }
+}
+
+/// What the sender gets once its message is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// # Errors
+    /// When `value` has no form in JSON (a map with keys that are no strings, say).
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
+        let body = serde_json::to_vec(value)
+            .map_err(|error| Error::Encode { what: "the reply".into(), error })?;
+        Ok(Self { content_type: "application/json".into(), body })
+    }
+    pub fn bytes(body: impl Into<Vec<u8>>) -> Self {
+        Self { content_type: "application/octet-stream".into(), body: body.into() }
+    }
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { content_type: "text/plain; charset=utf-8".into(), body: text.into().into_bytes() }
+    }
+    /// The body as JSON, for tests.
+    ///
+    /// # Errors
+    /// When the body is not the JSON of a `T`.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+}

@@ -1,0 +1,159 @@
+//! The host's side of a call, natively: one session's state with an undo log.
+
+use super::{Event, LogLine, limits};
+use crate::Level;
+use std::{cell::RefCell, collections::BTreeMap, ops::Bound, panic, rc::Rc};
+
+/// What a guest is stopped with: carried by an unwinding panic that the harness catches.
+pub(super) struct Trap(pub String);
+
+fn trap(reason: impl Into<String>) -> ! {
+    // No panic hook: this is no bug of the harness, and the test that expects it stays quiet.
+    panic::resume_unwind(Box::new(Trap(reason.into())))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Handle,
+    Query,
+    Migrate,
+}
+
+/// One call's transaction.
+pub(super) struct Transaction {
+    pub mode: Mode,
+    pub seq: u64,
+    pub state: BTreeMap<String, Vec<u8>>,
+    /// What each write replaced, in order.
+    undo: Vec<(String, Option<Vec<u8>>)>,
+    pub events: Vec<Event>,
+    pub log: Vec<LogLine>,
+    event_bytes: usize,
+    written_bytes: usize,
+    calls: u32,
+}
+
+impl Transaction {
+    pub fn new(mode: Mode, seq: u64, state: BTreeMap<String, Vec<u8>>) -> Self {
+        Self {
+            mode,
+            seq,
+            state,
+            undo: Vec::new(),
+            events: Vec::new(),
+            log: Vec::new(),
+            event_bytes: 0,
+            written_bytes: 0,
+            calls: 0,
+        }
+    }
+    pub fn roll_back(&mut self) {
+        for (key, value) in self.undo.drain(..).rev() {
+            match value {
+                Some(value) => self.state.insert(key, value),
+                None => self.state.remove(&key),
+            };
+        }
+        self.events.clear();
+    }
+    fn count(&mut self) {
+        self.calls += 1;
+        if self.calls > limits::HOST_CALLS_MAX {
+            trap(format!("limit: more than {} host calls", limits::HOST_CALLS_MAX));
+        }
+    }
+    fn write(&mut self, key: &str, value: Option<&[u8]>) {
+        self.count();
+        if self.mode == Mode::Query {
+            trap("a query may not write state");
+        }
+        check_key(key);
+        let bytes = value.map_or(0, <[u8]>::len);
+        if bytes > limits::STATE_VALUE_BYTES_MAX {
+            trap(format!("limit: a value of {bytes} bytes"));
+        }
+        self.written_bytes += key.len() + bytes;
+        if self.written_bytes > limits::STATE_WRITE_BYTES_MAX {
+            trap(format!("limit: more than {} bytes written", limits::STATE_WRITE_BYTES_MAX));
+        }
+        let before = match value {
+            Some(value) => self.state.insert(key.to_owned(), value.to_vec()),
+            None => self.state.remove(key),
+        };
+        self.undo.push((key.to_owned(), before));
+    }
+}
+
+fn check_key(key: &str) {
+    if key.len() > limits::STATE_KEY_BYTES_MAX {
+        trap(format!("limit: a key of {} bytes", key.len()));
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Host(pub(super) Rc<RefCell<Transaction>>);
+
+impl Host {
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        check_key(key);
+        tx.state.get(key).cloned()
+    }
+    pub fn set(&self, key: &str, value: &[u8]) {
+        self.0.borrow_mut().write(key, Some(value));
+    }
+    pub fn delete(&self, key: &str) {
+        self.0.borrow_mut().write(key, None);
+    }
+    pub fn scan(&self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<(String, Vec<u8>)> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if limit > limits::STATE_SCAN_ENTRIES_MAX {
+            trap(format!("limit: a scan of {limit} entries"));
+        }
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        tx.state
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .take(limit as usize)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+    pub fn emit(&self, kind: &str, content_type: &str, body: Vec<u8>) {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.mode != Mode::Handle {
+            trap("only `handle` may emit events");
+        }
+        if kind.is_empty() || kind.contains(char::is_whitespace) {
+            trap(format!("{kind:?} is no kind of event: one word"));
+        }
+        tx.event_bytes += kind.len() + content_type.len() + body.len();
+        if tx.events.len() == limits::EVENTS_MAX || tx.event_bytes > limits::EVENT_BYTES_MAX {
+            trap(format!(
+                "limit: more than {} events or {} bytes of them",
+                limits::EVENTS_MAX,
+                limits::EVENT_BYTES_MAX
+            ));
+        }
+        let seq = tx.seq;
+        tx.events.push(Event {
+            seq,
+            kind: kind.to_owned(),
+            content_type: content_type.to_owned(),
+            body,
+        });
+    }
+    pub fn log(&self, level: Level, message: &str) {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.log.len() < limits::LOG_LINES_MAX {
+            let end = message.floor_char_boundary(limits::LOG_LINE_BYTES_MAX);
+            tx.log.push(LogLine { level, message: message[..end].to_owned() });
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Runs a handler natively, with the host's rules, so that `cargo test` needs no WebAssembly.
+//!
+//! What the host promises holds here too: a message is applied whole or not at all (a rejection, a
+//! panic or a passed limit leaves no write and no event behind), the sequence number rises only on
+//! success, a query can't change anything, a call sees its own writes, and a scan is in order of
+//! the keys' bytes. Not modelled: the deadline and the memory limit.
+
+pub(crate) mod host;
+
+use self::host::{Host, Mode, Transaction, Trap};
+use crate::{Context, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt,
+    marker::PhantomData,
+    mem,
+    panic::{self, AssertUnwindSafe},
+    rc::Rc,
+};
+
+/// The host's limits, as its own defaults have them.
+pub mod limits {
+    pub const HOST_CALLS_MAX: u32 = 100_000;
+    pub const STATE_KEY_BYTES_MAX: usize = 1_024;
+    pub const STATE_VALUE_BYTES_MAX: usize = 1024 * 1024;
+    pub const STATE_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+    pub const STATE_SCAN_ENTRIES_MAX: u32 = 1_000;
+    pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
+    pub const EVENTS_MAX: usize = 256;
+    pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+    pub const LOG_LINES_MAX: usize = 100;
+    pub const LOG_LINE_BYTES_MAX: usize = 2_048;
+}
+
+/// An event that a message emitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The message's sequence number.
+    pub seq: u64,
+    pub kind: String,
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+impl Event {
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// When the body is not the JSON of a `T`.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+}
+
+/// A line that a call logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    pub level: Level,
+    pub message: String,
+}
+
+/// How a call failed. Nothing it did was kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The handler's own refusal.
+    Rejected(Rejection),
+    /// `migrate`'s own refusal: the session would stay on the version before.
+    Refused(String),
+    /// A panic, a passed limit, or something that is not allowed; the sentence says which.
+    Trapped(String),
+}
+
+impl Failure {
+    /// The rejection's code, if it is one.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Failure::Rejected(rejection) => Some(rejection.code()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Rejected(rejection) => write!(f, "rejected: {rejection}"),
+            Failure::Refused(reason) => write!(f, "refused to migrate: {reason}"),
+            Failure::Trapped(reason) => write!(f, "trapped: {reason}"),
+        }
+    }
+}
+impl std::error::Error for Failure {}
+
+/// A session: all that is left of it between two calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub name: String,
+    /// The last message's sequence number.
+    pub seq: u64,
+    /// The clock, milliseconds since the Unix epoch. Set it as the test needs.
+    pub time_ms: u64,
+    pub state: BTreeMap<String, Vec<u8>>,
+    pub events: Vec<Event>,
+}
+
+/// One session under the handler `H`.
+pub struct Harness<H> {
+    session: Session,
+    log: Vec<LogLine>,
+    handler: PhantomData<fn() -> H>,
+}
+
+impl<H: RawHandler> Default for Harness<H> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<H: RawHandler> Harness<H> {
+    /// A new session, named `session`, at a fixed time.
+    pub fn new() -> Self {
+        Self::over(Session {
+            name: "session".into(),
+            seq: 0,
+            time_ms: 1_700_000_000_000,
+            state: BTreeMap::new(),
+            events: Vec::new(),
+        })
+    }
+    /// A session that is already there: another version's, say.
+    pub fn over(session: Session) -> Self {
+        Self { session, log: Vec::new(), handler: PhantomData }
+    }
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+    /// To change its name, clock or state under the handler.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+
+    /// Sends a message with a JSON body, from a client that gives `sender` as its name.
+    ///
+    /// # Errors
+    /// A [`Failure`]; the session is then as it was.
+    ///
+    /// # Panics
+    /// When `message` has no form in JSON.
+    pub fn send<'a, T: Serialize + ?Sized>(
+        &mut self,
+        sender: impl Into<Option<&'a str>>,
+        message: &T,
+    ) -> Result<Reply, Failure> {
+        self.send_bytes(sender, "application/json", to_json(message))
+    }
+
+    /// As [`Self::send`], with any body.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_bytes<'a>(
+        &mut self,
+        sender: impl Into<Option<&'a str>>,
+        content_type: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<Reply, Failure> {
+        let (session, body) = (self.session.name.clone(), body.into());
+        let (seq, time_ms) = (self.session.seq + 1, self.session.time_ms);
+        let origin = Origin::Client(sender.into().map(str::to_owned));
+        let content_type = content_type.to_owned();
+        let reply = self.call(Mode::Handle, seq, move |host| {
+            let mut cx = Context { host, session, seq, time_ms, id: None, origin, content_type };
+            checked(H::handle(&mut cx, body))
+        })?;
+        self.session.seq = seq;
+        Ok(reply)
+    }
+
+    /// Asks a query with a JSON body.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    ///
+    /// # Panics
+    /// When `query` has no form in JSON.
+    pub fn query<T: Serialize + ?Sized>(&mut self, query: &T) -> Result<Reply, Failure> {
+        self.query_bytes("application/json", to_json(query))
+    }
+
+    /// As [`Self::query`], with any body.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub fn query_bytes(
+        &mut self,
+        content_type: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<Reply, Failure> {
+        let (session, body) = (self.session.name.clone(), body.into());
+        let (seq, time_ms) = (self.session.seq, self.session.time_ms);
+        let content_type = content_type.to_owned();
+        self.call(Mode::Query, seq, move |host| {
+            let cx = QueryContext { host, session, seq, time_ms, content_type };
+            checked(H::query(&cx, body))
+        })
+    }
+
+    /// Runs `H::migrate` over the session, as the host does before its first message under this
+    /// version (and never for a session without a message).
+    ///
+    /// # Errors
+    /// A [`Failure`]; the session is then as it was.
+    pub fn migrate(&mut self, from: &str) -> Result<(), Failure> {
+        self.call(Mode::Migrate, self.session.seq, |host| {
+            H::migrate(&mut MigrateContext { host }, from).map_err(Failure::Refused)
+        })
+    }
+
+    /// The session under another handler, after that one's `migrate`.
+    ///
+    /// # Errors
+    /// What `Next::migrate` failed with.
+    pub fn swap<Next: RawHandler>(self, from: &str) -> Result<Harness<Next>, Failure> {
+        let mut next = Harness::over(self.session);
+        next.migrate(from)?;
+        Ok(next)
+    }
+
+    /// The whole state.
+    pub fn state(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.session.state
+    }
+    /// The value under `key`, from JSON; `None` if there is none.
+    ///
+    /// # Panics
+    /// When the value is not the JSON of a `T`.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        let bytes = self.session.state.get(key)?;
+        match serde_json::from_slice(bytes) {
+            Ok(value) => Some(value),
+            Err(error) => panic!("the value of {key:?} is not of that type: {error}"),
+        }
+    }
+    /// The last message's sequence number.
+    pub fn seq(&self) -> u64 {
+        self.session.seq
+    }
+    /// Every event so far, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.session.events
+    }
+    /// What was logged since the last look, by failed calls too.
+    pub fn take_log(&mut self) -> Vec<LogLine> {
+        mem::take(&mut self.log)
+    }
+
+    fn call<T>(
+        &mut self,
+        mode: Mode,
+        seq: u64,
+        call: impl FnOnce(Host) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let state = mem::take(&mut self.session.state);
+        let tx = Rc::new(RefCell::new(Transaction::new(mode, seq, state)));
+        let host = Host(Rc::clone(&tx));
+        // Nothing of the guest is used after an unwinding but the transaction, which is rolled back.
+        let result = panic::catch_unwind(AssertUnwindSafe(move || call(host)))
+            .unwrap_or_else(|payload| Err(Failure::Trapped(reason(&*payload))));
+        let mut tx = tx.borrow_mut();
+        if result.is_err() {
+            tx.roll_back();
+        }
+        self.session.state = mem::take(&mut tx.state);
+        self.session.events.append(&mut tx.events);
+        self.log.append(&mut tx.log);
+        if let Err(Failure::Trapped(reason)) = &result {
+            self.log.push(LogLine { level: Level::Error, message: reason.clone() });
+        }
+        result
+    }
+}
+
+fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => bytes,
+        Err(error) => panic!("the test's own body cannot be written as JSON: {error}"),
+    }
+}
+
+fn checked(result: Result<Reply, Rejection>) -> Result<Reply, Failure> {
+    let bytes = match &result {
+        Ok(reply) => reply.body.len(),
+        Err(rejection) => rejection.message.len(),
+    };
+    if bytes > limits::REPLY_BYTES_MAX {
+        return Err(Failure::Trapped(format!("limit: a reply of {bytes} bytes")));
+    }
+    result.map_err(Failure::Rejected)
+}
+
+fn reason(payload: &(dyn std::any::Any + Send)) -> String {
+    if let Some(Trap(reason)) = payload.downcast_ref() {
+        reason.clone()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        format!("panicked: {text}")
+    } else if let Some(text) = payload.downcast_ref::<&str>() {
+        format!("panicked: {text}")
+    } else {
+        "panicked".into()
+    }
+}

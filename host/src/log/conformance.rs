@@ -1,0 +1,186 @@
+//! What every [`SlotLog`] must do, as functions that take one. Each uses one slot, which no one
+//! else touches, and panics when the log is wrong. `docs/invariants.md` refers to them.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+use super::{
+    Append, Claim, LogError, Logged, Position, SlotLog, Term,
+    record::{Activate, Batch, Record},
+};
+use crate::names::{ServiceName, SlotId};
+use bytes::Bytes;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// A batch that is told from others by `number`.
+pub fn batch(slot: SlotId, term: Term, number: u64) -> Bytes {
+    let service = ServiceName::parse("conformance").unwrap();
+    let activate = Activate { service, generation: number, deployment: 1 };
+    let records = vec![Record::Activate(activate)];
+    Batch { slot, term, attempt: u128::from(number), records }.encode()
+}
+
+fn append(slot: SlotId, claim: Claim, after: Position, number: u64) -> Append {
+    Append { slot, term: claim.term, after, batch: batch(slot, claim.term, number) }
+}
+
+/// Everything after `after`, page by page.
+pub async fn read_all(log: &dyn SlotLog, slot: SlotId, mut after: Position) -> Vec<Logged> {
+    let mut all = Vec::new();
+    loop {
+        let page = log.read(slot, after, 1_000).await.unwrap();
+        let Some(last) = page.last() else { return all };
+        after = last.position;
+        all.extend(page);
+    }
+}
+
+fn assert_fenced<T: std::fmt::Debug>(result: Result<T, LogError>, term: Term) {
+    match result {
+        Err(LogError::Fenced { term: at, .. }) => assert_eq!(at, term),
+        other => panic!("expected to be fenced at term {term}: {other:?}"),
+    }
+}
+
+/// Runs all of them, on slots `first..first + 7`.
+pub async fn all(log: Arc<dyn SlotLog>, first: SlotId) {
+    appends_are_read_back_in_order(&*log, first).await;
+    a_stale_term_is_refused(&*log, first + 1).await;
+    a_wrong_expectation_is_refused(&*log, first + 2).await;
+    claims_race(log.clone(), first + 3).await;
+    a_paused_writer_is_refused(log.clone(), first + 4).await;
+    a_claimant_reads_everything_before_it(log.clone(), first + 5).await;
+    trim_keeps_the_term(&*log, first + 6).await;
+}
+
+/// Order lost here is order lost in every session's history.
+pub async fn appends_are_read_back_in_order(log: &dyn SlotLog, slot: SlotId) {
+    let claim = log.claim(slot, "a").await.unwrap();
+    let mut after = claim.position;
+    let mut written = Vec::new();
+    for number in 0..20 {
+        let append = append(slot, claim, after, number);
+        let batch = append.batch.clone();
+        let position = log.commit(append).await.unwrap();
+        assert!(position > after, "positions rise");
+        after = position;
+        written.push(Logged { position, batch });
+    }
+    assert_eq!(read_all(log, slot, claim.position).await, written);
+    assert_eq!(read_all(log, slot, written[4].position).await, written[5..]);
+    assert_eq!(log.read(slot, after, 1_000).await.unwrap(), []);
+    let one = log.read(slot, claim.position, 1).await.unwrap();
+    assert_eq!(one, written[..1], "one batch at least, however small the limit");
+}
+
+/// Invariant 1: after a claim of term t+1 no batch of term t is accepted.
+pub async fn a_stale_term_is_refused(log: &dyn SlotLog, slot: SlotId) {
+    let old = log.claim(slot, "old").await.unwrap();
+    let at = log.commit(append(slot, old, old.position, 1)).await.unwrap();
+    let new = log.claim(slot, "new").await.unwrap();
+    assert!(new.term > old.term && new.position > at);
+    // Whatever it believes to be the end: its own last position, or the true one.
+    assert_fenced(log.commit(append(slot, old, at, 2)).await, new.term);
+    assert_fenced(log.commit(append(slot, old, new.position, 2)).await, new.term);
+    log.commit(append(slot, new, new.position, 3)).await.unwrap();
+    assert_eq!(read_all(log, slot, at).await.len(), 2, "the claim and the new owner's batch");
+}
+
+/// A writer that lost an answer must not append twice, nor one that is behind at all.
+pub async fn a_wrong_expectation_is_refused(log: &dyn SlotLog, slot: SlotId) {
+    let claim = log.claim(slot, "a").await.unwrap();
+    let first = log.commit(append(slot, claim, claim.position, 1)).await.unwrap();
+    assert_fenced(log.commit(append(slot, claim, claim.position, 2)).await, claim.term);
+    assert_fenced(log.commit(append(slot, claim, first + 1, 2)).await, claim.term);
+    assert_fenced(log.commit(append(slot, claim, 0, 2)).await, claim.term);
+    let stranger = Claim { term: claim.term + 1, ..claim };
+    assert_fenced(log.commit(append(slot, stranger, first, 2)).await, claim.term);
+    log.commit(append(slot, claim, first, 2)).await.unwrap();
+    assert_eq!(read_all(log, slot, claim.position).await.len(), 2);
+}
+
+/// Two owners of one term would both be accepted.
+pub async fn claims_race(log: Arc<dyn SlotLog>, slot: SlotId) {
+    let tasks: Vec<_> = (0..32)
+        .map(|i| {
+            let log = log.clone();
+            tokio::spawn(async move { log.claim(slot, &format!("node-{i}")).await })
+        })
+        .collect();
+    let mut won = Vec::new();
+    for task in tasks {
+        // A log may refuse some of them; it must not give a term twice.
+        if let Ok(claim) = task.await.unwrap() {
+            won.push(claim);
+        }
+    }
+    let terms: BTreeSet<_> = won.iter().map(|claim| claim.term).collect();
+    assert!(!won.is_empty() && terms.len() == won.len(), "a term was given twice");
+    won.sort_by_key(|claim| claim.term);
+    assert!(won.is_sorted_by(|a, b| a.position < b.position), "terms rise along the log");
+    let (&last, earlier) = won.split_last().unwrap();
+    for &claim in earlier {
+        let stale = log.commit(append(slot, claim, last.position, 1)).await;
+        assert_fenced(stale, last.term);
+    }
+    log.commit(append(slot, last, last.position, 1)).await.unwrap();
+}
+
+/// A process that stopped for a minute must find out, not write.
+pub async fn a_paused_writer_is_refused(log: Arc<dyn SlotLog>, slot: SlotId) {
+    let paused = log.claim(slot, "paused").await.unwrap();
+    let at = log.commit(append(slot, paused, paused.position, 1)).await.unwrap();
+    // What it was about to append when it was stopped.
+    let pending = append(slot, paused, at, 2);
+    let owner = log.claim(slot, "owner").await.unwrap();
+    let mut after = owner.position;
+    for number in 3..6 {
+        after = log.commit(append(slot, owner, after, number)).await.unwrap();
+    }
+    assert_fenced(log.commit(pending).await, owner.term);
+    let batches = read_all(&*log, slot, 0).await;
+    assert!(batches.iter().all(|logged| logged.batch != batch(slot, paused.term, 2)));
+}
+
+/// A batch that was acknowledged to the old owner and is not seen by the new one is lost.
+pub async fn a_claimant_reads_everything_before_it(log: Arc<dyn SlotLog>, slot: SlotId) {
+    let first = log.claim(slot, "a").await.unwrap();
+    let writer = {
+        let log = log.clone();
+        tokio::spawn(async move {
+            let (mut after, mut acknowledged) = (first.position, Vec::new());
+            for number in 0.. {
+                match log.commit(append(slot, first, after, number)).await {
+                    Ok(position) => after = position,
+                    Err(LogError::Fenced { .. }) => break,
+                    Err(other) => panic!("{other}"),
+                }
+                acknowledged.push(after);
+            }
+            acknowledged
+        })
+    };
+    while read_all(&*log, slot, first.position).await.len() < 10 {
+        tokio::task::yield_now().await;
+    }
+    let second = log.claim(slot, "b").await.unwrap();
+    let seen = read_all(&*log, slot, first.position).await;
+    let acknowledged = writer.await.unwrap();
+    let before: Vec<_> = seen.iter().map(|logged| logged.position).collect();
+    assert_eq!(before.last(), Some(&second.position), "nothing stands after the claim");
+    assert_eq!(before[..before.len() - 1], acknowledged);
+}
+
+/// A term that is given again fences nobody.
+pub async fn trim_keeps_the_term(log: &dyn SlotLog, slot: SlotId) {
+    let claim = log.claim(slot, "a").await.unwrap();
+    let first = log.commit(append(slot, claim, claim.position, 1)).await.unwrap();
+    let second = log.commit(append(slot, claim, first, 2)).await.unwrap();
+    log.trim(slot, first).await.unwrap();
+    let rest = read_all(log, slot, first).await;
+    assert_eq!(rest.iter().map(|logged| logged.position).collect::<Vec<_>>(), [second]);
+    log.trim(slot, second).await.unwrap();
+    assert_fenced(log.commit(append(slot, claim, 0, 3)).await, claim.term);
+    let third = log.commit(append(slot, claim, second, 3)).await.unwrap();
+    log.trim(slot, third).await.unwrap();
+    assert_eq!(log.claim(slot, "b").await.unwrap().term, claim.term + 1);
+}

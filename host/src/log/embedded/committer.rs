@@ -1,0 +1,177 @@
+//! The committer's thread: wait for the first request, take what else is ready, one durable
+//! write, then the answers.
+
+use super::{FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
+use crate::{
+    limits,
+    log::{
+        Claim, LogError,
+        record::{Batch, Record},
+    },
+    names::SlotId,
+    storage::{
+        engine::{Db, WriteError},
+        identity::random_u128,
+        record::Writer,
+    },
+};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use tokio::sync::oneshot;
+
+type Reply = oneshot::Sender<Result<Claim, LogError>>;
+
+struct Commit {
+    writer: Writer,
+    /// Those who wait for this commit, with the term their slot has after it.
+    waiting: Vec<(SlotId, u64, Reply)>,
+    /// By slot: whether it has a batch in this commit.
+    taken: Vec<bool>,
+}
+
+pub fn run(shared: &Shared) {
+    let mut commit = Commit {
+        writer: Writer::new(),
+        waiting: Vec::new(),
+        taken: vec![false; usize::from(shared.engine.identity.slot_count)],
+    };
+    let mut arrived = Vec::new();
+    // What did not fit the commit before, in order of arrival.
+    let mut held = VecDeque::new();
+    loop {
+        {
+            let mut queue = shared.queue.lock();
+            while queue.requests.is_empty() && held.is_empty() {
+                if queue.stopped {
+                    return;
+                }
+                shared.wake.wait(&mut queue);
+            }
+            std::mem::swap(&mut queue.requests, &mut arrived);
+        }
+        held.extend(arrived.drain(..));
+        group_commit(shared, &mut commit, &mut held);
+    }
+}
+
+fn group_commit(shared: &Shared, commit: &mut Commit, held: &mut VecDeque<Request>) {
+    // Held until the answers are given: the store is not opened again under a commit.
+    let db = shared.engine.open_db();
+    let ready = db
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(|db| shared.engine.check_writable().map(|()| db));
+    let db = match ready {
+        Ok(db) => db,
+        Err(why) => {
+            for request in held.drain(..) {
+                let _ = request.reply.send(Err(LogError::Unavailable(why.clone())));
+            }
+            return;
+        }
+    };
+    let fence = {
+        let tables = shared.tables.lock();
+        commit.fill(&tables, held);
+        tables.fence_wanted.then(|| tables.fence_row())
+    };
+    if commit.waiting.is_empty() {
+        return;
+    }
+    let number = shared.tables.lock().last + 1;
+    let salt = shared.engine.identity.salt;
+    let (value, chain) = commit.writer.finish(db.seqno_floor(), salt);
+    let mut batch = db.batch(2, true);
+    batch.insert(&db.log, number.to_be_bytes(), value);
+    let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
+    let written = shared.engine.commit(batch);
+    let mut tables = shared.tables.lock();
+    if written.is_ok() {
+        (tables.last, tables.chain) = (number, chain);
+        if let Some(fence) = fence {
+            tables.fence_wanted = false;
+            tables.droppable = fence.dropped_through;
+        }
+        for (slot, term, _) in &commit.waiting {
+            if let Some(state) = tables.slots.get_mut(usize::from(*slot)) {
+                (state.term, state.last) = (*term, number);
+                state.live.push_back(number);
+            }
+        }
+    }
+    drop(tables);
+    for (slot, term, reply) in commit.waiting.drain(..) {
+        commit.taken[usize::from(slot)] = false;
+        let answer = match &written {
+            Ok(()) => Ok(Claim { term, position: number }),
+            Err(WriteError::Refused(why)) => Err(LogError::Unavailable(why.clone())),
+            Err(WriteError::Undecided(why)) => Err(LogError::Undecided(why.clone())),
+        };
+        // Whoever asked may have gone; what it asked for stands.
+        let _ = reply.send(answer);
+    }
+}
+
+fn insert_fence(db: &Db, batch: &mut fjall::OwnedWriteBatch, fence: &FenceRow) -> bool {
+    let encoded = postcard::to_allocvec(fence);
+    if let Ok(row) = &encoded {
+        batch.insert(&db.meta, FENCE_KEY, db.value(row));
+    }
+    encoded.is_ok()
+}
+
+impl Commit {
+    /// Takes requests into the commit until it is full, and refuses those that are fenced.
+    fn fill(&mut self, tables: &Tables, held: &mut VecDeque<Request>) {
+        self.writer.start(tables.last + 1, tables.chain);
+        for _ in 0..held.len() {
+            let Some(request) = held.pop_front() else { break };
+            let full = self.writer.len() >= limits::GROUP_COMMIT_BYTES_MAX;
+            if full || self.taken[usize::from(request.slot)] {
+                held.push_back(request);
+            } else {
+                self.take(tables, request);
+            }
+        }
+    }
+
+    fn take(&mut self, tables: &Tables, request: Request) {
+        let Request { slot, kind, reply } = request;
+        let Some(state) = tables.slots.get(usize::from(slot)) else {
+            let _ = reply.send(Err(LogError::Unavailable(format!("there is no slot {slot}"))));
+            return;
+        };
+        let (term, batch) = match kind {
+            Kind::Append { term, after, .. } if term != state.term || after != state.last => {
+                let (term, position) = (state.term, state.last);
+                let _ = reply.send(Err(LogError::Fenced { slot, term, position }));
+                return;
+            }
+            Kind::Append { term, batch, .. } => (term, batch),
+            Kind::Claim { claimant } => match claim_batch(slot, state.term + 1, claimant) {
+                Ok(batch) => (state.term + 1, batch),
+                Err(why) => {
+                    let _ = reply.send(Err(LogError::Unavailable(why)));
+                    return;
+                }
+            },
+        };
+        if batch.len() > limits::LOG_BATCH_BYTES_MAX {
+            let why = format!(
+                "a batch of {} bytes is over the limit of {}",
+                batch.len(),
+                limits::LOG_BATCH_BYTES_MAX
+            );
+            let _ = reply.send(Err(LogError::Unavailable(why)));
+            return;
+        }
+        self.writer.push(slot, term, &batch);
+        self.taken[usize::from(slot)] = true;
+        self.waiting.push((slot, term, reply));
+    }
+}
+
+fn claim_batch(slot: SlotId, term: u64, node: String) -> Result<Bytes, String> {
+    let attempt = random_u128().map_err(|e| format!("/dev/urandom: {e}"))?;
+    Ok(Batch { slot, term, attempt, records: vec![Record::Claim { node }] }.encode())
+}

@@ -1,0 +1,262 @@
+//! The log of a node on its own: one record of the store per *group commit*, fsynced once.
+//!
+//! A thread of its own, the committer, takes what all slots have ready, checks each append
+//! against its slot's fence, writes one record and answers everyone. A position is the number of
+//! the group commit, so a slot has one batch in a commit at most; a second one waits for the next.
+//!
+//! What the log has to remember of a slot once its batches are trimmed, the term and the last
+//! position, is in the state store's `SlotMeta` and, before tables of the log are dropped, in the
+//! row [`FENCE_KEY`] of `meta`.
+
+mod committer;
+
+use super::{Append, Claim, LogError, Logged, Position, SlotLog, Term};
+use crate::{
+    limits,
+    names::SlotId,
+    storage::{
+        engine::{Db, Engine},
+        record,
+    },
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+use std::{collections::VecDeque, sync::Arc};
+use tokio::sync::oneshot;
+
+pub(crate) const FENCE_KEY: &str = "log-fence";
+
+/// The embedded log of every slot of a node.
+pub struct EmbeddedLog {
+    shared: Arc<Shared>,
+}
+
+/// Written before tables of the log are dropped: what they would have said.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FenceRow {
+    /// Records up to here may be gone; those after it must all be there.
+    pub dropped_through: u64,
+    /// Term and last position, by slot.
+    pub slots: Vec<(Term, Position)>,
+}
+
+pub(crate) struct Shared {
+    pub engine: Arc<Engine>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    tables: Mutex<Tables>,
+    queue_max: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    requests: Vec<Request>,
+    stopped: bool,
+}
+
+struct Request {
+    slot: SlotId,
+    kind: Kind,
+    reply: oneshot::Sender<Result<Claim, LogError>>,
+}
+
+enum Kind {
+    Append { term: Term, after: Position, batch: Bytes },
+    Claim { claimant: String },
+}
+
+/// What the log knows in memory. Rebuilt from the store when it opens.
+#[derive(Default)]
+pub(crate) struct Tables {
+    pub slots: Vec<SlotState>,
+    /// The last group commit that is durable, and the chain of its record.
+    pub last: u64,
+    pub chain: u64,
+    /// Set when a group commit is to carry a [`FenceRow`], so that tables can be dropped.
+    pub fence_wanted: bool,
+    /// Records up to here may be dropped: a durable row says what they said, and what they led
+    /// to in the state store was written before that row.
+    pub droppable: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SlotState {
+    pub term: Term,
+    pub last: Position,
+    /// Group commits that have a batch of this slot which is not trimmed.
+    pub live: VecDeque<u64>,
+}
+
+impl Tables {
+    /// Every record up to here is trimmed by every slot that has a batch in it.
+    fn floor(&self) -> u64 {
+        let oldest = self.slots.iter().filter_map(|slot| slot.live.front()).min();
+        oldest.map_or(self.last, |oldest| oldest - 1)
+    }
+
+    pub fn fence_row(&self) -> FenceRow {
+        let slots = self.slots.iter().map(|slot| (slot.term, slot.last)).collect();
+        FenceRow { dropped_through: self.floor(), slots }
+    }
+}
+
+impl Shared {
+    pub fn new(engine: Arc<Engine>) -> Arc<Self> {
+        let slots = usize::from(engine.identity.slot_count);
+        Arc::new(Self {
+            engine,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            tables: Mutex::default(),
+            queue_max: slots * limits::COMMIT_QUEUE_PER_SLOT_MAX,
+        })
+    }
+
+    /// Starts the committer. It ends when [`Shared::stop`] is called.
+    pub fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let shared = self.clone();
+        std::thread::Builder::new()
+            .name("log-committer".into())
+            .spawn(move || committer::run(&shared))
+    }
+
+    /// Puts what was recovered in place. The caller holds the store's write lock.
+    pub fn set_tables(&self, tables: Tables) {
+        *self.tables.lock() = tables;
+    }
+
+    /// Answers what is queued, then ends the committer.
+    pub fn stop(&self) {
+        self.queue.lock().stopped = true;
+        self.wake.notify_all();
+    }
+
+    /// The last group commit that is durable.
+    pub fn last(&self) -> u64 {
+        self.tables.lock().last
+    }
+
+    /// How far tables may be dropped; asks for more when the floor is higher than that and
+    /// `table_end` can be dropped then.
+    pub fn droppable(&self, table_end: u64) -> u64 {
+        let mut tables = self.tables.lock();
+        if tables.droppable < table_end && tables.floor() >= table_end {
+            tables.fence_wanted = true;
+        }
+        tables.droppable
+    }
+
+    fn push(&self, slot: SlotId, kind: Kind) -> oneshot::Receiver<Result<Claim, LogError>> {
+        let (reply, receiver) = oneshot::channel();
+        let refused = if slot >= self.engine.identity.slot_count {
+            Some(format!("there is no slot {slot}"))
+        } else {
+            let mut queue = self.queue.lock();
+            if queue.stopped {
+                Some("the log is closed".to_owned())
+            } else if queue.requests.len() >= self.queue_max {
+                Some("too many appends are waiting".to_owned())
+            } else {
+                let first = queue.requests.is_empty();
+                queue.requests.push(Request { slot, kind, reply });
+                drop(queue);
+                if first {
+                    self.wake.notify_one();
+                }
+                return receiver;
+            }
+        };
+        if let Some(why) = refused {
+            let _ = reply.send(Err(LogError::Unavailable(why)));
+        }
+        receiver
+    }
+
+    fn read(&self, slot: SlotId, after: Position, max: usize) -> Result<Vec<Logged>, LogError> {
+        let db = self.engine.open_db().map_err(LogError::Unavailable)?;
+        let numbers: Vec<u64> = {
+            let tables = self.tables.lock();
+            let state = tables.slots.get(usize::from(slot));
+            let live = state.map(|state| &state.live).into_iter().flatten();
+            live.copied().filter(|&number| number > after).collect()
+        };
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        for number in numbers {
+            let logged = self.read_one(&db, slot, number)?;
+            bytes += logged.batch.len();
+            out.push(logged);
+            if bytes >= max {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn read_one(&self, db: &Db, slot: SlotId, number: u64) -> Result<Logged, LogError> {
+        let engine = &self.engine;
+        let key = number.to_be_bytes();
+        let value = db.log.get(key).map_err(|e| match engine.read_error(&db.log, &e) {
+            crate::state::StateError::Corrupt(why) => LogError::Corrupt(why),
+            crate::state::StateError::Unavailable(why) => LogError::Unavailable(why),
+        })?;
+        let corrupt = |why: String| LogError::Corrupt(engine.value_error(&db.log, why).to_string());
+        let value = value.ok_or_else(|| corrupt(format!("log record {number} is missing")))?;
+        let record = record::read(&key, &value, engine.identity.salt).map_err(corrupt)?;
+        let entry =
+            record.entries.iter().find(|entry| entry.slot == slot).ok_or_else(|| {
+                corrupt(format!("log record {number} has no batch of slot {slot}"))
+            })?;
+        Ok(Logged { position: number, batch: Bytes::copy_from_slice(entry.batch) })
+    }
+}
+
+impl EmbeddedLog {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    async fn answer(
+        receiver: oneshot::Receiver<Result<Claim, LogError>>,
+    ) -> Result<Claim, LogError> {
+        let closed = || LogError::Undecided("the log was closed".into());
+        receiver.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+impl SlotLog for EmbeddedLog {
+    fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>> {
+        let receiver = self.shared.push(slot, Kind::Claim { claimant: claimant.to_owned() });
+        Box::pin(Self::answer(receiver))
+    }
+
+    fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {
+        let Append { slot, term, after, batch } = append;
+        let receiver = self.shared.push(slot, Kind::Append { term, after, batch });
+        Box::pin(async move { Ok(Self::answer(receiver).await?.position) })
+    }
+
+    fn read(
+        &self,
+        slot: SlotId,
+        after: Position,
+        bytes_max: usize,
+    ) -> BoxFuture<'static, Result<Vec<Logged>, LogError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.read(slot, after, bytes_max) })
+    }
+
+    fn trim(&self, slot: SlotId, up_to: Position) -> BoxFuture<'static, Result<(), LogError>> {
+        {
+            let mut tables = self.shared.tables.lock();
+            if let Some(state) = tables.slots.get_mut(usize::from(slot)) {
+                while state.live.front().is_some_and(|&number| number <= up_to) {
+                    state.live.pop_front();
+                }
+            }
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

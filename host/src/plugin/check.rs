@@ -1,0 +1,547 @@
+//! Whether a file is a component that slotd can run, from its bytes alone: nothing is compiled.
+
+use super::{
+    Digest, Inspection, bindings, engine,
+    types::{self, Functions},
+    wasi,
+};
+use crate::limits;
+use std::{collections::BTreeMap, sync::LazyLock};
+use wasmparser::{
+    Parser, Payload, Validator,
+    component_types::{ComponentAnyTypeId, ComponentEntityType},
+};
+
+const PACKAGE: &str = "slotd:slot";
+const REBUILD: &str = "build it with `slotd plugin build`, or wrap it with wasm-component-ld or \
+                       `wasm-tools component new`";
+
+/// Says what a file is and whether it fits; never fails.
+pub fn inspect(component: &[u8]) -> Inspection {
+    let mut inspection = Inspection {
+        bytes: component.len(),
+        digest: Digest::of(component).to_string(),
+        kind: String::new(),
+        version: None,
+        imports: Vec::new(),
+        exports: Vec::new(),
+        problems: Vec::new(),
+    };
+    if component.len() > limits::COMPONENT_BYTES_MAX {
+        inspection.problems.push(format!(
+            "it has {} bytes, a component may have {}: strip its debug information, or build it \
+             for size",
+            component.len(),
+            limits::COMPONENT_BYTES_MAX
+        ));
+    }
+    let (kind, problem) = kind_of(component);
+    inspection.kind = kind.to_owned();
+    inspection.problems.extend(problem.map(str::to_owned));
+    let names = Names::read(component);
+    if Parser::is_component(component) {
+        match names.version.map(version_text) {
+            Some(Ok(version)) => inspection.version = Some(version),
+            Some(Err(problem)) => inspection.problems.push(problem),
+            None => {}
+        }
+        if component.len() <= limits::COMPONENT_BYTES_MAX {
+            check_component(component, &names, &mut inspection.problems);
+        }
+    } else if Parser::is_core_wasm(component) && names.broken {
+        inspection.problems.push("its end is missing or damaged: copy the file again".to_owned());
+    }
+    inspection.imports = names.imports;
+    inspection.exports = names.exports;
+    inspection
+}
+
+/// The version that a component carries in its `version` section, if that is a good one.
+pub(super) fn version(component: &[u8]) -> Option<String> {
+    Names::read(component).version.and_then(|bytes| version_text(bytes).ok())
+}
+
+fn version_text(bytes: &[u8]) -> Result<String, String> {
+    let version = std::str::from_utf8(bytes).unwrap_or_default().trim();
+    let fits = (1..=limits::PLUGIN_VERSION_BYTES_MAX).contains(&version.len());
+    // It goes into a header and a metric's label.
+    if fits && version.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(version.to_owned());
+    }
+    Err(format!(
+        "its `version` section is not a version: 1 to {} visible ASCII characters without spaces",
+        limits::PLUGIN_VERSION_BYTES_MAX
+    ))
+}
+
+/// What a file looks like, and why that will not do.
+fn kind_of(bytes: &[u8]) -> (&'static str, Option<&'static str>) {
+    if Parser::is_component(bytes) {
+        return ("component", None);
+    }
+    if Parser::is_core_wasm(bytes) {
+        return (
+            "core module",
+            Some(
+                "this is a core module, not a component: build it with `slotd plugin build`, or \
+                 wrap it with wasm-component-ld or `wasm-tools component new`",
+            ),
+        );
+    }
+    if bytes.is_empty() {
+        return ("empty file", Some("the file is empty"));
+    }
+    if b"\0asm".starts_with(&bytes[..bytes.len().min(4)]) {
+        if bytes.len() < 8 {
+            return ("truncated file", Some("the file ends within its header: copy it again"));
+        }
+        return (
+            "unknown WebAssembly",
+            Some(
+                "its header names an encoding of WebAssembly that slotd does not know: build it \
+                 with current tools, as a component",
+            ),
+        );
+    }
+    if bytes.starts_with(b"\x7fELF") {
+        return (
+            "native code",
+            Some("this is native or precompiled code: give the component (.wasm) itself"),
+        );
+    }
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]);
+    let start = start.trim_start();
+    if start.starts_with("(component") || start.starts_with("(module") {
+        return (
+            "WebAssembly text",
+            Some("this is WebAssembly in text form: encode it with `wasm-tools parse`"),
+        );
+    }
+    if bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(b"PK") {
+        return ("archive", Some("this is a compressed file: unpack it first"));
+    }
+    ("not WebAssembly", Some("this is not WebAssembly: give a component (.wasm)"))
+}
+
+/// What the top level of a file names, as far as it can be read.
+#[derive(Default)]
+struct Names<'a> {
+    imports: Vec<String>,
+    exports: Vec<String>,
+    version: Option<&'a [u8]>,
+    broken: bool,
+}
+
+impl<'a> Names<'a> {
+    fn read(bytes: &'a [u8]) -> Self {
+        let mut names = Self::default();
+        let mut depth = 0_usize;
+        for payload in Parser::new(0).parse_all(bytes) {
+            let Ok(payload) = payload else {
+                names.broken = true;
+                break;
+            };
+            match payload {
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                _ if depth > 0 => {}
+                Payload::CustomSection(section) if section.name() == "version" => {
+                    names.version = Some(section.data());
+                }
+                Payload::ComponentImportSection(section) => {
+                    let found = section.into_iter().flatten();
+                    names.imports.extend(found.map(|import| import.name.name.to_owned()));
+                }
+                Payload::ComponentExportSection(section) => {
+                    let found = section.into_iter().flatten();
+                    names.exports.extend(found.map(|export| export.name.name.to_owned()));
+                }
+                Payload::ImportSection(section) => {
+                    let found = section.into_imports().flatten();
+                    names.imports.extend(found.map(|i| format!("{} {}", i.module, i.name)));
+                }
+                Payload::ExportSection(section) => {
+                    let found = section.into_iter().flatten();
+                    names.exports.extend(found.map(|export| export.name.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        names
+    }
+}
+
+/// What `wit/` says: taken from the bindings that the host is built with.
+struct World {
+    version: String,
+    /// By interface, without its version.
+    imports: BTreeMap<String, Functions>,
+    exports: Functions,
+}
+
+static WORLD: LazyLock<World> = LazyLock::new(|| {
+    world().unwrap_or_else(|| World {
+        version: String::new(),
+        imports: BTreeMap::new(),
+        exports: Functions::new(),
+    })
+});
+
+/// `None` only if the bindings' own description were not what it is; a test sees to that.
+fn world() -> Option<World> {
+    let types = Validator::new().validate_all(bindings::COMPONENT_TYPE).ok()?;
+    let types = types.as_ref();
+    let component = |entity: &ComponentEntityType| match entity {
+        ComponentEntityType::Component(id)
+        | ComponentEntityType::Type { referenced: ComponentAnyTypeId::Component(id), .. } => {
+            types.get(*id)
+        }
+        _ => None,
+    };
+    let package = component(&types.component_item_for_export("handler")?.ty)?;
+    let (name, item) = package.exports.iter().next()?;
+    let world = component(&item.ty)?;
+    let mut imports = BTreeMap::new();
+    for (name, item) in &world.imports {
+        if let ComponentEntityType::Instance(id) = item.ty {
+            let functions = types::functions(types, &types.get(id)?.exports);
+            imports.insert(split(name).0.to_owned(), functions);
+        }
+    }
+    Some(World {
+        version: split(name).1.to_owned(),
+        imports,
+        exports: types::functions(types, &world.exports),
+    })
+}
+
+/// An interface's name and its version.
+fn split(name: &str) -> (&str, &str) {
+    name.split_once('@').unwrap_or((name, ""))
+}
+
+/// Versions with one track are compatible: `1` for 1.x, `0.2` for 0.2.x.
+fn track(version: &str) -> &str {
+    let numbers = version.split(['-', '+']).next().unwrap_or_default();
+    let mut dots = numbers.match_indices('.').map(|(at, _)| at);
+    let end = if version.starts_with("0.") { dots.nth(1) } else { dots.next() };
+    &numbers[..end.unwrap_or(numbers.len())]
+}
+
+fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Vec<String>) {
+    let types = match Validator::new_with_features(engine::features()).validate_all(bytes) {
+        Ok(types) => types,
+        Err(e) if e.message().contains("unexpected end") => {
+            problems.push(format!(
+                "the file is truncated: it has {} bytes, and something that begins at byte {} \
+                 goes on after them; copy it again",
+                bytes.len(),
+                e.offset()
+            ));
+            return;
+        }
+        Err(e) => {
+            problems.push(format!(
+                "it is not a valid component: {} (at byte {}); it is damaged, or uses a part of \
+                 WebAssembly that slotd does not run",
+                e.message(),
+                e.offset()
+            ));
+            return;
+        }
+    };
+    let types = types.as_ref();
+    for name in &names.imports {
+        let entity = types.component_item_for_import(name).map(|item| item.ty);
+        problems.extend(check_import(types, name, entity));
+    }
+    for (name, wanted) in &WORLD.exports {
+        let entity = types.component_item_for_export(name).map(|item| item.ty);
+        problems.extend(check_export(types, name, wanted, entity));
+    }
+    for name in &names.exports {
+        let (interface, version) = split(name);
+        if of_package(interface) && track(version) != track(&WORLD.version) {
+            problems.push(other_version("exports", name));
+        }
+    }
+}
+
+fn of_package(interface: &str) -> bool {
+    interface.strip_prefix(PACKAGE).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn other_version(does: &str, name: &str) -> String {
+    format!(
+        "it {does} {name}, but this slotd speaks {PACKAGE}@{}: build it against that version of \
+         the interface, or run it on a slotd that knows its own",
+        WORLD.version
+    )
+}
+
+fn check_import(
+    types: wasmparser::types::TypesRef<'_>,
+    name: &str,
+    entity: Option<ComponentEntityType>,
+) -> Vec<String> {
+    let (interface, version) = split(name);
+    if of_package(interface) {
+        if track(version) != track(&WORLD.version) {
+            return vec![other_version("imports", name)];
+        }
+        if let (Some(given), Some(ComponentEntityType::Instance(id))) =
+            (WORLD.imports.get(interface), entity)
+        {
+            let Some(instance) = types.get(id) else { return Vec::new() };
+            return types::functions(types, &instance.exports)
+                .iter()
+                .filter_map(|(function, wanted)| match given.get(function) {
+                    Some(given) if given == wanted => None,
+                    Some(given) => Some(format!(
+                        "it imports `{function}` of {name} as {wanted}, but slotd gives {given}: \
+                         build it against slotd's wit folder"
+                    )),
+                    None => Some(format!(
+                        "it imports `{function}` of {name}, which slotd ({PACKAGE}@{}) does not \
+                         give: a newer slotd may",
+                        WORLD.version
+                    )),
+                })
+                .collect();
+        }
+    } else if wasi::INTERFACES.contains(&interface) && track(version) == "0.2" {
+        return Vec::new();
+    }
+    let hint = match interface.split('/').next().unwrap_or_default() {
+        "wasi:sockets" | "wasi:http" => ": a handler has no network, build it without",
+        _ if interface.starts_with("wasi:") && track(version) != "0.2" => {
+            ": of WASI it gives parts of 0.2, build it for wasip2, or without WASI"
+        }
+        package if package.starts_with("wasi:") => {
+            ": of WASI it gives clocks, random, stdio, an empty environment and filesystem"
+        }
+        _ => ": build it without",
+    };
+    vec![format!("it imports {name}, which slotd does not give{hint}")]
+}
+
+fn check_export(
+    types: wasmparser::types::TypesRef<'_>,
+    name: &str,
+    wanted: &str,
+    entity: Option<ComponentEntityType>,
+) -> Option<String> {
+    let found = match entity {
+        Some(ComponentEntityType::Func(id)) => types::function(types, id),
+        Some(_) => "something that is not a function".to_owned(),
+        None => {
+            return Some(format!(
+                "it lacks the export `{name}`: build it against the world `handler` of \
+                 {PACKAGE}@{}; {REBUILD}",
+                WORLD.version
+            ));
+        }
+    };
+    (found != wanted).then(|| {
+        format!(
+            "its export `{name}` is {found}, but slotd calls {wanted}: build it against slotd's \
+             wit folder"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testkit, *};
+    use proptest::prelude::*;
+
+    fn problems(bytes: &[u8]) -> String {
+        inspect(bytes).problems.join("; ")
+    }
+
+    /// Were the interface's description unreadable, every component would be found fit.
+    #[test]
+    fn the_world_is_known() {
+        assert_eq!(WORLD.version, "1.0.0");
+        let exports: Vec<_> = WORLD.exports.keys().map(String::as_str).collect();
+        assert_eq!(exports, ["handle", "migrate", "query"]);
+        assert_eq!(WORLD.exports["migrate"], "func(string) -> result<_, string>");
+        let state: Vec<_> = WORLD.imports["slotd:slot/state"].keys().collect();
+        assert_eq!(state, ["delete", "get", "scan", "set"]);
+        assert_eq!(WORLD.imports["slotd:slot/effects"].len(), 1);
+        assert_eq!(WORLD.imports["slotd:slot/log"].len(), 1);
+    }
+
+    #[test]
+    fn versions_with_one_track_are_compatible() {
+        for (version, expected) in [
+            ("1.0.0", "1"),
+            ("1.12.3", "1"),
+            ("2.0.0", "2"),
+            ("0.2.12", "0.2"),
+            ("0.3.0-rc", "0.3"),
+            ("", ""),
+        ] {
+            assert_eq!(track(version), expected, "{version}");
+        }
+    }
+
+    /// An author must see what is in a component that fits.
+    #[test]
+    fn a_component_that_fits_has_no_problems() {
+        let inspection = inspect(&testkit::guest());
+        assert_eq!(inspection.problems, [""; 0]);
+        assert_eq!(inspection.kind, "component");
+        assert_eq!(inspection.version.as_deref(), Some("1.2.3"));
+        assert_eq!(inspection.exports, ["handle", "query", "migrate"]);
+        assert!(inspection.imports.contains(&"slotd:slot/state@1.0.0".to_owned()));
+        let wasi = inspect(&testkit::wasi_guest());
+        assert_eq!(wasi.problems, [""; 0]);
+        assert_eq!(wasi.version, None);
+    }
+
+    /// Each of these is deployed by mistake one day; the answer must say what to do.
+    #[test]
+    fn files_that_are_something_else_are_named() {
+        let module = wat::parse_str("(module (func (export \"handle\")))").unwrap();
+        for (bytes, kind, says) in [
+            (b"".as_slice(), "empty file", "empty"),
+            (b"\0as", "truncated file", "within its header"),
+            (b"\0asm\x07\0\x03\0", "unknown WebAssembly", "encoding"),
+            (b"\x7fELF...", "native code", "precompiled"),
+            (b"  (component)", "WebAssembly text", "wasm-tools parse"),
+            (b"PK\x03\x04", "archive", "unpack"),
+            (b"hello, world", "not WebAssembly", "not WebAssembly"),
+            (&module, "core module", "slotd plugin build"),
+        ] {
+            let inspection = inspect(bytes);
+            assert_eq!(inspection.kind, kind);
+            assert_eq!(inspection.problems.len(), 1, "{:?}", inspection.problems);
+            assert!(inspection.problems[0].contains(says), "{:?}", inspection.problems);
+        }
+        assert_eq!(inspect(&module).exports, ["handle"]);
+    }
+
+    #[test]
+    fn a_component_over_the_limit_is_refused_without_reading_it() {
+        let mut large = testkit::guest();
+        large.resize(limits::COMPONENT_BYTES_MAX + 1, 0);
+        let inspection = inspect(&large);
+        assert_eq!(inspection.problems.len(), 1);
+        assert!(inspection.problems[0].contains("a component may have 67108864"));
+    }
+
+    /// Half an upload must be told as that, not as a riddle.
+    #[test]
+    fn truncated_components_are_refused() {
+        let whole = testkit::guest();
+        let mut told = 0;
+        for end in 8..whole.len() {
+            let problems = problems(&whole[..end]);
+            if problems.is_empty() {
+                // Only its last section is gone, of names for debuggers.
+                assert!(whole[end..].windows(14).any(|w| w == b"component-name"), "cut at {end}");
+            }
+            told += usize::from(problems.contains("truncated"));
+        }
+        // The others are cut between two sections.
+        assert!(told > (whole.len() - 8) * 9 / 10, "{told} of {}", whole.len());
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_named() {
+        let lacking = problems(&testkit::guest_with(
+            "(func (export \"query\") (param \"query\"",
+            "(func (export \"enquire\") (param \"query\"",
+        ));
+        assert!(lacking.contains("it lacks the export `query`"), "{lacking}");
+
+        let wrong = problems(
+            &wat::parse_str(
+                r#"(component
+                    (core module $m (func (export "f")))
+                    (core instance $i (instantiate $m))
+                    (func (export "handle") (canon lift (core func $i "f")))
+                    (component (export "query")))"#,
+            )
+            .unwrap(),
+        );
+        assert!(
+            wrong.contains("its export `handle` is func(), but slotd calls func(record{"),
+            "{wrong}"
+        );
+        assert!(
+            wrong.contains("its export `query` is something that is not a function"),
+            "{wrong}"
+        );
+        assert!(wrong.contains("it lacks the export `migrate`"), "{wrong}");
+
+        let greedy = problems(
+            &wat::parse_str(
+                r#"(component
+                    (import "wasi:sockets/tcp@0.2.0" (instance))
+                    (import "wasi:http/types@0.3.0" (instance))
+                    (import "wasi:clocks/wall-clock@0.3.0" (instance))
+                    (import "wasi:keyvalue/store@0.2.0" (instance))
+                    (import "acme:db/query" (instance))
+                    (import "run" (func))
+                    (import "slotd:slot/timers@1.1.0" (instance))
+                    (import "slotd:slot/log@2.0.0" (instance))
+                    (import "slotd:slot/effects@1.1.0" (instance
+                        (export "schedule" (func)) (export "emit" (func)))))"#,
+            )
+            .unwrap(),
+        );
+        for says in [
+            "imports wasi:sockets/tcp@0.2.0, which slotd does not give: a handler has no network",
+            "imports wasi:http/types@0.3.0, which",
+            "imports wasi:clocks/wall-clock@0.3.0, which slotd does not give: of WASI it gives parts of 0.2",
+            "imports wasi:keyvalue/store@0.2.0, which slotd does not give: of WASI it gives clocks",
+            "imports acme:db/query, which",
+            "imports run, which",
+            "imports slotd:slot/timers@1.1.0, which",
+            "imports slotd:slot/log@2.0.0, but this slotd speaks slotd:slot@1.0.0",
+            "imports `schedule` of slotd:slot/effects@1.1.0, which slotd (slotd:slot@1.0.0)",
+            "imports `emit` of slotd:slot/effects@1.1.0 as func(), but slotd gives func(record{",
+        ] {
+            assert!(greedy.contains(says), "{says:?} is not in: {greedy}");
+        }
+    }
+
+    #[test]
+    fn a_bad_version_section_is_refused() {
+        for bad in ["", "a b", &"9".repeat(65)] {
+            let guest = testkit::guest_with("\"1.2.3\"", &format!("\"{bad}\""));
+            assert!(problems(&guest).contains("`version` section"), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        /// Whatever is uploaded, the node must answer rather than die.
+        #[test]
+        fn damaged_components_never_panic(
+            at in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12),
+            end in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+        ) {
+            let mut bytes = testkit::guest();
+            for (index, byte) in at {
+                let index = index.index(bytes.len());
+                bytes[index] = byte;
+            }
+            if cut {
+                bytes.truncate(end.index(bytes.len()));
+            }
+            let _ = inspect(&bytes);
+            let _ = version(&bytes);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for header in [b"".as_slice(), b"\0asm\x0d\0\x01\0", b"\0asm\x01\0\0\0"] {
+                let _ = inspect(&[header, &tail].concat());
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The functions of `wit/` that a guest calls. Each is pure computation on the call's state; a
+//! fault ends the call by a trap, and is kept in the call as what the caller is told.
+
+use super::{
+    Failure, StateFault,
+    bindings::{Handler, slotd::slot as wit},
+    instance::{Current, HostState, Mode},
+};
+use crate::{limits, log::record::Event};
+use bytes::Bytes;
+use wasmtime::component::{HasSelf, Linker};
+
+pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    Handler::add_to_linker::<HostState, HasSelf<HostState>>(linker, |host| host)
+}
+
+impl HostState {
+    /// Counts a host call. A guest that is being instantiated has no session, and so no state.
+    fn count(&mut self) -> wasmtime::Result<&mut Current> {
+        let host_calls_max = self.host_calls_max;
+        let Some(current) = self.current.as_mut() else {
+            return Err(wasmtime::format_err!(
+                "called a host function while it was instantiated: there is no session yet"
+            ));
+        };
+        current.host_calls += 1;
+        if current.host_calls > host_calls_max {
+            let limit = format!("host calls: a call may make {host_calls_max}");
+            return Err(current.fail(Failure::Limit(limit)));
+        }
+        Ok(current)
+    }
+}
+
+impl Current {
+    /// Keeps why the call fails, and gives the error that traps the guest.
+    pub(super) fn fail(&mut self, failure: Failure) -> wasmtime::Error {
+        let error = wasmtime::format_err!("{failure}");
+        self.failure.get_or_insert(failure);
+        error
+    }
+
+    fn fault(&mut self, fault: StateFault) -> wasmtime::Error {
+        self.fail(match fault {
+            StateFault::ReadOnly => Failure::Trapped(fault.to_string()),
+            StateFault::Limit(sentence) => Failure::Limit(sentence),
+            StateFault::Store(error) => Failure::Store(error),
+        })
+    }
+
+    fn may_write(&mut self) -> wasmtime::Result<()> {
+        match self.mode {
+            Mode::Query => Err(self.fault(StateFault::ReadOnly)),
+            Mode::Handle | Mode::Migrate => Ok(()),
+        }
+    }
+}
+
+impl wit::types::Host for HostState {}
+
+impl wit::state::Host for HostState {
+    fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
+        let current = self.count()?;
+        match current.state.get(&key) {
+            Ok(value) => Ok(value.map(Vec::from)),
+            Err(fault) => Err(current.fault(fault)),
+        }
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
+        let current = self.count()?;
+        current.may_write()?;
+        current.state.set(&key, Bytes::from(value)).map_err(|fault| current.fault(fault))
+    }
+
+    fn delete(&mut self, key: String) -> wasmtime::Result<()> {
+        let current = self.count()?;
+        current.may_write()?;
+        current.state.delete(&key).map_err(|fault| current.fault(fault))
+    }
+
+    fn scan(
+        &mut self,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {
+        let current = self.count()?;
+        let limit = limit.min(limits::STATE_SCAN_ENTRIES_MAX);
+        match current.state.scan(&prefix, after.as_deref(), limit) {
+            Ok(pairs) => Ok(pairs.into_iter().map(|(k, v)| (k, Vec::from(v))).collect()),
+            Err(fault) => Err(current.fault(fault)),
+        }
+    }
+}
+
+impl wit::effects::Host for HostState {
+    fn emit(&mut self, event: wit::effects::Event) -> wasmtime::Result<()> {
+        let current = self.count()?;
+        let who = match current.mode {
+            Mode::Handle => None,
+            Mode::Query => Some("a query"),
+            Mode::Migrate => Some("`migrate`"),
+        };
+        if let Some(who) = who {
+            return Err(current.fail(Failure::Trapped(format!("{who} may not emit events"))));
+        }
+        if let Err(failure) = check_event(&event, current) {
+            return Err(current.fail(failure));
+        }
+        current.event_bytes += event_bytes(&event);
+        current.events.push(Event {
+            kind: event.kind,
+            content_type: event.content_type,
+            body: Bytes::from(event.body),
+        });
+        Ok(())
+    }
+}
+
+fn event_bytes(event: &wit::effects::Event) -> usize {
+    event.kind.len() + event.content_type.len() + event.body.len()
+}
+
+fn check_event(event: &wit::effects::Event, current: &Current) -> Result<(), Failure> {
+    if current.events.len() >= limits::EVENTS_MAX {
+        let limit = format!("events: a message may emit {}", limits::EVENTS_MAX);
+        return Err(Failure::Limit(limit));
+    }
+    if current.event_bytes + event_bytes(event) > limits::EVENT_BYTES_MAX {
+        let limit =
+            format!("events: those of a message may have {} bytes", limits::EVENT_BYTES_MAX);
+        return Err(Failure::Limit(limit));
+    }
+    if event.kind.len() > limits::EVENT_KIND_BYTES_MAX {
+        let limit = format!("events: a kind may have {} bytes", limits::EVENT_KIND_BYTES_MAX);
+        return Err(Failure::Limit(limit));
+    }
+    // It becomes a line of its own in a stream of events.
+    if event.kind.is_empty() || event.kind.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        let sentence = format!("an event's kind is a word, not {:?}", event.kind);
+        return Err(Failure::Trapped(sentence));
+    }
+    check_content_type(&event.content_type, "an event")
+}
+
+/// It becomes a header: visible ASCII, and short.
+pub(super) fn check_content_type(content_type: &str, of: &str) -> Result<(), Failure> {
+    if content_type.len() > limits::CONTENT_TYPE_BYTES_MAX {
+        return Err(Failure::Limit(format!(
+            "the content type of {of} may have {} bytes, this one has {}",
+            limits::CONTENT_TYPE_BYTES_MAX,
+            content_type.len()
+        )));
+    }
+    if !content_type.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        let sentence = format!("the content type of {of} is printable ASCII, not {content_type:?}");
+        return Err(Failure::Trapped(sentence));
+    }
+    Ok(())
+}
+
+impl wit::log::Host for HostState {
+    fn write(&mut self, level: wit::log::Level, message: String) -> wasmtime::Result<()> {
+        self.count()?;
+        if let Some(current) = self.current.as_mut() {
+            current.log.write(&self.log, &current.session, level, &message);
+        }
+        Ok(())
+    }
+}

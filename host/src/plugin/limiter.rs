@@ -1,0 +1,78 @@
+//! What one instance may hold: memory, tables, core instances.
+
+use crate::limits;
+use wasmtime::ResourceLimiter;
+
+/// Counts the memory of a store over all its memories, and remembers a refusal, so that the trap
+/// which usually follows can be told as what it is.
+pub(super) struct Limiter {
+    memory_max: usize,
+    memory: usize,
+    refused: Option<String>,
+}
+
+impl Limiter {
+    pub(super) fn new(memory_max: usize) -> Self {
+        Self { memory_max, memory: 0, refused: None }
+    }
+    /// Bytes of linear memory of the instance.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+    /// What was refused since the last time that this was asked.
+    pub(super) fn take_refusal(&mut self) -> Option<String> {
+        self.refused.take()
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // Fails by the memory's own type, whatever is said here: not to be counted.
+            return Ok(true);
+        }
+        let growth = desired.saturating_sub(current);
+        let total = self.memory.saturating_add(growth);
+        if total > self.memory_max {
+            self.refused = Some(format!(
+                "memory: an instance may have {} bytes, this one asked for {total}",
+                self.memory_max
+            ));
+            return Ok(false);
+        }
+        // Growth that the system then refuses stays counted: rare, and on the safe side.
+        self.memory = total;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let fits = desired <= limits::GUEST_TABLE_ELEMENTS_MAX;
+        if !fits {
+            self.refused = Some(format!(
+                "table: a table may have {} elements, this one asked for {desired}",
+                limits::GUEST_TABLE_ELEMENTS_MAX
+            ));
+        }
+        Ok(fits)
+    }
+
+    fn instances(&self) -> usize {
+        limits::GUEST_CORE_INSTANCES_MAX
+    }
+    fn memories(&self) -> usize {
+        limits::GUEST_MEMORIES_MAX
+    }
+    fn tables(&self) -> usize {
+        limits::GUEST_TABLES_MAX
+    }
+}

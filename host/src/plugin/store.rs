@@ -1,0 +1,296 @@
+//! Components on the disk, by digest, and their compiled code beside them. Blocking.
+//!
+//! A component is what was uploaded, and is durable before `add` returns. Compiled code is a
+//! cache: made by this process from a component, for one engine, in a folder that only this user
+//! can open; it is thrown away and made again whenever anything about it is in doubt.
+
+use super::{Digest, PluginError};
+use std::{
+    fs, io,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+use xxhash_rust::xxh3::Xxh3Default;
+
+const TEMPORARY: &str = ".tmp-";
+/// Begins a file of compiled code; the checksum follows, then the code.
+const COMPILED_MAGIC: &[u8; 8] = b"slotdcw1";
+const CHECKSUM_BYTES: usize = 16;
+
+pub(super) struct Disk {
+    components: PathBuf,
+    compiled: PathBuf,
+    /// Of the engine that compiles and runs here.
+    compatibility: u64,
+    next_temporary: AtomicU64,
+}
+
+impl Disk {
+    /// Opens the folders, and clears away what a crash or another version of slotd left there.
+    pub(super) fn open(dir: &Path, compatibility: u64) -> Result<Self, PluginError> {
+        let disk = Self {
+            components: dir.join("components"),
+            compiled: dir.join("compiled"),
+            compatibility,
+            next_temporary: AtomicU64::new(0),
+        };
+        for folder in [dir, &disk.components, &disk.compiled] {
+            private_folder(folder).map_err(|e| failed("make", folder, &e))?;
+        }
+        for (folder, cache) in [(&disk.components, false), (&disk.compiled, true)] {
+            disk.sweep(folder, cache).map_err(|e| failed("clear", folder, &e))?;
+        }
+        Ok(disk)
+    }
+
+    fn sweep(&self, folder: &Path, cache: bool) -> io::Result<()> {
+        let ours = format!("-{:016x}.cwasm", self.compatibility);
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let stale = cache && name.ends_with(".cwasm") && !name.ends_with(&ours);
+            if (stale || name.starts_with(TEMPORARY)) && entry.file_type()?.is_file() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn component_path(&self, digest: Digest) -> PathBuf {
+        self.components.join(format!("{digest}.wasm"))
+    }
+
+    fn compiled_path(&self, digest: Digest) -> PathBuf {
+        self.compiled.join(format!("{digest}-{:016x}.cwasm", self.compatibility))
+    }
+
+    /// A stored component; its digest is verified.
+    pub(super) fn component(&self, digest: Digest) -> Result<Vec<u8>, PluginError> {
+        let path = self.component_path(digest);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(PluginError::Missing(digest));
+            }
+            Err(e) => return Err(failed("read", &path, &e)),
+        };
+        let found = Digest::of(&bytes);
+        if found != digest {
+            return Err(PluginError::Failed(format!(
+                "{} is damaged: the sha-256 of its {} bytes is {found}, not its name; \
+                 restore the file, or deploy the plugin again",
+                path.display(),
+                bytes.len()
+            )));
+        }
+        Ok(bytes)
+    }
+
+    /// Stores a component durably. A no-op where it is stored already, undamaged.
+    pub(super) fn put_component(&self, digest: Digest, bytes: &[u8]) -> Result<(), PluginError> {
+        if self.component(digest).is_ok() {
+            return Ok(());
+        }
+        let path = self.component_path(digest);
+        self.put(&path, &[bytes]).map_err(|e| failed("write", &path, &e))
+    }
+
+    /// Compiled code that this process may run: of this component, for this engine, undamaged.
+    pub(super) fn compiled(&self, digest: Digest) -> Option<Compiled> {
+        let path = self.compiled_path(digest);
+        let file = match fs::read(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+            Err(e) => {
+                tracing::warn!("can't read {}, so compiling anew: {e}", path.display());
+                return None;
+            }
+        };
+        let compiled = Compiled { file };
+        if compiled.is_intact(digest, self.compatibility) {
+            return Some(compiled);
+        }
+        tracing::warn!("{} is damaged, so compiling anew", path.display());
+        None
+    }
+
+    /// Keeps compiled code for the next start.
+    pub(super) fn put_compiled(&self, digest: Digest, code: &[u8]) -> Result<(), PluginError> {
+        let path = self.compiled_path(digest);
+        let checksum = checksum(digest, self.compatibility, code);
+        let parts = [COMPILED_MAGIC.as_slice(), &checksum, code];
+        self.put(&path, &parts).map_err(|e| failed("write", &path, &e))
+    }
+
+    /// Writes a file whole or not at all: temporary file, sync, rename, sync of the folder.
+    fn put(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+        let temporary = folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        let written = (|| {
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            for part in parts {
+                file.write_all(part)?;
+            }
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        })();
+        if written.is_err() {
+            // The error that is told is the one that made it fail.
+            let _ = fs::remove_file(&temporary);
+        }
+        written?;
+        fs::File::open(folder)?.sync_all()
+    }
+}
+
+/// A file of compiled code whose checksum was verified.
+pub(super) struct Compiled {
+    file: Vec<u8>,
+}
+
+impl Compiled {
+    pub(super) fn code(&self) -> &[u8] {
+        self.file.get(COMPILED_MAGIC.len() + CHECKSUM_BYTES..).unwrap_or_default()
+    }
+
+    fn is_intact(&self, digest: Digest, compatibility: u64) -> bool {
+        let expected = checksum(digest, compatibility, self.code());
+        self.file
+            .strip_prefix(COMPILED_MAGIC)
+            .is_some_and(|rest| rest.starts_with(&expected) && !self.code().is_empty())
+    }
+}
+
+/// Binds the code to its component and engine, so that a renamed file is not trusted either. It
+/// is there against damage: who can write into the folder is this process's own user.
+fn checksum(digest: Digest, compatibility: u64, code: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hash = Xxh3Default::new();
+    hash.update(&digest.0);
+    hash.update(&compatibility.to_le_bytes());
+    hash.update(code);
+    hash.digest128().to_le_bytes()
+}
+
+/// Makes a folder that only this user can open, or makes one that is there private.
+fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let mut permissions = fs::metadata(path)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        permissions.set_mode(0o700);
+        fs::set_permissions(path, permissions)?;
+    }
+    Ok(())
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> PluginError {
+    PluginError::Failed(format!("can't {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// wasmtime runs whatever native code it is given: a damaged file would crash the node, or do
+    /// anything at all.
+    #[test]
+    fn damaged_code_is_never_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), 7).unwrap();
+        let digest = Digest::of(b"component");
+        assert!(disk.compiled(digest).is_none());
+        disk.put_compiled(digest, b"native code").unwrap();
+        assert_eq!(disk.compiled(digest).unwrap().code(), b"native code");
+
+        let path = disk.compiled_path(digest);
+        let file = fs::read(&path).unwrap();
+        for cut in 0..file.len() {
+            fs::write(&path, &file[..cut]).unwrap();
+            assert!(disk.compiled(digest).is_none(), "cut at {cut}");
+        }
+        for at in 0..file.len() {
+            let mut flipped = file.clone();
+            flipped[at] ^= 1;
+            fs::write(&path, flipped).unwrap();
+            assert!(disk.compiled(digest).is_none(), "flipped at {at}");
+        }
+        // Nor is another component's, nor another engine's.
+        let other = Digest::of(b"other");
+        fs::write(disk.compiled_path(other), &file).unwrap();
+        assert!(disk.compiled(other).is_none());
+        fs::write(&path, &file).unwrap();
+        assert!(disk.compiled(digest).is_some());
+    }
+
+    /// A folder of native code that others could write to would let them run code as slotd.
+    #[test]
+    fn folders_and_files_are_private() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("compiled")).unwrap();
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(dir.path().join("compiled"), open).unwrap();
+        let disk = Disk::open(dir.path(), 7).unwrap();
+        let digest = Digest::of(b"component");
+        disk.put_component(digest, b"component").unwrap();
+        disk.put_compiled(digest, b"code").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&disk.compiled), 0o700);
+        assert_eq!(mode(&disk.components), 0o700);
+        assert_eq!(mode(&disk.compiled_path(digest)), 0o600);
+    }
+
+    /// A crash while writing, or an upgrade, would otherwise leave files that nobody deletes.
+    #[test]
+    fn leftovers_are_cleared_at_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Disk::open(dir.path(), 1).unwrap();
+        let digest = Digest::of(b"component");
+        old.put_component(digest, b"component").unwrap();
+        old.put_compiled(digest, b"old code").unwrap();
+        fs::write(dir.path().join("components/.tmp-1-1"), b"half").unwrap();
+        fs::write(dir.path().join("compiled/.tmp-1-2"), b"half").unwrap();
+        let new = Disk::open(dir.path(), 2).unwrap();
+        assert_eq!(names(&new.components), [format!("{digest}.wasm")]);
+        assert_eq!(names(&new.compiled), [""; 0]);
+    }
+
+    /// The node must say which file is damaged rather than run something else; a new upload heals.
+    #[test]
+    fn a_damaged_component_is_named_and_can_be_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), 7).unwrap();
+        let digest = Digest::of(b"component");
+        assert!(matches!(disk.component(digest), Err(PluginError::Missing(d)) if d == digest));
+        disk.put_component(digest, b"component").unwrap();
+        fs::write(disk.component_path(digest), b"componenT").unwrap();
+        let error = disk.component(digest).unwrap_err().to_string();
+        assert!(error.contains(&format!("{digest}.wasm is damaged")), "{error}");
+        disk.put_component(digest, b"component").unwrap();
+        assert_eq!(disk.component(digest).unwrap(), b"component");
+    }
+
+    /// A full disk must not leave half a file under a good name, nor a temporary one.
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), 7).unwrap();
+        let digest = Digest::of(b"component");
+        // A folder in the file's place makes the rename fail, after everything was written.
+        fs::create_dir(disk.component_path(digest)).unwrap();
+        assert!(matches!(disk.put_component(digest, b"component"), Err(PluginError::Failed(_))));
+        assert_eq!(names(&disk.components), [format!("{digest}.wasm")]);
+    }
+}

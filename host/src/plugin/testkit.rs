@@ -1,0 +1,123 @@
+//! Guests written by hand, so that tests need no toolchain, and a state in memory.
+
+use super::{
+    Call, Failure, Input, Instance, Outcome, PluginHost, PluginOptions, State, StateFault,
+};
+use crate::{limits, names::SessionKey};
+use bytes::Bytes;
+use std::{any::Any, collections::BTreeMap, path::Path, sync::OnceLock, time::Duration};
+
+const TYPES: &str = include_str!("guests/types.wat");
+const GUEST: &str = include_str!("guests/guest.wat");
+const WASI: &str = include_str!("guests/wasi.wat");
+
+fn encode(text: &str) -> Vec<u8> {
+    wat::parse_str(text.replace(";;TYPES", TYPES)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Does what the first byte of a message says; see `guests/guest.wat`.
+pub(super) fn guest() -> Vec<u8> {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| encode(GUEST)).clone()
+}
+
+/// The guest with a part of its text replaced.
+pub(super) fn guest_with(from: &str, to: &str) -> Vec<u8> {
+    assert!(GUEST.contains(from), "{from:?}");
+    encode(&GUEST.replace(from, to))
+}
+
+/// Uses WASI as the first byte of a message says; see `guests/wasi.wat`.
+pub(super) fn wasi_guest() -> Vec<u8> {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| encode(WASI)).clone()
+}
+
+pub(super) fn options(dir: &Path) -> PluginOptions {
+    PluginOptions {
+        dir: dir.to_owned(),
+        memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
+        deadline: Duration::from_secs(20),
+        host_calls: limits::HOST_CALLS_MAX,
+    }
+}
+
+pub(super) fn host(dir: &Path) -> PluginHost {
+    PluginHost::new(options(dir)).unwrap()
+}
+
+/// A state in memory. The key `store-fails` fails as a broken store does, `limit` as one that is
+/// full.
+#[derive(Default)]
+pub(super) struct MapState(pub(super) BTreeMap<String, Bytes>);
+
+impl State for MapState {
+    fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateFault> {
+        Ok(self.0.get(key).cloned())
+    }
+    fn set(&mut self, key: &str, value: Bytes) -> Result<(), StateFault> {
+        match &value[..] {
+            b"store-fails" => {
+                Err(StateFault::Store(crate::state::StateError::Unavailable("no disk".into())))
+            }
+            b"limit" => Err(StateFault::Limit("state: a session may have 1 key".into())),
+            _ => {
+                self.0.insert(key.to_owned(), value);
+                Ok(())
+            }
+        }
+    }
+    fn delete(&mut self, key: &str) -> Result<(), StateFault> {
+        self.0.remove(key);
+        Ok(())
+    }
+    fn scan(
+        &mut self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(String, Bytes)>, StateFault> {
+        assert!(limit <= limits::STATE_SCAN_ENTRIES_MAX);
+        let pairs = self.0.iter().filter(|(k, _)| k.starts_with(prefix));
+        let pairs = pairs.filter(|(k, _)| after.is_none_or(|after| k.as_str() > after));
+        Ok(pairs.take(limit as usize).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+}
+
+pub(super) fn call(input: Input) -> Call {
+    Call {
+        session: SessionKey::parse("test", "one").unwrap(),
+        seq: 1,
+        time_ms: 1_700_000_000_123,
+        state: Box::new(MapState::default()),
+        input,
+    }
+}
+
+pub(super) fn message(body: &[u8]) -> Input {
+    Input::Handle {
+        id: Some("id".into()),
+        sender: Some("ann".into()),
+        content_type: "text/plain".into(),
+        body: Bytes::copy_from_slice(body),
+    }
+}
+
+pub(super) fn query(body: &[u8]) -> Input {
+    Input::Query { content_type: "text/plain".into(), body: Bytes::copy_from_slice(body) }
+}
+
+/// Calls and gives what came of it: the reply's body, or the failure.
+pub(super) async fn ask(instance: &mut Instance, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    outcome(instance, message(body)).await.result.map(|reply| reply.body.to_vec())
+}
+
+pub(super) async fn outcome(instance: &mut Instance, input: Input) -> Outcome {
+    instance.call(call(input)).await
+}
+
+/// What a call left in its state.
+pub(super) fn state_of(outcome: Outcome) -> BTreeMap<String, Bytes> {
+    let state: Box<dyn Any> = outcome.state;
+    state.downcast::<MapState>().unwrap().0
+}

@@ -1,0 +1,6 @@
+//! Services: which plugin each runs, and the move of every slot from one to the next.
+
+pub mod catalogue;
+pub mod swap;
+
+pub use catalogue::{Catalogue, Deployment};

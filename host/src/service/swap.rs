@@ -1,0 +1,156 @@
+//! A swap: every slot goes over to another deployment, at a message boundary of its own, by a
+//! record in its own log.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    names::SlotId,
+    node_types::SwapInfo,
+    router::Router,
+    slot::{Activation, Order, now_ms},
+    telemetry::metrics,
+};
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{oneshot, watch};
+
+/// The progress of one swap.
+pub struct Swap {
+    generation: u64,
+    from: Option<Arc<str>>,
+    to: Arc<str>,
+    slots: u32,
+    started_ms: u64,
+    started: Instant,
+    progress: Mutex<Progress>,
+    done: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Progress {
+    pauses: Vec<Duration>,
+    finished: Option<Duration>,
+    error: Option<String>,
+}
+
+impl Swap {
+    pub fn new(generation: u64, from: Option<Arc<str>>, to: Arc<str>, slots: u16) -> Self {
+        Self {
+            generation,
+            from,
+            to,
+            slots: slots.into(),
+            started_ms: now_ms(),
+            started: Instant::now(),
+            progress: Mutex::default(),
+            done: watch::Sender::new(false),
+        }
+    }
+
+    /// Moves every slot, [`limits::SWAP_CONCURRENCY_MAX`] at a time. A slot that can't be moved
+    /// now is tried again, with back-off, until `stopping` says that the node ends.
+    pub async fn run(
+        self: Arc<Self>,
+        router: Arc<Router>,
+        activation: Activation,
+        stopping: watch::Receiver<bool>,
+    ) {
+        let slots = 0..router.slot_count();
+        stream::iter(slots)
+            .for_each_concurrent(limits::SWAP_CONCURRENCY_MAX, |slot| {
+                let (router, activation, mut stopping) = (&router, &activation, stopping.clone());
+                let this = &self;
+                async move {
+                    tokio::select! {
+                        () = this.move_slot(router, slot, activation) => {}
+                        _ = stopping.wait_for(|stopping| *stopping) => {}
+                    }
+                }
+            })
+            .await;
+        let mut progress = self.progress.lock();
+        if progress.pauses.len() == self.slots as usize {
+            let elapsed = self.started.elapsed();
+            progress.finished = Some(elapsed);
+            progress.error = None;
+            drop(progress);
+            tracing::info!(
+                service = %activation.record.service,
+                to = %self.to,
+                slots = self.slots,
+                elapsed_ms = elapsed.as_millis() as u64,
+                "swap done"
+            );
+            self.done.send_replace(true);
+        }
+    }
+
+    async fn move_slot(&self, router: &Router, slot: SlotId, activation: &Activation) {
+        let mut backoff = limits::SWAP_RETRY_MIN;
+        loop {
+            match activate(router, slot, activation).await {
+                Ok(pause) => {
+                    metrics().swap_pause_seconds.record(pause);
+                    self.progress.lock().pauses.push(pause);
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(slot, %error, "a slot did not go over; trying again");
+                    self.progress.lock().error = Some(format!("slot {slot}: {error}"));
+                }
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
+        }
+    }
+
+    /// Waits until every slot has moved, `wait` at most.
+    pub async fn wait(&self, wait: Duration) {
+        let mut done = self.done.subscribe();
+        let _ = tokio::time::timeout(wait, done.wait_for(|done| *done)).await;
+    }
+
+    pub fn is_done(&self) -> bool {
+        *self.done.borrow()
+    }
+
+    pub fn info(&self) -> SwapInfo {
+        let progress = self.progress.lock();
+        let mut pauses = progress.pauses.clone();
+        pauses.sort_unstable();
+        let at = |share: f64| {
+            let last = pauses.len().saturating_sub(1);
+            let index = (last as f64 * share).ceil() as usize;
+            pauses.get(index).map_or(0.0, |pause| pause.as_secs_f64() * 1e6)
+        };
+        let elapsed = progress.finished.unwrap_or_else(|| self.started.elapsed());
+        SwapInfo {
+            generation: self.generation,
+            from: self.from.as_ref().map(ToString::to_string),
+            to: self.to.to_string(),
+            slots: self.slots,
+            moved: pauses.len() as u32,
+            done: progress.finished.is_some(),
+            error: progress.error.clone(),
+            started_ms: self.started_ms,
+            elapsed_ms: elapsed.as_secs_f64() * 1e3,
+            pause_p50_us: at(0.5),
+            pause_p99_us: at(0.99),
+            pause_max_us: at(1.0),
+        }
+    }
+}
+
+async fn activate(
+    router: &Router,
+    slot: SlotId,
+    activation: &Activation,
+) -> Result<Duration, Error> {
+    let (reply, moved) = oneshot::channel();
+    router.order(slot, Order::Activate { activation: activation.clone(), reply }).await?;
+    moved.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the slot stopped")))
+}

@@ -1,0 +1,503 @@
+//! What a slot does with a message: find the session, look for a repeat, migrate if the plugin has
+//! changed, call the handler, and turn what it did into a record.
+
+use crate::{
+    error::{Code, Error},
+    log::record::{Activate, Delete, DeploymentId, Entry, Head, Message, Pin, Record, Write},
+    names::{ServiceName, SessionKey},
+    node_types::{Answer, Incoming, Sent},
+    plugin::{self, Call, Failure, Input, Outcome, Plugin, StateFault},
+    service::catalogue::not_deployed,
+    slot::{
+        Reply,
+        instances::Running,
+        now_ms,
+        overlay::Transaction,
+        session::Session,
+        task::{Task, store_error},
+    },
+    telemetry::metrics,
+};
+use bytes::Bytes;
+use std::{sync::Arc, time::Instant};
+
+/// What became of a message.
+enum Applied {
+    New { record: Box<Message>, sent: Sent },
+    Repeat(Sent),
+}
+
+/// Which deployment a session's next call runs on.
+struct Choice {
+    deployment: DeploymentId,
+    pinned: Option<Pin>,
+}
+
+impl Task {
+    pub(super) async fn message(&mut self, key: SessionKey, message: Incoming, reply: Reply<Sent>) {
+        let session = match self.take_session(&key) {
+            Ok(session) => session,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (mut session, applied) = self.apply(session, message).await;
+        match applied {
+            Ok(Applied::New { record, sent }) => {
+                if record.entry.seq == 1 {
+                    self.count_session(1);
+                    self.next_session = self.next_session.max(record.session_number + 1);
+                }
+                session.changed_in = self.building.number;
+                self.building.push(Record::Message(record));
+                self.building.hold(reply, Ok(sent));
+            }
+            Ok(Applied::Repeat(sent)) => {
+                metrics().replays.increment(1);
+                self.hold(session.changed_in, reply, Ok(sent));
+            }
+            Err(error) => self.hold(session.changed_in, reply, Err(error)),
+        }
+        self.put_session(session);
+    }
+
+    /// Applies a message to its session. On an error the session is as it was.
+    async fn apply(
+        &mut self,
+        mut session: Box<Session>,
+        message: Incoming,
+    ) -> (Box<Session>, Result<Applied, Error>) {
+        let active = match self.active_for(&session.key.service) {
+            Ok(active) => active,
+            Err(error) => return (session, Err(error)),
+        };
+        let fingerprint = message.id.as_ref().map_or(0, |_| fingerprint(&message));
+        if let Some(id) = &message.id {
+            match self.recall(&mut session, id, fingerprint) {
+                Ok(None) => {}
+                Ok(Some(sent)) => return (session, Ok(Applied::Repeat(sent))),
+                Err(error) => return (session, Err(error)),
+            }
+        }
+        let key = session.key.clone();
+        let seq = session.head.seq + 1;
+        let time_ms = now_ms().max(session.head.updated_ms);
+        let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
+        let (tx, choice) = match self.choose(tx, &active, time_ms).await {
+            Ok(chosen) => chosen,
+            Err((session, error)) => return (session, Err(error)),
+        };
+        let mut running = match self.running(&key.service, choice.deployment).await {
+            Ok(running) => running,
+            Err(error) => return (tx.discard(), Err(error)),
+        };
+        let label = running.label.clone();
+        let input = Input::Handle {
+            id: message.id.clone(),
+            sender: message.sender.clone(),
+            content_type: message.content_type.clone(),
+            body: message.body.clone(),
+        };
+        let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
+        let outcome = self.call(&mut running, call).await;
+        let events = outcome.events;
+        let (tx, result) = self.settle(running, outcome.state, outcome.result);
+        let Some(tx) = tx else {
+            return (lost_session(key), Err(Error::internal("a call did not give its state back")));
+        };
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(failure) => return (tx.discard(), Err(failure_error(&label, failure))),
+        };
+        let (mut session, writes) = match tx.merge() {
+            Ok(merged) => merged,
+            Err((session, fault)) => {
+                let failure = fault_failure(fault);
+                return (session, Err(failure_error(&label, failure)));
+            }
+        };
+        if !session.exists() {
+            session.head.session_number = self.next_session;
+            session.head.created_ms = time_ms;
+        }
+        session.head.seq = seq;
+        session.head.updated_ms = time_ms;
+        session.head.deployment = choice.deployment;
+        session.head.pinned = choice.pinned;
+        let entry = Arc::new(Entry {
+            seq,
+            id: message.id,
+            sender: message.sender,
+            time_ms,
+            content_type: message.content_type,
+            body: message.body,
+            reply_content_type: answer.content_type,
+            reply: answer.body,
+            deployment: choice.deployment,
+            events,
+        });
+        let record = new_record(&mut session, entry, fingerprint, writes);
+        let sent = self.sent(&record.entry, label, false);
+        (session, Ok(Applied::New { record, sent }))
+    }
+
+    /// What the slot runs for a service. A service that was deployed a moment ago may not have
+    /// reached this slot: then it goes over to it now.
+    fn active_for(&mut self, service: &ServiceName) -> Result<Activate, Error> {
+        if let Some(active) = self.active.get(service) {
+            return Ok(active.clone());
+        }
+        let known = self.context.catalogue.get(service).ok_or_else(|| not_deployed(service))?;
+        let record = known.activate();
+        self.active.insert(service.clone(), record.clone());
+        self.building.push(Record::Activate(record.clone()));
+        Ok(record)
+    }
+
+    /// The answer of an earlier message with the same idempotency key.
+    fn recall(
+        &mut self,
+        session: &mut Session,
+        id: &str,
+        fingerprint: u128,
+    ) -> Result<Option<Sent>, Error> {
+        if !session.exists() {
+            return Ok(None);
+        }
+        let number = session.head.session_number;
+        let remembered = match session.remembered.get(id) {
+            Some(remembered) => Some(*remembered),
+            None => self.context.store.remembered(self.slot, number, id).map_err(store_error)?,
+        };
+        let Some(remembered) = remembered else { return Ok(None) };
+        if remembered.fingerprint != fingerprint {
+            return Err(Error::new(
+                Code::IdempotencyConflict,
+                format!(
+                    "idempotency key {id:?} was used for message {} with another body",
+                    remembered.seq
+                ),
+            ));
+        }
+        let entry = match session.recent.iter().find(|entry| entry.seq == remembered.seq) {
+            Some(entry) => entry.clone(),
+            None => {
+                let found = self.context.store.history(self.slot, number, remembered.seq - 1, 1, 0);
+                let found = found.map_err(store_error)?.into_iter().next();
+                found.ok_or_else(|| {
+                    Error::internal(format!("message {} is missing from history", remembered.seq))
+                })?
+            }
+        };
+        let label = self.context.catalogue.label(&session.key.service, entry.deployment);
+        Ok(Some(self.sent(&entry, label, true)))
+    }
+
+    fn sent(&self, entry: &Entry, plugin: Arc<str>, replayed: bool) -> Sent {
+        Sent {
+            seq: entry.seq,
+            slot: self.slot,
+            plugin,
+            replayed,
+            content_type: entry.reply_content_type.clone(),
+            body: entry.reply.clone(),
+        }
+    }
+
+    /// Decides which deployment a session runs on, migrating it within the transaction if the
+    /// slot's has changed. A session that `migrate` refuses stays on its old one.
+    async fn choose(
+        &mut self,
+        tx: Box<Transaction>,
+        active: &Activate,
+        time_ms: u64,
+    ) -> Result<(Box<Transaction>, Choice), (Box<Session>, Error)> {
+        let head = &tx.session().head;
+        let target = active.deployment;
+        if !tx.session().exists() || head.deployment == target {
+            return Ok((tx, Choice { deployment: target, pinned: None }));
+        }
+        let old = head.deployment;
+        if let Some(pin) = head.pinned.clone().filter(|pin| pin.against == target) {
+            return Ok((tx, Choice { deployment: old, pinned: Some(pin) }));
+        }
+        let key = tx.session().key.clone();
+        let seq = head.seq + 1;
+        let from = match self.context.catalogue.deployment(&key.service, old) {
+            Some(deployment) => deployment.version,
+            None => format!("deployment-{old}"),
+        };
+        let mut running = match self.running(&key.service, target).await {
+            Ok(running) => running,
+            Err(error) => return Err((tx.discard(), error)),
+        };
+        let label = running.label.clone();
+        let input = Input::Migrate { from };
+        let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
+        let outcome = self.call(&mut running, call).await;
+        let (tx, result) = self.settle(running, outcome.state, outcome.result);
+        let Some(mut tx) = tx else {
+            let error = Error::internal("a call did not give its state back");
+            return Err((lost_session(key), error));
+        };
+        match result {
+            Ok(_) => Ok((tx, Choice { deployment: target, pinned: None })),
+            Err(Failure::Store(error)) => Err((tx.discard(), store_error(error))),
+            Err(failure) => {
+                tx.clear();
+                let reason = match failure {
+                    Failure::Rejected(rejection) => rejection.message,
+                    other => other.to_string(),
+                };
+                tracing::warn!(session = %key, plugin = %label, reason, "migrate refused a session");
+                let pinned = Some(Pin { against: target, reason });
+                Ok((tx, Choice { deployment: old, pinned }))
+            }
+        }
+    }
+
+    pub(super) async fn query(
+        &mut self,
+        key: SessionKey,
+        content_type: String,
+        body: Bytes,
+        reply: Reply<Answer>,
+    ) {
+        let session = match self.take_session(&key) {
+            Ok(session) => session,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (session, answer) = self.ask(session, content_type, body).await;
+        self.hold(session.changed_in, reply, answer);
+        self.put_session(session);
+    }
+
+    /// Answers a query. A session that was not yet migrated is migrated for the query alone, so
+    /// that the answer is always the current version's.
+    async fn ask(
+        &mut self,
+        session: Box<Session>,
+        content_type: String,
+        body: Bytes,
+    ) -> (Box<Session>, Result<Answer, Error>) {
+        if !session.exists() {
+            let error = match self.context.catalogue.require(&session.key.service) {
+                Ok(_) => no_session(&session.key),
+                Err(error) => error,
+            };
+            return (session, Err(error));
+        }
+        let active = match self.active_for(&session.key.service) {
+            Ok(active) => active,
+            Err(error) => return (session, Err(error)),
+        };
+        let key = session.key.clone();
+        let seq = session.head.seq;
+        let time_ms = now_ms().max(session.head.updated_ms);
+        let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
+        let (tx, choice) = match self.choose(tx, &active, time_ms).await {
+            Ok(chosen) => chosen,
+            Err((session, error)) => return (session, Err(error)),
+        };
+        let mut running = match self.running(&key.service, choice.deployment).await {
+            Ok(running) => running,
+            Err(error) => return (tx.discard(), Err(error)),
+        };
+        let label = running.label.clone();
+        let state = tx.read_only(true);
+        let input = Input::Query { content_type, body };
+        let call = Call { session: key.clone(), seq, time_ms, state, input };
+        let outcome = self.call(&mut running, call).await;
+        let (tx, result) = self.settle(running, outcome.state, outcome.result);
+        let Some(tx) = tx else {
+            return (lost_session(key), Err(Error::internal("a call did not give its state back")));
+        };
+        let answer =
+            result.map_err(|failure| failure_error(&label, failure)).map(|answer| Answer {
+                slot: self.slot,
+                plugin: label,
+                seq,
+                content_type: answer.content_type,
+                body: answer.body,
+            });
+        (tx.discard(), answer)
+    }
+
+    pub(super) fn delete(&mut self, key: &SessionKey, reply: Reply<()>) {
+        let mut session = match self.take_session(key) {
+            Ok(session) => session,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        if !session.exists() {
+            self.hold(session.changed_in, reply, Err(no_session(key)));
+            return self.put_session(session);
+        }
+        let session_number = session.head.session_number;
+        self.building.push(Record::Delete(Delete { key: key.clone(), session_number }));
+        // What stays in the cache says that the name is free, until the store says so too.
+        session = Box::new(Session::new(key.clone(), Head::default()));
+        session.changed_in = self.building.number;
+        self.count_session(-1);
+        self.building.hold(reply, Ok(()));
+        self.put_session(session);
+    }
+
+    // ---- instances -----------------------------------------------------------------------------
+
+    /// The slot's instance of a deployment, made if need be.
+    async fn running(
+        &mut self,
+        service: &ServiceName,
+        deployment: DeploymentId,
+    ) -> Result<Running, Error> {
+        if let Some(running) = self.instances.take(service, deployment) {
+            return Ok(running);
+        }
+        let known = self.context.catalogue.deployment(service, deployment).ok_or_else(|| {
+            Error::new(
+                Code::PluginUnavailable,
+                format!("deployment {deployment} of {service} is not in this node's catalogue"),
+            )
+        })?;
+        let context = self.context.clone();
+        let unavailable = |why: plugin::PluginError| {
+            Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*known.label)
+        };
+        let load = async { context.plugins.load(known.digest).await };
+        let plugin = self.beside_commits(load).await.map_err(unavailable)?;
+        let instance = plugin.instantiate().await.map_err(unavailable)?;
+        metrics().instantiations.increment(1);
+        let service = service.clone();
+        Ok(Running { service, deployment, plugin, label: known.label, instance })
+    }
+
+    /// Makes an instance ready for what the slot goes over to.
+    pub(super) async fn prepare_instance(
+        &mut self,
+        service: &ServiceName,
+        deployment: DeploymentId,
+        plugin: Arc<Plugin>,
+    ) -> Result<(), Error> {
+        if let Some(running) = self.instances.take(service, deployment) {
+            self.instances.put(running);
+            return Ok(());
+        }
+        let label = self.context.catalogue.label(service, deployment);
+        let instance = plugin.instantiate().await.map_err(|why| {
+            Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*label)
+        })?;
+        let service = service.clone();
+        self.instances.put(Running { service, deployment, plugin, label, instance });
+        Ok(())
+    }
+
+    async fn call(&mut self, running: &mut Running, call: Call) -> Outcome {
+        let seconds = match call.input {
+            Input::Handle { .. } => &metrics().handle_seconds,
+            Input::Query { .. } => &metrics().query_seconds,
+            Input::Migrate { .. } => &metrics().migrate_seconds,
+        };
+        let started = Instant::now();
+        let outcome = self.beside_commits(running.instance.call(call)).await;
+        seconds.record(started.elapsed());
+        metrics().host_calls.increment(outcome.host_calls.into());
+        outcome
+    }
+
+    /// Takes the state back from a call and keeps the instance, unless the call broke it.
+    fn settle(
+        &mut self,
+        running: Running,
+        state: Box<dyn plugin::State>,
+        result: Result<plugin::Reply, Failure>,
+    ) -> (Option<Box<Transaction>>, Result<plugin::Reply, Failure>) {
+        match &result {
+            Err(failure) if failure.is_fatal() => {
+                metrics().trap(&running.service, failure.kind());
+                tracing::warn!(
+                    slot = self.slot,
+                    service = %running.service,
+                    plugin = %running.label,
+                    kind = failure.kind(),
+                    %failure,
+                    "a call failed; its instance is replaced"
+                );
+            }
+            Err(_) => {
+                metrics().rejection(&running.service);
+                self.instances.put(running);
+            }
+            Ok(_) => self.instances.put(running),
+        }
+        let tx = Transaction::from_state(state);
+        if tx.is_none() {
+            self.give_up(Error::internal("a call did not give its state back"));
+        }
+        (tx, result)
+    }
+}
+
+pub(super) fn no_session(key: &SessionKey) -> Error {
+    Error::new(Code::SessionNotFound, format!("{key} has no message yet, or was deleted"))
+}
+
+/// Stands in for a session that a call did not give back; the slot opens again from its log.
+fn lost_session(key: SessionKey) -> Box<Session> {
+    Box::new(Session::new(key, Head::default()))
+}
+
+fn new_record(
+    session: &mut Session,
+    entry: Arc<Entry>,
+    fingerprint: u128,
+    writes: Vec<Write>,
+) -> Box<Message> {
+    if let Some(id) = &entry.id {
+        let remembered = crate::state::Remembered { seq: entry.seq, fingerprint };
+        session.bytes += id.len() + size_of_val(&remembered);
+        session.remembered.insert(id.clone(), remembered);
+    }
+    session.recent.push_back(entry.clone());
+    let (key, head) = (session.key.clone(), session.head.clone());
+    Box::new(Message { key, session_number: head.session_number, entry, fingerprint, writes, head })
+}
+
+/// What a repeat must have in common with the first.
+fn fingerprint(message: &Incoming) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    hasher.update(message.content_type.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(&message.body);
+    hasher.digest128()
+}
+
+fn fault_failure(fault: StateFault) -> Failure {
+    match fault {
+        StateFault::ReadOnly => Failure::Trapped(fault.to_string()),
+        StateFault::Limit(what) => Failure::Limit(what),
+        StateFault::Store(error) => Failure::Store(error),
+    }
+}
+
+/// What the sender of a failed call is told.
+fn failure_error(label: &Arc<str>, failure: Failure) -> Error {
+    let error = match failure {
+        Failure::Rejected(rejection) => {
+            let mut error = Error::new(Code::Rejected, rejection.message.clone());
+            error.rejection = Some(Box::new(rejection));
+            error
+        }
+        Failure::Trapped(why) => Error::new(
+            Code::PluginTrapped,
+            format!("plugin {label} trapped, nothing it did was kept: {why}"),
+        ),
+        Failure::Deadline(deadline) => Error::new(
+            Code::PluginDeadline,
+            format!("plugin {label} took longer than its {deadline:?}, nothing it did was kept"),
+        ),
+        Failure::Limit(what) => Error::new(
+            Code::PluginLimit,
+            format!("plugin {label} passed a limit, nothing it did was kept: {what}"),
+        ),
+        Failure::Store(error) => return store_error(error),
+    };
+    error.with_plugin(&**label)
+}

@@ -1,0 +1,141 @@
+//! The batch that fills while the one before it commits, and the output gate: what may leave only
+//! once the batch is durable.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::record::{Batch, Record},
+    slot::Reply,
+};
+
+/// An answer that waits behind the gate.
+type Held = Box<dyn FnOnce(Option<&Error>) + Send>;
+
+/// What one commit makes durable, and the answers that wait for it.
+#[derive(Default)]
+pub struct Building {
+    /// The batch's number within the task, from 1.
+    pub number: u64,
+    pub records: Vec<Record>,
+    /// About how many bytes the records take.
+    bytes: usize,
+    held: Vec<Held>,
+}
+
+impl Building {
+    pub fn new(number: u64) -> Self {
+        Self { number, ..Self::default() }
+    }
+
+    pub fn push(&mut self, record: Record) {
+        self.bytes += record_bytes(&record);
+        self.records.push(record);
+    }
+
+    /// Holds an answer until this batch is durable; if it is not, the asker gets the error.
+    pub fn hold<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
+        self.held.push(Box::new(move |failed| {
+            let answer = match failed {
+                // A refusal that rests on uncommitted state is as void as an answer.
+                Some(error) => Err(error.clone()),
+                None => answer,
+            };
+            // The asker may have gone away meanwhile: nothing to do about it.
+            let _ = reply.send(answer);
+        }));
+    }
+
+    pub fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// Answers wait but nothing needs a commit: they wait for the batch before.
+    pub fn take_held(&mut self) -> Gate {
+        Gate(std::mem::take(&mut self.held))
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.records.len().max(self.held.len()) < limits::BATCH_MESSAGES_MAX
+            && self.bytes < limits::BATCH_BYTES_MAX
+    }
+
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The answers of one batch.
+#[derive(Default)]
+pub struct Gate(Vec<Held>);
+
+impl Gate {
+    pub fn extend(&mut self, other: Gate) {
+        self.0.extend(other.0);
+    }
+
+    /// The batch is durable: everything leaves.
+    pub fn open(self) {
+        for release in self.0 {
+            release(None);
+        }
+    }
+
+    /// The batch is not durable, or nobody knows: every asker is told.
+    pub fn refuse(self, error: &Error) {
+        for release in self.0 {
+            release(Some(error));
+        }
+    }
+}
+
+/// What an asker is told when its batch failed with `error`.
+pub fn commit_error(error: &crate::log::LogError) -> Error {
+    use crate::log::LogError;
+    match error {
+        LogError::Fenced { .. } => {
+            Error::new(Code::Fenced, "the slot has another writer now; the message was not kept")
+        }
+        LogError::Unavailable(why) => Error::new(
+            Code::StorageUnavailable,
+            format!("the log refused the write, the message was not kept: {why}"),
+        ),
+        LogError::Undecided(why) => Error::new(
+            Code::OutcomeUnknown,
+            format!(
+                "the write failed and may or may not be durable; \
+                 repeat the message with the same idempotency key: {why}"
+            ),
+        ),
+        LogError::Corrupt(why) => Error::internal(format!("the log is damaged: {why}")),
+    }
+}
+
+fn record_bytes(record: &Record) -> usize {
+    const RECORD_BYTES: usize = 96;
+    match record {
+        Record::Message(message) => {
+            let entry = &message.entry;
+            let writes = message.writes.iter();
+            let events = entry.events.iter();
+            RECORD_BYTES
+                + entry.body.len()
+                + entry.reply.len()
+                + writes
+                    .map(|w| w.key.len() + w.value.as_ref().map_or(0, |v| v.len()))
+                    .sum::<usize>()
+                + events.map(|e| e.kind.len() + e.body.len()).sum::<usize>()
+        }
+        _ => RECORD_BYTES,
+    }
+}
+
+/// Builds the log's form of a batch.
+pub fn seal(
+    slot: crate::names::SlotId,
+    term: crate::log::Term,
+    attempt: u128,
+    records: Vec<Record>,
+) -> Batch {
+    Batch { slot, term, attempt, records }
+}

@@ -1,0 +1,57 @@
+//! The instances that a slot keeps: one per service and deployment in use, the least recently
+//! used dropped first.
+
+use crate::{
+    limits,
+    log::record::DeploymentId,
+    names::ServiceName,
+    plugin::{Instance, Plugin},
+};
+use std::sync::Arc;
+
+/// A deployment's instance in one slot.
+pub struct Running {
+    pub service: ServiceName,
+    pub deployment: DeploymentId,
+    pub plugin: Arc<Plugin>,
+    /// The plugin's label, for answers.
+    pub label: Arc<str>,
+    pub instance: Instance,
+}
+
+/// In order of use, the latest last. A handful: a linear search beats a map.
+#[derive(Default)]
+pub struct Instances(Vec<Running>);
+
+impl Instances {
+    /// Takes an instance out for a call; [`Instances::put`] it back unless it failed.
+    pub fn take(&mut self, service: &ServiceName, deployment: DeploymentId) -> Option<Running> {
+        let at = self.0.iter().rposition(|running| running.is(service, deployment))?;
+        Some(self.0.remove(at))
+    }
+
+    pub fn put(&mut self, running: Running) {
+        if self.0.len() >= limits::INSTANCES_PER_SLOT_MAX {
+            self.0.remove(0);
+        }
+        self.0.push(running);
+    }
+
+    pub fn has_service(&self, service: &ServiceName) -> bool {
+        self.0.iter().any(|running| running.service == *service)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Running {
+    fn is(&self, service: &ServiceName, deployment: DeploymentId) -> bool {
+        self.deployment == deployment && self.service == *service
+    }
+}

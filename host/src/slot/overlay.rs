@@ -1,0 +1,200 @@
+//! The transaction of one message: an overlay over a session's state. Merged on success, dropped
+//! otherwise, so that a failed call leaves no trace.
+
+use crate::{
+    limits,
+    log::record::Write,
+    names::SlotId,
+    plugin::{State, StateFault},
+    slot::session::Session,
+    state::StateStore,
+};
+use bytes::Bytes;
+use std::{any::Any, collections::BTreeMap, ops::Bound, sync::Arc};
+
+/// One message's view of its session.
+pub struct Transaction {
+    slot: SlotId,
+    store: Arc<dyn StateStore>,
+    session: Box<Session>,
+    writes: BTreeMap<String, Option<Bytes>>,
+    write_bytes: usize,
+    read_only: bool,
+}
+
+impl Transaction {
+    pub fn new(slot: SlotId, store: Arc<dyn StateStore>, session: Box<Session>) -> Self {
+        Self { slot, store, session, writes: BTreeMap::new(), write_bytes: 0, read_only: false }
+    }
+
+    /// The transaction that went into a call, back from it.
+    pub fn from_state(state: Box<dyn State>) -> Option<Box<Self>> {
+        (state as Box<dyn Any>).downcast().ok()
+    }
+
+    #[must_use]
+    pub fn read_only(mut self: Box<Self>, read_only: bool) -> Box<Self> {
+        self.read_only = read_only;
+        self
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Drops every write, keeping the session.
+    pub fn clear(&mut self) {
+        self.writes.clear();
+        self.write_bytes = 0;
+    }
+
+    /// Ends the transaction without a trace.
+    pub fn discard(self) -> Box<Session> {
+        self.session
+    }
+
+    /// Ends the transaction with everything it wrote: the session has it, and the log shall.
+    ///
+    /// # Errors
+    /// The store could not say how large a value was that is replaced, or the session's state is
+    /// over its limit. Then nothing has changed.
+    pub fn merge(mut self) -> Result<(Box<Session>, Vec<Write>), (Box<Session>, StateFault)> {
+        let (mut keys, mut bytes) = (self.session.head.state_keys, self.session.head.state_bytes);
+        let writes = std::mem::take(&mut self.writes);
+        for (key, value) in &writes {
+            let old = match self.committed(key) {
+                Ok(old) => old,
+                Err(fault) => return Err((self.session, fault)),
+            };
+            if let Some(old) = old {
+                keys -= 1;
+                bytes -= (key.len() + old.len()) as u64;
+            }
+            if let Some(new) = value {
+                keys += 1;
+                bytes += (key.len() + new.len()) as u64;
+            }
+        }
+        if bytes > limits::SESSION_STATE_BYTES_MAX {
+            let fault = StateFault::Limit(format!(
+                "the session's state would be {bytes} bytes, over the limit of {}",
+                limits::SESSION_STATE_BYTES_MAX
+            ));
+            return Err((self.session, fault));
+        }
+        self.session.head.state_keys = keys;
+        self.session.head.state_bytes = bytes;
+        let mut records = Vec::with_capacity(writes.len());
+        for (key, value) in writes {
+            records.push(Write { key: Bytes::from(key.clone()), value: value.clone() });
+            self.session.cache_value(key, value);
+        }
+        Ok((self.session, records))
+    }
+
+    /// The value as it was before this transaction.
+    fn committed(&mut self, key: &str) -> Result<Option<Bytes>, StateFault> {
+        if let Some(value) = self.session.values.get(key) {
+            return Ok(value.clone());
+        }
+        if !self.session.exists() {
+            return Ok(None);
+        }
+        let number = self.session.head.session_number;
+        let value = self.store.get(self.slot, number, key.as_bytes())?;
+        self.session.cache_value(key.to_owned(), value.clone());
+        Ok(value)
+    }
+
+    fn write(&mut self, key: &str, value: Option<Bytes>) -> Result<(), StateFault> {
+        if self.read_only {
+            return Err(StateFault::ReadOnly);
+        }
+        if key.is_empty() || key.len() > limits::STATE_KEY_BYTES_MAX {
+            return Err(StateFault::Limit(format!(
+                "a state key has 1 to {} bytes, this one has {}",
+                limits::STATE_KEY_BYTES_MAX,
+                key.len()
+            )));
+        }
+        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+        if value_bytes > limits::STATE_VALUE_BYTES_MAX {
+            return Err(StateFault::Limit(format!(
+                "a state value has at most {} bytes, this one has {value_bytes}",
+                limits::STATE_VALUE_BYTES_MAX
+            )));
+        }
+        let total = self.write_bytes + key.len() + value_bytes;
+        if total > limits::STATE_WRITE_BYTES_MAX {
+            return Err(StateFault::Limit(format!(
+                "one message writes at most {} bytes of state",
+                limits::STATE_WRITE_BYTES_MAX
+            )));
+        }
+        self.write_bytes = total;
+        self.writes.insert(key.to_owned(), value);
+        Ok(())
+    }
+}
+
+impl State for Transaction {
+    fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateFault> {
+        match self.writes.get(key) {
+            Some(written) => Ok(written.clone()),
+            None => self.committed(key),
+        }
+    }
+
+    fn set(&mut self, key: &str, value: Bytes) -> Result<(), StateFault> {
+        self.write(key, Some(value))
+    }
+
+    fn delete(&mut self, key: &str) -> Result<(), StateFault> {
+        self.write(key, None)
+    }
+
+    fn scan(
+        &mut self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(String, Bytes)>, StateFault> {
+        let limit = limit.min(limits::STATE_SCAN_ENTRIES_MAX) as usize;
+        let mut found = BTreeMap::new();
+        // Ask the store for so many more as this transaction and the cache may hide.
+        let in_range = |key: &str| key.starts_with(prefix) && after.is_none_or(|a| key > a);
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let range = (start, Bound::Unbounded);
+        let cached = self.session.values.range::<str, _>(range);
+        let known: Vec<_> = cached.take_while(|(key, _)| key.starts_with(prefix)).collect();
+        let written = self.writes.range::<str, _>(range);
+        let written: Vec<_> = written.take_while(|(key, _)| key.starts_with(prefix)).collect();
+        if self.session.exists() {
+            let hidden = known.iter().chain(&written).filter(|(_, value)| value.is_none()).count();
+            let stored = self.store.scan(
+                self.slot,
+                self.session.head.session_number,
+                prefix.as_bytes(),
+                after.map(str::as_bytes),
+                limit + hidden,
+            )?;
+            for (key, value) in stored {
+                let key = String::from_utf8(key.into()).map_err(|_| {
+                    StateFault::Store(crate::state::StateError::Corrupt(
+                        "a state key is not UTF-8".into(),
+                    ))
+                })?;
+                found.insert(key, Some(value));
+            }
+        }
+        for (key, value) in known.into_iter().chain(written) {
+            debug_assert!(in_range(key));
+            found.insert(key.clone(), value.clone());
+        }
+        let live = found.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        Ok(live.take(limit).collect())
+    }
+}

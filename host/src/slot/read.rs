@@ -1,0 +1,201 @@
+//! What a slot answers from what it has: history, a session's description, listings, and the
+//! start of a subscription. Cached sessions come before the store, which may be behind.
+
+use crate::{
+    error::Error,
+    limits,
+    log::record::{Entry, Head},
+    names::{ServiceName, SessionId, SessionKey},
+    node_types::{History, PinInfo, Published, Range, SessionInfo, Subscribed},
+    service::Catalogue,
+    slot::{
+        Reply,
+        apply::no_session,
+        session::Session,
+        task::{Task, store_error},
+    },
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+impl Task {
+    pub(super) fn history(&mut self, key: &SessionKey, range: Range, reply: Reply<History>) {
+        self.with_session(key, reply, |task, session| {
+            task.existing(session)?;
+            let last_seq = session.head.seq;
+            let (after, limit) = match range {
+                Range::After { seq, limit } => (seq, limit),
+                Range::Tail { limit } => (last_seq.saturating_sub(limit as u64), limit),
+            };
+            let entries = task.entries(session, after, limit, limits::PAGE_BYTES_MAX)?;
+            let label = |e: &Entry| task.context.catalogue.label(&key.service, e.deployment);
+            let entries = entries.into_iter().map(|e| (e.clone(), label(&e))).collect();
+            Ok(History { slot: task.slot, entries, last_seq })
+        });
+    }
+
+    pub(super) fn describe(&mut self, key: &SessionKey, reply: Reply<SessionInfo>) {
+        self.with_session(key, reply, |task, session| {
+            task.existing(session)?;
+            Ok(info(&task.context.catalogue, task.slot, key, &session.head))
+        });
+    }
+
+    /// Gives the subscriber what is there after `after`, and the live end once that is all.
+    pub(super) fn subscribe(&mut self, key: &SessionKey, after: u64, reply: Reply<Subscribed>) {
+        self.with_session(key, reply, |task, session| {
+            task.context.catalogue.require(&key.service)?;
+            let backlog = match session.exists() {
+                true => task.entries(
+                    session,
+                    after,
+                    limits::PAGE_ENTRIES_DEFAULT,
+                    limits::PAGE_BYTES_MAX,
+                )?,
+                false => Vec::new(),
+            };
+            let reached = backlog.last().map_or(after, |entry| entry.seq);
+            let live = match reached >= session.head.seq {
+                true => {
+                    let from = (task.building.number, task.building.records.len());
+                    Some(task.subscribers.add(key, from)?)
+                }
+                false => None,
+            };
+            Ok(Subscribed { backlog: backlog.iter().map(Published::from).collect(), live })
+        });
+    }
+
+    /// Sessions of a service in this slot, in order of their ids.
+    pub(super) fn list(
+        &mut self,
+        service: &ServiceName,
+        prefix: &str,
+        after: Option<&SessionId>,
+        limit: usize,
+        pinned: bool,
+        reply: Reply<Vec<SessionInfo>>,
+    ) {
+        let listed = self.merged(service, prefix, after, limit, pinned);
+        self.hold_for_all(reply, listed);
+    }
+
+    fn merged(
+        &self,
+        service: &ServiceName,
+        prefix: &str,
+        after: Option<&SessionId>,
+        limit: usize,
+        pinned: bool,
+    ) -> Result<Vec<SessionInfo>, Error> {
+        let in_range = |key: &SessionKey| {
+            key.service == *service
+                && key.session.as_str().starts_with(prefix)
+                && after.is_none_or(|after| key.session > *after)
+        };
+        let cached: Vec<_> = self.cache.values().filter(|s| in_range(&s.key)).collect();
+        let shows = |s: &Session| s.exists() && (!pinned || s.head.pinned.is_some());
+        let hidden = cached.iter().filter(|s| !shows(s)).count();
+        let (slot, store) = (self.slot, &self.context.store);
+        let stored = match pinned {
+            true => store.pinned(slot, service, after, limit + hidden),
+            false => store.sessions(slot, service, prefix, after, limit + hidden),
+        };
+        let stored = stored.map_err(store_error)?;
+        let mut heads: BTreeMap<SessionId, Option<Head>> =
+            stored.into_iter().map(|(id, head)| (id, Some(head))).collect();
+        for session in cached {
+            let head = shows(session).then(|| session.head.clone());
+            heads.insert(session.key.session.clone(), head);
+        }
+        let live = heads.into_iter().filter_map(|(id, head)| Some((id, head?)));
+        let infos = live.take(limit).map(|(session, head)| {
+            let key = SessionKey { service: service.clone(), session };
+            info(&self.context.catalogue, slot, &key, &head)
+        });
+        Ok(infos.collect())
+    }
+
+    /// Entries after `after`: from the store what it has, the rest from the cache.
+    fn entries(
+        &self,
+        session: &Session,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, Error> {
+        let mut entries = Vec::new();
+        let recent_from = session.recent.front().map_or(session.head.seq + 1, |e| e.seq);
+        if after + 1 < recent_from {
+            let number = session.head.session_number;
+            let stored = self.context.store.history(self.slot, number, after, limit, bytes_max);
+            entries = stored.map_err(store_error)?;
+            // A flush may have brought the store further than the cache knows.
+            entries.retain(|entry| entry.seq < recent_from);
+        }
+        let reached = entries.last().map_or(after, |entry| entry.seq);
+        if reached + 1 < recent_from && entries.len() < limit {
+            // The page ended on its bytes.
+            return Ok(entries);
+        }
+        let mut bytes: usize = entries.iter().map(|e| e.body.len() + e.reply.len()).sum();
+        for entry in session.recent.iter().filter(|entry| entry.seq > reached) {
+            if entries.len() >= limit || (!entries.is_empty() && bytes > bytes_max) {
+                break;
+            }
+            bytes += entry.body.len() + entry.reply.len();
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    fn existing(&self, session: &Session) -> Result<(), Error> {
+        match session.exists() {
+            true => Ok(()),
+            false => {
+                self.context.catalogue.require(&session.key.service)?;
+                Err(no_session(&session.key))
+            }
+        }
+    }
+
+    /// Reads from a session; the answer leaves once what it rests on is durable.
+    fn with_session<T: Send + 'static>(
+        &mut self,
+        key: &SessionKey,
+        reply: Reply<T>,
+        read: impl FnOnce(&mut Self, &Session) -> Result<T, Error>,
+    ) {
+        match self.take_session(key) {
+            Ok(session) => {
+                let answer = read(self, &session);
+                self.hold(session.changed_in, reply, answer);
+                self.put_session(session);
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// What is shown of a session.
+pub fn info(
+    catalogue: &Catalogue,
+    slot: crate::names::SlotId,
+    key: &SessionKey,
+    head: &Head,
+) -> SessionInfo {
+    SessionInfo {
+        service: key.service.clone(),
+        session: key.session.clone(),
+        slot,
+        seq: head.seq,
+        created_ms: head.created_ms,
+        updated_ms: head.updated_ms,
+        plugin: catalogue.label(&key.service, head.deployment).to_string(),
+        state_keys: head.state_keys,
+        state_bytes: head.state_bytes,
+        pinned: head.pinned.as_ref().map(|pin| PinInfo {
+            against: catalogue.label(&key.service, pin.against).to_string(),
+            reason: pin.reason.clone(),
+        }),
+    }
+}

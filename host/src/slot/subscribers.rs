@@ -1,0 +1,102 @@
+//! Who wants to hear of a session's events: fed with committed messages only.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::record::Record,
+    names::SessionKey,
+    node_types::{Live, Published},
+};
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::mpsc;
+
+/// A place in the order of what a slot's task applied: batch number, index in the batch.
+pub type Place = (u64, usize);
+
+struct Subscriber {
+    /// Records before this place are in the backlog that the subscriber has.
+    from: Place,
+    sender: mpsc::Sender<Live>,
+}
+
+/// The subscribers of one slot's sessions.
+#[derive(Default)]
+pub struct Subscribers {
+    by_session: HashMap<SessionKey, Vec<Subscriber>>,
+    count: usize,
+}
+
+impl Subscribers {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// # Errors
+    /// `unavailable` when the session has too many subscribers.
+    pub fn add(&mut self, key: &SessionKey, from: Place) -> Result<mpsc::Receiver<Live>, Error> {
+        let (sender, receiver) = mpsc::channel(limits::SUBSCRIBER_MESSAGES_MAX);
+        let list = self.by_session.entry(key.clone()).or_default();
+        if list.len() >= limits::SUBSCRIBERS_PER_SESSION_MAX {
+            return Err(Error::new(
+                Code::Unavailable,
+                format!("{key} already has {} subscribers", limits::SUBSCRIBERS_PER_SESSION_MAX),
+            ));
+        }
+        list.push(Subscriber { from, sender });
+        self.count += 1;
+        Ok(receiver)
+    }
+
+    /// Forgets those that have gone away, and says whether any are left.
+    pub fn sweep(&mut self) -> bool {
+        self.by_session.retain(|_, list| {
+            list.retain(|subscriber| !subscriber.sender.is_closed());
+            !list.is_empty()
+        });
+        self.count = self.by_session.values().map(Vec::len).sum();
+        !self.is_empty()
+    }
+
+    /// Tells the subscribers of a committed batch. One that is too slow is dropped: its channel
+    /// closes behind a full buffer, which its reader can tell from a slot's restart.
+    pub fn publish(&mut self, batch: u64, records: &[Record]) {
+        if self.is_empty() {
+            return;
+        }
+        for (index, record) in records.iter().enumerate() {
+            let (key, live) = match record {
+                Record::Message(message) => {
+                    if !self.by_session.contains_key(&message.key) {
+                        continue;
+                    }
+                    (&message.key, Live::Published(Published::from(&message.entry)))
+                }
+                Record::Delete(delete) => (&delete.key, Live::Deleted),
+                _ => continue,
+            };
+            self.tell(key, (batch, index), &live);
+        }
+    }
+
+    fn tell(&mut self, key: &SessionKey, place: Place, live: &Live) {
+        let Some(list) = self.by_session.get_mut(key) else { return };
+        let before = list.len();
+        list.retain(|subscriber| {
+            place < subscriber.from || subscriber.sender.try_send(live.clone()).is_ok()
+        });
+        self.count -= before - list.len();
+        if list.is_empty() {
+            self.by_session.remove(key);
+        }
+    }
+}
+
+impl From<&Arc<crate::log::record::Entry>> for Published {
+    fn from(entry: &Arc<crate::log::record::Entry>) -> Self {
+        Published { seq: entry.seq, time_ms: entry.time_ms, events: entry.events.clone().into() }
+    }
+}

@@ -1,0 +1,314 @@
+//! A data directory: opened, checked, recovered, opened again after a failure, closed.
+
+use super::{
+    Health, OpenError,
+    engine::{Db, Engine, LAST_ID, WriteError},
+    housekeeping::{Housekeeper, Stop},
+    identity::{self, Identity, Mark},
+    journal, recovery,
+    tables::{self, TableFile},
+};
+use crate::{
+    limits,
+    log::{
+        LogError,
+        embedded::{EmbeddedLog, Shared},
+    },
+    state::{StateError, fjall::FjallState},
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
+use tokio::sync::watch;
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct StorageOptions {
+    /// Slots; fixed for the life of a data directory.
+    pub slot_count: u16,
+    /// Memory for blocks read from tables.
+    pub block_cache_bytes: u64,
+    /// Free bytes on the disk below which writes are refused.
+    pub reserve_bytes: u64,
+    /// Bytes of tables up to which all of them are checked before the directory is served.
+    pub verify_bytes_max: u64,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        Self {
+            slot_count: limits::SLOT_COUNT_DEFAULT,
+            block_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT,
+            reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
+            verify_bytes_max: limits::VERIFY_AT_OPEN_BYTES_MAX,
+        }
+    }
+}
+
+/// An open data directory. Dropping it closes it.
+pub struct DataDir {
+    path: PathBuf,
+    engine: Arc<Engine>,
+    shared: Arc<Shared>,
+    log: Arc<EmbeddedLog>,
+    state: Arc<FjallState>,
+    mark: Arc<Mutex<Mark>>,
+    stop: Arc<Stop>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held as long as the directory is open, also between failure and [`DataDir::reopen`].
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory, or makes it. Checks every file, then brings the state of every slot
+    /// up to the end of the log. Blocks, for a second or so when there is much to replay.
+    ///
+    /// # Errors
+    /// [`OpenError`]: in use, made with other settings, damaged (with the file's name), or the
+    /// disk refuses.
+    pub fn open(path: &Path, options: StorageOptions) -> Result<Self, OpenError> {
+        fs::create_dir_all(path).map_err(|e| unavailable(path, &e))?;
+        let lock = lock(path)?;
+        let (identity, create) = identity_of(path, &options)?;
+        let db_path = path.join(identity::DATABASE);
+        if create {
+            let made = Db::open(&db_path, &options, true)?;
+            drop(made);
+            fs::remove_file(path.join(identity::CREATING)).map_err(|e| unavailable(path, &e))?;
+            identity::sync_dir(path).map_err(|e| unavailable(path, &e))?;
+        }
+        let mark = Arc::new(Mutex::new(Mark::open(path)?));
+        let engine = Arc::new(Engine::new(options, identity, db_path));
+        let shared = Shared::new(engine.clone());
+        let unchecked = open_database(&engine, &shared, mark.lock().number())?;
+        let stop = Arc::<Stop>::default();
+        let housekeeper = Housekeeper {
+            engine: engine.clone(),
+            log: shared.clone(),
+            mark: mark.clone(),
+            stop: stop.clone(),
+            unchecked,
+        };
+        let this = Self {
+            path: path.to_owned(),
+            log: Arc::new(EmbeddedLog::new(shared.clone())),
+            state: Arc::new(FjallState::new(engine.clone())),
+            engine,
+            shared,
+            mark,
+            stop,
+            threads: Mutex::default(),
+            _lock: lock,
+        };
+        let committer = this.shared.start().map_err(|e| unavailable(path, &e))?;
+        this.threads.lock().push(committer);
+        let housekeeper = housekeeper.start().map_err(|e| unavailable(path, &e))?;
+        this.threads.lock().push(housekeeper);
+        Ok(this)
+    }
+
+    pub fn log(&self) -> Arc<EmbeddedLog> {
+        self.log.clone()
+    }
+    pub fn state(&self) -> Arc<FjallState> {
+        self.state.clone()
+    }
+    /// The node's id, made with the directory: 32 hexadecimal digits.
+    pub fn node_id(&self) -> &str {
+        &self.engine.identity.node
+    }
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the store can do; changes are seen through the receiver.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.engine.health()
+    }
+
+    /// After [`Health::Failed`], with all slots stopped: closes the database, checks it, opens it
+    /// and replays. Log and state go on behind the same handles; slots claim and start afresh.
+    /// Blocks like [`DataDir::open`].
+    ///
+    /// # Errors
+    /// [`OpenError::Unavailable`] while the disk has no room or fails: try again later.
+    /// [`OpenError::Corrupt`]: the node must stop.
+    pub fn reopen(&self) -> Result<(), OpenError> {
+        self.engine.check_space().map_err(OpenError::Unavailable)?;
+        let mark = self.mark.lock().number().max(self.shared.last());
+        drop(self.engine.db.write().take());
+        let opened = open_database(&self.engine, &self.shared, mark);
+        if let Err(OpenError::Corrupt { .. }) = &opened {
+            self.engine.corrupt(opened.as_ref().err().map(ToString::to_string).unwrap_or_default());
+        }
+        opened?;
+        // A sync that failed may have left pages that look written and are not. Written again
+        // from memory into tables, they are.
+        let flushed = self.engine.open_db().map(|db| db.flush());
+        match flushed {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                self.engine.fail(e.to_string());
+                return Err(OpenError::Unavailable(e.to_string()));
+            }
+            Err(why) => return Err(OpenError::Unavailable(why)),
+        }
+        self.engine.recovered();
+        tracing::info!("the store is open again");
+        Ok(())
+    }
+
+    /// A value of the node's own, such as the catalogue of deployments.
+    ///
+    /// # Errors
+    /// As any read of the state store.
+    pub fn meta_get(&self, key: &str) -> Result<Option<Bytes>, StateError> {
+        let db = self.engine.open_db().map_err(StateError::Unavailable)?;
+        let value = db.meta.get(meta_key(key));
+        let Some(value) = value.map_err(|e| self.engine.read_error(&db.meta, &e))? else {
+            return Ok(None);
+        };
+        let body = db.body(&value).map_err(|why| self.engine.value_error(&db.meta, why))?;
+        Ok(Some(Bytes::copy_from_slice(body)))
+    }
+
+    /// Stores such a value; it is durable when this returns. Blocks on one fsync.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`]: not stored. [`LogError::Undecided`]: open.
+    pub fn meta_put_durable(&self, key: &str, value: &[u8]) -> Result<(), LogError> {
+        let db = self.engine.open_db().map_err(LogError::Unavailable)?;
+        self.engine.check_writable().map_err(LogError::Unavailable)?;
+        let mut batch = db.batch(1, true);
+        batch.insert(&db.meta, meta_key(key), db.value(value));
+        self.engine.commit(batch).map_err(|e| match e {
+            WriteError::Refused(why) => LogError::Unavailable(why),
+            WriteError::Undecided(why) => LogError::Undecided(why),
+        })
+    }
+
+    /// Bytes that the directory takes on disk, journals and tables.
+    ///
+    /// # Errors
+    /// When the database is closed or the disk fails.
+    pub fn disk_bytes(&self) -> Result<u64, StateError> {
+        let db = self.engine.open_db().map_err(StateError::Unavailable)?;
+        db.database.disk_space().map_err(|e| StateError::Unavailable(e.to_string()))
+    }
+
+    /// Closes in order: what is queued is answered, what is in memory is written to tables, so
+    /// that the next start has nothing to replay. Later calls do nothing.
+    pub fn close(&self) {
+        self.end_threads();
+        let Some(db) = self.engine.db.write().take() else { return };
+        if self.engine.check_writable().is_ok()
+            && let Err(e) = db.flush()
+        {
+            tracing::warn!("not everything could be written when closing (nothing is lost): {e}");
+        }
+        drop(db);
+        if let Err(e) = self.mark.lock().advance(self.shared.last(), true) {
+            tracing::warn!("cannot write {}: {e}", identity::MARK);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn engine_for_test(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn end_threads(&self) {
+        self.shared.stop();
+        self.stop.stop();
+        for thread in self.threads.lock().drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        self.end_threads();
+        drop(self.engine.db.write().take());
+    }
+}
+
+/// The node's own keys, apart from the log's.
+fn meta_key(key: &str) -> String {
+    format!("node/{key}")
+}
+
+/// Checks the files, opens the database and recovers. Gives the tables still to be checked.
+fn open_database(engine: &Engine, shared: &Shared, mark: u64) -> Result<Vec<TableFile>, OpenError> {
+    let mut files = tables::check_manifests(&engine.db_path, LAST_ID)?;
+    if files.iter().map(|file| file.bytes).sum::<u64>() <= engine.options.verify_bytes_max {
+        files.iter().try_for_each(TableFile::check)?;
+        files.clear();
+    }
+    journal::check(&engine.db_path, engine.identity.salt)?;
+    let db = Db::open(&engine.db_path, &engine.options, false)?;
+    let tables = recovery::run(engine, &db, mark)?;
+    let mut place = engine.db.write();
+    shared.set_tables(tables);
+    *place = Some(db);
+    Ok(files)
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path.join(identity::LOCK));
+    let file = file.map_err(|e| unavailable(path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.display().to_string())),
+        Err(TryLockError::Error(e)) => Err(unavailable(path, &e)),
+    }
+}
+
+/// The directory's identity, and whether the database is still to be made.
+fn identity_of(path: &Path, options: &StorageOptions) -> Result<(Identity, bool), OpenError> {
+    let creating = path.join(identity::CREATING);
+    let failed = |e: io::Error| unavailable(path, &e);
+    let unfinished = creating.try_exists().map_err(failed)?;
+    let known = Identity::read(path)?;
+    let identity = match known {
+        Some(identity) if identity.slot_count != options.slot_count => {
+            return Err(OpenError::Mismatch(format!(
+                "{} has slot_count {}, the configuration says {}; it cannot be changed: use \
+                 slot_count = {} or another data directory",
+                path.display(),
+                identity.slot_count,
+                options.slot_count,
+                identity.slot_count
+            )));
+        }
+        Some(identity) if !unfinished => return Ok((identity, false)),
+        Some(identity) => identity,
+        None => {
+            if !unfinished && path.join(identity::DATABASE).try_exists().map_err(failed)? {
+                return Err(OpenError::corrupt(&path.join(identity::FILE), "it is missing"));
+            }
+            identity::write_synced(&creating, b"").map_err(failed)?;
+            let identity = Identity::new(options.slot_count).map_err(failed)?;
+            Mark::create(path).map_err(failed)?;
+            identity.write(path).map_err(failed)?;
+            identity
+        }
+    };
+    // Nothing was ever written to a database that was not finished.
+    let db = path.join(identity::DATABASE);
+    if db.try_exists().map_err(failed)? {
+        fs::remove_dir_all(&db).map_err(failed)?;
+    }
+    Ok((identity, true))
+}
+
+fn unavailable(path: &Path, error: &io::Error) -> OpenError {
+    OpenError::Unavailable(format!("{}: {error}", path.display()))
+}

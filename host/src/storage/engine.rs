@@ -1,0 +1,389 @@
+//! The fjall database, its keyspaces and their tuning, and what happens when it fails.
+
+use super::{OpenError, StorageOptions, identity::Identity, tables};
+use crate::{limits, state::StateError};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+    compaction::{Fifo, Leveled},
+    config::{BlockSizePolicy, PinningPolicy},
+};
+use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+use tokio::sync::watch;
+
+/// What the store can do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Everything works.
+    Ready,
+    /// Less room is left on the disk than the reserve: writes are refused, reads work. Goes back
+    /// to `Ready` by itself.
+    Full(String),
+    /// A write failed: everything is refused until [`super::DataDir::reopen`]. Stop all slots
+    /// first; they start afresh after it.
+    Failed(String),
+    /// A data file is damaged; the message names it. The node must stop.
+    Corrupt(String),
+}
+
+/// Why a write was not done.
+#[derive(Clone, Debug)]
+pub enum WriteError {
+    /// Nothing was written, and nothing will be.
+    Refused(String),
+    /// It may be stored or not.
+    Undecided(String),
+}
+
+/// The keyspaces' numbers, in the order in which they are made.
+pub const META_ID: u64 = 1;
+pub const LOG_ID: u64 = 2;
+pub const SLOTS_ID: u64 = 3;
+pub const LAST_ID: u64 = 9;
+const NAMES: [&str; 9] =
+    ["meta", "log", "slots", "heads", "state", "history", "remembered", "pinned", "garbage"];
+
+/// The first byte of every stored value.
+pub const VALUE_FORMAT: u8 = 1;
+const MIB: u64 = 1024 * 1024;
+
+/// An open database.
+pub struct Db {
+    pub database: Database,
+    pub meta: Keyspace,
+    pub log: Keyspace,
+    pub slots: Keyspace,
+    pub heads: Keyspace,
+    pub state: Keyspace,
+    pub history: Keyspace,
+    pub remembered: Keyspace,
+    pub pinned: Keyspace,
+    pub garbage: Keyspace,
+}
+
+/// Shared by log, state and background work. `db` is empty while it is being opened again.
+pub struct Engine {
+    pub options: StorageOptions,
+    pub identity: Identity,
+    pub db_path: PathBuf,
+    pub db: RwLock<Option<Db>>,
+    health: watch::Sender<Health>,
+    space: Mutex<Space>,
+}
+
+struct Space {
+    checked: Option<Instant>,
+    full: Option<String>,
+}
+
+/// Values of `meta`, `log` and `slots` begin with the format and the least sequence number that
+/// the write of them can have got: what the journal check holds against damaged ones.
+pub fn seqno_floor(keyspace: u64, value: &[u8]) -> Option<u64> {
+    if !matches!(keyspace, META_ID | LOG_ID | SLOTS_ID) {
+        return None;
+    }
+    value.get(1..9).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+}
+
+/// Every keyspace is small in memory; what is read often is in the shared block cache.
+fn keyspace_options(name: &str) -> KeyspaceCreateOptions {
+    let leveled = |memtable: u64| {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(memtable)
+            // Small tables: one compaction is short, and one worker does all.
+            .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB)))
+            // Filters and indexes of the first level only; the rest goes through the cache.
+            .filter_block_pinning_policy(PinningPolicy::new([true, false]))
+            .index_block_pinning_policy(PinningPolicy::new([true, false]))
+    };
+    match name {
+        // Never merged: keys only rise, and whole tables are dropped once all in them is trimmed.
+        "log" => KeyspaceCreateOptions::default()
+            .max_memtable_size(16 * MIB)
+            .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
+            .data_block_size_policy(BlockSizePolicy::all(64 * 1024))
+            .index_block_pinning_policy(PinningPolicy::all(false))
+            .filter_block_pinning_policy(PinningPolicy::all(false)),
+        "history" => leveled(8 * MIB).data_block_size_policy(BlockSizePolicy::all(16 * 1024)),
+        "heads" | "state" | "remembered" => leveled(8 * MIB),
+        _ => leveled(2 * MIB),
+    }
+}
+
+impl Db {
+    /// Opens the database at `path`, which has been checked, or makes it when `create`.
+    pub fn open(path: &Path, options: &StorageOptions, create: bool) -> Result<Self, OpenError> {
+        let run = || -> fjall::Result<Self> {
+            let database = Database::builder(path)
+                .cache_size(options.block_cache_bytes)
+                // With two, one spins while the other compacts (3.1.13).
+                .worker_threads(1)
+                .max_journaling_size(limits::JOURNAL_BYTES_MAX)
+                .max_cached_files(Some(128))
+                .open()?;
+            if create {
+                for name in NAMES {
+                    database.keyspace(name, || keyspace_options(name))?;
+                }
+            }
+            let open = |i: usize| {
+                let keyspace = database.keyspace(NAMES[i], || keyspace_options(NAMES[i]))?;
+                if keyspace.id() == i as u64 + 1 {
+                    Ok(keyspace)
+                } else {
+                    Err(fjall::Error::Unrecoverable)
+                }
+            };
+            Ok(Self {
+                meta: open(0)?,
+                log: open(1)?,
+                slots: open(2)?,
+                heads: open(3)?,
+                state: open(4)?,
+                history: open(5)?,
+                remembered: open(6)?,
+                pinned: open(7)?,
+                garbage: open(8)?,
+                database,
+            })
+        };
+        // What fjall cannot make sense of it sometimes answers with a panic.
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(db)) => Ok(db),
+            Ok(Err(fjall::Error::Locked)) => Err(OpenError::Locked(path.display().to_string())),
+            Ok(Err(e)) if !is_damage(&e) => {
+                Err(OpenError::Unavailable(format!("{}: {e}", path.display())))
+            }
+            Ok(Err(e)) => Err(OpenError::corrupt(path, e.to_string())),
+            Err(_) => Err(OpenError::corrupt(path, "the store cannot read it")),
+        }
+    }
+
+    pub fn all(&self) -> [&Keyspace; 9] {
+        [
+            &self.meta,
+            &self.log,
+            &self.slots,
+            &self.heads,
+            &self.state,
+            &self.history,
+            &self.remembered,
+            &self.pinned,
+            &self.garbage,
+        ]
+    }
+
+    /// The least sequence number that a write from now on can get.
+    pub fn seqno_floor(&self) -> u64 {
+        self.database.supervisor.seqno.get()
+    }
+
+    /// A batch that is as durable as `sync` says when it is committed.
+    pub fn batch(&self, capacity: usize, sync: bool) -> OwnedWriteBatch {
+        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
+        OwnedWriteBatch::with_capacity(self.database.clone(), capacity).durability(Some(mode))
+    }
+
+    /// A value of `meta` or `slots` with its head.
+    pub fn value(&self, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(9 + body.len());
+        out.push(VALUE_FORMAT);
+        out.extend_from_slice(&self.seqno_floor().to_le_bytes());
+        out.extend_from_slice(body);
+        out
+    }
+
+    /// The body of a value of `meta` or `slots`.
+    pub fn body<'a>(&self, value: &'a [u8]) -> Result<&'a [u8], String> {
+        match value.first() {
+            Some(&VALUE_FORMAT) if value.len() >= 9 => Ok(&value[9..]),
+            first => Err(format!("a value has format {first:?}")),
+        }
+    }
+
+    /// Writes every memtable to tables. Blocks until it is done.
+    pub fn flush(&self) -> fjall::Result<()> {
+        for keyspace in self.all() {
+            keyspace.rotate_memtable()?;
+        }
+        let started = Instant::now();
+        // A worker that died never gets there; the write path reports that.
+        while self.all().iter().any(|k| k.sealed_memtable_count() > 0) {
+            self.database.persist(PersistMode::Buffer)?;
+            if started.elapsed() > limits::SHUTDOWN_GRACE_DEFAULT {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl Engine {
+    pub fn new(options: StorageOptions, identity: Identity, db_path: PathBuf) -> Self {
+        Self {
+            options,
+            identity,
+            db_path,
+            db: RwLock::new(None),
+            health: watch::Sender::new(Health::Ready),
+            space: Mutex::new(Space { checked: None, full: None }),
+        }
+    }
+
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    /// The database, or why there is none. Not to be called twice on one thread at a time.
+    pub fn open_db(&self) -> Result<MappedRwLockReadGuard<'_, Db>, String> {
+        RwLockReadGuard::try_map(self.db.read(), Option::as_ref)
+            .map_err(|_| "the store is closed".to_owned())
+    }
+
+    /// Whether a write may be tried: refuses after a failure and while there is no room.
+    pub fn check_writable(&self) -> Result<(), String> {
+        match &*self.health.borrow() {
+            Health::Failed(why) => return Err(format!("a write failed ({why})")),
+            Health::Corrupt(why) => return Err(why.clone()),
+            Health::Ready | Health::Full(_) => {}
+        }
+        self.check_space()
+    }
+
+    /// Looks at the free space, at most every [`limits::DISK_CHECK_INTERVAL`].
+    pub fn check_space(&self) -> Result<(), String> {
+        let mut space = self.space.lock();
+        let now = Instant::now();
+        let fresh = |at: Instant| now.duration_since(at) < limits::DISK_CHECK_INTERVAL;
+        if !space.checked.is_some_and(fresh) {
+            space.checked = Some(now);
+            space.full = self.free_space().err();
+            let full = space.full.clone();
+            self.health.send_if_modified(|health| match (&*health, full) {
+                (Health::Ready, Some(why)) => {
+                    tracing::warn!("{why}: messages are refused until there is room");
+                    *health = Health::Full(why);
+                    true
+                }
+                (Health::Full(_), None) => {
+                    tracing::info!("there is room on the disk again");
+                    *health = Health::Ready;
+                    true
+                }
+                _ => false,
+            });
+        }
+        space.full.clone().map_or(Ok(()), Err)
+    }
+
+    fn free_space(&self) -> Result<(), String> {
+        let reserve = self.options.reserve_bytes;
+        match rustix::fs::statvfs(&self.db_path) {
+            Ok(stat) if stat.f_bavail.saturating_mul(stat.f_frsize) >= reserve => Ok(()),
+            Ok(stat) => Err(format!(
+                "{} bytes are free on the disk of {}, less than the reserve of {reserve}",
+                stat.f_bavail.saturating_mul(stat.f_frsize),
+                self.db_path.display(),
+            )),
+            Err(e) => Err(format!("{}: {e}", self.db_path.display())),
+        }
+    }
+
+    /// Commits a batch, and turns the store off when that fails.
+    pub fn commit(&self, batch: OwnedWriteBatch) -> Result<(), WriteError> {
+        match batch.commit() {
+            Ok(()) => Ok(()),
+            // Said before anything is written.
+            Err(e @ fjall::Error::Poisoned) => {
+                self.fail(format!("{e}"));
+                Err(WriteError::Refused("the store failed in the background".into()))
+            }
+            Err(e) => {
+                self.fail(format!("{e}"));
+                Err(WriteError::Undecided(format!("{e}")))
+            }
+        }
+    }
+
+    pub fn fail(&self, why: String) {
+        self.health.send_if_modified(|health| match health {
+            Health::Ready | Health::Full(_) => {
+                tracing::error!("the store failed and must be opened again: {why}");
+                *health = Health::Failed(why);
+                true
+            }
+            Health::Failed(_) | Health::Corrupt(_) => false,
+        });
+    }
+
+    pub fn corrupt(&self, why: String) {
+        tracing::error!("{why}");
+        self.health.send_replace(Health::Corrupt(why));
+    }
+
+    pub fn recovered(&self) {
+        self.health.send_if_modified(|health| {
+            matches!(health, Health::Failed(_)).then(|| *health = Health::Ready).is_some()
+        });
+    }
+
+    /// What a failed read means. Damage is looked for, so that the message names the file.
+    pub fn read_error(&self, keyspace: &Keyspace, error: &fjall::Error) -> StateError {
+        if !is_damage(error) {
+            return StateError::Unavailable(error.to_string());
+        }
+        let mut files = Vec::new();
+        let found = tables::list_tables(keyspace.path(), &mut files)
+            .and_then(|()| files.iter().try_for_each(tables::TableFile::check));
+        let why = match found {
+            Err(named) => named.to_string(),
+            Ok(()) => format!("{}: {error}", keyspace.path().display()),
+        };
+        self.corrupt(why.clone());
+        StateError::Corrupt(why)
+    }
+
+    /// What a value that does not decode means.
+    pub fn value_error(&self, keyspace: &Keyspace, what: impl std::fmt::Display) -> StateError {
+        let why = format!("{}: {what}", keyspace.path().display());
+        self.corrupt(why.clone());
+        StateError::Corrupt(why)
+    }
+}
+
+/// Whether an error of fjall's says that bytes are not what was written.
+fn is_damage(error: &fjall::Error) -> bool {
+    match error {
+        fjall::Error::Storage(fjall::LsmError::Io(e)) | fjall::Error::Io(e) => matches!(
+            e.kind(),
+            std::io::ErrorKind::UnexpectedEof
+                | std::io::ErrorKind::NotFound
+                | std::io::ErrorKind::InvalidData
+        ),
+        fjall::Error::Poisoned | fjall::Error::Locked | fjall::Error::KeyspaceDeleted => false,
+        _ => true,
+    }
+}
+
+/// The largest key of each of a keyspace's tables, and whether it is the newest of them.
+pub fn table_ends(keyspace: &Keyspace) -> Vec<u64> {
+    let version = keyspace.tree.current_version();
+    let mut ends: Vec<u64> = version
+        .iter_tables()
+        .filter_map(|table| (**table.metadata.key_range.max()).try_into().ok())
+        .map(u64::from_be_bytes)
+        .collect();
+    ends.sort_unstable();
+    ends
+}
+
+/// Drops the tables of `log` whose records are all numbered up to `number`.
+pub fn drop_log_tables(log: &Keyspace, number: u64) -> Result<(), String> {
+    log.tree.drop_range(..=number.to_be_bytes()).map_err(|e| e.to_string())
+}

@@ -1,0 +1,110 @@
+//! The store's background thread: the mark, dropping what is trimmed, removing what is deleted,
+//! and checking tables that were too large to check at start. Never on a message's path.
+
+use super::{
+    engine::{self, Engine},
+    identity::Mark,
+    tables::TableFile,
+};
+use crate::{limits, log::embedded::Shared, state::fjall::collect_garbage};
+use parking_lot::{Condvar, Mutex};
+use std::{sync::Arc, time::Instant};
+
+/// Tells the thread to stop.
+#[derive(Default)]
+pub struct Stop {
+    stopped: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Stop {
+    pub fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.wake.notify_all();
+    }
+
+    /// Waits for the next round; `true` when there is none.
+    fn wait(&self) -> bool {
+        let mut stopped = self.stopped.lock();
+        if !*stopped {
+            self.wake.wait_for(&mut stopped, limits::HOUSEKEEPING_INTERVAL);
+        }
+        *stopped
+    }
+
+    fn now(&self) -> bool {
+        *self.stopped.lock()
+    }
+}
+
+pub struct Housekeeper {
+    pub engine: Arc<Engine>,
+    pub log: Arc<Shared>,
+    pub mark: Arc<Mutex<Mark>>,
+    pub stop: Arc<Stop>,
+    /// Tables that are still to be checked.
+    pub unchecked: Vec<TableFile>,
+}
+
+impl Housekeeper {
+    pub fn start(self) -> std::io::Result<std::thread::JoinHandle<()>> {
+        std::thread::Builder::new().name("housekeeping".into()).spawn(move || self.run())
+    }
+
+    fn run(mut self) {
+        let mut marked = Instant::now();
+        while !self.stop.wait() {
+            // Notices room that is free again, also when nobody asks.
+            let _ = self.engine.check_space();
+            self.look_for_failure();
+            if marked.elapsed() >= limits::FLUSH_INTERVAL {
+                marked = Instant::now();
+                if let Err(e) = self.mark.lock().advance(self.log.last(), false) {
+                    tracing::warn!("cannot write {}: {e}", super::identity::MARK);
+                }
+            }
+            self.drop_trimmed();
+            while matches!(collect_garbage(&self.engine), Ok(true)) && !self.stop.now() {}
+            self.check_tables();
+        }
+    }
+
+    /// A flush or compaction that fails turns the database off without telling anyone.
+    fn look_for_failure(&self) {
+        let Ok(db) = self.engine.open_db() else { return };
+        if let Err(e) = db.database.persist(fjall::PersistMode::Buffer) {
+            self.engine.fail(format!("a flush or compaction failed: {e}"));
+        }
+    }
+
+    /// Drops whole tables of the log. The newest one stays: it tells fjall which of the journals'
+    /// records are in tables.
+    fn drop_trimmed(&self) {
+        let Ok(db) = self.engine.open_db() else { return };
+        if self.engine.check_writable().is_err() {
+            return;
+        }
+        let mut ends = engine::table_ends(&db.log);
+        ends.pop();
+        let Some(&newest) = ends.last() else { return };
+        let Some(&oldest) = ends.first() else { return };
+        let droppable = self.log.droppable(newest);
+        let through = droppable.min(newest);
+        if through >= oldest
+            && let Err(e) = engine::drop_log_tables(&db.log, through)
+        {
+            self.engine.fail(format!("dropping tables of the log failed: {e}"));
+        }
+    }
+
+    fn check_tables(&mut self) {
+        while let Some(table) = self.unchecked.pop() {
+            if let Err(e) = table.check() {
+                self.engine.corrupt(e.to_string());
+            }
+            if self.stop.now() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The small files beside the database: what the directory is, and how far its log surely went.
+
+use super::OpenError;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+pub const FILE: &str = "slotd.json";
+/// Stands while a directory is being made: without an identity and with it, nothing is lost.
+pub const CREATING: &str = "creating";
+pub const DATABASE: &str = "db";
+pub const LOCK: &str = "slotd.lock";
+pub const MARK: &str = "commit.mark";
+const FORMAT: u32 = 1;
+
+/// What a data directory says of itself. Never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub format: u32,
+    pub slot_count: u16,
+    /// The node's id: 32 hexadecimal digits, random.
+    pub node: String,
+    /// Starts the log's chain and marks its records, so that no record of another directory, and
+    /// no bytes that a client chose, pass for one.
+    pub salt: u64,
+}
+
+impl Identity {
+    pub fn new(slot_count: u16) -> io::Result<Self> {
+        let (node, salt) = (random_u128()?, random_u128()? as u64);
+        Ok(Self { format: FORMAT, slot_count, node: format!("{node:032x}"), salt })
+    }
+
+    /// Reads it; `None` when there is none.
+    pub fn read(dir: &Path) -> Result<Option<Self>, OpenError> {
+        let path = dir.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(OpenError::io(&path, e)),
+        };
+        let damaged = |why: String| OpenError::corrupt(&path, why);
+        let (json, sum) = std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.strip_suffix('\n')?.rsplit_once('\n'))
+            .ok_or_else(|| damaged("not two lines".into()))?;
+        if sum != format!("{:016x}", xxh3_64(json.as_bytes())) {
+            return Err(damaged("its checksum is wrong".into()));
+        }
+        let identity: Self = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
+        if identity.format != FORMAT {
+            return Err(OpenError::Mismatch(format!(
+                "{} has format {}, this slotd reads {FORMAT}",
+                dir.display(),
+                identity.format
+            )));
+        }
+        Ok(Some(identity))
+    }
+
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let json = serde_json::to_string(self)?;
+        let text = format!("{json}\n{:016x}\n", xxh3_64(json.as_bytes()));
+        let new = dir.join("slotd.json.new");
+        write_synced(&new, text.as_bytes())?;
+        fs::rename(&new, dir.join(FILE))?;
+        sync_dir(dir)
+    }
+}
+
+/// Writes a file whole and syncs it and its directory.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// How far the log surely went: at least this group commit was acknowledged. Written lazily, and
+/// exactly when a node stops in order. Alone it says nothing of the last moments before a crash;
+/// together with the journal check it shows a tail that went missing.
+pub struct Mark {
+    file: File,
+    written: u64,
+}
+
+impl Mark {
+    pub fn create(dir: &Path) -> io::Result<()> {
+        write_synced(&dir.join(MARK), &encode_mark(0))
+    }
+
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(MARK);
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|e| OpenError::io(&path, e))?;
+        let mut bytes = [0; 16];
+        file.read_exact_at(&mut bytes, 0).map_err(|e| OpenError::io(&path, e))?;
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[..8]);
+        let written = u64::from_le_bytes(number);
+        if bytes != encode_mark(written) {
+            return Err(OpenError::corrupt(&path, "its checksum is wrong"));
+        }
+        Ok(Self { file, written })
+    }
+
+    pub fn number(&self) -> u64 {
+        self.written
+    }
+
+    /// Moves the mark up to `number`, which is durable.
+    pub fn advance(&mut self, number: u64, sync: bool) -> io::Result<()> {
+        if number > self.written {
+            self.file.write_all_at(&encode_mark(number), 0)?;
+            self.written = number;
+        }
+        if sync { self.file.sync_data() } else { Ok(()) }
+    }
+}
+
+fn encode_mark(number: u64) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&number.to_le_bytes());
+    let sum = xxh3_64(&out[..8]);
+    out[8..].copy_from_slice(&sum.to_le_bytes());
+    out
+}
+
+/// From the system's generator.
+pub fn random_u128() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}

@@ -1,0 +1,236 @@
+#![allow(clippy::unwrap_used)]
+
+mod damage;
+mod failure;
+mod fold;
+mod log;
+mod model;
+
+use super::{DataDir, OpenError, StorageOptions};
+use crate::{
+    log::{
+        Append, Claim, LogError, Position, SlotLog,
+        record::{Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},
+    },
+    names::{SessionKey, SlotId},
+    state::{SlotMeta, StateStore, changes::Changes},
+};
+use bytes::Bytes;
+use std::{collections::BTreeMap, path::Path};
+
+fn options(slot_count: u16) -> StorageOptions {
+    StorageOptions { slot_count, ..StorageOptions::default() }
+}
+
+fn open(path: &Path) -> DataDir {
+    DataDir::open(path, options(8)).unwrap()
+}
+
+fn session(name: &str) -> SessionKey {
+    SessionKey::parse("chat", name).unwrap()
+}
+
+/// One slot as its task would drive it: fold what was committed, apply, trim.
+struct Slot {
+    slot: SlotId,
+    claim: Claim,
+    last: Position,
+    meta: SlotMeta,
+    changes: Changes,
+    heads: BTreeMap<SessionKey, Head>,
+}
+
+impl Slot {
+    async fn start(dir: &DataDir, slot: SlotId) -> Self {
+        let claim = dir.log().claim(slot, "test").await.unwrap();
+        let mut this = Self {
+            slot,
+            claim,
+            last: claim.position,
+            meta: dir.state().slot(slot).unwrap(),
+            changes: Changes::default(),
+            heads: BTreeMap::new(),
+        };
+        for logged in dir.log().read(slot, this.meta.applied, usize::MAX).await.unwrap() {
+            let batch = Batch::decode(&logged.batch).unwrap();
+            this.changes.fold(&mut this.meta, logged.position, batch);
+        }
+        this
+    }
+
+    fn head(&self, dir: &DataDir, key: &SessionKey) -> Option<Head> {
+        let head = self.heads.get(key).cloned();
+        head.or_else(|| dir.state().head(self.slot, key).unwrap()).filter(|head| head.seq > 0)
+    }
+
+    /// A message that writes `writes`; what a slot would make of it.
+    fn message(&mut self, dir: &DataDir, name: &str, body: &[u8], writes: Vec<Write>) -> Record {
+        let key = session(name);
+        let mut head = self.head(dir, &key).unwrap_or_else(|| {
+            let number = self.meta.next_session;
+            self.meta.next_session += 1;
+            Head { session_number: number, deployment: 1, ..Head::default() }
+        });
+        head.seq += 1;
+        self.heads.insert(key.clone(), head.clone());
+        let entry = entry(head.seq, body);
+        let fingerprint = u128::from(head.seq);
+        let session_number = head.session_number;
+        Record::Message(Box::new(Message {
+            key,
+            session_number,
+            entry: entry.into(),
+            fingerprint,
+            writes,
+            head,
+        }))
+    }
+
+    fn delete(&mut self, dir: &DataDir, name: &str) -> Option<Record> {
+        let key = session(name);
+        let session_number = self.head(dir, &key)?.session_number;
+        self.heads.insert(key.clone(), Head::default());
+        Some(Record::Delete(Delete { key, session_number }))
+    }
+
+    fn batch(&self, records: Vec<Record>) -> Batch {
+        let term = self.claim.term;
+        Batch { slot: self.slot, term, attempt: u128::from(self.last), records }
+    }
+
+    async fn try_commit(&mut self, dir: &DataDir, records: Vec<Record>) -> Result<(), LogError> {
+        let batch = self.batch(records);
+        let (slot, term, after) = (self.slot, self.claim.term, self.last);
+        let append = Append { slot, term, after, batch: batch.encode() };
+        self.last = dir.log().commit(append).await?;
+        self.changes.fold(&mut self.meta, self.last, batch);
+        Ok(())
+    }
+
+    async fn commit(&mut self, dir: &DataDir, records: Vec<Record>) {
+        self.try_commit(dir, records).await.unwrap();
+    }
+
+    async fn flush(&mut self, dir: &DataDir) {
+        dir.state().apply(self.slot, std::mem::take(&mut self.changes), &self.meta).unwrap();
+        dir.log().trim(self.slot, self.meta.applied).await.unwrap();
+        self.heads.clear();
+    }
+}
+
+fn entry(seq: u64, body: &[u8]) -> Entry {
+    Entry {
+        seq,
+        id: Some(format!("id-{seq}")),
+        sender: Some("ada".into()),
+        time_ms: 1_700_000_000_000 + seq,
+        content_type: "text/plain".into(),
+        body: Bytes::copy_from_slice(body),
+        reply_content_type: "text/plain".into(),
+        reply: Bytes::from_static(b"ok"),
+        deployment: 1,
+        events: vec![Event {
+            kind: "line".into(),
+            content_type: "text/plain".into(),
+            body: Bytes::copy_from_slice(body),
+        }],
+    }
+}
+
+fn write(key: &str, value: &str) -> Write {
+    Write { key: Bytes::copy_from_slice(key.as_bytes()), value: Some(value.to_owned().into()) }
+}
+
+fn pin(reason: &str) -> Option<Pin> {
+    Some(Pin { against: 2, reason: reason.to_owned() })
+}
+
+/// All that a store says of its slots, to compare.
+fn dump(dir: &DataDir, slots: u16) -> Vec<String> {
+    let state = dir.state();
+    let mut out = Vec::new();
+    let service = session("x").service;
+    for slot in 0..slots {
+        let meta = state.slot(slot).unwrap();
+        // Claims of later starts move these on.
+        let meta = SlotMeta { applied: 0, term: 0, ..meta };
+        out.push(format!("slot {slot} {meta:?}"));
+        for (id, head) in state.sessions(slot, &service, "", None, usize::MAX).unwrap() {
+            let number = head.session_number;
+            let history = state.history(slot, number, 0, usize::MAX, usize::MAX).unwrap();
+            let seqs: Vec<_> = history.iter().map(|entry| entry.seq).collect();
+            assert_eq!(seqs, (1..=head.seq).collect::<Vec<_>>(), "no gap in history");
+            for entry in &history {
+                let id = entry.id.as_deref().unwrap();
+                assert_eq!(state.remembered(slot, number, id).unwrap().unwrap().seq, entry.seq);
+            }
+            let values = state.scan(slot, number, b"", None, usize::MAX).unwrap();
+            out.push(format!("{slot}/{id} {head:?} {values:?} {history:?}"));
+        }
+        let pinned = state.pinned(slot, &service, None, usize::MAX).unwrap();
+        out.push(format!("pinned {pinned:?}"));
+    }
+    out
+}
+
+/// A directory with some of everything, part of it in tables and part in the journal. Gives what
+/// it holds.
+async fn populate(path: &Path, rounds: u64, close: bool) -> Vec<String> {
+    let dir = open(path);
+    dir.meta_put_durable("catalogue", b"what is deployed").unwrap();
+    let mut slots = Vec::new();
+    for slot in 0..4 {
+        slots.push(Slot::start(&dir, slot).await);
+    }
+    for round in 0..rounds {
+        for slot in &mut slots {
+            let name = format!("room-{}", round % 7);
+            let body = format!("line {round} of slot {}", slot.slot);
+            let writes = vec![write("count", &format!("{round}")), write(&body, "v")];
+            let mut records = vec![slot.message(&dir, &name, body.as_bytes(), writes)];
+            if round % 5 == 4 {
+                records.extend(slot.delete(&dir, &format!("room-{}", round % 3)));
+            }
+            slot.commit(&dir, records).await;
+            if round % 4 == u64::from(slot.slot) {
+                slot.flush(&dir).await;
+            }
+        }
+        if round == rounds / 2 {
+            dir.engine_for_test().open_db().unwrap().flush().unwrap();
+        }
+    }
+    if close {
+        for slot in &mut slots {
+            slot.flush(&dir).await;
+        }
+    }
+    drop(slots);
+    drop(dir);
+    // What the log holds beyond the state is replayed by this.
+    let dir = open(path);
+    let dump = dump(&dir, 8);
+    if close {
+        dir.close();
+    }
+    dump
+}
+
+/// Copies a directory's files.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else if path.extension().is_some_and(|ext| ext == "jnl") {
+            // Journals are mostly preallocated zeros.
+            let bytes = std::fs::read(&path).unwrap();
+            let used = bytes.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
+            std::fs::write(&target, &bytes[..used]).unwrap();
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}

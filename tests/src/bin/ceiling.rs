@@ -1,0 +1,139 @@
+//! The ceiling that the benchmark holds slotd against: what is left of a durable HTTP server when
+//! everything but the durability is taken away. Appends each message to one file, with group
+//! commit and `fdatasync`; no slots, no state, no plugins.
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path as UrlPath, State},
+    http::StatusCode,
+    routing::{get, post},
+};
+use clap::Parser;
+use serde_json::{Value, json};
+use std::{
+    fs::File,
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+#[derive(Parser)]
+struct Args {
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// The file to append to; made anew.
+    #[arg(long)]
+    file: PathBuf,
+}
+
+/// Messages that wait for the writer; far more than there are connections.
+const QUEUE_MESSAGES: usize = 4096;
+
+struct Append {
+    session: String,
+    body: Bytes,
+    done: oneshot::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Counters {
+    messages: AtomicU64,
+    syncs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Ceiling {
+    queue: mpsc::Sender<Append>,
+    counters: Arc<Counters>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let file =
+        File::create(&args.file).with_context(|| format!("creating {}", args.file.display()))?;
+    let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
+    let counters = Arc::new(Counters::default());
+    let ceiling = Ceiling { queue, counters: counters.clone() };
+    std::thread::spawn(move || {
+        if let Err(e) = write_all(file, waiting, &counters) {
+            eprintln!("ceiling: {e:#}");
+            std::process::exit(1);
+        }
+    });
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let listener = tokio::net::TcpListener::bind(args.listen).await?;
+        println!("listening on {}", listener.local_addr()?);
+        let router = Router::new()
+            .route("/v1/services/{service}/sessions/{session}/messages", post(append))
+            .route("/stats", get(stats))
+            .with_state(ceiling);
+        let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+            // Without it, delayed acknowledgements would be measured.
+            let _ = stream.set_nodelay(true);
+        });
+        axum::serve(listener, router).await?;
+        Ok(())
+    })
+}
+
+async fn append(
+    State(ceiling): State<Ceiling>,
+    UrlPath((_, session)): UrlPath<(String, String)>,
+    body: Bytes,
+) -> Result<String, StatusCode> {
+    let (done, durable) = oneshot::channel();
+    let gone = |_| StatusCode::SERVICE_UNAVAILABLE;
+    ceiling.queue.send(Append { session, body, done }).await.map_err(|_| gone(()))?;
+    let number = durable.await.map_err(|_| gone(()))?;
+    Ok(number.to_string())
+}
+
+async fn stats(State(ceiling): State<Ceiling>) -> Json<Value> {
+    let Counters { messages, syncs, bytes } = &*ceiling.counters;
+    Json(json!({
+        "messages": messages.load(Relaxed),
+        "syncs": syncs.load(Relaxed),
+        "bytes": bytes.load(Relaxed),
+    }))
+}
+
+/// Waits for the first message, takes all others that are there, writes them at once, syncs, and
+/// only then answers.
+fn write_all(
+    mut file: File,
+    mut waiting: mpsc::Receiver<Append>,
+    counters: &Counters,
+) -> anyhow::Result<()> {
+    let mut bytes = Vec::new();
+    let mut answers = Vec::new();
+    while let Some(first) = waiting.blocking_recv() {
+        let mut next = Some(first);
+        while let Some(append) = next {
+            let length = (append.session.len() + append.body.len()) as u32;
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(append.session.as_bytes());
+            bytes.extend_from_slice(&append.body);
+            answers.push(append.done);
+            next = waiting.try_recv().ok();
+        }
+        file.write_all(&bytes).context("appending")?;
+        file.sync_data().context("fdatasync")?;
+        counters.syncs.fetch_add(1, Relaxed);
+        counters.bytes.fetch_add(bytes.len() as u64, Relaxed);
+        bytes.clear();
+        for done in answers.drain(..) {
+            let number = counters.messages.fetch_add(1, Relaxed) + 1;
+            // A client that went away needs no answer.
+            let _ = done.send(number);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! The load generator: one process, one thread. Prints its outcome as one line of JSON.
+
+use anyhow::ensure;
+use clap::Parser;
+use slotd_tests::load::{Extent, Plan, run};
+use std::{net::SocketAddr, time::Duration};
+
+/// Sends POST requests to a slotd (or the benchmark's ceiling) and prints what came of it.
+#[derive(Parser)]
+struct Args {
+    /// Where the API listens.
+    #[arg(long)]
+    address: SocketAddr,
+    #[arg(long, default_value = "counter")]
+    service: String,
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    #[arg(long, default_value_t = 10_000)]
+    sessions: u64,
+    #[arg(long, default_value_t = 32)]
+    body_bytes: usize,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seconds that are not counted.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
+    /// Seconds that are counted.
+    #[arg(long, default_value_t = 5.0)]
+    measure: f64,
+    /// Send one message to each session instead, and stop.
+    #[arg(long)]
+    each_once: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    ensure!(args.sessions > 0 && args.connections > 0, "there must be sessions and connections");
+    let extent = if args.each_once {
+        Extent::EachOnce
+    } else {
+        Extent::Timed {
+            warm_up: Duration::from_secs_f64(args.warm_up),
+            measure: Duration::from_secs_f64(args.measure),
+        }
+    };
+    let outcome = run(&Plan {
+        address: args.address,
+        service: args.service,
+        connections: args.connections,
+        sessions: args.sessions,
+        body: vec![b'x'; args.body_bytes],
+        seed: args.seed,
+        extent,
+    })?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}

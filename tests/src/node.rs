@@ -1,0 +1,409 @@
+//! Real nodes: `slotd serve` in a process of its own, on free ports, on a directory of its own.
+//!
+//! Dropping a [`Node`] kills it and removes its directory; when a test fails, the end of its log
+//! is printed first.
+
+use crate::{
+    api::{Admin, Api},
+    http::Client,
+};
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use std::{
+    fs::{self, File, OpenOptions},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// Generous: a debug build on a busy two-core machine.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// More than the grace that a node gives itself.
+const EXIT_WITHIN: Duration = Duration::from_secs(60);
+/// How often a condition outside of this process is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Lines of a node's log that a failing test prints.
+const LOG_LINES_SHOWN: usize = 80;
+
+/// How to start a node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOptions {
+    /// Further arguments of `slotd serve`.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Listen here instead of on free ports.
+    pub listen: Option<Addresses>,
+    /// Put the data directory here instead of into a new temporary directory.
+    pub data_dir: Option<PathBuf>,
+    pub api_token: Option<String>,
+    pub admin_token: Option<String>,
+}
+
+/// Where a running node listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Addresses {
+    pub api: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// A node's process and what belongs to it.
+pub struct Node {
+    options: NodeOptions,
+    /// Holds the log, the addresses and (unless told otherwise) the data.
+    scratch: TempDir,
+    data_dir: PathBuf,
+    child: Option<Child>,
+    addresses: watch::Sender<Option<Addresses>>,
+    api: Option<Client>,
+    admin: Option<Client>,
+}
+
+/// How a `slotd` command ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The `slotd` binary: `SLOTD_TEST_BIN`, else the one of this program's own build.
+///
+/// # Errors
+/// When there is none; the message says how to build it.
+pub fn slotd_binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SLOTD_TEST_BIN") {
+        return Ok(path.into());
+    }
+    sibling("slotd").context("build it with `cargo build -p slotd`, or run `cargo xtask test`")
+}
+
+/// A program of the same build as this one.
+///
+/// # Errors
+/// When it is not there.
+pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    let here = this.parent().context("this program has no directory")?;
+    // Tests lie in `deps`, one below the programs.
+    let dir = if here.ends_with("deps") { here.parent().unwrap_or(here) } else { here };
+    let path = dir.join(name);
+    ensure!(path.exists(), "{} is not there", path.display());
+    Ok(path)
+}
+
+/// A `slotd` command with nothing of this process's slotd environment.
+///
+/// # Errors
+/// As [`slotd_binary`].
+pub fn slotd() -> anyhow::Result<Command> {
+    let mut command = Command::new(slotd_binary()?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SLOTD_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Runs a `slotd` command to its end.
+///
+/// # Errors
+/// When it can't be started.
+pub async fn run_slotd<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> anyhow::Result<Finished> {
+    let mut command = slotd()?;
+    command.args(args);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    Ok(Finished {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+impl Node {
+    /// Starts a node with the defaults and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it can't be started, exits, or is not ready in time; with its log.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(NodeOptions::default()).await
+    }
+
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_with(options: NodeOptions) -> anyhow::Result<Self> {
+        let mut node = Self::prepare(options)?;
+        node.restart().await?;
+        Ok(node)
+    }
+
+    /// A node that is not running yet.
+    ///
+    /// # Errors
+    /// When no directory can be made for it.
+    pub fn prepare(options: NodeOptions) -> anyhow::Result<Self> {
+        let scratch = tempfile::Builder::new().prefix("slotd-test-").tempdir()?;
+        let data_dir = options.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
+        let addresses = watch::channel(None).0;
+        Ok(Self { options, scratch, data_dir, child: None, addresses, api: None, admin: None })
+    }
+
+    /// Starts the process, on the same data if it ran before, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.spawn().await?;
+        let admin = self.admin().client;
+        let until = Instant::now() + READY_WITHIN;
+        while admin.get("/readyz").await.map(|answer| answer.status).ok() != Some(200) {
+            self.check_alive(until, "ready")?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Starts the process and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn spawn(&mut self) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "the node is running");
+        let addresses_file = self.scratch.path().join("addresses.json");
+        match fs::remove_file(&addresses_file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        let listen = self.options.listen;
+        let text = |address: Option<SocketAddr>| {
+            address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string())
+        };
+        let (api, admin) = (text(listen.map(|l| l.api)), text(listen.map(|l| l.admin)));
+        let mut command = slotd()?;
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .args(["--api-listen", &api, "--admin-listen", &admin])
+            .arg("--addresses-file")
+            .arg(&addresses_file)
+            .args(&self.options.args)
+            .envs(self.options.env.iter().cloned())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        if let Some(token) = &self.options.api_token {
+            command.env("SLOTD_API_TOKEN", token);
+        }
+        if let Some(token) = &self.options.admin_token {
+            command.env("SLOTD_ADMIN_TOKEN", token);
+        }
+        self.child = Some(command.spawn().context("starting slotd")?);
+        let until = Instant::now() + READY_WITHIN;
+        let addresses = loop {
+            // The file is there in whole or not at all.
+            if let Ok(text) = fs::read(&addresses_file) {
+                break serde_json::from_slice::<Addresses>(&text)?;
+            }
+            self.check_alive(until, "listening")?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        let client = |address, token: &Option<String>| {
+            let client = Client::new(address);
+            token.as_deref().map_or(client.clone(), |token| client.with_token(token))
+        };
+        self.api = Some(client(addresses.api, &self.options.api_token));
+        self.admin = Some(client(addresses.admin, &self.options.admin_token));
+        self.addresses.send_replace(Some(addresses));
+        Ok(())
+    }
+
+    fn check_alive(&mut self, until: Instant, what: &str) -> anyhow::Result<()> {
+        let child = self.child.as_mut().context("the node is not running")?;
+        if let Some(status) = child.try_wait()? {
+            self.child = None;
+            bail!("slotd ended with {status} before it was {what}:\n{}", self.log_tail());
+        }
+        ensure!(Instant::now() < until, "slotd is not {what} in time:\n{}", self.log_tail());
+        Ok(())
+    }
+
+    /// The API, with the API's token. Connects anew after a restart.
+    pub fn api(&self) -> Api {
+        Api::new(self.client(&self.api))
+    }
+
+    /// The admin API, with the admin API's token.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.client(&self.admin))
+    }
+
+    fn client(&self, of: &Option<Client>) -> Client {
+        // A node that never started refuses connections, like one that stopped.
+        of.clone().unwrap_or_else(|| Client::new(SocketAddr::from(([127, 0, 0, 1], 1))))
+    }
+
+    /// Where the node listens, now and after each restart; `None` before the first.
+    pub fn addresses(&self) -> watch::Receiver<Option<Addresses>> {
+        self.addresses.subscribe()
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The node's own scratch directory, removed with it.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.scratch.path().join("slotd.log")
+    }
+
+    /// All that the node has logged, over its restarts.
+    pub fn log(&self) -> String {
+        fs::read(self.log_file())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    /// The process, for `/proc`; `None` when it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Resident memory.
+    ///
+    /// # Errors
+    /// When the node does not run.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let pid = self.pid().context("the node is not running")?;
+        resident_bytes(pid)
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    ///
+    /// # Errors
+    /// When it did not run.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("the node is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Sends SIGTERM, and no more.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_terminate(&self) -> anyhow::Result<()> {
+        let pid = self.pid().context("the node is not running")?;
+        let pid = rustix::process::Pid::from_raw(pid as i32).context("pid 0")?;
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+    }
+
+    /// Waits until the process ends.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn wait_exit(&mut self) -> anyhow::Result<ExitStatus> {
+        let until = Instant::now() + EXIT_WITHIN;
+        loop {
+            let child = self.child.as_mut().context("the node is not running")?;
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            ensure!(Instant::now() < until, "slotd does not end:\n{}", self.log_tail());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// As [`Node::signal_terminate`] and [`Node::wait_exit`].
+    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
+        self.signal_terminate()?;
+        self.wait_exit().await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            // Nothing is left to be done about a process that can't be killed.
+            let _ = self.kill();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- end of the node's log ----\n{}\n----", self.log_tail());
+        }
+    }
+}
+
+/// Resident memory of a process.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// A size of a process's memory, by its name in `/proc`.
+///
+/// # Errors
+/// When there is no such process, or no such name.
+pub fn status_bytes(pid: u32, name: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("not there")?;
+    Ok(kib.trim().parse::<u64>()? * 1024)
+}
+
+/// Waits until `condition` gives a value.
+///
+/// # Errors
+/// When it does not within a minute; with `what` was waited for.
+pub async fn eventually<T>(
+    what: &str,
+    mut condition: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let until = Instant::now() + READY_WITHIN;
+    loop {
+        if let Some(value) = condition().await? {
+            return Ok(value);
+        }
+        ensure!(Instant::now() < until, "waited in vain for: {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Writes a file of `bytes` bytes under a directory, to fill a file system.
+///
+/// # Errors
+/// What the file system says, other than being full.
+pub fn fill_up(path: &Path) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut file = File::create(path)?;
+    let block = vec![0_u8; 64 * 1024];
+    let mut size = block.len();
+    while size > 0 {
+        match file.write(&block[..size]) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::StorageFull => size /= 2,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
