@@ -171,12 +171,20 @@ pub const CLIENT_RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 // --- connections ------------------------------------------------------------------------------
 
+/// Connections of the API listener, sockets included; past it new ones wait in the kernel's queue.
+/// Each costs a file descriptor and, while idle, about 20 KiB.
+pub const CONNECTIONS_DEFAULT: usize = 10_000;
+
 /// Committed messages that wait for one subscriber before it is told of a gap.
 pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
 /// Subscribers of one session.
 pub const SUBSCRIBERS_PER_SESSION_MAX: usize = 10_000;
 /// Messages of one WebSocket that are under way; past it the socket is not read.
 pub const SOCKET_IN_FLIGHT_MAX: usize = 64;
+/// File descriptors that a node needs beside its connections: the store's tables and journals.
+pub const FILES_BESIDE_CONNECTIONS: u64 = 512;
+/// After the grace: time for the store's last write before the process ends all the same.
+pub const SHUTDOWN_OVERTIME: Duration = Duration::from_secs(10);
 /// Time to finish what is in flight after SIGTERM.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(20);
 
