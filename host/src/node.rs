@@ -14,8 +14,9 @@ use crate::{
         catalogue::{CatalogueStore, Service},
         swap::Swap,
     },
-    slot::{Activation, Mail, Order, SlotContext, SlotHandle, SlotOptions, now_ms, read},
+    slot::{Activation, Mail, Order, SlotContext, SlotOptions, now_ms, read},
     storage::{DataDir, Health},
+    telemetry::Snapshot,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -565,9 +566,17 @@ impl Node {
         self.router.slot_count()
     }
 
-    /// The running slots, for metrics.
-    pub fn running(&self) -> Vec<(SlotId, SlotHandle)> {
-        self.router.all_running()
+    /// What `/metrics` shows of the slots.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot { ready: self.ready().is_ok(), ..Snapshot::default() };
+        for (slot, handle) in self.router.all_running() {
+            let stats = &handle.stats;
+            snapshot.mailboxes.push((slot, handle.mailbox_depth()));
+            snapshot.instances += stats.instances.load(Ordering::Relaxed);
+            snapshot.sessions_cached += stats.cached.load(Ordering::Relaxed);
+            snapshot.session_cache_bytes += stats.cache_bytes.load(Ordering::Relaxed);
+        }
+        snapshot
     }
 
     /// Stops every slot in an orderly way: what is in flight is finished and flushed. Returns how

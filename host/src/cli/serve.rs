@@ -6,12 +6,16 @@ use super::{
     output,
 };
 use crate::{
-    config::{Config, Loaded},
+    config::{Config, Listener, Loaded},
+    http::{Admin, Api, App, HttpOptions, Server, Shutdown, Token},
     limits,
+    node::{Foundation, Node, NodeOptions},
+    plugin::{PluginHost, PluginOptions},
+    storage::{DataDir, OpenError, StorageOptions},
     telemetry::{self, panics},
 };
 use futures_util::future::BoxFuture;
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::timeout,
@@ -70,13 +74,110 @@ impl From<StartError> for CliError {
 // ---- the wiring --------------------------------------------------------------------------------
 
 /// Opens the node and binds its listeners: the one place where the parts are put together.
-async fn start(_config: &Config) -> Result<Running, StartError> {
-    Err(StartError::Unavailable("this build has no node yet".into()))
+async fn start(config: &Config) -> Result<Running, StartError> {
+    // Bound first, served last: a taken address is found before the data directory is touched.
+    let api = listen("api", &config.api).await?;
+    let admin = listen("admin", &config.admin).await?;
+    let (path, storage) = (config.data_dir.clone(), storage_options(config));
+    let opened = tokio::task::spawn_blocking(move || DataDir::open(&path, storage)).await;
+    let data_dir = opened.map_err(|e| StartError::Unavailable(e.to_string()))??;
+    let data_dir = Arc::new(data_dir);
+    let plugins = PluginHost::new(PluginOptions {
+        dir: config.data_dir.join("plugins"),
+        memory_bytes: config.guest_memory_bytes,
+        deadline: config.guest_deadline,
+        host_calls: config.guest_host_calls,
+    });
+    let plugins = Arc::new(plugins.map_err(|e| StartError::Unavailable(e.to_string()))?);
+    let options = NodeOptions {
+        name: config.node.clone(),
+        slot_count: config.slot_count,
+        mailbox_messages: config.mailbox_messages,
+        slot_idle: config.slot_idle,
+        session_cache_bytes: config.session_cache_bytes,
+    };
+    let foundation = Foundation { data_dir: data_dir.clone(), plugins };
+    let node = Node::start(options, foundation);
+    let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
+
+    let http = HttpOptions {
+        body_bytes_max: config.body_bytes_max,
+        request_deadline: config.request_deadline,
+        connections_max: config.connections_max,
+        api_token: token(&config.api)?,
+        admin_token: token(&config.admin)?,
+    };
+    let shutdown = Shutdown::new();
+    let render = Arc::new(|| telemetry::metrics().render());
+    let api_app = App::api(Api::new(node.clone(), http.clone(), shutdown.clone()));
+    let admin_app = App::admin(Admin::new(node.clone(), http, shutdown.clone(), render));
+    let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
+    let grace = config.shutdown_grace;
+    let servers = tokio::spawn(async move {
+        tokio::join!(api.serve(api_app, grace), admin.serve(admin_app, grace))
+    });
+    let scrape = scrape_source(&node);
+    let watched = node.clone();
+    Ok(Running {
+        api: api_address,
+        admin: admin_address,
+        stop: Box::new(move |grace| {
+            Box::pin(async move {
+                shutdown.trigger();
+                // They end within their own grace.
+                let _ = servers.await;
+                let late = node.stop(grace).await;
+                let closed = tokio::task::spawn_blocking(move || data_dir.close()).await;
+                drop(scrape);
+                closed.map_err(|e| format!("the store was not closed: {e}"))?;
+                match late {
+                    0 => Ok(()),
+                    late => Err(format!("{late} slots did not finish within {grace:?}")),
+                }
+            })
+        }),
+        failed: Box::pin(async move { watched.fatal().await }),
+    })
+}
+
+async fn listen(name: &str, listener: &Listener) -> Result<Server, StartError> {
+    let bound = Server::bind(listener.listen).await;
+    bound.map_err(|error| StartError::listen(name, listener.listen, &error))
+}
+
+fn token(listener: &Listener) -> Result<Option<Token>, StartError> {
+    let token = listener.token.as_ref().map(|token| Token::new(token.reveal()));
+    token.transpose().map_err(StartError::Unavailable)
+}
+
+fn storage_options(config: &Config) -> StorageOptions {
+    StorageOptions {
+        slot_count: config.slot_count,
+        block_cache_bytes: config.store_cache_bytes,
+        reserve_bytes: config.disk_reserve_bytes,
+        ..StorageOptions::default()
+    }
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Locked(_) | OpenError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            OpenError::Mismatch(_) | OpenError::Corrupt { .. } => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+fn scrape_source(node: &Arc<Node>) -> telemetry::SourceGuard {
+    let node = Arc::downgrade(node);
+    telemetry::on_scrape(move || node.upgrade().map(|node| node.snapshot()).unwrap_or_default())
 }
 
 /// The OpenAPI document, from the code.
 pub(super) fn openapi_document() -> Option<String> {
-    None
+    String::from_utf8(crate::http::document_json().to_vec()).ok()
 }
 
 // ---- the rest ----------------------------------------------------------------------------------
