@@ -1,4 +1,93 @@
-//! (cli)
+//! The command line: `slotd serve`, and a client for everything a node can be asked.
 
+mod admin;
+mod args;
+mod client;
+#[cfg(test)]
+mod docs;
+mod exit;
+mod local;
+mod output;
 pub mod plugin;
+mod serve;
+mod sessions;
+mod sse;
+mod tail;
+#[cfg(test)]
+mod tests;
 pub mod toolchain;
+
+pub use args::Cli;
+pub use exit::{CliError, Exit};
+pub use serve::{Running, StartError};
+
+use crate::telemetry::panics;
+use args::{Cmd, SessionCmd, SlotCmd};
+use clap::Parser as _;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::Duration,
+};
+use tokio::runtime::Builder;
+
+/// How long the end of the process waits for what still runs on other threads.
+const RUNTIME_END: Duration = Duration::from_millis(500);
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    panics::install_hook();
+    let cli = Cli::parse();
+    let json = cli.json;
+    // The hook has told of a panic by then.
+    match catch_unwind(AssertUnwindSafe(|| run(cli))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        // The reader of our output has gone; there is nothing to say and nobody to say it to.
+        Ok(Err(error)) if error.message.is_empty() => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            error.report(json);
+            ExitCode::from(error.exit as u8)
+        }
+        Err(_) => ExitCode::from(panics::EXIT_CODE),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let mut builder = match cli.command {
+        Cmd::Serve(_) => Builder::new_multi_thread(),
+        _ => Builder::new_current_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .thread_name("slotd-worker")
+        .build()
+        .map_err(|error| CliError::failure(format!("can't start: {error}")))?;
+    let result = runtime.block_on(command(cli.command, cli.json));
+    runtime.shutdown_timeout(RUNTIME_END);
+    result
+}
+
+async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
+    match command {
+        Cmd::Serve(args) => serve::serve(args, json).await,
+        Cmd::Deploy(args) => admin::deploy(args, json).await,
+        Cmd::Rollback(args) => admin::rollback(args, json).await,
+        Cmd::Services(args) => admin::services(args, json).await,
+        Cmd::Swap(args) => admin::swap(args, json).await,
+        Cmd::Send(args) => sessions::send(args, json).await,
+        Cmd::Query(args) => sessions::ask(args, json).await,
+        Cmd::Tail(args) => tail::tail(args, json).await,
+        Cmd::History(args) => sessions::history(args, json).await,
+        Cmd::Sessions(args) => sessions::sessions(args, json).await,
+        Cmd::Session(SessionCmd::Show(args)) => sessions::show(args, json).await,
+        Cmd::Session(SessionCmd::Delete(args)) => sessions::delete(args, json).await,
+        Cmd::Slots(args) => admin::slots(args, json).await,
+        Cmd::Slot(SlotCmd::Show(args)) => admin::slot(args, json).await,
+        Cmd::Slot(SlotCmd::Drain(args)) => admin::drain(args, json).await,
+        Cmd::Rebalance(args) => admin::rebalance(args, json).await,
+        Cmd::Ring(args) => admin::ring(args, json).await,
+        Cmd::Plugin(command) => local::plugin(command, json),
+        Cmd::Config(command) => local::config(command, json),
+        Cmd::Openapi => local::openapi(),
+    }
+}

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 const HEAD: &str = "\
 # Configuration
 
-<!-- Made from host/src/config/keys.rs. To renew: UPDATE_DOCS=1 cargo test -p slotd --lib docs -->
+<!-- Made from host/src/config/keys.rs. To renew: SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs -->
 
 `slotd serve` takes its configuration from four places; the later wins:
 
@@ -111,17 +111,17 @@ pub fn flag_help(key: &Key) -> String {
     format!("{} [default: {default}]", key.doc.replace('`', ""))
 }
 
-/// Compares a generated document with its file; with `UPDATE_DOCS` set, writes it.
+/// Compares a generated document with its file; with `SLOTD_UPDATE_DOCS` set, writes it.
 #[cfg(test)]
 pub(crate) fn assert_current(file: &str, text: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
-    if std::env::var_os("UPDATE_DOCS").is_some() {
+    if std::env::var_os("SLOTD_UPDATE_DOCS").is_some() {
         std::fs::write(&path, text).unwrap();
     }
     let stands = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         stands == text,
-        "docs/{file} is out of date; renew it with UPDATE_DOCS=1 cargo test -p slotd --lib docs"
+        "docs/{file} is out of date; renew it with SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs"
     );
 }
 

@@ -186,6 +186,14 @@ pub static KEYS: &[Key] = &[
         request_deadline,
         "Time from a request's arrival to its answer; past it 504 `outcome-unknown`."
     ),
+    count!(
+        "api.connections",
+        1,
+        1_000_000,
+        usize,
+        connections_max,
+        "Connections, sockets included; past it new ones wait. Each needs a file descriptor."
+    ),
     same!(
         "admin.listen",
         Kind::Address,
@@ -257,7 +265,7 @@ pub static KEYS: &[Key] = &[
         "store.cache",
         MIB,
         1024 * GIB,
-        usize,
+        u64,
         store_cache_bytes,
         "Memory for blocks of the store."
     ),

@@ -133,7 +133,7 @@ pub struct SlotStats {
     pub sessions: AtomicU64,
     /// Sessions in the slot's cache.
     pub cached: AtomicU64,
-    pub subscribers: AtomicU64,
+    pub cache_bytes: AtomicU64,
     pub instances: AtomicU64,
     /// Committed changes wait for the state store.
     pub dirty: AtomicBool,

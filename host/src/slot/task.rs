@@ -308,7 +308,6 @@ impl Task {
                 relaxed_store(&self.stats.sessions, self.live_sessions);
                 in_flight.gate.open();
                 self.subscribers.publish(in_flight.number, &in_flight.batch.records);
-                relaxed_store(&self.stats.subscribers, self.subscribers.len() as u64);
                 self.on_durable(&in_flight.batch.records, in_flight.started.elapsed());
                 self.unflushed.push((position, in_flight.batch));
                 self.unflushed_bytes += in_flight.bytes;
@@ -494,6 +493,7 @@ impl Task {
     fn start_flush(&mut self) {
         self.stats.instances.store(self.instances.len() as u64, Ordering::Relaxed);
         relaxed_store(&self.stats.cached, self.cache.len() as u64);
+        relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
         if self.flushing.is_some() || self.unflushed.is_empty() {
             return;
         }

@@ -67,12 +67,10 @@ table! {
     messages: Counter "slotd_messages_total";
     /// Stored replies that were given again to a repeated idempotency key.
     replays: Counter "slotd_replays_total";
-    /// Bytes of bodies: `in` messages and queries, `out` replies and events.
-    bytes_in: Counter "slotd_body_bytes_total" {"direction" = "in"};
-    /// Bytes of bodies: `in` messages and queries, `out` replies and events.
-    bytes_out: Counter "slotd_body_bytes_total" {"direction" = "out"};
-    /// From a message's arrival in its mailbox to its answer, commit included.
-    message_seconds: Histogram "slotd_message_seconds" [SECONDS];
+    /// Bytes over all connections, heads included.
+    bytes_in: Counter "slotd_http_bytes_total" {"direction" = "in"};
+    /// Bytes over all connections, heads included.
+    bytes_out: Counter "slotd_http_bytes_total" {"direction" = "out"};
     /// From the hand-over of one slot's batch to the log until it is durable.
     append_seconds: Histogram "slotd_append_seconds" [SECONDS];
     /// Messages in one batch of one slot.
@@ -105,13 +103,11 @@ table! {
     slot_starts: Counter "slotd_slot_starts_total";
     /// Slots that lost their log to another term, or its answer.
     slot_failures: Counter "slotd_slot_failures_total";
-    /// Connections that are open, by listener.
-    api_connections: Gauge "slotd_open_connections" {"listener" = "api"};
-    /// Connections that are open, by listener.
-    admin_connections: Gauge "slotd_open_connections" {"listener" = "admin"};
-    /// Subscriptions that are open: WebSockets and event streams.
+    /// What is open: HTTP connections, and the WebSockets and event streams among them.
+    connections: Gauge "slotd_open_sockets" {"kind" = "http"};
+    /// What is open: HTTP connections, and the WebSockets and event streams among them.
     websockets: Gauge "slotd_open_sockets" {"kind" = "websocket"};
-    /// Subscriptions that are open: WebSockets and event streams.
+    /// What is open: HTTP connections, and the WebSockets and event streams among them.
     event_streams: Gauge "slotd_open_sockets" {"kind" = "sse"};
     /// Subscribers that were too slow, told of a gap and disconnected.
     subscriber_gaps: Counter "slotd_subscriber_gaps_total";
@@ -119,12 +115,29 @@ table! {
     panics: Counter "slotd_panics_total";
 }
 
+const HTTP_REQUESTS: &str = "slotd_http_requests_total";
+const HTTP_SECONDS: &str = "slotd_http_request_seconds";
 const ERRORS: &str = "slotd_errors_total";
 const TRAPS: &str = "slotd_traps_total";
 const REJECTIONS: &str = "slotd_rejections_total";
 
-/// Metrics whose labels are known only as they happen. Both are bounded: operators name services.
+/// Metrics whose labels are known only as they happen. All are
+/// bounded: operators name services.
 static LABELLED: &[Metric] = &[
+    Metric {
+        name: HTTP_REQUESTS,
+        kind: "Counter",
+        labels: &[("route", "…"), ("status", "…")],
+        doc: "HTTP requests that were answered.",
+        bounds: None,
+    },
+    Metric {
+        name: HTTP_SECONDS,
+        kind: "Histogram",
+        labels: &[("route", "…")],
+        doc: "From a request's head to its answer.",
+        bounds: Some(SECONDS),
+    },
     Metric {
         name: ERRORS,
         kind: "Counter",
@@ -156,8 +169,9 @@ pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| {
         scrape::started();
-        let bounds =
-            |name: &str| COUNTED.iter().find(|row| row.name == name).and_then(|row| row.bounds);
+        let bounds = |name: &str| {
+            COUNTED.iter().chain(LABELLED).find(|row| row.name == name).and_then(|row| row.bounds)
+        };
         // Lives as long as the process: handles outlast every owner.
         let registry: &'static Registry = Box::leak(Box::new(Registry::new(bounds)));
         for row in COUNTED.iter().chain(LABELLED) {
@@ -231,7 +245,7 @@ impl Metric {
 pub fn metrics_md() -> String {
     let mut out = String::from(
         "# Metrics\n\n\
-         <!-- Made from host/src/telemetry/metrics.rs. To renew: UPDATE_DOCS=1 cargo test -p slotd --lib docs -->\n\n\
+         <!-- Made from host/src/telemetry/metrics.rs. To renew: SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs -->\n\n\
          The admin listener answers `GET /metrics` in Prometheus' text format. Metrics belong to \
          the process\nand start at zero with it. Histograms have fixed buckets: times from 1 µs to \
          10 s, bytes from 64 to\n16 MiB, counts from 1 to 4096.\n\n\

@@ -1,0 +1,285 @@
+//! Commands on the admin API.
+
+use super::{
+    args::{AdminOnly, AdminService, Deploy, SlotArgs, Slots},
+    client::{Client, encode, query},
+    exit::{CliError, Exit},
+    output::{self, Table, list, number, text, time},
+};
+use crate::{limits, names::ServiceName};
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+use std::{path::Path, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// Between two looks at a swap that is under way.
+const SWAP_LOOK: Duration = Duration::from_millis(100);
+
+/// Reads a component.
+///
+/// # Errors
+/// It can't be read or is too large for any node.
+pub fn read_component(file: &Path) -> Result<Vec<u8>, CliError> {
+    let failed = |error: std::io::Error| {
+        CliError::failure(format!("can't read {}: {error}", file.display()))
+    };
+    let size = std::fs::metadata(file).map_err(failed)?.len();
+    if size > limits::COMPONENT_BYTES_MAX as u64 {
+        return Err(CliError::failure(format!(
+            "{} has {size} bytes; a component may have {}",
+            file.display(),
+            limits::COMPONENT_BYTES_MAX
+        )));
+    }
+    std::fs::read(file).map_err(failed)
+}
+
+fn service_path(service: &str, rest: &str) -> Result<String, CliError> {
+    let service = ServiceName::parse(service)?;
+    Ok(format!("/admin/v1/services/{}{rest}", encode(service.as_str())))
+}
+
+pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
+    let path = service_path(&args.service, "/deploy")? + &query(&[("version", args.version)]);
+    let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
+    let component = Bytes::from(read_component(&args.file)?);
+    let headers = [("content-type", "application/wasm")];
+    let answer = client.request(Method::POST, &path, &headers, component).await?;
+    changed(&client, &args.service, answer.json()?, args.wait, json).await
+}
+
+pub async fn rollback(args: AdminService, json: bool) -> Result<(), CliError> {
+    let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
+    let path = service_path(&args.service, "/rollback")?;
+    let answer = client.request(Method::POST, &path, &[], Bytes::new()).await?;
+    changed(&client, &args.service, answer.json()?, false, json).await
+}
+
+/// Says what a deploy or rollback did; waits for its swap where told to.
+async fn changed(
+    client: &Client,
+    service: &str,
+    mut answer: Value,
+    wait: bool,
+    json: bool,
+) -> Result<(), CliError> {
+    let until = Instant::now() + client.timeout();
+    while wait && is_moving(&answer["swap"]) {
+        if Instant::now() > until {
+            return Err(CliError::new(
+                Exit::Unreachable,
+                format!(
+                    "not every slot has moved in time; `slotd swap {service}` shows how far it is"
+                ),
+            ));
+        }
+        sleep(SWAP_LOOK).await;
+        let status = client.get(&service_path(service, "/swap")?).await?.json()?;
+        answer["swap"] = status["swap"].clone();
+    }
+    if json {
+        output::line(&answer.to_string())?;
+    } else {
+        let label = text(&answer, "current.label");
+        match answer["changed"].as_bool() {
+            Some(false) => {
+                output::line(&format!("{service} already runs {label}; nothing changed"))?
+            }
+            _ => output::line(&format!("{service} runs {label}"))?,
+        }
+        if answer["swap"].is_object() {
+            output::print(&swap_lines(&answer["swap"]))?;
+        }
+        if !wait && is_moving(&answer["swap"]) {
+            output::complain(&format!("still moving; `slotd swap {service}` shows how far it is"));
+        }
+    }
+    match answer["swap"]["error"].as_str() {
+        Some(error) if wait => {
+            Err(CliError::new(Exit::Server, format!("the swap does not proceed: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_moving(swap: &Value) -> bool {
+    swap["done"].as_bool() == Some(false) && swap["error"].is_null()
+}
+
+fn swap_lines(swap: &Value) -> String {
+    let pause = |name| output::micros(number(swap, name));
+    let mut out = format!(
+        "  {} -> {}: {} of {} slots moved in {}{}\n",
+        text(swap, "from"),
+        text(swap, "to"),
+        text(swap, "moved"),
+        text(swap, "slots"),
+        output::micros(number(swap, "elapsed_ms") * 1_000.0),
+        if swap["done"].as_bool() == Some(true) { "" } else { " so far" },
+    );
+    if number(swap, "moved") > 0.0 {
+        out.push_str(&format!(
+            "  pause per slot: p50 {}, p99 {}, max {}\n",
+            pause("pause_p50_us"),
+            pause("pause_p99_us"),
+            pause("pause_max_us")
+        ));
+    }
+    if let Some(error) = swap["error"].as_str() {
+        out.push_str(&format!("  does not proceed: {}\n", output::harmless(error, false)));
+    }
+    out
+}
+
+pub async fn swap(args: AdminService, json: bool) -> Result<(), CliError> {
+    let client = args.admin.client()?;
+    let answer = client.get(&service_path(&args.service, "/swap")?).await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    match answer["swap"].is_object() {
+        true => {
+            let state = if is_moving(&answer["swap"]) { "swapping" } else { "swapped" };
+            output::line(&format!("{}: {state}", args.service))?;
+            output::print(&swap_lines(&answer["swap"]))
+        }
+        false => output::line(&format!("{}: no swap since the node started", args.service)),
+    }
+}
+
+pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
+    let answer = args.admin.client()?.get("/admin/v1/services").await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    let services = list(&answer, "services");
+    if services.is_empty() {
+        output::complain("nothing is deployed; `slotd deploy SERVICE FILE` does");
+        return Ok(());
+    }
+    let mut table = Table::new(&["SERVICE", "VERSION", "DEPLOYED", "BEFORE", "SWAP"]);
+    for service in services {
+        let swap = &service["swap"];
+        table.row([
+            text(service, "service"),
+            text(service, "current.label"),
+            time(&service["current"], "deployed_ms"),
+            text(service, "previous.label"),
+            match (swap.is_object(), is_moving(swap), swap["error"].as_str()) {
+                (false, ..) => "-".into(),
+                (_, _, Some(error)) => format!("stuck: {error}"),
+                (_, true, _) => format!("{} of {}", text(swap, "moved"), text(swap, "slots")),
+                _ => "done".into(),
+            },
+        ]);
+    }
+    output::print(&table.render())
+}
+
+const SLOT_COLUMNS: &[&str] =
+    &[">SLOT", "STATE", "OWNER", ">TERM", ">POSITION", ">APPLIED", ">MAILBOX", ">SESSIONS", "RUNS"];
+
+fn slot_row(slot: &Value) -> Vec<String> {
+    let runs = slot["plugins"].as_object().map(|plugins| {
+        let run = |(service, label): (&String, &Value)| {
+            format!("{service}={}", label.as_str().unwrap_or("?"))
+        };
+        plugins.iter().map(run).collect::<Vec<_>>().join(" ")
+    });
+    ["slot", "state", "owner", "term", "position", "applied", "mailbox", "sessions"]
+        .iter()
+        .map(|name| text(slot, name))
+        .chain([runs.filter(|runs| !runs.is_empty()).unwrap_or_else(|| "-".into())])
+        .collect()
+}
+
+pub async fn slots(args: Slots, json: bool) -> Result<(), CliError> {
+    let answer = args.admin.client()?.get("/admin/v1/slots").await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    let slots = list(&answer, "slots");
+    let stopped = |slot: &Value| slot["state"] == "stopped";
+    let mut table = Table::new(SLOT_COLUMNS);
+    let shown: Vec<&Value> = slots.iter().filter(|slot| args.all || !stopped(slot)).collect();
+    shown.iter().for_each(|slot| table.row(slot_row(slot)));
+    if !shown.is_empty() {
+        output::print(&table.render())?;
+    }
+    let idle = slots.iter().filter(|slot| stopped(slot)).count();
+    let sessions: f64 = slots.iter().map(|slot| number(slot, "sessions")).sum();
+    output::complain(&format!(
+        "{}: {} running, {idle} stopped{}; {}",
+        output::count(slots.len(), "slot"),
+        slots.len() - idle,
+        if args.all || idle == 0 { "" } else { " (--all lists them)" },
+        output::count(sessions as usize, "session"),
+    ));
+    Ok(())
+}
+
+pub async fn slot(args: SlotArgs, json: bool) -> Result<(), CliError> {
+    let path = format!("/admin/v1/slots/{}", args.slot);
+    let answer = args.admin.client()?.get(&path).await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    let mut table = Table::new(SLOT_COLUMNS);
+    table.row(slot_row(&answer));
+    output::print(&table.render())
+}
+
+pub async fn drain(args: SlotArgs, json: bool) -> Result<(), CliError> {
+    let path = format!("/admin/v1/slots/{}/drain", args.slot);
+    let client = args.admin.client()?;
+    let answer = client.request(Method::POST, &path, &[], Bytes::new()).await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    output::line(&format!(
+        "slot {} drained at term {}, position {}; it goes to {}",
+        text(&answer, "slot"),
+        text(&answer, "term"),
+        text(&answer, "position"),
+        text(&answer, "to")
+    ))
+}
+
+pub async fn rebalance(args: AdminOnly, json: bool) -> Result<(), CliError> {
+    let client = args.admin.client()?;
+    let answer =
+        client.request(Method::POST, "/admin/v1/rebalance", &[], Bytes::new()).await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    let moves = output::count(number(&answer, "moves") as usize, "slot");
+    output::line(&format!(
+        "view {}: {moves} to move; {}",
+        text(&answer, "view"),
+        output::harmless(&text(&answer, "detail"), false)
+    ))
+}
+
+pub async fn ring(args: AdminOnly, json: bool) -> Result<(), CliError> {
+    let answer = args.admin.client()?.get("/admin/v1/ring").await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    output::line(&format!(
+        "view {}, {} slots, at most {} a node ({}, {} points a node)\n",
+        text(&answer, "view"),
+        text(&answer, "slot_count"),
+        text(&answer, "cap"),
+        text(&answer, "scheme"),
+        text(&answer, "virtual_nodes"),
+    ))?;
+    let mut table = Table::new(&["NODE", ">SLOTS", "WHICH"]);
+    for node in list(&answer, "nodes") {
+        // Ranges of many nodes are long; `--json` has them whole.
+        let ranges = text(node, "ranges");
+        let cut = ranges.char_indices().nth(60).map(|(end, _)| format!("{}…", &ranges[..end]));
+        table.row([text(node, "node"), text(node, "slots"), cut.unwrap_or(ranges)]);
+    }
+    output::print(&table.render())
+}

@@ -1,0 +1,492 @@
+//! The command line, described.
+
+use super::{
+    client::{ADMIN, API, Client},
+    exit::{CliError, Exit},
+};
+use crate::{
+    config::{
+        Kind, Loaded, Sources, Value,
+        docs::flag_help,
+        keys::{KEYS, Key},
+        load,
+    },
+    limits,
+};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
+
+/// A WebAssembly-pluggable sharding host: durable sessions, handled by plugins that are swapped
+/// while they serve.
+#[derive(Debug, Parser)]
+#[command(name = "slotd", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(propagate_version = false, disable_help_subcommand = true, subcommand_required = true)]
+#[command(arg_required_else_help = true)]
+pub struct Cli {
+    /// Print JSON: the server's own answers, and errors as one object on standard error
+    #[arg(long, global = true, display_order = 900)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Cmd,
+}
+
+const AFTER_HELP: &str = "\
+A first session, with a node on the default addresses:
+  slotd serve &
+  slotd plugin new hello && slotd plugin build hello
+  slotd deploy hello hello/target/hello.wasm
+  slotd send hello my-session '{\"name\":\"world\"}'
+
+Exit codes: 0 it worked, 1 failed on this side, 2 called wrongly or configuration wrong,
+3 node not reached, 4 node refused (4xx), 5 node failed (5xx), 6 serve can't start now,
+7 data directory damaged or of another kind, 70 serve ended itself because of a bug.
+More: docs/cli.md.";
+
+#[derive(Debug, Subcommand)]
+pub enum Cmd {
+    /// Run a node
+    ///
+    /// Prints one line with its addresses when it is ready, and logs to standard error. SIGTERM or
+    /// SIGINT (Ctrl-C) stops it: it takes no more, finishes what is in flight, and exits with 0.
+    Serve(Serve),
+
+    /// Deploy a component as a service, or swap a service to it while it serves
+    Deploy(Deploy),
+    /// Go back to the version before
+    Rollback(AdminService),
+    /// List what is deployed
+    Services(AdminOnly),
+    /// Show how far a service's last swap is
+    Swap(AdminService),
+
+    /// Send a message to a session and print the reply
+    Send(Send),
+    /// Ask a session something without changing it
+    Query(Query),
+    /// Print a session's events, and with --follow what comes
+    Tail(Tail),
+    /// Print a session's messages with their replies
+    History(History),
+    /// List a service's sessions
+    Sessions(Sessions),
+    /// Show or delete one session
+    #[command(subcommand)]
+    Session(SessionCmd),
+
+    /// List the slots that run
+    Slots(Slots),
+    /// Show or drain one slot
+    #[command(subcommand)]
+    Slot(SlotCmd),
+    /// Move slots to where the ring wants them
+    Rebalance(AdminOnly),
+    /// Show which node should have which slots
+    Ring(AdminOnly),
+
+    /// Begin, build and check plugins
+    #[command(subcommand)]
+    Plugin(PluginCmd),
+    /// Show or check the configuration that `serve` would use
+    #[command(subcommand)]
+    Config(ConfigCmd),
+    /// Print the OpenAPI document of the HTTP API
+    Openapi,
+}
+
+/// `serve`, with a flag for every key of the configuration.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Write {"api": ADDRESS, "admin": ADDRESS} to this file once the listeners are bound
+    ///
+    /// For scripts that let the system choose ports. The file is there in whole or not at all.
+    #[arg(long, value_name = "FILE")]
+    pub addresses_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Deploy {
+    /// The service's name
+    pub service: String,
+    /// The component, as `slotd plugin build` makes it
+    pub file: PathBuf,
+    /// A name for this version; without it the one that the component carries
+    #[arg(long)]
+    pub version: Option<String>,
+    /// Wait until every slot has moved
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AdminService {
+    /// The service's name
+    pub service: String,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AdminOnly {
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Send {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// The body; `-` reads it from standard input; without it the body is empty
+    #[arg(allow_hyphen_values = true)]
+    pub body: Option<String>,
+    /// The body's type; without it application/json where it is JSON, else text or bytes
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// Who sends it
+    #[arg(long, value_name = "NAME")]
+    pub sender: Option<String>,
+    /// The idempotency key: a message with the same one is applied once, and answered the same
+    #[arg(long, value_name = "KEY")]
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Query {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// The body; `-` reads it from standard input; without it the body is empty
+    #[arg(allow_hyphen_values = true)]
+    pub body: Option<String>,
+    /// The body's type; without it application/json where it is JSON, else text or bytes
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// Go on with what comes, until Ctrl-C; reconnects without gap or repeat
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin after this message (0: at the beginning), or after this event (an id, as 17.0)
+    #[arg(long, value_name = "SEQ", conflicts_with = "last")]
+    pub after: Option<String>,
+    /// Begin with the events of the last N messages
+    #[arg(short = 'n', value_name = "N", default_value_t = 10)]
+    pub last: u64,
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct History {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// Messages after this sequence number, rather than the last
+    #[arg(long, value_name = "SEQ")]
+    pub after: Option<u64>,
+    /// At most so many
+    #[arg(short = 'n', value_name = "N", default_value_t = 20)]
+    pub limit: u64,
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Sessions {
+    /// The service's name
+    pub service: String,
+    /// Only ids that start with this
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Only ids after this one
+    #[arg(long, value_name = "SESSION")]
+    pub after: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Only those that stay on an older version, because the newer one refused to migrate them
+    #[arg(long, conflicts_with = "prefix")]
+    pub pinned: bool,
+    #[command(flatten)]
+    pub api: ApiArgs,
+    #[command(flatten)]
+    pub admin: AdminOnlyArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SessionCmd {
+    /// Show a session
+    Show(SessionArgs),
+    /// Delete a session with all it has; there is no way back
+    Delete(SessionArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SessionArgs {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Slots {
+    /// Also those that are stopped; they start at their next message
+    #[arg(long, short)]
+    pub all: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SlotCmd {
+    /// Show a slot
+    Show(SlotArgs),
+    /// Finish what a slot has in flight and give it up; on one node it starts again here
+    Drain(SlotArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SlotArgs {
+    /// The slot's number
+    pub slot: u16,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCmd {
+    /// Write a crate that builds to a plugin
+    New {
+        /// The plugin's name
+        name: String,
+        /// Where to put it; without it a folder of that name here
+        #[arg(long, value_name = "DIR")]
+        path: Option<PathBuf>,
+        /// The folder of the guest SDK to depend on
+        #[arg(long, value_name = "DIR")]
+        sdk: Option<PathBuf>,
+    },
+    /// Build a crate to a component
+    Build {
+        /// The crate's folder
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// The cargo profile
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Where to put the component
+        #[arg(long, short, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Say what a file is, what it imports and exports, and whether slotd can run it
+    Check {
+        /// The component
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCmd {
+    /// Print every value and where it came from, as a file that could be used
+    Print(ConfigArgs),
+    /// Only say whether all is well
+    Check(ConfigArgs),
+}
+
+// ---- where to, and who -------------------------------------------------------------------------
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct ApiArgs {
+    /// The node's API
+    #[arg(long, env = "SLOTD_URL", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    #[arg(hide_env_values = true)]
+    pub url: String,
+    /// The API's bearer token
+    #[arg(long, env = "SLOTD_API_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct AdminArgs {
+    #[command(flatten)]
+    pub admin: AdminOnlyArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct AdminOnlyArgs {
+    /// The node's admin API
+    #[arg(long, env = "SLOTD_ADMIN_URL", value_name = "URL")]
+    #[arg(default_value = "http://127.0.0.1:7071", hide_env_values = true)]
+    pub admin_url: String,
+    /// The admin API's bearer token
+    #[arg(long, env = "SLOTD_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct WaitArgs {
+    /// How long to wait for an answer [default: 30s, for a deploy 3m]
+    #[arg(long, env = "SLOTD_TIMEOUT", value_name = "TIME", hide_env_values = true)]
+    #[arg(value_parser = timeout)]
+    pub timeout: Option<Duration>,
+}
+
+fn timeout(raw: &str) -> Result<Duration, String> {
+    let kind =
+        Kind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(24 * 3_600) };
+    match kind.parse(raw) {
+        Some(Value::Duration(time)) => Ok(time),
+        _ => Err(format!("it must be {}", kind.allowed())),
+    }
+}
+
+fn given(token: &Option<String>) -> Option<String> {
+    token.clone().filter(|token| !token.is_empty())
+}
+
+impl ApiArgs {
+    /// # Errors
+    /// The URL is none.
+    pub fn client(&self) -> Result<Client, CliError> {
+        let timeout = self.wait.timeout.unwrap_or(limits::CLIENT_TIMEOUT_DEFAULT);
+        Client::new(&self.url, given(&self.token), timeout, API)
+    }
+}
+
+impl AdminOnlyArgs {
+    /// # Errors
+    /// The URL is none.
+    pub fn client(&self, timeout: Duration) -> Result<Client, CliError> {
+        Client::new(&self.admin_url, given(&self.admin_token), timeout, ADMIN)
+    }
+}
+
+impl AdminArgs {
+    /// # Errors
+    /// The URL is none.
+    pub fn client(&self) -> Result<Client, CliError> {
+        self.client_waiting(limits::CLIENT_TIMEOUT_DEFAULT)
+    }
+    /// With another default for how long to wait.
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub fn client_waiting(&self, timeout: Duration) -> Result<Client, CliError> {
+        self.admin.client(self.wait.timeout.unwrap_or(timeout))
+    }
+}
+
+// ---- the configuration's flags -----------------------------------------------------------------
+
+/// `--config`, and a flag for every key, made from the table of keys.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigArgs {
+    pub file: Option<PathBuf>,
+    pub flags: Vec<(&'static str, String)>,
+}
+
+impl ConfigArgs {
+    /// # Errors
+    /// Everything that is wrong with the configuration.
+    pub fn load(self) -> Result<Loaded, CliError> {
+        load(&Sources::of_process(self.file, self.flags))
+            .map_err(|problems| CliError::new(Exit::Usage, problems.to_string()))
+    }
+}
+
+impl FromArgMatches for ConfigArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.file = matches.get_one::<PathBuf>("config").cloned();
+        for key in KEYS {
+            if let Some(value) = matches.get_one::<String>(key.name) {
+                self.flags.push((key.name, value.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Args for ConfigArgs {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(
+                "The configuration file; without it $SLOTD_CONFIG, else ./slotd.toml if it exists",
+            );
+        // clap keeps names for as long as the program runs.
+        static FLAGS: LazyLock<Vec<String>> =
+            LazyLock::new(|| KEYS.iter().map(Key::flag).collect());
+        KEYS.iter().zip(&*FLAGS).fold(command.arg(file), |command, (key, flag)| {
+            let help = flag_help(key);
+            // The short help has the first sentence; `--help` has all.
+            let short = help.split(". ").next().unwrap_or(&help).trim_end_matches('.').to_string();
+            let arg = Arg::new(key.name)
+                .long(flag.as_str())
+                .help_heading("Configuration (docs/configuration.md)")
+                .help(short)
+                .long_help(help)
+                .action(ArgAction::Set);
+            command.arg(match key.kind {
+                Kind::Flag => arg
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+                    .value_name("true|false"),
+                kind => arg.value_name(value_name(&kind)).allow_hyphen_values(true),
+            })
+        })
+    }
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn value_name(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Count { .. } => "N",
+        Kind::Size { .. } => "SIZE",
+        Kind::Duration { .. } => "TIME",
+        Kind::Address => "IP:PORT",
+        Kind::Name => "NAME",
+        Kind::Path => "PATH",
+        Kind::Secret => "TOKEN",
+        Kind::Choice(_) => "FORMAT",
+        Kind::Filter => "FILTER",
+        Kind::Flag => "true|false",
+    }
+}

@@ -1,0 +1,314 @@
+//! A small HTTP client for one node: one connection per request, every wait bounded, every
+//! failure told in words that help.
+
+use super::exit::{CliError, Exit};
+use crate::limits;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Uri, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::{fmt::Write as _, time::Duration};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+/// One node's API or admin API.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// As it was given, for messages.
+    url: String,
+    host: String,
+    port: u16,
+    /// What paths are put behind; no slash at the end.
+    prefix: String,
+    token: Option<String>,
+    timeout: Duration,
+    /// How to name another node and the token: differs between the two APIs.
+    hints: Hints,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Hints {
+    pub url: &'static str,
+    pub token: &'static str,
+}
+
+pub const API: Hints = Hints { url: "--url or $SLOTD_URL", token: "--token or $SLOTD_API_TOKEN" };
+pub const ADMIN: Hints =
+    Hints { url: "--admin-url or $SLOTD_ADMIN_URL", token: "--admin-token or $SLOTD_ADMIN_TOKEN" };
+
+/// A successful answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// A header's text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+    /// # Errors
+    /// The answer is no JSON: not slotd's.
+    pub fn json(&self) -> Result<Value, CliError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            CliError::new(
+                Exit::Server,
+                format!("the answer is not JSON ({error}): is that a slotd node?"),
+            )
+        })
+    }
+}
+
+impl Client {
+    /// # Errors
+    /// The URL is none, or one of https.
+    pub fn new(
+        url: &str,
+        token: Option<String>,
+        timeout: Duration,
+        hints: Hints,
+    ) -> Result<Self, CliError> {
+        let bad = |why: &str| {
+            CliError::usage(format!(
+                "{url:?} is not a node's URL: {why} (give http://HOST:PORT with {})",
+                hints.url
+            ))
+        };
+        let uri: Uri = url.parse().map_err(|_| bad("it does not parse"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(bad(
+                    "slotd speaks plain HTTP; for TLS put a proxy before it and a tunnel before this command",
+                ));
+            }
+            _ => return Err(bad("it does not start with http://")),
+        }
+        if uri.query().is_some() || url.contains('@') {
+            return Err(bad("it has more than a host, a port and a path"));
+        }
+        let host =
+            uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("it has no host"))?;
+        Ok(Self {
+            url: url.trim_end_matches('/').into(),
+            host: host.into(),
+            port: uri.port_u16().unwrap_or(80),
+            prefix: uri.path().trim_end_matches('/').into(),
+            token,
+            timeout,
+            hints,
+        })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+    /// How long one request may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// # Errors
+    /// The node can't be reached, or answers with an error.
+    pub async fn get(&self, path: &str) -> Result<Answer, CliError> {
+        self.request(Method::GET, path, &[], Bytes::new()).await
+    }
+
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, CliError> {
+        let until = Instant::now() + self.timeout;
+        let (head, body) = self.start(method, path, headers, body, until).await?;
+        let body = Limited::new(body, limits::CLIENT_ANSWER_BYTES_MAX);
+        let body = timeout_at(until, body.collect()).await.map_err(|_| self.late())?;
+        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => CliError::failure(format!(
+                "the answer is larger than {} bytes",
+                limits::CLIENT_ANSWER_BYTES_MAX
+            )),
+            None => self.broken(&error),
+        })?;
+        let answer = Answer { headers: head.headers, body: body.to_bytes() };
+        match head.status.is_success() {
+            true => Ok(answer),
+            false => Err(self.refused(head.status.as_u16(), &answer)),
+        }
+    }
+
+    /// Begins a request whose answer does not end; only its beginning is bounded in time.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Result<Incoming, CliError> {
+        let until = Instant::now() + self.timeout;
+        let (head, body) = self.start(Method::GET, path, headers, Bytes::new(), until).await?;
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let body = Limited::new(body, limits::CLIENT_ANSWER_BYTES_MAX).collect();
+        let body = timeout_at(until, body).await.map_err(|_| self.late())?;
+        let body = body.map_err(|error| self.broken(&error))?.to_bytes();
+        Err(self.refused(head.status.as_u16(), &Answer { headers: head.headers, body }))
+    }
+
+    async fn start(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+        until: Instant,
+    ) -> Result<(http::response::Parts, Incoming), CliError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header(header::HOST, format!("{}:{}", self.host, self.port))
+            .header(header::USER_AGENT, concat!("slotd/", env!("CARGO_PKG_VERSION")));
+        if let Some(token) = &self.token {
+            let mut value =
+                http::HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
+                    CliError::usage("the token has characters that a header can't carry")
+                })?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| CliError::usage(format!("that can't be sent: {error}")))?;
+
+        let connect_until = until.min(Instant::now() + limits::CLIENT_CONNECT_TIMEOUT);
+        let address = format!("{}:{}", self.host, self.port);
+        let stream = timeout_at(connect_until, TcpStream::connect(address))
+            .await
+            .map_err(|_| self.unreachable("no connection in time"))?
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => self.unreachable("nobody listens there"),
+                _ => self.unreachable(&error.to_string()),
+            })?;
+        // Small requests must not wait for more to send.
+        let _ = stream.set_nodelay(true);
+        let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (mut sender, connection) = connected.await.map_err(|error| self.broken(&error))?;
+        // Ends with the answer's body, or when the sender and body are dropped.
+        tokio::spawn(connection);
+        let answer = timeout_at(until, sender.send_request(request))
+            .await
+            .map_err(|_| self.late())?
+            .map_err(|error| self.broken(&error))?;
+        Ok(answer.into_parts())
+    }
+
+    fn unreachable(&self, why: &str) -> CliError {
+        CliError::new(
+            Exit::Unreachable,
+            format!(
+                "can't reach {}: {why}\n  Is slotd running? Start it with `slotd serve`, or name another node with {}.",
+                self.url, self.hints.url
+            ),
+        )
+    }
+    fn late(&self) -> CliError {
+        CliError::new(
+            Exit::Unreachable,
+            format!(
+                "{} did not answer within {:?} (--timeout); what was asked may have been done",
+                self.url, self.timeout
+            ),
+        )
+    }
+    fn broken(&self, error: &dyn std::fmt::Display) -> CliError {
+        CliError::new(
+            Exit::Unreachable,
+            format!(
+                "the connection to {} broke before the answer: {error}; what was asked may have been done",
+                self.url
+            ),
+        )
+    }
+
+    /// What an answer other than 2xx says.
+    fn refused(&self, status: u16, answer: &Answer) -> CliError {
+        let exit = if status >= 500 { Exit::Server } else { Exit::Refused };
+        let problem: Option<Value> = serde_json::from_slice(&answer.body).ok();
+        let Some(problem) = problem.filter(|p| p.get("code").is_some_and(Value::is_string)) else {
+            return CliError::new(
+                exit,
+                format!(
+                    "{} answered {status}, and not as slotd does: is that a slotd node?",
+                    self.url
+                ),
+            );
+        };
+        let field = |path: &str| {
+            let value = path.split('.').try_fold(&problem, |v, key| v.get(key))?;
+            let text = value.as_str().map_or_else(|| value.to_string(), Into::into);
+            (!value.is_null()).then(|| super::output::harmless(&text, true))
+        };
+        let code = field("code").unwrap_or_default();
+        let mut message = format!("{code} ({status})");
+        if let Some(detail) = field("detail").filter(|detail| !detail.is_empty()) {
+            let _ = write!(message, ": {detail}");
+        }
+        if let (Some(code), Some(text)) = (field("rejection.code"), field("rejection.message")) {
+            let _ = write!(message, "\n  rejection: {code}: {text}");
+            if field("rejection.retriable").as_deref() == Some("true") {
+                message.push_str(" (a retry may help)");
+            }
+        }
+        if let Some(plugin) = field("plugin") {
+            let _ = write!(message, "\n  plugin: {plugin}");
+        }
+        if let Some(after) = answer.header("retry-after") {
+            let _ = write!(message, "\n  It may work later: try again in {after} s.");
+        }
+        if status == 401 {
+            let _ = write!(message, "\n  Give the token with {}.", self.hints.token);
+        }
+        CliError { exit, message, problem: Some(problem) }
+    }
+}
+
+/// Percent-encodes everything but unreserved characters: fit for a path's segment and a query's
+/// value alike.
+pub fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}
+
+/// `?a=b&c=d` of the parameters that are there; empty for none.
+pub fn query(parameters: &[(&str, Option<String>)]) -> String {
+    let mut out = String::new();
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            let _ =
+                write!(out, "{}{name}={}", if out.is_empty() { '?' } else { '&' }, encode(value));
+        }
+    }
+    out
+}

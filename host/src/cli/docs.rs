@@ -1,0 +1,68 @@
+//! `docs/cli.md`, made from the description of the command line.
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::{Cli, exit::Exit};
+    use clap::{Command, CommandFactory};
+    use std::fmt::Write as _;
+
+    const HEAD: &str = "\
+# The command line
+
+<!-- Made from host/src/cli/args.rs. To renew: SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs -->
+
+`slotd` is both the node (`slotd serve`) and a client for one. Commands on sessions talk to the API
+(`--url`, by default http://127.0.0.1:7070), commands on services and slots to the admin API
+(`--admin-url`, by default http://127.0.0.1:7071). Tokens are best given in `SLOTD_API_TOKEN` and
+`SLOTD_ADMIN_TOKEN`.
+
+Answers go to standard output, everything said about them to standard error, so `slotd send chat
+room-17 … > reply.json` has the reply alone. `--json` gives the server's own JSON on one line (for
+`tail`: one line an event), and errors as one object on standard error:
+`{\"error\": TEXT, \"exit\": CODE, \"problem\": the server's problem+json or null}`.
+
+What others wrote is printed to a terminal with its control characters as escapes.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+";
+
+    fn markdown() -> String {
+        let mut out = String::from(HEAD);
+        for (code, meaning) in Exit::ALL {
+            let _ = writeln!(out, "| {code} | {meaning} |");
+        }
+        out.push_str(
+            "\nA service manager need not restart a node that ended with 2 or 7: it would end the same way.\n\n\
+             ## Commands\n",
+        );
+        let mut root = Cli::command().term_width(96);
+        root.build();
+        commands(&mut out, &mut root, "slotd");
+        out
+    }
+
+    fn commands(out: &mut String, command: &mut Command, name: &str) {
+        for child in command.get_subcommands_mut() {
+            let name = format!("{name} {}", child.get_name());
+            if child.has_subcommands() {
+                commands(out, child, &name);
+                continue;
+            }
+            let _ = writeln!(out, "\n### {name}\n\n```text");
+            // The short help of `serve`: docs/configuration.md has the rest.
+            for line in child.render_help().to_string().lines() {
+                let _ = writeln!(out, "{}", line.trim_end());
+            }
+            out.push_str("```\n");
+        }
+    }
+
+    /// A command that the documentation lacks is not found; one that it has and is gone misleads.
+    #[test]
+    fn cli_docs_are_current() {
+        crate::config::docs::assert_current("cli.md", &markdown());
+    }
+}

@@ -1,0 +1,91 @@
+//! How a command ends: one table of exit codes, and errors that carry theirs.
+
+use serde_json::{Value, json};
+
+macro_rules! exits {
+    ($($(#[doc = $doc:literal])* $variant:ident = $code:literal;)*) => {
+        /// What a command's exit code says.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Exit { $($(#[doc = $doc])* $variant = $code,)* }
+        impl Exit {
+            /// Every code with its meaning, for `--help` and `docs/cli.md`.
+            pub const ALL: &'static [(u8, &'static str)] =
+                &[(0, "It worked."), $(($code, concat!($($doc),*).trim_ascii()),)*];
+        }
+    };
+}
+
+exits! {
+    /// It failed on this side: a file that can't be read, a component that does not fit.
+    Failure = 1;
+    /// It was called wrongly, or the configuration is wrong.
+    Usage = 2;
+    /// The node can't be reached, or did not answer in time.
+    Unreachable = 3;
+    /// The node refused (HTTP 4xx): not found, not allowed, rejected by the plugin.
+    Refused = 4;
+    /// The node failed (HTTP 5xx): a trap, a deadline, no room; it may work later.
+    Server = 5;
+    /// `serve` can't start now: an address is taken, the data directory is in use or can't be written.
+    CannotStart = 6;
+    /// `serve` must not start: the data directory is damaged, or was made with another slot count.
+    Damaged = 7;
+    /// `serve` met a bug and ended itself; what it acknowledged is safe, start it again.
+    Bug = 70;
+}
+
+/// Why a command did not do what it was told.
+#[derive(Debug)]
+pub struct CliError {
+    pub exit: Exit,
+    /// For a person; may have several lines.
+    pub message: String,
+    /// The server's own answer, for `--json`.
+    pub problem: Option<Value>,
+}
+
+impl CliError {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), problem: None }
+    }
+    pub fn failure(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failure, message)
+    }
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Tells standard error.
+    pub fn report(&self, as_json: bool) {
+        if self.message.is_empty() {
+            return;
+        }
+        if as_json {
+            let value = json!({
+                "error": self.message,
+                "exit": self.exit as u8,
+                "problem": self.problem,
+            });
+            super::output::complain(&value.to_string());
+        } else {
+            super::output::complain(&format!("slotd: {}", self.message));
+        }
+    }
+}
+
+impl From<crate::error::Error> for CliError {
+    /// Names are checked here by the same rules as on the server.
+    fn from(error: crate::error::Error) -> Self {
+        Self::usage(error.detail)
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    /// Of writing to standard output. A reader that went away (`| head`) is no failure.
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::new(Exit::Failure, String::new()),
+            _ => Self::failure(format!("can't write the output: {error}")),
+        }
+    }
+}

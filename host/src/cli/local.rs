@@ -1,0 +1,110 @@
+//! Commands that need no node: plugins and the configuration.
+
+use super::{
+    admin::read_component,
+    args::{ConfigArgs, ConfigCmd, PluginCmd},
+    exit::{CliError, Exit},
+    output,
+    plugin::{self, BuildOptions, NewOptions},
+};
+use crate::{config::keys::KEYS, plugin::inspect};
+use serde::Serialize;
+use std::{fmt, path::Path};
+
+pub fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
+    match command {
+        PluginCmd::New { name, path, sdk } => {
+            report(plugin::new(&NewOptions { name, path, sdk }), json)
+        }
+        PluginCmd::Build { dir, profile, out } => {
+            report(plugin::build(&BuildOptions { dir, profile, out, quiet: json }), json)
+        }
+        PluginCmd::Check { file } => check(&file, json),
+    }
+}
+
+fn report<T: Serialize + fmt::Display>(
+    result: anyhow::Result<T>,
+    json: bool,
+) -> Result<(), CliError> {
+    let report = result.map_err(|error| CliError::failure(format!("{error:#}")))?;
+    match json {
+        true => output::line(&serde_json::json!(report).to_string()),
+        false => output::line(report.to_string().trim_end()),
+    }
+}
+
+/// Fails when the component does not fit, so that a script can ask.
+fn check(file: &Path, json: bool) -> Result<(), CliError> {
+    let found = inspect(&read_component(file)?);
+    if json {
+        output::line(&serde_json::json!(found).to_string())?;
+    } else {
+        let mut out = format!("{}: {}, {} bytes\n", file.display(), found.kind, found.bytes);
+        out += &format!("  digest   {}\n", found.digest);
+        out += &format!("  version  {}\n", found.version.as_deref().unwrap_or("(it carries none)"));
+        for (title, names) in [("imports", &found.imports), ("exports", &found.exports)] {
+            for (index, name) in names.iter().enumerate() {
+                out += &format!("  {:<8} {name}\n", if index == 0 { title } else { "" });
+            }
+            if names.is_empty() {
+                out += &format!("  {title:<8} nothing\n");
+            }
+        }
+        for problem in &found.problems {
+            out += &format!("  problem  {problem}\n");
+        }
+        if found.problems.is_empty() {
+            out += "It fits: slotd can run it.\n";
+        }
+        output::print(&output::harmless(&out, true))?;
+    }
+    match found.problems.len() {
+        0 => Ok(()),
+        n => Err(CliError::failure(format!("it does not fit: {}", output::count(n, "problem")))),
+    }
+}
+
+pub fn config(command: ConfigCmd, json: bool) -> Result<(), CliError> {
+    match command {
+        ConfigCmd::Print(args) => {
+            let loaded = load(args)?;
+            match json {
+                true => output::line(&loaded.to_json().to_string()),
+                false => output::print(&loaded.to_toml()),
+            }
+        }
+        ConfigCmd::Check(args) => {
+            let loaded = load(args)?;
+            let file = loaded.file.as_ref().map(|file| file.display().to_string());
+            if json {
+                let value = serde_json::json!({
+                    "ok": true, "file": file, "warnings": loaded.warnings,
+                });
+                return output::line(&value.to_string());
+            }
+            let set = loaded.origins.len();
+            let from = file.unwrap_or_else(|| "no file".into());
+            output::line(&format!(
+                "the configuration is fine ({from}; {set} of {} keys set)",
+                KEYS.len()
+            ))
+        }
+    }
+}
+
+fn load(args: ConfigArgs) -> Result<crate::config::Loaded, CliError> {
+    let loaded = args.load()?;
+    loaded.warnings.iter().for_each(|warning| output::complain(&format!("warning: {warning}")));
+    Ok(loaded)
+}
+
+/// `slotd openapi`.
+///
+/// # Errors
+/// The document could not be made.
+pub fn openapi() -> Result<(), CliError> {
+    let document = super::serve::openapi_document()
+        .ok_or_else(|| CliError::new(Exit::Failure, "this build has no HTTP API"))?;
+    output::line(&document)
+}

@@ -1,0 +1,211 @@
+//! What commands print: tables, times, texts that may come from strangers.
+
+use super::exit::CliError;
+use serde_json::Value;
+use std::io::{self, IsTerminal as _, Write as _};
+
+/// Writes to standard output.
+///
+/// # Errors
+/// Also when the reader has gone; `println!` would panic.
+pub fn print(text: &str) -> Result<(), CliError> {
+    write_bytes(text.as_bytes())
+}
+
+/// As [`print`], with a line break.
+///
+/// # Errors
+/// As [`print`].
+pub fn line(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// As [`print`].
+///
+/// # Errors
+/// As [`print`].
+pub fn write_bytes(bytes: &[u8]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Writes a line to standard error; if that fails there is nobody to tell.
+pub fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes a body as it is; on a terminal, made harmless and ended with a line break.
+///
+/// # Errors
+/// As [`print`].
+pub fn body(bytes: &[u8]) -> Result<(), CliError> {
+    if !io::stdout().is_terminal() {
+        return write_bytes(bytes);
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => line(&harmless(text, true)),
+        Err(_) => {
+            complain(&format!(
+                "({} bytes that are not text; redirect them to see them)",
+                bytes.len()
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// Control characters as escapes: what others wrote must not drive the reader's terminal.
+pub fn harmless(text: &str, keep_lines: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' if keep_lines => out.push(c),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Columns with a heading; numbers to the right.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    right: Vec<bool>,
+}
+
+impl Table {
+    /// A heading that starts with `>` is a column of numbers.
+    pub fn new(headings: &[&str]) -> Self {
+        Self {
+            right: headings.iter().map(|h| h.starts_with('>')).collect(),
+            rows: vec![headings.iter().map(|h| h.trim_start_matches('>').to_string()).collect()],
+        }
+    }
+    pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+        self.rows.push(cells.into_iter().map(|cell| harmless(&cell.into(), false)).collect());
+    }
+    pub fn render(&self) -> String {
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max()
+        };
+        let widths: Vec<usize> = (0..self.right.len()).map(|c| width(c).unwrap_or(0)).collect();
+        let mut out = String::new();
+        for row in &self.rows {
+            let cells = row.iter().zip(&widths).zip(&self.right).map(|((cell, width), right)| {
+                if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            });
+            let line = cells.collect::<Vec<_>>().join("  ");
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// A field of a JSON answer as text: strings without quotes, `-` for what is not there.
+pub fn text(value: &Value, path: &str) -> String {
+    match path.split('.').try_fold(value, |v, key| v.get(key)) {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// A field that is a list.
+pub fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// A field that is a number.
+pub fn number(value: &Value, name: &str) -> f64 {
+    value.get(name).and_then(Value::as_f64).unwrap_or(0.0)
+}
+
+/// Milliseconds since the Unix epoch as `2026-01-31 09:05:07Z`; `-` for none.
+pub fn time(value: &Value, name: &str) -> String {
+    match value.get(name).and_then(Value::as_u64) {
+        None | Some(0) => "-".into(),
+        Some(ms) => format_time(ms),
+    }
+}
+
+fn format_time(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days to a date in the proleptic Gregorian calendar, with years that start in March, so that
+    // the leap day is a year's last.
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (h, m, s) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}Z")
+}
+
+/// Microseconds in the unit that reads best.
+pub fn micros(us: f64) -> String {
+    match us {
+        us if us < 1_000.0 => format!("{us:.0} µs"),
+        us if us < 1_000_000.0 => format!("{:.1} ms", us / 1_000.0),
+        us => format!("{:.1} s", us / 1_000_000.0),
+    }
+}
+
+/// `1 slot`, `2 slots`.
+pub fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An operator reads these in an incident; a day off sends them to the wrong log.
+    #[test]
+    fn times_are_right_across_leap_years() {
+        for (ms, text) in [
+            (1, "1970-01-01 00:00:00Z"),
+            (951_782_400_000, "2000-02-29 00:00:00Z"),
+            (1_709_251_199_999, "2024-02-29 23:59:59Z"),
+            (1_709_251_200_000, "2024-03-01 00:00:00Z"),
+            (4_107_542_399_000, "2100-02-28 23:59:59Z"),
+            (4_107_542_400_000, "2100-03-01 00:00:00Z"),
+        ] {
+            assert_eq!(format_time(ms), text);
+        }
+    }
+
+    #[test]
+    fn tables_line_up_and_strangers_text_is_harmless() {
+        let mut table = Table::new(&["NAME", ">SLOTS"]);
+        table.row(["ünï", "7"]);
+        table.row(["a\u{1b}[2J", "512"]);
+        assert_eq!(table.render(), "NAME        SLOTS\nünï             7\na\\u{1b}[2J    512\n");
+        assert_eq!(harmless("a\n\tb\u{7}", true), "a\n\tb\\u{7}");
+    }
+
+    #[test]
+    fn fields_that_are_not_there_are_dashes() {
+        let value = serde_json::json!({"a": {"b": "x"}, "n": 3, "none": null});
+        assert_eq!(
+            ["a.b", "n", "none", "a.c", "z.z"].map(|p| text(&value, p)),
+            ["x", "3", "-", "-", "-"]
+        );
+        assert_eq!(
+            (micros(12.3), micros(1_234.0), micros(2e6)),
+            ("12 µs".into(), "1.2 ms".into(), "2.0 s".into())
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! `slotd tail`: a session's events, and what comes.
+
+use super::{
+    args::Tail,
+    client::{Client, query},
+    exit::{CliError, Exit},
+    output::{self, list, text, time},
+    sessions::{session_path, shown},
+    sse::{SseEvent, SseParser},
+};
+use crate::limits;
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+const RECONNECT_MIN: Duration = Duration::from_millis(250);
+
+pub async fn tail(args: Tail, json: bool) -> Result<(), CliError> {
+    let client = args.api.client()?;
+    let messages = session_path(&args.service, &args.session, "/messages")?;
+    let mut cursor = match (&args.after, args.follow) {
+        // The stream itself begins there.
+        (Some(after), true) => after.clone(),
+        (Some(after), false) => {
+            let after =
+                after.split('.').next().and_then(|seq| seq.parse().ok()).ok_or_else(|| {
+                    CliError::usage(format!(
+                        "--after {after:?} is neither a number nor an event's id"
+                    ))
+                })?;
+            return pages(&client, &messages, after, json).await;
+        }
+        (None, _) => match last(&client, &messages, args.last, json).await {
+            Ok(last) => last.to_string(),
+            // It may come to be.
+            Err(error) if args.follow && is_missing_session(&error) => "0".into(),
+            Err(error) => return Err(error),
+        },
+    };
+    if !args.follow {
+        return Ok(());
+    }
+    let events = session_path(&args.service, &args.session, "/events")?;
+    follow(&client, &events, &mut cursor, json).await
+}
+
+fn is_missing_session(error: &CliError) -> bool {
+    error.problem.as_ref().is_some_and(|problem| problem["code"] == "session-not-found")
+}
+
+/// Prints the events of the last messages; gives the session's last sequence number.
+async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<u64, CliError> {
+    let tail = n.clamp(1, limits::PAGE_ENTRIES_MAX as u64).to_string();
+    let page = client.get(&format!("{path}{}", query(&[("tail", Some(tail))]))).await?.json()?;
+    let entries = if n == 0 { &[] } else { list(&page, "entries") };
+    let printed = print_events(entries, json)?;
+    if n > 0 && printed == 0 && !entries.is_empty() && !json {
+        let messages = output::count(entries.len(), "message");
+        output::complain(&format!(
+            "the last {messages} have no events; `slotd history` shows them"
+        ));
+    }
+    Ok(page["last_seq"].as_u64().unwrap_or(0))
+}
+
+/// Prints the events of all messages after one.
+async fn pages(client: &Client, path: &str, mut after: u64, json: bool) -> Result<(), CliError> {
+    loop {
+        let limit = limits::PAGE_ENTRIES_MAX.to_string();
+        let parameters = query(&[("after", Some(after.to_string())), ("limit", Some(limit))]);
+        let page = client.get(&format!("{path}{parameters}")).await?.json()?;
+        print_events(list(&page, "entries"), json)?;
+        match page["next_after"].as_u64() {
+            Some(next) if next > after => after = next,
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn print_events(entries: &[Value], json: bool) -> Result<usize, CliError> {
+    let mut printed = 0;
+    for event in entries.iter().flat_map(|entry| list(entry, "events")) {
+        print_event(event, json)?;
+        printed += 1;
+    }
+    Ok(printed)
+}
+
+fn print_event(event: &Value, json: bool) -> Result<(), CliError> {
+    if json {
+        return output::line(&event.to_string());
+    }
+    let head = format!(
+        "#{}.{}  {}  {}",
+        text(event, "seq"),
+        text(event, "index"),
+        time(event, "time_ms"),
+        text(event, "kind"),
+    );
+    output::line(&format!("{}  {}", output::harmless(&head, false), shown(event, "body")))
+}
+
+/// How one stream ended.
+enum Ended {
+    /// It broke; another one goes on where it was.
+    Broken(String),
+    Deleted,
+}
+
+pub(super) async fn follow(
+    client: &Client,
+    path: &str,
+    cursor: &mut String,
+    json: bool,
+) -> Result<(), CliError> {
+    let mut wait = RECONNECT_MIN;
+    let mut told = false;
+    loop {
+        let before = cursor.clone();
+        let why = match stream(client, path, cursor, json).await {
+            Ok(Ended::Deleted) => {
+                output::complain("the session was deleted");
+                return Ok(());
+            }
+            Ok(Ended::Broken(why)) => why,
+            // What was never there is the user's mistake; what was there comes back.
+            Err(error) if error.exit == Exit::Server => error.message,
+            Err(error) if error.exit == Exit::Unreachable && told => error.message,
+            Err(error) => return Err(error),
+        };
+        if *cursor != before {
+            wait = RECONNECT_MIN;
+        }
+        if !told || *cursor != before {
+            let first = why.lines().next().unwrap_or_default();
+            output::complain(&format!("{first}; connecting again after event {cursor}"));
+        }
+        told = true;
+        sleep(wait).await;
+        wait = (wait * 2).min(limits::CLIENT_RECONNECT_MAX);
+    }
+}
+
+/// Follows one stream to its end, moving the cursor behind each event that was printed.
+async fn stream(
+    client: &Client,
+    path: &str,
+    cursor: &mut String,
+    json: bool,
+) -> Result<Ended, CliError> {
+    let headers = [("last-event-id", cursor.as_str()), ("accept", "text/event-stream")];
+    let mut body = client.stream(path, &headers).await?;
+    let mut parser = SseParser::default();
+    loop {
+        let frame = match timeout(limits::CLIENT_STREAM_SILENCE, body.frame()).await {
+            Err(_) => return Ok(Ended::Broken("the stream fell silent".into())),
+            Ok(None) => return Ok(Ended::Broken("the stream ended".into())),
+            Ok(Some(Err(error))) => return Ok(Ended::Broken(format!("the stream broke: {error}"))),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(chunk) = frame.into_data() else { continue };
+        for SseEvent { id, kind, data } in parser.push(&chunk).map_err(CliError::failure)? {
+            let value: Value = serde_json::from_str(&data).map_err(|error| {
+                CliError::new(Exit::Server, format!("an event is not JSON: {error}"))
+            })?;
+            match kind.as_str() {
+                "slotd.deleted" => return Ok(Ended::Deleted),
+                "slotd.gap" => return Ok(Ended::Broken("too slow for the stream".into())),
+                "slotd.error" => {
+                    let (code, detail) = (text(&value, "code"), text(&value, "detail"));
+                    let error = CliError {
+                        exit: Exit::Refused,
+                        message: format!("{code}: {}", output::harmless(&detail, false)),
+                        problem: Some(value.clone()),
+                    };
+                    return match value["retriable"].as_bool() {
+                        Some(true) => Ok(Ended::Broken(error.message)),
+                        _ => Err(error),
+                    };
+                }
+                _ => {
+                    print_event(&value, json)?;
+                    *cursor = id;
+                }
+            }
+        }
+    }
+}

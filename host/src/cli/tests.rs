@@ -1,0 +1,181 @@
+use super::{args::*, client::*, exit::*};
+use clap::{CommandFactory as _, Parser as _};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+fn parse(args: &[&str]) -> Cli {
+    Cli::try_parse_from([&["slotd"], args].concat()).unwrap_or_else(|e| panic!("{args:?}: {e}"))
+}
+
+/// Answers each connection with the next of `answers` and closes it; gives what was asked.
+async fn server(answers: Vec<&'static str>) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/base/", listener.local_addr().unwrap());
+    let asked = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                if stream.read_buf(&mut request).await.unwrap() == 0 {
+                    break;
+                }
+            }
+            asked.push(String::from_utf8(request).unwrap());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+        asked
+    });
+    let client = Client::new(&url, Some("t0ken".into()), Duration::from_secs(20), API).unwrap();
+    (client, asked)
+}
+
+/// clap finds contradictions in the description only when it is used.
+#[test]
+fn the_description_is_sound() {
+    Cli::command().debug_assert();
+}
+
+/// A flag of the configuration that is not in the table, or the other way round, would be lost.
+#[test]
+fn serve_takes_every_key_as_a_flag() {
+    let cli = parse(&["serve", "--slot-count", "64", "--insecure", "--config", "f", "--node=-x"]);
+    let Cmd::Serve(serve) = cli.command else { panic!("not serve") };
+    assert_eq!(serve.config.file.as_deref().and_then(|f| f.to_str()), Some("f"));
+    let flags: Vec<(&str, &str)> =
+        serve.config.flags.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    assert_eq!(flags, [("node", "-x"), ("slot_count", "64"), ("insecure", "true")]);
+    let help = Cli::command().find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+    for key in crate::config::keys::KEYS {
+        assert!(help.contains(&format!("--{}", key.flag())), "{}", key.name);
+    }
+}
+
+#[test]
+fn bodies_may_begin_with_a_dash() {
+    for (body, expected) in [("-", "-"), ("-17", "-17"), ("--x", "--x")] {
+        let cli = parse(&["send", "counter", "a", "--sender", "me", body]);
+        let Cmd::Send(send) = cli.command else { panic!("not send") };
+        assert_eq!((send.body.as_deref(), send.sender.as_deref()), (Some(expected), Some("me")));
+    }
+}
+
+/// Every environment variable that the command line reads must pass the check for unknown ones.
+#[test]
+fn the_servers_check_knows_the_clients_variables() {
+    let mut root = Cli::command();
+    root.build();
+    let mut variables = Vec::new();
+    let mut commands: Vec<&clap::Command> = vec![&root];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands());
+        variables.extend(command.get_arguments().filter_map(|arg| arg.get_env()));
+    }
+    assert!(!variables.is_empty());
+    for name in variables {
+        let key = crate::config::keys::KEYS.iter().any(|key| *key.env() == *name);
+        let other = crate::config::keys::OTHER_ENV.iter().any(|(known, _)| **known == *name);
+        assert!(key || other, "{name:?}");
+    }
+}
+
+#[test]
+fn urls_that_can_not_work_are_refused_with_a_reason() {
+    let try_url = |url: &str| Client::new(url, None, Duration::from_secs(1), API);
+    for (url, reason) in [
+        ("https://x", "plain HTTP"),
+        ("127.0.0.1:7070", "http://"),
+        ("http://u:p@x", "more than a host"),
+        ("http://x/?a", "more than a host"),
+        ("", "parse"),
+    ] {
+        let error = try_url(url).unwrap_err();
+        assert_eq!(error.exit, Exit::Usage);
+        assert!(error.message.contains(reason), "{url:?}: {}", error.message);
+    }
+    assert!(try_url("http://[::1]:7070").is_ok() && try_url("http://node.example/slotd/").is_ok());
+}
+
+#[tokio::test]
+async fn nobody_there_says_how_to_start() {
+    // Bound and dropped: nobody listens there now.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let client = Client::new(&url, None, Duration::from_secs(5), ADMIN).unwrap();
+    let error = client.get("/x").await.unwrap_err();
+    assert_eq!(error.exit, Exit::Unreachable);
+    assert!(error.message.contains("slotd serve") && error.message.contains("--admin-url"));
+}
+
+/// What the server says is what the user can act on.
+#[tokio::test]
+async fn problems_are_told_in_full() {
+    let (client, asked) = server(vec![
+        "HTTP/1.1 422 X\r\ncontent-type: application/problem+json\r\n\r\n\
+         {\"code\":\"rejected\",\"detail\":\"no\",\"status\":422,\"plugin\":\"1.0+ab\",\"rejection\":{\"code\":\"too-long\",\"message\":\"say\\u001b less\",\"retriable\":true}} ",
+        "HTTP/1.1 503 X\r\nretry-after: 3\r\ncontent-length: 23\r\n\r\n{\"code\":\"mailbox-full\"}",
+        "HTTP/1.1 401 X\r\ncontent-length: 23\r\n\r\n{\"code\":\"unauthorized\"}",
+        "HTTP/1.1 502 X\r\ncontent-length: 6\r\n\r\n<html>",
+        "HTTP/1.1 200 X\r\ncontent-length: 60\r\n\r\n{\"cut",
+        "",
+    ])
+    .await;
+    let mut errors = Vec::new();
+    for _ in 0..6 {
+        errors.push(client.get("/x").await.unwrap_err());
+    }
+    let exits: Vec<Exit> = errors.iter().map(|e| e.exit).collect();
+    use Exit::*;
+    assert_eq!(exits, [Refused, Server, Refused, Server, Unreachable, Unreachable]);
+    for (error, expected) in errors.iter().zip([
+        "rejected (422): no\n  rejection: too-long: say\\u{1b} less (a retry may help)\n  plugin: 1.0+ab",
+        "mailbox-full (503)\n  It may work later: try again in 3 s.",
+        "Give the token with --token or $SLOTD_API_TOKEN",
+        "not as slotd does",
+        "broke before the answer",
+        "broke before the answer",
+    ]) {
+        assert!(error.message.contains(expected), "{expected:?} is not in {:?}", error.message);
+    }
+    let asked = asked.await.unwrap();
+    assert!(asked[0].starts_with("GET /base/x HTTP/1.1\r\n"), "{}", asked[0]);
+    assert!(asked[0].to_lowercase().contains("authorization: bearer t0ken\r\n"));
+    assert!(!format!("{errors:?}").contains("t0ken"));
+}
+
+/// Without it `tail --follow` would lose or repeat events at every restart of a node.
+#[tokio::test]
+async fn a_stream_that_breaks_goes_on_after_the_last_event() {
+    let (client, asked) = server(vec![
+        "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\n\r\n\
+         id: 8.0\nevent: line\ndata: {\"seq\":8}\n\nid: 8.1\ndata: {\"seq\":8}\n\nid: 9.0\nda",
+        "HTTP/1.1 503 X\r\ncontent-length: 22\r\n\r\n{\"code\":\"unavailable\"}",
+        "HTTP/1.1 200 X\r\n\r\nevent: slotd.deleted\ndata: {}\n\n",
+    ])
+    .await;
+    let mut cursor = String::from("7");
+    super::tail::follow(&client, "/events", &mut cursor, true).await.unwrap();
+    assert_eq!(cursor, "8.1");
+    let ids: Vec<String> = asked
+        .await
+        .unwrap()
+        .iter()
+        .filter_map(|r| Some(r.split_once("last-event-id: ")?.1.lines().next()?.to_owned()))
+        .collect();
+    assert_eq!(ids, ["7", "8.1", "8.1"]);
+}
+
+/// A node that takes the request and says nothing must not hang a script.
+#[tokio::test]
+async fn a_silent_node_is_given_up() {
+    let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let client = Client::new(&url, None, Duration::from_millis(50), API).unwrap();
+    let error = client.get("/x").await.unwrap_err();
+    assert_eq!(error.exit, Exit::Unreachable);
+    assert!(error.message.contains("--timeout"), "{}", error.message);
+}
