@@ -410,7 +410,7 @@ pub fn scenario(work: impl Future<Output = anyhow::Result<()>>) {
         });
     if let Err(e) = result {
         LOGS.with_borrow(|logs| logs.iter().for_each(|log| eprintln!("{log}")));
-        panic!("{e:?}");
+        panic!("{e:#}");
     }
 }
 
