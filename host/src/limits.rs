@@ -88,6 +88,8 @@ pub const GUEST_MEMORY_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Time that one call of a guest may take.
 pub const GUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
+/// The most that a call's time can be configured to; no request waits nearly as long.
+pub const GUEST_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
 /// Epochs: how often a running guest lets others run and looks at its deadline.
 pub const GUEST_EPOCH: Duration = Duration::from_millis(10);
 /// Host calls (state, effects, log) that one call of a guest may make.
