@@ -74,8 +74,9 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
-/// Whether a request names this machine: `localhost` or an IP address. A page whose own name was
-/// made to resolve to loopback names itself.
+/// Whether a request names this machine: `localhost`, an IP address, or a name without a dot, as
+/// local networks give them. A page whose own name was made to resolve to loopback names itself,
+/// and a public name has a dot.
 pub(super) fn check_local_host(headers: &HeaderMap) -> Result<(), Error> {
     let Some(host) = headers.get(header::HOST) else { return Ok(()) };
     if host.to_str().is_ok_and(is_local) {
@@ -94,7 +95,7 @@ fn is_local(host: &str) -> bool {
         None => host.split(':').next().unwrap_or_default(),
     };
     name.parse::<std::net::IpAddr>().is_ok()
-        || name.eq_ignore_ascii_case("localhost")
+        || (!name.is_empty() && !name.contains('.'))
         || name.to_ascii_lowercase().ends_with(".localhost")
 }
 
@@ -153,12 +154,18 @@ mod tests {
     /// Without it a page whose name resolves to loopback would be of the same origin as the node.
     #[test]
     fn only_local_names_are_local() {
-        for good in
-            ["localhost", "LOCALHOST:1", "127.0.0.1:7400", "[::1]:1", "[::1]", "a.localhost"]
-        {
+        for good in [
+            "localhost",
+            "slotd:7070",
+            "LOCALHOST:1",
+            "127.0.0.1:7400",
+            "[::1]:1",
+            "[::1]",
+            "a.localhost",
+        ] {
             assert!(is_local(good), "{good}");
         }
-        for bad in ["", "evil.example:7400", "localhost.evil.example", "127.0.0.1.evil", "x:127"] {
+        for bad in ["", "evil.example:7400", "localhost.evil.example", "127.0.0.1.evil", "x.y"] {
             assert!(!is_local(bad), "{bad}");
         }
     }
