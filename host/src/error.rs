@@ -29,6 +29,8 @@ codes! {
     NameInvalid = "name-invalid", 400, false;
     /// The bearer token is missing or wrong.
     Unauthorized = "unauthorized", 401, false;
+    /// A web page of another origin asked, on a listener without a token.
+    OriginRefused = "origin-refused", 403, false;
     /// There is no such route.
     RouteNotFound = "route-not-found", 404, false;
     /// No service of that name is deployed.
@@ -43,6 +45,8 @@ codes! {
     SwapInProgress = "swap-in-progress", 409, true;
     /// The route exists, with another method.
     MethodNotAllowed = "method-not-allowed", 405, false;
+    /// The request's body did not arrive before the deadline; nothing was kept.
+    RequestTimeout = "request-timeout", 408, true;
     /// The idempotency key was used before with another body.
     IdempotencyConflict = "idempotency-conflict", 409, false;
     /// The body is over the limit.

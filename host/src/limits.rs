@@ -84,7 +84,7 @@ pub const SWAP_WAIT: Duration = Duration::from_secs(30);
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Linear memory of one instance.
 pub const GUEST_MEMORY_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
-/// Elements of one table of an instance.
+/// Elements of all tables of one instance.
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Time that one call of a guest may take.
 pub const GUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
@@ -187,6 +187,49 @@ pub const FILES_BESIDE_CONNECTIONS: u64 = 512;
 pub const SHUTDOWN_OVERTIME: Duration = Duration::from_secs(10);
 /// Time to finish what is in flight after SIGTERM.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(20);
+/// Connections of the API listener, sockets included; past it new ones wait in the kernel's queue.
+/// Each costs a file descriptor and, while idle, about 20 KiB.
+pub const CONNECTIONS_DEFAULT: usize = 10_000;
+/// Connections of the admin listener: people, scrapers and deploys.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// A request's head, and what is read ahead of a connection that does not take its answers.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// From a connection's last answer (or its start) until the whole head of its next request: an
+/// idle connection ends, and so does one that sends its head a byte at a time.
+pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
+/// A connection whose peer takes no byte for this long while there is something to write ends.
+pub const WRITE_STALL: Duration = Duration::from_secs(30);
+/// After its last answer a connection reads and drops what still comes, so that a client which is
+/// still uploading sees the answer and not a reset.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that it drops at most while it does so.
+pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bodies up to this size are copied out of the connection's buffer: cheaper than a new buffer a
+/// request, and 32 bytes in a cache do not keep 8 KiB alive.
+pub const BODY_COPY_BYTES_MAX: usize = 4 * 1024;
+/// Components that are uploaded at the same time; each may hold [`COMPONENT_BYTES_MAX`].
+pub const UPLOADS_MAX: usize = 2;
+/// Time for the upload of a component.
+pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(120);
+/// Nesting up to which a JSON body is shown inline in history and events (deeper: as base64);
+/// common parsers stop at 128, and an answer adds a few levels of its own.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// An event stream that has nothing to say sends a comment this often, so that proxies keep it.
+pub const EVENTS_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// When an event stream ends, its client waits this long before it comes back.
+pub const EVENTS_RETRY: Duration = Duration::from_secs(1);
+/// How often a WebSocket that is silent is pinged.
+pub const SOCKET_PING: Duration = Duration::from_secs(20);
+/// A WebSocket from which nothing came for this long, not even a pong, ends.
+pub const SOCKET_SILENCE: Duration = Duration::from_secs(60);
+/// Bytes toward one WebSocket that wait for its peer; past it nothing more is produced for it.
+pub const SOCKET_WRITE_BYTES: usize = 64 * 1024;
+/// A subscription that breaks is tried again after this long at first, then twice that, and so on.
+pub const RESUBSCRIBE_MIN: Duration = Duration::from_millis(5);
+/// The longest wait between two such tries.
+pub const RESUBSCRIBE_MAX: Duration = Duration::from_secs(1);
+/// Tries in a row without success after which the stream or socket ends with an error.
+pub const RESUBSCRIBE_TRIES_MAX: u32 = 40;
 
 // --- storage ----------------------------------------------------------------------------------
 

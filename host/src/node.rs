@@ -6,7 +6,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    plugin::{PluginError, PluginHost},
+    plugin::{Plugin, PluginError, PluginHost},
     ring,
     router::Router,
     service::{
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -37,6 +37,8 @@ pub struct Node {
     table: ring::Table,
     /// The latest swap of each service.
     swaps: Mutex<HashMap<ServiceName, Arc<Swap>>>,
+    /// Keeps what is current compiled, also while no slot has an instance of it.
+    current: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     /// One deploy or rollback of a service at a time.
     deploying: Mutex<HashMap<ServiceName, Arc<tokio::sync::Mutex<()>>>>,
     stopping: watch::Sender<bool>,
@@ -105,6 +107,7 @@ impl Node {
             context,
             options,
             swaps: Mutex::default(),
+            current: Mutex::default(),
             deploying: Mutex::default(),
             stopping: watch::Sender::new(false),
             health: data_dir.health(),
@@ -371,6 +374,7 @@ impl Node {
         let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
             Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
         })?;
+        self.current.lock().insert(service.name.clone(), plugin.clone());
         Ok(Activation { record: service.activate(), plugin })
     }
 
@@ -412,26 +416,29 @@ impl Node {
         if services.is_empty() {
             return Ok(());
         }
-        let mut behind: BTreeMap<&ServiceName, u32> = BTreeMap::new();
+        let mut behind: HashMap<ServiceName, u32> = HashMap::new();
         for slot in 0..self.router.slot_count() {
             let meta = self.context.store.slot(slot);
             let meta = meta.map_err(|e| Error::internal(e.to_string()))?;
             for service in &services {
                 let current = meta.active.get(&service.name);
                 if current.is_none_or(|active| active.generation < service.generation) {
-                    *behind.entry(&service.name).or_default() += 1;
+                    *behind.entry(service.name.clone()).or_default() += 1;
                 }
             }
         }
-        for (service, slots) in behind {
-            let Some(service) = self.context.catalogue.get(service) else { continue };
-            tracing::info!(service = %service.name, slots, "resuming a swap");
+        for service in services {
+            let slots = behind.get(&service.name).copied().unwrap_or(0);
             let node = self.clone();
             tokio::spawn(async move {
                 match node.activation(&service).await {
-                    Ok(activation) => drop(node.start_swap(activation, None)),
+                    Ok(activation) if slots > 0 => {
+                        tracing::info!(service = %service.name, slots, "resuming a swap");
+                        node.start_swap(activation, None);
+                    }
+                    Ok(_) => {}
                     Err(error) => tracing::error!(
-                        service = %service.name, %error, "a swap can't be resumed"
+                        service = %service.name, %error, "the current plugin can't be loaded"
                     ),
                 }
             });

@@ -11,7 +11,14 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::Serialize;
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::sync::{mpsc, oneshot};
 use utoipa::ToSchema;
 
@@ -107,11 +114,67 @@ pub struct Subscribed {
     /// Messages after the cursor's `seq`, in order; those without events are included.
     pub backlog: Vec<Published>,
     /// `None`: there is more; subscribe again after the backlog's last.
-    pub live: Option<mpsc::Receiver<Live>>,
+    pub live: Option<LiveReceiver>,
 }
 
-/// What a live subscriber receives. When the channel closes without an `End`, the slot restarted
-/// or the subscriber was too slow; `Lagged` is then the last it got, if it was that.
+/// The slot's end of a live subscription.
+#[derive(Debug)]
+pub struct LiveSender {
+    channel: mpsc::Sender<Live>,
+    lagged: Arc<AtomicBool>,
+}
+
+/// The subscriber's end of a live subscription. When it closes, either the subscriber was too
+/// slow ([`LiveReceiver::lagged`]) or the slot stopped: then it subscribes again after the last
+/// it saw.
+#[derive(Debug)]
+pub struct LiveReceiver {
+    channel: mpsc::Receiver<Live>,
+    lagged: Arc<AtomicBool>,
+}
+
+/// A live subscription that holds [`crate::limits::SUBSCRIBER_MESSAGES_MAX`] messages.
+pub fn live_channel() -> (LiveSender, LiveReceiver) {
+    let (sender, receiver) = mpsc::channel(crate::limits::SUBSCRIBER_MESSAGES_MAX);
+    let lagged = Arc::new(AtomicBool::new(false));
+    (
+        LiveSender { channel: sender, lagged: lagged.clone() },
+        LiveReceiver { channel: receiver, lagged },
+    )
+}
+
+impl LiveSender {
+    /// Gives an item to the subscriber without waiting. `false`: it is gone or too slow, drop the
+    /// sender (`subscribers.retain(|s| s.offer(..))`).
+    pub fn offer(&self, item: Live) -> bool {
+        match self.channel.try_send(item) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.lagged.store(true, Ordering::Release);
+                false
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+    /// The subscriber went away.
+    pub fn is_closed(&self) -> bool {
+        self.channel.is_closed()
+    }
+}
+
+impl LiveReceiver {
+    /// The next item; `None` when the slot gave this subscriber up. Loses nothing when dropped
+    /// before it resolves.
+    pub async fn recv(&mut self) -> Option<Live> {
+        self.channel.recv().await
+    }
+    /// Whether it was given up because it was too slow.
+    pub fn lagged(&self) -> bool {
+        self.lagged.load(Ordering::Acquire)
+    }
+}
+
+/// What a live subscriber receives.
 #[derive(Clone, Debug)]
 pub enum Live {
     Published(Published),

@@ -1,5 +1,7 @@
 //! The harness against the host's rules, and the pages of a scan against a plain map.
 
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use serde::Deserialize;
 use slotd_guest::{

@@ -1,1 +1,137 @@
-//! (http)
+//! The gateway: slotd's HTTP API and its admin API, each on its own listener.
+//!
+//! A request meets, in this order: its connection (`connection`, `server`), the token (`auth`),
+//! the checks of names and parameters (`params`), its handler, and a [`crate::node::Node`].
+//! `POST .../messages` takes a short cut past the router: it is what everything else waits for.
+
+mod admin;
+mod auth;
+mod backend;
+mod body;
+mod connection;
+mod events;
+#[cfg(test)]
+mod fake;
+mod feed;
+mod frames;
+mod health;
+mod history;
+mod messages;
+mod openapi;
+mod params;
+mod problem;
+mod route;
+mod server;
+mod sessions;
+mod shutdown;
+mod socket;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod views;
+
+pub use auth::Token;
+pub use openapi::{document, document_json};
+pub use problem::{Problem, errors_markdown};
+pub use route::{admin_router, api_router};
+pub use server::{App, Server};
+pub use shutdown::Shutdown;
+
+use crate::{limits, node::Node};
+use backend::Backend;
+use stats::Stats;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// What the gateway may be told; defaults in [`crate::limits`].
+#[derive(Clone, Debug)]
+pub struct HttpOptions {
+    /// Of a message or query; at most [`limits::BODY_BYTES_MAX`].
+    pub body_bytes_max: usize,
+    /// From a request's arrival to its answer.
+    pub request_deadline: Duration,
+    /// Connections of the API listener, sockets included.
+    pub connections_max: usize,
+    /// What the API asks for; `None`: nothing.
+    pub api_token: Option<Token>,
+    /// What the admin API asks for; `None`: nothing.
+    pub admin_token: Option<Token>,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: limits::BODY_BYTES_DEFAULT,
+            request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
+            connections_max: limits::CONNECTIONS_DEFAULT,
+            api_token: None,
+            admin_token: None,
+        }
+    }
+}
+
+/// What the API's handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<ApiInner>);
+
+struct ApiInner {
+    backend: Backend,
+    options: HttpOptions,
+    shutdown: Shutdown,
+    stats: Stats,
+}
+
+impl Api {
+    /// Takes its metrics' handles here: install the recorder before.
+    pub fn new(node: Arc<Node>, options: HttpOptions, shutdown: Shutdown) -> Self {
+        Self::over(Backend::Node(node), options, shutdown)
+    }
+    fn over(backend: Backend, options: HttpOptions, shutdown: Shutdown) -> Self {
+        Self(Arc::new(ApiInner { backend, options, shutdown, stats: Stats::new() }))
+    }
+    fn backend(&self) -> &Backend {
+        &self.0.backend
+    }
+    fn options(&self) -> &HttpOptions {
+        &self.0.options
+    }
+}
+
+/// Renders the metrics in Prometheus' text format.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the admin API's handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin(Arc<AdminInner>);
+
+struct AdminInner {
+    /// `None` in this folder's own tests.
+    node: Option<Arc<Node>>,
+    options: HttpOptions,
+    shutdown: Shutdown,
+    stats: Stats,
+    metrics: RenderMetrics,
+    uploads: Semaphore,
+}
+
+impl Admin {
+    /// Takes its metrics' handles here: install the recorder before.
+    pub fn new(
+        node: Arc<Node>,
+        options: HttpOptions,
+        shutdown: Shutdown,
+        metrics: RenderMetrics,
+    ) -> Self {
+        Self::over(Some(node), options, shutdown, metrics)
+    }
+    fn over(
+        node: Option<Arc<Node>>,
+        options: HttpOptions,
+        shutdown: Shutdown,
+        metrics: RenderMetrics,
+    ) -> Self {
+        let uploads = Semaphore::new(limits::UPLOADS_MAX);
+        let stats = Stats::new();
+        Self(Arc::new(AdminInner { node, options, shutdown, stats, metrics, uploads }))
+    }
+}

@@ -8,7 +8,7 @@ use super::{
 use crate::limits;
 use std::{collections::BTreeMap, sync::LazyLock};
 use wasmparser::{
-    Parser, Payload, Validator,
+    ComponentTypeRef, Parser, Payload, TypeBounds, Validator,
     component_types::{ComponentAnyTypeId, ComponentEntityType},
 };
 
@@ -149,7 +149,9 @@ impl<'a> Names<'a> {
                     names.version = Some(section.data());
                 }
                 Payload::ComponentImportSection(section) => {
-                    let found = section.into_iter().flatten();
+                    // A type that is named again is nothing that anyone must give.
+                    let given = |ty| !matches!(ty, ComponentTypeRef::Type(TypeBounds::Eq(_)));
+                    let found = section.into_iter().flatten().filter(|import| given(import.ty));
                     names.imports.extend(found.map(|import| import.name.name.to_owned()));
                 }
                 Payload::ComponentExportSection(section) => {
@@ -394,7 +396,8 @@ mod tests {
         assert_eq!(inspection.kind, "component");
         assert_eq!(inspection.version.as_deref(), Some("1.2.3"));
         assert_eq!(inspection.exports, ["handle", "query", "migrate"]);
-        assert!(inspection.imports.contains(&"slotd:slot/state@1.0.0".to_owned()));
+        let interfaces = ["types", "state", "effects", "log"];
+        assert_eq!(inspection.imports, interfaces.map(|name| format!("slotd:slot/{name}@1.0.0")));
         let wasi = inspect(&testkit::wasi_guest());
         assert_eq!(wasi.problems, [""; 0]);
         assert_eq!(wasi.version, None);

@@ -32,12 +32,11 @@ pub(super) fn new() -> Result<Engine, PluginError> {
     thread::Builder::new()
         .name("slotd-epoch".into())
         .spawn(move || {
-            loop {
-                thread::sleep(limits::GUEST_EPOCH);
-                match weak.upgrade() {
-                    Some(engine) => engine.increment_epoch(),
-                    None => return,
-                }
+            while let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                // A thread of its own, and nobody unparks it: an epoch's sleep.
+                thread::park_timeout(limits::GUEST_EPOCH);
             }
         })
         .map_err(|e| failed(&format_args!("its ticker does not start: {e}")))?;

@@ -97,6 +97,7 @@ pub(super) async fn instantiate(plugin: &Plugin) -> Result<Instance, PluginError
     let mut store = Store::new(plugin.pre.engine(), state);
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(limits::HOST_CALL_BYTES_MAX);
+    store.set_max_component_handles(limits::GUEST_HANDLES_MAX);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {
         if Instant::now() >= store.data().ends_at {
@@ -268,14 +269,15 @@ impl HostState {
         if let Some(refused) = self.limiter.take_refusal() {
             return Failure::Limit(refused);
         }
-        if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
-            let handles = limits::GUEST_HANDLES_MAX;
-            return Failure::Limit(format!("handles: an instance may hold {handles} of WASI's"));
-        }
         if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
             return Failure::Trapped(format!("it called exit with code {code}"));
         }
         let cause = error.root_cause().to_string();
+        let table = error.downcast_ref::<ResourceTableError>();
+        if matches!(table, Some(ResourceTableError::Full)) || cause.contains("store handle limit") {
+            let handles = limits::GUEST_HANDLES_MAX;
+            return Failure::Limit(format!("handles: an instance may hold {handles}"));
+        }
         if cause.contains("fuel allocated for hostcalls") {
             let bytes = limits::HOST_CALL_BYTES_MAX;
             return Failure::Limit(format!("a host call or a reply may carry {bytes} bytes"));
@@ -285,6 +287,11 @@ impl HostState {
                 "stack overflow: it recursed too deep for its stack of {} KiB",
                 limits::GUEST_STACK_BYTES / 1024
             ),
+            // Rust and C keep a stack of their own at the bottom of their memory.
+            Some(Trap::MemoryOutOfBounds) => {
+                "it reached outside of its memory (it recursed too deep, or has a bad pointer)"
+                    .to_owned()
+            }
             Some(Trap::UnreachableCodeReached) => {
                 "it reached unreachable code (a panic or an abort, most likely)".to_owned()
             }

@@ -8,12 +8,13 @@ use wasmtime::ResourceLimiter;
 pub(super) struct Limiter {
     memory_max: usize,
     memory: usize,
+    table_elements: usize,
     refused: Option<String>,
 }
 
 impl Limiter {
     pub(super) fn new(memory_max: usize) -> Self {
-        Self { memory_max, memory: 0, refused: None }
+        Self { memory_max, memory: 0, table_elements: 0, refused: None }
     }
     /// Bytes of linear memory of the instance.
     pub(super) fn memory(&self) -> usize {
@@ -52,18 +53,23 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let fits = desired <= limits::GUEST_TABLE_ELEMENTS_MAX;
-        if !fits {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(true);
+        }
+        let total = self.table_elements.saturating_add(desired.saturating_sub(current));
+        if total > limits::GUEST_TABLE_ELEMENTS_MAX {
             self.refused = Some(format!(
-                "table: a table may have {} elements, this one asked for {desired}",
+                "tables: those of an instance may have {} elements, this one asked for {total}",
                 limits::GUEST_TABLE_ELEMENTS_MAX
             ));
+            return Ok(false);
         }
-        Ok(fits)
+        self.table_elements = total;
+        Ok(true)
     }
 
     fn instances(&self) -> usize {

@@ -138,6 +138,8 @@ async fn a_trap_gives_the_state_back() {
 #[tokio::test]
 async fn deep_recursion_is_contained() {
     failure!(b"r", "trap", "stack overflow: it recursed too deep for its stack of 512 KiB");
+    // So ends recursion in a guest whose own stack ends first, as Rust's and C's do.
+    failure!(b"p", "trap", "it reached outside of its memory (it recursed too deep, or");
 }
 
 /// Without it, "unreachable" is all that an author is told of a guest that ran out of memory.
@@ -506,9 +508,10 @@ async fn costs() {
         let (body, mut state) = (body(op), Some(Box::new(MapState::default()) as Box<dyn State>));
         let key = SessionKey::parse("test", "one").unwrap();
         let mut best = Duration::MAX;
-        for _ in 0..7 {
+        // Short rounds, and the best of many: other work on the machine falls between them.
+        for _ in 0..400 {
             let started = Instant::now();
-            for seq in 0..20_000 {
+            for seq in 0..500 {
                 let call = Call {
                     session: key.clone(),
                     seq,
@@ -525,28 +528,35 @@ async fn costs() {
                 assert!(outcome.result.is_ok());
                 state = Some(outcome.state);
             }
-            best = best.min(started.elapsed() / 20_000);
+            best = best.min(started.elapsed() / 500);
         }
         println!("{what}: {best:?} a call");
     }
     for bytes in [guest(), wasi_guest()] {
         let plugin = host.add(bytes.into()).await.unwrap();
         let before = rss();
-        let started = Instant::now();
         let mut instances = Vec::new();
+        let (mut made, mut dropped) = (Vec::new(), Vec::new());
         for _ in 0..512 {
+            let started = Instant::now();
             instances.push(plugin.instantiate().await.unwrap());
+            made.push(started.elapsed());
         }
-        println!("instantiate: {:?}", started.elapsed() / 512);
         println!("512 instances, not called: {} KiB", rss() - before);
         for instance in &mut instances {
             let _ = ask(instance, b"n").await;
             let _ = ask(instance, b"ex").await;
         }
         println!("512 instances, called: {} KiB", rss() - before);
-        let started = Instant::now();
-        drop(instances);
-        println!("drop: {:?}", started.elapsed() / 512);
+        for instance in instances {
+            let started = Instant::now();
+            drop(instance);
+            dropped.push(started.elapsed());
+        }
+        made.sort();
+        dropped.sort();
+        println!("instantiate: best {:?}, half within {:?}", made[0], made[256]);
+        println!("drop: best {:?}, half within {:?}", dropped[0], dropped[256]);
     }
     let started = Instant::now();
     for _ in 0..1_000 {

@@ -177,20 +177,23 @@ impl Random {
 
 impl HostState {
     fn random(&mut self, bytes: u64) -> wasmtime::Result<Vec<u8>> {
+        let bytes_max = limits::GUEST_RANDOM_BYTES_MAX;
+        let asked = usize::try_from(bytes).ok().filter(|&bytes| bytes <= bytes_max);
         let Some(current) = self.current.as_deref_mut() else {
-            // Nothing of the session's may depend on when its instance was made.
-            return Ok(vec![0; bytes.min(limits::GUEST_RANDOM_BYTES_MAX as u64) as usize]);
+            // Nothing may depend on when an instance was made.
+            return asked.map(|bytes| vec![0; bytes]).ok_or_else(|| {
+                wasmtime::format_err!("asked for {bytes} random bytes, one call gives {bytes_max}")
+            });
         };
-        if bytes > limits::GUEST_RANDOM_BYTES_MAX as u64 {
+        let Some(asked) = asked else {
             return Err(current.fail(Failure::Limit(format!(
-                "random: one call gives {} bytes at most, {bytes} were asked for",
-                limits::GUEST_RANDOM_BYTES_MAX
+                "random: one call gives {bytes_max} bytes at most, {bytes} were asked for"
             ))));
-        }
+        };
         if current.random.is_none() {
             current.random = Some(Box::new(Random::of(current)));
         }
-        let mut out = vec![0; bytes as usize];
+        let mut out = vec![0; asked];
         if let Some(random) = &mut current.random {
             random.fill(&mut out);
         }
@@ -250,6 +253,10 @@ impl OutputStream for Printed {
         Ok(())
     }
     fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+    fn write_zeroes(&mut self, _bytes: usize) -> StreamResult<()> {
+        // Zeros are nothing to read in a log, and the guest may ask for any number of them.
         Ok(())
     }
     fn check_write(&mut self) -> StreamResult<usize> {

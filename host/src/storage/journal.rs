@@ -11,8 +11,10 @@
 //! u32, key, value) or clears (`4`, keyspace u64), and an end (`3`, XXH3-64 of the items, magic).
 
 use super::{OpenError, engine, record};
+use rustix::fs::{SeekFrom, seek};
 use std::{
     fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -52,7 +54,7 @@ pub fn check(db: &Path, salt: u64) -> Result<(), OpenError> {
             let missing = db.join(format!("{}.jnl", previous + 1));
             return Err(OpenError::corrupt(&missing, "the journal is missing"));
         }
-        let data = fs::read(path).map_err(|e| OpenError::io(path, e))?;
+        let data = read_written(path).map_err(|e| OpenError::io(path, e))?;
         // A finished batch ends in a byte that is not zero; the zeros are preallocated space.
         let used = data.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
         let data = &data[..used];
@@ -80,6 +82,29 @@ pub fn check(db: &Path, salt: u64) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+/// A file's bytes up to its last hole. fjall preallocates journals, mostly with nothing.
+fn read_written(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    let len = file.metadata()?.len();
+    let mut end = 0;
+    while end < len {
+        let data = match seek(&file, SeekFrom::Data(end)) {
+            Ok(data) => data,
+            Err(rustix::io::Errno::NXIO) => break,
+            // A file system that does not tell holes.
+            Err(_) => {
+                end = len;
+                break;
+            }
+        };
+        end = seek(&file, SeekFrom::Hole(data)).unwrap_or(len);
+    }
+    let mut out = Vec::with_capacity(end as usize);
+    seek(&file, SeekFrom::Start(0))?;
+    file.take(end).read_to_end(&mut out)?;
+    Ok(out)
 }
 
 fn list(db: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {

@@ -234,3 +234,9 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// A directory that goes away, in memory where the system has such a place: hundreds of small
+/// copies cost minutes on some file systems.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

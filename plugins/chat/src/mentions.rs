@@ -10,8 +10,7 @@ const AFTER: &[char] =
 /// The words of a text that may be nicks, each once, in order of first appearance:
 ///
 /// - what stands at the start of the line before its first `:` or `,` (nicks can have spaces);
-/// - each run of other characters than white space;
-/// - and the same without the punctuation around it.
+/// - each run of other characters than white space, without the punctuation around it.
 pub fn words(text: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let mut add = |word| {
@@ -24,7 +23,6 @@ pub fn words(text: &str) -> Vec<&str> {
         add(addressed.trim_start_matches('@'));
     }
     for token in text.split_whitespace() {
-        add(token);
         add(token.trim_start_matches(BEFORE).trim_end_matches(AFTER));
     }
     words

@@ -36,7 +36,7 @@ pub enum Query {
 }
 
 #[derive(Serialize)]
-struct PersonEntry {
+pub(crate) struct PersonEntry {
     nick: String,
     #[serde(flatten)]
     person: Person,

@@ -66,7 +66,7 @@ pub enum Deed {
     },
     /// Logs that many lines of that many bytes.
     LogFlood {
-        #[serde(default = "two_million")]
+        #[serde(default = "ten_thousand")]
         lines: u64,
         #[serde(default = "hundred")]
         bytes: u64,
@@ -165,6 +165,9 @@ fn hundred() -> u64 {
 }
 fn thousand() -> u64 {
     1_000
+}
+fn ten_thousand() -> u64 {
+    10_000
 }
 fn two_million() -> u64 {
     2_000_000

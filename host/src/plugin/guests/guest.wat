@@ -117,6 +117,8 @@
           unreachable))
       (if (i32.eq (local.get $op) (i32.const 0x72)) ;; r: recurse
         (then (drop (call $recurse (i32.const 0)))))
+      (if (i32.eq (local.get $op) (i32.const 0x70)) ;; p: follow a bad pointer
+        (then (drop (i32.load (i32.const -16)))))
       (if (i32.eq (local.get $op) (i32.const 0x74)) ;; t: trap
         (then
           (call $set (i32.const 16) (i32.const 1) (local.get $at) (local.get $len))

@@ -16,10 +16,15 @@
     (type $e (record (field "kind" string) (field "content-type" string) (field "body" (list u8))))
     (export "event" (type (eq $e)))
   ))
-  (alias export $types "message" (type $message))
-  (alias export $types "query-request" (type $query-request))
-  (alias export $types "reply" (type $reply))
-  (alias export $types "rejection" (type $rejection))
+  ;; Imported by name once more, as a world that uses them has it.
+  (alias export $types "message" (type $message'))
+  (import "message" (type $message (eq $message')))
+  (alias export $types "query-request" (type $query-request'))
+  (import "query-request" (type $query-request (eq $query-request')))
+  (alias export $types "reply" (type $reply'))
+  (import "reply" (type $reply (eq $reply')))
+  (alias export $types "rejection" (type $rejection'))
+  (import "rejection" (type $rejection (eq $rejection')))
   (alias export $types "event" (type $event))
   ;; Memory, and an allocator that the end of each call resets.
   (core module $libc

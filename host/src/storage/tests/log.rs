@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// The embedded log is one of the logs that slots run on; all must fence alike.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_log_conforms() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     conformance::all(dir.log(), 0).await;
     let before: Vec<_> = claim_all(&dir.log()).await;
@@ -32,7 +32,7 @@ async fn claim_all(log: &EmbeddedLog) -> Vec<Claim> {
 /// One fsync for each append would cost an order of magnitude of throughput.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn appends_that_are_ready_share_a_commit() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = DataDir::open(home.path(), options(64)).unwrap();
     let log = dir.log();
     let claims: Vec<_> = (0..64).map(|slot| log.claim(slot, "a")).collect();
@@ -47,7 +47,7 @@ async fn appends_that_are_ready_share_a_commit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trimmed_batches_leave_the_disk() {
     const BATCH: usize = 256 * 1024;
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     let log = dir.log();
     let claim = log.claim(0, "a").await.unwrap();
@@ -85,7 +85,7 @@ async fn trimmed_batches_leave_the_disk() {
 /// A batch that does not fit must be refused, not cut.
 #[tokio::test]
 async fn a_batch_over_the_limit_is_refused() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     let claim = dir.log().claim(0, "a").await.unwrap();
     let batch = Bytes::from(vec![0; crate::limits::LOG_BATCH_BYTES_MAX + 1]);
@@ -99,7 +99,7 @@ async fn a_batch_over_the_limit_is_refused() {
 /// Closed under a writer: everyone gets an answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_answers_everyone() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = Arc::new(open(home.path()));
     let log = dir.log();
     let waiting: Vec<_> = (0..8).map(|slot| log.claim(slot, "a")).collect();
@@ -115,7 +115,7 @@ async fn closing_answers_everyone() {
 /// Two processes on one directory would both be its writer.
 #[tokio::test]
 async fn a_directory_in_use_or_of_other_settings_is_refused() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     let dir = open(home.path());
     let node = dir.node_id().to_owned();
     let again = DataDir::open(home.path(), options(8)).err().unwrap().to_string();
@@ -136,7 +136,7 @@ async fn a_directory_in_use_or_of_other_settings_is_refused() {
 /// A crash while a directory is being made must not leave one that never opens.
 #[test]
 fn an_unfinished_directory_is_made_again() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scratch();
     drop(open(home.path()));
     std::fs::write(home.path().join("creating"), b"").unwrap();
     std::fs::remove_file(home.path().join("db/version")).unwrap();

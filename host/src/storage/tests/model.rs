@@ -1,1 +1,149 @@
-//! todo
+//! The state store against plain maps, and what becomes of deleted sessions.
+
+use super::*;
+use crate::names::SessionId;
+
+/// Listings are what clients page through: an entry skipped or given twice is lost or doubled.
+#[tokio::test]
+async fn listings_page_in_order() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 3).await;
+    let names = ["a", "aa", "ab", "b", "b\u{ff}", "ba", "é"];
+    for name in names {
+        let writes = ["", "k", "k1", "k2", "l"].map(|key| write(key, name));
+        let record = slot.message(&dir, name, b"x", writes.to_vec());
+        slot.commit(&dir, vec![record]).await;
+    }
+    slot.flush(&dir).await;
+    let state = dir.state();
+    let service = session("x").service;
+    let ids = |prefix: &str, after: Option<&str>, limit| -> Vec<String> {
+        let after = after.map(|after| SessionId::parse(after).unwrap());
+        let page = state.sessions(3, &service, prefix, after.as_ref(), limit).unwrap();
+        page.into_iter().map(|(id, _)| id.as_str().to_owned()).collect()
+    };
+    let mut sorted = names.map(str::to_owned);
+    sorted.sort();
+    assert_eq!(ids("", None, 100), sorted);
+    assert_eq!(ids("a", None, 100), ["a", "aa", "ab"]);
+    assert_eq!(ids("a", Some("a"), 1), ["aa"]);
+    assert_eq!(ids("b", Some("a"), 100), ["b", "ba", "b\u{ff}"]);
+    assert_eq!(ids("a", Some("b"), 100), [""; 0]);
+    assert_eq!(ids("", Some("é"), 100), [""; 0]);
+    let other = crate::names::ServiceName::parse("cha").unwrap();
+    assert!(state.sessions(3, &other, "", None, 100).unwrap().is_empty());
+    assert!(state.sessions(2, &service, "", None, 100).unwrap().is_empty());
+    let number = state.head(3, &session("ab")).unwrap().unwrap().session_number;
+    let keys = |prefix: &[u8], after: Option<&[u8]>, limit| -> Vec<Bytes> {
+        let page = state.scan(3, number, prefix, after, limit).unwrap();
+        page.into_iter().map(|(key, _)| key).collect()
+    };
+    assert_eq!(keys(b"", None, 100), [&b""[..], b"k", b"k1", b"k2", b"l"]);
+    assert_eq!(keys(b"k", None, 100), [&b"k"[..], b"k1", b"k2"]);
+    assert_eq!(keys(b"k", Some(b"k1"), 100), [&b"k2"[..]]);
+    assert_eq!(keys(b"", Some(b"k"), 2), [&b"k1"[..], b"k2"]);
+    assert_eq!(state.get(3, number, b"k1").unwrap().as_deref(), Some(&b"ab"[..]));
+    assert_eq!(state.get(3, number, b"none").unwrap(), None);
+}
+
+/// History is stored in pieces; a page must not depend on where they end.
+#[tokio::test]
+async fn history_pages_across_its_pieces() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    for round in 0..700u64 {
+        let body = vec![b'x'; if round % 100 == 0 { 40_000 } else { 10 }];
+        let record = slot.message(&dir, "a", &body, vec![]);
+        slot.commit(&dir, vec![record]).await;
+        if round % 300 == 299 {
+            slot.flush(&dir).await;
+        }
+    }
+    slot.flush(&dir).await;
+    let state = dir.state();
+    for (after, limit) in [(0, 1), (0, 1_000), (255, 3), (256, 400), (299, 2), (699, 5), (700, 5)] {
+        let page = state.history(0, 0, after, limit, usize::MAX).unwrap();
+        let seqs: Vec<_> = page.iter().map(|entry| entry.seq).collect();
+        let end = 700.min(after + limit as u64);
+        assert_eq!(seqs, (after + 1..=end).collect::<Vec<_>>());
+    }
+    assert_eq!(state.history(0, 0, 0, 100, 1).unwrap().len(), 1, "one at least");
+    assert_eq!(state.history(0, 0, 0, 0, 1).unwrap().len(), 0);
+    assert_eq!(state.history(0, 0, u64::MAX, 1, 1).unwrap().len(), 0);
+    assert_eq!(state.remembered(0, 0, "id-700").unwrap().unwrap().seq, 700);
+    assert_eq!(state.remembered(0, 0, "id-701").unwrap(), None);
+}
+
+/// A deleted session's rows must neither show nor stay for ever, across restarts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_goes_away() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    for round in 0..50 {
+        let writes = (0..40).map(|key| write(&format!("{round}-{key}"), "v")).collect();
+        let record = slot.message(&dir, "old", b"old", writes);
+        slot.commit(&dir, vec![record]).await;
+    }
+    slot.flush(&dir).await;
+    let delete = slot.delete(&dir, "old").unwrap();
+    let again = slot.message(&dir, "old", b"new", vec![write("k", "new")]);
+    slot.commit(&dir, vec![delete, again]).await;
+    slot.flush(&dir).await;
+    let head = dir.state().head(0, &session("old")).unwrap().unwrap();
+    assert_eq!((head.seq, head.session_number), (1, 1));
+    assert_eq!(dir.state().slot(0).unwrap().sessions, 1);
+    drop(dir);
+    let dir = open(home.path());
+    let rows = |dir: &DataDir| {
+        let state = dir.state();
+        state.scan(0, 0, b"", None, 10_000).unwrap().len()
+            + state.history(0, 0, 0, 10_000, usize::MAX).unwrap().len()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let empty = {
+            let db = dir.engine_for_test().open_db().unwrap();
+            db.garbage.is_empty().unwrap()
+        };
+        if empty {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{} rows left", rows(&dir));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rows(&dir), 0);
+    assert_eq!(dir.state().remembered(0, 0, "id-1").unwrap(), None);
+    assert_eq!(dir.state().get(0, 1, b"k").unwrap().as_deref(), Some(&b"new"[..]));
+}
+
+/// Pins are listed until a newer deployment takes the session, or it is deleted.
+#[tokio::test]
+async fn pins_come_and_go() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    let service = session("x").service;
+    let pinned = |dir: &DataDir| -> Vec<String> {
+        let page = dir.state().pinned(0, &service, None, 100).unwrap();
+        page.into_iter().map(|(id, head)| format!("{id} {}", head.pinned.unwrap().reason)).collect()
+    };
+    for name in ["a", "b", "c"] {
+        let mut record = slot.message(&dir, name, b"x", vec![]);
+        if let Record::Message(message) = &mut record {
+            message.head.pinned = pin(name);
+        }
+        slot.commit(&dir, vec![record]).await;
+    }
+    slot.flush(&dir).await;
+    assert_eq!(pinned(&dir), ["a a", "b b", "c c"]);
+    let migrated = slot.message(&dir, "b", b"x", vec![]);
+    let Record::Message(mut message) = migrated else { unreachable!() };
+    message.head.pinned = None;
+    let delete = slot.delete(&dir, "c").unwrap();
+    slot.commit(&dir, vec![Record::Message(message), delete]).await;
+    slot.flush(&dir).await;
+    assert_eq!(pinned(&dir), ["a a"]);
+}

@@ -1,0 +1,259 @@
+//! The admin API: plugins in and out, slots, the ring, metrics.
+
+use super::{
+    Admin,
+    messages::{Deadline, outcome_unknown, read_body},
+    params::{self, Query, invalid},
+    views::{Binary, Services, SessionsPage, Slots, SwapStatus, json},
+};
+use crate::{
+    error::{Code, Error},
+    limits,
+    names::SessionId,
+    node::{Deployed, Drained, Node, Rebalanced, RingInfo, ServiceInfo, SlotInfo},
+};
+use axum::{
+    body::Body,
+    extract::{Request, State},
+};
+use http::{HeaderValue, Response, Uri, header};
+use serde::Serialize;
+use std::sync::Arc;
+
+type Answer = Result<Response<Body>, Error>;
+
+impl Admin {
+    pub(super) fn node(&self) -> Result<&Arc<Node>, Error> {
+        self.0.node.as_ref().ok_or_else(|| Error::new(Code::Unavailable, "there is no node"))
+    }
+    /// Awaits a read within the request's deadline.
+    async fn reading<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let deadline = Deadline::after(self.0.options.request_deadline);
+        let late = || Error::new(Code::Unavailable, "no answer before the deadline");
+        deadline.limit(work).await.unwrap_or_else(|| Err(late()))
+    }
+}
+
+/// Runs a change to its end even when the client goes away in the middle of it.
+async fn change<T: Serialize + Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Answer {
+    let done = tokio::spawn(work).await.map_err(|_| outcome_unknown())?;
+    Ok(json(&done?))
+}
+
+/// Lists the services
+#[utoipa::path(
+    get,
+    path = "/admin/v1/services",
+    tag = "admin",
+    responses((status = 200, description = "All of them", body = Services, content_type = "application/json"))
+)]
+pub(super) async fn services(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    Ok(json(&Services { services: admin.node()?.services() }))
+}
+
+/// Describes a service
+#[utoipa::path(
+    get,
+    path = "/admin/v1/services/{service}",
+    tag = "admin",
+    params(("service" = String, Path, description = "The service")),
+    responses((status = 200, description = "What it runs", body = ServiceInfo, content_type = "application/json"))
+)]
+pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    let service = params::admin_service_of(&uri)?;
+    Ok(json(&admin.node()?.service(&service)?))
+}
+
+/// Deploys a plugin
+///
+/// The body is the component. It is checked, compiled and stored; then every slot moves to it,
+/// each between two messages. The answer comes when all have moved, or earlier with `swap.done`
+/// false. A component that does not fit is refused and changes nothing; one that runs already is
+/// left alone (`changed` is false).
+#[utoipa::path(
+    post,
+    path = "/admin/v1/services/{service}/deploy",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service; it need not exist"),
+        ("version" = Option<String>, Query, description = "The version's name, 1 to 64 of A-Z a-z 0-9 . _ + -; default: the one that the component carries"),
+    ),
+    request_body(content = Binary, content_type = "application/wasm", description = "A WebAssembly component, up to 64 MiB"),
+    responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
+)]
+pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answer {
+    let (head, body) = request.into_parts();
+    let service = params::admin_service_of(&head.uri)?;
+    let query = Query::parse(&head.uri, &["version"])?;
+    let version = query.get("version").map(check_version).transpose()?;
+    let node = admin.node()?.clone();
+    let deadline = Deadline::after(limits::UPLOAD_DEADLINE);
+    // Held until the component is on its way: so many are in memory at most.
+    let receive = async {
+        let permit = admin.0.uploads.acquire().await;
+        (read_body(body, limits::COMPONENT_BYTES_MAX).await, permit)
+    };
+    let Some((component, _permit)) = deadline.limit(receive).await else {
+        return Err(Error::new(
+            Code::RequestTimeout,
+            "the component did not arrive before the deadline",
+        ));
+    };
+    let component = component?;
+    change(async move { node.deploy(&service, version, component).await }).await
+}
+
+/// A version stands in a header and before the '+' or after it in a label.
+fn check_version(version: &str) -> Result<String, Error> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
+    let max = limits::PLUGIN_VERSION_BYTES_MAX;
+    if version.is_empty() || version.len() > max || !version.bytes().all(good) {
+        return Err(invalid(format!(
+            "query parameter \"version\" is {version:?}: give 1 to {max} of A-Z a-z 0-9 . _ + -"
+        )));
+    }
+    Ok(version.to_owned())
+}
+
+/// Goes back to the version before
+#[utoipa::path(
+    post,
+    path = "/admin/v1/services/{service}/rollback",
+    tag = "admin",
+    params(("service" = String, Path, description = "The service")),
+    responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
+)]
+pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    let service = params::admin_service_of(&uri)?;
+    let node = admin.node()?.clone();
+    change(async move { node.rollback(&service).await }).await
+}
+
+/// Says how far a service's swap is
+#[utoipa::path(
+    get,
+    path = "/admin/v1/services/{service}/swap",
+    tag = "admin",
+    params(("service" = String, Path, description = "The service")),
+    responses((status = 200, description = "The last swap", body = SwapStatus, content_type = "application/json"))
+)]
+pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    let service = params::admin_service_of(&uri)?;
+    let ServiceInfo { service, generation, swap, .. } = admin.node()?.service(&service)?;
+    Ok(json(&SwapStatus { service, generation, swap }))
+}
+
+/// Lists the sessions that stay on an older version
+///
+/// Those whose `migrate` refused, each with the reason.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/services/{service}/pinned",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("after" = Option<String>, Query, description = "Ids that come after it"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Sessions at most; default 100"),
+    ),
+    responses((status = 200, description = "A page", body = SessionsPage, content_type = "application/json"))
+)]
+pub(super) async fn pinned(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let service = params::admin_service_of(&uri)?;
+    let query = Query::parse(&uri, &["after", "limit"])?;
+    let limit = query.limit()?;
+    let after = query.get("after").map(SessionId::parse).transpose()?;
+    let found = admin.reading(admin.node()?.pinned(&service, after.as_ref(), limit)).await?;
+    Ok(json(&SessionsPage::new(found, limit)))
+}
+
+/// Lists the slots
+#[utoipa::path(
+    get,
+    path = "/admin/v1/slots",
+    tag = "admin",
+    responses((status = 200, description = "All of them", body = Slots, content_type = "application/json"))
+)]
+pub(super) async fn slots(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    let slots = admin.reading(admin.node()?.slots()).await?;
+    Ok(json(&Slots { slots }))
+}
+
+/// Describes a slot
+#[utoipa::path(
+    get,
+    path = "/admin/v1/slots/{slot}",
+    tag = "admin",
+    params(("slot" = u16, Path, description = "The slot's number")),
+    responses((status = 200, description = "Where it is", body = SlotInfo, content_type = "application/json"))
+)]
+pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    let slot = params::slot_of(&uri)?;
+    Ok(json(&admin.reading(admin.node()?.slot(slot)).await?))
+}
+
+/// Drains a slot
+///
+/// It finishes what it has, gives up its term in its log and stops; messages that come meanwhile
+/// wait. On one node it starts again there at its next message.
+#[utoipa::path(
+    post,
+    path = "/admin/v1/slots/{slot}/drain",
+    tag = "admin",
+    params(("slot" = u16, Path, description = "The slot's number")),
+    responses((status = 200, description = "It is drained", body = Drained, content_type = "application/json"))
+)]
+pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    let slot = params::slot_of(&uri)?;
+    let node = admin.node()?.clone();
+    change(async move { node.drain_slot(slot).await }).await
+}
+
+/// Moves slots to where the ring wants them
+#[utoipa::path(
+    post,
+    path = "/admin/v1/rebalance",
+    tag = "admin",
+    responses((status = 200, description = "What moves", body = Rebalanced, content_type = "application/json"))
+)]
+pub(super) async fn rebalance(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    let node = admin.node()?.clone();
+    change(async move { node.rebalance().await }).await
+}
+
+/// Describes the ring
+#[utoipa::path(
+    get,
+    path = "/admin/v1/ring",
+    tag = "admin",
+    responses((status = 200, description = "Nodes and their slots", body = RingInfo, content_type = "application/json"))
+)]
+pub(super) async fn ring(State(admin): State<Admin>, uri: Uri) -> Answer {
+    Query::parse(&uri, &[])?;
+    Ok(json(&admin.node()?.ring()))
+}
+
+/// Gives the metrics in Prometheus' text format
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "admin",
+    responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn metrics(State(admin): State<Admin>) -> Response<Body> {
+    let mut response = Response::new(Body::from((admin.0.metrics)()));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    response
+}

@@ -1,0 +1,146 @@
+//! Bearer tokens, and who may ask where there is none.
+
+use crate::error::{Code, Error};
+use http::{HeaderMap, Uri, header};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use subtle::ConstantTimeEq;
+
+/// A secret that a listener asks for. Only its hash is kept: it can be compared, and nothing
+/// else. Comparing hashes takes the same time whatever the guess has in common with the secret,
+/// its length included.
+#[derive(Clone)]
+pub struct Token([u8; 32]);
+
+impl Token {
+    /// # Errors
+    /// A sentence when the token is empty or has characters that a header can't carry.
+    pub fn new(secret: &str) -> Result<Self, String> {
+        if secret.is_empty() {
+            return Err("a token must not be empty".into());
+        }
+        if !secret.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("a token consists of printable ASCII characters without spaces".into());
+        }
+        Ok(Self(Sha256::digest(secret.as_bytes()).into()))
+    }
+    pub fn matches(&self, guess: &[u8]) -> bool {
+        let guess: [u8; 32] = Sha256::digest(guess).into();
+        self.0.ct_eq(&guess).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Whether the caller may ask at all. `query_token` allows `?access_token=` in place of the
+/// header, for the two routes that a browser's `EventSource` and `WebSocket` call, which can't
+/// set headers.
+///
+/// Without a token, a request that a web page of another origin makes is refused: on loopback any
+/// page that the user visits could otherwise drive the node.
+pub(super) fn check(
+    token: Option<&Token>,
+    headers: &HeaderMap,
+    uri: &Uri,
+    query_token: bool,
+) -> Result<(), Error> {
+    let Some(token) = token else { return check_origin(headers) };
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+    let allowed = match bearer {
+        Some(guess) => token.matches(guess),
+        None if query_token => {
+            super::params::first(uri, "access_token").is_some_and(|g| token.matches(g.as_bytes()))
+        }
+        None => false,
+    };
+    if allowed {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Unauthorized,
+        match bearer {
+            Some(_) => "the bearer token is wrong",
+            None => "this listener asks for `Authorization: Bearer <token>`",
+        },
+    ))
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
+}
+
+fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let authority = origin.to_str().ok().and_then(|o| Some(o.split_once("://")?.1));
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
+    match (authority, host) {
+        (Some(a), Some(h)) if a.eq_ignore_ascii_case(h) => Ok(()),
+        _ => Err(Error::new(
+            Code::OriginRefused,
+            "without a token, web pages of other origins are refused; set a token to allow them",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(k, v)| (k.parse().expect("a name"), HeaderValue::from_static(v)))
+            .collect()
+    }
+    fn code(result: Result<(), Error>) -> Option<Code> {
+        result.err().map(|e| e.code)
+    }
+
+    /// Without it anyone could write, or a token could show up in a log.
+    #[test]
+    fn only_the_right_token_opens_and_it_never_shows() {
+        let token = Token::new("s3cret-token").expect("a good token");
+        assert_eq!(format!("{token:?} {:?}", Some(&token)), "*** Some(***)");
+        let uri = Uri::from_static("/v1/x?access_token=s3cret-token");
+        let check = |pairs, query| code(check(Some(&token), &headers(pairs), &uri, query));
+        assert_eq!(check(&[("authorization", "Bearer s3cret-token")], false), None);
+        assert_eq!(check(&[("authorization", "bearer  s3cret-token")], false), None);
+        for wrong in ["Bearer s3cret-toke", "Bearer s3cret-tokenx", "Bearer ", "Basic x", ""] {
+            let got = code(super::check(
+                Some(&token),
+                &[(header::AUTHORIZATION, HeaderValue::from_static(wrong))].into_iter().collect(),
+                &Uri::from_static("/"),
+                true,
+            ));
+            assert_eq!(got, Some(Code::Unauthorized), "{wrong:?}");
+        }
+        assert_eq!(check(&[], false), Some(Code::Unauthorized));
+        assert_eq!(check(&[], true), None);
+        assert_eq!(check(&[("authorization", "Bearer no")], true), Some(Code::Unauthorized));
+        assert!(Token::new("").is_err() && Token::new("a b").is_err());
+    }
+
+    /// Without it a web page could deploy a plugin to a node on the reader's loopback.
+    #[test]
+    fn without_a_token_other_origins_are_refused() {
+        let uri = Uri::from_static("/");
+        let check = |pairs: &[_]| code(check(None, &headers(pairs), &uri, false));
+        assert_eq!(check(&[("host", "127.0.0.1:1")]), None);
+        assert_eq!(check(&[("host", "127.0.0.1:1"), ("origin", "http://127.0.0.1:1")]), None);
+        for origin in ["http://evil.example", "null", "http://127.0.0.1:2", ""] {
+            let mut map = headers(&[("host", "127.0.0.1:1")]);
+            map.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            assert_eq!(
+                code(super::check(None, &map, &uri, false)),
+                Some(Code::OriginRefused),
+                "{origin}"
+            );
+        }
+    }
+}

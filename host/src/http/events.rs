@@ -1,0 +1,204 @@
+//! A session's events as server-sent events.
+
+use super::{
+    Api,
+    feed::{Feed, Item, format_cursor, parse_cursor},
+    messages::reading,
+    params::{self, Query, invalid},
+    problem::Problem,
+    stats::Open,
+    views::EventView,
+};
+use crate::{error::Error, limits, node::Cursor, node::Published};
+use axum::{body::Body, extract::State};
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, future::BoxFuture, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
+use std::convert::Infallible;
+
+static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Bytes after which what is ready is handed on rather than gathered.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// Streams a session's events
+///
+/// As server-sent events. `id:` is `seq.index` (message, and which of its events), `event:` the
+/// plugin's name for it, `data:` one JSON object. A stream that breaks is resumed by its last id,
+/// without gap or repeat: `Last-Event-ID` (as browsers send it) wins over `after`. Without either it
+/// begins with what comes from now on. The last event of a stream is `slotd.gap` when its reader
+/// was too slow (come back with the last id), `slotd.deleted` when the session was deleted, or
+/// `slotd.error`. `access_token` may stand in for the `Authorization` header.
+#[utoipa::path(
+    get,
+    path = "/v1/services/{service}/sessions/{session}/events",
+    tag = "sessions",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("after" = Option<String>, Query, description = "A message's sequence number (0: from the beginning), or an event's id"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen"),
+    ),
+    responses((status = 200, description = "Events, without end", body = EventView, content_type = "text/event-stream"))
+)]
+pub(super) async fn get(
+    State(api): State<Api>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Error> {
+    let key = params::session_of(&uri)?;
+    let query = Query::parse(&uri, &["after"])?;
+    let after =
+        query.get("after").map(|t| parse_cursor(t, "query parameter \"after\"")).transpose()?;
+    let cursor = last_event_id(&headers)?.or(after);
+    let feed = reading(&api, Feed::open(api.backend().clone(), key, cursor)).await?;
+    let open = api.0.stats.open_stream();
+    let stopping = api.0.shutdown.triggered().boxed();
+    let stream = EventStream { feed, stopping, ended: false, started: false, _open: open };
+    let mut response = Response::new(Body::from_stream(stream::unfold(stream, EventStream::step)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Asks nginx not to hold events back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Error> {
+    match headers.get(&LAST_EVENT_ID).map(|v| v.to_str()) {
+        None | Some(Ok("")) => Ok(None),
+        Some(Ok(text)) => parse_cursor(text, "header Last-Event-ID").map(Some),
+        Some(Err(_)) => Err(invalid("header Last-Event-ID is not ASCII")),
+    }
+}
+
+struct EventStream {
+    feed: Feed,
+    stopping: BoxFuture<'static, ()>,
+    started: bool,
+    ended: bool,
+    _open: Open,
+}
+
+impl EventStream {
+    async fn step(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        if self.ended {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        if !self.started {
+            // At once, so that the client knows that it is subscribed.
+            self.started = true;
+            let retry = limits::EVENTS_RETRY.as_millis();
+            out.extend_from_slice(format!("retry: {retry}\n\n").as_bytes());
+            return Some((Ok(out.freeze()), self));
+        }
+        tokio::select! {
+            biased;
+            () = &mut self.stopping => return None,
+            item = self.feed.next() => self.ended = write(&mut out, item),
+            () = tokio::time::sleep(limits::EVENTS_KEEP_ALIVE) => {
+                out.extend_from_slice(b": keep-alive\n\n");
+            }
+        }
+        while !self.ended && out.len() < CHUNK_BYTES {
+            let Some(item) = self.feed.next().now_or_never() else { break };
+            self.ended = write(&mut out, item);
+        }
+        Some((Ok(out.freeze()), self))
+    }
+}
+
+/// Whether it was the last.
+fn write(out: &mut BytesMut, item: Item) -> bool {
+    match item {
+        Item::Events { published, from } => {
+            write_events(out, &published, from);
+            return false;
+        }
+        Item::Gap { after } => {
+            let after = format_cursor(after);
+            field(out, "event", "slotd.gap");
+            field(out, "data", &serde_json::json!({ "after": after }).to_string());
+        }
+        Item::Deleted => {
+            field(out, "event", "slotd.deleted");
+            field(out, "data", "{}");
+        }
+        Item::Failed(error) => {
+            let problem = serde_json::to_string(&Problem::from(&error)).unwrap_or_default();
+            field(out, "event", "slotd.error");
+            field(out, "data", &problem);
+        }
+    }
+    out.extend_from_slice(b"\n");
+    true
+}
+
+fn write_events(out: &mut BytesMut, published: &Published, from: usize) {
+    for (index, event) in published.events.iter().enumerate().skip(from) {
+        let view = EventView::new(published.seq, index, published.time_ms, event);
+        let data = serde_json::to_string(&view).unwrap_or_default();
+        let cursor = Cursor { seq: published.seq, index: Some(view.index) };
+        field(out, "id", &format_cursor(cursor));
+        if !event.kind.is_empty() {
+            field(out, "event", &event.kind);
+        }
+        field(out, "data", &data);
+        out.extend_from_slice(b"\n");
+    }
+}
+
+/// One line. A line break in the value becomes a space: in JSON it can only stand between
+/// tokens, and in an event's kind it would begin a field of the guest's choice.
+fn field(out: &mut BytesMut, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    let start = out.len();
+    out.extend_from_slice(value.as_bytes());
+    for byte in &mut out[start..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    out.extend_from_slice(b"\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::record::Event;
+
+    /// Without it a body with line breaks, or a guest's choice of names, would break the framing
+    /// and with it the ids by which a stream is resumed.
+    #[test]
+    fn events_are_framed_whatever_they_hold() {
+        let event = |kind: &str, content_type: &str, body: &'static [u8]| Event {
+            kind: kind.into(),
+            content_type: content_type.into(),
+            body: Bytes::from_static(body),
+        };
+        let published = Published {
+            seq: 17,
+            time_ms: 5,
+            events: vec![
+                event("skipped", "text/plain", b""),
+                event("line\nid: 99", "application/json", b"{\n  \"a\": \"x\\ny\"\r\n}"),
+                event("", "text/plain", b"one\ntwo"),
+            ]
+            .into(),
+        };
+        let mut out = BytesMut::new();
+        assert!(!write(&mut out, Item::Events { published, from: 1 }));
+        assert!(write(&mut out, Item::Gap { after: Cursor { seq: 17, index: None } }));
+        let text = std::str::from_utf8(&out).expect("UTF-8");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "id: 17.1");
+        assert_eq!(lines[1], "event: line id: 99");
+        let data: serde_json::Value =
+            serde_json::from_str(lines[2].strip_prefix("data: ").expect("data")).expect("JSON");
+        assert_eq!(data["body"]["a"], "x\ny");
+        assert_eq!((lines[3], lines[4]), ("", "id: 17.2"));
+        assert!(lines[5].starts_with("data: ") && lines[5].contains("one\\ntwo"));
+        assert_eq!(lines[6..], ["", "event: slotd.gap", "data: {\"after\":\"17\"}", ""]);
+    }
+}

@@ -1,0 +1,313 @@
+//! The socket's protocol: what its text frames say. Pure; `socket` carries them.
+
+use super::{
+    body::{Inline, Shown, decode_base64, is_json, is_text},
+    feed::format_cursor,
+    params::{self, OCTET_STREAM, invalid},
+    problem::{Problem, RejectionView},
+    views::EventView,
+};
+use crate::{
+    error::{Code, Error},
+    node::{Cursor, Incoming, Sent},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+/// What a client sends.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientFrame<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    id: Option<String>,
+    sender: Option<String>,
+    content_type: Option<String>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    body: Option<&'a RawValue>,
+    body_base64: Option<String>,
+}
+
+/// So that `null` is a body and not the lack of one.
+fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(d).map(Some)
+}
+
+/// What a frame that can't be understood still says.
+#[derive(Deserialize)]
+struct Named {
+    id: Option<String>,
+}
+
+/// A message that a socket sends, with its id.
+#[derive(Debug)]
+pub(super) struct SendFrame {
+    pub(super) id: String,
+    pub(super) message: Incoming,
+}
+
+/// A frame that was refused, with its id if it has one.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) id: Option<String>,
+    pub(super) error: Error,
+}
+
+/// Reads a client's frame. `sender` is the socket's own, for frames without one.
+pub(super) fn parse(
+    text: &str,
+    sender: Option<&str>,
+    body_bytes_max: usize,
+) -> Result<SendFrame, Refused> {
+    let frame: ClientFrame<'_> = serde_json::from_str(text).map_err(|e| Refused {
+        id: serde_json::from_str::<Named>(text).ok().and_then(|n| n.id),
+        error: invalid(format!("the frame is not one of this protocol: {e}")),
+    })?;
+    let id = frame.id.clone();
+    read(frame, sender, body_bytes_max).map_err(|error| Refused { id, error })
+}
+
+fn read(
+    frame: ClientFrame<'_>,
+    sender: Option<&str>,
+    body_bytes_max: usize,
+) -> Result<SendFrame, Error> {
+    if frame.kind != "send" {
+        return Err(invalid(format!("type is {:?}, a client's frame is a \"send\"", frame.kind)));
+    }
+    let id = frame.id.ok_or_else(|| {
+        invalid(
+            "a \"send\" needs an id: its acknowledgement carries it, and repeats are told by it",
+        )
+    })?;
+    params::check_idempotency_key(&id)?;
+    let sender = frame.sender.or_else(|| sender.map(str::to_owned));
+    if let Some(sender) = &sender {
+        params::check_sender(sender)?;
+    }
+    if let Some(content_type) = &frame.content_type {
+        params::check_content_type(content_type)?;
+    }
+    let (content_type, body) = match (frame.body, frame.body_base64) {
+        (Some(body), None) => {
+            let content_type = frame.content_type.unwrap_or_else(|| "application/json".into());
+            let body = inline_body(&content_type, body)?;
+            (content_type, body)
+        }
+        (None, Some(base64)) => {
+            let body = decode_base64(&base64)
+                .ok_or_else(|| invalid("body_base64 is not base64 (RFC 4648, with padding)"))?;
+            (frame.content_type.unwrap_or_else(|| OCTET_STREAM.into()), body.into())
+        }
+        (None, None) => return Err(invalid("a \"send\" needs a body or a body_base64")),
+        (Some(_), Some(_)) => return Err(invalid("a \"send\" has either body or body_base64")),
+    };
+    if body.len() > body_bytes_max {
+        return Err(Error::new(
+            Code::BodyTooLarge,
+            format!("the body is over the limit of {body_bytes_max} bytes"),
+        ));
+    }
+    Ok(SendFrame { id: id.clone(), message: Incoming { id: Some(id), sender, content_type, body } })
+}
+
+/// A JSON body is kept byte by byte as the client wrote it.
+fn inline_body(content_type: &str, body: &RawValue) -> Result<Bytes, Error> {
+    if is_json(content_type) {
+        return Ok(Bytes::copy_from_slice(body.get().as_bytes()));
+    }
+    if is_text(content_type) {
+        let text: String = serde_json::from_str(body.get())
+            .map_err(|_| invalid("with a text content type the body is a string"))?;
+        return Ok(text.into());
+    }
+    Err(invalid("body is for JSON and text; give other content types as body_base64"))
+}
+
+/// What the server sends.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum ServerFrame<'a> {
+    Ack(Ack<'a>),
+    Error(ErrorFrame<'a>),
+    Event(EventView<'a>),
+    Gap { after: String },
+    Deleted,
+}
+
+#[derive(Serialize)]
+struct Ack<'a> {
+    id: &'a str,
+    seq: u64,
+    slot: u16,
+    replayed: bool,
+    plugin: &'a str,
+    content_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<Inline<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_base64: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ErrorFrame<'a> {
+    id: Option<&'a str>,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    retriable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejection: Option<RejectionView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+fn write(frame: &ServerFrame<'_>) -> String {
+    // Every frame above has a JSON form.
+    serde_json::to_string(frame).unwrap_or_default()
+}
+
+pub(super) fn ack(id: &str, sent: &Sent) -> String {
+    let reply = Shown::new(&sent.content_type, &sent.body);
+    write(&ServerFrame::Ack(Ack {
+        id,
+        seq: sent.seq,
+        slot: sent.slot,
+        replayed: sent.replayed,
+        plugin: &sent.plugin,
+        content_type: &sent.content_type,
+        reply: reply.inline(),
+        reply_base64: reply.base64(),
+    }))
+}
+
+pub(super) fn error(id: Option<&str>, error: &Error) -> String {
+    let problem = Problem::from(error);
+    write(&ServerFrame::Error(ErrorFrame {
+        id,
+        status: problem.status,
+        code: problem.code,
+        detail: problem.detail,
+        retriable: problem.retriable,
+        plugin: problem.plugin,
+        rejection: problem.rejection,
+        retry_after_ms: error.retry_after.map(|d| d.as_millis() as u64),
+    }))
+}
+
+pub(super) fn event(view: EventView<'_>) -> String {
+    write(&ServerFrame::Event(view))
+}
+pub(super) fn gap(after: Cursor) -> String {
+    write(&ServerFrame::Gap { after: format_cursor(after) })
+}
+pub(super) fn deleted() -> String {
+    write(&ServerFrame::Deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// Without it a frame could be taken for another message than the one meant, or be refused
+    /// without the sender knowing which.
+    #[test]
+    fn frames_are_read_strictly() {
+        let read = |text: &str| parse(text, Some("zoe"), 100);
+        let sent = read(r#"{"type":"send","id":"m1","body":{"b": 1,"a":1.0e2}}"#).expect("good");
+        assert_eq!(sent.id, "m1");
+        assert_eq!(sent.message.id.as_deref(), Some("m1"));
+        assert_eq!(sent.message.sender.as_deref(), Some("zoe"));
+        assert_eq!(sent.message.content_type, "application/json");
+        assert_eq!(&sent.message.body[..], br#"{"b": 1,"a":1.0e2}"#);
+
+        let null = read(r#"{"type":"send","id":"m1","body":null,"sender":"al"}"#).expect("good");
+        assert_eq!(
+            (&null.message.body[..], null.message.sender.as_deref()),
+            (&b"null"[..], Some("al"))
+        );
+        let text = read(r#"{"type":"send","id":"m","content_type":"text/plain","body":"h\u00e4"}"#);
+        assert_eq!(&text.expect("good").message.body[..], "hä".as_bytes());
+        let bytes = read(r#"{"type":"send","id":"m","body_base64":"AP8="}"#).expect("good").message;
+        assert_eq!((&bytes.body[..], bytes.content_type.as_str()), (&[0u8, 255][..], OCTET_STREAM));
+
+        let long = format!(r#"{{"type":"send","id":"m2","body":"{}"}}"#, "x".repeat(100));
+        for (text, id, code) in [
+            (r#"{"type":"send","id":"m2","body":1,"bdy":2}"#, Some("m2"), Code::RequestInvalid),
+            (r#"{"type":"send","id":"m2"}"#, Some("m2"), Code::RequestInvalid),
+            (
+                r#"{"type":"send","id":"m2","body":1,"body_base64":""}"#,
+                Some("m2"),
+                Code::RequestInvalid,
+            ),
+            (r#"{"type":"send","id":"m2","body_base64":"%"}"#, Some("m2"), Code::RequestInvalid),
+            (
+                r#"{"type":"send","id":"m2","body":1,"content_type":"text/plain"}"#,
+                Some("m2"),
+                Code::RequestInvalid,
+            ),
+            (
+                r#"{"type":"send","id":"m2","body":1,"content_type":"image/png"}"#,
+                Some("m2"),
+                Code::RequestInvalid,
+            ),
+            (r#"{"type":"subscribe","id":"m2"}"#, Some("m2"), Code::RequestInvalid),
+            (r#"{"type":"send","id":"","body":1}"#, Some(""), Code::NameInvalid),
+            (
+                r#"{"type":"send","id":"m2","body":1,"sender":"a\nb"}"#,
+                Some("m2"),
+                Code::NameInvalid,
+            ),
+            (r#"{"type":"send","body":1}"#, None, Code::RequestInvalid),
+            ("{", None, Code::RequestInvalid),
+            ("", None, Code::RequestInvalid),
+            (&long, Some("m2"), Code::BodyTooLarge),
+        ] {
+            let refused = parse(text, None, 100).expect_err(text);
+            assert_eq!((refused.id.as_deref(), refused.error.code), (id, code), "{text}");
+        }
+    }
+
+    /// Without it clients that follow docs/websocket.md would not understand the server.
+    #[test]
+    fn frames_are_written_as_documented() {
+        let value = |text: String| serde_json::from_str::<Value>(&text).expect("JSON");
+        let sent = Sent {
+            seq: 17,
+            slot: 3,
+            plugin: "1+a".into(),
+            replayed: false,
+            content_type: "application/json".into(),
+            body: Bytes::from_static(b"{\"n\":1}"),
+        };
+        assert_eq!(
+            value(ack("m1", &sent)),
+            json!({"type": "ack", "id": "m1", "seq": 17, "slot": 3, "replayed": false,
+                   "plugin": "1+a", "content_type": "application/json", "reply": {"n": 1}})
+        );
+        assert_eq!(
+            value(error(None, &invalid("no"))),
+            json!({"type": "error", "id": null, "status": 400, "code": "request-invalid",
+                   "detail": "no", "retriable": false})
+        );
+        let line = crate::log::record::Event {
+            kind: "line".into(),
+            content_type: "text/plain".into(),
+            body: Bytes::from_static(b"hi"),
+        };
+        assert_eq!(
+            value(event(EventView::new(17, 0, 5, &line))),
+            json!({"type": "event", "seq": 17, "index": 0, "kind": "line", "time_ms": 5,
+                   "content_type": "text/plain", "body": "hi"})
+        );
+        assert_eq!(
+            value(gap(Cursor { seq: 17, index: None })),
+            json!({"type": "gap", "after": "17"})
+        );
+        assert_eq!(value(deleted()), json!({"type": "deleted"}));
+    }
+}

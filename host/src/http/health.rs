@@ -1,0 +1,68 @@
+//! Whether the process lives, and whether it can serve.
+
+use super::{
+    Admin, Api, openapi,
+    views::{Health, json},
+};
+use crate::error::{Code, Error};
+use axum::{body::Body, extract::State};
+use http::{HeaderValue, Response, header};
+
+/// Says that the process serves
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "health",
+    security(()),
+    responses((status = 200, description = "It does", body = Health, content_type = "application/json"))
+)]
+pub(super) async fn live() -> Response<Body> {
+    json(&Health { status: "ok" })
+}
+
+/// Says whether the node can take requests
+///
+/// 503 while it starts or stops, with the reason.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    security(()),
+    responses((status = 200, description = "It can", body = Health, content_type = "application/json"))
+)]
+pub(super) async fn ready(State(api): State<Api>) -> Result<Response<Body>, Error> {
+    answer(api.0.shutdown.is_triggered(), || api.backend().ready())
+}
+
+/// As `/readyz` of the API listener.
+pub(super) async fn admin_ready(State(admin): State<Admin>) -> Result<Response<Body>, Error> {
+    answer(admin.0.shutdown.is_triggered(), || admin.node()?.ready())
+}
+
+fn answer(
+    stopping: bool,
+    ready: impl FnOnce() -> Result<(), Error>,
+) -> Result<Response<Body>, Error> {
+    if stopping {
+        return Err(Error::new(Code::Unavailable, "the node is stopping"));
+    }
+    // Whatever the reason, an orchestrator asks for 503.
+    ready().map_err(|e| Error::new(Code::Unavailable, e.detail))?;
+    Ok(json(&Health { status: "ready" }))
+}
+
+/// The OpenAPI document of both listeners
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "health",
+    security(()),
+    responses((status = 200, description = "This document", body = Object, content_type = "application/json"))
+)]
+pub(super) async fn openapi() -> Response<Body> {
+    let mut response = Response::new(Body::from(openapi::document_json()));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

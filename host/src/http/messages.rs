@@ -1,0 +1,288 @@
+//! Sending a message, and asking a query.
+
+use super::{
+    Api,
+    connection::ConnShared,
+    params::{self, OCTET_STREAM},
+    problem,
+    views::{Binary, json},
+};
+use crate::{
+    error::{Code, Error},
+    limits,
+    names::SessionKey,
+    node::{Answer, Incoming, Sent},
+};
+use axum::extract::{Request, State};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+
+/// The label of the hot route in metrics.
+pub(super) const ROUTE: &str = "POST /v1/services/{service}/sessions/{session}/messages";
+
+static SEQ: HeaderName = HeaderName::from_static("slotd-seq");
+static SLOT: HeaderName = HeaderName::from_static("slotd-slot");
+static PLUGIN: HeaderName = HeaderName::from_static("slotd-plugin");
+static REPLAYED: HeaderName = HeaderName::from_static("slotd-replayed");
+
+/// By when a request must be answered.
+pub(super) enum Deadline<'a> {
+    /// The connection wakes this task when it is due: costs nothing a request.
+    Connection(&'a ConnShared),
+    Timer(tokio::time::Instant),
+}
+
+impl Deadline<'_> {
+    pub(super) fn after(duration: Duration) -> Self {
+        Self::Timer(tokio::time::Instant::now() + duration)
+    }
+    /// `None`: it was not done in time.
+    pub(super) async fn limit<F: Future>(&self, work: F) -> Option<F::Output> {
+        match self {
+            Self::Timer(at) => tokio::time::timeout_at(*at, work).await.ok(),
+            Self::Connection(connection) => {
+                let mut work = pin!(work);
+                poll_fn(|cx| match work.as_mut().poll(cx) {
+                    Poll::Ready(done) => Poll::Ready(Some(done)),
+                    Poll::Pending if connection.deadline_passed() => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                })
+                .await
+            }
+        }
+    }
+}
+
+/// The two names in the path of a message, or `None` when it is another path.
+pub(super) fn names_in(path: &str) -> Option<(&str, &str)> {
+    let (service, rest) = path.strip_prefix("/v1/services/")?.split_once('/')?;
+    let session = rest.strip_prefix("sessions/")?.strip_suffix("/messages")?;
+    let plain = !service.is_empty() && !session.is_empty() && !session.contains('/');
+    plain.then_some((service, session))
+}
+
+/// Checks, sends and awaits one message.
+pub(super) async fn send<B>(
+    api: &Api,
+    key: Result<SessionKey, Error>,
+    headers: &HeaderMap,
+    body: B,
+    deadline: Deadline<'_>,
+) -> Result<Sent, Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let key = key?;
+    let mut message = Incoming {
+        id: params::idempotency_key(headers)?,
+        sender: params::sender(headers)?,
+        content_type: params::content_type(headers)?,
+        body: Bytes::new(),
+    };
+    message.body = deadline
+        .limit(read_body(body, api.options().body_bytes_max))
+        .await
+        .unwrap_or_else(|| Err(body_late()))?;
+    // Dropped early by the deadline, the message may be in the mailbox or not.
+    let sent = async { api.backend().enqueue(&key, message).await?.await };
+    deadline.limit(sent).await.unwrap_or_else(|| Err(outcome_unknown()))
+}
+
+fn body_late() -> Error {
+    Error::new(Code::RequestTimeout, "the body did not arrive before the deadline")
+}
+
+pub(super) fn outcome_unknown() -> Error {
+    Error::new(
+        Code::OutcomeUnknown,
+        "no answer before the deadline; repeat the request with the same idempotency key",
+    )
+}
+
+/// A request's body. Past the limit it is not read any further.
+///
+/// # Errors
+/// `body-too-large`, before anything is read when the length is announced; `request-invalid` when
+/// it breaks off.
+pub(super) async fn read_body<B>(mut body: B, bytes_max: usize) -> Result<Bytes, Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let too_large = || {
+        Error::new(Code::BodyTooLarge, format!("the body is over the limit of {bytes_max} bytes"))
+    };
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let mut first: Option<Bytes> = None;
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|_| params::invalid("the body broke off, or is not encoded as announced"))?;
+        // Trailers are of no use here.
+        let Ok(chunk) = frame.into_data() else { continue };
+        let held = first.as_ref().map_or(all.len(), Bytes::len);
+        if held + chunk.len() > bytes_max {
+            return Err(too_large());
+        }
+        match first.take() {
+            None if all.is_empty() && body.is_end_stream() => {
+                return Ok(match chunk.len() {
+                    0..=limits::BODY_COPY_BYTES_MAX => Bytes::copy_from_slice(&chunk),
+                    _ => chunk,
+                });
+            }
+            None if all.is_empty() => first = Some(chunk),
+            Some(before) => {
+                let expected = body.size_hint().exact().unwrap_or(0).min(bytes_max as u64);
+                all.reserve(before.len() + chunk.len() + expected as usize);
+                all.extend_from_slice(&before);
+                all.extend_from_slice(&chunk);
+            }
+            None => all.extend_from_slice(&chunk),
+        }
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+/// The answer to a message.
+pub(super) fn answer(result: Result<Sent, Error>) -> Response<Bytes> {
+    let sent = match result {
+        Ok(sent) => sent,
+        Err(error) => return problem::response(&error),
+    };
+    let replayed = sent.replayed;
+    let mut response = reply(&sent.content_type, sent.body);
+    let headers = response.headers_mut();
+    headers.insert(&SEQ, HeaderValue::from(sent.seq));
+    headers.insert(&SLOT, HeaderValue::from(sent.slot));
+    headers.insert(&PLUGIN, plugin_value(&sent.plugin));
+    if replayed {
+        headers.insert(&REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+fn query_answer(answer: Answer) -> Response<Bytes> {
+    let mut response = reply(&answer.content_type, answer.body);
+    let headers = response.headers_mut();
+    headers.insert(&SEQ, HeaderValue::from(answer.seq));
+    headers.insert(&SLOT, HeaderValue::from(answer.slot));
+    headers.insert(&PLUGIN, plugin_value(&answer.plugin));
+    response
+}
+
+fn reply(content_type: &str, body: Bytes) -> Response<Bytes> {
+    let content_type = match content_type {
+        "application/json" => HeaderValue::from_static("application/json"),
+        "" => HeaderValue::from_static(OCTET_STREAM),
+        // The guest's own; what can't stand in a header is not shown.
+        other => {
+            HeaderValue::from_str(other).unwrap_or_else(|_| HeaderValue::from_static(OCTET_STREAM))
+        }
+    };
+    let mut response = Response::new(body);
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(header::CONTENT_TYPE, content_type);
+    *response.headers_mut() = headers;
+    response
+}
+
+fn plugin_value(label: &str) -> HeaderValue {
+    HeaderValue::from_str(label).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// Sends a message to a session
+///
+/// The body is the message; the answer's body is the handler's reply. When it arrives, the message
+/// and everything it did is durable. With an `Idempotency-Key` the request can be repeated: it is
+/// applied once, and the first reply is given again.
+#[utoipa::path(
+    post,
+    path = "/v1/services/{service}/sessions/{session}/messages",
+    tag = "sessions",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Names this message, 1 to 128 bytes: repeats of it are applied once"),
+        ("Slotd-Sender" = Option<String>, Header, description = "Who says it, 1 to 256 bytes; given to the handler and kept in history"),
+    ),
+    request_body(content = Binary, content_type = "application/octet-stream", description = "The message, of any content type"),
+    responses(
+        (status = 200, description = "The handler's reply", body = Binary, content_type = "application/octet-stream", headers(
+            ("Slotd-Seq" = u64, description = "The message's sequence number in its session"),
+            ("Slotd-Slot" = u16, description = "The session's slot"),
+            ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that handled it"),
+            ("Slotd-Replayed" = Option<bool>, description = "`true`: a repeat, whose stored reply this is"),
+        )),
+    )
+)]
+pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<axum::body::Body> {
+    let (head, body) = request.into_parts();
+    let deadline = Deadline::after(api.options().request_deadline);
+    let key = params::session_of(&head.uri);
+    answer(send(&api, key, &head.headers, body, deadline).await).map(Into::into)
+}
+
+/// Asks a session's handler, without changing anything
+///
+/// The answer reflects every message that was acknowledged before it.
+#[utoipa::path(
+    post,
+    path = "/v1/services/{service}/sessions/{session}/query",
+    tag = "sessions",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+    ),
+    request_body(content = Binary, content_type = "application/octet-stream", description = "The query, of any content type"),
+    responses(
+        (status = 200, description = "The handler's answer", body = Binary, content_type = "application/octet-stream", headers(
+            ("Slotd-Seq" = u64, description = "The last message that the answer reflects"),
+            ("Slotd-Slot" = u16, description = "The session's slot"),
+            ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that answered"),
+        )),
+    )
+)]
+pub(super) async fn query(
+    State(api): State<Api>,
+    request: Request,
+) -> Result<Response<axum::body::Body>, Error> {
+    let (head, body) = request.into_parts();
+    let key = params::session_of(&head.uri)?;
+    let content_type = params::content_type(&head.headers)?;
+    let deadline = Deadline::after(api.options().request_deadline);
+    let body = deadline
+        .limit(read_body(body, api.options().body_bytes_max))
+        .await
+        .unwrap_or_else(|| Err(body_late()))?;
+    let answer = deadline
+        .limit(api.backend().query(&key, content_type, body))
+        .await
+        .unwrap_or_else(|| Err(read_late()))?;
+    Ok(query_answer(answer).map(Into::into))
+}
+
+fn read_late() -> Error {
+    Error::new(Code::Unavailable, "no answer before the deadline")
+}
+
+/// Awaits a read within the request's deadline.
+pub(super) async fn reading<T>(
+    api: &Api,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let deadline = Deadline::after(api.options().request_deadline);
+    deadline.limit(work).await.unwrap_or_else(|| Err(read_late()))
+}
+
+/// As [`reading`], answered in JSON.
+pub(super) async fn reading_json<T: serde::Serialize>(
+    api: &Api,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<Response<axum::body::Body>, Error> {
+    Ok(json(&reading(api, work).await?))
+}

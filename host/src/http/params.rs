@@ -1,0 +1,307 @@
+//! What comes in paths, query strings and headers: checked, and named in the error when it is bad.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    names::{ServiceName, SessionKey},
+};
+use http::{HeaderMap, HeaderName, Uri, header};
+use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
+
+pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) static SENDER: HeaderName = HeaderName::from_static("slotd-sender");
+/// The content type of a body that comes without one.
+pub(super) const OCTET_STREAM: &str = "application/octet-stream";
+
+pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(Code::RequestInvalid, detail)
+}
+
+/// A segment of the path as it came, decoded.
+///
+/// # Errors
+/// `request-invalid` when it is not UTF-8 or has a `%` that is not followed by two hex digits.
+pub(super) fn decode<'a>(raw: &'a str, what: &str) -> Result<Cow<'a, str>, Error> {
+    if !raw.contains('%') {
+        return Ok(raw.into());
+    }
+    if !escapes_are_whole(raw) {
+        return Err(invalid(format!("the {what} in the path has a '%' without two hex digits")));
+    }
+    percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| invalid(format!("the {what} in the path is not UTF-8 once decoded")))
+}
+
+fn escapes_are_whole(raw: &str) -> bool {
+    raw.split('%')
+        .skip(1)
+        .all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit))
+}
+
+/// The session that a path names; both names as they came.
+pub(super) fn session_key(service: &str, session: &str) -> Result<SessionKey, Error> {
+    SessionKey::parse(&decode(service, "service name")?, &decode(session, "session id")?)
+}
+
+pub(super) fn service_name(raw: &str) -> Result<ServiceName, Error> {
+    ServiceName::parse(&decode(raw, "service name")?)
+}
+
+/// The raw segments of a path after its first slash.
+fn segment(uri: &Uri, index: usize) -> &str {
+    uri.path().split('/').nth(index).unwrap_or_default()
+}
+
+/// The session of `/v1/services/{service}/sessions/{session}/...`. The router's own decoding is
+/// not used: it refuses in its own words, and it allocates.
+pub(super) fn session_of(uri: &Uri) -> Result<SessionKey, Error> {
+    session_key(segment(uri, 3), segment(uri, 5))
+}
+
+/// The service of `/v1/services/{service}/...`.
+pub(super) fn service_of(uri: &Uri) -> Result<ServiceName, Error> {
+    service_name(segment(uri, 3))
+}
+
+/// The service of `/admin/v1/services/{service}/...`.
+pub(super) fn admin_service_of(uri: &Uri) -> Result<ServiceName, Error> {
+    service_name(segment(uri, 4))
+}
+
+/// The slot of `/admin/v1/slots/{slot}/...`.
+pub(super) fn slot_of(uri: &Uri) -> Result<crate::names::SlotId, Error> {
+    let raw = segment(uri, 4);
+    raw.parse()
+        .map_err(|_| Error::new(Code::SlotNotFound, format!("{raw:?} is not a slot's number")))
+}
+
+/// The first value of a query parameter, decoded; for what needs no error.
+pub(super) fn first(uri: &Uri, name: &str) -> Option<String> {
+    pairs(uri.query()?).find_map(|(k, v)| (k == name).then(|| decode_query(v).ok()).flatten())
+}
+
+fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').filter(|p| !p.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
+}
+
+fn decode_query(raw: &str) -> Result<String, ()> {
+    if !escapes_are_whole(raw) {
+        return Err(());
+    }
+    let spaced = raw.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned).map_err(|_| ())
+}
+
+/// A request's query parameters: each known, and given at most once.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<(&'static str, String)>);
+
+impl Query {
+    /// # Errors
+    /// `request-invalid` for a parameter that is unknown, comes twice or does not decode.
+    /// `access_token` is allowed everywhere and dropped.
+    pub(super) fn parse(uri: &Uri, known: &[&'static str]) -> Result<Self, Error> {
+        let mut found = Vec::new();
+        for (raw, value) in pairs(uri.query().unwrap_or_default()) {
+            if raw == "access_token" {
+                continue;
+            }
+            let Some(&name) = known.iter().find(|k| **k == raw) else {
+                return Err(invalid(match known {
+                    [] => format!("unknown query parameter {raw:?}: this route takes none"),
+                    _ => format!("unknown query parameter {raw:?}: known are {}", known.join(", ")),
+                }));
+            };
+            if found.iter().any(|(n, _)| *n == name) {
+                return Err(invalid(format!("query parameter {name:?} comes twice")));
+            }
+            let value = decode_query(value).map_err(|()| {
+                invalid(format!("query parameter {name:?} is not percent-encoded UTF-8"))
+            })?;
+            found.push((name, value));
+        }
+        Ok(Self(found))
+    }
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
+    }
+    pub(super) fn u64(&self, name: &str) -> Result<Option<u64>, Error> {
+        self.get(name)
+            .map(|v| {
+                v.parse().map_err(|_| {
+                    invalid(format!("query parameter {name:?} is {v:?}, not a whole number"))
+                })
+            })
+            .transpose()
+    }
+    pub(super) fn bool(&self, name: &str) -> Result<Option<bool>, Error> {
+        match self.get(name) {
+            None => Ok(None),
+            Some("true" | "1") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(v) => {
+                Err(invalid(format!("query parameter {name:?} is {v:?}, not true or false")))
+            }
+        }
+    }
+    /// A page's size: 1 to [`limits::PAGE_ENTRIES_MAX`].
+    pub(super) fn page_size(&self, name: &str) -> Result<Option<usize>, Error> {
+        match self.u64(name)? {
+            None => Ok(None),
+            Some(n) if (1..=limits::PAGE_ENTRIES_MAX as u64).contains(&n) => Ok(Some(n as usize)),
+            Some(n) => Err(invalid(format!(
+                "query parameter {name:?} is {n}, allowed are 1 to {}",
+                limits::PAGE_ENTRIES_MAX
+            ))),
+        }
+    }
+    pub(super) fn limit(&self) -> Result<usize, Error> {
+        Ok(self.page_size("limit")?.unwrap_or(limits::PAGE_ENTRIES_DEFAULT))
+    }
+}
+
+/// The one value of a header, as text.
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Error> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    if headers.get_all(name).iter().nth(1).is_some() {
+        return Err(invalid(format!("header {name} comes twice")));
+    }
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(invalid(format!("header {name} is not UTF-8"))),
+    }
+}
+
+/// A name that a client gives for itself or its message.
+pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Error> {
+    if name.is_empty() || name.len() > bytes_max {
+        return Err(Error::name_invalid(format!(
+            "{what} has {} bytes, allowed are 1 to {bytes_max}",
+            name.len()
+        )));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Error::name_invalid(format!("{what} has a control character")));
+    }
+    Ok(())
+}
+
+pub(super) fn check_idempotency_key(key: &str) -> Result<(), Error> {
+    check_name("the idempotency key", key, limits::IDEMPOTENCY_KEY_BYTES_MAX)
+}
+pub(super) fn check_sender(sender: &str) -> Result<(), Error> {
+    check_name("the sender", sender, limits::SENDER_BYTES_MAX)
+}
+
+/// Content types are given back in headers and JSON: visible ASCII and spaces.
+pub(super) fn check_content_type(content_type: &str) -> Result<(), Error> {
+    let good = |b: u8| b.is_ascii_graphic() || b == b' ';
+    if content_type.is_empty() || content_type.len() > limits::CONTENT_TYPE_BYTES_MAX {
+        return Err(invalid(format!(
+            "the content type has {} bytes, allowed are 1 to {}",
+            content_type.len(),
+            limits::CONTENT_TYPE_BYTES_MAX
+        )));
+    }
+    if !content_type.bytes().all(good) {
+        return Err(invalid("the content type has a character that is not visible ASCII"));
+    }
+    Ok(())
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(key) = text(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    check_idempotency_key(key)?;
+    Ok(Some(key.to_owned()))
+}
+pub(super) fn sender(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(sender) = text(headers, &SENDER)? else { return Ok(None) };
+    check_sender(sender)?;
+    Ok(Some(sender.to_owned()))
+}
+pub(super) fn content_type(headers: &HeaderMap) -> Result<String, Error> {
+    match text(headers, &header::CONTENT_TYPE)? {
+        None | Some("") => Ok(OCTET_STREAM.to_owned()),
+        Some(value) => {
+            check_content_type(value)?;
+            Ok(value.to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn uri(path: &str) -> Uri {
+        path.parse().expect("a URI")
+    }
+
+    /// Without it a session with a slash or an umlaut in its id could not be reached, or bad
+    /// bytes would reach another session than the one meant.
+    #[test]
+    fn names_in_paths_are_decoded_strictly() {
+        let key = session_of(&uri("/v1/services/chat/sessions/r%C3%A4um%2F1/messages"));
+        assert_eq!(key.expect("a key").session.as_str(), "räum/1");
+        for (path, code) in [
+            ("/v1/services/chat/sessions/%ff/messages", Code::RequestInvalid),
+            ("/v1/services/chat/sessions/%4/messages", Code::RequestInvalid),
+            ("/v1/services/chat/sessions/%zz/messages", Code::RequestInvalid),
+            ("/v1/services/chat/sessions//messages", Code::NameInvalid),
+            ("/v1/services/chat/sessions/a%00b/messages", Code::NameInvalid),
+            ("/v1/services/Chat/sessions/a/messages", Code::NameInvalid),
+        ] {
+            assert_eq!(session_of(&uri(path)).map_err(|e| e.code), Err(code), "{path}");
+        }
+        assert!(slot_of(&uri("/admin/v1/slots/65536")).is_err());
+        assert_eq!(slot_of(&uri("/admin/v1/slots/511/drain")).ok(), Some(511));
+    }
+
+    /// Without it a typo in a parameter would be ignored and another page given than asked for.
+    #[test]
+    fn bad_query_parameters_are_named() {
+        let known = &["after", "limit"];
+        let query = Query::parse(&uri("/x?after=3&limit=10&access_token=s"), known).expect("good");
+        assert_eq!((query.u64("after").ok(), query.limit().ok()), (Some(Some(3)), Some(10)));
+        for (bad, named) in [
+            ("/x?aftr=3", "aftr"),
+            ("/x?after=1&after=2", "after"),
+            ("/x?after=%ff", "after"),
+            ("/x?after=-1", "after"),
+            ("/x?after=", "after"),
+            ("/x?limit=0", "limit"),
+            ("/x?limit=1001", "limit"),
+            ("/x?limit=1e3", "limit"),
+        ] {
+            let error = Query::parse(&uri(bad), known)
+                .and_then(|q| q.u64("after").and(q.limit()).map(drop))
+                .expect_err(bad);
+            assert_eq!(error.code, Code::RequestInvalid, "{bad}");
+            assert!(error.detail.contains(named), "{bad}: {}", error.detail);
+        }
+    }
+
+    /// Without it header values that can't be stored or shown would be kept with a message.
+    #[test]
+    fn headers_of_a_message_are_checked() {
+        let with = |name: &HeaderName, value: &[u8]| {
+            let mut map = HeaderMap::new();
+            map.insert(name, HeaderValue::from_bytes(value).expect("a value"));
+            map
+        };
+        let long = "k".repeat(limits::IDEMPOTENCY_KEY_BYTES_MAX + 1);
+        assert!(idempotency_key(&with(&IDEMPOTENCY_KEY, long.as_bytes())).is_err());
+        assert!(idempotency_key(&with(&IDEMPOTENCY_KEY, b"")).is_err());
+        assert!(idempotency_key(&with(&IDEMPOTENCY_KEY, b"a\tb")).is_err());
+        assert!(sender(&with(&SENDER, &[0xff])).is_err());
+        assert_eq!(sender(&with(&SENDER, "Zoë".as_bytes())).ok().flatten().as_deref(), Some("Zoë"));
+        assert!(content_type(&with(&header::CONTENT_TYPE, "text/ä".as_bytes())).is_err());
+        assert_eq!(content_type(&HeaderMap::new()).ok().as_deref(), Some(OCTET_STREAM));
+        let mut twice = with(&SENDER, b"a");
+        twice.append(&SENDER, HeaderValue::from_static("b"));
+        assert!(sender(&twice).is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! Which path is whose, and what every request but a message's short cut passes.
+
+use super::{
+    Admin, Api, Token, admin, auth, events, health, history, messages, sessions, socket,
+    stats::Stats,
+};
+use crate::error::{Code, Error};
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::Method;
+use std::time::Instant;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The API with its description. One registration a path: axum tells their methods in `Allow`.
+pub(super) fn api_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(messages::post, history::get))
+        .routes(routes!(messages::query))
+        .routes(routes!(sessions::get, sessions::delete))
+        .routes(routes!(sessions::list))
+        .routes(routes!(events::get))
+        .routes(routes!(socket::get))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::openapi))
+}
+
+/// The admin API with its description.
+pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::new()
+        .routes(routes!(admin::services))
+        .routes(routes!(admin::service))
+        .routes(routes!(admin::deploy))
+        .routes(routes!(admin::rollback))
+        .routes(routes!(admin::swap))
+        .routes(routes!(admin::pinned))
+        .routes(routes!(admin::slots))
+        .routes(routes!(admin::slot))
+        .routes(routes!(admin::drain))
+        .routes(routes!(admin::rebalance))
+        .routes(routes!(admin::ring))
+        .routes(routes!(admin::metrics))
+}
+
+/// The API as a router. [`super::App::api`] serves it with a short cut for messages.
+pub fn api_router(api: Api) -> Router {
+    let guard = Guard { token: api.options().api_token.clone(), stats: api.0.stats.clone() };
+    let (router, _) = api_routes().split_for_parts();
+    finish(router, guard).with_state(api)
+}
+
+/// The admin API as a router.
+pub fn admin_router(admin: Admin) -> Router {
+    let guard = Guard { token: admin.0.options.admin_token.clone(), stats: admin.0.stats.clone() };
+    let (router, _) = admin_routes().split_for_parts();
+    // Described with the API's.
+    let router = router
+        .route("/healthz", get(health::live))
+        .route("/readyz", get(health::admin_ready))
+        .route("/openapi.json", get(health::openapi));
+    finish(router, guard).with_state(admin)
+}
+
+fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, guard: Guard) -> Router<S> {
+    router
+        .fallback(async |request: Request| {
+            Error::new(
+                Code::RouteNotFound,
+                format!("no route {}; see /openapi.json", request.uri().path()),
+            )
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            Error::new(
+                Code::MethodNotAllowed,
+                format!("{} does not take {}", request.uri().path(), request.method()),
+            )
+        })
+        .layer(from_fn_with_state(guard, guarded))
+}
+
+#[derive(Clone)]
+struct Guard {
+    token: Option<Token>,
+    stats: Stats,
+}
+
+/// What probes and readers of the documentation call, who have no token.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/openapi.json")
+}
+
+async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    // Labels are of a known set: what a client sends must not make new ones.
+    let route = match matched {
+        Some(path) => format!("{} {path}", method(request.method())),
+        None => "unmatched".to_owned(),
+    };
+    let query_token = matched.is_some_and(|p| p.ends_with("/events") || p.ends_with("/socket"));
+    let allowed = match matched {
+        Some(path) if is_public(path) => Ok(()),
+        _ => auth::check(guard.token.as_ref(), request.headers(), request.uri(), query_token),
+    };
+    let response = match allowed {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    guard.stats.request(route, response.status(), began.elapsed());
+    response
+}
+
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "OTHER",
+    }
+}

@@ -1,0 +1,228 @@
+//! A listener with its connections. HTTP/1.1: what browsers, curl and every proxy speak to a
+//! backend; TLS and HTTP/2 are a proxy's business.
+
+use super::{
+    Admin, Api, Shutdown, auth,
+    connection::{ConnShared, Connection, InFlight, ReplyBody, Watched},
+    messages::{self, Deadline},
+    params, problem,
+    route::{admin_router, api_router},
+    stats::Stats,
+};
+use crate::limits;
+use axum::Router;
+use http::{Method, Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::Instant,
+};
+use tower::ServiceExt;
+
+/// What a [`Server`] serves.
+#[derive(Clone)]
+pub struct App(Arc<AppInner>);
+
+struct AppInner {
+    router: Router,
+    /// The API's, for the short cut.
+    api: Option<Api>,
+    stats: Stats,
+    connections_max: usize,
+    shutdown: Shutdown,
+}
+
+impl App {
+    pub fn api(api: Api) -> Self {
+        Self(Arc::new(AppInner {
+            router: api_router(api.clone()),
+            stats: api.0.stats.clone(),
+            connections_max: api.options().connections_max,
+            shutdown: api.0.shutdown.clone(),
+            api: Some(api),
+        }))
+    }
+    pub fn admin(admin: Admin) -> Self {
+        Self(Arc::new(AppInner {
+            router: admin_router(admin.clone()),
+            stats: admin.0.stats.clone(),
+            connections_max: limits::ADMIN_CONNECTIONS_MAX,
+            shutdown: admin.0.shutdown.clone(),
+            api: None,
+        }))
+    }
+}
+
+/// A bound listener.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// The connections of a server that are open, sockets included.
+#[derive(Default)]
+struct Connections {
+    open: Mutex<HashMap<u64, Weak<ConnShared>>>,
+}
+
+impl Connections {
+    fn each(&self, order: impl Fn(&ConnShared)) {
+        self.open.lock().values().filter_map(Weak::upgrade).for_each(|c| order(&c));
+    }
+}
+
+impl Server {
+    /// # Errors
+    /// When the address can't be bound.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+    /// Where it listens; with port 0 the port that it got.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the app's [`Shutdown`] is triggered. Then it stops accepting, lets what is in
+    /// flight finish, has sockets closed and event streams ended, and returns when all are gone
+    /// or `grace` is over; what is left then is cut.
+    pub async fn serve(self, app: App, grace: Duration) {
+        let permits = Arc::new(Semaphore::new(app.0.connections_max));
+        let connections = Arc::new(Connections::default());
+        {
+            let mut stop = std::pin::pin!(app.0.shutdown.triggered());
+            let mut number = 0;
+            loop {
+                let accept = self.accept(&permits);
+                let (stream, permit) = tokio::select! {
+                    biased;
+                    () = &mut stop => break,
+                    accepted = accept => accepted,
+                };
+                number += 1;
+                let shared = ConnShared::new(Some(permit), app.0.stats.open_connection());
+                start(&app, stream, Arc::new(shared), number, &connections);
+            }
+        }
+        drop(self.listener);
+        connections.each(ConnShared::stop);
+        // Every connection holds a permit, also as a socket: with all of them back, all are gone.
+        let all = app.0.connections_max as u32;
+        if tokio::time::timeout(grace, permits.acquire_many(all)).await.is_err() {
+            connections.each(ConnShared::kill);
+            // A killed connection's task ends at its next turn; a socket has no such order.
+            let _ = tokio::time::timeout(limits::LINGER, permits.acquire_many(all)).await;
+        }
+    }
+
+    /// The next connection, as soon as there is room for one.
+    async fn accept(
+        &self,
+        permits: &Arc<Semaphore>,
+    ) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+        loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else {
+                // Nobody closes it.
+                std::future::pending::<()>().await;
+                continue;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    // Answers are written whole: waiting for more would only delay them.
+                    let _ = stream.set_nodelay(true);
+                    return (stream, permit);
+                }
+                // The peer was gone before it was accepted.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Out of file descriptors, most likely: others must close first.
+                    tracing::warn!(%error, address = %self.address, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Starts a connection's task.
+fn start(
+    app: &App,
+    stream: TcpStream,
+    shared: Arc<ConnShared>,
+    number: u64,
+    connections: &Arc<Connections>,
+) {
+    connections.open.lock().insert(number, Arc::downgrade(&shared));
+    let io = Watched::new(stream, shared.clone(), app.0.stats.clone());
+    let (app, connection) = (app.clone(), shared.clone());
+    let service = service_fn(move |request| handle(app.clone(), connection.clone(), request));
+    let http = http1::Builder::new()
+        .max_buf_size(limits::HEAD_BYTES_MAX)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let task = Connection::new(http, shared, |http| http.graceful_shutdown());
+    let connections = connections.clone();
+    tokio::spawn(async move {
+        task.await;
+        connections.open.lock().remove(&number);
+    });
+}
+
+/// One request. A message takes the short cut: no router, no boxed future, no timer.
+async fn handle(
+    app: App,
+    connection: Arc<ConnShared>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Infallible> {
+    let in_flight = connection.request();
+    if let Some(api) = &app.0.api
+        && request.method() == Method::POST
+        && let Some((service, session)) = messages::names_in(request.uri().path())
+    {
+        let began = Instant::now();
+        connection.request_began(began, api.options().request_deadline);
+        let key = params::session_key(service, session);
+        let (head, body) = request.into_parts();
+        let allowed =
+            auth::check(api.options().api_token.as_ref(), &head.headers, &head.uri, false);
+        let response = match allowed {
+            Ok(()) => {
+                let deadline = Deadline::Connection(&connection);
+                messages::answer(messages::send(api, key, &head.headers, body, deadline).await)
+            }
+            Err(error) => problem::response(&error),
+        };
+        api.0.stats.message(response.status(), began.elapsed());
+        return Ok(response.map(|body| ReplyBody::Full(Some(body))));
+    }
+    // Boxed, so that the future of a message stays small.
+    Ok(Box::pin(route(app, connection, request, in_flight)).await)
+}
+
+async fn route(
+    app: App,
+    connection: Arc<ConnShared>,
+    request: Request<Incoming>,
+    in_flight: InFlight,
+) -> Response<ReplyBody> {
+    let mut request = request.map(axum::body::Body::new);
+    request.extensions_mut().insert(connection);
+    let response = match app.0.router.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    response.map(|body| ReplyBody::Other(body, in_flight))
+}

@@ -1,0 +1,75 @@
+//! A session as a whole, and which there are.
+
+use super::{
+    Api,
+    messages::{Deadline, outcome_unknown, reading, reading_json},
+    params::{self, Query},
+    views::{SessionsPage, json},
+};
+use crate::{error::Error, names::SessionId, node::SessionInfo};
+use axum::{body::Body, extract::State};
+use http::{Response, StatusCode, Uri};
+
+/// Describes a session
+#[utoipa::path(
+    get,
+    path = "/v1/services/{service}/sessions/{session}",
+    tag = "sessions",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+    ),
+    responses((status = 200, description = "The session", body = SessionInfo, content_type = "application/json"))
+)]
+pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
+    let key = params::session_of(&uri)?;
+    Query::parse(&uri, &[])?;
+    reading_json(&api, api.backend().session(&key)).await
+}
+
+/// Deletes a session with its state and history
+///
+/// Its subscribers are told. A new message to the same id starts a new session, at sequence
+/// number 1.
+#[utoipa::path(
+    delete,
+    path = "/v1/services/{service}/sessions/{session}",
+    tag = "sessions",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+    ),
+    responses((status = 204, description = "It is deleted"))
+)]
+pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCode, Error> {
+    let key = params::session_of(&uri)?;
+    Query::parse(&uri, &[])?;
+    let deadline = Deadline::after(api.options().request_deadline);
+    deadline.limit(api.backend().delete(&key)).await.unwrap_or_else(|| Err(outcome_unknown()))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists a service's sessions
+///
+/// In order of their ids, a page at a time.
+#[utoipa::path(
+    get,
+    path = "/v1/services/{service}/sessions",
+    tag = "sessions",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("prefix" = Option<String>, Query, description = "Ids that start with it"),
+        ("after" = Option<String>, Query, description = "Ids that come after it"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Sessions at most; default 100"),
+    ),
+    responses((status = 200, description = "A page", body = SessionsPage, content_type = "application/json"))
+)]
+pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
+    let service = params::service_of(&uri)?;
+    let query = Query::parse(&uri, &["prefix", "after", "limit"])?;
+    let limit = query.limit()?;
+    let prefix = query.get("prefix").unwrap_or_default();
+    let after = query.get("after").map(SessionId::parse).transpose()?;
+    let found = api.backend().sessions(&service, prefix, after.as_ref(), limit);
+    Ok(json(&SessionsPage::new(reading(&api, found).await?, limit)))
+}
