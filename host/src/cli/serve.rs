@@ -6,15 +6,20 @@ use super::{
     output,
 };
 use crate::{
-    config::{Config, Loaded},
+    config::{Config, Listener, Loaded},
+    http::{Admin, Api, App, HttpOptions, RenderMetrics, Server, Shutdown, Token},
     limits,
+    node::{Foundation, Node, NodeOptions},
+    plugin::{PluginHost, PluginOptions},
+    slot::SlotHandle,
+    storage::{DataDir, OpenError, StorageOptions},
     telemetry::{self, panics},
 };
 use futures_util::future::BoxFuture;
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 /// A node that serves.
@@ -70,13 +75,111 @@ impl From<StartError> for CliError {
 // ---- the wiring --------------------------------------------------------------------------------
 
 /// Opens the node and binds its listeners: the one place where the parts are put together.
-async fn start(_config: &Config) -> Result<Running, StartError> {
-    Err(StartError::Unavailable("this build has no node yet".into()))
+async fn start(config: &Config) -> Result<Running, StartError> {
+    // First, so that a second slotd on the same addresses fails before it touches any data.
+    let bind = async |name, address| {
+        Server::bind(address).await.map_err(|error| StartError::listen(name, address, &error))
+    };
+    let api = bind("api", config.api.listen).await?;
+    let admin = bind("admin", config.admin.listen).await?;
+    let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
+
+    let storage = StorageOptions {
+        slot_count: config.slot_count,
+        block_cache_bytes: config.store_cache_bytes,
+        reserve_bytes: config.disk_reserve_bytes,
+        ..StorageOptions::default()
+    };
+    let path = config.data_dir.clone();
+    // Opening reads and checks files: not on a thread that others wait for.
+    let opened = tokio::task::spawn_blocking(move || DataDir::open(&path, storage));
+    let data_dir = match opened.await {
+        Ok(opened) => Arc::new(opened.map_err(StartError::from)?),
+        Err(error) => return Err(StartError::Unavailable(error.to_string())),
+    };
+    let plugins = PluginHost::new(PluginOptions {
+        dir: config.data_dir.join("plugins"),
+        memory_bytes: config.guest_memory_bytes,
+        deadline: config.guest_deadline,
+        host_calls: config.guest_host_calls,
+    })
+    .map_err(|error| StartError::Unavailable(format!("plugins: {error}")))?;
+    let options = NodeOptions {
+        name: config.node.clone(),
+        slot_count: config.slot_count,
+        mailbox_messages: config.mailbox_messages,
+        slot_idle: config.slot_idle,
+        session_cache_bytes: config.session_cache_bytes,
+    };
+    let foundation = Foundation { data_dir: data_dir.clone(), plugins: Arc::new(plugins) };
+    let node =
+        Node::start(options, foundation).map_err(|error| StartError::Damaged(error.to_string()))?;
+
+    let weak = Arc::downgrade(&node);
+    let source = telemetry::on_scrape(move || {
+        let Some(node) = weak.upgrade() else { return telemetry::Snapshot::default() };
+        let depth = |(slot, handle): (_, SlotHandle)| (slot, handle.mailbox_depth());
+        telemetry::Snapshot {
+            mailboxes: node.running().into_iter().map(depth).collect(),
+            ready: node.ready().is_ok(),
+            ..Default::default()
+        }
+    });
+
+    // The configuration has checked the tokens by rules at least as strict.
+    let token = |listener: &Listener| {
+        let secret = listener.token.as_ref().map(|secret| Token::new(secret.reveal()));
+        secret.transpose().map_err(StartError::Unavailable)
+    };
+    let http = HttpOptions {
+        body_bytes_max: config.body_bytes_max,
+        request_deadline: config.request_deadline,
+        connections_max: config.connections_max,
+        api_token: token(&config.api)?,
+        admin_token: token(&config.admin)?,
+    };
+    let shutdown = Shutdown::new();
+    let render: RenderMetrics = Arc::new(|| telemetry::metrics().render());
+    let api_app = App::api(Api::new(node.clone(), http.clone(), shutdown.clone()));
+    let admin_app = App::admin(Admin::new(node.clone(), http, shutdown.clone(), render));
+    let grace = config.shutdown_grace;
+    let api_server = tokio::spawn(api.serve(api_app, grace));
+    let admin_server = tokio::spawn(admin.serve(admin_app, grace));
+
+    let failing = node.clone();
+    let failed = Box::pin(async move { failing.fatal().await });
+    let stop = Box::new(move |grace: Duration| -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async move {
+            let until = Instant::now() + grace;
+            shutdown.trigger();
+            let _ = tokio::join!(api_server, admin_server);
+            let late = node.stop(until.saturating_duration_since(Instant::now())).await;
+            drop(source);
+            let closed = tokio::task::spawn_blocking(move || data_dir.close()).await;
+            match (late, closed) {
+                (0, Ok(())) => Ok(()),
+                (0, Err(error)) => Err(error.to_string()),
+                (late, _) => Err(format!("{} still at work", output::count(late, "slot"))),
+            }
+        })
+    });
+    Ok(Running { api: api_address, admin: admin_address, stop, failed })
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Locked(_) | OpenError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            OpenError::Mismatch(_) | OpenError::Corrupt { .. } => Self::Damaged(error.to_string()),
+        }
+    }
 }
 
 /// The OpenAPI document, from the code.
 pub(super) fn openapi_document() -> Option<String> {
-    None
+    Some(String::from_utf8_lossy(&crate::http::document_json()).into_owned())
 }
 
 // ---- the rest ----------------------------------------------------------------------------------
