@@ -68,7 +68,7 @@ fn message(key: SessionKey, session_number: u64, seq: u64) -> Record {
     let value = Some(Bytes::from_static(b"1"));
     let writes = vec![Write { key: Bytes::from_static(b"count"), value }];
     let head = Head { session_number, seq, deployment: 1, ..Head::default() };
-    Record::Message(Box::new(Message { key, session_number, entry, fingerprint: 7, writes, head }))
+    Record::Message(Box::new(Message { key, session_number, entry: entry.into(), fingerprint: 7, writes, head }))
 }
 
 async fn appends(home: &Path, in_flight: u16) -> anyhow::Result<()> {

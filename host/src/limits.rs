@@ -171,10 +171,6 @@ pub const CLIENT_RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 // --- connections ------------------------------------------------------------------------------
 
-/// Connections of the API listener, sockets included; past it new ones wait in the kernel's queue.
-/// Each costs a file descriptor and, while idle, about 20 KiB.
-pub const CONNECTIONS_DEFAULT: usize = 10_000;
-
 /// Committed messages that wait for one subscriber before it is told of a gap.
 pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
 /// Subscribers of one session.

@@ -5,10 +5,9 @@ use crate::{
     limits,
     log::record::Record,
     names::SessionKey,
-    node_types::{Live, Published},
+    node_types::{Live, LiveReceiver, LiveSender, Published, live_channel},
 };
 use std::{collections::HashMap, sync::Arc};
-use tokio::sync::mpsc;
 
 /// A place in the order of what a slot's task applied: batch number, index in the batch.
 pub type Place = (u64, usize);
@@ -16,7 +15,7 @@ pub type Place = (u64, usize);
 struct Subscriber {
     /// Records before this place are in the backlog that the subscriber has.
     from: Place,
-    sender: mpsc::Sender<Live>,
+    sender: LiveSender,
 }
 
 /// The subscribers of one slot's sessions.
@@ -37,8 +36,8 @@ impl Subscribers {
 
     /// # Errors
     /// `unavailable` when the session has too many subscribers.
-    pub fn add(&mut self, key: &SessionKey, from: Place) -> Result<mpsc::Receiver<Live>, Error> {
-        let (sender, receiver) = mpsc::channel(limits::SUBSCRIBER_MESSAGES_MAX);
+    pub fn add(&mut self, key: &SessionKey, from: Place) -> Result<LiveReceiver, Error> {
+        let (sender, receiver) = live_channel();
         let list = self.by_session.entry(key.clone()).or_default();
         if list.len() >= limits::SUBSCRIBERS_PER_SESSION_MAX {
             return Err(Error::new(
@@ -61,8 +60,8 @@ impl Subscribers {
         !self.is_empty()
     }
 
-    /// Tells the subscribers of a committed batch. One that is too slow is dropped: its channel
-    /// closes behind a full buffer, which its reader can tell from a slot's restart.
+    /// Tells the subscribers of a committed batch. One that is too slow is dropped, and
+    /// can tell that from a slot's restart.
     pub fn publish(&mut self, batch: u64, records: &[Record]) {
         if self.is_empty() {
             return;
@@ -85,9 +84,7 @@ impl Subscribers {
     fn tell(&mut self, key: &SessionKey, place: Place, live: &Live) {
         let Some(list) = self.by_session.get_mut(key) else { return };
         let before = list.len();
-        list.retain(|subscriber| {
-            place < subscriber.from || subscriber.sender.try_send(live.clone()).is_ok()
-        });
+        list.retain(|subscriber| place < subscriber.from || subscriber.sender.offer(live.clone()));
         self.count -= before - list.len();
         if list.is_empty() {
             self.by_session.remove(key);
