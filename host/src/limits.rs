@@ -104,6 +104,8 @@ pub const STATE_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SESSION_STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Entries that one scan gives.
 pub const STATE_SCAN_ENTRIES_MAX: u32 = 1_000;
+/// Bytes after which a scan ends early; it has one pair at least. The guest goes on after the last.
+pub const STATE_SCAN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a reply or of a rejection's message.
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Events that one message may emit.
