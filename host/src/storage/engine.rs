@@ -206,6 +206,25 @@ impl Db {
         }
     }
 
+    /// Whether everything is in tables, which are synced, and nothing in the journals only.
+    pub fn is_flushed(&self) -> bool {
+        self.all().iter().all(|keyspace| {
+            keyspace.tree.active_memtable().is_empty() && keyspace.sealed_memtable_count() == 0
+        })
+    }
+
+    /// Has memtables written to tables when they keep a journal alive that is finished: fjall
+    /// waits for each of them to fill, and replays all that is left at the next start.
+    pub fn release_journals(&self) -> fjall::Result<()> {
+        let idle = self.all().iter().all(|keyspace| keyspace.sealed_memtable_count() == 0);
+        if self.database.journal_count() > 1 && idle {
+            for keyspace in self.all() {
+                keyspace.rotate_memtable()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes every memtable to tables. Blocks until it is done.
     pub fn flush(&self) -> fjall::Result<()> {
         for keyspace in self.all() {

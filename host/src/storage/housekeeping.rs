@@ -56,7 +56,7 @@ impl Housekeeper {
         while !self.stop.wait() {
             // Notices room that is free again, also when nobody asks.
             let _ = self.engine.check_space();
-            self.look_for_failure();
+            self.look_at_database();
             if marked.elapsed() >= limits::FLUSH_INTERVAL {
                 marked = Instant::now();
                 if let Err(e) = self.mark.lock().advance(self.log.last(), false) {
@@ -69,10 +69,12 @@ impl Housekeeper {
         }
     }
 
-    /// A flush or compaction that fails turns the database off without telling anyone.
-    fn look_for_failure(&self) {
+    /// Keeps replay short. And: a flush or compaction that fails turns the database off without
+    /// telling anyone.
+    fn look_at_database(&self) {
         let Ok(db) = self.engine.open_db() else { return };
-        if let Err(e) = db.database.persist(fjall::PersistMode::Buffer) {
+        let looked = db.database.persist(fjall::PersistMode::Buffer);
+        if let Err(e) = looked.and_then(|()| db.release_journals()) {
             self.engine.fail(format!("a flush or compaction failed: {e}"));
         }
     }
