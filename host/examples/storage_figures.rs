@@ -56,6 +56,9 @@ fn reopen(home: &Path, sessions: u64) -> anyhow::Result<()> {
     }
     let each = started.elapsed() / (sessions as u32 / 10).max(1);
     println!("  one head read: {each:?}, resident {} MiB", resident_mib());
+    // What was replayed is written to tables meanwhile.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    println!("  five seconds later resident {} MiB", resident_mib());
     data.close();
     Ok(())
 }

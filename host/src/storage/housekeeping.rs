@@ -56,8 +56,9 @@ impl Housekeeper {
         while !self.stop.wait() {
             // Notices room that is free again, also when nobody asks.
             let _ = self.engine.check_space();
-            self.look_at_database();
-            if marked.elapsed() >= limits::FLUSH_INTERVAL {
+            let now_and_then = marked.elapsed() >= limits::FLUSH_INTERVAL;
+            self.look_at_database(now_and_then);
+            if now_and_then {
                 marked = Instant::now();
                 if let Err(e) = self.mark.lock().advance(self.log.last(), false) {
                     tracing::warn!("cannot write {}: {e}", super::identity::MARK);
@@ -71,10 +72,13 @@ impl Housekeeper {
 
     /// Keeps replay short. And: a flush or compaction that fails turns the database off without
     /// telling anyone.
-    fn look_at_database(&self) {
+    fn look_at_database(&self, now_and_then: bool) {
         let Ok(db) = self.engine.open_db() else { return };
-        let looked = db.database.persist(fjall::PersistMode::Buffer);
-        if let Err(e) = looked.and_then(|()| db.release_journals()) {
+        let mut looked = db.database.persist(fjall::PersistMode::Buffer);
+        if now_and_then {
+            looked = looked.and_then(|()| db.release_journals());
+        }
+        if let Err(e) = looked {
             self.engine.fail(format!("a flush or compaction failed: {e}"));
         }
     }
