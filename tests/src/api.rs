@@ -134,6 +134,13 @@ pub struct Slot {
     pub plugins: BTreeMap<String, String>,
 }
 
+/// One page of sessions.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sessions {
+    pub sessions: Vec<Session>,
+    pub next_after: Option<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Session {
     pub service: String,
@@ -143,6 +150,14 @@ pub struct Session {
     pub plugin: String,
     pub state_keys: u64,
     pub state_bytes: u64,
+    pub pinned: Option<Pin>,
+}
+
+/// Why a session stays on an older plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Pin {
+    pub against: String,
+    pub reason: String,
 }
 
 impl Message {
@@ -411,6 +426,16 @@ impl Admin {
         }
         let all: Slots = self.client.get("/admin/v1/slots").await?.success()?.json()?;
         Ok(all.slots)
+    }
+
+    /// Sessions that the current version could not migrate.
+    ///
+    /// # Errors
+    /// When the answer is not a listing.
+    pub async fn pinned(&self, service: &str) -> anyhow::Result<Vec<Session>> {
+        let path = format!("/admin/v1/services/{}/pinned", encode(service));
+        let page: Sessions = self.client.get(&path).await?.success()?.json()?;
+        Ok(page.sessions)
     }
 
     /// The sum of a metric over all its labels (those that match, if some are given as

@@ -10,6 +10,7 @@ use crate::{
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use std::{
+    cell::RefCell,
     fs::{self, File, OpenOptions},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -25,6 +26,8 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const EXIT_WITHIN: Duration = Duration::from_secs(60);
 /// How often a condition outside of this process is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// So that a test that hangs says so, with its nodes' logs.
+const SCENARIO_WITHIN: Duration = Duration::from_secs(300);
 /// Lines of a node's log that a failing test prints.
 const LOG_LINES_SHOWN: usize = 80;
 
@@ -167,13 +170,13 @@ impl Node {
         Ok(())
     }
 
-    /// Starts the process and waits until it says where it listens.
+    /// Starts the process and waits for nothing. Gives the file that will say where it listens.
     ///
     /// # Errors
-    /// As [`Node::start`].
-    pub async fn spawn(&mut self) -> anyhow::Result<()> {
+    /// When it can't be started, or runs already.
+    pub fn launch(&mut self) -> anyhow::Result<PathBuf> {
         ensure!(self.child.is_none(), "the node is running");
-        let addresses_file = self.scratch.path().join("addresses.json");
+        let addresses_file = self.addresses_file();
         match fs::remove_file(&addresses_file) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
@@ -203,15 +206,30 @@ impl Node {
             command.env("SLOTD_ADMIN_TOKEN", token);
         }
         self.child = Some(command.spawn().context("starting slotd")?);
+        Ok(addresses_file)
+    }
+
+    /// Starts the process and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn spawn(&mut self) -> anyhow::Result<()> {
+        let addresses_file = self.launch()?;
         let until = Instant::now() + READY_WITHIN;
-        let addresses = loop {
-            // The file is there in whole or not at all.
-            if let Ok(text) = fs::read(&addresses_file) {
-                break serde_json::from_slice::<Addresses>(&text)?;
-            }
+        while !addresses_file.exists() {
             self.check_alive(until, "listening")?;
             tokio::time::sleep(LOOK_EVERY).await;
-        };
+        }
+        self.attach()
+    }
+
+    /// Takes up where the process says that it listens; after [`Node::launch`].
+    ///
+    /// # Errors
+    /// When it has not said so yet.
+    pub fn attach(&mut self) -> anyhow::Result<()> {
+        // The file is there in whole or not at all.
+        let addresses: Addresses = serde_json::from_slice(&fs::read(self.addresses_file())?)?;
         let client = |address, token: &Option<String>| {
             let client = Client::new(address);
             token.as_deref().map_or(client.clone(), |token| client.with_token(token))
@@ -223,9 +241,7 @@ impl Node {
     }
 
     fn check_alive(&mut self, until: Instant, what: &str) -> anyhow::Result<()> {
-        let child = self.child.as_mut().context("the node is not running")?;
-        if let Some(status) = child.try_wait()? {
-            self.child = None;
+        if let Some(status) = self.try_wait()? {
             bail!("slotd ended with {status} before it was {what}:\n{}", self.log_tail());
         }
         ensure!(Instant::now() < until, "slotd is not {what} in time:\n{}", self.log_tail());
@@ -259,6 +275,23 @@ impl Node {
     /// The node's own scratch directory, removed with it.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
+    }
+
+    fn addresses_file(&self) -> PathBuf {
+        self.scratch.path().join("addresses.json")
+    }
+
+    /// The exit status, if the process has ended.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let child = self.child.as_mut().context("the node is not running")?;
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
     }
 
     fn log_file(&self) -> PathBuf {
@@ -320,9 +353,7 @@ impl Node {
     pub async fn wait_exit(&mut self) -> anyhow::Result<ExitStatus> {
         let until = Instant::now() + EXIT_WITHIN;
         loop {
-            let child = self.child.as_mut().context("the node is not running")?;
-            if let Some(status) = child.try_wait()? {
-                self.child = None;
+            if let Some(status) = self.try_wait()? {
                 return Ok(status);
             }
             ensure!(Instant::now() < until, "slotd does not end:\n{}", self.log_tail());
@@ -340,15 +371,46 @@ impl Node {
     }
 }
 
+thread_local! {
+    /// The ends of the logs of this thread's nodes, for a scenario that fails after they are gone.
+    static LOGS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         if self.child.is_some() {
             // Nothing is left to be done about a process that can't be killed.
             let _ = self.kill();
         }
+        let log = format!("---- end of the node's log ----\n{}\n----", self.log_tail());
         if std::thread::panicking() {
-            eprintln!("---- end of the node's log ----\n{}\n----", self.log_tail());
+            eprintln!("{log}");
+        } else {
+            LOGS.with_borrow_mut(|logs| logs.push(log));
         }
+    }
+}
+
+/// Runs a test's scenario; when it fails, prints its nodes' logs and panics.
+///
+/// # Panics
+/// When the scenario fails, or takes longer than [`SCENARIO_WITHIN`].
+pub fn scenario(work: impl Future<Output = anyhow::Result<()>>) {
+    LOGS.with_borrow_mut(Vec::clear);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting a runtime")
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                let limited = tokio::time::timeout(SCENARIO_WITHIN, work).await;
+                limited.unwrap_or_else(|_| bail!("not done within {SCENARIO_WITHIN:?}"))
+            })
+        });
+    if let Err(e) = result {
+        LOGS.with_borrow(|logs| logs.iter().for_each(|log| eprintln!("{log}")));
+        panic!("{e:?}");
     }
 }
 

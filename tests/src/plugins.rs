@@ -17,7 +17,7 @@ pub fn path(name: &str) -> PathBuf {
     folder().join(name).with_extension("wasm")
 }
 
-/// A built component: `counter`, `chat-v1`, `chat-v2` or `hostile`.
+/// A built component: `counter`, `chat-v1`, `chat-v2`, `hostile-v1` or `hostile-v2`.
 ///
 /// # Errors
 /// When it is not built; the message says how to.

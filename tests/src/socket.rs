@@ -59,6 +59,28 @@ impl Socket {
         }
     }
 
+    /// Sends a message in JSON under an id, and gives the acknowledgement; events that come before
+    /// it are pushed to `events`.
+    ///
+    /// # Errors
+    /// When it is refused, or the socket ends.
+    pub async fn say(
+        &mut self,
+        id: &str,
+        body: &Value,
+        events: &mut Vec<Value>,
+    ) -> anyhow::Result<Value> {
+        self.send(&serde_json::json!({"type": "send", "id": id, "body": body})).await?;
+        loop {
+            let frame = self.frame().await?;
+            match frame["type"].as_str() {
+                Some("event") => events.push(frame),
+                Some("ack") if frame["id"] == id => return Ok(frame),
+                _ => bail!("expected the acknowledgement of {id}, got {frame}"),
+            }
+        }
+    }
+
     /// The next frame.
     ///
     /// # Errors

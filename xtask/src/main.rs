@@ -9,8 +9,8 @@ use std::{
     time::Instant,
 };
 
-/// The plugins that ship, as folders under `plugins/`.
-const PLUGINS: &[&str] = &["counter", "chat-v1", "chat-v2", "hostile"];
+/// The components that ship, each from its crate under `plugins/`.
+const PLUGINS: &[&str] = &["counter", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2"];
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, tests, shows and measures slotd")]
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
     let work = Workshop { root: root.to_owned(), started: Instant::now() };
     match Args::parse().command {
         Task::Setup => {
-            work.build(Profile::Dev, &["-p", "slotd"])?;
+            work.build(Profile::Dev)?;
             work.setup(Profile::Dev)
         }
         Task::Test { rest } => work.test(&rest),
@@ -92,7 +92,7 @@ struct Workshop {
 
 impl Workshop {
     fn test(&self, rest: &[OsString]) -> anyhow::Result<()> {
-        self.build(Profile::Dev, &["-p", "slotd"])?;
+        self.build(Profile::Dev)?;
         self.setup(Profile::Dev)?;
         let plugins = self.plugins(Profile::Dev)?;
         self.say("testing the workspace");
@@ -112,7 +112,7 @@ impl Workshop {
     }
 
     fn program(&self, name: &str, profile: Profile, args: &[OsString]) -> anyhow::Result<()> {
-        self.build(profile, &["-p", "slotd", "-p", "slotd-tests", "--bins"])?;
+        self.build(profile)?;
         self.setup(profile)?;
         let plugins = self.plugins(profile)?;
         self.say(&format!("starting the {name}"));
@@ -149,10 +149,15 @@ impl Workshop {
         Ok(out)
     }
 
-    fn build(&self, profile: Profile, what: &[&str]) -> anyhow::Result<()> {
+    /// In the dev profile everything at once, with the same features as the tests have: what
+    /// `cargo test` needs later is then there.
+    fn build(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("building slotd (the first time takes minutes)");
-        let release = matches!(profile, Profile::Release).then_some("--release");
-        self.run(self.cargo().arg("build").args(release).args(what))
+        let what: &[&str] = match profile {
+            Profile::Dev => &["--workspace", "--all-targets"],
+            Profile::Release => &["--release", "-p", "slotd", "-p", "slotd-tests", "--bins"],
+        };
+        self.run(self.cargo().arg("build").args(what))
     }
 
     fn cargo(&self) -> Command {

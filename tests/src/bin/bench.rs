@@ -28,7 +28,7 @@ const CONNECTIONS: usize = 64;
 const SESSIONS_FOR_ALL_SLOTS: u64 = 8_192;
 /// Counters of slotd that the report is made of.
 mod names {
-    pub const SYNCS: &str = "slotd_log_syncs_total";
+    pub const SYNCS: &str = "slotd_fsyncs_total";
     pub const GUEST_SECONDS: &str = "slotd_guest_call_seconds_sum";
     pub const GUEST_CALLS: &str = "slotd_guest_call_seconds_count";
 }

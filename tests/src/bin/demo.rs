@@ -46,6 +46,9 @@ struct Args {
     /// Clients that talk at once, at least one for each conversation
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
+    /// Take free ports instead of the usual ones
+    #[arg(long, hide = true)]
+    any_port: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,7 +72,7 @@ async fn demo(args: Args) -> anyhow::Result<bool> {
     let folder = args.conversations.unwrap_or_else(conversations::sample);
     let talk = Arc::new(conversations::load(&folder)?);
     let mut node = Node::start_with(NodeOptions {
-        listen: both_free(ADDRESSES).then_some(ADDRESSES),
+        listen: (!args.any_port && both_free(ADDRESSES)).then_some(ADDRESSES),
         ..NodeOptions::default()
     })
     .await?;

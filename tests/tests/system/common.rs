@@ -1,0 +1,65 @@
+//! What several scenarios use.
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use slotd_tests::{
+    api::{Event, Message},
+    http::{Answer, Problem},
+    node::Node,
+    plugins,
+    sse::{Sse, SseEvent},
+};
+use std::time::Duration;
+
+/// For something that must come: long enough for a busy machine, short enough to see a hang.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// A node with one service on it.
+pub async fn node_with(service: &str, plugin: &str) -> anyhow::Result<Node> {
+    let node = Node::start().await?;
+    node.admin().deploy(service, plugins::load(plugin)?).await?;
+    Ok(node)
+}
+
+/// A line of chat.
+pub fn say(from: &str, text: &str) -> Message {
+    Message::json(&json!({"kind": "say", "from": from, "text": text}))
+}
+
+/// A deed of the plugin `hostile`.
+pub fn deed(value: &Value) -> Message {
+    Message::json(value)
+}
+
+/// The answer must be this problem.
+pub fn expect_problem(answer: &Answer, status: u16, code: &str) -> anyhow::Result<Problem> {
+    let problem = answer.problem().with_context(|| format!("expected {status} {code}"))?;
+    ensure!(
+        problem.status == status && problem.code == code,
+        "expected {status} {code}, got {} {}: {}",
+        problem.status,
+        problem.code,
+        problem.detail
+    );
+    ensure!(!problem.detail.is_empty(), "{code} without a sentence for a person");
+    Ok(problem)
+}
+
+/// The next event, which must come, and soon.
+pub async fn next_event(stream: &mut Sse) -> anyhow::Result<SseEvent> {
+    let next = tokio::time::timeout(SOON, stream.next()).await.context("no event in time")??;
+    next.context("the stream ended")
+}
+
+/// The next `count` events as `seq.index`, their ids.
+pub async fn ids(stream: &mut Sse, count: usize) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::with_capacity(count);
+    for _ in 0..count {
+        let event = next_event(stream).await?;
+        let body: Event = event.json()?;
+        let id = event.id.context("an event without an id")?;
+        ensure!(id == format!("{}.{}", body.seq, body.index), "id {id} on {body:?}");
+        ids.push(id);
+    }
+    Ok(ids)
+}

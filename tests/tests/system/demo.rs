@@ -1,0 +1,36 @@
+//! The demo, as a new user runs it.
+
+use anyhow::{Context, ensure};
+use slotd_tests::{
+    node::{scenario, sibling},
+    plugins,
+};
+use std::process::Command;
+
+/// Without it, the first thing that a new user types could be broken.
+#[test]
+fn the_demo_accounts_for_every_message() {
+    scenario(async {
+        let mut demo = Command::new(sibling("demo")?);
+        demo.args(["--exit", "--any-port"]).env("SLOTD_TEST_PLUGINS", plugins::folder());
+        let output = tokio::task::spawn_blocking(move || demo.output()).await??;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
+            line.and_then(|rest| rest.trim().parse::<u64>().ok())
+                .with_context(|| format!("no {name:?} in\n{text}"))
+        };
+        let sent = value("messages sent")?;
+        ensure!(sent > 1_000, "{sent} sent");
+        ensure!(value("acknowledged")? == sent && value("read back")? == sent, "{text}");
+        for name in ["lost", "duplicated", "out of order", "failed"] {
+            ensure!(value(name)? == 0, "{text}");
+        }
+        for words in ["throughput", "p50", "p99", "pause per slot", "curl http://127.0.0.1:"] {
+            ensure!(text.contains(words), "nothing of {words:?} in\n{text}");
+        }
+        Ok(())
+    });
+}

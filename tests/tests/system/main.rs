@@ -1,0 +1,20 @@
+//! Tests of real nodes, each in a process of its own: what the README and the invariants promise,
+//! seen from outside. One binary, so that there is one link.
+//!
+//! They need the built plugins: `cargo xtask test` builds them and runs these. To run one by hand
+//! afterwards: `cargo test -p slotd-tests --test system kill`.
+
+mod admin;
+mod bad_input;
+mod boot;
+mod common;
+mod demo;
+mod docs;
+mod hostile;
+mod kill;
+mod messages;
+mod overload;
+mod restart;
+mod storage;
+mod streams;
+mod swap;

@@ -1,0 +1,123 @@
+//! A disk that is full.
+
+use crate::common::say;
+use anyhow::{Context, ensure};
+use slotd_tests::{
+    node::{Node, NodeOptions, eventually, fill_up, scenario},
+    plugins,
+};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// A file system of its own, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` where mounting is not allowed.
+    fn mount(mib: u32) -> anyhow::Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .status();
+        Ok(status.is_ok_and(|status| status.success()).then(|| Self(dir)))
+    }
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a node that was just killed may still hold it for a moment.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// Without it, a full disk could lose what was acknowledged, acknowledge what it can't keep, or
+/// need a restart to go on.
+#[test]
+fn a_full_disk_refuses_and_recovers() {
+    let disk = match SmallDisk::mount(192) {
+        Ok(Some(disk)) => disk,
+        Ok(None) => {
+            eprintln!("SKIPPED a_full_disk_refuses_and_recovers: mounting a tmpfs is not allowed");
+            return;
+        }
+        Err(e) => panic!("{e:?}"),
+    };
+    // The file system stays until the node on it is gone.
+    scenario(full_disk(disk.path().to_owned()));
+    drop(disk);
+}
+
+async fn full_disk(disk: std::path::PathBuf) -> anyhow::Result<()> {
+    let mut node = Node::start_with(NodeOptions {
+        data_dir: Some(disk.join("data")),
+        args: ["--store-disk-reserve", "16MiB"].map(String::from).to_vec(),
+        ..NodeOptions::default()
+    })
+    .await?;
+    node.admin().deploy("chat", plugins::load("chat-v1")?).await?;
+    let api = node.api();
+    let line = |number: u64| say("ann", &format!("line {number}")).key(format!("k{number}"));
+    let mut acknowledged = 0;
+    for number in 0..100 {
+        api.send("chat", "a", line(number)).await?;
+        acknowledged += 1;
+    }
+    for round in 0..3 {
+        let ballast = disk.join("ballast");
+        fill_up(&ballast)?;
+        let mut number = acknowledged;
+        eventually("a refusal", async || {
+            let answer = api.post("chat", "a", line(number)).await?;
+            if answer.status == 200 {
+                // What little room there was; what is acknowledged must be kept.
+                number += 1;
+                return Ok(None);
+            }
+            let problem = answer.problem()?;
+            let codes = ["storage-unavailable", "outcome-unknown"];
+            ensure!(codes.contains(&&*problem.code), "{problem:?}");
+            Ok(Some(()))
+        })
+        .await?;
+        acknowledged = number;
+        // Reads go on.
+        ensure!(api.history("chat", "a", 0, 10).await?.entries.len() == 10);
+        std::fs::remove_file(&ballast)?;
+        eventually("room again", async || {
+            let answer = api.post("chat", "a", line(number)).await?;
+            if answer.status != 200 {
+                ensure!([503, 504].contains(&answer.status), "{answer:?}");
+                return Ok(None);
+            }
+            Ok(Some(()))
+        })
+        .await
+        .with_context(|| format!("round {round}"))?;
+        acknowledged += 1;
+        check(&node, acknowledged).await?;
+    }
+    // With the disk full, a crash must not change what is there.
+    let ballast = disk.join("ballast");
+    fill_up(&ballast)?;
+    node.kill()?;
+    std::fs::remove_file(&ballast)?;
+    node.restart().await?;
+    check(&node, acknowledged).await
+}
+
+/// Every acknowledged line once, in order, and no other.
+async fn check(node: &Node, acknowledged: u64) -> anyhow::Result<()> {
+    let history = node.api().whole_history("chat", "a").await?;
+    ensure!(history.len() as u64 == acknowledged, "{} of {acknowledged}", history.len());
+    for (number, entry) in history.iter().enumerate() {
+        ensure!(entry.id.as_deref() == Some(&format!("k{number}")), "{number}: {entry:?}");
+    }
+    Ok(())
+}
