@@ -16,8 +16,12 @@ use slotd::{
 use std::{path::Path, sync::Arc, time::Instant};
 
 fn main() -> anyhow::Result<()> {
-    let dir = std::env::args().nth(1).unwrap_or_else(|| "storage-figures".into());
-    let sessions = std::env::args().nth(2).map_or(Ok(1_000_000), |n| n.parse())?;
+    let args: Vec<String> = std::env::args().collect();
+    let dir = args.get(1).cloned().unwrap_or_else(|| "storage-figures".into());
+    if let [_, home, _, sessions] = &args[..] {
+        return reopen(Path::new(home), sessions.parse()?);
+    }
+    let sessions = args.get(2).map_or(Ok(1_000_000), |n| n.parse())?;
     let dir = Path::new(&dir);
     anyhow::ensure!(!dir.exists(), "{} exists", dir.display());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
@@ -28,22 +32,34 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(fill(&home, sessions))?;
     drop(runtime);
     for how in ["after a crash", "after an orderly stop"] {
-        let started = Instant::now();
-        let data = DataDir::open(&home, StorageOptions::default())?;
-        println!("open {how}: {:?}, resident {} MiB", started.elapsed(), resident_mib());
-        let started = Instant::now();
-        let state = data.state();
-        for i in (0..sessions).step_by(10) {
-            let key = key(i)?;
-            let slot = key.slot(512);
-            let head = state.head(slot, &key)?;
-            anyhow::ensure!(head.is_some_and(|head| head.seq == 1), "session {i} is missing");
-        }
-        let each = started.elapsed() / (sessions as u32 / 10).max(1);
-        println!("  one head read: {each:?}, resident {} MiB", resident_mib());
-        data.close();
+        println!("open {how}:");
+        // In a process of its own: what memory was used before does not show.
+        let mut child = std::process::Command::new(std::env::current_exe()?);
+        child.args([home.as_os_str(), "--open".as_ref(), sessions.to_string().as_ref()]);
+        anyhow::ensure!(child.status()?.success(), "opening failed");
     }
     std::fs::remove_dir_all(dir)?;
+    Ok(())
+}
+
+fn reopen(home: &Path, sessions: u64) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let data = DataDir::open(home, StorageOptions::default())?;
+    println!("  {:?}, resident {} MiB", started.elapsed(), resident_mib());
+    let started = Instant::now();
+    let state = data.state();
+    for i in (0..sessions).step_by(10) {
+        let key = key(i)?;
+        let slot = key.slot(512);
+        let head = state.head(slot, &key)?;
+        anyhow::ensure!(head.is_some_and(|head| head.seq == 1), "session {i} is missing");
+    }
+    let each = started.elapsed() / (sessions as u32 / 10).max(1);
+    println!("  one head read: {each:?}, resident {} MiB", resident_mib());
+    // What was replayed is written to tables meanwhile.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    println!("  five seconds later resident {} MiB", resident_mib());
+    data.close();
     Ok(())
 }
 

@@ -29,7 +29,7 @@ codes! {
     NameInvalid = "name-invalid", 400, false;
     /// The bearer token is missing or wrong.
     Unauthorized = "unauthorized", 401, false;
-    /// A web page of another origin asked, on a listener without a token.
+    /// A web page may be behind it: another origin, or on loopback another host than localhost, asked a listener without a token.
     OriginRefused = "origin-refused", 403, false;
     /// There is no such route.
     RouteNotFound = "route-not-found", 404, false;

@@ -88,6 +88,8 @@ pub const GUEST_MEMORY_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Time that one call of a guest may take.
 pub const GUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
+/// The most that a call's time can be configured to; no request waits nearly as long.
+pub const GUEST_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
 /// Epochs: how often a running guest lets others run and looks at its deadline.
 pub const GUEST_EPOCH: Duration = Duration::from_millis(10);
 /// Host calls (state, effects, log) that one call of a guest may make.
@@ -102,6 +104,8 @@ pub const STATE_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SESSION_STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Entries that one scan gives.
 pub const STATE_SCAN_ENTRIES_MAX: u32 = 1_000;
+/// Bytes after which a scan ends early; it has one pair at least. The guest goes on after the last.
+pub const STATE_SCAN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a reply or of a rejection's message.
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Events that one message may emit.

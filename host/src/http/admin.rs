@@ -50,7 +50,7 @@ async fn change<T: Serialize + Send + 'static>(
     responses((status = 200, description = "All of them", body = Services, content_type = "application/json"))
 )]
 pub(super) async fn services(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     Ok(json(&Services { services: admin.node()?.services() }))
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn services(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "What it runs", body = ServiceInfo, content_type = "application/json"))
 )]
 pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
     Ok(json(&admin.node()?.service(&service)?))
 }
@@ -128,7 +128,7 @@ fn check_version(version: &str) -> Result<String, Error> {
     responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
 )]
 pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
     let node = admin.node()?.clone();
     change(async move { node.rollback(&service).await }).await
@@ -143,7 +143,7 @@ pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "The last swap", body = SwapStatus, content_type = "application/json"))
 )]
 pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
     let ServiceInfo { service, generation, swap, .. } = admin.node()?.service(&service)?;
     Ok(json(&SwapStatus { service, generation, swap }))
@@ -180,7 +180,7 @@ pub(super) async fn pinned(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "All of them", body = Slots, content_type = "application/json"))
 )]
 pub(super) async fn slots(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let slots = admin.reading(admin.node()?.slots()).await?;
     Ok(json(&Slots { slots }))
 }
@@ -194,7 +194,7 @@ pub(super) async fn slots(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "Where it is", body = SlotInfo, content_type = "application/json"))
 )]
 pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let slot = params::slot_of(&uri)?;
     Ok(json(&admin.reading(admin.node()?.slot(slot)).await?))
 }
@@ -211,7 +211,7 @@ pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "It is drained", body = Drained, content_type = "application/json"))
 )]
 pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let slot = params::slot_of(&uri)?;
     let node = admin.node()?.clone();
     change(async move { node.drain_slot(slot).await }).await
@@ -225,7 +225,7 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "What moves", body = Rebalanced, content_type = "application/json"))
 )]
 pub(super) async fn rebalance(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let node = admin.node()?.clone();
     change(async move { node.rebalance().await }).await
 }
@@ -238,7 +238,7 @@ pub(super) async fn rebalance(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "Nodes and their slots", body = RingInfo, content_type = "application/json"))
 )]
 pub(super) async fn ring(State(admin): State<Admin>, uri: Uri) -> Answer {
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     Ok(json(&admin.node()?.ring()))
 }
 

@@ -74,6 +74,31 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
+/// Whether a request names this machine: `localhost`, an IP address, or a name without a dot, as
+/// local networks give them. A page whose own name was made to resolve to loopback names itself,
+/// and a public name has a dot.
+pub(super) fn check_local_host(headers: &HeaderMap) -> Result<(), Error> {
+    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
+    if host.to_str().is_ok_and(is_local) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::OriginRefused,
+        "without a token, a loopback listener is reached as localhost or by its address; \
+         behind a proxy set a token, or have the proxy set `Host`",
+    ))
+}
+
+fn is_local(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.parse::<std::net::IpAddr>().is_ok()
+        || (!name.is_empty() && !name.contains('.'))
+        || name.to_ascii_lowercase().ends_with(".localhost")
+}
+
 fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let authority = origin.to_str().ok().and_then(|o| Some(o.split_once("://")?.1));
@@ -124,6 +149,25 @@ mod tests {
         assert_eq!(check(&[], true), None);
         assert_eq!(check(&[("authorization", "Bearer no")], true), Some(Code::Unauthorized));
         assert!(Token::new("").is_err() && Token::new("a b").is_err());
+    }
+
+    /// Without it a page whose name resolves to loopback would be of the same origin as the node.
+    #[test]
+    fn only_local_names_are_local() {
+        for good in [
+            "localhost",
+            "slotd:7070",
+            "LOCALHOST:1",
+            "127.0.0.1:7400",
+            "[::1]:1",
+            "[::1]",
+            "a.localhost",
+        ] {
+            assert!(is_local(good), "{good}");
+        }
+        for bad in ["", "evil.example:7400", "localhost.evil.example", "127.0.0.1.evil", "x.y"] {
+            assert!(!is_local(bad), "{bad}");
+        }
     }
 
     /// Without it a web page could deploy a plugin to a node on the reader's loopback.

@@ -48,12 +48,14 @@ pub(super) struct ConnShared {
     killed: AtomicBool,
     /// Of the connection's task, for the orders from outside.
     waker: Mutex<Option<Waker>>,
+    /// Only requests to a local host are taken ([`super::auth::check_local_host`]).
+    pub(super) local_only: bool,
     _permit: Option<OwnedSemaphorePermit>,
     _open: Open,
 }
 
 impl ConnShared {
-    pub(super) fn new(permit: Option<OwnedSemaphorePermit>, open: Open) -> Self {
+    pub(super) fn new(local_only: bool, permit: Option<OwnedSemaphorePermit>, open: Open) -> Self {
         Self {
             began: Instant::now(),
             now: 0.into(),
@@ -65,6 +67,7 @@ impl ConnShared {
             stopping: false.into(),
             killed: false.into(),
             waker: Mutex::new(None),
+            local_only,
             _permit: permit,
             _open: open,
         }
@@ -360,4 +363,69 @@ fn ready_or(poll: Poll<()>, pending: impl FnOnce()) -> Poll<()> {
         pending();
     }
     poll
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection that began `ago`.
+    fn connection(ago: Duration) -> Option<Arc<ConnShared>> {
+        let mut shared = ConnShared::new(false, None, Stats::new().open_connection());
+        shared.began = shared.began.checked_sub(ago)?;
+        Some(Arc::new(shared))
+    }
+    fn stopping(shared: &ConnShared) -> bool {
+        shared.stopping.load(Relaxed)
+    }
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Without it a client could hold connections for ever, by silence or a byte at a time.
+    #[test]
+    fn an_idle_connection_is_told_to_stop_and_then_cut() -> Result<(), &'static str> {
+        const YOUNG: &str = "the machine's clock is younger than the test needs";
+        let fresh = connection(limits::CONNECTION_IDLE - SECOND).ok_or(YOUNG)?;
+        assert!(!fresh.look() && !stopping(&fresh));
+        let idle = connection(limits::CONNECTION_IDLE + SECOND / 2).ok_or(YOUNG)?;
+        assert!(!idle.look() && stopping(&idle));
+        let stuck = connection(limits::CONNECTION_IDLE + limits::LINGER + SECOND).ok_or(YOUNG)?;
+        assert!(stuck.look());
+
+        let busy = connection(limits::CONNECTION_IDLE * 2).ok_or(YOUNG)?;
+        let request = busy.request();
+        assert!(!busy.look() && !stopping(&busy));
+        drop(request);
+        assert!(!busy.look() && !stopping(&busy), "it is idle from now on only");
+        Ok(())
+    }
+
+    /// Without it a peer that takes nothing would hold what is written to it for ever.
+    #[test]
+    fn a_peer_that_takes_nothing_is_cut() -> Result<(), &'static str> {
+        let shared = connection(limits::WRITE_STALL * 2).ok_or("a young clock")?;
+        let _request = shared.request();
+        shared.write_blocked.store(shared.moment(Instant::now()), Relaxed);
+        assert!(!shared.look());
+        assert_eq!(
+            shared.due(),
+            Some(shared.write_blocked.load(Relaxed) + limits::WRITE_STALL.as_millis() as u64)
+        );
+        shared.write_blocked.store(1, Relaxed);
+        assert!(shared.look());
+        Ok(())
+    }
+
+    /// Without it the task would not be woken for the deadline, or spin after it.
+    #[test]
+    fn a_deadline_is_due_once() {
+        let shared = connection(Duration::ZERO).expect("now");
+        let _request = shared.request();
+        assert_eq!(shared.due(), None);
+        shared.request_began(Instant::now(), 5 * SECOND);
+        assert!(shared.due().is_some_and(|due| due > 4_000) && !shared.deadline_passed());
+        shared.request_began(Instant::now(), Duration::ZERO);
+        assert!(!shared.look());
+        assert!(shared.deadline_passed());
+        assert_eq!(shared.due(), None);
+    }
 }

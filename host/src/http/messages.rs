@@ -15,7 +15,7 @@ use crate::{
 };
 use axum::extract::{Request, State};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
@@ -68,6 +68,7 @@ pub(super) fn names_in(path: &str) -> Option<(&str, &str)> {
 pub(super) async fn send<B>(
     api: &Api,
     key: Result<SessionKey, Error>,
+    uri: &Uri,
     headers: &HeaderMap,
     body: B,
     deadline: Deadline<'_>,
@@ -76,6 +77,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let key = key?;
+    params::no_query(uri)?;
     let mut message = Incoming {
         id: params::idempotency_key(headers)?,
         sender: params::sender(headers)?,
@@ -224,7 +226,7 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<a
     let (head, body) = request.into_parts();
     let deadline = Deadline::after(api.options().request_deadline);
     let key = params::session_of(&head.uri);
-    answer(send(&api, key, &head.headers, body, deadline).await).map(Into::into)
+    answer(send(&api, key, &head.uri, &head.headers, body, deadline).await).map(Into::into)
 }
 
 /// Asks a session's handler, without changing anything
@@ -253,6 +255,7 @@ pub(super) async fn query(
 ) -> Result<Response<axum::body::Body>, Error> {
     let (head, body) = request.into_parts();
     let key = params::session_of(&head.uri)?;
+    params::no_query(&head.uri)?;
     let content_type = params::content_type(&head.headers)?;
     let deadline = Deadline::after(api.options().request_deadline);
     let body = deadline

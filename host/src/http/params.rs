@@ -162,6 +162,14 @@ impl Query {
     }
 }
 
+/// For routes without parameters.
+pub(super) fn no_query(uri: &Uri) -> Result<(), Error> {
+    match uri.query() {
+        None => Ok(()),
+        Some(_) => Query::parse(uri, &[]).map(drop),
+    }
+}
+
 /// The one value of a header, as text.
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Error> {
     let Some(value) = headers.get(name) else { return Ok(None) };

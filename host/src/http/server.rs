@@ -40,6 +40,8 @@ struct AppInner {
     api: Option<Api>,
     stats: Stats,
     connections_max: usize,
+    /// Nobody is asked for a token.
+    open: bool,
     shutdown: Shutdown,
 }
 
@@ -49,6 +51,7 @@ impl App {
             router: api_router(api.clone()),
             stats: api.0.stats.clone(),
             connections_max: api.options().connections_max,
+            open: api.options().api_token.is_none(),
             shutdown: api.0.shutdown.clone(),
             api: Some(api),
         }))
@@ -58,6 +61,7 @@ impl App {
             router: admin_router(admin.clone()),
             stats: admin.0.stats.clone(),
             connections_max: limits::ADMIN_CONNECTIONS_MAX,
+            open: admin.0.options.admin_token.is_none(),
             shutdown: admin.0.shutdown.clone(),
             api: None,
         }))
@@ -101,6 +105,7 @@ impl Server {
     pub async fn serve(self, app: App, grace: Duration) {
         let permits = Arc::new(Semaphore::new(app.0.connections_max));
         let connections = Arc::new(Connections::default());
+        let local_only = app.0.open && self.address.ip().is_loopback();
         {
             let mut stop = std::pin::pin!(app.0.shutdown.triggered());
             let mut number = 0;
@@ -112,7 +117,8 @@ impl Server {
                     accepted = accept => accepted,
                 };
                 number += 1;
-                let shared = ConnShared::new(Some(permit), app.0.stats.open_connection());
+                let shared =
+                    ConnShared::new(local_only, Some(permit), app.0.stats.open_connection());
                 start(&app, stream, Arc::new(shared), number, &connections);
             }
         }
@@ -188,6 +194,11 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
     let in_flight = connection.request();
+    if connection.local_only
+        && let Err(error) = auth::check_local_host(request.headers())
+    {
+        return Ok(problem::response(&error).map(|body| ReplyBody::Full(Some(body))));
+    }
     if let Some(api) = &app.0.api
         && request.method() == Method::POST
         && let Some((service, session)) = messages::names_in(request.uri().path())
@@ -201,7 +212,9 @@ async fn handle(
         let response = match allowed {
             Ok(()) => {
                 let deadline = Deadline::Connection(&connection);
-                messages::answer(messages::send(api, key, &head.headers, body, deadline).await)
+                messages::answer(
+                    messages::send(api, key, &head.uri, &head.headers, body, deadline).await,
+                )
             }
             Err(error) => problem::response(&error),
         };

@@ -23,7 +23,7 @@ use http::{Response, StatusCode, Uri};
 )]
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
     let key = params::session_of(&uri)?;
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     reading_json(&api, api.backend().session(&key)).await
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
 )]
 pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCode, Error> {
     let key = params::session_of(&uri)?;
-    Query::parse(&uri, &[])?;
+    params::no_query(&uri)?;
     let deadline = Deadline::after(api.options().request_deadline);
     deadline.limit(api.backend().delete(&key)).await.unwrap_or_else(|| Err(outcome_unknown()))?;
     Ok(StatusCode::NO_CONTENT)

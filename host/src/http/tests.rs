@@ -162,6 +162,7 @@ async fn bad_requests_get_problems() {
             "name-invalid",
         ),
         (&format!("GET {ROOM}/messages?aftr=1"), "", 400, "request-invalid"),
+        (&format!("POST {ROOM}/messages?id=1"), "", 400, "request-invalid"),
         (&format!("GET {ROOM}/messages?tail=1&limit=1"), "", 400, "request-invalid"),
         (&format!("GET {ROOM}/events?after=x"), "", 400, "request-invalid"),
         (&format!("GET {ROOM}/events?after=1"), "", 400, "request-invalid"),
@@ -181,6 +182,12 @@ async fn bad_requests_get_problems() {
         let answer = call(node.address, line, headers, "").await;
         assert_eq!(answer.code(), (status, code.into()), "{line}");
     }
+    let mut stream = TcpStream::connect(node.address).await.expect("connected");
+    let request = format!("GET {ROOM} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("written");
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).await.expect("read");
+    assert_eq!(Answer::parse(&raw).code(), (403, "origin-refused".into()));
     let wrong = call(node.address, &format!("PUT {ROOM}/messages"), "", "").await;
     let mut allow: Vec<_> = wrong.header("allow").expect("Allow").split(',').collect();
     allow.sort_unstable();
@@ -196,7 +203,7 @@ async fn a_body_over_the_limit_is_refused_unread() {
         for path in ["messages", "query"] {
             let (mut read, mut write) =
                 TcpStream::connect(node.address).await.expect("connected").into_split();
-            let head = format!("POST {ROOM}/{path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n");
+            let head = format!("POST {ROOM}/{path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n");
             write.write_all(head.as_bytes()).await.expect("written");
             let upload = tokio::spawn(async move {
                 let chunk = format!("2000\r\n{}\r\n", "x".repeat(0x2000));
@@ -231,8 +238,9 @@ async fn a_body_in_pieces_is_put_together() {
     let node = start(options()).await;
     let mut stream = TcpStream::connect(node.address).await.expect("connected");
     stream.set_nodelay(true).expect("set");
-    let head =
-        format!("POST {ROOM}/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let head = format!(
+        "POST {ROOM}/messages HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).await.expect("written");
     let mut whole = String::new();
     for i in 0..50 {
@@ -267,7 +275,8 @@ async fn an_undecided_message_is_told_so_at_its_deadline() {
     let answer = api_router(api).oneshot(request.expect("a request")).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
     let mut stream = TcpStream::connect(node.address).await.expect("connected");
-    let head = format!("POST {ROOM}/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx");
+    let head =
+        format!("POST {ROOM}/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx");
     stream.write_all(head.as_bytes()).await.expect("written");
     let mut raw = Vec::new();
     let read = async {
@@ -289,7 +298,7 @@ async fn requests_of_one_connection_are_answered_in_order() {
         let body = format!("{{\"i\":{i}}}");
         let length = body.len();
         all += &format!(
-            "POST {ROOM}/messages HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
+            "POST {ROOM}/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
         );
     }
     stream.write_all(all.as_bytes()).await.expect("written");

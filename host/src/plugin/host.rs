@@ -52,6 +52,13 @@ fn stopped(error: &tokio::task::JoinError) -> String {
 
 impl Inner {
     pub(super) fn new(options: PluginOptions) -> Result<Self, PluginError> {
+        if options.deadline.is_zero() || options.deadline > limits::GUEST_DEADLINE_MAX {
+            return Err(PluginError::Failed(format!(
+                "a guest's deadline is more than nothing and {:?} at most, not {:?}",
+                limits::GUEST_DEADLINE_MAX,
+                options.deadline
+            )));
+        }
         let engine = engine::new()?;
         let linker = engine::linker(&engine)
             .map_err(|e| PluginError::Failed(format!("the host's functions: {e:#}")))?;

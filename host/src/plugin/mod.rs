@@ -244,7 +244,8 @@ impl PluginHost {
     /// Makes the engine and opens the folder of components, which is made if it is not there.
     ///
     /// # Errors
-    /// [`PluginError::Failed`] when the folder can't be made or read.
+    /// [`PluginError::Failed`] when the folder can't be made or read, or an option is out of
+    /// bounds.
     pub fn new(options: PluginOptions) -> Result<Self, PluginError> {
         Ok(Self { inner: Arc::new(host::Inner::new(options)?) })
     }
@@ -274,6 +275,12 @@ impl PluginHost {
     /// As [`Self::load`].
     pub async fn component(&self, digest: Digest) -> Result<Bytes, PluginError> {
         self.inner.component(digest).await
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plugin({} {})", self.digest.short(), self.version.as_deref().unwrap_or("-"))
     }
 }
 

@@ -390,6 +390,17 @@ async fn concurrent_loads_compile_once() {
     assert!(plugins.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1])));
 }
 
+/// A deadline that overflows the clock would panic on the first message.
+#[test]
+fn options_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    for deadline in [Duration::ZERO, Duration::MAX] {
+        let mut options = options(dir.path());
+        options.deadline = deadline;
+        assert!(matches!(PluginHost::new(options), Err(PluginError::Failed(_))));
+    }
+}
+
 /// A plugin that no slot runs any more must not stay in memory.
 #[tokio::test]
 async fn a_plugin_goes_with_its_last_user() {

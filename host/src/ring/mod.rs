@@ -73,12 +73,15 @@ pub struct Table {
     owners: Box<[u16]>,
 }
 
-/// The most slots that one of `nodes` nodes may have: `ceil(mean * 1.10)`, in whole numbers so
-/// that no rounding mode has a part in it. 0 without nodes.
+/// The most slots that one of `nodes` nodes may have: `ceil(mean * 1.10)` or all there are, in whole
+/// numbers so that no rounding mode has a part in it. 0 without nodes.
 pub fn cap(slot_count: u16, nodes: usize) -> u32 {
     match nodes as u64 {
         0 => 0,
-        n => (u64::from(slot_count) * CAP_PERCENT).div_ceil(n * 100) as u32,
+        n => {
+            let slots = u64::from(slot_count);
+            (slots * CAP_PERCENT).div_ceil(n * 100).min(slots) as u32
+        }
     }
 }
 

@@ -194,7 +194,15 @@ impl State for Transaction {
             debug_assert!(in_range(key));
             found.insert(key.clone(), value.clone());
         }
+        // A page has one pair at least, whatever it weighs.
+        let mut bytes = 0;
         let live = found.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        Ok(live.take(limit).collect())
+        let page = live.take(limit).take_while(|(key, value)| {
+            let fits =
+                bytes == 0 || bytes + key.len() + value.len() <= limits::STATE_SCAN_BYTES_MAX;
+            bytes += key.len() + value.len();
+            fits
+        });
+        Ok(page.collect())
     }
 }

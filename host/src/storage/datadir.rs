@@ -207,14 +207,19 @@ impl DataDir {
     pub fn close(&self) {
         self.end_threads();
         let Some(db) = self.engine.db.write().take() else { return };
-        if self.engine.check_writable().is_ok()
-            && let Err(e) = db.flush()
-        {
-            tracing::warn!("not everything could be written when closing (nothing is lost): {e}");
-        }
+        let flushed =
+            self.engine.check_writable().is_ok() && db.flush().is_ok_and(|()| db.is_flushed());
         drop(db);
-        if let Err(e) = self.mark.lock().advance(self.shared.last(), true) {
-            tracing::warn!("cannot write {}: {e}", identity::MARK);
+        let last = self.shared.last();
+        let marked = self.mark.lock().advance(last, true);
+        // The mark first: it shows when the tables do not hold what the journals did.
+        let emptied = marked.map_err(|e| OpenError::io(&self.path.join(identity::MARK), e));
+        let emptied = emptied.and_then(|()| match flushed {
+            true => journal::empty(&self.engine.db_path),
+            false => Err(OpenError::Unavailable("not everything could be written".into())),
+        });
+        if let Err(e) = emptied {
+            tracing::warn!("the next start replays the journals (nothing is lost): {e}");
         }
     }
 

@@ -104,13 +104,13 @@ fn keyspace_options(name: &str) -> KeyspaceCreateOptions {
     match name {
         // Never merged: keys only rise, and whole tables are dropped once all in them is trimmed.
         "log" => KeyspaceCreateOptions::default()
-            .max_memtable_size(16 * MIB)
+            .max_memtable_size(8 * MIB)
             .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
             .data_block_size_policy(BlockSizePolicy::all(64 * 1024))
             .index_block_pinning_policy(PinningPolicy::all(false))
             .filter_block_pinning_policy(PinningPolicy::all(false)),
-        "history" => leveled(8 * MIB).data_block_size_policy(BlockSizePolicy::all(16 * 1024)),
-        "heads" | "state" | "remembered" => leveled(8 * MIB),
+        "history" => leveled(4 * MIB).data_block_size_policy(BlockSizePolicy::all(16 * 1024)),
+        "heads" | "state" | "remembered" => leveled(4 * MIB),
         _ => leveled(2 * MIB),
     }
 }
@@ -204,6 +204,27 @@ impl Db {
             Some(&VALUE_FORMAT) if value.len() >= 9 => Ok(&value[9..]),
             first => Err(format!("a value has format {first:?}")),
         }
+    }
+
+    /// Whether everything is in tables, which are synced, and nothing in the journals only.
+    pub fn is_flushed(&self) -> bool {
+        self.all().iter().all(|keyspace| {
+            keyspace.tree.active_memtable().is_empty() && keyspace.sealed_memtable_count() == 0
+        })
+    }
+
+    /// Has memtables written to tables when they keep a journal alive that is finished: fjall
+    /// waits for each of them to fill, and replays all that is left at the next start.
+    pub fn release_journals(&self) -> fjall::Result<()> {
+        if self.database.journal_count() > 1 {
+            for keyspace in self.all() {
+                // One that is being written already will release what it holds.
+                if keyspace.sealed_memtable_count() == 0 {
+                    keyspace.rotate_memtable()?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes every memtable to tables. Blocks until it is done.

@@ -56,8 +56,9 @@ impl Housekeeper {
         while !self.stop.wait() {
             // Notices room that is free again, also when nobody asks.
             let _ = self.engine.check_space();
-            self.look_for_failure();
-            if marked.elapsed() >= limits::FLUSH_INTERVAL {
+            let now_and_then = marked.elapsed() >= limits::FLUSH_INTERVAL;
+            self.look_at_database(now_and_then);
+            if now_and_then {
                 marked = Instant::now();
                 if let Err(e) = self.mark.lock().advance(self.log.last(), false) {
                     tracing::warn!("cannot write {}: {e}", super::identity::MARK);
@@ -69,10 +70,15 @@ impl Housekeeper {
         }
     }
 
-    /// A flush or compaction that fails turns the database off without telling anyone.
-    fn look_for_failure(&self) {
+    /// Keeps replay short. And: a flush or compaction that fails turns the database off without
+    /// telling anyone.
+    fn look_at_database(&self, now_and_then: bool) {
         let Ok(db) = self.engine.open_db() else { return };
-        if let Err(e) = db.database.persist(fjall::PersistMode::Buffer) {
+        let mut looked = db.database.persist(fjall::PersistMode::Buffer);
+        if now_and_then {
+            looked = looked.and_then(|()| db.release_journals());
+        }
+        if let Err(e) = looked {
             self.engine.fail(format!("a flush or compaction failed: {e}"));
         }
     }

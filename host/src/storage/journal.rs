@@ -84,6 +84,17 @@ pub fn check(db: &Path, salt: u64) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Empties the journals of a closed database whose tables hold everything, so that the next start
+/// reads none of it. The newest one stays as a file: without one fjall starts to count anew.
+pub fn empty(db: &Path) -> Result<(), OpenError> {
+    let mut journals = list(db)?;
+    let newest = journals.pop();
+    for (_, path) in journals {
+        fs::remove_file(&path).map_err(|e| OpenError::io(&path, e))?;
+    }
+    newest.map_or(Ok(()), |(_, path)| set_len(&path, 0))
+}
+
 /// A file's bytes up to its last hole. fjall preallocates journals, mostly with nothing.
 fn read_written(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::File::open(path)?;
@@ -187,11 +198,15 @@ fn ends_with_end(data: &[u8]) -> bool {
 }
 
 fn cut(path: &Path, at: usize) -> Result<(), OpenError> {
-    let file = fs::OpenOptions::new().write(true).open(path);
-    file.and_then(|file| file.set_len(at as u64).and_then(|()| file.sync_all()))
-        .map_err(|e| OpenError::io(path, e))?;
+    set_len(path, at as u64)?;
     tracing::info!(journal = %path.display(), at, "cut an unfinished write off a journal");
     Ok(())
+}
+
+fn set_len(path: &Path, len: u64) -> Result<(), OpenError> {
+    let file = fs::OpenOptions::new().write(true).open(path);
+    file.and_then(|file| file.set_len(len).and_then(|()| file.sync_all()))
+        .map_err(|e| OpenError::io(path, e))
 }
 
 fn read_batch(data: &[u8], start: usize, salt: u64) -> Result<BatchRead, Bad> {

@@ -25,9 +25,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..30)
 }
 
+/// Number, values, bodies.
+type Session = (u64, BTreeMap<Bytes, Bytes>, Vec<Vec<u8>>);
+
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
-    sessions: BTreeMap<String, (u64, BTreeMap<Bytes, Bytes>, Vec<Vec<u8>>)>,
+    sessions: BTreeMap<String, Session>,
     next: u64,
     generation: u64,
 }
