@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -24,6 +24,8 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub struct Client {
     address: SocketAddr,
     token: Option<Arc<str>>,
+    /// Of each connection, in the kernel.
+    receive_buffer_bytes: Option<u32>,
     idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
 }
 
@@ -48,13 +50,20 @@ pub struct Problem {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: None, idle: Arc::default() }
+        Self { address, token: None, receive_buffer_bytes: None, idle: Arc::default() }
     }
 
     /// Sends `Authorization: Bearer <token>` with every request.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// Lets the kernel hold only so much of what this client does not read.
+    #[must_use]
+    pub fn with_receive_buffer(mut self, bytes: u32) -> Self {
+        self.receive_buffer_bytes = Some(bytes);
         self
     }
 
@@ -164,11 +173,23 @@ impl Client {
         Ok(request.body(body)?)
     }
 
-    async fn connect(&self) -> anyhow::Result<SendRequest<Body>> {
-        let stream = TcpStream::connect(self.address)
-            .await
-            .with_context(|| format!("connecting to {}", self.address))?;
+    /// A connection of its own.
+    pub(crate) async fn open(&self) -> anyhow::Result<TcpStream> {
+        let socket = match self.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(bytes) = self.receive_buffer_bytes {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        let connecting = socket.connect(self.address).await;
+        let stream = connecting.with_context(|| format!("connecting to {}", self.address))?;
         stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Body>> {
+        let stream = self.open().await?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the connection; what goes wrong shows in the request.

@@ -24,8 +24,7 @@ impl Socket {
     /// # Errors
     /// When the connection fails or the server refuses the upgrade.
     pub async fn open(client: &Client, path: &str) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(client.address()).await?;
-        stream.set_nodelay(true)?;
+        let stream = client.open().await?;
         let url = format!("ws://{}{path}", client.address());
         let (stream, _) =
             client_async(url, stream).await.with_context(|| format!("upgrading {path}"))?;

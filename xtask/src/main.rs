@@ -132,7 +132,9 @@ impl Workshop {
     /// Sets up the toolchain for plugins; slotd's own command says what it did.
     fn setup(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("setting up what building plugins needs");
-        self.run(Command::new(self.slotd(profile)).args(["plugin", "setup"]))
+        self.run(
+            Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root),
+        )
     }
 
     /// Builds the plugins that ship into one folder, which it gives.

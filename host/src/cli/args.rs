@@ -298,6 +298,15 @@ pub enum PluginCmd {
         #[arg(long, short, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Set up what building plugins needs, and say what was done
+    ///
+    /// rustup's targets or, where they cannot be fetched, Debian's packages. Does nothing where
+    /// all is there.
+    Setup {
+        /// The folder whose toolchain counts
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
     /// Say what a file is, what it imports and exports, and whether slotd can run it
     Check {
         /// The component

@@ -6,6 +6,7 @@ use super::{
     exit::{CliError, Exit},
     output,
     plugin::{self, BuildOptions, NewOptions},
+    toolchain,
 };
 use crate::{config::keys::KEYS, plugin::inspect};
 use serde::Serialize;
@@ -19,6 +20,7 @@ pub fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
         PluginCmd::Build { dir, profile, out } => {
             report(plugin::build(&BuildOptions { dir, profile, out, quiet: json }), json)
         }
+        PluginCmd::Setup { dir } => report(toolchain::ensure(&dir), json),
         PluginCmd::Check { file } => check(&file, json),
     }
 }
