@@ -28,7 +28,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -42,13 +42,16 @@ pub struct SlotContext {
     pub store: Arc<dyn StateStore>,
     pub plugins: Arc<PluginHost>,
     pub catalogue: Arc<Catalogue>,
+    /// Memory of the cached sessions of all slots.
+    pub cached_bytes: AtomicUsize,
     pub options: SlotOptions,
 }
 
 #[derive(Clone, Debug)]
 pub struct SlotOptions {
     pub mailbox_messages: usize,
-    /// Memory for the cached sessions of one slot.
+    /// Memory for the cached sessions of all slots; a slot keeps
+    /// [`crate::limits::SESSION_CACHE_BYTES_PER_SLOT_MIN`] in any case.
     pub cache_bytes: usize,
 }
 

@@ -223,7 +223,11 @@ mod tests {
         Set(String, u8),
         Delete(String),
         Get(String),
-        Scan { prefix: String, after: Option<String>, limit: u32 },
+        Scan {
+            prefix: String,
+            after: Option<String>,
+            limit: u32,
+        },
         /// Ends the transaction, for good or without a trace, and begins the next one.
         Merge,
         Discard,
