@@ -21,6 +21,7 @@ use crate::{
     plugin::{Plugin, PluginHost},
     service::Catalogue,
     state::StateStore,
+    telemetry::panics,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -156,7 +157,9 @@ impl SlotHandle {
         let (mailbox, mail) = mpsc::channel(context.options.mailbox_messages);
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
-        tokio::spawn(task::run(slot, ownership, context, mail, orders, stats.clone()));
+        let run = task::run(slot, ownership, context, mail, orders, stats.clone());
+        // What a slot has in memory ends with its task; the next one opens it from the log.
+        tokio::spawn(panics::contain("slot", run));
         Self { mailbox, control, stats }
     }
 
