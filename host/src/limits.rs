@@ -36,12 +36,15 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const MAIL_PER_TURN_MAX: usize = 64;
 /// A slot without a message, subscriber or unflushed change for this long stops.
 pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
-/// How often a slot's committed changes go to the state store; bounds replay at start.
-pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a slot's committed changes go to the state store: a session that is written several
+/// times meanwhile costs one row. Bounds replay at start.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(3);
+/// A slot that flushes to make room in its cache does so this often at most.
+pub const FLUSH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Turns into which the slots' flushes are spread over one interval.
-pub const FLUSH_TICKS: u32 = 16;
+pub const FLUSH_TICKS: u32 = 48;
 /// Committed bytes of one slot that wait for the state store before it is written at once.
-pub const UNFLUSHED_BYTES_MAX: usize = 1024 * 1024;
+pub const UNFLUSHED_BYTES_MAX: usize = 256 * 1024;
 /// Memory for cached sessions over all slots of a node.
 pub const SESSION_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// A cached slot keeps at least this much, so that one large session does not thrash.

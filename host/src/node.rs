@@ -23,7 +23,10 @@ use parking_lot::Mutex;
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{oneshot, watch};
@@ -88,16 +91,16 @@ impl Node {
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
         let Foundation { data_dir, plugins } = foundation;
         let catalogue = Catalogue::open(Box::new(data_dir.clone())).map_err(Error::internal)?;
-        let per_slot = options.session_cache_bytes / usize::from(options.slot_count);
         let context = Arc::new(SlotContext {
             node: options.name.clone(),
             log: data_dir.log(),
             store: data_dir.state(),
             plugins,
             catalogue: Arc::new(catalogue),
+            cached_bytes: AtomicUsize::new(0),
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
-                cache_bytes: per_slot.max(limits::SESSION_CACHE_BYTES_PER_SLOT_MIN),
+                cache_bytes: options.session_cache_bytes,
             },
         });
         let view = ring::View::new(1, [options.name.clone()]);

@@ -13,6 +13,8 @@ use serde_json::Value;
 use std::{path::Path, time::Duration};
 use tokio::time::{Instant, sleep};
 
+/// What a person reads at a glance; after a deploy every slot runs.
+const SLOTS_SHOWN: usize = 20;
 /// Between two looks at a swap that is under way.
 const SWAP_LOOK: Duration = Duration::from_millis(100);
 
@@ -109,9 +111,9 @@ fn is_moving(swap: &Value) -> bool {
 
 fn swap_lines(swap: &Value) -> String {
     let pause = |name| output::micros(number(swap, name));
+    let from = swap["from"].as_str().map(|from| format!("{from} -> ")).unwrap_or_default();
     let mut out = format!(
-        "  {} -> {}: {} of {} slots moved in {}{}\n",
-        text(swap, "from"),
+        "  {from}{}: {} of {} slots moved in {}{}\n",
         text(swap, "to"),
         text(swap, "moved"),
         text(swap, "slots"),
@@ -201,20 +203,30 @@ pub async fn slots(args: Slots, json: bool) -> Result<(), CliError> {
     }
     let slots = list(&answer, "slots");
     let stopped = |slot: &Value| slot["state"] == "stopped";
+    let mut shown: Vec<&Value> = slots.iter().filter(|slot| args.all || !stopped(slot)).collect();
+    let running = slots.iter().filter(|slot| !stopped(slot)).count();
+    let cut = !args.all && shown.len() > SLOTS_SHOWN;
+    if cut {
+        let busy = |slot: &Value| [number(slot, "mailbox"), number(slot, "sessions")];
+        shown.sort_by(|a, b| {
+            let odd = |slot: &Value| slot["state"] != "running";
+            (odd(b), busy(b)).partial_cmp(&(odd(a), busy(a))).unwrap_or(std::cmp::Ordering::Equal)
+        });
+        shown.truncate(SLOTS_SHOWN);
+    }
     let mut table = Table::new(SLOT_COLUMNS);
-    let shown: Vec<&Value> = slots.iter().filter(|slot| args.all || !stopped(slot)).collect();
     shown.iter().for_each(|slot| table.row(slot_row(slot)));
     if !shown.is_empty() {
         output::print(&table.render())?;
     }
-    let idle = slots.iter().filter(|slot| stopped(slot)).count();
     let sessions: f64 = slots.iter().map(|slot| number(slot, "sessions")).sum();
     output::complain(&format!(
-        "{}: {} running, {idle} stopped{}; {}",
+        "{}: {running} running{}, {} stopped; {}{}",
         output::count(slots.len(), "slot"),
-        slots.len() - idle,
-        if args.all || idle == 0 { "" } else { " (--all lists them)" },
+        if cut { format!(" (these are the {SLOTS_SHOWN} busiest)") } else { String::new() },
+        slots.len() - running,
         output::count(sessions as usize, "session"),
+        if shown.len() < slots.len() { "; --all lists every slot" } else { "" },
     ));
     Ok(())
 }

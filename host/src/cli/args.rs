@@ -73,7 +73,7 @@ pub enum Cmd {
     #[command(subcommand)]
     Session(SessionCmd),
 
-    /// List the slots that run
+    /// List the slots that run, the busiest if they are many
     Slots(Slots),
     /// Show or drain one slot
     #[command(subcommand)]
@@ -250,7 +250,7 @@ pub struct SessionArgs {
 
 #[derive(Debug, Args)]
 pub struct Slots {
-    /// Also those that are stopped; they start at their next message
+    /// Every slot, also those that are stopped; they start at their next message
     #[arg(long, short)]
     pub all: bool,
     #[command(flatten)]

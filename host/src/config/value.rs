@@ -198,7 +198,7 @@ pub fn default_node_name() -> String {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exact = |n: u64, units: &[(&'static str, u64)]| {
-            units.iter().find(|(_, unit)| n >= *unit && n % unit == 0).copied()
+            units.iter().find(|(_, unit)| n >= *unit && n.is_multiple_of(*unit)).copied()
         };
         match self {
             Value::Count(n) => write!(f, "{n}"),

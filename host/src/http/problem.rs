@@ -1,6 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457), with a stable code.
 
 use crate::error::{Code, Error, Rejection};
+use crate::telemetry::metrics;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -69,6 +70,7 @@ impl From<&Error> for Problem {
 
 /// The answer to a failed request.
 pub fn response(error: &Error) -> Response<Bytes> {
+    metrics().error(error.code);
     let status =
         StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // Strings and numbers alone: it can't fail.

@@ -191,6 +191,7 @@ impl Inner {
         let code = component
             .serialize()
             .map_err(|e| PluginError::Failed(format!("what was compiled can't be kept: {e:#}")))?;
+        crate::telemetry::metrics().compile_seconds.record(started.elapsed());
         tracing::info!(
             plugin = %digest.short(),
             bytes = bytes.len(),

@@ -452,7 +452,6 @@ fn new_record(
 ) -> Box<Message> {
     if let Some(id) = &entry.id {
         let remembered = crate::state::Remembered { seq: entry.seq, fingerprint };
-        session.bytes += id.len() + size_of_val(&remembered);
         session.remembered.insert(id.clone(), remembered);
     }
     session.recent.push_back(entry.clone());

@@ -21,6 +21,7 @@ use crate::{
     plugin::{Plugin, PluginHost},
     service::Catalogue,
     state::StateStore,
+    telemetry::panics,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -28,7 +29,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -42,13 +43,16 @@ pub struct SlotContext {
     pub store: Arc<dyn StateStore>,
     pub plugins: Arc<PluginHost>,
     pub catalogue: Arc<Catalogue>,
+    /// Memory of the cached sessions of all slots.
+    pub cached_bytes: AtomicUsize,
     pub options: SlotOptions,
 }
 
 #[derive(Clone, Debug)]
 pub struct SlotOptions {
     pub mailbox_messages: usize,
-    /// Memory for the cached sessions of one slot.
+    /// Memory for the cached sessions of all slots; a slot keeps
+    /// [`crate::limits::SESSION_CACHE_BYTES_PER_SLOT_MIN`] in any case.
     pub cache_bytes: usize,
 }
 
@@ -153,7 +157,9 @@ impl SlotHandle {
         let (mailbox, mail) = mpsc::channel(context.options.mailbox_messages);
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
-        tokio::spawn(task::run(slot, ownership, context, mail, orders, stats.clone()));
+        let run = task::run(slot, ownership, context, mail, orders, stats.clone());
+        // What a slot has in memory ends with its task; the next one opens it from the log.
+        tokio::spawn(panics::contain("slot", run));
         Self { mailbox, control, stats }
     }
 

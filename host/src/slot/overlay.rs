@@ -206,3 +206,135 @@ impl State for Transaction {
         Ok(page.collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        log::record::Head,
+        names::SessionKey,
+        state::{SlotMeta, changes::Changes},
+        storage::{DataDir, StorageOptions},
+    };
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Set(String, u8),
+        Delete(String),
+        Get(String),
+        Scan {
+            prefix: String,
+            after: Option<String>,
+            limit: u32,
+        },
+        /// Ends the transaction, for good or without a trace, and begins the next one.
+        Merge,
+        Discard,
+        /// What was merged goes to the state store; the session is forgotten by the cache.
+        FlushAndEvict,
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        "[ab]{1,3}"
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let scan = ("[ab]{0,2}", proptest::option::of(key()), 0u32..6);
+        prop_oneof![
+            4 => (key(), any::<u8>()).prop_map(|(k, v)| Step::Set(k, v)),
+            2 => key().prop_map(Step::Delete),
+            2 => key().prop_map(Step::Get),
+            3 => scan.prop_map(|(prefix, after, limit)| Step::Scan { prefix, after, limit }),
+            1 => Just(Step::Merge),
+            1 => Just(Step::Discard),
+            1 => Just(Step::FlushAndEvict),
+        ]
+    }
+
+    fn begin(store: &Arc<dyn StateStore>, session: Box<Session>) -> Transaction {
+        Transaction::new(0, store.clone(), session)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// A handler must see a plain map with its own writes, wherever a value lies (overlay,
+        /// cache, store), and nothing of a transaction that was dropped.
+        #[test]
+        fn an_overlay_is_a_plain_map(steps in proptest::collection::vec(step(), 1..60)) {
+            let dir = tempfile::tempdir().unwrap();
+            let data = DataDir::open(dir.path(), StorageOptions::default()).unwrap();
+            let store: Arc<dyn StateStore> = data.state();
+            let name = SessionKey::parse("s", "x").unwrap();
+            let head = Head { session_number: 1, seq: 1, ..Head::default() };
+            let mut merged = BTreeMap::<String, Bytes>::new();
+            let mut seen = merged.clone();
+            let mut unflushed = BTreeMap::new();
+            let mut tx = begin(&store, Box::new(Session::new(name.clone(), head)));
+            for step in steps {
+                match step {
+                    Step::Set(key, value) => {
+                        let value = Bytes::from(vec![value]);
+                        tx.set(&key, value.clone()).unwrap();
+                        seen.insert(key, value);
+                    }
+                    Step::Delete(key) => {
+                        tx.delete(&key).unwrap();
+                        seen.remove(&key);
+                    }
+                    Step::Get(key) => {
+                        prop_assert_eq!(tx.get(&key).unwrap(), seen.get(&key).cloned());
+                    }
+                    Step::Scan { prefix, after, limit } => {
+                        let found = tx.scan(&prefix, after.as_deref(), limit).unwrap();
+                        let expected: Vec<_> = seen
+                            .iter()
+                            .filter(|(k, _)| k.starts_with(&prefix))
+                            .filter(|(k, _)| after.as_ref().is_none_or(|after| *k > after))
+                            .take(limit as usize)
+                            .map(|(k, v)| (k.clone(), v.clone()))
+                            .collect();
+                        prop_assert_eq!(found, expected);
+                    }
+                    Step::Discard => {
+                        tx = begin(&store, tx.discard());
+                        seen = merged.clone();
+                    }
+                    Step::Merge | Step::FlushAndEvict => {
+                        let (session, writes) = tx.merge().map_err(|(_, fault)| fault).unwrap();
+                        for write in writes {
+                            unflushed.insert(write.key, write.value);
+                        }
+                        merged = seen.clone();
+                        prop_assert_eq!(session.head.state_keys, merged.len() as u64);
+                        let bytes = merged.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+                        prop_assert_eq!(session.head.state_bytes, bytes as u64);
+                        let session = match step {
+                            Step::Merge => session,
+                            _ => {
+                                let mut changes = Changes::default();
+                                let state = std::mem::take(&mut unflushed);
+                                changes.sessions.entry(1).or_default().state = state;
+                                store.apply(0, changes, &SlotMeta::default()).unwrap();
+                                Box::new(Session::new(name.clone(), session.head))
+                            }
+                        };
+                        tx = begin(&store, session);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A query that could write would change state that no log record tells of.
+    #[test]
+    fn a_query_cannot_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path(), StorageOptions::default()).unwrap();
+        let session = Session::new(SessionKey::parse("s", "x").unwrap(), Head::default());
+        let mut tx = Box::new(Transaction::new(0, data.state(), Box::new(session))).read_only(true);
+        assert!(matches!(tx.set("k", Bytes::new()), Err(StateFault::ReadOnly)));
+        assert!(matches!(tx.delete("k"), Err(StateFault::ReadOnly)));
+    }
+}

@@ -28,7 +28,8 @@ pub struct Session {
     pub changed_in: u64,
     /// For eviction: the slot's message count when it was last used.
     pub used: u64,
-    /// About how much memory it takes beyond the struct.
+    /// About how much memory it takes beyond the struct and what waits for the next flush. Changes
+    /// only while the session is out of the cache, whose sum of bytes it is part of.
     pub bytes: usize,
 }
 

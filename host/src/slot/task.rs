@@ -91,6 +91,7 @@ pub(super) struct Task {
     unflushed_bytes: usize,
     flushed_batch: u64,
     flushing: Option<Flushing>,
+    last_flush: Instant,
     pub(super) instances: Instances,
     pub(super) subscribers: Subscribers,
     last_use: LastUse,
@@ -178,6 +179,7 @@ impl Task {
             unflushed_bytes: 0,
             flushed_batch: 0,
             flushing: None,
+            last_flush: Instant::now(),
             instances: Instances::default(),
             subscribers: Subscribers::default(),
             last_use: LastUse::now(),
@@ -312,7 +314,7 @@ impl Task {
                 self.unflushed.push((position, in_flight.batch));
                 self.unflushed_bytes += in_flight.bytes;
                 self.stats.dirty.store(true, Ordering::Relaxed);
-                if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX || self.cache_is_full() {
+                if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
                     self.start_flush();
                 }
                 self.submit();
@@ -406,7 +408,7 @@ impl Task {
     /// Takes a session out of the cache, or from the store; put it back after.
     pub(super) fn take_session(&mut self, key: &SessionKey) -> Result<Box<Session>, Error> {
         if let Some(session) = self.cache.remove(key) {
-            self.cache_bytes = self.cache_bytes.saturating_sub(session.footprint());
+            self.uncount(session.footprint());
             return Ok(session);
         }
         let head = self.context.store.head(self.slot, key).map_err(store_error)?;
@@ -416,18 +418,30 @@ impl Task {
     pub(super) fn put_session(&mut self, mut session: Box<Session>) {
         self.uses += 1;
         session.used = self.uses;
-        self.cache_bytes += session.footprint();
+        let footprint = session.footprint();
+        self.cache_bytes += footprint;
+        self.context.cached_bytes.fetch_add(footprint, Ordering::Relaxed);
         self.cache.insert(session.key.clone(), session);
         if self.cache_is_full() {
             match self.unflushed.is_empty() {
                 true => self.evict(),
-                false => self.start_flush(),
+                false if self.last_flush.elapsed() >= limits::FLUSH_INTERVAL_MIN => {
+                    self.start_flush();
+                }
+                false => {}
             }
         }
     }
 
+    fn uncount(&mut self, footprint: usize) {
+        self.cache_bytes -= footprint;
+        self.context.cached_bytes.fetch_sub(footprint, Ordering::Relaxed);
+    }
+
+    /// The node's cache is over its budget and this slot has more than its least share.
     fn cache_is_full(&self) -> bool {
-        self.cache_bytes > self.context.options.cache_bytes
+        self.cache_bytes > limits::SESSION_CACHE_BYTES_PER_SLOT_MIN
+            && self.context.cached_bytes.load(Ordering::Relaxed) > self.context.options.cache_bytes
     }
 
     /// Drops the least recently used sessions that the store has in full.
@@ -440,13 +454,13 @@ impl Task {
         let mut by_use: Vec<_> = clean.map(|s| (s.used, s.footprint(), s.key.clone())).collect();
         by_use.sort_unstable_by_key(|(used, ..)| *used);
         // A quarter at a time, so that a full cache does not sort itself for each message.
-        let target = self.context.options.cache_bytes / 4 * 3;
+        let target = self.cache_bytes / 4 * 3;
         for (_, footprint, key) in by_use {
             if self.cache_bytes <= target {
                 break;
             }
             self.cache.remove(&key);
-            self.cache_bytes = self.cache_bytes.saturating_sub(footprint);
+            self.uncount(footprint);
         }
     }
 
@@ -497,6 +511,7 @@ impl Task {
         if self.flushing.is_some() || self.unflushed.is_empty() {
             return;
         }
+        self.last_flush = Instant::now();
         let batches = std::mem::take(&mut self.unflushed);
         self.stats.dirty.store(false, Ordering::Relaxed);
         let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
@@ -618,6 +633,12 @@ impl Task {
 /// Looks at a future without waiting for it.
 async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.context.cached_bytes.fetch_sub(self.cache_bytes, Ordering::Relaxed);
+    }
 }
 
 async fn committed(in_flight: &mut Option<InFlight>) -> Result<Position, LogError> {

@@ -147,7 +147,8 @@ mod tests {
         let panicked: Result<(), Panicked> = result.await;
         assert_eq!(panicked.unwrap_err().to_string(), "a slot panicked: on purpose");
         assert_eq!(contain("fine", async { 7 }).await.unwrap(), 7);
-        assert!(contain_sync("work", || panic!("on purpose")).map(|()| ()).is_err());
+        let failed: Result<(), Panicked> = contain_sync("work", || panic!("on purpose"));
+        assert!(failed.is_err());
         assert_eq!(CONTAINED.get(), 0);
     }
 }

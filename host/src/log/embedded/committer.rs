@@ -14,9 +14,10 @@ use crate::{
         identity::random_u128,
         record::Writer,
     },
+    telemetry::metrics,
 };
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 use tokio::sync::oneshot;
 
 type Reply = oneshot::Sender<Result<Claim, LogError>>;
@@ -81,10 +82,17 @@ fn group_commit(shared: &Shared, commit: &mut Commit, held: &mut VecDeque<Reques
     let number = shared.tables.lock().last + 1;
     let salt = shared.engine.identity.salt;
     let (value, chain) = commit.writer.finish(db.seqno_floor(), salt);
+    let bytes = value.len();
     let mut batch = db.batch(2, true);
     batch.insert(&db.log, number.to_be_bytes(), value);
     let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
+    let started = Instant::now();
     let written = shared.engine.commit(batch);
+    let metrics = metrics();
+    metrics.commit_seconds.record(started.elapsed());
+    metrics.commit_slots.record(commit.waiting.len() as f64);
+    metrics.commit_bytes.record(bytes as f64);
+    metrics.fsyncs.increment(1);
     let mut tables = shared.tables.lock();
     if written.is_ok() {
         (tables.last, tables.chain) = (number, chain);
