@@ -176,7 +176,9 @@ fn start(
     let service = service_fn(move |request| handle(app.clone(), connection.clone(), request));
     let http = http1::Builder::new()
         .max_buf_size(limits::HEAD_BYTES_MAX)
-        .pipeline_flush(true)
+        // Answers are small: one copy is cheaper than a list of buffers. (`pipeline_flush` would
+        // copy too, but it also buffers a stream's body without bound.)
+        .writev(false)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let task = Connection::new(http, shared, |http| http.graceful_shutdown());
