@@ -119,6 +119,14 @@ pub fn slotd() -> anyhow::Result<Command> {
 pub async fn run_slotd<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> anyhow::Result<Finished> {
     let mut command = slotd()?;
     command.args(args);
+    finish(command).await
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it can't be started.
+pub async fn finish(mut command: Command) -> anyhow::Result<Finished> {
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     Ok(Finished {
         status: output.status,
@@ -168,6 +176,19 @@ impl Node {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
+    }
+
+    /// As [`Node::restart`], with the API where clients know it to be.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn restart_on(&mut self, api: SocketAddr) -> anyhow::Result<()> {
+        let before = self.options.listen;
+        let admin = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.options.listen = Some(Addresses { api, admin });
+        let restarted = self.restart().await;
+        self.options.listen = before;
+        restarted
     }
 
     /// Starts the process and waits for nothing. Gives the file that will say where it listens.
@@ -266,6 +287,28 @@ impl Node {
     /// Where the node listens, now and after each restart; `None` before the first.
     pub fn addresses(&self) -> watch::Receiver<Option<Addresses>> {
         self.addresses.subscribe()
+    }
+
+    /// A `slotd` command that talks to this node.
+    ///
+    /// # Errors
+    /// As [`slotd_binary`].
+    pub fn command(&self) -> anyhow::Result<Command> {
+        let mut command = slotd()?;
+        let url = |client: Client| format!("http://{}", client.address());
+        command.env("SLOTD_URL", url(self.api().client));
+        command.env("SLOTD_ADMIN_URL", url(self.admin().client));
+        Ok(command)
+    }
+
+    /// Runs a `slotd` command that talks to this node.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn run(&self, args: &[&str]) -> anyhow::Result<Finished> {
+        let mut command = self.command()?;
+        command.args(args);
+        finish(command).await
     }
 
     pub fn data_dir(&self) -> &Path {

@@ -4,6 +4,7 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{
     ffi::OsString,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
@@ -117,7 +118,9 @@ impl Workshop {
         let plugins = self.plugins(profile)?;
         self.say(&format!("starting the {name}"));
         let mut program = Command::new(self.built(profile, name));
-        self.run(program.args(args).env("SLOTD_TEST_PLUGINS", plugins))
+        // In this process's place, so that Ctrl-C ends the program and nothing else.
+        let error = program.args(args).env("SLOTD_TEST_PLUGINS", plugins).exec();
+        Err(error).with_context(|| format!("starting {program:?}"))
     }
 
     fn lint(&self) -> anyhow::Result<()> {

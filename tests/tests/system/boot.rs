@@ -1,12 +1,12 @@
 //! Starting and stopping: what a node refuses to start with, and how it ends.
 
-use crate::common::{deed, node_with, say};
+use crate::common::{SOON, deed, node_with, say};
 use anyhow::{Context, ensure};
 use serde_json::json;
 use slotd_tests::{
     api::Message,
     http::Client,
-    node::{Finished, Node, NodeOptions, eventually, run_slotd, scenario, slotd},
+    node::{Finished, Node, NodeOptions, eventually, finish, run_slotd, scenario, slotd},
     plugins,
     socket::Received,
 };
@@ -22,14 +22,7 @@ async fn serve(args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Finished> 
     let mut command = slotd()?;
     command.args(["serve", "--api-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     command.args(args).envs(env.iter().copied());
-    let output = tokio::task::spawn_blocking(move || command.output());
-    let output =
-        tokio::time::timeout(crate::common::SOON, output).await.context("it started")???;
-    Ok(Finished {
-        status: output.status,
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+    tokio::time::timeout(SOON, finish(command)).await.context("it started")?
 }
 
 fn expect_refusal(finished: &Finished, exit: i32, says: &[&str]) -> anyhow::Result<()> {
@@ -135,7 +128,7 @@ fn off_loopback_a_token_is_required() {
 /// As [`serve`], without the kit's own listeners.
 async fn serve_on(args: &[&str]) -> anyhow::Result<Finished> {
     let all: Vec<&str> = std::iter::once("serve").chain(args.iter().copied()).collect();
-    tokio::time::timeout(crate::common::SOON, run_slotd(&all)).await.context("it started")?
+    tokio::time::timeout(SOON, run_slotd(&all)).await.context("it started")?
 }
 
 /// Without it, a deploy of slotd itself would cost messages that were under way, or leave clients

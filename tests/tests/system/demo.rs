@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use slotd_tests::{
-    node::{scenario, sibling},
+    node::{Finished, finish, scenario, sibling},
     plugins,
 };
 use std::process::Command;
@@ -13,10 +13,8 @@ fn the_demo_accounts_for_every_message() {
     scenario(async {
         let mut demo = Command::new(sibling("demo")?);
         demo.args(["--exit", "--any-port"]).env("SLOTD_TEST_PLUGINS", plugins::folder());
-        let output = tokio::task::spawn_blocking(move || demo.output()).await??;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+        let Finished { status, stdout: text, stderr } = finish(demo).await?;
+        ensure!(status.success(), "{status}\n{text}\n{stderr}");
         let value = |name: &str| {
             let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
             line.and_then(|rest| rest.trim().parse::<u64>().ok())

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use slotd_tests::{
-    node::{Node, run_slotd, scenario, sibling, slotd_binary},
+    node::{Node, finish, run_slotd, scenario, sibling, slotd_binary},
     plugins,
 };
 use std::{
@@ -246,20 +246,17 @@ fn blocks_to_run(text: &str) -> Vec<String> {
 }
 
 async fn bash(node: &Node, folder: &Path, script: &str) -> anyhow::Result<(bool, String)> {
-    let slotd = slotd_binary()?;
-    let bin = slotd.parent().context("no folder")?;
+    let binary = slotd_binary()?;
+    let bin = binary.parent().context("no folder")?;
     let path = std::env::var("PATH").unwrap_or_default();
-    let url = |client: slotd_tests::http::Client| format!("http://{}", client.address());
+    let slotd = node.command()?;
     let mut command = Command::new("bash");
     command
         .args(["-euo", "pipefail", "-c", script])
         .current_dir(folder)
         .env("PATH", format!("{}:{path}", bin.display()))
         .env("PLUGINS", plugins::folder())
-        .env("SLOTD_URL", url(node.api().client))
-        .env("SLOTD_ADMIN_URL", url(node.admin().client));
-    let output = tokio::task::spawn_blocking(move || command.output()).await??;
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.push_str(&String::from_utf8_lossy(&output.stderr));
-    Ok((output.status.success(), text))
+        .envs(slotd.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let finished = finish(command).await?;
+    Ok((finished.status.success(), finished.stdout + &finished.stderr))
 }

@@ -7,6 +7,7 @@
 mod admin;
 mod bad_input;
 mod boot;
+mod cli;
 mod common;
 mod demo;
 mod docs;

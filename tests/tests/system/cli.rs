@@ -1,0 +1,172 @@
+//! The command line against a real node: what a person types, and what a script reads.
+
+use crate::common::{SOON, node_with, say};
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use slotd_tests::{
+    node::{Finished, Node, scenario, slotd},
+    plugins,
+};
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+/// A command that must work; gives what it printed.
+async fn good(node: &Node, args: &[&str]) -> anyhow::Result<String> {
+    let Finished { status, stdout, stderr } = node.run(args).await?;
+    ensure!(status.success(), "slotd {}: {status}\n{stdout}{stderr}", args.join(" "));
+    Ok(stdout)
+}
+
+/// The same with `--json`: one JSON value.
+async fn value(node: &Node, args: &[&str]) -> anyhow::Result<Value> {
+    let text = good(node, &[args, &["--json"]].concat()).await?;
+    serde_json::from_str(&text).with_context(|| format!("{args:?} printed {text}"))
+}
+
+/// Without it, a command could be broken in a way that only shows with a node behind it.
+#[test]
+fn a_service_is_run_from_the_command_line() {
+    scenario(async {
+        let node = Node::start().await?;
+        let path = |name| plugins::path(name).to_string_lossy().into_owned();
+        let (v1, v2) = (path("chat-v1"), path("chat-v2"));
+        plugins::load("chat-v1")?;
+        let checked = value(&node, &["plugin", "check", &v1]).await?;
+        ensure!(checked["problems"] == json!([]) && checked["version"] == "1.0.0", "{checked}");
+        good(&node, &["deploy", "chat", &v1, "--wait"]).await?;
+        let hello = r#"{"kind": "say", "text": "hello"}"#;
+        let reply = good(&node, &["send", "chat", "a", hello, "--sender", "ann"]).await?;
+        ensure!(serde_json::from_str::<Value>(&reply)? == json!({"n": 1}), "{reply}");
+        let again = ["send", "chat", "a", hello, "--sender", "bob", "--id", "k"];
+        for _ in 0..2 {
+            let reply = good(&node, &again).await?;
+            ensure!(serde_json::from_str::<Value>(&reply)? == json!({"n": 2}), "{reply}");
+        }
+        let top = r#"{"query": "top"}"#;
+        let answer: Value =
+            serde_json::from_str(&good(&node, &["query", "chat", "a", top]).await?)?;
+        ensure!(answer["total"] == 2, "{answer}");
+
+        let deployed = value(&node, &["deploy", "chat", &v2, "--wait"]).await?;
+        ensure!(deployed["changed"] == true, "{deployed}");
+        let services = value(&node, &["services"]).await?;
+        ensure!(services["services"][0]["current"]["version"] == "2.0.0", "{services}");
+        ensure!(value(&node, &["swap", "chat"]).await?["swap"]["done"] == true);
+        let back = value(&node, &["rollback", "chat"]).await?;
+        ensure!(back["current"]["version"] == "1.0.0", "{back}");
+
+        let history = value(&node, &["history", "chat", "a"]).await?;
+        ensure!(history["entries"].as_array().is_some_and(|all| all.len() == 2), "{history}");
+        let sessions = value(&node, &["sessions", "chat"]).await?;
+        ensure!(sessions["sessions"][0]["session"] == "a", "{sessions}");
+        let number = sessions["sessions"][0]["slot"].clone();
+        let slot = number.to_string();
+        let shown = value(&node, &["session", "show", "chat", "a"]).await?;
+        ensure!(shown["seq"] == 2, "{shown}");
+        let drained = value(&node, &["slot", "drain", &slot]).await?;
+        ensure!(drained["slot"] == number, "{drained}");
+        ensure!(value(&node, &["slots", "--all"]).await?["slots"].is_array());
+        ensure!(value(&node, &["ring"]).await?["slot_count"] == 512);
+        ensure!(value(&node, &["rebalance"]).await?["moves"] == 0);
+        // The tables say the same to a person.
+        for (args, words) in [
+            (&["services"][..], &["chat", "1.0.0"][..]),
+            (&["sessions", "chat"], &["a"]),
+            (&["slots"], &["running", "chat=1.0.0"]),
+            (&["history", "chat", "a"], &["hello"]),
+            (&["tail", "chat", "a"], &["hello"]),
+            (&["ring"], &["512"]),
+            (&["config", "print"], &["slot_count"]),
+            (&["openapi"], &["/v1/services/{service}/sessions"]),
+        ] {
+            let text = good(&node, args).await?;
+            ensure!(words.iter().all(|word| text.contains(word)), "{args:?} printed\n{text}");
+        }
+        good(&node, &["session", "delete", "chat", "a"]).await?;
+        let gone = node.run(&["session", "show", "chat", "a"]).await?;
+        ensure!(gone.status.code() == Some(4), "{gone:?}");
+        Ok(())
+    });
+}
+
+/// Without it, a script could not tell a refusal from a failure from a node that is not there.
+#[test]
+fn exit_codes_say_what_went_wrong() {
+    scenario(async {
+        let node = node_with("hostile", "hostile-v1").await?;
+        let junk = node.scratch().join("junk.wasm");
+        std::fs::write(&junk, b"no component")?;
+        let junk = junk.to_string_lossy().into_owned();
+        for (args, code) in [
+            (&["send", "hostile", "a", r#"{"do": "echo"}"#][..], 0),
+            (&["send", "none", "a", "x"], 4),
+            (&["send", "hostile", "a", r#"{"do": "reject", "code": "no"}"#], 4),
+            (&["send", "hostile", "a", r#"{"do": "trap"}"#], 5),
+            (&["rollback", "hostile"], 4),
+            (&["deploy", "hostile", &junk], 4),
+            (&["deploy", "hostile", "/nowhere.wasm"], 1),
+            (&["plugin", "check", &junk], 1),
+            (&["send", "hostile"], 2),
+            (&["dance"], 2),
+            (&["services", "--admin-url", "http://127.0.0.1:9"], 3),
+        ] {
+            let finished = node.run(args).await?;
+            ensure!(finished.status.code() == Some(code), "{args:?}: {finished:?}");
+            ensure!(code == 0 || !finished.stderr.is_empty(), "{args:?} said nothing");
+        }
+        let trapped = node.run(&["send", "hostile", "a", r#"{"do": "trap"}"#, "--json"]).await?;
+        let error: Value = serde_json::from_str(&trapped.stderr)?;
+        ensure!(error["problem"]["code"] == "plugin-trapped" && error["exit"] == 5, "{error}");
+        Ok(())
+    });
+}
+
+/// Without it, `tail --follow` could miss what comes while it runs, or while the node restarts.
+#[test]
+fn tail_follows_over_a_restart() {
+    scenario(async {
+        let mut node = node_with("chat", "chat-v1").await?;
+        let api = node.api();
+        // Where it listens must outlive the restart.
+        let address = api.client.address();
+        api.send("chat", "a", say("ann", "line 1")).await?;
+        let mut tail = slotd()?;
+        tail.args(["tail", "chat", "a", "--follow", "--after", "0", "--json"]);
+        tail.args(["--url", &format!("http://{address}")]).stdout(Stdio::piped());
+        let mut tail = tail.spawn()?;
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+        let out = BufReader::new(tail.stdout.take().context("no output")?);
+        let reading = std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let followed = async {
+            for number in 1..=6_u64 {
+                if number > 1 {
+                    node.api().send("chat", "a", say("ann", &format!("line {number}"))).await?;
+                }
+                let line = tokio::time::timeout(SOON, lines.recv()).await.context("no line")?;
+                let line = line.context("tail ended")?;
+                let event: Value = serde_json::from_str(&line)?;
+                ensure!(event["seq"] == number, "line {number}: {line}");
+                if number == 3 {
+                    node.kill()?;
+                    node.restart_on(address).await?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        let followed = followed.await;
+        tail.kill()?;
+        tail.wait()?;
+        drop(lines);
+        // Its end of the pipe is closed now.
+        let _ = reading.join();
+        followed
+    });
+}
