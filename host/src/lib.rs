@@ -8,6 +8,7 @@ pub mod error;
 pub mod http;
 pub mod limits;
 pub mod log;
+pub mod memory;
 pub mod names;
 pub mod node;
 mod node_types;

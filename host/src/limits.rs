@@ -46,9 +46,9 @@ pub const FLUSH_TICKS: u32 = 48;
 /// Committed bytes of one slot that wait for the state store before it is written at once.
 pub const UNFLUSHED_BYTES_MAX: usize = 256 * 1024;
 /// Memory for cached sessions over all slots of a node.
-pub const SESSION_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+pub const SESSION_CACHE_BYTES_DEFAULT: usize = 48 * 1024 * 1024;
 /// A cached slot keeps at least this much, so that one large session does not thrash.
-pub const SESSION_CACHE_BYTES_PER_SLOT_MIN: usize = 64 * 1024;
+pub const SESSION_CACHE_BYTES_PER_SLOT_MIN: usize = 32 * 1024;
 /// Instances that one slot keeps (services x versions); the least recently used goes first.
 pub const INSTANCES_PER_SLOT_MAX: usize = 8;
 

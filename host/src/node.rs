@@ -25,7 +25,7 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -98,6 +98,7 @@ impl Node {
             plugins,
             catalogue: Arc::new(catalogue),
             cached_bytes: AtomicUsize::new(0),
+            mail_taken: AtomicU64::new(0),
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
@@ -265,7 +266,7 @@ impl Node {
         limit: usize,
         pinned: bool,
     ) -> Result<Vec<SessionInfo>, Error> {
-        if self.router.running(slot)?.is_some() {
+        if !self.router.rests(slot)? {
             let (service, prefix) = (service.clone(), prefix.to_owned());
             let after = after.cloned();
             return self
@@ -435,6 +436,9 @@ impl Node {
             let slots = behind.get(&service.name).copied().unwrap_or(0);
             let node = self.clone();
             tokio::spawn(async move {
+                // After a deploy that came first, there is nothing left to resume.
+                let Ok(_turn) = node.turn(&service.name).await else { return };
+                let Some(service) = node.context.catalogue.get(&service.name) else { return };
                 match node.activation(&service).await {
                     Ok(activation) if slots > 0 => {
                         tracing::info!(service = %service.name, slots, "resuming a swap");
@@ -612,6 +616,8 @@ impl Node {
             for stop in stops {
                 stopped += usize::from(stop.await.unwrap_or(false));
             }
+            // Those that were ending already count too: nothing may be written after this.
+            self.router.settled().await;
         };
         let _ = tokio::time::timeout(grace, all).await;
         late - stopped
@@ -639,12 +645,22 @@ async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<b
     let ticks = limits::FLUSH_TICKS;
     let mut tick = tokio::time::interval(limits::FLUSH_INTERVAL / ticks);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut counted, mut given_back) = (0, 0);
     for turn in (0..ticks).cycle() {
         tokio::select! {
             _ = tick.tick() => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
         let Some(node) = node.upgrade() else { return };
+        // Once a round: if a round passed without mail since the last that had some.
+        if turn == 0 {
+            let now = node.context.mail_taken.load(Ordering::Relaxed);
+            if now == counted && now != given_back {
+                given_back = now;
+                tokio::task::spawn_blocking(crate::memory::give_back);
+            }
+            counted = now;
+        }
         for (slot, handle) in node.router.all_running() {
             if u32::from(slot) % ticks != turn {
                 continue;

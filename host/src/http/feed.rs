@@ -125,7 +125,10 @@ impl Feed {
                         }
                     }
                     None => match live.take() {
-                        Some(live) => self.step = Step::Live(live),
+                        Some(live) => {
+                            self.tries = 0;
+                            self.step = Step::Live(live);
+                        }
                         None => self.subscribe(),
                     },
                 },

@@ -192,6 +192,7 @@ impl Inner {
             .serialize()
             .map_err(|e| PluginError::Failed(format!("what was compiled can't be kept: {e:#}")))?;
         crate::telemetry::metrics().compile_seconds.record(started.elapsed());
+        crate::memory::give_back();
         tracing::info!(
             plugin = %digest.short(),
             bytes = bytes.len(),

@@ -86,6 +86,24 @@ impl Router {
         Ok(handle.as_ref().filter(|handle| !handle.is_closed()).cloned())
     }
 
+    /// No task has the slot, and the store has all of it.
+    ///
+    /// # Errors
+    /// `slot-not-found`.
+    pub fn rests(&self, slot: SlotId) -> Result<bool, Error> {
+        let handle = self.place(slot)?.handle.read();
+        Ok(handle.as_ref().is_none_or(|handle| {
+            handle.is_closed() && handle.stats.flushed.load(Ordering::Acquire)
+        }))
+    }
+
+    /// Waits until no slot has a task, nor a flush of one.
+    pub async fn settled(&self) {
+        for place in &self.slots {
+            drop(place.ownership.lock().await);
+        }
+    }
+
     /// Every slot that runs.
     pub fn all_running(&self) -> Vec<(SlotId, SlotHandle)> {
         let slots = (0..self.slot_count()).filter_map(|slot| {

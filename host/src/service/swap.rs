@@ -151,6 +151,13 @@ async fn activate(
     activation: &Activation,
 ) -> Result<Duration, Error> {
     let (reply, moved) = oneshot::channel();
-    router.order(slot, Order::Activate { activation: activation.clone(), reply }).await?;
+    // A slot in use goes on with an instance that is there already.
+    let in_use = router.running(slot)?.is_some_and(|slot| slot.stats.has_instances());
+    let prepared = match in_use {
+        true => activation.plugin.instantiate().await.ok().map(Box::new),
+        false => None,
+    };
+    let activation = activation.clone();
+    router.order(slot, Order::Activate { activation, prepared, reply }).await?;
     moved.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the slot stopped")))
 }

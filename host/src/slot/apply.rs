@@ -9,7 +9,7 @@ use crate::{
     plugin::{self, Call, Failure, Input, Outcome, Plugin, StateFault},
     service::catalogue::not_deployed,
     slot::{
-        Reply,
+        Prepared, Reply,
         instances::Running,
         now_ms,
         overlay::Transaction,
@@ -19,7 +19,10 @@ use crate::{
     telemetry::metrics,
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 /// What became of a message.
 enum Applied {
@@ -239,7 +242,10 @@ impl Task {
             return Err((lost_session(key), error));
         };
         match result {
-            Ok(_) => Ok((tx, Choice { deployment: target, pinned: None })),
+            Ok(_) => {
+                tx.end_phase();
+                Ok((tx, Choice { deployment: target, pinned: None }))
+            }
             Err(Failure::Store(error)) => Err((tx.discard(), store_error(error))),
             Err(failure) => {
                 tx.clear();
@@ -365,6 +371,7 @@ impl Task {
         let plugin = self.beside_commits(load).await.map_err(unavailable)?;
         let instance = plugin.instantiate().await.map_err(unavailable)?;
         metrics().instantiations.increment(1);
+        self.stats.instances.store(self.instances.len() as u64 + 1, Ordering::Relaxed);
         let service = service.clone();
         Ok(Running { service, deployment, plugin, label: known.label, instance })
     }
@@ -375,15 +382,19 @@ impl Task {
         service: &ServiceName,
         deployment: DeploymentId,
         plugin: Arc<Plugin>,
+        prepared: Prepared,
     ) -> Result<(), Error> {
         if let Some(running) = self.instances.take(service, deployment) {
             self.instances.put(running);
             return Ok(());
         }
         let label = self.context.catalogue.label(service, deployment);
-        let instance = plugin.instantiate().await.map_err(|why| {
-            Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*label)
-        })?;
+        let instance = match prepared {
+            Some(instance) => *instance,
+            None => plugin.instantiate().await.map_err(|why| {
+                Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*label)
+            })?,
+        };
         let service = service.clone();
         self.instances.put(Running { service, deployment, plugin, label, instance });
         Ok(())

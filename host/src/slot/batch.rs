@@ -70,6 +70,10 @@ impl Building {
 pub struct Gate(Vec<Held>);
 
 impl Gate {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn extend(&mut self, other: Gate) {
         self.0.extend(other.0);
     }

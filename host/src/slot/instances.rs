@@ -37,16 +37,19 @@ impl Instances {
         self.0.push(running);
     }
 
+    /// Takes out what a service ran before `deployment`; a pinned session makes its own again.
+    pub fn retire(&mut self, service: &ServiceName, deployment: DeploymentId) -> Vec<Running> {
+        let old =
+            |running: &mut Running| running.service == *service && running.deployment != deployment;
+        self.0.extract_if(.., old).collect()
+    }
+
     pub fn has_service(&self, service: &ServiceName) -> bool {
         self.0.iter().any(|running| running.service == *service)
     }
 
     pub fn len(&self) -> usize {
         self.0.len()
-    }
-
-    pub fn clear(&mut self) {
-        self.0.clear();
     }
 }
 

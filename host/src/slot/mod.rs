@@ -45,6 +45,8 @@ pub struct SlotContext {
     pub catalogue: Arc<Catalogue>,
     /// Memory of the cached sessions of all slots.
     pub cached_bytes: AtomicUsize,
+    /// Mail that all slots have taken, for telling an idle node.
+    pub mail_taken: AtomicU64,
     pub options: SlotOptions,
 }
 
@@ -104,7 +106,7 @@ pub enum Mail {
 pub enum Order {
     /// Go over to a deployment at the next message boundary. Answered when the record is durable,
     /// with the time for which the slot took no message.
-    Activate { activation: Activation, reply: Reply<Duration> },
+    Activate { activation: Activation, prepared: Prepared, reply: Reply<Duration> },
     /// Write committed changes to the state store.
     Flush,
     /// Stop if nothing has happened for `idle`, and nobody is subscribed.
@@ -119,6 +121,9 @@ pub struct Activation {
     pub record: crate::log::record::Activate,
     pub plugin: Arc<Plugin>,
 }
+
+/// An instance that was made before the order to go over, so that the slot need not wait for it.
+pub type Prepared = Option<Box<crate::plugin::Instance>>;
 
 /// The way to a running slot. Cheap to clone.
 #[derive(Clone)]
@@ -142,6 +147,8 @@ pub struct SlotStats {
     /// Committed changes wait for the state store.
     pub dirty: AtomicBool,
     pub stopping: AtomicBool,
+    /// The task has ended in order: the store has all of the slot.
+    pub flushed: AtomicBool,
     /// Per service, the generation and label that the slot runs.
     pub active: Mutex<BTreeMap<ServiceName, (u64, Arc<str>)>>,
 }
@@ -149,6 +156,13 @@ pub struct SlotStats {
 /// Serialises the tasks of one slot: the next one opens it when the one before has ended.
 #[derive(Clone, Default)]
 pub struct Ownership(Arc<tokio::sync::Mutex<()>>);
+
+impl Ownership {
+    /// Waits until the slot has no task, nor a flush of one.
+    pub async fn lock(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.0.clone().lock_owned().await
+    }
+}
 
 impl SlotHandle {
     /// Spawns the slot's task, which opens the slot as soon as a predecessor has ended. Mail is
@@ -230,6 +244,11 @@ impl Mail {
 }
 
 impl SlotStats {
+    /// As of its last flush.
+    pub fn has_instances(&self) -> bool {
+        self.instances.load(Ordering::Relaxed) > 0
+    }
+
     fn show_active(
         &self,
         catalogue: &Catalogue,

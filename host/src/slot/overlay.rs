@@ -42,6 +42,11 @@ impl Transaction {
         &self.session
     }
 
+    /// The next call has a budget of its own; the writes stay.
+    pub fn end_phase(&mut self) {
+        self.write_bytes = 0;
+    }
+
     /// Drops every write, keeping the session.
     pub fn clear(&mut self) {
         self.writes.clear();
@@ -67,8 +72,8 @@ impl Transaction {
                 Err(fault) => return Err((self.session, fault)),
             };
             if let Some(old) = old {
-                keys -= 1;
-                bytes -= (key.len() + old.len()) as u64;
+                keys = keys.saturating_sub(1);
+                bytes = bytes.saturating_sub((key.len() + old.len()) as u64);
             }
             if let Some(new) = value {
                 keys += 1;
@@ -167,10 +172,10 @@ impl State for Transaction {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let range = (start, Bound::Unbounded);
-        let cached = self.session.values.range::<str, _>(range);
+        let cached = self.session.values.starting(start);
         let known: Vec<_> = cached.take_while(|(key, _)| key.starts_with(prefix)).collect();
-        let written = self.writes.range::<str, _>(range);
+        let written = self.writes.range::<str, _>((start, Bound::Unbounded));
+        let written = written.map(|(key, value)| (key.as_str(), value));
         let written: Vec<_> = written.take_while(|(key, _)| key.starts_with(prefix)).collect();
         if self.session.exists() {
             let hidden = known.iter().chain(&written).filter(|(_, value)| value.is_none()).count();
@@ -192,7 +197,7 @@ impl State for Transaction {
         }
         for (key, value) in known.into_iter().chain(written) {
             debug_assert!(in_range(key));
-            found.insert(key.clone(), value.clone());
+            found.insert(key.to_owned(), value.clone());
         }
         // A page has one pair at least, whatever it weighs.
         let mut bytes = 0;

@@ -125,7 +125,7 @@ impl Task {
     ) -> Result<Vec<Arc<Entry>>, Error> {
         let mut entries = Vec::new();
         let recent_from = session.recent.front().map_or(session.head.seq + 1, |e| e.seq);
-        if after + 1 < recent_from {
+        if after.saturating_add(1) < recent_from {
             let number = session.head.session_number;
             let stored = self.context.store.history(self.slot, number, after, limit, bytes_max);
             entries = stored.map_err(store_error)?;
@@ -133,7 +133,7 @@ impl Task {
             entries.retain(|entry| entry.seq < recent_from);
         }
         let reached = entries.last().map_or(after, |entry| entry.seq);
-        if reached + 1 < recent_from && entries.len() < limit {
+        if reached.saturating_add(1) < recent_from && entries.len() < limit {
             // The page ended on its bytes.
             return Ok(entries);
         }

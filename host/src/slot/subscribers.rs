@@ -40,6 +40,11 @@ impl Subscribers {
         let (sender, receiver) = live_channel();
         let list = self.by_session.entry(key.clone()).or_default();
         if list.len() >= limits::SUBSCRIBERS_PER_SESSION_MAX {
+            let before = list.len();
+            list.retain(|subscriber| !subscriber.sender.is_closed());
+            self.count -= before - list.len();
+        }
+        if list.len() >= limits::SUBSCRIBERS_PER_SESSION_MAX {
             return Err(Error::new(
                 Code::Unavailable,
                 format!("{key} already has {} subscribers", limits::SUBSCRIBERS_PER_SESSION_MAX),

@@ -15,7 +15,7 @@ use crate::{
     },
     names::{ServiceName, SessionKey, SlotId},
     slot::{
-        Activation, LastUse, Mail, Order, Ownership, Reply, SlotContext, SlotStats,
+        Activation, LastUse, Mail, Order, Ownership, Prepared, Reply, SlotContext, SlotStats,
         batch::{Building, Gate, commit_error, seal},
         instances::Instances,
         relaxed_store,
@@ -34,7 +34,10 @@ use std::{
     task::Poll,
     time::{Duration, Instant},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{OwnedMutexGuard, mpsc},
+    task::JoinHandle,
+};
 
 /// A batch that is on its way into the log.
 struct InFlight {
@@ -69,7 +72,9 @@ enum End {
 pub(super) struct Task {
     pub(super) slot: SlotId,
     pub(super) context: Arc<SlotContext>,
-    stats: Arc<SlotStats>,
+    /// Also held by a flush that runs: the next task opens the slot when both have ended.
+    owner: Arc<OwnedMutexGuard<()>>,
+    pub(super) stats: Arc<SlotStats>,
     pub(super) term: Term,
     position: Position,
     /// What the state store has.
@@ -107,11 +112,13 @@ pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
     stats: Arc<SlotStats>,
 ) {
-    let _owner = ownership.0.lock_owned().await;
-    let error = match Task::open(slot, context, stats).await {
+    let owner = Arc::new(ownership.lock().await);
+    let opened = Task::open(slot, context, stats.clone(), owner).await;
+    let error = match opened {
         Ok(mut task) => match task.serve(&mut mail, &mut orders).await {
             End::Stop { release, reply } => match task.finish(&mut mail, release).await {
                 Ok(at) => {
+                    stats.flushed.store(true, Ordering::Release);
                     if let Some(reply) = reply {
                         let _ = reply.send(Ok(at));
                     }
@@ -143,6 +150,7 @@ impl Task {
         slot: SlotId,
         context: Arc<SlotContext>,
         stats: Arc<SlotStats>,
+        owner: Arc<OwnedMutexGuard<()>>,
     ) -> Result<Self, Error> {
         let claim = context.log.claim(slot, &context.node).await.map_err(|e| match e {
             LogError::Undecided(why) | LogError::Unavailable(why) => {
@@ -151,6 +159,10 @@ impl Task {
             other => commit_error(&other),
         })?;
         let meta = catch_up(slot, &context, claim.position).await?;
+        // All of it is in the store: a slot that is only read must not pin the node's log.
+        if let Err(error) = context.log.trim(slot, meta.applied).await {
+            tracing::warn!(slot, %error, "the log was not trimmed");
+        }
         relaxed_store(&stats.term, claim.term);
         relaxed_store(&stats.position, claim.position);
         relaxed_store(&stats.applied, meta.applied);
@@ -160,6 +172,7 @@ impl Task {
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
         Ok(Self {
             slot,
+            owner,
             stats,
             term: claim.term,
             position: claim.position,
@@ -201,8 +214,8 @@ impl Task {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Order::Activate { activation, reply }) => {
-                        self.activate(activation, reply).await;
+                    Some(Order::Activate { activation, prepared, reply }) => {
+                        self.activate(activation, prepared, reply).await;
                     }
                     Some(Order::Flush) => self.start_flush(),
                     Some(Order::StopIfIdle { idle }) => {
@@ -249,7 +262,10 @@ impl Task {
 
     fn has_room(&self) -> bool {
         // A flush that can't keep up with the commits holds new mail back.
-        self.building.has_room() && self.unflushed_bytes < 8 * limits::UNFLUSHED_BYTES_MAX
+        let held = self.in_flight.as_ref().map_or(0, |in_flight| in_flight.gate.len());
+        self.building.has_room()
+            && held < 4 * limits::BATCH_MESSAGES_MAX
+            && self.unflushed_bytes < 8 * limits::UNFLUSHED_BYTES_MAX
     }
 
     async fn take(&mut self, mail: Mail) {
@@ -257,6 +273,7 @@ impl Task {
             return;
         }
         self.last_use.touch();
+        self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
         match mail {
             Mail::Message { key, message, reply } => self.message(key, message, reply).await,
             Mail::Query { key, content_type, body, reply } => {
@@ -276,7 +293,8 @@ impl Task {
 
     /// Appends the batch that filled, unless one is in flight.
     fn submit(&mut self) {
-        if self.in_flight.is_some() || !self.building.has_records() {
+        // What filled after a failed commit rests on it: it must never reach the log.
+        if self.failed.is_some() || self.in_flight.is_some() || !self.building.has_records() {
             return;
         }
         let next = Building::new(self.building.number + 1);
@@ -471,7 +489,12 @@ impl Task {
     // ---- orders --------------------------------------------------------------------------------
 
     /// Goes over to a deployment. Between two messages by construction.
-    async fn activate(&mut self, activation: Activation, reply: Reply<Duration>) {
+    async fn activate(
+        &mut self,
+        activation: Activation,
+        prepared: Prepared,
+        reply: Reply<Duration>,
+    ) {
         let started = Instant::now();
         let Activation { record, plugin } = activation;
         let current = self.active.get(&record.service);
@@ -482,20 +505,27 @@ impl Task {
         // The new instance comes first: if it can't be had, the old one goes on.
         if self.instances.has_service(&record.service)
             && let Err(error) =
-                self.prepare_instance(&record.service, record.deployment, plugin).await
+                self.prepare_instance(&record.service, record.deployment, plugin, prepared).await
         {
             let _ = reply.send(Err(error));
             return;
         }
         self.active.insert(record.service.clone(), record.clone());
-        self.building.push(Record::Activate(record));
+        self.building.push(Record::Activate(record.clone()));
+        let retired = self.instances.retire(&record.service, record.deployment);
         let pause = started.elapsed();
         self.building.hold(reply, Ok(pause));
+        // Giving their memory back takes longer than all of the above: not between two messages.
+        if !retired.is_empty() {
+            tokio::task::spawn_blocking(move || drop(retired));
+        }
     }
 
     fn is_idle(&mut self, idle: Duration) -> bool {
+        // Swept each time: those who left a quiet session would stay while the slot is busy.
+        let watched = self.subscribers.sweep();
         self.last_use.is_older_than(idle)
-            && !self.subscribers.sweep()
+            && !watched
             && self.in_flight.is_none()
             && !self.building.has_records()
             && self.flushing.is_none()
@@ -508,7 +538,9 @@ impl Task {
         self.stats.instances.store(self.instances.len() as u64, Ordering::Relaxed);
         relaxed_store(&self.stats.cached, self.cache.len() as u64);
         relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
-        if self.flushing.is_some() || self.unflushed.is_empty() {
+        // Kept for later rather than failed: a full disk must not end reads.
+        if self.flushing.is_some() || self.unflushed.is_empty() || !self.context.store.is_writable()
+        {
             return;
         }
         self.last_flush = Instant::now();
@@ -516,7 +548,9 @@ impl Task {
         self.stats.dirty.store(false, Ordering::Relaxed);
         let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
         let bytes = self.unflushed_bytes;
+        let owner = self.owner.clone();
         let handle = tokio::task::spawn_blocking(move || {
+            let _owner = owner;
             let mut changes = Changes::default();
             let mut meta = meta;
             for (position, batch) in batches {
@@ -566,6 +600,10 @@ impl Task {
             }
         });
         self.evict();
+        // What came meanwhile may be more than `has_room` allows: nobody else would start it.
+        if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
+            self.start_flush();
+        }
     }
 
     // ---- the end -------------------------------------------------------------------------------
@@ -597,8 +635,15 @@ impl Task {
                     return Ok((self.term, self.position));
                 }
                 self.start_flush();
+                if self.flushing.is_none() {
+                    return Err(Error::new(
+                        Code::StorageUnavailable,
+                        "the state store takes no writes now; what was acknowledged is in the log",
+                    ));
+                }
             }
-            let has_room = self.has_room();
+            // Without a commit or a flush under way nothing else would make room.
+            let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
             tokio::select! {
                 biased;
                 result = committed(&mut self.in_flight), if self.in_flight.is_some() => {

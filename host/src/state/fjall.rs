@@ -64,6 +64,10 @@ impl StateStore for FjallState {
         decode_slot(&db, &value).map_err(|why| self.engine.value_error(&db.slots, why))
     }
 
+    fn is_writable(&self) -> bool {
+        self.engine.check_writable().is_ok()
+    }
+
     fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError> {
         let db = self.db()?;
         let value = self.row(&db.heads, &keys::session(slot, key))?;

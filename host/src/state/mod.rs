@@ -57,6 +57,8 @@ pub enum StateError {
 /// disk at worst; they are called from the slot's own task.
 pub trait StateStore: Send + Sync + 'static {
     fn slot(&self, slot: SlotId) -> Result<SlotMeta, StateError>;
+    /// Whether [`StateStore::apply`] would be refused now, say for want of room.
+    fn is_writable(&self) -> bool;
     fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError>;
     /// One value of a session's state.
     fn get(&self, slot: SlotId, session: u64, key: &[u8]) -> Result<Option<Bytes>, StateError>;

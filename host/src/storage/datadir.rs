@@ -142,7 +142,9 @@ impl DataDir {
     pub fn reopen(&self) -> Result<(), OpenError> {
         self.engine.check_space().map_err(OpenError::Unavailable)?;
         let mark = self.mark.lock().number().max(self.shared.last());
-        drop(self.engine.db.write().take());
+        // Taken out first, so that it shuts down without holding up those who read.
+        let old = self.engine.db.write().take();
+        drop(old);
         let opened = open_database(&self.engine, &self.shared, mark);
         if let Err(OpenError::Corrupt { .. }) = &opened {
             self.engine.corrupt(opened.as_ref().err().map(ToString::to_string).unwrap_or_default());
@@ -150,9 +152,12 @@ impl DataDir {
         opened?;
         // A sync that failed may have left pages that look written and are not. Written again
         // from memory into tables, they are.
-        let flushed = self.engine.open_db().map(|db| db.flush());
+        let flushed = self.engine.open_db().map(|db| db.flush().map(|()| db.is_flushed()));
         match flushed {
-            Ok(Ok(())) => {}
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => {
+                return Err(OpenError::Unavailable("not everything could be written again".into()));
+            }
             Ok(Err(e)) => {
                 self.engine.fail(e.to_string());
                 return Err(OpenError::Unavailable(e.to_string()));
