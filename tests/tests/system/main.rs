@@ -11,6 +11,7 @@ mod common;
 mod demo;
 mod docs;
 mod hostile;
+mod invariants;
 mod kill;
 mod messages;
 mod overload;
