@@ -34,8 +34,8 @@ const AFTER_HELP: &str = "\
 A first session, with a node on the default addresses:
   slotd serve &
   slotd plugin new hello && slotd plugin build hello
-  slotd deploy hello hello/target/hello.wasm
-  slotd send hello my-session '{\"name\":\"world\"}'
+  slotd deploy hello hello-0.1.0.wasm
+  slotd send hello lunch '{\"vote\": \"tea\"}' --sender ann
 
 Exit codes: 0 it worked, 1 failed on this side, 2 called wrongly or configuration wrong,
 3 node not reached, 4 node refused (4xx), 5 node failed (5xx), 6 serve can't start now,

@@ -12,6 +12,7 @@ mod common;
 mod demo;
 mod docs;
 mod hostile;
+mod invariants;
 mod kill;
 mod messages;
 mod overload;
