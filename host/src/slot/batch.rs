@@ -74,6 +74,10 @@ impl Gate {
         self.0.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn extend(&mut self, other: Gate) {
         self.0.extend(other.0);
     }

@@ -187,6 +187,7 @@ impl SlotHandle {
 
     /// # Errors
     /// The mail itself, when the slot is stopping: give it to the next task.
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     pub fn try_mail(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
         match self.mailbox.try_send(mail) {
             Ok(()) => Ok(Ok(())),

@@ -22,6 +22,9 @@ pub struct Transaction {
     read_only: bool,
 }
 
+/// The session, with what was written or why it was not.
+pub type Merged = Result<(Box<Session>, Vec<Write>), (Box<Session>, StateFault)>;
+
 impl Transaction {
     pub fn new(slot: SlotId, store: Arc<dyn StateStore>, session: Box<Session>) -> Self {
         Self { slot, store, session, writes: BTreeMap::new(), write_bytes: 0, read_only: false }
@@ -63,7 +66,7 @@ impl Transaction {
     /// # Errors
     /// The store could not say how large a value was that is replaced, or the session's state is
     /// over its limit. Then nothing has changed.
-    pub fn merge(mut self) -> Result<(Box<Session>, Vec<Write>), (Box<Session>, StateFault)> {
+    pub fn merge(mut self) -> Merged {
         let (mut keys, mut bytes) = (self.session.head.state_keys, self.session.head.state_bytes);
         let writes = std::mem::take(&mut self.writes);
         for (key, value) in &writes {
