@@ -11,7 +11,7 @@ mod instance;
 mod limiter;
 mod store;
 #[cfg(test)]
-mod testkit;
+pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 mod types;

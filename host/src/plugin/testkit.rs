@@ -16,7 +16,7 @@ fn encode(text: &str) -> Vec<u8> {
 }
 
 /// Does what the first byte of a message says; see `guests/guest.wat`.
-pub(super) fn guest() -> Vec<u8> {
+pub(crate) fn guest() -> Vec<u8> {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| encode(GUEST)).clone()
 }
@@ -42,7 +42,7 @@ pub(super) fn options(dir: &Path) -> PluginOptions {
     }
 }
 
-pub(super) fn host(dir: &Path) -> PluginHost {
+pub(crate) fn host(dir: &Path) -> PluginHost {
     PluginHost::new(options(dir)).unwrap()
 }
 

@@ -12,6 +12,8 @@ pub mod read;
 pub mod session;
 pub mod subscribers;
 pub mod task;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     error::{Code, Error},

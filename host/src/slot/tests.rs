@@ -1,0 +1,212 @@
+//! A slot over the real log and store, with a hand on the moment at which its appends end.
+
+use super::*;
+use crate::{
+    log::{
+        Append, Claim, LogError, Logged,
+        record::{Batch, Record},
+    },
+    plugin::testkit,
+    service::catalogue::{CatalogueStore, Service},
+    storage::{DataDir, StorageOptions},
+};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::time::timeout;
+
+/// The embedded log; each append waits for the test's word, and can be refused by it.
+struct HeldLog {
+    log: Arc<dyn SlotLog>,
+    appends: mpsc::UnboundedSender<oneshot::Sender<Word>>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Word {
+    Pass,
+    Refuse,
+    Fence,
+}
+
+impl SlotLog for HeldLog {
+    fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>> {
+        self.log.claim(slot, claimant)
+    }
+    fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {
+        let (word, said) = oneshot::channel();
+        let _ = self.appends.send(word);
+        let log = self.log.clone();
+        async move {
+            match said.await {
+                Ok(Word::Refuse) => Err(LogError::Unavailable("no room, says the test".into())),
+                Ok(Word::Fence) => {
+                    // Somebody else claims the slot while the append is on its way.
+                    log.claim(append.slot, "another").await?;
+                    log.commit(append).await
+                }
+                _ => log.commit(append).await,
+            }
+        }
+        .boxed()
+    }
+    fn read(
+        &self,
+        slot: SlotId,
+        after: Position,
+        bytes_max: usize,
+    ) -> BoxFuture<'static, Result<Vec<Logged>, LogError>> {
+        self.log.read(slot, after, bytes_max)
+    }
+    fn trim(&self, slot: SlotId, up_to: Position) -> BoxFuture<'static, Result<(), LogError>> {
+        self.log.trim(slot, up_to)
+    }
+}
+
+#[derive(Default)]
+struct Unsaved;
+impl CatalogueStore for Unsaved {
+    fn load(&self) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+    fn save(&self, _catalogue: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+struct Fixture {
+    slot: SlotHandle,
+    ownership: Ownership,
+    context: Arc<SlotContext>,
+    appends: mpsc::UnboundedReceiver<oneshot::Sender<Word>>,
+    data: DataDir,
+    _dir: tempfile::TempDir,
+}
+
+const SLOT: SlotId = 3;
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), StorageOptions::default()).unwrap();
+        let plugins = testkit::host(&dir.path().join("plugins"));
+        let plugin = plugins.add(testkit::guest().into()).await.unwrap();
+        let name = ServiceName::parse("s").unwrap();
+        let service = Service::deployed(None, &name, Some("1"), plugin.digest(), 0).unwrap();
+        let catalogue = Catalogue::open(Box::new(Unsaved)).unwrap();
+        catalogue.put(service.unwrap()).unwrap();
+        let (sender, appends) = mpsc::unbounded_channel();
+        let context = Arc::new(SlotContext {
+            node: "n".into(),
+            log: Arc::new(HeldLog { log: data.log(), appends: sender }),
+            store: data.state(),
+            plugins: Arc::new(plugins),
+            catalogue: Arc::new(catalogue),
+            cached_bytes: 0.into(),
+            mail_taken: 0.into(),
+            options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20 },
+        });
+        let ownership = Ownership::default();
+        let slot = SlotHandle::spawn(SLOT, ownership.clone(), context.clone());
+        Self { slot, ownership, context, appends, data, _dir: dir }
+    }
+
+    fn send(&self, body: &'static [u8]) -> oneshot::Receiver<Result<Sent, Error>> {
+        let (reply, answer) = oneshot::channel();
+        let message = Incoming {
+            id: None,
+            sender: None,
+            content_type: "text/plain".into(),
+            body: Bytes::from_static(body),
+        };
+        let mail = Mail::Message { key: key(), message, reply };
+        assert!(matches!(self.slot.try_mail(mail), Ok(Ok(()))));
+        answer
+    }
+
+    fn subscribe(&self) -> oneshot::Receiver<Result<Subscribed, Error>> {
+        let (reply, answer) = oneshot::channel();
+        let mail = Mail::Subscribe { key: key(), after: 0, reply };
+        assert!(matches!(self.slot.try_mail(mail), Ok(Ok(()))));
+        answer
+    }
+
+    /// The next append, held.
+    async fn append(&mut self) -> oneshot::Sender<Word> {
+        timeout(Duration::from_secs(20), self.appends.recv()).await.unwrap().unwrap()
+    }
+
+    /// Waits until the slot has taken so much mail.
+    async fn taken(&self, mail: u64) {
+        while self.context.mail_taken.load(Ordering::Relaxed) < mail {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sequence numbers of the slot's messages, as its log has them.
+    async fn logged(&self) -> Vec<u64> {
+        let batches = self.data.log().read(SLOT, 0, usize::MAX).await.unwrap();
+        let records = batches.iter().flat_map(|b| Batch::decode(&b.batch).unwrap().records);
+        let messages = records.filter_map(|record| match record {
+            Record::Message(message) => Some(message.entry.seq),
+            _ => None,
+        });
+        messages.collect()
+    }
+}
+
+fn key() -> SessionKey {
+    SessionKey::parse("s", "x").unwrap()
+}
+
+/// Invariant 2: a reply or an event that leaves before its batch is durable may tell of something
+/// that a crash then takes back.
+#[tokio::test]
+async fn nothing_leaves_before_its_batch_is_durable() {
+    let mut fixture = Fixture::new().await;
+    let subscribed = fixture.subscribe().await.unwrap().unwrap();
+    let mut live = subscribed.live.unwrap();
+    let mut first = fixture.send(b"mhello");
+    let word = fixture.append().await;
+    // A read of what is not durable waits too.
+    let mut seen = fixture.subscribe();
+    fixture.taken(3).await;
+    assert!(first.try_recv().is_err() && seen.try_recv().is_err());
+    assert!(live.recv().now_or_never().is_none());
+    word.send(Word::Pass).unwrap();
+    assert_eq!(first.await.unwrap().unwrap().seq, 1);
+    assert_eq!(seen.await.unwrap().unwrap().backlog.len(), 1);
+    assert!(matches!(live.recv().await, Some(crate::node_types::Live::Published(p)) if p.seq == 1));
+}
+
+/// Invariants 3 and 4: what filled while a commit failed rests on what was refused. Were it
+/// appended, a refused message's writes would be durable and its number missing.
+#[tokio::test]
+async fn nothing_that_rests_on_a_failed_commit_reaches_the_log() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.send(b"sone");
+    let word = fixture.append().await;
+    let second = fixture.send(b"stwo");
+    fixture.taken(2).await;
+    word.send(Word::Refuse).unwrap();
+    assert_eq!(first.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
+    assert_eq!(second.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
+    drop(fixture.ownership.lock().await);
+    assert!(fixture.appends.try_recv().is_err(), "the second batch was sent to the log");
+    assert!(fixture.logged().await.is_empty());
+    // The next task begins from the log.
+    fixture.slot = SlotHandle::spawn(SLOT, fixture.ownership.clone(), fixture.context.clone());
+    let again = fixture.send(b"sone");
+    fixture.append().await.send(Word::Pass).unwrap();
+    assert_eq!(again.await.unwrap().unwrap().seq, 1);
+    assert_eq!(fixture.logged().await, [1]);
+}
+
+/// Invariant 1: a writer whose slot was claimed meanwhile must tell its callers so and stop.
+#[tokio::test]
+async fn a_fenced_slot_tells_its_callers_and_stops() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.send(b"sone");
+    fixture.append().await.send(Word::Fence).unwrap();
+    assert_eq!(first.await.unwrap().unwrap_err().code, Code::Fenced);
+    drop(fixture.ownership.lock().await);
+    assert!(fixture.slot.is_closed());
+    assert!(fixture.logged().await.is_empty());
+}
