@@ -236,6 +236,9 @@ pub const RESUBSCRIBE_TRIES_MAX: u32 = 40;
 
 // --- storage ----------------------------------------------------------------------------------
 
+/// How long a start waits for a data directory that another process has, and how often it looks.
+pub const DATA_DIR_LOCK_WAIT: Duration = Duration::from_secs(2);
+pub const DATA_DIR_LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Free space that writes leave on the disk: what flushes and compactions need to finish.
 pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 /// How old a look at the free space may be: one `statvfs` is cheap, one a commit is not needed.

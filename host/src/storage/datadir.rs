@@ -24,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
+    time::Instant,
 };
 use tokio::sync::watch;
 
@@ -274,10 +275,20 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     let file =
         File::options().create(true).truncate(false).write(true).open(path.join(identity::LOCK));
     let file = file.map_err(|e| unavailable(path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.display().to_string())),
-        Err(TryLockError::Error(e)) => Err(unavailable(path, &e)),
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A predecessor that is just ending, or a child that it has forked and that has not
+            // yet become another program, holds the lock for a moment more.
+            Err(TryLockError::WouldBlock) if started.elapsed() < limits::DATA_DIR_LOCK_WAIT => {
+                std::thread::sleep(limits::DATA_DIR_LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked(path.display().to_string()));
+            }
+            Err(TryLockError::Error(e)) => return Err(unavailable(path, &e)),
+        }
     }
 }
 

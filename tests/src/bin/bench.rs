@@ -17,7 +17,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 const SERVICE: &str = "counter";
@@ -376,12 +376,12 @@ async fn memory(args: &Args, dir: &Path) -> anyhow::Result<Memory> {
         fill(&node, SESSIONS_FOR_ALL_SLOTS).await?;
         let slots = node.admin().slots().await?;
         let running = slots.iter().filter(|slot| slot.state == "running").count();
-        (node.resident_bytes()?, running)
+        (settled_bytes(&node).await?, running)
     };
     row(&format!("idle, {slots_running} slots started"), mib(idle_bytes), "");
     let mut node = start(dir.join("many")).await?;
     let outcome = fill(&node, args.sessions).await?;
-    let with_sessions_bytes = node.resident_bytes()?;
+    let with_sessions_bytes = settled_bytes(&node).await?;
     let with_sessions_peak_bytes = peak_bytes(node.pid().context("not running")?)?;
     row(&format!("with {} sessions", args.sessions), mib(with_sessions_bytes), "256 MiB or less");
     row("  at its peak", mib(with_sessions_peak_bytes), "");
@@ -422,6 +422,21 @@ async fn time_to_ready(node: &mut Node) -> anyhow::Result<f64> {
     let started = Instant::now();
     node.restart().await?;
     Ok(started.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Resident memory once the node is idle: what it keeps, not what the load before needed. Idle is
+/// when two looks some seconds apart differ by less than a hundredth.
+async fn settled_bytes(node: &Node) -> anyhow::Result<u64> {
+    let mut before = node.resident_bytes()?;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let now = node.resident_bytes()?;
+        if now.abs_diff(before) < before / 100 {
+            return Ok(now);
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 fn peak_bytes(pid: u32) -> anyhow::Result<u64> {
