@@ -99,7 +99,7 @@ impl Workshop {
         self.say("testing the workspace");
         self.run(
             self.cargo()
-                .args(["test", "--workspace"])
+                .args(["test", "--workspace", "--no-fail-fast"])
                 .args(rest)
                 .env("SLOTD_TEST_PLUGINS", &plugins)
                 .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev)),
