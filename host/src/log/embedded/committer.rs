@@ -18,7 +18,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{collections::VecDeque, time::Instant};
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 type Reply = oneshot::Sender<Result<Claim, LogError>>;
 
@@ -30,7 +30,8 @@ struct Commit {
     taken: Vec<bool>,
 }
 
-pub fn run(shared: &Shared) {
+/// `runtime` is where those who wait for answers run, if there is one.
+pub fn run(shared: &Shared, runtime: Option<&Handle>) {
     let mut commit = Commit {
         writer: Writer::new(),
         waiting: Vec::new(),
@@ -51,11 +52,16 @@ pub fn run(shared: &Shared) {
             std::mem::swap(&mut queue.requests, &mut arrived);
         }
         held.extend(arrived.drain(..));
-        group_commit(shared, &mut commit, &mut held);
+        group_commit(shared, runtime, &mut commit, &mut held);
     }
 }
 
-fn group_commit(shared: &Shared, commit: &mut Commit, held: &mut VecDeque<Request>) {
+fn group_commit(
+    shared: &Shared,
+    runtime: Option<&Handle>,
+    commit: &mut Commit,
+    held: &mut VecDeque<Request>,
+) {
     // Held until the answers are given: the store is not opened again under a commit.
     let db = shared.engine.open_db();
     let ready = db
@@ -88,6 +94,7 @@ fn group_commit(shared: &Shared, commit: &mut Commit, held: &mut VecDeque<Reques
     let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
     let started = Instant::now();
     let written = shared.engine.commit(batch);
+    let several = commit.waiting.len() > 1;
     let metrics = metrics();
     metrics.commit_seconds.record(started.elapsed());
     metrics.commit_slots.record(commit.waiting.len() as f64);
@@ -108,15 +115,26 @@ fn group_commit(shared: &Shared, commit: &mut Commit, held: &mut VecDeque<Reques
         }
     }
     drop(tables);
-    for (slot, term, reply) in commit.waiting.drain(..) {
-        commit.taken[usize::from(slot)] = false;
-        let answer = match &written {
-            Ok(()) => Ok(Claim { term, position: number }),
-            Err(WriteError::Refused(why)) => Err(LogError::Unavailable(why.clone())),
-            Err(WriteError::Undecided(why)) => Err(LogError::Undecided(why.clone())),
-        };
-        // Whoever asked may have gone; what it asked for stands.
-        let _ = reply.send(answer);
+    for (slot, ..) in &commit.waiting {
+        commit.taken[usize::from(*slot)] = false;
+    }
+    let waiting = std::mem::take(&mut commit.waiting);
+    let answer_all = move || {
+        for (_, term, reply) in waiting {
+            let answer = match &written {
+                Ok(()) => Ok(Claim { term, position: number }),
+                Err(WriteError::Refused(why)) => Err(LogError::Unavailable(why.clone())),
+                Err(WriteError::Undecided(why)) => Err(LogError::Undecided(why.clone())),
+            };
+            // Whoever asked may have gone; what it asked for stands.
+            let _ = reply.send(answer);
+        }
+    };
+    match runtime {
+        // From here each answer would wake a worker with a system call of its own; on a worker
+        // they cost one together.
+        Some(runtime) if several => drop(runtime.spawn(async move { answer_all() })),
+        _ => answer_all(),
     }
 }
 

@@ -117,9 +117,10 @@ impl Shared {
     /// Starts the committer. It ends when [`Shared::stop`] is called.
     pub fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let shared = self.clone();
+        let runtime = tokio::runtime::Handle::try_current().ok();
         std::thread::Builder::new()
             .name("log-committer".into())
-            .spawn(move || committer::run(&shared))
+            .spawn(move || committer::run(&shared, runtime.as_ref()))
     }
 
     /// Puts what was recovered in place. The caller holds the store's write lock.
