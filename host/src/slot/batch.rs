@@ -4,7 +4,7 @@
 use crate::{
     error::{Code, Error},
     limits,
-    log::record::{Batch, Record},
+    log::record::Record,
     slot::Reply,
 };
 
@@ -57,11 +57,6 @@ impl Building {
     pub fn has_room(&self) -> bool {
         self.records.len().max(self.held.len()) < limits::BATCH_MESSAGES_MAX
             && self.bytes < limits::BATCH_BYTES_MAX
-    }
-
-    /// About how many bytes it takes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
     }
 }
 
@@ -136,14 +131,4 @@ fn record_bytes(record: &Record) -> usize {
         }
         _ => RECORD_BYTES,
     }
-}
-
-/// Builds the log's form of a batch.
-pub fn seal(
-    slot: crate::names::SlotId,
-    term: crate::log::Term,
-    attempt: u128,
-    records: Vec<Record>,
-) -> Batch {
-    Batch { slot, term, attempt, records }
 }

@@ -16,7 +16,7 @@ use crate::{
     names::{ServiceName, SessionKey, SlotId},
     slot::{
         Activation, LastUse, Mail, Order, Ownership, Prepared, Reply, SlotContext, SlotStats,
-        batch::{Building, Gate, commit_error, seal},
+        batch::{Building, Gate, commit_error},
         instances::Instances,
         relaxed_store,
         session::Session,
@@ -300,7 +300,12 @@ impl Task {
         let next = Building::new(self.building.number + 1);
         let mut building = std::mem::replace(&mut self.building, next);
         let gate = building.take_held();
-        let batch = seal(self.slot, self.term, rand_u128(), building.records.split_off(0));
+        let batch = Batch {
+            slot: self.slot,
+            term: self.term,
+            attempt: rand_u128(),
+            records: building.records,
+        };
         let append = Append {
             slot: self.slot,
             term: self.term,
