@@ -245,7 +245,7 @@ pub(crate) fn write(
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
     batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
-    engine.commit(batch).map_err(|e| match e {
+    engine.commit(db, batch).map_err(|e| match e {
         WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
     })
 }
@@ -332,7 +332,7 @@ pub(crate) fn collect_garbage(engine: &Engine) -> Result<bool, StateError> {
     if batch.len() < limits::GARBAGE_ROWS_PER_STEP {
         batch.remove(&db.garbage, key);
     }
-    engine.commit(batch).map_err(|e| match e {
+    engine.commit(&db, batch).map_err(|e| match e {
         WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
     })?;
     Ok(db.garbage.first_key_value().is_some())

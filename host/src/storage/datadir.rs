@@ -193,7 +193,7 @@ impl DataDir {
         self.engine.check_writable().map_err(LogError::Unavailable)?;
         let mut batch = db.batch(1, true);
         batch.insert(&db.meta, meta_key(key), db.value(value));
-        self.engine.commit(batch).map_err(|e| match e {
+        self.engine.commit(&db, batch).map_err(|e| match e {
             WriteError::Refused(why) => LogError::Unavailable(why),
             WriteError::Undecided(why) => LogError::Undecided(why),
         })

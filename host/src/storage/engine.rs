@@ -64,6 +64,7 @@ pub struct Db {
     pub remembered: Keyspace,
     pub pinned: Keyspace,
     pub garbage: Keyspace,
+    rotating: Mutex<()>,
 }
 
 /// Shared by log, state and background work. `db` is empty while it is being opened again.
@@ -92,9 +93,10 @@ pub fn seqno_floor(keyspace: u64, value: &[u8]) -> Option<u64> {
 
 /// Every keyspace is small in memory; what is read often is in the shared block cache.
 fn keyspace_options(name: &str) -> KeyspaceCreateOptions {
-    let leveled = |memtable: u64| {
-        KeyspaceCreateOptions::default()
-            .max_memtable_size(memtable)
+    // Full memtables are ours to find: see `Db::rotate_full`.
+    let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
+    let leveled = || {
+        options()
             // Small tables: one compaction is short, and one worker does all.
             .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB)))
             // Filters and indexes of the first level only; the rest goes through the cache.
@@ -103,15 +105,22 @@ fn keyspace_options(name: &str) -> KeyspaceCreateOptions {
     };
     match name {
         // Never merged: keys only rise, and whole tables are dropped once all in them is trimmed.
-        "log" => KeyspaceCreateOptions::default()
-            .max_memtable_size(8 * MIB)
+        "log" => options()
             .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
             .data_block_size_policy(BlockSizePolicy::all(64 * 1024))
             .index_block_pinning_policy(PinningPolicy::all(false))
             .filter_block_pinning_policy(PinningPolicy::all(false)),
-        "history" => leveled(4 * MIB).data_block_size_policy(BlockSizePolicy::all(16 * 1024)),
-        "heads" | "state" | "remembered" => leveled(4 * MIB),
-        _ => leveled(2 * MIB),
+        "history" => leveled().data_block_size_policy(BlockSizePolicy::all(16 * 1024)),
+        _ => leveled(),
+    }
+}
+
+/// The size at which a keyspace's memtable is written to a table.
+fn memtable_bytes(name: &str) -> u64 {
+    match name {
+        "log" => 8 * MIB,
+        "history" | "heads" | "state" | "remembered" => 4 * MIB,
+        _ => 2 * MIB,
     }
 }
 
@@ -149,6 +158,7 @@ impl Db {
                 remembered: open(6)?,
                 pinned: open(7)?,
                 garbage: open(8)?,
+                rotating: Mutex::new(()),
                 database,
             })
         };
@@ -211,6 +221,25 @@ impl Db {
         self.all().iter().all(|keyspace| {
             keyspace.tree.active_memtable().is_empty() && keyspace.sealed_memtable_count() == 0
         })
+    }
+
+    /// Has memtables that are full written to tables.
+    ///
+    /// fjall (3.1.13) would do it, but asks its worker for it again with every commit until it is
+    /// done, through a queue of 1,000 that the worker itself waits on to write to: a worker that
+    /// is busy for that many commits never moves again, and the store with it.
+    fn rotate_full(&self) -> fjall::Result<()> {
+        for keyspace in self.all() {
+            let full = memtable_bytes(keyspace.name());
+            if keyspace.tree.active_memtable().size() > full
+                // Whoever has it rotates this one too, now or at the next commit.
+                && let Some(_turn) = self.rotating.try_lock()
+                && keyspace.tree.active_memtable().size() > full
+            {
+                keyspace.rotate_memtable()?;
+            }
+        }
+        Ok(())
     }
 
     /// Has memtables written to tables when they keep a journal alive that is finished: fjall
@@ -317,9 +346,15 @@ impl Engine {
     }
 
     /// Commits a batch, and turns the store off when that fails.
-    pub fn commit(&self, batch: OwnedWriteBatch) -> Result<(), WriteError> {
+    pub fn commit(&self, db: &Db, batch: OwnedWriteBatch) -> Result<(), WriteError> {
         match batch.commit() {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                // What is written stands, whatever becomes of the tables.
+                if let Err(e) = db.rotate_full() {
+                    self.fail(format!("a memtable can't be rotated: {e}"));
+                }
+                Ok(())
+            }
             // Said before anything is written.
             Err(e @ fjall::Error::Poisoned) => {
                 self.fail(format!("{e}"));

@@ -93,7 +93,7 @@ fn group_commit(
     batch.insert(&db.log, number.to_be_bytes(), value);
     let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
     let started = Instant::now();
-    let written = shared.engine.commit(batch);
+    let written = shared.engine.commit(db, batch);
     let several = commit.waiting.len() > 1;
     let metrics = metrics();
     metrics.commit_seconds.record(started.elapsed());
