@@ -3,18 +3,23 @@
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod discovery;
 pub mod error;
 pub mod http;
 pub mod limits;
 pub mod log;
+pub mod membership;
 pub mod memory;
 pub mod names;
+pub mod nats;
 pub mod node;
 mod node_types;
 pub mod plugin;
 pub mod ring;
 pub mod router;
+pub mod rpc;
 pub mod service;
 pub mod slot;
 pub mod state;

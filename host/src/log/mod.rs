@@ -8,6 +8,7 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod embedded;
+pub mod jetstream;
 pub mod record;
 
 use crate::names::SlotId;
@@ -58,6 +59,9 @@ pub enum LogError {
     /// learn the truth by opening the slot again.
     #[error("append undecided: {0}")]
     Undecided(String),
+    /// Batches right after `after` are trimmed: a snapshot has them.
+    #[error("the log of slot {slot} is trimmed after position {after}")]
+    Trimmed { slot: SlotId, after: Position },
     /// What was read does not decode or fails its checksum.
     #[error("log corrupt: {0}")]
     Corrupt(String),
@@ -75,7 +79,11 @@ pub trait SlotLog: Send + Sync + 'static {
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>>;
 
     /// The batches of `slot` after `after`, in order, claims included; at least one if there is
-    /// any, then up to about `bytes_max`. Empty: `after` is the end.
+    /// any, then up to about `bytes_max`. Empty: `after` is the end, as far as this reader sees. A
+    /// log that is kept on several servers may answer from one that lacks the newest batches.
+    ///
+    /// # Errors
+    /// [`LogError::Trimmed`] rather than a page with a gap.
     fn read(
         &self,
         slot: SlotId,

@@ -110,6 +110,7 @@ pub fn commit_error(error: &crate::log::LogError) -> Error {
                  repeat the message with the same idempotency key: {why}"
             ),
         ),
+        LogError::Trimmed { .. } => Error::internal(error.to_string()),
         LogError::Corrupt(why) => Error::internal(format!("the log is damaged: {why}")),
     }
 }

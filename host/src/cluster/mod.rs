@@ -1,0 +1,5 @@
+//! A cluster of nodes: who is in it, who owns which slot, and how slots move.
+//!
+//! Membership is a hint for liveness and the ring proposes; the slot's log decides who owns it.
+
+pub mod member;

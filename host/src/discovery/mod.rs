@@ -1,0 +1,1 @@
+//! How a node finds its peers: fixed seeds, or DNS.

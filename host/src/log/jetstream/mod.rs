@@ -1,0 +1,1 @@
+//! The slots' log on NATS JetStream.

@@ -1,0 +1,1 @@
+//! Who is alive: SWIM over the node's peer port.

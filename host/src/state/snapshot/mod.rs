@@ -1,0 +1,1 @@
+//! Snapshots of slots in an object store.
