@@ -270,3 +270,56 @@ pub const REOPEN_RETRY_MIN: Duration = Duration::from_millis(200);
 pub const REOPEN_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often the store's background thread looks for work.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);
+
+// --- clusters ---------------------------------------------------------------------------------
+
+/// How long a slot waits for the log before it tells those who wait. Longer than the log engine
+/// takes to elect another leader (4 to 9 s), so that they are answered late rather than refused;
+/// shorter than a request's deadline.
+pub const ENGINE_PATIENCE: Duration = Duration::from_secs(14);
+/// How often a slot with subscribers and nothing to commit shows that it still is the owner.
+pub const PROVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Bytes that a slot's log grows before the slot makes a snapshot: what a take-over replays.
+pub const SNAPSHOT_LOG_BYTES: usize = 1024 * 1024;
+/// Between looks at a log whose server does not show yet what is known to be there.
+pub const REPLAY_RETRY: Duration = Duration::from_millis(10);
+/// Back-off of a request whose slot is not where it was sought.
+pub const FORWARD_RETRY_MIN: Duration = Duration::from_millis(2);
+pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(250);
+/// Reads of a node that wait for slots that are nowhere now.
+pub const WAITING_READS_MAX: usize = 4_096;
+/// Slots that one node takes over from another in an orderly way at a time. Each needs little more
+/// than two commits; more at a time would make each wait for the others.
+pub const HANDOFFS_MAX: usize = 8;
+/// Slots that one node claims at a time when their owner is gone.
+pub const TAKEOVERS_MAX: usize = 32;
+/// A slot that was released for another node, which did not take it within this time, goes back.
+pub const HANDOFF_DEADLINE: Duration = Duration::from_secs(5);
+/// The whole of one move, with all of its preparation.
+pub const MOVE_DEADLINE: Duration = Duration::from_secs(120);
+/// Back-off of a move that failed.
+pub const MOVE_RETRY_MIN: Duration = Duration::from_millis(500);
+pub const MOVE_RETRY_MAX: Duration = Duration::from_secs(30);
+/// A slot that was lost to another node in this time is claimed again only after a back-off:
+/// views that differ must not make two nodes claim it in turns.
+pub const CLAIM_DAMPING: Duration = Duration::from_secs(60);
+/// How often a node compares what it has with what it should have, when nothing happens.
+pub const RECONCILE_INTERVAL: Duration = Duration::from_millis(250);
+/// A node that found itself paused for longer than this does not trust its view at once.
+pub const PAUSE_SUSPECT: Duration = Duration::from_secs(1);
+/// How long it does not: membership tells the living from the dead again within that time.
+pub const PAUSE_DISTRUST: Duration = Duration::from_secs(4);
+/// How long a node waits for a peer to say what it owns before it looks at the log alone.
+pub const OWNED_WAIT: Duration = Duration::from_secs(2);
+/// One question of one node to another about the cluster.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Finished moves that a node remembers, for `slotd moves`.
+pub const MOVES_KEPT: usize = 1_000;
+/// Snapshots that one node makes at a time.
+pub const SNAPSHOTS_AT_A_TIME: usize = 4;
+/// Between looks at how far a drain is.
+pub const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// Slots that a listing over all slots asks at a time.
+pub const SLOTS_LISTED_AT_A_TIME: usize = 64;
+/// How long `slot drain` waits for the slot to be elsewhere.
+pub const SLOT_DRAIN_WAIT: Duration = Duration::from_secs(20);

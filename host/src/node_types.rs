@@ -10,7 +10,8 @@ use crate::{
     plugin::Digest,
 };
 use bytes::Bytes;
-use serde::Serialize;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use std::{
     future::Future,
     pin::Pin,
@@ -57,7 +58,23 @@ pub struct Answer {
 }
 
 /// A message that is in its slot's mailbox; resolves when it is durable, or failed.
-pub struct Pending(pub(crate) oneshot::Receiver<Result<Sent, Error>>);
+pub struct Pending(Way);
+
+enum Way {
+    /// In a mailbox of this node.
+    Here(oneshot::Receiver<Result<Sent, Error>>),
+    /// Wherever its slot is.
+    Around(BoxFuture<'static, Result<Sent, Error>>),
+}
+
+impl Pending {
+    pub(crate) fn here(answer: oneshot::Receiver<Result<Sent, Error>>) -> Self {
+        Self(Way::Here(answer))
+    }
+    pub(crate) fn on_its_way(answer: BoxFuture<'static, Result<Sent, Error>>) -> Self {
+        Self(Way::Around(answer))
+    }
+}
 
 impl Future for Pending {
     type Output = Result<Sent, Error>;
@@ -65,13 +82,29 @@ impl Future for Pending {
         mut self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|r| {
-            r.unwrap_or_else(|_| Err(Error::new(
-                crate::error::Code::OutcomeUnknown,
-                "the slot stopped before the message was decided; repeat it with the same idempotency key",
-            )))
-        })
+        match &mut self.0 {
+            Way::Here(answer) => Pin::new(answer).poll(cx).map(|r| {
+                r.unwrap_or_else(|_| Err(Error::new(
+                    crate::error::Code::OutcomeUnknown,
+                    "the slot stopped before the message was decided; repeat it with the same idempotency key",
+                )))
+            }),
+            Way::Around(answer) => answer.as_mut().poll(cx),
+        }
     }
+}
+
+/// What an idempotency key begins with that a node gave to a message of its own accord. No client
+/// can send it, and no client is shown one.
+pub const INTERNAL_KEY: char = '\u{1}';
+
+/// Whether a read must reflect everything acknowledged before it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Consistency {
+    #[default]
+    Current,
+    /// What the node that answers has, at once: it may be stale.
+    Local,
 }
 
 /// Which part of a session's history.
@@ -234,7 +267,7 @@ pub struct ServiceInfo {
 }
 
 /// A swap: the move of every slot to another deployment.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SwapInfo {
     pub generation: u64,
     /// Labels.
@@ -265,7 +298,7 @@ pub struct Deployed {
     pub swap: Option<SwapInfo>,
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SlotInfo {
     pub slot: SlotId,
     /// The node that owns it (or would, by the ring, if it is not started).
@@ -321,3 +354,84 @@ pub struct RingNode {
 
 /// A session and where it lives.
 pub type Address = (SessionKey, SlotId);
+
+/// A node as `slotd nodes` shows it: what it believes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    pub node: String,
+    pub version: String,
+    /// Where its peers and its clients reach it.
+    pub peer: String,
+    pub api: String,
+    /// Its view's number, counted by itself.
+    pub view: u64,
+    /// Whom it believes to be alive.
+    pub members: Vec<String>,
+    /// Those of them that give their slots away.
+    pub leaving: Vec<String>,
+    /// Slots that it owns, and that the ring of its view gives it.
+    pub owned: u32,
+    pub proposed: u32,
+    /// Moves that it has under way.
+    pub moving: u32,
+    /// Why it is not ready, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    pub not_ready: Option<String>,
+}
+
+/// The nodes of a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodesInfo {
+    /// The node that was asked.
+    pub own: String,
+    pub nodes: Vec<NodeView>,
+    /// Members that did not answer, with the reason.
+    pub silent: Vec<SilentNode>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SilentNode {
+    pub node: String,
+    pub why: String,
+}
+
+/// How far a move of a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveState {
+    /// The new owner loads plugins and state while the old one serves.
+    Preparing,
+    /// The old owner finishes what it has and holds what comes.
+    Sealing,
+    /// The new owner claims the slot.
+    Claiming,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+/// A move of a slot to the node that tells of it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MoveInfo {
+    /// Unique on the node `to`.
+    pub id: u64,
+    pub slot: SlotId,
+    /// `None`: nobody had it, or its owner is gone.
+    pub from: Option<String>,
+    pub to: String,
+    pub state: MoveState,
+    /// Why it failed, or what the last try met.
+    pub error: Option<String>,
+    pub started_ms: u64,
+    pub elapsed_ms: f64,
+    /// How long nobody served the slot, of a planned move that is done.
+    pub pause_ms: Option<f64>,
+}
+
+/// What one node did of a swap.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SwapShare {
+    pub info: SwapInfo,
+    pub pauses_us: Vec<f64>,
+}

@@ -96,7 +96,7 @@ async fn start(config: &Config) -> Result<Running, StartError> {
         slot_idle: config.slot_idle,
         session_cache_bytes: config.session_cache_bytes,
     };
-    let foundation = Foundation { data_dir: data_dir.clone(), plugins };
+    let foundation = Foundation { data_dir: data_dir.clone(), plugins, shared: None };
     let node = Node::start(options, foundation);
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 

@@ -1,5 +1,304 @@
 //! A cluster of nodes: who is in it, who owns which slot, and how slots move.
 //!
 //! Membership is a hint for liveness and the ring proposes; the slot's log decides who owns it.
+//! [`plan`] says what this node should do about its slots, [`coordinator`] does it, [`handoff`] is
+//! the protocol between the old owner and the new, [`control`] its words.
 
+pub mod control;
+mod coordinator;
+mod handler;
+mod handoff;
 pub mod member;
+pub mod moves;
+mod plan;
+
+pub use coordinator::{ClusterOptions, ClusterParts};
+pub use handler::{LateHandler, Teller};
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::Term,
+    names::{ServiceName, SlotId},
+    node_types::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode, SlotInfo},
+    plugin::Plugin,
+    ring::{Table, View},
+    router::{Place, Router, forward::Forwarder},
+    rpc::{Request, Response},
+    slot::SlotContext,
+};
+use control::{Ask, Told};
+use futures_util::future::BoxFuture;
+use member::Members;
+use moves::Moves;
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, watch};
+
+/// Slots that an operator drained, and the node that each must not be on.
+pub type Avoid = BTreeMap<SlotId, Arc<str>>;
+
+/// This node's part in its cluster.
+pub struct Cluster {
+    me: Weak<Self>,
+    own: Arc<str>,
+    options: ClusterOptions,
+    router: Arc<Router>,
+    context: Arc<SlotContext>,
+    pub forwarder: Arc<Forwarder>,
+    pub moves: Moves,
+    members: watch::Receiver<Arc<Members>>,
+    avoid: watch::Receiver<Arc<Avoid>>,
+    /// What the ring proposes for the latest view.
+    table: RwLock<Arc<Table>>,
+    /// The latest owner of each slot that a peer has told of, by term.
+    hints: Mutex<HashMap<SlotId, (Arc<str>, Term)>>,
+    /// Slots that must not be tried again yet.
+    backoffs: Mutex<HashMap<SlotId, Backoff>>,
+    /// Processes that have said what they own, or had time to.
+    told: Mutex<HashSet<u128>>,
+    /// When slots that are being given away were sealed.
+    sealed: Mutex<HashMap<SlotId, Instant>>,
+    /// Slots that this node has opened and not told its peers of yet.
+    gained: Mutex<Vec<(SlotId, Term)>>,
+    /// Keeps what is current compiled, so that a claim never waits for it.
+    plugins: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
+    nudge: Notify,
+    /// Every slot that the ring gives this node was taken once.
+    settled: watch::Sender<bool>,
+    joined: AtomicBool,
+    leave: Box<dyn Fn() + Send + Sync>,
+    change_avoid: Box<ChangeAvoid>,
+}
+
+/// A change of the slots to avoid; may be made several times, on what is there each time.
+pub type AvoidChange = Box<dyn Fn(&mut Avoid) + Send + Sync>;
+/// Writes such a change where all nodes see it.
+pub type ChangeAvoid = dyn Fn(AvoidChange) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
+
+struct Backoff {
+    tries: u32,
+    until: Instant,
+    /// When it was lost to another node.
+    lost: Option<Instant>,
+}
+
+impl Cluster {
+    pub fn own(&self) -> &Arc<str> {
+        &self.own
+    }
+
+    pub fn members(&self) -> Arc<Members> {
+        self.members.borrow().clone()
+    }
+
+    /// What the ring proposes for the latest view.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.read().clone()
+    }
+
+    /// Asks a peer about the cluster.
+    ///
+    /// # Errors
+    /// `unavailable` when it does not answer in time, or its own refusal.
+    pub async fn ask(&self, peer: &str, ask: &Ask) -> Result<Told, Error> {
+        let silent = |why: String| {
+            Error::new(Code::Unavailable, format!("node {peer} does not answer: {why}"))
+        };
+        let request = Request::Control(control::encode(ask)?);
+        let answer = self.forwarder.peers().call(peer, request);
+        let answer = answer.map_err(|e| silent(e.to_string()))?;
+        let answer = tokio::time::timeout(limits::CONTROL_TIMEOUT, answer).await;
+        match answer.map_err(|_| silent("no answer in time".into()))? {
+            Ok(Response::Control(told)) => control::decode(&told),
+            Ok(_) => Err(Error::internal(format!("node {peer} answered something else"))),
+            Err(crate::rpc::PeerError::Refused(error)) => Err(error),
+            Err(error) => Err(silent(error.to_string())),
+        }
+    }
+
+    /// Asks every other member at once.
+    pub async fn ask_all(&self, ask: &Ask) -> Vec<(Arc<str>, Result<Told, Error>)> {
+        let members = self.members();
+        let others = members.alive.iter().filter(|member| member.name != self.own);
+        let asked =
+            others.map(|member| async { (member.name.clone(), self.ask(&member.name, ask).await) });
+        futures_util::future::join_all(asked).await
+    }
+
+    /// What this node believes.
+    pub fn view(&self, not_ready: Option<String>) -> NodeView {
+        let members = self.members();
+        let table = self.table();
+        let own = members.get(&self.own);
+        let names = |leaving: bool| {
+            let some = members.alive.iter().filter(move |m| !leaving || m.leaving);
+            some.map(|member| member.name.to_string()).collect()
+        };
+        let (takeovers, handoffs) = self.moves.running();
+        NodeView {
+            node: self.own.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            peer: own.map(|m| m.peer.to_string()).unwrap_or_default(),
+            api: own.map(|m| m.api.to_string()).unwrap_or_default(),
+            view: members.number,
+            members: names(false),
+            leaving: names(true),
+            owned: self.router.here().len() as u32,
+            proposed: table.slots_of(&self.own).len() as u32,
+            moving: (takeovers + handoffs) as u32,
+            not_ready,
+        }
+    }
+
+    /// What every node believes.
+    pub async fn nodes(&self, not_ready: Option<String>) -> NodesInfo {
+        let (mut nodes, mut silent) = (vec![self.view(not_ready)], Vec::new());
+        for (node, told) in self.ask_all(&Ask::View).await {
+            match told {
+                Ok(Told::View(view)) => nodes.push(*view),
+                Ok(_) => {}
+                Err(error) => {
+                    silent.push(SilentNode { node: node.to_string(), why: error.detail.into() });
+                }
+            }
+        }
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        NodesInfo { own: self.own.to_string(), nodes, silent }
+    }
+
+    /// Every slot is somewhere where the ring wants it, as far as this node has a part in it.
+    pub fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
+    /// It was so at least once.
+    pub fn was_settled(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
+
+    /// The slots that are here.
+    pub fn here(&self) -> impl Iterator<Item = SlotId> {
+        self.router.here().into_iter().map(|(slot, _)| slot)
+    }
+
+    /// Who owns a slot, as far as this node knows.
+    pub fn owner(&self, slot: SlotId) -> Option<String> {
+        match self.router.place(slot) {
+            Place::Here | Place::Moving => Some(self.own.to_string()),
+            Place::Away { owner, .. } => owner.map(|owner| owner.to_string()),
+        }
+    }
+
+    /// What the other nodes say of the slots that they own.
+    pub async fn slots_of_peers(&self) -> BTreeMap<SlotId, SlotInfo> {
+        let members = self.members();
+        let others = members.alive.iter().filter(|member| member.name != self.own);
+        let asked = others.map(|member| async {
+            let answer = self.forwarder.peers().call(&member.name, Request::Slots);
+            let answer = tokio::time::timeout(limits::CONTROL_TIMEOUT, answer.ok()?).await;
+            match answer.ok()?.ok()? {
+                Response::Slots(slots) => Some(slots),
+                _ => None,
+            }
+        });
+        let told = futures_util::future::join_all(asked).await;
+        let mut slots: BTreeMap<SlotId, SlotInfo> = BTreeMap::new();
+        for info in told.into_iter().flatten().flatten() {
+            let newer = slots.get(&info.slot).is_none_or(|other| info.term > other.term);
+            if newer {
+                slots.insert(info.slot, info);
+            }
+        }
+        slots
+    }
+
+    /// Moves a slot off the node that has it, and keeps it off until the next rebalance.
+    ///
+    /// # Errors
+    /// `unavailable` when no other node took it in time; `storage-unavailable` when the cluster's
+    /// settings can't be written.
+    pub async fn drain_slot(&self, slot: SlotId) -> Result<Drained, Error> {
+        let mut place = self.router.watch_place(slot)?;
+        let from = self.owner(slot).ok_or_else(|| {
+            Error::new(Code::Unavailable, format!("no node is known to own slot {slot} now"))
+        })?;
+        let nobody =
+            || Error::new(Code::Unavailable, format!("there is no other node to take slot {slot}"));
+        if self.members().on_ring().all(|name| *name == *from) {
+            return Err(nobody());
+        }
+        let name: Arc<str> = from.as_str().into();
+        self.change_avoid(Box::new(move |avoid| {
+            avoid.insert(slot, name.clone());
+        }))
+        .await?;
+        let moved = place.wait_for(|place| match place {
+            Place::Here => *from != *self.own,
+            Place::Away { owner: Some(owner), .. } => **owner != *from,
+            _ => false,
+        });
+        let moved = tokio::time::timeout(limits::SLOT_DRAIN_WAIT, moved).await.is_ok();
+        if !moved {
+            return Err(Error::new(
+                Code::Unavailable,
+                format!("slot {slot} has not left {from} yet: see `slotd moves`"),
+            ));
+        }
+        let info = self.slots_of_peers().await.remove(&slot);
+        let term = info.as_ref().map_or(0, |info| info.term);
+        let position = info.as_ref().map_or(0, |info| info.position);
+        Ok(Drained { slot, term, position, to: self.owner(slot).unwrap_or_default() })
+    }
+
+    /// Forgets what was drained by hand, and looks at what should be done.
+    ///
+    /// # Errors
+    /// `storage-unavailable` when the cluster's settings can't be written.
+    pub async fn rebalance(&self) -> Result<Rebalanced, Error> {
+        self.change_avoid(Box::new(Avoid::clear)).await?;
+        self.nudge();
+        let members = self.members();
+        let view = View::new(members.number, members.on_ring());
+        let table = Table::new(&view, self.router.slot_count());
+        let misplaced = (0..self.router.slot_count())
+            .filter(|&slot| self.owner(slot).as_deref() != table.owner(slot).map(|owner| &**owner));
+        let moves = misplaced.count() as u32;
+        let nodes = view.nodes().len();
+        let detail = format!("{moves} slots move between {nodes} nodes; see `slotd moves`");
+        Ok(Rebalanced { view: view.number, moves, detail })
+    }
+
+    async fn change_avoid(&self, change: AvoidChange) -> Result<(), Error> {
+        (self.change_avoid)(change).await
+    }
+
+    /// Looks again at what should be done, now.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// Gives all slots away; returns how many are left when it is done, or after `wait`.
+    pub async fn drain(&self, wait: Duration) -> usize {
+        (self.leave)();
+        let until = Instant::now() + wait;
+        loop {
+            let slots = 0..self.router.slot_count();
+            let left = slots.filter(|&slot| !matches!(self.router.place(slot), Place::Away { .. }));
+            let left = left.count();
+            let members = self.members();
+            let takers = members.on_ring().filter(|name| *name != self.own).count();
+            if left == 0 || takers == 0 || Instant::now() >= until {
+                return left;
+            }
+            tokio::time::sleep(limits::DRAIN_POLL).await;
+        }
+    }
+}

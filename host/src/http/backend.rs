@@ -5,7 +5,7 @@ use super::fake::FakeNode;
 use crate::{
     error::Error,
     names::{ServiceName, SessionId, SessionKey},
-    node::{Answer, History, Incoming, Node, Pending, Range, SessionInfo, Subscribed},
+    node::{Answer, Consistency, History, Incoming, Node, Pending, Range, SessionInfo, Subscribed},
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -41,14 +41,24 @@ impl Backend {
         key: &SessionKey,
         content_type: String,
         body: Bytes,
+        consistency: Consistency,
     ) -> Result<Answer, Error> {
-        delegate!(self, node => node.query(key, content_type, body).await)
+        delegate!(self, node => node.query(key, content_type, body, consistency).await)
     }
-    pub(super) async fn history(&self, key: &SessionKey, range: Range) -> Result<History, Error> {
-        delegate!(self, node => node.history(key, range).await)
+    pub(super) async fn history(
+        &self,
+        key: &SessionKey,
+        range: Range,
+        consistency: Consistency,
+    ) -> Result<History, Error> {
+        delegate!(self, node => node.history(key, range, consistency).await)
     }
-    pub(super) async fn session(&self, key: &SessionKey) -> Result<SessionInfo, Error> {
-        delegate!(self, node => node.session(key).await)
+    pub(super) async fn session(
+        &self,
+        key: &SessionKey,
+        consistency: Consistency,
+    ) -> Result<SessionInfo, Error> {
+        delegate!(self, node => node.session(key, consistency).await)
     }
     pub(super) async fn delete(&self, key: &SessionKey) -> Result<(), Error> {
         delegate!(self, node => node.delete(key).await)

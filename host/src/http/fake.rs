@@ -8,8 +8,8 @@ use crate::{
     log::record::{Entry, Event},
     names::{ServiceName, SessionId, SessionKey},
     node::{
-        Answer, History, Incoming, Live, LiveSender, Pending, Published, Range, Sent, SessionInfo,
-        Subscribed, live_channel,
+        Answer, Consistency, History, Incoming, Live, LiveSender, Pending, Published, Range, Sent,
+        SessionInfo, Subscribed, live_channel,
     },
 };
 use bytes::Bytes;
@@ -157,12 +157,18 @@ impl FakeNode {
         key: &SessionKey,
         content_type: String,
         body: Bytes,
+        consistency: Consistency,
     ) -> Result<Answer, Error> {
-        let seq = self.session(key).await?.seq;
+        let seq = self.session(key, consistency).await?.seq;
         Ok(Answer { slot: key.slot(512), plugin: PLUGIN.into(), seq, content_type, body })
     }
 
-    pub(super) async fn history(&self, key: &SessionKey, range: Range) -> Result<History, Error> {
+    pub(super) async fn history(
+        &self,
+        key: &SessionKey,
+        range: Range,
+        _: Consistency,
+    ) -> Result<History, Error> {
         let sessions = self.sessions.lock();
         let session = sessions.get(key).ok_or_else(|| not_found(key))?;
         let (after, limit) = match range {
@@ -177,7 +183,11 @@ impl FakeNode {
         })
     }
 
-    pub(super) async fn session(&self, key: &SessionKey) -> Result<SessionInfo, Error> {
+    pub(super) async fn session(
+        &self,
+        key: &SessionKey,
+        _: Consistency,
+    ) -> Result<SessionInfo, Error> {
         service_exists(&key.service)?;
         let sessions = self.sessions.lock();
         let session = sessions.get(key).filter(|s| s.seq() > 0).ok_or_else(|| not_found(key))?;

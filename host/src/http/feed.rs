@@ -6,7 +6,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::SessionKey,
-    node::{Cursor, Live, LiveReceiver, Published, Subscribed},
+    node::{Consistency, Cursor, Live, LiveReceiver, Published, Subscribed},
 };
 use futures_util::future::BoxFuture;
 use std::{collections::VecDeque, time::Duration};
@@ -206,7 +206,7 @@ fn pause(tries: u32) -> Duration {
 
 /// The session's last message, 0 when it has none yet.
 async fn last_seq(backend: &Backend, key: &SessionKey) -> Result<u64, Error> {
-    match backend.session(key).await {
+    match backend.session(key, Consistency::Current).await {
         Ok(info) => Ok(info.seq),
         Err(error) if error.code == Code::SessionNotFound => Ok(0),
         Err(error) => Err(error),

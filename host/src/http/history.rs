@@ -25,12 +25,13 @@ use http::{Response, Uri};
         ("after" = Option<u64>, Query, description = "Entries with a greater sequence number; default 0"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Entries at most; default 100"),
         ("tail" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The last entries; not together with the other two"),
+        ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
     ),
     responses((status = 200, description = "A page", body = HistoryPage, content_type = "application/json"))
 )]
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
     let key = params::session_of(&uri)?;
-    let query = Query::parse(&uri, &["after", "limit", "tail"])?;
+    let query = Query::parse(&uri, &["after", "limit", "tail", "consistency"])?;
     let range = match query.page_size("tail")? {
         Some(_) if query.get("after").is_some() || query.get("limit").is_some() => {
             return Err(invalid("query parameter \"tail\" excludes \"after\" and \"limit\""));
@@ -38,6 +39,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
         Some(limit) => Range::Tail { limit },
         None => Range::After { seq: query.u64("after")?.unwrap_or(0), limit: query.limit()? },
     };
-    let history = reading(&api, api.backend().history(&key, range)).await?;
+    let consistency = query.consistency()?;
+    let history = reading(&api, api.backend().history(&key, range, consistency)).await?;
     Ok(json(&HistoryPage::new(&history)))
 }

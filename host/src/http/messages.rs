@@ -239,6 +239,7 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<a
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
     ),
     request_body(content = Binary, content_type = "application/octet-stream", description = "The query, of any content type"),
     responses(
@@ -255,7 +256,7 @@ pub(super) async fn query(
 ) -> Result<Response<axum::body::Body>, Error> {
     let (head, body) = request.into_parts();
     let key = params::session_of(&head.uri)?;
-    params::no_query(&head.uri)?;
+    let consistency = params::Query::parse(&head.uri, &["consistency"])?.consistency()?;
     let content_type = params::content_type(&head.headers)?;
     let deadline = Deadline::after(api.options().request_deadline);
     let body = deadline
@@ -263,7 +264,7 @@ pub(super) async fn query(
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     let answer = deadline
-        .limit(api.backend().query(&key, content_type, body))
+        .limit(api.backend().query(&key, content_type, body, consistency))
         .await
         .unwrap_or_else(|| Err(read_late()))?;
     Ok(query_answer(answer).map(Into::into))

@@ -4,6 +4,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::{ServiceName, SessionKey},
+    node::Consistency,
 };
 use http::{HeaderMap, HeaderName, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -144,6 +145,16 @@ impl Query {
             Some(v) => {
                 Err(invalid(format!("query parameter {name:?} is {v:?}, not true or false")))
             }
+        }
+    }
+    /// Whether a stale answer will do; `current` by default.
+    pub(super) fn consistency(&self) -> Result<Consistency, Error> {
+        match self.get("consistency") {
+            None | Some("current") => Ok(Consistency::Current),
+            Some("local") => Ok(Consistency::Local),
+            Some(v) => Err(invalid(format!(
+                "query parameter \"consistency\" is {v:?}, not current or local"
+            ))),
         }
     }
     /// A page's size: 1 to [`limits::PAGE_ENTRIES_MAX`].

@@ -18,13 +18,14 @@ use http::{Response, StatusCode, Uri};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
     ),
     responses((status = 200, description = "The session", body = SessionInfo, content_type = "application/json"))
 )]
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
     let key = params::session_of(&uri)?;
-    params::no_query(&uri)?;
-    reading_json(&api, api.backend().session(&key)).await
+    let consistency = Query::parse(&uri, &["consistency"])?.consistency()?;
+    reading_json(&api, api.backend().session(&key, consistency)).await
 }
 
 /// Deletes a session with its state and history

@@ -9,7 +9,12 @@ use super::{
     params::{self, Query, invalid},
     views::EventView,
 };
-use crate::{error::Error, limits, names::SessionKey, node::Sent};
+use crate::{
+    error::Error,
+    limits,
+    names::SessionKey,
+    node::{Consistency, Sent},
+};
 use axum::{
     Extension,
     body::Body,
@@ -72,7 +77,10 @@ pub(super) async fn get(
         true => Some(reading(&api, Feed::open(api.backend().clone(), key.clone(), cursor)).await?),
         false => {
             // Says at once that there is no such service.
-            reading(&api, api.backend().session(&key)).await.map(drop).or_else(missing_is_fine)?;
+            reading(&api, api.backend().session(&key, Consistency::Current))
+                .await
+                .map(drop)
+                .or_else(missing_is_fine)?;
             None
         }
     };

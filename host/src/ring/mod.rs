@@ -26,7 +26,11 @@ use crate::{
 };
 use hash::{PinnedHash, Point};
 use hashring::HashRing;
-use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasher,
+    sync::Arc,
+};
 
 /// Names this function, its hash and its constants. It travels with membership; nodes whose
 /// schemes differ compute different tables and refuse to join each other.
@@ -157,6 +161,30 @@ impl Table {
                 self.owners[usize::from(slot)] = point.node;
             }
         }
+    }
+
+    /// The table with slots kept off nodes that an operator drained them from: each goes to the
+    /// node that has the fewest then, the first by name among several.
+    #[must_use]
+    pub fn avoiding(mut self, avoid: &BTreeMap<SlotId, Arc<str>>) -> Self {
+        let nodes = Arc::clone(&self.view.nodes);
+        let mut load = vec![0_u32; nodes.len()];
+        for &owner in &self.owners {
+            if let Some(load) = load.get_mut(usize::from(owner)) {
+                *load += 1;
+            }
+        }
+        for (&slot, from) in avoid {
+            if self.owner(slot) != Some(from) {
+                continue;
+            }
+            let others = (0..nodes.len()).filter(|&node| nodes[node] != *from);
+            let Some(to) = others.min_by_key(|&node| load[node]) else { continue };
+            let old = std::mem::replace(&mut self.owners[usize::from(slot)], to as u16);
+            load[usize::from(old)] -= 1;
+            load[to] += 1;
+        }
+        self
     }
 
     pub fn view(&self) -> &View {

@@ -1,10 +1,15 @@
 //! The router: from a session to its slot, and from a slot to whoever runs it.
 //!
-//! The table is an array index, never the ring. On one node every slot runs here, started by its
-//! first mail.
+//! The table is an array index, never the ring. On a node that stands alone every slot runs here,
+//! started by its first mail. In a cluster each slot has a place: here, away, or moving; a slot is
+//! opened by the coordinator only, and [`forward`] finds the way of a request to wherever it is.
+
+pub mod forward;
+mod lane;
 
 use crate::{
     error::{Code, Error},
+    log::Term,
     names::{SessionKey, SlotId},
     slot::{Mail, Order, Ownership, SlotContext, SlotHandle},
 };
@@ -13,25 +18,49 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
+use tokio::sync::{oneshot, watch};
 
 /// The slots of a node.
 pub struct Router {
-    slots: Box<[Place]>,
+    slots: Box<[Seat]>,
     context: Arc<SlotContext>,
     closed: AtomicBool,
 }
 
-/// Where a slot's task is, if it runs.
-#[derive(Default)]
-struct Place {
+/// Where a slot's task is, if it runs, and where the slot is.
+struct Seat {
     handle: RwLock<Option<SlotHandle>>,
     ownership: Ownership,
+    place: watch::Sender<Place>,
+}
+
+/// Where a slot is, as far as this node knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This node owns it, as far as the log has told it.
+    Here,
+    /// It is being given away: requests wait.
+    Moving,
+    /// Another node's. Who that is and under what term may not be known.
+    Away { owner: Option<Arc<str>>, term: Term },
+}
+
+impl Place {
+    pub const UNKNOWN: Self = Self::Away { owner: None, term: 0 };
 }
 
 impl Router {
     pub fn new(slot_count: u16, context: Arc<SlotContext>) -> Self {
-        let slots = (0..slot_count).map(|_| Place::default()).collect();
-        Self { slots, context, closed: AtomicBool::new(false) }
+        let place = match context.cluster {
+            Some(_) => Place::UNKNOWN,
+            None => Place::Here,
+        };
+        let seat = |_| Seat {
+            handle: RwLock::default(),
+            ownership: Ownership::default(),
+            place: watch::Sender::new(place.clone()),
+        };
+        Self { slots: (0..slot_count).map(seat).collect(), context, closed: false.into() }
     }
 
     pub fn slot_count(&self) -> u16 {
@@ -42,21 +71,50 @@ impl Router {
         key.slot(self.slot_count())
     }
 
+    pub fn context(&self) -> &Arc<SlotContext> {
+        &self.context
+    }
+
     /// Puts mail into a slot's mailbox, starting the slot if need be. Does not wait.
     ///
     /// # Errors
     /// `mailbox-full`; `unavailable` while the node stops; `slot-not-found`.
     pub fn deliver(&self, slot: SlotId, mut mail: Mail) -> Result<(), Error> {
         loop {
-            let handle = self.place(slot)?.handle.read();
-            if let Some(handle) = &*handle {
-                match handle.try_mail(mail) {
-                    Ok(result) => return result,
-                    Err(back) => mail = back,
-                }
+            match self.try_deliver(slot, mail)? {
+                Ok(result) => return result,
+                Err(back) => mail = back,
             }
-            drop(handle);
             self.start(slot)?;
+        }
+    }
+
+    /// Puts mail into the mailbox of a slot that runs here.
+    ///
+    /// # Errors
+    /// `slot-not-found`. The mail comes back when the slot does not run.
+    #[expect(clippy::type_complexity, reason = "three ways out, told apart by every caller")]
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    fn try_deliver(
+        &self,
+        slot: SlotId,
+        mail: Mail,
+    ) -> Result<Result<Result<(), Error>, Mail>, Error> {
+        let handle = self.seat(slot)?.handle.read();
+        Ok(match &*handle {
+            Some(handle) => handle.try_mail(mail),
+            None => Err(mail),
+        })
+    }
+
+    /// Puts mail into the mailbox of a slot that runs here; `false`: it does not run.
+    ///
+    /// # Errors
+    /// `mailbox-full`, `slot-not-found`.
+    pub fn mail_here(&self, slot: SlotId, mail: Mail) -> Result<bool, Error> {
+        match self.try_deliver(slot, mail)? {
+            Ok(result) => result.map(|()| true),
+            Err(_) => Ok(false),
         }
     }
 
@@ -66,8 +124,7 @@ impl Router {
     /// As [`Router::deliver`].
     pub async fn order(&self, slot: SlotId, mut order: Order) -> Result<(), Error> {
         loop {
-            let handle = self.running(slot)?;
-            if let Some(handle) = handle {
+            if let Some(handle) = self.running(slot)? {
                 match handle.order(order).await {
                     Ok(()) => return Ok(()),
                     Err(back) => order = back,
@@ -82,25 +139,27 @@ impl Router {
     /// # Errors
     /// `slot-not-found`.
     pub fn running(&self, slot: SlotId) -> Result<Option<SlotHandle>, Error> {
-        let handle = self.place(slot)?.handle.read();
+        let handle = self.seat(slot)?.handle.read();
         Ok(handle.as_ref().filter(|handle| !handle.is_closed()).cloned())
     }
 
-    /// No task has the slot, and the store has all of it.
+    /// No task has the slot, and the store has all of it. Never so in a cluster, where the store
+    /// may not have what another node wrote.
     ///
     /// # Errors
     /// `slot-not-found`.
     pub fn rests(&self, slot: SlotId) -> Result<bool, Error> {
-        let handle = self.place(slot)?.handle.read();
-        Ok(handle.as_ref().is_none_or(|handle| {
+        let handle = self.seat(slot)?.handle.read();
+        let flushed = handle.as_ref().is_none_or(|handle| {
             handle.is_closed() && handle.stats.flushed.load(Ordering::Acquire)
-        }))
+        });
+        Ok(flushed && self.context.cluster.is_none())
     }
 
     /// Waits until no slot has a task, nor a flush of one.
     pub async fn settled(&self) {
-        for place in &self.slots {
-            drop(place.ownership.lock().await);
+        for seat in &self.slots {
+            drop(seat.ownership.lock().await);
         }
     }
 
@@ -118,7 +177,7 @@ impl Router {
         self.closed.store(true, Ordering::Release);
     }
 
-    fn place(&self, slot: SlotId) -> Result<&Place, Error> {
+    fn seat(&self, slot: SlotId) -> Result<&Seat, Error> {
         self.slots.get(usize::from(slot)).ok_or_else(|| {
             Error::new(
                 Code::SlotNotFound,
@@ -129,14 +188,88 @@ impl Router {
 
     /// Spawns the slot's task unless one runs. Whoever comes second finds the first one's.
     fn start(&self, slot: SlotId) -> Result<(), Error> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(Code::Unavailable, "the node is stopping"));
+        let seat = self.seat(slot)?;
+        if self.context.cluster.is_some() {
+            // A claim takes the slot from whoever has it: never for the sake of one request.
+            return Err(Error::new(Code::Unavailable, "the slot is not open on this node"));
         }
-        let place = self.place(slot)?;
-        let mut handle = place.handle.write();
+        self.check_open()?;
+        let mut handle = seat.handle.write();
         if handle.as_ref().is_none_or(SlotHandle::is_closed) {
-            *handle = Some(SlotHandle::spawn(slot, place.ownership.clone(), self.context.clone()));
+            *handle = Some(SlotHandle::spawn(slot, seat.ownership.clone(), self.context.clone()));
         }
         Ok(())
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::new(Code::Unavailable, "the node is stopping")),
+            false => Ok(()),
+        }
+    }
+
+    // ---- in a cluster --------------------------------------------------------------------------
+
+    /// Claims a slot and opens it; the slot is here once that has worked.
+    ///
+    /// # Errors
+    /// Why it can't be opened; it stays where it is.
+    pub async fn open(&self, slot: SlotId) -> Result<Term, Error> {
+        self.check_open()?;
+        let seat = self.seat(slot)?;
+        let (told, opened) = oneshot::channel();
+        {
+            let mut handle = seat.handle.write();
+            if let Some(running) = handle.as_ref().filter(|handle| !handle.is_closed()) {
+                return Ok(running.stats.term.load(Ordering::Relaxed));
+            }
+            let (ownership, context) = (seat.ownership.clone(), self.context.clone());
+            *handle = Some(SlotHandle::spawn_telling(slot, ownership, context, Some(told)));
+        }
+        let gone = || Err(Error::new(Code::Unavailable, "the slot ended while it was opened"));
+        let term = opened.await.unwrap_or_else(|_| gone())?;
+        seat.place.send_replace(Place::Here);
+        Ok(term)
+    }
+
+    /// Where a slot is. Beyond the last slot: nowhere.
+    pub fn place(&self, slot: SlotId) -> Place {
+        self.seat(slot).map_or(Place::UNKNOWN, |seat| seat.place.borrow().clone())
+    }
+
+    /// # Errors
+    /// `slot-not-found`.
+    pub fn watch_place(&self, slot: SlotId) -> Result<watch::Receiver<Place>, Error> {
+        Ok(self.seat(slot)?.place.subscribe())
+    }
+
+    /// Changes where a slot is, if `change` makes something else of it.
+    pub fn set_place(&self, slot: SlotId, change: impl FnOnce(&Place) -> Option<Place>) -> bool {
+        let Ok(seat) = self.seat(slot) else { return false };
+        seat.place.send_if_modified(|place| match change(place) {
+            Some(next) if next != *place => {
+                *place = next;
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// Waits until a slot has no task, and keeps one from starting as long as it is held.
+    ///
+    /// # Errors
+    /// `slot-not-found`.
+    pub async fn hold(&self, slot: SlotId) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
+        Ok(self.seat(slot)?.ownership.lock().await)
+    }
+
+    /// The slots that are here, with their terms.
+    pub fn here(&self) -> Vec<(SlotId, Term)> {
+        let here = (0..self.slot_count()).filter(|&slot| self.place(slot) == Place::Here);
+        let with_term = here.map(|slot| {
+            let running = self.running(slot).ok().flatten();
+            (slot, running.map_or(0, |handle| handle.stats.term.load(Ordering::Relaxed)))
+        });
+        with_term.collect()
     }
 }

@@ -5,8 +5,8 @@ use crate::{
     error::{Code, Error},
     limits,
     names::SlotId,
-    node_types::SwapInfo,
-    router::Router,
+    node_types::{SwapInfo, SwapShare},
+    router::{Place, Router},
     slot::{Activation, Order, now_ms},
     telemetry::metrics,
 };
@@ -23,7 +23,7 @@ pub struct Swap {
     generation: u64,
     from: Option<Arc<str>>,
     to: Arc<str>,
-    slots: u32,
+    slots: Vec<SlotId>,
     started_ms: u64,
     started: Instant,
     progress: Mutex<Progress>,
@@ -33,17 +33,19 @@ pub struct Swap {
 #[derive(Default)]
 struct Progress {
     pauses: Vec<Duration>,
+    /// Slots that left this node meanwhile: they go over where they are.
+    left: usize,
     finished: Option<Duration>,
     error: Option<String>,
 }
 
 impl Swap {
-    pub fn new(generation: u64, from: Option<Arc<str>>, to: Arc<str>, slots: u16) -> Self {
+    pub fn new(generation: u64, from: Option<Arc<str>>, to: Arc<str>, slots: Vec<SlotId>) -> Self {
         Self {
             generation,
             from,
             to,
-            slots: slots.into(),
+            slots,
             started_ms: now_ms(),
             started: Instant::now(),
             progress: Mutex::default(),
@@ -59,9 +61,8 @@ impl Swap {
         activation: Activation,
         stopping: watch::Receiver<bool>,
     ) {
-        let slots = 0..router.slot_count();
-        stream::iter(slots)
-            .for_each_concurrent(limits::SWAP_CONCURRENCY_MAX, |slot| {
+        stream::iter(&self.slots)
+            .for_each_concurrent(limits::SWAP_CONCURRENCY_MAX, |&slot| {
                 let (router, activation, mut stopping) = (&router, &activation, stopping.clone());
                 let this = &self;
                 async move {
@@ -73,7 +74,7 @@ impl Swap {
             })
             .await;
         let mut progress = self.progress.lock();
-        if progress.pauses.len() == self.slots as usize {
+        if progress.pauses.len() + progress.left == self.slots.len() {
             let elapsed = self.started.elapsed();
             progress.finished = Some(elapsed);
             progress.error = None;
@@ -81,7 +82,7 @@ impl Swap {
             tracing::info!(
                 service = %activation.record.service,
                 to = %self.to,
-                slots = self.slots,
+                slots = self.slots.len(),
                 elapsed_ms = elapsed.as_millis() as u64,
                 "swap done"
             );
@@ -98,6 +99,10 @@ impl Swap {
                     self.progress.lock().pauses.push(pause);
                     return;
                 }
+                Err(_) if router.place(slot) != Place::Here => {
+                    self.progress.lock().left += 1;
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(slot, %error, "a slot did not go over; trying again");
                     self.progress.lock().error = Some(format!("slot {slot}: {error}"));
@@ -112,6 +117,13 @@ impl Swap {
     pub async fn wait(&self, wait: Duration) {
         let mut done = self.done.subscribe();
         let _ = tokio::time::timeout(wait, done.wait_for(|done| *done)).await;
+    }
+
+    /// For a peer that adds the shares of all nodes up.
+    pub fn share(&self) -> SwapShare {
+        let pauses = self.progress.lock().pauses.clone();
+        let pauses_us = pauses.iter().map(|pause| pause.as_secs_f64() * 1e6).collect();
+        SwapShare { info: self.info(), pauses_us }
     }
 
     pub fn is_done(&self) -> bool {
@@ -132,8 +144,8 @@ impl Swap {
             generation: self.generation,
             from: self.from.as_ref().map(ToString::to_string),
             to: self.to.to_string(),
-            slots: self.slots,
-            moved: pauses.len() as u32,
+            slots: self.slots.len() as u32,
+            moved: (pauses.len() + progress.left) as u32,
             done: progress.finished.is_some(),
             error: progress.error.clone(),
             started_ms: self.started_ms,

@@ -5,16 +5,12 @@ use crate::{
     error::{Code, Error},
     log::record::{Activate, Delete, DeploymentId, Entry, Head, Message, Pin, Record, Write},
     names::{ServiceName, SessionKey},
-    node_types::{Answer, Incoming, Sent},
+    node_types::{Answer, Consistency, Incoming, Sent},
     plugin::{self, Call, Failure, Input, Outcome, Plugin, StateFault},
     service::catalogue::not_deployed,
     slot::{
-        Prepared, Reply,
-        instances::Running,
-        now_ms,
-        overlay::Transaction,
-        session::Session,
-        task::{Task, store_error},
+        Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
+        session::Session, task::Task,
     },
     telemetry::metrics,
 };
@@ -57,7 +53,10 @@ impl Task {
                 metrics().replays.increment(1);
                 self.hold(session.changed_in, reply, Ok(sent));
             }
-            Err(error) => self.hold(session.changed_in, reply, Err(error)),
+            // It may rest on what the session has: as good as a read.
+            Err(error) => {
+                self.hold_read(session.changed_in, Consistency::Current, reply, Err(error));
+            }
         }
         self.put_session(session);
     }
@@ -265,6 +264,7 @@ impl Task {
         key: SessionKey,
         content_type: String,
         body: Bytes,
+        consistency: Consistency,
         reply: Reply<Answer>,
     ) {
         let session = match self.take_session(&key) {
@@ -272,7 +272,7 @@ impl Task {
             Err(error) => return drop(reply.send(Err(error))),
         };
         let (session, answer) = self.ask(session, content_type, body).await;
-        self.hold(session.changed_in, reply, answer);
+        self.hold_read(session.changed_in, consistency, reply, answer);
         self.put_session(session);
     }
 
@@ -333,7 +333,8 @@ impl Task {
             Err(error) => return drop(reply.send(Err(error))),
         };
         if !session.exists() {
-            self.hold(session.changed_in, reply, Err(no_session(key)));
+            let none = Err(no_session(key));
+            self.hold_read(session.changed_in, Consistency::Current, reply, none);
             return self.put_session(session);
         }
         let session_number = session.head.session_number;

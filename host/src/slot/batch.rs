@@ -19,7 +19,9 @@ pub struct Building {
     pub records: Vec<Record>,
     /// About how many bytes the records take.
     bytes: usize,
-    held: Vec<Held>,
+    /// It is appended even without records: what it holds waits for a commit of its own time.
+    pub barrier: bool,
+    gate: Gate,
 }
 
 impl Building {
@@ -34,7 +36,41 @@ impl Building {
 
     /// Holds an answer until this batch is durable; if it is not, the asker gets the error.
     pub fn hold<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
-        self.held.push(Box::new(move |failed| {
+        self.gate.hold(reply, answer);
+    }
+
+    /// As [`Building::hold`], for the answer of a read: nothing of it can be kept or lost.
+    pub fn hold_read<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
+        self.gate.hold_read(reply, answer);
+    }
+
+    pub fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// Whether there is a reason to append it.
+    pub fn is_due(&self) -> bool {
+        self.has_records() || self.barrier
+    }
+
+    pub fn take_gate(&mut self) -> Gate {
+        std::mem::take(&mut self.gate)
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.records.len().max(self.gate.len()) < limits::BATCH_MESSAGES_MAX
+            && self.bytes < limits::BATCH_BYTES_MAX
+    }
+}
+
+/// The answers of one batch.
+#[derive(Default)]
+pub struct Gate(Vec<Held>);
+
+impl Gate {
+    /// Holds an answer until the batch is durable; if it is not, the asker gets the error.
+    pub fn hold<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
+        self.0.push(Box::new(move |failed| {
             let answer = match failed {
                 // A refusal that rests on uncommitted state is as void as an answer.
                 Some(error) => Err(error.clone()),
@@ -45,36 +81,26 @@ impl Building {
         }));
     }
 
-    pub fn has_records(&self) -> bool {
-        !self.records.is_empty()
+    fn hold_read<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
+        self.0.push(Box::new(move |failed| {
+            let answer = match failed {
+                Some(error) if error.code == Code::OutcomeUnknown => Err(Error::new(
+                    Code::StorageUnavailable,
+                    "the log did not confirm in time that this node still owns the slot",
+                )),
+                Some(error) => Err(error.clone()),
+                None => answer,
+            };
+            let _ = reply.send(answer);
+        }));
     }
 
-    /// Answers wait but nothing needs a commit: they wait for the batch before.
-    pub fn take_held(&mut self) -> Gate {
-        Gate(std::mem::take(&mut self.held))
-    }
-
-    pub fn has_room(&self) -> bool {
-        self.records.len().max(self.held.len()) < limits::BATCH_MESSAGES_MAX
-            && self.bytes < limits::BATCH_BYTES_MAX
-    }
-}
-
-/// The answers of one batch.
-#[derive(Default)]
-pub struct Gate(Vec<Held>);
-
-impl Gate {
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    pub fn extend(&mut self, other: Gate) {
-        self.0.extend(other.0);
     }
 
     /// The batch is durable: everything leaves.

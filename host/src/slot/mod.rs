@@ -6,6 +6,9 @@
 
 mod apply;
 pub mod batch;
+mod cache;
+mod commits;
+pub mod flush;
 pub mod instances;
 pub mod overlay;
 pub mod read;
@@ -19,7 +22,7 @@ use crate::{
     error::{Code, Error},
     log::{Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{Answer, History, Incoming, Range, Sent, SessionInfo, Subscribed},
+    node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
     plugin::{Plugin, PluginHost},
     service::Catalogue,
     state::StateStore,
@@ -50,6 +53,24 @@ pub struct SlotContext {
     /// Mail that all slots have taken, for telling an idle node.
     pub mail_taken: AtomicU64,
     pub options: SlotOptions,
+    /// What a slot of a cluster has beside that. `None` on a node that stands alone.
+    pub cluster: Option<ClusterContext>,
+}
+
+/// How a slot does in a cluster what a node that stands alone need not do.
+pub struct ClusterContext {
+    pub snapshots: Arc<crate::state::snapshot::Snapshots>,
+    /// Snapshots that are made at a time.
+    pub snapshot_turns: Arc<tokio::sync::Semaphore>,
+    /// Where slots say that their task has ended. One message a task: bounded by the slots.
+    pub ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// A slot's task has ended, other than by an order to stop.
+#[derive(Debug)]
+pub struct Ended {
+    pub slot: SlotId,
+    pub error: Error,
 }
 
 #[derive(Clone, Debug)]
@@ -74,15 +95,18 @@ pub enum Mail {
         key: SessionKey,
         content_type: String,
         body: Bytes,
+        consistency: Consistency,
         reply: Reply<Answer>,
     },
     History {
         key: SessionKey,
         range: Range,
+        consistency: Consistency,
         reply: Reply<History>,
     },
     Session {
         key: SessionKey,
+        consistency: Consistency,
         reply: Reply<SessionInfo>,
     },
     Delete {
@@ -111,10 +135,17 @@ pub enum Order {
     Activate { activation: Activation, prepared: Prepared, reply: Reply<Duration> },
     /// Write committed changes to the state store.
     Flush,
-    /// Stop if nothing has happened for `idle`, and nobody is subscribed.
+    /// Stop if nothing has happened for `idle`, and nobody is subscribed. In a cluster the slot
+    /// stays open and gives its memory back.
     StopIfIdle { idle: Duration },
-    /// Take no more mail, commit what is there, append a release record if `release`, flush, end.
+    /// Append something if nothing was for a while and someone is subscribed: a slot that is
+    /// owned elsewhere by now finds out.
+    Prove,
+    /// Take no more mail, commit what is there, append a release record if `release` and answer,
+    /// flush, end.
     Stop { release: bool, reply: Reply<(Term, Position)> },
+    /// Another node owns the slot, says a higher term: end, without a further append.
+    Abandon { term: Term },
 }
 
 /// A deployment that a slot can go over to.
@@ -146,6 +177,8 @@ pub struct SlotStats {
     pub cached: AtomicU64,
     pub cache_bytes: AtomicU64,
     pub instances: AtomicU64,
+    /// The task has claimed the slot and serves it.
+    pub serving: AtomicBool,
     /// Committed changes wait for the state store.
     pub dirty: AtomicBool,
     pub stopping: AtomicBool,
@@ -170,10 +203,20 @@ impl SlotHandle {
     /// Spawns the slot's task, which opens the slot as soon as a predecessor has ended. Mail is
     /// held meanwhile; when opening fails it is answered with the reason.
     pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
+        Self::spawn_telling(slot, ownership, context, None)
+    }
+
+    /// As [`SlotHandle::spawn`]; says when the slot is open, or why it can't be opened.
+    pub fn spawn_telling(
+        slot: SlotId,
+        ownership: Ownership,
+        context: Arc<SlotContext>,
+        opened: Option<Reply<Term>>,
+    ) -> Self {
         let (mailbox, mail) = mpsc::channel(context.options.mailbox_messages);
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
-        let run = task::run(slot, ownership, context, mail, orders, stats.clone());
+        let run = task::run(slot, ownership, context, mail, orders, stats.clone(), opened);
         // What a slot has in memory ends with its task; the next one opens it from the log.
         tokio::spawn(panics::contain("slot", run));
         Self { mailbox, control, stats }

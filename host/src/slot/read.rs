@@ -6,20 +6,21 @@ use crate::{
     limits,
     log::record::{Entry, Head},
     names::{ServiceName, SessionId, SessionKey},
-    node_types::{History, PinInfo, Published, Range, SessionInfo, Subscribed},
+    node_types::{Consistency, History, PinInfo, Published, Range, SessionInfo, Subscribed},
     service::Catalogue,
-    slot::{
-        Reply,
-        apply::no_session,
-        session::Session,
-        task::{Task, store_error},
-    },
+    slot::{Reply, apply::no_session, flush::store_error, session::Session, task::Task},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
 impl Task {
-    pub(super) fn history(&mut self, key: &SessionKey, range: Range, reply: Reply<History>) {
-        self.with_session(key, reply, |task, session| {
+    pub(super) fn history(
+        &mut self,
+        key: &SessionKey,
+        range: Range,
+        consistency: Consistency,
+        reply: Reply<History>,
+    ) {
+        self.with_session(key, consistency, reply, |task, session| {
             task.existing(session)?;
             let last_seq = session.head.seq;
             let (after, limit) = match range {
@@ -33,8 +34,13 @@ impl Task {
         });
     }
 
-    pub(super) fn describe(&mut self, key: &SessionKey, reply: Reply<SessionInfo>) {
-        self.with_session(key, reply, |task, session| {
+    pub(super) fn describe(
+        &mut self,
+        key: &SessionKey,
+        consistency: Consistency,
+        reply: Reply<SessionInfo>,
+    ) {
+        self.with_session(key, consistency, reply, |task, session| {
             task.existing(session)?;
             Ok(info(&task.context.catalogue, task.slot, key, &session.head))
         });
@@ -42,7 +48,7 @@ impl Task {
 
     /// Gives the subscriber what is there after `after`, and the live end once that is all.
     pub(super) fn subscribe(&mut self, key: &SessionKey, after: u64, reply: Reply<Subscribed>) {
-        self.with_session(key, reply, |task, session| {
+        self.with_session(key, Consistency::Current, reply, |task, session| {
             task.context.catalogue.require(&key.service)?;
             let backlog = match session.exists() {
                 true => task.entries(
@@ -162,13 +168,14 @@ impl Task {
     fn with_session<T: Send + 'static>(
         &mut self,
         key: &SessionKey,
+        consistency: Consistency,
         reply: Reply<T>,
         read: impl FnOnce(&mut Self, &Session) -> Result<T, Error>,
     ) {
         match self.take_session(key) {
             Ok(session) => {
                 let answer = read(self, &session);
-                self.hold(session.changed_in, reply, answer);
+                self.hold_read(session.changed_in, consistency, reply, answer);
                 self.put_session(session);
             }
             Err(error) => drop(reply.send(Err(error))),

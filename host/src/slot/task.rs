@@ -10,22 +10,24 @@ use crate::{
     error::{Code, Error},
     limits,
     log::{
-        Append, LogError, Position, Term,
+        LogError, Position, Term,
         record::{Activate, Batch, Record},
     },
     names::{ServiceName, SessionKey, SlotId},
     slot::{
-        Activation, LastUse, Mail, Order, Ownership, Prepared, Reply, SlotContext, SlotStats,
-        batch::{Building, Gate, commit_error},
+        Activation, Ended, LastUse, Mail, Order, Ownership, Prepared, Reply, SlotContext,
+        SlotStats,
+        batch::{Building, commit_error},
+        commits::{InFlight, committed},
+        flush::{CatchUp, Flushing, catch_up, flushed, snapshotted},
         instances::Instances,
         relaxed_store,
         session::Session,
         subscribers::Subscribers,
     },
-    state::{SlotMeta, StateError, changes::Changes},
+    state::SlotMeta,
     telemetry::metrics,
 };
-use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeMap, HashMap},
     future::poll_fn,
@@ -39,32 +41,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A batch that is on its way into the log.
-struct InFlight {
-    number: u64,
-    commit: BoxFuture<'static, Result<Position, LogError>>,
-    started: Instant,
-    batch: Batch,
-    bytes: usize,
-    gate: Gate,
-}
-
-/// What a flush wrote.
-struct Flushed {
-    meta: SlotMeta,
-    /// The last flushed message of each session that changed: key, session number, seq.
-    sessions: Vec<(SessionKey, u64, u64)>,
-}
-
-struct Flushing {
-    /// The last batch that it covers.
-    up_to_batch: u64,
-    bytes: usize,
-    handle: JoinHandle<Result<Flushed, StateError>>,
-}
-
 /// Why the loop ended.
-enum End {
+pub(super) enum End {
     Stop { release: bool, reply: Option<Reply<(Term, Position)>> },
     Failed(Error),
 }
@@ -73,34 +51,40 @@ pub(super) struct Task {
     pub(super) slot: SlotId,
     pub(super) context: Arc<SlotContext>,
     /// Also held by a flush that runs: the next task opens the slot when both have ended.
-    owner: Arc<OwnedMutexGuard<()>>,
+    pub(super) owner: Arc<OwnedMutexGuard<()>>,
     pub(super) stats: Arc<SlotStats>,
     pub(super) term: Term,
-    position: Position,
+    pub(super) position: Position,
     /// What the state store has.
-    meta: SlotMeta,
+    pub(super) meta: SlotMeta,
     /// What the slot runs, uncommitted activations included.
     pub(super) active: BTreeMap<ServiceName, Activate>,
     pub(super) next_session: u64,
-    live_sessions: u64,
+    pub(super) live_sessions: u64,
     pub(super) cache: HashMap<SessionKey, Box<Session>>,
-    cache_bytes: usize,
+    pub(super) cache_bytes: usize,
     /// Counts uses of sessions, for eviction.
-    uses: u64,
+    pub(super) uses: u64,
     pub(super) building: Building,
-    in_flight: Option<InFlight>,
+    pub(super) in_flight: Option<InFlight>,
     /// The last batch that is durable.
-    committed_batch: u64,
+    pub(super) committed_batch: u64,
     /// Durable batches that the state store does not have.
-    unflushed: Vec<(Position, Batch)>,
-    unflushed_bytes: usize,
-    flushed_batch: u64,
-    flushing: Option<Flushing>,
-    last_flush: Instant,
+    pub(super) unflushed: Vec<(Position, Batch)>,
+    pub(super) unflushed_bytes: usize,
+    pub(super) flushed_batch: u64,
+    pub(super) flushing: Option<Flushing>,
+    pub(super) last_flush: Instant,
+    /// What went into the log since the last snapshot was begun.
+    pub(super) log_bytes: usize,
+    pub(super) snapshotting: Option<JoinHandle<Result<Position, String>>>,
+    /// A snapshot reaches to this position; trim once this batch is durable.
+    pub(super) trim_after: Option<(Position, u64)>,
     pub(super) instances: Instances,
     pub(super) subscribers: Subscribers,
     last_use: LastUse,
-    failed: Option<Error>,
+    pub(super) last_commit: Instant,
+    pub(super) failed: Option<Error>,
 }
 
 /// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
@@ -111,26 +95,33 @@ pub(super) async fn run(
     mut mail: mpsc::Receiver<Mail>,
     mut orders: mpsc::Receiver<Order>,
     stats: Arc<SlotStats>,
+    told: Option<Reply<Term>>,
 ) {
     let owner = Arc::new(ownership.lock().await);
-    let opened = Task::open(slot, context, stats.clone(), owner).await;
+    let opened = Task::open(slot, context.clone(), stats.clone(), owner).await;
+    if let Some(told) = told {
+        let term = opened.as_ref().map(|task| task.term);
+        let _ = told.send(term.map_err(Clone::clone));
+    }
     let error = match opened {
         Ok(mut task) => match task.serve(&mut mail, &mut orders).await {
-            End::Stop { release, reply } => match task.finish(&mut mail, release).await {
-                Ok(at) => {
-                    stats.flushed.store(true, Ordering::Release);
-                    if let Some(reply) = reply {
-                        let _ = reply.send(Ok(at));
+            End::Stop { release, mut reply } => {
+                match task.finish(&mut mail, release, &mut reply).await {
+                    Ok(at) => {
+                        stats.flushed.store(true, Ordering::Release);
+                        if let Some(reply) = reply {
+                            let _ = reply.send(Ok(at));
+                        }
+                        return;
                     }
-                    return;
-                }
-                Err(error) => {
-                    if let Some(reply) = reply {
-                        let _ = reply.send(Err(error.clone()));
+                    Err(error) => {
+                        if let Some(reply) = reply {
+                            let _ = reply.send(Err(error.clone()));
+                        }
+                        error
                     }
-                    error
                 }
-            },
+            }
             End::Failed(error) => error,
         },
         Err(error) => error,
@@ -142,6 +133,9 @@ pub(super) async fn run(
     while let Some(mail) = mail.recv().await {
         mail.refuse(error.clone());
     }
+    if let Some(cluster) = &context.cluster {
+        let _ = cluster.ended.send(Ended { slot, error });
+    }
 }
 
 impl Task {
@@ -152,15 +146,20 @@ impl Task {
         stats: Arc<SlotStats>,
         owner: Arc<OwnedMutexGuard<()>>,
     ) -> Result<Self, Error> {
-        let claim = context.log.claim(slot, &context.node).await.map_err(|e| match e {
+        let claim = context.log.claim(slot, &context.node);
+        let claim = tokio::time::timeout(limits::ENGINE_PATIENCE, claim).await;
+        let claim = claim.unwrap_or_else(|_| Err(LogError::Undecided("no answer".into())));
+        let claim = claim.map_err(|e| match e {
             LogError::Undecided(why) | LogError::Unavailable(why) => {
                 Error::new(Code::StorageUnavailable, format!("the slot can't be claimed: {why}"))
             }
             other => commit_error(&other),
         })?;
-        let meta = catch_up(slot, &context, claim.position).await?;
+        let meta = catch_up(slot, &context, CatchUp::To(claim.position)).await?;
         // All of it is in the store: a slot that is only read must not pin the node's log.
-        if let Err(error) = context.log.trim(slot, meta.applied).await {
+        if context.cluster.is_none()
+            && let Err(error) = context.log.trim(slot, meta.applied).await
+        {
             tracing::warn!(slot, %error, "the log was not trimmed");
         }
         relaxed_store(&stats.term, claim.term);
@@ -170,7 +169,7 @@ impl Task {
         stats.show_active(&context.catalogue, &meta.active);
         metrics().slot_starts.increment(1);
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
-        Ok(Self {
+        let mut task = Self {
             slot,
             owner,
             stats,
@@ -193,11 +192,32 @@ impl Task {
             flushed_batch: 0,
             flushing: None,
             last_flush: Instant::now(),
+            log_bytes: 0,
+            snapshotting: None,
+            trim_after: None,
             instances: Instances::default(),
             subscribers: Subscribers::default(),
             last_use: LastUse::now(),
+            last_commit: Instant::now(),
             failed: None,
-        })
+        };
+        if task.context.cluster.is_some() {
+            task.go_over_to_current();
+        }
+        task.stats.serving.store(true, Ordering::Release);
+        Ok(task)
+    }
+
+    /// Another node may have had the slot while its service was swapped, or in the middle of it.
+    fn go_over_to_current(&mut self) {
+        for service in self.context.catalogue.all() {
+            let current = self.active.get(&service.name);
+            if current.is_none_or(|active| active.generation < service.generation) {
+                let record = service.activate();
+                self.active.insert(service.name.clone(), record.clone());
+                self.building.push(Record::Activate(record));
+            }
+        }
     }
 
     async fn serve(
@@ -219,8 +239,24 @@ impl Task {
                     }
                     Some(Order::Flush) => self.start_flush(),
                     Some(Order::StopIfIdle { idle }) => {
+                        self.check_patience();
                         if self.is_idle(idle) && mail.is_empty() {
-                            return End::Stop { release: false, reply: None };
+                            if self.context.cluster.is_none() {
+                                return End::Stop { release: false, reply: None };
+                            }
+                            self.rest();
+                        }
+                    }
+                    Some(Order::Prove) => {
+                        if !self.subscribers.is_empty()
+                            && self.last_commit.elapsed() >= limits::PROVE_INTERVAL
+                        {
+                            self.building.barrier = true;
+                        }
+                    }
+                    Some(Order::Abandon { term }) => {
+                        if term > self.term {
+                            self.give_up(Error::new(Code::Fenced, "the slot has another owner now"));
                         }
                     }
                     Some(Order::Stop { release, reply }) => {
@@ -235,11 +271,25 @@ impl Task {
                 result = flushed(&mut self.flushing), if self.flushing.is_some() => {
                     self.on_flushed(result);
                 }
+                taken = snapshotted(&mut self.snapshotting), if self.snapshotting.is_some() => {
+                    self.on_snapshot(taken);
+                }
                 first = mail.recv(), if has_room => match first {
                     Some(first) => self.take_ready(first, mail).await,
                     None => return End::Stop { release: false, reply: None },
                 },
             }
+        }
+    }
+
+    /// Gives back what an idle slot has no use for.
+    fn rest(&mut self) {
+        if !self.instances.is_empty() || !self.cache.is_empty() {
+            self.instances = Instances::default();
+            self.forget_clean();
+            self.stats.instances.store(0, Ordering::Relaxed);
+            relaxed_store(&self.stats.cached, self.cache.len() as u64);
+            relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
         }
     }
 
@@ -276,219 +326,19 @@ impl Task {
         self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
         match mail {
             Mail::Message { key, message, reply } => self.message(key, message, reply).await,
-            Mail::Query { key, content_type, body, reply } => {
-                self.query(key, content_type, body, reply).await;
+            Mail::Query { key, content_type, body, consistency, reply } => {
+                self.query(key, content_type, body, consistency, reply).await;
             }
             Mail::Delete { key, reply } => self.delete(&key, reply),
-            Mail::History { key, range, reply } => self.history(&key, range, reply),
-            Mail::Session { key, reply } => self.describe(&key, reply),
+            Mail::History { key, range, consistency, reply } => {
+                self.history(&key, range, consistency, reply);
+            }
+            Mail::Session { key, consistency, reply } => self.describe(&key, consistency, reply),
             Mail::Sessions { service, prefix, after, limit, pinned, reply } => {
                 self.list(&service, &prefix, after.as_ref(), limit, pinned, reply);
             }
             Mail::Subscribe { key, after, reply } => self.subscribe(&key, after, reply),
         }
-    }
-
-    // ---- commits -------------------------------------------------------------------------------
-
-    /// Appends the batch that filled, unless one is in flight.
-    fn submit(&mut self) {
-        // What filled after a failed commit rests on it: it must never reach the log.
-        if self.failed.is_some() || self.in_flight.is_some() || !self.building.has_records() {
-            return;
-        }
-        let next = Building::new(self.building.number + 1);
-        let mut building = std::mem::replace(&mut self.building, next);
-        let gate = building.take_held();
-        let batch = Batch {
-            slot: self.slot,
-            term: self.term,
-            attempt: rand_u128(),
-            records: building.records,
-        };
-        let append = Append {
-            slot: self.slot,
-            term: self.term,
-            after: self.position,
-            batch: batch.encode(),
-        };
-        self.in_flight = Some(InFlight {
-            number: building.number,
-            bytes: append.batch.len(),
-            commit: self.context.log.commit(append),
-            started: Instant::now(),
-            batch,
-            gate,
-        });
-    }
-
-    /// The commit in flight has ended: answers and events leave, or everyone is told.
-    pub(super) fn on_committed(&mut self, result: Result<Position, LogError>) {
-        let Some(in_flight) = self.in_flight.take() else { return };
-        match result {
-            Ok(position) => {
-                self.position = position;
-                self.committed_batch = in_flight.number;
-                relaxed_store(&self.stats.position, position);
-                relaxed_store(&self.stats.sessions, self.live_sessions);
-                in_flight.gate.open();
-                self.subscribers.publish(in_flight.number, &in_flight.batch.records);
-                self.on_durable(&in_flight.batch.records, in_flight.started.elapsed());
-                self.unflushed.push((position, in_flight.batch));
-                self.unflushed_bytes += in_flight.bytes;
-                self.stats.dirty.store(true, Ordering::Relaxed);
-                if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
-                    self.start_flush();
-                }
-                self.submit();
-            }
-            Err(error) => {
-                let error = commit_error(&error);
-                in_flight.gate.refuse(&error);
-                self.failed = Some(error);
-            }
-        }
-    }
-
-    fn on_durable(&self, records: &[Record], took: Duration) {
-        let mut messages = 0;
-        for record in records {
-            match record {
-                Record::Message(_) => messages += 1,
-                Record::Activate(_) => {
-                    self.stats.show_active(&self.context.catalogue, &self.active);
-                }
-                _ => {}
-            }
-        }
-        metrics().append_seconds.record(took);
-        metrics().messages.increment(messages);
-        metrics().batch_messages.record(messages as f64);
-    }
-
-    /// Ends the task after the mail at hand; the next one opens the slot from its log.
-    pub(super) fn give_up(&mut self, error: Error) {
-        self.failed.get_or_insert(error);
-    }
-
-    /// What filled since the failed commit was never sent to the log.
-    fn fail(&mut self, error: Error) -> End {
-        let kept_out = match error.code {
-            Code::Fenced => error.clone(),
-            _ => Error::new(
-                Code::StorageUnavailable,
-                format!("the slot stopped before the message was written: {}", error.detail),
-            ),
-        };
-        if let Some(in_flight) = self.in_flight.take() {
-            in_flight.gate.refuse(&Error::new(
-                Code::OutcomeUnknown,
-                "the slot stopped while the message was written; \
-                 repeat it with the same idempotency key",
-            ));
-        }
-        self.building.take_held().refuse(&kept_out);
-        End::Failed(kept_out)
-    }
-
-    /// Sends an answer once all that it rests on is durable: the batches up to `changed_in`.
-    pub(super) fn hold<T: Send + 'static>(
-        &mut self,
-        changed_in: u64,
-        reply: Reply<T>,
-        answer: Result<T, Error>,
-    ) {
-        if changed_in <= self.committed_batch {
-            let _ = reply.send(answer);
-            return;
-        }
-        match &mut self.in_flight {
-            Some(in_flight) if changed_in <= in_flight.number => {
-                let mut late = Building::default();
-                late.hold(reply, answer);
-                in_flight.gate.extend(late.take_held());
-            }
-            _ => self.building.hold(reply, answer),
-        }
-    }
-
-    /// As [`Self::hold`], for an answer that rests on everything that the slot has.
-    pub(super) fn hold_for_all<T: Send + 'static>(
-        &mut self,
-        reply: Reply<T>,
-        answer: Result<T, Error>,
-    ) {
-        let last = match (&self.in_flight, self.building.has_records()) {
-            (_, true) => self.building.number,
-            (Some(in_flight), false) => in_flight.number,
-            (None, false) => 0,
-        };
-        self.hold(last, reply, answer);
-    }
-
-    // ---- sessions ------------------------------------------------------------------------------
-
-    /// Takes a session out of the cache, or from the store; put it back after.
-    pub(super) fn take_session(&mut self, key: &SessionKey) -> Result<Box<Session>, Error> {
-        if let Some(session) = self.cache.remove(key) {
-            self.uncount(session.footprint());
-            return Ok(session);
-        }
-        let head = self.context.store.head(self.slot, key).map_err(store_error)?;
-        Ok(Box::new(Session::new(key.clone(), head.unwrap_or_default())))
-    }
-
-    pub(super) fn put_session(&mut self, mut session: Box<Session>) {
-        self.uses += 1;
-        session.used = self.uses;
-        let footprint = session.footprint();
-        self.cache_bytes += footprint;
-        self.context.cached_bytes.fetch_add(footprint, Ordering::Relaxed);
-        self.cache.insert(session.key.clone(), session);
-        if self.cache_is_full() {
-            match self.unflushed.is_empty() {
-                true => self.evict(),
-                false if self.last_flush.elapsed() >= limits::FLUSH_INTERVAL_MIN => {
-                    self.start_flush();
-                }
-                false => {}
-            }
-        }
-    }
-
-    fn uncount(&mut self, footprint: usize) {
-        self.cache_bytes -= footprint;
-        self.context.cached_bytes.fetch_sub(footprint, Ordering::Relaxed);
-    }
-
-    /// The node's cache is over its budget and this slot has more than its least share.
-    fn cache_is_full(&self) -> bool {
-        self.cache_bytes > limits::SESSION_CACHE_BYTES_PER_SLOT_MIN
-            && self.context.cached_bytes.load(Ordering::Relaxed) > self.context.options.cache_bytes
-    }
-
-    /// Drops the least recently used sessions that the store has in full.
-    fn evict(&mut self) {
-        if !self.cache_is_full() {
-            return;
-        }
-        let flushed = self.flushed_batch;
-        let clean = self.cache.values().filter(|session| session.changed_in <= flushed);
-        let mut by_use: Vec<_> = clean.map(|s| (s.used, s.footprint(), s.key.clone())).collect();
-        by_use.sort_unstable_by_key(|(used, ..)| *used);
-        // A quarter at a time, so that a full cache does not sort itself for each message.
-        let target = self.cache_bytes / 4 * 3;
-        for (_, footprint, key) in by_use {
-            if self.cache_bytes <= target {
-                break;
-            }
-            self.cache.remove(&key);
-            self.uncount(footprint);
-        }
-    }
-
-    pub(super) fn count_session(&mut self, by: i64) {
-        self.live_sessions = self.live_sessions.saturating_add_signed(by);
     }
 
     // ---- orders --------------------------------------------------------------------------------
@@ -536,81 +386,6 @@ impl Task {
             && self.flushing.is_none()
     }
 
-    // ---- flush ---------------------------------------------------------------------------------
-
-    /// Starts to bring the state store up to the last durable batch, beside the loop.
-    fn start_flush(&mut self) {
-        self.stats.instances.store(self.instances.len() as u64, Ordering::Relaxed);
-        relaxed_store(&self.stats.cached, self.cache.len() as u64);
-        relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
-        // Kept for later rather than failed: a full disk must not end reads.
-        if self.flushing.is_some() || self.unflushed.is_empty() || !self.context.store.is_writable()
-        {
-            return;
-        }
-        self.last_flush = Instant::now();
-        let batches = std::mem::take(&mut self.unflushed);
-        self.stats.dirty.store(false, Ordering::Relaxed);
-        let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
-        let bytes = self.unflushed_bytes;
-        let owner = self.owner.clone();
-        let handle = tokio::task::spawn_blocking(move || {
-            let _owner = owner;
-            let mut changes = Changes::default();
-            let mut meta = meta;
-            for (position, batch) in batches {
-                changes.fold(&mut meta, position, batch);
-            }
-            let heads = changes.heads.iter();
-            let sessions = heads
-                .filter_map(|(key, head)| {
-                    head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
-                })
-                .collect();
-            let started = Instant::now();
-            store.apply(slot, changes, &meta)?;
-            metrics().flush_seconds.record(started.elapsed());
-            Ok(Flushed { meta, sessions })
-        });
-        let up_to_batch = self.committed_batch;
-        self.flushing = Some(Flushing { up_to_batch, bytes, handle });
-    }
-
-    fn on_flushed(&mut self, result: Result<Flushed, StateError>) {
-        let Some(flushing) = self.flushing.take() else { return };
-        let flushed = match result {
-            Ok(flushed) => flushed,
-            Err(error) => {
-                // The batches are in the log: the next task replays them from there.
-                self.failed = Some(store_error(error));
-                return;
-            }
-        };
-        self.flushed_batch = flushing.up_to_batch;
-        self.unflushed_bytes = self.unflushed_bytes.saturating_sub(flushing.bytes);
-        for (key, number, seq) in flushed.sessions {
-            if let Some(session) = self.cache.get_mut(&key)
-                && session.head.session_number == number
-            {
-                session.flushed_to(seq);
-            }
-        }
-        self.meta = flushed.meta;
-        relaxed_store(&self.stats.applied, self.meta.applied);
-        let trim = self.context.log.trim(self.slot, self.meta.applied);
-        let slot = self.slot;
-        tokio::spawn(async move {
-            if let Err(error) = trim.await {
-                tracing::warn!(slot, %error, "the log was not trimmed");
-            }
-        });
-        self.evict();
-        // What came meanwhile may be more than `has_room` allows: nobody else would start it.
-        if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
-            self.start_flush();
-        }
-    }
-
     // ---- the end -------------------------------------------------------------------------------
 
     /// Takes no more mail, finishes what is there, and leaves nothing unflushed.
@@ -618,6 +393,7 @@ impl Task {
         &mut self,
         mail: &mut mpsc::Receiver<Mail>,
         release: bool,
+        reply: &mut Option<Reply<(Term, Position)>>,
     ) -> Result<(Term, Position), Error> {
         self.stats.stopping.store(true, Ordering::Relaxed);
         mail.close();
@@ -629,13 +405,19 @@ impl Task {
                 let End::Failed(error) = self.fail(error) else { continue };
                 return Err(error);
             }
-            let idle = self.in_flight.is_none() && self.flushing.is_none();
-            if drained && idle {
+            let committed_all = self.in_flight.is_none() && !self.building.is_due();
+            if drained && committed_all {
                 if !released {
                     released = true;
                     self.building.push(Record::Release { node: self.context.node.clone() });
                     continue;
                 }
+                // The next owner need not wait for what this node writes for itself.
+                if release && let Some(reply) = reply.take() {
+                    let _ = reply.send(Ok((self.term, self.position)));
+                }
+            }
+            if drained && committed_all && self.flushing.is_none() {
                 if self.unflushed.is_empty() {
                     return Ok((self.term, self.position));
                 }
@@ -689,68 +471,4 @@ impl Drop for Task {
     fn drop(&mut self) {
         self.context.cached_bytes.fetch_sub(self.cache_bytes, Ordering::Relaxed);
     }
-}
-
-async fn committed(in_flight: &mut Option<InFlight>) -> Result<Position, LogError> {
-    match in_flight {
-        Some(in_flight) => (&mut in_flight.commit).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn flushed(flushing: &mut Option<Flushing>) -> Result<Flushed, StateError> {
-    match flushing {
-        Some(flushing) => (&mut flushing.handle)
-            .await
-            .unwrap_or_else(|e| Err(StateError::Unavailable(format!("the flush failed: {e}")))),
-        None => std::future::pending().await,
-    }
-}
-
-/// Replays the log's tail, up to the claim, into the state store.
-async fn catch_up(
-    slot: SlotId,
-    context: &SlotContext,
-    claimed: Position,
-) -> Result<SlotMeta, Error> {
-    let mut meta = context.store.slot(slot).map_err(store_error)?;
-    while meta.applied < claimed {
-        let tail = context.log.read(slot, meta.applied, limits::REPLAY_BYTES_MAX).await;
-        let tail = tail.map_err(|e| commit_error(&e))?;
-        if tail.is_empty() {
-            return Err(Error::internal(format!(
-                "the log of slot {slot} ends at {} before its claim at {claimed}",
-                meta.applied
-            )));
-        }
-        let mut changes = Changes::default();
-        for logged in tail {
-            let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
-            changes.fold(&mut meta, logged.position, batch);
-        }
-        let (store, applied) = (context.store.clone(), meta.clone());
-        tokio::task::spawn_blocking(move || store.apply(slot, changes, &applied))
-            .await
-            .map_err(|e| Error::internal(format!("the replay failed: {e}")))?
-            .map_err(store_error)?;
-    }
-    Ok(meta)
-}
-
-pub(super) fn store_error(error: StateError) -> Error {
-    match error {
-        StateError::Unavailable(why) => {
-            Error::new(Code::StorageUnavailable, format!("the state store failed: {why}"))
-        }
-        StateError::Corrupt(why) => Error::internal(format!("the state store is damaged: {why}")),
-    }
-}
-
-/// A batch's attempt id: unique, not secret.
-fn rand_u128() -> u128 {
-    use std::hash::{BuildHasher, RandomState};
-    use std::sync::{LazyLock, atomic::AtomicU64};
-    static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    (u128::from(*NODE) << 64) | u128::from(NEXT.fetch_add(1, Ordering::Relaxed))
 }

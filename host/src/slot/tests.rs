@@ -102,6 +102,7 @@ impl Fixture {
             cached_bytes: 0.into(),
             mail_taken: 0.into(),
             options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20 },
+            cluster: None,
         });
         let ownership = Ownership::default();
         let slot = SlotHandle::spawn(SLOT, ownership.clone(), context.clone());

@@ -99,6 +99,28 @@ table! {
     compile_seconds: Histogram "slotd_compile_seconds" [SECONDS];
     /// How long one slot took no message because of a swap.
     swap_pause_seconds: Histogram "slotd_swap_pause_seconds" [SECONDS];
+    /// Requests that were sent to the node that owns their slot.
+    forwards: Counter "slotd_forwards_total";
+    /// Times that a request waited because its slot was nowhere, or was sent again.
+    forward_retries: Counter "slotd_forward_retries_total";
+    /// The number of the node's view of the cluster, counted by the node itself.
+    view_number: Gauge "slotd_view_number";
+    /// Nodes that this node believes to be alive, itself included.
+    view_members: Gauge "slotd_view_members";
+    /// Slots that this node owns.
+    slots_owned: Gauge "slotd_slots_owned";
+    /// Claims of slots that this node has won.
+    claims: Counter "slotd_claims_total";
+    /// Slots that this node lost to another's claim while it served them.
+    fences: Counter "slotd_fences_total";
+    /// Slots that were moved to this node by their owner.
+    handoffs: Counter "slotd_moves_total" {"kind" = "handoff"};
+    /// Slots that this node took because nobody alive had them.
+    takeovers: Counter "slotd_moves_total" {"kind" = "takeover"};
+    /// Moves that failed or were cancelled.
+    moves_failed: Counter "slotd_moves_failed_total";
+    /// How long nobody served a slot that was moved to this node by its owner.
+    handoff_pause_seconds: Histogram "slotd_handoff_pause_seconds" [SECONDS];
     /// Slots that were started: claimed, and brought to the end of their log.
     slot_starts: Counter "slotd_slot_starts_total";
     /// Slots that lost their log to another term, or its answer.

@@ -1,0 +1,71 @@
+//! What nodes say to each other about slots. As JSON: it is little, and rare.
+
+use crate::{
+    error::Error,
+    log::{Position, Term},
+    names::{ServiceName, SlotId},
+    node_types::{MoveInfo, NodeView, SwapShare},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::Arc;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// Which slots do you own?
+    Owned,
+    /// I own these now.
+    Own(Vec<(SlotId, Term)>),
+    /// Give `slot` to `to`: seal it, commit what is in flight, and hold what comes.
+    Release {
+        slot: SlotId,
+        to: Arc<str>,
+    },
+    /// I have taken the slot that you released.
+    Taken {
+        slot: SlotId,
+        term: Term,
+    },
+    Moves,
+    CancelMove {
+        id: u64,
+    },
+    /// Give all your slots away, then leave.
+    Drain,
+    View,
+    Swap {
+        service: ServiceName,
+    },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Told {
+    Owned(Vec<(SlotId, Term)>),
+    Done,
+    Released {
+        term: Term,
+        position: Position,
+    },
+    /// How long nobody served the slot, in microseconds.
+    Taken {
+        pause_us: u64,
+    },
+    Moves(Vec<MoveInfo>),
+    Cancelled(bool),
+    View(Box<NodeView>),
+    Swap(Option<SwapShare>),
+}
+
+/// # Errors
+/// `internal`: a bug.
+pub fn encode<T: Serialize>(value: &T) -> Result<Bytes, Error> {
+    let encoded = serde_json::to_vec(value);
+    encoded.map(Into::into).map_err(|e| Error::internal(format!("a question does not encode: {e}")))
+}
+
+/// # Errors
+/// `internal`: the peer speaks otherwise.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::internal(format!("a peer's words do not decode: {e}")))
+}

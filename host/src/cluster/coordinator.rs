@@ -1,0 +1,322 @@
+//! The task that compares what this node has with what the ring gives it, and begins moves.
+
+use super::{
+    Avoid, Backoff, ChangeAvoid, Cluster,
+    control::{Ask, Told},
+    member::{Member, Members},
+    plan::{self, Action, SlotState},
+};
+use crate::{
+    error::{Code, Error},
+    limits,
+    names::SlotId,
+    ring::{Table, View},
+    router::{Place, Router, forward::Forwarder},
+    rpc::Peers,
+    slot::{Ended, Order},
+    telemetry::{metrics, panics},
+};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// How long a node that finds nobody waits before it takes slots.
+    pub join_wait: Duration,
+    pub request_deadline: Duration,
+    /// Messages that may wait for a slot that moves.
+    pub held_max: usize,
+    /// Made at start: tells this process from another of the same name.
+    pub instance: u128,
+}
+
+/// What a cluster stands on.
+pub struct ClusterParts {
+    pub own: Arc<str>,
+    pub router: Arc<Router>,
+    pub peers: Arc<dyn Peers>,
+    pub members: watch::Receiver<Arc<Members>>,
+    pub avoid: watch::Receiver<Arc<Avoid>>,
+    /// Fed by the slots' tasks.
+    pub ended: mpsc::UnboundedReceiver<Ended>,
+    /// Tells the others that this node gives its slots away.
+    pub leave: Box<dyn Fn() + Send + Sync>,
+    pub change_avoid: Box<ChangeAvoid>,
+}
+
+impl Cluster {
+    pub fn start(options: ClusterOptions, parts: ClusterParts) -> Arc<Self> {
+        let ClusterParts { own, router, peers, members, avoid, ended, leave, change_avoid } = parts;
+        let forwarder = Forwarder::new(
+            router.clone(),
+            peers,
+            own.clone(),
+            options.request_deadline,
+            options.held_max,
+            options.instance,
+        );
+        let empty = Table::new(&View::default(), router.slot_count());
+        let cluster = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            own,
+            options,
+            context: router.context().clone(),
+            router,
+            forwarder: Arc::new(forwarder),
+            moves: Default::default(),
+            members,
+            avoid,
+            table: parking_lot::RwLock::new(Arc::new(empty)),
+            hints: Default::default(),
+            backoffs: Default::default(),
+            told: Default::default(),
+            sealed: Default::default(),
+            gained: Default::default(),
+            plugins: Default::default(),
+            nudge: Default::default(),
+            settled: watch::Sender::new(false),
+            joined: Default::default(),
+            leave,
+            change_avoid,
+        });
+        tokio::spawn(panics::contain("coordinator", run(Arc::downgrade(&cluster), ended)));
+        cluster
+    }
+
+    /// A new view, or slots to avoid: the table, and who has not said yet what it owns.
+    fn look_around(&self) {
+        let members = self.members.borrow().clone();
+        let avoid = self.avoid.borrow().clone();
+        let view = View::new(members.number, members.on_ring());
+        let table = Table::new(&view, self.router.slot_count()).avoiding(&avoid);
+        let owners = (0..table.slot_count()).map(|slot| table.owner(slot).cloned()).collect();
+        self.forwarder.propose(owners);
+        metrics().view_number.set(members.number as f64);
+        metrics().view_members.set(members.alive.len() as f64);
+        *self.table.write() = Arc::new(table);
+        let mut told = self.told.lock();
+        let alive: HashSet<u128> = members.alive.iter().map(|member| member.instance).collect();
+        told.retain(|instance| alive.contains(instance));
+        told.extend(members.get(&self.own).map(|own| own.instance));
+        for member in members.alive.iter().filter(|member| !told.contains(&member.instance)) {
+            self.forwarder.refused().forget(&member.name);
+            let Some(this) = self.me.upgrade() else { return };
+            tokio::spawn(this.learn_owned(member.clone()));
+        }
+    }
+
+    /// Asks a peer what it owns, until it answers or had its time.
+    async fn learn_owned(self: Arc<Self>, member: Member) {
+        let until = Instant::now() + limits::OWNED_WAIT;
+        let mut wait = limits::FORWARD_RETRY_MIN;
+        loop {
+            match self.ask(&member.name, &Ask::Owned).await {
+                Ok(Told::Owned(slots)) => {
+                    self.learn(&member.name, &slots);
+                    break;
+                }
+                _ if Instant::now() >= until => break,
+                _ => {}
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(limits::FORWARD_RETRY_MAX);
+        }
+        self.told.lock().insert(member.instance);
+        self.nudge();
+    }
+
+    /// A peer has said that it owns slots.
+    pub(super) fn learn(&self, peer: &Arc<str>, slots: &[(SlotId, u64)]) {
+        for &(slot, term) in slots {
+            {
+                let mut hints = self.hints.lock();
+                let known = hints.get(&slot).map_or(0, |(_, term)| *term);
+                if term < known {
+                    continue;
+                }
+                hints.insert(slot, (peer.clone(), term));
+            }
+            self.forwarder.learn(slot, Some(peer.clone()), term);
+            let (owner, changed) = (Some(peer.clone()), |place: &Place| match place {
+                Place::Moving => true,
+                Place::Away { term: known, .. } => term > *known,
+                Place::Here => false,
+            });
+            self.router
+                .set_place(slot, |place| changed(place).then_some(Place::Away { owner, term }));
+            if self.router.place(slot) == Place::Here
+                && let Ok(Some(running)) = self.router.running(slot)
+            {
+                running.try_order(Order::Abandon { term });
+            }
+        }
+    }
+
+    /// A slot's task has ended by itself: it is not here any more.
+    fn on_ended(&self, ended: &Ended) {
+        let Ended { slot, error } = ended;
+        let hint = self.hints.lock().get(slot).cloned();
+        self.router.set_place(*slot, |place| match (place, hint) {
+            (Place::Away { .. }, _) => None,
+            (_, Some((owner, term))) if owner != self.own => {
+                Some(Place::Away { owner: Some(owner), term })
+            }
+            _ => Some(Place::UNKNOWN),
+        });
+        self.back_off(*slot, error.code == Code::Fenced);
+        if error.code == Code::Fenced {
+            metrics().fences.increment(1);
+        }
+        tracing::info!(slot, %error, "a slot is not here any more");
+    }
+
+    pub(super) fn back_off(&self, slot: SlotId, lost: bool) {
+        let mut backoffs = self.backoffs.lock();
+        let now = Instant::now();
+        let entry = backoffs.entry(slot).or_insert(Backoff { tries: 0, until: now, lost: None });
+        let recent = entry.until.elapsed() < limits::CLAIM_DAMPING;
+        entry.tries = if recent { (entry.tries + 1).min(16) } else { 1 };
+        let step = limits::MOVE_RETRY_MIN * 2_u32.saturating_pow(entry.tries - 1);
+        let step = step.min(limits::MOVE_RETRY_MAX).mul_f64(rand::random_range(0.5..=1.0));
+        entry.until = now + step;
+        if lost {
+            entry.lost = Some(now);
+        }
+    }
+
+    /// Begins what is to be done now.
+    fn reconcile(&self) {
+        let table = self.table();
+        let members = self.members.borrow().clone();
+        let told = self.told.lock();
+        let all_told = members.alive.iter().all(|member| told.contains(&member.instance));
+        drop(told);
+        let (takeovers, handoffs) = self.moves.running();
+        let input = plan::Input {
+            own: &self.own,
+            table: &table,
+            is_alive: &|name| members.get(name).is_some(),
+            all_told,
+            takeovers: limits::TAKEOVERS_MAX.saturating_sub(takeovers),
+            handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
+        };
+        let now = Instant::now();
+        let slots = (0..self.router.slot_count()).map(|slot| {
+            let until = self.backoffs.lock().get(&slot).map(|backoff| backoff.until);
+            SlotState {
+                place: self.router.place(slot),
+                busy: self.moves.is_running(slot),
+                not_before: until.and_then(|until| until.checked_duration_since(now)),
+            }
+        });
+        for action in plan::actions(&input, slots) {
+            let (slot, from) = match action {
+                Action::HandOff { slot, from } => (slot, Some(from)),
+                Action::TakeOver { slot } => (slot, None),
+            };
+            self.begin_move(slot, from);
+        }
+        let missing = table.slots_of(&self.own).into_iter();
+        let missing = missing.filter(|&slot| self.router.place(slot) != Place::Here).count();
+        self.settled.send_if_modified(|settled| {
+            let now = missing == 0 && all_told;
+            if now {
+                self.joined.store(true, Ordering::Relaxed);
+            }
+            std::mem::replace(settled, now) != now
+        });
+        metrics().slots_owned.set(self.router.here().len() as f64);
+    }
+
+    pub(super) fn begin_move(&self, slot: SlotId, from: Option<Arc<str>>) {
+        let Some(this) = self.me.upgrade() else { return };
+        let Some(job) = self.moves.begin(slot, from.as_deref(), &self.own) else { return };
+        tokio::spawn(async move {
+            let moved = this.carry_out(&job, from);
+            let moved = tokio::time::timeout(limits::MOVE_DEADLINE, moved).await;
+            let moved = moved.unwrap_or_else(|_| {
+                Err(Error::new(Code::Unavailable, "it took too long and was given up"))
+            });
+            if let Err(error) = &moved {
+                tracing::warn!(slot, %error, "a slot did not move");
+                this.back_off(slot, error.code == Code::Fenced);
+            }
+            this.moves.end(&job, &moved.map_err(|error| error.detail.into_owned()));
+            this.nudge();
+        });
+    }
+
+    /// Tells the others what this node has gained.
+    fn announce(&self) {
+        let gained = std::mem::take(&mut *self.gained.lock());
+        if gained.is_empty() {
+            return;
+        }
+        let ask = Arc::new(Ask::Own(gained));
+        let members = self.members.borrow().clone();
+        for member in members.alive.iter().filter(|member| member.name != self.own) {
+            let (Some(this), name, ask) = (self.me.upgrade(), member.name.clone(), ask.clone())
+            else {
+                return;
+            };
+            tokio::spawn(async move {
+                // Whoever does not hear of it is told when it asks the wrong node.
+                let _ = this.ask(&name, &ask).await;
+            });
+        }
+    }
+}
+
+async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiver<Ended>) {
+    let Some(this) = cluster.upgrade() else { return };
+    let (mut members, mut avoid) = (this.members.clone(), this.avoid.clone());
+    let join_wait = this.options.join_wait;
+    drop(this);
+    members.mark_changed();
+    let started = Instant::now();
+    let mut last_tick = Instant::now();
+    let mut distrust_until: Option<Instant> = None;
+    let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let Some(this) = cluster.upgrade() else { return };
+        tokio::select! {
+            changed = members.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                this.look_around();
+            }
+            changed = avoid.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                this.look_around();
+            }
+            task = ended.recv() => match task {
+                Some(task) => this.on_ended(&task),
+                None => return,
+            },
+            () = this.nudge.notified() => {}
+            _ = tick.tick() => {}
+        }
+        // A process that was stopped finds everyone dead that did not answer it meanwhile.
+        if last_tick.elapsed() > limits::RECONCILE_INTERVAL + limits::PAUSE_SUSPECT {
+            let paused = last_tick.elapsed();
+            tracing::warn!(?paused, "this process was paused; waiting for membership to settle");
+            distrust_until = Some(Instant::now() + limits::PAUSE_DISTRUST);
+        }
+        last_tick = Instant::now();
+        let alone = this.members.borrow().alive.len() <= 1;
+        let joining = alone && started.elapsed() < join_wait;
+        let distrusted = distrust_until.is_some_and(|until| Instant::now() < until);
+        if !joining && !distrusted {
+            this.reconcile();
+        }
+        this.announce();
+    }
+}

@@ -1,0 +1,231 @@
+//! What this node does with its peers' requests.
+
+use super::{
+    Cluster,
+    control::{self, Ask, Told},
+};
+use crate::{
+    error::{Code, Error},
+    limits,
+    names::{SessionKey, SlotId},
+    node_types::Consistency,
+    node_types::Incoming,
+    router::Place,
+    rpc::{Handler, Request, Response},
+    slot::{Mail, Reply},
+};
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::oneshot;
+
+/// What a node can tell of itself beyond its slots.
+pub trait Teller: Send + Sync + 'static {
+    fn slots(&self) -> Vec<crate::node_types::SlotInfo>;
+    fn swap(&self, service: &crate::names::ServiceName) -> Option<crate::node_types::SwapShare>;
+    fn not_ready(&self) -> Option<String>;
+    /// Gives everything away and ends the process.
+    fn drain(&self);
+}
+
+/// Handles requests once there is a node to handle them.
+#[derive(Default)]
+pub struct LateHandler(OnceLock<(Arc<Cluster>, Arc<dyn Teller>)>);
+
+type Handled = BoxFuture<'static, Result<Response, Error>>;
+
+impl LateHandler {
+    pub fn set(&self, cluster: Arc<Cluster>, teller: Arc<dyn Teller>) {
+        let _ = self.0.set((cluster, teller));
+    }
+}
+
+impl Handler for LateHandler {
+    fn handle(&self, from: &Arc<str>, request: Request) -> Handled {
+        let Some((cluster, teller)) = self.0.get() else {
+            let error = Error::new(Code::Unavailable, "the node is starting");
+            return ready(Err(error)).boxed();
+        };
+        match request {
+            Request::Message { key, message, lane } => cluster.message(from, key, message, lane),
+            Request::Query { key, content_type, body, local } => {
+                let slot = cluster.router.slot_of(&key);
+                let consistency = consistency(local);
+                cluster.local(
+                    slot,
+                    |reply| Mail::Query { key, content_type, body, consistency, reply },
+                    Response::Answer,
+                )
+            }
+            Request::History { key, range, local } => {
+                let (slot, consistency) = (cluster.router.slot_of(&key), consistency(local));
+                let mail = |reply| Mail::History { key, range, consistency, reply };
+                cluster.local(slot, mail, Response::History)
+            }
+            Request::Session { key, local } => {
+                let (slot, consistency) = (cluster.router.slot_of(&key), consistency(local));
+                let mail = |reply| Mail::Session { key, consistency, reply };
+                cluster.local(slot, mail, |info| Response::Session(Box::new(info)))
+            }
+            Request::Delete { key } => {
+                let slot = cluster.router.slot_of(&key);
+                cluster.local(slot, |reply| Mail::Delete { key, reply }, |()| Response::Deleted)
+            }
+            Request::Sessions { slots, service, prefix, after, limit, pinned } => {
+                let Some(&slot) = slots.first() else {
+                    return ready(Ok(Response::Sessions(Vec::new()))).boxed();
+                };
+                let mail = |reply| Mail::Sessions { service, prefix, after, limit, pinned, reply };
+                cluster.local(slot, mail, Response::Sessions)
+            }
+            Request::Subscribe { key, after } => {
+                let slot = cluster.router.slot_of(&key);
+                let mail = |reply| Mail::Subscribe { key, after, reply };
+                cluster.local(slot, mail, Response::Subscribed)
+            }
+            Request::Slots => ready(Ok(Response::Slots(teller.slots()))).boxed(),
+            Request::Control(words) => {
+                let (cluster, teller, from) = (cluster.clone(), teller.clone(), from.clone());
+                async move {
+                    let told = cluster.answer(&*teller, &from, &words).await?;
+                    Ok(Response::Control(control::encode(&told)?))
+                }
+                .boxed()
+            }
+        }
+    }
+}
+
+fn consistency(local: bool) -> Consistency {
+    if local { Consistency::Local } else { Consistency::Current }
+}
+
+impl Cluster {
+    /// A message for a slot that should be here.
+    fn message(&self, from: &Arc<str>, key: SessionKey, message: Incoming, lane: u64) -> Handled {
+        let slot = self.router.slot_of(&key);
+        let refused = self.forwarder.refused();
+        if refused.has(from, slot, lane) {
+            return ready(Ok(self.not_owner(slot))).boxed();
+        }
+        let (reply, answer) = oneshot::channel();
+        let mail = Mail::Message { key, message, reply };
+        let place = self.router.place(slot);
+        let delivered = match place {
+            Place::Here => self.router.mail_here(slot, mail),
+            _ => Ok(false),
+        };
+        match delivered {
+            Ok(true) => {
+                let (me, from) = (self.me.clone(), from.clone());
+                async move {
+                    let gone = || Err(Error::new(Code::OutcomeUnknown, "the slot stopped"));
+                    match answer.await.unwrap_or_else(|_| gone()) {
+                        Ok(sent) => Ok(Response::Sent(sent)),
+                        Err(error) => match me.upgrade() {
+                            Some(this) if error.code == Code::Fenced => {
+                                this.forwarder.refused().add(&from, slot, lane);
+                                this.moved(slot).await
+                            }
+                            _ => Err(error),
+                        },
+                    }
+                }
+                .boxed()
+            }
+            Ok(false) => {
+                refused.add(from, slot, lane);
+                self.when_moved(slot)
+            }
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    /// Anything else for a slot that should be here.
+    fn local<T: Send + 'static>(
+        &self,
+        slot: SlotId,
+        mail: impl FnOnce(Reply<T>) -> Mail,
+        response: impl FnOnce(T) -> Response + Send + 'static,
+    ) -> Handled {
+        let (reply, answer) = oneshot::channel();
+        let delivered = match self.router.place(slot) {
+            Place::Here => self.router.mail_here(slot, mail(reply)),
+            _ => Ok(false),
+        };
+        match delivered {
+            Ok(true) => {
+                let me = self.me.clone();
+                async move {
+                    let gone = || Err(Error::new(Code::Unavailable, "the slot stopped"));
+                    match answer.await.unwrap_or_else(|_| gone()) {
+                        Ok(value) => Ok(response(value)),
+                        Err(error) => match me.upgrade() {
+                            Some(this) if error.code == Code::Fenced => this.moved(slot).await,
+                            _ => Err(error),
+                        },
+                    }
+                }
+                .boxed()
+            }
+            Ok(false) => self.when_moved(slot),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn not_owner(&self, slot: SlotId) -> Response {
+        match self.router.place(slot) {
+            Place::Away { owner, term } => Response::NotOwner { owner, term, position: 0 },
+            _ => Response::NotOwner { owner: None, term: 0, position: 0 },
+        }
+    }
+
+    fn when_moved(&self, slot: SlotId) -> Handled {
+        match (self.router.place(slot), self.me.upgrade()) {
+            (Place::Moving, Some(this)) => async move { this.moved(slot).await }.boxed(),
+            _ => ready(Ok(self.not_owner(slot))).boxed(),
+        }
+    }
+
+    /// Holds a request of a slot that is on its way, and says then where it went.
+    async fn moved(&self, slot: SlotId) -> Result<Response, Error> {
+        let mut place = self.router.watch_place(slot)?;
+        let settled = place.wait_for(|place| *place != Place::Moving);
+        let _ = tokio::time::timeout(limits::HANDOFF_DEADLINE, settled).await;
+        Ok(self.not_owner(slot))
+    }
+
+    async fn answer(
+        &self,
+        teller: &dyn Teller,
+        from: &Arc<str>,
+        words: &Bytes,
+    ) -> Result<Told, Error> {
+        Ok(match control::decode(words)? {
+            Ask::Owned => Told::Owned(self.router.here()),
+            Ask::Own(slots) => {
+                self.learn(from, &slots);
+                Told::Done
+            }
+            Ask::Release { slot, to } => {
+                let (term, position) = self.release(slot, &to).await?;
+                Told::Released { term, position }
+            }
+            Ask::Taken { slot, term } => {
+                let pause = self.taken(slot, from, term);
+                Told::Taken { pause_us: pause.as_micros() as u64 }
+            }
+            Ask::Moves => Told::Moves(self.moves.list()),
+            Ask::CancelMove { id } => Told::Cancelled(self.moves.cancel(id)),
+            Ask::Drain => {
+                teller.drain();
+                Told::Done
+            }
+            Ask::View => Told::View(Box::new(self.view(teller.not_ready()))),
+            Ask::Swap { service } => Told::Swap(teller.swap(&service)),
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! A slot on its way from one node to another.
+//!
+//! The new owner prepares (plugins compiled, state caught up) while the old one serves. Then it asks
+//! the old owner to release the slot: that one takes no more messages for it, commits what is in
+//! flight, appends a release record, and holds what comes. The new owner claims the slot, tells the
+//! old one, and whatever was held goes over. A release that is not followed by a claim in time is
+//! undone by the old owner's claiming the slot again; the log decides between two that do.
+
+use super::control::{Ask, Told};
+use super::{Cluster, moves::Job};
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::{Position, Term},
+    names::SlotId,
+    node_types::MoveState,
+    router::Place,
+    slot::{
+        Order,
+        flush::{CatchUp, catch_up},
+    },
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+impl Cluster {
+    /// Moves a slot here. Returns how long nobody served it, where that is known.
+    pub(super) async fn carry_out(
+        &self,
+        job: &Job,
+        from: Option<Arc<str>>,
+    ) -> Result<Option<Duration>, Error> {
+        let slot = job.slot;
+        self.load_plugins().await?;
+        let Some(from) = from else {
+            self.next(job, MoveState::Claiming)?;
+            self.claim(slot).await?;
+            return Ok(None);
+        };
+        // The second time is over what came during the first, and short.
+        for _ in 0..2 {
+            let alone = self.router.hold(slot).await?;
+            catch_up(slot, &self.context, CatchUp::Now).await?;
+            drop(alone);
+        }
+        self.next(job, MoveState::Sealing)?;
+        let release = Ask::Release { slot, to: self.own.clone() };
+        match self.ask(&from, &release).await {
+            Ok(Told::Released { .. }) => {}
+            Ok(_) => return Err(Error::internal(format!("node {from} answered something else"))),
+            Err(error) => {
+                if error.code == Code::Fenced {
+                    // It is not the owner any more; who is will be found out.
+                    self.router.set_place(slot, |place| match place {
+                        Place::Away { owner: Some(owner), term } if *owner == from => {
+                            Some(Place::Away { owner: None, term: *term })
+                        }
+                        _ => None,
+                    });
+                }
+                return Err(error);
+            }
+        }
+        self.next(job, MoveState::Claiming)?;
+        let term = self.claim(slot).await?;
+        match self.ask(&from, &Ask::Taken { slot, term }).await {
+            Ok(Told::Taken { pause_us }) => Ok(Some(Duration::from_micros(pause_us))),
+            // It finds out by itself; the slot is here all the same.
+            _ => Ok(None),
+        }
+    }
+
+    fn next(&self, job: &Job, state: MoveState) -> Result<(), Error> {
+        job.step(state).map_err(|why| Error::new(Code::Unavailable, why))
+    }
+
+    /// A node that can't run what a slot's services run must not own it.
+    async fn load_plugins(&self) -> Result<(), Error> {
+        for service in self.context.catalogue.all() {
+            let Some(current) = service.deployment(service.current) else { continue };
+            let kept = self.plugins.lock().get(&service.name).map(|plugin| plugin.digest());
+            if kept == Some(current.digest) {
+                continue;
+            }
+            let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
+                Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
+            })?;
+            self.plugins.lock().insert(service.name.clone(), plugin);
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, slot: SlotId) -> Result<Term, Error> {
+        let term = self.router.open(slot).await?;
+        crate::telemetry::metrics().claims.increment(1);
+        self.hints.lock().insert(slot, (self.own.clone(), term));
+        self.gained.lock().push((slot, term));
+        self.nudge();
+        Ok(term)
+    }
+
+    // ---- the old owner -------------------------------------------------------------------------
+
+    /// Gives a slot to `to`, if this node's view wants that too.
+    ///
+    /// # Errors
+    /// `fenced` when the slot is not here, `unavailable` when the views differ.
+    pub(super) async fn release(
+        &self,
+        slot: SlotId,
+        to: &Arc<str>,
+    ) -> Result<(Term, Position), Error> {
+        let table = self.table();
+        if table.owner(slot) != Some(to) {
+            let number = table.view().number;
+            return Err(Error::new(
+                Code::Unavailable,
+                format!("view {number} of {} does not give slot {slot} to {to}", self.own),
+            ));
+        }
+        let sealed = Instant::now();
+        let was_here =
+            self.router.set_place(slot, |place| (*place == Place::Here).then_some(Place::Moving));
+        if !was_here {
+            return Err(Error::new(Code::Fenced, format!("{} does not own slot {slot}", self.own)));
+        }
+        self.sealed.lock().insert(slot, sealed);
+        if let Some(this) = self.me.upgrade() {
+            tokio::spawn(this.take_back_unless_taken(slot));
+        }
+        let (reply, released) = oneshot::channel();
+        let stop = Order::Stop { release: true, reply };
+        let ordered = match self.router.running(slot)? {
+            Some(running) => running.order(stop).await.is_ok(),
+            None => false,
+        };
+        let gone = || Err(Error::new(Code::Fenced, "the slot stopped by itself"));
+        let released = match ordered {
+            true => released.await.unwrap_or_else(|_| gone()),
+            false => gone(),
+        };
+        if released.is_err() {
+            self.leave_place(slot, Place::UNKNOWN);
+        }
+        released
+    }
+
+    fn leave_place(&self, slot: SlotId, next: Place) -> bool {
+        self.router.set_place(slot, |place| (*place == Place::Moving).then_some(next))
+    }
+
+    /// The new owner has claimed the slot: what was held goes there.
+    pub(super) fn taken(&self, slot: SlotId, by: &Arc<str>, term: Term) -> Duration {
+        let sealed = self.sealed.lock().remove(&slot);
+        self.learn(by, &[(slot, term)]);
+        sealed.map_or(Duration::ZERO, |sealed| sealed.elapsed())
+    }
+
+    async fn take_back_unless_taken(self: Arc<Self>, slot: SlotId) {
+        let Ok(mut place) = self.router.watch_place(slot) else { return };
+        let moved = place.wait_for(|place| *place != Place::Moving);
+        if tokio::time::timeout(limits::HANDOFF_DEADLINE, moved).await.is_ok() {
+            return;
+        }
+        self.sealed.lock().remove(&slot);
+        if self.leave_place(slot, Place::UNKNOWN) {
+            tracing::warn!(slot, "a released slot was not taken in time; taking it back");
+            self.begin_move(slot, None);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a node does on its own: flushes, idle slots, a store that failed.
+
+use super::*;
+
+/// Has dirty slots flush and idle ones stop, a share of them at each tick so that they don't all
+/// write at once.
+pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
+    let ticks = limits::FLUSH_TICKS;
+    let mut tick = tokio::time::interval(limits::FLUSH_INTERVAL / ticks);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut counted, mut given_back) = (0, 0);
+    for turn in (0..ticks).cycle() {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        let Some(node) = node.upgrade() else { return };
+        // Once a round: if a round passed without mail since the last that had some.
+        if turn == 0 {
+            let now = node.context.mail_taken.load(Ordering::Relaxed);
+            if now == counted && now != given_back {
+                given_back = now;
+                tokio::task::spawn_blocking(crate::memory::give_back);
+            }
+            counted = now;
+        }
+        for (slot, handle) in node.router.all_running() {
+            if u32::from(slot) % ticks != turn {
+                continue;
+            }
+            if handle.stats.dirty.load(Ordering::Relaxed) {
+                handle.try_order(Order::Flush);
+            }
+            handle.try_order(Order::StopIfIdle { idle: node.options.slot_idle });
+            if node.cluster.is_some() {
+                handle.try_order(Order::Prove);
+            }
+        }
+    }
+}
+
+/// Brings the store back after a failed write, and ends the node when its data are damaged.
+pub(super) async fn watch_storage(
+    node: std::sync::Weak<Node>,
+    data_dir: Arc<DataDir>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut health = data_dir.health();
+    let mut backoff = limits::REOPEN_RETRY_MIN;
+    loop {
+        let now = health.borrow_and_update().clone();
+        let Some(node) = node.upgrade() else { return };
+        match now {
+            Health::Ready | Health::Full(_) => {
+                backoff = limits::REOPEN_RETRY_MIN;
+                drop(node);
+                tokio::select! {
+                    changed = health.changed() => if changed.is_err() { return },
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                }
+            }
+            Health::Failed(_) => {
+                // What the slots have in memory may not be what the store comes back with.
+                node.stop_slots(limits::REOPEN_GRACE).await;
+                let dir = data_dir.clone();
+                let reopened = tokio::task::spawn_blocking(move || dir.reopen()).await;
+                if let Ok(Err(error)) = reopened {
+                    tracing::warn!(%error, ?backoff, "the store can't be opened again yet");
+                    drop(node);
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff) => {}
+                        _ = stopping.wait_for(|stopping| *stopping) => return,
+                    }
+                    backoff = (backoff * 2).min(limits::REOPEN_RETRY_MAX);
+                }
+            }
+            Health::Corrupt(why) => {
+                node.fatal.send_replace(Some(why));
+                return;
+            }
+        }
+    }
+}

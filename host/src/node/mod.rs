@@ -1,0 +1,309 @@
+//! A node: everything that one process runs, and the calls that the gateway and the CLI make.
+
+mod house;
+mod messages;
+mod services;
+mod slots;
+
+pub use crate::node_types::*;
+
+use crate::{
+    cluster::{
+        Avoid, ChangeAvoid, Cluster, ClusterOptions, ClusterParts, LateHandler, Teller,
+        member::Members,
+    },
+    error::{Code, Error},
+    limits,
+    log::SlotLog,
+    names::{ServiceName, SessionId, SessionKey, SlotId},
+    plugin::{Plugin, PluginError, PluginHost},
+    ring,
+    router::Router,
+    rpc::{Peers, Request, Response},
+    service::{
+        Catalogue,
+        catalogue::{CatalogueStore, Service},
+        swap::Swap,
+    },
+    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, now_ms, read},
+    state::snapshot::Snapshots,
+    storage::{DataDir, Health},
+    telemetry::Snapshot,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+/// One running node. Shared behind an `Arc`.
+pub struct Node {
+    name: String,
+    options: NodeOptions,
+    router: Arc<Router>,
+    context: Arc<SlotContext>,
+    /// What the ring proposes for the view that the node has.
+    table: ring::Table,
+    /// The latest swap of each service.
+    swaps: Mutex<HashMap<ServiceName, Arc<Swap>>>,
+    /// Keeps what is current compiled, also while no slot has an instance of it.
+    current: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
+    /// One deploy or rollback of a service at a time.
+    deploying: Mutex<HashMap<ServiceName, Arc<tokio::sync::Mutex<()>>>>,
+    stopping: watch::Sender<bool>,
+    health: watch::Receiver<Health>,
+    /// Why the node must end, once it must.
+    fatal: watch::Sender<Option<String>>,
+    /// A peer, or an operator, asks this node to give everything away and end.
+    drained: watch::Sender<bool>,
+    /// Set once, at start, on a node of a cluster.
+    cluster: Option<Arc<Cluster>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Written into claims, shown in tables.
+    pub name: String,
+    pub slot_count: u16,
+    pub mailbox_messages: usize,
+    /// A slot without use for this long stops.
+    pub slot_idle: Duration,
+    /// Memory for cached sessions over all slots.
+    pub session_cache_bytes: usize,
+}
+
+/// What a node stands on: opened before, so that a node starts complete or not at all.
+pub struct Foundation {
+    pub data_dir: Arc<DataDir>,
+    pub plugins: Arc<PluginHost>,
+    /// What a node of a cluster shares with the others.
+    pub shared: Option<Shared>,
+}
+
+/// What a node of a cluster stands on beside its own disk.
+pub struct Shared {
+    pub log: Arc<dyn SlotLog>,
+    pub snapshots: Arc<Snapshots>,
+    pub catalogue: Arc<Catalogue>,
+    pub peers: Arc<dyn Peers>,
+    /// Answers the peers once the node is there.
+    pub handler: Arc<LateHandler>,
+    pub members: watch::Receiver<Arc<Members>>,
+    pub avoid: watch::Receiver<Arc<Avoid>>,
+    /// Tells the others that this node gives its slots away.
+    pub leave: Box<dyn Fn() + Send + Sync>,
+    pub change_avoid: Box<ChangeAvoid>,
+    pub options: ClusterOptions,
+}
+
+/// The catalogue's key among the data directory's own values.
+const CATALOGUE: &str = "catalogue";
+
+impl CatalogueStore for Arc<DataDir> {
+    fn load(&self) -> Result<Option<Vec<u8>>, String> {
+        let stored = self.meta_get(CATALOGUE).map_err(|e| e.to_string())?;
+        Ok(stored.map(Into::into))
+    }
+    fn save(&self, catalogue: &[u8]) -> Result<(), String> {
+        self.meta_put_durable(CATALOGUE, catalogue).map_err(|e| e.to_string())
+    }
+}
+
+impl Node {
+    /// Starts a node: brings every slot to what its service runs (a swap that a crash cut short
+    /// goes on) and keeps house from then on.
+    ///
+    /// # Errors
+    /// The stored catalogue does not decode, or the store can't be read.
+    pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
+        let Foundation { data_dir, plugins, shared } = foundation;
+        let (log, catalogue): (Arc<dyn SlotLog>, _) = match &shared {
+            Some(shared) => (shared.log.clone(), shared.catalogue.clone()),
+            None => {
+                let catalogue = Catalogue::open(Box::new(data_dir.clone()));
+                (data_dir.log(), Arc::new(catalogue.map_err(Error::internal)?))
+            }
+        };
+        let (ended, slots_ended) = mpsc::unbounded_channel();
+        let context = Arc::new(SlotContext {
+            node: options.name.clone(),
+            log,
+            store: data_dir.state(),
+            plugins,
+            catalogue,
+            cached_bytes: AtomicUsize::new(0),
+            mail_taken: AtomicU64::new(0),
+            options: SlotOptions {
+                mailbox_messages: options.mailbox_messages,
+                cache_bytes: options.session_cache_bytes,
+            },
+            cluster: shared.as_ref().map(|shared| ClusterContext {
+                snapshots: shared.snapshots.clone(),
+                snapshot_turns: Arc::new(Semaphore::new(limits::SNAPSHOTS_AT_A_TIME)),
+                ended,
+            }),
+        });
+        let view = ring::View::new(1, [options.name.clone()]);
+        let router = Arc::new(Router::new(options.slot_count, context.clone()));
+        let (mut handler, mut cluster) = (None, None);
+        if let Some(shared) = shared {
+            handler = Some(shared.handler);
+            let parts = ClusterParts {
+                own: options.name.as_str().into(),
+                router: router.clone(),
+                peers: shared.peers,
+                members: shared.members,
+                avoid: shared.avoid,
+                ended: slots_ended,
+                leave: shared.leave,
+                change_avoid: shared.change_avoid,
+            };
+            cluster = Some(Cluster::start(shared.options, parts));
+        }
+        let node = Arc::new(Self {
+            name: options.name.clone(),
+            router,
+            cluster,
+            table: ring::Table::new(&view, options.slot_count),
+            context,
+            options,
+            swaps: Mutex::default(),
+            current: Mutex::default(),
+            deploying: Mutex::default(),
+            stopping: watch::Sender::new(false),
+            health: data_dir.health(),
+            fatal: watch::Sender::new(None),
+            drained: watch::Sender::new(false),
+        });
+        match (&node.cluster, handler) {
+            (Some(cluster), Some(handler)) => handler.set(cluster.clone(), node.clone()),
+            // In a cluster a slot goes over to what is current when it is opened.
+            _ => node.resume_swaps()?,
+        }
+        tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
+        tokio::spawn(house::watch_storage(
+            Arc::downgrade(&node),
+            data_dir,
+            node.stopping.subscribe(),
+        ));
+        Ok(node)
+    }
+
+    /// `Ok` when requests can be served; else why not.
+    ///
+    /// # Errors
+    /// `unavailable` while the node stops, `storage-unavailable` while it can't write.
+    pub fn ready(&self) -> Result<(), Error> {
+        if *self.stopping.borrow() {
+            return Err(Error::new(Code::Unavailable, "the node is stopping"));
+        }
+        if let Some(cluster) = &self.cluster
+            && !cluster.was_settled()
+        {
+            return Err(Error::new(Code::Unavailable, "the node has not joined its cluster yet"));
+        }
+        match &*self.health.borrow() {
+            Health::Ready => Ok(()),
+            Health::Full(why) | Health::Failed(why) | Health::Corrupt(why) => {
+                Err(Error::new(Code::StorageUnavailable, why.clone()))
+            }
+        }
+    }
+
+    /// Resolves with the reason when the node must end rather than serve wrong data.
+    pub async fn fatal(&self) -> String {
+        let mut fatal = self.fatal.subscribe();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "the node is gone".into(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn slot_count(&self) -> u16 {
+        self.router.slot_count()
+    }
+
+    /// What `/metrics` shows of the slots.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot { ready: self.ready().is_ok(), ..Snapshot::default() };
+        for (slot, handle) in self.router.all_running() {
+            let stats = &handle.stats;
+            snapshot.mailboxes.push((slot, handle.mailbox_depth()));
+            snapshot.instances += stats.instances.load(Ordering::Relaxed);
+            snapshot.sessions_cached += stats.cached.load(Ordering::Relaxed);
+            snapshot.session_cache_bytes += stats.cache_bytes.load(Ordering::Relaxed);
+        }
+        snapshot
+    }
+
+    /// Stops every slot in an orderly way: what is in flight is finished and flushed. Returns how
+    /// many did not manage within `grace`.
+    pub async fn stop(&self, grace: Duration) -> usize {
+        let started = Instant::now();
+        if let Some(cluster) = &self.cluster {
+            let left = cluster.drain(grace.mul_f64(0.8)).await;
+            tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
+        }
+        let grace = grace.saturating_sub(started.elapsed());
+        self.stopping.send_replace(true);
+        self.router.close();
+        self.stop_slots(grace).await
+    }
+
+    async fn stop_slots(&self, grace: Duration) -> usize {
+        let running = self.router.all_running();
+        let stops = running.into_iter().map(|(slot, handle)| async move {
+            let (reply, stopped) = oneshot::channel();
+            if handle.order(Order::Stop { release: false, reply }).await.is_err() {
+                return true;
+            }
+            match stopped.await {
+                Ok(Err(error)) => {
+                    tracing::warn!(slot, %error, "a slot did not stop in order");
+                    false
+                }
+                _ => true,
+            }
+        });
+        let stops: Vec<_> = stops.map(tokio::spawn).collect();
+        let late = stops.len();
+        let mut stopped = 0;
+        let all = async {
+            for stop in stops {
+                stopped += usize::from(stop.await.unwrap_or(false));
+            }
+            // Those that were ending already count too: nothing may be written after this.
+            self.router.settled().await;
+        };
+        let _ = tokio::time::timeout(grace, all).await;
+        late - stopped
+    }
+}
+
+impl Teller for Node {
+    fn slots(&self) -> Vec<SlotInfo> {
+        let here = self.cluster.iter().flat_map(|cluster| cluster.here());
+        here.filter_map(|slot| self.slot_info(slot).ok()).collect()
+    }
+    fn swap(&self, service: &ServiceName) -> Option<SwapShare> {
+        self.swaps.lock().get(service).map(|swap| swap.share())
+    }
+    fn not_ready(&self) -> Option<String> {
+        self.ready().err().map(|error| error.detail.into_owned())
+    }
+    fn drain(&self) {
+        self.drained.send_replace(true);
+    }
+}

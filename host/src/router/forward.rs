@@ -1,0 +1,467 @@
+//! The way of a request in a cluster: to the slot's task when the slot is here, to the node that
+//! owns it when it is away, and around again when it has moved meanwhile.
+//!
+//! Retries back off exponentially with jitter and end with the request's deadline. A message that
+//! leaves this node carries an idempotency key, of this node's making where the client gave none,
+//! so that sending it again is safe whatever became of the first time.
+
+use super::{
+    Place, Router,
+    lane::{Lane, Refused, Ticket},
+};
+use crate::{
+    error::{Code, Error},
+    limits,
+    names::{SessionKey, SlotId},
+    node_types::{INTERNAL_KEY, Incoming, Pending, Sent},
+    rpc::{PeerError, Peers, Request, Response},
+    slot::{Mail, Reply},
+    telemetry::metrics,
+};
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::oneshot, time::Instant};
+
+/// Sends requests to where their slot is.
+pub struct Forwarder {
+    router: Arc<Router>,
+    peers: Arc<dyn Peers>,
+    name: Arc<str>,
+    lanes: Box<[Arc<Lane>]>,
+    /// Reads that wait for a slot to be somewhere.
+    waiting_reads: AtomicUsize,
+    refused: Refused,
+    /// Whom the ring proposes, for slots of which nothing is known.
+    proposed: RwLock<Vec<Option<Arc<str>>>>,
+    keys: KeySource,
+    deadline: Duration,
+    held_max: usize,
+}
+
+/// Keys for messages whose client gave none.
+struct KeySource {
+    /// Of this process.
+    random: u128,
+    next: AtomicU64,
+}
+
+/// Where an attempt went.
+enum Sending {
+    Here(oneshot::Receiver<Result<Sent, Error>>),
+    Away { peer: Arc<str>, answer: BoxFuture<'static, Result<Response, PeerError>> },
+}
+
+/// What is known of a request that has to go around again.
+struct Trouble {
+    error: Error,
+    /// It may have been carried out.
+    doubtful: bool,
+    /// The slot is said to be elsewhere: look at once.
+    moved: bool,
+}
+
+impl Forwarder {
+    pub fn new(
+        router: Arc<Router>,
+        peers: Arc<dyn Peers>,
+        name: Arc<str>,
+        deadline: Duration,
+        held_max: usize,
+        instance: u128,
+    ) -> Self {
+        let lanes = (0..router.slot_count()).map(|_| Arc::default()).collect();
+        let proposed = RwLock::new(vec![None; usize::from(router.slot_count())]);
+        Self {
+            router,
+            peers,
+            name,
+            lanes,
+            waiting_reads: AtomicUsize::new(0),
+            refused: Refused::default(),
+            proposed,
+            keys: KeySource { random: instance, next: AtomicU64::new(0) },
+            deadline,
+            held_max,
+        }
+    }
+
+    /// Whom to ask for slots of which nothing is known yet.
+    pub fn propose(&self, owners: Vec<Option<Arc<str>>>) {
+        *self.proposed.write() = owners;
+    }
+
+    pub fn peers(&self) -> &Arc<dyn Peers> {
+        &self.peers
+    }
+
+    pub fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
+    // ---- messages ------------------------------------------------------------------------------
+
+    /// Sends a message on its way, waiting while its slot is nowhere; the order of calls by one
+    /// task is the order of the messages.
+    ///
+    /// # Errors
+    /// `mailbox-full` when too many wait for the slot; `unavailable` past the deadline.
+    pub async fn enqueue(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        message: Incoming,
+    ) -> Result<Pending, Error> {
+        let slot = self.router.slot_of(key);
+        let deadline = Instant::now() + self.deadline;
+        let ticket = self.lane(slot)?.enter(self.held_max).ok_or_else(|| {
+            Error::new(
+                Code::MailboxFull,
+                format!("{} messages already wait for this slot; slow down", self.held_max),
+            )
+        })?;
+        let mut journey = Journey {
+            forwarder: self.clone(),
+            slot,
+            key: key.clone(),
+            message,
+            ticket,
+            attempt: 0,
+            deadline,
+            backoff: Backoff::default(),
+            doubtful: false,
+        };
+        let first = journey.depart(None).await?;
+        Ok(Pending::on_its_way(Box::pin(journey.arrive(first))))
+    }
+
+    fn lane(&self, slot: SlotId) -> Result<&Arc<Lane>, Error> {
+        let unknown = || Error::new(Code::SlotNotFound, format!("there is no slot {slot}"));
+        self.lanes.get(usize::from(slot)).ok_or_else(unknown)
+    }
+
+    /// The peer to ask for a slot that is not here.
+    fn owner(&self, slot: SlotId, known: Option<Arc<str>>) -> Option<Arc<str>> {
+        let proposed = || self.proposed.read().get(usize::from(slot)).cloned().flatten();
+        known.or_else(proposed).filter(|owner| *owner != self.name)
+    }
+
+    /// A peer says whose a slot is.
+    pub fn learn(&self, slot: SlotId, owner: Option<Arc<str>>, term: u64) {
+        self.router.set_place(slot, |place| match place {
+            Place::Away { term: known, .. } if term >= *known => {
+                // Its own name would send the request in a circle.
+                let owner = owner.filter(|owner| *owner != self.name);
+                Some(Place::Away { owner, term })
+            }
+            _ => None,
+        });
+    }
+
+    // ---- everything else -----------------------------------------------------------------------
+
+    /// Asks a slot, wherever it is. `mail` and `request` ask the same thing; both may be made
+    /// several times.
+    ///
+    /// # Errors
+    /// The slot's own, or `unavailable` when it could not be asked before the deadline.
+    pub async fn ask<T>(
+        &self,
+        slot: SlotId,
+        mail: impl Fn(Reply<T>) -> Mail,
+        request: impl Fn() -> Request,
+        pick: impl Fn(Response) -> Option<T>,
+    ) -> Result<T, Error> {
+        let deadline = Instant::now() + self.deadline;
+        let mut backoff = Backoff::default();
+        loop {
+            let trouble = match self.router.place(slot) {
+                Place::Here => {
+                    let (reply, answer) = oneshot::channel();
+                    match self.router.try_deliver(slot, mail(reply))? {
+                        Ok(Ok(())) => match answer.await {
+                            Ok(Err(error)) if is_elsewhere(&error) => error,
+                            Ok(answer) => return answer,
+                            Err(_) => stopped(),
+                        },
+                        Ok(Err(full)) => return Err(full),
+                        Err(_) => stopped(),
+                    }
+                }
+                Place::Moving => being_moved(slot),
+                Place::Away { owner, .. } => match self.owner(slot, owner) {
+                    None => nobody(slot),
+                    Some(peer) => match self.forward(slot, &peer, request()).await {
+                        Ok(response) => {
+                            return pick(response).ok_or_else(|| {
+                                Error::internal(format!("node {peer} answered something else"))
+                            });
+                        }
+                        Err(PeerError::Refused(error)) if !is_elsewhere(&error) => {
+                            return Err(error);
+                        }
+                        Err(error) => Error::new(Code::Unavailable, error.to_string()),
+                    },
+                },
+            };
+            self.wait(slot, &mut backoff, deadline, trouble).await?;
+        }
+    }
+
+    async fn forward(
+        &self,
+        slot: SlotId,
+        peer: &Arc<str>,
+        request: Request,
+    ) -> Result<Response, PeerError> {
+        metrics().forwards.increment(1);
+        match self.peers.call(peer, request)?.await? {
+            Response::NotOwner { owner, term, .. } => {
+                self.learn(slot, owner, term);
+                Err(PeerError::Refused(Error::new(
+                    Code::Fenced,
+                    format!("node {peer} does not own slot {slot}"),
+                )))
+            }
+            response => Ok(response),
+        }
+    }
+
+    /// Waits for the slot to change its place, or a while.
+    async fn wait(
+        &self,
+        slot: SlotId,
+        backoff: &mut Backoff,
+        deadline: Instant,
+        trouble: Error,
+    ) -> Result<(), Error> {
+        let waiting = self.waiting_reads.fetch_add(1, Ordering::Relaxed);
+        let _left = Leave(&self.waiting_reads);
+        if waiting >= limits::WAITING_READS_MAX {
+            return Err(Error::new(
+                Code::MailboxFull,
+                format!("{waiting} reads already wait for slots of this node; slow down"),
+            ));
+        }
+        self.pause(slot, backoff, deadline, trouble).await
+    }
+
+    async fn pause(
+        &self,
+        slot: SlotId,
+        backoff: &mut Backoff,
+        deadline: Instant,
+        trouble: Error,
+    ) -> Result<(), Error> {
+        metrics().forward_retries.increment(1);
+        let mut place = self.router.watch_place(slot)?;
+        let until = (Instant::now() + backoff.next()).min(deadline);
+        tokio::select! {
+            _ = place.changed() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+        match Instant::now() < deadline {
+            true => Ok(()),
+            false => Err(trouble),
+        }
+    }
+}
+
+/// One message until it is answered.
+struct Journey {
+    forwarder: Arc<Forwarder>,
+    slot: SlotId,
+    key: SessionKey,
+    message: Incoming,
+    ticket: Ticket,
+    attempt: u64,
+    deadline: Instant,
+    backoff: Backoff,
+    /// An earlier attempt may have been carried out.
+    doubtful: bool,
+}
+
+impl Journey {
+    /// Sends the message to where its slot is, once it is somewhere.
+    async fn depart(&mut self, mut trouble: Option<Error>) -> Result<Sending, Error> {
+        loop {
+            self.ticket.turn().await;
+            let forwarder = self.forwarder.clone();
+            self.attempt = forwarder.lane(self.slot)?.attempt();
+            let now = match forwarder.router.place(self.slot) {
+                Place::Here => match self.deliver()? {
+                    Some(sending) => return Ok(sending),
+                    None => stopped(),
+                },
+                Place::Moving => being_moved(self.slot),
+                Place::Away { owner, .. } => match forwarder.owner(self.slot, owner) {
+                    None => nobody(self.slot),
+                    Some(peer) => {
+                        let id = self.message.id.get_or_insert_with(|| forwarder.keys.next());
+                        debug_assert!(!id.is_empty());
+                        let request = Request::Message {
+                            key: self.key.clone(),
+                            message: self.message.clone(),
+                            lane: self.attempt,
+                        };
+                        metrics().forwards.increment(1);
+                        match forwarder.peers.call(&peer, request) {
+                            Ok(answer) => {
+                                self.ticket.sent();
+                                return Ok(Sending::Away { peer, answer });
+                            }
+                            Err(error) => Error::new(Code::Unavailable, error.to_string()),
+                        }
+                    }
+                },
+            };
+            let error = trouble.take().filter(|_| self.doubtful).unwrap_or(now);
+            let (deadline, backoff) = (self.deadline, &mut self.backoff);
+            let told = error.clone();
+            forwarder.pause(self.slot, backoff, deadline, told).await?;
+            trouble = Some(error);
+        }
+    }
+
+    /// Into the mailbox; `None`: the slot's task has ended.
+    fn deliver(&self) -> Result<Option<Sending>, Error> {
+        let (reply, answer) = oneshot::channel();
+        let (key, message) = (self.key.clone(), self.message.clone());
+        let mail = Mail::Message { key, message, reply };
+        match self.forwarder.router.try_deliver(self.slot, mail)? {
+            Ok(Ok(())) => {
+                self.ticket.sent();
+                Ok(Some(Sending::Here(answer)))
+            }
+            // Too many wait, but an earlier attempt may have got through: not a plain no.
+            Ok(Err(_)) if self.doubtful => Ok(None),
+            Ok(Err(full)) => Err(full),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn arrive(mut self, mut sending: Sending) -> Result<Sent, Error> {
+        loop {
+            let trouble = match self.outcome(sending).await {
+                Ok(result) => return result,
+                Err(trouble) => trouble,
+            };
+            self.ticket.returned(self.attempt);
+            self.doubtful |= trouble.doubtful;
+            let told = match self.doubtful {
+                true => Error::new(
+                    Code::OutcomeUnknown,
+                    format!(
+                        "it is not known whether the message was kept; \
+                         repeat it with the same idempotency key: {}",
+                        trouble.error.detail
+                    ),
+                ),
+                false => trouble.error,
+            };
+            if !trouble.moved || self.forwarder.router.place(self.slot) == Place::Here {
+                let (slot, deadline) = (self.slot, self.deadline);
+                let forwarder = self.forwarder.clone();
+                forwarder.pause(slot, &mut self.backoff, deadline, told.clone()).await?;
+            }
+            sending = self.depart(Some(told)).await?;
+        }
+    }
+
+    /// How an attempt ended: for good, or in a way that another one may mend.
+    async fn outcome(&self, sending: Sending) -> Result<Result<Sent, Error>, Trouble> {
+        let has_key = self.message.id.is_some();
+        match sending {
+            Sending::Here(answer) => match answer.await {
+                Ok(Err(error)) => self.classify(error),
+                Ok(sent) => Ok(sent),
+                Err(_) => {
+                    let error = Error::new(
+                        Code::OutcomeUnknown,
+                        "the slot stopped before the message was decided",
+                    );
+                    match has_key {
+                        true => Err(Trouble { error, doubtful: true, moved: false }),
+                        false => Ok(Err(error)),
+                    }
+                }
+            },
+            Sending::Away { peer, answer } => match answer.await {
+                Ok(Response::Sent(sent)) => Ok(Ok(sent)),
+                Ok(Response::NotOwner { owner, term, .. }) => {
+                    self.forwarder.learn(self.slot, owner, term);
+                    let why = format!("node {peer} does not own slot {} any more", self.slot);
+                    let error = Error::new(Code::Unavailable, why);
+                    Err(Trouble { error, doubtful: false, moved: true })
+                }
+                Ok(_) => Ok(Err(Error::internal(format!("node {peer} answered something else")))),
+                Err(PeerError::Refused(error)) => self.classify(error),
+                Err(error @ PeerError::Unreachable { .. }) => {
+                    let error = Error::new(Code::Unavailable, error.to_string());
+                    Err(Trouble { error, doubtful: false, moved: false })
+                }
+                Err(error @ PeerError::Broken { .. }) => {
+                    let error = Error::new(Code::Unavailable, error.to_string());
+                    Err(Trouble { error, doubtful: true, moved: false })
+                }
+            },
+        }
+    }
+
+    fn classify(&self, error: Error) -> Result<Result<Sent, Error>, Trouble> {
+        if is_elsewhere(&error) {
+            return Err(Trouble { error, doubtful: false, moved: false });
+        }
+        if error.code == Code::OutcomeUnknown && self.message.id.is_some() {
+            return Err(Trouble { error, doubtful: true, moved: false });
+        }
+        Ok(Err(error))
+    }
+}
+
+/// The slot has left, or is leaving: another try may find it.
+fn is_elsewhere(error: &Error) -> bool {
+    matches!(error.code, Code::Fenced | Code::Unavailable)
+}
+
+fn stopped() -> Error {
+    Error::new(Code::Unavailable, "the slot is being opened")
+}
+fn being_moved(slot: SlotId) -> Error {
+    Error::new(Code::Unavailable, format!("slot {slot} is being moved"))
+}
+fn nobody(slot: SlotId) -> Error {
+    Error::new(Code::Unavailable, format!("no node is known to own slot {slot}"))
+}
+
+struct Leave<'a>(&'a AtomicUsize);
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl KeySource {
+    fn next(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{INTERNAL_KEY}{:032x}-{number:x}", self.random)
+    }
+}
+
+/// Exponential, with jitter: half to all of the step.
+#[derive(Default)]
+struct Backoff(u32);
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let step = limits::FORWARD_RETRY_MIN * 2_u32.saturating_pow(self.0);
+        self.0 = (self.0 + 1).min(16);
+        let step = step.min(limits::FORWARD_RETRY_MAX);
+        step.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}

@@ -1,0 +1,142 @@
+//! The order of one slot's messages on their way to wherever the slot is.
+//!
+//! Messages are sent one after the other without waiting for answers. When one comes back, because
+//! the slot has moved, so do those behind it; they go again in the order in which they came, and a
+//! node that refused one refuses those of the same attempt behind it ([`Refused`]), even if it has
+//! become the owner meanwhile.
+
+use crate::names::SlotId;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::Notify;
+
+/// A slot's messages that are not answered yet.
+#[derive(Default)]
+pub struct Lane {
+    state: Mutex<State>,
+    changed: Notify,
+    /// Counts attempts: those sent under one count come back together.
+    attempt: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    /// By ticket: whether it waits to be sent (again).
+    open: BTreeMap<u64, bool>,
+    waiting: usize,
+}
+
+/// A message's place in its lane; leaves it when dropped.
+pub struct Ticket {
+    lane: Arc<Lane>,
+    number: u64,
+}
+
+impl Lane {
+    /// Takes a place, to be sent. `None`: `max` messages wait already.
+    pub fn enter(self: &Arc<Self>, max: usize) -> Option<Ticket> {
+        let mut state = self.state.lock();
+        if state.waiting >= max {
+            return None;
+        }
+        let number = state.next;
+        state.next += 1;
+        state.waiting += 1;
+        state.open.insert(number, true);
+        drop(state);
+        Some(Ticket { lane: self.clone(), number })
+    }
+
+    /// The attempt that what is sent now belongs to.
+    pub fn attempt(&self) -> u64 {
+        self.attempt.load(Ordering::Relaxed)
+    }
+}
+
+impl Ticket {
+    /// Waits until all that came before is on its way or answered.
+    pub async fn turn(&self) {
+        loop {
+            let changed = self.lane.changed.notified();
+            {
+                let state = self.lane.state.lock();
+                let mut before = state.open.range(..self.number);
+                if !before.any(|(_, waits)| *waits) {
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// It is on its way.
+    pub fn sent(&self) {
+        self.set(false);
+    }
+
+    /// It came back, sent under `attempt`.
+    pub fn returned(&self, attempt: u64) {
+        // Once for all that come back together.
+        let next = attempt + 1;
+        let _ = self.lane.attempt.fetch_max(next, Ordering::Relaxed);
+        self.set(true);
+    }
+
+    fn set(&self, waits: bool) {
+        let mut state = self.lane.state.lock();
+        if let Some(open) = state.open.get_mut(&self.number)
+            && *open != waits
+        {
+            *open = waits;
+            match waits {
+                true => state.waiting += 1,
+                false => state.waiting -= 1,
+            }
+        }
+        drop(state);
+        if !waits {
+            self.lane.changed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.lane.state.lock();
+        if state.open.remove(&self.number) == Some(true) {
+            state.waiting -= 1;
+        }
+        drop(state);
+        self.lane.changed.notify_waiters();
+    }
+}
+
+/// The attempts that this node has refused, per peer and slot.
+#[derive(Default)]
+pub struct Refused(Mutex<HashMap<(Arc<str>, SlotId), u64>>);
+
+impl Refused {
+    pub fn add(&self, peer: &Arc<str>, slot: SlotId, attempt: u64) {
+        let mut refused = self.0.lock();
+        let last = refused.entry((peer.clone(), slot)).or_default();
+        // 0 stands for none.
+        *last = (*last).max(attempt + 1);
+    }
+
+    /// Whether a message of that attempt must go back too.
+    pub fn has(&self, peer: &Arc<str>, slot: SlotId, attempt: u64) -> bool {
+        self.0.lock().get(&(peer.clone(), slot)).is_some_and(|last| attempt < *last)
+    }
+
+    /// A peer that starts again counts from 0.
+    pub fn forget(&self, peer: &str) {
+        self.0.lock().retain(|(name, _), _| &**name != peer);
+    }
+}

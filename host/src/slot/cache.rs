@@ -1,0 +1,85 @@
+//! The sessions that a slot has in memory.
+
+use crate::{
+    error::Error,
+    limits,
+    names::SessionKey,
+    slot::{flush::store_error, session::Session, task::Task},
+};
+use std::sync::atomic::Ordering;
+
+impl Task {
+    pub(super) fn take_session(&mut self, key: &SessionKey) -> Result<Box<Session>, Error> {
+        if let Some(session) = self.cache.remove(key) {
+            self.uncount(session.footprint());
+            return Ok(session);
+        }
+        let head = self.context.store.head(self.slot, key).map_err(store_error)?;
+        Ok(Box::new(Session::new(key.clone(), head.unwrap_or_default())))
+    }
+
+    pub(super) fn put_session(&mut self, mut session: Box<Session>) {
+        self.uses += 1;
+        session.used = self.uses;
+        let footprint = session.footprint();
+        self.cache_bytes += footprint;
+        self.context.cached_bytes.fetch_add(footprint, Ordering::Relaxed);
+        self.cache.insert(session.key.clone(), session);
+        if self.cache_is_full() {
+            match self.unflushed.is_empty() {
+                true => self.evict(),
+                false if self.last_flush.elapsed() >= limits::FLUSH_INTERVAL_MIN => {
+                    self.start_flush();
+                }
+                false => {}
+            }
+        }
+    }
+
+    fn uncount(&mut self, footprint: usize) {
+        self.cache_bytes -= footprint;
+        self.context.cached_bytes.fetch_sub(footprint, Ordering::Relaxed);
+    }
+
+    /// The node's cache is over its budget and this slot has more than its least share.
+    fn cache_is_full(&self) -> bool {
+        self.cache_bytes > limits::SESSION_CACHE_BYTES_PER_SLOT_MIN
+            && self.context.cached_bytes.load(Ordering::Relaxed) > self.context.options.cache_bytes
+    }
+
+    /// Drops the least recently used sessions that the store has in full.
+    pub(super) fn evict(&mut self) {
+        if !self.cache_is_full() {
+            return;
+        }
+        let flushed = self.flushed_batch;
+        let clean = self.cache.values().filter(|session| session.changed_in <= flushed);
+        let mut by_use: Vec<_> = clean.map(|s| (s.used, s.footprint(), s.key.clone())).collect();
+        by_use.sort_unstable_by_key(|(used, ..)| *used);
+        // A quarter at a time, so that a full cache does not sort itself for each message.
+        let target = self.cache_bytes / 4 * 3;
+        for (_, footprint, key) in by_use {
+            if self.cache_bytes <= target {
+                break;
+            }
+            self.cache.remove(&key);
+            self.uncount(footprint);
+        }
+    }
+
+    /// Gives back the memory of a slot that nobody uses: the store has all that it forgets.
+    pub(super) fn forget_clean(&mut self) {
+        let flushed = self.flushed_batch;
+        let clean = self.cache.values().filter(|session| session.changed_in <= flushed);
+        let keys: Vec<_> = clean.map(|s| (s.key.clone(), s.footprint())).collect();
+        for (key, footprint) in keys {
+            self.cache.remove(&key);
+            self.uncount(footprint);
+        }
+        self.cache.shrink_to_fit();
+    }
+
+    pub(super) fn count_session(&mut self, by: i64) {
+        self.live_sessions = self.live_sessions.saturating_add_signed(by);
+    }
+}

@@ -1,0 +1,217 @@
+//! The batch in flight: appended when none is, and what leaves once it is durable.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::{
+        Append, LogError, Position,
+        record::{Batch, Record},
+    },
+    node_types::Consistency,
+    slot::{
+        Reply,
+        batch::{Building, Gate, commit_error},
+        relaxed_store,
+        task::{End, Task},
+    },
+    telemetry::metrics,
+};
+use futures_util::future::BoxFuture;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+/// A batch that is on its way into the log.
+pub(super) struct InFlight {
+    pub number: u64,
+    pub commit: BoxFuture<'static, Result<Position, LogError>>,
+    pub started: Instant,
+    batch: Batch,
+    bytes: usize,
+    pub gate: Gate,
+}
+
+impl Task {
+    pub(super) fn submit(&mut self) {
+        // What filled after a failed commit rests on it: it must never reach the log.
+        if self.failed.is_some() || self.in_flight.is_some() || !self.building.is_due() {
+            return;
+        }
+        let next = Building::new(self.building.number + 1);
+        let mut building = std::mem::replace(&mut self.building, next);
+        let gate = building.take_gate();
+        let batch = Batch {
+            slot: self.slot,
+            term: self.term,
+            attempt: rand_u128(),
+            records: building.records,
+        };
+        let append = Append {
+            slot: self.slot,
+            term: self.term,
+            after: self.position,
+            batch: batch.encode(),
+        };
+        self.in_flight = Some(InFlight {
+            number: building.number,
+            bytes: append.batch.len(),
+            commit: self.context.log.commit(append),
+            started: Instant::now(),
+            batch,
+            gate,
+        });
+    }
+
+    /// The commit in flight has ended: answers and events leave, or everyone is told.
+    pub(super) fn on_committed(&mut self, result: Result<Position, LogError>) {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        match result {
+            Ok(position) => {
+                self.position = position;
+                self.committed_batch = in_flight.number;
+                self.last_commit = Instant::now();
+                relaxed_store(&self.stats.position, position);
+                relaxed_store(&self.stats.sessions, self.live_sessions);
+                in_flight.gate.open();
+                self.subscribers.publish(in_flight.number, &in_flight.batch.records);
+                self.on_durable(&in_flight.batch.records, in_flight.started.elapsed());
+                self.keep_for_flush(position, in_flight.batch, in_flight.bytes);
+                self.trim_behind_snapshot();
+                if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
+                    self.start_flush();
+                }
+                self.submit();
+            }
+            Err(error) => {
+                let error = commit_error(&error);
+                in_flight.gate.refuse(&error);
+                self.failed = Some(error);
+            }
+        }
+    }
+
+    fn on_durable(&self, records: &[Record], took: Duration) {
+        let mut messages = 0;
+        for record in records {
+            match record {
+                Record::Message(_) => messages += 1,
+                Record::Activate(_) => {
+                    self.stats.show_active(&self.context.catalogue, &self.active);
+                }
+                _ => {}
+            }
+        }
+        metrics().append_seconds.record(took);
+        metrics().messages.increment(messages);
+        metrics().batch_messages.record(messages as f64);
+    }
+
+    /// Ends the task after the mail at hand; the next one opens the slot from its log.
+    pub(super) fn give_up(&mut self, error: Error) {
+        self.failed.get_or_insert(error);
+    }
+
+    /// What filled since the failed commit was never sent to the log.
+    pub(super) fn fail(&mut self, error: Error) -> End {
+        let kept_out = match error.code {
+            Code::Fenced => error.clone(),
+            _ => Error::new(
+                Code::StorageUnavailable,
+                format!("the slot stopped before the message was written: {}", error.detail),
+            ),
+        };
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.gate.refuse(&Error::new(
+                Code::OutcomeUnknown,
+                "the slot stopped while the message was written; \
+                 repeat it with the same idempotency key",
+            ));
+        }
+        self.building.take_gate().refuse(&kept_out);
+        End::Failed(kept_out)
+    }
+
+    /// Sends an answer once all that it rests on is durable: the batches up to `changed_in`.
+    pub(super) fn hold<T: Send + 'static>(
+        &mut self,
+        changed_in: u64,
+        reply: Reply<T>,
+        answer: Result<T, Error>,
+    ) {
+        if changed_in <= self.committed_batch {
+            let _ = reply.send(answer);
+            return;
+        }
+        match &mut self.in_flight {
+            Some(in_flight) if changed_in <= in_flight.number => {
+                in_flight.gate.hold(reply, answer);
+            }
+            _ => self.building.hold(reply, answer),
+        }
+    }
+
+    /// Sends the answer of a read. In a cluster nobody else may have written meanwhile: it waits
+    /// for a commit that is sent after it, which fails if this node was fenced.
+    pub(super) fn hold_read<T: Send + 'static>(
+        &mut self,
+        changed_in: u64,
+        consistency: Consistency,
+        reply: Reply<T>,
+        answer: Result<T, Error>,
+    ) {
+        match (&self.context.cluster, consistency) {
+            (Some(_), Consistency::Current) => {
+                self.building.barrier = true;
+                self.building.hold_read(reply, answer);
+            }
+            _ => self.hold(changed_in, reply, answer),
+        }
+    }
+
+    /// The log has not answered for too long: who waits is told, and nothing is built on it.
+    pub(super) fn check_patience(&mut self) {
+        if let Some(in_flight) = &self.in_flight
+            && in_flight.started.elapsed() >= limits::ENGINE_PATIENCE
+        {
+            self.give_up(Error::new(
+                Code::StorageUnavailable,
+                "the log has not answered for a while",
+            ));
+        }
+    }
+
+    /// As [`Self::hold`], for an answer that rests on everything that the slot has.
+    pub(super) fn hold_for_all<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        answer: Result<T, Error>,
+    ) {
+        if self.context.cluster.is_some() {
+            self.building.barrier = true;
+            return self.building.hold_read(reply, answer);
+        }
+        let last = match (&self.in_flight, self.building.has_records()) {
+            (_, true) => self.building.number,
+            (Some(in_flight), false) => in_flight.number,
+            (None, false) => 0,
+        };
+        self.hold(last, reply, answer);
+    }
+}
+
+pub(super) async fn committed(in_flight: &mut Option<InFlight>) -> Result<Position, LogError> {
+    match in_flight {
+        Some(in_flight) => (&mut in_flight.commit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A batch's attempt id: unique, not secret.
+fn rand_u128() -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::{LazyLock, atomic::AtomicU64};
+    static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    (u128::from(*NODE) << 64) | u128::from(NEXT.fetch_add(1, Ordering::Relaxed))
+}

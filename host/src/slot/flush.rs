@@ -1,0 +1,271 @@
+//! The way of committed batches into the state store, beside the slot's loop.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::{LogError, Position, record::Batch},
+    names::{SessionKey, SlotId},
+    slot::{SlotContext, batch::commit_error, relaxed_store, task::Task},
+    state::{SlotMeta, StateError, changes::Changes},
+    telemetry::metrics,
+};
+use std::{sync::atomic::Ordering, time::Instant};
+use tokio::task::JoinHandle;
+
+/// What a flush wrote.
+pub(super) struct Flushed {
+    meta: SlotMeta,
+    /// The last flushed message of each session that changed: key, session number, seq.
+    sessions: Vec<(SessionKey, u64, u64)>,
+}
+
+pub(super) struct Flushing {
+    /// The last batch that it covers.
+    up_to_batch: u64,
+    bytes: usize,
+    handle: JoinHandle<Result<Flushed, StateError>>,
+}
+
+impl Task {
+    /// A durable batch waits for the next flush.
+    pub(super) fn keep_for_flush(&mut self, position: Position, batch: Batch, bytes: usize) {
+        self.log_bytes += bytes;
+        self.stats.dirty.store(true, Ordering::Relaxed);
+        match self.unflushed.last_mut() {
+            // Barriers say nothing: one stands for a row of them.
+            Some((last, kept)) if kept.records.is_empty() && batch.records.is_empty() => {
+                *last = position;
+            }
+            _ => {
+                self.unflushed.push((position, batch));
+                self.unflushed_bytes += bytes;
+            }
+        }
+    }
+
+    pub(super) fn start_flush(&mut self) {
+        self.stats.instances.store(self.instances.len() as u64, Ordering::Relaxed);
+        relaxed_store(&self.stats.cached, self.cache.len() as u64);
+        relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
+        // Kept for later rather than failed: a full disk must not end reads.
+        if self.flushing.is_some() || self.unflushed.is_empty() || !self.context.store.is_writable()
+        {
+            return;
+        }
+        self.last_flush = Instant::now();
+        let batches = std::mem::take(&mut self.unflushed);
+        self.stats.dirty.store(false, Ordering::Relaxed);
+        let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
+        let bytes = self.unflushed_bytes;
+        let owner = self.owner.clone();
+        let handle = tokio::task::spawn_blocking(move || {
+            let _owner = owner;
+            let mut changes = Changes::default();
+            let mut meta = meta;
+            for (position, batch) in batches {
+                changes.fold(&mut meta, position, batch);
+            }
+            let heads = changes.heads.iter();
+            let sessions = heads
+                .filter_map(|(key, head)| {
+                    head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
+                })
+                .collect();
+            let started = Instant::now();
+            store.apply(slot, changes, &meta)?;
+            metrics().flush_seconds.record(started.elapsed());
+            Ok(Flushed { meta, sessions })
+        });
+        let up_to_batch = self.committed_batch;
+        self.flushing = Some(Flushing { up_to_batch, bytes, handle });
+    }
+
+    pub(super) fn on_flushed(&mut self, result: Result<Flushed, StateError>) {
+        let Some(flushing) = self.flushing.take() else { return };
+        let flushed = match result {
+            Ok(flushed) => flushed,
+            Err(error) => {
+                // The batches are in the log: the next task replays them from there.
+                self.failed = Some(store_error(error));
+                return;
+            }
+        };
+        self.flushed_batch = flushing.up_to_batch;
+        self.unflushed_bytes = self.unflushed_bytes.saturating_sub(flushing.bytes);
+        for (key, number, seq) in flushed.sessions {
+            if let Some(session) = self.cache.get_mut(&key)
+                && session.head.session_number == number
+            {
+                session.flushed_to(seq);
+            }
+        }
+        self.meta = flushed.meta;
+        relaxed_store(&self.stats.applied, self.meta.applied);
+        match self.context.cluster {
+            // The store is on this disk only: the log is needed until a snapshot has it.
+            Some(_) => self.start_snapshot(),
+            None => self.trim(self.meta.applied),
+        }
+        self.evict();
+        // What came meanwhile may be more than `has_room` allows: nobody else would start it.
+        if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
+            self.start_flush();
+        }
+    }
+}
+
+impl Task {
+    fn trim(&self, up_to: Position) {
+        let trim = self.context.log.trim(self.slot, up_to);
+        let slot = self.slot;
+        tokio::spawn(async move {
+            if let Err(error) = trim.await {
+                tracing::warn!(slot, %error, "the log was not trimmed");
+            }
+        });
+    }
+
+    // ---- snapshots -----------------------------------------------------------------------------
+
+    /// Starts a snapshot when the log has grown enough since the last.
+    fn start_snapshot(&mut self) {
+        let Some(cluster) = &self.context.cluster else { return };
+        if self.snapshotting.is_some() || self.log_bytes < limits::SNAPSHOT_LOG_BYTES {
+            return;
+        }
+        self.log_bytes = 0;
+        let (snapshots, turns) = (cluster.snapshots.clone(), cluster.snapshot_turns.clone());
+        let (slot, store, log) = (self.slot, self.context.store.clone(), self.context.log.clone());
+        self.snapshotting = Some(tokio::spawn(async move {
+            let _turn = turns.acquire_owned().await.map_err(|e| e.to_string())?;
+            snapshots.take(slot, store, log).await.map_err(|e| e.to_string())
+        }));
+    }
+
+    /// A snapshot is durable. Only a commit that is sent after it shows that this node was still
+    /// the owner, and may trim behind it.
+    pub(super) fn on_snapshot(&mut self, taken: Result<Position, String>) {
+        self.snapshotting = None;
+        match taken {
+            Ok(position) => {
+                self.trim_after = Some((position, self.building.number));
+                self.building.barrier = true;
+            }
+            Err(error) => {
+                // The next flush tries again.
+                self.log_bytes = limits::SNAPSHOT_LOG_BYTES;
+                tracing::warn!(slot = self.slot, error, "no snapshot was made");
+            }
+        }
+    }
+
+    /// Trims what a snapshot has, once a commit that came after it is durable.
+    pub(super) fn trim_behind_snapshot(&mut self) {
+        let Some((position, batch)) = self.trim_after else { return };
+        if batch > self.committed_batch {
+            return;
+        }
+        self.trim_after = None;
+        self.trim(position);
+        if let Some(cluster) = &self.context.cluster {
+            let (snapshots, slot) = (cluster.snapshots.clone(), self.slot);
+            tokio::spawn(async move {
+                if let Err(error) = snapshots.collect(slot).await {
+                    tracing::warn!(slot, %error, "old snapshots were not removed");
+                }
+            });
+        }
+    }
+}
+
+pub(super) async fn snapshotted(
+    running: &mut Option<JoinHandle<Result<Position, String>>>,
+) -> Result<Position, String> {
+    match running {
+        Some(running) => running.await.unwrap_or_else(|e| Err(e.to_string())),
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn flushed(flushing: &mut Option<Flushing>) -> Result<Flushed, StateError> {
+    match flushing {
+        Some(flushing) => (&mut flushing.handle)
+            .await
+            .unwrap_or_else(|e| Err(StateError::Unavailable(format!("the flush failed: {e}")))),
+        None => std::future::pending().await,
+    }
+}
+
+/// Replays the log's tail, up to `until`, into the state store; what the log has trimmed comes
+/// from a snapshot.
+pub async fn catch_up(
+    slot: SlotId,
+    context: &SlotContext,
+    until: CatchUp,
+) -> Result<SlotMeta, Error> {
+    let mut meta = context.store.slot(slot).map_err(store_error)?;
+    let mut restored = false;
+    let started = Instant::now();
+    loop {
+        if let CatchUp::To(claimed) = until
+            && meta.applied >= claimed
+        {
+            return Ok(meta);
+        }
+        let tail = match context.log.read(slot, meta.applied, limits::REPLAY_BYTES_MAX).await {
+            Ok(tail) => tail,
+            Err(error @ LogError::Trimmed { .. }) => {
+                let Some(cluster) = context.cluster.as_ref().filter(|_| !restored) else {
+                    return Err(commit_error(&error));
+                };
+                restored = true;
+                let restore = cluster.snapshots.restore(slot, context.store.clone());
+                meta = restore.await.map_err(|e| {
+                    Error::new(Code::StorageUnavailable, format!("{error}, and {e}"))
+                })?;
+                continue;
+            }
+            Err(error) => return Err(commit_error(&error)),
+        };
+        if tail.is_empty() {
+            let CatchUp::To(claimed) = until else { return Ok(meta) };
+            // A server that lags may not show it yet.
+            if started.elapsed() >= limits::ENGINE_PATIENCE || context.cluster.is_none() {
+                return Err(Error::internal(format!(
+                    "the log of slot {slot} ends at {} before its claim at {claimed}",
+                    meta.applied
+                )));
+            }
+            tokio::time::sleep(limits::REPLAY_RETRY).await;
+            continue;
+        }
+        let mut changes = Changes::default();
+        for logged in tail {
+            let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
+            changes.fold(&mut meta, logged.position, batch);
+        }
+        let (store, applied) = (context.store.clone(), meta.clone());
+        tokio::task::spawn_blocking(move || store.apply(slot, changes, &applied))
+            .await
+            .map_err(|e| Error::internal(format!("the replay failed: {e}")))?
+            .map_err(store_error)?;
+    }
+}
+
+/// How far to replay.
+#[derive(Clone, Copy)]
+pub enum CatchUp {
+    /// To a position that the log has for sure.
+    To(Position),
+    /// To what is there now.
+    Now,
+}
+
+pub(super) fn store_error(error: StateError) -> Error {
+    match error {
+        StateError::Unavailable(why) => {
+            Error::new(Code::StorageUnavailable, format!("the state store failed: {why}"))
+        }
+        StateError::Corrupt(why) => Error::internal(format!("the state store is damaged: {why}")),
+    }
+}
