@@ -93,10 +93,10 @@ impl FakeNode {
         let json: Value = serde_json::from_slice(&message.body).unwrap_or_default();
         if json["hang"] == true {
             self.hanging.lock().push(tx);
-            return Ok(Pending(rx));
+            return Ok(Pending::here(rx));
         }
         let _ = tx.send(self.apply(key, message, &json));
-        Ok(Pending(rx))
+        Ok(Pending::here(rx))
     }
 
     fn apply(&self, key: &SessionKey, message: Incoming, json: &Value) -> Result<Sent, Error> {
