@@ -323,3 +323,10 @@ pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 pub const SLOTS_LISTED_AT_A_TIME: usize = 64;
 /// How long `slot drain` waits for the slot to be elsewhere.
 pub const SLOT_DRAIN_WAIT: Duration = Duration::from_secs(20);
+/// Default number of streams that the slots' logs are spread over: enough for their leaders to be
+/// on different servers, few enough to be set up in a second.
+pub const LOG_STREAMS_DEFAULT: u16 = 16;
+/// How long a start waits for the log engine.
+pub const ENGINE_BOOT_WAIT_DEFAULT: Duration = Duration::from_secs(60);
+/// How long a node that finds no peer waits before it takes slots.
+pub const JOIN_WAIT_DEFAULT: Duration = Duration::from_secs(3);
