@@ -94,6 +94,17 @@ pub struct Entry {
     pub events: Vec<Event>,
 }
 
+impl Entry {
+    /// The idempotency key, unless a node of the cluster made it.
+    pub fn client_key(&self) -> Option<&str> {
+        self.id.as_deref().filter(|id| !id.starts_with(INTERNAL_KEY))
+    }
+}
+
+/// What an idempotency key begins with that a node gave to a message of its own accord. No client
+/// can send it, and neither clients nor plugins are shown one.
+pub const INTERNAL_KEY: char = '\u{1}';
+
 /// An event that a handler emitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {

@@ -227,6 +227,11 @@ impl Node {
         }
     }
 
+    /// The node's part in its cluster; `None` on a node that stands alone.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

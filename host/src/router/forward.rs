@@ -12,8 +12,9 @@ use super::{
 use crate::{
     error::{Code, Error},
     limits,
+    log::record::INTERNAL_KEY,
     names::{SessionKey, SlotId},
-    node_types::{INTERNAL_KEY, Incoming, Pending, Sent},
+    node_types::{Incoming, Pending, Sent},
     rpc::{PeerError, Peers, Request, Response},
     slot::{Mail, Reply},
     telemetry::metrics,

@@ -3,7 +3,9 @@
 
 use crate::{
     error::{Code, Error},
-    log::record::{Activate, Delete, DeploymentId, Entry, Head, Message, Pin, Record, Write},
+    log::record::{
+        Activate, Delete, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write,
+    },
     names::{ServiceName, SessionKey},
     node_types::{Answer, Consistency, Incoming, Sent},
     plugin::{self, Call, Failure, Input, Outcome, Plugin, StateFault},
@@ -93,7 +95,7 @@ impl Task {
         };
         let label = running.label.clone();
         let input = Input::Handle {
-            id: message.id.clone(),
+            id: message.id.clone().filter(|id| !id.starts_with(INTERNAL_KEY)),
             sender: message.sender.clone(),
             content_type: message.content_type.clone(),
             body: message.body.clone(),
