@@ -12,7 +12,7 @@ use crate::{
         Catalogue,
         catalogue::{CatalogueStore, Service},
     },
-    state::snapshot::Snapshots,
+    state::snapshot::{Objects, SnapshotOptions, Snapshots, Target},
     storage::{DataDir, StorageOptions},
 };
 use bytes::Bytes;
@@ -113,10 +113,13 @@ impl World {
         let handler = Arc::new(LateHandler::default());
         let (leave, leaving) = watch::channel(false);
         let log: Arc<dyn SlotLog> = self.log.log();
+        let target = Target::Directory(self.home.path().join("snapshots"));
+        let objects = Objects::open(&target, "test", None).await.unwrap();
+        let snapshots = Arc::new(Snapshots::new(objects, SnapshotOptions::default()));
         let change = self.avoid.clone();
         let shared = Shared {
             log,
-            snapshots: Arc::new(Snapshots),
+            snapshots,
             catalogue: Arc::new(catalogue),
             peers: Arc::new(Wire { own: name.clone(), wires: self.wires.clone() }),
             handler: handler.clone(),

@@ -147,6 +147,7 @@ impl Node {
             },
             cluster: shared.as_ref().map(|shared| ClusterContext {
                 snapshots: shared.snapshots.clone(),
+                store: data_dir.state(),
                 snapshot_turns: Arc::new(Semaphore::new(limits::SNAPSHOTS_AT_A_TIME)),
                 ended,
             }),
