@@ -270,3 +270,17 @@ pub const REOPEN_RETRY_MIN: Duration = Duration::from_millis(200);
 pub const REOPEN_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often the store's background thread looks for work.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);
+
+// --- NATS -------------------------------------------------------------------------------------
+
+/// Room for the streams of one nats-server that slotd starts for itself.
+pub const NATS_LOCAL_STORE_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// `max_payload` of such a server: the largest batch that any configuration allows, and room.
+pub const NATS_LOCAL_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+/// Time until such servers are ready: an election takes up to 9 s, a busy machine as much again.
+pub const NATS_LOCAL_READY: Duration = Duration::from_secs(60);
+/// Tries to start such servers when another process takes one of their ports.
+pub const NATS_LOCAL_TRIES: u32 = 5;
+/// One answer of a server's monitoring port.
+pub const NATS_MONITOR_TIMEOUT: Duration = Duration::from_secs(5);
+pub const NATS_MONITOR_BYTES_MAX: u64 = 4 * 1024 * 1024;
