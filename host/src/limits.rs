@@ -368,3 +368,59 @@ pub const SNAPSHOT_PARTS_IN_FLIGHT: usize = 8;
 pub const SNAPSHOT_MISSES: u32 = 4;
 /// Marks of unfinished listings that may lie about in a slot.
 pub const SNAPSHOT_MARKS_MAX: usize = 16;
+
+// --- NATS -------------------------------------------------------------------------------------
+
+/// Room for the streams of one nats-server that slotd starts for itself.
+pub const NATS_LOCAL_STORE_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// `max_payload` of such a server: the largest batch that any configuration allows, and room.
+pub const NATS_LOCAL_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+/// Time until such servers are ready: an election takes up to 9 s, a busy machine as much again.
+pub const NATS_LOCAL_READY: Duration = Duration::from_secs(60);
+/// Tries to start such servers when another process takes one of their ports.
+pub const NATS_LOCAL_TRIES: u32 = 5;
+/// One answer of a server's monitoring port.
+pub const NATS_MONITOR_TIMEOUT: Duration = Duration::from_secs(5);
+pub const NATS_MONITOR_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Time to connect to one server.
+pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that answers nothing, not even pings, is left after three of these.
+pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Back-off of a connection that was lost: exponential, over all servers in turn.
+pub const NATS_RECONNECT_MIN: Duration = Duration::from_millis(10);
+pub const NATS_RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// Back-off of a start that waits for the servers.
+pub const NATS_BOOT_RETRY_MIN: Duration = Duration::from_millis(100);
+pub const NATS_BOOT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// A server's first line: its addresses make the most of it.
+pub const NATS_INFO_BYTES_MAX: u64 = 64 * 1024;
+/// One request to JetStream.
+pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Streams that slots are spread over: each is a Raft group of its own on its servers.
+pub const NATS_STREAMS_MAX: u16 = 512;
+
+// --- the log on JetStream ---------------------------------------------------------------------
+
+/// An append without an answer for this long is undecided, and is looked after.
+pub const LOG_APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Back-off between two tries of an undecided append.
+pub const LOG_UNDECIDED_RETRY_MIN: Duration = Duration::from_millis(2);
+pub const LOG_UNDECIDED_RETRY_MAX: Duration = Duration::from_secs(2);
+/// Answers of one undecided append that wait to be looked at; the rest says nothing new.
+pub const LOG_ANSWERS_MAX: usize = 8;
+/// A batch that is undecided for this long is said so in the log, once.
+pub const LOG_UNDECIDED_SAID: Duration = Duration::from_secs(5);
+/// Time that a claim's first look, a read or a trim tries for: longer than an election (9 s).
+pub const LOG_WAIT: Duration = Duration::from_secs(12);
+/// A log that ends before an acknowledged batch, by every answer for this long, has lost it.
+/// Longer than the time that a server which was paused may take itself for the leader.
+pub const LOG_BEHIND_MAX: Duration = Duration::from_secs(30);
+/// Claims between the appends of an owner that lives before the harder way is tried.
+pub const LOG_CLAIM_TRIES: u32 = 3;
+/// An owner that is silent for this long leaves time for the simple way.
+pub const LOG_CHASE_SILENCE: Duration = Duration::from_millis(50);
+/// Batches of one page that is read.
+pub const LOG_PAGE_BATCHES_MAX: usize = 1_024;
+/// What a batch may have beside the bodies, writes, replies and events of its messages: names,
+/// heads, headers.
+pub const LOG_BATCH_BYTES_BESIDE: usize = 256 * 1024;

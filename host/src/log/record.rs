@@ -152,6 +152,20 @@ impl Batch {
         postcard::to_extend(self, out).map(Bytes::from).unwrap_or_default()
     }
 
+    /// Slot, term and attempt of an encoded batch, without its records.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn peek(bytes: &[u8]) -> Result<(SlotId, Term, u128), LogError> {
+        match bytes.split_first() {
+            // The first fields of a struct are encoded as a tuple is.
+            Some((&BATCH_FORMAT, rest)) => postcard::take_from_bytes(rest)
+                .map(|(head, _)| head)
+                .map_err(|e| LogError::Corrupt(format!("a batch does not decode: {e}"))),
+            _ => Self::decode(bytes).map(|batch| (batch.slot, batch.term, batch.attempt)),
+        }
+    }
+
     /// # Errors
     /// [`LogError::Corrupt`] when the bytes are not a batch of a known format.
     pub fn decode(bytes: &[u8]) -> Result<Self, LogError> {
