@@ -113,6 +113,15 @@ table! {
     subscriber_gaps: Counter "slotd_subscriber_gaps_total";
     /// Panics inside slotd: bugs. The log has each with its place.
     panics: Counter "slotd_panics_total";
+    // Discovery and membership.
+    /// Addresses of peers that discovery gives now.
+    discovery_addresses: Gauge "slotd_discovery_addresses";
+    /// When DNS last answered for a name, in seconds since 1970.
+    discovery_success: Gauge "slotd_discovery_last_success_timestamp_seconds";
+    /// Looks at a name that DNS did not answer; the last answer stays in use.
+    discovery_failures: Counter "slotd_discovery_failures_total";
+    /// Addresses that DNS gave where no node can be (unspecified, multicast, link-local).
+    discovery_unusable: Counter "slotd_discovery_unusable_addresses_total";
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";
