@@ -424,3 +424,25 @@ pub const LOG_PAGE_BATCHES_MAX: usize = 1_024;
 /// What a batch may have beside the bodies, writes, replies and events of its messages: names,
 /// heads, headers.
 pub const LOG_BATCH_BYTES_BESIDE: usize = 256 * 1024;
+
+// --- discovery and membership -----------------------------------------------------------------
+
+/// Names that are asked for in one look (seeds; DNS): each costs two questions.
+pub const DISCOVERY_NAMES_MAX: usize = 32;
+/// Addresses of peers that a node keeps; a name server that lies can't make it write to thousands.
+pub const DISCOVERY_ADDRESSES_MAX: usize = 256;
+/// Time between two looks at the DNS.
+pub const DNS_POLL_INTERVAL_DEFAULT: Duration = Duration::from_millis(5_000);
+/// More often is a load on the name server, more seldom leaves new nodes alone for too long.
+pub const DNS_POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
+pub const DNS_POLL_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
+/// `basename@ip` is no longer than a node's name: an IPv6 address has 39 bytes.
+pub const DNS_BASENAME_BYTES_MAX: usize = 24;
+/// For one try of one question; there are two.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one question with its tries and the change to TCP.
+pub const DNS_QUESTION_DEADLINE: Duration = Duration::from_secs(6);
+/// For one name with all that the search list makes of it.
+pub const DNS_NAME_DEADLINE: Duration = Duration::from_secs(15);
+/// What a search list makes of one name; resolv.conf(5) has six entries at most.
+pub const DNS_CANDIDATES_MAX: usize = 7;

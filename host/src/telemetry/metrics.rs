@@ -155,6 +155,15 @@ table! {
     log_claims_won: Counter "slotd_log_claims_total" {"result" = "won"};
     /// Claims of slots, by how they ended.
     log_claims_lost: Counter "slotd_log_claims_total" {"result" = "lost"};
+    // Discovery and membership.
+    /// Addresses of peers that discovery gives now.
+    discovery_addresses: Gauge "slotd_discovery_addresses";
+    /// When DNS last answered for a name, in seconds since 1970.
+    discovery_success: Gauge "slotd_discovery_last_success_timestamp_seconds";
+    /// Looks at a name that DNS did not answer; the last answer stays in use.
+    discovery_failures: Counter "slotd_discovery_failures_total";
+    /// Addresses that DNS gave where no node can be (unspecified, multicast, link-local).
+    discovery_unusable: Counter "slotd_discovery_unusable_addresses_total";
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";
