@@ -25,8 +25,6 @@ use tokio::sync::{mpsc, watch};
 
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// How long a node that finds nobody waits before it takes slots.
-    pub join_wait: Duration,
     pub request_deadline: Duration,
     /// Messages that may wait for a slot that moves.
     pub held_max: usize,
@@ -274,10 +272,8 @@ impl Cluster {
 async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiver<Ended>) {
     let Some(this) = cluster.upgrade() else { return };
     let (mut members, mut avoid) = (this.members.clone(), this.avoid.clone());
-    let join_wait = this.options.join_wait;
     drop(this);
     members.mark_changed();
-    let started = Instant::now();
     let mut last_tick = Instant::now();
     let mut distrust_until: Option<Instant> = None;
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
@@ -311,8 +307,8 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
             distrust_until = Some(Instant::now() + limits::PAUSE_DISTRUST);
         }
         last_tick = Instant::now();
-        let alone = this.members.borrow().alive.len() <= 1;
-        let joining = alone && started.elapsed() < join_wait;
+        // Number 0: it has not met its cluster yet, nor found that there is none.
+        let joining = this.members.borrow().number == 0;
         let distrusted = distrust_until.is_some_and(|until| Instant::now() < until);
         if !joining && !distrusted {
             this.reconcile();

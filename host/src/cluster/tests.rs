@@ -133,7 +133,6 @@ impl World {
                 Box::pin(std::future::ready(Ok(())))
             }),
             options: ClusterOptions {
-                join_wait: Duration::ZERO,
                 request_deadline: Duration::from_secs(20),
                 held_max: 1_000,
                 instance: instance(&name),
