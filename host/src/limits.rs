@@ -323,3 +323,17 @@ pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 pub const SLOTS_LISTED_AT_A_TIME: usize = 64;
 /// How long `slot drain` waits for the slot to be elsewhere.
 pub const SLOT_DRAIN_WAIT: Duration = Duration::from_secs(20);
+
+// --- NATS -------------------------------------------------------------------------------------
+
+/// Room for the streams of one nats-server that slotd starts for itself.
+pub const NATS_LOCAL_STORE_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// `max_payload` of such a server: the largest batch that any configuration allows, and room.
+pub const NATS_LOCAL_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+/// Time until such servers are ready: an election takes up to 9 s, a busy machine as much again.
+pub const NATS_LOCAL_READY: Duration = Duration::from_secs(60);
+/// Tries to start such servers when another process takes one of their ports.
+pub const NATS_LOCAL_TRIES: u32 = 5;
+/// One answer of a server's monitoring port.
+pub const NATS_MONITOR_TIMEOUT: Duration = Duration::from_secs(5);
+pub const NATS_MONITOR_BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -1,5 +1,10 @@
 //! The connection to NATS, the engine that a cluster's nodes share.
 
+pub mod find;
+pub mod local;
+pub mod monitor;
+pub mod version;
+
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Clone, Debug)]
