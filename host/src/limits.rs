@@ -337,3 +337,10 @@ pub const NATS_LOCAL_TRIES: u32 = 5;
 /// One answer of a server's monitoring port.
 pub const NATS_MONITOR_TIMEOUT: Duration = Duration::from_secs(5);
 pub const NATS_MONITOR_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+// --- operators' commands ----------------------------------------------------------------------
+
+/// How long `slotd node drain --wait` waits: the largest grace that makes sense, and the leave.
+pub const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
+/// Between two looks at something that a command waits for.
+pub const CLIENT_LOOK: Duration = Duration::from_millis(100);
