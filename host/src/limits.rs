@@ -323,6 +323,51 @@ pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 pub const SLOTS_LISTED_AT_A_TIME: usize = 64;
 /// How long `slot drain` waits for the slot to be elsewhere.
 pub const SLOT_DRAIN_WAIT: Duration = Duration::from_secs(20);
+/// Default number of streams that the slots' logs are spread over: enough for their leaders to be
+/// on different servers, few enough to be set up in a second.
+pub const LOG_STREAMS_DEFAULT: u16 = 16;
+/// How long a start waits for the log engine.
+pub const ENGINE_BOOT_WAIT_DEFAULT: Duration = Duration::from_secs(60);
+/// How long a node that finds no peer waits before it takes slots.
+pub const JOIN_WAIT_DEFAULT: Duration = Duration::from_secs(3);
+
+// --- snapshots --------------------------------------------------------------------------------
+
+/// Bytes of log after a snapshot below which the next one is not worth its manifest. Also what an
+/// idle slot leaves in the log.
+pub const SNAPSHOT_TAIL_BYTES_MIN: usize = 256 * 1024;
+/// Bytes after which an object of a snapshot ends: what taking and restoring hold in memory, a
+/// few times over.
+pub const SNAPSHOT_PIECE_BYTES: usize = 4 * 1024 * 1024;
+/// The largest object that is read back: a piece, and the largest batch behind it.
+pub const SNAPSHOT_OBJECT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Deltas below which a slot's mutable rows are not copied again, however few they are.
+pub const SNAPSHOT_DELTAS_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// A delta smaller than this is folded together with its neighbours...
+pub const SNAPSHOT_DELTA_SMALL_BYTES: u64 = 2 * 1024 * 1024;
+/// ...once there are so many: bounds a manifest, and what a restore has to ask for.
+pub const SNAPSHOT_DELTAS_SMALL_MAX: usize = 64;
+/// Entries of deleted sessions that history may hold beside as many as are live.
+pub const SNAPSHOT_DEAD_ENTRIES_SLACK: u64 = 1_000;
+/// Sessions that are looked at for each delete, to count what is live: bounds what deletes cost.
+pub const SNAPSHOT_HEADS_PER_DELETE: u64 = 1_000;
+/// Objects that a restore reads ahead of what it writes.
+pub const SNAPSHOT_READ_AHEAD: usize = 2;
+/// Times that a restore starts over because its snapshot was collected under it.
+pub const SNAPSHOT_RESTORE_TRIES: usize = 3;
+/// Time for one request to the object store, repeats included: longer than the engine's election.
+pub const SNAPSHOT_OBJECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Back-off between repeats.
+pub const SNAPSHOT_RETRY_MIN: Duration = Duration::from_millis(20);
+pub const SNAPSHOT_RETRY_MAX: Duration = Duration::from_secs(2);
+/// A message of NATS that holds part of an object; half of what servers allow by default.
+pub const SNAPSHOT_PART_BYTES: usize = 512 * 1024;
+/// Such messages on their way at a time, for one object.
+pub const SNAPSHOT_PARTS_IN_FLIGHT: usize = 8;
+/// Times that the engine must say "not found" before that is believed.
+pub const SNAPSHOT_MISSES: u32 = 4;
+/// Marks of unfinished listings that may lie about in a slot.
+pub const SNAPSHOT_MARKS_MAX: usize = 16;
 
 // --- NATS -------------------------------------------------------------------------------------
 
@@ -337,6 +382,70 @@ pub const NATS_LOCAL_TRIES: u32 = 5;
 /// One answer of a server's monitoring port.
 pub const NATS_MONITOR_TIMEOUT: Duration = Duration::from_secs(5);
 pub const NATS_MONITOR_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Time to connect to one server.
+pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that answers nothing, not even pings, is left after three of these.
+pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Back-off of a connection that was lost: exponential, over all servers in turn.
+pub const NATS_RECONNECT_MIN: Duration = Duration::from_millis(10);
+pub const NATS_RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// Back-off of a start that waits for the servers.
+pub const NATS_BOOT_RETRY_MIN: Duration = Duration::from_millis(100);
+pub const NATS_BOOT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// A server's first line: its addresses make the most of it.
+pub const NATS_INFO_BYTES_MAX: u64 = 64 * 1024;
+/// One request to JetStream.
+pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Streams that slots are spread over: each is a Raft group of its own on its servers.
+pub const NATS_STREAMS_MAX: u16 = 512;
+
+// --- the log on JetStream ---------------------------------------------------------------------
+
+/// An append without an answer for this long is undecided, and is looked after.
+pub const LOG_APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Back-off between two tries of an undecided append.
+pub const LOG_UNDECIDED_RETRY_MIN: Duration = Duration::from_millis(2);
+pub const LOG_UNDECIDED_RETRY_MAX: Duration = Duration::from_secs(2);
+/// Answers of one undecided append that wait to be looked at; the rest says nothing new.
+pub const LOG_ANSWERS_MAX: usize = 8;
+/// A batch that is undecided for this long is said so in the log, once.
+pub const LOG_UNDECIDED_SAID: Duration = Duration::from_secs(5);
+/// Time that a claim's first look, a read or a trim tries for: longer than an election (9 s).
+pub const LOG_WAIT: Duration = Duration::from_secs(12);
+/// A log that ends before an acknowledged batch, by every answer for this long, has lost it.
+/// Longer than the time that a server which was paused may take itself for the leader.
+pub const LOG_BEHIND_MAX: Duration = Duration::from_secs(30);
+/// Claims between the appends of an owner that lives before the harder way is tried.
+pub const LOG_CLAIM_TRIES: u32 = 3;
+/// An owner that is silent for this long leaves time for the simple way.
+pub const LOG_CHASE_SILENCE: Duration = Duration::from_millis(50);
+/// Batches of one page that is read.
+pub const LOG_PAGE_BATCHES_MAX: usize = 1_024;
+/// What a batch may have beside the bodies, writes, replies and events of its messages: names,
+/// heads, headers.
+pub const LOG_BATCH_BYTES_BESIDE: usize = 256 * 1024;
+
+// --- discovery and membership -----------------------------------------------------------------
+
+/// Names that are asked for in one look (seeds; DNS): each costs two questions.
+pub const DISCOVERY_NAMES_MAX: usize = 32;
+/// Addresses of peers that a node keeps; a name server that lies can't make it write to thousands.
+pub const DISCOVERY_ADDRESSES_MAX: usize = 256;
+/// Time between two looks at the DNS.
+pub const DNS_POLL_INTERVAL_DEFAULT: Duration = Duration::from_millis(5_000);
+/// More often is a load on the name server, more seldom leaves new nodes alone for too long.
+pub const DNS_POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
+pub const DNS_POLL_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
+/// `basename@ip` is no longer than a node's name: an IPv6 address has 39 bytes.
+pub const DNS_BASENAME_BYTES_MAX: usize = 24;
+/// For one try of one question; there are two.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one question with its tries and the change to TCP.
+pub const DNS_QUESTION_DEADLINE: Duration = Duration::from_secs(6);
+/// For one name with all that the search list makes of it.
+pub const DNS_NAME_DEADLINE: Duration = Duration::from_secs(15);
+/// What a search list makes of one name; resolv.conf(5) has six entries at most.
+pub const DNS_CANDIDATES_MAX: usize = 7;
 
 // --- operators' commands ----------------------------------------------------------------------
 

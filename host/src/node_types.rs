@@ -94,10 +94,6 @@ impl Future for Pending {
     }
 }
 
-/// What an idempotency key begins with that a node gave to a message of its own accord. No client
-/// can send it, and no client is shown one.
-pub const INTERNAL_KEY: char = '\u{1}';
-
 /// Whether a read must reflect everything acknowledged before it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Consistency {

@@ -545,6 +545,9 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Path => "PATH",
         Kind::Secret => "TOKEN",
         Kind::Choice(_) => "FORMAT",
+        Kind::NatsServers => "URLS",
+        Kind::Seeds => "PEERS",
+        Kind::Snapshots => "URL",
         Kind::Filter => "FILTER",
         Kind::Flag => "true|false",
     }

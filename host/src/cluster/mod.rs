@@ -11,6 +11,8 @@ mod handoff;
 pub mod member;
 pub mod moves;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
 pub use handler::{LateHandler, Teller};

@@ -47,6 +47,12 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
     ("SLOTD_CONFIG", "the configuration file, where `--config` does not name it"),
     ("SLOTD_URL", "the API that client commands talk to (`--url`)"),
     ("SLOTD_ADMIN_URL", "the admin API that client commands talk to (`--admin-url`)"),
+    ("DNS_CLUSTER_QUERY", "names that are polled for the addresses of peers; blank: none are"),
+    (
+        "DNS_CLUSTER_NODE_BASENAME",
+        "what comes before `@` and the address in names of nodes, `slotd` by default",
+    ),
+    ("DNS_POLL_INTERVAL_MS", "how often they are polled, 5000 by default"),
     ("SLOTD_TIMEOUT", "how long client commands wait for an answer (`--timeout`)"),
 ];
 
@@ -57,6 +63,9 @@ pub const TABLES: &[(&str, &str)] = &[
     ("slots", "What one slot may use."),
     ("guests", "What a plugin may use."),
     ("store", "The embedded log and state."),
+    ("nats", "The log engine of a cluster. A node without `nats.servers` stands alone."),
+    ("cluster", "How the nodes of a cluster find and trust each other."),
+    ("snapshots", "Where a cluster keeps the state that its log has forgotten."),
     ("log", "What slotd writes to its standard error."),
 ];
 
@@ -277,6 +286,104 @@ pub static KEYS: &[Key] = &[
         disk_reserve_bytes,
         "Free room on the data directory's disk below which messages are refused with 503 \
          `storage-unavailable`, until there is room again."
+    ),
+    optional!(
+        "nats.servers",
+        Kind::NatsServers,
+        Text,
+        nats.servers,
+        "The servers, several so that one may be down. Makes the node one of a cluster, whose log \
+         is there instead of on this disk."
+    ),
+    optional!(
+        "nats.credentials",
+        Kind::Path,
+        Text,
+        nats.credentials,
+        "A NATS credentials file. A user and password, or a token, may also stand in the addresses."
+    ),
+    count!(
+        "nats.replicas",
+        1,
+        5,
+        usize,
+        nats.replicas,
+        "Servers that keep each batch: 3 or 5; 1 is for development. The same on every node."
+    ),
+    count!(
+        "nats.streams",
+        1,
+        256,
+        u16,
+        nats.streams,
+        "Streams that the slots' logs are spread over. Recorded at the cluster's first start."
+    ),
+    same!(
+        "nats.boot_wait",
+        ms(0, HOUR),
+        Duration,
+        nats.boot_wait,
+        "How long a start waits for the servers before it gives up (exit code 6)."
+    ),
+    same!(
+        "cluster.name",
+        Kind::Name,
+        Text,
+        cluster.name,
+        "Part of every stream's name: clusters of other names may share the servers. Nodes of \
+         another name are not let in."
+    ),
+    optional!(
+        "cluster.secret",
+        Kind::Secret,
+        Secret,
+        cluster.secret,
+        "What all nodes of the cluster share, so that strangers are not let in. Prefer the file \
+         or the environment."
+    ),
+    optional!(
+        "cluster.secret_file",
+        Kind::Path,
+        Text,
+        cluster.secret_file,
+        "A file that holds the cluster's secret; a line break at its end does not count."
+    ),
+    same!(
+        "cluster.listen",
+        Kind::Address,
+        Address,
+        cluster.listen,
+        "Where peers reach this node, over TCP (requests) and UDP (membership) of one port."
+    ),
+    optional!(
+        "cluster.advertise",
+        Kind::Address,
+        Address,
+        cluster.advertise,
+        "The address that peers are told, where it is not the one that is listened on. Needed when \
+         that is 0.0.0.0 or [::]."
+    ),
+    optional!(
+        "cluster.seeds",
+        Kind::Seeds,
+        Text,
+        cluster.seeds,
+        "Some peers, resolved again and again. DNS is the other way to find them \
+         (`DNS_CLUSTER_QUERY`)."
+    ),
+    same!(
+        "cluster.join_wait",
+        ms(0, 10 * 60 * SECOND),
+        Duration,
+        cluster.join_wait,
+        "How long a node that finds no peer waits before it takes slots."
+    ),
+    same!(
+        "snapshots.url",
+        Kind::Snapshots,
+        Text,
+        snapshots,
+        "Where snapshots go. A directory must be one that all nodes share."
     ),
     key!(
         "log.format",

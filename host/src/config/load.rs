@@ -284,9 +284,11 @@ impl Loading {
     }
 
     fn read_tokens(&mut self) {
-        for (token_key, file_key) in
-            [("api.token", "api.token_file"), ("admin.token", "admin.token_file")]
-        {
+        for (token_key, file_key) in [
+            ("api.token", "api.token_file"),
+            ("admin.token", "admin.token_file"),
+            ("cluster.secret", "cluster.secret_file"),
+        ] {
             let Some(file_origin) = self.origins.get(file_key).cloned() else { continue };
             if let Some(token_origin) = self.origins.get(token_key) {
                 match token_origin.rank().cmp(&file_origin.rank()) {
@@ -299,12 +301,12 @@ impl Loading {
                     }
                 }
             }
-            let listener = listener(&mut self.config, token_key);
-            let Some(path) = listener.token_file.clone() else { continue };
+            let (token, path) = secret(&mut self.config, token_key);
+            let Some(path) = path.clone() else { continue };
             match read_small(Path::new(&path)) {
                 Ok(text) => match Secret::parse(text.trim_end_matches(['\r', '\n'])) {
                     Some(secret) => {
-                        listener.token = Some(secret);
+                        *token = Some(secret);
                         self.origins.insert(token_key, file_origin);
                     }
                     None => {
@@ -359,6 +361,7 @@ impl Loading {
             let origin = origin(self, "admin.listen");
             self.problem("admin.listen", Some(format!("{admin:?}")), &origin, message);
         }
+        self.check_cluster(&sound);
         if self.config.guest_deadline > self.config.request_deadline
             && sound(&["guests.deadline", "api.request_deadline"])
         {
@@ -377,6 +380,37 @@ impl Loading {
     }
 }
 
+impl Loading {
+    fn check_cluster(&mut self, sound: &dyn Fn(&[&str]) -> bool) {
+        let cluster = self.config.cluster.clone();
+        let of = |loading: &Self, key: &str| {
+            loading.origins.get(key).cloned().unwrap_or(Origin::Default)
+        };
+        if !self.config.is_cluster() {
+            return;
+        }
+        if cluster.secret.is_none() && sound(&["cluster.secret", "cluster.secret_file"]) {
+            let message = "not set: nodes of a cluster need a secret that strangers don't have";
+            let origin = of(self, "cluster.secret");
+            self.problem("cluster.secret", None, &origin, message);
+        }
+        let advertised = cluster.advertise.unwrap_or(cluster.listen);
+        if advertised.ip().is_unspecified() && sound(&["cluster.listen", "cluster.advertise"]) {
+            let message = "not an address that peers can reach: set cluster.advertise to one";
+            let key =
+                if cluster.advertise.is_some() { "cluster.advertise" } else { "cluster.listen" };
+            let origin = of(self, key);
+            self.problem(key, Some(format!("{advertised:?}")), &origin, message);
+        }
+        let replicas = self.config.nats.replicas;
+        if replicas % 2 == 0 && sound(&["nats.replicas"]) {
+            let message = "an even number has no use: it must be 1, 3 or 5";
+            let origin = of(self, "nats.replicas");
+            self.problem("nats.replicas", Some(format!("\"{replicas}\"")), &origin, message);
+        }
+    }
+}
+
 /// What is wrong may also be long.
 fn cut(text: String) -> String {
     match text.char_indices().nth(100) {
@@ -391,6 +425,15 @@ fn listener<'a>(config: &'a mut Config, key: &str) -> &'a mut Listener {
     if key.starts_with("admin.") { &mut config.admin } else { &mut config.api }
 }
 
+/// A secret and the file that may hold it.
+fn secret<'a>(config: &'a mut Config, key: &str) -> (&'a mut Option<Secret>, &'a Option<String>) {
+    if key.starts_with("cluster.") {
+        return (&mut config.cluster.secret, &config.cluster.secret_file);
+    }
+    let listener = listener(config, key);
+    (&mut listener.token, &listener.token_file)
+}
+
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     for (name, listener) in [("api", &config.api), ("admin", &config.admin)] {
@@ -400,6 +443,9 @@ fn warnings(config: &Config) -> Vec<String> {
                 "insecure: the {name} listener on {address} asks for no token; whoever reaches it can use it"
             ));
         }
+    }
+    if !config.is_cluster() && (config.cluster.seeds.is_some() || config.cluster.secret.is_some()) {
+        warnings.push("cluster.* is set and nats.servers is not: this node stands alone".into());
     }
     if config.api.token.is_some() && config.api.token == config.admin.token {
         warnings.push(

@@ -42,6 +42,42 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     pub log_format: LogFormat,
     pub log_filter: String,
+    pub nats: NatsConfig,
+    pub cluster: ClusterConfig,
+    /// `nats:`, `file:///directory` or `s3://bucket/prefix`.
+    pub snapshots: String,
+}
+
+/// The log engine of a cluster.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// With commas between. Set: the node is one of a cluster.
+    pub servers: Option<String>,
+    pub credentials: Option<String>,
+    pub replicas: usize,
+    pub streams: u16,
+    pub boot_wait: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    pub name: String,
+    /// Read from `secret_file` by then.
+    pub secret: Option<Secret>,
+    pub secret_file: Option<String>,
+    /// TCP and UDP.
+    pub listen: SocketAddr,
+    /// Where peers reach it, if that is another address.
+    pub advertise: Option<SocketAddr>,
+    /// With commas between.
+    pub seeds: Option<String>,
+    pub join_wait: Duration,
+}
+
+impl Config {
+    pub fn is_cluster(&self) -> bool {
+        self.nats.servers.is_some()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +134,23 @@ impl Default for Config {
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
             log_format: LogFormat::Text,
             log_filter: "info".into(),
+            nats: NatsConfig {
+                servers: None,
+                credentials: None,
+                replicas: 3,
+                streams: limits::LOG_STREAMS_DEFAULT,
+                boot_wait: limits::ENGINE_BOOT_WAIT_DEFAULT,
+            },
+            cluster: ClusterConfig {
+                name: "slotd".into(),
+                secret: None,
+                secret_file: None,
+                listen: SocketAddr::from(([127, 0, 0, 1], 7072)),
+                advertise: None,
+                seeds: None,
+                join_wait: limits::JOIN_WAIT_DEFAULT,
+            },
+            snapshots: "nats:".into(),
         }
     }
 }

@@ -27,6 +27,12 @@ pub enum Kind {
     Path,
     Secret,
     Choice(&'static [&'static str]),
+    /// `nats://host:port` and the like, with commas between.
+    NatsServers,
+    /// `host:port`, with commas between.
+    Seeds,
+    /// Where snapshots go.
+    Snapshots,
     /// A filter of log lines, as `tracing-subscriber` reads it.
     Filter,
 }
@@ -116,6 +122,9 @@ impl Kind {
             Kind::Path => Value::Text(raw.into()),
             Kind::Secret => Value::Secret(Secret::parse(raw)?),
             Kind::Choice(choices) => Value::Text(choices.iter().find(|c| **c == raw)?.to_string()),
+            Kind::NatsServers => Value::Text(list(raw, is_nats_url)?),
+            Kind::Seeds => Value::Text(list(raw, is_host_port)?),
+            Kind::Snapshots => Value::Text(is_snapshots_url(raw).then(|| raw.into())?),
             Kind::Filter => Value::Text(is_filter(raw).then(|| raw.into())?),
         })
     }
@@ -141,7 +150,7 @@ impl Kind {
                     .into()
             }
             Kind::Name => format!(
-                "1 to {} bytes of a-z, A-Z, 0-9, '-', '_' and '.', starting with a letter or digit",
+                "1 to {} bytes of a-z, A-Z, 0-9, '-', '_', '.' and '@', starting with a letter or digit",
                 limits::NODE_NAME_BYTES_MAX
             ),
             Kind::Path => "a path, relative to the working directory".into(),
@@ -151,6 +160,15 @@ impl Kind {
                 limits::TOKEN_BYTES_MAX
             ),
             Kind::Choice(choices) => choices.join(" or "),
+            Kind::NatsServers => "addresses of NATS servers with commas between \
+                                  (nats://nats-0:4222,nats://nats-1:4222; tls:// with TLS)"
+                .into(),
+            Kind::Seeds => {
+                "peers as host:port with commas between (slotd-0.slotd:7072,10.0.0.7:7072)".into()
+            }
+            Kind::Snapshots => "nats: (the engine's own store), file:///directory or \
+                                s3://bucket/prefix"
+                .into(),
             Kind::Filter => "a level (error, warn, info, debug, trace, off) or a filter by module \
                              (info,slotd::slot=debug)"
                 .into(),
@@ -168,6 +186,30 @@ impl Kind {
     }
 }
 
+/// The list without blanks; `None` when it is empty or one of it is not allowed.
+fn list(raw: &str, allowed: fn(&str) -> bool) -> Option<String> {
+    let items: Vec<&str> = raw.split(',').map(str::trim).collect();
+    items.iter().all(|item| allowed(item)).then(|| items.join(","))
+}
+
+fn is_nats_url(raw: &str) -> bool {
+    let schemes = ["nats://", "tls://"];
+    let rest = schemes.iter().find_map(|scheme| raw.strip_prefix(scheme));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
+}
+
+fn is_host_port(raw: &str) -> bool {
+    let Some((host, port)) = raw.rsplit_once(':') else { return false };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    !host.is_empty() && host.bytes().all(allowed) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn is_snapshots_url(raw: &str) -> bool {
+    let named = |scheme: &str| raw.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
+    raw == "nats:" || named("file:///") || named("s3://")
+}
+
 /// Stricter than `tracing-subscriber`: it takes a misspelt level for the name of a module, and
 /// then writes nothing at all.
 fn is_filter(raw: &str) -> bool {
@@ -181,7 +223,7 @@ fn is_filter(raw: &str) -> bool {
 
 fn node_name(raw: &str) -> Option<String> {
     let length = (1..=limits::NODE_NAME_BYTES_MAX).contains(&raw.len());
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
     let fits = length && raw.as_bytes()[0].is_ascii_alphanumeric() && raw.bytes().all(allowed);
     fits.then(|| raw.into())
 }

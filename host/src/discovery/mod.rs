@@ -1,1 +1,267 @@
 //! How a node finds its peers: fixed seeds, or DNS.
+//!
+//! One task asks for all names again and again and publishes the addresses it found. An address is
+//! a hint, no more: membership sends it one datagram now and then, and only what answers with the
+//! cluster's secret counts. So old, wrong and forged addresses cost datagrams, nothing else.
+//!
+//! - A *failure* (no server, no answer in time, an error code, bytes that make no sense) keeps the
+//!   last answer of that name and record type. It shows in metrics and, when it begins and ends, in
+//!   the log.
+//! - A name without addresses (no such name, no such records) is an answer: nobody is there.
+//! - The node's own address is left out where it is recognised; see [`Own`].
+
+mod options;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+pub use options::{DnsOptions, Host, Invalid, Seed};
+
+use crate::{limits, telemetry::metrics::metrics};
+use resolve::{Outcome, Resolver};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// What a node knows of where its peers may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Sorted, without repeats and without the node's own; at most
+    /// [`limits::DISCOVERY_ADDRESSES_MAX`].
+    pub addresses: Arc<[SocketAddr]>,
+    /// Every name has been answered at least once since the start. Until then nobody can say that
+    /// there are no peers.
+    pub answered: bool,
+}
+
+/// Where this node itself listens.
+///
+/// An address is the node's own if it is the advertised one, the one that it is bound to, or, where
+/// it is bound to all, one of this machine's with the node's port. Whoever is wrong here only gets a
+/// datagram from itself, which membership knows by its instance and ignores.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    pub advertised: SocketAddr,
+    pub bound: SocketAddr,
+}
+
+/// How to look. Seeds and DNS may be used together; with neither, nobody is ever found.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seeds: Vec<Seed>,
+    pub dns: Option<DnsOptions>,
+    pub own: Own,
+    /// For one try of one question; a question is tried twice.
+    pub timeout: Duration,
+}
+
+impl Options {
+    pub fn new(own: Own) -> Self {
+        Self { seeds: Vec::new(), dns: None, own, timeout: limits::DNS_TIMEOUT }
+    }
+}
+
+/// The task that looks for peers.
+pub struct Discovery {
+    options: Options,
+    /// By name and record type (A, AAAA): the last answer.
+    answers: BTreeMap<String, [Option<Vec<IpAddr>>; 2]>,
+    failing: BTreeSet<String>,
+    overfull: bool,
+    found: watch::Sender<Found>,
+}
+
+impl Discovery {
+    /// Starts to look, on the current tokio runtime; ends when the last receiver is gone. Literal
+    /// addresses are there at once.
+    pub fn start(options: Options) -> watch::Receiver<Found> {
+        let (found, receiver) = watch::channel(Found::default());
+        let mut discovery = Self {
+            answers: options.names().map(|name| (name, [None, None])).collect(),
+            options,
+            failing: BTreeSet::new(),
+            overfull: false,
+            found,
+        };
+        discovery.publish();
+        tokio::spawn(discovery.run());
+        receiver
+    }
+
+    async fn run(mut self) {
+        if self.answers.is_empty() {
+            return self.found.closed().await;
+        }
+        let interval = self.options.dns.as_ref().map(|dns| dns.interval);
+        let interval = interval.unwrap_or(limits::DNS_POLL_INTERVAL_DEFAULT);
+        loop {
+            let closed = self.found.clone();
+            tokio::select! {
+                () = closed.closed() => return,
+                () = self.look() => {}
+            }
+            self.publish();
+            tokio::select! {
+                () = self.found.closed() => return,
+                () = tokio::time::sleep(interval) => {}
+            }
+        }
+    }
+
+    /// Asks for every name, all at the same time, within a bound.
+    async fn look(&mut self) {
+        let server = self.options.dns.as_ref().and_then(|dns| dns.server);
+        let resolver = match Resolver::new(server, self.options.timeout) {
+            Ok(resolver) => resolver,
+            Err(error) => {
+                let names: Vec<String> = self.answers.keys().cloned().collect();
+                return names.into_iter().for_each(|name| self.failed(name, &error.to_string()));
+            }
+        };
+        let names: Vec<String> = self.answers.keys().cloned().collect();
+        let looks = names.iter().map(|name| {
+            let look = resolver.look(name);
+            async { tokio::time::timeout(limits::DNS_NAME_DEADLINE, look).await.ok() }
+        });
+        let outcomes = futures_util::future::join_all(looks).await;
+        for (name, outcomes) in names.into_iter().zip(outcomes) {
+            let late = || [(); 2].map(|()| Outcome::Failed("request timed out".into()));
+            self.note(name, outcomes.unwrap_or_else(late));
+        }
+    }
+
+    fn note(&mut self, name: String, outcomes: [Outcome; 2]) {
+        let mut failure = None;
+        let mut some = false;
+        let answers = self.answers.entry(name.clone()).or_default();
+        for (answer, outcome) in answers.iter_mut().zip(outcomes) {
+            match outcome {
+                Outcome::Answer(addresses) => {
+                    some |= !addresses.is_empty();
+                    *answer = Some(addresses);
+                }
+                Outcome::Failed(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            // Many servers have no answer to AAAA questions; the addresses are what counts.
+            Some(error) if !some => self.failed(name, &error),
+            _ => self.succeeded(&name),
+        }
+    }
+
+    fn failed(&mut self, name: String, error: &str) {
+        metrics().discovery_failures.increment(1);
+        if !self.failing.contains(&name) {
+            warn!(%name, error, "DNS gives no answer: keeping what was known of this name");
+            self.failing.insert(name);
+        }
+    }
+
+    fn succeeded(&mut self, name: &str) {
+        // For people to see, as Prometheus has it. Nothing is decided by it.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        metrics().discovery_success.set(now.as_secs_f64());
+        if self.failing.remove(name) {
+            info!(%name, "DNS answers again");
+        }
+    }
+
+    fn publish(&mut self) {
+        let options = &self.options;
+        let literal = options.seeds.iter().filter_map(|seed| match seed.host {
+            Host::Ip(ip) => Some(SocketAddr::new(ip, seed.port)),
+            Host::Name(_) => None,
+        });
+        let known =
+            |name: &String| self.answers.get(name).into_iter().flatten().flatten().flatten();
+        let seeds = options.seeds.iter().filter_map(|seed| match &seed.host {
+            Host::Ip(_) => None,
+            Host::Name(name) => Some(known(name).map(|ip| SocketAddr::new(*ip, seed.port))),
+        });
+        let port = options.own.advertised.port();
+        let dns = options.dns.iter().flat_map(|dns| &dns.names);
+        let dns = dns.flat_map(|name| known(name).map(|ip| SocketAddr::new(*ip, port)));
+        let mut all: BTreeSet<SocketAddr> = BTreeSet::new();
+        let mut strange = 0;
+        for address in literal.chain(seeds.flatten()).chain(dns) {
+            match usable(address.ip()) {
+                Some(ip) => {
+                    all.insert(SocketAddr::new(ip, address.port()));
+                }
+                None => strange += 1,
+            }
+        }
+        metrics().discovery_unusable.increment(strange);
+        all.retain(|address| !options.own.is(*address));
+        let overfull = all.len() > limits::DISCOVERY_ADDRESSES_MAX;
+        if overfull && !self.overfull {
+            let (found, kept) = (all.len(), limits::DISCOVERY_ADDRESSES_MAX);
+            warn!(found, kept, "more addresses of peers than can be: the rest is left out");
+        }
+        self.overfull = overfull;
+        let addresses: Arc<[_]> = all.into_iter().take(limits::DISCOVERY_ADDRESSES_MAX).collect();
+        metrics().discovery_addresses.set(addresses.len() as f64);
+        let answered = self.answers.values().all(|answers| answers.iter().any(Option::is_some));
+        let new = Found { addresses, answered: answered || self.found.borrow().answered };
+        self.found.send_if_modified(|old| {
+            let changed = *old != new;
+            if changed {
+                info!(addresses = ?new.addresses, "addresses of peers");
+                *old = new;
+            }
+            changed
+        });
+    }
+}
+
+impl Options {
+    fn names(&self) -> impl Iterator<Item = String> {
+        let seeds = self.seeds.iter().filter_map(|seed| match &seed.host {
+            Host::Ip(_) => None,
+            Host::Name(name) => Some(name.clone()),
+        });
+        seeds.chain(self.dns.iter().flat_map(|dns| dns.names.clone()))
+    }
+}
+
+impl Own {
+    fn is(&self, address: SocketAddr) -> bool {
+        let all = self.bound.ip().to_canonical().is_unspecified();
+        address == self.advertised
+            || address == SocketAddr::new(self.bound.ip().to_canonical(), self.bound.port())
+            || (all && address.port() == self.bound.port() && is_of_this_machine(address.ip()))
+    }
+}
+
+/// Whether the kernel would send to `ip` from `ip` itself; sends nothing. Binding to it would say so
+/// too, but not under `ip_nonlocal_bind`, where it takes every peer for this node. The other way
+/// round, an address of `127.0.0.0/8` beyond the first is missed, which costs a datagram.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // The discard port: a datagram socket's connect only looks up the route.
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == ip)
+}
+
+/// The address as datagrams know it, if a node can be there at all.
+fn usable(ip: IpAddr) -> Option<IpAddr> {
+    let ip = ip.to_canonical();
+    let strange = match ip {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        // Without the interface's number there is no way there.
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    (!strange && !ip.is_unspecified() && !ip.is_multicast()).then_some(ip)
+}

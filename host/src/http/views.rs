@@ -97,7 +97,7 @@ impl<'a> EntryView<'a> {
         let event = |(i, e)| EventView::new(entry.seq, i, entry.time_ms, e);
         Self {
             seq: entry.seq,
-            id: entry.id.as_deref(),
+            id: entry.client_key(),
             sender: entry.sender.as_deref(),
             time_ms: entry.time_ms,
             plugin,

@@ -41,15 +41,27 @@ fn assert_fenced<T: std::fmt::Debug>(result: Result<T, LogError>, term: Term) {
     }
 }
 
-/// Runs all of them, on slots `first..first + 7`.
+/// Slots that [`all`] and [`between`] use each.
+pub const SLOTS: SlotId = 10;
+
+/// Runs all of them by one node, on slots `first..first + SLOTS`.
 pub async fn all(log: Arc<dyn SlotLog>, first: SlotId) {
+    between(log.clone(), log, first).await;
+}
+
+/// Runs all of them, on slots `first..first + SLOTS`: what takes two nodes by `log` and `other`,
+/// which write to the same slots.
+pub async fn between(log: Arc<dyn SlotLog>, other: Arc<dyn SlotLog>, first: SlotId) {
     appends_are_read_back_in_order(&*log, first).await;
-    a_stale_term_is_refused(&*log, first + 1).await;
+    a_stale_term_is_refused(&*log, &*other, first + 1).await;
     a_wrong_expectation_is_refused(&*log, first + 2).await;
-    claims_race(log.clone(), first + 3).await;
-    a_paused_writer_is_refused(log.clone(), first + 4).await;
-    a_claimant_reads_everything_before_it(log.clone(), first + 5).await;
-    trim_keeps_the_term(&*log, first + 6).await;
+    claims_race(&[log.clone(), other.clone()], first + 3).await;
+    a_paused_writer_is_refused(&*log, &*other, first + 4).await;
+    a_claimant_reads_everything_before_it(log.clone(), other.clone(), first + 5).await;
+    trim_keeps_the_term(&*log, &*other, first + 6).await;
+    what_is_trimmed_is_said(&*log, first + 7).await;
+    an_abandoned_append_is_before_the_claim_or_nowhere(&*log, &*other, first + 8).await;
+    batches_are_seen_whole_and_in_order(log, other, first + 9).await;
 }
 
 /// Order lost here is order lost in every session's history.
@@ -73,16 +85,16 @@ pub async fn appends_are_read_back_in_order(log: &dyn SlotLog, slot: SlotId) {
 }
 
 /// Invariant 1: after a claim of term t+1 no batch of term t is accepted.
-pub async fn a_stale_term_is_refused(log: &dyn SlotLog, slot: SlotId) {
+pub async fn a_stale_term_is_refused(log: &dyn SlotLog, other: &dyn SlotLog, slot: SlotId) {
     let old = log.claim(slot, "old").await.unwrap();
     let at = log.commit(append(slot, old, old.position, 1)).await.unwrap();
-    let new = log.claim(slot, "new").await.unwrap();
+    let new = other.claim(slot, "new").await.unwrap();
     assert!(new.term > old.term && new.position > at);
     // Whatever it believes to be the end: its own last position, or the true one.
     assert_fenced(log.commit(append(slot, old, at, 2)).await, new.term);
     assert_fenced(log.commit(append(slot, old, new.position, 2)).await, new.term);
-    log.commit(append(slot, new, new.position, 3)).await.unwrap();
-    assert_eq!(read_all(log, slot, at).await.len(), 2, "the claim and the new owner's batch");
+    other.commit(append(slot, new, new.position, 3)).await.unwrap();
+    assert_eq!(read_all(other, slot, at).await.len(), 2, "the claim and the new owner's batch");
 }
 
 /// A writer that lost an answer must not append twice, nor one that is behind at all.
@@ -99,50 +111,56 @@ pub async fn a_wrong_expectation_is_refused(log: &dyn SlotLog, slot: SlotId) {
 }
 
 /// Two owners of one term would both be accepted.
-pub async fn claims_race(log: Arc<dyn SlotLog>, slot: SlotId) {
+pub async fn claims_race(nodes: &[Arc<dyn SlotLog>], slot: SlotId) {
     let tasks: Vec<_> = (0..32)
         .map(|i| {
-            let log = log.clone();
-            tokio::spawn(async move { log.claim(slot, &format!("node-{i}")).await })
+            let log = nodes[i % nodes.len()].clone();
+            tokio::spawn(async move { (i, log.claim(slot, &format!("node-{i}")).await) })
         })
         .collect();
     let mut won = Vec::new();
     for task in tasks {
         // A log may refuse some of them; it must not give a term twice.
-        if let Ok(claim) = task.await.unwrap() {
-            won.push(claim);
+        if let (i, Ok(claim)) = task.await.unwrap() {
+            won.push((claim, &*nodes[i % nodes.len()]));
         }
     }
-    let terms: BTreeSet<_> = won.iter().map(|claim| claim.term).collect();
+    let terms: BTreeSet<_> = won.iter().map(|(claim, _)| claim.term).collect();
     assert!(!won.is_empty() && terms.len() == won.len(), "a term was given twice");
-    won.sort_by_key(|claim| claim.term);
-    assert!(won.is_sorted_by(|a, b| a.position < b.position), "terms rise along the log");
-    let (&last, earlier) = won.split_last().unwrap();
-    for &claim in earlier {
-        let stale = log.commit(append(slot, claim, last.position, 1)).await;
-        assert_fenced(stale, last.term);
+    won.sort_by_key(|(claim, _)| claim.term);
+    assert!(won.is_sorted_by(|a, b| a.0.position < b.0.position), "terms rise along the log");
+    let (&(last, winner), earlier) = won.split_last().unwrap();
+    for &(claim, node) in earlier {
+        for after in [claim.position, last.position] {
+            let stale = node.commit(append(slot, claim, after, 1)).await;
+            assert!(matches!(stale, Err(LogError::Fenced { .. })), "{stale:?}");
+        }
     }
-    log.commit(append(slot, last, last.position, 1)).await.unwrap();
+    winner.commit(append(slot, last, last.position, 1)).await.unwrap();
 }
 
 /// A process that stopped for a minute must find out, not write.
-pub async fn a_paused_writer_is_refused(log: Arc<dyn SlotLog>, slot: SlotId) {
+pub async fn a_paused_writer_is_refused(log: &dyn SlotLog, other: &dyn SlotLog, slot: SlotId) {
     let paused = log.claim(slot, "paused").await.unwrap();
     let at = log.commit(append(slot, paused, paused.position, 1)).await.unwrap();
     // What it was about to append when it was stopped.
     let pending = append(slot, paused, at, 2);
-    let owner = log.claim(slot, "owner").await.unwrap();
+    let owner = other.claim(slot, "owner").await.unwrap();
     let mut after = owner.position;
     for number in 3..6 {
-        after = log.commit(append(slot, owner, after, number)).await.unwrap();
+        after = other.commit(append(slot, owner, after, number)).await.unwrap();
     }
     assert_fenced(log.commit(pending).await, owner.term);
-    let batches = read_all(&*log, slot, 0).await;
+    let batches = read_all(other, slot, paused.position).await;
     assert!(batches.iter().all(|logged| logged.batch != batch(slot, paused.term, 2)));
 }
 
 /// A batch that was acknowledged to the old owner and is not seen by the new one is lost.
-pub async fn a_claimant_reads_everything_before_it(log: Arc<dyn SlotLog>, slot: SlotId) {
+pub async fn a_claimant_reads_everything_before_it(
+    log: Arc<dyn SlotLog>,
+    other: Arc<dyn SlotLog>,
+    slot: SlotId,
+) {
     let first = log.claim(slot, "a").await.unwrap();
     let writer = {
         let log = log.clone();
@@ -162,8 +180,8 @@ pub async fn a_claimant_reads_everything_before_it(log: Arc<dyn SlotLog>, slot: 
     while read_all(&*log, slot, first.position).await.len() < 10 {
         tokio::task::yield_now().await;
     }
-    let second = log.claim(slot, "b").await.unwrap();
-    let seen = read_all(&*log, slot, first.position).await;
+    let second = other.claim(slot, "b").await.unwrap();
+    let seen = read_all(&*other, slot, first.position).await;
     let acknowledged = writer.await.unwrap();
     let before: Vec<_> = seen.iter().map(|logged| logged.position).collect();
     assert_eq!(before.last(), Some(&second.position), "nothing stands after the claim");
@@ -171,7 +189,7 @@ pub async fn a_claimant_reads_everything_before_it(log: Arc<dyn SlotLog>, slot: 
 }
 
 /// A term that is given again fences nobody.
-pub async fn trim_keeps_the_term(log: &dyn SlotLog, slot: SlotId) {
+pub async fn trim_keeps_the_term(log: &dyn SlotLog, other: &dyn SlotLog, slot: SlotId) {
     let claim = log.claim(slot, "a").await.unwrap();
     let first = log.commit(append(slot, claim, claim.position, 1)).await.unwrap();
     let second = log.commit(append(slot, claim, first, 2)).await.unwrap();
@@ -179,8 +197,89 @@ pub async fn trim_keeps_the_term(log: &dyn SlotLog, slot: SlotId) {
     let rest = read_all(log, slot, first).await;
     assert_eq!(rest.iter().map(|logged| logged.position).collect::<Vec<_>>(), [second]);
     log.trim(slot, second).await.unwrap();
-    assert_fenced(log.commit(append(slot, claim, 0, 3)).await, claim.term);
     let third = log.commit(append(slot, claim, second, 3)).await.unwrap();
-    log.trim(slot, third).await.unwrap();
-    assert_eq!(log.claim(slot, "b").await.unwrap().term, claim.term + 1);
+    assert_fenced(log.commit(append(slot, claim, 0, 3)).await, claim.term);
+    let fourth = log.commit(append(slot, claim, third, 4)).await.unwrap();
+    // More than there is: what is there.
+    log.trim(slot, fourth + 1_000).await.unwrap();
+    let next = other.claim(slot, "b").await.unwrap();
+    assert_eq!(next.term, claim.term + 1);
+    other.trim(slot, next.position).await.unwrap();
+    assert_fenced(log.commit(append(slot, claim, fourth, 5)).await, next.term);
+}
+
+/// A page with a hole would be replayed into a state that never was. A log may keep what it was
+/// allowed to forget; what it gives must then be everything.
+pub async fn what_is_trimmed_is_said(log: &dyn SlotLog, slot: SlotId) {
+    let claim = log.claim(slot, "a").await.unwrap();
+    let mut positions = vec![claim.position];
+    for number in 0..10 {
+        let after = positions[positions.len() - 1];
+        positions.push(log.commit(append(slot, claim, after, number)).await.unwrap());
+    }
+    log.trim(slot, positions[5]).await.unwrap();
+    for (i, &after) in positions.iter().enumerate() {
+        match log.read(slot, after, usize::MAX >> 1).await {
+            Ok(page) => {
+                let read: Vec<_> = page.iter().map(|logged| logged.position).collect();
+                assert_eq!(read, positions[i + 1..], "after {after}");
+            }
+            Err(LogError::Trimmed { .. }) => assert!(i < 5, "position {i} was not to be trimmed"),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// An append whose writer gave up may be stored or not; once a claim stands, that is settled.
+pub async fn an_abandoned_append_is_before_the_claim_or_nowhere(
+    log: &dyn SlotLog,
+    other: &dyn SlotLog,
+    slot: SlotId,
+) {
+    for number in 0..20 {
+        let claim = log.claim(slot, "a").await.unwrap();
+        let abandoned = append(slot, claim, claim.position, number);
+        let batch = abandoned.batch.clone();
+        drop(log.commit(abandoned));
+        let next = other.claim(slot, "b").await.unwrap();
+        let at = other.commit(append(slot, next, next.position, number)).await.unwrap();
+        let after: Vec<_> = read_all(other, slot, claim.position).await;
+        let stored = usize::from(after[0].batch == batch);
+        assert_eq!(after[stored].position, next.position, "nothing else before the claim");
+        assert_eq!(after[stored + 1].position, at);
+        assert_eq!(after.len(), stored + 2);
+    }
+}
+
+/// Readers run beside the writer; what they see is a beginning of what it wrote, batch for batch.
+pub async fn batches_are_seen_whole_and_in_order(
+    log: Arc<dyn SlotLog>,
+    other: Arc<dyn SlotLog>,
+    slot: SlotId,
+) {
+    const BATCHES: u64 = 60;
+    let claim = log.claim(slot, "a").await.unwrap();
+    let many = move |number: u64| {
+        let record = |i| Record::Release { node: format!("{number}-{i}") };
+        let records = (0..200).map(record).collect();
+        Batch { slot, term: claim.term, attempt: u128::from(number), records }
+    };
+    let reader = tokio::spawn(async move {
+        let mut after = claim.position;
+        let mut seen = 0;
+        while seen < BATCHES {
+            for logged in other.read(slot, after, 20_000).await.unwrap() {
+                let batch = Batch::decode(&logged.batch).unwrap();
+                assert_eq!(batch, many(seen), "a part of a batch, or out of order");
+                (after, seen) = (logged.position, seen + 1);
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut after = claim.position;
+    for number in 0..BATCHES {
+        let batch = many(number).encode();
+        after = log.commit(Append { slot, term: claim.term, after, batch }).await.unwrap();
+    }
+    reader.await.unwrap();
 }

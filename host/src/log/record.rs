@@ -94,6 +94,17 @@ pub struct Entry {
     pub events: Vec<Event>,
 }
 
+impl Entry {
+    /// The idempotency key, unless a node of the cluster made it.
+    pub fn client_key(&self) -> Option<&str> {
+        self.id.as_deref().filter(|id| !id.starts_with(INTERNAL_KEY))
+    }
+}
+
+/// What an idempotency key begins with that a node gave to a message of its own accord. No client
+/// can send it, and neither clients nor plugins are shown one.
+pub const INTERNAL_KEY: char = '\u{1}';
+
 /// An event that a handler emitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -139,6 +150,20 @@ impl Batch {
         // Writing to a Vec can't fail, and every type above is representable.
         let out = vec![BATCH_FORMAT];
         postcard::to_extend(self, out).map(Bytes::from).unwrap_or_default()
+    }
+
+    /// Slot, term and attempt of an encoded batch, without its records.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn peek(bytes: &[u8]) -> Result<(SlotId, Term, u128), LogError> {
+        match bytes.split_first() {
+            // The first fields of a struct are encoded as a tuple is.
+            Some((&BATCH_FORMAT, rest)) => postcard::take_from_bytes(rest)
+                .map(|(head, _)| head)
+                .map_err(|e| LogError::Corrupt(format!("a batch does not decode: {e}"))),
+            _ => Self::decode(bytes).map(|batch| (batch.slot, batch.term, batch.attempt)),
+        }
     }
 
     /// # Errors

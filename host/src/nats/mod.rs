@@ -1,15 +1,30 @@
 //! The connection to NATS, the engine that a cluster's nodes share.
+//!
+//! Once it stands it is kept for good: async-nats connects again by itself, to whichever server
+//! answers. [`Nats::connected`] says whether it stands now.
 
 pub mod find;
+pub mod inbox;
 pub mod local;
 pub mod monitor;
+mod probe;
 pub mod version;
 
-use std::{path::PathBuf, time::Duration};
+use crate::{limits, telemetry::metrics::metrics};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
+use inbox::{Inbox, Waiters};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
 
 #[derive(Clone, Debug)]
 pub struct NatsOptions {
-    /// `nats://host:port`, at least one.
+    /// `nats://host:port`, at least one; `tls://` asks for TLS, checked against the system's
+    /// certificates (`SSL_CERT_FILE` names others). `user:password@` or `token@` before the host
+    /// says who we are, and is the same for all.
     pub servers: Vec<String>,
     /// A NATS credentials file (JWT and seed).
     pub credentials: Option<PathBuf>,
@@ -37,17 +52,257 @@ pub enum NatsError {
 #[derive(Clone)]
 pub struct Nats {
     pub client: async_nats::Client,
-    pub jetstream: async_nats::jetstream::Context,
-    pub options: std::sync::Arc<NatsOptions>,
+    /// For stream set-up, buckets and objects. What is answered under load goes by the inbox.
+    pub jetstream: jetstream::Context,
+    pub inbox: Inbox,
+    pub options: Arc<NatsOptions>,
+    /// Whether the connection stands.
+    pub connected: watch::Receiver<bool>,
+    /// The smallest `max_payload` of all servers that were asked: what fits through any of them.
+    pub max_payload: usize,
 }
 
 impl Nats {
+    /// Connects, and checks that the servers are new enough and have JetStream. Tries again with
+    /// back-off until [`NatsOptions::boot_wait`] has passed.
+    ///
     /// # Errors
     /// See [`NatsError`].
     pub async fn connect(options: NatsOptions) -> Result<Self, NatsError> {
-        let client = async_nats::connect(&options.servers).await;
-        let client = client.map_err(|e| NatsError::Unavailable(e.to_string()))?;
-        let jetstream = async_nats::jetstream::new(client.clone());
-        Ok(Self { client, jetstream, options: options.into() })
+        check_options(&options)?;
+        let options = Arc::new(options);
+        let started = Instant::now();
+        let mut pause = limits::NATS_BOOT_RETRY_MIN;
+        loop {
+            let why = match Self::try_connect(&options).await {
+                Err(NatsError::Unavailable(why)) => why,
+                done => return done,
+            };
+            let servers = names(&options);
+            if started.elapsed() + pause > options.boot_wait {
+                let waited = options.boot_wait.as_secs();
+                let said = format!("no NATS to work with at {servers} in {waited} s: {why}");
+                return Err(NatsError::Unavailable(said));
+            }
+            tracing::warn!(%servers, %why, next_try_ms = pause.as_millis(), "waiting for NATS");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
+        }
+    }
+
+    async fn try_connect(options: &Arc<NatsOptions>) -> Result<Self, NatsError> {
+        let max_payload = probe::servers(options).await?;
+        let (connected_to, connected) = watch::channel(false);
+        let waiters = Waiters::default();
+        let servers = addresses(options)?;
+        let client = connect_options(options, &servers)
+            .await?
+            .event_callback({
+                let (waiters, connected) = (waiters.clone(), Arc::new(connected_to));
+                move |event| {
+                    note(&event, &waiters, &connected);
+                    std::future::ready(())
+                }
+            })
+            .connect(&servers[..])
+            .await
+            .map_err(connect_error)?;
+        let inbox = Inbox::open(client.clone(), waiters).await;
+        let inbox = inbox.map_err(|e| NatsError::Unavailable(e.to_string()))?;
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(limits::NATS_REQUEST_TIMEOUT)
+            .build(client.clone());
+        let max_payload = max_payload.min(client.max_payload());
+        let options = options.clone();
+        let this = Self { client, jetstream, inbox, options, connected, max_payload };
+        this.wait_connected().await;
+        this.check().await?;
+        Ok(this)
+    }
+
+    /// Whether the account has JetStream, with enough servers for the copies that are wanted.
+    async fn check(&self) -> Result<(), NatsError> {
+        use jetstream::{ErrorCode, context::AccountErrorKind};
+        let info = self.client.server_info();
+        let server = if info.server_name.is_empty() { &info.server_id } else { &info.server_name };
+        let replicas = self.options.replicas;
+        if replicas > 1 && info.cluster.is_none() {
+            return Err(NatsError::Refused(format!(
+                "nats.replicas is {replicas}, and NATS server {server} is in no cluster: set \
+                 nats.replicas to 1 (for development: nothing survives the loss of that server)"
+            )));
+        }
+        match self.jetstream.query_account().await {
+            Ok(_) => Ok(()),
+            Err(e) => match e.kind() {
+                AccountErrorKind::JetStream(error)
+                    if matches!(
+                        error.error_code(),
+                        ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+                            | ErrorCode::JETSTREAM_NOT_ENABLED
+                    ) =>
+                {
+                    Err(NatsError::Refused(format!("NATS server {server}: {error}")))
+                }
+                AccountErrorKind::JetStreamUnavailable | AccountErrorKind::JetStream(_) => {
+                    Err(NatsError::Unavailable(format!("JetStream on {server}: {e}")))
+                }
+                _ => Err(NatsError::Unavailable(format!(
+                    "JetStream on {server} does not answer (is it enabled, and has it a quorum?): \
+                     {e}"
+                ))),
+            },
+        }
+    }
+
+    /// Whether the servers behind these monitoring URLs (`http://host:8222`) fsync before they
+    /// acknowledge. A client can't see it otherwise.
+    ///
+    /// # Errors
+    /// [`NatsError::Refused`] when one does not: a power loss would lose acknowledged messages.
+    /// [`NatsError::Unavailable`] when one does not say.
+    pub async fn check_sync(monitors: &[String]) -> Result<(), NatsError> {
+        for url in monitors {
+            let host_port = url.trim_start_matches("http://").trim_end_matches('/');
+            let about = monitor::get(host_port, "/varz").await;
+            let about = about.map_err(|e| NatsError::Unavailable(format!("{url}: {e}")))?;
+            let name = about["server_name"].as_str().unwrap_or("?");
+            if about["jetstream"]["config"]["sync_always"] != true {
+                return Err(NatsError::Refused(format!(
+                    "NATS server {name} ({url}) acknowledges before it fsyncs, and a power loss \
+                     loses what it acknowledged: set `sync_interval: always` in the `jetstream` \
+                     block of its configuration"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the connection stands; at once if it does.
+    pub async fn wait_connected(&self) {
+        // An error means that the client is closed; then everything fails by itself.
+        let _ = self.connected.clone().wait_for(|connected| *connected).await;
     }
 }
+
+fn note(event: &Event, waiters: &Waiters, connected: &watch::Sender<bool>) {
+    match event {
+        Event::Connected => {
+            tracing::info!("connected to NATS");
+            metrics().nats_connected.set(1.0);
+            connected.send_replace(true);
+        }
+        Event::Disconnected | Event::Closed => {
+            tracing::warn!("the connection to NATS is lost");
+            metrics().nats_connected.set(0.0);
+            metrics().nats_disconnects.increment(1);
+            connected.send_replace(false);
+            waiters.lose();
+        }
+        Event::ServerError(error) => tracing::warn!(%error, "NATS"),
+        Event::ClientError(error) => tracing::debug!(%error, "NATS"),
+        _ => {}
+    }
+}
+
+/// # Errors
+/// When a credentials file can't be read or the servers' URLs name different users.
+async fn connect_options(
+    options: &NatsOptions,
+    servers: &[ServerAddr],
+) -> Result<ConnectOptions, NatsError> {
+    let mut connect = ConnectOptions::new()
+        .name(format!("slotd {}", options.cluster))
+        .connection_timeout(limits::NATS_CONNECT_TIMEOUT)
+        .ping_interval(limits::NATS_PING_INTERVAL)
+        .request_timeout(Some(limits::NATS_REQUEST_TIMEOUT))
+        .reconnect_delay_callback(reconnect_delay)
+        // All are made here, of names that are checked.
+        .skip_subject_validation(true);
+    if let Some(path) = &options.credentials {
+        connect = connect.credentials_file(path).await.map_err(|e| {
+            NatsError::Refused(format!("NATS credentials file {}: {e}", path.display()))
+        })?;
+    }
+    // async-nats looks for none of it in the URLs.
+    let mut users = servers.iter().map(|server| (server.username(), server.password()));
+    let first = users.next().unwrap_or_default();
+    if users.any(|user| user != first) {
+        let said = "the URLs of nats.servers name different users; one is used for all";
+        return Err(NatsError::Refused(said.into()));
+    }
+    let decoded =
+        |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    Ok(match first {
+        (Some(user), Some(password)) => connect.user_and_password(decoded(user), decoded(password)),
+        (Some(token), None) => connect.token(decoded(token)),
+        (None, _) => connect,
+    })
+}
+
+fn check_options(options: &NatsOptions) -> Result<(), NatsError> {
+    let refused = |said: String| Err(NatsError::Refused(said));
+    let NatsOptions { cluster, replicas, streams, servers, .. } = options;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if cluster.is_empty()
+        || cluster.len() > limits::NODE_NAME_BYTES_MAX
+        || !cluster.chars().all(plain)
+    {
+        // It is part of the names of streams and subjects.
+        return refused(format!("the cluster's name {cluster:?} is not letters, digits, - and _"));
+    }
+    if !matches!(replicas, 1 | 3 | 5) {
+        return refused(format!("nats.replicas is {replicas}; 1, 3 and 5 make sense"));
+    }
+    if *streams == 0 || *streams > limits::NATS_STREAMS_MAX {
+        let most = limits::NATS_STREAMS_MAX;
+        return refused(format!("nats.streams is {streams}; 1 to {most} are possible"));
+    }
+    if servers.is_empty() {
+        return refused("nats.servers is empty".into());
+    }
+    Ok(())
+}
+
+fn addresses(options: &NatsOptions) -> Result<Vec<ServerAddr>, NatsError> {
+    let parse = |url: &String| {
+        url.parse::<ServerAddr>()
+            .map_err(|e| NatsError::Refused(format!("nats.servers: {}: {e}", without_user(url))))
+    };
+    options.servers.iter().map(parse).collect()
+}
+
+/// The servers as logs may show them.
+fn names(options: &NatsOptions) -> String {
+    options.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(", ")
+}
+
+fn without_user(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (None, Some((_, host))) => host.to_owned(),
+        _ => url.to_owned(),
+    }
+}
+
+/// Before the given try to connect again, the first being 1: exponential, with jitter, so that
+/// the nodes of a cluster do not come back in step.
+fn reconnect_delay(attempt: usize) -> Duration {
+    let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
+    let factor = 2_u32.saturating_pow(u32::try_from(doublings).unwrap_or(u32::MAX));
+    let most = limits::NATS_RECONNECT_MIN.saturating_mul(factor).min(limits::NATS_RECONNECT_MAX);
+    most.mul_f64(rand::random_range(0.5..1.0))
+}
+
+fn connect_error(error: async_nats::ConnectError) -> NatsError {
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            NatsError::Refused(format!("NATS does not let us in: {error}"))
+        }
+        ConnectErrorKind::ServerParse => NatsError::Refused(format!("nats.servers: {error}")),
+        _ => NatsError::Unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -147,6 +147,7 @@ impl Node {
             },
             cluster: shared.as_ref().map(|shared| ClusterContext {
                 snapshots: shared.snapshots.clone(),
+                store: data_dir.state(),
                 snapshot_turns: Arc::new(Semaphore::new(limits::SNAPSHOTS_AT_A_TIME)),
                 ended,
             }),
@@ -225,6 +226,11 @@ impl Node {
             Ok(why) => why.clone().unwrap_or_default(),
             Err(_) => "the node is gone".into(),
         }
+    }
+
+    /// The node's part in its cluster; `None` on a node that stands alone.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
     }
 
     pub fn name(&self) -> &str {

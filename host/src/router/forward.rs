@@ -12,8 +12,9 @@ use super::{
 use crate::{
     error::{Code, Error},
     limits,
+    log::record::INTERNAL_KEY,
     names::{SessionKey, SlotId},
-    node_types::{INTERNAL_KEY, Incoming, Pending, Sent},
+    node_types::{Incoming, Pending, Sent},
     rpc::{PeerError, Peers, Request, Response},
     slot::{Mail, Reply},
     telemetry::metrics,
@@ -348,7 +349,13 @@ impl Journey {
     async fn arrive(mut self, mut sending: Sending) -> Result<Sent, Error> {
         loop {
             let trouble = match self.outcome(sending).await {
-                Ok(result) => return result,
+                Ok(Ok(mut sent)) => {
+                    // To its sender a message is no repeat because this node sent it twice.
+                    let own = |id: &String| id.starts_with(INTERNAL_KEY);
+                    sent.replayed &= !self.message.id.as_ref().is_some_and(own);
+                    return Ok(sent);
+                }
+                Ok(refused) => return refused,
                 Err(trouble) => trouble,
             };
             self.ticket.returned(self.attempt);

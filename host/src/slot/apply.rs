@@ -3,7 +3,9 @@
 
 use crate::{
     error::{Code, Error},
-    log::record::{Activate, Delete, DeploymentId, Entry, Head, Message, Pin, Record, Write},
+    log::record::{
+        Activate, Delete, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write,
+    },
     names::{ServiceName, SessionKey},
     node_types::{Answer, Consistency, Incoming, Sent},
     plugin::{self, Call, Failure, Input, Outcome, Plugin, StateFault},
@@ -25,6 +27,9 @@ enum Applied {
     New { record: Box<Message>, sent: Sent },
     Repeat(Sent),
 }
+
+/// A call's transaction, and what it came to.
+type Settled = (Box<Transaction>, Result<plugin::Reply, Failure>);
 
 /// Which deployment a session's next call runs on.
 struct Choice {
@@ -83,17 +88,13 @@ impl Task {
         let seq = session.head.seq + 1;
         let time_ms = now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
-        let (tx, choice) = match self.choose(tx, &active, time_ms).await {
-            Ok(chosen) => chosen,
+        let (tx, choice, mut running) = match self.prepare(tx, &active, time_ms).await {
+            Ok(prepared) => prepared,
             Err((session, error)) => return (session, Err(error)),
-        };
-        let mut running = match self.running(&key.service, choice.deployment).await {
-            Ok(running) => running,
-            Err(error) => return (tx.discard(), Err(error)),
         };
         let label = running.label.clone();
         let input = Input::Handle {
-            id: message.id.clone(),
+            id: message.id.clone().filter(|id| !id.starts_with(INTERNAL_KEY)),
             sender: message.sender.clone(),
             content_type: message.content_type.clone(),
             body: message.body.clone(),
@@ -101,9 +102,9 @@ impl Task {
         let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
         let outcome = self.call(&mut running, call).await;
         let events = outcome.events;
-        let (tx, result) = self.settle(running, outcome.state, outcome.result);
-        let Some(tx) = tx else {
-            return (lost_session(key), Err(Error::internal("a call did not give its state back")));
+        let (tx, result) = match self.settle(running, key, outcome.state, outcome.result) {
+            Ok(settled) => settled,
+            Err((session, error)) => return (session, Err(error)),
         };
         let answer = match result {
             Ok(answer) => answer,
@@ -204,6 +205,20 @@ impl Task {
         }
     }
 
+    /// Decides what a session runs on, and makes it ready.
+    async fn prepare(
+        &mut self,
+        tx: Box<Transaction>,
+        active: &Activate,
+        time_ms: u64,
+    ) -> Result<(Box<Transaction>, Choice, Running), (Box<Session>, Error)> {
+        let (tx, choice) = self.choose(tx, active, time_ms).await?;
+        match self.running(&active.service, choice.deployment).await {
+            Ok(running) => Ok((tx, choice, running)),
+            Err(error) => Err((tx.discard(), error)),
+        }
+    }
+
     /// Decides which deployment a session runs on, migrating it within the transaction if the
     /// slot's has changed. A session that `migrate` refuses stays on its old one.
     async fn choose(
@@ -235,11 +250,8 @@ impl Task {
         let input = Input::Migrate { from };
         let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
         let outcome = self.call(&mut running, call).await;
-        let (tx, result) = self.settle(running, outcome.state, outcome.result);
-        let Some(mut tx) = tx else {
-            let error = Error::internal("a call did not give its state back");
-            return Err((lost_session(key), error));
-        };
+        let state = self.settle(running, key.clone(), outcome.state, outcome.result);
+        let (mut tx, result) = state?;
         match result {
             Ok(_) => {
                 tx.end_phase();
@@ -299,22 +311,18 @@ impl Task {
         let seq = session.head.seq;
         let time_ms = now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
-        let (tx, choice) = match self.choose(tx, &active, time_ms).await {
-            Ok(chosen) => chosen,
+        let (tx, _, mut running) = match self.prepare(tx, &active, time_ms).await {
+            Ok(prepared) => prepared,
             Err((session, error)) => return (session, Err(error)),
-        };
-        let mut running = match self.running(&key.service, choice.deployment).await {
-            Ok(running) => running,
-            Err(error) => return (tx.discard(), Err(error)),
         };
         let label = running.label.clone();
         let state = tx.read_only(true);
         let input = Input::Query { content_type, body };
         let call = Call { session: key.clone(), seq, time_ms, state, input };
         let outcome = self.call(&mut running, call).await;
-        let (tx, result) = self.settle(running, outcome.state, outcome.result);
-        let Some(tx) = tx else {
-            return (lost_session(key), Err(Error::internal("a call did not give its state back")));
+        let (tx, result) = match self.settle(running, key, outcome.state, outcome.result) {
+            Ok(settled) => settled,
+            Err((session, error)) => return (session, Err(error)),
         };
         let answer =
             result.map_err(|failure| failure_error(&label, failure)).map(|answer| Answer {
@@ -418,9 +426,10 @@ impl Task {
     fn settle(
         &mut self,
         running: Running,
+        key: SessionKey,
         state: Box<dyn plugin::State>,
         result: Result<plugin::Reply, Failure>,
-    ) -> (Option<Box<Transaction>>, Result<plugin::Reply, Failure>) {
+    ) -> Result<Settled, (Box<Session>, Error)> {
         match &result {
             Err(failure) if failure.is_fatal() => {
                 metrics().trap(&running.service, failure.kind());
@@ -439,21 +448,20 @@ impl Task {
             }
             Ok(_) => self.instances.put(running),
         }
-        let tx = Transaction::from_state(state);
-        if tx.is_none() {
-            self.give_up(Error::internal("a call did not give its state back"));
+        match Transaction::from_state(state) {
+            Some(tx) => Ok((tx, result)),
+            None => {
+                // The slot opens again from its log; this stands in for the session till then.
+                let error = Error::internal("a call did not give its state back");
+                self.give_up(error.clone());
+                Err((Box::new(Session::new(key, Head::default())), error))
+            }
         }
-        (tx, result)
     }
 }
 
 pub(super) fn no_session(key: &SessionKey) -> Error {
     Error::new(Code::SessionNotFound, format!("{key} has no message yet, or was deleted"))
-}
-
-/// Stands in for a session that a call did not give back; the slot opens again from its log.
-fn lost_session(key: SessionKey) -> Box<Session> {
-    Box::new(Session::new(key, Head::default()))
 }
 
 fn new_record(

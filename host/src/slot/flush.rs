@@ -135,10 +135,13 @@ impl Task {
         }
         self.log_bytes = 0;
         let (snapshots, turns) = (cluster.snapshots.clone(), cluster.snapshot_turns.clone());
-        let (slot, store, log) = (self.slot, self.context.store.clone(), self.context.log.clone());
+        let (slot, term, log) = (self.slot, self.term, self.context.log.clone());
+        let store = cluster.store.clone();
         self.snapshotting = Some(tokio::spawn(async move {
             let _turn = turns.acquire_owned().await.map_err(|e| e.to_string())?;
-            snapshots.take(slot, store, log).await.map_err(|e| e.to_string())
+            let taken = snapshots.take(slot, term, &*log, &store).await;
+            // The one before is kept reachable, in case an object of the newest is lost.
+            taken.map(|taken| taken.before).map_err(|e| e.to_string())
         }));
     }
 
@@ -168,9 +171,9 @@ impl Task {
         self.trim_after = None;
         self.trim(position);
         if let Some(cluster) = &self.context.cluster {
-            let (snapshots, slot) = (cluster.snapshots.clone(), self.slot);
+            let (snapshots, slot, term) = (cluster.snapshots.clone(), self.slot, self.term);
             tokio::spawn(async move {
-                if let Err(error) = snapshots.collect(slot).await {
+                if let Err(error) = snapshots.collect(slot, term).await {
                     tracing::warn!(slot, %error, "old snapshots were not removed");
                 }
             });
@@ -219,7 +222,7 @@ pub async fn catch_up(
                     return Err(commit_error(&error));
                 };
                 restored = true;
-                let restore = cluster.snapshots.restore(slot, context.store.clone());
+                let restore = cluster.snapshots.restore(slot, &*context.log, &cluster.store);
                 meta = restore.await.map_err(|e| {
                     Error::new(Code::StorageUnavailable, format!("{error}, and {e}"))
                 })?;

@@ -25,7 +25,7 @@ use crate::{
     node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
     plugin::{Plugin, PluginHost},
     service::Catalogue,
-    state::StateStore,
+    state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,
 };
 use bytes::Bytes;
@@ -59,7 +59,9 @@ pub struct SlotContext {
 
 /// How a slot does in a cluster what a node that stands alone need not do.
 pub struct ClusterContext {
-    pub snapshots: Arc<crate::state::snapshot::Snapshots>,
+    pub snapshots: Arc<Snapshots>,
+    /// The context's `store`, as snapshots need it.
+    pub store: Arc<FjallState>,
     /// Snapshots that are made at a time.
     pub snapshot_turns: Arc<tokio::sync::Semaphore>,
     /// Where slots say that their task has ended. One message a task: bounded by the slots.

@@ -61,6 +61,21 @@ impl Changes {
         }
     }
 
+    /// Adds changes that come after these.
+    pub fn then(&mut self, later: Changes) {
+        for delete in &later.deleted {
+            self.sessions.remove(&delete.session_number);
+        }
+        for (number, session) in later.sessions {
+            let own = self.sessions.entry(number).or_default();
+            own.state.extend(session.state);
+            own.history.extend(session.history);
+            own.remembered.extend(session.remembered);
+        }
+        self.deleted.extend(later.deleted);
+        self.heads.extend(later.heads);
+    }
+
     fn fold_message(&mut self, meta: &mut SlotMeta, message: Message) {
         if message.entry.seq == 1 {
             meta.sessions += 1;

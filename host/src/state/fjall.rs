@@ -14,7 +14,7 @@ use std::{ops::Bound, sync::Arc};
 
 /// The materialised state of all slots of a node.
 pub struct FjallState {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
 }
 
 impl FjallState {
@@ -22,7 +22,7 @@ impl FjallState {
         Self { engine }
     }
 
-    fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
+    pub(super) fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
         self.engine.open_db().map_err(StateError::Unavailable)
     }
 
@@ -286,7 +286,7 @@ pub(crate) fn read_slot(db: &Db, slot: SlotId) -> Result<SlotMeta, String> {
     value.map_or(Ok(SlotMeta::default()), |value| decode_slot(db, &value))
 }
 
-fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
+pub(super) fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
     let body = db.body(value)?;
     postcard::from_bytes(body).map_err(|e| format!("a slot's row does not decode: {e}"))
 }
@@ -302,14 +302,14 @@ fn encode_plain(value: &[u8]) -> Vec<u8> {
     out
 }
 
-fn plain(value: &[u8]) -> Result<&[u8], String> {
+pub(super) fn plain(value: &[u8]) -> Result<&[u8], String> {
     match value.split_first() {
         Some((&VALUE_FORMAT, rest)) => Ok(rest),
         first => Err(format!("a value has format {:?}", first.map(|(format, _)| format))),
     }
 }
 
-fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     postcard::from_bytes(plain(value)?).map_err(|e| format!("a value does not decode: {e}"))
 }
 
@@ -317,6 +317,8 @@ fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
 pub(crate) fn collect_garbage(engine: &Engine) -> Result<bool, StateError> {
     let db = engine.open_db().map_err(StateError::Unavailable)?;
     engine.check_writable().map_err(StateError::Unavailable)?;
+    // Between the look at what is garbage and its removal no slot is wiped and loaded anew.
+    let _turn = engine.garbage.lock();
     let Some(first) = db.garbage.first_key_value() else { return Ok(false) };
     let key = first.key().map_err(|e| engine.read_error(&db.garbage, &e))?;
     let mut batch = db.batch(limits::GARBAGE_ROWS_PER_STEP, false);

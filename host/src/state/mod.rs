@@ -8,6 +8,7 @@
 pub mod changes;
 pub mod fjall;
 pub mod keys;
+pub mod rows;
 pub mod snapshot;
 
 use crate::{

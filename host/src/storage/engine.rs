@@ -11,7 +11,10 @@ use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 use tokio::sync::watch;
@@ -64,8 +67,12 @@ pub struct Db {
     pub remembered: Keyspace,
     pub pinned: Keyspace,
     pub garbage: Keyspace,
+    /// Tells this opening of the database from others of this process.
+    pub opened: u64,
     rotating: Mutex<()>,
 }
+
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 /// Shared by log, state and background work. `db` is empty while it is being opened again.
 pub struct Engine {
@@ -73,6 +80,8 @@ pub struct Engine {
     pub identity: Identity,
     pub db_path: PathBuf,
     pub db: RwLock<Option<Db>>,
+    /// Held for a step of removing what deleted sessions left, or of wiping a slot.
+    pub garbage: Mutex<()>,
     health: watch::Sender<Health>,
     space: Mutex<Space>,
 }
@@ -158,6 +167,7 @@ impl Db {
                 remembered: open(6)?,
                 pinned: open(7)?,
                 garbage: open(8)?,
+                opened: OPENED.fetch_add(1, Ordering::Relaxed),
                 rotating: Mutex::new(()),
                 database,
             })
@@ -281,6 +291,7 @@ impl Engine {
             identity,
             db_path,
             db: RwLock::new(None),
+            garbage: Mutex::new(()),
             health: watch::Sender::new(Health::Ready),
             space: Mutex::new(Space { checked: None, full: None }),
         }

@@ -82,6 +82,7 @@ pub fn run(engine: &Engine, db: &Db, mark: u64) -> Result<Tables, OpenError> {
         term: term.max(meta.term),
         last: last.max(meta.applied),
         live: Default::default(),
+        trimmed: meta.applied,
     });
     Ok(Tables { slots: slots.collect(), last, chain, ..Tables::default() })
 }

@@ -135,6 +135,35 @@ table! {
     subscriber_gaps: Counter "slotd_subscriber_gaps_total";
     /// Panics inside slotd: bugs. The log has each with its place.
     panics: Counter "slotd_panics_total";
+    /// Whether the connection to NATS stands: 1 or 0.
+    nats_connected: Gauge "slotd_nats_connected";
+    /// Times that the connection to NATS was lost.
+    nats_disconnects: Counter "slotd_nats_disconnects_total";
+    /// One request to JetStream, appends not among them, until its answer.
+    nats_request_seconds: Histogram "slotd_nats_request_seconds" [SECONDS];
+    /// One batch or claim on JetStream until it is settled, however many tries it took.
+    log_append_seconds: Histogram "slotd_log_append_seconds" [SECONDS];
+    /// Appends whose first answer was not an acknowledgement, or did not come.
+    log_undecided: Counter "slotd_log_undecided_total";
+    /// Times that an undecided append was published again.
+    log_republished: Counter "slotd_log_republished_total";
+    /// Answers "wrong last sequence" without a number: spurious, or a lost quorum.
+    log_conflicts: Counter "slotd_log_conflicts_total";
+    /// Appends that were refused because another owner, or another batch, came before.
+    log_fenced: Counter "slotd_log_fenced_total";
+    /// Claims of slots, by how they ended.
+    log_claims_won: Counter "slotd_log_claims_total" {"result" = "won"};
+    /// Claims of slots, by how they ended.
+    log_claims_lost: Counter "slotd_log_claims_total" {"result" = "lost"};
+    // Discovery and membership.
+    /// Addresses of peers that discovery gives now.
+    discovery_addresses: Gauge "slotd_discovery_addresses";
+    /// When DNS last answered for a name, in seconds since 1970.
+    discovery_success: Gauge "slotd_discovery_last_success_timestamp_seconds";
+    /// Looks at a name that DNS did not answer; the last answer stays in use.
+    discovery_failures: Counter "slotd_discovery_failures_total";
+    /// Addresses that DNS gave where no node can be (unspecified, multicast, link-local).
+    discovery_unusable: Counter "slotd_discovery_unusable_addresses_total";
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";

@@ -87,6 +87,8 @@ pub(crate) struct SlotState {
     pub last: Position,
     /// Group commits that have a batch of this slot which is not trimmed.
     pub live: VecDeque<u64>,
+    /// The last one that is trimmed, or was applied when the store was opened.
+    pub trimmed: Position,
 }
 
 impl Tables {
@@ -180,6 +182,9 @@ impl Shared {
         let numbers: Vec<u64> = {
             let tables = self.tables.lock();
             let state = tables.slots.get(usize::from(slot));
+            if state.is_some_and(|state| after < state.trimmed) {
+                return Err(LogError::Trimmed { slot, after });
+            }
             let live = state.map(|state| &state.live).into_iter().flatten();
             live.copied().filter(|&number| number > after).collect()
         };
@@ -253,8 +258,9 @@ impl SlotLog for EmbeddedLog {
         {
             let mut tables = self.shared.tables.lock();
             if let Some(state) = tables.slots.get_mut(usize::from(slot)) {
-                while state.live.front().is_some_and(|&number| number <= up_to) {
+                while let Some(&number) = state.live.front().filter(|&&number| number <= up_to) {
                     state.live.pop_front();
+                    state.trimmed = number;
                 }
             }
         }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_log_conforms() {
     let home = scratch();
-    let dir = open(home.path());
+    let dir = DataDir::open(home.path(), options(conformance::SLOTS)).unwrap();
     conformance::all(dir.log(), 0).await;
     let before: Vec<_> = claim_all(&dir.log()).await;
     drop(dir);
     // Terms go on after a restart, also those of slots whose batches are trimmed.
-    let dir = open(home.path());
+    let dir = DataDir::open(home.path(), options(conformance::SLOTS)).unwrap();
     let after = claim_all(&dir.log()).await;
     for (before, after) in before.iter().zip(after) {
         assert_eq!(after.term, before.term + 1);
@@ -23,7 +23,7 @@ async fn the_embedded_log_conforms() {
 
 async fn claim_all(log: &EmbeddedLog) -> Vec<Claim> {
     let mut claims = Vec::new();
-    for slot in 0..8 {
+    for slot in 0..conformance::SLOTS {
         claims.push(log.claim(slot, "all").await.unwrap());
     }
     claims

@@ -1,0 +1,201 @@
+//! One suite over every place for objects.
+
+use super::*;
+use crate::nats::{Nats, NatsOptions};
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+/// A NATS server of this test's own, that ends with it.
+struct Server {
+    child: Child,
+    port: u16,
+    home: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let home = scratch();
+        let child = Self::spawn(&home, -1);
+        let mut this = Self { child, port: 0, home };
+        this.port = this.ready().await;
+        this
+    }
+
+    fn spawn(home: &tempfile::TempDir, port: i32) -> Child {
+        use std::os::unix::process::CommandExt as _;
+        let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/nats-server");
+        let found = std::env::var("SLOTD_NATS_SERVER").unwrap_or_else(|_| tools.to_owned());
+        let mut command = Command::new(found);
+        command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]);
+        command.arg(home.path().join("js")).arg("--ports_file_dir").arg(home.path());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: prctl is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        command.spawn().unwrap()
+    }
+
+    /// The port, once the server has written it down.
+    async fn ready(&self) -> u16 {
+        for _ in 0..1_000 {
+            for entry in std::fs::read_dir(self.home.path()).unwrap().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let ours = name.ends_with(&format!("_{}.ports", self.child.id()));
+                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                let text = text.split("127.0.0.1:").nth(1).unwrap_or_default();
+                let digits = text.split(|c: char| !c.is_ascii_digit()).next();
+                if let Some(port) = digits.and_then(|digits| digits.parse().ok()).filter(|_| ours) {
+                    return port;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nats-server did not start");
+    }
+
+    async fn connect(&self) -> Nats {
+        let options = NatsOptions {
+            servers: vec![format!("nats://127.0.0.1:{}", self.port)],
+            credentials: None,
+            cluster: format!("t{:x}", crate::storage::identity::random_u128().unwrap()),
+            replicas: 1,
+            streams: 1,
+            boot_wait: Duration::from_secs(5),
+        };
+        Nats::connect(options).await.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What `Objects` promises, and a snapshot there and back.
+async fn suite(objects: &Objects) {
+    let large: Bytes = (0..1_300_000u32).map(|i| (i * 7 / 3) as u8).collect::<Vec<_>>().into();
+    assert_eq!(objects.get(0, "b-1").await.unwrap(), None);
+    assert_eq!(objects.list(0).await.unwrap(), []);
+    objects.delete(0, "b-1").await.unwrap();
+    for (name, bytes) in [("b-1", large.clone()), ("b-2", Bytes::new()), ("m-3", "x".into())] {
+        objects.put(0, name, bytes.clone()).await.unwrap();
+        assert_eq!(objects.get(0, name).await.unwrap(), Some(bytes.clone()));
+        // A repeat does nothing.
+        objects.put(0, name, bytes.clone()).await.unwrap();
+        assert_eq!(objects.get(0, name).await.unwrap(), Some(bytes));
+    }
+    objects.put(1, "b-9", "of slot 1".into()).await.unwrap();
+    objects.put(11, "b-9", "of slot 11".into()).await.unwrap();
+    let names = |listed: Vec<super::super::objects::Listed>| -> Vec<String> {
+        listed.into_iter().map(|object| object.name).collect()
+    };
+    assert_eq!(names(objects.list(0).await.unwrap()), ["b-1", "b-2", "m-3"]);
+    assert_eq!(names(objects.list(1).await.unwrap()), ["b-9"]);
+    objects.delete(0, "b-1").await.unwrap();
+    objects.delete(1, "b-9").await.unwrap();
+    assert_eq!(objects.get(0, "b-1").await.unwrap(), None);
+    assert_eq!(objects.get(11, "b-9").await.unwrap().unwrap(), "of slot 11");
+    assert_eq!(names(objects.list(0).await.unwrap()), ["b-2", "m-3"]);
+    // A name can be used again.
+    objects.put(0, "b-1", large.clone()).await.unwrap();
+    assert_eq!(objects.get(0, "b-1").await.unwrap(), Some(large));
+    // Listings do not disturb each other.
+    let lists = (0..4).map(|_| objects.list(0));
+    for listed in futures_util::future::join_all(lists).await {
+        assert_eq!(names(listed.unwrap()).len(), 3);
+    }
+
+    let home = scratch();
+    let log = Arc::new(MemoryLog::default());
+    let options = SnapshotOptions { piece_bytes: 1_200_000, ..small() };
+    let snapshots = Snapshots::new(objects.clone(), options);
+    let mut owner = Owner::start(&log, &open(home.path())).await;
+    assert_eq!(snapshots.latest(SLOT).await.unwrap(), None);
+    for round in 0..12u32 {
+        let body: Vec<u8> = (0..200_000u32).map(|i| (i * round) as u8).collect();
+        owner.send(&format!("{}", round % 3), &body, vec![write("k", "v")]).await;
+        if round % 4 == 3 {
+            let taken = owner.take_and_trim(&snapshots).await;
+            check_restore(&snapshots, &owner, taken).await;
+            assert_eq!(snapshots.latest(SLOT).await.unwrap(), Some(taken.position));
+        }
+    }
+}
+
+/// A directory is what a cluster on one machine uses.
+#[tokio::test]
+async fn a_directory_keeps_objects() {
+    let home = scratch();
+    suite(&directory(home.path()).await).await;
+}
+
+/// NATS is the default: nothing else to install.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nats_keeps_objects() {
+    let server = Server::start().await;
+    let nats = server.connect().await;
+    let objects = Objects::open(&Target::Nats, "", Some(&nats)).await.unwrap();
+    suite(&objects).await;
+    // Another process opens the same; one that is set up otherwise is refused.
+    Objects::open(&Target::Nats, "", Some(&nats)).await.unwrap();
+    let other = server.connect().await;
+    let name = format!("slotd-{}-snapshots", other.options.cluster);
+    let config = async_nats::jetstream::stream::Config {
+        subjects: vec![format!("{name}.>")],
+        name,
+        ..Default::default()
+    };
+    other.jetstream.create_stream(config).await.unwrap();
+    let refused = Objects::open(&Target::Nats, "", Some(&other)).await.err().unwrap();
+    assert!(refused.to_string().contains("not set up as slotd needs it"), "{refused}");
+}
+
+/// What a broken put leaves must neither be read as an object nor stay for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_an_object_in_nats_is_none() {
+    let server = Server::start().await;
+    let nats = server.connect().await;
+    let objects = Objects::open(&Target::Nats, "", Some(&nats)).await.unwrap();
+    let subject = format!("slotd-{}-snapshots.0.b-7.1", nats.options.cluster);
+    let publish = nats.jetstream.publish(subject, "half".into()).await.unwrap();
+    publish.await.unwrap();
+    assert_eq!(objects.get(0, "b-7").await.unwrap(), None);
+    let listed = objects.list(0).await.unwrap();
+    assert_eq!((listed[0].name.as_str(), listed[0].bytes), ("b-7", Some(0)));
+    objects.delete(0, "b-7").await.unwrap();
+    assert_eq!(objects.list(0).await.unwrap(), []);
+    // A part that is gone is told from an object that is gone.
+    objects.put(0, "b-8", vec![7; 1_200_000].into()).await.unwrap();
+    let stream = format!("slotd-{}-snapshots", nats.options.cluster);
+    let stream = nats.jetstream.get_stream(&stream).await.unwrap();
+    let part = format!("slotd-{}-snapshots.0.b-8.2", nats.options.cluster);
+    stream.purge().filter(part).await.unwrap();
+    let error = objects.get(0, "b-8").await.unwrap_err();
+    assert!(error.to_string().contains("part 2 of 3 is missing"), "{error}");
+}
+
+/// A server that goes away and comes back must cost time, not the snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_outlast_a_restart_of_nats() {
+    let mut server = Server::start().await;
+    let nats = server.connect().await;
+    let objects = Objects::open(&Target::Nats, "", Some(&nats)).await.unwrap();
+    objects.put(0, "b-1", "before".into()).await.unwrap();
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let (put, get) = (objects.clone(), objects.clone());
+    let put = tokio::spawn(async move { put.put(0, "b-2", vec![1; 900_000].into()).await });
+    let get = tokio::spawn(async move { get.get(0, "b-1").await });
+    server.child = Server::spawn(&server.home, server.port.into());
+    put.await.unwrap().unwrap();
+    assert_eq!(get.await.unwrap().unwrap().unwrap(), "before");
+    assert_eq!(objects.get(0, "b-2").await.unwrap().unwrap().len(), 900_000);
+}
