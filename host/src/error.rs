@@ -39,10 +39,16 @@ codes! {
     SessionNotFound = "session-not-found", 404, false;
     /// There is no slot of that number.
     SlotNotFound = "slot-not-found", 404, false;
+    /// The cluster has no node of that name.
+    NodeNotFound = "node-not-found", 404, false;
+    /// That node knows of no such move.
+    MoveNotFound = "move-not-found", 404, false;
     /// The service has no version to go back to.
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deployment of the service is still moving slots.
     SwapInProgress = "swap-in-progress", 409, true;
+    /// The move has come too far to be cancelled, or is over.
+    MoveTooLate = "move-too-late", 409, false;
     /// The route exists, with another method.
     MethodNotAllowed = "method-not-allowed", 405, false;
     /// The request's body did not arrive before the deadline; nothing was kept.

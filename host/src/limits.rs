@@ -446,3 +446,10 @@ pub const DNS_QUESTION_DEADLINE: Duration = Duration::from_secs(6);
 pub const DNS_NAME_DEADLINE: Duration = Duration::from_secs(15);
 /// What a search list makes of one name; resolv.conf(5) has six entries at most.
 pub const DNS_CANDIDATES_MAX: usize = 7;
+
+// --- operators' commands ----------------------------------------------------------------------
+
+/// How long `slotd node drain --wait` waits: the largest grace that makes sense, and the leave.
+pub const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
+/// Between two looks at something that a command waits for.
+pub const CLIENT_LOOK: Duration = Duration::from_millis(100);

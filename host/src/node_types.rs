@@ -425,6 +425,81 @@ pub struct MoveInfo {
     pub pause_ms: Option<f64>,
 }
 
+/// The moves of slots that the nodes know of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct MovesInfo {
+    /// Of all that the nodes remember, shown or not.
+    pub counts: MoveCounts,
+    /// Those under way by slot, then those that have ended, the latest first.
+    pub moves: Vec<MoveInfo>,
+    /// Nodes that did not answer, with the reason.
+    pub silent: Vec<SilentNode>,
+}
+
+/// Moves by their state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveCounts {
+    pub preparing: u32,
+    pub sealing: u32,
+    pub claiming: u32,
+    pub done: u32,
+    pub failed: u32,
+    pub cancelled: u32,
+}
+
+impl MovesInfo {
+    /// Orders and counts what the nodes told; shows at most `ended_max` of those that have ended.
+    pub fn new(mut moves: Vec<MoveInfo>, silent: Vec<SilentNode>, ended_max: usize) -> Self {
+        let mut counts = MoveCounts::default();
+        for info in &moves {
+            *match info.state {
+                MoveState::Preparing => &mut counts.preparing,
+                MoveState::Sealing => &mut counts.sealing,
+                MoveState::Claiming => &mut counts.claiming,
+                MoveState::Done => &mut counts.done,
+                MoveState::Failed => &mut counts.failed,
+                MoveState::Cancelled => &mut counts.cancelled,
+            } += 1;
+        }
+        moves.sort_by_cached_key(|info| {
+            let ended = info.state.has_ended().then(|| info.started_ms + info.elapsed_ms as u64);
+            (ended.is_some(), std::cmp::Reverse(ended), info.slot, info.to.clone(), info.id)
+        });
+        moves.truncate(counts.running() + ended_max);
+        Self { counts, moves, silent }
+    }
+}
+
+impl MoveCounts {
+    pub fn running(self) -> usize {
+        (self.preparing + self.sealing + self.claiming) as usize
+    }
+}
+
+impl MoveState {
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A move that was cancelled; its slot stays where it was.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MoveCancelled {
+    /// Where the slot would have gone.
+    pub node: String,
+    pub id: u64,
+}
+
+/// A node that has begun to give its slots away; it ends when it has none.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct NodeDraining {
+    pub node: String,
+    /// Slots that it has to give away, as far as the node that was asked knows.
+    pub slots: u32,
+    /// The nodes that take them.
+    pub takers: Vec<String>,
+}
+
 /// What one node did of a swap.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SwapShare {

@@ -265,9 +265,8 @@ pub async fn rebalance(args: AdminOnly, json: bool) -> Result<(), CliError> {
     if json {
         return output::line(&answer.to_string());
     }
-    let moves = output::count(number(&answer, "moves") as usize, "slot");
     output::line(&format!(
-        "view {}: {moves} to move; {}",
+        "view {}: {}",
         text(&answer, "view"),
         output::harmless(&text(&answer, "detail"), false)
     ))

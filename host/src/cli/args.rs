@@ -79,9 +79,21 @@ pub enum Cmd {
     #[command(subcommand)]
     Slot(SlotCmd),
     /// Move slots to where the ring wants them
+    ///
+    /// Also those that were drained by hand: they are kept off their node until then.
     Rebalance(AdminOnly),
     /// Show which node should have which slots
     Ring(AdminOnly),
+    /// List the nodes, what each has and whom it sees
+    ///
+    /// Ask any node: it asks all others. OWNS are the slots that a node has, SHOULD those that the
+    /// ring of its view gives it; they are equal when all is settled.
+    Nodes(AdminOnly),
+    /// Drain a node: it gives all its slots away and ends
+    #[command(subcommand)]
+    Node(NodeCmd),
+    /// List slots on their way between nodes, or cancel a move
+    Moves(Moves),
 
     /// Begin, build and check plugins
     #[command(subcommand)]
@@ -261,8 +273,46 @@ pub struct Slots {
 pub enum SlotCmd {
     /// Show a slot
     Show(SlotArgs),
-    /// Finish what a slot has in flight and give it up; on one node it starts again here
+    /// Move a slot to another node, and keep it off this one until the next rebalance
+    ///
+    /// It finishes what it has in flight; messages that come meanwhile wait. On a node that stands
+    /// alone it starts again there.
     Drain(SlotArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCmd {
+    /// Have a node give all its slots away and end, as SIGTERM does; from any node
+    ///
+    /// The process ends with exit code 0. A service manager that starts it again brings it back.
+    Drain(NodeDrain),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeDrain {
+    /// The node's name, as `slotd nodes` shows it
+    pub node: String,
+    /// Wait until no node sees it any more, at most --timeout [default: 3m]
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Moves {
+    /// Cancel the move of this ID to --node, while the slot still is where it was
+    #[arg(long, value_name = "ID", requires = "node")]
+    pub cancel: Option<u64>,
+    /// The node that the slot would move to
+    #[arg(long, value_name = "NODE", requires = "cancel")]
+    pub node: Option<String>,
+    /// At most so many that have ended
+    #[arg(short = 'n', value_name = "N", default_value_t = 20, conflicts_with = "cancel")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=limits::PAGE_ENTRIES_MAX as u64))]
+    pub last: u64,
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 #[derive(Debug, Args)]

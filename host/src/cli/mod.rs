@@ -7,6 +7,7 @@ mod client;
 mod docs;
 mod exit;
 mod local;
+mod nodes;
 mod output;
 pub mod plugin;
 mod serve;
@@ -22,7 +23,7 @@ pub use exit::{CliError, Exit};
 pub use serve::{Running, StartError};
 
 use crate::telemetry::panics;
-use args::{Cmd, SessionCmd, SlotCmd};
+use args::{Cmd, NodeCmd, SessionCmd, SlotCmd};
 use clap::Parser as _;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -86,6 +87,9 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Slot(SlotCmd::Drain(args)) => admin::drain(args, json).await,
         Cmd::Rebalance(args) => admin::rebalance(args, json).await,
         Cmd::Ring(args) => admin::ring(args, json).await,
+        Cmd::Nodes(args) => nodes::nodes(args, json).await,
+        Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
+        Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Plugin(command) => local::plugin(command, json),
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),

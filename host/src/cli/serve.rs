@@ -31,6 +31,9 @@ pub struct Running {
     pub stop: Box<dyn FnOnce(Duration) -> BoxFuture<'static, Result<(), String>> + Send>,
     /// Resolves, with the reason, when a part that must not end has ended.
     pub failed: BoxFuture<'static, String>,
+    /// Resolves when an operator has asked, through any node, that this one give everything away
+    /// and end.
+    pub drained: BoxFuture<'static, ()>,
 }
 
 /// Why a node does not start.
@@ -121,6 +124,7 @@ async fn start(config: &Config) -> Result<Running, StartError> {
     Ok(Running {
         api: api_address,
         admin: admin_address,
+        drained: Box::pin(node.drained()),
         stop: Box::new(move |grace| {
             Box::pin(async move {
                 shutdown.trigger();
@@ -231,10 +235,14 @@ async fn run(loaded: Loaded, addresses_file: Option<&Path>, json: bool) -> Resul
     };
     announce(&running, addresses_file, json)?;
 
-    let Running { stop, mut failed, .. } = running;
+    let Running { stop, mut failed, drained, .. } = running;
     let failure = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, grace = ?config.shutdown_grace, "stopping");
+            None
+        }
+        () = drained => {
+            tracing::info!(grace = ?config.shutdown_grace, "drained by an operator; stopping");
             None
         }
         reason = &mut failed => {
@@ -346,6 +354,7 @@ mod tests {
             admin: "[::1]:6".parse().unwrap(),
             stop: Box::new(|_| Box::pin(async { Ok(()) })),
             failed: Box::pin(std::future::pending()),
+            drained: Box::pin(std::future::pending()),
         };
         announce(&running, Some(&file), true).unwrap();
         let text = std::fs::read_to_string(&file).unwrap();

@@ -83,6 +83,23 @@ fn the_servers_check_knows_the_clients_variables() {
     }
 }
 
+/// Ids of moves are each node's own: one without its node could cancel another move.
+#[test]
+fn a_cancel_names_the_move_and_its_node() {
+    let cli = parse(&["moves", "--cancel", "17", "--node", "b"]);
+    let Cmd::Moves(moves) = cli.command else { panic!("not moves") };
+    assert_eq!((moves.cancel, moves.node.as_deref()), (Some(17), Some("b")));
+    for bad in [
+        &["moves", "--cancel", "17"][..],
+        &["moves", "--node", "b"],
+        &["moves", "--cancel", "x", "--node", "b"],
+        &["moves", "-n", "0"],
+        &["node", "drain"],
+    ] {
+        assert!(Cli::try_parse_from([&["slotd"], bad].concat()).is_err(), "{bad:?}");
+    }
+}
+
 #[test]
 fn urls_that_can_not_work_are_refused_with_a_reason() {
     let try_url = |url: &str| Client::new(url, None, Duration::from_secs(1), API);

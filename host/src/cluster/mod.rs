@@ -274,7 +274,8 @@ impl Cluster {
             .filter(|&slot| self.owner(slot).as_deref() != table.owner(slot).map(|owner| &**owner));
         let moves = misplaced.count() as u32;
         let nodes = view.nodes().len();
-        let detail = format!("{moves} slots move between {nodes} nodes; see `slotd moves`");
+        let what = if moves == 1 { "slot moves" } else { "slots move" };
+        let detail = format!("{moves} {what} between {nodes} nodes; see `slotd moves`");
         Ok(Rebalanced { view: view.number, moves, detail })
     }
 

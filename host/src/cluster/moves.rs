@@ -158,3 +158,61 @@ impl Job {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node_types::{MoveCounts, MovesInfo};
+
+    /// Without it a slot could be cancelled while its old owner has given it up already, and a
+    /// cancelled move could go on.
+    #[test]
+    fn a_move_is_cancelled_early_or_not_at_all() {
+        let moves = Moves::default();
+        let job = moves.begin(7, Some("a"), "b").unwrap();
+        assert!(moves.begin(7, Some("a"), "b").is_none(), "one move of a slot at a time");
+        let id = job.info().id;
+        assert!(!moves.cancel(id + 1));
+        assert!(moves.cancel(id));
+        assert!(job.step(MoveState::Sealing).is_err());
+        moves.end(&job, &Err("cancelled".into()));
+        assert_eq!(moves.list()[0].state, MoveState::Cancelled);
+
+        let job = moves.begin(7, Some("a"), "b").unwrap();
+        job.step(MoveState::Sealing).unwrap();
+        assert!(!moves.cancel(job.info().id), "the old owner was asked to give it away");
+        moves.end(&job, &Ok(Some(Duration::from_millis(3))));
+        assert!(!moves.cancel(job.info().id), "it is over");
+        let states: Vec<_> = moves.list().iter().map(|info| info.state).collect();
+        assert_eq!(states, [MoveState::Done, MoveState::Cancelled], "the latest first");
+    }
+
+    /// Without it an operator would not find what is under way among what is over, or would see
+    /// one node's moves only.
+    #[test]
+    fn moves_of_all_nodes_are_shown_together() {
+        let info = |to: &str, id, slot, state, started_ms| MoveInfo {
+            id,
+            slot,
+            from: Some("c".into()),
+            to: to.into(),
+            state,
+            error: None,
+            started_ms,
+            elapsed_ms: 50.0,
+            pause_ms: None,
+        };
+        let told = vec![
+            info("a", 1, 9, MoveState::Done, 1_000),
+            info("b", 1, 8, MoveState::Failed, 3_000),
+            info("b", 2, 5, MoveState::Sealing, 4_000),
+            info("a", 2, 3, MoveState::Preparing, 5_000),
+            info("a", 3, 2, MoveState::Done, 2_000),
+        ];
+        let shown = MovesInfo::new(told, Vec::new(), 2);
+        let order: Vec<_> = shown.moves.iter().map(|info| info.slot).collect();
+        assert_eq!(order, [3, 5, 8, 2], "under way by slot, then the latest two");
+        let counts = MoveCounts { preparing: 1, sealing: 1, done: 2, failed: 1, ..shown.counts };
+        assert_eq!((shown.counts, shown.counts.running()), (counts, 2), "of all, shown or not");
+    }
+}

@@ -10,7 +10,10 @@ use crate::{
     error::{Code, Error},
     limits,
     names::SessionId,
-    node::{Deployed, Drained, Node, Rebalanced, RingInfo, ServiceInfo, SlotInfo},
+    node::{
+        Deployed, Drained, MoveCancelled, MovesInfo, Node, NodeDraining, NodesInfo, Rebalanced,
+        RingInfo, ServiceInfo, SlotInfo,
+    },
 };
 use axum::{
     body::Body,
@@ -201,8 +204,9 @@ pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Drains a slot
 ///
-/// It finishes what it has, gives up its term in its log and stops; messages that come meanwhile
-/// wait. On one node it starts again there at its next message.
+/// It finishes what it has and gives up its term in its log; messages that come meanwhile wait. In
+/// a cluster another node takes it over, and it is kept off this one until the next rebalance. On
+/// one node it starts again there at its next message.
 #[utoipa::path(
     post,
     path = "/admin/v1/slots/{slot}/drain",
@@ -218,6 +222,8 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
 }
 
 /// Moves slots to where the ring wants them
+///
+/// Forgets which slots were drained by hand, and begins the moves that follow.
 #[utoipa::path(
     post,
     path = "/admin/v1/rebalance",
@@ -240,6 +246,78 @@ pub(super) async fn rebalance(State(admin): State<Admin>, uri: Uri) -> Answer {
 pub(super) async fn ring(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     Ok(json(&admin.node()?.ring()))
+}
+
+/// Lists the nodes and what each believes
+///
+/// The node that is asked asks all others. Where they differ (another number of members, slots
+/// owned that are not proposed) the cluster is not settled yet, or links are cut.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/nodes",
+    tag = "admin",
+    responses((status = 200, description = "All of them", body = NodesInfo, content_type = "application/json"))
+)]
+pub(super) async fn nodes(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let node = admin.node()?;
+    Ok(json(&admin.reading(async { Ok(node.nodes().await) }).await?))
+}
+
+/// Has a node give all its slots away and end
+///
+/// What SIGTERM does. Any node passes it on. The answer comes when the node has begun; it is gone
+/// from `/admin/v1/nodes` when it is done.
+#[utoipa::path(
+    post,
+    path = "/admin/v1/nodes/{node}/drain",
+    tag = "admin",
+    params(("node" = String, Path, description = "The node's name")),
+    responses((status = 200, description = "It has begun", body = NodeDraining, content_type = "application/json"))
+)]
+pub(super) async fn drain_node(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let name = params::node_of(&uri)?;
+    let node = admin.node()?.clone();
+    change(async move { node.drain_node(&name).await }).await
+}
+
+/// Lists moves of slots between nodes
+///
+/// All that are under way, and the latest that have ended, of all nodes.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/moves",
+    tag = "admin",
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Moves that have ended at most; default 100")),
+    responses((status = 200, description = "The moves", body = MovesInfo, content_type = "application/json"))
+)]
+pub(super) async fn moves(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let limit = Query::parse(&uri, &["limit"])?.limit()?;
+    let node = admin.node()?;
+    Ok(json(&admin.reading(async { Ok(node.moves(limit).await) }).await?))
+}
+
+/// Cancels a move of a slot
+///
+/// Possible until the old owner is asked to give the slot away. The slot stays where it is for
+/// now; as long as the ring wants it elsewhere it is tried again later. To keep a slot off a node,
+/// drain it there.
+#[utoipa::path(
+    delete,
+    path = "/admin/v1/moves/{node}/{id}",
+    tag = "admin",
+    params(
+        ("node" = String, Path, description = "The node that the slot would move to"),
+        ("id" = u64, Path, description = "The move's number on that node"),
+    ),
+    responses((status = 200, description = "It is cancelled", body = MoveCancelled, content_type = "application/json"))
+)]
+pub(super) async fn cancel_move(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let (name, id) = (params::node_of(&uri)?, params::move_of(&uri)?);
+    let node = admin.node()?.clone();
+    change(async move { node.cancel_move(&name, id).await }).await
 }
 
 /// Gives the metrics in Prometheus' text format

@@ -182,6 +182,10 @@ mod tests {
                 "POST /admin/v1/slots/{slot}/drain",
                 "POST /admin/v1/rebalance",
                 "GET /admin/v1/ring",
+                "GET /admin/v1/nodes",
+                "POST /admin/v1/nodes/{node}/drain",
+                "GET /admin/v1/moves",
+                "DELETE /admin/v1/moves/{node}/{id}",
                 "GET /metrics",
             ];
             all.sort_unstable();

@@ -78,6 +78,18 @@ pub(super) fn slot_of(uri: &Uri) -> Result<crate::names::SlotId, Error> {
         .map_err(|_| Error::new(Code::SlotNotFound, format!("{raw:?} is not a slot's number")))
 }
 
+/// The node of `/admin/v1/nodes/{node}/...` and `/admin/v1/moves/{node}/...`.
+pub(super) fn node_of(uri: &Uri) -> Result<String, Error> {
+    Ok(decode(segment(uri, 4), "node's name")?.into_owned())
+}
+
+/// The move of `/admin/v1/moves/{node}/{id}`.
+pub(super) fn move_of(uri: &Uri) -> Result<u64, Error> {
+    let raw = segment(uri, 5);
+    raw.parse()
+        .map_err(|_| Error::new(Code::MoveNotFound, format!("{raw:?} is not a move's number")))
+}
+
 /// The first value of a query parameter, decoded; for what needs no error.
 pub(super) fn first(uri: &Uri, name: &str) -> Option<String> {
     pairs(uri.query()?).find_map(|(k, v)| (k == name).then(|| decode_query(v).ok()).flatten())

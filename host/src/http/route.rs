@@ -44,6 +44,10 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(admin::drain))
         .routes(routes!(admin::rebalance))
         .routes(routes!(admin::ring))
+        .routes(routes!(admin::nodes))
+        .routes(routes!(admin::drain_node))
+        .routes(routes!(admin::moves))
+        .routes(routes!(admin::cancel_move))
         .routes(routes!(admin::metrics))
 }
 

@@ -374,6 +374,10 @@ async fn the_admin_api_guards_itself() {
         ("POST", "/admin/v1/services/chat/deploy?version=a%20b", 400),
         ("GET", "/admin/v1/services/chat/pinned?limit=0", 400),
         ("GET", "/admin/v1/ring?x=1", 400),
+        ("GET", "/admin/v1/nodes?x=1", 400),
+        ("GET", "/admin/v1/moves?limit=0", 400),
+        ("DELETE", "/admin/v1/moves/a/x", 404),
+        ("GET", "/admin/v1/nodes/a/drain", 405),
         ("GET", "/admin/v1/rebalance", 405),
         ("GET", "/v1/services/chat/sessions", 404),
     ] {

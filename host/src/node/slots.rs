@@ -1,6 +1,7 @@
 //! Slots as operators see them.
 
 use super::*;
+use crate::cluster::control::{Ask, Told};
 
 impl Node {
     pub async fn slots(&self) -> Result<Vec<SlotInfo>, Error> {
@@ -99,6 +100,137 @@ impl Node {
                 moves: 0,
                 detail: format!("{} is the only node: every slot is its own", self.name),
             }),
+        }
+    }
+
+    /// What every node of the cluster believes; of a node that stands alone, itself.
+    pub async fn nodes(&self) -> NodesInfo {
+        let not_ready = self.ready().err().map(|error| error.detail.into_owned());
+        if let Some(cluster) = &self.cluster {
+            return cluster.nodes(not_ready).await;
+        }
+        let slots = u32::from(self.router.slot_count());
+        let view = NodeView {
+            node: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            peer: String::new(),
+            api: String::new(),
+            view: self.table.view().number,
+            members: vec![self.name.clone()],
+            leaving: Vec::new(),
+            owned: slots,
+            proposed: slots,
+            moving: 0,
+            not_ready,
+        };
+        NodesInfo { own: self.name.clone(), nodes: vec![view], silent: Vec::new() }
+    }
+
+    /// The moves of all nodes: every one that is under way, and at most `ended_max` others.
+    pub async fn moves(&self, ended_max: usize) -> MovesInfo {
+        let Some(cluster) = &self.cluster else { return MovesInfo::default() };
+        let (mut moves, mut silent) = (cluster.moves.list(), Vec::new());
+        for (node, told) in cluster.ask_all(&Ask::Moves).await {
+            match told {
+                Ok(Told::Moves(told)) => moves.extend(told),
+                Ok(_) => {}
+                Err(error) => {
+                    silent.push(SilentNode { node: node.to_string(), why: error.detail.into() });
+                }
+            }
+        }
+        MovesInfo::new(moves, silent, ended_max)
+    }
+
+    /// Cancels a move to `node`: its slot stays where it is, until the next look at what should
+    /// be done, which may begin another.
+    ///
+    /// # Errors
+    /// `node-not-found`, `move-not-found`; `move-too-late` once the old owner was asked to give the
+    /// slot away; `unavailable` when the node does not answer.
+    pub async fn cancel_move(&self, node: &str, id: u64) -> Result<MoveCancelled, Error> {
+        self.require_node(node)?;
+        let own = self.cluster.as_ref().filter(|_| node == self.name);
+        let cancelled = match (own, &self.cluster) {
+            (Some(cluster), _) => cluster.moves.cancel(id),
+            (None, Some(cluster)) => {
+                matches!(cluster.ask(node, &Ask::CancelMove { id }).await?, Told::Cancelled(true))
+            }
+            (None, None) => false,
+        };
+        if cancelled {
+            return Ok(MoveCancelled { node: node.to_owned(), id });
+        }
+        let known = match (own, &self.cluster) {
+            (Some(cluster), _) => cluster.moves.list(),
+            (None, Some(cluster)) => match cluster.ask(node, &Ask::Moves).await? {
+                Told::Moves(moves) => moves,
+                _ => Vec::new(),
+            },
+            (None, None) => Vec::new(),
+        };
+        Err(match known.iter().find(|info| info.id == id) {
+            None => Error::new(Code::MoveNotFound, format!("node {node} knows of no move {id}")),
+            Some(info) if info.state.has_ended() => {
+                Error::new(Code::MoveTooLate, format!("move {id} of slot {} is over", info.slot))
+            }
+            Some(info) => Error::new(
+                Code::MoveTooLate,
+                format!("move {id} of slot {} is in its last steps and ends soon", info.slot),
+            ),
+        })
+    }
+
+    /// Has a node give all its slots away and end, as SIGTERM does. Answers when it has begun.
+    ///
+    /// # Errors
+    /// `node-not-found`; `unavailable` when there is no other node to take the slots, or it does
+    /// not answer.
+    pub async fn drain_node(&self, node: &str) -> Result<NodeDraining, Error> {
+        self.require_node(node)?;
+        let mut takers = Vec::new();
+        if let Some(cluster) = &self.cluster {
+            let members = cluster.members();
+            takers.extend(members.on_ring().filter(|name| **name != *node).map(|n| n.to_string()));
+        }
+        let Some(cluster) = self.cluster.as_ref().filter(|_| !takers.is_empty()) else {
+            return Err(Error::new(
+                Code::Unavailable,
+                format!("there is no other node to take the slots of {node}; SIGTERM stops it"),
+            ));
+        };
+        let owned = |slot: &SlotId| cluster.owner(*slot).as_deref() == Some(node);
+        let slots = (0..self.router.slot_count()).filter(owned).count() as u32;
+        if node == self.name {
+            self.drained.send_replace(true);
+        } else {
+            cluster.ask(node, &Ask::Drain).await?;
+        }
+        Ok(NodeDraining { node: node.to_owned(), slots, takers })
+    }
+
+    fn require_node(&self, node: &str) -> Result<(), Error> {
+        let known = match &self.cluster {
+            Some(cluster) => cluster.members().get(node).is_some(),
+            None => node == self.name,
+        };
+        let unknown = || {
+            Error::new(
+                Code::NodeNotFound,
+                format!("{} knows of no node {node:?}: see `slotd nodes`", self.name),
+            )
+        };
+        known.then_some(()).ok_or_else(unknown)
+    }
+
+    /// Resolves when an operator or a peer has asked this node to give everything away and end.
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut drained = self.drained.subscribe();
+        async move {
+            if drained.wait_for(|drained| *drained).await.is_err() {
+                // The node is gone without having been asked.
+                std::future::pending().await
+            }
         }
     }
 

@@ -42,7 +42,9 @@ fn the_openapi_document_describes_what_is_served() {
             let concrete = path
                 .replace("{service}", "counter")
                 .replace("{session}", "none")
-                .replace("{slot}", "600");
+                .replace("{slot}", "600")
+                .replace("{node}", "none")
+                .replace("{id}", "7");
             for method in methods.as_object().into_iter().flat_map(|methods| methods.keys()) {
                 let Ok(method) = method.to_uppercase().parse::<Method>() else { continue };
                 let operator = ["/admin/", "/metrics", "/healthz", "/readyz"];
@@ -116,6 +118,36 @@ fn pages_of_other_origins_are_refused_without_a_token() {
         let api = node.api().client;
         let answer = api.request(Method::POST, path, &headers, "x").await?;
         expect_problem(&answer, 403, "origin-refused")?;
+        Ok(())
+    });
+}
+
+/// Without it, a node that stands alone could not be asked what one of a cluster can, or would end
+/// itself with nobody there to take its slots.
+#[test]
+fn a_node_that_stands_alone_is_a_cluster_of_one() {
+    scenario(async {
+        let node = node_with("counter", "counter").await?;
+        let admin = node.admin().client;
+        let nodes: Value = admin.get("/admin/v1/nodes").await?.success()?.json()?;
+        let own = &nodes["own"];
+        ensure!(nodes["nodes"].as_array().is_some_and(|nodes| nodes.len() == 1), "{nodes}");
+        ensure!(nodes["nodes"][0]["members"] == json!([own]), "{nodes}");
+        ensure!(nodes["nodes"][0]["owned"] == 512, "{nodes}");
+        ensure!(nodes["silent"] == json!([]), "{nodes}");
+        let moves: Value = admin.get("/admin/v1/moves").await?.success()?.json()?;
+        ensure!(moves["moves"] == json!([]) && moves["counts"]["done"] == 0, "{moves}");
+
+        let own = own.as_str().context("no name")?;
+        let drained = admin.post(&format!("/admin/v1/nodes/{own}/drain"), "").await?;
+        expect_problem(&drained, 503, "unavailable")?;
+        let drained = admin.post("/admin/v1/nodes/nobody/drain", "").await?;
+        expect_problem(&drained, 404, "node-not-found")?;
+        let cancel = async |path: &str| admin.request(Method::DELETE, path, &[], "").await;
+        expect_problem(&cancel("/admin/v1/moves/nobody/1").await?, 404, "node-not-found")?;
+        let none = cancel(&format!("/admin/v1/moves/{own}/1")).await?;
+        expect_problem(&none, 404, "move-not-found")?;
+        node.api().send("counter", "a", Message::bytes("x")).await?;
         Ok(())
     });
 }

@@ -70,6 +70,12 @@ fn a_service_is_run_from_the_command_line() {
         ensure!(value(&node, &["slots", "--all"]).await?["slots"].is_array());
         ensure!(value(&node, &["ring"]).await?["slot_count"] == 512);
         ensure!(value(&node, &["rebalance"]).await?["moves"] == 0);
+        let nodes = value(&node, &["nodes"]).await?;
+        ensure!(nodes["nodes"][0]["owned"] == 512, "{nodes}");
+        ensure!(value(&node, &["moves"]).await?["moves"].is_array());
+        let own = nodes["own"].as_str().context("no name")?;
+        let refused = node.run(&["node", "drain", own]).await?;
+        ensure!(refused.status.code() == Some(5), "nobody is there to take its slots: {refused:?}");
         // The tables say the same to a person.
         for (args, words) in [
             (&["services"][..], &["chat", "1.0.0"][..]),
@@ -78,6 +84,7 @@ fn a_service_is_run_from_the_command_line() {
             (&["history", "chat", "a"], &["hello"]),
             (&["tail", "chat", "a"], &["hello"]),
             (&["ring"], &["512"]),
+            (&["nodes"], &["ready", "512"]),
             (&["config", "print"], &["slot_count"]),
             (&["openapi"], &["/v1/services/{service}/sessions"]),
         ] {

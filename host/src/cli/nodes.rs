@@ -1,0 +1,284 @@
+//! Commands on the nodes of a cluster and on slots that move between them.
+
+use super::{
+    args::{AdminOnly, Moves, NodeDrain},
+    client::{Client, encode, query},
+    exit::{CliError, Exit},
+    output::{self, Table, harmless, list, number, text, time},
+};
+use crate::limits;
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use tokio::time::{Instant, sleep};
+
+pub async fn nodes(args: AdminOnly, json: bool) -> Result<(), CliError> {
+    let answer = args.admin.client()?.get("/admin/v1/nodes").await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    output::print(&nodes_table(&answer))?;
+    notes(&answer).iter().for_each(|note| output::complain(note));
+    Ok(())
+}
+
+fn names(value: &Value, field: &str) -> Vec<String> {
+    list(value, field).iter().filter_map(Value::as_str).map(|n| harmless(n, false)).collect()
+}
+
+fn state(node: &Value) -> &'static str {
+    let name = node["node"].as_str().unwrap_or_default();
+    if list(node, "leaving").iter().any(|leaving| leaving == name) {
+        "leaving"
+    } else if node["not_ready"].is_string() {
+        "not ready"
+    } else {
+        "ready"
+    }
+}
+
+fn nodes_table(answer: &Value) -> String {
+    let headings = [
+        "NODE", "STATE", ">OWNS", ">SHOULD", ">MOVING", ">VIEW", ">SEES", "API", "PEERS", "VERSION",
+    ];
+    let mut table = Table::new(&headings);
+    let or_dash = |text: String| if text.is_empty() { "-".into() } else { text };
+    for node in list(answer, "nodes") {
+        table.row([
+            text(node, "node"),
+            state(node).into(),
+            text(node, "owned"),
+            text(node, "proposed"),
+            text(node, "moving"),
+            text(node, "view"),
+            list(node, "members").len().to_string(),
+            or_dash(text(node, "api")),
+            or_dash(text(node, "peer")),
+            text(node, "version"),
+        ]);
+    }
+    for node in list(answer, "silent") {
+        let mut row = vec![text(node, "node"), "silent".into()];
+        row.resize(headings.len(), "-".into());
+        table.row(row);
+    }
+    table.render()
+}
+
+/// What the table does not say by itself.
+fn notes(answer: &Value) -> Vec<String> {
+    let nodes = list(answer, "nodes");
+    let mut notes = Vec::new();
+    for node in nodes.iter().filter(|node| state(node) == "not ready") {
+        notes.push(format!("{} is not ready: {}", text(node, "node"), text(node, "not_ready")));
+    }
+    for node in list(answer, "silent") {
+        notes.push(format!("{} is silent: {}", text(node, "node"), text(node, "why")));
+    }
+    let mut views: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
+    for node in nodes {
+        views.entry(names(node, "members")).or_default().push(text(node, "node"));
+    }
+    if views.len() > 1 {
+        notes.push("the nodes do not agree on who is there:".into());
+        for (members, by) in &views {
+            notes.push(format!("  {} sees {}", by.join(", "), members.join(", ")));
+        }
+    }
+    let sum = |name: &str| nodes.iter().map(|node| number(node, name)).sum::<f64>() as usize;
+    let moving = sum("moving");
+    let count = output::count(nodes.len(), "node");
+    let slots = output::count(sum("owned"), "slot");
+    notes.push(format!("{count} with {slots} in all; {} under way", output::count(moving, "move")));
+    notes.into_iter().map(|note| harmless(&note, false)).collect()
+}
+
+pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
+    let client = match args.wait {
+        true => args.admin.client_waiting(limits::CLIENT_DRAIN_TIMEOUT)?,
+        false => args.admin.client()?,
+    };
+    let node = &args.node;
+    if args.wait {
+        // A node that has left answers nothing, and one that was cut off neither.
+        let asked = client.get("/admin/v1/nodes").await?.json()?;
+        if asked["own"] == **node {
+            return Err(CliError::usage(format!(
+                "{} is {node} itself, which can't say when it is gone: with --wait name another \
+                 node by --admin-url",
+                client.url()
+            )));
+        }
+    }
+    let started = Instant::now();
+    let path = format!("/admin/v1/nodes/{}/drain", encode(node));
+    let answer = client.request(Method::POST, &path, &[], Bytes::new()).await?.json()?;
+    if json {
+        output::line(&answer.to_string())?;
+    } else {
+        let slots = output::count(number(&answer, "slots") as usize, "slot");
+        let takers = names(&answer, "takers").join(", ");
+        output::line(&format!("{node} gives its {slots} to {takers} and ends"))?;
+    }
+    if !args.wait {
+        output::complain("`slotd nodes` shows how far it is");
+        return Ok(());
+    }
+    while is_there(&client, node).await? {
+        if started.elapsed() > client.timeout() {
+            return Err(CliError::new(
+                Exit::Unreachable,
+                format!("{node} is not gone in time; `slotd nodes` shows how far it is"),
+            ));
+        }
+        sleep(limits::CLIENT_LOOK).await;
+    }
+    output::complain(&format!("{node} is gone after {:.1} s", started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Whether any node still sees it.
+async fn is_there(client: &Client, node: &str) -> Result<bool, CliError> {
+    let answer = client.get("/admin/v1/nodes").await?.json()?;
+    let sees = |view: &Value| list(view, "members").iter().any(|member| member == node);
+    let others = list(&answer, "nodes").iter().filter(|view| view["node"] != node);
+    Ok(others.into_iter().any(sees))
+}
+
+pub async fn moves(args: Moves, json: bool) -> Result<(), CliError> {
+    let client = args.admin.client()?;
+    if let (Some(id), Some(node)) = (args.cancel, &args.node) {
+        let path = format!("/admin/v1/moves/{}/{id}", encode(node));
+        let answer = client.request(Method::DELETE, &path, &[], Bytes::new()).await?.json()?;
+        return match json {
+            true => output::line(&answer.to_string()),
+            false => output::line(&format!(
+                "move {id} to {node} is cancelled; its slot stays where it is for now"
+            )),
+        };
+    }
+    let path = format!("/admin/v1/moves{}", query(&[("limit", Some(args.last.to_string()))]));
+    let answer = client.get(&path).await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    if !list(&answer, "moves").is_empty() {
+        output::print(&moves_table(&answer))?;
+    }
+    for node in list(&answer, "silent") {
+        let note = format!("{} is silent: {}", text(node, "node"), text(node, "why"));
+        output::complain(&harmless(&note, false));
+    }
+    output::complain(&moves_summary(&answer));
+    Ok(())
+}
+
+fn moves_table(answer: &Value) -> String {
+    let headings = [">SLOT", "FROM", "TO", ">ID", "STATE", ">TOOK", ">PAUSE", "STARTED", "WHY NOT"];
+    let mut table = Table::new(&headings);
+    for info in list(answer, "moves") {
+        let millis = |name: &str| match info[name].as_f64() {
+            Some(ms) => output::micros(ms * 1_000.0),
+            None => "-".into(),
+        };
+        table.row([
+            text(info, "slot"),
+            // Nobody alive had it: a takeover.
+            text(info, "from"),
+            text(info, "to"),
+            text(info, "id"),
+            text(info, "state"),
+            millis("elapsed_ms"),
+            millis("pause_ms"),
+            time(info, "started_ms"),
+            text(info, "error"),
+        ]);
+    }
+    table.render()
+}
+
+fn moves_summary(answer: &Value) -> String {
+    let counts = &answer["counts"];
+    let running: f64 =
+        ["preparing", "sealing", "claiming"].iter().map(|name| number(counts, name)).sum();
+    let ended: f64 = ["done", "failed", "cancelled"].iter().map(|name| number(counts, name)).sum();
+    let shown = list(answer, "moves").len() as f64 - running;
+    let more = if shown < ended { "; -n shows more" } else { "" };
+    format!(
+        "{running} under way; remembered: {} done, {} failed, {} cancelled{more}",
+        number(counts, "done"),
+        number(counts, "failed"),
+        number(counts, "cancelled"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(name: &str, members: &[&str], leaving: &[&str]) -> Value {
+        json!({
+            "node": name, "version": "0.1.0", "peer": "10.0.0.1:7072", "api": "10.0.0.1:7070",
+            "view": 4, "members": members, "leaving": leaving, "owned": 171, "proposed": 170,
+            "moving": 1,
+        })
+    }
+
+    /// Without it an operator would not see that the cluster is split, or which node is the odd one.
+    #[test]
+    fn nodes_that_differ_are_shown() {
+        let mut cut = node("c", &["c"], &[]);
+        cut["not_ready"] = "the log engine does not answer".into();
+        let answer = json!({
+            "own": "a",
+            "nodes": [node("a", &["a", "b", "c"], &["b"]), node("b", &["a", "b", "c"], &["b"]), cut],
+            "silent": [{"node": "d", "why": "node d does not answer: \u{1b}[2J"}],
+        });
+        let table = nodes_table(&answer);
+        let lines: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0][..7], ["NODE", "STATE", "OWNS", "SHOULD", "MOVING", "VIEW", "SEES"]);
+        assert_eq!(lines[1][..7], ["a", "ready", "171", "170", "1", "4", "3"]);
+        assert_eq!(lines[2][..2], ["b", "leaving"]);
+        assert_eq!(lines[3][..3], ["c", "not", "ready"]);
+        assert_eq!(lines[4][..4], ["d", "silent", "-", "-"]);
+        assert_eq!(
+            notes(&answer),
+            [
+                "c is not ready: the log engine does not answer",
+                "d is silent: node d does not answer: \\u{1b}[2J",
+                "the nodes do not agree on who is there:",
+                "  a, b sees a, b, c",
+                "  c sees c",
+                "3 nodes with 513 slots in all; 3 moves under way",
+            ]
+        );
+    }
+
+    /// Without it the table would not say what a cancel needs, nor why a move failed.
+    #[test]
+    fn moves_say_what_is_needed_to_act() {
+        let answer = json!({
+            "counts": {"preparing": 1, "sealing": 0, "claiming": 0, "done": 7, "failed": 1, "cancelled": 0},
+            "moves": [
+                {"id": 12, "slot": 301, "from": "a", "to": "b", "state": "preparing", "error": null,
+                 "started_ms": 0, "elapsed_ms": 1_500.0, "pause_ms": null},
+                {"id": 11, "slot": 7, "from": null, "to": "c", "state": "failed",
+                 "error": "took too long", "started_ms": 1_000, "elapsed_ms": 0.4, "pause_ms": 3.25},
+            ],
+            "silent": [],
+        });
+        assert_eq!(
+            moves_table(&answer),
+            "SLOT  FROM  TO  ID  STATE        TOOK   PAUSE  STARTED               WHY NOT\n \
+             301  a     b   12  preparing   1.5 s       -  -                     -\n   \
+             7  -     c   11  failed     400 µs  3.2 ms  1970-01-01 00:00:01Z  took too long\n"
+        );
+        assert_eq!(
+            moves_summary(&answer),
+            "1 under way; remembered: 7 done, 1 failed, 0 cancelled; -n shows more"
+        );
+    }
+}
