@@ -453,3 +453,10 @@ pub const DNS_CANDIDATES_MAX: usize = 7;
 pub const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Between two looks at something that a command waits for.
 pub const CLIENT_LOOK: Duration = Duration::from_millis(100);
+
+// --- joining ----------------------------------------------------------------------------------
+
+/// Between looks at how far the other nodes are with a swap.
+pub const SWAP_POLL: Duration = Duration::from_millis(20);
+/// Free ports that are tried until one is free over TCP and UDP.
+pub const PEER_PORT_TRIES: u32 = 32;

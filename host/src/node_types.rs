@@ -500,6 +500,30 @@ pub struct NodeDraining {
     pub takers: Vec<String>,
 }
 
+impl SwapShare {
+    /// What all nodes did of one swap, as one.
+    pub fn sum(shares: Vec<SwapShare>) -> Option<SwapInfo> {
+        let mut pauses: Vec<f64> = shares.iter().flat_map(|s| s.pauses_us.iter().copied()).collect();
+        pauses.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let index = (pauses.len().saturating_sub(1) as f64 * share).ceil() as usize;
+            pauses.get(index).copied().unwrap_or(0.0)
+        };
+        let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
+        let sum = shares.into_iter().map(|share| share.info).reduce(|a, b| SwapInfo {
+            from: a.from.or(b.from),
+            slots: a.slots + b.slots,
+            moved: a.moved + b.moved,
+            done: a.done && b.done,
+            error: a.error.or(b.error),
+            started_ms: a.started_ms.min(b.started_ms),
+            elapsed_ms: a.elapsed_ms.max(b.elapsed_ms),
+            ..a
+        })?;
+        Some(SwapInfo { pause_p50_us: p50, pause_p99_us: p99, pause_max_us: max, ..sum })
+    }
+}
+
 /// What one node did of a swap.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SwapShare {

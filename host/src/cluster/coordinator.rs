@@ -1,10 +1,11 @@
 //! The task that compares what this node has with what the ring gives it, and begins moves.
 
 use super::{
-    Avoid, Backoff, ChangeAvoid, Cluster,
+    Backoff, ChangeAvoid, Cluster,
     control::{Ask, Told},
     member::{Member, Members},
     plan::{self, Action, SlotState},
+    registry::Placement,
 };
 use crate::{
     error::{Code, Error},
@@ -38,7 +39,7 @@ pub struct ClusterParts {
     pub router: Arc<Router>,
     pub peers: Arc<dyn Peers>,
     pub members: watch::Receiver<Arc<Members>>,
-    pub avoid: watch::Receiver<Arc<Avoid>>,
+    pub placement: watch::Receiver<Arc<Placement>>,
     /// Fed by the slots' tasks.
     pub ended: mpsc::UnboundedReceiver<Ended>,
     /// Tells the others that this node gives its slots away.
@@ -48,7 +49,7 @@ pub struct ClusterParts {
 
 impl Cluster {
     pub fn start(options: ClusterOptions, parts: ClusterParts) -> Arc<Self> {
-        let ClusterParts { own, router, peers, members, avoid, ended, leave, change_avoid } = parts;
+        let ClusterParts { own, router, peers, members, placement, ended, leave, change_avoid } = parts;
         let forwarder = Forwarder::new(
             router.clone(),
             peers,
@@ -61,13 +62,12 @@ impl Cluster {
         let cluster = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             own,
-            options,
             context: router.context().clone(),
             router,
             forwarder: Arc::new(forwarder),
             moves: Default::default(),
             members,
-            avoid,
+            placement,
             table: parking_lot::RwLock::new(Arc::new(empty)),
             hints: Default::default(),
             backoffs: Default::default(),
@@ -88,9 +88,9 @@ impl Cluster {
     /// A new view, or slots to avoid: the table, and who has not said yet what it owns.
     fn look_around(&self) {
         let members = self.members.borrow().clone();
-        let avoid = self.avoid.borrow().clone();
+        let placement = self.placement.borrow().clone();
         let view = View::new(members.number, members.on_ring());
-        let table = Table::new(&view, self.router.slot_count()).avoiding(&avoid);
+        let table = Table::new(&view, self.router.slot_count()).avoiding(&placement.avoid);
         let owners = (0..table.slot_count()).map(|slot| table.owner(slot).cloned()).collect();
         self.forwarder.propose(owners);
         metrics().view_number.set(members.number as f64);
@@ -271,7 +271,7 @@ impl Cluster {
 
 async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiver<Ended>) {
     let Some(this) = cluster.upgrade() else { return };
-    let (mut members, mut avoid) = (this.members.clone(), this.avoid.clone());
+    let (mut members, mut placement) = (this.members.clone(), this.placement.clone());
     drop(this);
     members.mark_changed();
     let mut last_tick = Instant::now();
@@ -287,7 +287,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
                 }
                 this.look_around();
             }
-            changed = avoid.changed() => {
+            changed = placement.changed() => {
                 if changed.is_err() {
                     return;
                 }
