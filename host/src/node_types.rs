@@ -503,7 +503,8 @@ pub struct NodeDraining {
 impl SwapShare {
     /// What all nodes did of one swap, as one.
     pub fn sum(shares: Vec<SwapShare>) -> Option<SwapInfo> {
-        let mut pauses: Vec<f64> = shares.iter().flat_map(|s| s.pauses_us.iter().copied()).collect();
+        let mut pauses: Vec<f64> =
+            shares.iter().flat_map(|s| s.pauses_us.iter().copied()).collect();
         pauses.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let index = (pauses.len().saturating_sub(1) as f64 * share).ceil() as usize;

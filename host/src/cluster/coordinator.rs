@@ -49,7 +49,8 @@ pub struct ClusterParts {
 
 impl Cluster {
     pub fn start(options: ClusterOptions, parts: ClusterParts) -> Arc<Self> {
-        let ClusterParts { own, router, peers, members, placement, ended, leave, change_avoid } = parts;
+        let ClusterParts { own, router, peers, members, placement, ended, leave, change_avoid } =
+            parts;
         let forwarder = Forwarder::new(
             router.clone(),
             peers,

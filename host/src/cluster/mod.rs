@@ -11,6 +11,7 @@ mod handoff;
 pub mod member;
 pub mod moves;
 mod plan;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -33,8 +34,8 @@ use control::{Ask, Told};
 use futures_util::future::BoxFuture;
 use member::Members;
 use moves::Moves;
-use registry::Placement;
 use parking_lot::{Mutex, RwLock};
+use registry::Placement;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{

@@ -9,8 +9,9 @@ pub use crate::node_types::*;
 
 use crate::{
     cluster::{
-        Avoid, ChangeAvoid, Cluster, ClusterOptions, ClusterParts, LateHandler, Teller,
+        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, LateHandler, Teller,
         member::Members,
+        registry::{Changes, Placement, Registry},
     },
     error::{Code, Error},
     limits,

@@ -371,7 +371,7 @@ impl Task {
         if let (None, Some(registry)) = (&known, registry) {
             // Another node deployed it a moment ago.
             let ensured = self.beside_commits(registry.ensure(service, deployment)).await;
-            known = Some(ensured?);
+            known = ensured?.deployment(deployment).cloned();
         }
         let known = known.ok_or_else(|| {
             Error::new(
