@@ -87,6 +87,7 @@ async fn start(config: &Config) -> Result<Running, StartError> {
         memory_bytes: config.guest_memory_bytes,
         deadline: config.guest_deadline,
         host_calls: config.guest_host_calls,
+        source: None,
     });
     let plugins = Arc::new(plugins.map_err(|e| StartError::Unavailable(e.to_string()))?);
     let options = NodeOptions {

@@ -3,3 +3,6 @@
 //! Membership is a hint for liveness and the ring proposes; the slot's log decides who owns it.
 
 pub mod member;
+#[cfg(test)]
+pub(crate) mod nats_for_tests;
+pub mod registry;
