@@ -461,6 +461,7 @@ pub const SWAP_POLL: Duration = Duration::from_millis(20);
 /// Free ports that are tried until one is free over TCP and UDP.
 pub const PEER_PORT_TRIES: u32 = 32;
 
+
 // --- registry ---------------------------------------------------------------------------------
 
 /// Time for one change or read of the registry, repeats included: longer than the engine's

@@ -13,6 +13,8 @@ pub mod moves;
 mod plan;
 pub mod registry;
 #[cfg(test)]
+pub(crate) mod nats_for_tests;
+#[cfg(test)]
 mod tests;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
