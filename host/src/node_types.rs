@@ -185,6 +185,10 @@ impl LiveSender {
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
     }
+    /// Tells the subscriber that it was too slow, where that is known elsewhere.
+    pub(crate) fn lag(&self) {
+        self.lagged.store(true, Ordering::Release);
+    }
     /// The subscriber went away.
     pub fn is_closed(&self) -> bool {
         self.channel.is_closed()
@@ -196,6 +200,13 @@ impl LiveReceiver {
     /// before it resolves.
     pub async fn recv(&mut self) -> Option<Live> {
         self.channel.recv().await
+    }
+    /// As [`LiveReceiver::recv`], for a hand-written future.
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Live>> {
+        self.channel.poll_recv(cx)
     }
     /// Whether it was given up because it was too slow.
     pub fn lagged(&self) -> bool {
