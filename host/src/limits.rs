@@ -538,3 +538,71 @@ pub const PEER_ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub const PEER_TEXT_BYTES_MAX: usize = 256;
 /// One log line a while for each reason and address from which connections are refused.
 pub const PEER_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// One datagram of the peer port, with its start and its tag: fits IPv6's smallest MTU (1280)
+/// behind both headers, so that nothing is ever fragmented.
+pub const PEER_DATAGRAM_BYTES_MAX: usize = 1_232;
+/// A cluster's name is part of streams' names and of every hello.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
+/// A shorter secret is guessed too soon; a longer one is a mistake.
+pub const CLUSTER_SECRET_BYTES_MIN: usize = 8;
+pub const CLUSTER_SECRET_BYTES_MAX: usize = 1_024;
+/// A node's version travels with its identity.
+pub const NODE_VERSION_BYTES_MAX: usize = 32;
+/// What a refusal says of the refusing side.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 96;
+/// Refusals that a node remembers for people to see.
+pub const REFUSALS_KEPT_MAX: usize = 32;
+/// Answers to strangers: one an address in this time, and so many addresses.
+pub const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
+pub const REFUSAL_ADDRESSES_MAX: usize = 64;
+/// Log lines about one address and reason: one in this time, and so many addresses.
+pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(30);
+pub const REFUSAL_LOG_KEYS_MAX: usize = 64;
+/// Starts of nodes whose datagrams are told from replays.
+pub const PEER_WINDOWS_MAX: usize = 4_096;
+/// Orders that wait for the task of membership; it takes one in microseconds.
+pub const MEMBERSHIP_ORDERS_MAX: usize = 16;
+/// Datagrams that are read before timers have their turn.
+pub const DATAGRAMS_PER_TURN_MAX: usize = 512;
+/// Times in a row that the peer port may fail to be read, a little pause between two.
+pub const SOCKET_FAILURES_MAX: u32 = 200;
+pub const SOCKET_FAILURE_PAUSE: Duration = Duration::from_millis(20);
+/// A node is probed by each of its peers in turn; in a cluster of n one of them does so about this
+/// often. See `membership::Timings` for how the four hang together.
+pub const PROBE_PERIOD: Duration = Duration::from_millis(250);
+/// A probe that is not answered by then is sent through others too.
+pub const PROBE_RTT: Duration = Duration::from_millis(100);
+/// From suspicion to death.
+pub const SUSPICION: Duration = Duration::from_millis(1_250);
+/// News travel in datagrams of their own this often, while there are any.
+pub const GOSSIP_PERIOD: Duration = Duration::from_millis(100);
+/// Changes become a view when so much time passed without another one, at most so much later.
+pub const VIEW_QUIET: Duration = Duration::from_millis(100);
+pub const VIEW_DELAY_MAX: Duration = Duration::from_millis(250);
+/// How often addresses that are not known as members are greeted, on the way in and afterwards.
+pub const GREETING_INTERVAL_JOINING: Duration = Duration::from_millis(200);
+pub const GREETING_INTERVAL: Duration = Duration::from_secs(1);
+/// Hellos in one turn; the rest has the next one.
+pub const GREETINGS_PER_TURN_MAX: usize = 64;
+/// Hellos that wait for their answer, and how long.
+pub const GREETINGS_PENDING_MAX: usize = 512;
+pub const GREETING_WAIT: Duration = Duration::from_secs(2);
+/// A node that greets its peers and has no answer for this long goes on alone.
+pub const JOIN_WAIT: Duration = Duration::from_secs(2);
+/// As long it waits for discovery to have an answer at all.
+pub const DISCOVERY_WAIT: Duration = Duration::from_secs(15);
+/// A refusal that is older than this has no part in what a node does next.
+pub const REFUSAL_FRESH: Duration = Duration::from_secs(5);
+/// What is known as the bearer of a node's own name is asked so often, so far apart, before it
+/// counts as gone.
+pub const CHALLENGE_TRIES: u32 = 3;
+pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(200);
+/// Dead nodes are remembered, and greeted, for this long.
+pub const DEAD_REMEMBERED: Duration = Duration::from_secs(600);
+pub const DEAD_REMEMBERED_MAX: usize = 256;
+/// Times that a leaving node says so, and how far apart.
+pub const FAREWELLS: u32 = 5;
+pub const FAREWELL_INTERVAL: Duration = Duration::from_millis(30);
+/// Timers that are later than this were kept from running: the time does not count.
+pub const TIMER_GRACE: Duration = Duration::from_millis(50);

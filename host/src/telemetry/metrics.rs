@@ -194,6 +194,46 @@ table! {
     peer_bytes_in: Counter "slotd_peer_bytes_total" {"direction" = "in"};
     /// Requests, answers and other items in one frame that was written.
     peer_frame_items: Histogram "slotd_peer_frame_items" [COUNT];
+    /// Nodes in this node's view, itself included.
+    view_nodes: Gauge "slotd_view_nodes";
+    /// Views of this node: each change of what it sees is one.
+    views: Counter "slotd_views_total";
+    /// Nodes that left, or were given up for dead.
+    nodes_lost: Counter "slotd_nodes_lost_total";
+    /// Times that the others gave this node up for dead, and it joined again.
+    declared_down: Counter "slotd_declared_down_total";
+    /// Times that membership did not run when it should have.
+    stalls: Counter "slotd_membership_stalls_total";
+    /// Datagrams of membership.
+    datagrams_in: Counter "slotd_membership_datagrams_total" {"direction" = "in"};
+    /// Datagrams of membership.
+    datagrams_out: Counter "slotd_membership_datagrams_total" {"direction" = "out"};
+    /// Datagrams of membership that the kernel did not take.
+    send_failures: Counter "slotd_membership_send_failures_total";
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_garbage: Counter "slotd_membership_dropped_total" {"reason" = "garbage"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_unauthentic: Counter "slotd_membership_dropped_total" {"reason" = "unauthentic"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_replayed: Counter "slotd_membership_dropped_total" {"reason" = "replayed"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_invalid: Counter "slotd_membership_dropped_total" {"reason" = "invalid"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_own: Counter "slotd_membership_dropped_total" {"reason" = "own"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_cluster: Counter "slotd_membership_refusals_total" {"reason" = "cluster"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_secret: Counter "slotd_membership_refusals_total" {"reason" = "secret"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_protocol: Counter "slotd_membership_refusals_total" {"reason" = "protocol"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_ring_scheme: Counter "slotd_membership_refusals_total" {"reason" = "ring-scheme"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_slot_count: Counter "slotd_membership_refusals_total" {"reason" = "slot-count"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_name: Counter "slotd_membership_refusals_total" {"reason" = "name"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_superseded: Counter "slotd_membership_refusals_total" {"reason" = "superseded"};
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";
