@@ -461,7 +461,6 @@ pub const SWAP_POLL: Duration = Duration::from_millis(20);
 /// Free ports that are tried until one is free over TCP and UDP.
 pub const PEER_PORT_TRIES: u32 = 32;
 
-
 // --- registry ---------------------------------------------------------------------------------
 
 /// Time for one change or read of the registry, repeats included: longer than the engine's
@@ -606,3 +605,7 @@ pub const FAREWELLS: u32 = 5;
 pub const FAREWELL_INTERVAL: Duration = Duration::from_millis(30);
 /// Timers that are later than this were kept from running: the time does not count.
 pub const TIMER_GRACE: Duration = Duration::from_millis(50);
+/// The part of the shutdown grace in which a node may give its slots away before it stops serving.
+pub const DRAIN_SHARE: f64 = 0.6;
+/// How long a node that leaves waits until its farewell is said and its links have ended.
+pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);

@@ -7,11 +7,11 @@ use crate::{
         member::Member,
         registry::{Registry, Settings},
     },
-    config::Config,
+    config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
     limits,
     log::jetstream::{self, JetStreamLog},
-    membership::{self, Membership, Terms},
+    membership::{self, Fatal, Membership, Terms},
     nats::{Nats, NatsError, NatsOptions},
     node::Shared,
     ring::RING_SCHEME,
@@ -23,17 +23,47 @@ use crate::{
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
-    time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 /// What a node of a cluster has beside what a node that stands alone has.
 pub(super) struct Joined {
-    pub shared: Shared,
-    pub registry: Registry,
+    shared: Shared,
+    member: Presence,
+}
+
+/// This node's presence among its peers.
+pub(super) struct Presence {
     pub membership: Membership,
-    pub links: Arc<PeerLinks>,
-    pub peer: SocketAddr,
+    links: Arc<PeerLinks>,
+}
+
+impl Joined {
+    pub fn split(self) -> (Shared, Presence) {
+        (self.shared, self.member)
+    }
+}
+
+impl Presence {
+    /// Says farewell, once all slots are elsewhere, and ends the links.
+    pub async fn leave(self) {
+        let farewell = async {
+            self.membership.leave().await;
+            self.links.stop().await;
+        };
+        let _ = tokio::time::timeout(limits::FAREWELL_WAIT, farewell).await;
+    }
+}
+
+/// Resolves when the cluster does not have this node any more; never on a node that stands alone.
+pub(super) async fn excluded(fatal: Option<watch::Receiver<Option<Fatal>>>) -> String {
+    if let Some(mut fatal) = fatal
+        && let Ok(why) = fatal.wait_for(Option::is_some).await
+        && let Some(why) = &*why
+    {
+        return why.to_string();
+    }
+    std::future::pending().await
 }
 
 /// The peer port, taken before the data directory is touched.
@@ -62,12 +92,26 @@ impl PeerPort {
     }
 }
 
-/// What the environment says of DNS, and the node's name by it where the configuration has none.
+/// What the environment says of DNS.
 ///
 /// # Errors
 /// A variable can't be used; the message names it.
-pub(super) fn dns() -> Result<Option<DnsOptions>, String> {
+fn dns() -> Result<Option<DnsOptions>, String> {
     DnsOptions::from_vars(|name| std::env::var(name).ok()).map_err(|e| e.to_string())
+}
+
+/// A node that finds its peers by DNS is called after its address, unless it has a name.
+///
+/// # Errors
+/// As [`dns`], on any node: a typing error must not make one stand alone.
+pub(super) fn name_by_dns(loaded: &mut Loaded) -> Result<(), String> {
+    let dns = dns()?;
+    let config = &mut loaded.config;
+    let address = config.cluster.advertise.unwrap_or(config.cluster.listen).ip();
+    if let Some(dns) = dns.filter(|_| config.is_cluster() && !loaded.origins.contains_key("node")) {
+        config.node = dns.node(address);
+    }
+    Ok(())
 }
 
 /// Opens the engine, and what a cluster keeps there.
@@ -142,8 +186,7 @@ pub(super) async fn join(
     }
     look.dns = dns().map_err(StartError::Unavailable)?;
     let found = Discovery::start(look);
-    let timings =
-        membership::Timings { join_wait: config.cluster.join_wait, ..Default::default() };
+    let timings = membership::Timings { join_wait: config.cluster.join_wait, ..Default::default() };
     let membership = Membership::start(
         membership::Options {
             member: member.clone(),
@@ -171,15 +214,16 @@ pub(super) async fn join(
     let links = Arc::new(links);
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
     let (leaver, placer) = (membership.clone(), registry.clone());
+    let placement = registry.placement();
     let shared = Shared {
         log: Arc::new(log),
         snapshots: Arc::new(snapshots),
         catalogue,
-        registry: Some(registry.clone()),
+        registry: Some(registry),
         peers: links.clone(),
         handler,
         members: membership.members(),
-        placement: registry.placement(),
+        placement,
         change_placement: Box::new(move |change| {
             let placer = placer.clone();
             Box::pin(async move {
@@ -196,7 +240,7 @@ pub(super) async fn join(
             instance,
         },
     };
-    Ok(Joined { shared, registry, membership, links, peer: advertised })
+    Ok(Joined { shared, member: Presence { membership, links } })
 }
 
 /// The number of this start on this data directory.
@@ -227,13 +271,4 @@ impl From<SnapshotError> for StartError {
             other => Self::Unavailable(format!("snapshots.url: {other}")),
         }
     }
-}
-
-/// Says farewell, once all slots are elsewhere, and ends the links.
-pub(super) async fn leave(membership: &Membership, links: &PeerLinks, wait: Duration) {
-    let farewell = async {
-        membership.leave().await;
-        links.stop().await;
-    };
-    let _ = tokio::time::timeout(wait, farewell).await;
 }

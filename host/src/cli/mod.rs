@@ -6,6 +6,7 @@ mod client;
 #[cfg(test)]
 mod docs;
 mod exit;
+mod join;
 mod local;
 mod nodes;
 mod output;

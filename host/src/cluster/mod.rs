@@ -10,10 +10,10 @@ mod handler;
 mod handoff;
 pub mod member;
 pub mod moves;
-mod plan;
-pub mod registry;
 #[cfg(test)]
 pub(crate) mod nats_for_tests;
+mod plan;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 

@@ -360,7 +360,10 @@ async fn a_stopping_node_gives_everything_away() {
     let a = world.node("a");
     let stopping = tokio::spawn({
         let node = a.node.clone();
-        async move { node.stop(Duration::from_secs(20)).await }
+        async move {
+            node.give_away(Duration::from_secs(20)).await;
+            node.stop(Duration::from_secs(20)).await
+        }
     });
     let mut leaving = a.leaving.clone();
     leaving.wait_for(|leaving| *leaving).await.unwrap();

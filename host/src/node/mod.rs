@@ -265,15 +265,17 @@ impl Node {
         snapshot
     }
 
+    /// Gives every slot to the other nodes of the cluster, if there are any; serves meanwhile.
+    pub async fn give_away(&self, wait: Duration) {
+        let Some(cluster) = &self.cluster else { return };
+        let started = Instant::now();
+        let left = cluster.drain(wait).await;
+        tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
+    }
+
     /// Stops every slot in an orderly way: what is in flight is finished and flushed. Returns how
     /// many did not manage within `grace`.
     pub async fn stop(&self, grace: Duration) -> usize {
-        let started = Instant::now();
-        if let Some(cluster) = &self.cluster {
-            let left = cluster.drain(grace.mul_f64(0.8)).await;
-            tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
-        }
-        let grace = grace.saturating_sub(started.elapsed());
         self.stopping.send_replace(true);
         self.router.close();
         self.stop_slots(grace).await
