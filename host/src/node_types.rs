@@ -10,7 +10,7 @@ use crate::{
     plugin::Digest,
 };
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     future::Future,
     pin::Pin,
@@ -156,6 +156,10 @@ impl LiveSender {
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
     }
+    /// Tells the subscriber that it was too slow, where that is known elsewhere.
+    pub(crate) fn lag(&self) {
+        self.lagged.store(true, Ordering::Release);
+    }
     /// The subscriber went away.
     pub fn is_closed(&self) -> bool {
         self.channel.is_closed()
@@ -167,6 +171,13 @@ impl LiveReceiver {
     /// before it resolves.
     pub async fn recv(&mut self) -> Option<Live> {
         self.channel.recv().await
+    }
+    /// As [`LiveReceiver::recv`], for a hand-written future.
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Live>> {
+        self.channel.poll_recv(cx)
     }
     /// Whether it was given up because it was too slow.
     pub fn lagged(&self) -> bool {
@@ -265,7 +276,7 @@ pub struct Deployed {
     pub swap: Option<SwapInfo>,
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SlotInfo {
     pub slot: SlotId,
     /// The node that owns it (or would, by the ring, if it is not started).

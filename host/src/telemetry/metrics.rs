@@ -113,6 +113,36 @@ table! {
     subscriber_gaps: Counter "slotd_subscriber_gaps_total";
     /// Panics inside slotd: bugs. The log has each with its place.
     panics: Counter "slotd_panics_total";
+
+    // Between nodes.
+    /// Requests that were queued for a peer.
+    peer_requests: Counter "slotd_peer_requests_total";
+    /// From the queueing of a request for a peer until its answer.
+    peer_request_seconds: Histogram "slotd_peer_request_seconds" [SECONDS];
+    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    peer_unreachable: Counter "slotd_peer_failures_total" {"kind" = "unreachable"};
+    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    peer_full: Counter "slotd_peer_failures_total" {"kind" = "full"};
+    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    peer_broken: Counter "slotd_peer_failures_total" {"kind" = "broken"};
+    /// Requests of peers that were taken.
+    peer_served: Counter "slotd_peer_served_total";
+    /// Links to peers that are up: those that this node made (out) and those that peers made (in).
+    peer_links_out: Gauge "slotd_peer_links" {"direction" = "out"};
+    /// Links to peers that are up: those that this node made (out) and those that peers made (in).
+    peer_links_in: Gauge "slotd_peer_links" {"direction" = "in"};
+    /// Links to peers that were made; more than peers were added means that links broke.
+    peer_connects: Counter "slotd_peer_connects_total";
+    /// Frames over all links.
+    peer_frames_out: Counter "slotd_peer_frames_total" {"direction" = "out"};
+    /// Frames over all links.
+    peer_frames_in: Counter "slotd_peer_frames_total" {"direction" = "in"};
+    /// Bytes over all links, without what HTTP/2 adds.
+    peer_bytes_out: Counter "slotd_peer_bytes_total" {"direction" = "out"};
+    /// Bytes over all links, without what HTTP/2 adds.
+    peer_bytes_in: Counter "slotd_peer_bytes_total" {"direction" = "in"};
+    /// Requests, answers and other items in one frame that was written.
+    peer_frame_items: Histogram "slotd_peer_frame_items" [COUNT];
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";
@@ -120,6 +150,7 @@ const HTTP_SECONDS: &str = "slotd_http_request_seconds";
 const ERRORS: &str = "slotd_errors_total";
 const TRAPS: &str = "slotd_traps_total";
 const REJECTIONS: &str = "slotd_rejections_total";
+const PEER_REFUSED: &str = "slotd_peer_refused_total";
 
 /// Metrics whose labels are known only as they happen. All are
 /// bounded: operators name services.
@@ -157,6 +188,16 @@ static LABELLED: &[Metric] = &[
         kind: "Counter",
         labels: &[("service", "…")],
         doc: "Messages and queries that a plugin refused.",
+        bounds: None,
+    },
+    Metric {
+        name: PEER_REFUSED,
+        kind: "Counter",
+        labels: &[(
+            "reason",
+            "malformed|protocol|cluster|ring|slot-count|secret|identity|timeout|crowded",
+        )],
+        doc: "Links between nodes that one side refused, counted on both sides, by why.",
         bounds: None,
     },
 ];
@@ -208,6 +249,12 @@ impl Metrics {
     pub fn rejection(&self, service: &ServiceName) {
         let labels = vec![Label::new("service", service.as_str().to_owned())];
         let key = Key::from_parts(REJECTIONS, labels);
+        self.registry.register_counter(&key, &METADATA).increment(1);
+    }
+    /// Counts a link between nodes that was refused.
+    pub fn peer_refused(&self, reason: crate::rpc::Reason) {
+        let labels = vec![Label::from_static_parts("reason", reason.as_str())];
+        let key = Key::from_parts(PEER_REFUSED, labels);
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 

@@ -1,0 +1,299 @@
+//! The side that peers call: takes connections, learns who they are, and gives their requests to
+//! the node.
+
+use super::{
+    Handler,
+    crew::Crew,
+    handshake::{Introduced, Own, Parted, Reason, Refusal, clean},
+    outbox::{Frames, Outbox},
+    proto::{self, Codec, Frame, Trust},
+    serving::Serving,
+};
+use crate::{limits, telemetry::metrics};
+use futures_util::{StreamExt as _, future::ready, stream::Map};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::IpAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tonic::{Status, Streaming, server::Grpc};
+
+/// How every HTTP/2 connection begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const NOT_HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
+    connection: close\r\n\r\nThis port is for the nodes of a slotd cluster. The API has another.\n";
+
+/// A node's name and instance.
+type Process = (Arc<str>, u128);
+/// The number of a process's link, and what ends it when it is dropped.
+type Current = (u64, oneshot::Sender<Infallible>);
+
+pub(super) struct Server {
+    own: Arc<Own>,
+    handler: Arc<dyn Handler>,
+    /// The link of each process that has one.
+    links: Mutex<HashMap<Process, Current>>,
+    number: AtomicU64,
+}
+
+impl Server {
+    pub fn new(own: Arc<Own>, handler: Arc<dyn Handler>) -> Self {
+        Self { own, handler, links: Mutex::default(), number: AtomicU64::new(0) }
+    }
+
+    /// Serves until `stop` says so (or its sender is gone), and then until what is being answered
+    /// is, for [`limits::PEER_STOP_GRACE`] at most.
+    pub async fn run(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let server = Arc::new(self);
+        let strangers = Arc::new(Semaphore::new(limits::PEER_STRANGERS_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, from)) => match strangers.clone().try_acquire_owned() {
+                        Ok(permit) => {
+                            let stop = stop.clone();
+                            connections.spawn(connection(server.clone(), stream, from.ip(), permit, stop));
+                        }
+                        Err(_) => {
+                            let refusal = Refusal::new(Reason::Crowded, "too many strangers");
+                            server.own.refused(from.ip(), "a connection", &refusal);
+                        }
+                    },
+                    Err(e) => {
+                        tracing::warn!("can't accept a peer's connection: {e}");
+                        sleep(limits::PEER_ACCEPT_RETRY).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+                _ = stop.changed() => break,
+            }
+        }
+        drop(listener);
+        let all = async { while connections.join_next().await.is_some() {} };
+        // Once for what is being answered, once for the answers' way out.
+        let _ = timeout(2 * limits::PEER_STOP_GRACE, all).await;
+        connections.shutdown().await;
+    }
+
+    /// Enters a link; resolves the receiver of the one that it replaces.
+    fn enter(self: &Arc<Self>, peer: &Introduced) -> (Entered, oneshot::Receiver<Infallible>) {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let (sender, replaced) = oneshot::channel();
+        let key = (peer.name.clone(), peer.instance);
+        self.links.lock().insert(key.clone(), (number, sender));
+        metrics().peer_links_in.increment(1.0);
+        (Entered { server: self.clone(), key, number }, replaced)
+    }
+}
+
+/// A link's entry among the server's.
+struct Entered {
+    server: Arc<Server>,
+    key: Process,
+    number: u64,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        metrics().peer_links_in.decrement(1.0);
+        let mut links = self.server.links.lock();
+        if links.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            links.remove(&self.key);
+        }
+    }
+}
+
+/// One connection, from its start to its end.
+async fn connection(
+    server: Arc<Server>,
+    mut stream: TcpStream,
+    from: IpAddr,
+    permit: OwnedSemaphorePermit,
+    stop: watch::Receiver<bool>,
+) {
+    let own = &server.own;
+    let _ = stream.set_nodelay(true);
+    match timeout(limits::PEER_HANDSHAKE_TIMEOUT, begins_well(&mut stream)).await {
+        Ok(Ok(true)) => {}
+        // Someone looked whether the port is open.
+        Ok(Ok(false)) => return,
+        Ok(Err(refusal)) => return own.refused(from, "a connection", &refusal),
+        Err(_) => return own.refused(from, "a connection", &late()),
+    }
+    let crew = Crew::default();
+    let exec = crew.clone();
+    crew.drive(async {
+        let outbox = Outbox::new();
+        let (give, frames) = oneshot::channel();
+        let give = Mutex::new(Some((give, outbox.clone())));
+        let service = service_fn(move |request| respond(request, give.lock().take()));
+        let mut connection = pin!(
+            http2::Builder::new(exec)
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(2 * limits::PEER_STREAM_WINDOW_BYTES)
+                .max_send_buf_size(limits::PEER_FRAME_BYTES_MAX)
+                .max_concurrent_streams(1)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let mut peer = None;
+        let session = session(&server, frames, &outbox, from, permit, stop, &mut peer);
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => Err(ended),
+            refused = session => Ok(refused),
+        };
+        match (ended, &peer) {
+            (Err(Err(e)), None) => {
+                let refusal = Refusal::malformed(format!("it is no slotd peer: {}", deep(&e)));
+                own.refused(from, "a connection", &refusal);
+            }
+            (Err(ended), Some(name)) => {
+                let why = ended.err().map_or_else(|| "it closed the link".into(), |e| deep(&e));
+                tracing::info!(peer = %name, "a peer's link to this node ended: {why}");
+            }
+            (Err(Ok(())), None) => {}
+            (Ok(refusal), _) => {
+                if let Some(refusal) = refusal {
+                    outbox.urgent(refusal.farewell());
+                }
+                outbox.close();
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(limits::PEER_STOP_GRACE, connection).await;
+            }
+        }
+    })
+    .await;
+}
+
+fn late() -> Refusal {
+    let secs = limits::PEER_HANDSHAKE_TIMEOUT.as_secs();
+    Refusal::new(Reason::Timeout, format!("it did not introduce itself within {secs} s"))
+}
+
+/// An error with its causes, fit for a log line.
+fn deep(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    clean(&text)
+}
+
+/// Looks at the first bytes without taking them. `false`: there are none. Who speaks HTTP/1 by
+/// mistake gets an answer that it understands.
+async fn begins_well(stream: &mut TcpStream) -> Result<bool, Refusal> {
+    let mut start = [0; PREFACE.len()];
+    let Ok(got) = stream.peek(&mut start).await else { return Ok(false) };
+    let start = &start[..got];
+    if PREFACE.starts_with(start) {
+        return Ok(got > 0);
+    }
+    let methods = [&b"GET "[..], b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS "];
+    if methods.iter().any(|method| start.starts_with(method)) {
+        // The kernel's buffer of a new connection has room for it.
+        let _ = stream.try_write(NOT_HTTP1);
+        let _ = stream.shutdown().await;
+        // What it sent has to be read, or it sees a reset and not the answer.
+        let mut rest = [0; 4096];
+        let _ = timeout(limits::PEER_STOP_GRACE, stream.readable()).await;
+        let _ = stream.try_read(&mut rest);
+        return Err(Refusal::malformed("it speaks HTTP/1: the API has another port"));
+    }
+    Err(Refusal::malformed("it does not speak HTTP/2"))
+}
+
+type Given = (Streaming<Frame>, Trust);
+type Give = (oneshot::Sender<Given>, Arc<Outbox>);
+type Written = Map<Frames, fn(Frame) -> Result<Frame, Status>>;
+
+/// Answers the one request of a connection: its stream goes to the session.
+async fn respond(
+    request: http::Request<Incoming>,
+    give: Option<Give>,
+) -> Result<http::Response<tonic::body::Body>, Infallible> {
+    if request.uri().path() != proto::PATH {
+        let status = Status::unimplemented("this port is for the nodes of a slotd cluster");
+        return Ok(status.into_http());
+    }
+    let Some((give, outbox)) = give else {
+        return Ok(Status::resource_exhausted("one link a connection").into_http());
+    };
+    let (codec, trust) = Codec::new();
+    let mut give = Some((give, trust));
+    let service = tower::service_fn(move |request: tonic::Request<Streaming<Frame>>| {
+        if let Some((give, trust)) = give.take() {
+            let _ = give.send((request.into_inner(), trust));
+        }
+        let frames: Written = outbox.stream().map(Ok);
+        ready(Ok::<_, Status>(tonic::Response::new(frames)))
+    });
+    let mut grpc = Grpc::new(codec)
+        .max_decoding_message_size(limits::PEER_FRAME_BYTES_MAX)
+        .max_encoding_message_size(limits::PEER_FRAME_BYTES_MAX);
+    Ok(grpc.streaming(service, request).await)
+}
+
+/// Learns who the peer is and serves it. Gives what it is to be told at the end.
+async fn session(
+    server: &Arc<Server>,
+    frames: oneshot::Receiver<Given>,
+    outbox: &Arc<Outbox>,
+    from: IpAddr,
+    permit: OwnedSemaphorePermit,
+    stop: watch::Receiver<bool>,
+    known: &mut Option<Arc<str>>,
+) -> Option<Refusal> {
+    let own = &server.own;
+    let introduced = timeout(limits::PEER_HANDSHAKE_TIMEOUT, async {
+        let what = "it did not ask for the peers' stream";
+        let (mut frames, trust) = frames.await.map_err(|_| Refusal::malformed(what))?;
+        let peer = own.receive(&mut frames, outbox).await?;
+        trust.grant();
+        Ok((frames, peer))
+    });
+    let (frames, peer) = match introduced.await.unwrap_or_else(|_| Err(Parted::Ours(late()))) {
+        Ok(introduced) => introduced,
+        Err(Parted::Ours(refusal)) => {
+            own.refused(from, "a peer's link", &refusal);
+            return Some(refusal);
+        }
+        Err(Parted::Theirs(refusal)) => {
+            own.refused(from, "this node's answer to a link", &refusal);
+            return None;
+        }
+        Err(Parted::Closed(_)) => return None,
+    };
+    drop(permit);
+    *known = Some(peer.name.clone());
+    tracing::info!(peer = %peer.name, %from, "a peer linked to this node");
+    let (_entered, replaced) = server.enter(&peer);
+    let serving = Serving::new(peer.name.clone(), server.handler.clone(), outbox);
+    let ended = serving.run(frames, replaced, stop).await;
+    let why = ended.as_ref().map_or_else(|end| end.clone(), ToString::to_string);
+    tracing::info!(peer = %peer.name, "a peer's link to this node ended: {why}");
+    if let Ok(refusal) = &ended {
+        own.refused(from, "a peer's link", refusal);
+    }
+    ended.ok()
+}
