@@ -481,6 +481,7 @@ pub const COMPONENT_MISSES: u32 = 5;
 /// upload may take this long.
 pub const COMPONENTS_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
+
 // --- between nodes ----------------------------------------------------------------------------
 
 /// What a frame is filled up to with requests, small answers and live items: large enough for a
@@ -490,6 +491,9 @@ pub const PEER_FRAME_BYTES: usize = 64 * 1024;
 pub const PEER_PIECE_BYTES: usize = 64 * 1024;
 /// A frame that is larger ends the link: more than twice what this side ever packs into one.
 pub const PEER_FRAME_BYTES_MAX: usize = 512 * 1024;
+
+/// A frame of a peer that has not proven who it is.
+pub const PEER_HELLO_BYTES_MAX: usize = 4 * 1024;
 /// Body of one request or answer: a page of history that one large entry ends, twice over.
 pub const PEER_ITEM_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Large answers of one link that are sent in turns; the peer holds what it has of each.
@@ -609,3 +613,4 @@ pub const TIMER_GRACE: Duration = Duration::from_millis(50);
 pub const DRAIN_SHARE: f64 = 0.6;
 /// How long a node that leaves waits until its farewell is said and its links have ended.
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);
+

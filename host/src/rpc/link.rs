@@ -6,7 +6,7 @@ use super::{
     crew::Crew,
     handshake::{Own, Parted, Refusal, clean, word},
     outbox::{Assembler, Outbox},
-    proto::{self, Frame, Item, codec, kind},
+    proto::{self, Codec, Frame, Item, kind},
     wire::{self, Parts},
 };
 use crate::{
@@ -366,17 +366,21 @@ async fn open(link: &Link, own: &Own, member: &Member, exec: Crew) -> Result<Ope
     let outbox = Outbox::new();
     let hello = own.hello();
     outbox.urgent(word(kind::HELLO, &hello));
+    let (codec, trust) = Codec::new();
     let mut frames = grpc
         .streaming(
             tonic::Request::new(outbox.stream()),
             PathAndQuery::from_static(proto::PATH),
-            codec(),
+            codec,
         )
         .await
         .map_err(|status| format!("{address} is no peer: {}", clean(status.message())))?
         .into_inner();
     match own.introduce(&link.peer, &mut frames, &outbox, &hello).await {
-        Ok(peer) => Ok(Opened { outbox, frames, instance: peer.instance, _sender: sender }),
+        Ok(peer) => {
+            trust.grant();
+            Ok(Opened { outbox, frames, instance: peer.instance, _sender: sender })
+        }
         Err(parted) => {
             match &parted {
                 Parted::Ours(refusal) => {

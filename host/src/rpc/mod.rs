@@ -12,7 +12,8 @@
 //! | `outbox` | what waits to be written, packed into frames |
 //! | `crew` | all futures of one connection in one task |
 //! | `link` | the caller's side |
-//! | `server` | the other side |
+//! | `server` | the other side, until both know each other |
+//! | `serving` | and from then on |
 //!
 //! A link is authenticated but not encrypted: it is for a network that only the operator's
 //! machines are on.
@@ -23,6 +24,7 @@ mod link;
 mod outbox;
 mod proto;
 mod server;
+mod serving;
 #[cfg(test)]
 mod tests;
 mod wire;

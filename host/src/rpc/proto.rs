@@ -10,8 +10,17 @@
 //! service Peer  { rpc Link(stream Frame) returns (stream Frame); }
 //! ```
 
-use bytes::Bytes;
-use tonic_prost::ProstCodec;
+use crate::limits;
+use bytes::{Buf as _, Bytes};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use tonic::{
+    Status,
+    codec::{self, DecodeBuf},
+};
+use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// The method's path. Its `v1` is the form of the frames and of [`Hello`], which never changes:
 /// so two versions can always tell each other why they part.
@@ -127,6 +136,56 @@ pub(super) struct Farewell {
     pub detail: String,
 }
 
-pub(super) fn codec() -> ProstCodec<Frame, Frame> {
-    ProstCodec::new()
+/// Frames as protobuf. Before it is trusted, a peer's frames are at most
+/// [`limits::PEER_HELLO_BYTES_MAX`] long: a larger one could become much larger in memory.
+pub(super) struct Codec(Arc<AtomicBool>);
+
+/// Lets a codec read frames up to [`limits::PEER_FRAME_BYTES_MAX`].
+pub(super) struct Trust(Arc<AtomicBool>);
+
+impl Codec {
+    pub fn new() -> (Self, Trust) {
+        let trusted = Arc::new(AtomicBool::new(false));
+        (Self(trusted.clone()), Trust(trusted))
+    }
+}
+
+impl Trust {
+    pub fn grant(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl codec::Codec for Codec {
+    type Encode = Frame;
+    type Decode = Frame;
+    type Encoder = ProstEncoder<Frame>;
+    type Decoder = FrameDecoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::default()
+    }
+    fn decoder(&mut self) -> Self::Decoder {
+        FrameDecoder { trusted: self.0.clone(), frames: ProstDecoder::default() }
+    }
+}
+
+pub(super) struct FrameDecoder {
+    trusted: Arc<AtomicBool>,
+    frames: ProstDecoder<Frame>,
+}
+
+impl codec::Decoder for FrameDecoder {
+    type Item = Frame;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
+        let size = bytes.remaining();
+        if size > limits::PEER_HELLO_BYTES_MAX && !self.trusted.load(Ordering::Acquire) {
+            return Err(Status::out_of_range(format!(
+                "a frame of {size} bytes is too large for a stranger"
+            )));
+        }
+        self.frames.decode(bytes)
+    }
 }

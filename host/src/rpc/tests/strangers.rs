@@ -3,7 +3,7 @@
 use super::super::{
     handshake::{Refusal, word},
     outbox::Outbox,
-    proto::{self, Frame, Hello, Item, codec, kind},
+    proto::{self, Codec, Frame, Hello, Item, kind},
 };
 use super::*;
 use crate::limits;
@@ -29,7 +29,7 @@ async fn raw(address: SocketAddr) -> (Arc<Outbox>, Streaming<Frame>) {
     let request = tonic::Request::new(outbox.stream());
     let mut grpc = Grpc::with_origin(service, uri);
     let path = proto::PATH.parse().unwrap();
-    let frames = grpc.streaming(request, path, codec()).await.unwrap().into_inner();
+    let frames = grpc.streaming(request, path, Codec::new().0).await.unwrap().into_inner();
     (outbox, frames)
 }
 
@@ -191,11 +191,13 @@ async fn frames_over_the_limit_are_refused() {
     let (a, b, friend) = (node("a").await, node("b").await, node("friend").await);
     linked(&friend, [&a]).await;
     let large = vec![0; limits::PEER_FRAME_BYTES_MAX + 1];
-    let (outbox, mut frames) = raw(a.member().peer).await;
-    outbox.urgent(word(kind::HELLO, &large));
-    let refusal = farewell(&mut frames).await.unwrap();
-    assert_eq!(refusal.reason, Reason::Malformed);
-    assert!(refusal.detail.contains("too large"), "{refusal}");
+    for size in [limits::PEER_HELLO_BYTES_MAX, limits::PEER_FRAME_BYTES_MAX] {
+        let (outbox, mut frames) = raw(a.member().peer).await;
+        outbox.urgent(word(kind::HELLO, &large[..size]));
+        let refusal = farewell(&mut frames).await.unwrap();
+        assert_eq!(refusal.reason, Reason::Malformed);
+        assert!(refusal.detail.contains("too large"), "{refusal}");
+    }
     // The same from one that proved that it knows the secret.
     let (outbox, mut frames) = raw(a.member().peer).await;
     let hello = b.links.own.hello();

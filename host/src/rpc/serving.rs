@@ -1,0 +1,378 @@
+//! A peer that is served: its requests go to the node, answers and live items to its outbox.
+
+use super::{
+    Handler, Request, Response,
+    handshake::{Refusal, clean},
+    link::live_cost,
+    outbox::{Assembler, Outbox},
+    proto::{Frame, Item, kind},
+    wire::{self, Parts},
+};
+use crate::{
+    error::{Code, Error},
+    limits,
+    node_types::LiveReceiver,
+    telemetry::metrics,
+};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, poll_fn},
+    stream::FuturesUnordered,
+};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    task::{AbortHandle, JoinHandle},
+    time::{MissedTickBehavior, interval},
+};
+use tonic::Streaming;
+
+/// A peer that is served.
+pub(super) struct Serving<'a> {
+    name: Arc<str>,
+    handler: Arc<dyn Handler>,
+    outbox: &'a Arc<Outbox>,
+    pieces: Assembler,
+    work: FuturesUnordered<Work>,
+    /// Requests among `work`.
+    served: usize,
+    /// Those that the peer can still give up.
+    reads: HashMap<u64, AbortHandle>,
+    subscriptions: HashMap<u64, Subscription>,
+    /// Ticks since the peer's last sign of life.
+    silent: u32,
+    stopping: bool,
+}
+
+struct Subscription {
+    /// What may still be sent; the last item may have passed it.
+    credit: i64,
+    /// While there is no credit.
+    parked: Option<Pump>,
+    /// Ends the pump when it is dropped.
+    _cancel: oneshot::Sender<Infallible>,
+}
+
+impl<'a> Serving<'a> {
+    pub fn new(name: Arc<str>, handler: Arc<dyn Handler>, outbox: &'a Arc<Outbox>) -> Self {
+        Self {
+            name,
+            handler,
+            outbox,
+            pieces: Assembler::default(),
+            work: FuturesUnordered::new(),
+            served: 0,
+            reads: HashMap::new(),
+            subscriptions: HashMap::new(),
+            silent: 0,
+            stopping: false,
+        }
+    }
+
+    /// Serves until the link ends. `Ok`: the peer broke the rules. `Err`: another reason.
+    pub async fn run(
+        mut self,
+        mut frames: Streaming<Frame>,
+        mut replaced: oneshot::Receiver<Infallible>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<Refusal, String> {
+        let outbox = self.outbox;
+        let mut ticks = interval(limits::PEER_PING_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut room = true;
+        loop {
+            tokio::select! {
+                frame = frames.message() => match frame {
+                    Ok(Some(frame)) => {
+                        if let Err(broken) = self.frame(frame) {
+                            return broken;
+                        }
+                    }
+                    Ok(None) => return Err("it closed the link".into()),
+                    Err(status) if status.code() == tonic::Code::OutOfRange => {
+                        return Ok(Refusal::malformed(clean(status.message())));
+                    }
+                    Err(status) => return Err(clean(status.message())),
+                },
+                Some(done) = self.work.next(), if room && !self.work.is_empty() => {
+                    self.done(done);
+                    for _ in 1..limits::PEER_ANSWERS_PER_TURN_MAX {
+                        let Some(Some(done)) = self.work.next().now_or_never() else { break };
+                        self.done(done);
+                    }
+                }
+                () = poll_fn(|cx| outbox.poll_room(cx)), if !room => {}
+                _ = ticks.tick() => {
+                    // The peer pings this often, and finds out sooner that a link is dead.
+                    self.silent += 1;
+                    if self.silent > limits::PEER_SILENT_PINGS_MAX + 2 {
+                        return Err("the peer is silent".into());
+                    }
+                }
+                _ = &mut replaced => return Err("the peer made another link".into()),
+                _ = stop.changed(), if !self.stopping => self.stopping = true,
+            }
+            if self.stopping && self.served == 0 {
+                return Err("this node stops".into());
+            }
+            room = outbox.has_room();
+        }
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<(), Result<Refusal, String>> {
+        self.silent = 0;
+        let metrics = metrics();
+        metrics.peer_frames_in.increment(1);
+        let bytes: usize = frame.items.iter().map(Item::cost).sum();
+        metrics.peer_bytes_in.increment(bytes as u64);
+        for item in frame.items {
+            let malformed = |what| Ok(Refusal::malformed(what));
+            let Some(item) = self.pieces.take(item).map_err(malformed)? else { continue };
+            let id = item.id;
+            match item.kind {
+                kind::REQUEST => self.request(id, Parts { head: item.head, body: item.body }),
+                kind::PING => self.outbox.urgent(Item::new(kind::PONG, id)),
+                kind::CREDIT => self.credit(id, item.total),
+                kind::CANCEL => {
+                    self.subscriptions.remove(&id);
+                    if let Some(read) = self.reads.remove(&id) {
+                        read.abort();
+                    }
+                }
+                kind::FAREWELL => {
+                    return Err(Err(format!("it closed the link: {}", Refusal::read(&item))));
+                }
+                kind => {
+                    let what = format!("the peer sent an item of unknown kind {kind}");
+                    return Err(Ok(Refusal::malformed(what)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, id: u64, parts: Parts) {
+        metrics().peer_served.increment(1);
+        if self.stopping {
+            let error = Error::new(Code::Unavailable, "the node is stopping");
+            return self.answer(id, Err(error));
+        }
+        if self.served >= limits::PEER_SERVED_MAX {
+            let error = Error::new(Code::Unavailable, "the node has too many requests of a peer");
+            return self.answer(id, Err(error));
+        }
+        let request = match wire::decode_request(parts) {
+            Ok(request) => request,
+            Err(why) => {
+                tracing::warn!(peer = %self.name, "a peer's request does not decode: {why}");
+                let error = Error::internal(format!("the request does not decode: {why}"));
+                return self.answer(id, Err(error));
+            }
+        };
+        self.served += 1;
+        let (read, message) = (request.is_read(), matches!(request, Request::Message { .. }));
+        let future = self.handler.handle(&self.name, request);
+        if message {
+            // It only waits for its slot.
+            return self.work.push(Work::Answer { id, future });
+        }
+        // May take long, or the thread: must not hold up the link.
+        let task = tokio::spawn(future);
+        if read {
+            self.reads.insert(id, task.abort_handle());
+        }
+        self.work.push(Work::Task { id, task, read });
+    }
+
+    fn credit(&mut self, id: u64, credit: u64) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
+        let most = limits::PEER_CREDIT as i64;
+        let more = i64::try_from(credit).unwrap_or(i64::MAX);
+        subscription.credit = subscription.credit.saturating_add(more).min(most);
+        if subscription.credit > 0
+            && let Some(mut pump) = subscription.parked.take()
+        {
+            pump.credit = subscription.credit as u64;
+            self.work.push(Work::Live(Some(pump)));
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Answered(id, answer) => {
+                self.served -= 1;
+                self.reads.remove(&id);
+                self.answer(id, answer);
+            }
+            Done::Aborted(id) => {
+                self.served -= 1;
+                self.reads.remove(&id);
+            }
+            Done::Live(pump, Batch { items, spent, ended }) => self.live(pump, items, spent, ended),
+            Done::Cancelled => {}
+        }
+    }
+
+    fn answer(&mut self, id: u64, mut answer: Result<Response, Error>) {
+        let live = match &mut answer {
+            Ok(Response::Subscribed(subscribed)) => subscribed.live.take(),
+            _ => None,
+        };
+        if live.is_some() && self.subscriptions.len() >= limits::PEER_SUBSCRIPTIONS_MAX {
+            let detail = "the node has too many subscriptions of a peer";
+            answer = Err(Error::new(Code::Unavailable, detail));
+        }
+        let Parts { mut head, mut body } = wire::encode_response(answer);
+        if body.len() > limits::PEER_ITEM_BYTES_MAX {
+            let error = Error::internal(format!(
+                "an answer of {} bytes is more than nodes send each other, {}",
+                body.len(),
+                limits::PEER_ITEM_BYTES_MAX
+            ));
+            Parts { head, body } = wire::encode_response(Err(error));
+        }
+        let large = body.len() > limits::PEER_PIECE_BYTES;
+        let item = |kind| Item { head, body, ..Item::new(kind, id) };
+        match live {
+            // In order with the live items that follow it.
+            Some(live) if self.subscriptions.len() < limits::PEER_SUBSCRIPTIONS_MAX => {
+                self.outbox.ordered(item(kind::RESPONSE_LIVE));
+                let (_cancel, cancelled) = oneshot::channel();
+                let credit = limits::PEER_CREDIT;
+                let subscription = Subscription { credit: credit as i64, parked: None, _cancel };
+                self.subscriptions.insert(id, subscription);
+                self.work.push(Work::Live(Some(Pump { id, live, cancelled, credit })));
+            }
+            _ if large => self.outbox.bulk(item(kind::RESPONSE)),
+            _ => self.outbox.ordered(item(kind::RESPONSE)),
+        }
+    }
+
+    fn live(&mut self, mut pump: Pump, items: Vec<Parts>, spent: u64, ended: bool) {
+        let id = pump.id;
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
+        for Parts { head, body } in items {
+            self.outbox.ordered(Item { head, body, ..Item::new(kind::LIVE, id) });
+        }
+        if ended {
+            let total = u64::from(pump.live.lagged());
+            self.outbox.ordered(Item { total, ..Item::new(kind::LIVE_END, id) });
+            self.subscriptions.remove(&id);
+            return;
+        }
+        subscription.credit -= spent as i64;
+        if subscription.credit > 0 {
+            pump.credit = subscription.credit as u64;
+            self.work.push(Work::Live(Some(pump)));
+        } else {
+            subscription.parked = Some(pump);
+        }
+    }
+}
+
+/// What a served peer waits for.
+enum Work {
+    Answer {
+        id: u64,
+        future: BoxFuture<'static, Result<Response, Error>>,
+    },
+    /// A read ends with the link; everything else runs to its end.
+    Task {
+        id: u64,
+        task: JoinHandle<Result<Response, Error>>,
+        read: bool,
+    },
+    Live(Option<Pump>),
+}
+
+/// The live end of a subscription, on its way to the peer.
+struct Pump {
+    id: u64,
+    live: LiveReceiver,
+    cancelled: oneshot::Receiver<Infallible>,
+    credit: u64,
+}
+
+enum Done {
+    Answered(u64, Result<Response, Error>),
+    Aborted(u64),
+    Live(Pump, Batch),
+    Cancelled,
+}
+
+/// What a pump took out of its subscription in one go.
+#[derive(Default)]
+struct Batch {
+    items: Vec<Parts>,
+    spent: u64,
+    ended: bool,
+}
+
+impl Future for Work {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        match &mut *self {
+            Self::Answer { id, future } => {
+                future.as_mut().poll(cx).map(|answer| Done::Answered(*id, answer))
+            }
+            Self::Task { id, task, .. } => Pin::new(task).poll(cx).map(|ended| match ended {
+                Ok(answer) => Done::Answered(*id, answer),
+                Err(e) if e.is_cancelled() => Done::Aborted(*id),
+                Err(_) => Done::Answered(*id, Err(Error::internal("the request ended in a panic"))),
+            }),
+            Self::Live(slot) => {
+                let Some(pump) = slot else { return Poll::Ready(Done::Cancelled) };
+                if Pin::new(&mut pump.cancelled).poll(cx).is_ready() {
+                    *slot = None;
+                    return Poll::Ready(Done::Cancelled);
+                }
+                let batch = pump.take(cx);
+                if batch.items.is_empty() && !batch.ended {
+                    return Poll::Pending;
+                }
+                match slot.take() {
+                    Some(pump) => Poll::Ready(Done::Live(pump, batch)),
+                    None => Poll::Ready(Done::Cancelled),
+                }
+            }
+        }
+    }
+}
+
+impl Pump {
+    /// What is there, within the credit.
+    fn take(&mut self, cx: &mut Context<'_>) -> Batch {
+        let mut batch = Batch::default();
+        while batch.spent < self.credit {
+            match self.live.poll_recv(cx) {
+                Poll::Ready(Some(item)) => {
+                    let parts = wire::encode_live(item);
+                    batch.spent += live_cost(&parts);
+                    batch.items.push(parts);
+                }
+                Poll::Ready(None) => {
+                    batch.ended = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        batch
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Self::Task { task, read: true, .. } = self {
+            task.abort();
+        }
+    }
+}

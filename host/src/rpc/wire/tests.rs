@@ -1,0 +1,185 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn key() -> SessionKey {
+    SessionKey::parse("chat", "room-1").unwrap()
+}
+
+fn through(response: Result<Response, Error>) -> Result<Response, Error> {
+    decode_response(encode_response(response)).unwrap()
+}
+
+/// A field that is lost on the way changes what a client is told.
+#[test]
+fn answers_arrive_as_they_were_sent() {
+    let event = Event { kind: "k".into(), content_type: "t".into(), body: "e".into() };
+    let entry = Entry {
+        seq: 3,
+        id: Some("i".into()),
+        sender: None,
+        time_ms: 5,
+        content_type: "text/plain".into(),
+        body: Bytes::from(vec![1; 5_000]),
+        reply_content_type: "r".into(),
+        reply: "reply".into(),
+        deployment: 2,
+        events: vec![event.clone()],
+    };
+    let info = SessionInfo {
+        service: key().service,
+        session: key().session,
+        slot: 7,
+        seq: 8,
+        created_ms: 1,
+        updated_ms: 2,
+        plugin: "1+ab".into(),
+        state_keys: 3,
+        state_bytes: 4,
+        pinned: None,
+    };
+    let pinned = SessionInfo {
+        pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
+        ..info.clone()
+    };
+    let slot = SlotInfo {
+        slot: 1,
+        owner: "a".into(),
+        state: "running".into(),
+        term: 2,
+        position: 3,
+        applied: 4,
+        mailbox: 5,
+        sessions: 6,
+        plugins: [("chat".to_owned(), "1+ab".to_owned())].into(),
+    };
+    let published = Published { seq: 1, time_ms: 2, events: [event].into() };
+    let answers = || {
+        [
+            Response::Sent(Sent {
+                seq: 1,
+                slot: 2,
+                plugin: "p".into(),
+                replayed: true,
+                content_type: "c".into(),
+                body: "b".into(),
+            }),
+            Response::Answer(Answer {
+                slot: 2,
+                plugin: "p".into(),
+                seq: 9,
+                content_type: "c".into(),
+                body: Bytes::from(vec![2; 9_000]),
+            }),
+            Response::History(History {
+                slot: 3,
+                entries: vec![(Arc::new(entry.clone()), "1+ab".into())],
+                last_seq: 4,
+            }),
+            Response::Session(Box::new(info.clone())),
+            Response::Deleted,
+            Response::Sessions(vec![info.clone(), pinned.clone()]),
+            Response::Subscribed(Subscribed { backlog: vec![published.clone()], live: None }),
+            Response::Slots(vec![slot.clone()]),
+            Response::Control("x".into()),
+            Response::NotOwner { owner: Some("b".into()), term: 4, position: 5 },
+        ]
+    };
+    for (sent, expected) in answers().into_iter().zip(answers()) {
+        let got = through(Ok(sent)).unwrap();
+        assert_eq!(shown(&got), shown(&expected));
+    }
+    let live = decode_live(&encode_live(Live::Published(published.clone()))).unwrap();
+    assert_eq!(format!("{live:?}"), format!("{:?}", Live::Published(published)));
+    assert!(matches!(decode_live(&encode_live(Live::Deleted)), Ok(Live::Deleted)));
+}
+
+fn shown(response: &Response) -> String {
+    match response {
+        Response::Sent(v) => format!("{v:?}"),
+        Response::Answer(v) => format!("{v:?}"),
+        Response::History(v) => format!("{v:?}"),
+        Response::Session(v) => format!("{v:?}"),
+        Response::Deleted => "deleted".into(),
+        Response::Sessions(v) => format!("{v:?}"),
+        Response::Subscribed(v) => format!("{:?} {}", v.backlog, v.live.is_some()),
+        Response::Slots(v) => format!("{v:?}"),
+        Response::Control(v) => format!("{v:?}"),
+        Response::NotOwner { owner, term, position } => format!("{owner:?} {term} {position}"),
+    }
+}
+
+/// A client must get the peer's own code, also its retry hint and the plugin's rejection.
+#[test]
+fn refusals_keep_their_code() {
+    let mut error = Error::new(Code::Rejected, "no").with_plugin("1+ab");
+    error.rejection =
+        Some(Box::new(Rejection { code: "c".into(), message: "m".into(), retriable: true }));
+    let got = through(Err(error.clone())).err().unwrap();
+    assert_eq!(format!("{got:?}"), format!("{error:?}"));
+    for code in Code::ALL {
+        let got = through(Err(Error::new(*code, "x"))).err().unwrap();
+        assert_eq!((got.code, got.retry_after.is_some()), (*code, code.retriable()));
+    }
+    let failure = Failure { code: "from-the-future".into(), ..Error::internal("x").into() };
+    assert_eq!(Error::from(failure).code, Code::Internal);
+}
+
+/// A request that changes on the way would be carried out as another one.
+#[test]
+fn requests_arrive_as_they_were_sent() {
+    let message = Incoming {
+        id: Some("i".into()),
+        sender: Some("s".into()),
+        content_type: "c".into(),
+        body: "b".into(),
+    };
+    let sent = Request::Message { key: key(), message, lane: 77 };
+    match decode_request(encode_request(sent)).unwrap() {
+        Request::Message { key: k, message, lane: 77 } => {
+            assert_eq!(k, key());
+            assert_eq!((message.id.as_deref(), message.sender.as_deref()), (Some("i"), Some("s")));
+            assert_eq!((&*message.content_type, &*message.body), ("c", &b"b"[..]));
+        }
+        _ => panic!("another request"),
+    }
+    let sent = Request::Sessions {
+        slots: (0..512).collect(),
+        service: key().service,
+        prefix: "p".into(),
+        after: Some(key().session),
+        limit: 10,
+        pinned: true,
+    };
+    match decode_request(encode_request(sent)).unwrap() {
+        Request::Sessions { slots, service, prefix, after, limit: 10, pinned: true } => {
+            assert_eq!((slots.len(), service, &*prefix), (512, key().service, "p"));
+            assert_eq!(after, Some(key().session));
+        }
+        _ => panic!("another request"),
+    }
+    let range = Range::After { seq: 4, limit: 5 };
+    match decode_request(encode_request(Request::History { key: key(), range, local: true })) {
+        Ok(Request::History { range: Range::After { seq: 4, limit: 5 }, local: true, .. }) => {}
+        _ => panic!("another request"),
+    }
+    let range = Range::Tail { limit: 6 };
+    match decode_request(encode_request(Request::History { key: key(), range, local: false })) {
+        Ok(Request::History { range: Range::Tail { limit: 6 }, local: false, .. }) => {}
+        _ => panic!("another request"),
+    }
+    match decode_request(encode_request(Request::Subscribe { key: key(), after: 9 })) {
+        Ok(Request::Subscribe { after: 9, .. }) => {}
+        _ => panic!("another request"),
+    }
+}
+
+/// Bytes that are none of ours must be refused, not guessed at.
+#[test]
+fn bytes_of_another_format_are_refused() {
+    for head in [&b""[..], b"\x02\x00", b"\x01\xff", b"\x01"] {
+        let parts = || Parts { head: Bytes::copy_from_slice(head), body: Bytes::new() };
+        assert!(decode_request(parts()).is_err(), "{head:?}");
+        assert!(decode_response(parts()).is_err(), "{head:?}");
+    }
+}
