@@ -614,3 +614,9 @@ pub const DRAIN_SHARE: f64 = 0.6;
 /// How long a node that leaves waits until its farewell is said and its links have ended.
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);
 
+
+/// Time until all nodes of a development cluster are ready, the NATS servers being so already.
+pub const CLUSTER_DEV_READY: Duration = Duration::from_secs(90);
+/// Time that they have to stop in an orderly way: their grace, what a store's close may take
+/// beyond it, and a little.
+pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);

@@ -2,6 +2,7 @@
 
 use super::{
     client::{ADMIN, API, Client},
+    cluster::ClusterCmd,
     exit::{CliError, Exit},
 };
 use crate::{
@@ -31,6 +32,9 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
+A whole cluster to try on this machine:
+  slotd cluster dev
+
 A first session, with a node on the default addresses:
   slotd serve &
   slotd plugin new hello && slotd plugin build hello
@@ -94,6 +98,9 @@ pub enum Cmd {
     Node(NodeCmd),
     /// List slots on their way between nodes, or cancel a move
     Moves(Moves),
+    /// Run a cluster, or its log engine, on this machine
+    #[command(subcommand)]
+    Cluster(ClusterCmd),
 
     /// Begin, build and check plugins
     #[command(subcommand)]

@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod client;
+mod cluster;
 #[cfg(test)]
 mod docs;
 mod exit;
@@ -91,6 +92,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Nodes(args) => nodes::nodes(args, json).await,
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
+        Cmd::Cluster(command) => cluster::run(command, json).await,
         Cmd::Plugin(command) => local::plugin(command, json),
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),

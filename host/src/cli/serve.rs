@@ -340,10 +340,11 @@ fn announce(running: &Running, addresses_file: Option<&Path>, json: bool) -> Res
     Ok(())
 }
 
-struct Signals([(&'static str, Signal); 3]);
+/// What tells a command that serves to stop.
+pub(super) struct Signals([(&'static str, Signal); 3]);
 
 impl Signals {
-    fn listen() -> Result<Self, CliError> {
+    pub(super) fn listen() -> Result<Self, CliError> {
         let on = |kind| {
             signal(kind).map_err(|e| CliError::failure(format!("can't listen for signals: {e}")))
         };
@@ -354,7 +355,7 @@ impl Signals {
         ]))
     }
     /// The next one's name.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         let [term, int, hup] = &mut self.0;
         tokio::select! {
             _ = term.1.recv() => term.0,

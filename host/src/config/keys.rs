@@ -53,6 +53,7 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
         "what comes before `@` and the address in names of nodes, `slotd` by default",
     ),
     ("DNS_POLL_INTERVAL_MS", "how often they are polled, 5000 by default"),
+    ("SLOTD_NATS_SERVER", "the `nats-server` that `slotd cluster` starts, where none is found"),
     ("SLOTD_TIMEOUT", "how long client commands wait for an answer (`--timeout`)"),
 ];
 
