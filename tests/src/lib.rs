@@ -4,6 +4,7 @@
 pub mod api;
 pub mod conversations;
 pub mod histogram;
+pub mod history;
 pub mod http;
 pub mod load;
 pub mod node;
