@@ -2,6 +2,8 @@
 //! and conversations.
 
 pub mod api;
+pub mod chaos;
+pub mod cluster;
 pub mod conversations;
 pub mod histogram;
 pub mod history;
