@@ -179,9 +179,15 @@ impl Engine {
     /// # Errors
     /// When the engine does not answer.
     pub async fn move_leaders(&self, prefix: &str) -> anyhow::Result<usize> {
-        let running = |server: &&Server| server.lock().is_some();
-        let server = self.servers.iter().find(running).context("no server runs")?;
-        nats::move_leaders(server.client, prefix).await
+        let mut last = None;
+        for server in self.servers.iter().filter(|server| server.lock().is_some()) {
+            match nats::move_leaders(server.client, prefix).await {
+                Ok(moved) => return Ok(moved),
+                // It may just be starting.
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("no server runs")))
     }
 }
 

@@ -8,6 +8,7 @@
 use super::place::Place;
 use anyhow::Context;
 use std::{
+    collections::HashMap,
     net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -22,6 +23,8 @@ pub type HostId = u8;
 pub struct Net {
     bridge: Place,
     hosts: Mutex<Vec<Arc<Place>>>,
+    /// How often each way is cut: two faults may share a link.
+    cuts: Mutex<HashMap<(HostId, HostId), u32>>,
 }
 
 impl Net {
@@ -33,7 +36,7 @@ impl Net {
         let bridge = Place::apart()?;
         bridge.command("ip", &["link", "add", "hub", "type", "bridge"])?;
         bridge.command("ip", &["link", "set", "hub", "up"])?;
-        Ok(Self { bridge, hosts: Mutex::default() })
+        Ok(Self { bridge, hosts: Mutex::default(), cuts: Mutex::default() })
     }
 
     /// Adds a host that reaches all others and is reached by them.
@@ -59,30 +62,30 @@ impl Net {
         Ok((id, place))
     }
 
-    /// Loses everything that `from` sends to `to`, and nothing else.
+    /// Loses everything that `from` sends to `to`, and nothing else, until it is healed as often as
+    /// it was cut.
     ///
     /// # Errors
     /// When the tools fail.
-    pub fn cut_one_way(&self, from: HostId, to: HostId) -> anyhow::Result<()> {
-        self.neighbour(from, to, NOWHERE)
+    pub fn cut(&self, from: HostId, to: HostId) -> anyhow::Result<()> {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = cuts.entry((from, to)).or_default();
+        *count += 1;
+        if *count == 1 { self.neighbour(from, to, NOWHERE) } else { Ok(()) }
     }
 
-    /// Loses everything between two hosts.
+    /// Takes one cut back.
     ///
     /// # Errors
     /// When the tools fail.
-    pub fn cut(&self, one: HostId, other: HostId) -> anyhow::Result<()> {
-        self.cut_one_way(one, other)?;
-        self.cut_one_way(other, one)
-    }
-
-    /// Loses nothing any more between two hosts.
-    ///
-    /// # Errors
-    /// When the tools fail.
-    pub fn heal(&self, one: HostId, other: HostId) -> anyhow::Result<()> {
-        self.neighbour(one, other, &mac(other))?;
-        self.neighbour(other, one, &mac(one))
+    pub fn heal(&self, from: HostId, to: HostId) -> anyhow::Result<()> {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        match cuts.remove(&(from, to)) {
+            Some(count) if count > 1 => _ = cuts.insert((from, to), count - 1),
+            Some(_) => self.neighbour(from, to, &mac(to))?,
+            None => {}
+        }
+        Ok(())
     }
 
     fn neighbour(&self, of: HostId, to: HostId, mac: &str) -> anyhow::Result<()> {

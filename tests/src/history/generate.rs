@@ -226,7 +226,9 @@ pub fn spoil(history: &mut History, kind: Kind, seed: u64) -> Option<()> {
                 Outcome::Acknowledged { seq, replayed: true, reply, counted };
         }
         Kind::StaleRead => history.reads.push(read(send.ended + 1, seq - 1, Vec::new())),
-        Kind::Ahead if seed % 2 == 0 => history.reads.push(read(end, length + 1, Vec::new())),
+        Kind::Ahead if seed.is_multiple_of(2) => {
+            history.reads.push(read(end, length + 1, Vec::new()))
+        }
         Kind::Ahead => {
             let message = kept[place].message;
             let sends = history.sends.iter().filter(|send| send.message == message);
@@ -236,10 +238,12 @@ pub fn spoil(history: &mut History, kind: Kind, seed: u64) -> Option<()> {
         Kind::TornRead => {
             let first = (1, kept[0].message);
             let other = kept.get(2).map_or((3, end), |kept| (kept.seq, kept.message));
-            let last_seq = if seed % 2 == 0 { length } else { 0 };
+            let last_seq = if seed.is_multiple_of(2) { length } else { 0 };
             history.reads.push(read(end, last_seq, vec![first, other]));
         }
-        Kind::Changed if seed % 2 == 0 => history.reads.push(read(end, length, vec![(seq, end)])),
+        Kind::Changed if seed.is_multiple_of(2) => {
+            history.reads.push(read(end, length, vec![(seq, end)]))
+        }
         Kind::Changed => {
             let stream = streams.find(|stream| !stream.events.is_empty())?;
             let event = pick(stream.events.len())?;

@@ -49,6 +49,8 @@ fn every_kind_of_violation_is_found() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Without it, a run of the cluster could fail although nothing is wrong: then nobody would
     /// believe the checker when something is.
     #[test]

@@ -3,5 +3,7 @@
 //! They need what the system tests need, and a nats-server. Those that cut links make a network of
 //! their own and need to be root for that; where they may not, they say so and pass.
 
+mod chaos;
 mod engine;
+mod judged;
 mod network;

@@ -51,10 +51,14 @@ fn a_link_is_cut_and_no_other() -> anyhow::Result<()> {
         expect(&b, &a, b_to_a)
     };
     check(true, true)?;
-    net.cut_one_way(a.id, b.id)?;
+    net.cut(a.id, b.id)?;
     check(false, true)?;
     net.cut(a.id, b.id)?;
+    net.cut(b.id, a.id)?;
     check(false, false)?;
+    net.heal(a.id, b.id)?;
+    net.heal(b.id, a.id)?;
+    check(false, true)?;
     net.heal(a.id, b.id)?;
     check(true, true)
 }
