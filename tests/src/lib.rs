@@ -2,8 +2,11 @@
 //! and conversations.
 
 pub mod api;
+pub mod chaos;
+pub mod cluster;
 pub mod conversations;
 pub mod histogram;
+pub mod history;
 pub mod http;
 pub mod load;
 pub mod node;

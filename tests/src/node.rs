@@ -5,9 +5,11 @@
 
 use crate::{
     api::{Admin, Api},
+    cluster::place::Place,
     http::Client,
 };
 use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use std::{
     cell::RefCell,
@@ -15,6 +17,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -43,6 +46,8 @@ pub struct NodeOptions {
     pub data_dir: Option<PathBuf>,
     pub api_token: Option<String>,
     pub admin_token: Option<String>,
+    /// Start it there instead of from the calling thread.
+    pub place: Option<Arc<Place>>,
 }
 
 /// Where a running node listens.
@@ -226,7 +231,11 @@ impl Node {
         if let Some(token) = &self.options.admin_token {
             command.env("SLOTD_ADMIN_TOKEN", token);
         }
-        self.child = Some(command.spawn().context("starting slotd")?);
+        let child = match &self.options.place {
+            Some(place) => place.spawn(command),
+            None => command.spawn(),
+        };
+        self.child = Some(child.context("starting slotd")?);
         Ok(addresses_file)
     }
 
@@ -384,9 +393,29 @@ impl Node {
     /// # Errors
     /// When it does not run.
     pub fn signal_terminate(&self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// SIGSTOP: it does nothing, and its connections stay, until [`Node::resume`].
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = self.pid().context("the node is not running")?;
-        let pid = rustix::process::Pid::from_raw(pid as i32).context("pid 0")?;
-        Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+        let pid = Pid::from_raw(pid as i32).context("pid 0")?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Waits until the process ends.
@@ -439,6 +468,14 @@ impl Drop for Node {
 /// # Panics
 /// When the scenario fails, or takes longer than [`SCENARIO_WITHIN`].
 pub fn scenario(work: impl Future<Output = anyhow::Result<()>>) {
+    scenario_within(SCENARIO_WITHIN, work);
+}
+
+/// As [`scenario`], with a time of its own.
+///
+/// # Panics
+/// When the scenario fails, or takes longer.
+pub fn scenario_within(limit: Duration, work: impl Future<Output = anyhow::Result<()>>) {
     LOGS.with_borrow_mut(Vec::clear);
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -447,8 +484,8 @@ pub fn scenario(work: impl Future<Output = anyhow::Result<()>>) {
         .context("starting a runtime")
         .and_then(|runtime| {
             runtime.block_on(async {
-                let limited = tokio::time::timeout(SCENARIO_WITHIN, work).await;
-                limited.unwrap_or_else(|_| bail!("not done within {SCENARIO_WITHIN:?}"))
+                let limited = tokio::time::timeout(limit, work).await;
+                limited.unwrap_or_else(|_| bail!("not done within {limit:?}"))
             })
         });
     if let Err(e) = result {

@@ -1,0 +1,190 @@
+//! The faults of a schedule, done to a cluster.
+
+use super::{
+    load::PATIENCE,
+    probe::Probes,
+    record::{Caller, ReadKind, Recorder},
+    schedule::{Fault, NodeNumber, Planned},
+};
+use crate::{
+    cluster::{Cluster, Member, net::HostId},
+    plugins,
+};
+use anyhow::Context;
+use bytes::Bytes;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// For the others to serve what a paused node had: membership must see it first.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(60);
+/// For a node to answer that all slots run a version, before another one is asked.
+const DEPLOYED_WITHIN: Duration = Duration::from_secs(30);
+/// Messages and reads that wait at a node while it is paused: the first that the zombie answers.
+const WAITING_AT_ZOMBIE: u32 = 16;
+
+/// What faults act on.
+pub struct Scene {
+    pub cluster: Cluster,
+    pub probes: Probes,
+    pub recorder: Arc<Recorder>,
+    pub swaps: AtomicU64,
+}
+
+impl Scene {
+    /// One fault from its beginning to its end.
+    ///
+    /// # Errors
+    /// When the fault can't be made, or an operator's command fails.
+    pub async fn inflict(&self, planned: Planned) -> anyhow::Result<()> {
+        tokio::time::sleep(Duration::from_millis(planned.begin_after_ms)).await;
+        let done = self.begin_and_end(planned.fault, Duration::from_millis(planned.hold_ms)).await;
+        done.with_context(|| format!("{:?}", planned.fault))
+    }
+
+    async fn begin_and_end(&self, fault: Fault, hold: Duration) -> anyhow::Result<()> {
+        let cluster = &self.cluster;
+        match fault {
+            Fault::Kill(number) => {
+                let member = cluster.member(number)?;
+                member.node.lock().await.kill()?;
+                tokio::time::sleep(hold).await;
+                cluster.restart(&member).await
+            }
+            Fault::Pause(number) => self.pause(number, hold).await,
+            Fault::CutFromPeers(number) => self.cut(number, hold, Ways::BOTH, Ways::NONE).await,
+            Fault::CutFromEngine(number) => self.cut(number, hold, Ways::NONE, Ways::BOTH).await,
+            Fault::CutFromBoth(number) => self.cut(number, hold, Ways::BOTH, Ways::BOTH).await,
+            Fault::PeersDontHear(number) => self.cut(number, hold, Ways::FROM, Ways::NONE).await,
+            Fault::DoesntHearPeers(number) => self.cut(number, hold, Ways::TO, Ways::NONE).await,
+            Fault::EngineDoesntHear(number) => self.cut(number, hold, Ways::NONE, Ways::FROM).await,
+            Fault::DoesntHearEngine(number) => self.cut(number, hold, Ways::NONE, Ways::TO).await,
+            Fault::KillServer(server) => {
+                cluster.engine.kill(server as usize)?;
+                tokio::time::sleep(hold).await;
+                cluster.engine.restart(server as usize).await
+            }
+            Fault::MoveLeaders => cluster.engine.move_leaders("").await.map(drop),
+            Fault::Join(number) => cluster.join(number).await.map(drop),
+            Fault::Drain(number) => cluster.drain(number).await,
+            Fault::RollingRestart => {
+                for member in cluster.members() {
+                    member.node.lock().await.terminate().await?;
+                    cluster.restart(&member).await?;
+                }
+                Ok(())
+            }
+            Fault::Swap => self.swap().await,
+        }
+    }
+
+    /// Pauses a node until the others serve everything, then lets it go on, with requests waiting
+    /// at it: a zombie that does not know yet what it has missed.
+    async fn pause(&self, number: NodeNumber, hold: Duration) -> anyhow::Result<()> {
+        let member = self.cluster.member(number)?;
+        member.node.lock().await.pause()?;
+        let others = self.others(number);
+        let taken_over = self.probes.all_served(&others, TAKEN_OVER_WITHIN).await;
+        tokio::time::sleep(hold).await;
+        let burst = self.ask_zombie(&member);
+        let wake = async {
+            // The requests should be in its sockets by now; it does not matter if not.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            member.node.lock().await.resume()
+        };
+        let ((), woken) = tokio::join!(burst, wake);
+        woken?;
+        taken_over.map(drop).context("nobody took over from a paused node")
+    }
+
+    async fn ask_zombie(&self, member: &Member) {
+        let at = member.addresses().api;
+        let requests = (0..WAITING_AT_ZOMBIE).map(|number| async move {
+            let mut caller = Caller::new(&self.recorder, 2 * PATIENCE);
+            let session = number % self.recorder.sessions();
+            if number.is_multiple_of(2) {
+                let message = self.recorder.new_message();
+                caller.send(at, session, message, true).await;
+            } else {
+                let kinds = [ReadKind::Tail, ReadKind::Describe, ReadKind::Query];
+                caller.read(at, session, kinds[number as usize / 2 % 3], false).await;
+            }
+        });
+        futures_util::future::join_all(requests).await;
+    }
+
+    fn others(&self, number: NodeNumber) -> Vec<Arc<Member>> {
+        let mut all = self.cluster.members();
+        all.retain(|member| member.number != number);
+        all
+    }
+
+    /// Cuts links of a node for a while.
+    async fn cut(
+        &self,
+        number: NodeNumber,
+        hold: Duration,
+        peers: Ways,
+        engine: Ways,
+    ) -> anyhow::Result<()> {
+        let net = self.cluster.net.as_deref().context("no links can be cut on loopback")?;
+        let own = self.cluster.member(number)?.host.context("a node without a host")?;
+        let others = self.others(number);
+        let peer_hosts = others.iter().filter_map(|member| member.host);
+        let mut links: Vec<(HostId, HostId)> = Vec::new();
+        for (hosts, ways) in [(peer_hosts.collect(), peers), (self.cluster.engine.hosts(), engine)]
+        {
+            for host in hosts {
+                links.extend(ways.from.then_some((own, host)));
+                links.extend(ways.to.then_some((host, own)));
+            }
+        }
+        links.iter().try_for_each(|&(from, to)| net.cut(from, to))?;
+        tokio::time::sleep(hold).await;
+        links.iter().try_for_each(|&(from, to)| net.heal(from, to))
+    }
+
+    /// Deploys another version of each plugin, through the first node that can.
+    async fn swap(&self) -> anyhow::Result<()> {
+        let number = self.swaps.fetch_add(1, Relaxed) + 1;
+        let chat = if number.is_multiple_of(2) { "chat-v1" } else { "chat-v2" };
+        for (service, plugin) in [("chat", chat), ("counter", "counter")] {
+            let component = plugins::variant(&plugins::load(plugin)?, &format!("swap {number}"));
+            self.deploy(service, component).await.with_context(|| service.to_owned())?;
+        }
+        Ok(())
+    }
+
+    async fn deploy(&self, service: &str, component: Bytes) -> anyhow::Result<()> {
+        let mut last = None;
+        for member in self.cluster.members() {
+            let admin = member.admin();
+            let deploying = admin.deploy(service, component.clone());
+            // A node that is cut off, paused or down cannot.
+            match tokio::time::timeout(DEPLOYED_WITHIN, deploying).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(e)) => last = Some(e),
+                Err(_) => last = Some(anyhow::anyhow!("{} gives no answer", member.name)),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("no node is left")))
+    }
+}
+
+/// Which ways between a node and others are lost.
+#[derive(Clone, Copy)]
+struct Ways {
+    from: bool,
+    to: bool,
+}
+
+impl Ways {
+    const NONE: Self = Self { from: false, to: false };
+    const FROM: Self = Self { from: true, to: false };
+    const TO: Self = Self { from: false, to: true };
+    const BOTH: Self = Self { from: true, to: true };
+}

@@ -1,0 +1,239 @@
+//! The clients that keep a cluster busy while things go wrong: writers, readers and subscribers.
+
+use super::record::{Caller, ReadKind, Recorder, seen, session_name};
+use crate::{
+    api::{Api, Event},
+    history::{Nanos, Seen, SessionId, Stream},
+    http::Client,
+    load::Random,
+};
+use anyhow::Context;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// Attempts under one key before its writer leaves it open.
+const ATTEMPTS_MAX: u32 = 8;
+/// A subscriber that hears nothing for so long connects anew: a cut link does not close.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// For subscribers to see what was last.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
+
+/// How many clients there are.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadShape {
+    pub sessions: u32,
+    pub writers: u32,
+    pub readers: u32,
+    /// A writer waits up to so long before its next message: faults are long, disks are small.
+    pub think: Duration,
+}
+
+impl Default for LoadShape {
+    fn default() -> Self {
+        Self { sessions: 32, writers: 16, readers: 6, think: Duration::from_millis(20) }
+    }
+}
+
+/// Clients at work.
+pub struct Load {
+    recorder: Arc<Recorder>,
+    targets: watch::Receiver<Arc<[SocketAddr]>>,
+    stop: watch::Sender<Option<Arc<[u64]>>>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    subscribers: JoinSet<anyhow::Result<()>>,
+}
+
+impl Load {
+    /// Lets clients loose on the targets.
+    pub fn start(seed: u64, shape: LoadShape, targets: watch::Receiver<Arc<[SocketAddr]>>) -> Self {
+        let recorder = Arc::new(Recorder::new(shape.sessions));
+        let stop = watch::channel(None).0;
+        let mut random = Random::new(seed);
+        let mut one = || One {
+            recorder: recorder.clone(),
+            random: Random::new(random.bits()),
+            targets: targets.clone(),
+            stop: stop.subscribe(),
+        };
+        let mut tasks = JoinSet::new();
+        for _ in 0..shape.writers {
+            tasks.spawn(one().write(shape.think));
+        }
+        for _ in 0..shape.readers {
+            tasks.spawn(one().read_on(shape.think));
+        }
+        let mut subscribers = JoinSet::new();
+        for session in (0..shape.sessions).filter(|&session| session_name(session).0 == "chat") {
+            subscribers.spawn(one().subscribe(session));
+        }
+        Self { recorder, targets, stop, tasks, subscribers }
+    }
+
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+
+    /// Gives an error as soon as a client has one.
+    ///
+    /// # Errors
+    /// When a client met what must not be: a malformed event, for instance.
+    pub async fn failed(&mut self) -> anyhow::Result<()> {
+        let ended = match self.subscribers.try_join_next() {
+            Some(ended) => Some(ended),
+            None => self.tasks.try_join_next(),
+        };
+        match ended {
+            Some(ended) => ended?.and_then(|()| anyhow::bail!("a client ended by itself")),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops writers and readers, lets subscribers catch up, reads everything back through the
+    /// first target, and gives all that was recorded.
+    ///
+    /// # Errors
+    /// When a client failed, or a session can't be read.
+    pub async fn finish(mut self) -> anyhow::Result<crate::history::History> {
+        let at = *self.targets.borrow().first().context("no target is left")?;
+        let api = Api::new(Client::new(at));
+        self.stop.send_replace(Some(Arc::from([])));
+        while let Some(ended) = self.tasks.join_next().await {
+            ended??;
+        }
+        let mut ends = Vec::new();
+        for session in 0..self.recorder.sessions() {
+            let (service, name) = session_name(session);
+            let kept = super::record::kept(&api, service, &name).await?;
+            ends.push(kept.iter().rev().find(|kept| kept.events > 0).map_or(0, |kept| kept.seq));
+        }
+        self.stop.send_replace(Some(ends.into()));
+        while let Some(ended) = self.subscribers.join_next().await {
+            ended??;
+        }
+        Arc::into_inner(self.recorder).context("a client is left")?.finish(&api).await
+    }
+}
+
+/// One client.
+struct One {
+    recorder: Arc<Recorder>,
+    random: Random,
+    targets: watch::Receiver<Arc<[SocketAddr]>>,
+    /// `None`: go on. Empty: stop. Else the last number of each session that has an event.
+    stop: watch::Receiver<Option<Arc<[u64]>>>,
+}
+
+impl One {
+    fn stopped(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    fn target(&mut self) -> Option<SocketAddr> {
+        let targets = self.targets.borrow();
+        let count = targets.len() as u64;
+        (count > 0).then(|| targets[self.random.below(count) as usize])
+    }
+
+    fn session(&mut self) -> SessionId {
+        self.random.below(u64::from(self.recorder.sessions())) as SessionId
+    }
+
+    async fn think(&mut self, at_most: Duration) {
+        let micros = self.random.below(at_most.as_micros() as u64 + 1);
+        tokio::time::sleep(Duration::from_micros(micros)).await;
+    }
+
+    async fn write(mut self, think: Duration) -> anyhow::Result<()> {
+        let recorder = self.recorder.clone();
+        let mut caller = Caller::new(&recorder, PATIENCE);
+        while !self.stopped() {
+            let session = self.session();
+            // One in four is sent once, and its fate left open where it is open.
+            let keyed = self.random.below(4) > 0;
+            caller.say(|| self.target(), session, keyed, ATTEMPTS_MAX).await;
+            self.think(think).await;
+        }
+        Ok(())
+    }
+
+    async fn read_on(mut self, think: Duration) -> anyhow::Result<()> {
+        let recorder = self.recorder.clone();
+        let mut caller = Caller::new(&recorder, PATIENCE);
+        while !self.stopped() {
+            let kinds = [ReadKind::Tail, ReadKind::Describe, ReadKind::Query];
+            let kind = kinds[self.random.below(3) as usize];
+            let session = self.session();
+            if let Some(at) = self.target() {
+                caller.read(at, session, kind, false).await;
+            }
+            self.think(think).await;
+        }
+        Ok(())
+    }
+
+    /// Follows a session from its beginning to its end, over as many connections as it takes.
+    async fn subscribe(mut self, session: SessionId) -> anyhow::Result<()> {
+        let mut events: Vec<Seen> = Vec::new();
+        let mut give_up: Option<Instant> = None;
+        loop {
+            if self.end(session).is_some() {
+                let until = *give_up.get_or_insert_with(|| Instant::now() + CATCH_UP_WITHIN);
+                if self.saw_all(session, &events) || Instant::now() >= until {
+                    break;
+                }
+            }
+            // What went wrong with a connection does not matter; what came over it does.
+            self.follow(session, &mut events).await?;
+            self.think(Duration::from_millis(100)).await;
+        }
+        self.recorder.stream(Stream { session, after: 0, events, to_the_end: true });
+        Ok(())
+    }
+
+    /// One connection.
+    async fn follow(&mut self, session: SessionId, events: &mut Vec<Seen>) -> anyhow::Result<()> {
+        let Some(at) = self.target() else { return Ok(()) };
+        let (service, name) = session_name(session);
+        let api = Api::new(Client::new(at));
+        let last_id = events.last().map(|seen| format!("{}.{}", seen.seq, seen.index));
+        let after = if last_id.is_none() { Some(0) } else { None };
+        let opening = api.events(service, &name, after, last_id.as_deref());
+        let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, opening).await else {
+            return Ok(());
+        };
+        loop {
+            let silence = Instant::now() + SILENCE_MAX;
+            let next = tokio::select! {
+                next = timeout_at(silence, stream.next()) => next,
+                // To see whether this was all.
+                _ = self.stop.changed() => return Ok(()),
+            };
+            let Ok(Ok(Some(event))) = next else { return Ok(()) };
+            let now: Nanos = self.recorder.now();
+            // The last event of a stream that the node ends is about the stream.
+            if event.event.as_deref().is_some_and(|kind| kind.starts_with("slotd.")) {
+                return Ok(());
+            }
+            let event: Event = event.json()?;
+            events.push(seen(now, &event)?);
+            if self.saw_all(session, events) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The last number of a session that has an event, once it is known.
+    fn end(&self, session: SessionId) -> Option<u64> {
+        self.stop.borrow().as_ref()?.get(session as usize).copied()
+    }
+
+    fn saw_all(&self, session: SessionId, events: &[Seen]) -> bool {
+        let last = events.last().map_or(0, |seen| seen.seq);
+        self.end(session).is_some_and(|end| last >= end)
+    }
+}

@@ -1,0 +1,78 @@
+//! Is every slot served? Asked of the nodes as a client would, by one session of each slot that is
+//! no part of what is judged.
+
+use crate::{
+    api::{Api, Message, session_path},
+    cluster::Member,
+};
+use anyhow::{Context, ensure};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+const SERVICE: &str = "counter";
+/// For one answer; a healthy node needs milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Sessions that are tried for each slot before it is believed to be unreachable.
+const TRIES_PER_SLOT: u64 = 64;
+
+/// A session for every slot.
+pub struct Probes {
+    sessions: Vec<String>,
+}
+
+impl Probes {
+    /// Finds one through a healthy cluster.
+    ///
+    /// # Errors
+    /// When the cluster does not answer.
+    pub async fn find(api: &Api, slots: u16) -> anyhow::Result<Self> {
+        let mut found = BTreeMap::new();
+        for number in 0..u64::from(slots) * TRIES_PER_SLOT {
+            let name = format!("probe-{number}");
+            let reply = api.send(SERVICE, &name, Message::bytes("probe")).await?;
+            found.entry(reply.slot).or_insert(name);
+            if found.len() == usize::from(slots) {
+                return Ok(Self { sessions: found.into_values().collect() });
+            }
+        }
+        anyhow::bail!("found {} of {slots} slots", found.len())
+    }
+
+    /// Waits until every slot answers a current read through each of these nodes. Gives the time
+    /// that it took.
+    ///
+    /// # Errors
+    /// When it does not happen within `limit`; with the first slot's answer that was missing.
+    pub async fn all_served(
+        &self,
+        through: &[Arc<Member>],
+        limit: Duration,
+    ) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        for member in through {
+            let api = member.api();
+            for session in &self.sessions {
+                while let Err(why) = ask(&api, session).await {
+                    ensure!(
+                        started.elapsed() < limit,
+                        "{session} is not served through {} within {limit:?}: {why:#}",
+                        member.name
+                    );
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+        }
+        Ok(started.elapsed())
+    }
+}
+
+async fn ask(api: &Api, session: &str) -> anyhow::Result<()> {
+    let path = session_path(SERVICE, session) + "/query";
+    let answer = tokio::time::timeout(ANSWER_WITHIN, api.client.post(&path, "")).await;
+    answer.context("no answer")??.success()?;
+    Ok(())
+}

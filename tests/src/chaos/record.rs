@@ -1,0 +1,318 @@
+//! Clients that write down what they asked and what they were told.
+
+use crate::{
+    api::{Api, Entry, Event, Message, session_path},
+    history::{History, Kept, MessageId, Nanos, Outcome, Read, Seen, Send, SessionId, Stream},
+    http::{Answer, Client},
+};
+use anyhow::Context;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+/// The services of the sessions: every other one counts, the ones between chat, with events.
+pub const SERVICES: [&str; 2] = ["counter", "chat"];
+
+/// Everything that was recorded, by all clients on one clock.
+pub struct Recorder {
+    epoch: Instant,
+    sessions: u32,
+    next_message: AtomicU64,
+    history: Mutex<History>,
+    /// What was answered, other than a success, and how often.
+    failures: Mutex<BTreeMap<String, u64>>,
+    acknowledged: AtomicU64,
+}
+
+/// One client with its connections.
+pub struct Caller<'a> {
+    recorder: &'a Recorder,
+    apis: HashMap<SocketAddr, Api>,
+    /// How long it waits for an answer.
+    pub patience: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadKind {
+    /// The last few messages.
+    Tail,
+    /// The session's description.
+    Describe,
+    /// The plugin's own count; of chats, a description.
+    Query,
+}
+
+impl Recorder {
+    /// For sessions that have no message yet.
+    pub fn new(sessions: u32) -> Self {
+        let history = History { kept: vec![Vec::new(); sessions as usize], ..History::default() };
+        Self {
+            epoch: Instant::now(),
+            sessions,
+            next_message: AtomicU64::new(1),
+            history: Mutex::new(history),
+            failures: Mutex::default(),
+            acknowledged: AtomicU64::new(0),
+        }
+    }
+
+    pub fn now(&self) -> Nanos {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub fn sessions(&self) -> u32 {
+        self.sessions
+    }
+
+    /// How many messages were acknowledged until now.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Relaxed)
+    }
+
+    /// What was answered since the last time, other than successes.
+    pub fn take_failures(&self) -> BTreeMap<String, u64> {
+        std::mem::take(&mut *lock(&self.failures))
+    }
+
+    pub fn new_message(&self) -> MessageId {
+        self.next_message.fetch_add(1, Relaxed)
+    }
+
+    /// What a subscriber has seen when it ends.
+    pub fn stream(&self, stream: Stream) {
+        lock(&self.history).streams.push(stream);
+    }
+
+    /// Everything, with a final reading of every session.
+    ///
+    /// # Errors
+    /// When a session can't be read, or holds what nobody sends.
+    pub async fn finish(self, api: &Api) -> anyhow::Result<History> {
+        let mut history = self.history.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for session in 0..self.sessions {
+            let (service, name) = session_name(session);
+            history.kept[session as usize] = kept(api, service, &name).await?;
+        }
+        Ok(history)
+    }
+
+    fn failed(&self, what: &str) {
+        *lock(&self.failures).entry(what.to_owned()).or_default() += 1;
+    }
+}
+
+/// The messages of a session in its history; none if there is no such session.
+///
+/// # Errors
+/// When it can't be read, or holds what nobody sends.
+pub async fn kept(api: &Api, service: &str, name: &str) -> anyhow::Result<Vec<Kept>> {
+    if api.client.get(&session_path(service, name)).await?.status == 404 {
+        return Ok(Vec::new());
+    }
+    let entries = api.whole_history(service, name).await?;
+    let kept = |entry: &Entry| {
+        let message = message_of(entry.body.as_ref()).context("a foreign message")?;
+        let reply = hash(entry.reply.as_ref().context("a reply that is not JSON")?);
+        Ok(Kept { seq: entry.seq, message, reply, events: entry.events.len() as u32 })
+    };
+    entries.iter().map(kept).collect()
+}
+
+/// The service and the name of a session.
+pub fn session_name(session: SessionId) -> (&'static str, String) {
+    (SERVICES[session as usize % SERVICES.len()], format!("judged-{session}"))
+}
+
+fn message(service: &str, id: MessageId) -> Message {
+    match service {
+        "chat" => {
+            let from = format!("client-{}", id % 10);
+            Message::json(&json!({"kind": "say", "from": from, "text": id.to_string()}))
+        }
+        _ => Message::bytes(id.to_string()).typed("text/plain"),
+    }
+}
+
+/// The message that a body or an event is, as [`message`] made it.
+pub fn message_of(body: Option<&Value>) -> Option<MessageId> {
+    let text = body?.as_str().or_else(|| body?.get("text")?.as_str())?;
+    text.parse().ok()
+}
+
+fn hash(reply: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    reply.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+impl<'a> Caller<'a> {
+    pub fn new(recorder: &'a Recorder, patience: Duration) -> Self {
+        Self { recorder, apis: HashMap::new(), patience }
+    }
+
+    fn api(&mut self, at: SocketAddr) -> Api {
+        self.apis.entry(at).or_insert_with(|| Api::new(Client::new(at))).clone()
+    }
+
+    /// Sends a message once. Is its outcome clear?
+    pub async fn send(
+        &mut self,
+        at: SocketAddr,
+        session: SessionId,
+        message: MessageId,
+        keyed: bool,
+    ) -> Outcome {
+        let (service, name) = session_name(session);
+        let mut body = self::message(service, message);
+        if keyed {
+            body = body.key(format!("key-{message}"));
+        }
+        let api = self.api(at);
+        let begun = self.recorder.now();
+        let answer = tokio::time::timeout(self.patience, api.post(service, &name, body)).await;
+        let ended = self.recorder.now();
+        let outcome = match answer {
+            Ok(Ok(answer)) => self.outcome(&answer),
+            Ok(Err(_)) => self.open("connection"),
+            Err(_) => self.open("timeout"),
+        };
+        let send = Send { session, message, begun, ended, outcome };
+        lock(&self.recorder.history).sends.push(send);
+        if matches!(outcome, Outcome::Acknowledged { .. }) {
+            self.recorder.acknowledged.fetch_add(1, Relaxed);
+        }
+        outcome
+    }
+
+    fn open(&self, why: &str) -> Outcome {
+        self.recorder.failed(why);
+        Outcome::Unknown
+    }
+
+    fn outcome(&self, answer: &Answer) -> Outcome {
+        let acknowledged = || {
+            let reply = crate::api::Reply::of(answer.clone()).ok()?;
+            let value = reply.json().ok()?;
+            let counted = value.as_u64().or_else(|| value["n"].as_u64());
+            let (seq, replayed) = (reply.seq, reply.replayed);
+            Some(Outcome::Acknowledged { seq, replayed, reply: hash(&value), counted })
+        };
+        if let Some(outcome) = acknowledged() {
+            return outcome;
+        }
+        match answer.problem() {
+            Ok(problem) => {
+                self.recorder.failed(&problem.code);
+                // Every other code says that this attempt was not kept.
+                match problem.code.as_str() {
+                    "outcome-unknown" | "internal" => Outcome::Unknown,
+                    _ => Outcome::Refused,
+                }
+            }
+            Err(_) => self.open("malformed"),
+        }
+    }
+
+    /// Sends a new message, under a key or not; under a key as often as it takes, each time to
+    /// the next target.
+    pub async fn say(
+        &mut self,
+        mut target: impl FnMut() -> Option<SocketAddr>,
+        session: SessionId,
+        keyed: bool,
+        attempts_max: u32,
+    ) {
+        let message = self.recorder.new_message();
+        for _ in 0..if keyed { attempts_max } else { 1 } {
+            let Some(at) = target() else { return };
+            if let Outcome::Acknowledged { .. } = self.send(at, session, message, keyed).await {
+                return;
+            }
+            // Not in a circle as fast as refusals come.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Reads once; what fails is not recorded but counted.
+    pub async fn read(
+        &mut self,
+        at: SocketAddr,
+        session: SessionId,
+        kind: ReadKind,
+        stale_allowed: bool,
+    ) {
+        let api = self.api(at);
+        let begun = self.recorder.now();
+        let asked = ask(&api, session, kind, stale_allowed);
+        let answer = tokio::time::timeout(self.patience, asked).await;
+        let ended = self.recorder.now();
+        match answer {
+            Ok(Ok(Ok((last_seq, entries)))) => {
+                let read = Read { session, begun, ended, stale_allowed, last_seq, entries };
+                lock(&self.recorder.history).reads.push(read);
+            }
+            Ok(Ok(Err(code))) => self.recorder.failed(&format!("read: {code}")),
+            Ok(Err(_)) => self.recorder.failed("read: connection"),
+            Err(_) => self.recorder.failed("read: timeout"),
+        }
+    }
+}
+
+type Page = (u64, Vec<(u64, MessageId)>);
+
+/// What a read shows, or the code with which it was refused.
+async fn ask(
+    api: &Api,
+    session: SessionId,
+    kind: ReadKind,
+    stale_allowed: bool,
+) -> anyhow::Result<Result<Page, String>> {
+    let (service, name) = session_name(session);
+    let path = session_path(service, &name);
+    let local =
+        |sign: &str| if stale_allowed { format!("{sign}consistency=local") } else { "".into() };
+    let answer = match kind {
+        ReadKind::Tail => api.client.get(&format!("{path}/messages?tail=10{}", local("&"))).await?,
+        ReadKind::Query if service == "counter" => {
+            api.client.post(&format!("{path}/query{}", local("?")), "").await?
+        }
+        _ => api.client.get(&format!("{path}{}", local("?"))).await?,
+    };
+    if answer.status != 200 {
+        let code = answer.problem()?.code;
+        // A session without a message does not exist.
+        return Ok(if code == "session-not-found" { Ok((0, Vec::new())) } else { Err(code) });
+    }
+    let value: Value = answer.json()?;
+    if let Some(count) = value.as_u64() {
+        return Ok(Ok((count, Vec::new())));
+    }
+    if let Some(seq) = value["seq"].as_u64() {
+        return Ok(Ok((seq, Vec::new())));
+    }
+    let page: crate::api::History = answer.json()?;
+    let entry = |entry: &Entry| Some((entry.seq, message_of(entry.body.as_ref())?));
+    let entries: Option<Vec<_>> = page.entries.iter().map(entry).collect();
+    Ok(Ok((page.last_seq, entries.context("a foreign message")?)))
+}
+
+/// An event as the checker wants it.
+///
+/// # Errors
+/// When it is of no message that a client sends.
+pub fn seen(at: Nanos, event: &Event) -> anyhow::Result<Seen> {
+    let message = message_of(event.body.as_ref()).context("a foreign event")?;
+    Ok(Seen { at, seq: event.seq, index: event.index, message })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,123 @@
+//! A network of namespaces on one bridge, in which single links can be cut, one way or both.
+//!
+//! Nothing of the machine's own network is touched, so that tests can run beside each other. A cut
+//! link loses silently, as a network does: the sender's neighbour entry for the other names a
+//! hardware address that nobody has. (Filters and netem would do it, too, but need kernel modules
+//! that many machines lack.)
+
+use super::place::Place;
+use anyhow::Context;
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Nobody's hardware address.
+const NOWHERE: &str = "02:00:00:00:ff:ff";
+
+/// A host of the network, by its number from 1 up; its address is `10.77.0.<number>`.
+pub type HostId = u8;
+
+/// The network. Dropping it takes all of it away, once the processes on it are gone.
+pub struct Net {
+    bridge: Place,
+    hosts: Mutex<Vec<Arc<Place>>>,
+    /// How often each way is cut: two faults may share a link.
+    cuts: Mutex<HashMap<(HostId, HostId), u32>>,
+}
+
+impl Net {
+    /// A network without hosts.
+    ///
+    /// # Errors
+    /// When this machine does not allow it; says why.
+    pub fn new() -> anyhow::Result<Self> {
+        let bridge = Place::apart()?;
+        bridge.command("ip", &["link", "add", "hub", "type", "bridge"])?;
+        bridge.command("ip", &["link", "set", "hub", "up"])?;
+        Ok(Self { bridge, hosts: Mutex::default(), cuts: Mutex::default() })
+    }
+
+    /// Adds a host that reaches all others and is reached by them.
+    ///
+    /// # Errors
+    /// When the tools fail.
+    pub fn add(&self) -> anyhow::Result<(HostId, Arc<Place>)> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = HostId::try_from(hosts.len() + 1).context("too many hosts")?;
+        let place = Place::apart()?;
+        let namespace = place.namespace();
+        let namespace = namespace.to_str().context("a path")?;
+        let (port, mac) = (format!("port{id}"), mac(id));
+        let link = ["link", "add", &port, "type", "veth", "peer", "name", "eth0", "address", &mac];
+        self.bridge.command("ip", &[&link[..], &["netns", namespace]].concat())?;
+        self.bridge.command("ip", &["link", "set", &port, "master", "hub", "up"])?;
+        place.command("ip", &["link", "set", "lo", "up"])?;
+        let address = format!("{}/24", address(id));
+        place.command("ip", &["address", "add", &address, "dev", "eth0"])?;
+        place.command("ip", &["link", "set", "eth0", "up"])?;
+        let place = Arc::new(place);
+        hosts.push(place.clone());
+        Ok((id, place))
+    }
+
+    /// Loses everything that `from` sends to `to`, and nothing else, until it is healed as often as
+    /// it was cut.
+    ///
+    /// # Errors
+    /// When the tools fail.
+    pub fn cut(&self, from: HostId, to: HostId) -> anyhow::Result<()> {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = cuts.entry((from, to)).or_default();
+        *count += 1;
+        if *count == 1 { self.neighbour(from, to, NOWHERE) } else { Ok(()) }
+    }
+
+    /// Takes one cut back.
+    ///
+    /// # Errors
+    /// When the tools fail.
+    pub fn heal(&self, from: HostId, to: HostId) -> anyhow::Result<()> {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        match cuts.remove(&(from, to)) {
+            Some(count) if count > 1 => _ = cuts.insert((from, to), count - 1),
+            Some(_) => self.neighbour(from, to, &mac(to))?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn neighbour(&self, of: HostId, to: HostId, mac: &str) -> anyhow::Result<()> {
+        let place = self.place(of)?;
+        let to = address(to).to_string();
+        let entry = ["neigh", "replace", &to, "lladdr", mac, "dev", "eth0", "nud", "permanent"];
+        place.command("ip", &entry)
+    }
+
+    fn place(&self, id: HostId) -> anyhow::Result<Arc<Place>> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = usize::from(id).checked_sub(1).context("hosts are numbered from 1")?;
+        hosts.get(at).cloned().context("no such host")
+    }
+}
+
+/// The address of a host.
+pub fn address(id: HostId) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, id)
+}
+
+fn mac(id: HostId) -> String {
+    format!("02:00:00:00:00:{id:02x}")
+}
+
+/// A network, or `None` with a line that says why not where the machine does not allow one.
+pub fn net_or_skip(test: &str) -> Option<Net> {
+    match Net::new() {
+        Ok(net) => Some(net),
+        Err(e) => {
+            println!("SKIPPED: {test} needs network namespaces: {e:#}");
+            None
+        }
+    }
+}

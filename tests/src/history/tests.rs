@@ -1,0 +1,86 @@
+//! The judge is judged: good histories pass, and each kind of violation is found.
+
+use super::{
+    Kind, check,
+    generate::{good, spoil},
+};
+use proptest::prelude::*;
+use std::time::{Duration, Instant};
+
+const KINDS: [Kind; 18] = [
+    Kind::Lost,
+    Kind::Moved,
+    Kind::Doubled,
+    Kind::Resurrected,
+    Kind::Foreign,
+    Kind::Gap,
+    Kind::OutOfOrder,
+    Kind::AppliedTwice,
+    Kind::RepeatDiffers,
+    Kind::ReplyDiffers,
+    Kind::Miscounted,
+    Kind::StaleRead,
+    Kind::Ahead,
+    Kind::TornRead,
+    Kind::Changed,
+    Kind::EventGap,
+    Kind::EventRepeat,
+    Kind::EventsMissing,
+];
+
+/// Without it, a kind of violation that the checker does not see would go unseen in every test of
+/// the cluster.
+#[test]
+fn every_kind_of_violation_is_found() {
+    for kind in KINDS {
+        let mut spoiled = 0;
+        for seed in 0..20 {
+            let mut history = good(seed, 200);
+            if spoil(&mut history, kind, seed).is_none() {
+                continue;
+            }
+            spoiled += 1;
+            let report = check(&history);
+            let found = report.violations.iter().any(|violation| violation.kind == kind);
+            assert!(found, "{kind:?} was planted (seed {seed}), but: {report}");
+        }
+        assert!(spoiled > 10, "{kind:?} could be planted in {spoiled} of 20 histories only");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Without it, a run of the cluster could fail although nothing is wrong: then nobody would
+    /// believe the checker when something is.
+    #[test]
+    fn a_good_history_is_good(seed: u64, calls in 0_usize..300) {
+        let report = check(&good(seed, calls));
+        prop_assert!(report.good(), "{report}");
+    }
+
+    /// Without it, a violation might only be seen where the tests above happen to put it.
+    #[test]
+    fn a_spoiled_history_is_not(seed: u64, calls in 1_usize..100, kind in 0..KINDS.len()) {
+        let (mut history, kind) = (good(seed, calls), KINDS[kind]);
+        if spoil(&mut history, kind, seed).is_some() {
+            let report = check(&history);
+            let found = report.violations.iter().any(|violation| violation.kind == kind);
+            prop_assert!(found, "{kind:?} was planted, but: {report}");
+        }
+    }
+}
+
+/// Without it, a checker that compares each with each would make long runs impossible to judge.
+#[test]
+fn a_long_history_is_judged_soon() {
+    let history = good(7, 300_000);
+    let started = Instant::now();
+    let report = check(&history);
+    let took = started.elapsed();
+    println!("{report}, judged in {took:?}");
+    assert!(report.good(), "{report}");
+    assert!(report.acknowledged > 100_000);
+    // Ten times what a debug build needs; a quadratic one needs hours.
+    assert!(took < Duration::from_secs(30), "{took:?}");
+}

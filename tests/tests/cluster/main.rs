@@ -1,0 +1,9 @@
+//! Tests of real clusters: several nodes and log engines, each in a process of its own.
+//!
+//! They need what the system tests need, and a nats-server. Those that cut links make a network of
+//! their own and need to be root for that; where they may not, they say so and pass.
+
+mod chaos;
+mod engine;
+mod judged;
+mod network;
