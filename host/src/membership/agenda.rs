@@ -24,10 +24,6 @@ impl<T> Agenda<T> {
         self.count += 1;
         self.due.insert((at, self.count), what);
     }
-    #[cfg(test)]
-    pub fn all(&self) -> impl Iterator<Item = (&Instant, &T)> {
-        self.due.iter().map(|((at, _), d)| (at, d))
-    }
     pub fn next(&self) -> Option<Instant> {
         self.due.first_key_value().map(|((at, _), _)| *at)
     }

@@ -38,7 +38,6 @@ pub(super) struct Outlets {
     pub fatal: watch::Sender<Option<Fatal>>,
 }
 
-#[derive(Debug)]
 pub(super) enum Due {
     Swim(Timer<Id>),
     /// Greet the addresses that are not known as members.
@@ -163,6 +162,7 @@ impl Core {
 
     /// New addresses to look at.
     pub fn found(&mut self, now: Instant, found: Found) {
+        self.forgive(now);
         self.found = found;
         if self.alive() {
             self.greet(now);
@@ -174,6 +174,7 @@ impl Core {
     pub fn datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         let m = metrics();
         m.datagrams_in.increment(1);
+        self.forgive(now);
         if !self.alive() {
             return;
         }
@@ -202,12 +203,7 @@ impl Core {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
-        if let Some(late) = self.agenda.forgive(now, limits::TIMER_GRACE) {
-            metrics().stalls.increment(1);
-            let ms = late.as_millis() as u64;
-            debug!(ms, "did not run for a while: others are given that time");
-            self.heard = (self.heard + late).min(now);
-        }
+        self.forgive(now);
         while let Some(due) = self.agenda.pop(now) {
             match due {
                 Due::Swim(timer) => {
@@ -226,8 +222,20 @@ impl Core {
         }
     }
 
+    /// Comes first in all that is called from outside: what is added to the agenda from here on
+    /// counts from now.
+    fn forgive(&mut self, now: Instant) {
+        if let Some(late) = self.agenda.forgive(now, limits::TIMER_GRACE) {
+            metrics().stalls.increment(1);
+            let ms = late.as_millis() as u64;
+            debug!(ms, "did not run for a while: others are given that time");
+            self.heard = (self.heard + late).min(now);
+        }
+    }
+
     /// This node gives its slots away from now on; all are told.
     pub fn set_leaving(&mut self, now: Instant) {
+        self.forgive(now);
         if self.own.member.leaving || !self.alive() {
             return;
         }

@@ -225,7 +225,6 @@ fn after_any_faults_the_living_agree() {
             sim.thaw(process[n]);
         }
         let living: Vec<usize> = process.iter().copied().filter(|p| sim.lives(*p)).collect();
-        println!("seed {seed}");
         let took = sim.run_until(30 * S, |sim| sim.agree(&living));
         assert!(took < 10 * S, "seed {seed}: {took:?}");
         assert!(living.iter().all(|p| sim.fatal(*p).is_none()), "seed {seed}");

@@ -293,16 +293,6 @@ impl Sim {
                 ""
             };
             let fatal = p.fatal.borrow().clone();
-            let due: Vec<_> = p.core.agenda.all().map(|(at, d)| format!("{at:?} {d:?}")).collect();
-            println!(
-                "{} {:?} {:?} {:?} num {} deadline {:?}",
-                n,
-                self.now,
-                p.core.own,
-                due,
-                p.core.swim.num_members(),
-                p.core.deadline()
-            );
             format!("{n} {:?} {state} sees {:?} {:?}\n", p.core.own, self.sees(n), fatal)
         };
         self.processes.iter().enumerate().map(line).collect()
