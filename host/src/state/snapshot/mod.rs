@@ -61,6 +61,7 @@ use crate::{
     log::{LogError, Position, Term},
     names::SlotId,
     state::StateError,
+    telemetry::metrics,
 };
 use bytes::Bytes;
 use format::Manifest;
@@ -295,8 +296,7 @@ impl Snapshots {
                     _ => continue,
                 },
             };
-            let object = self.inner.objects.describe(manifest.slot, &name);
-            return Err(SnapshotError::Damaged { object, why });
+            return Err(self.damaged(manifest.slot, &name, why));
         }
         Ok(())
     }
@@ -324,6 +324,7 @@ impl Snapshots {
     }
 
     fn damaged(&self, slot: SlotId, name: &str, why: String) -> SnapshotError {
+        metrics().snapshot_damage.increment(1);
         SnapshotError::Damaged { object: self.inner.objects.describe(slot, name), why }
     }
 }
