@@ -287,7 +287,9 @@ impl Snapshots {
     ) -> Result<(), SnapshotError> {
         for object in manifest.objects() {
             let name = object.name();
-            let why = match listed.iter().find(|listed| listed.name == name) {
+            // Listings are sorted.
+            let found = listed.binary_search_by(|listed| listed.name.as_str().cmp(&name));
+            let why = match found.ok().and_then(|at| listed.get(at)) {
                 None => "it is missing".to_owned(),
                 Some(found) => match found.bytes {
                     Some(bytes) if bytes != object.bytes => {
