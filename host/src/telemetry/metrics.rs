@@ -234,6 +234,16 @@ table! {
     refused_name: Counter "slotd_membership_refusals_total" {"reason" = "name"};
     /// Nodes that were refused, here or this one by others, by what differs.
     refused_superseded: Counter "slotd_membership_refusals_total" {"reason" = "superseded"};
+    /// Snapshots of slots that were taken.
+    snapshots: Counter "slotd_snapshots_total";
+    /// Bytes of objects that were put for snapshots.
+    snapshot_bytes: Counter "slotd_snapshot_bytes_total";
+    /// One snapshot that was taken, or one slot that was restored from one.
+    snapshot_seconds: Histogram "slotd_snapshot_seconds" [SECONDS] {"work" = "take"};
+    /// One snapshot that was taken, or one slot that was restored from one.
+    restore_seconds: Histogram "slotd_snapshot_seconds" [SECONDS] {"work" = "restore"};
+    /// Objects of snapshots that were found damaged or missing. The log names each.
+    snapshot_damage: Counter "slotd_snapshot_damage_total";
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";

@@ -61,6 +61,7 @@ use crate::{
     log::{LogError, Position, Term},
     names::SlotId,
     state::StateError,
+    telemetry::metrics,
 };
 use bytes::Bytes;
 use format::Manifest;
@@ -286,7 +287,9 @@ impl Snapshots {
     ) -> Result<(), SnapshotError> {
         for object in manifest.objects() {
             let name = object.name();
-            let why = match listed.iter().find(|listed| listed.name == name) {
+            // Listings are sorted.
+            let found = listed.binary_search_by(|listed| listed.name.as_str().cmp(&name));
+            let why = match found.ok().and_then(|at| listed.get(at)) {
                 None => "it is missing".to_owned(),
                 Some(found) => match found.bytes {
                     Some(bytes) if bytes != object.bytes => {
@@ -295,8 +298,7 @@ impl Snapshots {
                     _ => continue,
                 },
             };
-            let object = self.inner.objects.describe(manifest.slot, &name);
-            return Err(SnapshotError::Damaged { object, why });
+            return Err(self.damaged(manifest.slot, &name, why));
         }
         Ok(())
     }
@@ -324,6 +326,7 @@ impl Snapshots {
     }
 
     fn damaged(&self, slot: SlotId, name: &str, why: String) -> SnapshotError {
+        metrics().snapshot_damage.increment(1);
         SnapshotError::Damaged { object: self.inner.objects.describe(slot, name), why }
     }
 }

@@ -118,14 +118,25 @@ impl Objects {
                 Ok(Self::Store { store, root: cluster.into(), target: target.clone() })
             }
             Target::S3 { bucket, prefix } => {
-                // Does nothing where the process has one.
-                let _ = rustls::crypto::ring::default_provider().install_default();
-                let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-                let store = Arc::new(builder.build().map_err(refused)?);
-                let root = ObjectPath::from(format!("{prefix}/{cluster}"));
-                Ok(Self::Store { store, root, target: target.clone() })
+                Self::s3(AmazonS3Builder::from_env(), bucket, prefix, cluster).map_err(refused)
             }
         }
+    }
+
+    pub(super) fn s3(
+        builder: AmazonS3Builder,
+        bucket: &str,
+        prefix: &str,
+        cluster: &str,
+    ) -> object_store::Result<Self> {
+        // Does nothing where the process has one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // Not every S3-compatible store can delete many at once, and there is no need.
+        let builder = builder.with_bucket_name(bucket).with_disable_bulk_delete(true);
+        let store = Arc::new(builder.build()?);
+        let root = ObjectPath::from(format!("{prefix}/{cluster}"));
+        let target = Target::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        Ok(Self::Store { store, root, target })
     }
 
     /// What people call the object.

@@ -15,9 +15,10 @@ use crate::{
         fjall::FjallState,
         rows::{Rows, Wiping},
     },
+    telemetry::metrics,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 impl Snapshots {
     /// Brings a slot that the store lacks, or has at a position that the log no longer reaches, to
@@ -111,6 +112,7 @@ impl Snapshots {
     ) -> Result<SlotMeta, SnapshotError> {
         let manifest = self.read_manifest(slot, name).await?;
         self.complete(&manifest, listed)?;
+        let started = Instant::now();
         self.wipe(slot, store, turn).await?;
         // Sessions come and go in this order; what is deleted in it is collected afterwards.
         let mutable: Vec<_> = manifest.base.iter().chain(&manifest.deltas).cloned().collect();
@@ -122,6 +124,7 @@ impl Snapshots {
         let (store, last) = (store.clone(), meta.clone());
         let finish = move || Ok(store.apply(slot, Changes::default(), &last)?);
         blocking(Some(turn.clone()), finish).await?;
+        metrics().restore_seconds.record(started.elapsed());
         tracing::info!(slot, position = meta.applied, "restored a slot from its snapshot");
         Ok(meta)
     }

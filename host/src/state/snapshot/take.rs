@@ -14,9 +14,14 @@ use crate::{
         fjall::FjallState,
         rows::{Rows, SlotView},
     },
+    telemetry::metrics,
 };
 use bytes::Bytes;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What the object store has of a slot after a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +125,7 @@ impl Snapshots {
         if newest == applied || known.last.is_some() && !take.is_due(newest).await? {
             return Ok(taken(&known, false));
         }
+        let started = Instant::now();
         let manifest = Arc::new(take.run(known.last.as_deref()).await?);
         let (name, bytes) = manifest.encode()?;
         // Until it is certain, also when this future is dropped.
@@ -128,6 +134,8 @@ impl Snapshots {
         self.inner.objects.put(slot, &name, bytes).await?;
         known = known.with(undecided.manifest);
         *state.known.lock() = known.clone();
+        metrics().snapshots.increment(1);
+        metrics().snapshot_seconds.record(started.elapsed());
         Ok(taken(&known, true))
     }
 }
@@ -355,6 +363,7 @@ impl Take<'_> {
         let (slot, term) = (self.slot, self.term);
         let encode = move || format::object(kind, slot, term, changes);
         let (reference, bytes): (ObjectRef, Bytes) = blocking(None, encode).await?;
+        metrics().snapshot_bytes.increment(reference.bytes);
         self.snapshots.inner.objects.put(slot, &reference.name(), bytes).await?;
         Ok(reference)
     }

@@ -122,3 +122,88 @@ async fn requests_outlast_a_restart_of_nats() {
     assert_eq!(get.await.unwrap().unwrap().unwrap(), "before");
     assert_eq!(objects.get(0, "b-2").await.unwrap().unwrap().len(), 900_000);
 }
+
+/// As much of S3 as snapshots need: put, get, delete, and listings in pages of two.
+async fn fake_s3() -> String {
+    use axum::{
+        body::Body,
+        extract::{Path, Query, State},
+        http::{Method, Response, StatusCode},
+        routing::{any, get},
+    };
+    type Stored = Arc<Mutex<BTreeMap<String, Bytes>>>;
+    const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let answer = |status: StatusCode, body: Bytes| {
+        let answer = Response::builder().status(status).header("ETag", "\"x\"");
+        answer.header("Last-Modified", MODIFIED).body(Body::from(body)).unwrap()
+    };
+    let object = move |State(stored): State<Stored>,
+                       Path((bucket, key)): Path<(String, String)>,
+                       method: Method,
+                       body: Bytes| async move {
+        assert_eq!(bucket, "bucket");
+        let mut stored = stored.lock();
+        match method {
+            Method::PUT => {
+                stored.insert(key, body);
+                answer(StatusCode::OK, Bytes::new())
+            }
+            Method::DELETE => {
+                stored.remove(&key);
+                answer(StatusCode::NO_CONTENT, Bytes::new())
+            }
+            _ => match stored.get(&key) {
+                Some(bytes) => answer(StatusCode::OK, bytes.clone()),
+                None => {
+                    answer(StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>".into())
+                }
+            },
+        }
+    };
+    let list = move |State(stored): State<Stored>,
+                     Query(query): Query<BTreeMap<String, String>>| async move {
+        let stored = stored.lock();
+        let after = query.get("continuation-token").cloned().unwrap_or_default();
+        let mut keys = stored
+            .iter()
+            .filter(|(key, _)| key.starts_with(&query["prefix"]) && **key > after)
+            .take(3);
+        let page: Vec<_> = keys.by_ref().take(2).collect();
+        let mut out = "<ListBucketResult>".to_owned();
+        for (key, bytes) in &page {
+            out += &format!(
+                "<Contents><Key>{key}</Key><Size>{}</Size><ETag>\"x\"</ETag>\
+                 <LastModified>1994-11-06T08:49:37.000Z</LastModified></Contents>",
+                bytes.len()
+            );
+        }
+        if keys.next().is_some() {
+            out += &format!("<NextContinuationToken>{}</NextContinuationToken>", page[1].0);
+        }
+        out += "</ListBucketResult>";
+        answer(StatusCode::OK, out.into())
+    };
+    let app = axum::Router::new()
+        .route("/{bucket}", get(list))
+        .route("/{bucket}/{*key}", any(object))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(Stored::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    format!("http://{address}")
+}
+
+/// What speaks S3 is where most will keep snapshots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_keeps_objects() {
+    let builder = object_store::aws::AmazonS3Builder::new()
+        .with_endpoint(fake_s3().await)
+        .with_allow_http(true)
+        .with_region("nowhere")
+        .with_access_key_id("key")
+        .with_secret_access_key("secret");
+    let objects = Objects::s3(builder, "bucket", "some/prefix", "test").unwrap();
+    assert_eq!(objects.describe(7, "b-1"), "s3://bucket/some/prefix/test/00007/b-1");
+    suite(&objects).await;
+}
