@@ -458,3 +458,159 @@ pub const CLUSTER_DEV_READY: Duration = Duration::from_secs(90);
 /// Time that they have to stop in an orderly way: their grace, what a store's close may take
 /// beyond it, and a little.
 pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);
+
+// --- joining ----------------------------------------------------------------------------------
+
+/// Between looks at how far the other nodes are with a swap.
+pub const SWAP_POLL: Duration = Duration::from_millis(20);
+/// Free ports that are tried until one is free over TCP and UDP.
+pub const PEER_PORT_TRIES: u32 = 32;
+
+// --- registry ---------------------------------------------------------------------------------
+
+/// Time for one change or read of the registry, repeats included: longer than the engine's
+/// election.
+pub const REGISTRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Back-off between repeats.
+pub const REGISTRY_RETRY_MIN: Duration = Duration::from_millis(20);
+pub const REGISTRY_RETRY_MAX: Duration = Duration::from_secs(1);
+/// Times that a change of the placement starts from what another node wrote meanwhile.
+pub const REGISTRY_SWAP_TRIES: usize = 32;
+/// Time for one try to move a component: 64 MiB take 1.5 s on loopback.
+pub const COMPONENT_TRY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time to store or fetch a component in all.
+pub const COMPONENT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Times that the engine must say "not found" before that is believed.
+pub const COMPONENT_MISSES: u32 = 5;
+/// How often pieces of broken uploads are looked for. What is one at two looks is removed, so an
+/// upload may take this long.
+pub const COMPONENTS_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
+
+// --- between nodes ----------------------------------------------------------------------------
+
+/// What a frame is filled up to with requests, small answers and live items: large enough for a
+/// thousand small ones, small enough that the next frame is not far.
+pub const PEER_FRAME_BYTES: usize = 64 * 1024;
+/// A larger body goes in pieces of this size.
+pub const PEER_PIECE_BYTES: usize = 64 * 1024;
+/// A frame that is larger ends the link: more than twice what this side ever packs into one.
+pub const PEER_FRAME_BYTES_MAX: usize = 512 * 1024;
+/// Body of one request or answer: a page of history that one large entry ends, twice over.
+pub const PEER_ITEM_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Large answers of one link that are sent in turns; the peer holds what it has of each.
+pub const PEER_PIECED_MAX: usize = 8;
+/// Requests that wait to be written to one peer, and their bytes; past it the caller is refused.
+pub const PEER_QUEUE_ITEMS_MAX: usize = 8_192;
+pub const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Requests to one peer that have no answer yet.
+pub const PEER_IN_FLIGHT_MAX: usize = 16_384;
+/// Requests of one peer that are worked on: as many again, for those that it gave up.
+pub const PEER_SERVED_MAX: usize = 2 * PEER_IN_FLIGHT_MAX;
+/// Bytes of answers and live items that wait to be written to one peer; past it no further answer
+/// is fetched.
+pub const PEER_ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Subscriptions of one peer: every connection of a node could be one to the same other node.
+pub const PEER_SUBSCRIPTIONS_MAX: usize = 20_000;
+/// Credit of one subscription: live items that are on their way, a large one counting once more
+/// for each [`PEER_CREDIT_BYTES`]. As many as the subscriber's own end holds.
+pub const PEER_CREDIT: u64 = SUBSCRIBER_MESSAGES_MAX as u64;
+pub const PEER_CREDIT_BYTES: usize = 16 * 1024;
+/// Answers that one turn of a connection takes before it looks at what came in.
+pub const PEER_ANSWERS_PER_TURN_MAX: usize = 256;
+/// HTTP/2's windows. Flow control is by items and credit; this is for links with a long way.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Time to connect to a peer and for both to prove who they are.
+pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections that have not proven anything yet; newer ones are closed at once.
+pub const PEER_STRANGERS_MAX: usize = 64;
+/// A link that broke is made again after this long at first, then twice that, and so on.
+pub const PEER_RETRY_MIN: Duration = Duration::from_millis(10);
+pub const PEER_RETRY_MAX: Duration = Duration::from_secs(1);
+/// How often a peer is pinged.
+pub const PEER_PING_INTERVAL: Duration = Duration::from_millis(500);
+/// Pings in a row without a sign of life after which a link is given up: 3 s. Counted in pings and
+/// not by the clock, so that a node that was itself paused does not blame its peers.
+pub const PEER_SILENT_PINGS_MAX: u32 = 6;
+/// The same when there are signs of life but no answers to pings: a slow way with a long queue,
+/// or one that is cut in one direction.
+pub const PEER_UNANSWERED_PINGS_MAX: u32 = 18;
+/// Time for what is being answered when a node stops.
+pub const PEER_STOP_GRACE: Duration = Duration::from_millis(500);
+/// Pause before connections are accepted again after that failed, as for want of file descriptors.
+pub const PEER_ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Bytes of what a stranger says of itself that go into a log line.
+pub const PEER_TEXT_BYTES_MAX: usize = 256;
+/// One log line a while for each reason and address from which connections are refused.
+pub const PEER_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// One datagram of the peer port, with its start and its tag: fits IPv6's smallest MTU (1280)
+/// behind both headers, so that nothing is ever fragmented.
+pub const PEER_DATAGRAM_BYTES_MAX: usize = 1_232;
+/// A cluster's name is part of streams' names and of every hello.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
+/// A shorter secret is guessed too soon; a longer one is a mistake.
+pub const CLUSTER_SECRET_BYTES_MIN: usize = 8;
+pub const CLUSTER_SECRET_BYTES_MAX: usize = 1_024;
+/// A node's version travels with its identity.
+pub const NODE_VERSION_BYTES_MAX: usize = 32;
+/// What a refusal says of the refusing side.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 96;
+/// Refusals that a node remembers for people to see.
+pub const REFUSALS_KEPT_MAX: usize = 32;
+/// Answers to strangers: one an address in this time, and so many addresses.
+pub const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
+pub const REFUSAL_ADDRESSES_MAX: usize = 64;
+/// Log lines about one address and reason: one in this time, and so many addresses.
+pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(30);
+pub const REFUSAL_LOG_KEYS_MAX: usize = 64;
+/// Starts of nodes whose datagrams are told from replays.
+pub const PEER_WINDOWS_MAX: usize = 4_096;
+/// Orders that wait for the task of membership; it takes one in microseconds.
+pub const MEMBERSHIP_ORDERS_MAX: usize = 16;
+/// Datagrams that are read before timers have their turn.
+pub const DATAGRAMS_PER_TURN_MAX: usize = 512;
+/// Times in a row that the peer port may fail to be read, a little pause between two.
+pub const SOCKET_FAILURES_MAX: u32 = 200;
+pub const SOCKET_FAILURE_PAUSE: Duration = Duration::from_millis(20);
+/// A node is probed by each of its peers in turn; in a cluster of n one of them does so about this
+/// often. See `membership::Timings` for how the four hang together.
+pub const PROBE_PERIOD: Duration = Duration::from_millis(250);
+/// A probe that is not answered by then is sent through others too.
+pub const PROBE_RTT: Duration = Duration::from_millis(100);
+/// From suspicion to death.
+pub const SUSPICION: Duration = Duration::from_millis(1_250);
+/// News travel in datagrams of their own this often, while there are any.
+pub const GOSSIP_PERIOD: Duration = Duration::from_millis(100);
+/// Changes become a view when so much time passed without another one, at most so much later.
+pub const VIEW_QUIET: Duration = Duration::from_millis(100);
+pub const VIEW_DELAY_MAX: Duration = Duration::from_millis(250);
+/// How often addresses that are not known as members are greeted, on the way in and afterwards.
+pub const GREETING_INTERVAL_JOINING: Duration = Duration::from_millis(200);
+pub const GREETING_INTERVAL: Duration = Duration::from_secs(1);
+/// Hellos in one turn; the rest has the next one.
+pub const GREETINGS_PER_TURN_MAX: usize = 64;
+/// Hellos that wait for their answer, and how long.
+pub const GREETINGS_PENDING_MAX: usize = 512;
+pub const GREETING_WAIT: Duration = Duration::from_secs(2);
+/// A node that greets its peers and has no answer for this long goes on alone.
+pub const JOIN_WAIT: Duration = Duration::from_secs(2);
+/// As long it waits for discovery to have an answer at all.
+pub const DISCOVERY_WAIT: Duration = Duration::from_secs(15);
+/// A refusal that is older than this has no part in what a node does next.
+pub const REFUSAL_FRESH: Duration = Duration::from_secs(5);
+/// What is known as the bearer of a node's own name is asked so often, so far apart, before it
+/// counts as gone.
+pub const CHALLENGE_TRIES: u32 = 3;
+pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(200);
+/// Dead nodes are remembered, and greeted, for this long.
+pub const DEAD_REMEMBERED: Duration = Duration::from_secs(600);
+pub const DEAD_REMEMBERED_MAX: usize = 256;
+/// Times that a leaving node says so, and how far apart.
+pub const FAREWELLS: u32 = 5;
+pub const FAREWELL_INTERVAL: Duration = Duration::from_millis(30);
+/// Timers that are later than this were kept from running: the time does not count.
+pub const TIMER_GRACE: Duration = Duration::from_millis(50);
+/// The part of the shutdown grace in which a node may give its slots away before it stops serving.
+pub const DRAIN_SHARE: f64 = 0.6;
+/// How long a node that leaves waits until its farewell is said and its links have ended.
+pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);

@@ -185,6 +185,10 @@ impl LiveSender {
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
     }
+    /// Tells the subscriber that it was too slow, where that is known elsewhere.
+    pub(crate) fn lag(&self) {
+        self.lagged.store(true, Ordering::Release);
+    }
     /// The subscriber went away.
     pub fn is_closed(&self) -> bool {
         self.channel.is_closed()
@@ -196,6 +200,13 @@ impl LiveReceiver {
     /// before it resolves.
     pub async fn recv(&mut self) -> Option<Live> {
         self.channel.recv().await
+    }
+    /// As [`LiveReceiver::recv`], for a hand-written future.
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Live>> {
+        self.channel.poll_recv(cx)
     }
     /// Whether it was given up because it was too slow.
     pub fn lagged(&self) -> bool {
@@ -498,6 +509,31 @@ pub struct NodeDraining {
     pub slots: u32,
     /// The nodes that take them.
     pub takers: Vec<String>,
+}
+
+impl SwapShare {
+    /// What all nodes did of one swap, as one.
+    pub fn sum(shares: Vec<SwapShare>) -> Option<SwapInfo> {
+        let mut pauses: Vec<f64> =
+            shares.iter().flat_map(|s| s.pauses_us.iter().copied()).collect();
+        pauses.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let index = (pauses.len().saturating_sub(1) as f64 * share).ceil() as usize;
+            pauses.get(index).copied().unwrap_or(0.0)
+        };
+        let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
+        let sum = shares.into_iter().map(|share| share.info).reduce(|a, b| SwapInfo {
+            from: a.from.or(b.from),
+            slots: a.slots + b.slots,
+            moved: a.moved + b.moved,
+            done: a.done && b.done,
+            error: a.error.or(b.error),
+            started_ms: a.started_ms.min(b.started_ms),
+            elapsed_ms: a.elapsed_ms.max(b.elapsed_ms),
+            ..a
+        })?;
+        Some(SwapInfo { pause_p50_us: p50, pause_p99_us: p99, pause_max_us: max, ..sum })
+    }
 }
 
 /// What one node did of a swap.

@@ -28,7 +28,7 @@ exits! {
     Server = 5;
     /// `serve` can't start now: an address is taken, the data directory is in use or can't be written.
     CannotStart = 6;
-    /// `serve` must not start: the data directory is damaged, or was made with another slot count.
+    /// `serve` must not start: the data directory is damaged, or was made with another slot count; or the cluster does not take the node.
     Damaged = 7;
     /// `serve` met a bug and ended itself; what it acknowledged is safe, start it again.
     Bug = 70;

@@ -7,6 +7,7 @@ mod cluster;
 #[cfg(test)]
 mod docs;
 mod exit;
+mod join;
 mod local;
 mod nodes;
 mod output;

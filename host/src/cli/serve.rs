@@ -3,6 +3,7 @@
 use super::{
     args::Serve,
     exit::{CliError, Exit},
+    join::{self, Joined, PeerPort},
     output,
 };
 use crate::{
@@ -10,12 +11,17 @@ use crate::{
     http::{Admin, Api, App, HttpOptions, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
-    plugin::{PluginHost, PluginOptions},
+    plugin::{ComponentSource, PluginHost, PluginOptions},
     storage::{DataDir, OpenError, StorageOptions},
     telemetry::{self, panics},
 };
 use futures_util::future::BoxFuture;
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::timeout,
@@ -46,6 +52,10 @@ pub enum StartError {
     /// not help.
     #[error("{0}")]
     Damaged(String),
+    /// The engine can't be used, or the cluster does not take this node. Starting again will not
+    /// help.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl StartError {
@@ -68,7 +78,7 @@ impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         let exit = match error {
             StartError::Unavailable(_) => Exit::CannotStart,
-            StartError::Damaged(_) => Exit::Damaged,
+            StartError::Damaged(_) | StartError::Refused(_) => Exit::Damaged,
         };
         Self::new(exit, format!("the node does not start: {error}"))
     }
@@ -81,15 +91,28 @@ async fn start(config: &Config) -> Result<Running, StartError> {
     // Bound first, served last: a taken address is found before the data directory is touched.
     let api = listen("api", &config.api).await?;
     let admin = listen("admin", &config.admin).await?;
+    let peers = match config.is_cluster() {
+        true => Some(PeerPort::bind(config.cluster.listen).await?),
+        false => None,
+    };
     let (path, storage) = (config.data_dir.clone(), storage_options(config));
     let opened = tokio::task::spawn_blocking(move || DataDir::open(&path, storage)).await;
     let data_dir = opened.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let data_dir = Arc::new(data_dir);
+    let engine = match &peers {
+        Some(_) => Some(join::engine(config).await?),
+        None => None,
+    };
+    let source = engine.as_ref().map(|engine| {
+        let source: Arc<dyn ComponentSource> = Arc::new(engine.registry.components().clone());
+        source
+    });
     let plugins = PluginHost::new(PluginOptions {
         dir: config.data_dir.join("plugins"),
         memory_bytes: config.guest_memory_bytes,
         deadline: config.guest_deadline,
         host_calls: config.guest_host_calls,
+        source,
     });
     let plugins = Arc::new(plugins.map_err(|e| StartError::Unavailable(e.to_string()))?);
     let options = NodeOptions {
@@ -99,7 +122,14 @@ async fn start(config: &Config) -> Result<Running, StartError> {
         slot_idle: config.slot_idle,
         session_cache_bytes: config.session_cache_bytes,
     };
-    let foundation = Foundation { data_dir: data_dir.clone(), plugins, shared: None };
+    let joined = match (engine, peers) {
+        (Some(engine), Some(port)) => {
+            Some(join::join(config, engine, port, &data_dir, api.local_addr()).await?)
+        }
+        _ => None,
+    };
+    let (shared, cluster) = joined.map(Joined::split).unzip();
+    let foundation = Foundation { data_dir: data_dir.clone(), plugins, shared };
     let node = Node::start(options, foundation);
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 
@@ -121,16 +151,23 @@ async fn start(config: &Config) -> Result<Running, StartError> {
     });
     let scrape = scrape_source(&node);
     let watched = node.clone();
+    let excluded = cluster.as_ref().map(|cluster| cluster.membership.fatal());
     Ok(Running {
         api: api_address,
         admin: admin_address,
         drained: Box::pin(node.drained()),
         stop: Box::new(move |grace| {
             Box::pin(async move {
+                let started = Instant::now();
+                // Clients are served until the slots are elsewhere.
+                node.give_away(grace.mul_f64(limits::DRAIN_SHARE)).await;
                 shutdown.trigger();
                 // They end within their own grace.
                 let _ = servers.await;
-                let late = node.stop(grace).await;
+                let late = node.stop(grace.saturating_sub(started.elapsed())).await;
+                if let Some(cluster) = cluster {
+                    cluster.leave().await;
+                }
                 let closed = tokio::task::spawn_blocking(move || data_dir.close()).await;
                 drop(scrape);
                 closed.map_err(|e| format!("the store was not closed: {e}"))?;
@@ -140,7 +177,12 @@ async fn start(config: &Config) -> Result<Running, StartError> {
                 }
             })
         }),
-        failed: Box::pin(async move { watched.fatal().await }),
+        failed: Box::pin(async move {
+            tokio::select! {
+                why = watched.fatal() => why,
+                why = join::excluded(excluded) => why,
+            }
+        }),
     })
 }
 
@@ -192,7 +234,8 @@ pub(super) fn openapi_document() -> Option<String> {
 /// It does not start, does not finish in time, or meets a bug.
 pub async fn serve(args: Serve, json: bool) -> Result<(), CliError> {
     let Serve { config, addresses_file } = args;
-    let loaded = config.load()?;
+    let mut loaded = config.load()?;
+    join::name_by_dns(&mut loaded).map_err(CliError::usage)?;
     let Config { log_format, log_filter, .. } = &loaded.config;
     telemetry::init_log(*log_format, log_filter).map_err(CliError::usage)?;
     panics::install_hook();

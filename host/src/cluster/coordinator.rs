@@ -1,10 +1,11 @@
 //! The task that compares what this node has with what the ring gives it, and begins moves.
 
 use super::{
-    Avoid, Backoff, ChangeAvoid, Cluster,
+    Backoff, ChangeAvoid, Cluster,
     control::{Ask, Told},
     member::{Member, Members},
     plan::{self, Action, SlotState},
+    registry::Placement,
 };
 use crate::{
     error::{Code, Error},
@@ -25,8 +26,6 @@ use tokio::sync::{mpsc, watch};
 
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// How long a node that finds nobody waits before it takes slots.
-    pub join_wait: Duration,
     pub request_deadline: Duration,
     /// Messages that may wait for a slot that moves.
     pub held_max: usize,
@@ -40,7 +39,7 @@ pub struct ClusterParts {
     pub router: Arc<Router>,
     pub peers: Arc<dyn Peers>,
     pub members: watch::Receiver<Arc<Members>>,
-    pub avoid: watch::Receiver<Arc<Avoid>>,
+    pub placement: watch::Receiver<Arc<Placement>>,
     /// Fed by the slots' tasks.
     pub ended: mpsc::UnboundedReceiver<Ended>,
     /// Tells the others that this node gives its slots away.
@@ -50,7 +49,8 @@ pub struct ClusterParts {
 
 impl Cluster {
     pub fn start(options: ClusterOptions, parts: ClusterParts) -> Arc<Self> {
-        let ClusterParts { own, router, peers, members, avoid, ended, leave, change_avoid } = parts;
+        let ClusterParts { own, router, peers, members, placement, ended, leave, change_avoid } =
+            parts;
         let forwarder = Forwarder::new(
             router.clone(),
             peers,
@@ -63,13 +63,12 @@ impl Cluster {
         let cluster = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             own,
-            options,
             context: router.context().clone(),
             router,
             forwarder: Arc::new(forwarder),
             moves: Default::default(),
             members,
-            avoid,
+            placement,
             table: parking_lot::RwLock::new(Arc::new(empty)),
             hints: Default::default(),
             backoffs: Default::default(),
@@ -90,9 +89,9 @@ impl Cluster {
     /// A new view, or slots to avoid: the table, and who has not said yet what it owns.
     fn look_around(&self) {
         let members = self.members.borrow().clone();
-        let avoid = self.avoid.borrow().clone();
+        let placement = self.placement.borrow().clone();
         let view = View::new(members.number, members.on_ring());
-        let table = Table::new(&view, self.router.slot_count()).avoiding(&avoid);
+        let table = Table::new(&view, self.router.slot_count()).avoiding(&placement.avoid);
         let owners = (0..table.slot_count()).map(|slot| table.owner(slot).cloned()).collect();
         self.forwarder.propose(owners);
         metrics().view_number.set(members.number as f64);
@@ -273,11 +272,9 @@ impl Cluster {
 
 async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiver<Ended>) {
     let Some(this) = cluster.upgrade() else { return };
-    let (mut members, mut avoid) = (this.members.clone(), this.avoid.clone());
-    let join_wait = this.options.join_wait;
+    let (mut members, mut placement) = (this.members.clone(), this.placement.clone());
     drop(this);
     members.mark_changed();
-    let started = Instant::now();
     let mut last_tick = Instant::now();
     let mut distrust_until: Option<Instant> = None;
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
@@ -291,7 +288,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
                 }
                 this.look_around();
             }
-            changed = avoid.changed() => {
+            changed = placement.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -311,8 +308,8 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
             distrust_until = Some(Instant::now() + limits::PAUSE_DISTRUST);
         }
         last_tick = Instant::now();
-        let alone = this.members.borrow().alive.len() <= 1;
-        let joining = alone && started.elapsed() < join_wait;
+        // Number 0: it has not met its cluster yet, nor found that there is none.
+        let joining = this.members.borrow().number == 0;
         let distrusted = distrust_until.is_some_and(|until| Instant::now() < until);
         if !joining && !distrusted {
             this.reconcile();

@@ -16,7 +16,7 @@ use crate::{
     node_types::MoveState,
     router::Place,
     slot::{
-        Order,
+        Activation, Order,
         flush::{CatchUp, catch_up},
     },
 };
@@ -99,7 +99,24 @@ impl Cluster {
         self.hints.lock().insert(slot, (self.own.clone(), term));
         self.gained.lock().push((slot, term));
         self.nudge();
+        self.bring_current(slot).await;
         Ok(term)
+    }
+
+    /// A deploy may have counted this node's slots just before this one was here.
+    async fn bring_current(&self, slot: SlotId) {
+        for service in self.context.catalogue.all() {
+            let Ok(Some(running)) = self.router.running(slot) else { return };
+            let active = running.stats.active.lock().get(&service.name).map(|(at, _)| *at);
+            if active.is_some_and(|active| active >= service.generation) {
+                continue;
+            }
+            let Some(current) = service.deployment(service.current) else { continue };
+            let Ok(plugin) = self.context.plugins.load(current.digest).await else { continue };
+            let (reply, _) = oneshot::channel();
+            let activation = Activation { record: service.activate(), plugin };
+            running.try_order(Order::Activate { activation, prepared: None, reply });
+        }
     }
 
     // ---- the old owner -------------------------------------------------------------------------

@@ -10,7 +10,10 @@ mod handler;
 mod handoff;
 pub mod member;
 pub mod moves;
+#[cfg(test)]
+pub(crate) mod nats_for_tests;
 mod plan;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +25,7 @@ use crate::{
     limits,
     log::Term,
     names::{ServiceName, SlotId},
-    node_types::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode, SlotInfo},
+    node_types::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode, SlotInfo, SwapShare},
     plugin::Plugin,
     ring::{Table, View},
     router::{Place, Router, forward::Forwarder},
@@ -34,6 +37,7 @@ use futures_util::future::BoxFuture;
 use member::Members;
 use moves::Moves;
 use parking_lot::{Mutex, RwLock};
+use registry::Placement;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
@@ -51,13 +55,12 @@ pub type Avoid = BTreeMap<SlotId, Arc<str>>;
 pub struct Cluster {
     me: Weak<Self>,
     own: Arc<str>,
-    options: ClusterOptions,
     router: Arc<Router>,
     context: Arc<SlotContext>,
     pub forwarder: Arc<Forwarder>,
     pub moves: Moves,
     members: watch::Receiver<Arc<Members>>,
-    avoid: watch::Receiver<Arc<Avoid>>,
+    placement: watch::Receiver<Arc<Placement>>,
     /// What the ring proposes for the latest view.
     table: RwLock<Arc<Table>>,
     /// The latest owner of each slot that a peer has told of, by term.
@@ -220,6 +223,18 @@ impl Cluster {
             }
         }
         slots
+    }
+
+    /// What the other nodes have done of a service's last swap, and how many did not say.
+    pub async fn swap_shares(&self, service: &ServiceName) -> (Vec<SwapShare>, usize) {
+        let (mut shares, mut silent) = (Vec::new(), 0);
+        for (_, told) in self.ask_all(&Ask::Swap { service: service.clone() }).await {
+            match told {
+                Ok(Told::Swap(Some(share))) => shares.push(share),
+                _ => silent += 1,
+            }
+        }
+        (shares, silent)
     }
 
     /// Moves a slot off the node that has it, and keeps it off until the next rebalance.

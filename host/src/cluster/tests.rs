@@ -66,7 +66,7 @@ impl Peers for Wire {
 struct World {
     log: DataDir,
     wires: Arc<Wires>,
-    avoid: watch::Sender<Arc<Avoid>>,
+    placement: watch::Sender<Arc<Placement>>,
     home: tempfile::TempDir,
     nodes: Vec<TestNode>,
 }
@@ -84,8 +84,8 @@ impl World {
         let home = tempfile::tempdir().unwrap();
         let options = StorageOptions { slot_count: SLOTS, ..StorageOptions::default() };
         let log = DataDir::open(&home.path().join("log"), options).unwrap();
-        let avoid = watch::Sender::new(Arc::default());
-        Self { log, wires: Arc::default(), avoid, home, nodes: Vec::new() }
+        let placement = watch::Sender::new(Arc::default());
+        Self { log, wires: Arc::default(), placement, home, nodes: Vec::new() }
     }
 
     async fn with_nodes(names: &[&str]) -> Self {
@@ -116,7 +116,7 @@ impl World {
         let target = Target::Directory(self.home.path().join("snapshots"));
         let objects = Objects::open(&target, "test", None).await.unwrap();
         let snapshots = Arc::new(Snapshots::new(objects, SnapshotOptions::default()));
-        let change = self.avoid.clone();
+        let change = self.placement.clone();
         let shared = Shared {
             log,
             snapshots,
@@ -124,16 +124,16 @@ impl World {
             peers: Arc::new(Wire { own: name.clone(), wires: self.wires.clone() }),
             handler: handler.clone(),
             members: members.subscribe(),
-            avoid: self.avoid.subscribe(),
+            registry: None,
+            placement: self.placement.subscribe(),
             leave: Box::new(move || {
                 leave.send_replace(true);
             }),
-            change_avoid: Box::new(move |by| {
-                change.send_modify(|avoid| by(Arc::make_mut(avoid)));
+            change_placement: Box::new(move |by| {
+                change.send_modify(|placement| by(&mut Arc::make_mut(placement).avoid));
                 Box::pin(std::future::ready(Ok(())))
             }),
             options: ClusterOptions {
-                join_wait: Duration::ZERO,
                 request_deadline: Duration::from_secs(20),
                 held_max: 1_000,
                 instance: instance(&name),
@@ -360,7 +360,10 @@ async fn a_stopping_node_gives_everything_away() {
     let a = world.node("a");
     let stopping = tokio::spawn({
         let node = a.node.clone();
-        async move { node.stop(Duration::from_secs(20)).await }
+        async move {
+            node.give_away(Duration::from_secs(20)).await;
+            node.stop(Duration::from_secs(20)).await
+        }
     });
     let mut leaving = a.leaving.clone();
     leaving.wait_for(|leaving| *leaving).await.unwrap();

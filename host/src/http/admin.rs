@@ -148,7 +148,8 @@ pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri) -> Answer {
 pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
-    let ServiceInfo { service, generation, swap, .. } = admin.node()?.service(&service)?;
+    let ServiceInfo { service, generation, swap, .. } =
+        admin.reading(admin.node()?.service_of_cluster(&service)).await?;
     Ok(json(&SwapStatus { service, generation, swap }))
 }
 

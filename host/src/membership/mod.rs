@@ -1,1 +1,252 @@
-//! Who is alive: SWIM over the node's peer port.
+//! Who is alive: SWIM (by `foca`) over the node's peer port, UDP.
+//!
+//! What it says is a hint: it may start a handoff or a takeover, and never grants ownership. One
+//! task owns all of it, on a thread and a runtime of its own: a node whose workers are busy with
+//! guests for a moment is not dead, and must be able to say so. The parts:
+//! - [`wire`]: what datagrams look like, who may send them, and why replays do no harm;
+//! - [`greet`]: how nodes meet, why some are refused, and two processes with one name;
+//! - [`core`]: SWIM driven without sockets and clocks, views, and being cut off;
+//! - [`agenda`]: timers that know a pause of their own process, and coalesced views;
+//! - [`task`]: socket and clock.
+//!
+//! Nothing depends on wall clocks.
+
+mod agenda;
+mod core;
+mod greet;
+mod id;
+mod refusal;
+mod task;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use refusal::{Fatal, Reason, Refusal};
+pub use wire::Terms;
+
+use crate::{
+    cluster::member::{Member, Members},
+    discovery::Found,
+    limits,
+    ring::RING_SCHEME,
+};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+use task::Order;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The newest version of the membership protocol that this build speaks.
+pub const PROTOCOL: u16 = 1;
+/// The oldest one.
+pub const PROTOCOL_OLDEST: u16 = 1;
+
+impl Terms {
+    /// What this build expects of a cluster of this name.
+    pub fn new(cluster: &str, slot_count: u16) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            protocol: PROTOCOL,
+            protocol_oldest: PROTOCOL_OLDEST,
+            ring_scheme: RING_SCHEME.to_owned(),
+            slot_count,
+        }
+    }
+}
+
+/// How fast SWIM is, and how patient. The defaults weigh two wishes:
+/// - *A killed node is noticed within 2.5 s.* Each node probes one other each `probe_period`, so in
+///   a cluster of three a dead one is probed within 0.25 s as a rule and 0.75 s at worst; the probe
+///   fails at the period's end; `suspicion` later it is dead: 1.5 to 2.25 s, and 0.1 s to the view.
+/// - *A node that does not run for a second is not taken for dead.* It is suspected a period after
+///   its pause began at the earliest, so it has `probe_period + suspicion` = 1.5 s to wake up, read
+///   of the suspicion and refute it.
+///
+/// A short period with a long suspicion serves both: it takes the chance out of the first, and
+/// costs four small datagrams a second and node. Pauses of the node that *watches* are
+/// another matter, see [`agenda::Agenda`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timings {
+    pub probe_period: Duration,
+    /// Less than half of the period, so that a probe through others fits in.
+    pub probe_rtt: Duration,
+    pub suspicion: Duration,
+    pub gossip_period: Duration,
+    /// A change becomes a view when nothing changed for this long,
+    pub view_quiet: Duration,
+    /// and at the latest this long after it.
+    pub view_delay_max: Duration,
+    /// How long greetings wait for a first answer before the node goes on alone,
+    pub join_wait: Duration,
+    /// and how long that waits for discovery's first answer.
+    pub discovery_wait: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            probe_period: limits::PROBE_PERIOD,
+            probe_rtt: limits::PROBE_RTT,
+            suspicion: limits::SUSPICION,
+            gossip_period: limits::GOSSIP_PERIOD,
+            view_quiet: limits::VIEW_QUIET,
+            view_delay_max: limits::VIEW_DELAY_MAX,
+            join_wait: limits::JOIN_WAIT,
+            discovery_wait: limits::DISCOVERY_WAIT,
+        }
+    }
+}
+
+impl Timings {
+    /// In this time each of two peers should have probed this node; well before it declares a death.
+    fn deaf_after(&self) -> Duration {
+        self.probe_period * 3
+    }
+}
+
+/// What a node needs to know to be a member.
+pub struct Options {
+    /// What this node says of itself. `boot` and `instance` decide between two of one name.
+    pub member: Member,
+    /// Shared by the cluster. [`limits::CLUSTER_SECRET_BYTES_MIN`] bytes at least.
+    pub secret: Vec<u8>,
+    pub terms: Terms,
+    pub timings: Timings,
+}
+
+/// Why membership can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the cluster's name has 1 to {max} of a-z A-Z 0-9 - _, this is {0:?}", max = limits::CLUSTER_NAME_BYTES_MAX)]
+    Cluster(String),
+    #[error("the cluster's secret has {min} to {max} bytes, this one has {0}", min = limits::CLUSTER_SECRET_BYTES_MIN, max = limits::CLUSTER_SECRET_BYTES_MAX)]
+    Secret(usize),
+    #[error("this node can't be a member: name, version or peer address {0:?} is not fit")]
+    Member(Box<Member>),
+    #[error("probe_rtt must be less than half of probe_period, and no time zero")]
+    Timings,
+    #[error("the peer port: {0}")]
+    Socket(#[from] io::Error),
+}
+
+impl Options {
+    fn check(&self) -> Result<(), Error> {
+        let cluster = &self.terms.cluster;
+        let named = (1..=limits::CLUSTER_NAME_BYTES_MAX).contains(&cluster.len())
+            && cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        if !named {
+            return Err(Error::Cluster(cluster.clone()));
+        }
+        let fits = limits::CLUSTER_SECRET_BYTES_MIN..=limits::CLUSTER_SECRET_BYTES_MAX;
+        if !fits.contains(&self.secret.len()) {
+            return Err(Error::Secret(self.secret.len()));
+        }
+        if !id::Id::new(self.member.clone()).is_sound() {
+            return Err(Error::Member(Box::new(self.member.clone())));
+        }
+        let t = &self.timings;
+        let zero = t.probe_rtt.is_zero() || t.suspicion.is_zero() || t.gossip_period.is_zero();
+        if zero || t.probe_rtt * 2 >= t.probe_period {
+            return Err(Error::Timings);
+        }
+        Ok(())
+    }
+}
+
+/// Binds the peer port's UDP half.
+///
+/// # Errors
+/// As the kernel says, above all when the port is taken.
+pub fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(listen)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// A cheap handle on the task. The last one that is dropped ends it without a word to the others,
+/// as a crash would; [`Self::leave`] says farewell.
+#[derive(Clone)]
+pub struct Membership {
+    orders: mpsc::Sender<Order>,
+    members: watch::Receiver<Arc<Members>>,
+    refusals: watch::Receiver<Arc<[Refusal]>>,
+    fatal: watch::Receiver<Option<Fatal>>,
+}
+
+impl Membership {
+    /// Starts to look for the cluster, on `socket` (see [`bind`]) and at what discovery gives.
+    ///
+    /// # Errors
+    /// [`Error`] when the options or the socket are of no use.
+    pub fn start(
+        options: Options,
+        socket: UdpSocket,
+        discovered: watch::Receiver<Found>,
+    ) -> Result<Self, Error> {
+        options.check()?;
+        socket.set_nonblocking(true)?;
+        let alone = Members {
+            number: 0,
+            own: options.member.name.clone(),
+            alive: [options.member.clone()].into(),
+        };
+        let (members, members_seen) = watch::channel(Arc::new(alone));
+        let (refusals, refusals_seen) = watch::channel(Arc::from([]));
+        let (fatal, fatal_seen) = watch::channel(None);
+        let (orders, given) = mpsc::channel(limits::MEMBERSHIP_ORDERS_MAX);
+        let outlets = core::Outlets { members, refusals, fatal };
+        task::start(options, outlets, socket, discovered, given)?;
+        Ok(Self { orders, members: members_seen, refusals: refusals_seen, fatal: fatal_seen })
+    }
+
+    /// What this node sees. Number 0, with nobody but itself, means that it has not arrived yet: no
+    /// slot may be taken on its word. From number 1 on it has met its cluster, or knows that there
+    /// is none to meet.
+    pub fn members(&self) -> watch::Receiver<Arc<Members>> {
+        self.members.clone()
+    }
+    /// Nodes that were refused here, and by whom this one was: the last
+    /// [`limits::REFUSALS_KEPT_MAX`], in words for the operator. Each was logged too.
+    pub fn refusals(&self) -> watch::Receiver<Arc<[Refusal]>> {
+        self.refusals.clone()
+    }
+    /// Why this node must end, once it must. It is silent from then on.
+    pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
+        self.fatal.clone()
+    }
+    /// Waits for the first view.
+    ///
+    /// # Errors
+    /// [`Fatal`] when this node can't be in its cluster.
+    pub async fn arrived(&self) -> Result<(), Fatal> {
+        let (mut members, mut fatal) = (self.members(), self.fatal());
+        let ended = || Fatal::Socket("the task of membership has ended".into());
+        tokio::select! {
+            seen = members.wait_for(|members| members.number > 0) => {
+                seen.map(|_| ()).map_err(|_| self.fatal.borrow().clone().unwrap_or_else(ended))
+            }
+            told = fatal.wait_for(Option::is_some) => {
+                Err(told.ok().and_then(|fatal| fatal.clone()).unwrap_or_else(ended))
+            }
+        }
+    }
+    /// This node gives its slots away from now on: it stays a member, `leaving`, off everybody's
+    /// ring. Its own next view, which is there when this returns, says so too.
+    pub async fn set_leaving(&self) {
+        self.order(Order::SetLeaving).await;
+    }
+    /// Says farewell and ends the task; returns after
+    /// [`limits::FAREWELLS`] x [`limits::FAREWELL_INTERVAL`].
+    pub async fn leave(&self) {
+        self.order(Order::Leave).await;
+    }
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
+        let (done, wait) = oneshot::channel();
+        if self.orders.send(order(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+}

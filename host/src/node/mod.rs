@@ -9,8 +9,9 @@ pub use crate::node_types::*;
 
 use crate::{
     cluster::{
-        Avoid, ChangeAvoid, Cluster, ClusterOptions, ClusterParts, LateHandler, Teller,
+        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, LateHandler, Teller,
         member::Members,
+        registry::{Changes, Placement, Registry},
     },
     error::{Code, Error},
     limits,
@@ -66,6 +67,7 @@ pub struct Node {
     drained: watch::Sender<bool>,
     /// Set once, at start, on a node of a cluster.
     cluster: Option<Arc<Cluster>>,
+    registry: Option<Registry>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,10 +99,12 @@ pub struct Shared {
     /// Answers the peers once the node is there.
     pub handler: Arc<LateHandler>,
     pub members: watch::Receiver<Arc<Members>>,
-    pub avoid: watch::Receiver<Arc<Avoid>>,
+    /// `None` only where tests do without.
+    pub registry: Option<Registry>,
+    pub placement: watch::Receiver<Arc<Placement>>,
     /// Tells the others that this node gives its slots away.
     pub leave: Box<dyn Fn() + Send + Sync>,
-    pub change_avoid: Box<ChangeAvoid>,
+    pub change_placement: Box<ChangeAvoid>,
     pub options: ClusterOptions,
 }
 
@@ -147,6 +151,7 @@ impl Node {
             },
             cluster: shared.as_ref().map(|shared| ClusterContext {
                 snapshots: shared.snapshots.clone(),
+                registry: shared.registry.clone(),
                 store: data_dir.state(),
                 snapshot_turns: Arc::new(Semaphore::new(limits::SNAPSHOTS_AT_A_TIME)),
                 ended,
@@ -154,18 +159,19 @@ impl Node {
         });
         let view = ring::View::new(1, [options.name.clone()]);
         let router = Arc::new(Router::new(options.slot_count, context.clone()));
-        let (mut handler, mut cluster) = (None, None);
+        let (mut handler, mut cluster, mut registry) = (None, None, None);
         if let Some(shared) = shared {
+            registry = shared.registry;
             handler = Some(shared.handler);
             let parts = ClusterParts {
                 own: options.name.as_str().into(),
                 router: router.clone(),
                 peers: shared.peers,
                 members: shared.members,
-                avoid: shared.avoid,
+                placement: shared.placement,
                 ended: slots_ended,
                 leave: shared.leave,
-                change_avoid: shared.change_avoid,
+                change_avoid: shared.change_placement,
             };
             cluster = Some(Cluster::start(shared.options, parts));
         }
@@ -173,6 +179,7 @@ impl Node {
             name: options.name.clone(),
             router,
             cluster,
+            registry,
             table: ring::Table::new(&view, options.slot_count),
             context,
             options,
@@ -186,8 +193,12 @@ impl Node {
         });
         match (&node.cluster, handler) {
             (Some(cluster), Some(handler)) => handler.set(cluster.clone(), node.clone()),
-            // In a cluster a slot goes over to what is current when it is opened.
+            // In a cluster a slot goes over to what is current when it is opened, and follows the
+            // registry from then on.
             _ => node.resume_swaps()?,
+        }
+        if let Some(registry) = &node.registry {
+            tokio::spawn(Self::follow_registry(Arc::downgrade(&node), registry.changes()));
         }
         tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
         tokio::spawn(house::watch_storage(
@@ -254,15 +265,17 @@ impl Node {
         snapshot
     }
 
+    /// Gives every slot to the other nodes of the cluster, if there are any; serves meanwhile.
+    pub async fn give_away(&self, wait: Duration) {
+        let Some(cluster) = &self.cluster else { return };
+        let started = Instant::now();
+        let left = cluster.drain(wait).await;
+        tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
+    }
+
     /// Stops every slot in an orderly way: what is in flight is finished and flushed. Returns how
     /// many did not manage within `grace`.
     pub async fn stop(&self, grace: Duration) -> usize {
-        let started = Instant::now();
-        if let Some(cluster) = &self.cluster {
-            let left = cluster.drain(grace.mul_f64(0.8)).await;
-            tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
-        }
-        let grace = grace.saturating_sub(started.elapsed());
         self.stopping.send_replace(true);
         self.router.close();
         self.stop_slots(grace).await

@@ -72,7 +72,22 @@ impl Node {
         next: Option<Service>,
     ) -> Result<Deployed, Error> {
         let changed = next.is_some();
-        if let Some(next) = next {
+        if let (Some(next), Some(registry)) = (&next, &self.registry) {
+            // A plugin that can't be had must not become current.
+            let activation = self.activation(next).await?;
+            let digest = activation.plugin.digest();
+            let component = self.context.plugins.component(digest).await;
+            let component = component.map_err(|e| Error::internal(e.to_string()))?;
+            registry.components().put(digest, component).await.map_err(|why| {
+                Error::new(
+                    Code::StorageUnavailable,
+                    format!("the component was not stored for the cluster: {why}"),
+                )
+            })?;
+            let generation = next.generation;
+            registry.put(next.clone()).await?;
+            self.wait_for_cluster(service, generation).await;
+        } else if let Some(next) = next {
             let from = self.context.catalogue.get(service);
             let from = from.map(|s| self.context.catalogue.label(service, s.current));
             // A plugin that can't be had must not become current.
@@ -83,8 +98,77 @@ impl Node {
             let swap = self.start_swap(activation, from);
             swap.wait(limits::SWAP_WAIT).await;
         }
-        let info = self.service(service)?;
+        let info = self.service_of_cluster(service).await?;
         Ok(Deployed { service: service.clone(), current: info.current, changed, swap: info.swap })
+    }
+
+    /// A service, with what all nodes have done of its last swap.
+    ///
+    /// # Errors
+    /// `service-not-found`.
+    pub async fn service_of_cluster(&self, service: &ServiceName) -> Result<ServiceInfo, Error> {
+        let mut info = self.service(service)?;
+        if let (Some(cluster), Some(own)) = (&self.cluster, Teller::swap(self, service)) {
+            let mut shares = cluster.swap_shares(service).await.0;
+            shares.push(own);
+            shares.retain(|share| share.info.generation == info.generation);
+            info.swap = SwapShare::sum(shares);
+        }
+        Ok(info)
+    }
+
+    /// Waits until every node has moved the slots that it has to a generation, or has the slots
+    /// to take yet, which go over as they are opened; [`limits::SWAP_WAIT`] at most.
+    async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) {
+        let Some(cluster) = &self.cluster else { return };
+        let until = Instant::now() + limits::SWAP_WAIT;
+        let is_done = |share: &SwapShare| share.info.generation >= generation && share.info.done;
+        while Instant::now() < until {
+            if Teller::swap(self, service).as_ref().is_some_and(is_done) {
+                let (shares, silent) = cluster.swap_shares(service).await;
+                if silent == 0 && shares.iter().all(is_done) {
+                    return;
+                }
+            }
+            tokio::time::sleep(limits::SWAP_POLL).await;
+        }
+    }
+
+    /// Has the slots of this node follow the cluster's registry.
+    pub(super) async fn follow_registry(node: std::sync::Weak<Self>, mut changes: Changes) {
+        while let Some(services) = changes.next().await {
+            for service in services {
+                let Some(node) = node.upgrade() else { return };
+                tokio::spawn(node.follow(service));
+            }
+        }
+    }
+
+    async fn follow(self: Arc<Self>, service: Arc<Service>) {
+        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut stopping = self.stopping.subscribe();
+        loop {
+            // A later change has a follower of its own.
+            let newest = self.context.catalogue.get(&service.name);
+            if newest.is_none_or(|newest| newest.generation != service.generation) {
+                return;
+            }
+            match self.activation(&service).await {
+                Ok(activation) => {
+                    let from = self.swaps.lock().get(&service.name).map(|swap| swap.to.clone());
+                    self.start_swap(activation, from);
+                    return;
+                }
+                Err(error) => tracing::warn!(
+                    service = %service.name, %error, "the current plugin can't be had yet"
+                ),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
+        }
     }
 
     /// The order that moves a slot to what is current in `service`.

@@ -110,7 +110,10 @@ impl Inner {
         if let Some(plugin) = cell.upgrade() {
             return Ok(plugin);
         }
-        let bytes = self.component(digest).await?;
+        let bytes = match self.component(digest).await {
+            Ok(bytes) => bytes,
+            Err(error) => self.fetch(digest, error).await?,
+        };
         let (plugin, code) = self.compile(digest, check::version(&bytes), bytes).await?;
         if code.is_some() {
             let inner = Arc::clone(self);
@@ -122,6 +125,28 @@ impl Inner {
         }
         *cell = Arc::downgrade(&plugin);
         Ok(plugin)
+    }
+
+    /// Gets a component from elsewhere that can't be had here because of `error`.
+    async fn fetch(
+        self: &Arc<Self>,
+        digest: Digest,
+        error: PluginError,
+    ) -> Result<Bytes, PluginError> {
+        let Some(source) = &self.options.source else { return Err(error) };
+        let found = source.fetch(digest).await;
+        let bytes = found.map_err(|why| PluginError::Failed(format!("{error}; {why}")))?;
+        let bytes = bytes.ok_or(error)?;
+        let inner = Arc::clone(self);
+        blocking(move || {
+            if Digest::of(&bytes) != digest {
+                let why = format!("what was fetched as component {digest} has another digest");
+                return Err(PluginError::Failed(why));
+            }
+            inner.disk.put_component(digest, &bytes)?;
+            Ok(bytes)
+        })
+        .await
     }
 
     pub(super) async fn component(self: &Arc<Self>, digest: Digest) -> Result<Bytes, PluginError> {

@@ -21,6 +21,7 @@ pub use check::inspect;
 
 use crate::{error::Rejection, log::record::Event, names::SessionKey, state::StateError};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::{any::Any, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -141,6 +142,14 @@ pub struct PluginOptions {
     pub memory_bytes: usize,
     pub deadline: Duration,
     pub host_calls: u32,
+    /// Where components are looked for that are not stored here; `None`: nowhere.
+    pub source: Option<Arc<dyn ComponentSource>>,
+}
+
+/// Where a node finds components that were deployed elsewhere.
+pub trait ComponentSource: fmt::Debug + Send + Sync + 'static {
+    /// The bytes of a component; `None`: it does not have it. An error says why it can't be asked.
+    fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Option<Bytes>, String>>;
 }
 
 /// Why a component can't be used.
@@ -260,11 +269,13 @@ impl PluginHost {
         host::finish(async move { inner.add(component).await }).await
     }
     /// A stored component, compiled (from the cache where it has it). Verifies the digest of what
-    /// it reads. Concurrent calls for one digest compile once.
+    /// it reads. One that is not stored here, or damaged, is fetched from
+    /// [`PluginOptions::source`] and stored. Concurrent calls for one digest fetch and compile
+    /// once.
     ///
     /// # Errors
-    /// [`PluginError::Missing`] when it is not stored here; [`PluginError::Failed`] when what is
-    /// stored is damaged (the sentence names the file), or for the disk.
+    /// [`PluginError::Missing`] when it is stored nowhere; [`PluginError::Failed`] when what is
+    /// stored is damaged (the sentence names the file), or for the disk or the source.
     pub async fn load(&self, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
         let inner = Arc::clone(&self.inner);
         host::finish(async move { inner.load(digest).await }).await

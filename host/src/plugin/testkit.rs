@@ -39,6 +39,7 @@ pub(super) fn options(dir: &Path) -> PluginOptions {
         memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
         deadline: Duration::from_secs(20),
         host_calls: limits::HOST_CALLS_MAX,
+        source: None,
     }
 }
 

@@ -575,3 +575,43 @@ async fn costs() {
     }
     println!("inspect {} bytes: {:?}", guest().len(), started.elapsed() / 1_000);
 }
+
+/// Gives what it is told to.
+#[derive(Debug)]
+struct Source(Result<Option<Bytes>, String>);
+
+impl ComponentSource for Source {
+    fn fetch(
+        &self,
+        _: Digest,
+    ) -> futures_util::future::BoxFuture<'static, Result<Option<Bytes>, String>> {
+        Box::pin(std::future::ready(self.0.clone()))
+    }
+}
+
+/// A node that joins has none of the cluster's components; it must run the very ones that were
+/// deployed, or say why not.
+#[tokio::test]
+async fn a_component_that_is_not_here_is_fetched_and_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let component = Bytes::from(guest());
+    let digest = Digest::of(&component);
+    let host = |source: Result<Option<Bytes>, String>| {
+        let source: Arc<dyn ComponentSource> = Arc::new(Source(source));
+        PluginHost::new(PluginOptions { source: Some(source), ..options(dir.path()) }).unwrap()
+    };
+    let absent = host(Ok(None)).load(digest).await;
+    assert!(matches!(absent, Err(PluginError::Missing(d)) if d == digest));
+    let unreachable = host(Err("no quorum".into())).load(digest).await.unwrap_err().to_string();
+    assert!(unreachable.contains("not stored on this node; no quorum"), "{unreachable}");
+    let lie = host(Ok(Some("something else".into()))).load(digest).await.unwrap_err().to_string();
+    assert!(lie.contains("has another digest"), "{lie}");
+    assert_eq!(host(Ok(Some(component.clone()))).load(digest).await.unwrap().digest(), digest);
+    // From now on it is stored here.
+    assert_eq!(host(Ok(None)).component(digest).await.unwrap(), component);
+    let path = dir.path().join("components").join(format!("{digest}.wasm"));
+    std::fs::write(&path, b"damaged").unwrap();
+    assert!(host(Ok(None)).load(digest).await.is_err());
+    host(Ok(Some(component.clone()))).load(digest).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), component, "and made good");
+}

@@ -1,6 +1,37 @@
 //! Node to node: one stream per peer, over which requests are forwarded and answered.
+//!
+//! Each node makes one link to each peer in its view: a TCP connection with one bidirectional gRPC
+//! stream, whose frames carry many requests one way and many answers the other. So between two
+//! nodes there are two links, one for each's requests.
+//!
+//! | file | what |
+//! |---|---|
+//! | `proto` | frames and items as they are on the wire |
+//! | `wire` | requests and answers as the content of items |
+//! | `handshake` | who is who, and who knows the secret |
+//! | `outbox` | what waits to be written, packed into frames |
+//! | `crew` | all futures of one connection in one task |
+//! | `link` | the caller's side |
+//! | `server` | the other side |
+//!
+//! A link is authenticated but not encrypted: it is for a network that only the operator's
+//! machines are on.
+
+mod crew;
+mod handshake;
+mod link;
+mod outbox;
+mod proto;
+mod server;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use handshake::Reason;
+pub use link::LinkStatus;
 
 use crate::{
+    cluster::member::{Member, Members},
     error::Error,
     log::{Position, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
@@ -8,7 +39,11 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use std::sync::Arc;
+use handshake::Own;
+use link::Link;
+use parking_lot::{Mutex, RwLock};
+use std::{collections::HashMap, sync::Arc};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// What a node asks of a peer.
 pub enum Request {
@@ -53,6 +88,13 @@ pub enum Request {
     Control(Bytes),
 }
 
+impl Request {
+    /// Changes nothing, so that it can be given up at any time.
+    fn is_read(&self) -> bool {
+        !matches!(self, Self::Message { .. } | Self::Delete { .. } | Self::Control(_))
+    }
+}
+
 /// What a peer answers, one for each [`Request`].
 pub enum Response {
     Sent(Sent),
@@ -90,7 +132,13 @@ pub enum PeerError {
 /// What a node does with its peers' requests.
 pub trait Handler: Send + Sync + 'static {
     /// Called in the order in which `from` sent the requests, and does its queueing before it
-    /// returns: so the order of one peer's messages is kept.
+    /// returns: so the order of one peer's messages is kept. It must return soon: everything of
+    /// that peer waits meanwhile.
+    ///
+    /// The future of a message is polled by the link's own task, so it should only wait; those of
+    /// all other requests run in tasks of their own. When the link breaks, or the caller gives up,
+    /// that of a read is dropped; that of a message only when the link breaks; those of `Delete`
+    /// and `Control` run to their end.
     fn handle(
         &self,
         from: &Arc<str>,
@@ -109,4 +157,153 @@ pub trait Peers: Send + Sync + 'static {
         peer: &str,
         request: Request,
     ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError>;
+}
+
+/// What this node is to its peers.
+#[derive(Clone)]
+pub struct RpcOptions {
+    /// The cluster's name; peers of another are refused.
+    pub cluster: Arc<str>,
+    /// What all nodes of the cluster know.
+    pub secret: Arc<[u8]>,
+    /// This node.
+    pub member: Member,
+    /// [`crate::ring::RING_SCHEME`].
+    pub ring_scheme: Arc<str>,
+    pub slot_count: u16,
+}
+
+/// The links of a node with its peers.
+pub struct PeerLinks {
+    links: Arc<Links>,
+    own: Arc<Own>,
+    /// Everything stops also when this is dropped.
+    stop: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The links that this node made, by the peer's name.
+#[derive(Default)]
+struct Links(RwLock<HashMap<Arc<str>, Arc<Link>>>);
+
+/// Serves peers on `listener`, and keeps a link to each peer in `members`.
+pub fn start(
+    options: RpcOptions,
+    listener: TcpListener,
+    members: watch::Receiver<Arc<Members>>,
+    handler: Arc<dyn Handler>,
+) -> PeerLinks {
+    let links = Arc::new(Links::default());
+    let own = Arc::new(Own::new(options, members.clone()));
+    let (stop, stopped) = watch::channel(false);
+    let server = server::Server::new(own.clone(), handler).run(listener, stopped.clone());
+    let tasks = vec![
+        tokio::spawn(server),
+        tokio::spawn(keep_links(links.clone(), own.clone(), members, stopped)),
+    ];
+    PeerLinks { links, own, stop, tasks: Mutex::new(tasks) }
+}
+
+impl PeerLinks {
+    /// Ends all links: requests of this node fail, those of peers that are being answered have
+    /// [`crate::limits::PEER_STOP_GRACE`] left. Returns when nothing of it runs any more.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            let _ = task.await;
+        }
+    }
+
+    /// This node, as its peers know it.
+    pub fn member(&self) -> &Member {
+        &self.own.options.member
+    }
+
+    /// The links to the peers in this node's view, by name.
+    pub fn status(&self) -> Vec<LinkStatus> {
+        let mut all: Vec<_> = self.links.0.read().values().map(|link| link.status()).collect();
+        all.sort_by(|a, b| a.peer.cmp(&b.peer));
+        all
+    }
+}
+
+impl Peers for PeerLinks {
+    fn call(
+        &self,
+        peer: &str,
+        request: Request,
+    ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError> {
+        let link = self.links.0.read().get(peer).cloned();
+        let link = link.ok_or_else(|| PeerError::Unreachable {
+            peer: peer.into(),
+            why: "this node does not see it".into(),
+        })?;
+        link.call(request)
+    }
+}
+
+/// A link with the task that keeps it.
+struct Kept {
+    link: Arc<Link>,
+    target: watch::Sender<Member>,
+    task: JoinHandle<()>,
+}
+
+impl Kept {
+    async fn end(self, why: &str) {
+        self.task.abort();
+        let _ = self.task.await;
+        self.link.broke(why);
+    }
+}
+
+/// Has a link for each peer in view.
+async fn keep_links(
+    links: Arc<Links>,
+    own: Arc<Own>,
+    mut members: watch::Receiver<Arc<Members>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut kept: HashMap<Arc<str>, Kept> = HashMap::new();
+    loop {
+        let view = members.borrow_and_update().clone();
+        let gone: Vec<_> = kept.keys().filter(|name| view.get(name).is_none()).cloned().collect();
+        for name in gone {
+            links.0.write().remove(&name);
+            if let Some(kept) = kept.remove(&name) {
+                kept.end("the node is gone").await;
+            }
+        }
+        for member in view.alive.iter().filter(|m| m.name != own.options.member.name) {
+            match kept.get(&member.name) {
+                Some(kept) => {
+                    kept.target.send_if_modified(|known| {
+                        let differs = known != member;
+                        *known = member.clone();
+                        differs
+                    });
+                }
+                None => {
+                    let link = Link::new(member.name.clone());
+                    let (target, targets) = watch::channel(member.clone());
+                    let task = tokio::spawn(link::run(link.clone(), own.clone(), targets));
+                    links.0.write().insert(member.name.clone(), link.clone());
+                    kept.insert(member.name.clone(), Kept { link, target, task });
+                }
+            }
+        }
+        tokio::select! {
+            changed = members.changed() => if changed.is_err() {
+                // Nothing more will be known of the members; what there is goes on.
+                let _ = stop.changed().await;
+                break;
+            },
+            _ = stop.changed() => break,
+        }
+    }
+    links.0.write().clear();
+    for (_, kept) in kept {
+        kept.end("this node stops").await;
+    }
 }

@@ -50,7 +50,8 @@ pub struct Catalogue {
     services: RwLock<BTreeMap<ServiceName, Arc<Service>>>,
     /// One change at a time; readers don't wait for its write to disk.
     changing: Mutex<()>,
-    store: Box<dyn CatalogueStore>,
+    /// `None` in a cluster: there [`Catalogue::learn`] is fed by what all nodes share.
+    store: Option<Box<dyn CatalogueStore>>,
 }
 
 impl Service {
@@ -156,7 +157,25 @@ impl Catalogue {
             None => Vec::new(),
         };
         let services = services.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
+        let store = Some(store);
         Ok(Self { services: RwLock::new(services), changing: Mutex::new(()), store })
+    }
+
+    /// An empty catalogue that is told by [`Catalogue::learn`] what the cluster has.
+    pub fn of_cluster() -> Self {
+        Self { services: RwLock::default(), changing: Mutex::new(()), store: None }
+    }
+
+    /// Shows a service as the cluster has it. `false` when what is known is as new or newer: it
+    /// never goes back.
+    pub fn learn(&self, service: Service) -> bool {
+        let mut services = self.services.write();
+        let known = services.get(&service.name);
+        if known.is_some_and(|known| known.generation >= service.generation) {
+            return false;
+        }
+        services.insert(service.name.clone(), Arc::new(service));
+        true
     }
 
     pub fn get(&self, name: &ServiceName) -> Option<Arc<Service>> {
@@ -189,6 +208,9 @@ impl Catalogue {
     /// # Errors
     /// `storage-unavailable`; then nothing has changed.
     pub fn put(&self, service: Service) -> Result<Arc<Service>, Error> {
+        let store = self.store.as_ref();
+        let store =
+            store.ok_or_else(|| Error::internal("a cluster's catalogue is its registry"))?;
         let _changing = self.changing.lock();
         let mut next = self.services.read().clone();
         let service = Arc::new(service);
@@ -196,7 +218,7 @@ impl Catalogue {
         let list: Vec<&Service> = next.values().map(|s| &**s).collect();
         let bytes = serde_json::to_vec(&list)
             .map_err(|e| Error::internal(format!("the catalogue does not encode: {e}")))?;
-        self.store.save(&bytes).map_err(|why| {
+        store.save(&bytes).map_err(|why| {
             Error::new(Code::StorageUnavailable, format!("the catalogue was not saved: {why}"))
         })?;
         *self.services.write() = next;

@@ -22,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 pub struct Swap {
     generation: u64,
     from: Option<Arc<str>>,
-    to: Arc<str>,
+    pub to: Arc<str>,
     slots: Vec<SlotId>,
     started_ms: u64,
     started: Instant,

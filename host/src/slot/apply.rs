@@ -366,7 +366,14 @@ impl Task {
         if let Some(running) = self.instances.take(service, deployment) {
             return Ok(running);
         }
-        let known = self.context.catalogue.deployment(service, deployment).ok_or_else(|| {
+        let mut known = self.context.catalogue.deployment(service, deployment);
+        let registry = self.context.cluster.as_ref().and_then(|cluster| cluster.registry.clone());
+        if let (None, Some(registry)) = (&known, registry) {
+            // Another node deployed it a moment ago.
+            let ensured = self.beside_commits(registry.ensure(service, deployment)).await;
+            known = ensured?.deployment(deployment).cloned();
+        }
+        let known = known.ok_or_else(|| {
             Error::new(
                 Code::PluginUnavailable,
                 format!("deployment {deployment} of {service} is not in this node's catalogue"),

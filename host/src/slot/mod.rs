@@ -19,6 +19,7 @@ pub mod task;
 mod tests;
 
 use crate::{
+    cluster::registry::Registry,
     error::{Code, Error},
     log::{Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
@@ -60,6 +61,8 @@ pub struct SlotContext {
 /// How a slot does in a cluster what a node that stands alone need not do.
 pub struct ClusterContext {
     pub snapshots: Arc<Snapshots>,
+    /// Where deployments are looked up that the catalogue does not have yet.
+    pub registry: Option<Registry>,
     /// The context's `store`, as snapshots need it.
     pub store: Arc<FjallState>,
     /// Snapshots that are made at a time.

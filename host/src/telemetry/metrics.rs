@@ -164,6 +164,76 @@ table! {
     discovery_failures: Counter "slotd_discovery_failures_total";
     /// Addresses that DNS gave where no node can be (unspecified, multicast, link-local).
     discovery_unusable: Counter "slotd_discovery_unusable_addresses_total";
+
+    // Between nodes.
+    /// Requests that were queued for a peer.
+    peer_requests: Counter "slotd_peer_requests_total";
+    /// From the queueing of a request for a peer until its answer.
+    peer_request_seconds: Histogram "slotd_peer_request_seconds" [SECONDS];
+    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    peer_unreachable: Counter "slotd_peer_failures_total" {"kind" = "unreachable"};
+    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    peer_full: Counter "slotd_peer_failures_total" {"kind" = "full"};
+    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    peer_broken: Counter "slotd_peer_failures_total" {"kind" = "broken"};
+    /// Requests of peers that were taken.
+    peer_served: Counter "slotd_peer_served_total";
+    /// Links to peers that are up: those that this node made (out) and those that peers made (in).
+    peer_links_out: Gauge "slotd_peer_links" {"direction" = "out"};
+    /// Links to peers that are up: those that this node made (out) and those that peers made (in).
+    peer_links_in: Gauge "slotd_peer_links" {"direction" = "in"};
+    /// Links to peers that were made; more than peers were added means that links broke.
+    peer_connects: Counter "slotd_peer_connects_total";
+    /// Frames over all links.
+    peer_frames_out: Counter "slotd_peer_frames_total" {"direction" = "out"};
+    /// Frames over all links.
+    peer_frames_in: Counter "slotd_peer_frames_total" {"direction" = "in"};
+    /// Bytes over all links, without what HTTP/2 adds.
+    peer_bytes_out: Counter "slotd_peer_bytes_total" {"direction" = "out"};
+    /// Bytes over all links, without what HTTP/2 adds.
+    peer_bytes_in: Counter "slotd_peer_bytes_total" {"direction" = "in"};
+    /// Requests, answers and other items in one frame that was written.
+    peer_frame_items: Histogram "slotd_peer_frame_items" [COUNT];
+    /// Nodes in this node's view, itself included.
+    view_nodes: Gauge "slotd_view_nodes";
+    /// Views of this node: each change of what it sees is one.
+    views: Counter "slotd_views_total";
+    /// Nodes that left, or were given up for dead.
+    nodes_lost: Counter "slotd_nodes_lost_total";
+    /// Times that the others gave this node up for dead, and it joined again.
+    declared_down: Counter "slotd_declared_down_total";
+    /// Times that membership did not run when it should have.
+    stalls: Counter "slotd_membership_stalls_total";
+    /// Datagrams of membership.
+    datagrams_in: Counter "slotd_membership_datagrams_total" {"direction" = "in"};
+    /// Datagrams of membership.
+    datagrams_out: Counter "slotd_membership_datagrams_total" {"direction" = "out"};
+    /// Datagrams of membership that the kernel did not take.
+    send_failures: Counter "slotd_membership_send_failures_total";
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_garbage: Counter "slotd_membership_dropped_total" {"reason" = "garbage"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_unauthentic: Counter "slotd_membership_dropped_total" {"reason" = "unauthentic"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_replayed: Counter "slotd_membership_dropped_total" {"reason" = "replayed"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_invalid: Counter "slotd_membership_dropped_total" {"reason" = "invalid"};
+    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    dropped_own: Counter "slotd_membership_dropped_total" {"reason" = "own"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_cluster: Counter "slotd_membership_refusals_total" {"reason" = "cluster"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_secret: Counter "slotd_membership_refusals_total" {"reason" = "secret"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_protocol: Counter "slotd_membership_refusals_total" {"reason" = "protocol"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_ring_scheme: Counter "slotd_membership_refusals_total" {"reason" = "ring-scheme"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_slot_count: Counter "slotd_membership_refusals_total" {"reason" = "slot-count"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_name: Counter "slotd_membership_refusals_total" {"reason" = "name"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_superseded: Counter "slotd_membership_refusals_total" {"reason" = "superseded"};
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";
@@ -171,6 +241,7 @@ const HTTP_SECONDS: &str = "slotd_http_request_seconds";
 const ERRORS: &str = "slotd_errors_total";
 const TRAPS: &str = "slotd_traps_total";
 const REJECTIONS: &str = "slotd_rejections_total";
+const PEER_REFUSED: &str = "slotd_peer_refused_total";
 
 /// Metrics whose labels are known only as they happen. All are
 /// bounded: operators name services.
@@ -208,6 +279,16 @@ static LABELLED: &[Metric] = &[
         kind: "Counter",
         labels: &[("service", "…")],
         doc: "Messages and queries that a plugin refused.",
+        bounds: None,
+    },
+    Metric {
+        name: PEER_REFUSED,
+        kind: "Counter",
+        labels: &[(
+            "reason",
+            "malformed|protocol|cluster|ring|slot-count|secret|identity|timeout|crowded",
+        )],
+        doc: "Links between nodes that one side refused, counted on both sides, by why.",
         bounds: None,
     },
 ];
@@ -259,6 +340,12 @@ impl Metrics {
     pub fn rejection(&self, service: &ServiceName) {
         let labels = vec![Label::new("service", service.as_str().to_owned())];
         let key = Key::from_parts(REJECTIONS, labels);
+        self.registry.register_counter(&key, &METADATA).increment(1);
+    }
+    /// Counts a link between nodes that was refused.
+    pub fn peer_refused(&self, reason: crate::rpc::Reason) {
+        let labels = vec![Label::from_static_parts("reason", reason.as_str())];
+        let key = Key::from_parts(PEER_REFUSED, labels);
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 

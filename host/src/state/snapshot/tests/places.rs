@@ -1,83 +1,7 @@
 //! One suite over every place for objects.
 
 use super::*;
-use crate::nats::{Nats, NatsOptions};
-use std::{
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
-
-/// A NATS server of this test's own, that ends with it.
-struct Server {
-    child: Child,
-    port: u16,
-    home: tempfile::TempDir,
-}
-
-impl Server {
-    async fn start() -> Self {
-        let home = scratch();
-        let child = Self::spawn(&home, -1);
-        let mut this = Self { child, port: 0, home };
-        this.port = this.ready().await;
-        this
-    }
-
-    fn spawn(home: &tempfile::TempDir, port: i32) -> Child {
-        use std::os::unix::process::CommandExt as _;
-        let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/nats-server");
-        let found = std::env::var("SLOTD_NATS_SERVER").unwrap_or_else(|_| tools.to_owned());
-        let mut command = Command::new(found);
-        command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]);
-        command.arg(home.path().join("js")).arg("--ports_file_dir").arg(home.path());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: prctl is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        command.spawn().unwrap()
-    }
-
-    /// The port, once the server has written it down.
-    async fn ready(&self) -> u16 {
-        for _ in 0..1_000 {
-            for entry in std::fs::read_dir(self.home.path()).unwrap().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let ours = name.ends_with(&format!("_{}.ports", self.child.id()));
-                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let text = text.split("127.0.0.1:").nth(1).unwrap_or_default();
-                let digits = text.split(|c: char| !c.is_ascii_digit()).next();
-                if let Some(port) = digits.and_then(|digits| digits.parse().ok()).filter(|_| ours) {
-                    return port;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("nats-server did not start");
-    }
-
-    async fn connect(&self) -> Nats {
-        let options = NatsOptions {
-            servers: vec![format!("nats://127.0.0.1:{}", self.port)],
-            credentials: None,
-            cluster: format!("t{:x}", crate::storage::identity::random_u128().unwrap()),
-            replicas: 1,
-            streams: 1,
-            boot_wait: Duration::from_secs(5),
-        };
-        Nats::connect(options).await.unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::cluster::nats_for_tests::Server;
 
 /// What `Objects` promises, and a snapshot there and back.
 async fn suite(objects: &Objects) {
@@ -189,12 +113,11 @@ async fn requests_outlast_a_restart_of_nats() {
     let nats = server.connect().await;
     let objects = Objects::open(&Target::Nats, "", Some(&nats)).await.unwrap();
     objects.put(0, "b-1", "before".into()).await.unwrap();
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    server.kill();
     let (put, get) = (objects.clone(), objects.clone());
     let put = tokio::spawn(async move { put.put(0, "b-2", vec![1; 900_000].into()).await });
     let get = tokio::spawn(async move { get.get(0, "b-1").await });
-    server.child = Server::spawn(&server.home, server.port.into());
+    server.start_again();
     put.await.unwrap().unwrap();
     assert_eq!(get.await.unwrap().unwrap().unwrap(), "before");
     assert_eq!(objects.get(0, "b-2").await.unwrap().unwrap().len(), 900_000);

@@ -1,0 +1,274 @@
+//! Joining a cluster: the engine and what is kept there, the way to the peers, and who they are.
+
+use super::serve::StartError;
+use crate::{
+    cluster::{
+        ClusterOptions, LateHandler,
+        member::Member,
+        registry::{Registry, Settings},
+    },
+    config::{Config, Loaded},
+    discovery::{self, Discovery, DnsOptions, Seed},
+    limits,
+    log::jetstream::{self, JetStreamLog},
+    membership::{self, Fatal, Membership, Terms},
+    nats::{Nats, NatsError, NatsOptions},
+    node::Shared,
+    ring::RING_SCHEME,
+    rpc::{self, PeerLinks, RpcOptions},
+    service::Catalogue,
+    state::snapshot::{Objects, SnapshotError, SnapshotOptions, Snapshots, Target},
+    storage::DataDir,
+};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+};
+use tokio::{net::TcpListener, sync::watch};
+
+/// What a node of a cluster has beside what a node that stands alone has.
+pub(super) struct Joined {
+    shared: Shared,
+    member: Presence,
+}
+
+/// This node's presence among its peers.
+pub(super) struct Presence {
+    pub membership: Membership,
+    links: Arc<PeerLinks>,
+}
+
+impl Joined {
+    pub fn split(self) -> (Shared, Presence) {
+        (self.shared, self.member)
+    }
+}
+
+impl Presence {
+    /// Says farewell, once all slots are elsewhere, and ends the links.
+    pub async fn leave(self) {
+        let farewell = async {
+            self.membership.leave().await;
+            self.links.stop().await;
+        };
+        let _ = tokio::time::timeout(limits::FAREWELL_WAIT, farewell).await;
+    }
+}
+
+/// Resolves when the cluster does not have this node any more; never on a node that stands alone.
+pub(super) async fn excluded(fatal: Option<watch::Receiver<Option<Fatal>>>) -> String {
+    if let Some(mut fatal) = fatal
+        && let Ok(why) = fatal.wait_for(Option::is_some).await
+        && let Some(why) = &*why
+    {
+        return why.to_string();
+    }
+    std::future::pending().await
+}
+
+/// The peer port, taken before the data directory is touched.
+pub(super) struct PeerPort {
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl PeerPort {
+    /// Both halves of one port. With port 0, one that both have free.
+    ///
+    /// # Errors
+    /// The address is taken, or not this machine's.
+    pub async fn bind(listen: SocketAddr) -> Result<Self, StartError> {
+        let failed = |e: std::io::Error| StartError::listen("cluster", listen, &e);
+        let mut tries = 0;
+        loop {
+            let tcp = TcpListener::bind(listen).await.map_err(failed)?;
+            let bound = tcp.local_addr().map_err(failed)?;
+            match membership::bind(bound) {
+                Ok(udp) => return Ok(Self { tcp, udp }),
+                Err(_) if listen.port() == 0 && tries < limits::PEER_PORT_TRIES => tries += 1,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+}
+
+/// What the environment says of DNS.
+///
+/// # Errors
+/// A variable can't be used; the message names it.
+fn dns() -> Result<Option<DnsOptions>, String> {
+    DnsOptions::from_vars(|name| std::env::var(name).ok()).map_err(|e| e.to_string())
+}
+
+/// A node that finds its peers by DNS is called after its address, unless it has a name.
+///
+/// # Errors
+/// As [`dns`], on any node: a typing error must not make one stand alone.
+pub(super) fn name_by_dns(loaded: &mut Loaded) -> Result<(), String> {
+    let dns = dns()?;
+    let config = &mut loaded.config;
+    let address = config.cluster.advertise.unwrap_or(config.cluster.listen).ip();
+    if let Some(dns) = dns.filter(|_| config.is_cluster() && !loaded.origins.contains_key("node")) {
+        config.node = dns.node(address);
+    }
+    Ok(())
+}
+
+/// Opens the engine, and what a cluster keeps there.
+pub(super) struct Engine {
+    pub nats: Nats,
+    pub registry: Registry,
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// # Errors
+/// The engine can't be had in time, or must not be used.
+pub(super) async fn engine(config: &Config) -> Result<Engine, StartError> {
+    let servers = config.nats.servers.as_deref().unwrap_or_default();
+    let nats = Nats::connect(NatsOptions {
+        servers: servers.split(',').map(ToOwned::to_owned).collect(),
+        credentials: config.nats.credentials.as_ref().map(Into::into),
+        cluster: config.cluster.name.clone(),
+        replicas: config.nats.replicas,
+        streams: config.nats.streams,
+        boot_wait: config.nats.boot_wait,
+    });
+    let nats = nats.await?;
+    let catalogue = Arc::new(Catalogue::of_cluster());
+    let settings = Settings {
+        slot_count: config.slot_count,
+        ring_scheme: RING_SCHEME.into(),
+        streams: config.nats.streams,
+    };
+    let registry = Registry::open(&nats, &settings, catalogue.clone()).await?;
+    Ok(Engine { nats, registry, catalogue })
+}
+
+/// Joins the cluster; returns when the node has met it, or knows that nobody else is there.
+///
+/// # Errors
+/// A part can't be had, or the others refuse this node.
+pub(super) async fn join(
+    config: &Config,
+    engine: Engine,
+    port: PeerPort,
+    data_dir: &DataDir,
+    api: SocketAddr,
+) -> Result<Joined, StartError> {
+    let Engine { nats, registry, catalogue } = engine;
+    let batch_bytes = jetstream::batch_bytes_max(config.body_bytes_max);
+    let log = JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes).await?;
+    let target: Target = config.snapshots.parse().map_err(StartError::Unavailable)?;
+    let objects = Objects::open(&target, &config.cluster.name, Some(&nats)).await?;
+    let snapshots = Snapshots::new(objects, SnapshotOptions::default());
+
+    let bound = port.tcp.local_addr().map_err(|e| StartError::Unavailable(e.to_string()))?;
+    let mut advertised = config.cluster.advertise.unwrap_or(bound);
+    if advertised.port() == 0 {
+        advertised.set_port(bound.port());
+    }
+    let instance: u128 = rand::random();
+    let member = Member {
+        name: config.node.as_str().into(),
+        peer: advertised,
+        api,
+        boot: count_boot(data_dir)?,
+        instance,
+        leaving: false,
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let secret: Arc<[u8]> =
+        config.cluster.secret.as_ref().map(|s| s.reveal().as_bytes()).unwrap_or_default().into();
+    let mut look = discovery::Options::new(discovery::Own { advertised, bound });
+    if let Some(seeds) = &config.cluster.seeds {
+        let seeds = Seed::parse_list("cluster.seeds", seeds);
+        look.seeds = seeds.map_err(|e| StartError::Unavailable(e.to_string()))?;
+    }
+    look.dns = dns().map_err(StartError::Unavailable)?;
+    let found = Discovery::start(look);
+    let timings = membership::Timings { join_wait: config.cluster.join_wait, ..Default::default() };
+    let membership = Membership::start(
+        membership::Options {
+            member: member.clone(),
+            secret: secret.to_vec(),
+            terms: Terms::new(&config.cluster.name, config.slot_count),
+            timings,
+        },
+        port.udp,
+        found,
+    );
+    let membership = membership.map_err(|e| StartError::Unavailable(e.to_string()))?;
+    let handler = Arc::new(LateHandler::default());
+    let links = rpc::start(
+        RpcOptions {
+            cluster: config.cluster.name.as_str().into(),
+            secret,
+            member,
+            ring_scheme: RING_SCHEME.into(),
+            slot_count: config.slot_count,
+        },
+        port.tcp,
+        membership.members(),
+        handler.clone(),
+    );
+    let links = Arc::new(links);
+    membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
+    let (leaver, placer) = (membership.clone(), registry.clone());
+    let placement = registry.placement();
+    let shared = Shared {
+        log: Arc::new(log),
+        snapshots: Arc::new(snapshots),
+        catalogue,
+        registry: Some(registry),
+        peers: links.clone(),
+        handler,
+        members: membership.members(),
+        placement,
+        change_placement: Box::new(move |change| {
+            let placer = placer.clone();
+            Box::pin(async move {
+                placer.change_placement(|placement| change(&mut placement.avoid)).await.map(drop)
+            })
+        }),
+        leave: Box::new(move || {
+            let leaver = leaver.clone();
+            tokio::spawn(async move { leaver.set_leaving().await });
+        }),
+        options: ClusterOptions {
+            request_deadline: config.request_deadline,
+            held_max: config.mailbox_messages,
+            instance,
+        },
+    };
+    Ok(Joined { shared, member: Presence { membership, links } })
+}
+
+/// The number of this start on this data directory.
+fn count_boot(data_dir: &DataDir) -> Result<u64, StartError> {
+    const BOOTS: &str = "boots";
+    let unavailable = |e: String| StartError::Unavailable(format!("the data directory: {e}"));
+    let last = data_dir.meta_get(BOOTS).map_err(|e| unavailable(e.to_string()))?;
+    let last = last.and_then(|bytes| Some(u64::from_le_bytes(bytes[..].try_into().ok()?)));
+    let boot = last.unwrap_or(0) + 1;
+    let put = data_dir.meta_put_durable(BOOTS, &boot.to_le_bytes());
+    put.map_err(|e| unavailable(e.to_string()))?;
+    Ok(boot)
+}
+
+impl From<NatsError> for StartError {
+    fn from(error: NatsError) -> Self {
+        match error {
+            NatsError::Unavailable(why) => Self::Unavailable(why),
+            NatsError::Refused(why) => Self::Refused(why),
+        }
+    }
+}
+
+impl From<SnapshotError> for StartError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Refused(why) => Self::Refused(format!("snapshots.url: {why}")),
+            other => Self::Unavailable(format!("snapshots.url: {other}")),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A key-value bucket that is only changed by compare-and-swap, with every answer but an
+//! acknowledgement taken as undecided.
+
+use crate::{
+    limits,
+    nats::{Nats, NatsError},
+    storage::identity::random_u128,
+};
+use async_nats::jetstream::{
+    kv,
+    stream::{LastRawMessageErrorKind, StorageType},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::time::Duration;
+
+#[derive(Clone)]
+pub struct Bucket {
+    pub store: kv::Store,
+    name: String,
+    value_bytes_max: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// Nothing was changed.
+    #[error("the registry can't be reached: {0}")]
+    Unavailable(String),
+    #[error("it is not known whether the registry was changed: {0}")]
+    Undecided(String),
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("a value of the registry is not understood: {0}")]
+    Unreadable(String),
+}
+
+impl From<String> for BucketError {
+    fn from(why: String) -> Self {
+        Self::Unreadable(why)
+    }
+}
+
+/// How a compare-and-swap ended.
+pub enum Swapped {
+    Won {
+        revision: u64,
+        value: Bytes,
+    },
+    /// Another value was there first: this one.
+    Lost {
+        revision: u64,
+        value: Bytes,
+    },
+}
+
+/// A stored value. JSON, so that people can read it with the engine's own tools.
+#[derive(Serialize, Deserialize)]
+struct Stamped<T> {
+    format: u32,
+    /// Tells the writer's own attempt from another's after a lost answer.
+    attempt: String,
+    value: T,
+}
+
+const FORMAT: u32 = 1;
+
+/// # Errors
+/// Why the bytes are not such a value.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let broken = |e: serde_json::Error| format!("it does not decode: {e}");
+    let Format { format } = serde_json::from_slice(bytes).map_err(broken)?;
+    if format != FORMAT {
+        return Err(format!("it has format {format}, this slotd reads {FORMAT}"));
+    }
+    Ok(serde_json::from_slice::<Stamped<T>>(bytes).map_err(broken)?.value)
+}
+
+fn attempt_of(bytes: &[u8]) -> Option<String> {
+    let stamped: Stamped<serde::de::IgnoredAny> = serde_json::from_slice(bytes).ok()?;
+    Some(stamped.attempt)
+}
+
+impl Bucket {
+    /// Opens the bucket, or makes it.
+    ///
+    /// # Errors
+    /// [`NatsError`].
+    pub async fn open(nats: &Nats, name: &str) -> Result<Self, NatsError> {
+        let config = kv::Config {
+            bucket: name.to_owned(),
+            description: "what slotd's nodes share".into(),
+            history: 1,
+            storage: StorageType::File,
+            num_replicas: nats.options.replicas,
+            ..kv::Config::default()
+        };
+        // There already, or made by another node at the same time: then it is looked at.
+        let store = match nats.jetstream.get_key_value(name).await {
+            Ok(store) => store,
+            Err(_) => match nats.jetstream.create_key_value(config).await {
+                Ok(store) => store,
+                Err(e) => nats
+                    .jetstream
+                    .get_key_value(name)
+                    .await
+                    .map_err(|_| NatsError::Unavailable(format!("bucket {name}: {e}")))?,
+            },
+        };
+        let found = &store.stream.cached_info().config;
+        if !found.max_age.is_zero() || found.storage != StorageType::File {
+            return Err(NatsError::Refused(format!(
+                "bucket {name} exists and is not set up as slotd needs it: its values must stay, \
+                 in files"
+            )));
+        }
+        let value_bytes_max = nats.client.server_info().max_payload.saturating_sub(4096);
+        Ok(Self { store, name: name.to_owned(), value_bytes_max })
+    }
+
+    /// What a key has, by its stream's leader. May be old all the same.
+    ///
+    /// # Errors
+    /// [`BucketError::Unavailable`].
+    pub async fn read(&self, key: &str) -> Result<Option<(u64, Bytes)>, BucketError> {
+        let mut retry = Retry::new();
+        loop {
+            match self.read_once(key).await {
+                Ok(found) => return Ok(found),
+                Err(why) if retry.again().await => tracing::debug!(key, why, "reading again"),
+                Err(why) => return Err(BucketError::Unavailable(why)),
+            }
+        }
+    }
+
+    async fn read_once(&self, key: &str) -> Result<Option<(u64, Bytes)>, String> {
+        let subject = format!("{}{key}", self.store.prefix);
+        match self.store.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => Ok(Some((message.sequence, message.payload))),
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(e) => Err(format!("{}: {e}", self.name)),
+        }
+    }
+
+    /// Sets a key if it is at revision `expected` (0: not there). Goes on with the same attempt
+    /// until it is settled: a refused or lost answer says nothing by itself.
+    ///
+    /// # Errors
+    /// [`BucketError::Undecided`] when it is not settled in [`limits::REGISTRY_TIMEOUT`];
+    /// [`BucketError::TooLarge`].
+    pub async fn swap<T: Serialize>(
+        &self,
+        key: &str,
+        value: &T,
+        expected: u64,
+    ) -> Result<Swapped, BucketError> {
+        let attempt = random_u128().map_err(|e| BucketError::Unavailable(e.to_string()))?;
+        let attempt = format!("{attempt:032x}");
+        let stamped = Stamped { format: FORMAT, attempt: attempt.clone(), value };
+        let encoded = serde_json::to_vec(&stamped)
+            .map_err(|e| BucketError::TooLarge(format!("{key} does not encode: {e}")))?;
+        let encoded = Bytes::from(encoded);
+        if encoded.len() > self.value_bytes_max {
+            return Err(BucketError::TooLarge(format!(
+                "{key} has {} bytes; the engine takes messages of {} (max_payload)",
+                encoded.len(),
+                self.value_bytes_max
+            )));
+        }
+        let mut retry = Retry::new();
+        loop {
+            let mut why = match self.store.update(key, encoded.clone(), expected).await {
+                Ok(revision) => return Ok(Swapped::Won { revision, value: encoded }),
+                Err(e) => e.to_string(),
+            };
+            match self.read_once(key).await {
+                Ok(Some((revision, value))) if revision > expected => {
+                    let own = attempt_of(&value).is_some_and(|found| found == attempt);
+                    return Ok(match own {
+                        true => Swapped::Won { revision, value },
+                        false => Swapped::Lost { revision, value },
+                    });
+                }
+                // Nothing is after what was expected, as far as this answer goes: it may still
+                // land. The same again settles it.
+                Ok(_) => {}
+                Err(read) => why = read,
+            }
+            if !retry.again().await {
+                return Err(BucketError::Undecided(why));
+            }
+        }
+    }
+}
+
+/// Tries with growing waits, up to [`limits::REGISTRY_TIMEOUT`] in all.
+pub struct Retry {
+    wait: Duration,
+    started: tokio::time::Instant,
+}
+
+impl Retry {
+    pub fn new() -> Self {
+        Self { wait: limits::REGISTRY_RETRY_MIN, started: tokio::time::Instant::now() }
+    }
+
+    /// Waits; `false` when there is no time left for another try.
+    pub async fn again(&mut self) -> bool {
+        if self.started.elapsed() + self.wait > limits::REGISTRY_TIMEOUT {
+            return false;
+        }
+        tokio::time::sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(limits::REGISTRY_RETRY_MAX);
+        true
+    }
+}

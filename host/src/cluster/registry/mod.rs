@@ -1,0 +1,382 @@
+//! What all nodes of a cluster share beside the slots' logs: deployments, settings, placement and
+//! components, kept in the engine.
+//!
+//! The key-value bucket `slotd-<cluster>-registry` has
+//! - `settings`: what every node must agree on, written by the first one;
+//! - `service.<name>`: a [`Service`] of the catalogue, changed by compare-and-swap, so that of two
+//!   deploys one wins and the other is told;
+//! - `placement`: slots that were told to leave a node.
+//!
+//! A task watches the bucket, feeds the node's [`Catalogue`] and wakes those who wait for changes.
+//! It may be behind, never ahead, and never goes back: what has a lower revision than what is
+//! known is dropped. [`Registry::ensure`] is for those who must not be behind.
+
+mod bucket;
+mod components;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use components::Components;
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::record::DeploymentId,
+    names::{ServiceName, SlotId},
+    nats::{Nats, NatsError},
+    service::{Catalogue, catalogue::Service},
+};
+use bucket::{Bucket, BucketError, Swapped};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+use tokio::{sync::watch as signal, task::JoinHandle};
+
+/// What every node of a cluster must have alike; fixed by the first one that starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    pub slot_count: u16,
+    /// [`crate::ring::RING_SCHEME`].
+    pub ring_scheme: String,
+    /// Streams that the slots are spread over.
+    pub streams: u16,
+}
+
+/// Where slots may not be, beside what the ring says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// A node that a slot was told to leave. The ring's next choice takes the slot; should that
+    /// node go, the one after it. One name a slot: a slot that is told to leave the next node too
+    /// may come back to the first.
+    pub avoid: BTreeMap<SlotId, Arc<str>>,
+}
+
+/// The cluster's registry. Cheap to clone; the watch ends with the last clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    bucket: Bucket,
+    components: Components,
+    shared: Arc<Shared>,
+    /// One read of the engine for all who miss something.
+    ensuring: tokio::sync::Mutex<()>,
+    task: JoinHandle<()>,
+}
+
+/// What the watch feeds.
+struct Shared {
+    catalogue: Arc<Catalogue>,
+    /// The revision of each key that was last seen.
+    revisions: Mutex<HashMap<String, u64>>,
+    placement: signal::Sender<Arc<Placement>>,
+    /// Counts changes of the catalogue.
+    changed: signal::Sender<u64>,
+}
+
+/// Tells of services that changed. See [`Registry::changes`].
+pub struct Changes {
+    shared: Arc<Shared>,
+    changed: signal::Receiver<u64>,
+    told: HashMap<ServiceName, u64>,
+}
+
+const SETTINGS: &str = "settings";
+const PLACEMENT: &str = "placement";
+const SERVICE: &str = "service.";
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    /// Takes in what a key has at a revision. What is older than what is known is dropped.
+    fn learn(&self, key: &str, revision: u64, value: &[u8]) {
+        // Held to the end: a revision and what it stands for change together.
+        let mut revisions = self.revisions.lock();
+        let known = revisions.entry(key.to_owned()).or_default();
+        if *known >= revision {
+            return;
+        }
+        *known = revision;
+        let read = if let Some(name) = key.strip_prefix(SERVICE) {
+            bucket::decode::<Service>(value).map(|service| {
+                if service.name.as_str() == name && self.catalogue.learn(service) {
+                    self.changed.send_modify(|count| *count += 1);
+                }
+            })
+        } else if key == PLACEMENT {
+            bucket::decode::<Placement>(value).map(|placement| {
+                self.placement.send_replace(placement.into());
+            })
+        } else {
+            Ok(())
+        };
+        if let Err(why) = read {
+            tracing::error!(key, revision, why, "a value of the registry is not understood");
+        }
+    }
+
+    /// The revision and the generation of a service as one.
+    fn at(&self, key: &str, service: &ServiceName) -> (u64, u64) {
+        let revisions = self.revisions.lock();
+        let known = self.catalogue.get(service);
+        let generation = known.map_or(0, |known| known.generation);
+        (revisions.get(key).copied().unwrap_or_default(), generation)
+    }
+}
+
+impl Registry {
+    /// Opens the registry, or makes it; checks `settings` against it; reads it whole into
+    /// `catalogue` and watches it from then on.
+    ///
+    /// # Errors
+    /// [`NatsError::Refused`] when the cluster was made with other settings, or a bucket is set
+    /// up otherwise; [`NatsError::Unavailable`].
+    pub async fn open(
+        nats: &Nats,
+        settings: &Settings,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<Self, NatsError> {
+        let bucket =
+            Bucket::open(nats, &format!("slotd-{}-registry", nats.options.cluster)).await?;
+        check_settings(&bucket, &nats.options.cluster, settings).await?;
+        let components = Components::open(nats).await?;
+        let shared = Arc::new(Shared {
+            catalogue,
+            revisions: Mutex::default(),
+            placement: signal::Sender::new(Arc::default()),
+            changed: signal::Sender::new(0),
+        });
+        let (current, mut is_current) = signal::channel(false);
+        let task = watch::run(bucket.clone(), components.clone(), shared.clone(), current);
+        let task = tokio::spawn(task);
+        let ensuring = tokio::sync::Mutex::default();
+        let this = Self { inner: Arc::new(Inner { bucket, components, shared, ensuring, task }) };
+        let wait = is_current.wait_for(|current| *current);
+        let waited = tokio::time::timeout(limits::REGISTRY_TIMEOUT, wait).await;
+        match waited {
+            Ok(Ok(_)) => Ok(this),
+            _ => Err(NatsError::Unavailable("the registry could not be read in time".into())),
+        }
+    }
+
+    pub fn components(&self) -> &Components {
+        &self.inner.components
+    }
+
+    /// Makes a service's new form durable for the whole cluster, then shows it here; the others
+    /// see it by their watch. `next` is what [`Service::deployed`] or [`Service::rolled_back`]
+    /// made of what the catalogue has. Store its component first.
+    ///
+    /// # Errors
+    /// `swap-in-progress` when another node was first: then nothing has changed, and the catalogue
+    /// has the other's. `outcome-unknown` when it can't be said. `request-invalid` when the
+    /// service has had more deployments than fit one message of the engine.
+    pub async fn put(&self, next: Service) -> Result<Arc<Service>, Error> {
+        let Inner { bucket, shared, .. } = &*self.inner;
+        let key = format!("{SERVICE}{}", next.name);
+        let (expected, generation) = shared.at(&key, &next.name);
+        let raced = |found: u64| {
+            Error::new(
+                Code::SwapInProgress,
+                format!(
+                    "another node has just deployed {} (generation {found}): look at it, then try \
+                     again",
+                    next.name
+                ),
+            )
+        };
+        if generation + 1 != next.generation {
+            return Err(raced(generation));
+        }
+        match bucket.swap(&key, &next, expected).await {
+            Ok(Swapped::Won { revision, value }) => {
+                shared.learn(&key, revision, &value);
+                Ok(shared.catalogue.get(&next.name).unwrap_or_else(|| Arc::new(next)))
+            }
+            Ok(Swapped::Lost { revision, value }) => {
+                shared.learn(&key, revision, &value);
+                let found = shared.catalogue.get(&next.name);
+                Err(raced(found.map_or(0, |found| found.generation)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A deployment that a log record names: from the catalogue, or from the engine when the
+    /// watch is behind.
+    ///
+    /// # Errors
+    /// `plugin-unavailable` when the registry does not have it or can't be asked.
+    pub async fn ensure(
+        &self,
+        service: &ServiceName,
+        deployment: DeploymentId,
+    ) -> Result<Arc<Service>, Error> {
+        let Inner { bucket, shared, ensuring, .. } = &*self.inner;
+        let known = || {
+            let known = shared.catalogue.get(service);
+            known.filter(|service| service.deployment(deployment).is_some())
+        };
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let _turn = ensuring.lock().await;
+        let key = format!("{SERVICE}{service}");
+        let mut retry = bucket::Retry::new();
+        loop {
+            if let Some(known) = known() {
+                return Ok(known);
+            }
+            let why = match bucket.read(&key).await {
+                Ok(Some((revision, value))) => {
+                    shared.learn(&key, revision, &value);
+                    if let Some(known) = known() {
+                        return Ok(known);
+                    }
+                    "the registry does not have it".to_owned()
+                }
+                Ok(None) => "the registry does not have the service".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            // The record was committed after the deployment was stored: a read that does not
+            // show it is an old one.
+            if !retry.again().await {
+                return Err(Error::new(
+                    Code::PluginUnavailable,
+                    format!("deployment {deployment} of {service}: {why}"),
+                ));
+            }
+        }
+    }
+
+    /// Tells of services that changed, each with its newest form; the first time, of all.
+    pub fn changes(&self) -> Changes {
+        let mut changed = self.inner.shared.changed.subscribe();
+        changed.mark_changed();
+        Changes { shared: self.inner.shared.clone(), changed, told: HashMap::new() }
+    }
+
+    /// The placement as this node sees it, and its changes.
+    pub fn placement(&self) -> signal::Receiver<Arc<Placement>> {
+        self.inner.shared.placement.subscribe()
+    }
+
+    /// Changes the placement, whoever else changes it meanwhile. `change` may be called again.
+    ///
+    /// # Errors
+    /// `storage-unavailable`, `outcome-unknown`.
+    pub async fn change_placement(
+        &self,
+        change: impl Fn(&mut Placement),
+    ) -> Result<Arc<Placement>, Error> {
+        let Inner { bucket, shared, .. } = &*self.inner;
+        let mut current = bucket.read(PLACEMENT).await?;
+        for _ in 0..limits::REGISTRY_SWAP_TRIES {
+            let (revision, before) = match &current {
+                Some((revision, value)) => {
+                    (*revision, bucket::decode(value).map_err(BucketError::from)?)
+                }
+                None => (0, Placement::default()),
+            };
+            let mut after = before.clone();
+            change(&mut after);
+            if after == before {
+                return Ok(after.into());
+            }
+            match bucket.swap(PLACEMENT, &after, revision).await? {
+                Swapped::Won { revision, value } => {
+                    shared.learn(PLACEMENT, revision, &value);
+                    return Ok(after.into());
+                }
+                Swapped::Lost { revision, value } => current = Some((revision, value)),
+            }
+        }
+        Err(Error::new(Code::StorageUnavailable, "too many change the placement at once"))
+    }
+}
+
+impl Changes {
+    /// Waits for services whose generation is greater than when this last told of them. `None`:
+    /// the registry is gone.
+    pub async fn next(&mut self) -> Option<Vec<Arc<Service>>> {
+        loop {
+            self.changed.changed().await.ok()?;
+            self.changed.mark_unchanged();
+            let all = self.shared.catalogue.all();
+            let newer = |service: &Arc<Service>| {
+                self.told.get(&service.name).is_none_or(|told| *told < service.generation)
+            };
+            let newer: Vec<_> = all.into_iter().filter(newer).collect();
+            for service in &newer {
+                self.told.insert(service.name.clone(), service.generation);
+            }
+            if !newer.is_empty() {
+                return Some(newer);
+            }
+        }
+    }
+}
+
+/// Writes the settings, or compares them with those that the cluster has.
+async fn check_settings(
+    bucket: &Bucket,
+    cluster: &str,
+    settings: &Settings,
+) -> Result<(), NatsError> {
+    let found = match bucket.swap(SETTINGS, settings, 0).await? {
+        Swapped::Won { .. } => return Ok(()),
+        Swapped::Lost { value, .. } => bucket::decode::<Settings>(&value)
+            .map_err(|why| NatsError::Refused(format!("the settings of the cluster: {why}")))?,
+    };
+    let differences = [
+        ("slot_count", settings.slot_count.to_string(), found.slot_count.to_string()),
+        ("ring scheme", settings.ring_scheme.clone(), found.ring_scheme.clone()),
+        ("streams", settings.streams.to_string(), found.streams.to_string()),
+    ];
+    let differences = differences.into_iter().filter(|(_, own, theirs)| own != theirs);
+    let differences = differences
+        .map(|(what, own, theirs)| format!("{what} is {theirs} there and {own} on this node"));
+    let differences: Vec<_> = differences.collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(NatsError::Refused(format!(
+        "this node does not fit cluster {cluster:?}: {}; they were fixed when its first node \
+         started and can't be changed",
+        differences.join(", ")
+    )))
+}
+
+impl From<BucketError> for Error {
+    fn from(error: BucketError) -> Self {
+        let code = match &error {
+            BucketError::Undecided(_) => Code::OutcomeUnknown,
+            BucketError::Unavailable(_) => Code::StorageUnavailable,
+            BucketError::TooLarge(_) => Code::RequestInvalid,
+            BucketError::Unreadable(_) => Code::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+impl From<BucketError> for NatsError {
+    fn from(error: BucketError) -> Self {
+        match error {
+            BucketError::Undecided(_) | BucketError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            BucketError::TooLarge(_) | BucketError::Unreadable(_) => {
+                Self::Refused(error.to_string())
+            }
+        }
+    }
+}

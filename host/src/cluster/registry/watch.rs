@@ -1,0 +1,70 @@
+//! The task that watches the registry.
+
+use super::{Components, PLACEMENT, Shared, bucket::Bucket};
+use crate::limits;
+use async_nats::jetstream::kv;
+use futures_util::StreamExt;
+use std::{collections::HashSet, sync::Arc};
+use tokio::sync::watch::Sender;
+
+/// Watches for ever. `current` becomes true once everything that was there has been seen.
+///
+/// A watch gives the last value of every key, then each change. async-nats takes a watch up again
+/// where it was when its connection comes back; should it end or fail for good, a new one lists
+/// everything again.
+pub async fn run(
+    bucket: Bucket,
+    components: Components,
+    shared: Arc<Shared>,
+    current: Sender<bool>,
+) {
+    let mut suspects = HashSet::new();
+    let mut sweep = tokio::time::interval(limits::COMPONENTS_SWEEP_INTERVAL);
+    let mut wait = limits::REGISTRY_RETRY_MIN;
+    loop {
+        match bucket.store.watch_with_history(">").await {
+            Ok(mut watch) => loop {
+                tokio::select! {
+                    entry = watch.next() => match entry {
+                        Some(Ok(entry)) => {
+                            wait = limits::REGISTRY_RETRY_MIN;
+                            see(&shared, &entry);
+                            if entry.seen_current {
+                                current.send_replace(true);
+                            }
+                        }
+                        Some(Err(error)) => {
+                            tracing::warn!(%error, "the watch of the registry broke");
+                            break;
+                        }
+                        None => break,
+                    },
+                    _ = sweep.tick() => suspects = components.sweep(suspects).await,
+                }
+            },
+            Err(error) => tracing::warn!(%error, "the registry can't be watched now"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(limits::REGISTRY_RETRY_MAX);
+    }
+}
+
+fn see(shared: &Shared, entry: &kv::Entry) {
+    match entry.operation {
+        kv::Operation::Put => shared.learn(&entry.key, entry.revision, &entry.value),
+        kv::Operation::Delete | kv::Operation::Purge if entry.key == PLACEMENT => {
+            shared.learn(
+                &entry.key,
+                entry.revision,
+                br#"{"format":1,"attempt":"","value":{"avoid":{}}}"#,
+            );
+        }
+        // Sessions and logs name deployments by number for good.
+        kv::Operation::Delete | kv::Operation::Purge => {
+            tracing::error!(
+                key = entry.key,
+                "a value of the registry was deleted; it is kept here"
+            );
+        }
+    }
+}

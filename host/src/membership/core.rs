@@ -1,0 +1,602 @@
+//! Membership without sockets and clocks: datagrams and the time go in, datagrams and views come out.
+//! The task drives it over UDP, the tests over a network that they make up.
+
+use super::{
+    Options, Timings,
+    agenda::{Agenda, Coalescer},
+    id::Id,
+    refusal::{Fatal, Reason, Refusal},
+    wire::{FORMAT, GOSSIP_BYTES_MAX, Kind, Limiter, Refused, Sealer, Start, Terms, Windows},
+};
+use crate::{
+    cluster::member::{Member, Members},
+    discovery::Found,
+    limits,
+    telemetry::metrics::metrics,
+};
+use bytes::Buf;
+use foca::{
+    AccumulatingRuntime, Codec, Foca, Message, OwnedNotification, PostcardCodec, State, Timer,
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    num::{NonZeroU8, NonZeroUsize},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+type Swim = Foca<Id, PostcardCodec, StdRng, foca::NoCustomBroadcast>;
+
+/// What others may see of a node's membership.
+pub(super) struct Outlets {
+    pub members: watch::Sender<Arc<Members>>,
+    pub refusals: watch::Sender<Arc<[Refusal]>>,
+    pub fatal: watch::Sender<Option<Fatal>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Due {
+    Swim(Timer<Id>),
+    /// Greet the addresses that are not known as members.
+    Greet,
+    /// Ask again whether the rival of this instance is there.
+    Challenge(u128),
+    /// Tell some more peers that this node left, or sets out to.
+    Tell(u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// On the way in: no view yet.
+    Joining,
+    Settled,
+    /// Said that it is gone.
+    Left,
+    /// Must end.
+    Broken,
+}
+
+pub(super) struct Pending {
+    pub to: SocketAddr,
+    pub at: Instant,
+    pub settled: bool,
+}
+
+/// A process that is known under this node's name, and is asked whether it is there.
+pub(super) struct Challenge {
+    pub rival: Id,
+    pub tries: u32,
+}
+
+pub(super) struct Core {
+    pub(super) terms: Terms,
+    pub(super) timings: Timings,
+    pub(super) sealer: Sealer,
+    pub(super) windows: Windows,
+    pub(super) own: Id,
+    pub(super) swim: Swim,
+    runtime: AccumulatingRuntime<Id>,
+    rng: StdRng,
+    pub(super) agenda: Agenda<Due>,
+    coalescer: Coalescer,
+    pub(super) found: Found,
+    pub(super) stage: Stage,
+    pub(super) started: Instant,
+    /// When the first hello went out.
+    pub(super) greeted: Option<Instant>,
+    pub(super) pending: HashMap<u64, Pending>,
+    /// Where among many addresses the last greetings began.
+    pub(super) turn: usize,
+    /// Who answered at an address that is not the one by which it is known; none: this node itself.
+    pub(super) aliases: HashMap<SocketAddr, Option<Arc<str>>>,
+    /// Where the dead were, and when they died.
+    pub(super) lost: HashMap<Arc<str>, (SocketAddr, Instant)>,
+    pub(super) challenge: Option<Challenge>,
+    /// The rival that did not answer.
+    pub(super) cleared: Option<u128>,
+    /// When a datagram of another node came last.
+    pub(super) heard: Instant,
+    deaf: bool,
+    /// The last refusal of this node by another, and whether it is certain.
+    pub(super) refused: Option<(Instant, Refusal, bool)>,
+    refusals: VecDeque<Refusal>,
+    answers: Limiter<SocketAddr>,
+    lines: Limiter<(IpAddr, Reason, bool)>,
+    pub(super) outbox: Vec<(SocketAddr, Vec<u8>)>,
+    outlets: Outlets,
+}
+
+impl Core {
+    pub fn new(options: Options, outlets: Outlets, now: Instant, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let own = Id::new(options.member);
+        let timings = options.timings;
+        let mut agenda = Agenda::new();
+        agenda.add(now, Due::Greet);
+        Self {
+            sealer: Sealer::new(&options.secret, &options.terms, rng.random()),
+            terms: options.terms,
+            windows: Windows::default(),
+            swim: swim(own.clone(), &timings, &mut rng),
+            own,
+            runtime: AccumulatingRuntime::new(),
+            rng,
+            agenda,
+            coalescer: Coalescer::new(timings.view_quiet, timings.view_delay_max),
+            timings,
+            found: Found::default(),
+            stage: Stage::Joining,
+            started: now,
+            greeted: None,
+            pending: HashMap::new(),
+            turn: 0,
+            aliases: HashMap::new(),
+            lost: HashMap::new(),
+            challenge: None,
+            cleared: None,
+            heard: now,
+            deaf: false,
+            refused: None,
+            refusals: VecDeque::new(),
+            answers: Limiter::new(limits::REFUSAL_INTERVAL, limits::REFUSAL_ADDRESSES_MAX),
+            lines: Limiter::new(limits::REFUSAL_LOG_INTERVAL, limits::REFUSAL_LOG_KEYS_MAX),
+            outbox: Vec::new(),
+            outlets,
+        }
+    }
+
+    /// When [`Self::tick`] wants to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        let view = if self.stage == Stage::Settled { self.coalescer.due() } else { None };
+        [self.agenda.next(), view].into_iter().flatten().min()
+    }
+    pub fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Left | Stage::Broken) && self.agenda.next().is_none()
+    }
+    pub fn alive(&self) -> bool {
+        matches!(self.stage, Stage::Joining | Stage::Settled)
+    }
+
+    /// New addresses to look at.
+    pub fn found(&mut self, now: Instant, found: Found) {
+        self.found = found;
+        if self.alive() {
+            self.greet(now);
+            self.settle(now);
+        }
+    }
+
+    /// One datagram from the peer port.
+    pub fn datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        let m = metrics();
+        m.datagrams_in.increment(1);
+        if !self.alive() {
+            return;
+        }
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let Some(start) = Start::read(datagram) else { return m.dropped_garbage.increment(1) };
+        if start.sender == self.sealer.sender {
+            // Discovery can't always know this node's own addresses.
+            if let Some(pending) = self.pending.remove(&start.number) {
+                self.alias(pending.to, None);
+            }
+            return m.dropped_own.increment(1);
+        }
+        match start.kind {
+            Some(Kind::Refusal) => self.refusal(now, from, datagram),
+            Some(Kind::Hello) if start.format != FORMAT => {
+                let theirs = format!("it speaks format {}, we speak {FORMAT}", start.format);
+                self.refuse(now, from, start, datagram.len(), Reason::Protocol, None, theirs);
+            }
+            Some(Kind::Hello) => self.hello(now, from, start, datagram),
+            Some(Kind::Welcome) if start.format == FORMAT => self.welcome(now, start, datagram),
+            Some(Kind::Gossip) if start.format == FORMAT => self.gossip(now, from, start, datagram),
+            _ => m.dropped_garbage.increment(1),
+        }
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(late) = self.agenda.forgive(now, limits::TIMER_GRACE) {
+            metrics().stalls.increment(1);
+            let ms = late.as_millis() as u64;
+            debug!(ms, "did not run for a while: others are given that time");
+            self.heard = (self.heard + late).min(now);
+        }
+        while let Some(due) = self.agenda.pop(now) {
+            match due {
+                Due::Swim(timer) => {
+                    self.drive(now, |swim, runtime| swim.handle_timer(timer, runtime))
+                }
+                Due::Greet if self.alive() => self.greet_again(now),
+                Due::Challenge(rival) if self.alive() => self.challenge_again(now, rival),
+                Due::Greet | Due::Challenge(_) => {}
+                Due::Tell(times) => self.tell(now, times),
+            }
+        }
+        self.hearing(now);
+        self.settle(now);
+        if self.stage == Stage::Settled && self.coalescer.take(now) {
+            self.publish();
+        }
+    }
+
+    /// This node gives its slots away from now on; all are told.
+    pub fn set_leaving(&mut self, now: Instant) {
+        if self.own.member.leaving || !self.alive() {
+            return;
+        }
+        let mut id = self.own.next();
+        id.member.leaving = true;
+        self.become_id(now, id);
+        self.agenda.add(now, Due::Tell(limits::FAREWELLS));
+        if self.stage == Stage::Settled {
+            self.publish();
+        }
+    }
+
+    /// Tells some peers that this node is gone; they tell the rest.
+    pub fn leave(&mut self, now: Instant) {
+        if !self.alive() {
+            return;
+        }
+        self.agenda.clear(|_| false);
+        self.drive(now, |swim, runtime| swim.leave_cluster(runtime));
+        self.stage = Stage::Left;
+        self.agenda.add(now + limits::FAREWELL_INTERVAL, Due::Tell(limits::FAREWELLS - 1));
+    }
+
+    fn tell(&mut self, now: Instant, times: u32) {
+        self.drive(now, |swim, runtime| swim.gossip(runtime));
+        if times > 1 {
+            self.agenda.add(now + limits::FAREWELL_INTERVAL, Due::Tell(times - 1));
+        }
+    }
+
+    /// Ends this node's part at once.
+    pub(super) fn break_off(&mut self, fatal: Fatal) {
+        if self.stage == Stage::Broken {
+            return;
+        }
+        error!(error = %fatal, "this node can't stay in its cluster");
+        self.stage = Stage::Broken;
+        self.agenda.clear(|_| false);
+        self.outlets.fatal.send_replace(Some(fatal));
+    }
+
+    // --- SWIM -----------------------------------------------------------------------------------
+
+    fn gossip(&mut self, now: Instant, from: SocketAddr, start: Start, datagram: &[u8]) {
+        let m = metrics();
+        let Some((true, body)) = self.sealer.open(Kind::Gossip, datagram) else {
+            return m.dropped_unauthentic.increment(1);
+        };
+        if !self.windows.take(start.sender, start.number, now) {
+            return m.dropped_replayed.increment(1);
+        }
+        self.heard = now;
+        self.hearing(now);
+        let Some((src, updates)) = inspect(body) else { return m.dropped_invalid.increment(1) };
+        // Two processes of one name: the newer one is right, and the other must hear of it. SWIM
+        // would let each declare the other dead, without end.
+        if src.member.name == self.own.member.name {
+            if src.rivals(&self.own) && src.wins(&self.own) {
+                return self.superseded(&src);
+            } else if src.rivals(&self.own) {
+                let text = "its name is ours, and ours is the newer claim".to_owned();
+                let name = Some(src.member.name.clone());
+                self.refuse(now, from, start, datagram.len(), Reason::Superseded, name, text);
+            }
+            return m.dropped_own.increment(1);
+        }
+        match self.rival_of(&src) {
+            Some((known, true)) if known.wins(&src) => {
+                let text = format!("its name was taken over by the node at {}", known.member.peer);
+                let name = Some(src.member.name.clone());
+                let room = datagram.len();
+                return self.refuse(now, from, start, room, Reason::Superseded, name, text);
+            }
+            // It comes again, with a claim that the old one can't come near.
+            Some((known, false)) if !src.outranks(&known) => {
+                return self.send_welcome(0, src.member.peer, Some((known, false)));
+            }
+            _ => {}
+        }
+        let rival = updates
+            .into_iter()
+            .find(|(id, active)| *active && id.rivals(&self.own) && id.wins(&self.own));
+        if let Some((rival, _)) = rival {
+            return self.meet_rival(now, rival, true);
+        }
+        self.drive(now, |swim, runtime| swim.handle_data(body, runtime));
+    }
+
+    pub(super) fn superseded(&mut self, by: &Id) {
+        let name = self.own.member.name.clone();
+        let by = format!("the node at {}, boot {}", by.member.peer, by.member.boot);
+        self.break_off(Fatal::Superseded { name, by });
+    }
+
+    /// What is known of a name under another instance, and whether it is believed to be alive.
+    pub(super) fn rival_of(&self, id: &Id) -> Option<(Id, bool)> {
+        let known = self.swim.iter_membership_state().find(|known| known.id().rivals(id))?;
+        Some((known.id().clone(), known.state() != State::Down))
+    }
+    /// Whether exactly this identity is believed to be alive.
+    pub(super) fn knows(&self, id: &Id) -> bool {
+        self.swim.iter_members().any(|known| known.id() == id)
+    }
+
+    pub(super) fn announce(&mut self, now: Instant, to: Id) {
+        self.drive(now, |swim, runtime| swim.announce(to, runtime));
+    }
+
+    /// Goes on under another identity.
+    pub(super) fn become_id(&mut self, now: Instant, id: Id) {
+        if id == self.own {
+            return;
+        }
+        self.own = id.clone();
+        // The empty update makes SWIM start its probes again, which a new identity stops.
+        self.drive(now, |swim, runtime| {
+            swim.change_identity(id, &mut *runtime)?;
+            swim.apply_many(std::iter::empty(), false, runtime)
+        });
+    }
+
+    /// Calls SWIM and does what it asks for.
+    fn drive(
+        &mut self,
+        now: Instant,
+        step: impl FnOnce(&mut Swim, &mut AccumulatingRuntime<Id>) -> Result<(), foca::Error>,
+    ) {
+        if let Err(error) = step(&mut self.swim, &mut self.runtime) {
+            metrics().dropped_invalid.increment(1);
+            debug!(%error, "SWIM refused a step");
+        }
+        self.carry_out(now);
+    }
+
+    fn carry_out(&mut self, now: Instant) {
+        while let Some((to, data)) = self.runtime.to_send() {
+            let less = if self.deaf { without_deaths(&data) } else { None };
+            let (_, datagram) = self.sealer.seal(Kind::Gossip, less.as_deref().unwrap_or(&data));
+            self.outbox.push((to.member.peer, datagram));
+        }
+        while let Some((after, timer)) = self.runtime.to_schedule() {
+            if self.alive() {
+                self.agenda.add(now + after, Due::Swim(timer));
+            }
+        }
+        let (mut alone, mut renewed) = (false, false);
+        while let Some(news) = self.runtime.to_notify() {
+            alone |= matches!(news, OwnedNotification::Idle);
+            renewed |= matches!(news, OwnedNotification::Rejoin(_));
+            self.note(now, news);
+        }
+        if alone && self.stage == Stage::Settled {
+            self.start_over();
+        } else if renewed {
+            // A new identity stops SWIM's probes, until it hears of somebody or is asked to look.
+            let _ = self.swim.apply_many(std::iter::empty(), false, &mut self.runtime);
+            self.carry_out(now);
+        }
+    }
+
+    fn note(&mut self, now: Instant, news: OwnedNotification<Id>) {
+        match news {
+            OwnedNotification::MemberUp(id) => {
+                info!(node = %id.member.name, peer = %id.member.peer, "node is up");
+                self.lost.remove(&id.member.name);
+            }
+            OwnedNotification::MemberDown(id) => {
+                info!(node = %id.member.name, peer = %id.member.peer, "node is down");
+                metrics().nodes_lost.increment(1);
+                if self.lost.len() < limits::DEAD_REMEMBERED_MAX {
+                    self.lost.insert(id.member.name, (id.member.peer, now));
+                }
+            }
+            OwnedNotification::Rejoin(id) => {
+                warn!("the others gave this node up for dead: it joins again");
+                metrics().declared_down.increment(1);
+                self.own = id;
+            }
+            OwnedNotification::Rename(before, after) => debug!(?before, ?after, "new identity"),
+            _ => {}
+        }
+        self.coalescer.changed(now);
+    }
+
+    /// All others are gone: forgets what SWIM knew of them. A node that was cut off from all would
+    /// otherwise come back with news of everybody's death, which each of them had to refute.
+    fn start_over(&mut self) {
+        self.own = self.own.next();
+        self.agenda.clear(|due| !matches!(due, Due::Swim(_)));
+        self.swim = swim(self.own.clone(), &self.timings, &mut self.rng);
+        self.aliases.clear();
+        self.deaf = false;
+    }
+
+    /// A node that hears nothing at all, of several others, is more likely cut off than right about
+    /// the death of each: it keeps that to itself until it hears again or is alone. (SWIM takes any
+    /// node's word for a death, so one deaf node would make all others come and go.) It goes on to
+    /// probe, and to say whom it suspects: all may be deaf together, for a moment.
+    fn hearing(&mut self, now: Instant) {
+        let silent = now.saturating_duration_since(self.heard) > self.timings.deaf_after();
+        let deaf = silent && (self.deaf || self.swim.num_members() >= 2);
+        if deaf != self.deaf {
+            self.deaf = deaf;
+            debug!(deaf, "hearing of peers changed");
+        }
+    }
+
+    // --- what others see ------------------------------------------------------------------------
+
+    /// Decides whether this node has arrived: with a peer, or, after a wait, alone.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if self.stage != Stage::Joining || self.challenge.is_some() {
+            return;
+        }
+        if self.swim.num_members() > 0 {
+            self.stage = Stage::Settled;
+            return self.coalescer.changed(now);
+        }
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let nobody = self.found.answered && self.found.addresses.is_empty();
+        let asked = self.found.answered
+            && self.greeted.is_some_and(|at| since(at) >= self.timings.join_wait);
+        if !nobody && !asked && since(self.started) < self.timings.discovery_wait {
+            return;
+        }
+        if let Some((at, refusal, certain)) = &self.refused
+            && since(*at) < limits::REFUSAL_FRESH
+        {
+            // Refused by all that answered. Alone it would fight them over slots in the log.
+            if *certain {
+                self.break_off(Fatal::Refused(refusal.clone()));
+            }
+            return;
+        }
+        info!("no peer answers: this node goes on alone");
+        self.stage = Stage::Settled;
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let others = self.swim.iter_members().map(|member| member.id().member.clone());
+        let mut alive: Vec<Member> = others.chain([self.own.member.clone()]).collect();
+        alive.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        alive.dedup_by(|a, b| a.name == b.name);
+        let m = metrics();
+        self.outlets.members.send_if_modified(|last| {
+            let changed = last.number == 0 || *last.alive != *alive;
+            if changed {
+                let number = last.number + 1;
+                let names: Vec<&str> = alive.iter().map(|member| &*member.name).collect();
+                info!(number, nodes = %names.join(" "), "new view");
+                m.views.increment(1);
+                m.view_nodes.set(alive.len() as f64);
+                *last = Arc::new(Members { number, own: last.own.clone(), alive: alive.into() });
+            }
+            changed
+        });
+    }
+
+    /// Answers a datagram with a refusal, within limits, and tells the operator.
+    #[allow(clippy::too_many_arguments, reason = "one place where all of a refusal comes together")]
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        start: Start,
+        room: usize,
+        reason: Reason,
+        name: Option<Arc<str>>,
+        text: String,
+    ) {
+        if self.answers.allow(from, now) {
+            let ours = match reason {
+                Reason::Cluster | Reason::Secret => String::new(),
+                Reason::Protocol => self.terms.protocols(),
+                Reason::RingScheme => self.terms.ring_scheme.clone(),
+                Reason::SlotCount => self.terms.slot_count.to_string(),
+                Reason::Name => format!("boot {}", self.own.member.boot),
+                Reason::Superseded => text.clone(),
+            };
+            let refused = Refused { to: (start.sender, start.number), reason, text: ours };
+            if let Some(answer) = self.sealer.refuse(&refused, room) {
+                self.outbox.push((from, answer));
+            }
+        }
+        self.tell_refusal(now, Refusal { peer: from, name, reason, by_us: true, text, times: 1 });
+    }
+
+    pub(super) fn tell_refusal(&mut self, now: Instant, refusal: Refusal) {
+        refusal.reason.count();
+        let same = |known: &Refusal| {
+            (known.peer, known.reason, known.by_us, &known.text)
+                == (refusal.peer, refusal.reason, refusal.by_us, &refusal.text)
+        };
+        if self.lines.allow((refusal.peer.ip(), refusal.reason, refusal.by_us), now) {
+            warn!(reason = refusal.reason.as_str(), "{refusal}");
+        }
+        match self.refusals.iter_mut().find(|known| same(known)) {
+            Some(known) => known.times += 1,
+            None => {
+                if self.refusals.len() >= limits::REFUSALS_KEPT_MAX {
+                    self.refusals.pop_front();
+                }
+                self.refusals.push_back(refusal);
+            }
+        }
+        self.outlets.refusals.send_replace(self.refusals.iter().cloned().collect());
+    }
+
+    /// A delay that differs from node to node and from time to time.
+    pub(super) fn jitter(&mut self, around: Duration) -> Duration {
+        around.mul_f64(self.rng.random_range(0.8..1.2))
+    }
+}
+
+fn swim(own: Id, timings: &Timings, rng: &mut StdRng) -> Swim {
+    let some = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+    let each = |frequency, n| Some(foca::PeriodicParams { frequency, num_members: some(n) });
+    let config = foca::Config {
+        probe_period: timings.probe_period,
+        probe_rtt: timings.probe_rtt,
+        num_indirect_probes: some(3),
+        // Enough for clusters of hundreds (4 x log10 of their size); in small ones it's spare.
+        max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: timings.suspicion,
+        remove_down_after: Some(limits::DEAD_REMEMBERED),
+        max_packet_size: some(GOSSIP_BYTES_MAX),
+        notify_down_members: true,
+        // A feed has a dozen members at most: who joined a large cluster asks again for more.
+        periodic_announce: each(timings.probe_period * 20, 1),
+        // Greetings do this, with an answer for those who changed meanwhile.
+        periodic_announce_to_down_members: None,
+        periodic_gossip: each(timings.gossip_period, 3),
+    };
+    Foca::new(own, config, StdRng::from_rng(rng), PostcardCodec)
+}
+
+/// The same datagram of SWIM without the members in it that are said to be dead.
+fn without_deaths(mut data: &[u8]) -> Option<Vec<u8>> {
+    let whole = data;
+    let _: foca::Header<Id> = PostcardCodec.decode_header(&mut data).ok()?;
+    let mut less = whole.get(..whole.len() - data.len())?.to_vec();
+    if data.len() < 2 {
+        return None;
+    }
+    let (mut count, mut kept) = (0u16, Vec::new());
+    for _ in 0..data.get_u16() {
+        let member: foca::Member<Id> = PostcardCodec.decode_member(&mut data).ok()?;
+        if member.state() != State::Down {
+            count += 1;
+            PostcardCodec.encode_member(&member, &mut kept).ok()?;
+        }
+    }
+    less.extend(count.to_be_bytes());
+    less.extend(kept);
+    Some(less)
+}
+
+/// Reads a datagram of SWIM without acting on it: its sender, and the members in it that it says
+/// are alive or not. None for one that is malformed or names a node that can't be.
+fn inspect(mut body: &[u8]) -> Option<(Id, Vec<(Id, bool)>)> {
+    let header: foca::Header<Id> = PostcardCodec.decode_header(&mut body).ok()?;
+    let mut updates = Vec::new();
+    if header.message != Message::Announce && body.len() >= 2 {
+        for _ in 0..body.get_u16() {
+            let member: foca::Member<Id> = PostcardCodec.decode_member(&mut body).ok()?;
+            updates.push((member.id().clone(), member.state() != State::Down));
+        }
+    }
+    let sound = header.src.is_sound() && updates.iter().all(|(id, _)| id.is_sound());
+    (sound && body.is_empty()).then_some((header.src, updates))
+}

@@ -1,0 +1,340 @@
+//! How nodes meet: hello, welcome, refusal; and what happens when two bear one name.
+//!
+//! A node greets every address that discovery gives, or where a node died, and that is no member's.
+//! Who welcomes it is asked, by SWIM, to let it in. Greetings go on for as long as the node lives,
+//! so two sides of a partition find each other again, however long it was.
+//!
+//! **Two processes with one name.** The one that is there stays. A newcomer hears, from whomever it
+//! greets, that its name is known under another instance. Unless that one was at the newcomer's own
+//! address (where it can't be any more), the newcomer asks it directly. An answer ends the newcomer.
+//! No answer within [`limits::CHALLENGE_TRIES`] x [`limits::CHALLENGE_INTERVAL`]: it is gone, its
+//! death just not noticed yet, and the newcomer takes its place at once. If it was only stopped, it
+//! learns on its return that its claim is the older one, and ends.
+
+use super::{
+    core::{Challenge, Core, Due, Pending, Stage},
+    id::Id,
+    refusal::{Fatal, Reason, Refusal},
+    wire::{Hello, Kind, Refused, Start, Terms, Welcome, decode},
+};
+use crate::{limits, telemetry::metrics::metrics};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
+use tracing::{info, warn};
+
+impl Terms {
+    pub(super) fn protocols(&self) -> String {
+        format!("{} to {}", self.protocol_oldest, self.protocol)
+    }
+    /// What keeps a node with `other` out, and how the two differ.
+    fn mismatch(&self, other: &Self) -> Option<(Reason, String)> {
+        if self.protocol < other.protocol_oldest || other.protocol < self.protocol_oldest {
+            let (theirs, ours) = (other.protocols(), self.protocols());
+            return Some((
+                Reason::Protocol,
+                format!("it speaks protocol {theirs}, we speak {ours}"),
+            ));
+        }
+        if self.ring_scheme != other.ring_scheme {
+            let (theirs, ours) = (&other.ring_scheme, &self.ring_scheme);
+            let text = format!("its ring scheme is {theirs:?}, ours is {ours:?}");
+            return Some((Reason::RingScheme, text));
+        }
+        if self.slot_count != other.slot_count {
+            let (theirs, ours) = (other.slot_count, self.slot_count);
+            return Some((
+                Reason::SlotCount,
+                format!("its slot count is {theirs}, ours is {ours}"),
+            ));
+        }
+        None
+    }
+}
+
+impl Core {
+    pub(super) fn greet_again(&mut self, now: Instant) {
+        let interval = match self.stage {
+            Stage::Joining => limits::GREETING_INTERVAL_JOINING,
+            _ => limits::GREETING_INTERVAL,
+        };
+        let interval = self.jitter(interval);
+        self.agenda.add(now + interval, Due::Greet);
+        self.greet(now);
+    }
+
+    /// Greets all addresses that are not known as members'.
+    pub(super) fn greet(&mut self, now: Instant) {
+        let old = |at: Instant, max| now.saturating_duration_since(at) > max;
+        self.pending.retain(|_, pending| !old(pending.at, limits::GREETING_WAIT));
+        self.lost.retain(|_, (_, at)| !old(*at, limits::DEAD_REMEMBERED));
+        if self.challenge.is_some() {
+            return;
+        }
+        let mut unknown: BTreeSet<SocketAddr> = self.found.addresses.iter().copied().collect();
+        unknown.extend(self.lost.values().map(|(peer, _)| *peer));
+        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
+        for known in self.swim.iter_members() {
+            unknown.remove(&known.id().member.peer);
+            names.insert(known.id().member.name.clone());
+        }
+        unknown.remove(&self.own.member.peer);
+        let aliases = &self.aliases;
+        unknown.retain(|address| match aliases.get(address) {
+            Some(Some(name)) => !names.contains(name),
+            Some(None) => false,
+            None => true,
+        });
+        // All have their turn: each time it begins elsewhere.
+        let turns = unknown.len().div_ceil(limits::GREETINGS_PER_TURN_MAX).max(1);
+        self.turn = (self.turn + 1) % turns;
+        let first = self.turn * limits::GREETINGS_PER_TURN_MAX;
+        for address in unknown.into_iter().skip(first).take(limits::GREETINGS_PER_TURN_MAX) {
+            self.send_hello(now, address);
+        }
+    }
+
+    fn send_hello(&mut self, now: Instant, to: SocketAddr) {
+        if self.pending.len() >= limits::GREETINGS_PENDING_MAX {
+            return;
+        }
+        let settled = self.claims();
+        let hello = Hello { terms: self.terms.clone(), id: self.own.clone(), settled };
+        let Ok(body) = postcard::to_stdvec(&hello) else { return };
+        let (number, datagram) = self.sealer.seal(Kind::Hello, &body);
+        self.pending.insert(number, Pending { to, at: now, settled });
+        self.greeted.get_or_insert(now);
+        self.outbox.push((to, datagram));
+    }
+
+    /// It stands by its name: others know it by it, or its rival did not answer.
+    fn claims(&self) -> bool {
+        self.stage == Stage::Settled || self.cleared.is_some()
+    }
+
+    pub(super) fn send_welcome(&mut self, to: u64, peer: SocketAddr, rival: Option<(Id, bool)>) {
+        let welcome = Welcome { to, id: self.own.clone(), rival };
+        if let Ok(body) = postcard::to_stdvec(&welcome) {
+            let (_, datagram) = self.sealer.seal(Kind::Welcome, &body);
+            self.outbox.push((peer, datagram));
+        }
+    }
+
+    pub(super) fn alias(&mut self, address: SocketAddr, name: Option<Arc<str>>) {
+        if self.aliases.len() >= 2 * limits::DISCOVERY_ADDRESSES_MAX {
+            self.aliases.clear();
+        }
+        self.aliases.insert(address, name);
+    }
+
+    pub(super) fn hello(&mut self, now: Instant, from: SocketAddr, start: Start, datagram: &[u8]) {
+        let m = metrics();
+        let room = datagram.len();
+        let Some((authentic, body)) = self.sealer.open(Kind::Hello, datagram) else {
+            return m.dropped_garbage.increment(1);
+        };
+        // Not to be believed yet: only what it says of its cluster is looked at.
+        let Some(hello) = decode::<Hello>(body).filter(|hello| hello.id.is_sound()) else {
+            return m.dropped_garbage.increment(1);
+        };
+        let name = &hello.id.member.name;
+        if hello.terms.cluster != self.terms.cluster {
+            let theirs: String =
+                hello.terms.cluster.chars().take(limits::CLUSTER_NAME_BYTES_MAX).collect();
+            let ours = &self.terms.cluster;
+            let text =
+                format!("its cluster is {theirs:?}, ours is {ours:?} (it calls itself {name})");
+            return self.refuse(now, from, start, room, Reason::Cluster, None, text);
+        }
+        if !authentic {
+            let text = format!("its secret is not ours (it calls itself {name})");
+            return self.refuse(now, from, start, room, Reason::Secret, None, text);
+        }
+        if !self.windows.take(start.sender, start.number, now) {
+            return m.dropped_replayed.increment(1);
+        }
+        self.heard = now;
+        let name = hello.id.member.name.clone();
+        if let Some((reason, text)) = self.terms.mismatch(&hello.terms) {
+            return self.refuse(now, from, start, room, reason, Some(name), text);
+        }
+        if name == self.own.member.name {
+            return self.hello_from_rival(now, from, start, room, &hello);
+        }
+        if self.challenge.is_some() {
+            return;
+        }
+        let rival =
+            self.rival_of(&hello.id).filter(|(known, active)| *active || !hello.id.outranks(known));
+        self.send_welcome(start.number, hello.id.member.peer, rival);
+    }
+
+    /// Another process bears this node's name. Who is there stays; of two that come, or of two that
+    /// were there before their clusters met, the greater claim.
+    fn hello_from_rival(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        start: Start,
+        room: usize,
+        hello: &Hello,
+    ) {
+        if !hello.id.rivals(&self.own) {
+            return metrics().dropped_own.increment(1);
+        }
+        let settled = self.claims();
+        let gives_way = match (settled, hello.settled) {
+            (true, false) => false,
+            (false, true) => true,
+            _ => hello.id.wins(&self.own),
+        };
+        match gives_way {
+            true if settled => self.superseded(&hello.id),
+            true => self.name_taken(hello.id.member.peer),
+            false => {
+                let name = hello.id.member.name.clone();
+                let text = format!("its name {name} is that of this node, which is alive");
+                self.refuse(now, from, start, room, Reason::Name, Some(name), text);
+            }
+        }
+    }
+
+    fn name_taken(&mut self, holder: SocketAddr) {
+        let name = self.own.member.name.clone();
+        self.break_off(Fatal::NameTaken { name, holder });
+    }
+
+    pub(super) fn welcome(&mut self, now: Instant, start: Start, datagram: &[u8]) {
+        let m = metrics();
+        let Some((true, body)) = self.sealer.open(Kind::Welcome, datagram) else {
+            return m.dropped_unauthentic.increment(1);
+        };
+        if !self.windows.take(start.sender, start.number, now) {
+            return m.dropped_replayed.increment(1);
+        }
+        self.heard = now;
+        let Some(welcome) = decode::<Welcome>(body) else { return m.dropped_invalid.increment(1) };
+        let rival_is_sound = welcome.rival.as_ref().is_none_or(|(rival, _)| rival.is_sound());
+        if !welcome.id.is_sound()
+            || !rival_is_sound
+            || welcome.id.member.name == self.own.member.name
+        {
+            return m.dropped_invalid.increment(1);
+        }
+        match self.pending.remove(&welcome.to) {
+            Some(pending) => self.alias(pending.to, Some(welcome.id.member.name.clone())),
+            None if welcome.to == 0 => {}
+            None => return,
+        }
+        if self.challenge.is_some() {
+            return;
+        }
+        if let Some((rival, active)) = welcome.rival
+            && rival.rivals(&self.own)
+        {
+            self.meet_rival(now, rival, active);
+        }
+        if self.challenge.is_none() && self.alive() && !self.knows(&welcome.id) {
+            self.announce(now, welcome.id);
+        }
+    }
+
+    /// Somebody knows another process by this node's name.
+    pub(super) fn meet_rival(&mut self, now: Instant, rival: Id, active: bool) {
+        let gone = !active
+            || self.cleared == Some(rival.member.instance)
+            || rival.member.peer == self.own.member.peer;
+        if gone {
+            if !self.own.outranks(&rival) {
+                self.become_id(now, self.own.above(&rival));
+            }
+        } else if self.challenge.is_none()
+            && (rival.wins(&self.own) || self.stage == Stage::Joining)
+        {
+            info!(
+                ?rival,
+                "another process is known by this node's name: asking whether it is there"
+            );
+            let instance = rival.member.instance;
+            self.challenge = Some(Challenge { rival, tries: 0 });
+            self.challenge_again(now, instance);
+        }
+    }
+
+    pub(super) fn challenge_again(&mut self, now: Instant, instance: u128) {
+        let Some(challenge) = &mut self.challenge else { return };
+        if challenge.rival.member.instance != instance {
+            return;
+        }
+        if challenge.tries < limits::CHALLENGE_TRIES {
+            challenge.tries += 1;
+            let peer = challenge.rival.member.peer;
+            self.send_hello(now, peer);
+            self.agenda.add(now + limits::CHALLENGE_INTERVAL, Due::Challenge(instance));
+            return;
+        }
+        let rival = challenge.rival.clone();
+        warn!(?rival, "it does not answer: this node takes its place");
+        self.challenge = None;
+        self.cleared = Some(instance);
+        if !self.own.outranks(&rival) {
+            self.become_id(now, self.own.above(&rival));
+        }
+        self.greet(now);
+    }
+
+    pub(super) fn refusal(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        let m = metrics();
+        let opened = self.sealer.open(Kind::Refusal, datagram);
+        let Some((authentic, refused)) =
+            opened.and_then(|(a, body)| Some((a, Refused::read(body)?)))
+        else {
+            return m.dropped_garbage.increment(1);
+        };
+        let (sender, number) = refused.to;
+        if sender != self.sealer.sender {
+            return m.dropped_replayed.increment(1);
+        }
+        // Only who shares the secret can say more than that it does not.
+        let reason = refused.reason;
+        if !authentic && !matches!(reason, Reason::Cluster | Reason::Secret) {
+            return m.dropped_unauthentic.increment(1);
+        }
+        // It names a hello that was sent a moment ago, so it comes from where that went.
+        let pending = self.pending.remove(&number);
+        if reason != Reason::Superseded && pending.is_none() {
+            return m.dropped_replayed.increment(1);
+        }
+        if reason == Reason::Name && self.claims() && pending.is_some_and(|hello| !hello.settled) {
+            // It was stopped, and only now reads what this node sent on its way in.
+            return self.send_hello(now, from);
+        }
+        let (theirs, terms) = (&refused.text, &self.terms);
+        let text = match reason {
+            Reason::Cluster => format!("its cluster is not ours ({:?})", terms.cluster),
+            Reason::Secret => "its secret is not ours".to_owned(),
+            Reason::Protocol => {
+                format!("it speaks protocol {theirs}, we speak {}", terms.protocols())
+            }
+            Reason::RingScheme => {
+                format!("its ring scheme is {theirs:?}, ours is {:?}", terms.ring_scheme)
+            }
+            Reason::SlotCount => {
+                format!("its slot count is {theirs}, ours is {}", terms.slot_count)
+            }
+            Reason::Name => {
+                format!("it bears our name {} and is alive ({theirs})", self.own.member.name)
+            }
+            Reason::Superseded => theirs.clone(),
+        };
+        let refusal = Refusal { peer: from, name: None, reason, by_us: false, text, times: 1 };
+        self.refused = Some((now, refusal.clone(), authentic));
+        self.tell_refusal(now, refusal);
+        match reason {
+            Reason::Name => self.name_taken(from),
+            Reason::Superseded => {
+                let name = self.own.member.name.clone();
+                self.break_off(Fatal::Superseded { name, by: format!("{theirs}, says {from}") });
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a node is not let in, in words that both sides log.
+
+use crate::telemetry::metrics::metrics;
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+/// What is wrong with the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It is of a cluster of another name.
+    Cluster,
+    /// Its secret is another one.
+    Secret,
+    /// The versions of the protocol that the two speak have none in common.
+    Protocol,
+    /// It computes the ring in another way.
+    RingScheme,
+    /// It divides sessions over another number of slots.
+    SlotCount,
+    /// Another process bears its name, and answers.
+    Name,
+    /// Another process has taken its name over.
+    Superseded,
+}
+
+impl Reason {
+    pub const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::Secret,
+        Self::Protocol,
+        Self::RingScheme,
+        Self::SlotCount,
+        Self::Name,
+        Self::Superseded,
+    ];
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Secret => "secret",
+            Self::Protocol => "protocol",
+            Self::RingScheme => "ring-scheme",
+            Self::SlotCount => "slot-count",
+            Self::Name => "name",
+            Self::Superseded => "superseded",
+        }
+    }
+    pub(super) fn code(self) -> u8 {
+        self as u8 + 1
+    }
+    pub(super) fn of(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+    pub(super) fn count(self) {
+        let m = metrics();
+        let counter = match self {
+            Self::Cluster => &m.refused_cluster,
+            Self::Secret => &m.refused_secret,
+            Self::Protocol => &m.refused_protocol,
+            Self::RingScheme => &m.refused_ring_scheme,
+            Self::SlotCount => &m.refused_slot_count,
+            Self::Name => &m.refused_name,
+            Self::Superseded => &m.refused_superseded,
+        };
+        counter.increment(1);
+    }
+}
+
+/// One node that was not let in, or did not let this one in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Where the other side is.
+    pub peer: SocketAddr,
+    /// Its name where that is known for certain.
+    pub name: Option<Arc<str>>,
+    pub reason: Reason,
+    /// This node refused the other; otherwise the other refused this one.
+    pub by_us: bool,
+    /// What differs, in a sentence.
+    pub text: String,
+    /// How often.
+    pub times: u64,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = if self.by_us { "refused" } else { "refused by" };
+        match &self.name {
+            Some(name) => write!(f, "{side} node {name} at {}: {}", self.peer, self.text),
+            None => write!(f, "{side} {}: {}", self.peer, self.text),
+        }
+    }
+}
+
+/// Why this node can't go on in its cluster. It must stop serving: it is not what its configuration
+/// says, or another process is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    #[error(
+        "another node named {name} is alive at {holder}: give this one another name, or stop that one"
+    )]
+    NameTaken { name: Arc<str>, holder: SocketAddr },
+    #[error(
+        "another process has taken over the name {name} (it is {by}): this one was given up for dead"
+    )]
+    Superseded { name: Arc<str>, by: String },
+    #[error("this node does not fit the cluster: {0}")]
+    Refused(Refusal),
+    #[error("the peer port can't be read any more: {0}")]
+    Socket(String),
+}

@@ -1,0 +1,148 @@
+//! The task: socket and clock for [`Core`].
+
+use super::{
+    Options,
+    core::{Core, Outlets},
+    refusal::Fatal,
+};
+use crate::{discovery::Found, limits, telemetry::metrics::metrics};
+use std::{io, net::UdpSocket as StdSocket, time::Instant};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, oneshot, watch},
+};
+use tracing::debug;
+
+pub(super) enum Order {
+    SetLeaving(oneshot::Sender<()>),
+    Leave(oneshot::Sender<()>),
+    /// Does not run for this long, as if stopped.
+    #[cfg(test)]
+    Stall(std::time::Duration),
+}
+
+struct Task {
+    core: Core,
+    socket: UdpSocket,
+    found: watch::Receiver<Found>,
+    orders: mpsc::Receiver<Order>,
+    /// Who waits for the end.
+    leaving: Vec<oneshot::Sender<()>>,
+    failures: u32,
+}
+
+/// Starts the task's thread.
+pub(super) fn start(
+    options: Options,
+    outlets: Outlets,
+    socket: StdSocket,
+    found: watch::Receiver<Found>,
+    orders: mpsc::Receiver<Order>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let socket = {
+        let _inside = runtime.enter();
+        UdpSocket::from_std(socket)?
+    };
+    std::thread::Builder::new().name("slotd-members".into()).spawn(move || {
+        let core = Core::new(options, outlets, Instant::now(), rand::random());
+        let task = Task { core, socket, found, orders, leaving: Vec::new(), failures: 0 };
+        runtime.block_on(task.run());
+    })?;
+    Ok(())
+}
+
+impl Task {
+    async fn run(mut self) {
+        let found = self.found.borrow_and_update().clone();
+        self.core.found(Instant::now(), found);
+        let mut discovery = true;
+        while !self.core.is_over() {
+            self.flush();
+            let deadline = self.core.deadline();
+            let wait = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // What others said comes before what they did not say.
+            tokio::select! {
+                biased;
+                ready = self.socket.readable() => self.read(ready).await,
+                order = self.orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return,
+                },
+                change = self.found.changed(), if discovery => match change {
+                    Ok(()) => {
+                        let found = self.found.borrow_and_update().clone();
+                        self.core.found(Instant::now(), found);
+                    }
+                    Err(_) => discovery = false,
+                },
+                () = wait => {}
+            }
+            self.core.tick(Instant::now());
+        }
+        self.flush();
+        for done in self.leaving {
+            let _ = done.send(());
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        let now = Instant::now();
+        match order {
+            Order::SetLeaving(done) => {
+                self.core.set_leaving(now);
+                let _ = done.send(());
+            }
+            Order::Leave(done) => {
+                self.core.leave(now);
+                self.leaving.push(done);
+            }
+            #[cfg(test)]
+            Order::Stall(time) => std::thread::sleep(time),
+        }
+    }
+
+    async fn read(&mut self, ready: io::Result<()>) {
+        let mut failed = ready.err();
+        let mut buffer = [0; limits::PEER_DATAGRAM_BYTES_MAX + 1];
+        for _ in 0..limits::DATAGRAMS_PER_TURN_MAX {
+            match self.socket.try_recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    self.failures = 0;
+                    // One that fills the buffer was longer than any of a node's.
+                    let datagram = buffer.get(..length).filter(|_| length < buffer.len());
+                    self.core.datagram(Instant::now(), from, datagram.unwrap_or_default());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        let Some(error) = failed else { return };
+        self.failures += 1;
+        debug!(%error, "the peer port failed to be read");
+        if self.failures > limits::SOCKET_FAILURES_MAX {
+            self.core.break_off(Fatal::Socket(error.to_string()));
+        }
+        tokio::time::sleep(limits::SOCKET_FAILURE_PAUSE).await;
+    }
+
+    /// Datagrams that the kernel does not take now are lost, as others are on their way.
+    fn flush(&mut self) {
+        let m = metrics();
+        for (to, datagram) in self.core.outbox.drain(..) {
+            m.datagrams_out.increment(1);
+            if let Err(error) = self.socket.try_send_to(&datagram, to) {
+                m.send_failures.increment(1);
+                debug!(%to, %error, "a datagram was not sent");
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Membership over a network that is made up (virtual time, any fault), and over real sockets.
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod names;
+mod real;
+mod refused;
+mod sim;
+mod views;

@@ -1,0 +1,188 @@
+//! Who does not fit is never let in, and both sides can say why.
+
+use super::{
+    super::{
+        Options,
+        refusal::{Fatal, Reason},
+        wire::Start,
+    },
+    sim::{MS, S, Sim, address, options},
+};
+use rand::RngExt;
+
+/// A node of another cluster, or of a build that computes another ring, would move slots about; an
+/// operator who is not told why a node stays outside looks for hours.
+#[test]
+fn strangers_stay_outside_and_both_sides_say_why() {
+    type Change = fn(&mut Options);
+    let changes: [(Change, Reason, &str, &str); 6] = [
+        (
+            |o| o.terms.cluster = "other".into(),
+            Reason::Cluster,
+            "its cluster is \"other\", ours is \"cluster\"",
+            "its cluster is not ours",
+        ),
+        (
+            |o| o.secret = b"another secret".to_vec(),
+            Reason::Secret,
+            "its secret is not ours",
+            "its secret is not ours",
+        ),
+        (
+            |o| o.terms.slot_count = 256,
+            Reason::SlotCount,
+            "its slot count is 256, ours is 512",
+            "its slot count is 512, ours is 256",
+        ),
+        (
+            |o| o.terms.ring_scheme = "r2".into(),
+            Reason::RingScheme,
+            "its ring scheme is \"r2\", ours is",
+            "its ring scheme is \"hashring-",
+        ),
+        (
+            |o| (o.terms.protocol, o.terms.protocol_oldest) = (0, 0),
+            Reason::Protocol,
+            "it speaks protocol 0 to 0, we speak 1 to 1",
+            "it speaks protocol 1 to 1, we speak 0 to 0",
+        ),
+        (
+            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 2),
+            Reason::Protocol,
+            "it speaks protocol 2 to 9, we speak 1 to 1",
+            "it speaks protocol 1 to 1, we speak 2 to 9",
+        ),
+    ];
+    for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
+        let mut sim = Sim::cluster(n as u64, 3);
+        let before = sim.time();
+        let mut strange = options("stranger", address(9), 1, 1);
+        change(&mut strange);
+        let stranger = sim.start(strange, (0..3).map(address).collect());
+        sim.run(30 * S);
+        // Not even alone: with another secret it might still reach the same log.
+        assert_eq!(sim.processes[stranger].members.borrow().number, 0, "{reason:?}");
+        let certain = !matches!(reason, Reason::Cluster | Reason::Secret);
+        match sim.fatal(stranger) {
+            Some(Fatal::Refused(refusal)) => assert!(certain && refusal.reason == reason),
+            other => assert!(!certain && other.is_none(), "{reason:?}: {other:?}"),
+        }
+        for n in 0..3 {
+            assert!(sim.views_since(n, before).is_empty());
+            let said = sim.refusals(n);
+            let here = said.iter().find(|r| r.reason == reason && r.by_us && r.peer == address(9));
+            let text = here.unwrap_or_else(|| panic!("{said:?}")).to_string();
+            assert!(text.contains(ours), "{text}");
+        }
+        let said = sim.refusals(stranger);
+        let there = said.iter().find(|r| r.reason == reason && !r.by_us && r.peer == address(0));
+        let text = there.unwrap_or_else(|| panic!("{said:?}")).to_string();
+        assert!(text.starts_with("refused by 10.0.0.0:7000: ") && text.contains(theirs), "{text}");
+    }
+}
+
+/// A secret that was mended must let the node in without anything being restarted on the other side.
+#[test]
+fn a_mended_node_is_let_in() {
+    let mut sim = Sim::cluster(1, 3);
+    let mut strange = options("n9", address(9), 1, 1);
+    strange.secret = b"another secret".to_vec();
+    sim.start(strange, (0..3).map(address).collect());
+    sim.run(10 * S);
+    let mended = sim.start(options("n9", address(9), 2, 2), (0..3).map(address).collect());
+    sim.run_until(2 * S, |sim| sim.agree(&[0, 1, 2, mended]));
+}
+
+/// Anybody can send "you are refused": only those that a node greeted may say so, and only those
+/// with its secret can end it.
+#[test]
+fn forged_refusals_do_nothing() {
+    let mut sim = Sim::cluster(2, 3);
+    sim.captured = Some(Vec::new());
+    let mut strange = options("stranger", address(9), 1, 1);
+    strange.secret = b"another secret".to_vec();
+    strange.terms.slot_count = 256;
+    sim.start(strange, vec![address(0)]);
+    sim.run(2 * S);
+    let captured = sim.captured.take().unwrap();
+    let refusals: Vec<_> = captured.into_iter().filter(|(_, to, _)| *to == address(9)).collect();
+    assert!(!refusals.is_empty());
+    let fresh = sim.start(options("n5", address(5), 1, 1), (0..3).map(address).collect());
+    for _ in 0..100 {
+        for (from, _, datagram) in &refusals {
+            sim.inject(*from, address(5), datagram.clone());
+            // With every reason that there is.
+            for code in 0..=9 {
+                let mut forged = datagram.clone();
+                forged[39] = code;
+                sim.inject(*from, address(1), forged.clone());
+                sim.inject(*from, address(5), forged);
+            }
+        }
+        sim.run(10 * MS);
+    }
+    sim.run_until(3 * S, |sim| sim.agree(&[0, 1, 2, fresh]));
+    assert!(
+        (0..3)
+            .chain([fresh])
+            .all(|n| sim.fatal(n).is_none() && sim.refusals(n).iter().all(|r| r.by_us))
+    );
+}
+
+/// A build of the future has bodies that this one can't read; its start says so.
+#[test]
+fn a_hello_of_another_format_is_refused_by_name() {
+    let mut sim = Sim::cluster(3, 2);
+    sim.captured = Some(Vec::new());
+    let mut strange = options("old", address(9), 1, 1);
+    strange.terms.cluster = "x".into();
+    sim.start(strange, vec![address(0)]);
+    sim.run(10 * MS);
+    let captured = sim.captured.take().unwrap();
+    let mut hello = captured.into_iter().find(|(from, ..)| *from == address(9)).unwrap().2;
+    hello[5] = 7;
+    sim.captured = Some(Vec::new());
+    sim.inject(address(8), address(0), hello.clone());
+    sim.run(10 * MS);
+    let said = sim.refusals(0);
+    assert!(
+        said.iter()
+            .any(|r| r.reason == Reason::Protocol && r.text == "it speaks format 7, we speak 1")
+    );
+    let captured = sim.captured.take().unwrap();
+    let answer = captured.iter().find(|(_, to, _)| *to == address(8)).unwrap();
+    let start = Start::read(&answer.2).unwrap();
+    assert!(answer.2.len() <= hello.len() && start.kind.is_some());
+}
+
+/// Whatever comes to the peer port, the cluster must not notice, and answers stay few.
+#[test]
+fn garbage_on_the_peer_port_is_ignored() {
+    for seed in 0..10 {
+        let mut sim = Sim::cluster(seed, 3);
+        let before = sim.time();
+        sim.captured = Some(Vec::new());
+        sim.run(2 * S);
+        let real = sim.captured.replace(Vec::new()).unwrap();
+        for round in 0..3_000 {
+            let mut bytes: Vec<u8> = match round % 3 {
+                0 => (0..sim.rng.random_range(0..1_300)).map(|_| sim.rng.random()).collect(),
+                // Real ones, changed somewhere, or cut off.
+                _ => real[sim.rng.random_range(0..real.len())].2.clone(),
+            };
+            if round % 3 == 1 {
+                let at = sim.rng.random_range(0..bytes.len());
+                bytes[at] ^= sim.rng.random_range(1..=255u8);
+            } else if round % 3 == 2 {
+                bytes.truncate(sim.rng.random_range(0..bytes.len()));
+            }
+            let to = address(sim.rng.random_range(0..3));
+            sim.inject(address(100), to, bytes);
+            sim.run(MS);
+        }
+        sim.run(3 * S);
+        assert!((0..3).all(|n| sim.views_since(n, before).is_empty() && sim.fatal(n).is_none()));
+        let answers = sim.captured.take().unwrap();
+        assert!(answers.iter().filter(|(_, to, _)| *to == address(100)).count() <= 3 * 30);
+    }
+}

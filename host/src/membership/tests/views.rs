@@ -1,0 +1,173 @@
+//! Joining, leaving and dying, as the views show it.
+
+use super::sim::{MS, S, Sim, address, options};
+use crate::{discovery::Found, limits};
+use rand::RngExt;
+
+/// Nodes that see different sets propose different owners, for as long as they do.
+#[test]
+fn all_views_become_the_same_whatever_is_lost() {
+    for seed in 0..40 {
+        let mut sim = Sim::new(seed);
+        sim.loss = sim.rng.random_range(0.0..0.25);
+        let count = sim.rng.random_range(2..12);
+        let seeds = sim.rng.random_range(1..=count);
+        for n in 0..count {
+            sim.spawn(n, seeds);
+            let pause = sim.rng.random_range(0..400) * MS;
+            sim.run(pause);
+        }
+        sim.loss = sim.loss.min(0.05);
+        let all: Vec<usize> = (0..count).collect();
+        sim.run_until(30 * S, |sim| sim.agree(&all));
+    }
+}
+
+/// A hundred nodes do not fit into one datagram: they must learn of each other all the same.
+#[test]
+fn a_large_cluster_comes_together() {
+    let mut sim = Sim::new(1);
+    for n in 0..100 {
+        sim.spawn(n, 3);
+        sim.run(20 * MS);
+    }
+    let all: Vec<usize> = (0..100).collect();
+    let took = sim.run_until(60 * S, |sim| sim.agree(&all));
+    println!("100 nodes agree {took:?} after the last one started");
+}
+
+/// A view for each of ten nodes that join would make every node plan and move slots ten times.
+#[test]
+fn ten_that_join_at_once_make_one_view_or_two() {
+    for seed in 0..20 {
+        let mut sim = Sim::cluster(seed, 3);
+        let before = sim.time();
+        let joined: Vec<usize> = (3..13).map(|n| sim.spawn(n, 3)).collect();
+        sim.run_until(5 * S, |sim| sim.agree(&(0..13).collect::<Vec<_>>()));
+        sim.run(3 * S);
+        for n in 0..3 {
+            let views = sim.views_since(n, before);
+            assert!(views.len() <= 2, "seed {seed}: {views:#?}");
+        }
+        for n in joined {
+            // The first view of a newcomer must be one of a cluster, not of itself alone.
+            let views = sim.views_since(n, before);
+            assert!(views.len() <= 3 && views[0].1.len() > 1, "seed {seed}: {views:#?}");
+        }
+    }
+}
+
+/// The time to notice a death is most of the time in which its slots are not served.
+#[test]
+fn a_killed_node_is_noticed_within_two_and_a_half_seconds() {
+    for count in [2, 3, 5, 8] {
+        let mut all = Vec::new();
+        for seed in 0..60 {
+            let mut sim = Sim::cluster(seed, count);
+            sim.kill(1);
+            let left: Vec<usize> = (0..count).filter(|n| *n != 1).collect();
+            all.push(sim.run_until(4 * S, |sim| sim.agree(&left)));
+        }
+        all.sort();
+        let (median, max) = (all[all.len() / 2], all[all.len() - 1]);
+        println!("{count} nodes: a death is in all views after {median:?}, at most {max:?}");
+        assert!(
+            max < 2_600 * MS && all.iter().filter(|d| **d > 2_500 * MS).count() <= 1,
+            "{all:?}"
+        );
+    }
+}
+
+/// A node that says farewell must be gone from all views before anybody would have missed it.
+#[test]
+fn a_node_that_leaves_is_gone_at_once() {
+    for seed in 0..40 {
+        let mut sim = Sim::cluster(seed, 7);
+        sim.loss = 0.1;
+        sim.with(3, |core, now| core.leave(now));
+        let took = sim.run_until(S, |sim| sim.agree(&[0, 1, 2, 4, 5, 6]));
+        assert!(took < 800 * MS, "{took:?}");
+        sim.loss = 0.0;
+        sim.run(200 * MS);
+        assert!(sim.processes[3].core.is_over());
+        sim.kill(3);
+        let before = sim.time();
+        sim.run(5 * S);
+        for n in [0, 1, 2, 4, 5, 6] {
+            assert!(
+                sim.views_since(n, before).is_empty(),
+                "{seed} {before:?} {:#?}",
+                sim.views_since(n, Default::default())
+            );
+        }
+    }
+}
+
+/// `leaving` must reach all views, and the node never be missing from one on the way.
+#[test]
+fn a_node_that_sets_out_to_leave_stays_in_all_views() {
+    for seed in 0..40 {
+        let mut sim = Sim::cluster(seed, 5);
+        let before = sim.time();
+        sim.run(MS);
+        sim.with(2, |core, now| core.set_leaving(now));
+        let own = sim.processes[2].members.borrow().clone();
+        assert!(own.get("n2").unwrap().leaving && own.on_ring().count() == 4);
+        let took = sim.run_until(S, |sim| sim.agree(&[0, 1, 2, 3, 4]));
+        assert!(took < 600 * MS, "{took:?}");
+        sim.run(5 * S);
+        for n in 0..5 {
+            assert!(sim.views_since(n, before).iter().all(|(_, names)| names.len() == 5));
+            assert_eq!(sim.views_since(n, before).len(), 1);
+        }
+    }
+}
+
+/// A node that has set out to leave, and whose peers all die in that moment, must see that: a new
+/// identity stops SWIM's probes, and nobody is left to start them.
+#[test]
+fn deaths_are_noticed_behind_a_new_identity() {
+    let mut sim = Sim::cluster(5, 3);
+    sim.kill(0);
+    sim.kill(1);
+    sim.with(2, |core, now| core.set_leaving(now));
+    sim.run_until(5 * S, |sim| sim.agree(&[2]));
+}
+
+/// A node alone must serve soon; a node that only believes so would take everybody's slots.
+#[test]
+fn a_node_without_peers_waits_as_long_as_it_must() {
+    let none = Found { addresses: [].into(), answered: true };
+    let mut sim = Sim::new(1);
+    let alone = sim.start_found(options("a", address(1), 1, 1), none.clone());
+    assert!(sim.agree(&[alone]));
+    // Peers that are named but silent.
+    let mut sim = Sim::new(2);
+    let first = sim.spawn(0, 3);
+    let took = sim.run_until(5 * S, |sim| sim.agree(&[first]));
+    assert!(took >= limits::JOIN_WAIT && took < limits::JOIN_WAIT + 300 * MS, "{took:?}");
+    // Discovery that has no answer yet, and then one.
+    let mut sim = Sim::new(3);
+    let waits = sim.start_found(options("a", address(1), 1, 1), Found::default());
+    sim.run(limits::DISCOVERY_WAIT - S);
+    assert_eq!(sim.processes[waits].members.borrow().number, 0);
+    let mut other = Sim::new(3);
+    std::mem::swap(&mut sim, &mut other);
+    let late = sim.start_found(options("a", address(1), 1, 1), Found::default());
+    sim.run(S);
+    sim.with(late, |core, now| core.found(now, none));
+    assert!(sim.agree(&[late]));
+    other.run_until(2 * S, |sim| sim.agree(&[waits]));
+}
+
+/// What discovery learns later must be used, and its wrong addresses cost nothing.
+#[test]
+fn late_addresses_and_own_ones_are_coped_with() {
+    let mut sim = Sim::new(4);
+    let a = sim.start(options("a", address(1), 1, 1), vec![]);
+    let b = sim.start(options("b", address(2), 1, 2), vec![]);
+    assert!(sim.agree(&[a]) && sim.agree(&[b]));
+    let found = Found { addresses: [address(1), address(2), address(9)].into(), answered: true };
+    sim.with(a, |core, now| core.found(now, found));
+    sim.run_until(S, |sim| sim.agree(&[a, b]));
+}

@@ -1,0 +1,426 @@
+//! Datagrams of the peer port, and what makes them trustworthy.
+//!
+//! Every datagram has the same clear start, made for all versions to come, then a body, then an
+//! HMAC-SHA256 (RFC 2104) over both:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 5 | `slotd` |
+//! | 1 | format, [`FORMAT`]: what the bodies look like |
+//! | 1 | kind |
+//! | 8 | sender: random, one for each start of a node |
+//! | 8 | number: 1, 2, 3, ... of this sender |
+//!
+//! - *hello*: what the sender expects of its cluster ([`Terms`]), in clear so that what differs can
+//!   be named, and who it is. Its key comes from secret and cluster name.
+//! - *welcome*, to the address that the hello claims: who answers, and who else it knows by that name.
+//! - *refusal*, to where the hello came from: why not. Its layout is fixed for all formats. Never
+//!   longer than what it answers, and limited in rate: it can't be used to flood others.
+//! - *gossip*: SWIM. Its key comes from the terms too, so nothing that was not refused can pass.
+//!
+//! **Replays.** SWIM itself copes with most old datagrams: each names the exact identity that it
+//! is for, an identity is given up when it was declared dead, and incarnations put suspicion and
+//! refutation in order. But its probes are numbered by one byte, so old answers of a node that died
+//! could be played back as an answer to a probe of now. So each sender numbers its datagrams and a
+//! receiver takes each number once, in a window as IPsec's (RFC 4303, 3.4.3): [`Window`]. A node
+//! that started anew has no windows, but also another identity, which old datagrams are not for.
+
+use super::{id::Id, refusal::Reason};
+use crate::limits;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+use subtle::ConstantTimeEq;
+
+/// What the bodies of this version look like.
+pub(super) const FORMAT: u8 = 1;
+const MAGIC: &[u8; 5] = b"slotd";
+pub(super) const START_BYTES: usize = 5 + 1 + 1 + 8 + 8;
+pub(super) const TAG_BYTES: usize = 32;
+/// What SWIM may put into one datagram.
+pub(super) const GOSSIP_BYTES_MAX: usize =
+    limits::PEER_DATAGRAM_BYTES_MAX - START_BYTES - TAG_BYTES;
+const REFUSAL_BYTES_MIN: usize = START_BYTES + 8 + 8 + 1 + TAG_BYTES;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Hello = 1,
+    Welcome = 2,
+    Refusal = 3,
+    Gossip = 4,
+}
+
+/// What nodes of one cluster must have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    pub cluster: String,
+    /// The newest version of this protocol that the node speaks, and the oldest.
+    pub protocol: u16,
+    pub protocol_oldest: u16,
+    pub ring_scheme: String,
+    pub slot_count: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub terms: Terms,
+    pub id: Id,
+    /// It stands by its name: it is in a cluster, or alone, or its rival did not answer. Otherwise
+    /// it is on its way in.
+    pub settled: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Welcome {
+    /// The number of the hello that this answers; 0 if it answers none.
+    pub to: u64,
+    pub id: Id,
+    /// Another process that bears the name of the one that is welcomed, and whether it is believed
+    /// to be alive.
+    pub rival: Option<(Id, bool)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// Sender and number of what was refused.
+    pub to: (u64, u64),
+    pub reason: Reason,
+    /// What the refusing side has instead, where that is no secret.
+    pub text: String,
+}
+
+/// The clear start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    pub format: u8,
+    pub kind: Option<Kind>,
+    pub sender: u64,
+    pub number: u64,
+}
+
+impl Start {
+    pub fn read(datagram: &[u8]) -> Option<Self> {
+        if datagram.len() < START_BYTES + TAG_BYTES || !datagram.starts_with(MAGIC) {
+            return None;
+        }
+        let number = |at: usize| datagram[at..at + 8].iter().fold(0, |n, b| n << 8 | u64::from(*b));
+        let kind = match datagram[6] {
+            1 => Some(Kind::Hello),
+            2 => Some(Kind::Welcome),
+            3 => Some(Kind::Refusal),
+            4 => Some(Kind::Gossip),
+            _ => None,
+        };
+        Some(Self { format: datagram[5], kind, sender: number(7), number: number(15) })
+    }
+}
+
+/// HMAC-SHA256 with one key, RFC 2104.
+#[derive(Clone)]
+pub(super) struct Mac {
+    inner: Sha256,
+    outer: Sha256,
+}
+
+impl Mac {
+    pub fn new(key: &[u8]) -> Self {
+        let mut block = [0u8; 64];
+        if key.len() > block.len() {
+            block[..32].copy_from_slice(&Sha256::digest(key));
+        } else {
+            block[..key.len()].copy_from_slice(key);
+        }
+        let pad = |with: u8| Sha256::new_with_prefix(block.map(|b| b ^ with));
+        Self { inner: pad(0x36), outer: pad(0x5c) }
+    }
+    pub fn tag(&self, data: &[u8]) -> [u8; TAG_BYTES] {
+        let inner = self.inner.clone().chain_update(data).finalize();
+        self.outer.clone().chain_update(inner).finalize().into()
+    }
+}
+
+/// Makes and checks datagrams. Owns the numbers of this start of the node.
+pub(super) struct Sealer {
+    join: Mac,
+    gossip: Mac,
+    pub sender: u64,
+    number: u64,
+}
+
+impl Sealer {
+    pub fn new(secret: &[u8], terms: &Terms, sender: u64) -> Self {
+        let key = |parts: &[&[u8]]| {
+            let mut text = Vec::new();
+            for part in parts {
+                text.extend((part.len() as u32).to_be_bytes());
+                text.extend(*part);
+            }
+            Mac::new(&Mac::new(secret).tag(&text))
+        };
+        let cluster = terms.cluster.as_bytes();
+        let (scheme, slots) = (terms.ring_scheme.as_bytes(), terms.slot_count.to_be_bytes());
+        Self {
+            join: key(&[b"slotd join", cluster]),
+            gossip: key(&[b"slotd gossip", cluster, scheme, &slots]),
+            sender,
+            number: 0,
+        }
+    }
+
+    fn mac(&self, kind: Kind) -> &Mac {
+        if kind == Kind::Gossip { &self.gossip } else { &self.join }
+    }
+
+    /// A datagram, and its number.
+    pub fn seal(&mut self, kind: Kind, body: &[u8]) -> (u64, Vec<u8>) {
+        self.number += 1;
+        let mut bytes = Vec::with_capacity(START_BYTES + body.len() + TAG_BYTES);
+        bytes.extend(MAGIC);
+        bytes.extend([FORMAT, kind as u8]);
+        bytes.extend(self.sender.to_be_bytes());
+        bytes.extend(self.number.to_be_bytes());
+        bytes.extend(body);
+        bytes.extend(self.mac(kind).tag(&bytes));
+        (self.number, bytes)
+    }
+
+    /// A refusal that is no longer than `room`; none where that is too little.
+    pub fn refuse(&mut self, refused: &Refused, room: usize) -> Option<Vec<u8>> {
+        let room = room.checked_sub(REFUSAL_BYTES_MIN)?.min(limits::REFUSAL_TEXT_BYTES_MAX);
+        let text = refused.text.get(..refused.text.floor_char_boundary(room))?;
+        let mut body = Vec::new();
+        body.extend(refused.to.0.to_be_bytes());
+        body.extend(refused.to.1.to_be_bytes());
+        body.push(refused.reason.code());
+        body.extend(text.as_bytes());
+        Some(self.seal(Kind::Refusal, &body).1)
+    }
+
+    /// Whether it was made with this node's key, and the body.
+    pub fn open<'a>(&self, kind: Kind, datagram: &'a [u8]) -> Option<(bool, &'a [u8])> {
+        let (signed, tag) = datagram.split_at_checked(datagram.len().checked_sub(TAG_BYTES)?)?;
+        let authentic = self.mac(kind).tag(signed).ct_eq(tag).into();
+        Some((authentic, signed.get(START_BYTES..)?))
+    }
+}
+
+impl Refused {
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b));
+        let (to, rest) = body.split_at_checked(16)?;
+        let (code, text) = rest.split_first()?;
+        let text = text.get(..text.len().min(limits::REFUSAL_TEXT_BYTES_MAX))?;
+        // It goes into a log line, and may come from anybody.
+        let text = String::from_utf8_lossy(text).replace(|c: char| !matches!(c, ' '..='~'), "?");
+        Some(Self { to: (number(&to[..8]), number(&to[8..])), reason: Reason::of(*code)?, text })
+    }
+}
+
+/// Decodes a body, all of it.
+pub(super) fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Some(value),
+        _ => None,
+    }
+}
+
+/// Takes each number of one sender once. Numbers that are 128 and more behind the highest are old.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    highest: u64,
+    /// Bit n: `highest - n` was seen.
+    seen: u128,
+}
+
+impl Window {
+    fn take(&mut self, number: u64) -> bool {
+        if number > self.highest {
+            let ahead = number - self.highest;
+            self.seen = if ahead >= 128 { 0 } else { self.seen << ahead };
+            self.seen |= 1;
+            self.highest = number;
+            return true;
+        }
+        let behind = self.highest - number;
+        if behind >= 128 || self.seen >> behind & 1 == 1 {
+            return false;
+        }
+        self.seen |= 1 << behind;
+        true
+    }
+}
+
+/// The windows of all senders that were heard lately.
+#[derive(Default)]
+pub(super) struct Windows {
+    by_sender: HashMap<u64, (Window, Instant)>,
+}
+
+impl Windows {
+    /// Whether this (authentic) datagram is new.
+    pub fn take(&mut self, sender: u64, number: u64, now: Instant) -> bool {
+        if self.by_sender.len() >= limits::PEER_WINDOWS_MAX && !self.by_sender.contains_key(&sender)
+        {
+            // Only holders of the secret get here: so many starts of nodes are long in the past.
+            let mut heard: Vec<_> = self.by_sender.iter().map(|(s, (_, at))| (*at, *s)).collect();
+            heard.sort_unstable();
+            for (_, sender) in heard.into_iter().take(limits::PEER_WINDOWS_MAX / 2) {
+                self.by_sender.remove(&sender);
+            }
+        }
+        let (window, heard) = self.by_sender.entry(sender).or_insert((Window::default(), now));
+        *heard = now;
+        window.take(number)
+    }
+}
+
+/// Says yes once in a while for each key, and to a bounded number of keys in that time.
+pub(super) struct Limiter<K> {
+    every: Duration,
+    keys_max: usize,
+    last: HashMap<K, Instant>,
+}
+
+impl<K: std::hash::Hash + Eq> Limiter<K> {
+    pub fn new(every: Duration, keys_max: usize) -> Self {
+        Self { every, keys_max, last: HashMap::new() }
+    }
+    pub fn allow(&mut self, key: K, now: Instant) -> bool {
+        let recent = |at: &Instant| now.saturating_duration_since(*at) < self.every;
+        if self.last.get(&key).is_some_and(recent) {
+            return false;
+        }
+        if self.last.len() >= self.keys_max && !self.last.contains_key(&key) {
+            let every = self.every;
+            self.last.retain(|_, at| now.saturating_duration_since(*at) < every);
+            if self.last.len() >= self.keys_max {
+                return false;
+            }
+        }
+        self.last.insert(key, now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// RFC 4231, cases 2, 4 and 6: a wrong MAC might still agree with itself.
+    #[test]
+    fn the_mac_is_hmac_sha256() {
+        let tag = Mac::new(b"Jefe").tag(b"what do ya want for nothing?");
+        assert_eq!(hex(&tag), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        let key: Vec<u8> = (1..=25).collect();
+        let tag = Mac::new(&key).tag(&[0xcd; 50]);
+        assert_eq!(hex(&tag), "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b");
+        let tag =
+            Mac::new(&[0xaa; 131]).tag(b"Test Using Larger Than Block-Size Key - Hash Key First");
+        assert_eq!(hex(&tag), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    }
+
+    fn terms() -> Terms {
+        Terms {
+            cluster: "c".into(),
+            protocol: 1,
+            protocol_oldest: 1,
+            ring_scheme: "r".into(),
+            slot_count: 512,
+        }
+    }
+
+    /// A bit that can be changed unseen, or a key that fits other terms, lets strangers in.
+    #[test]
+    fn only_the_same_secret_and_terms_open_what_was_sealed() {
+        let mut sealer = Sealer::new(b"a secret", &terms(), 7);
+        let opens = |secret: &[u8], terms: &Terms, kind, bytes: &[u8]| {
+            Sealer::new(secret, terms, 0).open(kind, bytes).map(|(ok, _)| ok)
+        };
+        let (number, bytes) = sealer.seal(Kind::Gossip, b"body");
+        let start = Start::read(&bytes).unwrap();
+        assert_eq!((start.sender, start.number, start.format), (7, number, FORMAT));
+        assert_eq!(sealer.open(Kind::Gossip, &bytes), Some((true, &b"body"[..])));
+        assert_eq!(opens(b"a secret", &terms(), Kind::Gossip, &bytes), Some(true));
+        assert_eq!(opens(b"another", &terms(), Kind::Gossip, &bytes), Some(false));
+        assert_eq!(opens(b"a secret", &terms(), Kind::Hello, &bytes), Some(false));
+        for other in [
+            Terms { cluster: "d".into(), ..terms() },
+            Terms { slot_count: 256, ..terms() },
+            Terms { ring_scheme: "s".into(), ..terms() },
+        ] {
+            assert_eq!(opens(b"a secret", &other, Kind::Gossip, &bytes), Some(false));
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(sealer.open(Kind::Gossip, &changed).is_none_or(|(ok, _)| !ok));
+        }
+    }
+
+    /// A refusal that is longer than what it answers could be aimed at others.
+    #[test]
+    fn refusals_are_never_longer_than_what_they_answer() {
+        let mut sealer = Sealer::new(b"a secret", &terms(), 7);
+        let text = "ä".repeat(500);
+        let refused = Refused { to: (1, 2), reason: Reason::SlotCount, text };
+        for room in 0..400 {
+            match sealer.refuse(&refused, room) {
+                None => assert!(room < REFUSAL_BYTES_MIN),
+                Some(bytes) => {
+                    assert!(bytes.len() <= room);
+                    let (authentic, body) = sealer.open(Kind::Refusal, &bytes).unwrap();
+                    let read = Refused::read(body).unwrap();
+                    assert!(authentic && read.to == (1, 2) && read.reason == Reason::SlotCount);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// A number that passes twice is a replay that passes; one near the highest that is refused
+        /// is a datagram lost for nothing.
+        #[test]
+        fn each_number_passes_once(numbers in prop::collection::vec(1u64..400, 0..600)) {
+            let mut window = Window::default();
+            let (mut seen, mut highest) = (HashSet::new(), 0);
+            for number in numbers {
+                let fresh = number > highest || highest - number < 128;
+                prop_assert_eq!(window.take(number), fresh && seen.insert(number));
+                highest = highest.max(number);
+            }
+        }
+
+        /// Garbage must end in `None`, never in a panic.
+        #[test]
+        fn garbage_is_read_as_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let sealer = Sealer::new(b"a secret", &terms(), 7);
+            prop_assert!(Start::read(&bytes).is_none());
+            let mut started = b"slotd".to_vec();
+            started.extend(&bytes);
+            let _ = Start::read(&started);
+            prop_assert!(sealer.open(Kind::Hello, &started).is_none_or(|(ok, _)| !ok));
+            let _ = (Refused::read(&bytes), decode::<Hello>(&bytes), decode::<Welcome>(&bytes));
+        }
+    }
+
+    /// Log lines and answers to strangers are bounded by this alone.
+    #[test]
+    fn a_limiter_bounds_each_key_and_all_keys() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut limiter = Limiter::new(Duration::from_millis(100), 3);
+        assert_eq!([0, 50, 99, 100].map(|ms| limiter.allow(1, at(ms))), [true, false, false, true]);
+        assert_eq!([2, 3, 4].map(|key| limiter.allow(key, at(110))), [true, true, false]);
+        assert!(limiter.allow(4, at(210)));
+        assert!((0..100).filter(|key| limiter.allow(*key, at(211))).count() <= 3);
+    }
+}

@@ -1,0 +1,431 @@
+//! How two nodes find out that they belong together, before anything else is said on a link.
+//!
+//! The caller sends its [`Hello`], the other side answers with its own; each compares them. Then
+//! the caller proves that it knows the cluster's secret, and after that the other side does: an
+//! HMAC-SHA256 (RFC 2104) over the role and both hellos, which hold a fresh nonce each. The secret
+//! itself never travels, a proof can't be used again, and a stranger is shown none.
+
+use super::{
+    RpcOptions,
+    outbox::Outbox,
+    proto::{Farewell, Frame, Hello, Item, PROTOCOL, kind},
+};
+use crate::{cluster::member::Members, limits, telemetry::metrics};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use std::{collections::HashMap, error::Error as _, fmt, net::IpAddr, sync::Arc};
+use subtle::ConstantTimeEq as _;
+use tokio::{sync::watch, time::Instant};
+use tonic::Streaming;
+
+pub(super) const NONCE_BYTES: usize = 32;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal;)*) => {
+        /// Why a link is refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[doc = $doc])* $variant,)* }
+        impl Reason {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
+        }
+    };
+}
+
+reasons! {
+    /// What came is not what a peer would say.
+    Malformed = "malformed";
+    /// Another version of the protocol.
+    Protocol = "protocol";
+    /// Another cluster.
+    Cluster = "cluster";
+    /// The ring is computed in another way.
+    Ring = "ring";
+    /// Another number of slots.
+    SlotCount = "slot-count";
+    /// The secret is another one.
+    Secret = "secret";
+    /// The node is not the one that it should be.
+    Identity = "identity";
+    /// It did not introduce itself in time.
+    Timeout = "timeout";
+    /// Too many strangers at a time.
+    Crowded = "crowded";
+}
+
+/// A link that is not to be.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub reason: Reason,
+    pub detail: String,
+}
+
+/// How a handshake failed.
+#[derive(Debug)]
+pub(super) enum Parted {
+    /// This side refuses the other.
+    Ours(Refusal),
+    /// The other side refused.
+    Theirs(Refusal),
+    /// The connection ended.
+    Closed(String),
+}
+
+impl Refusal {
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(Reason::Malformed, detail)
+    }
+    /// What the other side is told.
+    pub fn farewell(&self) -> Item {
+        let reason = self.reason.as_str().to_owned();
+        let farewell = Farewell { reason, detail: self.detail.clone() };
+        Item { head: farewell.encode_to_vec().into(), ..Item::new(kind::FAREWELL, 0) }
+    }
+    /// What the other side said.
+    pub fn read(item: &Item) -> Self {
+        let Ok(Farewell { reason, detail }) = Farewell::decode(&*item.head) else {
+            return Self::malformed("its farewell does not decode");
+        };
+        let known = Reason::ALL.iter().find(|known| known.as_str() == reason);
+        Self::new(known.copied().unwrap_or(Reason::Malformed), clean(&detail))
+    }
+}
+
+impl From<Refusal> for Parted {
+    fn from(refusal: Refusal) -> Self {
+        Self::Ours(refusal)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.reason.as_str())
+    }
+}
+
+impl fmt::Display for Parted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(refusal) => write!(f, "refused: {refusal}"),
+            Self::Theirs(refusal) => write!(f, "it refused the link: {refusal}"),
+            Self::Closed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Text from outside: short, and without what a terminal would obey.
+pub(super) fn clean(text: &str) -> String {
+    let mut end = text.len().min(limits::PEER_TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// What this node is to its peers, and what it expects of them.
+pub(super) struct Own {
+    pub options: RpcOptions,
+    pub members: watch::Receiver<Arc<Members>>,
+    noted: Mutex<HashMap<(Reason, IpAddr), Noted>>,
+}
+
+struct Noted {
+    at: Instant,
+    /// Since then, without a line.
+    more: u64,
+}
+
+/// Which side of the link a node is. Part of the proof: one can't be played back as the other.
+#[derive(Clone, Copy)]
+enum Role {
+    Caller,
+    Called,
+}
+
+/// Both hellos as they were on the wire.
+struct Hellos<'a> {
+    caller: &'a [u8],
+    called: &'a [u8],
+}
+
+/// A peer that introduced itself.
+#[derive(Clone, Debug)]
+pub(super) struct Introduced {
+    pub name: Arc<str>,
+    pub instance: u128,
+}
+
+impl Own {
+    pub fn new(options: RpcOptions, members: watch::Receiver<Arc<Members>>) -> Self {
+        Self { options, members, noted: Mutex::default() }
+    }
+
+    /// The caller's side of the handshake, with the node that should be `expected`.
+    ///
+    /// # Errors
+    /// Who ended it and why. A refusal of this side is still to be told to the other.
+    pub async fn introduce(
+        &self,
+        expected: &str,
+        frames: &mut Streaming<Frame>,
+        outbox: &Outbox,
+        hello: &[u8],
+    ) -> Result<Introduced, Parted> {
+        let theirs = expect(frames, kind::HELLO).await?;
+        let peer = self.check(&theirs, Some(expected))?;
+        let hellos = Hellos { caller: hello, called: &theirs };
+        outbox.urgent(word(kind::PROOF, self.proof(Role::Caller, &hellos)));
+        let proof = expect(frames, kind::PROOF).await?;
+        self.verify(Role::Called, &hellos, &proof, &peer)?;
+        Ok(peer)
+    }
+
+    /// The other side.
+    ///
+    /// # Errors
+    /// As [`Own::introduce`].
+    pub async fn receive(
+        &self,
+        frames: &mut Streaming<Frame>,
+        outbox: &Outbox,
+    ) -> Result<Introduced, Parted> {
+        let theirs = expect(frames, kind::HELLO).await?;
+        let peer = self.check(&theirs, None)?;
+        let hello = self.hello();
+        outbox.urgent(word(kind::HELLO, &*hello));
+        let hellos = Hellos { caller: &theirs, called: &hello };
+        let proof = expect(frames, kind::PROOF).await?;
+        self.verify(Role::Caller, &hellos, &proof, &peer)?;
+        outbox.urgent(word(kind::PROOF, self.proof(Role::Called, &hellos)));
+        Ok(peer)
+    }
+
+    /// This node's hello, encoded, with a new nonce.
+    pub fn hello(&self) -> Vec<u8> {
+        let own = &self.options.member;
+        Hello {
+            protocol: PROTOCOL,
+            cluster: self.options.cluster.to_string(),
+            name: own.name.to_string(),
+            instance: own.instance.to_be_bytes().to_vec(),
+            boot: own.boot,
+            ring_scheme: self.options.ring_scheme.to_string(),
+            slot_count: self.options.slot_count.into(),
+            nonce: rand::random::<[u8; NONCE_BYTES]>().to_vec(),
+            version: own.version.to_string(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Whether the node that says so of itself belongs here. `expected`: whom this node called.
+    ///
+    /// # Errors
+    /// The first thing that does not fit.
+    fn check(&self, hello: &[u8], expected: Option<&str>) -> Result<Introduced, Refusal> {
+        let malformed = |what: &str| Refusal::malformed(format!("its hello {what}"));
+        let theirs = Hello::decode(hello).map_err(|_| malformed("does not decode"))?;
+        let (name, version) = (clean(&theirs.name), clean(&theirs.version));
+        if theirs.protocol != PROTOCOL {
+            let age = if theirs.protocol < PROTOCOL { "older" } else { "newer" };
+            return Err(Refusal::new(
+                Reason::Protocol,
+                format!(
+                    "node {name:?} (slotd {version}) speaks the {age} protocol version {}, this node {PROTOCOL}",
+                    theirs.protocol
+                ),
+            ));
+        }
+        let differs = |reason, what: &str, theirs: &str, ours: &str| {
+            if theirs == ours {
+                return Ok(());
+            }
+            let theirs = clean(theirs);
+            Err(Refusal::new(
+                reason,
+                format!("node {name:?} has {what} {theirs:?}, this node {ours:?}"),
+            ))
+        };
+        let (own, slots) = (&self.options, self.options.slot_count.to_string());
+        differs(Reason::Cluster, "cluster", &theirs.cluster, &own.cluster)?;
+        differs(Reason::Ring, "ring scheme", &theirs.ring_scheme, &own.ring_scheme)?;
+        differs(Reason::SlotCount, "slot count", &theirs.slot_count.to_string(), &slots)?;
+        let instance = <[u8; 16]>::try_from(&*theirs.instance)
+            .map(u128::from_be_bytes)
+            .map_err(|_| malformed("has no instance"))?;
+        if theirs.nonce.len() != NONCE_BYTES {
+            return Err(malformed("has no nonce"));
+        }
+        if theirs.name.is_empty() || theirs.name.len() > limits::NODE_NAME_BYTES_MAX {
+            return Err(malformed("has no name"));
+        }
+        let identity = |detail| Err(Refusal::new(Reason::Identity, detail));
+        if theirs.name == *own.member.name {
+            return identity(format!("another process calls itself {name:?}, like this node"));
+        }
+        if let Some(expected) = expected.filter(|expected| *expected != theirs.name) {
+            return identity(format!("node {name:?} is where {expected:?} should be"));
+        }
+        // One that is not known yet is fine: views differ in time.
+        if let Some(known) = self.members.borrow().get(&theirs.name)
+            && theirs.boot < known.boot
+        {
+            return identity(format!(
+                "node {name:?} is an older process (start {}) than the one this node knows (start {})",
+                theirs.boot, known.boot
+            ));
+        }
+        Ok(Introduced { name: theirs.name.into(), instance })
+    }
+
+    /// `role`'s proof.
+    fn proof(&self, role: Role, hellos: &Hellos<'_>) -> [u8; 32] {
+        let role: &[u8] = match role {
+            Role::Caller => b"slotd peer link 1: caller",
+            Role::Called => b"slotd peer link 1: called",
+        };
+        let parts = [role, hellos.caller, hellos.called];
+        hmac(&self.options.secret, parts)
+    }
+
+    /// # Errors
+    /// `proof` is not what `role` would send if it knew the secret.
+    fn verify(
+        &self,
+        role: Role,
+        hellos: &Hellos<'_>,
+        proof: &[u8],
+        peer: &Introduced,
+    ) -> Result<(), Refusal> {
+        if self.proof(role, hellos).ct_eq(proof).into() {
+            return Ok(());
+        }
+        let detail = format!("node {:?} has another secret than this node", clean(&peer.name));
+        Err(Refusal::new(Reason::Secret, detail))
+    }
+
+    /// Why links were refused lately.
+    #[cfg(test)]
+    pub fn reasons(&self) -> Vec<Reason> {
+        self.noted.lock().keys().map(|(reason, _)| *reason).collect()
+    }
+
+    /// Counts a refusal and, now and then, says it.
+    pub fn refused(&self, from: IpAddr, what: &str, refusal: &Refusal) {
+        metrics().peer_refused(refusal.reason);
+        let now = Instant::now();
+        let more = {
+            let noted = &mut *self.noted.lock();
+            let old = |noted: &Noted| now - noted.at >= limits::PEER_LOG_INTERVAL;
+            match noted.get_mut(&(refusal.reason, from)) {
+                Some(noted) if !old(noted) => {
+                    noted.more += 1;
+                    return;
+                }
+                Some(noted) => std::mem::replace(noted, Noted { at: now, more: 0 }).more,
+                None => {
+                    if noted.len() >= limits::PEER_STRANGERS_MAX {
+                        noted.retain(|_, noted| !old(noted));
+                    }
+                    if noted.len() >= limits::PEER_STRANGERS_MAX {
+                        return;
+                    }
+                    noted.insert((refusal.reason, from), Noted { at: now, more: 0 });
+                    0
+                }
+            }
+        };
+        let Refusal { reason, detail } = refusal;
+        tracing::warn!(
+            reason = reason.as_str(), %from, repeated = more,
+            "{what} was refused: {}", clean(detail)
+        );
+    }
+}
+
+/// An item that has only a head.
+pub(super) fn word(kind: u32, head: impl AsRef<[u8]>) -> Item {
+    Item { head: Bytes::copy_from_slice(head.as_ref()), ..Item::new(kind, 0) }
+}
+
+/// The head of the next item, which must be of this kind and alone.
+async fn expect(frames: &mut Streaming<Frame>, kind: u32) -> Result<Bytes, Parted> {
+    let frame = match frames.message().await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Err(Parted::Closed("it closed the link".into())),
+        // It has a source when it is about the connection, and not about what came over it.
+        Err(status) if status.source().is_some() => {
+            return Err(Parted::Closed(clean(status.message())));
+        }
+        Err(status) => return Err(Refusal::malformed(clean(status.message())).into()),
+    };
+    match &*frame.items {
+        [item] if item.kind == kind => Ok(item.head.clone()),
+        [item, ..] if item.kind == kind::FAREWELL => Err(Parted::Theirs(Refusal::read(item))),
+        _ => Err(Refusal::malformed("it does not say what a peer would say").into()),
+    }
+}
+
+/// HMAC-SHA256 (RFC 2104) of `parts`, each with its length before it.
+fn hmac<const N: usize>(key: &[u8], parts: [&[u8]; N]) -> [u8; 32] {
+    let mut message = Vec::new();
+    for part in parts {
+        message.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        message.extend_from_slice(part);
+    }
+    hmac_sha256(key, &message)
+}
+
+fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
+    const BLOCK: usize = 64;
+    let mut block = [0; BLOCK];
+    if key.len() > BLOCK {
+        block[..32].copy_from_slice(&Sha256::digest(key));
+    } else {
+        block[..key.len()].copy_from_slice(key);
+    }
+    let inner = Sha256::new().chain_update(block.map(|b| b ^ 0x36)).chain_update(message);
+    let outer = Sha256::new().chain_update(block.map(|b| b ^ 0x5c));
+    outer.chain_update(inner.finalize()).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Test cases 2 and 6 of RFC 4231: two builds that compute another HMAC would refuse each
+    /// other, and a wrong one may be a weak one.
+    #[test]
+    fn hmac_is_that_of_the_rfc() {
+        assert_eq!(
+            hex(&hmac_sha256(b"Jefe", b"what do ya want for nothing?")),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        let text = b"Test Using Larger Than Block-Size Key - Hash Key First";
+        assert_eq!(
+            hex(&hmac_sha256(&[0xaa; 131], text)),
+            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+        );
+    }
+
+    /// Parts that run into each other would let one hello stand for another.
+    #[test]
+    fn parts_are_told_apart() {
+        assert_ne!(hmac(b"k", [b"ab", b"c"]), hmac(b"k", [b"a", b"bc"]));
+    }
+
+    /// A log line that a stranger writes must not pass for one of ours.
+    #[test]
+    fn text_from_outside_is_cleaned() {
+        assert_eq!(clean("a\nb\u{1b}[31m"), "a?b?[31m");
+        assert_eq!(clean(&"ü".repeat(500)).len(), limits::PEER_TEXT_BYTES_MAX);
+    }
+}

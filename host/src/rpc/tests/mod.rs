@@ -1,0 +1,255 @@
+//! Nodes of one process with real sockets between them.
+#![allow(clippy::unwrap_used)]
+
+mod calls;
+mod live;
+mod proxy;
+mod strangers;
+mod trouble;
+
+use super::*;
+use crate::{
+    error::Code,
+    node_types::{LiveReceiver, LiveSender, live_channel},
+};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Far more than anything here takes on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node's end of the tests: does what the request itself asks for.
+pub(super) struct Script {
+    /// The lanes of messages, as they came.
+    order: Mutex<Vec<u64>>,
+    /// Messages of type `wait` are answered once it is `true`.
+    gate: watch::Sender<bool>,
+    /// The slot's ends of the subscriptions.
+    live: Mutex<Vec<LiveSender>>,
+    /// Queries of type `hang` that are being worked on.
+    hanging: Arc<AtomicUsize>,
+}
+
+struct Hanging(Arc<AtomicUsize>);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn answer(body: Bytes) -> Response {
+    let content_type = "text/plain".into();
+    Response::Answer(Answer { slot: 1, plugin: "p".into(), seq: 1, content_type, body })
+}
+
+impl Handler for Script {
+    fn handle(
+        &self,
+        from: &Arc<str>,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Error>> {
+        let from = from.clone();
+        match request {
+            Request::Message { message, lane, .. } => {
+                let seq = {
+                    let mut order = self.order.lock();
+                    order.push(lane);
+                    order.len() as u64
+                };
+                let mut gate = self.gate.subscribe();
+                Box::pin(async move {
+                    if message.content_type == "wait" {
+                        gate.wait_for(|open| *open).await.unwrap();
+                    }
+                    Ok(Response::Sent(Sent {
+                        seq,
+                        slot: 1,
+                        plugin: from,
+                        replayed: false,
+                        content_type: message.content_type,
+                        body: message.body,
+                    }))
+                })
+            }
+            Request::Query { content_type, body, .. } => match &*content_type {
+                // As many bytes as the body says.
+                "size" => {
+                    let size = std::str::from_utf8(&body).unwrap().parse().unwrap();
+                    Box::pin(async move { Ok(answer(vec![7; size].into())) })
+                }
+                "hang" => {
+                    self.hanging.fetch_add(1, Ordering::SeqCst);
+                    let hanging = Hanging(self.hanging.clone());
+                    Box::pin(async move {
+                        let _hanging = hanging;
+                        std::future::pending().await
+                    })
+                }
+                "panic" => Box::pin(async { panic!("a bug, for the test") }),
+                _ => Box::pin(async { Ok(answer(body)) }),
+            },
+            Request::Subscribe { .. } => {
+                let (sender, live) = live_channel();
+                self.live.lock().push(sender);
+                Box::pin(async {
+                    let backlog = vec![published(1, 10)];
+                    Ok(Response::Subscribed(Subscribed { backlog, live: Some(live) }))
+                })
+            }
+            _ => Box::pin(async { Err(Error::new(Code::MailboxFull, "slow down")) }),
+        }
+    }
+}
+
+fn published(seq: u64, bytes: usize) -> crate::node_types::Published {
+    let body = vec![0; bytes].into();
+    let event = crate::log::record::Event { kind: "k".into(), content_type: "t".into(), body };
+    crate::node_types::Published { seq, time_ms: 1, events: [event].into() }
+}
+
+pub(super) struct Node {
+    links: PeerLinks,
+    script: Arc<Script>,
+    members: watch::Sender<Arc<Members>>,
+    options: RpcOptions,
+}
+
+/// A node that listens and sees nobody.
+async fn node(name: &str) -> Node {
+    node_with(name, |_| {}).await
+}
+
+async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let member = Member {
+        name: name.into(),
+        peer: listener.local_addr().unwrap(),
+        api: "127.0.0.1:1".parse().unwrap(),
+        boot: 1,
+        instance: rand::random(),
+        leaving: false,
+        version: "0.0.0".into(),
+    };
+    let mut options = RpcOptions {
+        cluster: "test".into(),
+        secret: b"a secret of the test".as_slice().into(),
+        member,
+        ring_scheme: crate::ring::RING_SCHEME.into(),
+        slot_count: 512,
+    };
+    change(&mut options);
+    let own = options.member.clone();
+    let view = Members { number: 1, own: own.name.clone(), alive: [own].into() };
+    let (members, watched) = watch::channel(Arc::new(view));
+    let script = Arc::new(Script {
+        order: Mutex::default(),
+        gate: watch::channel(false).0,
+        live: Mutex::default(),
+        hanging: Arc::default(),
+    });
+    let links = start(options.clone(), listener, watched, script.clone());
+    Node { links, script, members, options }
+}
+
+impl Node {
+    /// What it sees from now on, beside itself.
+    fn see(&self, peers: &[&Member]) {
+        let mut alive: Vec<Member> = peers.iter().map(|member| (*member).clone()).collect();
+        alive.push(self.options.member.clone());
+        alive.sort_by(|a, b| a.name.cmp(&b.name));
+        self.members.send_modify(|view| {
+            let (number, own) = (view.number + 1, view.own.clone());
+            *view = Arc::new(Members { number, own, alive: alive.into() });
+        });
+    }
+    fn member(&self) -> &Member {
+        &self.options.member
+    }
+    fn status(&self, peer: &str) -> LinkStatus {
+        self.links.status().into_iter().find(|link| &*link.peer == peer).unwrap()
+    }
+    async fn linked(&self, peer: &str) {
+        eventually("a link", || {
+            self.links.status().iter().any(|link| &*link.peer == peer && link.connected.is_ok())
+        })
+        .await;
+    }
+    /// Waits until the link to `peer` is down for a reason that has `part` in it.
+    async fn refused(&self, peer: &str, part: &str) {
+        eventually(part, || {
+            self.links.status().iter().any(|link| {
+                &*link.peer == peer && link.connected.as_ref().is_err_and(|why| why.contains(part))
+            })
+        })
+        .await;
+    }
+    fn in_flight(&self) -> usize {
+        self.links.status().iter().map(|link| link.in_flight).sum()
+    }
+    fn message(
+        &self,
+        peer: &str,
+        lane: u64,
+        content_type: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError> {
+        let content_type = content_type.to_owned();
+        let message = Incoming { id: None, sender: None, content_type, body: body.into() };
+        self.links.call(peer, Request::Message { key: key(), message, lane })
+    }
+    /// A message and its answer.
+    async fn echo(&self, peer: &str) {
+        let answer = self.message(peer, 0, "echo", "hello").unwrap().await;
+        assert!(matches!(answer, Ok(Response::Sent(sent)) if sent.body == "hello"));
+    }
+    fn query(
+        &self,
+        peer: &str,
+        content_type: &str,
+        body: String,
+    ) -> BoxFuture<'static, Result<Response, PeerError>> {
+        let content_type = content_type.to_owned();
+        let query = Request::Query { key: key(), content_type, body: body.into(), local: false };
+        self.links.call(peer, query).unwrap()
+    }
+    async fn subscribe(&self, peer: &str) -> LiveReceiver {
+        let answer = self.links.call(peer, Request::Subscribe { key: key(), after: 0 }).unwrap();
+        match answer.await {
+            Ok(Response::Subscribed(subscribed)) => {
+                assert_eq!(subscribed.backlog.len(), 1);
+                subscribed.live.unwrap()
+            }
+            _ => panic!("no subscription"),
+        }
+    }
+}
+
+/// `a` has links to the others.
+async fn linked<const N: usize>(a: &Node, others: [&Node; N]) {
+    a.see(&others.map(Node::member));
+    for other in others {
+        a.linked(&other.member().name).await;
+    }
+}
+
+fn key() -> SessionKey {
+    SessionKey::parse("chat", "room").unwrap()
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it takes for ever")
+}

@@ -1,0 +1,224 @@
+//! What must not get in, and how it is told.
+
+use super::super::{
+    handshake::{Refusal, word},
+    outbox::Outbox,
+    proto::{self, Frame, Hello, Item, codec, kind},
+};
+use super::*;
+use crate::limits;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::{Status, Streaming, client::Grpc};
+
+/// A client that says what it likes: its outbox and what comes back.
+async fn raw(address: SocketAddr) -> (Arc<Outbox>, Streaming<Frame>) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://{address}").parse().unwrap();
+    let service = tower::service_fn(move |request| sender.clone().send_request(request));
+    let outbox = Outbox::new();
+    let request = tonic::Request::new(outbox.stream());
+    let mut grpc = Grpc::with_origin(service, uri);
+    let path = proto::PATH.parse().unwrap();
+    let frames = grpc.streaming(request, path, codec()).await.unwrap().into_inner();
+    (outbox, frames)
+}
+
+/// The farewell that comes, at last.
+async fn farewell(frames: &mut Streaming<Frame>) -> Result<Refusal, Status> {
+    loop {
+        let Some(frame) = within(frames.message()).await? else {
+            return Err(Status::cancelled("closed"));
+        };
+        if let Some(item) = frame.items.iter().find(|item| item.kind == kind::FAREWELL) {
+            return Ok(Refusal::read(item));
+        }
+    }
+}
+
+/// Each of these would compute another ring, mix two clusters or let a stranger in. Both sides
+/// have to say why, and a link that works must not notice.
+#[tokio::test]
+async fn peers_that_do_not_fit_are_refused() {
+    let (a, friend) = (node("a").await, node("friend").await);
+    linked(&friend, [&a]).await;
+    type Change = fn(&mut RpcOptions);
+    let cases: [(Reason, &str, Change); 4] = [
+        (Reason::Cluster, "other-cluster", |o| o.cluster = "other-cluster".into()),
+        (Reason::Secret, "another secret", |o| o.secret = b"another".as_slice().into()),
+        (Reason::Ring, "other-ring", |o| o.ring_scheme = "other-ring".into()),
+        (Reason::SlotCount, "\"1024\"", |o| o.slot_count = 1024),
+    ];
+    for (reason, part, change) in cases {
+        let other = node_with("other", change).await;
+        other.see(&[a.member()]);
+        other.refused("a", part).await;
+        assert!(a.links.own.reasons().contains(&reason), "{reason:?} at the called");
+        assert!(other.links.own.reasons().contains(&reason), "{reason:?} at the caller");
+        assert!(other.message("a", 0, "echo", "x").is_err());
+        // The same when it is the one that is called.
+        let b = node("b").await;
+        b.see(&[other.member()]);
+        b.refused("other", reason.as_str()).await;
+        assert!(b.links.own.reasons().contains(&reason));
+        friend.echo("a").await;
+    }
+    assert!(a.script.order.lock().iter().all(|lane| *lane == 0));
+    assert_eq!(a.script.order.lock().len(), 4);
+}
+
+/// A node that answers in another's name would be sent its messages.
+#[tokio::test]
+async fn nodes_that_are_not_who_they_should_be_are_refused() {
+    let a = node_with("a", |options| options.member.boot = 5).await;
+    let b = node("b").await;
+    // Another node listens where b should be.
+    let c = node("c").await;
+    a.see(&[&Member { peer: c.member().peer, ..b.member().clone() }]);
+    a.refused("b", "node \"c\" is where \"b\" should be").await;
+    eventually("the reason", || c.links.own.reasons().contains(&Reason::Identity)).await;
+    // A second process with the same name.
+    let twin = node("a").await;
+    twin.see(&[&Member { name: "x".into(), ..a.member().clone() }]);
+    twin.refused("x", "identity").await;
+    assert!(a.links.own.reasons().contains(&Reason::Identity));
+    // An older process of a node than the one that is known.
+    let old = node_with("n", |options| options.member.boot = 3).await;
+    let other = node("other").await;
+    other.see(&[&Member { boot: 4, ..old.member().clone() }]);
+    other.refused("n", "older process").await;
+    // One that is newer than the view, or not in it, is welcome.
+    let other = node("other").await;
+    let (boot, instance) = (2, rand::random());
+    other.see(&[&Member { boot, instance, ..old.member().clone() }]);
+    other.linked("n").await;
+    other.echo("n").await;
+}
+
+/// An upgrade in the wrong order must be told, not guessed at.
+#[tokio::test]
+async fn another_version_is_refused() {
+    let a = node("a").await;
+    for (version, word_for_it) in [(0, "older"), (99, "newer")] {
+        let (outbox, mut frames) = raw(a.member().peer).await;
+        let old = node("old").await;
+        let mut hello = Hello::decode(&*old.links.own.hello()).unwrap();
+        hello.protocol = version;
+        outbox.urgent(word(kind::HELLO, hello.encode_to_vec()));
+        let refusal = farewell(&mut frames).await.unwrap();
+        assert_eq!(refusal.reason, Reason::Protocol);
+        assert!(refusal.detail.contains(word_for_it), "{refusal}");
+    }
+    assert!(a.links.own.reasons().contains(&Reason::Protocol));
+}
+
+/// A proof that is heard must be of no use to who heard it, and none is no proof.
+#[tokio::test]
+async fn proofs_can_not_be_made_up_or_used_again() {
+    let (a, b) = (node("a").await, node("b").await);
+    for proof in [Vec::new(), vec![0; 32], b.links.own.hello()] {
+        let (outbox, mut frames) = raw(a.member().peer).await;
+        outbox.urgent(word(kind::HELLO, b.links.own.hello()));
+        outbox.urgent(word(kind::PROOF, proof));
+        let refusal = farewell(&mut frames).await.unwrap();
+        // Both items in one frame are refused for that.
+        assert!(matches!(refusal.reason, Reason::Secret | Reason::Malformed));
+    }
+    let (outbox, mut frames) = raw(a.member().peer).await;
+    outbox.urgent(word(kind::HELLO, b.links.own.hello()));
+    let theirs = within(frames.message()).await.unwrap().unwrap();
+    assert_eq!(theirs.items.len(), 1);
+    assert_eq!(theirs.items[0].kind, kind::HELLO);
+    outbox.urgent(word(kind::PROOF, [1; 32]));
+    assert_eq!(farewell(&mut frames).await.unwrap().reason, Reason::Secret);
+    // A request instead of a proof.
+    let (outbox, mut frames) = raw(a.member().peer).await;
+    outbox.urgent(word(kind::HELLO, b.links.own.hello()));
+    let _ = within(frames.message()).await.unwrap().unwrap();
+    outbox.urgent(Item::new(kind::REQUEST, 1));
+    assert_eq!(farewell(&mut frames).await.unwrap().reason, Reason::Malformed);
+    assert!(a.script.order.lock().is_empty());
+}
+
+/// Anything may come to an open port; it must cost nothing but its own connection.
+#[tokio::test]
+async fn garbage_is_refused() {
+    let (a, friend) = (node("a").await, node("friend").await);
+    linked(&friend, [&a]).await;
+    let say = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(a.member().peer).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // Until it closes, also with a reset.
+        let _ = within(stream.read_to_end(&mut answer)).await;
+        answer
+    };
+    let answer = say(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with(b"HTTP/1.1 400 "));
+    assert!(String::from_utf8_lossy(&answer).contains("API has another"));
+    eventually("it is counted", || a.links.own.reasons().contains(&Reason::Malformed)).await;
+    say(&[0xff; 5_000]).await;
+    say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nno frames at all, but long enough to be one").await;
+    // A preface and nothing more, and not even that: closed after a while.
+    let (preface, nothing) = tokio::join!(say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), say(b""));
+    assert!(!preface.is_empty() && nothing.is_empty());
+    eventually("it is counted", || a.links.own.reasons().contains(&Reason::Timeout)).await;
+    // HTTP/2 for something else.
+    let stream = TcpStream::connect(a.member().peer).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{}/x", a.member().peer));
+    let answer = within(sender.send_request(request.body(String::new()).unwrap())).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "12");
+    friend.echo("a").await;
+}
+
+/// A frame without end must not be read to its end, from a stranger or a peer gone wrong.
+#[tokio::test]
+async fn frames_over_the_limit_are_refused() {
+    let (a, b, friend) = (node("a").await, node("b").await, node("friend").await);
+    linked(&friend, [&a]).await;
+    let large = vec![0; limits::PEER_FRAME_BYTES_MAX + 1];
+    let (outbox, mut frames) = raw(a.member().peer).await;
+    outbox.urgent(word(kind::HELLO, &large));
+    let refusal = farewell(&mut frames).await.unwrap();
+    assert_eq!(refusal.reason, Reason::Malformed);
+    assert!(refusal.detail.contains("too large"), "{refusal}");
+    // The same from one that proved that it knows the secret.
+    let (outbox, mut frames) = raw(a.member().peer).await;
+    let hello = b.links.own.hello();
+    outbox.urgent(word(kind::HELLO, &hello));
+    b.links.own.introduce("a", &mut frames, &outbox, &hello).await.unwrap();
+    outbox.urgent(word(kind::REQUEST, &large));
+    let refusal = farewell(&mut frames).await.unwrap();
+    assert!(refusal.detail.contains("too large"), "{refusal}");
+    // A peer that says something unheard of.
+    let (outbox, mut frames) = raw(a.member().peer).await;
+    let hello = b.links.own.hello();
+    outbox.urgent(word(kind::HELLO, &hello));
+    b.links.own.introduce("a", &mut frames, &outbox, &hello).await.unwrap();
+    outbox.urgent(Item::new(77, 1));
+    let refusal = farewell(&mut frames).await.unwrap();
+    assert!(refusal.detail.contains("unknown kind 77"), "{refusal}");
+    // And a request that does not decode: refused alone.
+    let (outbox, mut frames) = raw(a.member().peer).await;
+    let hello = b.links.own.hello();
+    outbox.urgent(word(kind::HELLO, &hello));
+    b.links.own.introduce("a", &mut frames, &outbox, &hello).await.unwrap();
+    outbox.ordered(Item { head: "?".into(), ..Item::new(kind::REQUEST, 5) });
+    let answer = within(frames.message()).await.unwrap().unwrap();
+    assert_eq!((answer.items[0].kind, answer.items[0].id), (kind::RESPONSE, 5));
+    friend.echo("a").await;
+}

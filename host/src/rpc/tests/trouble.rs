@@ -1,0 +1,141 @@
+//! Links that break, stall and move.
+
+use super::{proxy::*, *};
+use crate::limits;
+
+async fn through_proxy(a: &Node, b: &Node) -> Proxy {
+    let proxy = Proxy::to(b.member().peer).await;
+    a.see(&[&Member { peer: proxy.address, ..b.member().clone() }]);
+    a.linked("b").await;
+    proxy
+}
+
+/// A caller must learn that its message may have been carried out, and the link must heal.
+#[tokio::test]
+async fn a_cut_link_breaks_what_is_in_flight_and_heals() {
+    let (a, b) = (node("a").await, node("b").await);
+    let proxy = through_proxy(&a, &b).await;
+    for round in 1..=5 {
+        let answers: Vec<_> = (0..50).map(|n| a.message("b", n, "wait", "x").unwrap()).collect();
+        eventually("messages", || b.script.order.lock().len() == 50 * round).await;
+        proxy.cut();
+        for answer in answers {
+            assert!(matches!(within(answer).await, Err(PeerError::Broken { .. })));
+        }
+        assert_eq!(a.in_flight(), 0);
+        a.linked("b").await;
+    }
+    a.echo("b").await;
+}
+
+/// A peer that was paused or cut off sends no reset: callers would wait until their deadlines.
+#[tokio::test]
+async fn a_stalled_link_is_given_up() {
+    for way in [
+        Way { stall_to: true, stall_back: true, ..Way::default() },
+        Way { stall_back: true, ..Way::default() },
+        Way { stall_to: true, ..Way::default() },
+    ] {
+        let (a, b, c) = (node("a").await, node("b").await, node("c").await);
+        let proxy = Proxy::to(b.member().peer).await;
+        a.see(&[&Member { peer: proxy.address, ..b.member().clone() }, c.member()]);
+        a.linked("b").await;
+        a.linked("c").await;
+        proxy.way.send_replace(way);
+        let begun = Instant::now();
+        // More than all buffers on the way hold, so that some are never written.
+        let answers: Vec<_> =
+            (0..60).map(|n| a.message("b", n, "wait", vec![0; 250_000]).unwrap()).collect();
+        within(a.echo("c")).await;
+        let mut kinds = Vec::new();
+        for answer in answers {
+            kinds.push(match within(answer).await {
+                Err(PeerError::Broken { .. }) => "broken",
+                Err(PeerError::Unreachable { .. }) => "unreachable",
+                _ => panic!("another answer"),
+            });
+        }
+        assert!(begun.elapsed() > Duration::from_secs(2));
+        assert_eq!(kinds[0], "broken");
+        assert!(kinds.is_sorted(), "{kinds:?}");
+        if way.stall_to {
+            assert_eq!(kinds[59], "unreachable");
+        }
+        assert_eq!(a.in_flight(), 0);
+        proxy.way.send_replace(Way::default());
+        a.linked("b").await;
+        within(a.echo("b")).await;
+    }
+}
+
+/// A caller must not wait, nor memory grow, behind a peer that takes nothing.
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let (a, b) = (node("a").await, node("b").await);
+    let proxy = through_proxy(&a, &b).await;
+    proxy.way.send_replace(Way { stall_to: true, ..Way::default() });
+    let (mut answers, mut refused) = (Vec::new(), None);
+    for n in 0..200 {
+        match a.message("b", n, "wait", vec![0; 1024 * 1024]) {
+            Ok(answer) => answers.push(answer),
+            Err(e) => {
+                refused = Some(e);
+                break;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    match refused {
+        Some(PeerError::Unreachable { why, .. }) => assert!(why.contains("queue"), "{why}"),
+        _ => panic!("no bound"),
+    }
+    let queued = a.status("b").queued;
+    assert!(queued <= limits::PEER_QUEUE_BYTES_MAX / (1024 * 1024) + 1, "{queued}");
+    // What was given up makes room again at once.
+    answers.truncate(1);
+    assert_eq!(a.in_flight(), 1);
+    assert!(a.message("b", 0, "wait", vec![0; 1024 * 1024]).is_ok());
+}
+
+/// A node that comes back under another port and instance must be reached as soon as it is seen.
+#[tokio::test]
+async fn a_restarted_peer_is_found() {
+    let (a, old) = (node("a").await, node("b").await);
+    linked(&a, [&old]).await;
+    let answer = a.message("b", 0, "wait", "x").unwrap();
+    eventually("the message", || old.script.order.lock().len() == 1).await;
+    let new = node_with("b", |options| options.member.boot = 2).await;
+    // The old one is still there, and alive: it is the view that decides.
+    a.see(&[new.member()]);
+    assert!(matches!(within(answer).await, Err(PeerError::Broken { .. })));
+    eventually("the new address", || a.status("b").connected == Ok(new.member().peer)).await;
+    within(a.echo("b")).await;
+    assert_eq!((old.script.order.lock().len(), new.script.order.lock().len()), (1, 1));
+}
+
+/// A peer that leaves the view must not be called, or retried, any more.
+#[tokio::test]
+async fn a_peer_that_left_is_dropped() {
+    let (a, b) = (node("a").await, node("b").await);
+    linked(&a, [&b]).await;
+    let answer = a.message("b", 0, "wait", "x").unwrap();
+    eventually("the message", || b.script.order.lock().len() == 1).await;
+    a.see(&[]);
+    assert!(matches!(within(answer).await, Err(PeerError::Broken { .. })));
+    assert!(a.links.status().is_empty());
+    assert!(matches!(a.message("b", 0, "echo", "x"), Err(PeerError::Unreachable { .. })));
+}
+
+/// What the peer took before a link broke must not be worked on beside what comes over the next.
+#[tokio::test]
+async fn a_new_link_replaces_the_old_one() {
+    let (a, b) = (node("a").await, node("b").await);
+    let proxy = through_proxy(&a, &b).await;
+    let _stuck = a.query("b", "hang", String::new());
+    eventually("work", || b.script.hanging.load(Ordering::SeqCst) == 1).await;
+    // The peer does not see that this connection is gone.
+    proxy.way.send_replace(Way { stall_to: true, stall_back: true, ..Way::default() });
+    a.see(&[b.member()]);
+    eventually("the straight link", || a.status("b").connected == Ok(b.member().peer)).await;
+    eventually("no work", || b.script.hanging.load(Ordering::SeqCst) == 0).await;
+}

@@ -1,0 +1,614 @@
+//! Requests and answers as bytes: a small head (postcard behind a version byte) and a body that
+//! may be large and is not copied where it is one piece.
+//!
+//! Variants and fields are told apart by their place: a change of any type here, or of a type of
+//! `log::record` that is used here, is a new [`super::proto::PROTOCOL`].
+
+use super::{Request, Response};
+use crate::{
+    error::{Code, Error, Rejection},
+    limits,
+    log::{
+        Position, Term,
+        record::{Entry, Event},
+    },
+    names::{ServiceName, SessionId, SessionKey, SlotId},
+    node_types::{
+        Answer, History, Incoming, Live, PinInfo, Published, Range, Sent, SessionInfo, SlotInfo,
+        Subscribed,
+    },
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{sync::Arc, time::Duration};
+
+/// The first byte of every head.
+const WIRE_FORMAT: u8 = 1;
+
+/// An encoded request or answer.
+pub(super) struct Parts {
+    pub head: Bytes,
+    pub body: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+enum RequestHead {
+    Message {
+        key: SessionKey,
+        id: Option<String>,
+        sender: Option<String>,
+        content_type: String,
+        lane: u64,
+    },
+    Query {
+        key: SessionKey,
+        content_type: String,
+        local: bool,
+    },
+    HistoryAfter {
+        key: SessionKey,
+        seq: u64,
+        limit: u64,
+        local: bool,
+    },
+    HistoryTail {
+        key: SessionKey,
+        limit: u64,
+        local: bool,
+    },
+    Session {
+        key: SessionKey,
+        local: bool,
+    },
+    Delete {
+        key: SessionKey,
+    },
+    /// The body is a [`Listing`].
+    Sessions,
+    Subscribe {
+        key: SessionKey,
+        after: u64,
+    },
+    Slots,
+    /// The body is the request.
+    Control,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Listing {
+    slots: Vec<SlotId>,
+    service: ServiceName,
+    prefix: String,
+    after: Option<SessionId>,
+    limit: u64,
+    pinned: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+enum ResponseHead {
+    Sent {
+        seq: u64,
+        slot: SlotId,
+        plugin: Arc<str>,
+        replayed: bool,
+        content_type: String,
+    },
+    Answer {
+        slot: SlotId,
+        plugin: Arc<str>,
+        seq: u64,
+        content_type: String,
+    },
+    /// The body has the entries with their labels.
+    History {
+        slot: SlotId,
+        last_seq: u64,
+    },
+    /// The body is a [`Session`].
+    Session,
+    Deleted,
+    /// The body is a list of [`Session`].
+    Sessions,
+    /// The body is a list of [`Step`].
+    Subscribed,
+    /// The body is a list of [`SlotInfo`].
+    Slots,
+    /// The body is the answer.
+    Control,
+    NotOwner {
+        owner: Option<Arc<str>>,
+        term: Term,
+        position: Position,
+    },
+    /// The body is a [`Failure`].
+    Failed,
+}
+
+/// [`SessionInfo`] without what JSON leaves out.
+#[derive(Serialize, Deserialize)]
+struct Session {
+    service: ServiceName,
+    session: SessionId,
+    slot: SlotId,
+    seq: u64,
+    created_ms: u64,
+    updated_ms: u64,
+    plugin: String,
+    state_keys: u64,
+    state_bytes: u64,
+    pinned: Option<(String, String)>,
+}
+
+/// [`Published`].
+#[derive(Serialize, Deserialize)]
+struct Step {
+    seq: u64,
+    time_ms: u64,
+    events: Arc<[Event]>,
+}
+
+/// [`Error`], with its code by name: codes come and go between versions.
+#[derive(Serialize, Deserialize)]
+struct Failure {
+    code: String,
+    detail: String,
+    plugin: Option<String>,
+    rejection: Option<Rejection>,
+    retry_after_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum LiveHead {
+    /// The body is a [`Step`].
+    Published,
+    Deleted,
+}
+
+pub(super) fn encode_request(request: Request) -> Parts {
+    match request {
+        Request::Message { key, message, lane } => {
+            let Incoming { id, sender, content_type, body } = message;
+            parts(&RequestHead::Message { key, id, sender, content_type, lane }, body)
+        }
+        Request::Query { key, content_type, body, local } => {
+            parts(&RequestHead::Query { key, content_type, local }, body)
+        }
+        Request::History { key, range, local } => {
+            let head = match range {
+                Range::After { seq, limit } => {
+                    RequestHead::HistoryAfter { key, seq, limit: limit as u64, local }
+                }
+                Range::Tail { limit } => {
+                    RequestHead::HistoryTail { key, limit: limit as u64, local }
+                }
+            };
+            parts(&head, Bytes::new())
+        }
+        Request::Session { key, local } => {
+            parts(&RequestHead::Session { key, local }, Bytes::new())
+        }
+        Request::Delete { key } => parts(&RequestHead::Delete { key }, Bytes::new()),
+        Request::Sessions { slots, service, prefix, after, limit, pinned } => {
+            let limit = limit as u64;
+            let listing = Listing { slots, service, prefix, after, limit, pinned };
+            parts(&RequestHead::Sessions, bytes(Vec::new(), &listing))
+        }
+        Request::Subscribe { key, after } => {
+            parts(&RequestHead::Subscribe { key, after }, Bytes::new())
+        }
+        Request::Slots => parts(&RequestHead::Slots, Bytes::new()),
+        Request::Control(body) => parts(&RequestHead::Control, body),
+    }
+}
+
+/// # Errors
+/// What is wrong with the bytes.
+pub(super) fn decode_request(encoded: Parts) -> Result<Request, String> {
+    let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+    Ok(match head(&encoded.head)? {
+        RequestHead::Message { key, id, sender, content_type, lane } => {
+            let body = detached(encoded.body);
+            Request::Message { key, message: Incoming { id, sender, content_type, body }, lane }
+        }
+        RequestHead::Query { key, content_type, local } => {
+            Request::Query { key, content_type, body: detached(encoded.body), local }
+        }
+        RequestHead::HistoryAfter { key, seq, limit, local } => {
+            Request::History { key, range: Range::After { seq, limit: size(limit) }, local }
+        }
+        RequestHead::HistoryTail { key, limit, local } => {
+            Request::History { key, range: Range::Tail { limit: size(limit) }, local }
+        }
+        RequestHead::Session { key, local } => Request::Session { key, local },
+        RequestHead::Delete { key } => Request::Delete { key },
+        RequestHead::Sessions => {
+            let Listing { slots, service, prefix, after, limit, pinned } = value(&encoded.body)?;
+            Request::Sessions { slots, service, prefix, after, limit: size(limit), pinned }
+        }
+        RequestHead::Subscribe { key, after } => Request::Subscribe { key, after },
+        RequestHead::Slots => Request::Slots,
+        RequestHead::Control => Request::Control(detached(encoded.body)),
+    })
+}
+
+/// The live end of [`Response::Subscribed`] does not travel with it.
+pub(super) fn encode_response(response: Result<Response, Error>) -> Parts {
+    match response {
+        Ok(Response::Sent(Sent { seq, slot, plugin, replayed, content_type, body })) => {
+            parts(&ResponseHead::Sent { seq, slot, plugin, replayed, content_type }, body)
+        }
+        Ok(Response::Answer(Answer { slot, plugin, seq, content_type, body })) => {
+            parts(&ResponseHead::Answer { slot, plugin, seq, content_type }, body)
+        }
+        Ok(Response::History(History { slot, entries, last_seq })) => {
+            parts(&ResponseHead::History { slot, last_seq }, bytes(Vec::new(), &entries))
+        }
+        Ok(Response::Session(info)) => {
+            parts(&ResponseHead::Session, bytes(Vec::new(), &Session::from(*info)))
+        }
+        Ok(Response::Deleted) => parts(&ResponseHead::Deleted, Bytes::new()),
+        Ok(Response::Sessions(list)) => {
+            let list: Vec<Session> = list.into_iter().map(Session::from).collect();
+            parts(&ResponseHead::Sessions, bytes(Vec::new(), &list))
+        }
+        Ok(Response::Subscribed(Subscribed { backlog, live: _ })) => {
+            let steps: Vec<Step> = backlog.into_iter().map(Step::from).collect();
+            parts(&ResponseHead::Subscribed, bytes(Vec::new(), &steps))
+        }
+        Ok(Response::Slots(list)) => parts(&ResponseHead::Slots, bytes(Vec::new(), &list)),
+        Ok(Response::Control(body)) => parts(&ResponseHead::Control, body),
+        Ok(Response::NotOwner { owner, term, position }) => {
+            parts(&ResponseHead::NotOwner { owner, term, position }, Bytes::new())
+        }
+        Err(error) => parts(&ResponseHead::Failed, bytes(Vec::new(), &Failure::from(error))),
+    }
+}
+
+/// The inner result is the peer's: an answer, or its refusal.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>, String> {
+    Ok(Ok(match head(&encoded.head)? {
+        ResponseHead::Sent { seq, slot, plugin, replayed, content_type } => {
+            let body = detached(encoded.body);
+            Response::Sent(Sent { seq, slot, plugin, replayed, content_type, body })
+        }
+        ResponseHead::Answer { slot, plugin, seq, content_type } => {
+            let body = detached(encoded.body);
+            Response::Answer(Answer { slot, plugin, seq, content_type, body })
+        }
+        ResponseHead::History { slot, last_seq } => {
+            let entries: Vec<(Arc<Entry>, Arc<str>)> = value(&encoded.body)?;
+            Response::History(History { slot, entries, last_seq })
+        }
+        ResponseHead::Session => {
+            Response::Session(Box::new(value::<Session>(&encoded.body)?.into()))
+        }
+        ResponseHead::Deleted => Response::Deleted,
+        ResponseHead::Sessions => {
+            let list: Vec<Session> = value(&encoded.body)?;
+            Response::Sessions(list.into_iter().map(SessionInfo::from).collect())
+        }
+        ResponseHead::Subscribed => {
+            let steps: Vec<Step> = value(&encoded.body)?;
+            let backlog = steps.into_iter().map(Published::from).collect();
+            Response::Subscribed(Subscribed { backlog, live: None })
+        }
+        ResponseHead::Slots => Response::Slots(value::<Vec<SlotInfo>>(&encoded.body)?),
+        ResponseHead::Control => Response::Control(detached(encoded.body)),
+        ResponseHead::NotOwner { owner, term, position } => {
+            Response::NotOwner { owner, term, position }
+        }
+        ResponseHead::Failed => return Ok(Err(value::<Failure>(&encoded.body)?.into())),
+    }))
+}
+
+pub(super) fn encode_live(item: Live) -> Parts {
+    match item {
+        Live::Published(published) => {
+            parts(&LiveHead::Published, bytes(Vec::new(), &Step::from(published)))
+        }
+        Live::Deleted => parts(&LiveHead::Deleted, Bytes::new()),
+    }
+}
+
+/// # Errors
+/// What is wrong with the bytes.
+pub(super) fn decode_live(encoded: &Parts) -> Result<Live, String> {
+    Ok(match head(&encoded.head)? {
+        LiveHead::Published => Live::Published(value::<Step>(&encoded.body)?.into()),
+        LiveHead::Deleted => Live::Deleted,
+    })
+}
+
+fn parts(head: &impl Serialize, body: Bytes) -> Parts {
+    Parts { head: bytes(vec![WIRE_FORMAT], head), body }
+}
+
+fn bytes(start: Vec<u8>, value: &impl Serialize) -> Bytes {
+    // Writing to a Vec can't fail, and every type here is representable.
+    postcard::to_extend(value, start).map(Bytes::from).unwrap_or_default()
+}
+
+fn head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bytes.split_first() {
+        Some((&WIRE_FORMAT, rest)) => value(rest),
+        Some((format, _)) => Err(format!("its format is {format}, this slotd reads {WIRE_FORMAT}")),
+        None => Err("it is empty".into()),
+    }
+}
+
+fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(|e| e.to_string())
+}
+
+/// A small body would keep its whole frame in memory for as long as someone has it.
+fn detached(body: Bytes) -> Bytes {
+    if body.len() <= limits::BODY_COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body }
+}
+
+impl From<SessionInfo> for Session {
+    fn from(info: SessionInfo) -> Self {
+        Self {
+            service: info.service,
+            session: info.session,
+            slot: info.slot,
+            seq: info.seq,
+            created_ms: info.created_ms,
+            updated_ms: info.updated_ms,
+            plugin: info.plugin,
+            state_keys: info.state_keys,
+            state_bytes: info.state_bytes,
+            pinned: info.pinned.map(|pin| (pin.against, pin.reason)),
+        }
+    }
+}
+
+impl From<Session> for SessionInfo {
+    fn from(session: Session) -> Self {
+        Self {
+            service: session.service,
+            session: session.session,
+            slot: session.slot,
+            seq: session.seq,
+            created_ms: session.created_ms,
+            updated_ms: session.updated_ms,
+            plugin: session.plugin,
+            state_keys: session.state_keys,
+            state_bytes: session.state_bytes,
+            pinned: session.pinned.map(|(against, reason)| PinInfo { against, reason }),
+        }
+    }
+}
+
+impl From<Published> for Step {
+    fn from(Published { seq, time_ms, events }: Published) -> Self {
+        Self { seq, time_ms, events }
+    }
+}
+
+impl From<Step> for Published {
+    fn from(Step { seq, time_ms, events }: Step) -> Self {
+        Self { seq, time_ms, events }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            code: error.code.as_str().into(),
+            detail: error.detail.into_owned(),
+            plugin: error.plugin,
+            rejection: error.rejection.map(|rejection| *rejection),
+            retry_after_ms: error.retry_after.map(millis),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let known = Code::ALL.iter().find(|code| code.as_str() == failure.code);
+        Self {
+            // A code that only the peer knows: what it says still helps.
+            code: known.copied().unwrap_or(Code::Internal),
+            detail: failure.detail.into(),
+            plugin: failure.plugin,
+            rejection: failure.rejection.map(Box::new),
+            retry_after: failure.retry_after_ms.map(Duration::from_millis),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> SessionKey {
+        SessionKey::parse("chat", "room-1").unwrap()
+    }
+
+    fn through(response: Result<Response, Error>) -> Result<Response, Error> {
+        decode_response(encode_response(response)).unwrap()
+    }
+
+    /// A field that is lost on the way changes what a client is told.
+    #[test]
+    fn answers_arrive_as_they_were_sent() {
+        let event = Event { kind: "k".into(), content_type: "t".into(), body: "e".into() };
+        let entry = Entry {
+            seq: 3,
+            id: Some("i".into()),
+            sender: None,
+            time_ms: 5,
+            content_type: "text/plain".into(),
+            body: Bytes::from(vec![1; 5_000]),
+            reply_content_type: "r".into(),
+            reply: "reply".into(),
+            deployment: 2,
+            events: vec![event.clone()],
+        };
+        let info = SessionInfo {
+            service: key().service,
+            session: key().session,
+            slot: 7,
+            seq: 8,
+            created_ms: 1,
+            updated_ms: 2,
+            plugin: "1+ab".into(),
+            state_keys: 3,
+            state_bytes: 4,
+            pinned: None,
+        };
+        let pinned = SessionInfo {
+            pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
+            ..info.clone()
+        };
+        let slot = SlotInfo {
+            slot: 1,
+            owner: "a".into(),
+            state: "running".into(),
+            term: 2,
+            position: 3,
+            applied: 4,
+            mailbox: 5,
+            sessions: 6,
+            plugins: [("chat".to_owned(), "1+ab".to_owned())].into(),
+        };
+        let published = Published { seq: 1, time_ms: 2, events: [event].into() };
+        let answers = || {
+            [
+                Response::Sent(Sent {
+                    seq: 1,
+                    slot: 2,
+                    plugin: "p".into(),
+                    replayed: true,
+                    content_type: "c".into(),
+                    body: "b".into(),
+                }),
+                Response::Answer(Answer {
+                    slot: 2,
+                    plugin: "p".into(),
+                    seq: 9,
+                    content_type: "c".into(),
+                    body: Bytes::from(vec![2; 9_000]),
+                }),
+                Response::History(History {
+                    slot: 3,
+                    entries: vec![(Arc::new(entry.clone()), "1+ab".into())],
+                    last_seq: 4,
+                }),
+                Response::Session(Box::new(info.clone())),
+                Response::Deleted,
+                Response::Sessions(vec![info.clone(), pinned.clone()]),
+                Response::Subscribed(Subscribed { backlog: vec![published.clone()], live: None }),
+                Response::Slots(vec![slot.clone()]),
+                Response::Control("x".into()),
+                Response::NotOwner { owner: Some("b".into()), term: 4, position: 5 },
+            ]
+        };
+        for (sent, expected) in answers().into_iter().zip(answers()) {
+            let got = through(Ok(sent)).unwrap();
+            assert_eq!(shown(&got), shown(&expected));
+        }
+        let live = decode_live(&encode_live(Live::Published(published.clone()))).unwrap();
+        assert_eq!(format!("{live:?}"), format!("{:?}", Live::Published(published)));
+        assert!(matches!(decode_live(&encode_live(Live::Deleted)), Ok(Live::Deleted)));
+    }
+
+    fn shown(response: &Response) -> String {
+        match response {
+            Response::Sent(v) => format!("{v:?}"),
+            Response::Answer(v) => format!("{v:?}"),
+            Response::History(v) => format!("{v:?}"),
+            Response::Session(v) => format!("{v:?}"),
+            Response::Deleted => "deleted".into(),
+            Response::Sessions(v) => format!("{v:?}"),
+            Response::Subscribed(v) => format!("{:?} {}", v.backlog, v.live.is_some()),
+            Response::Slots(v) => format!("{v:?}"),
+            Response::Control(v) => format!("{v:?}"),
+            Response::NotOwner { owner, term, position } => format!("{owner:?} {term} {position}"),
+        }
+    }
+
+    /// A client must get the peer's own code, also its retry hint and the plugin's rejection.
+    #[test]
+    fn refusals_keep_their_code() {
+        let mut error = Error::new(Code::Rejected, "no").with_plugin("1+ab");
+        error.rejection =
+            Some(Box::new(Rejection { code: "c".into(), message: "m".into(), retriable: true }));
+        let got = through(Err(error.clone())).err().unwrap();
+        assert_eq!(format!("{got:?}"), format!("{error:?}"));
+        for code in Code::ALL {
+            let got = through(Err(Error::new(*code, "x"))).err().unwrap();
+            assert_eq!((got.code, got.retry_after.is_some()), (*code, code.retriable()));
+        }
+        let failure = Failure { code: "from-the-future".into(), ..Error::internal("x").into() };
+        assert_eq!(Error::from(failure).code, Code::Internal);
+    }
+
+    /// A request that changes on the way would be carried out as another one.
+    #[test]
+    fn requests_arrive_as_they_were_sent() {
+        let message = Incoming {
+            id: Some("i".into()),
+            sender: Some("s".into()),
+            content_type: "c".into(),
+            body: "b".into(),
+        };
+        let sent = Request::Message { key: key(), message, lane: 77 };
+        match decode_request(encode_request(sent)).unwrap() {
+            Request::Message { key: k, message, lane: 77 } => {
+                assert_eq!(k, key());
+                assert_eq!(
+                    (message.id.as_deref(), message.sender.as_deref()),
+                    (Some("i"), Some("s"))
+                );
+                assert_eq!((&*message.content_type, &*message.body), ("c", &b"b"[..]));
+            }
+            _ => panic!("another request"),
+        }
+        let sent = Request::Sessions {
+            slots: (0..512).collect(),
+            service: key().service,
+            prefix: "p".into(),
+            after: Some(key().session),
+            limit: 10,
+            pinned: true,
+        };
+        match decode_request(encode_request(sent)).unwrap() {
+            Request::Sessions { slots, service, prefix, after, limit: 10, pinned: true } => {
+                assert_eq!((slots.len(), service, &*prefix), (512, key().service, "p"));
+                assert_eq!(after, Some(key().session));
+            }
+            _ => panic!("another request"),
+        }
+        let range = Range::After { seq: 4, limit: 5 };
+        match decode_request(encode_request(Request::History { key: key(), range, local: true })) {
+            Ok(Request::History {
+                range: Range::After { seq: 4, limit: 5 }, local: true, ..
+            }) => {}
+            _ => panic!("another request"),
+        }
+        let range = Range::Tail { limit: 6 };
+        match decode_request(encode_request(Request::History { key: key(), range, local: false })) {
+            Ok(Request::History { range: Range::Tail { limit: 6 }, local: false, .. }) => {}
+            _ => panic!("another request"),
+        }
+        match decode_request(encode_request(Request::Subscribe { key: key(), after: 9 })) {
+            Ok(Request::Subscribe { after: 9, .. }) => {}
+            _ => panic!("another request"),
+        }
+    }
+
+    /// Bytes that are none of ours must be refused, not guessed at.
+    #[test]
+    fn bytes_of_another_format_are_refused() {
+        for head in [&b""[..], b"\x02\x00", b"\x01\xff", b"\x01"] {
+            let parts = || Parts { head: Bytes::copy_from_slice(head), body: Bytes::new() };
+            assert!(decode_request(parts()).is_err(), "{head:?}");
+            assert!(decode_response(parts()).is_err(), "{head:?}");
+        }
+    }
+}
