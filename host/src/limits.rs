@@ -454,6 +454,12 @@ pub const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Between two looks at something that a command waits for.
 pub const CLIENT_LOOK: Duration = Duration::from_millis(100);
 
+/// Time until all nodes of a development cluster are ready, the NATS servers being so already.
+pub const CLUSTER_DEV_READY: Duration = Duration::from_secs(90);
+/// Time that they have to stop in an orderly way: their grace, what a store's close may take
+/// beyond it, and a little.
+pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);
+
 // --- joining ----------------------------------------------------------------------------------
 
 /// Between looks at how far the other nodes are with a swap.
@@ -615,8 +621,4 @@ pub const DRAIN_SHARE: f64 = 0.6;
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);
 
 
-/// Time until all nodes of a development cluster are ready, the NATS servers being so already.
-pub const CLUSTER_DEV_READY: Duration = Duration::from_secs(90);
-/// Time that they have to stop in an orderly way: their grace, what a store's close may take
-/// beyond it, and a little.
-pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);
+
