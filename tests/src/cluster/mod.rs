@@ -174,7 +174,7 @@ impl Cluster {
             ("SLOTD_INSECURE", "true".into()),
             ("SLOTD_NATS_SERVERS", self.engine.urls().join(",")),
             ("SLOTD_CLUSTER_NAME", self.name.clone()),
-            ("SLOTD_CLUSTER_SECRET", "a secret of the tests only".into()),
+            ("SLOTD_CLUSTER_SECRET", "a-secret-of-the-tests-only".into()),
             ("SLOTD_CLUSTER_LISTEN", peer.to_string()),
             ("SLOTD_CLUSTER_SEEDS", seeds.join(",")),
         ];
