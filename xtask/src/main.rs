@@ -1,5 +1,7 @@
 //! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|lint`.
 
+mod nats;
+
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{
@@ -66,7 +68,7 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Task::Setup => {
             work.build(Profile::Dev)?;
-            work.setup(Profile::Dev)
+            work.setup(Profile::Dev).map(drop)
         }
         Task::Test { rest } => work.test(&rest),
         Task::Demo { exit, conversations, clients, profile } => {
@@ -94,7 +96,7 @@ struct Workshop {
 impl Workshop {
     fn test(&self, rest: &[OsString]) -> anyhow::Result<()> {
         self.build(Profile::Dev)?;
-        self.setup(Profile::Dev)?;
+        let nats = self.setup(Profile::Dev)?;
         let plugins = self.plugins(Profile::Dev)?;
         self.say("testing the workspace");
         self.run(
@@ -102,7 +104,8 @@ impl Workshop {
                 .args(["test", "--workspace", "--no-fail-fast"])
                 .args(rest)
                 .env("SLOTD_TEST_PLUGINS", &plugins)
-                .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev)),
+                .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev))
+                .env("SLOTD_NATS_SERVER", nats),
         )?;
         if rest.is_empty() {
             self.say("testing the plugins natively");
@@ -114,13 +117,23 @@ impl Workshop {
 
     fn program(&self, name: &str, profile: Profile, args: &[OsString]) -> anyhow::Result<()> {
         self.build(profile)?;
-        self.setup(profile)?;
+        let nats = self.setup(profile)?;
         let plugins = self.plugins(profile)?;
         self.say(&format!("starting the {name}"));
         let mut program = Command::new(self.built(profile, name));
         // In this process's place, so that Ctrl-C ends the program and nothing else.
-        let error = program.args(args).env("SLOTD_TEST_PLUGINS", plugins).exec();
+        let error = program
+            .args(args)
+            .env("SLOTD_TEST_PLUGINS", plugins)
+            .env("SLOTD_NATS_SERVER", nats)
+            .exec();
         Err(error).with_context(|| format!("starting {program:?}"))
+    }
+
+    /// The nats-server that clusters are tested with.
+    fn nats(&self) -> anyhow::Result<PathBuf> {
+        self.say("looking for a nats-server, the log engine of clusters");
+        nats::get(&self.target().join("tools"), &|what| println!("  {what}"))
     }
 
     fn lint(&self) -> anyhow::Result<()> {
@@ -132,12 +145,14 @@ impl Workshop {
         Ok(())
     }
 
-    /// Sets up the toolchain for plugins; slotd's own command says what it did.
-    fn setup(&self, profile: Profile) -> anyhow::Result<()> {
+    /// Sets up the toolchain for plugins (slotd's own command says what it did) and sees to a
+    /// nats-server, whose path it gives.
+    fn setup(&self, profile: Profile) -> anyhow::Result<PathBuf> {
         self.say("setting up what building plugins needs");
         self.run(
             Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root),
-        )
+        )?;
+        self.nats()
     }
 
     /// Builds the plugins that ship into one folder, which it gives.
