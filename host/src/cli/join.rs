@@ -139,6 +139,7 @@ pub(super) async fn engine(config: &Config) -> Result<Engine, StartError> {
         slot_count: config.slot_count,
         ring_scheme: RING_SCHEME.into(),
         streams: config.nats.streams,
+        id: format!("{:032x}", rand::random::<u128>()),
     };
     let registry = Registry::open(&nats, &settings, catalogue.clone()).await?;
     Ok(Engine { nats, registry, catalogue })
@@ -156,6 +157,7 @@ pub(super) async fn join(
     api: SocketAddr,
 ) -> Result<Joined, StartError> {
     let Engine { nats, registry, catalogue } = engine;
+    belong(data_dir, registry.cluster_id())?;
     let batch_bytes = jetstream::batch_bytes_max(config.body_bytes_max);
     let log = JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes).await?;
     let target: Target = config.snapshots.parse().map_err(StartError::Unavailable)?;
@@ -241,6 +243,26 @@ pub(super) async fn join(
         },
     };
     Ok(Joined { shared, member: Presence { membership, links } })
+}
+
+/// What the directory has are copies of one cluster's state: of no use in another, where the same
+/// positions mean other batches.
+fn belong(data_dir: &DataDir, cluster: &str) -> Result<(), StartError> {
+    const CLUSTER: &str = "cluster";
+    let unavailable = |e: String| StartError::Unavailable(format!("the data directory: {e}"));
+    let known = data_dir.meta_get(CLUSTER).map_err(|e| unavailable(e.to_string()))?;
+    match known {
+        Some(known) if known == cluster.as_bytes() => Ok(()),
+        Some(_) => Err(StartError::Refused(format!(
+            "the data directory {} is of another cluster, or of one of this name whose engine was \
+             emptied: what it holds is only a copy; take an empty directory",
+            data_dir.path().display()
+        ))),
+        None => {
+            let put = data_dir.meta_put_durable(CLUSTER, cluster.as_bytes());
+            put.map_err(|e| unavailable(e.to_string()))
+        }
+    }
 }
 
 /// The number of this start on this data directory.

@@ -199,6 +199,7 @@ fn token(listener: &Listener) -> Result<Option<Token>, StartError> {
 fn storage_options(config: &Config) -> StorageOptions {
     StorageOptions {
         slot_count: config.slot_count,
+        clustered: config.is_cluster(),
         block_cache_bytes: config.store_cache_bytes,
         reserve_bytes: config.disk_reserve_bytes,
         ..StorageOptions::default()

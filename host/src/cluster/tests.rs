@@ -100,7 +100,8 @@ impl World {
     /// Starts a node that sees `names`, by itself too.
     async fn start(&mut self, name: &str, names: &[&str]) {
         let home = self.home.path().join(name);
-        let options = StorageOptions { slot_count: SLOTS, ..StorageOptions::default() };
+        let options =
+            StorageOptions { slot_count: SLOTS, clustered: true, ..StorageOptions::default() };
         let data = Arc::new(DataDir::open(&home.join("data"), options).unwrap());
         let plugins = testkit::host(&home.join("plugins"));
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();

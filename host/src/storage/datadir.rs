@@ -33,6 +33,8 @@ use tokio::sync::watch;
 pub struct StorageOptions {
     /// Slots; fixed for the life of a data directory.
     pub slot_count: u16,
+    /// The log is a cluster's, and only the state is here; fixed like the slots.
+    pub clustered: bool,
     /// Memory for blocks read from tables.
     pub block_cache_bytes: u64,
     /// Free bytes on the disk below which writes are refused.
@@ -45,6 +47,7 @@ impl Default for StorageOptions {
     fn default() -> Self {
         Self {
             slot_count: limits::SLOT_COUNT_DEFAULT,
+            clustered: false,
             block_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT,
             reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
             verify_bytes_max: limits::VERIFY_AT_OPEN_BYTES_MAX,
@@ -309,6 +312,16 @@ fn identity_of(path: &Path, options: &StorageOptions) -> Result<(Identity, bool)
                 identity.slot_count
             )));
         }
+        Some(identity) if identity.clustered != options.clustered => {
+            let (has, wants) = match identity.clustered {
+                true => ("a copy of a cluster's state", "a node that stands alone"),
+                false => ("the log of a node that stands alone", "a node of a cluster"),
+            };
+            return Err(OpenError::Mismatch(format!(
+                "{} has {has}, and this is {wants}: use another data directory",
+                path.display()
+            )));
+        }
         Some(identity) if !unfinished => return Ok((identity, false)),
         Some(identity) => identity,
         None => {
@@ -316,7 +329,7 @@ fn identity_of(path: &Path, options: &StorageOptions) -> Result<(Identity, bool)
                 return Err(OpenError::corrupt(&path.join(identity::FILE), "it is missing"));
             }
             identity::write_synced(&creating, b"").map_err(failed)?;
-            let identity = Identity::new(options.slot_count).map_err(failed)?;
+            let identity = Identity::new(options.slot_count, options.clustered).map_err(failed)?;
             Mark::create(path).map_err(failed)?;
             identity.write(path).map_err(failed)?;
             identity

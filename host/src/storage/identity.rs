@@ -28,12 +28,15 @@ pub struct Identity {
     /// Starts the log's chain and marks its records, so that no record of another directory, and
     /// no bytes that a client chose, pass for one.
     pub salt: u64,
+    /// The log is a cluster's, elsewhere: positions in the state are that log's.
+    #[serde(default)]
+    pub clustered: bool,
 }
 
 impl Identity {
-    pub fn new(slot_count: u16) -> io::Result<Self> {
+    pub fn new(slot_count: u16, clustered: bool) -> io::Result<Self> {
         let (node, salt) = (random_u128()?, random_u128()? as u64);
-        Ok(Self { format: FORMAT, slot_count, node: format!("{node:032x}"), salt })
+        Ok(Self { format: FORMAT, slot_count, node: format!("{node:032x}"), salt, clustered })
     }
 
     /// Reads it; `None` when there is none.

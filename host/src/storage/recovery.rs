@@ -26,6 +26,11 @@ pub fn run(engine: &Engine, db: &Db, mark: u64) -> Result<Tables, OpenError> {
         let fenced = fence.slots.get(usize::from(slot)).copied().unwrap_or_default();
         slots.push((meta, fenced));
     }
+    if engine.identity.clustered {
+        // There is no log here to hold the state against: it is a copy, behind its cluster's log.
+        let slots = slots.iter().map(|_| SlotState::default()).collect();
+        return Ok(Tables { slots, chain: engine.identity.salt, ..Tables::default() });
+    }
     let mut pending: BTreeMap<SlotId, Changes> = BTreeMap::new();
     let mut pending_bytes = 0;
     let mut last: Option<(u64, u64)> = None;

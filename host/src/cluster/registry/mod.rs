@@ -44,6 +44,9 @@ pub struct Settings {
     pub ring_scheme: String,
     /// Streams that the slots are spread over.
     pub streams: u16,
+    /// Made at random by each node, and kept of the first: tells a cluster from one of the same
+    /// name whose engine was emptied.
+    pub id: String,
 }
 
 /// Where slots may not be, beside what the ring says.
@@ -62,6 +65,7 @@ pub struct Registry {
 }
 
 struct Inner {
+    id: String,
     bucket: Bucket,
     components: Components,
     shared: Arc<Shared>,
@@ -148,7 +152,7 @@ impl Registry {
     ) -> Result<Self, NatsError> {
         let bucket =
             Bucket::open(nats, &format!("slotd-{}-registry", nats.options.cluster)).await?;
-        check_settings(&bucket, &nats.options.cluster, settings).await?;
+        let id = check_settings(&bucket, &nats.options.cluster, settings).await?;
         let components = Components::open(nats).await?;
         let shared = Arc::new(Shared {
             catalogue,
@@ -160,13 +164,19 @@ impl Registry {
         let task = watch::run(bucket.clone(), components.clone(), shared.clone(), current);
         let task = tokio::spawn(task);
         let ensuring = tokio::sync::Mutex::default();
-        let this = Self { inner: Arc::new(Inner { bucket, components, shared, ensuring, task }) };
+        let this =
+            Self { inner: Arc::new(Inner { id, bucket, components, shared, ensuring, task }) };
         let wait = is_current.wait_for(|current| *current);
         let waited = tokio::time::timeout(limits::REGISTRY_TIMEOUT, wait).await;
         match waited {
             Ok(Ok(_)) => Ok(this),
             _ => Err(NatsError::Unavailable("the registry could not be read in time".into())),
         }
+    }
+
+    /// What tells this cluster from every other, whatever its name.
+    pub fn cluster_id(&self) -> &str {
+        &self.inner.id
     }
 
     pub fn components(&self) -> &Components {
@@ -332,9 +342,9 @@ async fn check_settings(
     bucket: &Bucket,
     cluster: &str,
     settings: &Settings,
-) -> Result<(), NatsError> {
+) -> Result<String, NatsError> {
     let found = match bucket.swap(SETTINGS, settings, 0).await? {
-        Swapped::Won { .. } => return Ok(()),
+        Swapped::Won { .. } => return Ok(settings.id.clone()),
         Swapped::Lost { value, .. } => bucket::decode::<Settings>(&value)
             .map_err(|why| NatsError::Refused(format!("the settings of the cluster: {why}")))?,
     };
@@ -348,7 +358,7 @@ async fn check_settings(
         .map(|(what, own, theirs)| format!("{what} is {theirs} there and {own} on this node"));
     let differences: Vec<_> = differences.collect();
     if differences.is_empty() {
-        return Ok(());
+        return Ok(found.id);
     }
     Err(NatsError::Refused(format!(
         "this node does not fit cluster {cluster:?}: {}; they were fixed when its first node \

@@ -6,7 +6,7 @@ use crate::{cluster::nats_for_tests::Server, plugin::Digest};
 use bytes::Bytes;
 
 fn settings() -> Settings {
-    Settings { slot_count: 512, ring_scheme: "scheme-1".into(), streams: 16 }
+    Settings { slot_count: 512, ring_scheme: "scheme-1".into(), streams: 16, id: "one".into() }
 }
 
 async fn node(server: &Server, cluster: &str) -> (Registry, Arc<Catalogue>) {
@@ -81,7 +81,8 @@ async fn a_node_with_other_settings_is_refused() {
     let _first = node(&server, "settings").await;
     let _same = node(&server, "settings").await;
     let nats = server.connect_as("settings").await;
-    let other = Settings { slot_count: 64, ring_scheme: "scheme-2".into(), streams: 4 };
+    let other =
+        Settings { slot_count: 64, ring_scheme: "scheme-2".into(), streams: 4, id: "two".into() };
     let refused = Registry::open(&nats, &other, Arc::new(Catalogue::of_cluster())).await;
     let Err(NatsError::Refused(why)) = refused else { panic!("not refused") };
     for part in ["slot_count is 512 there and 64", "scheme-1", "streams is 16 there and 4"] {

@@ -145,3 +145,22 @@ fn an_unfinished_directory_is_made_again() {
     std::fs::remove_file(home.path().join("slotd.json")).unwrap();
     drop(open(home.path()));
 }
+
+/// In a cluster the state's positions are another log's: held against this directory's own, empty
+/// one they would pass for damage, and a node could not start a second time.
+#[test]
+fn a_copy_of_a_clusters_state_opens_again() {
+    let home = scratch();
+    let clustered = || StorageOptions { clustered: true, ..options(8) };
+    let dir = DataDir::open(home.path(), clustered()).unwrap();
+    let meta = SlotMeta { applied: 77_000, term: 9, next_session: 4, ..SlotMeta::default() };
+    dir.state().apply(3, Changes::default(), &meta).unwrap();
+    dir.close();
+    drop(dir);
+    let dir = DataDir::open(home.path(), clustered()).unwrap();
+    assert_eq!(dir.state().slot(3).unwrap(), meta);
+    drop(dir);
+    // A node that stands alone would take it for its own log's, and give the positions again.
+    let refused = DataDir::open(home.path(), options(8)).err().unwrap();
+    assert!(refused.to_string().contains("copy of a cluster's state"), "{refused}");
+}
