@@ -112,6 +112,11 @@ impl Inbox {
         Ok(Self(Arc::new(Shared { client, prefix, next, waiters, dispatcher })))
     }
 
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.0.waiters.0.lock().len()
+    }
+
     fn token(&self, waiter: Waiter) -> Token {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.waiters.0.lock().insert(number, waiter);

@@ -216,8 +216,8 @@ async fn trimming_survives_killed_servers() {
     }
 }
 
-/// A stream without a quorum must not hold up slots of other streams: one server leads it, and two
-/// of its three are gone; here all streams lose theirs, so it is shown by a stream of one copy.
+/// Appends that wait for a stream without a quorum must not hold up slots of other streams. Streams
+/// of one copy: what they need is one server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_without_a_quorum_holds_up_no_other() {
     let servers = Servers::start().await;
@@ -230,7 +230,6 @@ async fn a_stream_without_a_quorum_holds_up_no_other() {
     assert!(on.len() > 1, "the servers share the streams");
     let (&dead, &stuck) = on.iter().next().unwrap();
     let (_, &free) = on.iter().find(|(server, _)| **server != dead).unwrap();
-    // Streams of one copy, 8 slots on each.
     let stuck: Vec<SlotId> = (0..8).map(|n| stuck + 8 * n).collect();
     let mut claims = Vec::new();
     for &slot in &stuck {
