@@ -36,6 +36,8 @@ enum Waiter {
     One(oneshot::Sender<Message>),
     /// All that come; those over the channel's bound are dropped.
     Many(mpsc::Sender<Message>),
+    /// All that come over this connection; its channel closes when the connection is lost.
+    Page(mpsc::Sender<Message>),
 }
 
 struct Shared {
@@ -67,7 +69,7 @@ pub enum NoAnswer {
 }
 
 impl Waiters {
-    /// Tells those that wait for one answer that it may not come.
+    /// Tells those whose answers can't come any more.
     pub fn lose(&self) {
         self.0.lock().retain(|_, waiter| matches!(waiter, Waiter::Many(_)));
     }
@@ -75,7 +77,7 @@ impl Waiters {
     fn give(&self, token: u64, message: Message) {
         let mut waiters = self.0.lock();
         match waiters.get(&token) {
-            Some(Waiter::Many(sender)) => {
+            Some(Waiter::Many(sender) | Waiter::Page(sender)) => {
                 let _ = sender.try_send(message);
             }
             Some(Waiter::One(_)) => {
@@ -110,6 +112,11 @@ impl Inbox {
         Ok(Self(Arc::new(Shared { client, prefix, next, waiters, dispatcher })))
     }
 
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.0.waiters.0.lock().len()
+    }
+
     fn token(&self, waiter: Waiter) -> Token {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.waiters.0.lock().insert(number, waiter);
@@ -122,10 +129,10 @@ impl Inbox {
         Expected { token: self.token(Waiter::One(sender)), answers }
     }
 
-    /// Expects up to `count` answers.
-    pub fn many(&self, count: usize) -> Expected<mpsc::Receiver<Message>> {
+    /// Expects up to `count` answers, while this connection stands.
+    pub fn page(&self, count: usize) -> Expected<mpsc::Receiver<Message>> {
         let (sender, answers) = mpsc::channel(count.max(1));
-        Expected { token: self.token(Waiter::Many(sender)), answers }
+        Expected { token: self.token(Waiter::Page(sender)), answers }
     }
 
     /// Sends a request and waits for its one answer.
@@ -196,7 +203,8 @@ impl Drop for Token {
 }
 
 impl Expected<oneshot::Receiver<Message>> {
-    /// Goes on to expect up to `count` answers, what came already among them.
+    /// Goes on to expect up to `count` answers, what came already among them, over whichever
+    /// connection they come.
     pub fn many(mut self, count: usize) -> Expected<mpsc::Receiver<Message>> {
         let (sender, answers) = mpsc::channel(count.max(1));
         let Token { inbox, number } = &self.token;

@@ -39,6 +39,8 @@ pub struct LocalOptions {
     pub store_bytes_max: u64,
     /// fsync before each acknowledgement. Without it a power loss loses what was acknowledged.
     pub sync_always: bool,
+    /// Further lines of each server's configuration: users, say.
+    pub config: String,
 }
 
 impl LocalOptions {
@@ -49,6 +51,7 @@ impl LocalOptions {
             binary: None,
             store_bytes_max: limits::NATS_LOCAL_STORE_BYTES,
             sync_always: true,
+            config: String::new(),
         }
     }
 }
@@ -325,7 +328,7 @@ fn configuration(
 ) -> String {
     let Server { name, client, monitor, .. } = server;
     let store = json(&server.dir.join("store").display().to_string());
-    let LocalOptions { store_bytes_max, sync_always, .. } = options;
+    let LocalOptions { store_bytes_max, sync_always, config, .. } = options;
     let payload = limits::NATS_LOCAL_PAYLOAD_BYTES;
     let sync = if *sync_always { "always" } else { "2m" };
     let mut out = format!(
@@ -335,7 +338,7 @@ fn configuration(
          http: \"{monitor}\"\n\
          max_payload: {payload}\n\
          jetstream {{ store_dir: {store}, max_file_store: {store_bytes_max}, \
-         max_memory_store: 67108864, sync_interval: {sync} }}\n"
+         max_memory_store: 67108864, sync_interval: {sync} }}\n{config}\n"
     );
     if routes.len() > 1 {
         let peers: Vec<_> =

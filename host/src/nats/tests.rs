@@ -1,1 +1,165 @@
+//! Connecting: what is refused, what is waited for, and what comes back.
 
+#![allow(clippy::unwrap_used)]
+
+use super::{
+    local::{LocalOptions, LocalServers},
+    *,
+};
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+fn options(servers: Vec<String>) -> NatsOptions {
+    NatsOptions {
+        servers,
+        credentials: None,
+        cluster: format!("t{:016x}", rand::random::<u64>()),
+        replicas: 1,
+        streams: 1,
+        boot_wait: Duration::from_secs(60),
+    }
+}
+
+async fn refused(options: NatsOptions) -> String {
+    match Nats::connect(options).await {
+        Err(NatsError::Refused(said)) => said,
+        Err(other) => panic!("not refused: {other}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+/// Servers that take several writers for one append must not be used, whatever else they can do.
+#[tokio::test]
+async fn old_servers_are_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://someone:secret@{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let info = r#"INFO {"server_id":"X","version":"2.10.24","max_payload":1048576}"#;
+        stream.write_all(format!("{info}\r\n").as_bytes()).await.unwrap();
+    });
+    let said = refused(options(vec![url])).await;
+    assert!(said.contains("2.10.24") && said.contains("2.10.25"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+    server.await.unwrap();
+}
+
+/// A start before the servers' is the usual case in a cluster; one that never ends hides a typo.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_waits_for_the_servers_and_no_longer_than_it_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = LocalServers::start(LocalOptions::new(1, dir.path())).await.unwrap();
+    servers.kill(0);
+    let mut late = options(servers.urls());
+    late.servers[0] = late.servers[0].replace("nats://", "nats://me:secret@");
+    let bounded = NatsOptions { boot_wait: Duration::from_millis(300), ..late.clone() };
+    let said = Nats::connect(bounded).await.err().unwrap();
+    assert!(matches!(said, NatsError::Unavailable(_)));
+    let said = said.to_string();
+    assert!(said.contains(servers.urls()[0].as_str()) && !said.contains("secret"), "{said}");
+    let waiting = tokio::spawn(Nats::connect(late));
+    servers.start_server(0).await.unwrap();
+    let nats = waiting.await.unwrap().unwrap();
+    assert_eq!(nats.max_payload, limits::NATS_LOCAL_PAYLOAD_BYTES);
+
+    // It goes and comes back: seen, and nothing that was asked meanwhile is kept for ever.
+    let mut connected = nats.connected.clone();
+    assert!(*connected.borrow());
+    servers.kill(0);
+    connected.wait_for(|connected| !connected).await.unwrap();
+    let asked = nats.inbox.request("nobody", Default::default(), Duration::from_millis(50)).await;
+    assert!(matches!(asked, Err(inbox::NoAnswer::Timeout | inbox::NoAnswer::Lost)), "{asked:?}");
+    assert_eq!(nats.inbox.waiting(), 0);
+    servers.start_server(0).await.unwrap();
+    nats.wait_connected().await;
+    let wait = Duration::from_secs(30);
+    let asked = nats.inbox.request("nobody", Default::default(), wait).await;
+    assert_eq!(asked.err(), Some(inbox::NoAnswer::NoResponders));
+}
+
+/// Users are told apart by the server; slotd must say who it is, and say so when it is let in
+/// nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_taken_from_the_url() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut local = LocalOptions::new(1, dir.path());
+    local.config =
+        "accounts {\n  a { jetstream: enabled, users: [{ user: me, password: \"p@:w\" }] }\n  \
+                    b { users: [{ user: poor, password: x }] }\n}"
+            .into();
+    let servers = LocalServers::start(local).await.unwrap();
+    let with = |user: &str| options(vec![servers.urls()[0].replace("//", &format!("//{user}@"))]);
+    Nats::connect(with("me:p%40%3Aw")).await.unwrap();
+    let said = refused(with("me:wrong")).await;
+    assert!(said.contains("does not let us in"), "{said}");
+    let said = refused(with("poor:x")).await;
+    assert!(said.contains("not enabled"), "{said}");
+    let mut both = with("me:p%40%3Aw");
+    both.servers.push("nats://you@127.0.0.1:1".into());
+    let said = refused(both).await;
+    assert!(said.contains("different users"), "{said}");
+}
+
+/// As a token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_taken_from_the_url() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut local = LocalOptions::new(1, dir.path());
+    local.config = "authorization { token: t0ken }".into();
+    let servers = LocalServers::start(local).await.unwrap();
+    let with = |user: &str| options(vec![servers.urls()[0].replace("//", &format!("//{user}"))]);
+    Nats::connect(with("t0ken@")).await.unwrap();
+    refused(with("")).await;
+}
+
+/// What can't hold what it acknowledges must be said at the start, not after the power loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_acknowledge_before_they_sync_are_found() {
+    let (lazy, eager) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut local = LocalOptions::new(1, lazy.path());
+    local.sync_always = false;
+    let lazy = LocalServers::start(local).await.unwrap();
+    let eager = LocalServers::start(LocalOptions::new(1, eager.path())).await.unwrap();
+    Nats::check_sync(&eager.monitor_urls()).await.unwrap();
+    let both = [eager.monitor_urls(), lazy.monitor_urls()].concat();
+    let said = Nats::check_sync(&both).await.unwrap_err();
+    assert!(matches!(said, NatsError::Refused(_)));
+    assert!(said.to_string().contains("sync_interval: always"), "{said}");
+    let nobody = Nats::check_sync(&["http://127.0.0.1:1".into()]).await.unwrap_err();
+    assert!(matches!(nobody, NatsError::Unavailable(_)), "{nobody}");
+    // And three copies on one server are none.
+    let said = refused(NatsOptions { replicas: 3, ..options(eager.urls()) }).await;
+    assert!(said.contains("nats.replicas"), "{said}");
+}
+
+/// Names become parts of subjects; a dot or a star in one would be another cluster's.
+#[tokio::test]
+async fn options_that_make_no_sense_are_refused() {
+    let good = || options(vec!["nats://127.0.0.1:1".into()]);
+    for cluster in ["", "a.b", "a*", "a b", "ä"] {
+        refused(NatsOptions { cluster: cluster.into(), ..good() }).await;
+    }
+    refused(NatsOptions { replicas: 2, ..good() }).await;
+    refused(NatsOptions { streams: 0, ..good() }).await;
+    refused(NatsOptions { servers: vec![], ..good() }).await;
+    let credentials = Some("/nowhere/slotd.creds".into());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let info = b"INFO {\"version\":\"2.15.1\",\"max_payload\":1048576}\r\n";
+        listener.accept().await.unwrap().0.write_all(info).await.unwrap();
+    });
+    let said = refused(NatsOptions { credentials, ..options(vec![url]) }).await;
+    assert!(said.contains("/nowhere/slotd.creds"), "{said}");
+}
+
+/// Nodes that lost a server together must not come back in step, nor ever give up.
+#[test]
+fn reconnects_back_off_within_bounds() {
+    assert_eq!(reconnect_delay(0), Duration::ZERO);
+    assert_eq!(reconnect_delay(1), Duration::ZERO);
+    for attempt in 2..200 {
+        let delay = reconnect_delay(attempt);
+        assert!(delay >= limits::NATS_RECONNECT_MIN / 2 && delay <= limits::NATS_RECONNECT_MAX);
+    }
+    assert!(reconnect_delay(60) >= limits::NATS_RECONNECT_MAX / 2);
+}

@@ -106,7 +106,7 @@ impl Shared {
                 .await?;
             (&mut expected.answers).await.map_err(|_| NoAnswer::Lost)
         };
-        let first = match timeout(self.append_timeout, asked).await {
+        let first = match timeout(self.waits.append, asked).await {
             Ok(Ok(message)) => Answer::of(&message),
             Ok(Err(NoAnswer::TooLarge)) => {
                 let bytes = attempt.batch.len();
@@ -147,7 +147,7 @@ impl Shared {
                     // What we go on from was acknowledged. A server that was paused, and takes
                     // itself for the leader, can say so for a while; not for ever.
                     let since = *behind_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > self.behind_max {
+                    if since.elapsed() > self.waits.behind {
                         return Err(LogError::Corrupt(format!(
                             "the log of slot {} ends at {last}, and {} was acknowledged: the \
                              servers have lost it (is their `sync_interval` always?)",
@@ -198,7 +198,7 @@ impl Shared {
                     .await?;
                 expected.answers.recv().await.ok_or(NoAnswer::Lost)
             };
-            answer = match timeout(self.append_timeout, asked).await {
+            answer = match timeout(self.waits.append, asked).await {
                 Ok(Ok(message)) => Answer::of(&message),
                 Ok(Err(e)) => Answer::Other(e.to_string()),
                 Err(_) => Answer::Other(NoAnswer::Timeout.to_string()),

@@ -127,7 +127,7 @@ impl Shared {
     }
 
     async fn request(&self, subject: &Subject, order: Value) -> Result<Bytes, LogError> {
-        let wait = limits::NATS_REQUEST_TIMEOUT;
+        let wait = self.waits.request;
         let asked = self.nats.inbox.request(subject.clone(), encoded(&order), wait).await;
         asked
             .map(|message| message.payload)

@@ -57,10 +57,25 @@ pub struct JetStreamLog {
 struct Shared {
     nats: Nats,
     slots: Vec<Slot>,
-    /// See [`limits::LOG_APPEND_TIMEOUT`]; tests wait less.
-    append_timeout: Duration,
-    /// See [`limits::LOG_BEHIND_MAX`].
-    behind_max: Duration,
+    waits: Waits,
+}
+
+/// How long to wait for what; tests wait less.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    append: Duration,
+    request: Duration,
+    behind: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            append: limits::LOG_APPEND_TIMEOUT,
+            request: limits::NATS_REQUEST_TIMEOUT,
+            behind: limits::LOG_BEHIND_MAX,
+        }
+    }
 }
 
 struct Slot {
@@ -105,16 +120,14 @@ impl JetStreamLog {
         slot_count: u16,
         batch_bytes_max: usize,
     ) -> Result<Self, NatsError> {
-        let (append, behind) = (limits::LOG_APPEND_TIMEOUT, limits::LOG_BEHIND_MAX);
-        Self::open_with(nats, slot_count, batch_bytes_max, append, behind).await
+        Self::open_with(nats, slot_count, batch_bytes_max, Waits::default()).await
     }
 
     async fn open_with(
         nats: Nats,
         slot_count: u16,
         batch_bytes_max: usize,
-        append_timeout: Duration,
-        behind_max: Duration,
+        waits: Waits,
     ) -> Result<Self, NatsError> {
         let have = nats.max_payload;
         if have < batch_bytes_max {
@@ -138,7 +151,7 @@ impl JetStreamLog {
             }
         });
         let slots = slots.collect();
-        Ok(Self { shared: Arc::new(Shared { nats, slots, append_timeout, behind_max }) })
+        Ok(Self { shared: Arc::new(Shared { nats, slots, waits }) })
     }
 }
 

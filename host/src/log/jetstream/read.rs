@@ -65,16 +65,16 @@ impl Shared {
             "max_bytes": bytes_max.max(1),
         });
         // Room for all of them and the end: none is dropped.
-        let mut expected = self.nats.inbox.many(limits::LOG_PAGE_BATCHES_MAX + 1);
+        let mut expected = self.nats.inbox.page(limits::LOG_PAGE_BATCHES_MAX + 1);
         let sent = expected.token.publish(names.direct.clone(), None, encoded(&order));
         sent.await.map_err(|e| LogError::Unavailable(format!("JetStream: {e}")))?;
         let mut links = Vec::new();
         let mut bytes = 0;
         loop {
-            let deadline = Instant::now() + limits::NATS_REQUEST_TIMEOUT;
+            let deadline = Instant::now() + self.waits.request;
             let Ok(Some(message)) = timeout_at(deadline, expected.answers.recv()).await else {
                 if links.is_empty() {
-                    return Err(LogError::Unavailable("JetStream: no answer in time".into()));
+                    return Err(LogError::Unavailable("JetStream: no answer".into()));
                 }
                 // Half a page is a page.
                 return Ok(links);

@@ -22,7 +22,11 @@ use std::sync::Weak;
 /// Slots of a test's log, over two streams.
 const SLOTS: u16 = 64;
 /// Short, so that what is lost is looked after soon.
-const APPEND_TIMEOUT: Duration = Duration::from_millis(250);
+const WAITS: Waits = Waits {
+    append: Duration::from_millis(250),
+    request: Duration::from_millis(500),
+    behind: Duration::from_secs(2),
+};
 
 /// Three servers with their directory.
 pub(super) struct Servers {
@@ -74,9 +78,7 @@ impl Servers {
 pub(super) async fn open(options: &NatsOptions) -> Arc<JetStreamLog> {
     let nats = Nats::connect(options.clone()).await.unwrap();
     let size = batch_bytes_max(limits::BODY_BYTES_MAX);
-    let behind = Duration::from_secs(2);
-    let log = JetStreamLog::open_with(nats, SLOTS, size, APPEND_TIMEOUT, behind).await;
-    Arc::new(log.unwrap())
+    Arc::new(JetStreamLog::open_with(nats, SLOTS, size, WAITS).await.unwrap())
 }
 
 /// The next append of a claim.
