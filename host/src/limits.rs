@@ -508,6 +508,8 @@ pub const PEER_QUEUE_ITEMS_MAX: usize = 8_192;
 pub const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Requests to one peer that have no answer yet.
 pub const PEER_IN_FLIGHT_MAX: usize = 16_384;
+/// Their bytes, which the peer holds until it answers.
+pub const PEER_IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests of one peer that are worked on: as many again, for those that it gave up.
 pub const PEER_SERVED_MAX: usize = 2 * PEER_IN_FLIGHT_MAX;
 /// Bytes of answers and live items that wait to be written to one peer; past it no further answer

@@ -48,6 +48,16 @@ struct State {
     /// Never used again, also not over another connection.
     next_id: u64,
     calls: HashMap<u64, Call>,
+    /// Of the requests of `calls`.
+    bytes: usize,
+}
+
+impl State {
+    fn take(&mut self, id: u64) -> Option<Call> {
+        let call = self.calls.remove(&id)?;
+        self.bytes -= call.bytes;
+        Some(call)
+    }
 }
 
 struct Up {
@@ -79,6 +89,7 @@ struct Call {
     since: Instant,
     /// The peer can stop working on it.
     read: bool,
+    bytes: usize,
 }
 
 struct Reply {
@@ -103,8 +114,12 @@ pub struct LinkStatus {
 
 impl Link {
     pub fn new(peer: Arc<str>) -> Arc<Self> {
-        let state =
-            State { up: Err("it was not connected yet".into()), next_id: 1, calls: HashMap::new() };
+        let state = State {
+            up: Err("it was not connected yet".into()),
+            next_id: 1,
+            calls: HashMap::new(),
+            bytes: 0,
+        };
         Arc::new(Self { peer, state: Mutex::new(state) })
     }
 
@@ -119,7 +134,7 @@ impl Link {
     ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError> {
         let read = request.is_read();
         let Parts { head, body } = wire::encode_request(request);
-        if body.len() > limits::PEER_ITEM_BYTES_MAX {
+        if !wire::fits(&head, &body) {
             return Err(PeerError::Refused(Error::new(
                 Code::BodyTooLarge,
                 format!("a request to a peer has at most {} bytes", limits::PEER_ITEM_BYTES_MAX),
@@ -132,11 +147,16 @@ impl Link {
             if state.calls.len() >= limits::PEER_IN_FLIGHT_MAX {
                 return Err(self.full("too many requests have no answer yet"));
             }
+            let bytes = head.len() + body.len();
+            if state.bytes.saturating_add(bytes) > limits::PEER_IN_FLIGHT_BYTES_MAX {
+                return Err(self.full("requests of too many bytes have no answer yet"));
+            }
             let id = state.next_id;
             let item = Item { head, body, ..Item::new(kind::REQUEST, id) };
             up.outbox.offer(item).map_err(|why| self.full(why))?;
             state.next_id += 1;
-            state.calls.insert(id, Call { answer: sender, since: Instant::now(), read });
+            state.bytes += bytes;
+            state.calls.insert(id, Call { answer: sender, since: Instant::now(), read, bytes });
             id
         };
         metrics().peer_requests.increment(1);
@@ -167,6 +187,7 @@ impl Link {
                 up.outbox.close();
                 up.outbox.written()
             });
+            state.bytes = 0;
             (std::mem::take(&mut state.calls), written)
         };
         for (id, call) in calls {
@@ -192,7 +213,7 @@ impl Link {
     /// The caller does not wait any longer.
     fn abandon(&self, id: u64) {
         let state = &mut *self.state.lock();
-        let Some(call) = state.calls.remove(&id) else { return };
+        let Some(call) = state.take(id) else { return };
         let Ok(up) = &state.up else { return };
         if !up.outbox.withdraw(id) && call.read {
             up.outbox.urgent(Item::new(kind::CANCEL, id));
@@ -513,7 +534,7 @@ impl<'a> Session<'a> {
 
     fn answer(&self, id: u64, reply: Reply) {
         // None: its caller gave it up.
-        let Some(call) = self.link.state.lock().calls.remove(&id) else { return };
+        let Some(call) = self.link.state.lock().take(id) else { return };
         metrics().peer_request_seconds.record(call.since.elapsed().as_secs_f64());
         let _ = call.answer.send(Ok(reply));
     }

@@ -16,6 +16,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+// A full frame, an item more with its head, and a piece with its head.
+const _: () =
+    assert!(limits::PEER_FRAME_BYTES + 4 * limits::PEER_PIECE_BYTES < limits::PEER_FRAME_BYTES_MAX);
+
 #[derive(Default)]
 pub(super) struct Outbox(Mutex<Queue>);
 

@@ -230,7 +230,7 @@ impl<'a> Serving<'a> {
             answer = Err(Error::new(Code::Unavailable, detail));
         }
         let Parts { mut head, mut body } = wire::encode_response(answer);
-        if body.len() > limits::PEER_ITEM_BYTES_MAX {
+        if !wire::fits(&head, &body) {
             let error = Error::internal(format!(
                 "an answer of {} bytes is more than nodes send each other, {}",
                 body.len(),

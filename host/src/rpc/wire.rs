@@ -31,6 +31,20 @@ pub(super) struct Parts {
     pub body: Bytes,
 }
 
+// Whatever a page of history may hold has to fit.
+const _: () = assert!(
+    limits::PAGE_BYTES_MAX
+        + limits::BODY_BYTES_MAX
+        + limits::REPLY_BYTES_MAX
+        + limits::EVENT_BYTES_MAX
+        < limits::PEER_ITEM_BYTES_MAX / 2
+);
+
+/// Whether nodes send each other an item of this size.
+pub(super) fn fits(head: &[u8], body: &[u8]) -> bool {
+    head.len() <= limits::PEER_PIECE_BYTES && body.len() <= limits::PEER_ITEM_BYTES_MAX
+}
+
 #[derive(Serialize, Deserialize)]
 enum RequestHead {
     Message {

@@ -68,6 +68,27 @@ async fn a_stalled_link_is_given_up() {
     }
 }
 
+/// A node that was itself paused, or starved on a busy machine, must not blame its peers: all its
+/// links would break at once.
+#[tokio::test]
+async fn a_pause_of_this_node_breaks_no_link() {
+    let (a, b) = (node("a").await, node("b").await);
+    linked(&a, [&b]).await;
+    linked(&b, [&a]).await;
+    let answer = a.message("b", 0, "wait", "x").unwrap();
+    eventually("the message", || b.script.order.lock().len() == 1).await;
+    let before = (a.status("b").frames, b.status("a").frames);
+    // The runtime of this test has this one thread.
+    std::thread::sleep(limits::PEER_PING_INTERVAL * (limits::PEER_SILENT_PINGS_MAX + 4));
+    // Pings on both sides, and each counts its frames from the start of its connection.
+    eventually("pings", || {
+        a.status("b").frames >= before.0 + 3 && b.status("a").frames >= before.1 + 3
+    })
+    .await;
+    b.script.gate.send_replace(true);
+    assert!(matches!(within(answer).await, Ok(Response::Sent(_))));
+}
+
 /// A caller must not wait, nor memory grow, behind a peer that takes nothing.
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {
@@ -95,6 +116,30 @@ async fn a_full_queue_refuses_at_once() {
     answers.truncate(1);
     assert_eq!(a.in_flight(), 1);
     assert!(a.message("b", 0, "wait", vec![0; 1024 * 1024]).is_ok());
+}
+
+/// Requests that the peer took and does not answer fill its memory, not this node's queue.
+#[tokio::test]
+async fn bytes_in_flight_are_bounded() {
+    let (a, b) = (node("a").await, node("b").await);
+    linked(&a, [&b]).await;
+    let mut answers = Vec::new();
+    let refused = loop {
+        match a.message("b", 0, "wait", vec![0; 1024 * 1024]) {
+            Ok(answer) => answers.push(answer),
+            Err(PeerError::Unreachable { why, .. }) if why.contains("queue") => {
+                tokio::task::yield_now().await;
+            }
+            Err(e) => break e,
+        }
+    };
+    assert!(refused.to_string().contains("no answer yet"), "{refused}");
+    assert_eq!(answers.len(), limits::PEER_IN_FLIGHT_BYTES_MAX / (1024 * 1024) - 1);
+    b.script.gate.send_replace(true);
+    for answer in answers {
+        assert!(matches!(within(answer).await, Ok(Response::Sent(_))));
+    }
+    a.echo("b").await;
 }
 
 /// A node that comes back under another port and instance must be reached as soon as it is seen.
