@@ -143,7 +143,8 @@ impl Fixture {
 
     /// Sequence numbers of the slot's messages, as its log has them.
     async fn logged(&self) -> Vec<u64> {
-        let batches = self.data.log().read(SLOT, 0, usize::MAX).await.unwrap();
+        let after = self.data.state().slot(SLOT).unwrap().applied;
+        let batches = self.data.log().read(SLOT, after, usize::MAX).await.unwrap();
         let records = batches.iter().flat_map(|b| Batch::decode(&b.batch).unwrap().records);
         let messages = records.filter_map(|record| match record {
             Record::Message(message) => Some(message.entry.seq),
