@@ -93,8 +93,6 @@ impl Router {
     ///
     /// # Errors
     /// `slot-not-found`. The mail comes back when the slot does not run.
-    #[expect(clippy::type_complexity, reason = "three ways out, told apart by every caller")]
-    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     fn try_deliver(
         &self,
         slot: SlotId,
