@@ -162,6 +162,8 @@ table! {
     refused_name: Counter "slotd_membership_refusals_total" {"reason" = "name"};
     /// Nodes that were refused, here or this one by others, by what differs.
     refused_superseded: Counter "slotd_membership_refusals_total" {"reason" = "superseded"};
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_address: Counter "slotd_membership_refusals_total" {"reason" = "address"};
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";
