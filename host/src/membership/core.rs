@@ -290,8 +290,8 @@ impl Core {
         self.heard = now;
         self.hearing(now);
         let Some((src, updates)) = inspect(body) else { return m.dropped_invalid.increment(1) };
-        // Two processes of one name: the newer one is right, and the other must hear of it. SWIM
-        // would let each declare the other dead, without end.
+        // Two processes of one name: the greater claim is right, and the other must hear of it.
+        // SWIM would let each declare the other dead, without end.
         if src.member.name == self.own.member.name {
             if src.rivals(&self.own) && src.wins(&self.own) {
                 return self.superseded(&src);
@@ -302,18 +302,12 @@ impl Core {
             }
             return m.dropped_own.increment(1);
         }
-        match self.rival_of(&src) {
-            Some((known, true)) if known.wins(&src) => {
-                let text = format!("its name was taken over by the node at {}", known.member.peer);
-                let name = Some(src.member.name.clone());
-                let room = datagram.len();
-                return self.refuse(now, from, start, room, Reason::Superseded, name, text);
-            }
-            // It comes again, with a claim that the old one can't come near.
-            Some((known, false)) if !src.outranks(&known) => {
-                return self.send_welcome(0, src.member.peer, Some((known, false)));
-            }
-            _ => {}
+        // It is told, not judged, by a third: it asks its rival, and ends or takes a claim that the
+        // other can't come near.
+        if let Some((known, active)) = self.rival_of(&src)
+            && (known.wins(&src) || !active && !src.outranks(&known))
+        {
+            return self.send_welcome(0, src.member.peer, Some((known, active)));
         }
         let rival = updates
             .into_iter()
@@ -466,6 +460,9 @@ impl Core {
         {
             // Refused by all that answered. Alone it would fight them over slots in the log.
             if *certain {
+                if refusal.reason == Reason::Address {
+                    refusal.reason.count();
+                }
                 self.break_off(Fatal::Refused(refusal.clone()));
             }
             return;
@@ -514,7 +511,7 @@ impl Core {
                 Reason::RingScheme => self.terms.ring_scheme.clone(),
                 Reason::SlotCount => self.terms.slot_count.to_string(),
                 Reason::Name => format!("boot {}", self.own.member.boot),
-                Reason::Superseded => text.clone(),
+                Reason::Superseded | Reason::Address => text.clone(),
             };
             let refused = Refused { to: (start.sender, start.number), reason, text: ours };
             if let Some(answer) = self.sealer.refuse(&refused, room) {

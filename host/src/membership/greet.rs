@@ -111,8 +111,12 @@ impl Core {
     }
 
     pub(super) fn send_welcome(&mut self, to: u64, peer: SocketAddr, rival: Option<(Id, bool)>) {
-        let welcome = Welcome { to, id: self.own.clone(), rival };
-        if let Ok(body) = postcard::to_stdvec(&welcome) {
+        let welcome = Welcome { to, id: self.own.clone(), rival, astray: false };
+        self.seal_welcome(peer, &welcome);
+    }
+
+    fn seal_welcome(&mut self, peer: SocketAddr, welcome: &Welcome) {
+        if let Ok(body) = postcard::to_stdvec(welcome) {
             let (_, datagram) = self.sealer.seal(Kind::Welcome, &body);
             self.outbox.push((peer, datagram));
         }
@@ -164,7 +168,12 @@ impl Core {
         }
         let rival =
             self.rival_of(&hello.id).filter(|(known, active)| *active || !hello.id.outranks(known));
-        self.send_welcome(start.number, hello.id.member.peer, rival);
+        let peer = hello.id.member.peer;
+        self.send_welcome(start.number, peer, rival);
+        if from != peer {
+            let id = self.own.clone();
+            self.seal_welcome(from, &Welcome { to: start.number, id, rival: None, astray: true });
+        }
     }
 
     /// Another process bears this node's name. Who is there stays; of two that come, or of two that
@@ -219,6 +228,9 @@ impl Core {
         {
             return m.dropped_invalid.increment(1);
         }
+        if welcome.astray {
+            return self.unreachable(now, &welcome);
+        }
         match self.pending.remove(&welcome.to) {
             Some(pending) => self.alias(pending.to, Some(welcome.id.member.name.clone())),
             None if welcome.to == 0 => {}
@@ -235,6 +247,19 @@ impl Core {
         if self.challenge.is_none() && self.alive() && !self.knows(&welcome.id) {
             self.announce(now, welcome.id);
         }
+    }
+
+    /// A peer hears this node, and answers to the address that this node says it has. If nothing
+    /// arrives there, that is why.
+    fn unreachable(&mut self, now: Instant, welcome: &Welcome) {
+        let Some(pending) = self.pending.get(&welcome.to) else { return };
+        let (peer, name) = (pending.to, Some(welcome.id.member.name.clone()));
+        let own = self.own.member.peer;
+        let text = format!(
+            "it hears this node, but its answers to {own}, which this node advertises as its address, do not arrive"
+        );
+        let (reason, by_us) = (Reason::Address, false);
+        self.refused = Some((now, Refusal { peer, name, reason, by_us, text, times: 1 }, true));
     }
 
     /// Somebody knows another process by this node's name.
@@ -323,7 +348,7 @@ impl Core {
             Reason::Name => {
                 format!("it bears our name {} and is alive ({theirs})", self.own.member.name)
             }
-            Reason::Superseded => theirs.clone(),
+            Reason::Superseded | Reason::Address => theirs.clone(),
         };
         let refusal = Refusal { peer: from, name: None, reason, by_us: false, text, times: 1 };
         self.refused = Some((now, refusal.clone(), authentic));

@@ -20,10 +20,12 @@ pub enum Reason {
     Name,
     /// Another process has taken its name over.
     Superseded,
+    /// It can't be reached at the address that it advertises.
+    Address,
 }
 
 impl Reason {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cluster,
         Self::Secret,
         Self::Protocol,
@@ -31,6 +33,7 @@ impl Reason {
         Self::SlotCount,
         Self::Name,
         Self::Superseded,
+        Self::Address,
     ];
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,6 +44,7 @@ impl Reason {
             Self::SlotCount => "slot-count",
             Self::Name => "name",
             Self::Superseded => "superseded",
+            Self::Address => "address",
         }
     }
     pub(super) fn code(self) -> u8 {
@@ -59,6 +63,7 @@ impl Reason {
             Self::SlotCount => &m.refused_slot_count,
             Self::Name => &m.refused_name,
             Self::Superseded => &m.refused_superseded,
+            Self::Address => &m.refused_address,
         };
         counter.increment(1);
     }

@@ -13,7 +13,9 @@
 //!
 //! - *hello*: what the sender expects of its cluster ([`Terms`]), in clear so that what differs can
 //!   be named, and who it is. Its key comes from secret and cluster name.
-//! - *welcome*, to the address that the hello claims: who answers, and who else it knows by that name.
+//! - *welcome*, to the address that the hello claims: who answers, and who else it knows by that
+//!   name. A short one goes to where the hello came from if that differs, so that a node which
+//!   advertises a wrong address learns of it.
 //! - *refusal*, to where the hello came from: why not. Its layout is fixed for all formats. Never
 //!   longer than what it answers, and limited in rate: it can't be used to flood others.
 //! - *gossip*: SWIM. Its key comes from the terms too, so nothing that was not refused can pass.
@@ -81,6 +83,9 @@ pub(super) struct Welcome {
     /// Another process that bears the name of the one that is welcomed, and whether it is believed
     /// to be alive.
     pub rival: Option<(Id, bool)>,
+    /// Sent to where the hello came from, which is not where its sender says it is. It only says
+    /// that the hello was heard: another one went to that address.
+    pub astray: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

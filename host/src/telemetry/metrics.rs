@@ -244,6 +244,8 @@ table! {
     restore_seconds: Histogram "slotd_snapshot_seconds" [SECONDS] {"work" = "restore"};
     /// Objects of snapshots that were found damaged or missing. The log names each.
     snapshot_damage: Counter "slotd_snapshot_damage_total";
+    /// Nodes that were refused, here or this one by others, by what differs.
+    refused_address: Counter "slotd_membership_refusals_total" {"reason" = "address"};
 }
 
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";

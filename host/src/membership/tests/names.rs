@@ -2,11 +2,11 @@
 
 use super::{
     super::refusal::{Fatal, Reason},
-    sim::{MS, S, Sim, address, options},
+    sim::{MS, S, Sim, address, options, seeds},
 };
 use rand::RngExt;
 
-fn seeds() -> Vec<std::net::SocketAddr> {
+fn known() -> Vec<std::net::SocketAddr> {
     (0..3).map(address).collect()
 }
 
@@ -14,13 +14,13 @@ fn seeds() -> Vec<std::net::SocketAddr> {
 /// may be without it meanwhile.
 #[test]
 fn a_restarted_node_replaces_itself_at_once() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut sim = Sim::cluster(seed, 3);
         let before = sim.time();
         sim.kill(1);
         let down = sim.rng.random_range(0..300) * MS;
         sim.run(down);
-        let again = sim.start(options("n1", address(1), 2, 99), seeds());
+        let again = sim.start(options("n1", address(1), 2, 99), known());
         let took = sim.run_until(3 * S, |sim| sim.agree(&[0, again, 2]));
         assert!(took < 500 * MS, "seed {seed}: {took:?}");
         sim.run(5 * S);
@@ -34,10 +34,10 @@ fn a_restarted_node_replaces_itself_at_once() {
 /// In Kubernetes a pod comes back with its name, under another address.
 #[test]
 fn a_restarted_node_may_have_moved() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut sim = Sim::cluster(seed, 3);
         sim.kill(1);
-        let again = sim.start(options("n1", address(7), 2, 99), seeds());
+        let again = sim.start(options("n1", address(7), 2, 99), known());
         let took = sim.run_until(3 * S, |sim| sim.agree(&[0, again, 2]));
         assert!(took < 1_500 * MS, "seed {seed}: {took:?}");
         assert!(sim.fatal(again).is_none());
@@ -47,11 +47,11 @@ fn a_restarted_node_may_have_moved() {
 /// A node that lost its disk counts its starts from one again; its name must not be barred to it.
 #[test]
 fn a_node_without_its_disk_gets_its_name_back() {
-    for seed in 0..60 {
+    for seed in seeds(60) {
         let mut sim = Sim::new(seed);
         for n in 0..3 {
             let instance = sim.rng.random();
-            sim.start(options(&format!("n{n}"), address(n), 9, instance), seeds());
+            sim.start(options(&format!("n{n}"), address(n), 9, instance), known());
         }
         sim.run_until(5 * S, |sim| sim.agree(&[0, 1, 2]));
         sim.kill(1);
@@ -60,7 +60,7 @@ fn a_node_without_its_disk_gets_its_name_back() {
         sim.run(down);
         let at = address(if seed % 2 == 0 { 1 } else { 8 });
         let instance = sim.rng.random();
-        let again = sim.start(options("n1", at, 1, instance), seeds());
+        let again = sim.start(options("n1", at, 1, instance), known());
         let took = sim.run_until(6 * S, |sim| sim.agree(&[0, again, 2]));
         assert!(took < 3 * S, "seed {seed}: {took:?}");
         sim.run(5 * S);
@@ -73,12 +73,12 @@ fn a_node_without_its_disk_gets_its_name_back() {
 /// undisturbed: both would write under one name otherwise.
 #[test]
 fn a_newcomer_with_a_name_in_use_is_refused() {
-    for seed in 0..60 {
+    for seed in seeds(60) {
         let mut sim = Sim::cluster(seed, 3);
         let before = sim.time();
         let boot = [1, 2, 50][seed as usize % 3];
         let instance = sim.rng.random();
-        let mut known = seeds();
+        let mut known = known();
         if seed % 2 == 0 {
             // It hears of its rival from the others.
             known.remove(1);
@@ -102,7 +102,7 @@ fn a_newcomer_with_a_name_in_use_is_refused() {
 /// Of two that start at the same time one must be left, not none and not two.
 #[test]
 fn of_two_newcomers_with_one_name_one_stays() {
-    for seed in 0..60 {
+    for seed in seeds(60) {
         let mut sim = Sim::new(seed);
         let one = sim.start(options("a", address(1), 1, 10), vec![address(2), address(3)]);
         let pause = sim.rng.random_range(0..10) * MS;
@@ -120,7 +120,7 @@ fn of_two_newcomers_with_one_name_one_stays() {
 /// believes that it owns slots.
 #[test]
 fn a_zombie_whose_name_was_taken_over_ends() {
-    for seed in 0..60 {
+    for seed in seeds(60) {
         let mut sim = Sim::cluster(seed, 3);
         sim.freeze(1);
         let pause = [0, 500, 3_000, 20_000][seed as usize % 4] * MS;
@@ -128,12 +128,14 @@ fn a_zombie_whose_name_was_taken_over_ends() {
         // A pod that was started elsewhere; with its disk, or without.
         let boot = 1 + seed % 2;
         let instance = sim.rng.random();
-        let new = sim.start(options("n1", address(6), boot, instance), seeds());
+        let new = sim.start(options("n1", address(6), boot, instance), known());
         sim.run_until(5 * S, |sim| sim.agree(&[0, new, 2]));
         let pause = sim.rng.random_range(0..5_000) * MS;
         sim.run(pause);
         sim.thaw(1);
-        sim.run_until(5 * S, |sim| matches!(sim.fatal(1), Some(Fatal::Superseded { .. })));
+        sim.run_until(5 * S, |sim| sim.fatal(1).is_some());
+        let fatal = sim.fatal(1);
+        assert!(matches!(fatal, Some(Fatal::Superseded { .. } | Fatal::NameTaken { .. })));
         sim.run(5 * S);
         sim.run_until(MS, |sim| sim.agree(&[0, new, 2]));
         assert!([0, new, 2].iter().all(|n| sim.fatal(*n).is_none()), "seed {seed}");
@@ -143,7 +145,7 @@ fn a_zombie_whose_name_was_taken_over_ends() {
 /// Two clusters of one name that meet, with a node of the same name in each: one of the two goes.
 #[test]
 fn a_name_on_both_sides_of_a_partition_is_settled() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut sim = Sim::cluster(seed, 4);
         sim.part(&[0, 1, 8], &[2, 3]);
         sim.part(&[8], &[1]);

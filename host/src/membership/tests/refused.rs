@@ -6,8 +6,9 @@ use super::{
         refusal::{Fatal, Reason},
         wire::Start,
     },
-    sim::{MS, S, Sim, address, options},
+    sim::{MS, S, Sim, address, options, seeds},
 };
+use crate::discovery::Found;
 use rand::RngExt;
 
 /// A node of another cluster, or of a build that computes another ring, would move slots about; an
@@ -79,6 +80,27 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         let text = there.unwrap_or_else(|| panic!("{said:?}")).to_string();
         assert!(text.starts_with("refused by 10.0.0.0:7000: ") && text.contains(theirs), "{text}");
     }
+}
+
+/// A node that advertises an address where it can't be reached would believe that it is alone, and
+/// take all slots.
+#[test]
+fn a_node_with_a_wrong_address_is_told() {
+    let mut sim = Sim::cluster(4, 3);
+    let before = sim.time();
+    let addresses = (0..3).map(address).collect();
+    let found = Found { addresses, answered: true };
+    let lost = sim.start_at(address(9), options("n9", address(77), 1, 1), found);
+    sim.run(5 * S);
+    match sim.fatal(lost) {
+        Some(Fatal::Refused(refusal)) => {
+            assert_eq!(refusal.reason, Reason::Address);
+            assert!(refusal.text.contains("answers to 10.0.0.77:7000, which"), "{refusal}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(sim.processes[lost].members.borrow().number, 0);
+    assert!((0..3).all(|n| sim.views_since(n, before).is_empty()));
 }
 
 /// A secret that was mended must let the node in without anything being restarted on the other side.
@@ -158,7 +180,7 @@ fn a_hello_of_another_format_is_refused_by_name() {
 /// Whatever comes to the peer port, the cluster must not notice, and answers stay few.
 #[test]
 fn garbage_on_the_peer_port_is_ignored() {
-    for seed in 0..10 {
+    for seed in seeds(10) {
         let mut sim = Sim::cluster(seed, 3);
         let before = sim.time();
         sim.captured = Some(Vec::new());

@@ -22,6 +22,12 @@ use tokio::sync::watch;
 pub const MS: Duration = Duration::from_millis(1);
 pub const S: Duration = Duration::from_secs(1);
 
+/// Seeds of a test's runs: so many by default, `SLOTD_SIM_SEEDS` for a long search. A
+/// failure names its seed.
+pub fn seeds(default: u64) -> std::ops::Range<u64> {
+    0..std::env::var("SLOTD_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
 /// One process.
 pub struct Process {
     pub core: Core,
@@ -37,12 +43,15 @@ pub struct Process {
 }
 
 pub struct Sim {
+    pub seed: u64,
     start: Instant,
     pub now: Instant,
     pub rng: StdRng,
     pub processes: Vec<Process>,
     flying: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     sent: u64,
+    /// Something that a test may wait for has changed.
+    changed: bool,
     /// Datagrams from the first to the second are lost.
     pub cut: HashSet<(SocketAddr, SocketAddr)>,
     /// The part of all datagrams that is lost.
@@ -76,12 +85,14 @@ impl Sim {
     pub fn new(seed: u64) -> Self {
         let start = Instant::now();
         Self {
+            seed,
             start,
             now: start,
             rng: StdRng::seed_from_u64(seed),
             processes: Vec::new(),
             flying: BTreeMap::new(),
             sent: 0,
+            changed: true,
             cut: HashSet::new(),
             loss: 0.0,
             captured: None,
@@ -113,6 +124,12 @@ impl Sim {
     }
 
     pub fn start_found(&mut self, options: Options, found: Found) -> usize {
+        let at = options.member.peer;
+        self.start_at(at, options, found)
+    }
+
+    /// Starts a process that may say of itself that it is elsewhere.
+    pub fn start_at(&mut self, at: SocketAddr, options: Options, found: Found) -> usize {
         let own = options.member.clone();
         let first = Members { number: 0, own: own.name.clone(), alive: [own.clone()].into() };
         let (members, members_seen) = watch::channel(Arc::new(first));
@@ -121,12 +138,12 @@ impl Sim {
         let outlets = Outlets { members, refusals, fatal };
         let mut core = Core::new(options, outlets, self.now, self.rng.random());
         core.found(self.now, found);
-        if let Some(old) = self.at(own.peer) {
+        if let Some(old) = self.at(at) {
             self.processes[old].dead = true;
         }
         self.processes.push(Process {
             core,
-            address: own.peer,
+            address: at,
             members: members_seen,
             refusals: refusals_seen,
             fatal: fatal_seen,
@@ -191,7 +208,9 @@ impl Sim {
             let names =
                 p.members.borrow_and_update().alive.iter().map(|m| m.name.to_string()).collect();
             p.views.push((time, names));
+            self.changed = true;
         }
+        self.changed |= p.core.is_over();
         let from = p.address;
         for (to, datagram) in std::mem::take(&mut p.core.outbox) {
             if let Some(captured) = &mut self.captured {
@@ -215,13 +234,14 @@ impl Sim {
     pub fn run_until(&mut self, most: Duration, so: impl Fn(&Self) -> bool) -> Duration {
         let start = self.now;
         let reached = self.run_to(start + most, so);
-        assert!(reached, "not within {most:?}:\n{}", self.describe());
+        assert!(reached, "seed {}: not within {most:?}:\n{}", self.seed, self.describe());
         self.now - start
     }
 
     fn run_to(&mut self, end: Instant, so: impl Fn(&Self) -> bool) -> bool {
+        self.changed = true;
         loop {
-            if so(self) {
+            if std::mem::take(&mut self.changed) && so(self) {
                 return true;
             }
             let alive = |p: &&Process| !p.dead && !p.frozen;

@@ -1,13 +1,13 @@
 //! Joining, leaving and dying, as the views show it.
 
-use super::sim::{MS, S, Sim, address, options};
+use super::sim::{MS, S, Sim, address, options, seeds};
 use crate::{discovery::Found, limits};
 use rand::RngExt;
 
 /// Nodes that see different sets propose different owners, for as long as they do.
 #[test]
 fn all_views_become_the_same_whatever_is_lost() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut sim = Sim::new(seed);
         sim.loss = sim.rng.random_range(0.0..0.25);
         let count = sim.rng.random_range(2..12);
@@ -39,7 +39,7 @@ fn a_large_cluster_comes_together() {
 /// A view for each of ten nodes that join would make every node plan and move slots ten times.
 #[test]
 fn ten_that_join_at_once_make_one_view_or_two() {
-    for seed in 0..20 {
+    for seed in seeds(20) {
         let mut sim = Sim::cluster(seed, 3);
         let before = sim.time();
         let joined: Vec<usize> = (3..13).map(|n| sim.spawn(n, 3)).collect();
@@ -62,7 +62,7 @@ fn ten_that_join_at_once_make_one_view_or_two() {
 fn a_killed_node_is_noticed_within_two_and_a_half_seconds() {
     for count in [2, 3, 5, 8] {
         let mut all = Vec::new();
-        for seed in 0..60 {
+        for seed in seeds(60) {
             let mut sim = Sim::cluster(seed, count);
             sim.kill(1);
             let left: Vec<usize> = (0..count).filter(|n| *n != 1).collect();
@@ -81,7 +81,7 @@ fn a_killed_node_is_noticed_within_two_and_a_half_seconds() {
 /// A node that says farewell must be gone from all views before anybody would have missed it.
 #[test]
 fn a_node_that_leaves_is_gone_at_once() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut sim = Sim::cluster(seed, 7);
         sim.loss = 0.1;
         sim.with(3, |core, now| core.leave(now));
@@ -106,7 +106,7 @@ fn a_node_that_leaves_is_gone_at_once() {
 /// `leaving` must reach all views, and the node never be missing from one on the way.
 #[test]
 fn a_node_that_sets_out_to_leave_stays_in_all_views() {
-    for seed in 0..40 {
+    for seed in seeds(40) {
         let mut sim = Sim::cluster(seed, 5);
         let before = sim.time();
         sim.run(MS);
