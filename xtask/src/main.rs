@@ -1,5 +1,7 @@
 //! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|lint`.
 
+mod nats;
+
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{
@@ -22,7 +24,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Sets up what building plugins needs, and says what it did; does nothing the second time
+    /// Sets up what building plugins and running a cluster needs, and says what it did; does
+    /// nothing the second time
     Setup,
     /// Runs every test: the workspace's and the plugins' own
     Test {
@@ -132,12 +135,20 @@ impl Workshop {
         Ok(())
     }
 
-    /// Sets up the toolchain for plugins; slotd's own command says what it did.
+    /// Sets up the toolchain for plugins, of which slotd's own command says what it did, and a
+    /// nats-server.
     fn setup(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("setting up what building plugins needs");
         self.run(
             Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root),
-        )
+        )?;
+        let (path, did) = nats::ensure(&self.target())?;
+        for did in &did {
+            println!("done: {did}");
+        }
+        let already = if did.is_empty() { ", already there" } else { "" };
+        println!("clusters are run on {}{already}", path.display());
+        Ok(())
     }
 
     /// Builds the plugins that ship into one folder, which it gives.
