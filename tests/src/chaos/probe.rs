@@ -5,7 +5,7 @@ use crate::{
     api::{Api, Message, session_path},
     cluster::Member,
 };
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail};
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -21,7 +21,8 @@ const TRIES_PER_SLOT: u64 = 64;
 
 /// A session for every slot.
 pub struct Probes {
-    sessions: Vec<String>,
+    /// By slot.
+    sessions: BTreeMap<u16, String>,
 }
 
 impl Probes {
@@ -36,10 +37,10 @@ impl Probes {
             let reply = api.send(SERVICE, &name, Message::bytes("probe")).await?;
             found.entry(reply.slot).or_insert(name);
             if found.len() == usize::from(slots) {
-                return Ok(Self { sessions: found.into_values().collect() });
+                return Ok(Self { sessions: found });
             }
         }
-        anyhow::bail!("found {} of {slots} slots", found.len())
+        bail!("found {} of {slots} slots", found.len())
     }
 
     /// Waits until every slot answers a current read through each of these nodes. Gives the time
@@ -55,19 +56,43 @@ impl Probes {
         let started = Instant::now();
         for member in through {
             let api = member.api();
-            for session in &self.sessions {
+            let served = self.sessions.iter().map(async |(&slot, session)| {
                 while let Err(why) = ask(&api, session).await {
-                    ensure!(
-                        started.elapsed() < limit,
-                        "{session} is not served through {} within {limit:?}: {why:#}",
-                        member.name
-                    );
+                    if started.elapsed() > limit {
+                        let seen = what_nodes_say(through, slot).await;
+                        bail!(
+                            "slot {slot} ({session}) is not served through {} within {limit:?}: \
+                             {why:#}{seen}",
+                            member.name
+                        );
+                    }
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
-            }
+                Ok(())
+            });
+            futures_util::future::try_join_all(served).await?;
         }
         Ok(started.elapsed())
     }
+}
+
+/// What each node says of a slot and of the others, for a person to find out why.
+async fn what_nodes_say(nodes: &[Arc<Member>], slot: u16) -> String {
+    let mut out = String::new();
+    for member in nodes {
+        let client = member.admin().client;
+        for what in [format!("slots/{slot}"), "moves".to_owned(), "nodes".to_owned()] {
+            let path = format!("/admin/v1/{what}");
+            let answer = tokio::time::timeout(ANSWER_WITHIN, client.get(&path)).await;
+            let answer = match answer {
+                Ok(Ok(answer)) => answer.text(),
+                Ok(Err(e)) => format!("{e:#}"),
+                Err(_) => "no answer".into(),
+            };
+            out.push_str(&format!("\n  {} {what}: {answer}", member.name));
+        }
+    }
+    out
 }
 
 async fn ask(api: &Api, session: &str) -> anyhow::Result<()> {

@@ -14,12 +14,15 @@ use slotd_tests::{
     node::scenario_within,
 };
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 /// For one seed.
 const RUN_WITHIN: Duration = Duration::from_secs(15 * 60);
+
+/// One cluster at a time: several at once would only be slow, and slow is a fault of its own.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -27,6 +30,7 @@ fn variable(name: &str) -> Option<String> {
 
 /// Runs the plan with each seed, on a network whose links can be cut if `links`.
 fn run(test: &str, seeds: &[u64], mut plan: Plan, links: bool) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let number = |name: &str| variable(name).map(|value| value.parse::<u64>().expect(name));
     if let Some(mixtures) = number("SLOTD_TEST_CHAOS_MIXTURES") {
         plan.mixtures = mixtures as usize;
