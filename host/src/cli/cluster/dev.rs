@@ -27,6 +27,9 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
+/// Starts of a node that can't start yet.
+const STARTS_MAX: u32 = 5;
+
 pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let mut cluster = Cluster::default();
@@ -87,15 +90,13 @@ impl Cluster {
         self.servers = Some(servers);
 
         make_secret(&plan::secret_file(&dir)).map_err(super::can_not("write", &dir))?;
-        let width = self.plans.iter().map(|node| node.name.len()).max().unwrap_or_default();
         for node in &self.plans {
             std::fs::create_dir_all(&node.dir).map_err(super::can_not("make", &node.dir))?;
-            let (file, text) = (node.config(), plan::configuration(&dir, node, &self.plans, &urls));
-            std::fs::write(&file, text).map_err(super::can_not("write", &file))?;
-            let process = Node::start(&node.name, &file, &args.serve, width);
-            self.nodes.push(process.map_err(super::can_not("start a node with", &file))?);
+            let text = plan::configuration(&dir, node, &self.plans, &urls);
+            std::fs::write(node.config(), text).map_err(super::can_not("write", &node.config()))?;
+            self.nodes.push(self.start_node(node, args)?);
         }
-        self.ready().await?;
+        self.ready(args).await?;
         let deployed = match plugin {
             Some((service, component)) => Some(self.deploy(&service, component).await?),
             None => None,
@@ -121,14 +122,28 @@ impl Cluster {
         }))
     }
 
+    fn start_node(&self, node: &NodePlan, args: &Dev) -> Result<Node, CliError> {
+        let width = self.plans.iter().map(|node| node.name.len()).max().unwrap_or_default();
+        let process = Node::start(&node.name, &node.config(), &args.serve, width);
+        process.map_err(super::can_not("start a node with", &node.config()))
+    }
+
     /// Waits until every node can take requests.
-    async fn ready(&mut self) -> Result<(), CliError> {
+    async fn ready(&mut self, args: &Dev) -> Result<(), CliError> {
         let until = Instant::now() + limits::CLUSTER_DEV_READY;
         for index in 0..self.plans.len() {
             let admin = self.admin(index)?;
+            let mut starts = 1;
             loop {
                 let node = &mut self.nodes[index];
                 if node.has_just_ended() {
+                    let later = node.ended.and_then(|status| status.code());
+                    if later == Some(Exit::CannotStart as i32) && starts < STARTS_MAX {
+                        // It may work later: what a service manager does.
+                        starts += 1;
+                        self.nodes[index] = self.start_node(&self.plans[index], args)?;
+                        continue;
+                    }
                     let (name, how) = (&node.name, node.how_it_ended());
                     let said = format!("{name} {how} before it was ready; its log is above");
                     return Err(CliError::new(Exit::CannotStart, said));
