@@ -487,7 +487,6 @@ pub const COMPONENT_MISSES: u32 = 5;
 /// upload may take this long.
 pub const COMPONENTS_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
-
 // --- between nodes ----------------------------------------------------------------------------
 
 /// What a frame is filled up to with requests, small answers and live items: large enough for a
@@ -619,6 +618,3 @@ pub const TIMER_GRACE: Duration = Duration::from_millis(50);
 pub const DRAIN_SHARE: f64 = 0.6;
 /// How long a node that leaves waits until its farewell is said and its links have ended.
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);
-
-
-
