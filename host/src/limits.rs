@@ -311,6 +311,8 @@ pub const PAUSE_SUSPECT: Duration = Duration::from_secs(1);
 pub const PAUSE_DISTRUST: Duration = Duration::from_secs(4);
 /// How long a node waits for a peer to say what it owns before it looks at the log alone.
 pub const OWNED_WAIT: Duration = Duration::from_secs(2);
+/// How often a node repeats what it owns, for those who could not be told.
+pub const OWNED_REPEAT: Duration = Duration::from_secs(3);
 /// One question of one node to another about the cluster.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Finished moves that a node remembers, for `slotd moves`.

@@ -127,11 +127,43 @@ pub struct Service {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Slot {
     pub slot: u16,
+    /// The node that owns it.
+    pub owner: String,
     pub state: String,
     pub term: u64,
     pub position: u64,
     pub sessions: u64,
     pub plugins: BTreeMap<String, String>,
+}
+
+/// What the nodes of a cluster believe.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Nodes {
+    pub nodes: Vec<NodeView>,
+    /// Members that did not answer.
+    pub silent: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct NodeView {
+    pub node: String,
+    pub members: Vec<String>,
+    pub leaving: Vec<String>,
+    pub owned: u32,
+    pub proposed: u32,
+    pub moving: u32,
+    pub not_ready: Option<String>,
+}
+
+/// A move of a slot between nodes; `from` is `None` when its owner was gone.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Move {
+    pub slot: u16,
+    pub from: Option<String>,
+    pub to: String,
+    pub state: String,
+    pub started_ms: u64,
+    pub pause_ms: Option<f64>,
 }
 
 /// One page of sessions.
@@ -426,6 +458,26 @@ impl Admin {
         }
         let all: Slots = self.client.get("/admin/v1/slots").await?.success()?.json()?;
         Ok(all.slots)
+    }
+
+    /// # Errors
+    /// When the answer is not a listing.
+    pub async fn nodes(&self) -> anyhow::Result<Nodes> {
+        self.client.get("/admin/v1/nodes").await?.success()?.json()
+    }
+
+    /// Moves under way, and the latest `limit` that have ended.
+    ///
+    /// # Errors
+    /// When the answer is not a listing.
+    pub async fn moves(&self, limit: usize) -> anyhow::Result<Vec<Move>> {
+        #[derive(Deserialize)]
+        struct Moves {
+            moves: Vec<Move>,
+        }
+        let path = format!("/admin/v1/moves?limit={limit}");
+        let all: Moves = self.client.get(&path).await?.success()?.json()?;
+        Ok(all.moves)
     }
 
     /// Sessions that the current version could not migrate.

@@ -1,6 +1,7 @@
 //! What slotd's system tests, demo and benchmark are made of: real nodes, typed clients, plugins
 //! and conversations.
 
+pub mod account;
 pub mod api;
 pub mod chaos;
 pub mod cluster;

@@ -34,6 +34,9 @@ enum Task {
     },
     /// Shows slotd at work: replays conversations and swaps the plugin while they talk
     Demo {
+        /// Show a cluster: replay while nodes join, leave and are killed
+        #[arg(long)]
+        cluster: bool,
         /// End after the account instead of serving until Ctrl-C
         #[arg(long)]
         exit: bool,
@@ -48,7 +51,10 @@ enum Task {
     },
     /// Measures slotd beside the bare ceiling, and what it needs
     Bench {
-        /// Passed on to the benchmark: see `cargo xtask bench -- --help`
+        /// Measure a cluster of three nodes and three NATS servers
+        #[arg(long)]
+        cluster: bool,
+        /// Passed on to the benchmark: see `cargo xtask bench [--cluster] -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
@@ -71,7 +77,7 @@ fn main() -> anyhow::Result<()> {
             work.setup(Profile::Dev).map(drop)
         }
         Task::Test { rest } => work.test(&rest),
-        Task::Demo { exit, conversations, clients, profile } => {
+        Task::Demo { cluster, exit, conversations, clients, profile } => {
             let mut args: Vec<OsString> = Vec::new();
             args.extend(exit.then(|| "--exit".into()));
             if let Some(dir) = conversations {
@@ -80,9 +86,15 @@ fn main() -> anyhow::Result<()> {
             args.extend(
                 clients.into_iter().flat_map(|n| ["--clients".into(), n.to_string().into()]),
             );
-            work.program("demo", profile, &args)
+            work.program(if cluster { "demo-cluster" } else { "demo" }, profile, &args)
         }
-        Task::Bench { rest } => work.program("bench", Profile::Release, &rest),
+        Task::Bench { cluster, rest } => {
+            // What comes after the first of the rest is the rest's.
+            let (named, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|a| a == "--cluster");
+            let cluster = cluster || !named.is_empty();
+            let name = if cluster { "bench-cluster" } else { "bench" };
+            work.program(name, Profile::Release, &rest)
+        }
         Task::Lint => work.lint(),
     }
 }

@@ -23,6 +23,7 @@ use crate::{
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
+    time::Instant,
 };
 use tokio::{net::TcpListener, sync::watch};
 
@@ -141,7 +142,9 @@ pub(super) async fn engine(config: &Config) -> Result<Engine, StartError> {
         streams: config.nats.streams,
         id: format!("{:032x}", rand::random::<u128>()),
     };
-    let registry = Registry::open(&nats, &settings, catalogue.clone()).await?;
+    let registry =
+        patiently(config, "the registry", || Registry::open(&nats, &settings, catalogue.clone()));
+    let registry = registry.await?;
     Ok(Engine { nats, registry, catalogue })
 }
 
@@ -159,9 +162,15 @@ pub(super) async fn join(
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;
     let batch_bytes = jetstream::batch_bytes_max(config.body_bytes_max);
-    let log = JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes).await?;
+    let log = patiently(config, "the log", || {
+        JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes)
+    });
+    let log = log.await?;
     let target: Target = config.snapshots.parse().map_err(StartError::Unavailable)?;
-    let objects = Objects::open(&target, &config.cluster.name, Some(&nats)).await?;
+    let objects = patiently(config, "the snapshots", || {
+        Objects::open(&target, &config.cluster.name, Some(&nats))
+    });
+    let objects = objects.await?;
     let snapshots = Snapshots::new(objects, SnapshotOptions::default());
 
     let bound = port.tcp.local_addr().map_err(|e| StartError::Unavailable(e.to_string()))?;
@@ -243,6 +252,27 @@ pub(super) async fn join(
         },
     };
     Ok(Joined { shared, member: Presence { membership, links } })
+}
+
+/// Tries again what the engine can't do yet, as a cluster of servers that has just been started
+/// can't, until the time for that is over.
+async fn patiently<T, E: Into<StartError>>(
+    config: &Config,
+    what: &str,
+    mut open: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, StartError> {
+    let until = Instant::now() + config.nats.boot_wait;
+    let mut pause = limits::NATS_BOOT_RETRY_MIN;
+    loop {
+        match open().await.map_err(Into::into) {
+            Err(StartError::Unavailable(why)) if Instant::now() + pause < until => {
+                tracing::warn!(why, next_try_ms = pause.as_millis(), "{what} can't be opened yet");
+            }
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
+    }
 }
 
 /// What the directory has are copies of one cluster's state: of no use in another, where the same

@@ -275,7 +275,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
     let (mut members, mut placement) = (this.members.clone(), this.placement.clone());
     drop(this);
     members.mark_changed();
-    let mut last_tick = Instant::now();
+    let (mut last_tick, mut last_told) = (Instant::now(), Instant::now());
     let mut distrust_until: Option<Instant> = None;
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -313,6 +313,11 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
         let distrusted = distrust_until.is_some_and(|until| Instant::now() < until);
         if !joining && !distrusted {
             this.reconcile();
+        }
+        if last_told.elapsed() >= limits::OWNED_REPEAT {
+            // Whoever was cut off has missed what was said meanwhile.
+            last_told = Instant::now();
+            *this.gained.lock() = this.router.here();
         }
         this.announce();
     }

@@ -174,7 +174,8 @@ impl LocalServers {
     }
 
     /// Waits until every server that runs and is not paused has its streams back and, in a
-    /// cluster, knows a leader of JetStream and of each stream that is one of them.
+    /// cluster, knows a leader of JetStream and of each stream that is one of them, and JetStream's
+    /// leader knows all of them.
     ///
     /// # Errors
     /// When one ends, or none of this comes within [`limits::NATS_LOCAL_READY`].
@@ -213,8 +214,19 @@ impl LocalServers {
                 let leads = |leader: &serde_json::Value| {
                     running.iter().any(|server| leader.as_str() == Some(&server.name))
                 };
-                if !leads(&about["meta_cluster"]["leader"]) {
+                let meta = &about["meta_cluster"];
+                if !leads(&meta["leader"]) {
                     return Err("JetStream has no leader".to_owned());
+                }
+                // The leader knows who is there to take streams.
+                let missing = running.iter().find(|other| {
+                    let others = meta["replicas"].as_array().into_iter().flatten();
+                    let mut others = others.filter(|peer| peer["name"] == other.name.as_str());
+                    other.name != server.name
+                        && !others.any(|peer| peer["current"] == true && peer["offline"] != true)
+                });
+                if let (true, Some(missing)) = (meta["leader"] == server.name.as_str(), missing) {
+                    return Err(format!("JetStream's leader misses {}", missing.name));
                 }
                 let accounts = about["account_details"].as_array().into_iter().flatten();
                 let streams = accounts.flat_map(|account| account["stream_detail"].as_array());

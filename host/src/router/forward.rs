@@ -164,6 +164,18 @@ impl Forwarder {
         });
     }
 
+    /// `peer` says that it does not own a slot, and perhaps who does. Whoever was thought to be
+    /// the owner because of an older word is not, if it says so itself.
+    fn not_owner(&self, slot: SlotId, peer: &Arc<str>, owner: Option<Arc<str>>, term: u64) {
+        self.router.set_place(slot, |place| match place {
+            Place::Away { owner: Some(known), term: at } if known == peer && term < *at => {
+                Some(Place::Away { owner: None, term: *at })
+            }
+            _ => None,
+        });
+        self.learn(slot, owner, term);
+    }
+
     // ---- everything else -----------------------------------------------------------------------
 
     /// Asks a slot, wherever it is. `mail` and `request` ask the same thing; both may be made
@@ -223,7 +235,7 @@ impl Forwarder {
         metrics().forwards.increment(1);
         match self.peers.call(peer, request)?.await? {
             Response::NotOwner { owner, term, .. } => {
-                self.learn(slot, owner, term);
+                self.not_owner(slot, peer, owner, term);
                 Err(PeerError::Refused(Error::new(
                     Code::Fenced,
                     format!("node {peer} does not own slot {slot}"),
@@ -401,7 +413,7 @@ impl Journey {
             Sending::Away { peer, answer } => match answer.await {
                 Ok(Response::Sent(sent)) => Ok(Ok(sent)),
                 Ok(Response::NotOwner { owner, term, .. }) => {
-                    self.forwarder.learn(self.slot, owner, term);
+                    self.forwarder.not_owner(self.slot, &peer, owner, term);
                     let why = format!("node {peer} does not own slot {} any more", self.slot);
                     let error = Error::new(Code::Unavailable, why);
                     Err(Trouble { error, doubtful: false, moved: true })

@@ -4,6 +4,7 @@
 use anyhow::{Context, ensure};
 use clap::Parser;
 use slotd_tests::{
+    account::{Account, Sent},
     api::{Admin, Api, Deployed, Message, Swap, session_path},
     conversations::{self, Conversation},
     histogram::Histogram,
@@ -108,7 +109,7 @@ async fn demo(args: Args) -> anyhow::Result<bool> {
     progress.abort();
     eprintln!();
     say("reading everything back");
-    let account = read_back(&api, &rooms).await?;
+    let account = Account::read(&[api], SERVICE, &rooms).await?;
     let good = print(&replay, &account, elapsed, &swap, clients, rooms.len());
     print_addresses(&node, &rooms);
     if !args.exit {
@@ -164,9 +165,6 @@ struct Replay {
     versions: Mutex<BTreeMap<String, u64>>,
     first_failure: Mutex<Option<String>>,
 }
-
-/// What one room was sent: per line its body, and its sequence number if it was acknowledged.
-type Sent = Vec<(serde_json::Value, Option<u64>)>;
 
 impl Replay {
     fn new(talk: Arc<Vec<Conversation>>) -> Self {
@@ -257,52 +255,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the history of all rooms says.
-#[derive(Default)]
-struct Account {
-    read_back: u64,
-    lost: u64,
-    duplicated: u64,
-    out_of_order: u64,
-}
-
-async fn read_back(api: &Api, rooms: &BTreeMap<String, Sent>) -> anyhow::Result<Account> {
-    let mut account = Account::default();
-    for (room, sent) in rooms {
-        if sent.iter().all(|(_, seq)| seq.is_none()) {
-            continue;
-        }
-        let history = api.whole_history(SERVICE, room).await?;
-        account.read_back += history.len() as u64;
-        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-        let mut before: Option<u64> = None;
-        for (at, entry) in history.iter().enumerate() {
-            let id = entry.id.clone().unwrap_or_default();
-            let line = id.strip_prefix(room).and_then(|id| id.strip_prefix('-')?.parse().ok());
-            if entry.seq != at as u64 + 1 || line < before {
-                account.out_of_order += 1;
-            }
-            before = line.or(before);
-            let count: &mut usize = seen.entry(id).or_default();
-            *count += 1;
-            if *count > 1 {
-                account.duplicated += 1;
-            }
-        }
-        for (line, (body, seq)) in sent.iter().enumerate() {
-            let Some(seq) = seq else { continue };
-            let entry = usize::try_from(*seq).ok().and_then(|seq| history.get(seq.checked_sub(1)?));
-            let expected = format!("{room}-{line}");
-            let found = entry
-                .is_some_and(|e| e.id.as_ref() == Some(&expected) && e.body.as_ref() == Some(body));
-            if !found {
-                account.lost += 1;
-            }
-        }
-    }
-    Ok(account)
-}
-
 /// Prints the account; gives whether all is well.
 fn print(
     replay: &Replay,
@@ -353,7 +305,8 @@ fn print(
     for (version, count) in lock(&replay.versions).iter() {
         row("  handled by", format!("{version}: {count}"));
     }
-    let good = failed + account.lost + account.duplicated + account.out_of_order == 0
+    let good = failed == 0
+        && account.good()
         && sent == acknowledged
         && account.read_back == acknowledged
         && swapped.deployed.changed

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Member, net::HostId},
+    node::eventually,
     plugins,
 };
 use anyhow::Context;
@@ -68,7 +69,11 @@ impl Scene {
                 tokio::time::sleep(hold).await;
                 cluster.engine.restart(server as usize).await
             }
-            Fault::MoveLeaders => cluster.engine.move_leaders("").await.map(drop),
+            Fault::MoveLeaders => {
+                // While it elects for another reason, it may not answer.
+                let moved = async || Ok(cluster.engine.move_leaders("").await.ok());
+                eventually("leaders that step down", moved).await.map(drop)
+            }
             Fault::Join(number) => cluster.join(number).await.map(drop),
             Fault::Drain(number) => cluster.drain(number).await,
             Fault::RollingRestart => {

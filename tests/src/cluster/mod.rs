@@ -5,6 +5,7 @@ pub mod engine;
 pub mod nats;
 pub mod net;
 pub mod place;
+pub mod settle;
 
 use crate::{
     api::{Admin, Api},

@@ -37,16 +37,22 @@ async fn leaders_move_and_servers_die(net: Option<Net>) -> anyhow::Result<()> {
     });
     created.await?;
     let before = leader(&engine, "test-a").await?;
-    ensure!(engine.move_leaders("other-").await? == 0, "a foreign stream was moved");
-    ensure!(engine.move_leaders("test-").await? == 1, "no leader stepped down");
+    let foreign =
+        eventually("the names of streams", async || Ok(engine.move_leaders("other-").await.ok()));
+    ensure!(foreign.await? == 0, "a foreign stream was moved");
     let moved = eventually("another leader", async || {
+        // A server that is busy electing may not answer the first time.
+        let stepped_down = engine.move_leaders("test-").await.is_ok_and(|moved| moved == 1);
         let now = leader(&engine, "test-a").await?;
-        Ok((now != before).then_some(now))
+        Ok((stepped_down && now != before).then_some(now))
     });
     let number: usize = moved.await?.trim_start_matches("server-").parse()?;
     engine.kill(number)?;
-    let survivor = leader(&engine, "test-a").await?;
-    ensure!(survivor != format!("server-{number}"), "a dead server leads");
+    let dead = format!("server-{number}");
+    let survivor = eventually("a leader that lives", async || {
+        Ok(Some(leader(&engine, "test-a").await?).filter(|leader| *leader != dead))
+    });
+    survivor.await?;
     engine.restart(number).await
 }
 

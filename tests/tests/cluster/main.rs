@@ -4,6 +4,7 @@
 //! their own and need to be root for that; where they may not, they say so and pass.
 
 mod chaos;
+mod demo;
 mod engine;
 mod judged;
 mod network;

@@ -184,7 +184,16 @@ impl Shared {
             self.nats.wait_connected().await;
             // What stands there decides; that nothing does, does not: a read may be stale, and
             // the batch may come to stand there yet.
-            if let Ok(Some(found)) = self.after_once(attempt.slot, attempt.after).await {
+            if let Ok(Some(link)) = self.next(attempt.slot, attempt.after).await {
+                if link.after != attempt.after {
+                    // Another owner has trimmed what stood there: it may have been this batch.
+                    return Err(LogError::Undecided(format!(
+                        "what follows position {} of slot {} is trimmed",
+                        attempt.after, attempt.slot
+                    )));
+                }
+                let (position, batch) = (link.logged.position, &link.logged.batch);
+                let found = Found::new(attempt.slot, position, batch)?;
                 let own = found.term == attempt.term && found.attempt == attempt.attempt;
                 let position = found.position;
                 return Ok(if own { Settled::Stored(position) } else { Settled::Lost(found) });

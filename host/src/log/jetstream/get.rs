@@ -57,15 +57,6 @@ impl Shared {
     }
 
     /// What stands next after `after`, by this one answer: it may be stale.
-    pub(super) async fn after_once(
-        &self,
-        slot: SlotId,
-        after: Position,
-    ) -> Result<Option<Found>, LogError> {
-        let link = self.next(slot, after).await?;
-        link.map(|link| Found::new(slot, link.logged.position, &link.logged.batch)).transpose()
-    }
-
     pub(super) async fn next(
         &self,
         slot: SlotId,

@@ -34,7 +34,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The largest batch of a node whose messages have bodies up to `body_bytes_max`: what one message
@@ -114,7 +114,8 @@ impl JetStreamLog {
     ///
     /// # Errors
     /// [`NatsError::Refused`] when a stream is set up otherwise, or batches do not fit the servers'
-    /// `max_payload`; [`NatsError::Unavailable`] when the servers can't say or do so now.
+    /// `max_payload`; [`NatsError::Unavailable`] when the servers can't say or do so within
+    /// [`NatsOptions::boot_wait`](crate::nats::NatsOptions::boot_wait).
     pub async fn open(
         nats: Nats,
         slot_count: u16,
@@ -138,7 +139,17 @@ impl JetStreamLog {
                 batch_bytes_max.div_ceil(1024 * 1024)
             )));
         }
-        streams::open(&nats, slot_count).await?;
+        let (started, mut pause) = (Instant::now(), limits::NATS_BOOT_RETRY_MIN);
+        while let Err(e) = streams::open(&nats, slot_count).await {
+            // A stream that another node is just making has no leader yet.
+            let over = started.elapsed() + pause > nats.options.boot_wait;
+            if over || matches!(e, NatsError::Refused(_)) {
+                return Err(e);
+            }
+            tracing::warn!(why = %e, next_try_ms = pause.as_millis(), "waiting for the log's streams");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
+        }
         let slots = (0..slot_count).map(|slot| {
             let names = streams::Names::of(&nats.options, slot);
             Slot {

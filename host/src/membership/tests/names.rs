@@ -156,7 +156,7 @@ fn a_name_on_both_sides_of_a_partition_is_settled() {
         sim.cut.remove(&(address(1), address(8)));
         sim.run_until(8 * S, |sim| sim.agree(&[0, 1, new]));
         sim.cut.clear();
-        sim.run_until(15 * S, |sim| sim.agree(&[0, 1, 2, new]));
+        sim.run_until(15 * S, |sim| sim.agree(&[0, 1, 2, new]) && sim.fatal(3).is_some());
         assert!(matches!(sim.fatal(3), Some(Fatal::Superseded { .. } | Fatal::NameTaken { .. })));
         assert!([0, 1, 2, new].iter().all(|n| sim.fatal(*n).is_none()), "seed {seed}");
     }

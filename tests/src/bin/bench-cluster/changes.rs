@@ -1,0 +1,193 @@
+//! What users notice while slots move and processes die.
+
+use crate::{
+    Args, Asked, NODES, Report, SERVERS, SERVICE, SETTLED_WITHIN, apis,
+    speed::log_streams,
+    start,
+    steady::{Probes, Steady, Tally},
+};
+use anyhow::{Context, ensure};
+use slotd_tests::{
+    cluster::{
+        Cluster, Member,
+        settle::{Change, Pauses},
+    },
+    node::{finish, sibling},
+};
+use std::{
+    collections::BTreeMap,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Clients while something happens, through all nodes.
+const CLIENTS: u64 = 48;
+/// What is asked is far less.
+const SERVED_WITHIN: Duration = Duration::from_secs(60);
+/// The part `handoff`: few slots, so that the sessions of all of them can be made.
+const HANDOFF_SLOTS: u16 = 8;
+/// How often each of them is moved.
+const HANDOFF_ROUNDS: usize = 8;
+/// Clients meanwhile: slots that are busy, and a machine that is not.
+const HANDOFF_CLIENTS: u64 = 12;
+/// Of sessions that a slot gets, so that each has as many as asked in spite of chance.
+const FILL_MARGIN: f64 = 1.04;
+
+/// The rows that every change under load has.
+fn account(report: &mut Report, tally: &Tally) {
+    report.figure("  acknowledged meanwhile", tally.acknowledged as f64, "", None);
+    report.figure("  requests lost", tally.lost as f64, "", Some(Asked::AtMost(0.0)));
+    report.figure("  requests doubled", tally.doubled as f64, "", Some(Asked::AtMost(0.0)));
+    report.figure("  requests failed", tally.failed as f64, "", Some(Asked::AtMost(0.0)));
+    report.figure("  slowest request", tally.slowest_ms, "ms", None);
+}
+
+fn seconds(pauses: &Pauses) -> (f64, f64) {
+    (pauses.p50_ms / 1e3, pauses.max_ms / 1e3)
+}
+
+/// The slots of a node, by what another says.
+async fn slots_of(through: &Member, owner: &str) -> anyhow::Result<Vec<u16>> {
+    let slots = through.admin().slots().await?;
+    Ok(slots.iter().filter(|slot| slot.owner == owner).map(|slot| slot.slot).collect())
+}
+
+/// From SIGTERM until the process has ended and the others are at rest with all slots.
+pub async fn drain(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    let members = cluster.members();
+    let (leaves, stays) = members.split_first().context("no node")?;
+    let through = stays.first().context("no other node")?;
+    let slots = slots_of(through, &leaves.name).await?.len();
+    let load = Steady::start("drain", CLIENTS, cluster.targets()).await?;
+    let change = Change::now();
+    cluster.drain(leaves.number).await?;
+    let ended = change.at.elapsed();
+    cluster.settled(stays, SETTLED_WITHIN).await?;
+    let settled = change.at.elapsed();
+    let pauses = change.handoff_pauses(&through.admin()).await?;
+    let tally = load.finish(&through.api()).await?;
+    report.figure("slots of the node", slots as f64, "", None);
+    let asked = Some(Asked::AtMost(10.0));
+    report.figure("until the node has ended", ended.as_secs_f64(), "s", None);
+    report.figure("until all its slots are elsewhere", settled.as_secs_f64(), "s", asked);
+    report.figure("  pause per slot, p50", pauses.p50_ms, "ms", None);
+    report.figure("  pause per slot, p99", pauses.p99_ms, "ms", None);
+    report.figure("  pause per slot, max", pauses.max_ms, "ms", None);
+    account(report, &tally);
+    let next = NODES + leaves.number;
+    cluster.join(next).await?;
+    cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+}
+
+/// From SIGKILL until each of its slots has answered a current read through another node.
+pub async fn node_kill(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    let members = cluster.members();
+    let (victim, others) = members.split_last().context("no node")?;
+    let through = others.first().context("no other node")?;
+    let probes = Probes::find(&through.api(), cluster.slots()).await?;
+    let slots = slots_of(through, &victim.name).await?;
+    let count = slots.len();
+    let load = Steady::start("node-kill", CLIENTS, cluster.targets()).await?;
+    let killed = Instant::now();
+    victim.node.lock().await.kill()?;
+    let served = probes.served(&apis(others), slots, killed, SERVED_WITHIN).await?;
+    cluster.settled(others, SETTLED_WITHIN).await?;
+    let settled = killed.elapsed();
+    let tally = load.finish(&through.api()).await?;
+    let (p50, max) = seconds(&Pauses::of(served));
+    report.figure("slots of the node", count as f64, "", None);
+    report.figure("until a slot is served again, p50", p50, "s", None);
+    report.figure("until all are served again", max, "s", Some(Asked::AtMost(5.0)));
+    report.figure("until all is at rest", settled.as_secs_f64(), "s", None);
+    account(report, &tally);
+    cluster.restart(victim).await?;
+    cluster.settled(&members, SETTLED_WITHIN).await.map(drop)
+}
+
+/// From the SIGKILL of the server that leads most streams until each slot in them has answered a
+/// current read.
+pub async fn server_kill(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    let members = cluster.members();
+    let apis = apis(&members);
+    let probes = Probes::find(&apis[0], cluster.slots()).await?;
+    let streams = log_streams(&cluster.engine).await?;
+    let mut led: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for stream in &streams {
+        let group = stream.name.rsplit('-').next().unwrap_or_default().parse()?;
+        led.entry(stream.leader.as_deref().context("no leader")?).or_default().push(group);
+    }
+    let (leader, groups) = led.iter().max_by_key(|(_, groups)| groups.len()).context("no one")?;
+    let number: usize = leader.trim_start_matches("server-").parse()?;
+    ensure!(number < SERVERS, "{leader} is none of the servers");
+    let count = u16::try_from(streams.len())?;
+    let (hit, spared): (Vec<u16>, Vec<u16>) =
+        (0..cluster.slots()).partition(|slot| groups.contains(&(slot % count)));
+    let slots = hit.len();
+    let load = Steady::start("server-kill", CLIENTS, cluster.targets()).await?;
+    let killed = Instant::now();
+    cluster.engine.kill(number)?;
+    let (hit, spared) = tokio::try_join!(
+        probes.served(&apis, hit, killed, SERVED_WITHIN),
+        probes.served(&apis, spared, killed, SERVED_WITHIN)
+    )?;
+    let tally = load.finish(&apis[0]).await?;
+    let (p50, max) = seconds(&Pauses::of(hit));
+    let (_, spared_max) = seconds(&Pauses::of(spared));
+    report.figure("slots whose stream it led", slots as f64, "", None);
+    report.figure("until a slot is served again, p50", p50, "s", None);
+    report.figure("until all are served again", max, "s", Some(Asked::AtMost(12.0)));
+    report.figure("until all others have answered", spared_max, "s", None);
+    account(report, &tally);
+    cluster.engine.restart(number).await?;
+    cluster.settled(&members, SETTLED_WITHIN).await.map(drop)
+}
+
+/// Slots with many sessions, moved one after the other, several times each.
+pub async fn handoff(args: &Args, report: &mut Report) -> anyhow::Result<()> {
+    let slots = if args.quick { 4 } else { HANDOFF_SLOTS };
+    let rounds = if args.quick { 2 } else { HANDOFF_ROUNDS };
+    let cluster = start(slots).await?;
+    let members = cluster.members();
+    let wanted = args.slot_sessions as f64 * f64::from(slots) * FILL_MARGIN;
+    fill(&members[0], wanted as u64).await?;
+    let admin = members[0].admin();
+    let load = Steady::start("handoff", HANDOFF_CLIENTS, cluster.targets()).await?;
+    let change = Change::now();
+    let (mut least, mut moved) = (u64::MAX, 0);
+    for _ in 0..rounds {
+        for slot in 0..slots {
+            let before = admin.slots().await?;
+            let before = before.iter().find(|one| one.slot == slot).context("no such slot")?;
+            least = least.min(before.sessions);
+            let path = format!("/admin/v1/slots/{slot}/drain");
+            admin.client.post(&path, "").await?.success()?;
+            moved += 1;
+        }
+    }
+    let moves = change.handoffs(&admin).await?;
+    ensure!(moves.len() >= moved, "{} of {moved} moves are known", moves.len());
+    let pauses = Pauses::of(moves.iter().filter_map(|one| one.pause_ms).collect());
+    let tally = load.finish(&members[0].api()).await?;
+    report.figure("sessions in a slot, at least", least as f64, "", None);
+    report.figure("moves", pauses.count as f64, "", None);
+    report.figure("pause per slot, p50", pauses.p50_ms, "ms", None);
+    report.figure("pause per slot, p99", pauses.p99_ms, "ms", Some(Asked::AtMost(50.0)));
+    report.figure("pause per slot, max", pauses.max_ms, "ms", None);
+    account(report, &tally);
+    Ok(())
+}
+
+/// One message to each of so many sessions.
+async fn fill(through: &Arc<Member>, sessions: u64) -> anyhow::Result<()> {
+    let mut command = Command::new(sibling("load")?);
+    command.args(["--address", &through.addresses().api.to_string(), "--service", SERVICE]);
+    command.args(["--each-once", "--sessions", &sessions.to_string()]);
+    command.stdin(Stdio::null());
+    let ended = finish(command).await?;
+    ensure!(ended.status.success(), "the load generator: {}\n{}", ended.status, ended.stderr);
+    let outcome: slotd_tests::load::Outcome = serde_json::from_str(&ended.stdout)?;
+    let (failed, first) = (outcome.failed, &outcome.first_failure);
+    ensure!(failed == 0, "{failed} failed, first {first:?}");
+    Ok(())
+}

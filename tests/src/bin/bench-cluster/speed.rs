@@ -1,0 +1,196 @@
+//! Throughput beside bare appends of the same batches, and what forwarding costs.
+
+use crate::{Args, Asked, Report, SERVICE, apis, raw::Raw, steady::Probes};
+use anyhow::{Context, ensure};
+use slotd_tests::{
+    api::{Message, metric},
+    cluster::{Cluster, engine::Engine, nats::Requests},
+    histogram::Histogram,
+    load::Outcome,
+    node::{finish, sibling},
+};
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const CONNECTIONS_PER_NODE: usize = 64;
+/// Sessions that the keys are drawn from.
+const SESSIONS: u64 = 10_000;
+const BODY_BYTES: usize = 32;
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// A stream of slotd's log, as a server tells of it.
+pub struct LogStream {
+    pub name: String,
+    pub leader: Option<String>,
+    messages: f64,
+    bytes: f64,
+}
+
+/// # Errors
+/// When no server answers.
+pub async fn log_streams(engine: &Engine) -> anyhow::Result<Vec<LogStream>> {
+    let url = engine.urls().into_iter().next().context("no server")?;
+    let mut requests = Requests::connect(url.trim_start_matches("nats://").parse()?).await?;
+    let names = requests.request("$JS.API.STREAM.NAMES", "").await?;
+    let names = names["streams"].as_array().context("no streams")?;
+    let names = names.iter().filter_map(|name| name.as_str());
+    let mut streams = Vec::new();
+    for name in names.filter(|name| name.starts_with("slotd-") && name.contains("-log-")) {
+        let info = requests.request(&format!("$JS.API.STREAM.INFO.{name}"), "").await?;
+        let state = |field: &str| info["state"][field].as_f64().context("no state");
+        streams.push(LogStream {
+            name: name.to_owned(),
+            leader: info["cluster"]["leader"].as_str().map(str::to_owned),
+            messages: state("messages")?,
+            bytes: state("bytes")?,
+        });
+    }
+    ensure!(!streams.is_empty(), "slotd has no streams");
+    Ok(streams)
+}
+
+/// What slotd has written so far.
+struct Written {
+    batches: f64,
+    messages: f64,
+    /// As the streams count them.
+    stored: f64,
+    stored_bytes: f64,
+}
+
+async fn written(cluster: &Cluster) -> anyhow::Result<Written> {
+    let streams = log_streams(&cluster.engine).await?;
+    let mut written = Written {
+        batches: 0.0,
+        messages: 0.0,
+        stored: streams.iter().map(|stream| stream.messages).sum(),
+        stored_bytes: streams.iter().map(|stream| stream.bytes).sum(),
+    };
+    for member in cluster.members() {
+        let text = member.admin().client.get("/metrics").await?.success()?.text();
+        written.batches += metric(&text, "slotd_batch_messages_count", "");
+        written.messages += metric(&text, "slotd_batch_messages_sum", "");
+    }
+    Ok(written)
+}
+
+pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    let streams = u16::try_from(log_streams(&cluster.engine).await?.len())?;
+    let mut raw = Raw::start(&cluster.engine, streams, args.slots).await?;
+    let overhead = raw.overhead().await? as f64;
+    let measure = Duration::from_secs_f64(args.measure);
+    let connections = CONNECTIONS_PER_NODE * cluster.members().len();
+    let in_flight = connections.min(usize::from(args.slots));
+    let (mut slotd_rates, mut ratios, mut wide_ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut raw_rates, mut sizes, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
+    let mut payloads = Vec::new();
+    for round in 0..args.rounds.max(1) {
+        let before = written(cluster).await?;
+        let outcomes = loads(cluster, round as u64, args.measure).await?;
+        let after = written(cluster).await?;
+        let rate: f64 = outcomes.iter().map(|outcome| outcome.requests_per_second).sum();
+        let size = (after.messages - before.messages) / (after.batches - before.batches);
+        let stored = (after.stored_bytes - before.stored_bytes) / (after.stored - before.stored);
+        ensure!(size >= 1.0 && stored > overhead, "{size} messages, {stored} bytes a batch");
+        let payload = (stored - overhead) as usize;
+        let appends = raw.run(in_flight, payload, WARM_UP, measure).await?;
+        let wide = raw.run(usize::from(args.slots), payload, WARM_UP, measure).await?;
+        println!(
+            "  round {}: slotd {rate:.0}/s in batches of {size:.2} messages and {payload} bytes; \
+             bare appends {appends:.0}/s with {in_flight} in flight, {wide:.0}/s with {}",
+            round + 1,
+            args.slots
+        );
+        slotd_rates.push(rate);
+        raw_rates.push(appends * size);
+        ratios.push(rate / (appends * size));
+        wide_ratios.push(rate / (wide * size));
+        sizes.push(size);
+        payloads.push(payload as f64);
+        latencies.push(outcomes.iter().map(|outcome| outcome.p99_us / 1e3).fold(0.0, f64::max));
+    }
+    raw.remove().await?;
+    println!();
+    report.figure("messages a batch", median(sizes), "", None);
+    report.figure("bytes a batch", median(payloads), "", None);
+    report.figure(&format!("slotd at {connections} connections"), median(slotd_rates), "/s", None);
+    report.figure("bare appends, as messages", median(raw_rates), "/s", None);
+    let asked = Some(Asked::AtLeast(0.6));
+    report.figure("of bare appends, as many in flight", median(ratios), "", asked);
+    report.figure("of bare appends, one for each slot", median(wide_ratios), "", asked);
+    report.figure("p99 of the slowest node", median(latencies), "ms", None);
+    Ok(())
+}
+
+/// The load generator, a process for each node.
+async fn loads(cluster: &Cluster, seed: u64, measure: f64) -> anyhow::Result<Vec<Outcome>> {
+    let mut running = Vec::new();
+    for (number, member) in cluster.members().iter().enumerate() {
+        let mut command = Command::new(sibling("load")?);
+        command.args(["--address", &member.addresses().api.to_string(), "--service", SERVICE]);
+        command.args(["--connections", &CONNECTIONS_PER_NODE.to_string()]);
+        command.args(["--sessions", &SESSIONS.to_string(), "--measure", &measure.to_string()]);
+        command.args(["--warm-up", &WARM_UP.as_secs_f64().to_string()]);
+        command.args(["--body-bytes", &BODY_BYTES.to_string()]);
+        command.args(["--seed", &(seed * 16 + number as u64).to_string()]);
+        command.stdin(Stdio::null());
+        running.push(finish(command));
+    }
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for ended in futures_util::future::try_join_all(running).await? {
+        ensure!(ended.status.success(), "the load generator: {}\n{}", ended.status, ended.stderr);
+        let outcome: Outcome = serde_json::from_str(&ended.stdout)?;
+        let (failed, first) = (outcome.failed, &outcome.first_failure);
+        ensure!(failed == 0, "{failed} failed, first {first:?}");
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}
+
+/// The same sessions through the node that owns them and through another, in turn.
+pub async fn forwarding(args: &Args, cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    let members = cluster.members();
+    let (owner, other) = (&members[0], &members[1]);
+    let apis = apis(&members);
+    let probes = Probes::find(&apis[0], args.slots).await?;
+    let slots = owner.admin().slots().await?;
+    let own = slots.iter().filter(|slot| slot.owner == owner.name);
+    let sessions: Vec<&str> = own.map(|slot| probes.of(slot.slot)).collect::<Result<_, _>>()?;
+    let (mut local, mut forwarded) = (Histogram::default(), Histogram::default());
+    let body = vec![b'x'; BODY_BYTES];
+    let from = Instant::now() + WARM_UP;
+    let until = from + Duration::from_secs_f64(args.measure * 2.0);
+    for session in sessions.into_iter().cycle() {
+        for (api, into) in [(&apis[0], &mut local), (&apis[1], &mut forwarded)] {
+            let at = Instant::now();
+            let message = Message::bytes(body.clone()).typed("text/plain");
+            api.send(SERVICE, session, message).await?;
+            if at >= from {
+                into.record(at.elapsed());
+            }
+        }
+        if Instant::now() > until {
+            break;
+        }
+    }
+    ensure!(local.count() > 0, "{} and {} answered nothing", owner.name, other.name);
+    let ms = |histogram: &Histogram| histogram.quantile(0.5).as_secs_f64() * 1e3;
+    report.figure("p50, local", ms(&local), "ms", None);
+    report.figure("p50, forwarded", ms(&forwarded), "ms", None);
+    let cost = ms(&forwarded) - ms(&local);
+    report.figure("p50, what forwarding adds", cost, "ms", Some(Asked::AtMost(0.5)));
+    Ok(())
+}
+
+pub fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    let at = |index: usize| all.get(index).copied().unwrap_or(f64::NAN);
+    let middle = all.len() / 2;
+    if all.len().is_multiple_of(2) {
+        f64::midpoint(at(middle.wrapping_sub(1)), at(middle))
+    } else {
+        at(middle)
+    }
+}

@@ -1,0 +1,41 @@
+//! The demo of a cluster, as a new user runs it.
+
+use anyhow::{Context, ensure};
+use slotd_tests::{
+    node::{Finished, finish, scenario, sibling},
+    plugins,
+};
+use std::process::Command;
+
+/// Without it, the first thing that a new user of a cluster types could be broken.
+#[test]
+fn the_demo_of_a_cluster_accounts_for_every_message() {
+    scenario(async {
+        let mut demo = Command::new(sibling("demo-cluster")?);
+        demo.args(["--exit", "--slots", "64", "--clients", "24"]);
+        demo.env("SLOTD_TEST_PLUGINS", plugins::folder());
+        let Finished { status, stdout: text, stderr } = finish(demo).await?;
+        ensure!(status.success(), "{status}\n{text}\n{stderr}");
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
+            line.and_then(|rest| rest.trim().parse::<u64>().ok())
+                .with_context(|| format!("no {name:?} in\n{text}"))
+        };
+        let sent = value("messages sent")?;
+        ensure!(sent > 1_000, "{sent} sent");
+        ensure!(value("acknowledged")? == sent && value("read back")? == sent, "{text}");
+        for name in ["lost", "duplicated", "out of order", "failed"] {
+            ensure!(value(name)? == 0, "{text}");
+        }
+        for words in ["throughput", "p99", "curl http://127.0.0.1:", "64 of 64 slots swapped"] {
+            ensure!(text.contains(words), "nothing of {words:?} in\n{text}");
+        }
+        for changes in ["pause per slot", "settled after"] {
+            ensure!(
+                text.matches(changes).count() == 4,
+                "{changes:?} is not there of each:\n{text}"
+            );
+        }
+        Ok(())
+    });
+}
