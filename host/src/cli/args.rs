@@ -93,6 +93,10 @@ pub enum Cmd {
     /// Ask any node: it asks all others. OWNS are the slots that a node has, SHOULD those that the
     /// ring of its view gives it; they are equal when all is settled.
     Nodes(AdminOnly),
+    /// Ask whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if it is not there
+    ///
+    /// For health checks of containers without another program in them.
+    Ready(Ready),
     /// Drain a node: it gives all its slots away and ends
     #[command(subcommand)]
     Node(NodeCmd),
@@ -285,6 +289,15 @@ pub enum SlotCmd {
     /// It finishes what it has in flight; messages that come meanwhile wait. On a node that stands
     /// alone it starts again there.
     Drain(SlotArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct Ready {
+    /// Only whether the process serves
+    #[arg(long)]
+    pub live: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 #[derive(Debug, Subcommand)]

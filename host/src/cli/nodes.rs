@@ -1,7 +1,7 @@
 //! Commands on the nodes of a cluster and on slots that move between them.
 
 use super::{
-    args::{AdminOnly, Moves, NodeDrain},
+    args::{AdminOnly, Moves, NodeDrain, Ready},
     client::{Client, encode, query},
     exit::{CliError, Exit},
     output::{self, Table, harmless, list, number, text, time},
@@ -21,6 +21,15 @@ pub async fn nodes(args: AdminOnly, json: bool) -> Result<(), CliError> {
     output::print(&nodes_table(&answer))?;
     notes(&answer).iter().for_each(|note| output::complain(note));
     Ok(())
+}
+
+pub async fn ready(args: Ready, json: bool) -> Result<(), CliError> {
+    let path = if args.live { "/healthz" } else { "/readyz" };
+    let answer = args.admin.client()?.get(path).await?.json()?;
+    match json {
+        true => output::line(&answer.to_string()),
+        false => output::line(&text(&answer, "status")),
+    }
 }
 
 fn names(value: &Value, field: &str) -> Vec<String> {

@@ -85,6 +85,8 @@ fn a_service_is_run_from_the_command_line() {
             (&["tail", "chat", "a"], &["hello"]),
             (&["ring"], &["512"]),
             (&["nodes"], &["ready", "512"]),
+            (&["ready"], &["ready"]),
+            (&["ready", "--live"], &["ok"]),
             (&["config", "print"], &["slot_count"]),
             (&["openapi"], &["/v1/services/{service}/sessions"]),
         ] {

@@ -11,6 +11,7 @@ mod cli;
 mod common;
 mod demo;
 mod docs;
+mod examples;
 mod hostile;
 mod invariants;
 mod kill;
