@@ -191,8 +191,22 @@ impl Cluster {
         }
     }
 
+    /// A slot whose task has ended without a word (a panic, a store that failed) is not here.
+    fn find_gone(&self) {
+        for slot in 0..self.router.slot_count() {
+            if self.router.place(slot) == Place::Here
+                && self.router.running(slot).is_ok_and(|running| running.is_none())
+            {
+                self.router
+                    .set_place(slot, |place| (*place == Place::Here).then_some(Place::UNKNOWN));
+                tracing::warn!(slot, "a slot's task has ended");
+            }
+        }
+    }
+
     /// Begins what is to be done now.
     fn reconcile(&self) {
+        self.find_gone();
         let table = self.table();
         let members = self.members.borrow().clone();
         let told = self.told.lock();

@@ -279,9 +279,10 @@ async fn slots_move_under_load_without_loss() {
                         pending.push(node.enqueue(&key, message).await.unwrap());
                         sent.push(body);
                     }
-                    for (n, pending) in pending.into_iter().enumerate() {
-                        let seq = pending.await.unwrap().seq as usize;
-                        assert_eq!(seq, sent.len() - 1 + n);
+                    // Both are looked at, as a socket does, so that one can't overtake the other.
+                    let answers = futures_util::future::join_all(pending).await;
+                    for (n, answer) in answers.into_iter().enumerate() {
+                        assert_eq!(answer.unwrap().seq as usize, sent.len() - 1 + n);
                     }
                 }
                 sent

@@ -138,7 +138,11 @@ impl Forwarder {
             doubtful: false,
         };
         let first = journey.depart(None).await?;
-        Ok(Pending::on_its_way(Box::pin(journey.arrive(first))))
+        // On its own, so that whoever does not look at its answer holds up nobody behind it.
+        let arrived = tokio::spawn(journey.arrive(first));
+        Ok(Pending::on_its_way(Box::pin(async move {
+            arrived.await.unwrap_or_else(|_| Err(Error::internal("a message was lost sight of")))
+        })))
     }
 
     fn lane(&self, slot: SlotId) -> Result<&Arc<Lane>, Error> {
@@ -190,6 +194,7 @@ impl Forwarder {
         request: impl Fn() -> Request,
         pick: impl Fn(Response) -> Option<T>,
     ) -> Result<T, Error> {
+        let once = matches!(request(), Request::Delete { .. });
         let deadline = Instant::now() + self.deadline;
         let mut backoff = Backoff::default();
         loop {
@@ -200,6 +205,12 @@ impl Forwarder {
                         Ok(Ok(())) => match answer.await {
                             Ok(Err(error)) if is_elsewhere(&error) => error,
                             Ok(answer) => return answer,
+                            Err(_) if once => {
+                                return Err(Error::new(
+                                    Code::OutcomeUnknown,
+                                    "the slot stopped before the delete was decided",
+                                ));
+                            }
                             Err(_) => stopped(),
                         },
                         Ok(Err(full)) => return Err(full),
@@ -217,6 +228,10 @@ impl Forwarder {
                         }
                         Err(PeerError::Refused(error)) if !is_elsewhere(&error) => {
                             return Err(error);
+                        }
+                        // A delete that is done twice could take a session that was made anew.
+                        Err(error @ PeerError::Broken { .. }) if once => {
+                            return Err(Error::new(Code::OutcomeUnknown, error.to_string()));
                         }
                         Err(error) => Error::new(Code::Unavailable, error.to_string()),
                     },
@@ -325,7 +340,7 @@ impl Journey {
                         metrics().forwards.increment(1);
                         match forwarder.peers.call(&peer, request) {
                             Ok(answer) => {
-                                self.ticket.sent();
+                                self.ticket.sent(self.attempt);
                                 return Ok(Sending::Away { peer, answer });
                             }
                             Err(error) => Error::new(Code::Unavailable, error.to_string()),
@@ -348,7 +363,7 @@ impl Journey {
         let mail = Mail::Message { key, message, reply };
         match self.forwarder.router.try_deliver(self.slot, mail)? {
             Ok(Ok(())) => {
-                self.ticket.sent();
+                self.ticket.sent(self.attempt);
                 Ok(Some(Sending::Here(answer)))
             }
             // Too many wait, but an earlier attempt may have got through: not a plain no.
@@ -366,6 +381,11 @@ impl Journey {
                     let own = |id: &String| id.starts_with(INTERNAL_KEY);
                     sent.replayed &= !self.message.id.as_ref().is_some_and(own);
                     return Ok(sent);
+                }
+                // An earlier attempt may have been kept: a plain no would be wrong of it, unless the
+                // slot has looked for the key before it said so.
+                Ok(Err(error)) if self.doubtful && !is_of_handler(&error) => {
+                    Trouble { error, doubtful: true, moved: false }
                 }
                 Ok(refused) => return refused,
                 Err(trouble) => trouble,
@@ -446,6 +466,19 @@ impl Journey {
 /// The slot has left, or is leaving: another try may find it.
 fn is_elsewhere(error: &Error) -> bool {
     matches!(error.code, Code::Fenced | Code::Unavailable)
+}
+
+/// Said after the slot has looked for the message's idempotency key.
+fn is_of_handler(error: &Error) -> bool {
+    matches!(
+        error.code,
+        Code::Rejected
+            | Code::PluginTrapped
+            | Code::PluginLimit
+            | Code::PluginDeadline
+            | Code::IdempotencyConflict
+            | Code::ServiceNotFound
+    )
 }
 
 fn stopped() -> Error {

@@ -28,8 +28,8 @@ pub struct Lane {
 #[derive(Default)]
 struct State {
     next: u64,
-    /// By ticket: whether it waits to be sent (again).
-    open: BTreeMap<u64, bool>,
+    /// By ticket: the attempt that it was sent under; `None`: it waits to be sent (again).
+    open: BTreeMap<u64, Option<u64>>,
     waiting: usize,
 }
 
@@ -49,7 +49,7 @@ impl Lane {
         let number = state.next;
         state.next += 1;
         state.waiting += 1;
-        state.open.insert(number, true);
+        state.open.insert(number, None);
         drop(state);
         Some(Ticket { lane: self.clone(), number })
     }
@@ -61,14 +61,16 @@ impl Lane {
 }
 
 impl Ticket {
-    /// Waits until all that came before is on its way or answered.
+    /// Waits until all that came before is on its way or answered. What went under an attempt that
+    /// others came back from is not on its way: it will come back too, or be answered.
     pub async fn turn(&self) {
         loop {
             let changed = self.lane.changed.notified();
             {
                 let state = self.lane.state.lock();
+                let now = self.lane.attempt();
                 let mut before = state.open.range(..self.number);
-                if !before.any(|(_, waits)| *waits) {
+                if before.all(|(_, sent)| sent.is_some_and(|attempt| attempt >= now)) {
                     return;
                 }
             }
@@ -76,9 +78,9 @@ impl Ticket {
         }
     }
 
-    /// It is on its way.
-    pub fn sent(&self) {
-        self.set(false);
+    /// It is on its way, under `attempt`.
+    pub fn sent(&self, attempt: u64) {
+        self.set(Some(attempt));
     }
 
     /// It came back, sent under `attempt`.
@@ -86,22 +88,21 @@ impl Ticket {
         // Once for all that come back together.
         let next = attempt + 1;
         let _ = self.lane.attempt.fetch_max(next, Ordering::Relaxed);
-        self.set(true);
+        self.set(None);
     }
 
-    fn set(&self, waits: bool) {
+    fn set(&self, sent: Option<u64>) {
         let mut state = self.lane.state.lock();
-        if let Some(open) = state.open.get_mut(&self.number)
-            && *open != waits
-        {
-            *open = waits;
-            match waits {
-                true => state.waiting += 1,
-                false => state.waiting -= 1,
+        if let Some(open) = state.open.get_mut(&self.number) {
+            let before = std::mem::replace(open, sent);
+            match (before, sent) {
+                (Some(_), None) => state.waiting += 1,
+                (None, Some(_)) => state.waiting -= 1,
+                _ => {}
             }
         }
         drop(state);
-        if !waits {
+        if sent.is_some() {
             self.lane.changed.notify_waiters();
         }
     }
@@ -110,7 +111,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.lane.state.lock();
-        if state.open.remove(&self.number) == Some(true) {
+        if state.open.remove(&self.number) == Some(None) {
             state.waiting -= 1;
         }
         drop(state);

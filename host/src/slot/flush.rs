@@ -150,6 +150,8 @@ impl Task {
     pub(super) fn on_snapshot(&mut self, taken: Result<Position, String>) {
         self.snapshotting = None;
         match taken {
+            // There is none before the first: nothing to trim behind.
+            Ok(0) => {}
             Ok(position) => {
                 self.trim_after = Some((position, self.building.number));
                 self.building.barrier = true;

@@ -192,7 +192,8 @@ impl Task {
             flushed_batch: 0,
             flushing: None,
             last_flush: Instant::now(),
-            log_bytes: 0,
+            // Whatever was written under earlier owners: the first flush sees if it is due.
+            log_bytes: limits::SNAPSHOT_LOG_BYTES,
             snapshotting: None,
             trim_after: None,
             instances: Instances::default(),
