@@ -566,6 +566,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Secret => "TOKEN",
         Kind::Choice(_) => "FORMAT",
         Kind::NatsServers => "URLS",
+        Kind::Monitors => "URLS",
         Kind::Seeds => "PEERS",
         Kind::Snapshots => "URL",
         Kind::Filter => "FILTER",

@@ -135,6 +135,7 @@ pub(super) async fn engine(config: &Config) -> Result<Engine, StartError> {
         boot_wait: config.nats.boot_wait,
     });
     let nats = nats.await?;
+    check_sync(config).await?;
     let catalogue = Arc::new(Catalogue::of_cluster());
     let settings = Settings {
         slot_count: config.slot_count,
@@ -146,6 +147,28 @@ pub(super) async fn engine(config: &Config) -> Result<Engine, StartError> {
         patiently(config, "the registry", || Registry::open(&nats, &settings, catalogue.clone()));
     let registry = registry.await?;
     Ok(Engine { nats, registry, catalogue })
+}
+
+/// A server that acknowledges before it syncs loses acknowledged messages with its power.
+async fn check_sync(config: &Config) -> Result<(), StartError> {
+    let Some(monitors) = &config.nats.monitor else {
+        tracing::warn!(
+            "whether the NATS servers sync before they acknowledge can't be seen: see to \
+             `sync_interval: always`, and set nats.monitor to have it checked"
+        );
+        return Ok(());
+    };
+    for monitor in monitors.split(',') {
+        match Nats::check_sync(&[monitor.to_owned()]).await {
+            // It may be down; the others are asked all the same.
+            Err(NatsError::Unavailable(why)) => tracing::warn!(
+                why,
+                "whether a NATS server syncs before it acknowledges is not known"
+            ),
+            checked => checked?,
+        }
+    }
+    Ok(())
 }
 
 /// Joins the cluster; returns when the node has met it, or knows that nobody else is there.

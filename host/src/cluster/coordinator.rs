@@ -158,6 +158,10 @@ impl Cluster {
     /// A slot's task has ended by itself: it is not here any more.
     fn on_ended(&self, ended: &Ended) {
         let Ended { slot, error } = ended;
+        // Its successor may have been opened before this was heard.
+        if self.router.running(*slot).is_ok_and(|running| running.is_some()) {
+            return;
+        }
         let hint = self.hints.lock().get(slot).cloned();
         self.router.set_place(*slot, |place| match (place, hint) {
             (Place::Away { .. }, _) => None,

@@ -303,6 +303,14 @@ pub static KEYS: &[Key] = &[
         nats.credentials,
         "A NATS credentials file. A user and password, or a token, may also stand in the addresses."
     ),
+    optional!(
+        "nats.monitor",
+        Kind::Monitors,
+        Text,
+        nats.monitor,
+        "The servers' monitoring ports. With them a start checks that every server syncs before it \
+         acknowledges (`sync_interval: always`), which can't be seen otherwise."
+    ),
     count!(
         "nats.replicas",
         1,

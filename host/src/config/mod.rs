@@ -54,6 +54,8 @@ pub struct NatsConfig {
     /// With commas between. Set: the node is one of a cluster.
     pub servers: Option<String>,
     pub credentials: Option<String>,
+    /// With commas between.
+    pub monitor: Option<String>,
     pub replicas: usize,
     pub streams: u16,
     pub boot_wait: Duration,
@@ -137,6 +139,7 @@ impl Default for Config {
             nats: NatsConfig {
                 servers: None,
                 credentials: None,
+                monitor: None,
                 replicas: 3,
                 streams: limits::LOG_STREAMS_DEFAULT,
                 boot_wait: limits::ENGINE_BOOT_WAIT_DEFAULT,

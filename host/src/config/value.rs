@@ -29,6 +29,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `nats://host:port` and the like, with commas between.
     NatsServers,
+    /// `http://host:port`, with commas between.
+    Monitors,
     /// `host:port`, with commas between.
     Seeds,
     /// Where snapshots go.
@@ -123,6 +125,7 @@ impl Kind {
             Kind::Secret => Value::Secret(Secret::parse(raw)?),
             Kind::Choice(choices) => Value::Text(choices.iter().find(|c| **c == raw)?.to_string()),
             Kind::NatsServers => Value::Text(list(raw, is_nats_url)?),
+            Kind::Monitors => Value::Text(list(raw, is_monitor_url)?),
             Kind::Seeds => Value::Text(list(raw, is_host_port)?),
             Kind::Snapshots => Value::Text(is_snapshots_url(raw).then(|| raw.into())?),
             Kind::Filter => Value::Text(is_filter(raw).then(|| raw.into())?),
@@ -163,6 +166,9 @@ impl Kind {
             Kind::NatsServers => "addresses of NATS servers with commas between \
                                   (nats://nats-0:4222,nats://nats-1:4222; tls:// with TLS)"
                 .into(),
+            Kind::Monitors => "monitoring addresses of NATS servers with commas between \
+                               (http://nats-0:8222,http://nats-1:8222)"
+                .into(),
             Kind::Seeds => {
                 "peers as host:port with commas between (slotd-0.slotd:7072,10.0.0.7:7072)".into()
             }
@@ -196,6 +202,10 @@ fn is_nats_url(raw: &str) -> bool {
     let schemes = ["nats://", "tls://"];
     let rest = schemes.iter().find_map(|scheme| raw.strip_prefix(scheme));
     rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
+}
+
+fn is_monitor_url(raw: &str) -> bool {
+    raw.strip_prefix("http://").is_some_and(|rest| is_host_port(rest.trim_end_matches('/')))
 }
 
 fn is_host_port(raw: &str) -> bool {

@@ -219,6 +219,7 @@ impl Router {
         {
             let mut handle = seat.handle.write();
             if let Some(running) = handle.as_ref().filter(|handle| !handle.is_closed()) {
+                seat.place.send_replace(Place::Here);
                 return Ok(running.stats.term.load(Ordering::Relaxed));
             }
             let (ownership, context) = (seat.ownership.clone(), self.context.clone());
