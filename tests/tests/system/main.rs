@@ -8,6 +8,7 @@ mod admin;
 mod bad_input;
 mod boot;
 mod cli;
+mod cluster_dev;
 mod common;
 mod demo;
 mod docs;

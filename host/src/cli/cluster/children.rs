@@ -1,13 +1,12 @@
 //! `slotd serve` processes that a development cluster runs. They die with it, however it ends
 //! (on Linux), and what they log comes out line by line under their names.
 
+use super::plan::NodePlan;
 use crate::cli::output;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    ffi::OsString,
     io::{self, BufRead as _, BufReader, Read},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
@@ -28,14 +27,10 @@ impl Node {
     ///
     /// # Errors
     /// The program can't be started.
-    pub fn start(
-        name: &str,
-        config: &Path,
-        further: &[OsString],
-        width: usize,
-    ) -> io::Result<Self> {
+    pub fn start(plan: &NodePlan, width: usize) -> io::Result<Self> {
+        let name = &plan.name;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve").arg("--config").arg(config).args(further);
+        command.args(plan.arguments());
         for (variable, _) in std::env::vars_os() {
             // They are about one node, or about this one command.
             let text = variable.to_string_lossy();

@@ -78,25 +78,26 @@ impl Cluster {
         let plugin = plugin(args)?;
         let folder = Folder::open(&args.dir, args.nats_servers)?;
         let dir = folder.path.clone();
-        self.folder = Some(folder);
         let chosen = choose(args)?;
-        self.plans = plan::nodes(&dir, &chosen.nodes);
+        self.plans = plan::nodes(&dir, &chosen.nodes, &args.serve);
         self.ports = Some(chosen);
 
         let nats_dir = nats_dir(&dir);
         let servers = LocalServers::start(LocalOptions::new(args.nats_servers, &nats_dir)).await?;
         let urls = servers.urls();
         let list = servers_json(&servers, &nats_dir);
+        folder.note(args.nats_servers)?;
         self.servers = Some(servers);
+        self.folder = Some(folder);
 
         make_secret(&plan::secret_file(&dir)).map_err(super::can_not("write", &dir))?;
         for node in &self.plans {
             std::fs::create_dir_all(&node.dir).map_err(super::can_not("make", &node.dir))?;
             let text = plan::configuration(&dir, node, &self.plans, &urls);
             std::fs::write(node.config(), text).map_err(super::can_not("write", &node.config()))?;
-            self.nodes.push(self.start_node(node, args)?);
+            self.nodes.push(self.start_node(node)?);
         }
-        self.ready(args).await?;
+        self.ready().await?;
         let deployed = match plugin {
             Some((service, component)) => Some(self.deploy(&service, component).await?),
             None => None,
@@ -110,6 +111,7 @@ impl Cluster {
                 "pid": node.pid(),
                 "data_dir": plan.data_dir(),
                 "config": plan.config(),
+                "command": plan.command(),
             })
         });
         Ok(json!({
@@ -122,14 +124,14 @@ impl Cluster {
         }))
     }
 
-    fn start_node(&self, node: &NodePlan, args: &Dev) -> Result<Node, CliError> {
+    fn start_node(&self, node: &NodePlan) -> Result<Node, CliError> {
         let width = self.plans.iter().map(|node| node.name.len()).max().unwrap_or_default();
-        let process = Node::start(&node.name, &node.config(), &args.serve, width);
+        let process = Node::start(node, width);
         process.map_err(super::can_not("start a node with", &node.config()))
     }
 
     /// Waits until every node can take requests.
-    async fn ready(&mut self, args: &Dev) -> Result<(), CliError> {
+    async fn ready(&mut self) -> Result<(), CliError> {
         let until = Instant::now() + limits::CLUSTER_DEV_READY;
         for index in 0..self.plans.len() {
             let admin = self.admin(index)?;
@@ -141,7 +143,7 @@ impl Cluster {
                     if later == Some(Exit::CannotStart as i32) && starts < STARTS_MAX {
                         // It may work later: what a service manager does.
                         starts += 1;
-                        self.nodes[index] = self.start_node(&self.plans[index], args)?;
+                        self.nodes[index] = self.start_node(&self.plans[index])?;
                         continue;
                     }
                     let (name, how) = (&node.name, node.how_it_ended());
@@ -183,10 +185,10 @@ impl Cluster {
                 for (node, plan) in nodes.iter_mut().zip(plans) {
                     if node.has_just_ended() {
                         output::complain(&format!(
-                            "{} {}; to bring it back: slotd serve --config {}",
+                            "{} {}; to bring it back: {}",
                             node.name,
                             node.how_it_ended(),
-                            plan.config().display()
+                            plan.command()
                         ));
                     }
                 }
@@ -334,7 +336,7 @@ fn tables(told: &Value) -> String {
         "it gives its slots away and ends",
     ));
     tries.push((format!("kill -9 {}", text(last, "pid")), "or so: the others take its slots"));
-    tries.push((format!("slotd serve --config {}", text(last, "config")), "brings it back"));
+    tries.push((text(last, "command"), "brings it back"));
     let width = tries.iter().map(|(command, _)| command.len()).max().unwrap_or(0).min(60);
     for (command, what) in tries {
         out += &format!("  {command:width$}  # {what}\n");
@@ -354,6 +356,7 @@ mod tests {
                 "node": "node-1", "api": api, "admin": "http://127.0.0.1:7071",
                 "peer": "127.0.0.1:7072", "pid": 41, "data_dir": "/tmp/c/node-1/data",
                 "config": "/tmp/c/node-1/slotd.toml",
+                "command": "slotd serve --config /tmp/c/node-1/slotd.toml",
             }],
             "servers": [{
                 "name": "slotd-1", "url": "nats://127.0.0.1:4001", "port": 4001,

@@ -113,6 +113,7 @@ fn can_not(what: &str, path: &Path) -> impl Fn(std::io::Error) -> CliError {
 /// A folder that one process at a time works in, with a note of how many servers it is for.
 struct Folder {
     path: PathBuf,
+    noted: PathBuf,
     _lock: File,
 }
 
@@ -130,16 +131,18 @@ impl Folder {
         let noted = path.join("nats-servers");
         match std::fs::read_to_string(&noted) {
             Ok(before) if before.trim() != servers.to_string() => Err(CliError::usage(format!(
-                "{} was made for {} NATS servers: start as many, or use another folder",
+                "{} was made with another number of NATS servers ({}): start as many, or use \
+                 another folder",
                 path.display(),
                 before.trim()
             ))),
-            Ok(_) => Ok(Self { path, _lock: lock }),
-            Err(_) => {
-                std::fs::write(&noted, format!("{servers}\n")).map_err(can_not("write", &noted))?;
-                Ok(Self { path, _lock: lock })
-            }
+            _ => Ok(Self { path, noted, _lock: lock }),
         }
+    }
+
+    /// To be called once the servers have started.
+    fn note(&self, servers: usize) -> Result<(), CliError> {
+        std::fs::write(&self.noted, format!("{servers}\n")).map_err(can_not("write", &self.noted))
     }
 }
 
@@ -178,6 +181,7 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
         _ = signals.next() => return Ok(()),
         servers = start => servers?,
     };
+    folder.note(args.servers)?;
     let list = servers_json(&servers, &folder.path);
     if json {
         output::line(&json!({"dir": folder.path, "servers": list}).to_string())?;
@@ -233,13 +237,16 @@ mod tests {
     fn a_folder_is_for_one_process_and_as_many_servers() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("new/folder");
+        // A start that failed leaves nothing that another number could harm.
+        drop(Folder::open(&dir, 1).unwrap());
         let folder = Folder::open(&dir, 3).unwrap();
+        folder.note(3).unwrap();
         let error = Folder::open(&dir, 3).err().unwrap();
         assert_eq!(error.exit, Exit::CannotStart);
         assert!(error.message.contains("another `slotd cluster` runs in"), "{}", error.message);
         drop(folder);
         let error = Folder::open(&dir, 1).err().unwrap();
-        assert!(error.message.contains("was made for 3 NATS servers"), "{}", error.message);
+        assert!(error.message.contains("another number of NATS servers (3)"), "{}", error.message);
         assert!(Folder::open(&dir, 3).is_ok());
     }
 

@@ -2,6 +2,7 @@
 //! and of sockets only a look at which ports are free.
 
 use std::{
+    ffi::OsString,
     fmt::Write as _,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
@@ -97,6 +98,8 @@ pub struct NodePlan {
     pub ports: Ports,
     /// Holds all that is its own.
     pub dir: PathBuf,
+    /// Flags beside its configuration file.
+    pub further: Vec<OsString>,
 }
 
 impl NodePlan {
@@ -106,12 +109,31 @@ impl NodePlan {
     pub fn config(&self) -> PathBuf {
         self.dir.join("slotd.toml")
     }
+    /// What `slotd` is called with to run it.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let own = ["serve".into(), "--config".into(), self.config().into_os_string()];
+        own.into_iter().chain(self.further.iter().cloned()).collect()
+    }
+    /// The same for a person to type.
+    pub fn command(&self) -> String {
+        let quoted = |word: OsString| {
+            let word = word.to_string_lossy();
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=,:@%+".contains(&b);
+            match word.bytes().all(plain) && !word.is_empty() {
+                true => word.into_owned(),
+                false => format!("'{}'", word.replace('\'', "'\\''")),
+            }
+        };
+        let words = self.arguments().into_iter().map(quoted);
+        ["slotd".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+    }
 }
 
-pub fn nodes(dir: &Path, ports: &[Ports]) -> Vec<NodePlan> {
+/// `further` are flags for each node.
+pub fn nodes(dir: &Path, ports: &[Ports], further: &[OsString]) -> Vec<NodePlan> {
     let node = |(index, ports): (usize, &Ports)| {
         let name = format!("node-{}", index + 1);
-        NodePlan { dir: dir.join(&name), name, ports: *ports }
+        NodePlan { dir: dir.join(&name), name, ports: *ports, further: further.to_vec() }
     };
     ports.iter().enumerate().map(node).collect()
 }
@@ -181,7 +203,7 @@ mod tests {
     fn configurations_are_what_serve_reads() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("a \"quoted\" folder");
-        let nodes = nodes(&dir, &ports_from(7070, 3).unwrap());
+        let nodes = nodes(&dir, &ports_from(7070, 3).unwrap(), &[]);
         std::fs::create_dir_all(&nodes[1].dir).unwrap();
         std::fs::write(secret_file(&dir), "a-secret-of-the-cluster\n").unwrap();
         let nats = ["nats://127.0.0.1:4222".to_owned(), "nats://127.0.0.1:4223".to_owned()];
@@ -227,6 +249,19 @@ mod tests {
             let refused = Chosen::fixed(port, 1).err().unwrap();
             assert!(refused.contains(&port.to_string()), "{refused}");
         }
+    }
+
+    /// Without it, a node that is brought back by what was printed would not be what it was.
+    #[test]
+    fn commands_can_be_typed() {
+        let further = ["--slot-count".into(), "64".into()];
+        let ports = ports_from(7070, 1).unwrap();
+        let plain = &nodes(Path::new("/tmp/c"), &ports, &further)[0];
+        let command = "slotd serve --config /tmp/c/node-1/slotd.toml --slot-count 64";
+        assert_eq!(plain.command(), command);
+        let odd = &nodes(Path::new("/tmp/it's mine"), &ports, &[])[0];
+        let command = r"slotd serve --config '/tmp/it'\''s mine/node-1/slotd.toml'";
+        assert_eq!(odd.command(), command);
     }
 
     #[test]
