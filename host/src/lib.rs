@@ -10,6 +10,7 @@ pub mod error;
 pub mod http;
 pub mod limits;
 pub mod log;
+mod mac;
 pub mod membership;
 pub mod memory;
 pub mod names;

@@ -511,16 +511,19 @@ pub struct NodeDraining {
     pub takers: Vec<String>,
 }
 
+/// The value that a `share` of the sorted `values` does not exceed; 0 where there are none.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let last = values.len().saturating_sub(1);
+    values.get((last as f64 * share).ceil() as usize).copied().unwrap_or(0.0)
+}
+
 impl SwapShare {
     /// What all nodes did of one swap, as one.
     pub fn sum(shares: Vec<SwapShare>) -> Option<SwapInfo> {
         let mut pauses: Vec<f64> =
             shares.iter().flat_map(|s| s.pauses_us.iter().copied()).collect();
         pauses.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let index = (pauses.len().saturating_sub(1) as f64 * share).ceil() as usize;
-            pauses.get(index).copied().unwrap_or(0.0)
-        };
+        let at = |share: f64| quantile(&pauses, share);
         let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
         let sum = shares.into_iter().map(|share| share.info).reduce(|a, b| SwapInfo {
             from: a.from.or(b.from),

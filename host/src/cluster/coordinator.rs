@@ -77,7 +77,7 @@ impl Cluster {
             gained: Default::default(),
             plugins: Default::default(),
             nudge: Default::default(),
-            settled: watch::Sender::new(false),
+            settled: Default::default(),
             joined: Default::default(),
             leave,
             change_avoid,
@@ -140,13 +140,8 @@ impl Cluster {
                 hints.insert(slot, (peer.clone(), term));
             }
             self.forwarder.learn(slot, Some(peer.clone()), term);
-            let (owner, changed) = (Some(peer.clone()), |place: &Place| match place {
-                Place::Moving => true,
-                Place::Away { term: known, .. } => term > *known,
-                Place::Here => false,
-            });
-            self.router
-                .set_place(slot, |place| changed(place).then_some(Place::Away { owner, term }));
+            let theirs = Place::Away { owner: Some(peer.clone()), term };
+            self.router.replace_place(slot, &Place::Moving, theirs);
             if self.router.place(slot) == Place::Here
                 && let Ok(Some(running)) = self.router.running(slot)
             {
@@ -170,25 +165,22 @@ impl Cluster {
             }
             _ => Some(Place::UNKNOWN),
         });
-        self.back_off(*slot, error.code == Code::Fenced);
+        self.back_off(*slot);
         if error.code == Code::Fenced {
             metrics().fences.increment(1);
         }
         tracing::info!(slot, %error, "a slot is not here any more");
     }
 
-    pub(super) fn back_off(&self, slot: SlotId, lost: bool) {
+    fn back_off(&self, slot: SlotId) {
         let mut backoffs = self.backoffs.lock();
         let now = Instant::now();
-        let entry = backoffs.entry(slot).or_insert(Backoff { tries: 0, until: now, lost: None });
+        let entry = backoffs.entry(slot).or_insert(Backoff { tries: 0, until: now });
         let recent = entry.until.elapsed() < limits::CLAIM_DAMPING;
         entry.tries = if recent { (entry.tries + 1).min(16) } else { 1 };
         let step = limits::MOVE_RETRY_MIN * 2_u32.saturating_pow(entry.tries - 1);
         let step = step.min(limits::MOVE_RETRY_MAX).mul_f64(rand::random_range(0.5..=1.0));
         entry.until = now + step;
-        if lost {
-            entry.lost = Some(now);
-        }
     }
 
     /// A slot whose task has ended without a word (a panic, a store that failed) is not here.
@@ -197,8 +189,7 @@ impl Cluster {
             if self.router.place(slot) == Place::Here
                 && self.router.running(slot).is_ok_and(|running| running.is_none())
             {
-                self.router
-                    .set_place(slot, |place| (*place == Place::Here).then_some(Place::UNKNOWN));
+                self.router.replace_place(slot, &Place::Here, Place::UNKNOWN);
                 tracing::warn!(slot, "a slot's task has ended");
             }
         }
@@ -222,15 +213,18 @@ impl Cluster {
             handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
         };
         let now = Instant::now();
+        let backoffs = self.backoffs.lock();
         let slots = (0..self.router.slot_count()).map(|slot| {
-            let until = self.backoffs.lock().get(&slot).map(|backoff| backoff.until);
+            let until = backoffs.get(&slot).map(|backoff| backoff.until);
             SlotState {
                 place: self.router.place(slot),
                 busy: self.moves.is_running(slot),
                 not_before: until.and_then(|until| until.checked_duration_since(now)),
             }
         });
-        for action in plan::actions(&input, slots) {
+        let actions = plan::actions(&input, slots);
+        drop(backoffs);
+        for action in actions {
             let (slot, from) = match action {
                 Action::HandOff { slot, from } => (slot, Some(from)),
                 Action::TakeOver { slot } => (slot, None),
@@ -239,13 +233,11 @@ impl Cluster {
         }
         let missing = table.slots_of(&self.own).into_iter();
         let missing = missing.filter(|&slot| self.router.place(slot) != Place::Here).count();
-        self.settled.send_if_modified(|settled| {
-            let now = missing == 0 && all_told;
-            if now {
-                self.joined.store(true, Ordering::Relaxed);
-            }
-            std::mem::replace(settled, now) != now
-        });
+        let settled = missing == 0 && all_told;
+        self.settled.store(settled, Ordering::Relaxed);
+        if settled {
+            self.joined.store(true, Ordering::Relaxed);
+        }
         metrics().slots_owned.set(self.router.here().len() as f64);
     }
 
@@ -260,7 +252,7 @@ impl Cluster {
             });
             if let Err(error) = &moved {
                 tracing::warn!(slot, %error, "a slot did not move");
-                this.back_off(slot, error.code == Code::Fenced);
+                this.back_off(slot);
             }
             this.moves.end(&job, &moved.map_err(|error| error.detail.into_owned()));
             this.nudge();

@@ -8,8 +8,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::{SessionKey, SlotId},
-    node_types::Consistency,
-    node_types::Incoming,
+    node_types::{Consistency, Incoming},
     router::Place,
     rpc::{Handler, Request, Response},
     slot::{Mail, Reply},
@@ -107,41 +106,17 @@ impl Cluster {
     /// A message for a slot that should be here.
     fn message(&self, from: &Arc<str>, key: SessionKey, message: Incoming, lane: u64) -> Handled {
         let slot = self.router.slot_of(&key);
-        let refused = self.forwarder.refused();
-        if refused.has(from, slot, lane) {
+        if self.forwarder.refused().has(from, slot, lane) {
             return ready(Ok(self.not_owner(slot))).boxed();
         }
-        let (reply, answer) = oneshot::channel();
-        let mail = Mail::Message { key, message, reply };
-        let place = self.router.place(slot);
-        let delivered = match place {
-            Place::Here => self.router.mail_here(slot, mail),
-            _ => Ok(false),
-        };
-        match delivered {
-            Ok(true) => {
-                let (me, from) = (self.me.clone(), from.clone());
-                async move {
-                    let gone = || Err(Error::new(Code::OutcomeUnknown, "the slot stopped"));
-                    match answer.await.unwrap_or_else(|_| gone()) {
-                        Ok(sent) => Ok(Response::Sent(sent)),
-                        Err(error) => match me.upgrade() {
-                            Some(this) if error.code == Code::Fenced => {
-                                this.forwarder.refused().add(&from, slot, lane);
-                                this.moved(slot).await
-                            }
-                            _ => Err(error),
-                        },
-                    }
-                }
-                .boxed()
-            }
-            Ok(false) => {
-                refused.add(from, slot, lane);
-                self.when_moved(slot)
-            }
-            Err(error) => ready(Err(error)).boxed(),
-        }
+        let from = from.clone();
+        self.deliver(
+            slot,
+            |reply| Mail::Message { key, message, reply },
+            Response::Sent,
+            Error::new(Code::OutcomeUnknown, "the slot stopped"),
+            move |this| this.forwarder.refused().add(&from, slot, lane),
+        )
     }
 
     /// Anything else for a slot that should be here.
@@ -150,6 +125,21 @@ impl Cluster {
         slot: SlotId,
         mail: impl FnOnce(Reply<T>) -> Mail,
         response: impl FnOnce(T) -> Response + Send + 'static,
+    ) -> Handled {
+        let gone = Error::new(Code::Unavailable, "the slot stopped");
+        self.deliver(slot, mail, response, gone, |_| {})
+    }
+
+    /// Puts mail into a slot's mailbox before it returns; where the slot is not here, or leaves
+    /// under it, says where it went. `turned_away` is called first then; `gone` is the answer of a
+    /// task that ended without one.
+    fn deliver<T: Send + 'static>(
+        &self,
+        slot: SlotId,
+        mail: impl FnOnce(Reply<T>) -> Mail,
+        response: impl FnOnce(T) -> Response + Send + 'static,
+        gone: Error,
+        turned_away: impl FnOnce(&Self) + Send + 'static,
     ) -> Handled {
         let (reply, answer) = oneshot::channel();
         let delivered = match self.router.place(slot) {
@@ -160,18 +150,23 @@ impl Cluster {
             Ok(true) => {
                 let me = self.me.clone();
                 async move {
-                    let gone = || Err(Error::new(Code::Unavailable, "the slot stopped"));
-                    match answer.await.unwrap_or_else(|_| gone()) {
+                    match answer.await.unwrap_or(Err(gone)) {
                         Ok(value) => Ok(response(value)),
                         Err(error) => match me.upgrade() {
-                            Some(this) if error.code == Code::Fenced => this.moved(slot).await,
+                            Some(this) if error.code == Code::Fenced => {
+                                turned_away(&this);
+                                this.moved(slot).await
+                            }
                             _ => Err(error),
                         },
                     }
                 }
                 .boxed()
             }
-            Ok(false) => self.when_moved(slot),
+            Ok(false) => {
+                turned_away(self);
+                self.when_moved(slot)
+            }
             Err(error) => ready(Err(error)).boxed(),
         }
     }

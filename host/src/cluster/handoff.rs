@@ -6,8 +6,11 @@
 //! old one, and whatever was held goes over. A release that is not followed by a claim in time is
 //! undone by the old owner's claiming the slot again; the log decides between two that do.
 
-use super::control::{Ask, Told};
-use super::{Cluster, moves::Job};
+use super::{
+    Cluster,
+    control::{Ask, Told},
+    moves::Job,
+};
 use crate::{
     error::{Code, Error},
     limits,
@@ -139,8 +142,7 @@ impl Cluster {
             ));
         }
         let sealed = Instant::now();
-        let was_here =
-            self.router.set_place(slot, |place| (*place == Place::Here).then_some(Place::Moving));
+        let was_here = self.router.replace_place(slot, &Place::Here, Place::Moving);
         if !was_here {
             return Err(Error::new(Code::Fenced, format!("{} does not own slot {slot}", self.own)));
         }
@@ -160,13 +162,9 @@ impl Cluster {
             false => gone(),
         };
         if released.is_err() {
-            self.leave_place(slot, Place::UNKNOWN);
+            self.router.replace_place(slot, &Place::Moving, Place::UNKNOWN);
         }
         released
-    }
-
-    fn leave_place(&self, slot: SlotId, next: Place) -> bool {
-        self.router.set_place(slot, |place| (*place == Place::Moving).then_some(next))
     }
 
     /// The new owner has claimed the slot: what was held goes there.
@@ -183,7 +181,7 @@ impl Cluster {
             return;
         }
         self.sealed.lock().remove(&slot);
-        if self.leave_place(slot, Place::UNKNOWN) {
+        if self.router.replace_place(slot, &Place::Moving, Place::UNKNOWN) {
             tracing::warn!(slot, "a released slot was not taken in time; taking it back");
             self.begin_move(slot, None);
         }

@@ -77,7 +77,7 @@ pub struct Cluster {
     plugins: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     nudge: Notify,
     /// Every slot that the ring gives this node was taken once.
-    settled: watch::Sender<bool>,
+    settled: AtomicBool,
     joined: AtomicBool,
     leave: Box<dyn Fn() + Send + Sync>,
     change_avoid: Box<ChangeAvoid>,
@@ -91,15 +91,9 @@ pub type ChangeAvoid = dyn Fn(AvoidChange) -> BoxFuture<'static, Result<(), Erro
 struct Backoff {
     tries: u32,
     until: Instant,
-    /// When it was lost to another node.
-    lost: Option<Instant>,
 }
 
 impl Cluster {
-    pub fn own(&self) -> &Arc<str> {
-        &self.own
-    }
-
     pub fn members(&self) -> Arc<Members> {
         self.members.borrow().clone()
     }
@@ -181,7 +175,7 @@ impl Cluster {
 
     /// Every slot is somewhere where the ring wants it, as far as this node has a part in it.
     pub fn is_settled(&self) -> bool {
-        *self.settled.borrow()
+        self.settled.load(Ordering::Relaxed)
     }
 
     /// It was so at least once.

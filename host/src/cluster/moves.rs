@@ -16,7 +16,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
 
 /// Shared by the coordinator, which begins moves, and those who look at them.
 #[derive(Default)]
@@ -35,7 +34,6 @@ pub struct Job {
     started: Instant,
     info: Mutex<MoveInfo>,
     cancelled: AtomicBool,
-    cancel: Notify,
 }
 
 impl Moves {
@@ -62,7 +60,6 @@ impl Moves {
             started: Instant::now(),
             info: Mutex::new(info),
             cancelled: AtomicBool::new(false),
-            cancel: Notify::new(),
         });
         state.running.insert(slot, job.clone());
         Some(job)
@@ -127,7 +124,6 @@ impl Moves {
             let early = job.info.lock().state == MoveState::Preparing;
             if early {
                 job.cancelled.store(true, Ordering::Relaxed);
-                job.cancel.notify_waiters();
             }
             early
         })

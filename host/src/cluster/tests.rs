@@ -8,10 +8,7 @@ use crate::{
     node_types::{Consistency, Incoming, MoveState, Range},
     plugin::testkit,
     rpc::{Handler, PeerError, Peers},
-    service::{
-        Catalogue,
-        catalogue::{CatalogueStore, Service},
-    },
+    service::{Catalogue, catalogue::Service},
     state::snapshot::{Objects, SnapshotOptions, Snapshots, Target},
     storage::{DataDir, StorageOptions},
 };
@@ -20,17 +17,6 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 const SLOTS: u16 = 24;
-
-#[derive(Default)]
-struct Unsaved;
-impl CatalogueStore for Unsaved {
-    fn load(&self) -> Result<Option<Vec<u8>>, String> {
-        Ok(None)
-    }
-    fn save(&self, _catalogue: &[u8]) -> Result<(), String> {
-        Ok(())
-    }
-}
 
 /// Every node's door, and which pairs can't reach each other.
 #[derive(Default)]
@@ -107,8 +93,8 @@ impl World {
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
         let service = ServiceName::parse("s").unwrap();
         let service = Service::deployed(None, &service, Some("1"), plugin.digest(), 0).unwrap();
-        let catalogue = Catalogue::open(Box::new(Unsaved)).unwrap();
-        catalogue.put(service.unwrap()).unwrap();
+        let catalogue = Catalogue::of_cluster();
+        assert!(catalogue.learn(service.unwrap()));
         let name: Arc<str> = name.into();
         let members = watch::Sender::new(members(1, &name, names, &[]));
         let handler = Arc::new(LateHandler::default());

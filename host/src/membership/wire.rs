@@ -28,9 +28,11 @@
 //! that started anew has no windows, but also another identity, which old datagrams are not for.
 
 use super::{id::Id, refusal::Reason};
-use crate::limits;
+use crate::{
+    limits,
+    mac::{Mac, TAG_BYTES},
+};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -41,7 +43,6 @@ use subtle::ConstantTimeEq;
 pub(super) const FORMAT: u8 = 1;
 const MAGIC: &[u8; 5] = b"slotd";
 pub(super) const START_BYTES: usize = 5 + 1 + 1 + 8 + 8;
-pub(super) const TAG_BYTES: usize = 32;
 /// What SWIM may put into one datagram.
 pub(super) const GOSSIP_BYTES_MAX: usize =
     limits::PEER_DATAGRAM_BYTES_MAX - START_BYTES - TAG_BYTES;
@@ -120,30 +121,6 @@ impl Start {
             _ => None,
         };
         Some(Self { format: datagram[5], kind, sender: number(7), number: number(15) })
-    }
-}
-
-/// HMAC-SHA256 with one key, RFC 2104.
-#[derive(Clone)]
-pub(super) struct Mac {
-    inner: Sha256,
-    outer: Sha256,
-}
-
-impl Mac {
-    pub fn new(key: &[u8]) -> Self {
-        let mut block = [0u8; 64];
-        if key.len() > block.len() {
-            block[..32].copy_from_slice(&Sha256::digest(key));
-        } else {
-            block[..key.len()].copy_from_slice(key);
-        }
-        let pad = |with: u8| Sha256::new_with_prefix(block.map(|b| b ^ with));
-        Self { inner: pad(0x36), outer: pad(0x5c) }
-    }
-    pub fn tag(&self, data: &[u8]) -> [u8; TAG_BYTES] {
-        let inner = self.inner.clone().chain_update(data).finalize();
-        self.outer.clone().chain_update(inner).finalize().into()
     }
 }
 
@@ -315,23 +292,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashSet;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    /// RFC 4231, cases 2, 4 and 6: a wrong MAC might still agree with itself.
-    #[test]
-    fn the_mac_is_hmac_sha256() {
-        let tag = Mac::new(b"Jefe").tag(b"what do ya want for nothing?");
-        assert_eq!(hex(&tag), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-        let key: Vec<u8> = (1..=25).collect();
-        let tag = Mac::new(&key).tag(&[0xcd; 50]);
-        assert_eq!(hex(&tag), "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b");
-        let tag =
-            Mac::new(&[0xaa; 131]).tag(b"Test Using Larger Than Block-Size Key - Hash Key First");
-        assert_eq!(hex(&tag), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
-    }
 
     fn terms() -> Terms {
         Terms {

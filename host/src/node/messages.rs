@@ -234,16 +234,9 @@ impl Node {
             };
             return self.ask(slot, mail, request, pick).await;
         }
-        let store = &self.context.store;
-        let found = match pinned {
-            true => store.pinned(slot, service, after, limit),
-            false => store.sessions(slot, service, prefix, after, limit),
-        };
+        let store = &*self.context.store;
+        let found = read::stored(store, slot, service, prefix, after, limit, pinned);
         let found = found.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
-        let infos = found.into_iter().map(|(session, head)| {
-            let key = SessionKey { service: service.clone(), session };
-            read::info(&self.context.catalogue, slot, &key, &head)
-        });
-        Ok(infos.collect())
+        Ok(read::infos(&self.context.catalogue, slot, service, found.into_iter()))
     }
 }

@@ -254,6 +254,11 @@ impl Router {
         })
     }
 
+    /// Changes where a slot is, if it is at `from`.
+    pub fn replace_place(&self, slot: SlotId, from: &Place, to: Place) -> bool {
+        self.set_place(slot, |place| (place == from).then_some(to))
+    }
+
     /// Waits until a slot has no task, and keeps one from starting as long as it is held.
     ///
     /// # Errors

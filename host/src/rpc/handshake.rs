@@ -10,11 +10,10 @@ use super::{
     outbox::Outbox,
     proto::{Farewell, Frame, Hello, Item, PROTOCOL, kind},
 };
-use crate::{cluster::member::Members, limits, telemetry::metrics};
+use crate::{cluster::member::Members, limits, mac::Mac, telemetry::metrics};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use std::{collections::HashMap, error::Error as _, fmt, net::IpAddr, sync::Arc};
 use subtle::ConstantTimeEq as _;
 use tokio::{sync::watch, time::Instant};
@@ -377,44 +376,12 @@ fn hmac<const N: usize>(key: &[u8], parts: [&[u8]; N]) -> [u8; 32] {
         message.extend_from_slice(&(part.len() as u64).to_be_bytes());
         message.extend_from_slice(part);
     }
-    hmac_sha256(key, &message)
-}
-
-fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
-    const BLOCK: usize = 64;
-    let mut block = [0; BLOCK];
-    if key.len() > BLOCK {
-        block[..32].copy_from_slice(&Sha256::digest(key));
-    } else {
-        block[..key.len()].copy_from_slice(key);
-    }
-    let inner = Sha256::new().chain_update(block.map(|b| b ^ 0x36)).chain_update(message);
-    let outer = Sha256::new().chain_update(block.map(|b| b ^ 0x5c));
-    outer.chain_update(inner.finalize()).finalize().into()
+    Mac::new(key).tag(&message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    /// Test cases 2 and 6 of RFC 4231: two builds that compute another HMAC would refuse each
-    /// other, and a wrong one may be a weak one.
-    #[test]
-    fn hmac_is_that_of_the_rfc() {
-        assert_eq!(
-            hex(&hmac_sha256(b"Jefe", b"what do ya want for nothing?")),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
-        let text = b"Test Using Larger Than Block-Size Key - Hash Key First";
-        assert_eq!(
-            hex(&hmac_sha256(&[0xaa; 131], text)),
-            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
-        );
-    }
 
     /// Parts that run into each other would let one hello stand for another.
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::SlotId,
-    node_types::{SwapInfo, SwapShare},
+    node_types::{SwapInfo, SwapShare, quantile},
     router::{Place, Router},
     slot::{Activation, Order, now_ms},
     telemetry::metrics,
@@ -121,9 +121,7 @@ impl Swap {
 
     /// For a peer that adds the shares of all nodes up.
     pub fn share(&self) -> SwapShare {
-        let pauses = self.progress.lock().pauses.clone();
-        let pauses_us = pauses.iter().map(|pause| pause.as_secs_f64() * 1e6).collect();
-        SwapShare { info: self.info(), pauses_us }
+        SwapShare { info: self.info(), pauses_us: micros(&self.progress.lock().pauses) }
     }
 
     pub fn is_done(&self) -> bool {
@@ -132,13 +130,9 @@ impl Swap {
 
     pub fn info(&self) -> SwapInfo {
         let progress = self.progress.lock();
-        let mut pauses = progress.pauses.clone();
-        pauses.sort_unstable();
-        let at = |share: f64| {
-            let last = pauses.len().saturating_sub(1);
-            let index = (last as f64 * share).ceil() as usize;
-            pauses.get(index).map_or(0.0, |pause| pause.as_secs_f64() * 1e6)
-        };
+        let mut pauses = micros(&progress.pauses);
+        pauses.sort_by(f64::total_cmp);
+        let at = |share: f64| quantile(&pauses, share);
         let elapsed = progress.finished.unwrap_or_else(|| self.started.elapsed());
         SwapInfo {
             generation: self.generation,
@@ -155,6 +149,10 @@ impl Swap {
             pause_max_us: at(1.0),
         }
     }
+}
+
+fn micros(pauses: &[Duration]) -> Vec<f64> {
+    pauses.iter().map(|pause| pause.as_secs_f64() * 1e6).collect()
 }
 
 async fn activate(

@@ -5,10 +5,11 @@ use crate::{
     error::Error,
     limits,
     log::record::{Entry, Head},
-    names::{ServiceName, SessionId, SessionKey},
+    names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Consistency, History, PinInfo, Published, Range, SessionInfo, Subscribed},
     service::Catalogue,
     slot::{Reply, apply::no_session, flush::store_error, session::Session, task::Task},
+    state::{StateError, StateStore},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -102,10 +103,7 @@ impl Task {
         let shows = |s: &Session| s.exists() && (!pinned || s.head.pinned.is_some());
         let hidden = cached.iter().filter(|s| !shows(s)).count();
         let (slot, store) = (self.slot, &self.context.store);
-        let stored = match pinned {
-            true => store.pinned(slot, service, after, limit + hidden),
-            false => store.sessions(slot, service, prefix, after, limit + hidden),
-        };
+        let stored = stored(&**store, slot, service, prefix, after, limit + hidden, pinned);
         let stored = stored.map_err(store_error)?;
         let mut heads: BTreeMap<SessionId, Option<Head>> =
             stored.into_iter().map(|(id, head)| (id, Some(head))).collect();
@@ -114,11 +112,7 @@ impl Task {
             heads.insert(session.key.session.clone(), head);
         }
         let live = heads.into_iter().filter_map(|(id, head)| Some((id, head?)));
-        let infos = live.take(limit).map(|(session, head)| {
-            let key = SessionKey { service: service.clone(), session };
-            info(&self.context.catalogue, slot, &key, &head)
-        });
-        Ok(infos.collect())
+        Ok(infos(&self.context.catalogue, slot, service, live.take(limit)))
     }
 
     /// Entries after `after`: from the store what it has, the rest from the cache.
@@ -183,13 +177,38 @@ impl Task {
     }
 }
 
-/// What is shown of a session.
-pub fn info(
+/// Sessions that the store has, or those of them that are pinned, in order of their ids.
+pub fn stored(
+    store: &dyn StateStore,
+    slot: SlotId,
+    service: &ServiceName,
+    prefix: &str,
+    after: Option<&SessionId>,
+    limit: usize,
+    pinned: bool,
+) -> Result<Vec<(SessionId, Head)>, StateError> {
+    match pinned {
+        true => store.pinned(slot, service, after, limit),
+        false => store.sessions(slot, service, prefix, after, limit),
+    }
+}
+
+/// What is shown of sessions of one service.
+pub fn infos(
     catalogue: &Catalogue,
-    slot: crate::names::SlotId,
-    key: &SessionKey,
-    head: &Head,
-) -> SessionInfo {
+    slot: SlotId,
+    service: &ServiceName,
+    heads: impl Iterator<Item = (SessionId, Head)>,
+) -> Vec<SessionInfo> {
+    let infos = heads.map(|(session, head)| {
+        let key = SessionKey { service: service.clone(), session };
+        info(catalogue, slot, &key, &head)
+    });
+    infos.collect()
+}
+
+/// What is shown of a session.
+pub fn info(catalogue: &Catalogue, slot: SlotId, key: &SessionKey, head: &Head) -> SessionInfo {
     SessionInfo {
         service: key.service.clone(),
         session: key.session.clone(),

@@ -7,7 +7,7 @@ use crate::{
         record::{Batch, Record},
     },
     plugin::testkit,
-    service::catalogue::{CatalogueStore, Service},
+    service::catalogue::Service,
     storage::{DataDir, StorageOptions},
 };
 use futures_util::future::{BoxFuture, FutureExt};
@@ -60,17 +60,6 @@ impl SlotLog for HeldLog {
     }
 }
 
-#[derive(Default)]
-struct Unsaved;
-impl CatalogueStore for Unsaved {
-    fn load(&self) -> Result<Option<Vec<u8>>, String> {
-        Ok(None)
-    }
-    fn save(&self, _catalogue: &[u8]) -> Result<(), String> {
-        Ok(())
-    }
-}
-
 struct Fixture {
     slot: SlotHandle,
     ownership: Ownership,
@@ -90,8 +79,8 @@ impl Fixture {
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
         let name = ServiceName::parse("s").unwrap();
         let service = Service::deployed(None, &name, Some("1"), plugin.digest(), 0).unwrap();
-        let catalogue = Catalogue::open(Box::new(Unsaved)).unwrap();
-        catalogue.put(service.unwrap()).unwrap();
+        let catalogue = Catalogue::of_cluster();
+        assert!(catalogue.learn(service.unwrap()));
         let (sender, appends) = mpsc::unbounded_channel();
         let context = Arc::new(SlotContext {
             node: "n".into(),
