@@ -1,0 +1,201 @@
+/*
+ * The component's side: the world `handler` of wit/slot.wit by the canonical ABI, and below it what
+ * libc asks of WASI, answered here, so that a component imports nothing but slotd's interface.
+ *
+ * Written by hand against the ABI, which is frozen, rather than generated: generated bindings give
+ * each text and list to the handler to free, abort without a word when memory is short, and need a
+ * binary object beside them. The linker's result is checked against the WIT function by function
+ * when it is made a component, and a test of slotd compares the lines of layout below with the WIT.
+ */
+#ifdef __wasm__
+#include "internal.h"
+
+#include <string.h>
+
+#define IMPORT(interface, name) \
+    __attribute__((import_module("slotd:slot/" interface "@1.0.0"), import_name(name)))
+#define EXPORT(name) __attribute__((export_name(name)))
+
+/* ---- layouts -------------------------------------------------------------------------------- */
+
+/* A text or a list, in memory. */
+typedef struct abi_list {
+    const void *data;
+    size_t size;
+} abi_list;
+
+typedef struct abi_option_list {
+    uint8_t some;
+    abi_list value;
+} abi_option_list;
+
+typedef struct abi_pair {
+    abi_list key, value;
+} abi_pair;
+
+typedef struct abi_reply {
+    abi_list content_type, body;
+} abi_reply;
+
+typedef struct abi_rejection {
+    abi_list code, message;
+    uint8_t retriable;
+} abi_rejection;
+
+typedef struct abi_result {
+    uint8_t error;
+    union {
+        abi_reply reply;
+        abi_rejection rejection;
+    };
+} abi_result;
+
+typedef struct abi_migrate_result {
+    uint8_t error;
+    abi_list message;
+} abi_migrate_result;
+
+#define LAYOUT(type, member, at) _Static_assert(offsetof(type, member) == at, #type "." #member)
+#define SIZE(type, size) _Static_assert(sizeof(type) == size, #type)
+/* What a test of slotd works out from wit/slot.wit. */
+/* layout: begin */
+LAYOUT(abi_option_list, value, 4);
+SIZE(abi_option_list, 12);
+LAYOUT(abi_pair, key, 0);
+LAYOUT(abi_pair, value, 8);
+SIZE(abi_pair, 16);
+LAYOUT(abi_reply, content_type, 0);
+LAYOUT(abi_reply, body, 8);
+LAYOUT(abi_rejection, code, 0);
+LAYOUT(abi_rejection, message, 8);
+LAYOUT(abi_rejection, retriable, 16);
+LAYOUT(abi_result, reply, 4);
+LAYOUT(abi_result, rejection, 4);
+SIZE(abi_result, 24);
+LAYOUT(abi_migrate_result, message, 4);
+SIZE(abi_migrate_result, 12);
+/* layout: end */
+
+static abi_list lower(slotd_str text) { return (abi_list){text.data, text.size}; }
+static slotd_str lift(abi_list list) { return (slotd_str){list.data, list.size}; }
+
+/* ---- memory that the host fills -------------------------------------------------------------- */
+
+EXPORT("cabi_realloc") void *slotd_abi_realloc(void *old, size_t old_size, size_t align,
+                                               size_t size) {
+    return slotd_arena_grow(slotd_host_arena, old, old_size, size, align);
+}
+
+/* ---- imports --------------------------------------------------------------------------------- */
+
+IMPORT("state", "get") void abi_get(const char *key, size_t key_size, abi_option_list *value);
+IMPORT("state", "set")
+void abi_set(const char *key, size_t key_size, const char *value, size_t value_size);
+IMPORT("state", "delete") void abi_delete(const char *key, size_t key_size);
+IMPORT("state", "scan")
+void abi_scan(const char *prefix, size_t prefix_size, int32_t is_after, const char *after,
+              size_t after_size, uint32_t limit, abi_list *pairs);
+IMPORT("effects", "emit")
+void abi_emit(const char *kind, size_t kind_size, const char *content_type,
+              size_t content_type_size, const char *body, size_t body_size);
+IMPORT("log", "write") void abi_log(int32_t level, const char *line, size_t size);
+
+slotd_str slotd_host_get(slotd_str key) {
+    abi_option_list value;
+    abi_get(key.data, key.size, &value);
+    return value.some ? lift(value.value) : (slotd_str){NULL, 0};
+}
+
+void slotd_host_set(slotd_str key, slotd_str value) {
+    abi_set(key.data, key.size, value.data, value.size);
+}
+
+void slotd_host_delete(slotd_str key) { abi_delete(key.data, key.size); }
+
+_Static_assert(sizeof(slotd_pair) == sizeof(abi_pair), "a pair is taken as the host gives it");
+
+slotd_pair *slotd_host_scan(slotd_str prefix, slotd_str after, uint32_t limit, size_t *count) {
+    abi_list pairs;
+    abi_scan(prefix.data, prefix.size, after.data != NULL, after.data, after.size, limit, &pairs);
+    *count = pairs.size;
+    return (slotd_pair *)pairs.data;
+}
+
+void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
+    abi_emit(kind.data, kind.size, content_type.data, content_type.size, body.data, body.size);
+}
+
+void slotd_host_log(slotd_level level, slotd_str line) {
+    abi_log((int32_t)level, line.data, line.size);
+}
+
+_Noreturn void slotd_host_trap(slotd_str why) {
+    (void)why;
+    __builtin_trap();
+}
+
+/* ---- exports --------------------------------------------------------------------------------- */
+
+/* Where results are; the host reads them before anything else happens here. */
+static abi_result result;
+static abi_migrate_result migrate_result;
+
+static abi_result *give(slotd_result given) {
+    result.error = given.kind == SLOTD_REJECTION;
+    if (result.error)
+        result.rejection =
+            (abi_rejection){lower(given.code), lower(given.message), given.retriable};
+    else
+        result.reply = (abi_reply){lower(given.content_type), lower(given.body)};
+    return &result;
+}
+
+/* The origin's payload is an option of a text where it is a client, else a text. */
+EXPORT("handle")
+abi_result *slotd_abi_handle(const char *session, size_t session_size, uint64_t seq, int32_t has_id,
+                             const char *id, size_t id_size, int32_t origin, uintptr_t origin_0,
+                             uintptr_t origin_1, uintptr_t origin_2, const char *content_type,
+                             size_t content_type_size, const char *body, size_t body_size,
+                             uint64_t time_ms) {
+    slotd_cx cx = {
+        .session = {session, session_size},
+        .seq = seq,
+        .time_ms = time_ms,
+        .content_type = {content_type, content_type_size},
+        .origin = (slotd_origin)origin,
+    };
+    if (has_id) cx.id = (slotd_str){id, id_size};
+    if (origin != SLOTD_CLIENT)
+        cx.origin_name = (slotd_str){(const char *)origin_0, origin_1};
+    else if (origin_0)
+        cx.sender = (slotd_str){(const char *)origin_1, origin_2};
+    return give(slotd_run_handle(&cx, (slotd_str){body, body_size}));
+}
+
+EXPORT("query")
+abi_result *slotd_abi_query(const char *session, size_t session_size, uint64_t seq,
+                            const char *content_type, size_t content_type_size, const char *body,
+                            size_t body_size, uint64_t time_ms) {
+    slotd_cx cx = {
+        .session = {session, session_size},
+        .seq = seq,
+        .time_ms = time_ms,
+        .content_type = {content_type, content_type_size},
+    };
+    return give(slotd_run_query(&cx, (slotd_str){body, body_size}));
+}
+
+EXPORT("migrate") abi_migrate_result *slotd_abi_migrate(const char *from, size_t from_size) {
+    slotd_cx cx = {.session = {"", 0}, .content_type = {"", 0}};
+    const char *refusal = slotd_run_migrate(&cx, (slotd_str){from, from_size});
+    migrate_result.error = refusal != NULL;
+    migrate_result.message = lower(slotd_str_of(refusal));
+    return &migrate_result;
+}
+
+EXPORT("cabi_post_handle") void slotd_abi_post_handle(abi_result *r) { (void)r, slotd_end_call(); }
+EXPORT("cabi_post_query") void slotd_abi_post_query(abi_result *r) { (void)r, slotd_end_call(); }
+EXPORT("cabi_post_migrate") void slotd_abi_post_migrate(abi_migrate_result *r) {
+    (void)r, slotd_end_call();
+}
+#endif

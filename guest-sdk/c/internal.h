@@ -1,0 +1,69 @@
+/* What the parts of the SDK know of each other; not for handlers. */
+#ifndef SLOTD_INTERNAL_H
+#define SLOTD_INTERNAL_H
+
+#define SLOTD_PLAIN
+#include "slotd.h"
+
+/* ---- memory: slotd.c ---- */
+
+/* Memory that is given piece by piece and freed at once. */
+typedef struct slotd_arena {
+    struct slotd_chunk *chunk;
+} slotd_arena;
+
+/* Not zeroed, `align` a power of two; `size` bytes and a zero byte behind them. Traps rather than
+ * give NULL. */
+void *slotd_arena_get(slotd_arena *arena, size_t size, size_t align);
+/* Grows what was given last in place if it can, else moves it. */
+void *slotd_arena_grow(slotd_arena *arena, void *old, size_t old_size, size_t size, size_t align);
+void slotd_arena_reset(slotd_arena *arena);
+/* As slotd_arena_reset, and keeps nothing for later. */
+void slotd_arena_free(slotd_arena *arena);
+
+/* The call's. */
+extern slotd_arena slotd_call_arena;
+/* Where what the host gives is put: the call's, or that of a scan's page. */
+extern slotd_arena *slotd_host_arena;
+
+/* ---- JSON: json.c ---- */
+
+/* Parses in place: writes into `text`, which the value refers to from then on and behind whose end
+ * there is a byte of room. */
+slotd_json *slotd_parse_here(slotd_arena *arena, char *text, size_t size, const char **why);
+bool slotd_is_utf8(slotd_str text);
+/* Puts question marks in the place of what is none. */
+void slotd_make_utf8(char *text, size_t size);
+
+/* ---- a call: slotd.c ---- */
+
+typedef enum slotd_call_kind { SLOTD_HANDLE, SLOTD_QUERY, SLOTD_MIGRATE } slotd_call_kind;
+
+slotd_result slotd_run_handle(slotd_cx *cx, slotd_str body);
+slotd_result slotd_run_query(slotd_cx *cx, slotd_str body);
+/* NULL: agreed. */
+const char *slotd_run_migrate(slotd_cx *cx, slotd_str from);
+/* Frees all that the call had. */
+void slotd_end_call(void);
+
+/* The time of the call under way; false in `migrate` and between calls. */
+bool slotd_call_time(uint64_t *time_ms);
+/* Ends the call for a misuse of the SDK, with the place in the handler's source. */
+_Noreturn void slotd_misused(const char *what);
+/* The next bytes of the call's chance. */
+void slotd_call_random(void *out, size_t size);
+
+/* ---- the host: component.c, or slotd_test.c ---- */
+
+slotd_str slotd_host_get(slotd_str key);
+void slotd_host_set(slotd_str key, slotd_str value);
+void slotd_host_delete(slotd_str key);
+slotd_pair *slotd_host_scan(slotd_str prefix, slotd_str after, uint32_t limit, size_t *count);
+void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body);
+void slotd_host_log(slotd_level level, slotd_str line);
+/* Ends the lines that were printed without an end. */
+void slotd_end_lines(void);
+/* Ends the call, whose reason was logged. */
+_Noreturn void slotd_host_trap(slotd_str why);
+
+#endif

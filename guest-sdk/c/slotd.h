@@ -1,0 +1,372 @@
+/*
+ * slotd.h: write slotd slot handlers in C.
+ *
+ * A handler decides what happens to the messages of a session. It is called for one message of one
+ * session at a time, sees that session's state only, and either replies (all that it wrote and
+ * emitted is then committed with the message) or rejects (nothing is kept).
+ *
+ *     #include "slotd.h"
+ *
+ *     static slotd_result count(slotd_cx *cx, const slotd_json *message) {
+ *         (void)message;
+ *         uint64_t n = slotd_get_u64(cx, "count", 0) + 1;
+ *         slotd_set(cx, "count", slotd_u64(n));
+ *         return slotd_reply(slotd_u64(n));
+ *     }
+ *     SLOTD_HANDLER(.handle = count)
+ *
+ * Memory. Whatever a function here gives lives until the call of your handler ends, and is then
+ * freed; whatever you pass is used or copied at once. There is nothing to free. (Two exceptions,
+ * both to save memory in long loops: `slotd_next` and `slotd_release`.) Nothing gives NULL for
+ * want of memory: the call then ends in a trap.
+ *
+ * Text. Where a parameter is a `slotd_str`, a `const char *` will do as well. What is given to you
+ * has a zero byte behind its end, so that its `data` is also a C string, unless it contains zero
+ * bytes of its own.
+ *
+ * Errors. One rule: what you reject, rejects (the sender gets 422 with your code). A body that is
+ * no JSON is rejected as `bad-message`, in a query as `bad-query`; state that is not what you asked
+ * for as `bad-state`. Everything else (`slotd_trap`, `assert`, `abort`, a null pointer, an index
+ * out of bounds, a signed overflow, no more memory) writes a line with the file and line of your
+ * source to the node's log and traps: the sender gets 500, nothing is kept.
+ *
+ * Time and chance. `time`, `clock_gettime` and their like stand at the message's time; `rand`,
+ * `random`, `drand48`, `arc4random` and `getentropy` begin anew for each call, from the session,
+ * the message's number and the kind of call. Two runs of a message give the same; no secret.
+ *
+ * Keep nothing between calls: a global or `static` variable would leak one session into another.
+ */
+#ifndef SLOTD_H
+#define SLOTD_H
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#ifdef __cplusplus
+#error "slotd.h is for C; wrap it in C functions to use C++"
+#endif
+
+/* ---- text and bytes ------------------------------------------------------------------------- */
+
+/* Text (UTF-8) or bytes. `data` is NULL where there is none (an absent key, no sender). */
+typedef struct slotd_str {
+    const char *data;
+    size_t size;
+} slotd_str;
+
+/* `size` bytes from `data`. */
+static inline slotd_str slotd_bytes(const void *data, size_t size) {
+    return (slotd_str){(const char *)data, size};
+}
+bool slotd_equal(slotd_str a, slotd_str b);
+bool slotd_starts_with(slotd_str text, slotd_str prefix);
+/* Its bytes from `from` on; empty past the end. */
+slotd_str slotd_from(slotd_str text, size_t from);
+/* As `sprintf`, of any length. A slotd_str is printed by "%.*s" and SLOTD_ARG(it). */
+const char *slotd_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
+#define SLOTD_ARG(text) (int)(text).size, (text).data ? (text).data : ""
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+/* `size` bytes, all zero, aligned for anything, until the call ends. Never NULL. */
+void *slotd_alloc(size_t size);
+/* A copy that lives until the call ends. */
+slotd_str slotd_copy(slotd_str text);
+
+/* For long loops: `slotd_release` frees all that was given since the mark was made. */
+typedef struct slotd_mark {
+    void *chunk;
+    size_t used;
+} slotd_mark;
+slotd_mark slotd_mark_here(void);
+void slotd_release(slotd_mark mark);
+
+/* ---- JSON ----------------------------------------------------------------------------------- */
+
+/* A value. Where one is read, NULL stands for one that is not there: it has no type, no members
+ * and no items, so that look-ups can be chained without a check between them. */
+typedef struct slotd_json slotd_json;
+
+typedef enum slotd_type {
+    SLOTD_NOTHING,
+    SLOTD_NULL,
+    SLOTD_BOOL,
+    SLOTD_NUMBER,
+    SLOTD_TEXT,
+    SLOTD_ARRAY,
+    SLOTD_OBJECT
+} slotd_type;
+
+slotd_type slotd_type_of(const slotd_json *value);
+/* An object's member (the last of that name), or NULL. */
+const slotd_json *slotd_member(const slotd_json *object, slotd_str name);
+/* How many members or items there are. */
+size_t slotd_count(const slotd_json *value);
+/* The member or item at an index, or NULL, and that member's name. */
+const slotd_json *slotd_at(const slotd_json *value, size_t index);
+slotd_str slotd_name_at(const slotd_json *object, size_t index);
+/* False where the value is another; `out` is then as it was. Integers are exact: 1.0 and 1e3 are
+ * none. */
+bool slotd_as_bool(const slotd_json *value, bool *out);
+bool slotd_as_u64(const slotd_json *value, uint64_t *out);
+bool slotd_as_i64(const slotd_json *value, int64_t *out);
+bool slotd_as_f64(const slotd_json *value, double *out);
+bool slotd_as_text(const slotd_json *value, slotd_str *out);
+/* Whether they are the same, members in any order. Numbers by their value. */
+bool slotd_same(const slotd_json *a, const slotd_json *b);
+
+const slotd_json *slotd_null(void);
+const slotd_json *slotd_bool(bool value);
+const slotd_json *slotd_u64(uint64_t value);
+const slotd_json *slotd_i64(int64_t value);
+/* What is no number or infinite becomes null. */
+const slotd_json *slotd_f64(double value);
+/* `text` must be UTF-8. */
+const slotd_json *slotd_text(slotd_str text);
+/* slotd_object("name", value, "name", value, ...): names are C strings, values slotd_json *. */
+slotd_json *slotd_object(const char *name, ...) __attribute__((sentinel));
+/* Adds or replaces a member. */
+void slotd_put(slotd_json *object, slotd_str name, const slotd_json *value);
+slotd_json *slotd_array(void);
+void slotd_push(slotd_json *array, const slotd_json *value);
+
+/* NULL where `text` is no JSON; `*why`, if `why` is given, says why. Values may be nested 128 deep.
+ */
+const slotd_json *slotd_parse(slotd_str text, const char **why);
+slotd_str slotd_write(const slotd_json *value);
+
+/* ---- the call ------------------------------------------------------------------------------- */
+
+typedef enum slotd_origin {
+    SLOTD_CLIENT,
+    SLOTD_SESSION, /* another session, `service/session` */
+    SLOTD_TIMER,   /* a timer that this session set */
+    SLOTD_HTTP     /* the answer to an outbound request */
+} slotd_origin;
+
+/* The message being handled, or the query being answered. A query's is const, and whatever would
+ * change something takes one that is not. */
+typedef struct slotd_cx {
+    /* The session's id within its service. */
+    slotd_str session;
+    /* Of a message: the number that it gets if it is not rejected, from 1, without a gap. Of a
+     * query: that of the last message. */
+    uint64_t seq;
+    /* Milliseconds since the Unix epoch; never goes back within a session. Not in `migrate`. */
+    uint64_t time_ms;
+    /* As the sender gave it. */
+    slotd_str content_type;
+    /* The sender's idempotency key, if it gave one. Messages only, as is what follows. */
+    slotd_str id;
+    /* The name that a client gave as its sender, if it gave one. */
+    slotd_str sender;
+    slotd_origin origin;
+    /* The session, timer or request that the message is from, where it is from no client. */
+    slotd_str origin_name;
+} slotd_cx;
+
+/* As cx->time_ms. */
+uint64_t slotd_time_ms(const slotd_cx *cx);
+
+/* What a handler returns: made by one of these. */
+typedef struct slotd_result {
+    enum { SLOTD_NO_RESULT, SLOTD_REPLY, SLOTD_REJECTION } kind;
+    slotd_str content_type, body;
+    slotd_str code, message;
+    bool retriable;
+} slotd_result;
+
+/* Replies, with JSON. */
+slotd_result slotd_reply(const slotd_json *value);
+/* Replies, with anything. */
+slotd_result slotd_reply_bytes(slotd_str content_type, slotd_str body);
+/* Refuses: `code` in kebab-case, for programs; then one sentence for people, as for `printf`. */
+slotd_result slotd_reject(const char *code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* As slotd_reject, and says that the same message may succeed later. */
+slotd_result slotd_reject_for_now(const char *code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* A message's member, for what cannot be handled without it: where it is not there or something
+ * else, the call will be rejected as `bad-message` (a query's: `bad-query`), whatever the handler
+ * then returns, and 0, false, an empty text or null is given. From then on nothing is read, written
+ * or emitted. */
+const slotd_json *slotd_need(const slotd_cx *cx, const slotd_json *message, slotd_str name);
+slotd_str slotd_need_text(const slotd_cx *cx, const slotd_json *message, slotd_str name);
+uint64_t slotd_need_u64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
+int64_t slotd_need_i64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
+double slotd_need_f64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
+bool slotd_need_bool(const slotd_cx *cx, const slotd_json *message, slotd_str name);
+/* Whether the call will be rejected for that, or for its state: time to return anything. */
+bool slotd_refused(const slotd_cx *cx);
+
+/* ---- state ---------------------------------------------------------------------------------- */
+
+/* This session's: a sorted map from text to bytes. A call sees its own writes. A key has 1 to 1,024
+ * bytes, a value 1 MiB at most, what one message writes 4 MiB. */
+
+/* The value under `key`, from JSON; NULL where there is none. Where it is not what is asked for,
+ * the call will be rejected as `bad-state`, whatever the handler then returns. */
+const slotd_json *slotd_get(const slotd_cx *cx, slotd_str key);
+uint64_t slotd_get_u64(const slotd_cx *cx, slotd_str key, uint64_t otherwise);
+int64_t slotd_get_i64(const slotd_cx *cx, slotd_str key, int64_t otherwise);
+/* Its `data` is NULL where there is none. */
+slotd_str slotd_get_text(const slotd_cx *cx, slotd_str key);
+slotd_str slotd_get_bytes(const slotd_cx *cx, slotd_str key);
+void slotd_set(slotd_cx *cx, slotd_str key, const slotd_json *value);
+void slotd_set_bytes(slotd_cx *cx, slotd_str key, slotd_str value);
+/* Deleting what is not there is no error. */
+void slotd_delete(slotd_cx *cx, slotd_str key);
+
+/* The pairs whose key starts with a prefix, in order of the keys' bytes:
+ *
+ *     slotd_scan *scan = slotd_scan_all(cx, "votes/");
+ *     while (slotd_next(scan)) {
+ *         ... scan->key, scan->value, slotd_value(scan) ...
+ *     }
+ *
+ * What a scan gives lives until the next slotd_next of that scan: take a slotd_copy of what must
+ * stay. It reads pages as it goes: a write behind it is not seen, one ahead of it may be. */
+typedef struct slotd_scan {
+    slotd_str key;
+    slotd_str value;
+} slotd_scan;
+slotd_scan *slotd_scan_all(const slotd_cx *cx, slotd_str prefix);
+/* Begins behind the key `after`. */
+slotd_scan *slotd_scan_after(const slotd_cx *cx, slotd_str prefix, slotd_str after);
+bool slotd_next(slotd_scan *scan);
+/* The value at hand, from JSON; NULL where it is none, and the call is rejected as `bad-state`. */
+const slotd_json *slotd_value(slotd_scan *scan);
+/* As slotd_value, a whole number. */
+uint64_t slotd_value_u64(slotd_scan *scan);
+
+/* One page of a scan as the host gives it, with no more than `limit` pairs (1,000 at most); it may
+ * end early, only an empty one says that there is no more. Lives until the call ends. */
+typedef struct slotd_pair {
+    slotd_str key, value;
+} slotd_pair;
+slotd_pair *slotd_page(const slotd_cx *cx, slotd_str prefix, slotd_str after, uint32_t limit,
+                       size_t *count);
+
+/* ---- events and the log --------------------------------------------------------------------- */
+
+/* Tells the session's subscribers, once the message is durable. `kind` is one word. 256 events and
+ * 1 MiB of them a message; none in `migrate`. */
+void slotd_emit(slotd_cx *cx, slotd_str kind, const slotd_json *value);
+void slotd_emit_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, slotd_str body);
+
+typedef enum slotd_level {
+    SLOTD_TRACE,
+    SLOTD_DEBUG,
+    SLOTD_INFO,
+    SLOTD_WARN,
+    SLOTD_ERROR
+} slotd_level;
+/* Writes a line to the node's log, as for `printf`; never part of what a message does. 100 lines a
+ * call, 2,048 bytes each. stdout and stderr go there too, at levels info and warn. */
+void slotd_log(slotd_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* slotd_trap(format, ...): ends the call in a trap, for what should never be. */
+#define slotd_trap(...) slotd_trap_at(__FILE__, __LINE__, __func__, __VA_ARGS__)
+_Noreturn void slotd_trap_at(const char *file, int line, const char *function, const char *format,
+                             ...) __attribute__((format(printf, 4, 5)));
+
+/* ---- the handler ---------------------------------------------------------------------------- */
+
+typedef struct slotd_handler {
+    /* Applies a message, with JSON in; or, if `handle_bytes` is given instead, with any body. */
+    slotd_result (*handle)(slotd_cx *cx, const slotd_json *message);
+    slotd_result (*handle_bytes)(slotd_cx *cx, slotd_str body);
+    /* Answers a question from the state; it can't change anything. Without one, questions are
+     * rejected as `no-queries`. */
+    slotd_result (*query)(const slotd_cx *cx, const slotd_json *query);
+    slotd_result (*query_bytes)(const slotd_cx *cx, slotd_str body);
+    /* Brings a session's state from the shape that version `from` left to this version's. Called
+     * once a session, in the transaction of its first message under this version, never for a new
+     * session. A reason that is not NULL leaves the session on `from`, working. Of `cx` only the
+     * state can be used. Without one, every version is agreed to. */
+    const char *(*migrate)(slotd_cx *cx, const char *from);
+} slotd_handler;
+
+extern const slotd_handler slotd_this_handler;
+
+/* Once per plugin: SLOTD_HANDLER(.handle = my_handle, .query = my_query) */
+#define SLOTD_HANDLER(...) const slotd_handler slotd_this_handler = {__VA_ARGS__};
+
+/* ---- what makes the above convenient -------------------------------------------------------- */
+
+/* Where in your source the last call into the SDK was, for when that call traps. */
+extern const char *slotd_here;
+static inline void slotd_is_at(const char *place) { slotd_here = place; }
+
+static inline slotd_str slotd_str_same(slotd_str text) { return text; }
+static inline slotd_str slotd_str_of(const char *text) {
+    return (slotd_str){text, text ? __builtin_strlen(text) : 0};
+}
+/* A slotd_str of one, or of a C string. */
+#define SLOTD_STR(text)                                                                            \
+    _Generic((text), slotd_str: slotd_str_same, char *: slotd_str_of, const char *: slotd_str_of)( \
+        text)
+
+#ifndef SLOTD_PLAIN
+#define SLOTD_LINE__(line) #line
+#define SLOTD_LINE_(line) SLOTD_LINE__(line)
+#define SLOTD_HERE_ slotd_is_at(__FILE__ ":" SLOTD_LINE_(__LINE__))
+
+#define slotd_equal(a, b) slotd_equal(SLOTD_STR(a), SLOTD_STR(b))
+#define slotd_starts_with(text, prefix) slotd_starts_with(SLOTD_STR(text), SLOTD_STR(prefix))
+#define slotd_from(text, from) slotd_from(SLOTD_STR(text), from)
+#define slotd_format(...) (SLOTD_HERE_, slotd_format(__VA_ARGS__))
+#define slotd_alloc(size) (SLOTD_HERE_, slotd_alloc(size))
+#define slotd_copy(text) (SLOTD_HERE_, slotd_copy(SLOTD_STR(text)))
+#define slotd_member(object, name) slotd_member(object, SLOTD_STR(name))
+#define slotd_text(text) (SLOTD_HERE_, slotd_text(SLOTD_STR(text)))
+#define slotd_object(...) \
+    (SLOTD_HERE_, slotd_object(__VA_ARGS__ __VA_OPT__(, ) (const char *)NULL, (void *)NULL))
+#define slotd_put(object, name, value) (SLOTD_HERE_, slotd_put(object, SLOTD_STR(name), value))
+#define slotd_push(array, value) (SLOTD_HERE_, slotd_push(array, value))
+#define slotd_parse(text, why) (SLOTD_HERE_, slotd_parse(SLOTD_STR(text), why))
+#define slotd_write(value) (SLOTD_HERE_, slotd_write(value))
+#define slotd_reply(value) (SLOTD_HERE_, slotd_reply(value))
+#define slotd_reply_bytes(content_type, body) \
+    (SLOTD_HERE_, slotd_reply_bytes(SLOTD_STR(content_type), SLOTD_STR(body)))
+#define slotd_reject(...) (SLOTD_HERE_, slotd_reject(__VA_ARGS__))
+#define slotd_reject_for_now(...) (SLOTD_HERE_, slotd_reject_for_now(__VA_ARGS__))
+#define slotd_need(cx, message, name) (SLOTD_HERE_, slotd_need(cx, message, SLOTD_STR(name)))
+#define slotd_need_text(cx, message, name) \
+    (SLOTD_HERE_, slotd_need_text(cx, message, SLOTD_STR(name)))
+#define slotd_need_u64(cx, message, name) \
+    (SLOTD_HERE_, slotd_need_u64(cx, message, SLOTD_STR(name)))
+#define slotd_need_i64(cx, message, name) \
+    (SLOTD_HERE_, slotd_need_i64(cx, message, SLOTD_STR(name)))
+#define slotd_need_f64(cx, message, name) \
+    (SLOTD_HERE_, slotd_need_f64(cx, message, SLOTD_STR(name)))
+#define slotd_need_bool(cx, message, name) \
+    (SLOTD_HERE_, slotd_need_bool(cx, message, SLOTD_STR(name)))
+#define slotd_get(cx, key) (SLOTD_HERE_, slotd_get(cx, SLOTD_STR(key)))
+#define slotd_get_u64(cx, key, otherwise) (SLOTD_HERE_, slotd_get_u64(cx, SLOTD_STR(key), otherwise))
+#define slotd_get_i64(cx, key, otherwise) (SLOTD_HERE_, slotd_get_i64(cx, SLOTD_STR(key), otherwise))
+#define slotd_get_text(cx, key) (SLOTD_HERE_, slotd_get_text(cx, SLOTD_STR(key)))
+#define slotd_get_bytes(cx, key) (SLOTD_HERE_, slotd_get_bytes(cx, SLOTD_STR(key)))
+#define slotd_set(cx, key, value) (SLOTD_HERE_, slotd_set(cx, SLOTD_STR(key), value))
+#define slotd_set_bytes(cx, key, value) \
+    (SLOTD_HERE_, slotd_set_bytes(cx, SLOTD_STR(key), SLOTD_STR(value)))
+#define slotd_delete(cx, key) (SLOTD_HERE_, slotd_delete(cx, SLOTD_STR(key)))
+#define slotd_scan_all(cx, prefix) (SLOTD_HERE_, slotd_scan_all(cx, SLOTD_STR(prefix)))
+#define slotd_scan_after(cx, prefix, after) \
+    (SLOTD_HERE_, slotd_scan_after(cx, SLOTD_STR(prefix), SLOTD_STR(after)))
+#define slotd_page(cx, prefix, after, limit, count) \
+    (SLOTD_HERE_, slotd_page(cx, SLOTD_STR(prefix), SLOTD_STR(after), limit, count))
+#define slotd_next(scan) (SLOTD_HERE_, slotd_next(scan))
+#define slotd_emit(cx, kind, value) (SLOTD_HERE_, slotd_emit(cx, SLOTD_STR(kind), value))
+#define slotd_emit_bytes(cx, kind, content_type, body)                                \
+    (SLOTD_HERE_, slotd_emit_bytes(cx, SLOTD_STR(kind), SLOTD_STR(content_type), SLOTD_STR(body)))
+/* So that the log says where. */
+#define abort() slotd_trap("abort() was called")
+#endif
+
+#endif

@@ -1,0 +1,115 @@
+/*
+ * slotd_test.h: tests of a handler, run natively by `slotd plugin test`, no WebAssembly needed.
+ *
+ *     #include "slotd_test.h"
+ *
+ *     TEST(counts) {
+ *         slotd_session *room = slotd_new_session("room");
+ *         CHECK_JSON(slotd_send(room, "ann", "{}").json, "1");
+ *         CHECK_TEXT(slotd_send(room, "ann", "no JSON").code, "bad-message");
+ *         CHECK(room->seq == 1);
+ *     }
+ *
+ * What the host promises holds here too: a message is applied whole or not at all (a rejection, a
+ * trap or a passed limit leaves no write and no event behind), the number rises only on success, a
+ * query can't change anything, a call sees its own writes, a scan is in order of the keys' bytes,
+ * time stands at the session's. Not modelled: the deadline, the memory limit, the limit of a
+ * session's whole state, and the checks of names at the edge.
+ *
+ * All that a test is given lives until the test ends.
+ */
+#ifndef SLOTD_TEST_H
+#define SLOTD_TEST_H
+
+#include "slotd.h"
+
+/* A session: all that is left of it between two calls, and what was logged. */
+typedef struct slotd_session {
+    slotd_str name;
+    /* The last message's number. */
+    uint64_t seq;
+    /* The clock. Set it as the test needs. */
+    uint64_t time_ms;
+    /* The idempotency key of the messages that follow; NULL: none. */
+    const char *id;
+    /* Lines that were logged since the test last set this to 0; by failed calls too. */
+    size_t log_count;
+    struct slotd_line *log;
+    /* The events of all messages so far. */
+    size_t event_count;
+    struct slotd_event *events;
+    struct slotd_store *store;
+} slotd_session;
+
+typedef struct slotd_line {
+    slotd_level level;
+    slotd_str text;
+} slotd_line;
+
+typedef struct slotd_event {
+    uint64_t seq;
+    slotd_str kind, content_type, body;
+    /* The body, if it is JSON. */
+    const slotd_json *json;
+} slotd_event;
+
+/* What came of a call. Nothing that it did was kept unless it replied. */
+typedef struct slotd_outcome {
+    enum slotd_ended {
+        SLOTD_REPLIED,
+        SLOTD_REJECTED,
+        SLOTD_REFUSED, /* by `migrate`; `message` says why */
+        SLOTD_TRAPPED  /* `message` says why */
+    } ended;
+    slotd_str content_type, body;
+    /* The reply's body, if it is JSON. */
+    const slotd_json *json;
+    slotd_str code, message;
+    bool retriable;
+} slotd_outcome;
+
+/* A new session, at a fixed time. */
+slotd_session *slotd_new_session(const char *name);
+/* Sends a message whose body is `json`; `sender` may be NULL. */
+slotd_outcome slotd_send(slotd_session *session, const char *sender, const char *json);
+slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,
+                               const char *content_type, slotd_str body);
+/* Asks a query. */
+slotd_outcome slotd_ask(slotd_session *session, const char *json);
+slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, slotd_str body);
+/* Runs the handler's `migrate`, as the host does before a session's first message under this
+ * version. */
+slotd_outcome slotd_migrate(slotd_session *session, const char *from);
+
+/* The state, to look at and to change under the handler. `data` is NULL where there is none. */
+slotd_str slotd_state(const slotd_session *session, const char *key);
+size_t slotd_state_count(const slotd_session *session);
+void slotd_put_state(slotd_session *session, const char *key, const char *value);
+
+/* A test; its name is what `slotd plugin test NAME` looks for. */
+#define TEST(name)                                                                             \
+    static void name(void);                                                                    \
+    __attribute__((constructor)) static void name##_is_a_test(void) {                          \
+        slotd_add_test(#name, name);                                                           \
+    }                                                                                          \
+    static void name(void)
+
+/* Each ends the test if it does not hold. */
+#define CHECK(condition) \
+    ((condition) ? (void)0 : slotd_failed(__FILE__, __LINE__, "%s", #condition))
+/* That a text (slotd_str or C string) is another. */
+#define CHECK_TEXT(text, expected) \
+    slotd_check_text(__FILE__, __LINE__, #text, SLOTD_STR(text), SLOTD_STR(expected))
+/* That a slotd_json * is the JSON that a C string says. */
+#define CHECK_JSON(value, expected) \
+    slotd_check_json(__FILE__, __LINE__, #value, value, expected)
+
+void slotd_add_test(const char *name, void (*test)(void));
+_Noreturn void slotd_failed(const char *file, int line, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void slotd_check_text(const char *file, int line, const char *what, slotd_str text,
+                      slotd_str expected);
+void slotd_check_json(const char *file, int line, const char *what, const slotd_json *value,
+                      const char *expected);
+
+#endif

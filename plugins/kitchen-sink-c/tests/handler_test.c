@@ -1,0 +1,116 @@
+#include "slotd_test.h"
+
+#include <string.h>
+
+static slotd_outcome send(slotd_session *session, const char *op) {
+    return slotd_send(session, "ann", op);
+}
+
+/* All languages' plugins answer alike: this one must not be the one that differs. */
+TEST(does_what_it_is_told) {
+    slotd_session *sink = slotd_new_session("session");
+    static const struct {
+        const char *op, *expected;
+    } told[] = {
+        {"{\"op\": \"echo\", \"value\": {\"ä\": [1, null]}}", "{\"value\": {\"ä\": [1, null]}}"},
+        {"{\"op\": \"context\"}",
+         "{\"session\": \"session\", \"seq\": 2, \"id\": null, \"sender\": \"ann\","
+         " \"content_type\": \"application/json\"}"},
+        {"{\"op\": \"get\", \"key\": \"k\"}", "{\"value\": null}"},
+        {"{\"op\": \"set\", \"key\": \"k\", \"value\": [ 1 ]}", "{}"},
+        {"{\"op\": \"get\", \"key\": \"k\"}", "{\"value\": [1]}"},
+        {"{\"op\": \"get-bytes\", \"key\": \"k\"}", "{\"hex\": \"5b315d\"}"},
+        {"{\"op\": \"set-bytes\", \"key\": \"b\", \"hex\": \"00fF\"}", "{}"},
+        {"{\"op\": \"get-bytes\", \"key\": \"b\"}", "{\"hex\": \"00ff\"}"},
+        {"{\"op\": \"delete\", \"key\": \"b\"}", "{}"},
+        {"{\"op\": \"get-bytes\", \"key\": \"b\"}", "{\"hex\": null}"},
+        {"{\"op\": \"fill\", \"prefix\": \"f\", \"count\": 1001, \"bytes\": 1}", "{}"},
+        {"{\"op\": \"scan\", \"prefix\": \"f\", \"after\": \"f00998\", \"limit\": 1}",
+         "{\"pairs\": [[\"f00999\", \"x\"]]}"},
+        {"{\"op\": \"scan\", \"prefix\": \"f\", \"after\": null, \"limit\": 2}",
+         "{\"pairs\": [[\"f00000\", \"x\"], [\"f00001\", \"x\"]]}"},
+        {"{\"op\": \"scan-all\", \"prefix\": \"f\"}",
+         "{\"count\": 1001, \"first\": \"f00000\", \"last\": \"f01000\"}"},
+        {"{\"op\": \"scan-all\", \"prefix\": \"none\"}",
+         "{\"count\": 0, \"first\": null, \"last\": null}"},
+        {"{\"op\": \"add64\", \"key\": \"n\", \"n\": \"18446744073709551615\"}",
+         "{\"sum\": \"18446744073709551615\"}"},
+        {"{\"op\": \"add64\", \"key\": \"n\", \"n\": \"2\"}", "{\"sum\": \"1\"}"},
+        {"{\"op\": \"clock\"}", "{\"time_ms\": 1700000000000, \"native_ms\": 1700000000000}"},
+        {"{\"op\": \"deep\", \"depth\": 10}", "{}"},
+        {"{\"op\": \"big\", \"bytes\": 3}", "{\"text\": \"xxx\"}"},
+        {"{\"op\": \"emit\", \"kind\": \"k\", \"value\": 1, \"times\": 2}", "{}"},
+        {"{\"op\": \"log\", \"level\": \"warn\", \"text\": \"t\"}", "{}"},
+    };
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++) {
+        slotd_outcome outcome = send(sink, told[i].op);
+        if (outcome.ended != SLOTD_REPLIED)
+            slotd_failed(__FILE__, __LINE__, "%s: %s", told[i].op, outcome.message.data);
+        CHECK_JSON(outcome.json, told[i].expected);
+    }
+    CHECK(sink->event_count == 2);
+    CHECK(sink->log_count == 1 && sink->log[0].level == SLOTD_WARN);
+    CHECK_TEXT(sink->log[0].text, "t");
+    slotd_outcome raw = slotd_send_bytes(sink, NULL, "image/x-y", slotd_bytes("\0\xff", 2));
+    CHECK_TEXT(raw.content_type, "image/x-y");
+    CHECK_TEXT(raw.body, slotd_bytes("\0\xff", 2));
+}
+
+/* A message that runs twice must give the same, or a replay would differ; and two messages must
+ * not, or ids that are made so would be given twice. */
+TEST(chance_is_the_messages) {
+    slotd_session *a = slotd_new_session("a"), *again = slotd_new_session("a");
+    const char *random = "{\"op\": \"random\"}";
+    slotd_outcome first = send(a, random), same = send(again, random), next = send(a, random);
+    CHECK_TEXT(first.body, same.body);
+    CHECK(!slotd_equal(first.body, next.body));
+    CHECK(!slotd_equal(first.body, send(slotd_new_session("b"), random).body));
+    slotd_outcome asked = slotd_ask(again, random);
+    CHECK(!slotd_equal(first.body, asked.body));
+    CHECK_TEXT(slotd_ask(again, random).body, asked.body);
+}
+
+/* As above, for what must fail. */
+TEST(fails_as_it_is_told) {
+    slotd_session *sink = slotd_new_session("session");
+    CHECK(send(sink, "{\"op\": \"set\", \"key\": \"k\", \"value\": 1}").ended == SLOTD_REPLIED);
+    slotd_outcome refused = send(sink, "{\"op\": \"reject\", \"code\": \"c\", \"message\": \"m\","
+                                       " \"retriable\": true, \"set\": \"k\"}");
+    CHECK(refused.ended == SLOTD_REJECTED && refused.retriable);
+    CHECK_TEXT(refused.code, "c");
+    CHECK_TEXT(refused.message, "m");
+    static const char *const bad[] = {
+        "{\"op\": \"nothing\"}", "{\"op\": \"get\"}", "{\"op\": \"get\", \"key\": 1}",
+        "{\"op\": \"throw\"}",   "[]",                "",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        CHECK_TEXT(send(sink, bad[i]).code, "bad-message");
+        CHECK_TEXT(slotd_ask(sink, bad[i]).code, "bad-query");
+    }
+    static const char *const odd[] = {
+        "{\"op\": \"set-bytes\", \"key\": \"k\", \"hex\": \"0\"}",
+        "{\"op\": \"add64\", \"key\": \"k\", \"n\": \"-1\"}",
+        "{\"op\": \"log\", \"level\": \"loud\", \"text\": \"\"}",
+    };
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++)
+        CHECK_TEXT(send(sink, odd[i]).code, "bad-message");
+    slotd_outcome thrown = send(sink, "{\"op\": \"throw\", \"message\": \"m\", \"set\": \"k\"}");
+    CHECK(thrown.ended == SLOTD_TRAPPED);
+    CHECK(strstr(thrown.message.data, "src/handler.c:") != NULL);
+    static const char *const forbidden[] = {
+        "{\"op\": \"set\", \"key\": \"k\", \"value\": 2}",
+        "{\"op\": \"delete\", \"key\": \"k\"}",
+        "{\"op\": \"emit\", \"kind\": \"k\", \"value\": 2}",
+        "{\"op\": \"throw\", \"message\": \"m\"}",
+    };
+    for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++)
+        CHECK(slotd_ask(sink, forbidden[i]).ended == SLOTD_TRAPPED);
+    slotd_outcome migrated = slotd_migrate(sink, "0.0.9");
+    CHECK(migrated.ended == SLOTD_REFUSED);
+    CHECK_TEXT(migrated.message, "no way from 0.0.9");
+    CHECK(slotd_migrate(sink, "0.0.8").ended == SLOTD_TRAPPED);
+    CHECK(sink->seq == 1 && slotd_state_count(sink) == 1);
+    CHECK_TEXT(slotd_state(sink, "k"), "1");
+    CHECK(slotd_migrate(sink, "0.1.0").ended == SLOTD_REPLIED);
+    CHECK_TEXT(slotd_state(sink, "migrated"), "{\"from\":\"0.1.0\"}");
+}
