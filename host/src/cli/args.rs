@@ -4,6 +4,7 @@ use super::{
     client::{ADMIN, API, Client},
     cluster::ClusterCmd,
     exit::{CliError, Exit},
+    plugin::Lang,
 };
 use crate::{
     config::{
@@ -15,7 +16,7 @@ use crate::{
     limits,
 };
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
-use std::{path::PathBuf, sync::LazyLock, time::Duration};
+use std::{ffi::OsString, path::PathBuf, sync::LazyLock, time::Duration};
 
 /// A WebAssembly-pluggable sharding host: durable sessions, handled by plugins that are swapped
 /// while they serve.
@@ -106,7 +107,7 @@ pub enum Cmd {
     #[command(subcommand)]
     Cluster(ClusterCmd),
 
-    /// Begin, build and check plugins
+    /// Begin, build, test and check plugins
     #[command(subcommand)]
     Plugin(PluginCmd),
     /// Show or check the configuration that `serve` would use
@@ -345,30 +346,47 @@ pub struct SlotArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum PluginCmd {
-    /// Write a crate that builds to a plugin
+    /// Write a plugin to begin with: a handler, its tests, and what builds them
     New {
         /// The plugin's name
         name: String,
+        /// The language
+        #[arg(long, value_enum, default_value_t = Lang::Rust)]
+        lang: Lang,
         /// Where to put it; without it a folder of that name here
         #[arg(long, value_name = "DIR")]
         path: Option<PathBuf>,
-        /// The folder of the guest SDK to depend on
+        /// The folder of Rust's guest SDK to depend on
         #[arg(long, value_name = "DIR")]
         sdk: Option<PathBuf>,
     },
-    /// Build a crate to a component
+    /// Build a plugin to a component
+    ///
+    /// What is missing is fetched with the language's own package manager, at pinned versions, into
+    /// the plugin's folder .slotd/tools, or that which $SLOTD_TOOLS_DIR names.
     Build {
-        /// The crate's folder
+        /// The plugin's folder
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// The cargo profile
-        #[arg(long, default_value = "release")]
-        profile: String,
+        /// The cargo profile, for Rust [default: release]
+        #[arg(long)]
+        profile: Option<String>,
         /// Where to put the component
         #[arg(long, short, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Set up what building plugins needs, and say what was done
+    /// Run a plugin's own tests, with its language's usual runner
+    ///
+    /// cargo test, node --test, python -m unittest, or C's test program. Ends with its exit code.
+    Test {
+        /// The plugin's folder
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// Further arguments, for the runner
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Set up what building Rust plugins needs, and say what was done
     ///
     /// rustup's targets or, where they cannot be fetched, Debian's packages. Does nothing where
     /// all is there.

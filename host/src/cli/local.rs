@@ -5,21 +5,22 @@ use super::{
     args::{ConfigArgs, ConfigCmd, PluginCmd},
     exit::{CliError, Exit},
     output,
-    plugin::{self, BuildOptions, NewOptions},
-    toolchain,
+    plugin::{self, BuildOptions, NewOptions, Steps, lang::toolchain},
 };
 use crate::{config::keys::KEYS, plugin::inspect};
 use serde::Serialize;
-use std::{fmt, path::Path};
+use std::{ffi::OsString, fmt, path::Path};
 
 pub fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
     match command {
-        PluginCmd::New { name, path, sdk } => {
-            report(plugin::new(&NewOptions { name, path, sdk }), json)
+        PluginCmd::New { name, lang, path, sdk } => {
+            report(plugin::new(&NewOptions { lang, name, path, sdk }), json)
         }
         PluginCmd::Build { dir, profile, out } => {
-            report(plugin::build(&BuildOptions { dir, profile, out, quiet: json }), json)
+            let steps = if json { Steps::quiet() } else { Steps::shown() };
+            report(plugin::build(&BuildOptions { dir, profile, out }, &steps), json)
         }
+        PluginCmd::Test { dir, args } => test(&dir, &args),
         PluginCmd::Setup { dir } => report(toolchain::ensure(&dir), json),
         PluginCmd::Check { file } => check(&file, json),
     }
@@ -33,6 +34,17 @@ fn report<T: Serialize + fmt::Display>(
     match json {
         true => output::line(&serde_json::json!(report).to_string()),
         false => output::line(report.to_string().trim_end()),
+    }
+}
+
+/// Ends with the runner's own exit code.
+fn test(dir: &Path, args: &[OsString]) -> Result<(), CliError> {
+    let status = plugin::test(dir, args, &Steps::shown())
+        .map_err(|error| CliError::failure(format!("{error:#}")))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => std::process::exit(code),
+        None => Err(CliError::failure(format!("the tests were ended: {status}"))),
     }
 }
 

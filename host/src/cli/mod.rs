@@ -18,7 +18,6 @@ mod sse;
 mod tail;
 #[cfg(test)]
 mod tests;
-pub mod toolchain;
 
 pub use args::Cli;
 pub use exit::{CliError, Exit};

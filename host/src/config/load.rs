@@ -18,6 +18,9 @@ use toml::de::{DeTable, DeValue};
 /// Read when neither `--config` nor `$SLOTD_CONFIG` names another and it exists.
 pub const FILE_DEFAULT: &str = "slotd.toml";
 
+/// The folder of a plugin in C has a file of the same name, with this table: it is not about the node.
+const PLUGIN_TABLE: &str = "plugin";
+
 /// Where values come from. [`Sources::of_process`] takes the process's own.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -219,6 +222,7 @@ impl Loading {
             let full = format!("{prefix}{}", name.get_ref());
             let (key, value) = (keys::find(&full), value.get_ref());
             match (key, value) {
+                (None, DeValue::Table(_)) if full == PLUGIN_TABLE => {}
                 (None, DeValue::Table(inner)) if keys::TABLES.iter().any(|(t, _)| *t == full) => {
                     self.table(&format!("{full}."), inner, lines);
                 }

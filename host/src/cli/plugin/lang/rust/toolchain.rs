@@ -1,5 +1,6 @@
 //! The toolchains that build plugins: found, and set up where they are missing.
 
+use crate::cli::plugin::steps::said;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::{
@@ -206,11 +207,7 @@ fn debian_commands(sudo: &str) -> [String; 2] {
 
 /// Runs a command and says so in one of the two lists.
 fn run(command: &mut Command, did: &mut Vec<String>, failed: &mut Vec<String>) {
-    let mut said = command.get_program().to_string_lossy().into_owned();
-    for arg in command.get_args() {
-        said.push(' ');
-        said.push_str(&arg.to_string_lossy());
-    }
+    let said = said(command);
     // stdout is for our own report.
     let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     match ended {

@@ -1,0 +1,26 @@
+//! `slotd plugin`: what a plugin's author starts with, and the way from a folder of source to a
+//! component that says its version. What differs between languages is behind [`lang::Language`].
+
+mod build;
+mod componentize;
+pub mod lang;
+mod new;
+pub mod sdk;
+mod stamp;
+mod steps;
+mod test;
+pub mod tools;
+
+pub use build::{BuildOptions, BuildReport, Built, build};
+pub use componentize::componentize;
+pub use lang::{Lang, Language, Package};
+pub use new::{NewOptions, NewReport, new};
+pub use stamp::stamp_version;
+pub use steps::Steps;
+pub use test::test;
+
+/// The interface that components are made for.
+pub const WIT: &str = include_str!("../../../../wit/slot.wit");
+
+#[cfg(test)]
+mod tests;

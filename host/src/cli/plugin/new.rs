@@ -1,0 +1,122 @@
+//! `slotd plugin new`.
+
+use super::{lang::Lang, sdk};
+use crate::limits;
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+#[derive(Clone, Debug)]
+pub struct NewOptions {
+    pub lang: Lang,
+    /// The plugin's name.
+    pub name: String,
+    /// Where it goes: a folder that is not there, or is empty. Default: `./<name>`.
+    pub path: Option<PathBuf>,
+    /// Rust's alone: the folder of the crate `slotd-guest`. Default: that of the checkout which
+    /// this binary was built from, if it is there, else the git repository at this version.
+    pub sdk: Option<PathBuf>,
+}
+
+/// What [`new`] wrote.
+#[derive(Clone, Debug, Serialize)]
+pub struct NewReport {
+    pub name: String,
+    pub lang: Lang,
+    pub dir: PathBuf,
+    pub files: Vec<PathBuf>,
+}
+
+impl fmt::Display for NewReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, lang, dir, .. } = self;
+        let dir = dir.display();
+        write!(
+            f,
+            "wrote the {lang} plugin {name} to {dir}; next:\n  \
+             cd {dir}\n  slotd plugin test\n  slotd plugin build\n  \
+             slotd deploy {name} {name}-0.1.0.wasm"
+        )
+    }
+}
+
+/// Writes a plugin that builds and whose tests pass.
+///
+/// # Errors
+/// When the name is none for a plugin and a service, the folder has something in it, or a file
+/// can't be written (what was written is then removed).
+pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
+    let NewOptions { lang, name, path, .. } = options;
+    check_name(name)?;
+    let language = lang.language();
+    let templates = language.templates();
+    ensure!(!templates.is_empty(), "there is no template for {lang} yet");
+    let mut placeholders = language.placeholders(options)?;
+    placeholders.push(("name", name.clone()));
+    let dir = path.clone().unwrap_or_else(|| PathBuf::from(name));
+    let was_there = match fs::read_dir(&dir) {
+        Ok(mut entries) => {
+            ensure!(entries.next().is_none(), "{} is not empty", dir.display());
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error).with_context(|| format!("reading {}", dir.display())),
+    };
+    let write = || -> anyhow::Result<()> {
+        for (file, template) in templates {
+            let file = dir.join(file);
+            fs::create_dir_all(file.parent().unwrap_or(&dir))?;
+            fs::write(file, fill(template, &placeholders))?;
+        }
+        if !language.sdk().is_empty() {
+            sdk::write(&dir, language.sdk())?;
+        }
+        Ok(())
+    };
+    if let Err(error) = write() {
+        // It was empty, or not there.
+        _ = clear(&dir);
+        if !was_there {
+            _ = fs::remove_dir(&dir);
+        }
+        return Err(error).with_context(|| format!("writing to {}", dir.display()));
+    }
+    let files = templates.iter().map(|(file, _)| PathBuf::from(file)).collect();
+    Ok(NewReport { name: name.clone(), lang: *lang, dir, files })
+}
+
+fn fill(template: &str, placeholders: &[(&str, String)]) -> String {
+    placeholders.iter().fold(template.to_owned(), |text, (name, value)| {
+        text.replace(&format!("{{{{{name}}}}}"), value)
+    })
+}
+
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => fs::remove_dir_all(path)?,
+            false => fs::remove_file(path)?,
+        }
+    }
+    Ok(())
+}
+
+/// The name of a plugin is also the service's that its README deploys.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let max = limits::SERVICE_NAME_BYTES_MAX;
+    ensure!(
+        !name.is_empty() && name.len() <= max,
+        "a plugin's name has 1 to {max} characters, this one has {}",
+        name.len()
+    );
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    ensure!(
+        name.as_bytes()[0].is_ascii_lowercase() && name.bytes().all(allowed),
+        "{name:?} is no name for a plugin: use a-z, 0-9, '-' and '_', starting with a letter"
+    );
+    Ok(())
+}

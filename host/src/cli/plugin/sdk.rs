@@ -1,0 +1,91 @@
+//! The SDKs that slotd carries with it, put where a plugin's build finds them: SDK and slotd always
+//! match.
+
+use super::stamp::write_file;
+use anyhow::Context;
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+/// slotd's own folder in a plugin's: it can be thrown away at any time.
+pub const OWN_DIR: &str = ".slotd";
+
+/// An SDK's files: paths in its folder, and contents.
+pub type Files = &'static [(&'static str, &'static str)];
+
+/// Writes `files` to `.slotd/sdk` in the plugin's folder, where they differ from what is there, and
+/// removes what else is there. Gives that folder.
+///
+/// # Errors
+/// A file can't be written.
+pub fn write(dir: &Path, files: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
+    let sdk = dir.join(OWN_DIR).join("sdk");
+    let can_not = |path: &Path| format!("can't write the SDK to {}", path.display());
+    fs::create_dir_all(&sdk).with_context(|| can_not(&sdk))?;
+    for (name, contents) in files {
+        let file = sdk.join(name);
+        if fs::read(&file).is_ok_and(|there| there == contents.as_bytes()) {
+            continue;
+        }
+        let folder = file.parent().unwrap_or(&sdk);
+        fs::create_dir_all(folder).with_context(|| can_not(folder))?;
+        write_file(&file, contents.as_bytes()).with_context(|| can_not(&file))?;
+    }
+    remove_others(&sdk, &sdk, files).with_context(|| can_not(&sdk))?;
+    Ok(sdk)
+}
+
+/// What an earlier version had would be found by a build, and used. Python's compiled files and
+/// the like come and go by themselves.
+fn remove_others(sdk: &Path, dir: &Path, files: &[(&str, &str)]) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let own = path.strip_prefix(sdk).unwrap_or(&path);
+        if files.iter().any(|(name, _)| Path::new(name) == own) {
+            continue;
+        }
+        let holds_some = files.iter().any(|(name, _)| Path::new(name).starts_with(own));
+        let removed = if holds_some {
+            remove_others(sdk, &path, files)
+        } else if path.is_dir() {
+            match own.file_name().is_some_and(|name| name == "__pycache__") {
+                true => Ok(()),
+                false => fs::remove_dir_all(&path),
+            }
+        } else if path.extension().is_some_and(|extension| extension == "tmp") {
+            // Another build writes it just now.
+            Ok(())
+        } else {
+            fs::remove_file(&path)
+        };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plugin made by an older slotd must be built with this one's SDK, and nothing else of it;
+    /// what is the same must keep its time, or every build would start from nothing.
+    #[test]
+    fn what_differs_is_written_and_what_is_gone_removed() -> anyhow::Result<()> {
+        let home = tempfile::tempdir()?;
+        let first = [("slotd.py", "1"), ("old/a.py", "a"), ("wit/slot.wit", "w")];
+        let sdk = write(home.path(), &first)?;
+        assert_eq!(sdk, home.path().join(".slotd/sdk"));
+        let written = fs::metadata(sdk.join("wit/slot.wit"))?.modified()?;
+        fs::create_dir(sdk.join("__pycache__"))?;
+        write(home.path(), &[("slotd.py", "2"), ("wit/slot.wit", "w")])?;
+        assert_eq!(fs::read_to_string(sdk.join("slotd.py"))?, "2");
+        assert!(!sdk.join("old").exists() && sdk.join("__pycache__").exists());
+        assert_eq!(fs::metadata(sdk.join("wit/slot.wit"))?.modified()?, written);
+        Ok(())
+    }
+}

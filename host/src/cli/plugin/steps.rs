@@ -1,0 +1,234 @@
+//! What is done is shown: each other program that is run is announced, and what it says reaches
+//! the reader unchanged.
+
+use anyhow::{Context, ensure};
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use std::{
+    fmt,
+    io::{self, Read, Write as _},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+};
+
+/// Runs other programs and says so.
+pub struct Steps {
+    tell: Box<dyn Fn(&str) + Send + Sync>,
+    /// Show what programs say only where they fail.
+    quiet: bool,
+    /// Where they can be stopped: the one that runs, at the head of a process group of its own.
+    stoppable: Option<Mutex<Running>>,
+}
+
+#[derive(Default)]
+struct Running {
+    group: Option<Pid>,
+    stopped: bool,
+}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steps").field("quiet", &self.quiet).finish_non_exhaustive()
+    }
+}
+
+impl Steps {
+    /// For a person who watches: all goes to standard error, standard output is for the result.
+    pub fn shown() -> Self {
+        let tell = |what: &str| crate::cli::output::complain(&format!("slotd: {what}"));
+        Self { tell: Box::new(tell), quiet: false, stoppable: None }
+    }
+
+    /// For programs: nothing is shown, but for what a program that failed had to say.
+    pub fn quiet() -> Self {
+        Self { tell: Box::new(|_| ()), quiet: true, stoppable: None }
+    }
+
+    /// Told to `tell`; [`Self::stop`] ends what runs.
+    pub fn stoppable(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { tell: Box::new(tell), quiet: false, stoppable: Some(Mutex::default()) }
+    }
+
+    /// Says what is done now, as `fetching esbuild 0.28.1 with npm`.
+    pub fn say(&self, what: impl fmt::Display) {
+        (self.tell)(&what.to_string());
+    }
+
+    /// Says `what` (if anything) and runs a program to its end. All that it says goes to standard
+    /// error.
+    ///
+    /// # Errors
+    /// When it does not start, or fails.
+    pub fn run(&self, what: &str, command: &mut Command) -> anyhow::Result<()> {
+        command.stdout(if self.quiet { Stdio::piped() } else { Stdio::from(io::stderr()) });
+        self.finish(what, command).map(|_| ())
+    }
+
+    /// As [`Self::run`], and gives what it writes to standard output.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn read(&self, what: &str, command: &mut Command) -> anyhow::Result<Vec<u8>> {
+        command.stdout(Stdio::piped());
+        self.finish(what, command)
+    }
+
+    /// Says `what` (if anything) and runs a program that is the user's own, as if they had typed
+    /// it. How it ends is theirs to judge.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn pass(&self, what: &str, command: &mut Command) -> anyhow::Result<ExitStatus> {
+        self.announce(what);
+        let child = self.spawn(command)?;
+        let said = said(command);
+        self.wait(child).with_context(|| format!("waiting for `{said}`"))
+    }
+
+    fn finish(&self, what: &str, command: &mut Command) -> anyhow::Result<Vec<u8>> {
+        self.announce(what);
+        command.stdin(Stdio::null());
+        command.stderr(if self.quiet { Stdio::piped() } else { Stdio::inherit() });
+        let said = said(command);
+        let mut child = self.spawn(command)?;
+        // Taken off in parallel: a program that fills one pipe must not wait for the other's reader.
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let (status, out, err) = thread::scope(|scope| {
+            let out = scope.spawn(|| read_all(out));
+            let err = scope.spawn(|| read_all(err));
+            (self.wait(child), out.join().unwrap_or_default(), err.join().unwrap_or_default())
+        });
+        let status = status.with_context(|| format!("waiting for `{said}`"))?;
+        if status.success() {
+            return Ok(out);
+        }
+        if self.quiet {
+            let mut stderr = io::stderr().lock();
+            let _ = stderr.write_all(&out).and_then(|()| stderr.write_all(&err));
+        }
+        ensure!(!self.is_stopped(), "stopped");
+        anyhow::bail!("`{said}` failed ({status}); what it said is above")
+    }
+
+    fn announce(&self, what: &str) {
+        if !what.is_empty() {
+            self.say(what);
+        }
+    }
+
+    fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+        let said = said(command);
+        let starting = || format!("starting `{said}`");
+        let Some(stoppable) = &self.stoppable else {
+            return command.spawn().with_context(starting);
+        };
+        let mut running = stoppable.lock();
+        ensure!(!running.stopped, "stopped");
+        let child = command.process_group(0).spawn().with_context(starting)?;
+        running.group = Some(Pid::from_child(&child));
+        Ok(child)
+    }
+
+    fn wait(&self, mut child: Child) -> io::Result<ExitStatus> {
+        if let Some(stoppable) = &self.stoppable {
+            // Its number is forgotten before it is given back to the system, so that `stop` can't
+            // meet another program that has got it since.
+            let (it, how) =
+                (Pid::from_child(&child), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(it), how) {}
+            stoppable.lock().group = None;
+        }
+        child.wait()
+    }
+
+    /// Ends what runs, if it can be stopped, and lets nothing else begin.
+    pub fn stop(&self) {
+        let Some(stoppable) = &self.stoppable else { return };
+        let mut running = stoppable.lock();
+        running.stopped = true;
+        if let Some(group) = running.group {
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stoppable.as_ref().is_some_and(|stoppable| stoppable.lock().stopped)
+    }
+}
+
+fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+/// A command as one would type it, without its variables.
+pub(super) fn said(command: &Command) -> String {
+    let mut said = command.get_program().to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        said.push(' ');
+        said.push_str(&arg.to_string_lossy());
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    /// A program's failure must not pass for a result, and the way to it must be named.
+    #[test]
+    fn failures_are_told_with_the_command() -> anyhow::Result<()> {
+        let steps = Steps::quiet();
+        assert_eq!(steps.read("", &mut sh("echo out; echo err >&2"))?, b"out\n");
+        let failed = steps.run("", &mut sh("exit 3")).unwrap_err().to_string();
+        assert!(failed.contains("`sh -c exit 3` failed (exit status: 3)"), "{failed}");
+        let missing = steps.run("", &mut Command::new("/no/such/program")).unwrap_err();
+        assert!(missing.to_string().contains("/no/such/program"), "{missing}");
+        assert_eq!(steps.pass("", &mut sh("exit 5"))?.code(), Some(5));
+        Ok(())
+    }
+
+    /// Pipes hold 64 KiB: a program that says more on each must not hang.
+    #[test]
+    fn much_output_does_not_block() -> anyhow::Result<()> {
+        let loud = "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero";
+        assert_eq!(Steps::quiet().read("", &mut sh(loud))?.len(), 300_000);
+        Ok(())
+    }
+
+    /// Without it, a compiler would go on after Ctrl-C had ended `slotd dev`.
+    #[test]
+    fn stopping_ends_the_whole_group_and_what_would_follow() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let began = dir.path().join("began");
+        let script =
+            format!("sh -c 'echo $$ > {0}.part; mv {0}.part {0}; sleep 600'", began.display());
+        let steps = Arc::new(Steps::stoppable(|_| ()));
+        let other = steps.clone();
+        let running = thread::spawn(move || other.run("", &mut sh(&script)));
+        while !began.exists() {
+            thread::yield_now();
+        }
+        steps.stop();
+        let stopped = running.join().map_err(|_| anyhow::anyhow!("a panic"))?;
+        assert_eq!(stopped.unwrap_err().to_string(), "stopped");
+        let child: i32 = std::fs::read_to_string(&began)?.trim().parse()?;
+        let child = Pid::from_raw(child).context("no process")?;
+        while rustix::process::test_kill_process(child).is_ok() {
+            thread::yield_now();
+        }
+        assert_eq!(steps.run("", &mut sh("exit 0")).unwrap_err().to_string(), "stopped");
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! `slotd plugin test`.
+
+use super::{lang::Lang, sdk, steps::Steps};
+use anyhow::Context;
+use std::{ffi::OsString, path::Path, process::ExitStatus};
+
+/// Runs a plugin's own tests with its language's usual runner.
+///
+/// # Errors
+/// When the folder is no plugin, or the tests can't be run at all.
+pub fn test(dir: &Path, args: &[OsString], steps: &Steps) -> anyhow::Result<ExitStatus> {
+    let dir =
+        dir.canonicalize().with_context(|| format!("there is no folder {}", dir.display()))?;
+    let language = Lang::of(&dir)?.language();
+    if !language.sdk().is_empty() {
+        sdk::write(&dir, language.sdk())?;
+    }
+    language.test(&dir, args, steps)
+}
