@@ -192,8 +192,9 @@ impl Task {
             flushed_batch: 0,
             flushing: None,
             last_flush: Instant::now(),
-            // Whatever was written under earlier owners: the first flush sees if it is due.
-            log_bytes: limits::SNAPSHOT_LOG_BYTES,
+            // What earlier owners wrote since their last snapshot is not known. A guess, so that
+            // slots that open together do not all make one at once.
+            log_bytes: rand::random_range(0..limits::SNAPSHOT_LOG_BYTES),
             snapshotting: None,
             trim_after: None,
             instances: Instances::default(),
