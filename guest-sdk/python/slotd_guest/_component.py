@@ -1,0 +1,126 @@
+"""The component's side: the generated bindings, and a handler behind them. Only here while a
+component is built and when it runs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import wit_world  # type: ignore[import-not-found]
+from componentize_py_types import Err  # type: ignore[import-not-found]
+from wit_world.imports import effects, log, state, types  # type: ignore[import-not-found]
+
+from . import _build, _trace
+from ._call import Program
+from ._context import Context, MigrateContext, Origin, QueryContext
+from ._errors import Rejection
+from ._instance import Fresh
+from ._logging import to_log
+
+_LEVELS = (log.Level.TRACE, log.Level.DEBUG, log.Level.INFO, log.Level.WARN, log.Level.ERROR)
+
+
+class _Imports:
+    """The host, through the component's imports."""
+
+    get = staticmethod(state.get)
+    set = staticmethod(state.set)
+    delete = staticmethod(state.delete)
+    scan = staticmethod(state.scan)
+
+    @staticmethod
+    def emit(kind: str, content_type: str, body: bytes) -> None:
+        effects.emit(types.Event(kind, content_type, body))
+
+    @staticmethod
+    def log(level: int, message: str) -> None:
+        # Half a surrogate pair has no UTF-8: not worth losing the line, or the call.
+        log.write(_LEVELS[level], message.encode("utf-8", "replace").decode())
+
+
+def export(entry: str) -> type:
+    """The class that componentize-py looks for, over the handler that ``entry`` names: a module, or
+    ``module:Class``. Runs while the component is built; its memory then is what instances begin
+    with."""
+    host = _Imports()
+    program = Program(_build.load(entry))
+    _build.warm_up()
+    fresh = Fresh()
+    out, err = to_log(host)
+    kinds = {
+        types.Origin_Client: "client",
+        types.Origin_Session: "session",
+        types.Origin_Timer: "timer",
+        types.Origin_Http: "http",
+    }
+
+    def failed(error: BaseException) -> Any:
+        """The result for a rejection; does not return for anything else."""
+        if type(error) is Rejection or isinstance(error, Rejection):
+            message = error.message.encode("utf-8", "replace").decode()
+            return Err(types.Rejection(error.code, message, error.retriable))
+        try:
+            out.end()
+            err.end()
+            for line in _trace.lines(error):
+                host.log(4, line)
+        except BaseException as broken:
+            host.log(4, f"{type(error).__name__} (and no trace of it: {type(broken).__name__})")
+        # A trap, without the words that the runtime has for an exception.
+        os.abort()
+
+    class WitWorld(wit_world.WitWorld):  # type: ignore[misc]
+        def handle(self, message: Any) -> Any:
+            try:
+                fresh.begin()
+                origin = message.origin
+                cx = Context(
+                    host,
+                    message.session,
+                    message.seq,
+                    message.id,
+                    Origin(kinds[type(origin)], origin.value),  # type: ignore[arg-type]
+                    message.content_type,
+                    message.time_ms,
+                )
+                reply = program.handle(cx, message.body)
+                out.end()
+                err.end()
+                return types.Reply(reply.content_type, reply.body)
+            except BaseException as error:
+                rejection = failed(error)
+            out.end()
+            err.end()
+            raise rejection
+
+        def query(self, query: Any) -> Any:
+            try:
+                fresh.begin()
+                cx = QueryContext(
+                    host, query.session, query.seq, query.content_type, query.time_ms
+                )
+                reply = program.query(cx, query.body)
+                out.end()
+                err.end()
+                return types.Reply(reply.content_type, reply.body)
+            except BaseException as error:
+                rejection = failed(error)
+            out.end()
+            err.end()
+            raise rejection
+
+        def migrate(self, from_: str) -> None:
+            try:
+                fresh.begin()
+                refused = program.migrate(MigrateContext(host), from_)
+                out.end()
+                err.end()
+            except BaseException as error:
+                refused = failed(error).value.message
+            if refused is not None:
+                raise Err(refused.encode("utf-8", "replace").decode())
+
+    _build.settle()
+    return WitWorld
+
+

@@ -1,0 +1,182 @@
+"""What a handler is given beside the message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import IntEnum
+from typing import Literal
+
+from ._host import Host
+from ._json import to_json
+from ._state import State, StateView
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Level(IntEnum):
+    """Levels of the node's log."""
+
+    TRACE = 0
+    DEBUG = 1
+    INFO = 2
+    WARN = 3
+    ERROR = 4
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a message comes from: a client (``name`` is the one it gave, if any), another session
+    (``service/session``), a timer (its name) or an outbound request (its id)."""
+
+    kind: Literal["client", "session", "timer", "http"]
+    name: str | None
+
+
+class Log:
+    """The node's log, for its operator. 100 lines a call, 2,048 bytes each; the rest is dropped."""
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __call__(self, level: Level, message: object) -> None:
+        self._host.log(level, str(message))
+
+    def trace(self, message: object) -> None:
+        self._host.log(0, str(message))
+
+    def debug(self, message: object) -> None:
+        self._host.log(1, str(message))
+
+    def info(self, message: object) -> None:
+        self._host.log(2, str(message))
+
+    def warn(self, message: object) -> None:
+        self._host.log(3, str(message))
+
+    def error(self, message: object) -> None:
+        self._host.log(4, str(message))
+
+
+class Context:
+    """The message that is handled, and what its handler can do."""
+
+    __slots__ = ("_host", "session", "seq", "id", "origin", "content_type", "time_ms", "state", "log")
+
+    #: The session's id within its service.
+    session: str
+    #: The sequence number that this message gets if it is not rejected: from 1, without a gap.
+    seq: int
+    #: The sender's idempotency key, if it gave one.
+    id: str | None
+    origin: Origin
+    #: The body's type, as the sender gave it.
+    content_type: str
+    #: The time of the message, milliseconds since the Unix epoch; never goes back within a
+    #: session. ``time.time()``, ``datetime.now()`` and the like stand at it too.
+    time_ms: int
+    #: The session's state, to read and to write.
+    state: State
+    log: Log
+
+    def __init__(
+        self,
+        host: Host,
+        session: str,
+        seq: int,
+        id: str | None,
+        origin: Origin,
+        content_type: str,
+        time_ms: int,
+    ) -> None:
+        self._host = host
+        self.session = session
+        self.seq = seq
+        self.id = id
+        self.origin = origin
+        self.content_type = content_type
+        self.time_ms = time_ms
+        self.state = State(host)
+        self.log = Log(host)
+
+    @property
+    def sender(self) -> str | None:
+        """The name that a client gave as its sender, if the message is from a client and it gave
+        one."""
+        return self.origin.name if self.origin.kind == "client" else None
+
+    @property
+    def time(self) -> datetime:
+        """:attr:`time_ms` as a ``datetime`` in UTC."""
+        return _EPOCH + timedelta(milliseconds=self.time_ms)
+
+    def emit(self, kind: str, value: object) -> None:
+        """Tells the session's subscribers, once the message is durable. ``kind`` is a short name
+        without spaces; the body is ``value`` as JSON. 256 events and 1 MiB of them a message."""
+        self._host.emit(kind, "application/json", to_json(value))
+
+    def emit_bytes(self, kind: str, content_type: str, body: bytes | bytearray | memoryview) -> None:
+        """As :meth:`emit`, with any body."""
+        self._host.emit(kind, content_type, bytes(body))
+
+
+class QueryContext:
+    """The query that is answered. It can't change anything."""
+
+    __slots__ = ("_host", "session", "seq", "content_type", "time_ms", "state", "log")
+
+    #: The session's id within its service.
+    session: str
+    #: The sequence number of the last message that the state reflects; 0 before the first.
+    seq: int
+    #: The body's type, as the asker gave it.
+    content_type: str
+    #: The time of the query, milliseconds since the Unix epoch.
+    time_ms: int
+    #: The session's state, to read.
+    state: StateView
+    log: Log
+
+    def __init__(
+        self, host: Host, session: str, seq: int, content_type: str, time_ms: int
+    ) -> None:
+        self._host = host
+        self.session = session
+        self.seq = seq
+        self.content_type = content_type
+        self.time_ms = time_ms
+        self.state = StateView(host)
+        self.log = Log(host)
+
+    @property
+    def time(self) -> datetime:
+        """:attr:`time_ms` as a ``datetime`` in UTC."""
+        return _EPOCH + timedelta(milliseconds=self.time_ms)
+
+    def _forbidden(self) -> Context:
+        """What a query is kept from doing, for tests of the host's own guard."""
+        origin = Origin("client", None)
+        return Context(
+            self._host, self.session, self.seq, None, origin, self.content_type, self.time_ms
+        )
+
+
+class MigrateContext:
+    """A session's migration from another version: its state, the log and nothing else."""
+
+    __slots__ = ("_host", "state", "log")
+
+    #: The session's state, to read and to write.
+    state: State
+    log: Log
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.state = State(host)
+        self.log = Log(host)
+
+    def _forbidden(self) -> Context:
+        """What a migration is kept from doing, for tests of the host's own guard."""
+        return Context(self._host, "", 0, None, Origin("client", None), "", 0)

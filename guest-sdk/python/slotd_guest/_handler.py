@@ -1,0 +1,102 @@
+"""What a plugin subclasses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._context import Context, MigrateContext, QueryContext
+from ._errors import Rejection
+from ._json import decode, to_json
+
+#: Inside of `Reply` the name is a method's.
+Bytes = bytes
+
+
+class Reply:
+    """What the sender gets once its message is durable."""
+
+    __slots__ = ("content_type", "body")
+
+    content_type: str
+    body: Bytes
+
+    def __init__(self, content_type: str, body: bytes | bytearray | memoryview) -> None:
+        if not isinstance(body, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a reply's body is bytes, not {type(body).__name__}")
+        self.content_type = content_type
+        self.body = bytes(body)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reply):
+            return NotImplemented
+        return self.content_type == other.content_type and self.body == other.body
+
+    def __repr__(self) -> str:
+        return f"Reply({self.content_type!r}, {self.body!r})"
+
+    @classmethod
+    def json(cls, value: object) -> Reply:
+        return cls("application/json", to_json(value))
+
+    @classmethod
+    def text(cls, text: str) -> Reply:
+        return cls("text/plain; charset=utf-8", text.encode())
+
+    @classmethod
+    def bytes(cls, body: Bytes) -> Reply:
+        return cls("application/octet-stream", body)
+
+    def parse(self) -> Any:
+        """The body from JSON, for tests."""
+        return decode(self.body)
+
+
+class _Base:
+    def migrate(self, cx: MigrateContext, from_version: str) -> str | None:
+        """Brings a session's state from the shape that version ``from_version`` left to this
+        one's. Called once a session, in the transaction of its first message under this version,
+        never for a new session.
+
+        A text that is returned refuses, as a :class:`Rejection` that is raised does: the session
+        then stays on ``from_version``, working. This default has nothing to do.
+        """
+        return None
+
+
+class Handler(_Base):
+    """Decides what happens to the messages of a session, with JSON in and out.
+
+    A new object is made for each call: what is put on ``self`` is gone after it. Whatever must be
+    remembered goes to ``cx.state``, because an instance's memory may be thrown away between any two
+    calls, and serves other sessions meanwhile.
+
+    Any exception but :class:`Rejection` that leaves a method ends the call: nothing is kept, the
+    sender gets an error 500, and the traceback goes to the node's log.
+    """
+
+    def handle(self, cx: Context, message: Any) -> object:
+        """Applies a message. All that it wrote and emitted is committed with the message, and what
+        it returns goes out as JSON (a :class:`Reply`: as it is) once that is durable.
+
+        ``message`` is the body from JSON. With a type hint (a dataclass, a ``TypedDict``, ``int``,
+        ``list[str]`` ..) it is made sure to be that; a body that is not is rejected as
+        ``bad-message``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method `handle`")
+
+    def query(self, cx: QueryContext, query: Any) -> object:
+        """Answers a question from the state; it can't change anything. As :meth:`handle`, with
+        ``bad-query`` for what is not understood."""
+        raise Rejection("no-queries", "this plugin answers no queries")
+
+
+class RawHandler(_Base):
+    """As :class:`Handler`, with bytes in and a :class:`Reply` out."""
+
+    def handle(self, cx: Context, body: bytes) -> Reply:
+        """As :meth:`Handler.handle`."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `handle`")
+
+    def query(self, cx: QueryContext, body: bytes) -> Reply:
+        """As :meth:`Handler.query`."""
+        raise Rejection("no-queries", "this plugin answers no queries")
