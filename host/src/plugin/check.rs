@@ -482,7 +482,7 @@ mod tests {
         let greedy = problems(
             &wat::parse_str(
                 r#"(component
-                    (import "wasi:sockets/tcp@0.2.0" (instance))
+                    (import "wasi:http/outgoing-handler@0.2.0" (instance))
                     (import "wasi:http/types@0.3.0" (instance))
                     (import "wasi:clocks/wall-clock@0.3.0" (instance))
                     (import "wasi:keyvalue/store@0.2.0" (instance))
@@ -496,7 +496,7 @@ mod tests {
             .unwrap(),
         );
         for says in [
-            "imports wasi:sockets/tcp@0.2.0, which slotd does not give: a handler has no network",
+            "imports wasi:http/outgoing-handler@0.2.0, which slotd does not give: a handler has no network",
             "imports wasi:http/types@0.3.0, which",
             "imports wasi:clocks/wall-clock@0.3.0, which slotd does not give: of WASI it gives parts of 0.2",
             "imports wasi:keyvalue/store@0.2.0, which slotd does not give: of WASI it gives clocks",

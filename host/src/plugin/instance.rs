@@ -26,7 +26,10 @@ use std::{
     time::{Duration, Instant},
 };
 use wasmtime::{Store, Trap, UpdateDeadline, component::ResourceTable};
-use wasmtime_wasi::{I32Exit, ResourceTableError, cli::WasiCliCtx, filesystem::WasiFilesystemCtx};
+use wasmtime_wasi::{
+    I32Exit, ResourceTableError, cli::WasiCliCtx, filesystem::WasiFilesystemCtx,
+    sockets::WasiSocketsCtx,
+};
 
 /// What the host knows of an instance; the data of its store.
 pub(super) struct HostState {
@@ -36,10 +39,11 @@ pub(super) struct HostState {
     /// The call that is under way; none while the instance is being made.
     pub(super) current: Option<Box<Current>>,
     ends_at: Instant,
-    // WASI: handles, an empty environment, no files, and what was printed.
+    // WASI: handles, an empty environment, no files, no network, and what was printed.
     pub(super) table: ResourceTable,
     pub(super) cli: WasiCliCtx,
     pub(super) files: WasiFilesystemCtx,
+    pub(super) network: WasiSocketsCtx,
     pub(super) stdio: Option<Arc<Stdio>>,
 }
 
@@ -92,6 +96,7 @@ pub(super) async fn instantiate(plugin: &Plugin) -> Result<Instance, PluginError
         table,
         cli: WasiCliCtx::default(),
         files: WasiFilesystemCtx::default(),
+        network: WasiSocketsCtx::default(),
         stdio: None,
     };
     let mut store = Store::new(plugin.pre.engine(), state);

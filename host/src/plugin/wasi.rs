@@ -1,6 +1,6 @@
 //! WASI 0.2 as far as slotd gives it, all virtual: clocks stand at the message's time, random
 //! bytes come from the session and its sequence number, what is printed goes to the log, and
-//! there are no arguments, no environment and no files.
+//! there are no arguments, no environment, no files and no network.
 
 use super::{
     Failure,
@@ -18,9 +18,10 @@ use wasmtime_wasi::{
     filesystem::{WasiFilesystem, WasiFilesystemCtxView},
     p2::{
         DynOutputStream, DynPollable, OutputStream, Pollable, StreamResult,
-        bindings::{cli, clocks, filesystem, random},
+        bindings::{cli, clocks, filesystem, random, sockets},
         subscribe,
     },
+    sockets::{WasiSockets, WasiSocketsCtxView},
 };
 use wasmtime_wasi_io::bindings::wasi::io;
 
@@ -46,6 +47,14 @@ pub(super) const INTERFACES: &[&str] = &[
     "wasi:random/insecure",
     "wasi:random/insecure-seed",
     "wasi:random/random",
+    // Nobody's to use: CPython is linked with them whether its program has a socket or not.
+    "wasi:sockets/instance-network",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/tcp-create-socket",
+    "wasi:sockets/udp",
+    "wasi:sockets/udp-create-socket",
 ];
 
 struct HasTable;
@@ -62,6 +71,10 @@ pub(super) fn add_to_linker(l: &mut Linker<HostState>) -> wasmtime::Result<()> {
     }
     fn files(host: &mut HostState) -> WasiFilesystemCtxView<'_> {
         WasiFilesystemCtxView { ctx: &mut host.files, table: &mut host.table }
+    }
+    // Its default allows nothing: no socket is ever made, no name looked up.
+    fn network(host: &mut HostState) -> WasiSocketsCtxView<'_> {
+        WasiSocketsCtxView { ctx: &mut host.network, table: &mut host.table }
     }
     fn own(host: &mut HostState) -> &mut HostState {
         host
@@ -87,6 +100,14 @@ pub(super) fn add_to_linker(l: &mut Linker<HostState>) -> wasmtime::Result<()> {
     random::random::add_to_linker::<_, Own>(l, own)?;
     random::insecure::add_to_linker::<_, Own>(l, own)?;
     random::insecure_seed::add_to_linker::<_, Own>(l, own)?;
+    sockets::instance_network::add_to_linker::<_, WasiSockets>(l, network)?;
+    sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, network)?;
+    let options = sockets::network::LinkOptions::default();
+    sockets::network::add_to_linker::<_, WasiSockets>(l, &options, network)?;
+    sockets::tcp::add_to_linker::<_, WasiSockets>(l, network)?;
+    sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, network)?;
+    sockets::udp::add_to_linker::<_, WasiSockets>(l, network)?;
+    sockets::udp_create_socket::add_to_linker::<_, WasiSockets>(l, network)?;
     Ok(())
 }
 
