@@ -86,7 +86,10 @@ def settle() -> None:
 def _own_modules() -> list[ModuleType]:
     """Modules of the plugin and of what it depends on: not Python's own, the SDK's or bindings."""
     bindings = [str(m.__file__) for name in _BINDINGS if (m := sys.modules.get(name)) is not None]
-    others = (sys.prefix + os.sep, *(os.path.dirname(file) + os.sep for file in [__file__, *bindings]))
+    others = (
+        sys.prefix + os.sep,
+        *(os.path.dirname(file) + os.sep for file in [__file__, *bindings]),
+    )
     found = []
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)

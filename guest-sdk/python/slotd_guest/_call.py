@@ -25,7 +25,9 @@ class Program:
             raise TypeError(f"{handler.__name__} has no method `handle`")
         for name in ("handle", "query", "migrate"):
             if inspect.iscoroutinefunction(getattr(handler, name)):
-                raise TypeError(f"{handler.__name__}.{name} is `async`: a call has nothing to wait for")
+                raise TypeError(
+                    f"{handler.__name__}.{name} is `async`: a call has nothing to wait for"
+                )
         self._new: Callable[[], Any] = handler
         self._raw = issubclass(handler, RawHandler)
         self._message = None if self._raw else _reader(handler, "handle", Handler)

@@ -96,9 +96,7 @@ def export(entry: str) -> type:
         def query(self, query: Any) -> Any:
             try:
                 fresh.begin()
-                cx = QueryContext(
-                    host, query.session, query.seq, query.content_type, query.time_ms
-                )
+                cx = QueryContext(host, query.session, query.seq, query.content_type, query.time_ms)
                 reply = program.query(cx, query.body)
                 out.end()
                 err.end()
@@ -122,5 +120,3 @@ def export(entry: str) -> type:
 
     _build.settle()
     return WitWorld
-
-

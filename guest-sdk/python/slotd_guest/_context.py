@@ -63,7 +63,17 @@ class Log:
 class Context:
     """The message that is handled, and what its handler can do."""
 
-    __slots__ = ("_host", "session", "seq", "id", "origin", "content_type", "time_ms", "state", "log")
+    __slots__ = (
+        "_host",
+        "session",
+        "seq",
+        "id",
+        "origin",
+        "content_type",
+        "time_ms",
+        "state",
+        "log",
+    )
 
     #: The session's id within its service.
     session: str
@@ -117,7 +127,9 @@ class Context:
         without spaces; the body is ``value`` as JSON. 256 events and 1 MiB of them a message."""
         self._host.emit(kind, "application/json", to_json(value))
 
-    def emit_bytes(self, kind: str, content_type: str, body: bytes | bytearray | memoryview) -> None:
+    def emit_bytes(
+        self, kind: str, content_type: str, body: bytes | bytearray | memoryview
+    ) -> None:
         """As :meth:`emit`, with any body."""
         self._host.emit(kind, content_type, bytes(body))
 
@@ -139,9 +151,7 @@ class QueryContext:
     state: StateView
     log: Log
 
-    def __init__(
-        self, host: Host, session: str, seq: int, content_type: str, time_ms: int
-    ) -> None:
+    def __init__(self, host: Host, session: str, seq: int, content_type: str, time_ms: int) -> None:
         self._host = host
         self.session = session
         self.seq = seq

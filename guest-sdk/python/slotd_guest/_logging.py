@@ -62,7 +62,7 @@ def to_log(host: Host) -> tuple[Stream, Stream]:
                 handler.setStream(err)
         if not root.handlers:
 
-            class ToLog(logging.Handler):  # type: ignore[misc, name-defined]
+            class ToLog(logging.Handler):  # type: ignore[misc]
                 def emit(self, record: Any) -> None:
                     level = 4 if record.levelno >= 40 else 3 if record.levelno >= 30 else 2
                     if record.levelno < 20:

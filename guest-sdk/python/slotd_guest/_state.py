@@ -84,7 +84,9 @@ class StateView:
         for key, data in self.scan_bytes(prefix, after=after):
             yield key, _value(key, data, type)
 
-    def scan_bytes(self, prefix: str = "", *, after: str | None = None) -> Iterator[tuple[str, bytes]]:
+    def scan_bytes(
+        self, prefix: str = "", *, after: str | None = None
+    ) -> Iterator[tuple[str, bytes]]:
         """As :meth:`scan`, with the values as bytes."""
         limit = _PAGE_FIRST
         # A page may end early; only an empty one says that there is no more.

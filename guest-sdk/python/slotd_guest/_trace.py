@@ -21,7 +21,7 @@ _SDK = os.path.dirname(os.path.abspath(__file__)) + os.sep
 def lines(error: BaseException) -> list[str]:
     """The exception and where it was raised, innermost first::
 
-        KeyError: 'tea' | handler.py:12 in count: votes[key] += 1 | handler.py:7 in handle: ...
+    KeyError: 'tea' | handler.py:12 in count: votes[key] += 1 | handler.py:7 in handle: ...
     """
     parts: list[str] = []
     told: set[int] = set()

@@ -38,7 +38,7 @@ def reader_of(hint: Any) -> Reader | None:
         return _make(hint)
     if dataclasses.is_dataclass(hint) or typing.is_typeddict(hint):
         # It may hold itself: what is found meanwhile is read through this.
-        _readers[hint] = lambda value, at: made(value, at)
+        _readers[hint] = lambda value, at: made(value, at) if made else value
     try:
         made = _readers[hint] = _make(hint)
     except BaseException:
@@ -209,7 +209,9 @@ def _union(args: tuple[Any, ...]) -> Reader | None:
 def _dataclass(kind: type) -> Reader:
     hints = get_type_hints(kind)
     fields = [
-        (f.name, reader_of(hints[f.name]), _is_required(f)) for f in dataclasses.fields(kind) if f.init
+        (f.name, reader_of(hints[f.name]), _is_required(f))
+        for f in dataclasses.fields(kind)
+        if f.init
     ]
 
     def reader(value: Any, at: str) -> Any:
@@ -234,7 +236,9 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 def _typed_dict(kind: Any) -> Reader:
     hints = get_type_hints(kind)
-    fields = [(name, reader_of(hint), name in kind.__required_keys__) for name, hint in hints.items()]
+    fields = [
+        (name, reader_of(hint), name in kind.__required_keys__) for name, hint in hints.items()
+    ]
 
     def reader(value: Any, at: str) -> Any:
         if type(value) is not dict:

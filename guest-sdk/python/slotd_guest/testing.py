@@ -214,9 +214,8 @@ class _Transaction:
         self.content_type(content_type, "an event")
         self._event_bytes += len(kind.encode()) + len(content_type.encode()) + len(body)
         if len(self.events) >= limits.EVENTS_MAX or self._event_bytes > limits.EVENT_BYTES_MAX:
-            raise self._trap(
-                f"limit: more than {limits.EVENTS_MAX} events or {limits.EVENT_BYTES_MAX} bytes of them"
-            )
+            most = f"{limits.EVENTS_MAX} events or {limits.EVENT_BYTES_MAX} bytes of them"
+            raise self._trap(f"limit: more than {most}")
         self.events.append(Event(self.seq, kind, content_type, body))
 
     def log(self, level: int, message: str) -> None:
@@ -246,9 +245,9 @@ class _Transaction:
 class Harness:
     """One session under a handler::
 
-        poll = Harness(Poll)
-        reply = poll.send({"vote": "tea"}, sender="ann")
-        assert reply.parse() == {"votes": 1}
+    poll = Harness(Poll)
+    reply = poll.send({"vote": "tea"}, sender="ann")
+    assert reply.parse() == {"votes": 1}
     """
 
     def __init__(self, handler: AnyHandler, session: Session | None = None) -> None:
@@ -288,9 +287,7 @@ class Harness:
         """Asks a query with a JSON body. Raises a :class:`Failure`."""
         return self.query_bytes(to_json({} if query is None else query), "application/json")
 
-    def query_bytes(
-        self, body: bytes, content_type: str = "application/octet-stream"
-    ) -> Reply:
+    def query_bytes(self, body: bytes, content_type: str = "application/octet-stream") -> Reply:
         """As :meth:`query`, with any body."""
         session = self.session
 

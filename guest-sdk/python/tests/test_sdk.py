@@ -134,7 +134,9 @@ class HarnessTest(unittest.TestCase):
             with self.assertRaises(Trapped):
                 self.notes.send(message)
         self.notes.send({"put-many": 2_345})
-        self.assertEqual(len(self.notes.query("k/").parse()), 2_345, "a scan goes on over its pages")
+        self.assertEqual(
+            len(self.notes.query("k/").parse()), 2_345, "a scan goes on over its pages"
+        )
 
     def test_keys_are_in_order_of_their_bytes(self) -> None:
         """Python's own order of text differs from it above U+FFFF in other encodings only; a limit
@@ -152,7 +154,9 @@ class HarnessTest(unittest.TestCase):
         self.notes.query("a")
         first, trace, last = self.notes.take_log()
         self.assertEqual((first.message, last.message), ("message 1", "asked for a"))
-        self.assertRegex(trace.message, r"^ValueError: told to \| .*test_sdk\.py:\d+ in handle: raise")
+        self.assertRegex(
+            trace.message, r"^ValueError: told to \| .*test_sdk\.py:\d+ in handle: raise"
+        )
 
     def test_chance_is_the_messages(self) -> None:
         """A test that passes by chance says nothing."""
@@ -218,7 +222,10 @@ class JsonTest(unittest.TestCase):
             ({}, "name is missing"),
             ({"name": 1}, "name: expected a string, not 1"),
             ({"name": "a", "children": [{"name": "b"}, 7]}, "children[1]: expected an object"),
-            ({"name": "a", "point": {"x": True, "y": 1}}, "point.x: expected a whole number, not true"),
+            (
+                {"name": "a", "point": {"x": True, "y": 1}},
+                "point.x: expected a whole number, not true",
+            ),
             ({"name": "a", "colour": 3}, "colour: expected"),
             ([], "expected an object, not an array"),
         ):

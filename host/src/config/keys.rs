@@ -54,6 +54,7 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
     ),
     ("DNS_POLL_INTERVAL_MS", "how often they are polled, 5000 by default"),
     ("SLOTD_NATS_SERVER", "the `nats-server` that `slotd cluster` starts, where none is found"),
+    ("SLOTD_PYTHON", "the Python that `slotd plugin build` and `test` use, else that in the path"),
     (
         "SLOTD_TOOLS_DIR",
         "where `slotd plugin build` and `test` keep fetched tools, for all plugins (else in each \

@@ -1,0 +1,215 @@
+"""The plugin ``kitchen-sink``, in Python: each operation uses one thing of the SDK or of the
+language, so that the conformance suite can ask for it.
+
+A body of the content type ``application/json`` is ``{"op": ..}``; any other is echoed as it is.
+"""
+
+import os
+import random
+import time
+from typing import Any
+
+from slotd_guest import (
+    Context,
+    Level,
+    MigrateContext,
+    QueryContext,
+    RawHandler,
+    Rejection,
+    Reply,
+    State,
+    StateView,
+    from_json,
+)
+
+LEVELS = {level.name.lower(): level for level in Level}
+
+
+class Op:
+    """An operation and its fields, each of the type that is asked for."""
+
+    def __init__(self, body: bytes, code: str) -> None:
+        self._code = code
+        fields = from_json(body, code=code)
+        if not isinstance(fields, dict):
+            raise self.bad("it is no object")
+        self._fields: dict[str, Any] = fields
+
+    def bad(self, why: str) -> Rejection:
+        return Rejection(self._code, why)
+
+    def any(self, name: str) -> Any:
+        if name not in self._fields:
+            raise self.bad(f"{name} is missing")
+        return self._fields[name]
+
+    def _typed(self, name: str, *kinds: type) -> Any:
+        value = self.any(name)
+        if type(value) not in kinds:
+            raise self.bad(f"{name} is {value!r:.40}")
+        return value
+
+    def text(self, name: str) -> str:
+        return str(self._typed(name, str))
+
+    def flag(self, name: str) -> bool:
+        return bool(self._typed(name, bool))
+
+    def number(self, name: str) -> int:
+        number = int(self._typed(name, int))
+        if not 0 <= number < 2**64:
+            raise self.bad(f"{name} is {number}")
+        return number
+
+    def optional(self, name: str) -> str | None:
+        return None if self._fields.get(name) is None else self.text(name)
+
+    def hex(self, name: str) -> bytes:
+        try:
+            return bytes.fromhex(self.text(name))
+        except ValueError:
+            raise self.bad(f"{name} is not hexadecimal") from None
+
+
+class KitchenSink(RawHandler):
+    def handle(self, cx: Context, body: bytes) -> Reply:
+        if cx.content_type != "application/json":
+            return Reply(cx.content_type, body)
+        return Reply.json(change(cx, Op(body, "bad-message")))
+
+    def query(self, cx: QueryContext, body: bytes) -> Reply:
+        if cx.content_type != "application/json":
+            return Reply(cx.content_type, body)
+        return Reply.json(ask(cx, Op(body, "bad-query")))
+
+    def migrate(self, cx: MigrateContext, from_version: str) -> str | None:
+        if from_version == "0.0.9":
+            return "no way from 0.0.9"
+        if from_version == "0.0.8":
+            raise ValueError("thrown from migrate")
+        cx.state.set("migrated", {"from": from_version})
+        return None
+
+
+def change(cx: Context, op: Op) -> Any:
+    match op.text("op"):
+        case "context":
+            return {
+                "session": cx.session,
+                "seq": cx.seq,
+                "id": cx.id,
+                "sender": cx.sender,
+                "content_type": cx.content_type,
+            }
+        case "set":
+            cx.state.set(op.text("key"), op.any("value"))
+        case "delete":
+            cx.state.delete(op.text("key"))
+        case "set-bytes":
+            cx.state.set_bytes(op.text("key"), op.hex("hex"))
+        case "fill":
+            prefix, text = op.text("prefix"), "x" * op.number("bytes")
+            for i in range(op.number("count")):
+                cx.state.set(f"{prefix}{i:05}", text)
+        case "emit":
+            kind, value = op.text("kind"), op.any("value")
+            for _ in range(op.number("times")):
+                cx.emit(kind, value)
+        case "log":
+            level = LEVELS.get(op.text("level"))
+            if level is None:
+                raise op.bad("there is no such level")
+            cx.log(level, op.text("text"))
+        case "print":
+            print(op.text("text"))
+        case "add64":
+            return {"sum": add64(cx.state, op)}
+        case "reject":
+            write(cx.state, op)
+            raise refusal(op)
+        case "throw":
+            write(cx.state, op)
+            raise ValueError(op.text("message"))
+        case "deep":
+            deep(op.number("depth"))
+        case "spin":
+            while True:
+                pass
+        case "allocate":
+            kept = []
+            while True:
+                kept.append(bytearray(1024 * 1024))
+        case "big":
+            return {"text": "x" * op.number("bytes")}
+        case _:
+            return look(cx, cx.state, op)
+    return {}
+
+
+def ask(cx: QueryContext, op: Op) -> Any:
+    match op.text("op"):
+        case "context":
+            return {"session": cx.session, "seq": cx.seq, "content_type": cx.content_type}
+        case "throw":
+            raise ValueError(op.text("message"))
+        # What a query may not do.
+        case "set":
+            cx._forbidden().state.set(op.text("key"), op.any("value"))
+        case "delete":
+            cx._forbidden().state.delete(op.text("key"))
+        case "emit":
+            cx._forbidden().emit(op.text("kind"), op.any("value"))
+        case _:
+            return look(cx, cx.state, op)
+    return {}
+
+
+def look(cx: Context | QueryContext, state: StateView, op: Op) -> Any:
+    """What a message and a query can both ask for."""
+    match op.text("op"):
+        case "echo":
+            return {"value": op.any("value")}
+        case "get":
+            return {"value": state.get(op.text("key"))}
+        case "get-bytes":
+            data = state.get_bytes(op.text("key"))
+            return {"hex": None if data is None else data.hex()}
+        case "scan":
+            prefix, after, limit = op.text("prefix"), op.optional("after"), op.number("limit")
+            page = state._page(prefix, after, limit)
+            return {"pairs": [[key, from_json(data, code="bad-state")] for key, data in page]}
+        case "scan-all":
+            keys = [key for key, _ in state.scan(op.text("prefix"))]
+            first, last = (keys[0], keys[-1]) if keys else (None, None)
+            return {"count": len(keys), "first": first, "last": last}
+        case "clock":
+            return {"time_ms": cx.time_ms, "native_ms": round(time.time() * 1000)}
+        case "random":
+            return {"hex": os.urandom(16).hex(), "native": repr(random.random())}
+        case "reject":
+            raise refusal(op)
+        case unknown:
+            raise op.bad(f"there is no operation {unknown!r:.40}")
+
+
+def write(state: State, op: Op) -> None:
+    key = op.optional("set")
+    if key is not None:
+        state.set(key, "written")
+
+
+def refusal(op: Op) -> Rejection:
+    return Rejection(op.text("code"), op.text("message"), retriable=op.flag("retriable"))
+
+
+def add64(state: State, op: Op) -> str:
+    key, n = op.text("key"), op.text("n")
+    if not (n.isascii() and n.isdigit() and int(n) < 2**64):
+        raise op.bad("n is no u64")
+    total = (state.get(key, 0, type=int) + int(n)) % 2**64
+    state.set(key, total)
+    return str(total)
+
+
+def deep(depth: int) -> int:
+    return 0 if depth == 0 else 1 + deep(depth - 1)

@@ -1,0 +1,80 @@
+import unittest
+from typing import Any
+
+from handler import KitchenSink
+from slotd_guest.testing import Harness, Refused, Rejected, Trapped
+
+
+class KitchenSinkTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.sink = Harness(KitchenSink)
+
+    def do(self, op: str, **fields: Any) -> Any:
+        return self.sink.send({"op": op, **fields}, sender="ann", id="1").parse()
+
+    def ask(self, op: str, **fields: Any) -> Any:
+        return self.sink.query({"op": op, **fields}).parse()
+
+    def test_state(self) -> None:
+        self.do("set", key="é", value={"a": [1, None]})
+        self.assertEqual(self.ask("get", key="é"), {"value": {"a": [1, None]}})
+        self.do("set-bytes", key="b", hex="00ff")
+        self.assertEqual(self.do("get-bytes", key="b"), {"hex": "00ff"})
+        self.do("delete", key="b")
+        self.assertEqual(self.do("get-bytes", key="b"), {"hex": None})
+        self.do("fill", prefix="k/", count=70, bytes=3)
+        page = self.ask("scan", prefix="k/", after="k/00067", limit=5)
+        self.assertEqual(page, {"pairs": [["k/00068", "xxx"], ["k/00069", "xxx"]]})
+        last = {"count": 70, "first": "k/00000", "last": "k/00069"}
+        self.assertEqual(self.ask("scan-all", prefix="k/"), last)
+        self.assertEqual(self.ask("scan-all", prefix="z")["first"], None)
+
+    def test_add64_wraps(self) -> None:
+        top = str(2**64 - 1)
+        self.assertEqual(self.do("add64", key="n", n=top), {"sum": top})
+        self.assertEqual(self.sink.state["n"], top.encode())
+        self.assertEqual(self.do("add64", key="n", n="2"), {"sum": "1"})
+
+    def test_context_clock_and_chance(self) -> None:
+        expected = {"session": "session", "seq": 1, "id": "1", "sender": "ann"}
+        self.assertEqual(self.do("context"), expected | {"content_type": "application/json"})
+        clock = self.ask("clock")
+        self.assertEqual(clock["time_ms"], clock["native_ms"])
+        self.assertEqual(len(self.ask("random")["hex"]), 32)
+
+    def test_refusals(self) -> None:
+        with self.assertRaises(Rejected) as rejected:
+            self.ask("fill")
+        self.assertEqual(rejected.exception.code, "bad-query")
+        for message in ({"op": "fly"}, {"op": "get"}, {}, [], {"op": "big", "bytes": -1}):
+            with self.assertRaises(Rejected) as rejected:
+                self.sink.send(message)
+            self.assertEqual(rejected.exception.code, "bad-message")
+        with self.assertRaises(Rejected) as rejected:
+            self.do("reject", code="no", message="No.", retriable=True, set="a")
+        self.assertTrue(rejected.exception.rejection.retriable)
+        with self.assertRaises(Trapped):
+            self.do("throw", message="boom", set="a")
+        for op in ({"op": "set", "key": "a", "value": 1}, {"op": "delete", "key": "a"}):
+            with self.assertRaises(Trapped):
+                self.sink.query(op)
+        self.assertEqual(self.sink.state, {})
+
+    def test_bodies(self) -> None:
+        body = bytes(range(256))
+        reply = self.sink.send_bytes(body, "image/png")
+        self.assertEqual((reply.content_type, reply.body), ("image/png", body))
+        self.assertEqual(self.do("big", bytes=1000), {"text": "x" * 1000})
+
+    def test_migrate(self) -> None:
+        with self.assertRaises(Refused) as refused:
+            self.sink.migrate("0.0.9")
+        self.assertEqual(refused.exception.reason, "no way from 0.0.9")
+        with self.assertRaises(Trapped):
+            self.sink.migrate("0.0.8")
+        self.sink.migrate("1.0.0")
+        self.assertEqual(self.sink.get("migrated"), {"from": "1.0.0"})
+
+
+if __name__ == "__main__":
+    unittest.main()
