@@ -513,6 +513,20 @@ pub fn status_bytes(pid: u32, name: &str) -> anyhow::Result<u64> {
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
+/// Processor time that a process has used, with or without that of its children that have ended.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_time(pid: u32, with_children: bool) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold anything; after it come state, parent, ...
+    let (_, fields) = stat.rsplit_once(')').context("no name")?;
+    let ticks = fields.split_whitespace().skip(11).take(if with_children { 4 } else { 2 });
+    let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    // What `/proc` counts in, on every Linux.
+    Ok(Duration::from_millis(ticks * 10))
+}
+
 /// Waits until `condition` gives a value.
 ///
 /// # Errors

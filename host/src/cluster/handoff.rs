@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Code, Error},
     limits,
-    log::{Position, Term},
+    log::{Last, Position, Term},
     names::SlotId,
     node_types::MoveState,
     router::Place,
@@ -40,7 +40,7 @@ impl Cluster {
         self.load_plugins().await?;
         let Some(from) = from else {
             self.next(job, MoveState::Claiming)?;
-            self.claim(slot).await?;
+            self.claim(slot, None).await?;
             return Ok(None);
         };
         // The second time is over what came during the first, and short.
@@ -51,8 +51,9 @@ impl Cluster {
         }
         self.next(job, MoveState::Sealing)?;
         let release = Ask::Release { slot, to: self.own.clone() };
-        match self.ask(&from, &release).await {
-            Ok(Told::Released { .. }) => {}
+        let asked = Instant::now();
+        let last = match self.ask(&from, &release).await {
+            Ok(Told::Released { term, position }) => Last { term, position },
             Ok(_) => return Err(Error::internal(format!("node {from} answered something else"))),
             Err(error) => {
                 if error.code == Code::Fenced {
@@ -66,14 +67,19 @@ impl Cluster {
                 }
                 return Err(error);
             }
-        }
+        };
+        let released = asked.elapsed();
         self.next(job, MoveState::Claiming)?;
-        let term = self.claim(slot).await?;
-        match self.ask(&from, &Ask::Taken { slot, term }).await {
-            Ok(Told::Taken { pause_us }) => Ok(Some(Duration::from_micros(pause_us))),
+        let term = self.claim(slot, Some(last)).await?;
+        let claimed = asked.elapsed();
+        let pause = match self.ask(&from, &Ask::Taken { slot, term }).await {
+            Ok(Told::Taken { pause_us }) => Some(Duration::from_micros(pause_us)),
             // It finds out by itself; the slot is here all the same.
-            _ => Ok(None),
-        }
+            _ => None,
+        };
+        let told = asked.elapsed();
+        tracing::debug!(slot, %from, ?pause, ?released, ?claimed, ?told, "a slot was handed over");
+        Ok(pause)
     }
 
     fn next(&self, job: &Job, state: MoveState) -> Result<(), Error> {
@@ -96,8 +102,8 @@ impl Cluster {
         Ok(())
     }
 
-    async fn claim(&self, slot: SlotId) -> Result<Term, Error> {
-        let term = self.router.open(slot).await?;
+    async fn claim(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
+        let term = self.router.open(slot, last).await?;
         crate::telemetry::metrics().claims.increment(1);
         self.hints.lock().insert(slot, (self.own.clone(), term));
         self.gained.lock().push((slot, term));

@@ -5,7 +5,7 @@ use super::fake::FakeNode;
 use crate::{
     error::Error,
     names::{ServiceName, SessionId, SessionKey},
-    node::{Answer, Consistency, History, Incoming, Node, Pending, Range, SessionInfo, Subscribed},
+    node::{Answer, Consistency, History, Incoming, Node, Pending, Range, Sent, SessionInfo, Subscribed},
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -35,6 +35,10 @@ impl Backend {
         message: Incoming,
     ) -> Result<Pending, Error> {
         delegate!(self, node => node.enqueue(key, message).await)
+    }
+    /// To be polled to its end, or dropped.
+    pub(super) async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
+        delegate!(self, node => node.send(key, message).await)
     }
     pub(super) async fn query(
         &self,

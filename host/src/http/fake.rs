@@ -99,6 +99,10 @@ impl FakeNode {
         Ok(Pending::here(rx))
     }
 
+    pub(super) async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
+        self.enqueue(key, message).await?.await
+    }
+
     fn apply(&self, key: &SessionKey, message: Incoming, json: &Value) -> Result<Sent, Error> {
         if let Some(code) = json["reject"].as_str() {
             let mut error = Error::new(Code::Rejected, "rejected").with_plugin(PLUGIN);

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use super::{
-    Append, Claim, LogError, Logged, Position, SlotLog, Term,
+    Append, Claim, Last, LogError, Logged, Position, SlotLog, Term,
     record::{Activate, Batch, Record},
 };
 use crate::names::{ServiceName, SlotId};
@@ -42,7 +42,7 @@ fn assert_fenced<T: std::fmt::Debug>(result: Result<T, LogError>, term: Term) {
 }
 
 /// Slots that [`all`] and [`between`] use each.
-pub const SLOTS: SlotId = 10;
+pub const SLOTS: SlotId = 11;
 
 /// Runs all of them by one node, on slots `first..first + SLOTS`.
 pub async fn all(log: Arc<dyn SlotLog>, first: SlotId) {
@@ -61,7 +61,8 @@ pub async fn between(log: Arc<dyn SlotLog>, other: Arc<dyn SlotLog>, first: Slot
     trim_keeps_the_term(&*log, &*other, first + 6).await;
     what_is_trimmed_is_said(&*log, first + 7).await;
     an_abandoned_append_is_before_the_claim_or_nowhere(&*log, &*other, first + 8).await;
-    batches_are_seen_whole_and_in_order(log, other, first + 9).await;
+    batches_are_seen_whole_and_in_order(log.clone(), other.clone(), first + 9).await;
+    a_claim_where_it_was_told_is_as_good_as_any(&*log, &*other, first + 10).await;
 }
 
 /// Order lost here is order lost in every session's history.
@@ -137,6 +138,30 @@ pub async fn claims_race(nodes: &[Arc<dyn SlotLog>], slot: SlotId) {
         }
     }
     winner.commit(append(slot, last, last.position, 1)).await.unwrap();
+}
+
+/// A claim that rests on hearsay must not follow less than there is, nor say that it follows it.
+pub async fn a_claim_where_it_was_told_is_as_good_as_any(
+    log: &dyn SlotLog,
+    other: &dyn SlotLog,
+    slot: SlotId,
+) {
+    let old = log.claim(slot, "old").await.unwrap();
+    let released = log.commit(append(slot, old, old.position, 1)).await.unwrap();
+    let last = Last { term: old.term, position: released };
+    let (new, _) = other.claim_after(slot, "new", last).await.unwrap();
+    assert_eq!(new.term, old.term + 1);
+    let seen = read_all(other, slot, released).await;
+    assert_eq!(seen.iter().map(|logged| logged.position).collect::<Vec<_>>(), [new.position]);
+    assert_fenced(log.commit(append(slot, old, released, 2)).await, new.term);
+    // What was said holds no more.
+    let at = other.commit(append(slot, new, new.position, 3)).await.unwrap();
+    match log.claim_after(slot, "late", last).await {
+        Ok((late, follows)) => {
+            assert!(late.term == new.term + 1 && late.position > at && !follows);
+        }
+        other => assert_fenced(other, new.term),
+    }
 }
 
 /// A process that stopped for a minute must find out, not write.

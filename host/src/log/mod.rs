@@ -28,6 +28,13 @@ pub struct Claim {
     pub position: Position,
 }
 
+/// What a slot's log is said to have last, by whoever put it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    pub term: Term,
+    pub position: Position,
+}
+
 /// One batch to append.
 #[derive(Clone, Debug)]
 pub struct Append {
@@ -74,6 +81,19 @@ pub trait SlotLog: Send + Sync + 'static {
     /// Mints the next term of `slot` for `claimant` and makes it durable. After it succeeds no
     /// batch of an earlier term is ever accepted.
     fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>>;
+
+    /// As [`SlotLog::claim`], right after `last`, without looking first whether that is what the log
+    /// has last; if it is not, the claim is made, or lost, as any other. Says whether it is certain
+    /// that nothing stands between `last` and the claim.
+    fn claim_after(
+        &self,
+        slot: SlotId,
+        claimant: &str,
+        _last: Last,
+    ) -> BoxFuture<'static, Result<(Claim, bool), LogError>> {
+        let claim = self.claim(slot, claimant);
+        Box::pin(async move { Ok((claim.await?, false)) })
+    }
 
     /// Appends a batch; resolves when it is durable.
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>>;

@@ -23,7 +23,10 @@ impl Node {
     /// # Errors
     /// As [`Node::enqueue`], and what became of the message.
     pub async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
-        self.enqueue(key, message).await?.await
+        match &self.cluster {
+            Some(cluster) => cluster.forwarder.send(key, message).await,
+            None => self.enqueue(key, message).await?.await,
+        }
     }
 
     pub async fn query(

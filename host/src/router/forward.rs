@@ -118,6 +118,30 @@ impl Forwarder {
         key: &SessionKey,
         message: Incoming,
     ) -> Result<Pending, Error> {
+        let (journey, first) = self.begin(key, message).await?;
+        // On its own, so that whoever does not look at its answer holds up nobody behind it.
+        let arrived = tokio::spawn(journey.arrive(first));
+        Ok(Pending::on_its_way(Box::pin(async move {
+            arrived.await.unwrap_or_else(|_| Err(Error::internal("a message was lost sight of")))
+        })))
+    }
+
+    /// Sends a message and waits for its answer. Whoever calls this polls it to its end, or drops
+    /// it: as long as it does neither, messages behind this one may wait.
+    ///
+    /// # Errors
+    /// As [`Forwarder::enqueue`], and what became of the message.
+    pub async fn send(self: &Arc<Self>, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
+        let (journey, first) = self.begin(key, message).await?;
+        journey.arrive(first).await
+    }
+
+    /// Sends a message for the first time.
+    async fn begin(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        message: Incoming,
+    ) -> Result<(Journey, Sending), Error> {
         let slot = self.router.slot_of(key);
         let deadline = Instant::now() + self.deadline;
         let ticket = self.lane(slot)?.enter(self.held_max).ok_or_else(|| {
@@ -138,11 +162,7 @@ impl Forwarder {
             doubtful: false,
         };
         let first = journey.depart(None).await?;
-        // On its own, so that whoever does not look at its answer holds up nobody behind it.
-        let arrived = tokio::spawn(journey.arrive(first));
-        Ok(Pending::on_its_way(Box::pin(async move {
-            arrived.await.unwrap_or_else(|_| Err(Error::internal("a message was lost sight of")))
-        })))
+        Ok((journey, first))
     }
 
     fn lane(&self, slot: SlotId) -> Result<&Arc<Lane>, Error> {

@@ -9,7 +9,7 @@ mod lane;
 
 use crate::{
     error::{Code, Error},
-    log::Term,
+    log::{Last, Term},
     names::{SessionKey, SlotId},
     slot::{Mail, Order, Ownership, SlotContext, SlotHandle},
 };
@@ -208,11 +208,12 @@ impl Router {
 
     // ---- in a cluster --------------------------------------------------------------------------
 
-    /// Claims a slot and opens it; the slot is here once that has worked.
+    /// Claims a slot and opens it; the slot is here once that has worked. `last` is where the owner
+    /// before has released it.
     ///
     /// # Errors
     /// Why it can't be opened; it stays where it is.
-    pub async fn open(&self, slot: SlotId) -> Result<Term, Error> {
+    pub async fn open(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
         self.check_open()?;
         let seat = self.seat(slot)?;
         let (told, opened) = oneshot::channel();
@@ -223,7 +224,7 @@ impl Router {
                 return Ok(running.stats.term.load(Ordering::Relaxed));
             }
             let (ownership, context) = (seat.ownership.clone(), self.context.clone());
-            *handle = Some(SlotHandle::spawn_telling(slot, ownership, context, Some(told)));
+            *handle = Some(SlotHandle::spawn_telling(slot, ownership, context, last, Some(told)));
         }
         let gone = || Err(Error::new(Code::Unavailable, "the slot ended while it was opened"));
         let term = opened.await.unwrap_or_else(|_| gone())?;

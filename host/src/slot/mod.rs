@@ -21,7 +21,7 @@ mod tests;
 use crate::{
     cluster::registry::Registry,
     error::{Code, Error},
-    log::{Position, SlotLog, Term},
+    log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
     plugin::{Plugin, PluginHost},
@@ -208,20 +208,23 @@ impl SlotHandle {
     /// Spawns the slot's task, which opens the slot as soon as a predecessor has ended. Mail is
     /// held meanwhile; when opening fails it is answered with the reason.
     pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
-        Self::spawn_telling(slot, ownership, context, None)
+        Self::spawn_telling(slot, ownership, context, None, None)
     }
 
-    /// As [`SlotHandle::spawn`]; says when the slot is open, or why it can't be opened.
+    /// As [`SlotHandle::spawn`]; says when the slot is open, or why it can't be opened. `last` is
+    /// where the owner before has released it.
     pub fn spawn_telling(
         slot: SlotId,
         ownership: Ownership,
         context: Arc<SlotContext>,
+        last: Option<Last>,
         opened: Option<Reply<Term>>,
     ) -> Self {
         let (mailbox, mail) = mpsc::channel(context.options.mailbox_messages);
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
-        let run = task::run(slot, ownership, context, mail, orders, stats.clone(), opened);
+        let open = task::Open { slot, ownership, context, last, told: opened };
+        let run = task::run(open, mail, orders, stats.clone());
         // What a slot has in memory ends with its task; the next one opens it from the log.
         tokio::spawn(panics::contain("slot", run));
         Self { mailbox, control, stats }

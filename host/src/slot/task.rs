@@ -10,7 +10,7 @@ use crate::{
     error::{Code, Error},
     limits,
     log::{
-        LogError, Position, Term,
+        Last, LogError, Position, Term,
         record::{Activate, Batch, Record},
     },
     names::{ServiceName, SessionKey, SlotId},
@@ -28,6 +28,7 @@ use crate::{
     state::SlotMeta,
     telemetry::metrics,
 };
+use futures_util::FutureExt;
 use std::{
     collections::{BTreeMap, HashMap},
     future::poll_fn,
@@ -87,18 +88,27 @@ pub(super) struct Task {
     pub(super) failed: Option<Error>,
 }
 
+/// What a task needs to open its slot.
+pub(super) struct Open {
+    pub slot: SlotId,
+    pub ownership: Ownership,
+    pub context: Arc<SlotContext>,
+    /// Where the owner before has released it.
+    pub last: Option<Last>,
+    /// Is told when the slot is open, or why it can't be.
+    pub told: Option<Reply<Term>>,
+}
+
 /// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
 pub(super) async fn run(
-    slot: SlotId,
-    ownership: Ownership,
-    context: Arc<SlotContext>,
+    open: Open,
     mut mail: mpsc::Receiver<Mail>,
     mut orders: mpsc::Receiver<Order>,
     stats: Arc<SlotStats>,
-    told: Option<Reply<Term>>,
 ) {
+    let Open { slot, ownership, context, last, told } = open;
     let owner = Arc::new(ownership.lock().await);
-    let opened = Task::open(slot, context.clone(), stats.clone(), owner).await;
+    let opened = Task::open(slot, context.clone(), stats.clone(), owner, last).await;
     if let Some(told) = told {
         let term = opened.as_ref().map(|task| task.term);
         let _ = told.send(term.map_err(Clone::clone));
@@ -139,23 +149,48 @@ pub(super) async fn run(
 }
 
 impl Task {
-    /// Claims the slot and brings the state store up to the claim.
+    /// Claims the slot and brings the state store up to the claim. Where the owner before has said
+    /// what it wrote last, what came before the claim is read while the claim is on its way.
     async fn open(
         slot: SlotId,
         context: Arc<SlotContext>,
         stats: Arc<SlotStats>,
         owner: Arc<OwnedMutexGuard<()>>,
+        last: Option<Last>,
     ) -> Result<Self, Error> {
-        let claim = context.log.claim(slot, &context.node);
-        let claim = tokio::time::timeout(limits::ENGINE_PATIENCE, claim).await;
+        let claim = match last {
+            Some(last) => context.log.claim_after(slot, &context.node, last),
+            None => {
+                let claim = context.log.claim(slot, &context.node);
+                async move { Ok((claim.await?, false)) }.boxed()
+            }
+        };
+        let claim = tokio::time::timeout(limits::ENGINE_PATIENCE, claim);
+        let behind = async {
+            match last {
+                Some(last) => catch_up(slot, &context, CatchUp::To(last.position)).await.ok(),
+                None => None,
+            }
+        };
+        let (claim, caught_up) = tokio::join!(claim, behind);
         let claim = claim.unwrap_or_else(|_| Err(LogError::Undecided("no answer".into())));
-        let claim = claim.map_err(|e| match e {
+        let (claim, follows) = claim.map_err(|e| match e {
             LogError::Undecided(why) | LogError::Unavailable(why) => {
                 Error::new(Code::StorageUnavailable, format!("the slot can't be claimed: {why}"))
             }
             other => commit_error(&other),
         })?;
-        let meta = catch_up(slot, &context, CatchUp::To(claim.position)).await?;
+        let at = last.map(|last| last.position);
+        let caught_up = caught_up.filter(|meta| follows && Some(meta.applied) == at);
+        let (meta, unflushed) = match caught_up {
+            // All that is missing is the claim itself, which is in nobody's way.
+            Some(meta) => {
+                let records = vec![Record::Claim { node: context.node.clone() }];
+                let batch = Batch { slot, term: claim.term, attempt: 0, records };
+                (meta, vec![(claim.position, batch)])
+            }
+            None => (catch_up(slot, &context, CatchUp::To(claim.position)).await?, Vec::new()),
+        };
         // All of it is in the store: a slot that is only read must not pin the node's log.
         if context.cluster.is_none()
             && let Err(error) = context.log.trim(slot, meta.applied).await
@@ -187,7 +222,7 @@ impl Task {
             building: Building::new(1),
             in_flight: None,
             committed_batch: 0,
-            unflushed: Vec::new(),
+            unflushed,
             unflushed_bytes: 0,
             flushed_batch: 0,
             flushing: None,
@@ -203,6 +238,7 @@ impl Task {
             last_commit: Instant::now(),
             failed: None,
         };
+        task.stats.dirty.store(!task.unflushed.is_empty(), Ordering::Relaxed);
         if task.context.cluster.is_some() {
             task.go_over_to_current();
         }
@@ -402,6 +438,11 @@ impl Task {
         let mut drained = false;
         let mut released = !release;
         loop {
+            // In one batch with what came last: the next owner waits for it.
+            if drained && !released && self.in_flight.is_none() {
+                released = true;
+                self.building.push(Record::Release { node: self.context.node.clone() });
+            }
             self.submit();
             if let Some(error) = self.failed.take() {
                 let End::Failed(error) = self.fail(error) else { continue };
@@ -409,11 +450,6 @@ impl Task {
             }
             let committed_all = self.in_flight.is_none() && !self.building.is_due();
             if drained && committed_all {
-                if !released {
-                    released = true;
-                    self.building.push(Record::Release { node: self.context.node.clone() });
-                    continue;
-                }
                 // The next owner need not wait for what this node writes for itself.
                 if release && let Some(reply) = reply.take() {
                     let _ = reply.send(Ok((self.term, self.position)));

@@ -106,6 +106,11 @@ impl Engine {
         self.servers.len()
     }
 
+    /// The processes of the servers that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.servers.iter().filter_map(|server| server.lock().as_ref().map(Child::id)).collect()
+    }
+
     /// Of each server, for `nats.servers`.
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(|server| format!("nats://{}", server.client)).collect()

@@ -3,11 +3,12 @@
 use super::{
     Chain, Found, Shared, State,
     append::{Attempt, Settled},
+    get::expected_in,
 };
 use crate::{
     limits,
     log::{
-        Claim, LogError, Position, Term,
+        Claim, Last, LogError, Position, Term,
         record::{Batch, Record},
     },
     names::SlotId,
@@ -21,20 +22,33 @@ use tokio::time::timeout;
 
 impl Shared {
     /// Puts a claim of the next term right after what the slot has last. Should the owner append
-    /// in between, tries again; should another claim, it has won.
-    pub(super) async fn claim(&self, slot: SlotId, claimant: &str) -> Result<Claim, LogError> {
+    /// in between, tries again; should another claim, it has won. The first try is right after
+    /// `said`, where the caller has heard what is last. Gives also the position that it follows.
+    pub(super) async fn claim(
+        &self,
+        slot: SlotId,
+        claimant: &str,
+        mut said: Option<Last>,
+    ) -> Result<(Claim, Position), LogError> {
         let started = Instant::now();
         let mut tries = 0;
         // One for all tries: whichever comes to stand is known as ours.
         let attempt = rand::random();
         loop {
             // May be stale, and then the claim is refused.
-            let last = self.last(slot).await?;
-            let (after, term) = last.map_or((0, 0), |last| (last.position, last.term));
+            let (after, term) = match said.take() {
+                Some(last) => (last.position, last.term),
+                None => {
+                    let last = self.last(slot).await?;
+                    last.map_or((0, 0), |last| (last.position, last.term))
+                }
+            };
             let term = term + 1;
             let batch = claim_batch(slot, term, attempt, claimant);
             let other = match self.append(Attempt { slot, term, attempt, after, batch }).await? {
-                Settled::Stored(position) => return self.won(slot, term, position),
+                Settled::Stored(position) => {
+                    return self.won(slot, term, position).map(|claim| (claim, after));
+                }
                 Settled::Lost(other) => other,
             };
             if other.term >= term || started.elapsed() > limits::LOG_WAIT {
@@ -73,7 +87,7 @@ impl Shared {
         claimant: &str,
         term: Term,
         attempt: u128,
-    ) -> Result<Option<Claim>, LogError> {
+    ) -> Result<Option<(Claim, Position)>, LogError> {
         let unavailable = |e: &dyn std::fmt::Display| LogError::Unavailable(e.to_string());
         let names = self.slot(slot)?;
         let stream = self.nats.jetstream.get_stream_no_info(&names.stream).await;
@@ -104,7 +118,8 @@ impl Shared {
             let position = message.info().map_err(|e| unavailable(&e))?.stream_sequence;
             let found = Found::new(slot, position, &message.payload)?;
             if found.term == term && found.attempt == attempt {
-                return self.won(slot, term, position).map(Some);
+                let after = message.headers.as_ref().and_then(expected_in).unwrap_or_default();
+                return self.won(slot, term, position).map(|claim| Some((claim, after)));
             }
             if found.term >= term {
                 return Err(lost(slot, &found));

@@ -18,7 +18,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-use super::{Append, Claim, LogError, Logged, Position, SlotLog, Term, record};
+use super::{Append, Claim, Last, LogError, Logged, Position, SlotLog, Term, record};
 use crate::{
     limits,
     names::SlotId,
@@ -32,7 +32,10 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -86,6 +89,8 @@ struct Slot {
     direct: Subject,
     purge: Subject,
     chain: Mutex<Chain>,
+    /// Others say that the log reaches this far.
+    told: AtomicU64,
 }
 
 /// What this process has appended to a slot under a claim of its own. Its end is the only place
@@ -159,6 +164,7 @@ impl JetStreamLog {
                 purge: format!("$JS.API.STREAM.PURGE.{}", names.stream).into(),
                 stream: names.stream,
                 chain: Mutex::default(),
+                told: AtomicU64::new(0),
             }
         });
         let slots = slots.collect();
@@ -273,7 +279,23 @@ impl Drop for InFlight {
 impl SlotLog for JetStreamLog {
     fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>> {
         let (shared, claimant) = (self.shared.clone(), claimant.to_owned());
-        Box::pin(async move { shared.claim(slot, &claimant).await })
+        Box::pin(async move { shared.claim(slot, &claimant, None).await.map(|(claim, _)| claim) })
+    }
+
+    fn claim_after(
+        &self,
+        slot: SlotId,
+        claimant: &str,
+        last: Last,
+    ) -> BoxFuture<'static, Result<(Claim, bool), LogError>> {
+        let (shared, claimant) = (self.shared.clone(), claimant.to_owned());
+        if let Ok(slot) = shared.slot(slot) {
+            slot.told.fetch_max(last.position, Ordering::Relaxed);
+        }
+        Box::pin(async move {
+            let (claim, after) = shared.claim(slot, &claimant, Some(last)).await?;
+            Ok((claim, after == last.position))
+        })
     }
 
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {

@@ -11,6 +11,7 @@ use crate::{
 };
 use async_nats::{HeaderMap, StatusCode};
 use serde_json::json;
+use std::sync::atomic::Ordering;
 use tokio::time::{Instant, timeout_at};
 
 const SEQUENCE: &str = "Nats-Sequence";
@@ -22,7 +23,7 @@ const END: u16 = 204;
 impl Shared {
     /// A page by whichever server is near: each link of the chain is verified, so that a server
     /// which lacks the newest batches can shorten a page, but not tear a hole into it. What this
-    /// process itself has appended is always seen.
+    /// process itself has appended, or was told of, is always seen.
     pub(super) async fn read(
         &self,
         slot: SlotId,
@@ -30,7 +31,8 @@ impl Shared {
         bytes_max: usize,
     ) -> Result<Vec<Logged>, LogError> {
         let mut tries = Tries::new();
-        let known = self.slot(slot)?.chain.lock().last;
+        let names = self.slot(slot)?;
+        let known = names.chain.lock().last.max(names.told.load(Ordering::Relaxed));
         loop {
             let why = match self.page(slot, after, bytes_max).await {
                 Ok(links) => {

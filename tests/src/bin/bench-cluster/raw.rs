@@ -101,8 +101,8 @@ impl Raw {
         Ok((state.bytes / SAMPLES).saturating_sub(SAMPLE_BYTES as u64))
     }
 
-    /// Appends for a time; gives appends per second. At most `in_flight` at once, and at most one
-    /// of each subject.
+    /// Appends for a time; gives appends per second, and how many there were, warm-up
+    /// included. At most `in_flight` at once, and at most one of each subject.
     ///
     /// # Errors
     /// When an append fails.
@@ -112,7 +112,7 @@ impl Raw {
         payload_bytes: usize,
         warm_up: Duration,
         measure: Duration,
-    ) -> anyhow::Result<f64> {
+    ) -> anyhow::Result<(f64, u64)> {
         let payload = Bytes::from(vec![b'x'; payload_bytes]);
         let mut shares: Vec<Vec<Subject>> = (0..in_flight).map(|_| Vec::new()).collect();
         for (number, subject) in self.subjects.drain(..).enumerate() {
@@ -127,23 +127,25 @@ impl Raw {
             let payload = payload.clone();
             tasks.spawn(async move {
                 let mut random = Random::new(number as u64);
-                let mut count = 0_u64;
+                let (mut count, mut all) = (0_u64, 0_u64);
                 while Instant::now() < until {
                     let chosen = random.below(share.len() as u64) as usize;
                     let begun = Instant::now();
                     share[chosen].append(&client, &payload).await?;
                     count += u64::from(begun >= from && Instant::now() <= until);
+                    all += 1;
                 }
-                anyhow::Ok((count, share))
+                anyhow::Ok((count, all, share))
             });
         }
-        let mut appends = 0;
+        let (mut appends, mut all_appends) = (0, 0);
         while let Some(ended) = tasks.join_next().await {
-            let (count, share) = ended??;
+            let (count, all, share) = ended??;
             appends += count;
+            all_appends += all;
             self.subjects.extend(share);
         }
-        Ok(appends as f64 / measure.as_secs_f64())
+        Ok((appends as f64 / measure.as_secs_f64(), all_appends))
     }
 
     /// Takes the streams away again.

@@ -7,7 +7,7 @@ use slotd_tests::{
     cluster::{Cluster, engine::Engine, nats::Requests},
     histogram::Histogram,
     load::Outcome,
-    node::{finish, sibling},
+    node::{cpu_time, finish, sibling},
 };
 use std::{
     process::{Command, Stdio},
@@ -76,6 +76,38 @@ async fn written(cluster: &Cluster) -> anyhow::Result<Written> {
     Ok(written)
 }
 
+/// Processor time of everyone who takes part.
+#[derive(Clone, Copy)]
+struct Spent {
+    nodes: Duration,
+    servers: Duration,
+    /// The load generators that have ended, or the bare appends, which run in this process.
+    clients: Duration,
+}
+
+impl Spent {
+    async fn now(cluster: &Cluster) -> anyhow::Result<Self> {
+        let mut nodes = Duration::ZERO;
+        for member in cluster.members() {
+            let pid = member.node.lock().await.pid().context("a node does not run")?;
+            nodes += cpu_time(pid, false)?;
+        }
+        let servers = cluster.engine.pids().into_iter().map(|pid| cpu_time(pid, false));
+        let servers = servers.sum::<anyhow::Result<Duration>>()?;
+        Ok(Self { nodes, servers, clients: cpu_time(std::process::id(), true)? })
+    }
+
+    /// Microseconds of each since `before`, for each of so many: nodes, servers, clients.
+    fn each(self, before: Self, count: u64) -> [f64; 3] {
+        let us = |now: Duration, before: Duration| (now - before).as_secs_f64() * 1e6 / count.max(1) as f64;
+        [
+            us(self.nodes, before.nodes),
+            us(self.servers, before.servers),
+            us(self.clients, before.clients),
+        ]
+    }
+}
+
 pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
     let streams = u16::try_from(log_streams(&cluster.engine).await?.len())?;
     let mut raw = Raw::start(&cluster.engine, streams, args.slots).await?;
@@ -86,17 +118,24 @@ pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> 
     let (mut slotd_rates, mut ratios, mut wide_ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut raw_rates, mut sizes, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
     let mut payloads = Vec::new();
+    let (mut own_cpu, mut raw_cpu) = (Vec::new(), Vec::new());
     for round in 0..args.rounds.max(1) {
         let before = written(cluster).await?;
+        let idle = Spent::now(cluster).await?;
         let outcomes = loads(cluster, round as u64, args.measure).await?;
+        let spent = Spent::now(cluster).await?;
         let after = written(cluster).await?;
         let rate: f64 = outcomes.iter().map(|outcome| outcome.requests_per_second).sum();
         let size = (after.messages - before.messages) / (after.batches - before.batches);
         let stored = (after.stored_bytes - before.stored_bytes) / (after.stored - before.stored);
         ensure!(size >= 1.0 && stored > overhead, "{size} messages, {stored} bytes a batch");
         let payload = (stored - overhead) as usize;
-        let appends = raw.run(in_flight, payload, WARM_UP, measure).await?;
-        let wide = raw.run(usize::from(args.slots), payload, WARM_UP, measure).await?;
+        let requests = outcomes.iter().map(|outcome| outcome.requests_all).sum();
+        own_cpu.push(spent.each(idle, requests));
+        let idle = Spent::now(cluster).await?;
+        let (appends, all) = raw.run(in_flight, payload, WARM_UP, measure).await?;
+        raw_cpu.push(Spent::now(cluster).await?.each(idle, all));
+        let (wide, _) = raw.run(usize::from(args.slots), payload, WARM_UP, measure).await?;
         println!(
             "  round {}: slotd {rate:.0}/s in batches of {size:.2} messages and {payload} bytes; \
              bare appends {appends:.0}/s with {in_flight} in flight, {wide:.0}/s with {}",
@@ -121,6 +160,12 @@ pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> 
     report.figure("of bare appends, as many in flight", median(ratios), "", asked);
     report.figure("of bare appends, one for each slot", median(wide_ratios), "", asked);
     report.figure("p99 of the slowest node", median(latencies), "ms", None);
+    for (of, cpu) in [("a message", own_cpu), ("a bare append", raw_cpu)] {
+        for (who, which) in ["nodes", "servers", "clients"].into_iter().zip(0..) {
+            let each = median(cpu.iter().map(|cpu: &[f64; 3]| cpu[which]).collect());
+            report.figure(&format!("processor time of {of}, {who}"), each, "us", None);
+        }
+    }
     Ok(())
 }
 

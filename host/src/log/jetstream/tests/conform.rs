@@ -14,6 +14,23 @@ async fn the_log_on_jetstream_conforms() {
     conformance::between(one, other, 32).await;
 }
 
+/// Without it the new owner of a slot would read the log again for a claim that it wrote itself,
+/// while nobody serves the slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_says_whether_it_follows_what_was_told() {
+    let servers = Servers::shared().await;
+    let options = servers.options();
+    let (log, other) = (open(&options).await, open(&options).await);
+    let old = log.claim(3, "old").await.unwrap();
+    let at = log.commit(super::append(3, old, old.position, 1)).await.unwrap();
+    let stale = Last { term: old.term, position: old.position };
+    let (second, follows) = other.claim_after(3, "second", stale).await.unwrap();
+    assert!(second.position > at && !follows, "a batch stands between");
+    let last = Last { term: second.term, position: second.position };
+    let (third, follows) = log.claim_after(3, "third", last).await.unwrap();
+    assert!(third.term == second.term + 1 && follows);
+}
+
 /// The largest batch that any configuration allows must go in, come back, and be found again
 /// when its acknowledgement is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
