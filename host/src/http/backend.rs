@@ -5,7 +5,9 @@ use super::fake::FakeNode;
 use crate::{
     error::Error,
     names::{ServiceName, SessionId, SessionKey},
-    node::{Answer, Consistency, History, Incoming, Node, Pending, Range, Sent, SessionInfo, Subscribed},
+    node::{
+        Answer, Consistency, History, Incoming, Node, Pending, Range, Sent, SessionInfo, Subscribed,
+    },
 };
 use bytes::Bytes;
 use std::sync::Arc;

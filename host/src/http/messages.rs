@@ -89,7 +89,10 @@ where
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     // Dropped early by the deadline, the message may be in the mailbox or not.
-    deadline.limit(api.backend().send(&key, message)).await.unwrap_or_else(|| Err(outcome_unknown()))
+    deadline
+        .limit(api.backend().send(&key, message))
+        .await
+        .unwrap_or_else(|| Err(outcome_unknown()))
 }
 
 fn body_late() -> Error {

@@ -131,7 +131,11 @@ impl Forwarder {
     ///
     /// # Errors
     /// As [`Forwarder::enqueue`], and what became of the message.
-    pub async fn send(self: &Arc<Self>, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
+    pub async fn send(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        message: Incoming,
+    ) -> Result<Sent, Error> {
         let (journey, first) = self.begin(key, message).await?;
         journey.arrive(first).await
     }

@@ -99,7 +99,9 @@ impl Spent {
 
     /// Microseconds of each since `before`, for each of so many: nodes, servers, clients.
     fn each(self, before: Self, count: u64) -> [f64; 3] {
-        let us = |now: Duration, before: Duration| (now - before).as_secs_f64() * 1e6 / count.max(1) as f64;
+        let us = |now: Duration, before: Duration| {
+            (now - before).as_secs_f64() * 1e6 / count.max(1) as f64
+        };
         [
             us(self.nodes, before.nodes),
             us(self.servers, before.servers),
