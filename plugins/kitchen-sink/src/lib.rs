@@ -1,0 +1,342 @@
+//! Does what its message says, once with every part of the SDK: the plugin that all SDKs are held
+//! against. There is one of it in each language, and they answer alike.
+//!
+//! A body of the content type `application/json` is `{"op": ..}`: one of [`Op`]'s names in
+//! kebab-case with its fields, or of [`Question`]'s in a query. Any other body is echoed with its
+//! content type. What is not understood is rejected: `bad-message`, in a query `bad-query`.
+//!
+//! `migrate` refuses to come from 0.0.9, panics when it comes from 0.0.8, and writes `migrated`
+//! otherwise.
+
+mod native;
+
+use serde::{Deserialize, de::IgnoredAny};
+use slotd_guest::{
+    Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply, StateView, Value,
+    json, serde_json,
+};
+use std::{fmt::Write as _, hint::black_box};
+
+pub struct KitchenSink;
+
+const JSON: &str = "application/json";
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+enum Op {
+    Echo {
+        value: Value,
+    },
+    /// What the message's context says.
+    Context,
+    Get {
+        key: String,
+    },
+    Set {
+        key: String,
+        value: Value,
+    },
+    Delete {
+        key: String,
+    },
+    GetBytes {
+        key: String,
+    },
+    SetBytes {
+        key: String,
+        hex: String,
+    },
+    /// One page of the host's.
+    Scan {
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    },
+    /// The SDK's own scan, over all pages.
+    ScanAll {
+        prefix: String,
+    },
+    /// Writes `count` values of `bytes` letters.
+    Fill {
+        prefix: String,
+        count: u32,
+        bytes: usize,
+    },
+    Emit {
+        kind: String,
+        value: Value,
+        times: u32,
+    },
+    Log {
+        level: String,
+        text: String,
+    },
+    /// Prints by the language's own means.
+    Print {
+        text: String,
+    },
+    /// Adds to a u64, which is kept as JSON.
+    Add64 {
+        key: String,
+        n: String,
+    },
+    Clock,
+    Random,
+    Reject(Refusal),
+    Throw(Throw),
+    /// Calls itself so many times.
+    Deep {
+        depth: u64,
+    },
+    Spin,
+    Allocate,
+    /// Replies with so many letters.
+    Big {
+        bytes: usize,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+enum Question {
+    Echo { value: Value },
+    Context,
+    Get { key: String },
+    GetBytes { key: String },
+    Scan { prefix: String, after: Option<String>, limit: u32 },
+    ScanAll { prefix: String },
+    Clock,
+    Random,
+    Reject(Refusal),
+    Throw(Throw),
+    // What a query may not do.
+    Set { key: String, value: Value },
+    Delete { key: String },
+    Emit { kind: String, value: Value },
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+    message: String,
+    retriable: bool,
+    /// A key to write before.
+    set: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Throw {
+    message: String,
+    /// A key to write before.
+    set: Option<String>,
+}
+
+impl RawHandler for KitchenSink {
+    fn handle(cx: &mut Context, body: Vec<u8>) -> Result<Reply, Rejection> {
+        if cx.content_type() != JSON {
+            return Ok(Reply { content_type: cx.content_type().to_owned(), body });
+        }
+        Ok(Reply::json(&handle(cx, serde_json::from_slice(&body)?)?)?)
+    }
+
+    fn query(cx: &QueryContext, body: Vec<u8>) -> Result<Reply, Rejection> {
+        if cx.content_type() != JSON {
+            return Ok(Reply { content_type: cx.content_type().to_owned(), body });
+        }
+        let question = serde_json::from_slice(&body).map_err(|error| {
+            Rejection::new("bad-query", format!("the query is not understood: {error}"))
+        })?;
+        Ok(Reply::json(&query(cx, question)?)?)
+    }
+
+    fn migrate(cx: &mut MigrateContext, from: &str) -> Result<(), String> {
+        match from {
+            "0.0.9" => Err("no way from 0.0.9".into()),
+            "0.0.8" => panic!("thrown by migrate"),
+            _ => Ok(cx.state().set("migrated", &json!({ "from": from }))?),
+        }
+    }
+}
+
+fn handle(cx: &mut Context, op: Op) -> Result<Value, Rejection> {
+    match op {
+        Op::Echo { value } => return Ok(json!({ "value": value })),
+        Op::Context => {
+            return Ok(json!({
+                "session": cx.session(), "seq": cx.seq(), "id": cx.id(), "sender": cx.sender(),
+                "content_type": cx.content_type(),
+            }));
+        }
+        Op::Get { key } => return get(&cx.state(), &key),
+        Op::Set { key, value } => cx.state().set(&key, &value)?,
+        Op::Delete { key } => cx.state().delete(&key),
+        Op::GetBytes { key } => return Ok(get_bytes(&cx.state(), &key)),
+        Op::SetBytes { key, hex } => cx.state().set_bytes(&key, &from_hex(&hex)?),
+        Op::Scan { prefix, after, limit } => {
+            return scan(&cx.state(), &prefix, after.as_deref(), limit);
+        }
+        Op::ScanAll { prefix } => return scan_all(&cx.state(), &prefix),
+        Op::Fill { prefix, count, bytes } => {
+            let value = "x".repeat(bytes);
+            for i in 0..count {
+                cx.state().set(&format!("{prefix}{i:05}"), &value)?;
+            }
+        }
+        Op::Emit { kind, value, times } => {
+            for _ in 0..times {
+                cx.emit(&kind, &value)?;
+            }
+        }
+        Op::Log { level, text } => cx.log(level_of(&level)?, text),
+        Op::Print { text } => native::print(cx, &text),
+        Op::Add64 { key, n } => {
+            let n: u64 = n.parse().map_err(|_| bad_message("`n` is no u64"))?;
+            let sum = cx.state().get::<u64>(&key)?.unwrap_or(0).wrapping_add(n);
+            cx.state().set(&key, &sum)?;
+            return Ok(json!({ "sum": sum.to_string() }));
+        }
+        Op::Clock => return Ok(clock(cx.time_ms())),
+        Op::Random => return Ok(random()),
+        Op::Reject(refusal) => {
+            if let Some(key) = &refusal.set {
+                cx.state().set(key, &"written")?;
+            }
+            return Err(refusal.into());
+        }
+        Op::Throw(Throw { message, set }) => {
+            if let Some(key) = set {
+                cx.state().set(&key, &"written")?;
+            }
+            panic!("{message}");
+        }
+        Op::Deep { depth } => _ = black_box(deep(depth)),
+        Op::Spin => loop {
+            black_box(());
+        },
+        Op::Allocate => loop {
+            // Touched, so that it is really there; leaked, so that it stays.
+            black_box(Vec::leak(vec![1_u8; 1024 * 1024]));
+        },
+        Op::Big { bytes } => return Ok(json!({ "text": "x".repeat(bytes) })),
+    }
+    Ok(json!({}))
+}
+
+fn query(cx: &QueryContext, question: Question) -> Result<Value, Rejection> {
+    match question {
+        Question::Echo { value } => return Ok(json!({ "value": value })),
+        Question::Context => {
+            return Ok(json!({
+                "session": cx.session(), "seq": cx.seq(), "content_type": cx.content_type(),
+            }));
+        }
+        Question::Get { key } => return get(&cx.state(), &key),
+        Question::GetBytes { key } => return Ok(get_bytes(&cx.state(), &key)),
+        Question::Scan { prefix, after, limit } => {
+            return scan(&cx.state(), &prefix, after.as_deref(), limit);
+        }
+        Question::ScanAll { prefix } => return scan_all(&cx.state(), &prefix),
+        Question::Clock => return Ok(clock(cx.time_ms())),
+        Question::Random => return Ok(random()),
+        Question::Reject(refusal) => return Err(refusal.into()),
+        Question::Throw(Throw { message, .. }) => panic!("{message}"),
+        Question::Set { key, value } => cx.forbidden().state().set(&key, &value)?,
+        Question::Delete { key } => cx.forbidden().state().delete(&key),
+        Question::Emit { kind, value } => cx.forbidden().emit(&kind, &value)?,
+    }
+    Ok(json!({}))
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        let rejection = Rejection::new(refusal.code, refusal.message);
+        if refusal.retriable { rejection.retriable() } else { rejection }
+    }
+}
+
+fn bad_message(why: &'static str) -> Rejection {
+    Rejection::new("bad-message", why)
+}
+
+fn get(state: &StateView, key: &str) -> Result<Value, Rejection> {
+    Ok(json!({ "value": state.get::<Value>(key)? }))
+}
+
+fn get_bytes(state: &StateView, key: &str) -> Value {
+    json!({ "hex": state.get_bytes(key).map(|bytes| to_hex(&bytes)) })
+}
+
+fn scan(
+    state: &StateView,
+    prefix: &str,
+    after: Option<&str>,
+    limit: u32,
+) -> Result<Value, Rejection> {
+    let mut pairs = Vec::new();
+    for (key, bytes) in state.page(prefix, after, limit) {
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Rejection::new("bad-state", format!("{key:?}: {error}")))?;
+        pairs.push((key, value));
+    }
+    Ok(json!({ "pairs": pairs }))
+}
+
+fn scan_all(state: &StateView, prefix: &str) -> Result<Value, Rejection> {
+    let (mut count, mut first, mut last) = (0, None, None);
+    for pair in state.scan::<IgnoredAny>(prefix) {
+        let (key, _) = pair?;
+        count += 1;
+        first.get_or_insert_with(|| key.clone());
+        last = Some(key);
+    }
+    Ok(json!({ "count": count, "first": first, "last": last }))
+}
+
+fn clock(time_ms: u64) -> Value {
+    json!({ "time_ms": time_ms, "native_ms": native::now_ms().unwrap_or(time_ms) })
+}
+
+fn random() -> Value {
+    json!({ "hex": to_hex(&native::random_bytes(16)), "native": native::random_u64().to_string() })
+}
+
+fn level_of(name: &str) -> Result<Level, Rejection> {
+    Ok(match name {
+        "trace" => Level::Trace,
+        "debug" => Level::Debug,
+        "info" => Level::Info,
+        "warn" => Level::Warn,
+        "error" => Level::Error,
+        _ => return Err(bad_message("no such level")),
+    })
+}
+
+/// What a call leaves on the stack keeps it from becoming a loop.
+#[inline(never)]
+fn deep(depth: u64) -> u64 {
+    let frame = black_box([depth; 16]);
+    if depth == 0 { 0 } else { deep(depth - 1).wrapping_add(black_box(&frame)[3]) }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a String can't fail.
+        _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+fn from_hex(hex: &str) -> Result<Vec<u8>, Rejection> {
+    let digits = hex.as_bytes().chunks(2).map(|pair| {
+        let text = std::str::from_utf8(pair).ok().filter(|text| text.len() == 2)?;
+        let digits = text.bytes().all(|b| b.is_ascii_hexdigit());
+        digits.then(|| u8::from_str_radix(text, 16).ok())?
+    });
+    digits.collect::<Option<_>>().ok_or_else(|| bad_message("`hex` is not hexadecimal"))
+}
+
+slotd_guest::export!(KitchenSink);
+
+#[cfg(test)]
+mod tests;
