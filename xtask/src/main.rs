@@ -1,19 +1,23 @@
 //! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|lint`.
 
+mod languages;
 mod nats;
+mod packages;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
+use languages::{LANGUAGES, Language, Paths};
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
 };
 
-/// The components that ship, each from its crate under `plugins/`.
-const PLUGINS: &[&str] = &["counter", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2"];
+/// The components that ship in Rust, each from its crate under `plugins/`.
+const PLUGINS: &[&str] =
+    &["counter", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2", "kitchen-sink"];
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, tests, shows and measures slotd")]
@@ -74,7 +78,9 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Task::Setup => {
             work.build(Profile::Dev)?;
-            work.setup(Profile::Dev).map(drop)
+            work.setup(Profile::Dev)?;
+            work.languages();
+            Ok(())
         }
         Task::Test { rest } => work.test(&rest),
         Task::Demo { cluster, exit, conversations, clients, profile } => {
@@ -99,6 +105,20 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// The languages whose plugins are built, and those whose tools can't be had, with the reason.
+struct Found {
+    paths: Paths,
+    found: Vec<&'static Language>,
+    without: Vec<(&'static str, String)>,
+}
+
+impl Found {
+    fn plugins(&self, root: &Path) -> impl Iterator<Item = &'static str> {
+        let all = self.found.iter().flat_map(|language| language.plugins.iter().copied());
+        all.filter(move |name| root.join("plugins").join(name).is_dir())
+    }
+}
+
 /// The workspace and the tools that work on it.
 struct Workshop {
     root: PathBuf,
@@ -110,18 +130,35 @@ impl Workshop {
         self.build(Profile::Dev)?;
         let nats = self.setup(Profile::Dev)?;
         let plugins = self.plugins(Profile::Dev)?;
+        let languages = self.languages();
+        let path = languages.paths.variable()?;
+        for plugin in languages.plugins(&self.root) {
+            self.build_plugin(Profile::Dev, plugin, &plugins, &path)?;
+        }
         self.say("testing the workspace");
+        let without: Vec<_> = languages.without.iter().map(|(name, _)| *name).collect();
         self.run(
             self.cargo()
                 .args(["test", "--workspace", "--no-fail-fast"])
                 .args(rest)
+                .env("PATH", &path)
                 .env("SLOTD_TEST_PLUGINS", &plugins)
                 .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev))
+                .env("SLOTD_TEST_WITHOUT", without.join(","))
+                .env("SLOTD_TEST_TOOLS", self.tools())
                 .env("SLOTD_NATS_SERVER", nats),
         )?;
         if rest.is_empty() {
             self.say("testing the plugins natively");
             self.run(self.cargo().arg("test").current_dir(self.root.join("plugins")))?;
+            for plugin in languages.plugins(&self.root) {
+                self.say(&format!("testing the plugin {plugin}"));
+                let mut test = self.plugin_command(Profile::Dev, "test", plugin, &path);
+                self.run(&mut test)?;
+            }
+        }
+        for (name, why) in &languages.without {
+            self.say(&format!("NOT TESTED: plugins in {name}, whose tools can't be had: {why}"));
         }
         self.say("all tests passed");
         Ok(())
@@ -142,10 +179,55 @@ impl Workshop {
         Err(error).with_context(|| format!("starting {program:?}"))
     }
 
+    /// Sees to the tools of every language that plugins are written in. One whose tools can't be
+    /// had on this machine is left out, and said to be.
+    fn languages(&self) -> Found {
+        let (mut paths, mut found, mut without) = (Paths::default(), Vec::new(), Vec::new());
+        for language in LANGUAGES {
+            self.say(&format!("looking for the tools of {}", language.name));
+            match language.ensure(&self.tools(), &mut paths) {
+                Ok(what) => {
+                    println!("  {what}");
+                    found.push(language);
+                }
+                Err(why) => {
+                    println!("  they can't be had: {why:#}");
+                    without.push((language.name, format!("{why:#}")));
+                }
+            }
+        }
+        Found { paths, found, without }
+    }
+
+    /// Where what is fetched is kept, for all plugins.
+    fn tools(&self) -> PathBuf {
+        self.target().join("tools")
+    }
+
+    /// `slotd plugin VERB` for a plugin that ships.
+    fn plugin_command(&self, profile: Profile, verb: &str, name: &str, path: &OsStr) -> Command {
+        let mut command = Command::new(self.slotd(profile));
+        command.args(["plugin", verb]).arg(self.root.join("plugins").join(name));
+        command.env("SLOTD_TOOLS_DIR", self.tools()).env("PATH", path);
+        command
+    }
+
+    fn build_plugin(
+        &self,
+        profile: Profile,
+        name: &str,
+        out: &Path,
+        path: &OsStr,
+    ) -> anyhow::Result<()> {
+        self.say(&format!("building the plugin {name}"));
+        let mut build = self.plugin_command(profile, "build", name, path);
+        self.run(build.arg("--out").arg(out.join(name).with_extension("wasm")))
+    }
+
     /// The nats-server that clusters are tested with.
     fn nats(&self) -> anyhow::Result<PathBuf> {
         self.say("looking for a nats-server, the log engine of clusters");
-        nats::get(&self.target().join("tools"), &|what| println!("  {what}"))
+        nats::get(&self.tools(), &|what| println!("  {what}"))
     }
 
     fn lint(&self) -> anyhow::Result<()> {
@@ -167,16 +249,13 @@ impl Workshop {
         self.nats()
     }
 
-    /// Builds the plugins that ship into one folder, which it gives.
+    /// Builds the plugins that ship in Rust into one folder, which it gives.
     fn plugins(&self, profile: Profile) -> anyhow::Result<PathBuf> {
         let out = self.target().join("plugins");
         std::fs::create_dir_all(&out)?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
         for name in PLUGINS {
-            self.say(&format!("building the plugin {name}"));
-            let component = out.join(name).with_extension("wasm");
-            let mut build = Command::new(self.slotd(profile));
-            build.args(["plugin", "build"]).arg(self.root.join("plugins").join(name));
-            self.run(build.arg("--out").arg(component))?;
+            self.build_plugin(profile, name, &out, &path)?;
         }
         Ok(out)
     }

