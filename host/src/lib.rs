@@ -21,6 +21,7 @@ pub mod plugin;
 pub mod ring;
 pub mod router;
 pub mod rpc;
+pub mod script;
 pub mod service;
 pub mod slot;
 pub mod state;

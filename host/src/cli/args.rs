@@ -378,12 +378,21 @@ pub enum PluginCmd {
     /// Run a plugin's own tests, with its language's usual runner
     ///
     /// cargo test, node --test, python -m unittest, or C's test program. Ends with its exit code.
+    ///
+    /// With --wasm it builds the component instead and plays scripts to it, in the plugin host that
+    /// a node has: JSON lines, each a message and what must come of it, as docs/plugins.md says.
     Test {
         /// The plugin's folder
         #[arg(default_value = ".")]
         dir: PathBuf,
+        /// Play scripts to the built component [default: script.jsonl and tests/*.jsonl]
+        #[arg(long, value_name = "SCRIPT", num_args = 0..)]
+        wasm: Option<Vec<PathBuf>>,
+        /// With --wasm: test this component instead of building one
+        #[arg(long, value_name = "FILE", requires = "wasm")]
+        component: Option<PathBuf>,
         /// Further arguments, for the runner
-        #[arg(last = true)]
+        #[arg(last = true, conflicts_with = "wasm")]
         args: Vec<OsString>,
     },
     /// Set up what building Rust plugins needs, and say what was done

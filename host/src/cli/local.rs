@@ -5,13 +5,13 @@ use super::{
     args::{ConfigArgs, ConfigCmd, PluginCmd},
     exit::{CliError, Exit},
     output,
-    plugin::{self, BuildOptions, NewOptions, Steps, lang::toolchain},
+    plugin::{self, BuildOptions, NewOptions, ScriptOptions, Steps, lang::toolchain},
 };
-use crate::{config::keys::KEYS, plugin::inspect};
+use crate::{config::keys::KEYS, plugin::inspect, telemetry};
 use serde::Serialize;
 use std::{ffi::OsString, fmt, path::Path};
 
-pub fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
+pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
     match command {
         PluginCmd::New { name, lang, path, sdk } => {
             report(plugin::new(&NewOptions { lang, name, path, sdk }), json)
@@ -20,7 +20,10 @@ pub fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
             let steps = if json { Steps::quiet() } else { Steps::shown() };
             report(plugin::build(&BuildOptions { dir, profile, out }, &steps), json)
         }
-        PluginCmd::Test { dir, args } => test(&dir, &args),
+        PluginCmd::Test { dir, wasm: None, args, .. } => test(&dir, &args),
+        PluginCmd::Test { dir, wasm: Some(scripts), component, .. } => {
+            play(&ScriptOptions { dir, scripts, component }, json).await
+        }
         PluginCmd::Setup { dir } => report(toolchain::ensure(&dir), json),
         PluginCmd::Check { file } => check(&file, json),
     }
@@ -45,6 +48,26 @@ fn test(dir: &Path, args: &[OsString]) -> Result<(), CliError> {
         Some(0) => Ok(()),
         Some(code) => std::process::exit(code),
         None => Err(CliError::failure(format!("the tests were ended: {status}"))),
+    }
+}
+
+/// Fails when a call went otherwise than its script says.
+async fn play(options: &ScriptOptions, json: bool) -> Result<(), CliError> {
+    let steps = if json { Steps::quiet() } else { Steps::shown() };
+    // What the handler logs, above all why it trapped.
+    telemetry::init_plain_log("off,slotd::guest=debug");
+    let played = plugin::play(options, &steps).await;
+    let report = played.map_err(|error| CliError::failure(format!("{error:#}")))?;
+    match json {
+        true => output::line(&serde_json::json!(report).to_string())?,
+        false => output::print(&output::harmless(&report.to_string(), true))?,
+    }
+    match report.failed() {
+        0 => Ok(()),
+        n => Err(CliError::failure(format!(
+            "{} not as expected",
+            if n == 1 { "1 call was".to_owned() } else { format!("{n} calls were") }
+        ))),
     }
 }
 

@@ -93,7 +93,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,
-        Cmd::Plugin(command) => local::plugin(command, json),
+        Cmd::Plugin(command) => local::plugin(command, json).await,
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),
     }

@@ -13,6 +13,19 @@ use crate::config::LogFormat;
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
+/// As [`init_log`], without the time and the place: for a command whose reader sits before it. The
+/// filter is the program's own; one that is none lets nothing through.
+pub fn init_plain_log(filter: &str) {
+    let filter = EnvFilter::builder().parse_lossy(filter);
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .without_time()
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
+}
+
 /// Sends log lines to standard error. The first call counts; later ones change nothing.
 ///
 /// # Errors

@@ -9,6 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Every template is the same handler, so that one script fits all.
+const SCRIPT: (&str, &str) =
+    ("script.jsonl", include_str!("../../../templates/plugin/script.jsonl.in"));
+
 #[derive(Clone, Debug)]
 pub struct NewOptions {
     pub lang: Lang,
@@ -66,7 +70,7 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
         Err(error) => return Err(error).with_context(|| format!("reading {}", dir.display())),
     };
     let write = || -> anyhow::Result<()> {
-        for (file, template) in templates {
+        for (file, template) in templates.iter().chain([&SCRIPT]) {
             let file = dir.join(file);
             fs::create_dir_all(file.parent().unwrap_or(&dir))?;
             fs::write(file, fill(template, &placeholders))?;
@@ -84,7 +88,8 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
         }
         return Err(error).with_context(|| format!("writing to {}", dir.display()));
     }
-    let files = templates.iter().map(|(file, _)| PathBuf::from(file)).collect();
+    let files = templates.iter().chain([&SCRIPT]);
+    let files = files.map(|(file, _)| PathBuf::from(file)).collect();
     Ok(NewReport { name: name.clone(), lang: *lang, dir, files })
 }
 

@@ -1,0 +1,154 @@
+//! `slotd plugin test --wasm`: the component that a plugin becomes, in the plugin host of a node,
+//! against scripted messages.
+
+use super::{build::BuildOptions, build::component, steps::Steps};
+use crate::{
+    limits,
+    names::ServiceName,
+    script::{self, Runner, Step},
+};
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use serde::Serialize;
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+/// Where the scripts of a plugin are, if none are named: this one, and `tests/*.jsonl`.
+const SCRIPT: &str = "script.jsonl";
+
+#[derive(Clone, Debug, Default)]
+pub struct ScriptOptions {
+    /// The plugin's folder.
+    pub dir: PathBuf,
+    /// None: those of the folder.
+    pub scripts: Vec<PathBuf>,
+    /// A component to test instead of the one that is built.
+    pub component: Option<PathBuf>,
+}
+
+/// What became of all scripts.
+#[derive(Debug, Serialize)]
+pub struct ScriptReport {
+    pub scripts: Vec<Played>,
+}
+
+/// What became of one script.
+#[derive(Debug, Serialize)]
+pub struct Played {
+    pub script: PathBuf,
+    pub calls: usize,
+    pub failed: Vec<FailedCall>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct FailedCall {
+    pub line: usize,
+    /// What was called.
+    pub call: String,
+    pub differences: Vec<String>,
+}
+
+impl ScriptReport {
+    /// Calls that went otherwise than expected.
+    pub fn failed(&self) -> usize {
+        self.scripts.iter().map(|played| played.failed.len()).sum()
+    }
+}
+
+impl fmt::Display for ScriptReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Played { script, calls, failed } in &self.scripts {
+            let script = script.display();
+            for FailedCall { line, call, differences } in failed {
+                writeln!(f, "{script}:{line}: {call}")?;
+                for difference in differences {
+                    writeln!(f, "    {difference}")?;
+                }
+            }
+            let good = calls - failed.len();
+            writeln!(f, "{script}: {good} of {calls} calls as expected")?;
+        }
+        Ok(())
+    }
+}
+
+/// Builds the component, unless one is given, and plays every script to it.
+///
+/// # Errors
+/// When there is no script, one can't be read, the component can't be built, or slotd refuses it.
+pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<ScriptReport> {
+    let scripts = scripts(options)?;
+    let (name, bytes) = match &options.component {
+        Some(file) => (String::new(), Bytes::from(read(file)?)),
+        None => {
+            let build = BuildOptions { dir: options.dir.clone(), ..BuildOptions::default() };
+            let built = component(&build, steps)?;
+            (built.package.name, Bytes::from(built.bytes))
+        }
+    };
+    let service = ServiceName::parse(&name).map_or("plugin", |_| &*name);
+    let scratch = tempfile::tempdir().context("making a temporary folder")?;
+    let mut runner = Runner::new(service, bytes, scratch.path()).await?;
+    let mut report = ScriptReport { scripts: Vec::new() };
+    for (file, lines) in scripts {
+        runner.begin();
+        let calls = lines.len();
+        let mut failed = Vec::new();
+        for step in lines {
+            let differences = match runner.run(&step).await {
+                Ok(observed) => step.expect.differences(&observed),
+                Err(error) => vec![format!("{error:#}")],
+            };
+            if !differences.is_empty() {
+                failed.push(FailedCall { line: step.line, call: step.to_string(), differences });
+            }
+        }
+        report.scripts.push(Played { script: file, calls, failed });
+    }
+    Ok(report)
+}
+
+fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>> {
+    let mut files = options.scripts.clone();
+    if files.is_empty() {
+        let dir = &options.dir;
+        files.extend(Some(dir.join(SCRIPT)).filter(|file| file.is_file()));
+        let tests = fs::read_dir(dir.join("tests")).into_iter().flatten().flatten();
+        let mut tests: Vec<_> = tests.map(|entry| entry.path()).collect();
+        tests.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+        tests.sort();
+        files.extend(tests);
+        ensure!(
+            !files.is_empty(),
+            "{} has no script: write {SCRIPT} or tests/NAME.jsonl (docs/plugins.md says how), or \
+             name one",
+            dir.display()
+        );
+    }
+    let mut scripts = Vec::new();
+    for file in files {
+        ensure!(
+            !file.is_dir(),
+            "{0} is a folder; a plugin's comes first: slotd plugin test {0} --wasm",
+            file.display()
+        );
+        let text = String::from_utf8(read(&file)?);
+        let text = text.with_context(|| format!("{} is no text", file.display()))?;
+        match script::parse(&text) {
+            Ok(steps) if steps.is_empty() => bail!("{} calls nothing", file.display()),
+            Ok(steps) => scripts.push((file, steps)),
+            Err(why) => bail!("{}, {why}", file.display()),
+        }
+    }
+    Ok(scripts)
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let reading = || format!("reading {}", file.display());
+    let bytes = fs::metadata(file).with_context(reading)?.len();
+    let bytes_max = limits::COMPONENT_BYTES_MAX as u64;
+    ensure!(bytes <= bytes_max, "{} has {bytes} bytes, over {bytes_max}", file.display());
+    fs::read(file).with_context(reading)
+}

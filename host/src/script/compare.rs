@@ -1,0 +1,257 @@
+//! What came of a call, held against what was expected.
+
+use super::{Expect, ExpectedEvent, Reason, decode, json::differences};
+use crate::error::Rejection;
+use bytes::Bytes;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Of one call, no more is told.
+const DIFFERENCES_MAX: usize = 20;
+/// A value that is told of has so many bytes at most.
+const SHOWN_BYTES_MAX: usize = 400;
+
+/// What came of a call.
+#[derive(Debug)]
+pub struct Observed {
+    pub outcome: Outcome,
+    /// The session's, after the call.
+    pub seq: u64,
+    pub events: Vec<Event>,
+    /// What is under the keys that were asked for.
+    pub state: BTreeMap<String, Option<Bytes>>,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    Reply {
+        content_type: String,
+        body: Bytes,
+    },
+    Rejected(Rejection),
+    /// By `migrate`.
+    Refused(String),
+    Trapped(String),
+    Limit(String),
+    Deadline,
+}
+
+#[derive(Debug)]
+pub struct Event {
+    pub kind: String,
+    pub content_type: String,
+    pub body: Bytes,
+}
+
+impl Outcome {
+    fn describe(&self) -> String {
+        match self {
+            Outcome::Reply { body, .. } => format!("the reply {}", shown(body)),
+            Outcome::Rejected(Rejection { code, message, .. }) => {
+                format!("the rejection {code:?}: {message}")
+            }
+            Outcome::Refused(why) => format!("a refusal to migrate: {why}"),
+            Outcome::Trapped(why) => format!("a trap: {why}"),
+            Outcome::Limit(why) => format!("a passed limit: {why}"),
+            Outcome::Deadline => "a passed deadline".into(),
+        }
+    }
+}
+
+impl Expect {
+    /// Each thing that is not as expected, in a line of its own; none: all is as expected.
+    pub fn differences(&self, got: &Observed) -> Vec<String> {
+        let mut out = Vec::new();
+        self.outcome(&got.outcome, &mut out);
+        if let Some(seq) = self.seq.filter(|seq| *seq != got.seq) {
+            out.push(format!("seq: expected {seq}, got {}", got.seq));
+        }
+        if let Some(expected) = &self.events {
+            events(expected, &got.events, &mut out);
+        }
+        let value_of = |key: &str| got.state.get(key).and_then(Option::as_ref);
+        for (key, expected) in &self.state {
+            let path = format!("state[{key:?}]");
+            match value_of(key) {
+                None if expected.is_null() => {}
+                None => out.push(format!("{path}: expected {expected}, there is no such key")),
+                Some(value) if expected.is_null() => {
+                    out.push(format!("{path}: expected no such key, it is {}", shown(value)));
+                }
+                Some(value) => json(&path, expected, value, &mut out),
+            }
+        }
+        for (key, expected) in &self.state_base64 {
+            let path = format!("state[{key:?}]");
+            match value_of(key) {
+                None => out.push(format!("{path}: there is no such key")),
+                Some(value) => base64(&path, expected, value, &mut out),
+            }
+        }
+        if out.len() > DIFFERENCES_MAX {
+            let more = out.len() - DIFFERENCES_MAX;
+            out.truncate(DIFFERENCES_MAX);
+            out.push(format!("and {more} differences more"));
+        }
+        out
+    }
+
+    fn outcome(&self, got: &Outcome, out: &mut Vec<String>) {
+        let mut reason = |kind: &str, wanted: &Reason, why: &str| match wanted {
+            Reason::Part(part) if !why.contains(part) => {
+                out.push(format!("{kind}: expected {part:?} in its reason, which is: {why}"));
+            }
+            _ => {}
+        };
+        match (self.failure(), got) {
+            (None, Outcome::Reply { content_type, body }) => self.reply(content_type, body, out),
+            (Some("rejection"), Outcome::Rejected(rejection)) => self.rejected(rejection, out),
+            (Some("refused"), Outcome::Refused(why)) => {
+                let expected = self.refused.as_deref().unwrap_or_default();
+                if expected != why {
+                    out.push(format!("refused: expected {expected:?}, got {why:?}"));
+                }
+            }
+            (Some("trap"), Outcome::Trapped(why)) => {
+                self.trap.iter().for_each(|wanted| reason("trap", wanted, why));
+            }
+            (Some("limit"), Outcome::Limit(why)) => {
+                self.limit.iter().for_each(|wanted| reason("limit", wanted, why));
+            }
+            (Some("deadline"), Outcome::Deadline) => {}
+            (expected, got) => {
+                let expected = match expected {
+                    None => "success".to_owned(),
+                    Some("rejection") => {
+                        let code = self.rejection.as_ref().map(|r| r.code.as_str());
+                        format!("the rejection {:?}", code.unwrap_or_default())
+                    }
+                    Some("refused") => "a refusal to migrate".into(),
+                    Some(other) => format!("a {other}"),
+                };
+                out.push(format!("expected {expected}, got {}", got.describe()));
+            }
+        }
+    }
+
+    fn failure(&self) -> Option<&'static str> {
+        let ways = [
+            ("rejection", self.rejection.is_some()),
+            ("refused", self.refused.is_some()),
+            ("trap", self.trap.is_some()),
+            ("limit", self.limit.is_some()),
+            ("deadline", self.deadline),
+        ];
+        ways.into_iter().find_map(|(way, said)| said.then_some(way))
+    }
+
+    fn reply(&self, content_type: &str, body: &[u8], out: &mut Vec<String>) {
+        if let Some(expected) = &self.reply {
+            json("reply", expected, body, out);
+        }
+        if let Some(expected) = &self.reply_text {
+            text("reply", expected, body, out);
+        }
+        if let Some(expected) = &self.reply_base64 {
+            base64("reply", expected, body, out);
+        }
+        if let Some(expected) = self.content_type.as_deref().filter(|ty| *ty != content_type) {
+            out.push(format!("content_type: expected {expected:?}, got {content_type:?}"));
+        }
+    }
+
+    fn rejected(&self, got: &Rejection, out: &mut Vec<String>) {
+        let Some(expected) = &self.rejection else { return };
+        if expected.code != got.code {
+            out.push(format!(
+                "rejection.code: expected {:?}, got {:?}: {}",
+                expected.code, got.code, got.message
+            ));
+        }
+        if let Some(message) = expected.message.as_ref().filter(|m| **m != got.message) {
+            out.push(format!("rejection.message: expected {message:?}, got {:?}", got.message));
+        }
+        if let Some(retriable) = expected.retriable.filter(|r| *r != got.retriable) {
+            out.push(format!("rejection.retriable: expected {retriable}, got {}", got.retriable));
+        }
+    }
+}
+
+fn events(expected: &[ExpectedEvent], got: &[Event], out: &mut Vec<String>) {
+    for (i, (expected, got)) in expected.iter().zip(got).enumerate() {
+        let path = format!("events[{i}]");
+        if expected.kind != got.kind {
+            out.push(format!("{path}.kind: expected {:?}, got {:?}", expected.kind, got.kind));
+        }
+        if let Some(ty) = expected.content_type.as_ref().filter(|ty| **ty != got.content_type) {
+            out.push(format!("{path}.content_type: expected {ty:?}, got {:?}", got.content_type));
+        }
+        let path = format!("{path}.body");
+        if let Some(expected) = &expected.body {
+            json(&path, expected, &got.body, out);
+        }
+        if let Some(expected) = &expected.body_text {
+            text(&path, expected, &got.body, out);
+        }
+        if let Some(expected) = &expected.body_base64 {
+            base64(&path, expected, &got.body, out);
+        }
+    }
+    for (i, event) in expected.iter().enumerate().skip(got.len()) {
+        out.push(format!("events[{i}]: expected {:?}, it is missing", event.kind));
+    }
+    for (i, event) in got.iter().enumerate().skip(expected.len()) {
+        let body = shown(&event.body);
+        out.push(format!("events[{i}]: {:?} {body} was not expected", event.kind));
+    }
+}
+
+fn json(path: &str, expected: &Value, got: &[u8], out: &mut Vec<String>) {
+    match serde_json::from_slice::<Value>(got) {
+        Ok(value) => {
+            let mut found = Vec::new();
+            differences(path, expected, &value, &mut found);
+            out.extend(found.iter().map(|line| cut(line)));
+        }
+        Err(_) => out.push(format!(
+            "{path}: expected the JSON {}, got {}",
+            cut(&expected.to_string()),
+            shown(got)
+        )),
+    }
+}
+
+fn text(path: &str, expected: &str, got: &[u8], out: &mut Vec<String>) {
+    if expected.as_bytes() != got {
+        let expected = shown(expected.as_bytes());
+        out.push(format!("{path}: expected {expected}, got {}", shown(got)));
+    }
+}
+
+fn base64(path: &str, expected: &str, got: &[u8], out: &mut Vec<String>) {
+    // It was checked when the script was read.
+    let expected = decode(expected).unwrap_or_default();
+    if expected != got {
+        let at = expected.iter().zip(got).position(|(a, b)| a != b);
+        let at = at.unwrap_or_else(|| expected.len().min(got.len()));
+        out.push(format!(
+            "{path}: expected {} bytes, got {}; they differ from byte {at} on",
+            expected.len(),
+            got.len()
+        ));
+    }
+}
+
+/// Bytes for a person: text as it is where it is text.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok("") => "nothing".into(),
+        Ok(text) => cut(&text.escape_debug().to_string().replace("\\\"", "\"")),
+        Err(_) => format!("{} bytes that are no text", bytes.len()),
+    }
+}
+
+fn cut(text: &str) -> String {
+    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
+    if end == text.len() { text.to_owned() } else { format!("{}…", &text[..end]) }
+}
