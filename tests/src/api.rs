@@ -420,6 +420,23 @@ impl Admin {
         self.swapped(deployed).await
     }
 
+    /// As [`Admin::deploy`], under another version than the component says.
+    ///
+    /// # Errors
+    /// As [`Admin::deploy`].
+    pub async fn deploy_as(
+        &self,
+        service: &str,
+        component: Bytes,
+        version: &str,
+    ) -> anyhow::Result<Deployed> {
+        let path =
+            format!("/admin/v1/services/{}/deploy?version={}", encode(service), encode(version));
+        let headers = [("content-type", "application/wasm")];
+        let answer = self.client.request(Method::POST, &path, &headers, component).await?;
+        self.swapped(answer.success()?.json()?).await
+    }
+
     /// Goes back a version and waits until every slot runs it.
     ///
     /// # Errors

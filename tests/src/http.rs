@@ -7,6 +7,7 @@ use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::{Frame, Incoming},
     client::conn::http1::SendRequest,
+    header::HeaderValue,
 };
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -168,7 +169,8 @@ impl Client {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         for &(name, value) in headers {
-            request = request.header(name, value);
+            // Not from the text: names of other than ASCII characters are sent as UTF-8.
+            request = request.header(name, HeaderValue::from_bytes(value.as_bytes())?);
         }
         Ok(request.body(body)?)
     }

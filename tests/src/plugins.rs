@@ -17,7 +17,7 @@ pub fn path(name: &str) -> PathBuf {
     folder().join(name).with_extension("wasm")
 }
 
-/// A built component: `counter`, `chat-v1`, `chat-v2`, `hostile-v1` or `hostile-v2`.
+/// A built component, by the name of its folder under `plugins/`.
 ///
 /// # Errors
 /// When it is not built; the message says how to.
@@ -29,6 +29,56 @@ pub fn load(name: &str) -> anyhow::Result<Bytes> {
             path.display()
         )
     })
+}
+
+/// A language that plugins are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lang {
+    Rust,
+    Js,
+    Ts,
+    Python,
+    C,
+}
+
+impl Lang {
+    pub const ALL: [Self; 5] = [Self::Rust, Self::Js, Self::Ts, Self::Python, Self::C];
+
+    /// As `slotd plugin new --lang` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Js => "js",
+            Self::Ts => "ts",
+            Self::Python => "python",
+            Self::C => "c",
+        }
+    }
+
+    /// The plugin, and folder under `plugins/`, that is `plugin` in this language.
+    pub fn of(self, plugin: &str) -> String {
+        match self {
+            Self::Rust => plugin.to_owned(),
+            _ => format!("{plugin}-{}", self.name()),
+        }
+    }
+
+    /// Whether it has the kitchen sink; JavaScript shares TypeScript's SDK.
+    pub fn has_kitchen_sink(self) -> bool {
+        self != Self::Js
+    }
+
+    /// Whether its plugins are to be tested: unless `SLOTD_TEST_WITHOUT` names it, which `cargo
+    /// xtask test` sets to the languages whose tools can't be had on this machine.
+    pub fn is_tested(self) -> bool {
+        let without = std::env::var("SLOTD_TEST_WITHOUT").unwrap_or_default();
+        source(&self.of("counter")).is_dir() && !without.split(',').any(|name| name == self.name())
+    }
+}
+
+/// The source folder of a plugin that ships.
+pub fn source(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(name)
 }
 
 /// The same component with another digest: a custom section more, which changes nothing that

@@ -1,0 +1,44 @@
+//! The conformance suite for SDKs: the same sessions, replies, events and failures in every
+//! language, through a real node. `tests/conformance/` holds what can be said in scripts, in the
+//! format of `slotd plugin test --wasm`; what can't be is here.
+//!
+//! It needs the built plugins: `cargo xtask test` builds them and runs this. By hand afterwards:
+//! `cargo test -p slotd-tests --test sdk python`.
+
+mod bodies;
+mod failures;
+mod migrate;
+mod pages;
+mod play;
+mod random;
+mod suite;
+mod wasm;
+
+use slotd_tests::plugins::Lang;
+
+/// Without them, what holds for a handler in one language would not hold in another.
+macro_rules! languages {
+    ($($module:ident: $lang:ident;)*) => {
+        $(mod $module {
+            use super::{Lang, suite, wasm};
+
+            #[test]
+            fn conforms_on_a_node() {
+                suite::run(Lang::$lang);
+            }
+
+            #[test]
+            fn conforms_in_plugin_test_wasm() {
+                wasm::run(Lang::$lang);
+            }
+        })*
+    };
+}
+
+languages! {
+    rust: Rust;
+    js: Js;
+    ts: Ts;
+    python: Python;
+    c: C;
+}

@@ -1,0 +1,171 @@
+//! Plays scripts to a service of a node.
+
+use crate::suite::{COUNTER, Suite};
+use anyhow::{Context, bail, ensure};
+use hyper::Method;
+use serde_json::{Value, json};
+use slotd::{
+    error::Rejection,
+    script::{self, Call, Event, Observed, Outcome, Step},
+};
+use slotd_tests::{
+    api::{Api, Message, Session, session_path},
+    http::Answer,
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The scripts of a folder of `tests/conformance`.
+pub fn files(folder: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(folder);
+    let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+    let mut files: Vec<_> =
+        entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    files.sort();
+    ensure!(!files.is_empty(), "{} is empty", folder.display());
+    Ok(files)
+}
+
+/// Every script for a plugin; tells of every line that went otherwise.
+pub async fn scripts(suite: &Suite, service: &str) -> anyhow::Result<()> {
+    let api = suite.node.api();
+    let mut wrong = Vec::new();
+    for file in files(service)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let steps = script::parse(&fs::read_to_string(&file)?);
+        for step in steps.map_err(|why| anyhow::anyhow!("{name}, {why}"))? {
+            let place = format!("{service}/{name}:{}: {step}", step.line);
+            let differences = match run(&api, service, &step).await {
+                Ok(observed) => step.expect.differences(&observed),
+                Err(error) => vec![format!("{error:#}")],
+            };
+            if !differences.is_empty() {
+                wrong.push(format!("{place}\n    {}", differences.join("\n    ")));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "\n  {}", wrong.join("\n  "));
+    Ok(())
+}
+
+async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> {
+    let session = &step.session;
+    ensure!(step.given.is_empty(), "a node can't be given a state");
+    let before = describe(api, service, session).await?;
+    let answer = match step.call.clone() {
+        Call::Message { sender, id, content_type, body } => {
+            let message = Message { body, content_type: Some(content_type), key: id, sender };
+            api.post(service, session, message).await?
+        }
+        Call::Query { content_type, body } => {
+            let path = session_path(service, session) + "/query";
+            let headers = [("content-type", content_type.as_str())];
+            api.client.request(Method::POST, &path, &headers, body).await?
+        }
+        Call::Migrate { .. } => bail!("a node migrates by itself"),
+    };
+    let outcome = outcome(&answer)?;
+    let after = describe(api, service, session).await?;
+    let seq = after.as_ref().map_or(0, |session| session.seq);
+    let succeeded = matches!(outcome, Outcome::Reply { .. });
+    let mut events = Vec::new();
+    match &step.call {
+        Call::Message { .. } if succeeded => events = events_of(api, service, session, seq).await?,
+        // Nothing else may change anything.
+        _ => ensure!(before == after, "the session was {before:?} and is {after:?}"),
+    }
+    let mut state = BTreeMap::new();
+    for key in step.expect.keys() {
+        state.insert(key.to_owned(), value(api, service, session, key).await?);
+    }
+    Ok(Observed { outcome, seq, events, state })
+}
+
+async fn describe(api: &Api, service: &str, session: &str) -> anyhow::Result<Option<Session>> {
+    let answer = api.client.get(&session_path(service, session)).await?;
+    match answer.status {
+        404 => Ok(None),
+        _ => Ok(Some(answer.success()?.json()?)),
+    }
+}
+
+/// What an answer says of the call.
+fn outcome(answer: &Answer) -> anyhow::Result<Outcome> {
+    if answer.status == 200 {
+        let content_type = answer.header("content-type").unwrap_or_default().to_owned();
+        return Ok(Outcome::Reply { content_type, body: answer.body.clone() });
+    }
+    let problem = answer.problem()?;
+    Ok(match (problem.status, problem.code.as_str()) {
+        (422, "rejected") => {
+            #[derive(serde::Deserialize)]
+            struct Told {
+                code: String,
+                message: String,
+                retriable: bool,
+            }
+            let told = problem.more.get("rejection").context("a rejection without itself")?;
+            let Told { code, message, retriable } = serde_json::from_value(told.clone())?;
+            Outcome::Rejected(Rejection { code, message, retriable })
+        }
+        (500, "plugin-trapped") => Outcome::Trapped(problem.detail),
+        (500, "plugin-limit") => Outcome::Limit(problem.detail),
+        (504, "plugin-deadline") => Outcome::Deadline,
+        (status, code) => bail!("{status} {code}: {}", problem.detail),
+    })
+}
+
+/// What the message emitted, as history has it.
+async fn events_of(
+    api: &Api,
+    service: &str,
+    session: &str,
+    seq: u64,
+) -> anyhow::Result<Vec<Event>> {
+    let page = api.history(service, session, seq - 1, 1).await?;
+    let entry = page.entries.first().context("the message is not in history")?;
+    let event = |event: &slotd_tests::api::Event| {
+        let body = match (&event.body, &event.body_base64) {
+            (_, Some(_)) => bail!("an event that is neither JSON nor text"),
+            (Some(Value::String(text)), _) if event.content_type.starts_with("text/") => {
+                text.clone()
+            }
+            (value, None) => value.clone().unwrap_or_default().to_string(),
+        };
+        let (kind, content_type) = (event.kind.clone(), event.content_type.clone());
+        Ok(Event { kind, content_type, body: body.into() })
+    };
+    entry.events.iter().map(event).collect()
+}
+
+/// What is under a key, as the plugin's query says.
+async fn value(
+    api: &Api,
+    service: &str,
+    session: &str,
+    key: &str,
+) -> anyhow::Result<Option<bytes::Bytes>> {
+    if service == COUNTER {
+        ensure!(key == "count", "the counter tells of nothing but its count");
+        return Ok(Some(api.query(service, session, &json!({})).await?.to_string().into()));
+    }
+    let told = api.query(service, session, &json!({"op": "get-bytes", "key": key})).await?;
+    match &told["hex"] {
+        Value::Null => Ok(None),
+        Value::String(hex) => Ok(Some(from_hex(hex)?.into())),
+        other => bail!("get-bytes says {other}"),
+    }
+}
+
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn from_hex(hex: &str) -> anyhow::Result<Vec<u8>> {
+    ensure!(hex.is_ascii() && hex.len() % 2 == 0, "{hex:?} is not hexadecimal");
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16);
+    Ok((0..hex.len()).step_by(2).map(byte).collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,71 @@
+//! All of the suite for one language, on one node.
+
+use crate::{bodies, failures, play, random};
+use anyhow::Context;
+use slotd_tests::{
+    node::{Node, NodeOptions, scenario},
+    plugins::{self, Lang},
+};
+
+pub const COUNTER: &str = "counter";
+pub const SINK: &str = "kitchen-sink";
+
+/// What is tested, and where.
+pub struct Suite {
+    pub lang: Lang,
+    pub node: Node,
+}
+
+/// One slot, so that all sessions are served by one instance; room for large bodies; time for
+/// large work in a slow language on a busy machine; and all that plugins log.
+pub fn options() -> NodeOptions {
+    let args = ["--slot-count", "1"].map(String::from).to_vec();
+    let env = [
+        ("SLOTD_API_BODY_MAX", "4MiB"),
+        ("SLOTD_GUESTS_DEADLINE", "5s"),
+        ("SLOTD_LOG_FILTER", "info,slotd::guest=trace"),
+    ];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    NodeOptions { args, env, ..NodeOptions::default() }
+}
+
+/// Whether a language is tested; says so if it is not.
+pub fn is_tested(lang: Lang) -> bool {
+    if !lang.is_tested() {
+        eprintln!("NOT TESTED: {}, whose tools can't be had here", lang.name());
+    }
+    lang.is_tested()
+}
+
+/// Runs every part, so that one that fails does not hide the others.
+pub fn run(lang: Lang) {
+    if !is_tested(lang) {
+        return;
+    }
+    scenario(async {
+        let node = Node::start_with(options()).await?;
+        node.admin().deploy(COUNTER, plugins::load(&lang.of(COUNTER))?).await?;
+        let suite = Suite { lang, node };
+        let mut failed = Vec::new();
+        let mut check = |what: &str, result: anyhow::Result<()>| {
+            failed.extend(result.err().map(|error| format!("{what}: {error:#}")));
+        };
+        check("counter", play::scripts(&suite, COUNTER).await);
+        check("large bodies for the counter", bodies::counter(&suite).await);
+        if lang.has_kitchen_sink() {
+            let sink = plugins::load(&lang.of(SINK))?;
+            suite.node.admin().deploy(SINK, sink).await.context("deploying the kitchen sink")?;
+            check("scripts", play::scripts(&suite, SINK).await);
+            check("large bodies", bodies::raw(&suite).await);
+            check("all of binary", bodies::binary(&suite).await);
+            check("long keys", bodies::keys(&suite).await);
+            check("traces", failures::traces(&suite).await);
+            check("the log", failures::log(&suite).await);
+            check("migrate", failures::migrate(&suite).await);
+            check("the clock", random::clock(&suite).await);
+            check("randomness", random::random(&suite).await);
+        }
+        anyhow::ensure!(failed.is_empty(), "{}:\n{}", lang.name(), failed.join("\n"));
+        Ok(())
+    });
+}
