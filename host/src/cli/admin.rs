@@ -1,7 +1,7 @@
 //! Commands on the admin API.
 
 use super::{
-    args::{AdminOnly, AdminService, Deploy, SlotArgs, Slots},
+    args::{AdminOnly, AdminService, Deploy, Rollback, SlotArgs, Slots},
     client::{Client, encode, query},
     exit::{CliError, Exit},
     output::{self, Table, list, number, text, time},
@@ -51,11 +51,11 @@ pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
 
-pub async fn rollback(args: AdminService, json: bool) -> Result<(), CliError> {
+pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
     let path = service_path(&args.service, "/rollback")?;
     let answer = client.request(Method::POST, &path, &[], Bytes::new()).await?;
-    changed(&client, &args.service, answer.json()?, false, json).await
+    changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
 
 /// Says what a deploy or rollback did; waits for its swap where told to.

@@ -58,7 +58,7 @@ pub enum Cmd {
     /// Deploy a component as a service, or swap a service to it while it serves
     Deploy(Deploy),
     /// Go back to the version before
-    Rollback(AdminService),
+    Rollback(Rollback),
     /// List what is deployed
     Services(AdminOnly),
     /// Show how far a service's last swap is
@@ -138,6 +138,17 @@ pub struct Deploy {
     /// A name for this version; without it the one that the component carries
     #[arg(long)]
     pub version: Option<String>,
+    /// Wait until every slot has moved
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The service's name
+    pub service: String,
     /// Wait until every slot has moved
     #[arg(long)]
     pub wait: bool,

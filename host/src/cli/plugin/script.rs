@@ -129,6 +129,7 @@ fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>>
     }
     let mut scripts = Vec::new();
     for file in files {
+        let file = file.strip_prefix(".").map(Path::to_owned).unwrap_or(file);
         ensure!(
             !file.is_dir(),
             "{0} is a folder; a plugin's comes first: slotd plugin test {0} --wasm",
