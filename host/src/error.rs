@@ -69,6 +69,8 @@ codes! {
     PluginUnavailable = "plugin-unavailable", 503, true;
     /// A bug or an unexpected failure inside slotd; the log has more.
     Internal = "internal", 500, false;
+    /// All memory for instances of plugins (`guests.memory_total`) is in use, and none was given up in time; nothing was kept.
+    MemoryFull = "memory-full", 503, true;
     /// The slot's mailbox is full: slow down.
     MailboxFull = "mailbox-full", 503, true;
     /// The node is starting or stopping.

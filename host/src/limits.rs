@@ -144,8 +144,32 @@ pub const GUEST_TABLES_MAX: usize = 64;
 pub const GUEST_HANDLES_MAX: usize = 1_000;
 /// Random bytes that one WASI call gives.
 pub const GUEST_RANDOM_BYTES_MAX: usize = 64 * 1024;
+/// What an instance counts for beside its memories: its stack, tables, and wasmtime's own records.
+pub const INSTANCE_BYTES_BESIDE: usize = 64 * 1024;
+/// How long a call waits for memory that other instances are to give up; half of a call's deadline
+/// at most.
+pub const INSTANCE_PATIENCE: Duration = Duration::from_millis(500);
+/// One part in so many of the memory of all instances that new ones leave to those that run, whose
+/// calls may need some more before they can end.
+pub const GUEST_MEMORY_RUNNING_SHARE: usize = 8;
+/// How long slots have to give up their instances before others are asked: a slot that is in a long
+/// call does not answer.
+pub const SHED_PATIENCE: Duration = Duration::from_millis(10);
+/// An instance that did nothing for this long is dropped: making it again takes less than a
+/// millisecond, and a Python handler's holds megabytes.
+pub const INSTANCE_IDLE_DEFAULT: Duration = Duration::from_secs(60);
+/// The part of the machine's memory (or of what the container may have) that instances may take in
+/// all: the rest is for the caches, for connections, and for the system's cache of files.
+pub const GUEST_MEMORY_TOTAL_SHARE: u64 = 2;
 /// Components that are compiled at the same time: each may use every core and much memory.
 pub const COMPILES_MAX: usize = 2;
+/// Threads that compile: more make a deploy little faster, and each has memory of its own.
+pub const COMPILE_THREADS_MAX: usize = 8;
+/// How far these threads give way to others, as for nice(1). A thread that serves and wakes up runs at
+/// once; where every core is busy with serving, compiling still gets its two per cent.
+pub const COMPILE_NICE: i32 = 19;
+/// Of a component, or its code, that is written to the disk before the next sync.
+pub const DISK_PIECE_BYTES: usize = 1024 * 1024;
 
 // --- configuration ----------------------------------------------------------------------------
 

@@ -270,7 +270,20 @@ pub struct ServiceInfo {
     /// What `rollback` would go back to.
     pub previous: Option<DeploymentInfo>,
     pub generation: u64,
+    pub memory: ServiceMemory,
     pub swap: Option<SwapInfo>,
+}
+
+/// What a service's instances hold on the node that answers.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct ServiceMemory {
+    pub instances: u64,
+    /// Their memories, and what each needs beside them.
+    pub bytes: u64,
+    /// Compiled code of the current version, which all instances share; absent while it is not
+    /// loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_bytes: Option<u64>,
 }
 
 /// A swap: the move of every slot to another deployment.
@@ -318,6 +331,9 @@ pub struct SlotInfo {
     pub applied: Position,
     pub mailbox: usize,
     pub sessions: u64,
+    /// Instances of plugins that it has, and the bytes that they hold.
+    pub instances: u64,
+    pub memory: u64,
     /// Label per service.
     pub plugins: std::collections::BTreeMap<String, String>,
 }

@@ -121,7 +121,16 @@ pub struct Service {
     pub current: Deployment,
     pub previous: Option<Deployment>,
     pub generation: u64,
+    pub memory: ServiceMemory,
     pub swap: Option<Swap>,
+}
+
+/// What a service's instances hold on the node that was asked.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServiceMemory {
+    pub instances: u64,
+    pub bytes: u64,
+    pub code_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -133,6 +142,8 @@ pub struct Slot {
     pub term: u64,
     pub position: u64,
     pub sessions: u64,
+    pub instances: u64,
+    pub memory: u64,
     pub plugins: BTreeMap<String, String>,
 }
 

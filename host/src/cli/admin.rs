@@ -160,7 +160,9 @@ pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
         output::complain("nothing is deployed; `slotd deploy SERVICE FILE` does");
         return Ok(());
     }
-    let mut table = Table::new(&["SERVICE", "VERSION", "DEPLOYED", "BEFORE", "SWAP"]);
+    let columns =
+        &["SERVICE", "VERSION", "DEPLOYED", "BEFORE", ">INSTANCES", ">MEMORY", ">CODE", "SWAP"];
+    let mut table = Table::new(columns);
     for service in services {
         let swap = &service["swap"];
         table.row([
@@ -168,6 +170,12 @@ pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
             text(service, "current.label"),
             time(&service["current"], "deployed_ms"),
             text(service, "previous.label"),
+            text(service, "memory.instances"),
+            output::bytes(number(&service["memory"], "bytes")),
+            match service["memory"]["code_bytes"].as_f64() {
+                Some(code) => output::bytes(code),
+                None => "-".into(),
+            },
             match (swap.is_object(), is_moving(swap), swap["error"].as_str()) {
                 (false, ..) => "-".into(),
                 (_, _, Some(error)) => format!("stuck: {error}"),
@@ -179,8 +187,19 @@ pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
     output::print(&table.render())
 }
 
-const SLOT_COLUMNS: &[&str] =
-    &[">SLOT", "STATE", "OWNER", ">TERM", ">POSITION", ">APPLIED", ">MAILBOX", ">SESSIONS", "RUNS"];
+const SLOT_COLUMNS: &[&str] = &[
+    ">SLOT",
+    "STATE",
+    "OWNER",
+    ">TERM",
+    ">POSITION",
+    ">APPLIED",
+    ">MAILBOX",
+    ">SESSIONS",
+    ">INSTANCES",
+    ">MEMORY",
+    "RUNS",
+];
 
 fn slot_row(slot: &Value) -> Vec<String> {
     let runs = slot["plugins"].as_object().map(|plugins| {
@@ -189,9 +208,10 @@ fn slot_row(slot: &Value) -> Vec<String> {
         };
         plugins.iter().map(run).collect::<Vec<_>>().join(" ")
     });
-    ["slot", "state", "owner", "term", "position", "applied", "mailbox", "sessions"]
+    ["slot", "state", "owner", "term", "position", "applied", "mailbox", "sessions", "instances"]
         .iter()
         .map(|name| text(slot, name))
+        .chain([output::bytes(number(slot, "memory"))])
         .chain([runs.filter(|runs| !runs.is_empty()).unwrap_or_else(|| "-".into())])
         .collect()
 }
@@ -219,13 +239,15 @@ pub async fn slots(args: Slots, json: bool) -> Result<(), CliError> {
     if !shown.is_empty() {
         output::print(&table.render())?;
     }
-    let sessions: f64 = slots.iter().map(|slot| number(slot, "sessions")).sum();
+    let sum = |name| slots.iter().map(|slot| number(slot, name)).sum::<f64>();
     output::complain(&format!(
-        "{}: {running} running{}, {} stopped; {}{}",
+        "{}: {running} running{}, {} stopped; {}; {} with {}{}",
         output::count(slots.len(), "slot"),
         if cut { format!(" (these are the {SLOTS_SHOWN} busiest)") } else { String::new() },
         slots.len() - running,
-        output::count(sessions as usize, "session"),
+        output::count(sum("sessions") as usize, "session"),
+        output::count(sum("instances") as usize, "instance"),
+        output::bytes(sum("memory")),
         if shown.len() < slots.len() { "; --all lists every slot" } else { "" },
     ));
     Ok(())

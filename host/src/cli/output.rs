@@ -163,6 +163,17 @@ pub fn micros(us: f64) -> String {
     }
 }
 
+/// Bytes, as a person reads them.
+pub fn bytes(n: f64) -> String {
+    const KIB: f64 = 1024.0;
+    match n {
+        n if n < KIB => format!("{n:.0} B"),
+        n if n < KIB * KIB => format!("{:.0} KiB", n / KIB),
+        n if n < KIB * KIB * KIB => format!("{:.1} MiB", n / KIB / KIB),
+        n => format!("{:.2} GiB", n / KIB / KIB / KIB),
+    }
+}
+
 /// `1 slot`, `2 slots`.
 pub fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }

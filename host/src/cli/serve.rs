@@ -110,6 +110,7 @@ async fn start(config: &Config) -> Result<Running, StartError> {
     let plugins = PluginHost::new(PluginOptions {
         dir: config.data_dir.join("plugins"),
         memory_bytes: config.guest_memory_bytes,
+        memory_total_bytes: usize::try_from(config.guest_memory_total_bytes).unwrap_or(usize::MAX),
         deadline: config.guest_deadline,
         host_calls: config.guest_host_calls,
         source,
@@ -120,6 +121,7 @@ async fn start(config: &Config) -> Result<Running, StartError> {
         slot_count: config.slot_count,
         mailbox_messages: config.mailbox_messages,
         slot_idle: config.slot_idle,
+        instance_idle: config.guest_idle,
         session_cache_bytes: config.session_cache_bytes,
     };
     let joined = match (engine, peers) {

@@ -19,7 +19,7 @@ use crate::{
     node_types::MoveState,
     router::Place,
     slot::{
-        Activation, Order,
+        Activation, Order, Prepared,
         flush::{CatchUp, catch_up},
     },
 };
@@ -124,7 +124,7 @@ impl Cluster {
             let Ok(plugin) = self.context.plugins.load(current.digest).await else { continue };
             let (reply, _) = oneshot::channel();
             let activation = Activation { record: service.activate(), plugin };
-            running.try_order(Order::Activate { activation, prepared: None, reply });
+            running.try_order(Order::Activate { activation, prepared: Prepared::Nothing, reply });
         }
     }
 

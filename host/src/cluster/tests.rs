@@ -131,6 +131,7 @@ impl World {
             slot_count: SLOTS,
             mailbox_messages: 1_000,
             slot_idle: Duration::from_secs(300),
+            instance_idle: Duration::from_secs(300),
             session_cache_bytes: 1 << 20,
         };
         let plugins = Arc::new(plugins);

@@ -262,6 +262,26 @@ pub static KEYS: &[Key] = &[
         guest_memory_bytes,
         "Memory of one instance; past it the call fails with 500 `plugin-limit`."
     ),
+    Key {
+        default_doc: Some("half of the machine's memory, or of the container's"),
+        ..size!(
+            "guests.memory_total",
+            MIB,
+            1024 * GIB,
+            u64,
+            guest_memory_total_bytes,
+            "Memory of all instances of the node together. Where it is used up, instances go that \
+             were used least recently; where none can, messages get 503 `memory-full`. No less than \
+             `guests.memory`."
+        )
+    },
+    same!(
+        "guests.idle",
+        ms(SECOND, 24 * HOUR),
+        Duration,
+        guest_idle,
+        "An instance that had nothing to do for this long is dropped; the next message makes another."
+    ),
     same!(
         "guests.deadline",
         ms(10, 60 * SECOND),

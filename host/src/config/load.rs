@@ -366,6 +366,21 @@ impl Loading {
             self.problem("admin.listen", Some(format!("{admin:?}")), &origin, message);
         }
         self.check_cluster(&sound);
+        let (memory, total) =
+            (self.config.guest_memory_bytes, self.config.guest_memory_total_bytes);
+        if memory as u64 > total && sound(&["guests.memory", "guests.memory_total"]) {
+            let message = format!(
+                "more than guests.memory_total ({}): an instance could never have it",
+                Value::Size(total)
+            );
+            let shown = Value::Size(memory as u64).to_string();
+            self.problem(
+                "guests.memory",
+                Some(format!("{shown:?}")),
+                &origin(self, "guests.memory"),
+                message,
+            );
+        }
         if self.config.guest_deadline > self.config.request_deadline
             && sound(&["guests.deadline", "api.request_deadline"])
         {

@@ -36,6 +36,9 @@ pub struct Config {
     pub slot_idle: Duration,
     pub session_cache_bytes: usize,
     pub guest_memory_bytes: usize,
+    /// Of all instances.
+    pub guest_memory_total_bytes: u64,
+    pub guest_idle: Duration,
     pub guest_deadline: Duration,
     pub guest_host_calls: u32,
     pub store_cache_bytes: u64,
@@ -130,6 +133,8 @@ impl Default for Config {
             slot_idle: limits::SLOT_IDLE_DEFAULT,
             session_cache_bytes: limits::SESSION_CACHE_BYTES_DEFAULT,
             guest_memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
+            guest_memory_total_bytes: value::default_memory_total(),
+            guest_idle: limits::INSTANCE_IDLE_DEFAULT,
             guest_deadline: limits::GUEST_DEADLINE_DEFAULT,
             guest_host_calls: limits::HOST_CALLS_MAX,
             store_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT,

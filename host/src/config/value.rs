@@ -1,7 +1,12 @@
 //! Values of the configuration: what each kind accepts, says of itself, and looks like.
 
 use crate::limits;
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// What a key accepts.
 #[derive(Clone, Copy, Debug)]
@@ -245,6 +250,29 @@ pub fn default_node_name() -> String {
         .or_else(|| std::env::var("HOSTNAME").ok())
         .and_then(|name| node_name(name.trim()))
         .unwrap_or_else(|| "node".into())
+}
+
+/// Half of the memory that this process may have, in whole MiB; enough for one instance in any case.
+pub fn default_memory_total() -> u64 {
+    let share = available_memory() / limits::GUEST_MEMORY_TOTAL_SHARE;
+    let least = limits::GUEST_MEMORY_BYTES_DEFAULT as u64;
+    (share >> 20 << 20).max(least)
+}
+
+/// The machine's memory, or what control groups leave of it; 0 where neither is known.
+fn available_memory() -> u64 {
+    let read = |path: PathBuf| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo".into()).and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    });
+    let group = read("/proc/self/cgroup".into());
+    let group = group.as_deref().and_then(|text| text.lines().find_map(|l| l.strip_prefix("0::/")));
+    // A container sees its own group as the root; elsewhere the group's parents count too.
+    let folder = Path::new("/sys/fs/cgroup").join(group.unwrap_or_default());
+    let groups = folder.ancestors().take_while(|folder| folder.starts_with("/sys/fs/cgroup"));
+    let limits = groups.filter_map(|g| read(g.join("memory.max"))?.trim().parse::<u64>().ok());
+    limits.chain(machine).min().unwrap_or(0)
 }
 
 impl fmt::Display for Value {

@@ -31,7 +31,10 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
             if handle.stats.dirty.load(Ordering::Relaxed) {
                 handle.try_order(Order::Flush);
             }
-            handle.try_order(Order::StopIfIdle { idle: node.options.slot_idle });
+            handle.try_order(Order::StopIfIdle {
+                idle: node.options.slot_idle,
+                instances: node.options.instance_idle,
+            });
             if node.cluster.is_some() {
                 handle.try_order(Order::Prove);
             }

@@ -1,6 +1,7 @@
 //! A node: everything that one process runs, and the calls that the gateway and the CLI make.
 
 mod house;
+mod memory;
 mod messages;
 mod services;
 mod slots;
@@ -26,17 +27,19 @@ use crate::{
         catalogue::{CatalogueStore, Service},
         swap::Swap,
     },
-    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, now_ms, read},
+    slot::{
+        Activation, ClusterContext, Mail, Order, SlotContext, SlotHandle, SlotOptions, now_ms, read,
+    },
     state::snapshot::Snapshots,
     storage::{DataDir, Health},
     telemetry::Snapshot,
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -78,6 +81,8 @@ pub struct NodeOptions {
     pub mailbox_messages: usize,
     /// A slot without use for this long stops.
     pub slot_idle: Duration,
+    /// An instance without use for this long is dropped.
+    pub instance_idle: Duration,
     /// Memory for cached sessions over all slots.
     pub session_cache_bytes: usize,
 }
@@ -201,6 +206,7 @@ impl Node {
             tokio::spawn(Self::follow_registry(Arc::downgrade(&node), registry.changes()));
         }
         tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
+        tokio::spawn(memory::shed_instances(Arc::downgrade(&node), node.stopping.subscribe()));
         tokio::spawn(house::watch_storage(
             Arc::downgrade(&node),
             data_dir,
@@ -258,9 +264,16 @@ impl Node {
         for (slot, handle) in self.router.all_running() {
             let stats = &handle.stats;
             snapshot.mailboxes.push((slot, handle.mailbox_depth()));
-            snapshot.instances += stats.instances.load(Ordering::Relaxed);
+            snapshot.instances += stats.memory.instances();
             snapshot.sessions_cached += stats.cached.load(Ordering::Relaxed);
             snapshot.session_cache_bytes += stats.cache_bytes.load(Ordering::Relaxed);
+        }
+        let budget = self.context.plugins.budget();
+        snapshot.memory_used = budget.bytes_used() as u64;
+        snapshot.memory_max = budget.bytes_max() as u64;
+        for (service, _) in budget.services() {
+            let memory = self.service_memory(&service);
+            snapshot.services.push((service, memory));
         }
         snapshot
     }

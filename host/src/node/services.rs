@@ -20,6 +20,7 @@ impl Node {
             current: service.info(service.current)?,
             previous: service.previous.last().and_then(|id| service.info(*id)),
             generation: service.generation,
+            memory: self.service_memory(&service.name),
             swap: self.swaps.lock().get(&service.name).map(|swap| swap.info()),
         })
     }
@@ -42,6 +43,7 @@ impl Node {
         let _turn = self.turn(service).await?;
         let plugin = self.context.plugins.add(component).await.map_err(|error| match error {
             PluginError::Refused(why) => Error::new(Code::PluginRefused, why),
+            PluginError::NoMemory(_) => Error::new(Code::MemoryFull, error.to_string()),
             PluginError::Missing(_) | PluginError::Failed(_) => {
                 Error::new(Code::StorageUnavailable, error.to_string())
             }

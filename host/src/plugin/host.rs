@@ -1,8 +1,8 @@
 //! From bytes to compiled plugins: each digest is compiled once, off the threads that serve.
 
 use super::{
-    Digest, Plugin, PluginError, PluginOptions, bindings::HandlerPre, check, engine,
-    guest_log::PluginLog, instance::HostState, store::Disk,
+    Account, Budget, Digest, Plugin, PluginError, PluginOptions, bindings::HandlerPre, check,
+    engine, guest_log::PluginLog, instance::HostState, store::Disk, workers::Workers,
 };
 use crate::limits;
 use bytes::Bytes;
@@ -27,6 +27,8 @@ pub(super) struct Inner {
     linker: Linker<HostState>,
     disk: Disk,
     options: Arc<PluginOptions>,
+    pub(super) budget: Arc<Budget>,
+    workers: Workers,
     plugins: Mutex<HashMap<Digest, Arc<Cell>>>,
     compiles: Semaphore,
 }
@@ -63,11 +65,14 @@ impl Inner {
         let linker = engine::linker(&engine)
             .map_err(|e| PluginError::Failed(format!("the host's functions: {e:#}")))?;
         let disk = Disk::open(&options.dir, engine::compatibility(&engine))?;
+        let budget = Budget::new(options.memory_total_bytes);
         Ok(Self {
             engine,
             linker,
             disk,
             options: Arc::new(options),
+            budget,
+            workers: Workers::new()?,
             plugins: Mutex::new(HashMap::new()),
             compiles: Semaphore::new(limits::COMPILES_MAX),
         })
@@ -75,33 +80,43 @@ impl Inner {
 
     pub(super) async fn add(self: &Arc<Self>, bytes: Bytes) -> Result<Arc<Plugin>, PluginError> {
         let checked = bytes.clone();
-        let (digest, version) = blocking(move || {
+        let check = self.workers.run(move || {
             let inspection = check::inspect(&checked);
             match inspection.problems.as_slice() {
                 [] => Ok((Digest::of(&checked), inspection.version)),
                 problems => Err(PluginError::Refused(problems.join("; "))),
             }
-        })
-        .await?;
+        });
+        let (digest, version) = check.await?;
         let cell = self.cell(digest);
         let mut cell = cell.lock().await;
         if let Some(plugin) = cell.upgrade() {
             // Stored when it was made; a damaged file is made good.
-            let inner = Arc::clone(self);
-            blocking(move || inner.disk.put_component(digest, &bytes)).await?;
+            self.store(digest, bytes).await?;
             return Ok(plugin);
         }
-        let (plugin, code) = self.compile(digest, version, bytes.clone()).await?;
-        plugin.instantiate().await?;
-        let inner = Arc::clone(self);
-        blocking(move || {
-            inner.disk.put_component(digest, &bytes)?;
-            inner.keep(digest, code.as_deref());
-            Ok(())
-        })
-        .await?;
+        let plugin = self.make(digest, version, bytes.clone()).await?;
+        let trial = plugin.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await;
+        let stored = match trial {
+            Ok(_) => self.store(digest, bytes).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            let inner = Arc::clone(self);
+            let forgotten = blocking(move || {
+                inner.disk.forget_compiled(digest);
+                Ok(())
+            });
+            forgotten.await?;
+            return Err(error);
+        }
         *cell = Arc::downgrade(&plugin);
         Ok(plugin)
+    }
+
+    async fn store(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), PluginError> {
+        let inner = Arc::clone(self);
+        self.workers.run(move || inner.disk.put_component(digest, &bytes)).await
     }
 
     pub(super) async fn load(self: &Arc<Self>, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
@@ -114,15 +129,7 @@ impl Inner {
             Ok(bytes) => bytes,
             Err(error) => self.fetch(digest, error).await?,
         };
-        let (plugin, code) = self.compile(digest, check::version(&bytes), bytes).await?;
-        if code.is_some() {
-            let inner = Arc::clone(self);
-            blocking(move || {
-                inner.keep(digest, code.as_deref());
-                Ok(())
-            })
-            .await?;
-        }
+        let plugin = self.make(digest, check::version(&bytes), bytes).await?;
         *cell = Arc::downgrade(&plugin);
         Ok(plugin)
     }
@@ -171,86 +178,92 @@ impl Inner {
         self.plugins.lock().len()
     }
 
-    /// Compiles, or takes what was compiled before. Gives the code where it is new.
-    async fn compile(
+    /// Takes what was compiled before, or compiles. The first is quick; the second gives way to
+    /// everything else that the node does.
+    async fn make(
         self: &Arc<Self>,
         digest: Digest,
         version: Option<String>,
         bytes: Bytes,
-    ) -> Result<(Arc<Plugin>, Option<Vec<u8>>), PluginError> {
-        // Closed never; if it were, compiling without a permit is still right.
-        let permit = self.compiles.acquire().await;
+    ) -> Result<Arc<Plugin>, PluginError> {
         let inner = Arc::clone(self);
-        let made = blocking(move || {
-            let (component, code) = match inner.compiled(digest) {
-                Some(component) => (component, None),
-                None => {
-                    let (component, code) = inner.compile_now(digest, &bytes)?;
-                    (component, Some(code))
-                }
-            };
-            let refused = |e: wasmtime::Error| PluginError::Refused(format!("{e:#}"));
-            let pre = inner.linker.instantiate_pre(&component).map_err(refused)?;
-            let plugin = Plugin {
-                digest,
-                version,
-                pre: HandlerPre::new(pre).map_err(refused)?,
-                options: Arc::clone(&inner.options),
-                log: Arc::new(PluginLog::new(digest)),
-            };
-            Ok((Arc::new(plugin), code))
-        })
-        .await;
-        drop(permit);
-        made
+        let kept = blocking(move || Ok(inner.compiled(digest))).await?;
+        let component = match kept {
+            Some(component) => component,
+            None => {
+                // Closed never; if it were, compiling without a permit is still right.
+                let _permit = self.compiles.acquire().await;
+                let inner = Arc::clone(self);
+                let component = self.workers.run(move || inner.compile(digest, &bytes)).await?;
+                // What a compilation frees stays with the allocator otherwise. Not on the threads
+                // above: it holds locks that those who serve wait for.
+                tokio::task::spawn_blocking(crate::memory::give_back);
+                component
+            }
+        };
+        let refused = |e: wasmtime::Error| PluginError::Refused(format!("{e:#}"));
+        let code = component.image_range();
+        let pre = self.linker.instantiate_pre(&component).map_err(refused)?;
+        Ok(Arc::new(Plugin {
+            digest,
+            version,
+            pre: HandlerPre::new(pre).map_err(refused)?,
+            options: Arc::clone(&self.options),
+            budget: Arc::clone(&self.budget),
+            code_bytes: code.end.addr() - code.start.addr(),
+            log: Arc::new(PluginLog::new(digest)),
+        }))
     }
 
-    fn compile_now(
-        &self,
-        digest: Digest,
-        bytes: &[u8],
-    ) -> Result<(Component, Vec<u8>), PluginError> {
+    /// Compiles, and keeps the code: for the next start, and so that it is mapped from its file,
+    /// whose pages the system can drop and read again, instead of held in memory.
+    fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Component, PluginError> {
         let started = Instant::now();
-        let component = Component::from_binary(&self.engine, bytes)
-            .map_err(|e| PluginError::Refused(format!("it does not compile: {e:#}")))?;
-        let code = component
-            .serialize()
-            .map_err(|e| PluginError::Failed(format!("what was compiled can't be kept: {e:#}")))?;
-        crate::telemetry::metrics().compile_seconds.record(started.elapsed());
-        crate::memory::give_back();
+        let code = self.engine.precompile_component(bytes);
+        let code = code.map_err(|e| PluginError::Refused(format!("it does not compile: {e:#}")))?;
+        let elapsed = started.elapsed();
+        crate::telemetry::metrics().compile_seconds.record(elapsed);
         tracing::info!(
             plugin = %digest.short(),
             bytes = bytes.len(),
             code_bytes = code.len(),
-            elapsed_ms = started.elapsed().as_millis() as u64,
+            elapsed_ms = elapsed.as_millis() as u64,
             "compiled a plugin"
         );
-        Ok((component, code))
+        let kept = self.disk.put_compiled(digest, &code);
+        let component = match kept {
+            Ok(()) => self.compiled(digest),
+            Err(e) => {
+                // Without it the next start is slower, that is all.
+                tracing::warn!(plugin = %digest.short(), "compiled code is not kept: {e}");
+                None
+            }
+        };
+        match component {
+            Some(component) => Ok(component),
+            // SAFETY: these are the bytes that `precompile_component` of this engine gave a moment
+            // ago, unaltered.
+            None => unsafe { Component::deserialize(&self.engine, &code) }.map_err(|e| {
+                PluginError::Failed(format!("what was compiled can't be used: {e:#}"))
+            }),
+        }
     }
 
     /// What was compiled before and is still good.
     fn compiled(&self, digest: Digest) -> Option<Component> {
-        let compiled = self.disk.compiled(digest)?;
-        // SAFETY: the code must be what `Component::serialize` gave, unaltered. The file lies in
-        // a folder that only this user can open, and only `Disk::put_compiled` writes there, with
-        // nothing but that; nothing from the network reaches it. These very bytes (wasmtime
-        // copies them) have just passed a checksum over the component's digest, the engine's full
-        // compatibility hash and the code, so that a damaged, truncated or renamed file, or one
-        // of another engine, does not come here.
-        match unsafe { Component::deserialize(&self.engine, compiled.code()) } {
+        let path = self.disk.compiled(digest)?;
+        // SAFETY: the file must hold what `precompile_component` gave, and nobody may alter it as
+        // long as it is mapped. It lies in a folder that only this user can open, and only
+        // `Disk::put_compiled` writes there, with nothing but that, by renaming a whole new file
+        // to this name; nothing from the network reaches it. It has just passed a checksum over
+        // the component's digest, the engine's full compatibility hash and the code, so that a
+        // damaged, truncated or renamed file, or one of another engine, does not come here.
+        match unsafe { Component::deserialize_file(&self.engine, &path) } {
             Ok(component) => Some(component),
             Err(e) => {
                 tracing::warn!(plugin = %digest.short(), "compiling anew: {e:#}");
                 None
             }
-        }
-    }
-
-    /// Keeps compiled code. Without it a start is slower, that is all.
-    fn keep(&self, digest: Digest, code: Option<&[u8]>) {
-        let Some(code) = code else { return };
-        if let Err(e) = self.disk.put_compiled(digest, code) {
-            tracing::warn!(plugin = %digest.short(), "compiled code is not kept: {e}");
         }
     }
 }

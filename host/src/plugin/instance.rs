@@ -1,11 +1,12 @@
 //! One instance: a store with its host state, and one call at a time through it.
 
 use super::{
-    Call, Failure, Input, Instance, Outcome, Plugin, PluginError, Reply, State,
+    Account, Call, Failure, Input, Instance, Outcome, Plugin, PluginError, Reply, State,
     bindings::{
         Handler,
         slotd::slot::types::{Message, Origin, QueryRequest, Rejection as GuestRejection},
     },
+    budget::{Lease, NoMemory},
     guest_log::{self, CallLog, PluginLog, Stdio},
     imports::check_content_type,
     limiter::Limiter,
@@ -16,6 +17,7 @@ use crate::{
     limits,
     log::record::Event,
     names::{SessionId, SessionKey},
+    telemetry::metrics,
 };
 use bytes::Bytes;
 use std::{
@@ -81,14 +83,23 @@ pub(super) struct Inner {
     spent: bool,
 }
 
-/// Makes an instance, within the deadline of a call.
-pub(super) async fn instantiate(plugin: &Plugin) -> Result<Instance, PluginError> {
+/// Makes an instance, within the deadline of a call. Waits up to `patience` for memory, now and
+/// whenever the instance asks for more.
+pub(super) async fn instantiate(
+    plugin: &Plugin,
+    account: Account,
+    patience: Duration,
+) -> Result<Instance, PluginError> {
     let options = &plugin.options;
-    let ends_at = Instant::now() + options.deadline;
+    // A call that waits must have time left to tell why it fails.
+    let patience = patience.min(options.deadline / 2);
+    let lease = Lease::open(&plugin.budget, account, patience);
+    let started = Instant::now();
+    let ends_at = started + options.deadline;
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::GUEST_HANDLES_MAX);
     let state = HostState {
-        limiter: Limiter::new(options.memory_bytes),
+        limiter: Limiter::new(options.memory_bytes, lease),
         host_calls_max: options.host_calls,
         log: Arc::clone(&plugin.log),
         current: None,
@@ -100,7 +111,7 @@ pub(super) async fn instantiate(plugin: &Plugin) -> Result<Instance, PluginError
         stdio: None,
     };
     let mut store = Store::new(plugin.pre.engine(), state);
-    store.limiter(|state| &mut state.limiter);
+    store.limiter_async(|state| &mut state.limiter);
     store.set_hostcall_fuel(limits::HOST_CALL_BYTES_MAX);
     store.set_max_component_handles(limits::GUEST_HANDLES_MAX);
     store.set_epoch_deadline(1);
@@ -114,18 +125,28 @@ pub(super) async fn instantiate(plugin: &Plugin) -> Result<Instance, PluginError
     let made = until(ends_at, plugin.pre.instantiate_async(&mut store)).await;
     let failure = match made {
         Some(Ok(handler)) => {
+            store.data_mut().limiter.started().await?;
+            metrics().instantiations.increment(1);
+            metrics().instantiate_seconds.record(started.elapsed());
             let inner = Inner { store, handler, deadline: options.deadline, spent: false };
             return Ok(Instance { inner });
         }
         Some(Err(error)) => store.data_mut().failure_of(&error, options.deadline),
         None => Failure::Deadline(options.deadline),
     };
+    if let Failure::NoMemory(error) = failure {
+        return Err(PluginError::NoMemory(error));
+    }
     Err(PluginError::Refused(format!("it can't be instantiated: it {failure}")))
 }
 
 impl Inner {
     pub(super) fn memory_bytes(&self) -> usize {
         self.store.data().limiter.memory()
+    }
+
+    pub(super) fn counted_bytes(&self) -> usize {
+        self.store.data().limiter.bytes()
     }
 
     pub(super) async fn call(&mut self, call: Call) -> Outcome {
@@ -265,6 +286,9 @@ impl HostState {
     fn failure_of(&mut self, error: &wasmtime::Error, deadline: Duration) -> Failure {
         if let Some(failure) = self.current.as_mut().and_then(|current| current.failure.take()) {
             return failure;
+        }
+        if let Some(error) = error.downcast_ref::<NoMemory>() {
+            return Failure::NoMemory(*error);
         }
         tracing::debug!(target: "slotd::guest", "a guest trapped: {error:?}");
         let trap = error.downcast_ref::<Trap>();

@@ -1,7 +1,8 @@
 //! What one instance may hold: memory, tables, core instances.
 
+use super::budget::{Lease, NoMemory};
 use crate::limits;
-use wasmtime::ResourceLimiter;
+use wasmtime::ResourceLimiterAsync;
 
 /// Counts the memory of a store over all its memories, and remembers a refusal, so that the trap
 /// which usually follows can be told as what it is.
@@ -10,15 +11,25 @@ pub(super) struct Limiter {
     memory: usize,
     table_elements: usize,
     refused: Option<String>,
+    /// Its part of the node's memory.
+    lease: Lease,
 }
 
 impl Limiter {
-    pub(super) fn new(memory_max: usize) -> Self {
-        Self { memory_max, memory: 0, table_elements: 0, refused: None }
+    pub(super) fn new(memory_max: usize, lease: Lease) -> Self {
+        Self { memory_max, memory: 0, table_elements: 0, refused: None, lease }
     }
     /// Bytes of linear memory of the instance.
     pub(super) fn memory(&self) -> usize {
         self.memory
+    }
+    /// What the instance counts for in all.
+    pub(super) fn bytes(&self) -> usize {
+        self.lease.bytes()
+    }
+    /// The instance is made: from now on it grows within a call.
+    pub(super) async fn started(&mut self) -> Result<(), NoMemory> {
+        self.lease.started().await
     }
     /// What was refused since the last time that this was asked.
     pub(super) fn take_refusal(&mut self) -> Option<String> {
@@ -26,8 +37,11 @@ impl Limiter {
     }
 }
 
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
+#[async_trait::async_trait]
+impl ResourceLimiterAsync for Limiter {
+    /// Where the node has none left, this ends the call ([`NoMemory`]) rather than let the guest
+    /// see it: what a guest computes may not depend on what else the node runs.
+    async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -46,12 +60,13 @@ impl ResourceLimiter for Limiter {
             ));
             return Ok(false);
         }
+        self.lease.grow(growth).await.map_err(|e: NoMemory| wasmtime::Error::from(e))?;
         // Growth that the system then refuses stays counted: rare, and on the safe side.
         self.memory = total;
         Ok(true)
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
         current: usize,
         desired: usize,

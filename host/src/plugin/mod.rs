@@ -2,6 +2,7 @@
 //! called with a session's state behind them, and contained when they misbehave.
 
 mod bindings;
+mod budget;
 mod check;
 mod engine;
 mod guest_log;
@@ -16,7 +17,9 @@ pub(crate) mod testkit;
 mod tests;
 mod types;
 mod wasi;
+mod workers;
 
+pub use budget::{Account, Budget, NoMemory, Usage};
 pub use check::inspect;
 
 use crate::{error::Rejection, log::record::Event, names::SessionKey, state::StateError};
@@ -115,6 +118,9 @@ pub enum Failure {
     /// The state store failed under the call: not the plugin's fault.
     #[error(transparent)]
     Store(#[from] StateError),
+    /// The node has no memory left for instances: not the plugin's fault either.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
 }
 
 impl Failure {
@@ -130,6 +136,7 @@ impl Failure {
             Failure::Deadline(_) => "deadline",
             Failure::Limit(_) => "limit",
             Failure::Store(_) => "store",
+            Failure::NoMemory(_) => "no-memory",
         }
     }
 }
@@ -139,7 +146,10 @@ impl Failure {
 pub struct PluginOptions {
     /// Holds `components/<digest>.wasm` and `compiled/<digest>-<engine hash>.cwasm`; private.
     pub dir: PathBuf,
+    /// Of one instance.
     pub memory_bytes: usize,
+    /// Of all instances together.
+    pub memory_total_bytes: usize,
     pub deadline: Duration,
     pub host_calls: u32,
     /// Where components are looked for that are not stored here; `None`: nowhere.
@@ -165,6 +175,8 @@ pub enum PluginError {
     /// The disk, or the engine.
     #[error("{0}")]
     Failed(String),
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
 }
 
 /// What `slotd plugin check` says of a component; pure, from the bytes alone.
@@ -241,6 +253,9 @@ pub struct Plugin {
     version: Option<String>,
     pre: bindings::HandlerPre<instance::HostState>,
     options: Arc<PluginOptions>,
+    budget: Arc<Budget>,
+    /// Of its compiled code, which all of its instances share.
+    code_bytes: usize,
     log: Arc<guest_log::PluginLog>,
 }
 
@@ -280,6 +295,10 @@ impl PluginHost {
         let inner = Arc::clone(&self.inner);
         host::finish(async move { inner.load(digest).await }).await
     }
+    /// The memory of all instances.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.inner.budget
+    }
     /// The bytes of a stored component.
     ///
     /// # Errors
@@ -303,12 +322,22 @@ impl Plugin {
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
-    /// A new instance, made within the deadline of a call.
+    /// Bytes of its compiled code: once in memory, however many instances there are.
+    pub fn code_bytes(&self) -> usize {
+        self.code_bytes
+    }
+    /// A new instance, made within the deadline of a call and counted for `account`. Where the
+    /// node has no memory left it waits up to `patience` for others to give some up.
     ///
     /// # Errors
-    /// [`PluginError::Refused`] when the component's own start fails, or asks for too much.
-    pub async fn instantiate(&self) -> Result<Instance, PluginError> {
-        instance::instantiate(self).await
+    /// [`PluginError::Refused`] when the component's own start fails, or asks for too much;
+    /// [`PluginError::NoMemory`].
+    pub async fn instantiate(
+        &self,
+        account: Account,
+        patience: Duration,
+    ) -> Result<Instance, PluginError> {
+        instance::instantiate(self, account, patience).await
     }
 }
 
@@ -322,5 +351,9 @@ impl Instance {
     /// Linear memory that the instance holds; it never shrinks.
     pub fn memory_bytes(&self) -> usize {
         self.inner.memory_bytes()
+    }
+    /// What the instance counts for in all, with what it needs beside its memories.
+    pub fn counted_bytes(&self) -> usize {
+        self.inner.counted_bytes()
     }
 }

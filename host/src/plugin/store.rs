@@ -5,9 +5,10 @@
 //! can open; it is thrown away and made again whenever anything about it is in doubt.
 
 use super::{Digest, PluginError};
+use crate::limits;
 use std::{
     fs, io,
-    io::Write as _,
+    io::{Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -15,9 +16,11 @@ use std::{
 use xxhash_rust::xxh3::Xxh3Default;
 
 const TEMPORARY: &str = ".tmp-";
-/// Begins a file of compiled code; the checksum follows, then the code.
-const COMPILED_MAGIC: &[u8; 8] = b"slotdcw1";
+/// Ends a file of compiled code: the code comes first, so that the file can be mapped as it is, then
+/// the checksum, then this.
+const COMPILED_MAGIC: &[u8; 8] = b"slotdcw2";
 const CHECKSUM_BYTES: usize = 16;
+const TRAILER_BYTES: u64 = (CHECKSUM_BYTES + COMPILED_MAGIC.len()) as u64;
 
 pub(super) struct Disk {
     components: PathBuf,
@@ -51,7 +54,11 @@ impl Disk {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let stale = cache && name.ends_with(".cwasm") && !name.ends_with(&ours);
+            let of =
+                |name: &str| name.strip_suffix(&ours)?.parse().ok().map(|d| self.component_path(d));
+            let stale = cache
+                && name.ends_with(".cwasm")
+                && !of(&name).is_some_and(|component| component.exists());
             if (stale || name.starts_with(TEMPORARY)) && entry.file_type()?.is_file() {
                 fs::remove_file(entry.path())?;
             }
@@ -98,31 +105,47 @@ impl Disk {
         self.put(&path, &[bytes]).map_err(|e| failed("write", &path, &e))
     }
 
-    /// Compiled code that this process may run: of this component, for this engine, undamaged.
-    pub(super) fn compiled(&self, digest: Digest) -> Option<Compiled> {
+    /// The file of compiled code that this process may run: of this component, for this engine,
+    /// undamaged.
+    pub(super) fn compiled(&self, digest: Digest) -> Option<PathBuf> {
         let path = self.compiled_path(digest);
-        let file = match fs::read(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-            Err(e) => {
-                tracing::warn!("can't read {}, so compiling anew: {e}", path.display());
-                return None;
-            }
-        };
-        let compiled = Compiled { file };
-        if compiled.is_intact(digest, self.compatibility) {
-            return Some(compiled);
+        match self.is_intact(digest, &path) {
+            Ok(true) => return Some(path),
+            Ok(false) => tracing::warn!("{} is damaged, so compiling anew", path.display()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => tracing::warn!("can't read {}, so compiling anew: {e}", path.display()),
         }
-        tracing::warn!("{} is damaged, so compiling anew", path.display());
         None
+    }
+
+    fn is_intact(&self, digest: Digest, path: &Path) -> io::Result<bool> {
+        let mut file = fs::File::open(path)?;
+        let Some(code_bytes) = file.metadata()?.len().checked_sub(TRAILER_BYTES) else {
+            return Ok(false);
+        };
+        let mut checksum = Checksum::new(digest, self.compatibility);
+        io::copy(&mut (&mut file).take(code_bytes), &mut checksum)?;
+        let mut trailer = Vec::new();
+        file.take(TRAILER_BYTES).read_to_end(&mut trailer)?;
+        let sum = trailer.strip_suffix(COMPILED_MAGIC);
+        Ok(code_bytes > 0 && sum.is_some_and(|sum| *sum == checksum.sum()))
     }
 
     /// Keeps compiled code for the next start.
     pub(super) fn put_compiled(&self, digest: Digest, code: &[u8]) -> Result<(), PluginError> {
         let path = self.compiled_path(digest);
-        let checksum = checksum(digest, self.compatibility, code);
-        let parts = [COMPILED_MAGIC.as_slice(), &checksum, code];
+        let mut checksum = Checksum::new(digest, self.compatibility);
+        checksum.0.update(code);
+        let parts = [code, &checksum.sum(), COMPILED_MAGIC];
         self.put(&path, &parts).map_err(|e| failed("write", &path, &e))
+    }
+
+    /// Removes the compiled code of what is not stored after all.
+    pub(super) fn forget_compiled(&self, digest: Digest) {
+        if !self.component_path(digest).exists() {
+            // Left behind it would be swept at the next start.
+            let _ = fs::remove_file(self.compiled_path(digest));
+        }
     }
 
     /// Writes a file whole or not at all: temporary file, sync, rename, sync of the folder.
@@ -133,8 +156,11 @@ impl Disk {
         let written = (|| {
             let mut file =
                 fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            for part in parts {
-                file.write_all(part)?;
+            // In pieces: what else syncs to this disk, the log of every message, would wait behind
+            // one large write.
+            for piece in parts.iter().flat_map(|part| part.chunks(limits::DISK_PIECE_BYTES)) {
+                file.write_all(piece)?;
+                file.sync_data()?;
             }
             file.sync_all()?;
             fs::rename(&temporary, path)
@@ -148,32 +174,30 @@ impl Disk {
     }
 }
 
-/// A file of compiled code whose checksum was verified.
-pub(super) struct Compiled {
-    file: Vec<u8>,
-}
-
-impl Compiled {
-    pub(super) fn code(&self) -> &[u8] {
-        self.file.get(COMPILED_MAGIC.len() + CHECKSUM_BYTES..).unwrap_or_default()
-    }
-
-    fn is_intact(&self, digest: Digest, compatibility: u64) -> bool {
-        let expected = checksum(digest, compatibility, self.code());
-        self.file
-            .strip_prefix(COMPILED_MAGIC)
-            .is_some_and(|rest| rest.starts_with(&expected) && !self.code().is_empty())
-    }
-}
-
 /// Binds the code to its component and engine, so that a renamed file is not trusted either. It
 /// is there against damage: who can write into the folder is this process's own user.
-fn checksum(digest: Digest, compatibility: u64, code: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let mut hash = Xxh3Default::new();
-    hash.update(&digest.0);
-    hash.update(&compatibility.to_le_bytes());
-    hash.update(code);
-    hash.digest128().to_le_bytes()
+struct Checksum(Xxh3Default);
+
+impl Checksum {
+    fn new(digest: Digest, compatibility: u64) -> Self {
+        let mut hash = Xxh3Default::new();
+        hash.update(&digest.0);
+        hash.update(&compatibility.to_le_bytes());
+        Self(hash)
+    }
+    fn sum(&self) -> [u8; CHECKSUM_BYTES] {
+        self.0.digest128().to_le_bytes()
+    }
+}
+
+impl io::Write for Checksum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes a folder that only this user can open, or makes one that is there private.
@@ -213,10 +237,9 @@ mod tests {
         let digest = Digest::of(b"component");
         assert!(disk.compiled(digest).is_none());
         disk.put_compiled(digest, b"native code").unwrap();
-        assert_eq!(disk.compiled(digest).unwrap().code(), b"native code");
-
-        let path = disk.compiled_path(digest);
+        let path = disk.compiled(digest).unwrap();
         let file = fs::read(&path).unwrap();
+        assert!(file.starts_with(b"native code"));
         for cut in 0..file.len() {
             fs::write(&path, &file[..cut]).unwrap();
             assert!(disk.compiled(digest).is_none(), "cut at {cut}");
@@ -265,6 +288,11 @@ mod tests {
         let new = Disk::open(dir.path(), 2).unwrap();
         assert_eq!(names(&new.components), [format!("{digest}.wasm")]);
         assert_eq!(names(&new.compiled), [""; 0]);
+        // Code of what was refused after it had been compiled, when the node died between the two.
+        new.put_compiled(digest, b"code").unwrap();
+        new.put_compiled(Digest::of(b"refused"), b"code").unwrap();
+        let again = Disk::open(dir.path(), 2).unwrap();
+        assert_eq!(names(&again.compiled), [format!("{digest}-{:016x}.cwasm", 2)]);
     }
 
     /// The node must say which file is damaged rather than run something else; a new upload heals.

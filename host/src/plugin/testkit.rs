@@ -37,6 +37,7 @@ pub(super) fn options(dir: &Path) -> PluginOptions {
     PluginOptions {
         dir: dir.to_owned(),
         memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
+        memory_total_bytes: 1 << 30,
         deadline: Duration::from_secs(20),
         host_calls: limits::HOST_CALLS_MAX,
         source: None,
@@ -46,6 +47,14 @@ pub(super) fn options(dir: &Path) -> PluginOptions {
 pub(crate) fn host(dir: &Path) -> PluginHost {
     PluginHost::new(options(dir)).unwrap()
 }
+
+/// A host whose instances may have so much memory together.
+pub(crate) fn host_with_memory(dir: &Path, bytes: usize) -> PluginHost {
+    PluginHost::new(PluginOptions { memory_total_bytes: bytes, ..options(dir) }).unwrap()
+}
+
+/// What one instance of [`guest`] counts for: a page, and what it needs beside.
+pub(crate) const GUEST_BYTES: usize = 64 * 1024 + limits::INSTANCE_BYTES_BESIDE;
 
 /// A state in memory. The key `store-fails` fails as a broken store does, `limit` as one that is
 /// full.
@@ -121,4 +130,11 @@ pub(super) async fn outcome(instance: &mut Instance, input: Input) -> Outcome {
 pub(super) fn state_of(outcome: Outcome) -> BTreeMap<String, Bytes> {
     let state: Box<dyn Any> = outcome.state;
     state.downcast::<MapState>().unwrap().0
+}
+
+impl super::Plugin {
+    /// An instance that nobody in particular owns.
+    pub(crate) async fn fresh(&self) -> Result<Instance, super::PluginError> {
+        self.instantiate(super::Account::default(), limits::INSTANCE_PATIENCE).await
+    }
 }

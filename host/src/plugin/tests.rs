@@ -10,14 +10,14 @@ use std::{
 };
 
 async fn fresh(dir: &Path) -> Instance {
-    host(dir).add(guest().into()).await.unwrap().instantiate().await.unwrap()
+    host(dir).add(guest().into()).await.unwrap().fresh().await.unwrap()
 }
 
 async fn fresh_with(dir: &Path, change: impl FnOnce(&mut PluginOptions)) -> Instance {
     let mut options = options(dir);
     change(&mut options);
     let host = PluginHost::new(options).unwrap();
-    host.add(guest().into()).await.unwrap().instantiate().await.unwrap()
+    host.add(guest().into()).await.unwrap().fresh().await.unwrap()
 }
 
 /// A call fails as it must, its state comes back without a trace of events, and the instance is
@@ -148,6 +148,58 @@ async fn memory_is_limited_and_the_limit_is_named() {
     failure!(b"a", "limit", "memory: an instance may have 67108864 bytes");
 }
 
+/// What the node lacks is not the plugin's fault, and must not be seen by the guest, which could
+/// then answer one thing on a busy node and another on an idle one.
+#[tokio::test]
+async fn the_nodes_memory_is_limited_over_all_instances() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut instance = fresh_with(dir.path(), |o| o.memory_total_bytes = 4 << 20).await;
+    let failure = fails(&mut instance, message(b"a")).await;
+    assert_eq!(failure.kind(), "no-memory");
+    assert!(failure.to_string().contains("(guests.memory_total)"), "{failure}");
+
+    let host = host_with_memory(dir.path(), 3 * GUEST_BYTES);
+    let plugin = host.add(guest().into()).await.unwrap();
+    let mut instances = Vec::new();
+    for count in 1..4 {
+        instances.push(plugin.fresh().await.unwrap());
+        assert_eq!(instances[0].counted_bytes(), GUEST_BYTES);
+        assert_eq!(host.budget().bytes_used(), count * GUEST_BYTES);
+    }
+    let refused = plugin.fresh().await.map(|_| ()).unwrap_err();
+    assert!(matches!(refused, PluginError::NoMemory(_)), "{refused}");
+    // One that waits has it as soon as another goes.
+    let waiting = tokio::spawn({
+        let plugin = plugin.clone();
+        async move { plugin.instantiate(Account::default(), Duration::from_secs(20)).await }
+    });
+    host.budget().lacks().await;
+    drop(instances.pop());
+    instances.push(waiting.await.unwrap().unwrap());
+    assert_eq!(host.budget().bytes_used(), 3 * GUEST_BYTES);
+    drop(instances);
+    assert_eq!(host.budget().bytes_used(), 0);
+}
+
+/// Code that is held instead of mapped from its file would cost a Python plugin 35 MB for good.
+#[tokio::test]
+async fn compiled_code_is_mapped_from_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let added = host(dir.path()).add(guest().into()).await.unwrap();
+    let is_mapped = || {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let folder = dir.path().join("compiled");
+        maps.lines().any(|line| line.contains(&*folder.to_string_lossy()))
+    };
+    assert!(is_mapped());
+    assert!(added.code_bytes() > 4_096);
+    drop(added);
+    assert!(!is_mapped());
+    let loaded = host(dir.path()).load(Digest::of(&guest())).await.unwrap();
+    assert!(is_mapped());
+    drop(loaded);
+}
+
 #[tokio::test]
 async fn host_calls_are_limited() {
     failure!(b"h", "limit", "host calls: a call may make 100000");
@@ -186,12 +238,12 @@ async fn a_query_reads_only() {
         (b"d", "a query may not write state"),
         (b"mx", "a query may not emit events"),
     ] {
-        let mut instance = plugin.instantiate().await.unwrap();
+        let mut instance = plugin.fresh().await.unwrap();
         let failure = fails(&mut instance, query(body)).await;
         assert_eq!(failure.kind(), "trap");
         assert!(failure.to_string().contains(says), "{failure}");
     }
-    let mut instance = plugin.instantiate().await.unwrap();
+    let mut instance = plugin.fresh().await.unwrap();
     let reply = outcome(&mut instance, query(b"eanswer")).await.result.unwrap();
     assert_eq!(reply.body, "answer");
 }
@@ -341,7 +393,7 @@ async fn a_stored_component_is_loaded_from_its_compiled_code() {
     assert_eq!(host.component(digest).await.unwrap(), bytes);
     let plugin = host.load(digest).await.unwrap();
     assert_eq!(plugin.version(), Some("1.2.3"));
-    let mut instance = plugin.instantiate().await.unwrap();
+    let mut instance = plugin.fresh().await.unwrap();
     assert_eq!(ask(&mut instance, b"ehello").await.unwrap(), b"hello");
     assert_eq!(fs::metadata(&compiled).unwrap().modified().unwrap(), written);
 }
@@ -361,7 +413,7 @@ async fn damaged_code_is_compiled_again() {
     for bad in [&damaged[..], &whole[..whole.len() / 2], b"", b"slotdcw1"] {
         fs::write(&compiled, bad).unwrap();
         let plugin = host(dir.path()).load(digest).await.unwrap();
-        let mut instance = plugin.instantiate().await.unwrap();
+        let mut instance = plugin.fresh().await.unwrap();
         assert_eq!(ask(&mut instance, b"ehello").await.unwrap(), b"hello");
         // And kept again.
         assert_eq!(fs::read(&compiled).unwrap().len(), whole.len());
@@ -418,7 +470,7 @@ async fn a_plugin_goes_with_its_last_user() {
 
 async fn fresh_wasi(dir: &Path) -> (Arc<Plugin>, Instance) {
     let plugin = host(dir).add(wasi_guest().into()).await.unwrap();
-    let instance = plugin.instantiate().await.unwrap();
+    let instance = plugin.fresh().await.unwrap();
     (plugin, instance)
 }
 
@@ -444,7 +496,7 @@ async fn random_comes_from_the_session_and_the_message() {
     assert_ne!(first[..8], first[8..]);
     // The same message on the same instance, and on another.
     assert_eq!(ask(&mut instance, b"r").await.unwrap(), first);
-    let mut other = plugin.instantiate().await.unwrap();
+    let mut other = plugin.fresh().await.unwrap();
     assert_eq!(ask(&mut other, b"r").await.unwrap(), first);
     // Another message, another session, another kind of call.
     let mut next = call(message(b"r"));
@@ -484,7 +536,7 @@ async fn the_rest_of_wasi_is_empty_and_bounded() {
         (b"R", "limit", "random: one call gives 65536 bytes"),
         (b"x", "trap", "it called exit with code 1"),
     ] {
-        let mut instance = plugin.instantiate().await.unwrap();
+        let mut instance = plugin.fresh().await.unwrap();
         let failure = ask(&mut instance, body).await.unwrap_err();
         assert_eq!(failure.kind(), kind, "{failure}");
         assert!(failure.to_string().contains(says), "{failure}");
@@ -515,7 +567,7 @@ async fn costs() {
     };
     let body = |op: u8| Bytes::from([&[op][..], &[b'x'; 255]].concat());
     for (what, op) in [("echo", b'e'), ("get and set", b'u'), ("emit", b'm')] {
-        let mut instance = plugin.instantiate().await.unwrap();
+        let mut instance = plugin.fresh().await.unwrap();
         let (body, mut state) = (body(op), Some(Box::new(MapState::default()) as Box<dyn State>));
         let key = SessionKey::parse("test", "one").unwrap();
         let mut best = Duration::MAX;
@@ -550,7 +602,7 @@ async fn costs() {
         let (mut made, mut dropped) = (Vec::new(), Vec::new());
         for _ in 0..512 {
             let started = Instant::now();
-            instances.push(plugin.instantiate().await.unwrap());
+            instances.push(plugin.fresh().await.unwrap());
             made.push(started.elapsed());
         }
         println!("512 instances, not called: {} KiB", rss() - before);

@@ -6,8 +6,9 @@ use crate::{
     limits,
     names::SlotId,
     node_types::{SwapInfo, SwapShare, quantile},
+    plugin::PluginError,
     router::{Place, Router},
-    slot::{Activation, Order, now_ms},
+    slot::{Activation, Order, Prepared, now_ms},
     telemetry::metrics,
 };
 use futures_util::{StreamExt, stream};
@@ -162,10 +163,19 @@ async fn activate(
 ) -> Result<Duration, Error> {
     let (reply, moved) = oneshot::channel();
     // A slot in use goes on with an instance that is there already.
-    let in_use = router.running(slot)?.is_some_and(|slot| slot.stats.has_instances());
-    let prepared = match in_use {
-        true => activation.plugin.instantiate().await.ok().map(Box::new),
-        false => None,
+    let running = router.running(slot)?.filter(|slot| slot.stats.memory.instances() > 0);
+    let prepared = match running {
+        Some(running) => {
+            let budget = router.context().plugins.budget();
+            let account = budget.account(&activation.record.service, running.stats.memory.clone());
+            match activation.plugin.instantiate(account, limits::INSTANCE_PATIENCE).await {
+                Ok(instance) => Prepared::Instance(Box::new(instance)),
+                Err(PluginError::NoMemory(_)) => Prepared::NoMemory,
+                // The slot tries again, and says why it can't.
+                Err(_) => Prepared::Nothing,
+            }
+        }
+        None => Prepared::Nothing,
     };
     let activation = activation.clone();
     router.order(slot, Order::Activate { activation, prepared, reply }).await?;

@@ -3,12 +3,13 @@
 
 use crate::{
     error::{Code, Error},
+    limits,
     log::record::{
         Activate, Delete, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write,
     },
     names::{ServiceName, SessionKey},
     node_types::{Answer, Consistency, Incoming, Sent},
-    plugin::{self, Call, Failure, Input, Outcome, Plugin, StateFault},
+    plugin::{self, Call, Failure, Input, Instance, Outcome, Plugin, PluginError, StateFault},
     service::catalogue::not_deployed,
     slot::{
         Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
@@ -18,8 +19,8 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 /// What became of a message.
@@ -257,7 +258,10 @@ impl Task {
                 tx.end_phase();
                 Ok((tx, Choice { deployment: target, pinned: None }))
             }
-            Err(Failure::Store(error)) => Err((tx.discard(), store_error(error))),
+            // Says nothing of the session: the next message tries again.
+            Err(failure @ (Failure::Store(_) | Failure::NoMemory(_))) => {
+                Err((tx.discard(), failure_error(&label, failure)))
+            }
             Err(failure) => {
                 tx.clear();
                 let reason = match failure {
@@ -380,19 +384,36 @@ impl Task {
             )
         })?;
         let context = self.context.clone();
-        let unavailable = |why: plugin::PluginError| {
-            Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*known.label)
-        };
+        let label = known.label;
         let load = async { context.plugins.load(known.digest).await };
-        let plugin = self.beside_commits(load).await.map_err(unavailable)?;
-        let instance = plugin.instantiate().await.map_err(unavailable)?;
-        metrics().instantiations.increment(1);
-        self.stats.instances.store(self.instances.len() as u64 + 1, Ordering::Relaxed);
+        let plugin = self.beside_commits(load).await.map_err(|why| unavailable(&label, why))?;
+        let instance = self.instantiate(service, &plugin, limits::INSTANCE_PATIENCE).await;
+        let instance = instance.map_err(|why| unavailable(&label, why))?;
         let service = service.clone();
-        Ok(Running { service, deployment, plugin, label: known.label, instance })
+        Ok(Running { service, deployment, plugin, label, instance, idle_since: None })
     }
 
-    /// Makes an instance ready for what the slot goes over to.
+    async fn instantiate(
+        &mut self,
+        service: &ServiceName,
+        plugin: &Plugin,
+        patience: Duration,
+    ) -> Result<Instance, PluginError> {
+        let account = self.context.plugins.budget().account(service, self.stats.memory.clone());
+        let made = self.beside_commits(plugin.instantiate(account.clone(), patience)).await;
+        match made {
+            // The slot's own other instances: nobody could ask for them while it waited.
+            Err(PluginError::NoMemory(_)) if !self.instances.is_empty() => {
+                let own = self.instances.take_all();
+                metrics().instances_shed.increment(own.len() as u64);
+                drop(own);
+                self.beside_commits(plugin.instantiate(account, patience)).await
+            }
+            made => made,
+        }
+    }
+
+    /// Makes an instance ready for what the slot goes over to, if it has one of what it leaves.
     pub(super) async fn prepare_instance(
         &mut self,
         service: &ServiceName,
@@ -406,13 +427,22 @@ impl Task {
         }
         let label = self.context.catalogue.label(service, deployment);
         let instance = match prepared {
-            Some(instance) => *instance,
-            None => plugin.instantiate().await.map_err(|why| {
-                Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*label)
-            })?,
+            Prepared::Instance(instance) => *instance,
+            Prepared::Nothing if self.instances.has_service(service) => {
+                let account = self.context.plugins.budget();
+                let account = account.account(service, self.stats.memory.clone());
+                // Without patience: the slot takes no message meanwhile.
+                match plugin.instantiate(account, Duration::ZERO).await {
+                    Ok(instance) => instance,
+                    Err(PluginError::NoMemory(_)) => return Ok(()),
+                    Err(why) => return Err(unavailable(&label, why)),
+                }
+            }
+            Prepared::Nothing | Prepared::NoMemory => return Ok(()),
         };
         let service = service.clone();
-        self.instances.put(Running { service, deployment, plugin, label, instance });
+        let running = Running { service, deployment, plugin, label, instance, idle_since: None };
+        self.instances.put(running);
         Ok(())
     }
 
@@ -503,6 +533,15 @@ fn fault_failure(fault: StateFault) -> Failure {
     }
 }
 
+/// Why there is no instance.
+fn unavailable(label: &Arc<str>, why: PluginError) -> Error {
+    let code = match why {
+        PluginError::NoMemory(_) => Code::MemoryFull,
+        _ => Code::PluginUnavailable,
+    };
+    Error::new(code, why.to_string()).with_plugin(&**label)
+}
+
 /// What the sender of a failed call is told.
 fn failure_error(label: &Arc<str>, failure: Failure) -> Error {
     let error = match failure {
@@ -524,6 +563,7 @@ fn failure_error(label: &Arc<str>, failure: Failure) -> Error {
             format!("plugin {label} passed a limit, nothing it did was kept: {what}"),
         ),
         Failure::Store(error) => return store_error(error),
+        Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
     };
     error.with_plugin(&**label)
 }

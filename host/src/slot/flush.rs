@@ -44,7 +44,6 @@ impl Task {
     }
 
     pub(super) fn start_flush(&mut self) {
-        self.stats.instances.store(self.instances.len() as u64, Ordering::Relaxed);
         relaxed_store(&self.stats.cached, self.cache.len() as u64);
         relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
         // Kept for later rather than failed: a full disk must not end reads.

@@ -7,7 +7,10 @@ use crate::{
     names::ServiceName,
     plugin::{Instance, Plugin},
 };
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A deployment's instance in one slot.
 pub struct Running {
@@ -17,6 +20,8 @@ pub struct Running {
     /// The plugin's label, for answers.
     pub label: Arc<str>,
     pub instance: Instance,
+    /// When a sweep first found it unused since its last call; no clock is read for a message.
+    pub idle_since: Option<Instant>,
 }
 
 /// In order of use, the latest last. A handful: a linear search beats a map.
@@ -30,7 +35,8 @@ impl Instances {
         Some(self.0.remove(at))
     }
 
-    pub fn put(&mut self, running: Running) {
+    pub fn put(&mut self, mut running: Running) {
+        running.idle_since = None;
         if self.0.len() >= limits::INSTANCES_PER_SLOT_MAX {
             self.0.remove(0);
         }
@@ -44,12 +50,24 @@ impl Instances {
         self.0.extract_if(.., old).collect()
     }
 
-    pub fn has_service(&self, service: &ServiceName) -> bool {
-        self.0.iter().any(|running| running.service == *service)
+    /// Takes out what did nothing for `idle`, as far as sweeps have seen.
+    pub fn sweep(&mut self, idle: Duration) -> Vec<Running> {
+        let is_idle = |running: &mut Running| match running.idle_since {
+            Some(since) => since.elapsed() >= idle,
+            None => {
+                running.idle_since = Some(Instant::now());
+                false
+            }
+        };
+        self.0.extract_if(.., is_idle).collect()
     }
 
-    pub fn len(&self) -> usize {
-        self.0.len()
+    pub fn take_all(&mut self) -> Vec<Running> {
+        std::mem::take(&mut self.0)
+    }
+
+    pub fn has_service(&self, service: &ServiceName) -> bool {
+        self.0.iter().any(|running| running.service == *service)
     }
 
     pub fn is_empty(&self) -> bool {

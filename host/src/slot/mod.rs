@@ -24,7 +24,7 @@ use crate::{
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
-    plugin::{Plugin, PluginHost},
+    plugin::{Plugin, PluginHost, Usage},
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,
@@ -141,8 +141,12 @@ pub enum Order {
     /// Write committed changes to the state store.
     Flush,
     /// Stop if nothing has happened for `idle`, and nobody is subscribed. In a cluster the slot
-    /// stays open and gives its memory back.
-    StopIfIdle { idle: Duration },
+    /// stays open and gives its memory back. An instance that did nothing for `instances` goes in
+    /// any case.
+    StopIfIdle { idle: Duration, instances: Duration },
+    /// Drop all instances if the node's memory for them is still lacking. Answered when it is given
+    /// back.
+    Shed { reply: oneshot::Sender<()> },
     /// Append something if nothing was for a while and someone is subscribed: a slot that is
     /// owned elsewhere by now finds out.
     Prove,
@@ -160,8 +164,15 @@ pub struct Activation {
     pub plugin: Arc<Plugin>,
 }
 
-/// An instance that was made before the order to go over, so that the slot need not wait for it.
-pub type Prepared = Option<Box<crate::plugin::Instance>>;
+/// What a slot that goes over finds prepared, so that it need not wait for an instance.
+pub enum Prepared {
+    Instance(Box<crate::plugin::Instance>),
+    /// The slot had no instance when it was looked at.
+    Nothing,
+    /// The node has no memory for a second one: the old one goes first, the next message makes the
+    /// new one.
+    NoMemory,
+}
 
 /// The way to a running slot. Cheap to clone.
 #[derive(Clone)]
@@ -181,7 +192,10 @@ pub struct SlotStats {
     /// Sessions in the slot's cache.
     pub cached: AtomicU64,
     pub cache_bytes: AtomicU64,
-    pub instances: AtomicU64,
+    /// The slot's instances and their memory, as of now.
+    pub memory: Arc<Usage>,
+    /// The last mail, in the node's count of all mail: who has the least was used least recently.
+    pub last_mail: AtomicU64,
     /// The task has claimed the slot and serves it.
     pub serving: AtomicBool,
     /// Committed changes wait for the state store.
@@ -298,11 +312,6 @@ impl Mail {
 }
 
 impl SlotStats {
-    /// As of its last flush.
-    pub fn has_instances(&self) -> bool {
-        self.instances.load(Ordering::Relaxed) > 0
-    }
-
     fn show_active(
         &self,
         catalogue: &Catalogue,

@@ -20,7 +20,7 @@ use crate::{
         batch::{Building, commit_error},
         commits::{InFlight, committed},
         flush::{CatchUp, Flushing, catch_up, flushed, snapshotted},
-        instances::Instances,
+        instances::{Instances, Running},
         relaxed_store,
         session::Session,
         subscribers::Subscribers,
@@ -38,7 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{OwnedMutexGuard, mpsc},
+    sync::{OwnedMutexGuard, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -276,8 +276,9 @@ impl Task {
                         self.activate(activation, prepared, reply).await;
                     }
                     Some(Order::Flush) => self.start_flush(),
-                    Some(Order::StopIfIdle { idle }) => {
+                    Some(Order::StopIfIdle { idle, instances }) => {
                         self.check_patience();
+                        drop_idle(self.instances.sweep(instances));
                         if self.is_idle(idle) && mail.is_empty() {
                             if self.context.cluster.is_none() {
                                 return End::Stop { release: false, reply: None };
@@ -285,6 +286,7 @@ impl Task {
                             self.rest();
                         }
                     }
+                    Some(Order::Shed { reply }) => self.shed(reply),
                     Some(Order::Prove) => {
                         if !self.subscribers.is_empty()
                             && self.last_commit.elapsed() >= limits::PROVE_INTERVAL
@@ -323,9 +325,8 @@ impl Task {
     /// Gives back what an idle slot has no use for.
     fn rest(&mut self) {
         if !self.instances.is_empty() || !self.cache.is_empty() {
-            self.instances = Instances::default();
+            drop_idle(self.instances.take_all());
             self.forget_clean();
-            self.stats.instances.store(0, Ordering::Relaxed);
             relaxed_store(&self.stats.cached, self.cache.len() as u64);
             relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
         }
@@ -361,7 +362,8 @@ impl Task {
             return;
         }
         self.last_use.touch();
-        self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
+        let taken = self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
+        relaxed_store(&self.stats.last_mail, taken);
         match mail {
             Mail::Message { key, message, reply } => self.message(key, message, reply).await,
             Mail::Query { key, content_type, body, consistency, reply } => {
@@ -396,10 +398,8 @@ impl Task {
             return;
         }
         // The new instance comes first: if it can't be had, the old one goes on.
-        if self.instances.has_service(&record.service)
-            && let Err(error) =
-                self.prepare_instance(&record.service, record.deployment, plugin, prepared).await
-        {
+        let prepare = self.prepare_instance(&record.service, record.deployment, plugin, prepared);
+        if let Err(error) = prepare.await {
             let _ = reply.send(Err(error));
             return;
         }
@@ -412,6 +412,17 @@ impl Task {
         if !retired.is_empty() {
             tokio::task::spawn_blocking(move || drop(retired));
         }
+    }
+
+    /// Gives up every instance for slots that need memory now.
+    fn shed(&mut self, reply: oneshot::Sender<()>) {
+        let lacking = self.context.plugins.budget().bytes_lacking() > 0;
+        let shed = if lacking { self.instances.take_all() } else { Vec::new() };
+        metrics().instances_shed.increment(shed.len() as u64);
+        tokio::task::spawn_blocking(move || {
+            drop(shed);
+            let _ = reply.send(());
+        });
     }
 
     fn is_idle(&mut self, idle: Duration) -> bool {
@@ -498,6 +509,15 @@ impl Task {
             }
         }
     }
+}
+
+/// Drops instances where that holds no slot up.
+fn drop_idle(instances: Vec<Running>) {
+    if instances.is_empty() {
+        return;
+    }
+    metrics().instances_idle.increment(instances.len() as u64);
+    tokio::task::spawn_blocking(move || drop(instances));
 }
 
 /// Looks at a future without waiting for it.

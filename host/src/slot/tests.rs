@@ -73,9 +73,14 @@ const SLOT: SlotId = 3;
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with_memory(1 << 30).await
+    }
+
+    /// A slot of a node whose instances may have so much memory together.
+    async fn with_memory(bytes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(&dir.path().join("data"), StorageOptions::default()).unwrap();
-        let plugins = testkit::host(&dir.path().join("plugins"));
+        let plugins = testkit::host_with_memory(&dir.path().join("plugins"), bytes);
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
         let name = ServiceName::parse("s").unwrap();
         let service = Service::deployed(None, &name, Some("1"), plugin.digest(), 0).unwrap();
@@ -200,4 +205,40 @@ async fn a_fenced_slot_tells_its_callers_and_stops() {
     drop(fixture.ownership.lock().await);
     assert!(fixture.slot.is_closed());
     assert!(fixture.logged().await.is_empty());
+}
+
+/// Without it memory that idle instances hold could never be had by those that are asked, or would
+/// be given up for nothing; and a message that finds none would wait for ever.
+#[tokio::test]
+async fn a_slot_gives_its_instances_up_for_others() {
+    let mut fixture = Fixture::with_memory(2 * testkit::GUEST_BYTES).await;
+    let first = fixture.send(b"eone");
+    fixture.append().await.send(Word::Pass).unwrap();
+    first.await.unwrap().unwrap();
+    let shed = async |fixture: &Fixture| {
+        let (reply, done) = oneshot::channel();
+        assert!(fixture.slot.order(Order::Shed { reply }).await.is_ok());
+        done.await.unwrap();
+        fixture.slot.stats.memory.instances()
+    };
+    assert_eq!(shed(&fixture).await, 1, "nobody waited");
+    assert_eq!(fixture.slot.stats.memory.bytes(), testkit::GUEST_BYTES as u64);
+    let plugins = fixture.context.plugins.clone();
+    let plugin = plugins.load(crate::plugin::Digest::of(&testkit::guest())).await.unwrap();
+    let other = plugin.fresh().await.unwrap();
+    let waiting = tokio::spawn({
+        let plugin = plugin.clone();
+        async move { plugin.instantiate(Default::default(), Duration::from_secs(20)).await }
+    });
+    plugins.budget().lacks().await;
+    assert_eq!(shed(&fixture).await, 0);
+    let another = waiting.await.unwrap().unwrap();
+    // Now the slot finds none.
+    let error = fixture.send(b"etwo").await.unwrap().unwrap_err();
+    assert_eq!((error.code, error.code.status()), (Code::MemoryFull, 503));
+    assert!(error.retry_after.is_some());
+    drop((other, another));
+    let again = fixture.send(b"etwo");
+    fixture.append().await.send(Word::Pass).unwrap();
+    assert_eq!(again.await.unwrap().unwrap().seq, 2);
 }

@@ -95,6 +95,12 @@ table! {
     host_calls: Counter "slotd_host_calls_total";
     /// Instances of plugins that were made.
     instantiations: Counter "slotd_instantiations_total";
+    /// One instance that was made, without the time that it waited for memory.
+    instantiate_seconds: Histogram "slotd_instantiate_seconds" [SECONDS];
+    /// Instances that were dropped: unused for a while, or so that others had memory.
+    instances_idle: Counter "slotd_instances_dropped_total" {"why" = "idle"};
+    /// Instances that were dropped: unused for a while, or so that others had memory.
+    instances_shed: Counter "slotd_instances_dropped_total" {"why" = "memory"};
     /// One compilation of a component to native code.
     compile_seconds: Histogram "slotd_compile_seconds" [SECONDS];
     /// How long one slot took no message because of a swap.
@@ -282,7 +288,7 @@ static LABELLED: &[Metric] = &[
     Metric {
         name: TRAPS,
         kind: "Counter",
-        labels: &[("service", "…"), ("kind", "trap|deadline|limit|store")],
+        labels: &[("service", "…"), ("kind", "trap|deadline|limit|store|no-memory")],
         doc: "Calls of plugins that ended badly, by how.",
         bounds: None,
     },

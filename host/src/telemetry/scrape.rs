@@ -1,7 +1,10 @@
 //! Metrics that are read when someone asks, rather than kept up to date on the way of a message.
 
 use super::metrics::Metric;
-use crate::names::SlotId;
+use crate::{
+    names::{ServiceName, SlotId},
+    node_types::ServiceMemory,
+};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -16,6 +19,11 @@ pub struct Snapshot {
     pub mailboxes: Vec<(SlotId, usize)>,
     /// Live instances of plugins.
     pub instances: u64,
+    /// Memory that they hold, and the most that they may.
+    pub memory_used: u64,
+    pub memory_max: u64,
+    /// The same by service.
+    pub services: Vec<(ServiceName, ServiceMemory)>,
     /// Sessions whose state is in memory, and the bytes they take.
     pub sessions_cached: u64,
     pub session_cache_bytes: u64,
@@ -24,6 +32,7 @@ pub struct Snapshot {
 }
 
 const LABEL_SLOT: &[(&str, &str)] = &[("slot", "…")];
+const LABEL_SERVICE: &[(&str, &str)] = &[("service", "…")];
 const LABEL_VERSION: &[(&str, &str)] = &[("version", "…")];
 
 /// In the order of [`collect`].
@@ -31,6 +40,23 @@ pub(super) static SCRAPED: &[Metric] = &[
     Metric::scraped("slotd_slot_mailbox_depth", LABEL_SLOT, "Messages that wait for a slot."),
     Metric::scraped("slotd_slots_running", &[], "Slots that run."),
     Metric::scraped("slotd_instances", &[], "Instances of plugins that are alive."),
+    Metric::scraped(
+        "slotd_instance_memory_bytes",
+        &[],
+        "Memory that instances hold, with what each needs beside its own memories.",
+    ),
+    Metric::scraped(
+        "slotd_instance_memory_max_bytes",
+        &[],
+        "The most that they may hold (`guests.memory_total`).",
+    ),
+    Metric::scraped("slotd_service_instances", LABEL_SERVICE, "Instances of a service's plugins."),
+    Metric::scraped("slotd_service_memory_bytes", LABEL_SERVICE, "Memory that they hold."),
+    Metric::scraped(
+        "slotd_service_code_bytes",
+        LABEL_SERVICE,
+        "Compiled code of a service's current plugin, shared by its instances.",
+    ),
     Metric::scraped("slotd_sessions_cached", &[], "Sessions whose state is in memory."),
     Metric::scraped("slotd_session_cache_bytes", &[], "Memory of these sessions."),
     Metric::scraped("slotd_ready", &[], "1 when requests can be served."),
@@ -69,10 +95,26 @@ pub(super) fn collect() -> Vec<(&'static Metric, Vec<(String, u64)>)> {
     let running = snapshots.iter().map(|s| s.mailboxes.len() as u64).sum();
     let sum = |of: fn(&Snapshot) -> u64| one(snapshots.iter().map(of).sum());
     let ready = !snapshots.is_empty() && snapshots.iter().all(|s| s.ready);
-    let values: [Vec<(String, u64)>; 10] = [
+    let mut services: BTreeMap<&ServiceName, ServiceMemory> = BTreeMap::new();
+    for (service, memory) in snapshots.iter().flat_map(|s| &s.services) {
+        let sum = services.entry(service).or_default();
+        sum.instances += memory.instances;
+        sum.bytes += memory.bytes;
+        sum.code_bytes = sum.code_bytes.max(memory.code_bytes);
+    }
+    let by_service = |of: fn(&ServiceMemory) -> Option<u64>| -> Vec<(String, u64)> {
+        let values = services.iter().map(|(service, memory)| (service, of(memory)));
+        values.filter_map(|(service, value)| Some((service.to_string(), value?))).collect()
+    };
+    let values: [Vec<(String, u64)>; 15] = [
         depths.into_iter().map(|(slot, depth)| (slot.to_string(), depth)).collect(),
         one(running),
         sum(|s| s.instances),
+        sum(|s| s.memory_used),
+        sum(|s| s.memory_max),
+        by_service(|memory| Some(memory.instances)),
+        by_service(|memory| Some(memory.bytes)),
+        by_service(|memory| memory.code_bytes),
         sum(|s| s.sessions_cached),
         sum(|s| s.session_cache_bytes),
         one(u64::from(ready)),

@@ -32,10 +32,13 @@ pub enum Deed {
         #[serde(default = "two_million")]
         rounds: u64,
     },
-    /// Takes memory, a MiB at a time, and keeps it; by default until there is no more.
+    /// Takes memory, a MiB at a time, and keeps it; by default until there is no more. Then spins,
+    /// if told to.
     Allocate {
         #[serde(default = "no_end")]
         mib: u64,
+        #[serde(default)]
+        spin: bool,
     },
     /// Calls itself; by default until the stack ends.
     Recurse {
@@ -187,10 +190,13 @@ impl<const V: u32> Handler for Hostile<V> {
         match deed {
             Deed::Spin => spin(),
             Deed::Work { rounds } => (0..rounds).for_each(|i| _ = black_box(i)),
-            Deed::Allocate { mib } => {
+            Deed::Allocate { mib, spin: then } => {
                 for _ in 0..mib {
                     // Touched, so that it is really there; leaked, so that it stays.
                     black_box(Vec::leak(vec![1_u8; 1024 * 1024]));
+                }
+                if then {
+                    spin();
                 }
             }
             Deed::Recurse { depth } => _ = black_box(recurse(depth)),

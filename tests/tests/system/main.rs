@@ -16,6 +16,7 @@ mod examples;
 mod hostile;
 mod invariants;
 mod kill;
+mod memory;
 mod messages;
 mod overload;
 mod restart;

@@ -51,6 +51,8 @@ fn answers_arrive_as_they_were_sent() {
         applied: 4,
         mailbox: 5,
         sessions: 6,
+        instances: 7,
+        memory: 8,
         plugins: [("chat".to_owned(), "1+ab".to_owned())].into(),
     };
     let published = Published { seq: 1, time_ms: 2, events: [event].into() };

@@ -1,0 +1,370 @@
+//! The memory of all instances of a node: who holds how much, and the bound that none may pass.
+//!
+//! Memory is counted in pages as it is asked for, so that there is never more than the bound. Who
+//! finds none left waits, not for long; whoever owns idle instances is told how much is lacking and
+//! gives some up. New instances leave a part of the memory to those that run: were all of it held by
+//! calls that need a page more, none of them could end.
+
+use crate::{limits, names::ServiceName};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// A page of WebAssembly: memories grow by whole ones.
+const PAGE_BYTES: usize = 64 * 1024;
+
+/// What some instances hold: those of a service, or of a slot.
+#[derive(Debug, Default)]
+pub struct Usage {
+    instances: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// On whose behalf an instance is made.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    pub service: Arc<Usage>,
+    pub slot: Arc<Usage>,
+}
+
+/// The memory of a node's instances.
+#[derive(Debug)]
+pub struct Budget {
+    pages_max: usize,
+    /// Up to which new instances are made.
+    pages_open_max: usize,
+    pages_used: AtomicUsize,
+    starting: Queue,
+    running: Queue,
+    wanted: Notify,
+    services: Mutex<BTreeMap<ServiceName, Arc<Usage>>>,
+}
+
+/// Those who wait for memory, in order of arrival.
+#[derive(Debug, Default)]
+struct Queue {
+    pages_wanted: AtomicUsize,
+    /// Held by the one whose turn it is.
+    turn: tokio::sync::Mutex<()>,
+    /// For that one.
+    freed: Notify,
+}
+
+/// All of the node's memory for instances is in use, and none of it was given up in time.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "the instances of all plugins may have {bytes_max} bytes on this node (guests.memory_total), and all are in use"
+)]
+pub struct NoMemory {
+    bytes_max: usize,
+}
+
+impl Usage {
+    pub fn instances(&self) -> u64 {
+        self.instances.load(Ordering::Relaxed)
+    }
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Budget {
+    pub(super) fn new(bytes_max: usize) -> Arc<Self> {
+        let pages_max = bytes_max / PAGE_BYTES;
+        Arc::new(Self {
+            pages_max,
+            pages_open_max: pages_max - pages_max / limits::GUEST_MEMORY_RUNNING_SHARE,
+            pages_used: AtomicUsize::new(0),
+            starting: Queue::default(),
+            running: Queue::default(),
+            wanted: Notify::new(),
+            services: Mutex::default(),
+        })
+    }
+
+    /// The account of a slot's instances of a service.
+    pub fn account(&self, service: &ServiceName, slot: Arc<Usage>) -> Account {
+        Account { service: self.service(service), slot }
+    }
+
+    /// What the instances of a service hold; kept for every service that had one.
+    pub fn service(&self, service: &ServiceName) -> Arc<Usage> {
+        self.services.lock().entry(service.clone()).or_default().clone()
+    }
+
+    pub fn services(&self) -> Vec<(ServiceName, Arc<Usage>)> {
+        let services = self.services.lock();
+        services.iter().map(|(name, usage)| (name.clone(), usage.clone())).collect()
+    }
+
+    pub fn bytes_max(&self) -> usize {
+        self.pages_max * PAGE_BYTES
+    }
+
+    pub fn bytes_used(&self) -> usize {
+        self.pages_used.load(Ordering::Relaxed) * PAGE_BYTES
+    }
+
+    /// What those who wait lack.
+    pub fn bytes_lacking(&self) -> usize {
+        let used = self.pages_used.load(Ordering::Relaxed);
+        let starting = self.starting.pages_wanted.load(Ordering::Relaxed);
+        let running = self.running.pages_wanted.load(Ordering::Relaxed);
+        let max = match (starting, running) {
+            // Nobody waits: there is room, or they have given up.
+            (0, 0) => return 0,
+            (0, _) => self.pages_max,
+            _ => self.pages_open_max,
+        };
+        used.saturating_add(starting + running).saturating_sub(max).saturating_mul(PAGE_BYTES)
+    }
+
+    /// Resolves when someone waits for memory. For one task.
+    pub async fn lacks(&self) {
+        while self.bytes_lacking() == 0 {
+            self.wanted.notified().await;
+        }
+    }
+
+    fn no_memory(&self) -> NoMemory {
+        NoMemory { bytes_max: self.bytes_max() }
+    }
+
+    /// Takes pages if that leaves no more than `max` in use.
+    fn try_take(&self, pages: usize, max: usize) -> bool {
+        let taken = |used: usize| used.checked_add(pages).filter(|after| *after <= max);
+        self.pages_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+
+    async fn take(&self, pages: usize, starts: bool, patience: Duration) -> Result<(), NoMemory> {
+        let (max, queue) = match starts {
+            true => (self.pages_open_max, &self.starting),
+            false => (self.pages_max, &self.running),
+        };
+        // Who comes now does not go before those who wait.
+        if queue.pages_wanted.load(Ordering::Relaxed) == 0 && self.try_take(pages, max) {
+            return Ok(());
+        }
+        if pages > max {
+            // More than there can ever be.
+            return Err(self.no_memory());
+        }
+        let _wanted = Wanted::new(self, queue, pages);
+        let wait = async {
+            let _turn = queue.turn.lock().await;
+            loop {
+                let freed = queue.freed.notified();
+                if self.try_take(pages, max) {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(patience, wait).await.map_err(|_| self.no_memory())
+    }
+
+    fn give_back(&self, pages: usize) {
+        self.pages_used.fetch_sub(pages, Ordering::Relaxed);
+        for queue in [&self.running, &self.starting] {
+            if queue.pages_wanted.load(Ordering::Relaxed) > 0 {
+                queue.freed.notify_one();
+            }
+        }
+    }
+}
+
+/// What one instance holds; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    budget: Arc<Budget>,
+    account: Account,
+    pages: usize,
+    /// It is being made still.
+    starts: bool,
+    patience: Duration,
+}
+
+impl Lease {
+    /// Counts an instance that is about to be made.
+    pub(super) fn open(budget: &Arc<Budget>, account: Account, patience: Duration) -> Self {
+        for usage in [&account.service, &account.slot] {
+            usage.instances.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { budget: budget.clone(), account, pages: 0, starts: true, patience }
+    }
+
+    /// The instance is made.
+    pub(super) async fn started(&mut self) -> Result<(), NoMemory> {
+        // One without a memory needs what there is beside it too.
+        self.grow(0).await?;
+        self.starts = false;
+        Ok(())
+    }
+
+    /// Takes `bytes` more, waiting for others to give some up where there is none left. The first
+    /// time, what an instance needs beside its memories too: both or nothing, so that those who
+    /// wait for memory hold none.
+    pub(super) async fn grow(&mut self, bytes: usize) -> Result<(), NoMemory> {
+        let beside = if self.pages == 0 { limits::INSTANCE_BYTES_BESIDE } else { 0 };
+        let pages = bytes.saturating_add(beside).div_ceil(PAGE_BYTES);
+        self.budget.take(pages, self.starts, self.patience).await?;
+        self.pages += pages;
+        for usage in [&self.account.service, &self.account.slot] {
+            usage.bytes.fetch_add((pages * PAGE_BYTES) as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What the instance holds in all.
+    pub(super) fn bytes(&self) -> usize {
+        self.pages * PAGE_BYTES
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        for usage in [&self.account.service, &self.account.slot] {
+            usage.instances.fetch_sub(1, Ordering::Relaxed);
+            usage.bytes.fetch_sub(self.bytes() as u64, Ordering::Relaxed);
+        }
+        self.budget.give_back(self.pages);
+    }
+}
+
+/// Pages that someone waits for, as long as it does.
+struct Wanted<'a> {
+    queue: &'a Queue,
+    pages: usize,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(budget: &'a Budget, queue: &'a Queue, pages: usize) -> Self {
+        queue.pages_wanted.fetch_add(pages, Ordering::Relaxed);
+        budget.wanted.notify_one();
+        Self { queue, pages }
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.queue.pages_wanted.fetch_sub(self.pages, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const PAGE: usize = PAGE_BYTES;
+
+    async fn lease(budget: &Arc<Budget>, account: &Account) -> Lease {
+        let mut lease = Lease::open(budget, account.clone(), PATIENCE);
+        lease.started().await.unwrap();
+        lease
+    }
+
+    /// What an operator reads must be what is held, and nothing once it is given back.
+    #[tokio::test]
+    async fn what_is_taken_is_counted_and_given_back() {
+        let budget = Budget::new(100 * PAGE);
+        let (a, b) = (ServiceName::parse("a").unwrap(), ServiceName::parse("b").unwrap());
+        let slot = Arc::new(Usage::default());
+        let (of_a, of_b) = (budget.account(&a, slot.clone()), budget.account(&b, slot.clone()));
+        let beside = limits::INSTANCE_BYTES_BESIDE;
+        let mut one = lease(&budget, &of_a).await;
+        let two = lease(&budget, &of_b).await;
+        one.grow(3 * PAGE - 1).await.unwrap();
+        assert_eq!(one.bytes(), beside + 3 * PAGE);
+        assert_eq!((budget.service(&a).instances(), slot.instances()), (1, 2));
+        assert_eq!(budget.service(&a).bytes(), (beside + 3 * PAGE) as u64);
+        assert_eq!(budget.service(&b).bytes(), beside as u64);
+        assert_eq!(slot.bytes(), (2 * beside + 3 * PAGE) as u64);
+        assert_eq!(budget.bytes_used(), 2 * beside + 3 * PAGE);
+        drop((one, two));
+        assert_eq!((budget.bytes_used(), slot.bytes(), slot.instances()), (0, 0, 0));
+    }
+
+    /// Memory must never pass the bound; who waits gets what others give up, and is known to wait.
+    #[tokio::test]
+    async fn who_finds_none_waits_for_others_to_give_up() {
+        let beside = limits::INSTANCE_BYTES_BESIDE;
+        let budget = Budget::new(10 * PAGE + 2 * beside);
+        let account = Account::default();
+        let mut held = lease(&budget, &account).await;
+        let mut other = lease(&budget, &account).await;
+        held.grow(8 * PAGE).await.unwrap();
+        assert_eq!(budget.bytes_lacking(), 0);
+        let waits = tokio::spawn(async move { other.grow(5 * PAGE).await.map(|()| other) });
+        budget.lacks().await;
+        assert_eq!(budget.bytes_lacking(), 3 * PAGE);
+        assert!(!waits.is_finished());
+        drop(held);
+        let other = waits.await.unwrap().unwrap();
+        assert_eq!((budget.bytes_lacking(), budget.bytes_used()), (0, beside + 5 * PAGE));
+        drop(other);
+    }
+
+    /// A wait has an end, and leaves nothing behind that says that someone still waits.
+    #[tokio::test]
+    async fn who_waits_in_vain_is_refused() {
+        let beside = limits::INSTANCE_BYTES_BESIDE;
+        let budget = Budget::new(4 * PAGE + beside);
+        let mut lease = lease(&budget, &Account::default()).await;
+        lease.patience = Duration::from_millis(1);
+        lease.grow(3 * PAGE).await.unwrap();
+        let refused = lease.grow(2 * PAGE).await.unwrap_err();
+        assert!(refused.to_string().contains("guests.memory_total"), "{refused}");
+        // More than the node has at all: no use to wait.
+        lease.patience = Duration::from_secs(3_600);
+        assert!(lease.grow(5 * PAGE + beside).await.is_err());
+        assert_eq!((budget.bytes_lacking(), lease.bytes()), (0, beside + 3 * PAGE));
+        lease.grow(PAGE).await.unwrap();
+    }
+
+    /// Were new instances to take the last page, calls that need one more would all wait for each
+    /// other.
+    #[tokio::test]
+    async fn new_instances_leave_some_to_those_that_run() {
+        let budget = Budget::new(64 * PAGE);
+        let account = Account::default();
+        let mut first = lease(&budget, &account).await;
+        let mut new = Lease::open(&budget, account.clone(), Duration::from_millis(1));
+        assert!(new.grow(58 * PAGE).await.is_err());
+        assert_eq!(new.bytes(), 0, "who was refused holds something");
+        new.grow(50 * PAGE).await.unwrap();
+        first.patience = Duration::ZERO;
+        first.grow(12 * PAGE).await.unwrap();
+        assert_eq!(budget.bytes_used(), 64 * PAGE);
+    }
+
+    /// Nobody who waits may be forgotten when several are served in turn.
+    #[tokio::test]
+    async fn all_who_wait_are_served() {
+        let budget = Budget::new(64 * PAGE);
+        let account = Account::default();
+        let mut all = lease(&budget, &account).await;
+        all.grow(55 * PAGE).await.unwrap();
+        let waiting: Vec<_> = (0..20)
+            .map(|_| {
+                let mut one = Lease::open(&budget, account.clone(), PATIENCE);
+                tokio::spawn(async move { one.started().await.map(|()| one) })
+            })
+            .collect();
+        budget.lacks().await;
+        tokio::task::yield_now().await;
+        drop(all);
+        for one in waiting {
+            // Kept, so that each needs memory of its own.
+            std::mem::forget(one.await.unwrap().unwrap());
+        }
+        assert_eq!(budget.bytes_lacking(), 0);
+    }
+}
