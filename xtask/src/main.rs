@@ -58,7 +58,10 @@ enum Task {
         /// Measure a cluster of three nodes and three NATS servers
         #[arg(long)]
         cluster: bool,
-        /// Passed on to the benchmark: see `cargo xtask bench [--cluster] -- --help`
+        /// Measure what a handler costs by the language it is written in
+        #[arg(long, conflicts_with = "cluster")]
+        languages: bool,
+        /// Passed on to the benchmark: see `cargo xtask bench [--cluster|--languages] -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
@@ -94,11 +97,16 @@ fn main() -> anyhow::Result<()> {
             );
             work.program(if cluster { "demo-cluster" } else { "demo" }, profile, &args)
         }
-        Task::Bench { cluster, rest } => {
+        Task::Bench { cluster, languages, rest } => {
             // What comes after the first of the rest is the rest's.
-            let (named, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|a| a == "--cluster");
-            let cluster = cluster || !named.is_empty();
-            let name = if cluster { "bench-cluster" } else { "bench" };
+            let is_name = |arg: &OsString| arg == "--cluster" || arg == "--languages";
+            let (named, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_name);
+            let named = |name: &str| named.iter().any(|arg| arg == name);
+            let name = match (cluster || named("--cluster"), languages || named("--languages")) {
+                (true, _) => "bench-cluster",
+                (false, true) => "bench-languages",
+                (false, false) => "bench",
+            };
             work.program(name, Profile::Release, &rest)
         }
         Task::Lint => work.lint(),
