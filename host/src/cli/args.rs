@@ -406,11 +406,15 @@ pub enum PluginCmd {
         #[arg(last = true, conflicts_with = "wasm")]
         args: Vec<OsString>,
     },
-    /// Set up what building Rust plugins needs, and say what was done
+    /// Set up what building Rust or C plugins needs, and say what was done
     ///
-    /// rustup's targets or, where they cannot be fetched, Debian's packages. Does nothing where
-    /// all is there.
+    /// For Rust, rustup's targets or, where they cannot be fetched, Debian's packages; for C,
+    /// Debian's packages of clang, its linker and wasi-libc. Does nothing where all is there. The
+    /// other languages need nothing: what building them needs is fetched when they are built.
     Setup {
+        /// The language: rust or c
+        #[arg(long, value_enum, default_value_t = Lang::Rust)]
+        lang: Lang,
         /// The folder whose toolchain counts
         #[arg(default_value = ".")]
         dir: PathBuf,

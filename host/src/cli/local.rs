@@ -5,7 +5,10 @@ use super::{
     args::{ConfigArgs, ConfigCmd, PluginCmd},
     exit::{CliError, Exit},
     output,
-    plugin::{self, BuildOptions, NewOptions, ScriptOptions, Steps, lang::toolchain},
+    plugin::{
+        self, BuildOptions, Lang, NewOptions, ScriptOptions, Steps,
+        lang::{self, toolchain},
+    },
 };
 use crate::{config::keys::KEYS, plugin::inspect, telemetry};
 use serde::Serialize;
@@ -24,7 +27,11 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
         PluginCmd::Test { dir, wasm: Some(scripts), component, .. } => {
             play(&ScriptOptions { dir, scripts, component }, json).await
         }
-        PluginCmd::Setup { dir } => report(toolchain::ensure(&dir), json),
+        PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchain::ensure(&dir), json),
+        PluginCmd::Setup { lang: Lang::C, .. } => report(lang::setup_c(), json),
+        PluginCmd::Setup { lang, .. } => Err(CliError::failure(format!(
+            "{lang} needs no set-up: what building it needs is fetched when it is built"
+        ))),
         PluginCmd::Check { file } => check(&file, json),
     }
 }

@@ -1,6 +1,7 @@
 //! The languages that plugins are written in, and how a folder's is found out.
 
 mod c;
+mod debian;
 mod js;
 mod python;
 mod rust;
@@ -21,7 +22,7 @@ use std::{
     process::ExitStatus,
 };
 
-pub use rust::toolchain;
+pub use self::{c::setup as setup_c, rust::toolchain};
 
 /// What `plugin new`, `build` and `test` and `slotd dev` need of a language.
 pub trait Language: Sync {

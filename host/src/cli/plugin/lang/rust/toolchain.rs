@@ -1,6 +1,6 @@
 //! The toolchains that build plugins: found, and set up where they are missing.
 
-use crate::cli::plugin::steps::said;
+use super::super::debian;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::{
@@ -123,7 +123,7 @@ impl Toolchain {
                 "the target {TARGET} is not installed; `slotd plugin setup` does it, or by hand:\n  \
                  rustup target add {TARGET}\n\
                  where rustup cannot fetch it, on Debian:\n  {}",
-                debian_commands("").join("\n  ")
+                debian::commands("", &DEBIAN_PACKAGES).join("\n  ")
             )
         })
     }
@@ -168,10 +168,10 @@ pub fn ensure(dir: &Path) -> anyhow::Result<Setup> {
         for target in missing {
             let mut rustup = Command::new("rustup");
             rustup.args(["target", "add", target]).current_dir(dir);
-            run(&mut rustup, &mut did, &mut failed);
+            debian::run(&mut rustup, &mut did, &mut failed);
         }
         if Toolchain::detect(dir)?.is_none() {
-            debian(&mut did, &mut failed);
+            debian::install(&DEBIAN_PACKAGES, &mut did, &mut failed);
         }
     }
     match Toolchain::detect(dir)? {
@@ -179,41 +179,8 @@ pub fn ensure(dir: &Path) -> anyhow::Result<Setup> {
         None => bail!(
             "no toolchain for plugins could be set up; tried:\n  {}\ntry by hand, as root:\n  {}",
             failed.join("\n  "),
-            debian_commands("").join("\n  ")
+            debian::commands("", &DEBIAN_PACKAGES).join("\n  ")
         ),
-    }
-}
-
-fn debian(did: &mut Vec<String>, failed: &mut Vec<String>) {
-    if !Path::new("/usr/bin/apt-get").exists() {
-        return failed.push("apt-get: this is no Debian".into());
-    }
-    let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo -n " };
-    for command in debian_commands(sudo) {
-        let mut words = command.split_whitespace();
-        let mut apt = Command::new(words.next().unwrap_or_default());
-        apt.args(words).env("DEBIAN_FRONTEND", "noninteractive");
-        run(&mut apt, did, failed);
-    }
-}
-
-fn debian_commands(sudo: &str) -> [String; 2] {
-    let packages = DEBIAN_PACKAGES.join(" ");
-    [
-        format!("{sudo}apt-get update"),
-        format!("{sudo}apt-get install -y --no-install-recommends {packages}"),
-    ]
-}
-
-/// Runs a command and says so in one of the two lists.
-fn run(command: &mut Command, did: &mut Vec<String>, failed: &mut Vec<String>) {
-    let said = said(command);
-    // stdout is for our own report.
-    let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-    match ended {
-        Ok(status) if status.success() => did.push(said),
-        Ok(status) => failed.push(format!("{said} ({status})")),
-        Err(error) => failed.push(format!("{said} ({error})")),
     }
 }
 

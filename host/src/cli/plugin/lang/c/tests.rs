@@ -1,0 +1,236 @@
+use super::*;
+use crate::{
+    cli::plugin::{BuildOptions, Lang, NewOptions, WIT, build, new, test},
+    plugin::inspect,
+};
+use std::collections::BTreeSet;
+use wit_parser::{
+    Int, Resolve, SizeAlign, Type, TypeDefKind, WorldItem, WorldKey,
+    abi::{AbiVariant, WasmType},
+};
+
+const COMPONENT: &str = include_str!("../../../../../../guest-sdk/c/component.c");
+
+/// What `wit/slot.wit` comes to in memory and in core functions.
+struct Abi {
+    resolve: Resolve,
+    sizes: SizeAlign,
+}
+
+impl Abi {
+    fn new() -> anyhow::Result<Self> {
+        let (mut resolve, mut sizes) = (Resolve::default(), SizeAlign::default());
+        resolve.push_str("slot.wit", WIT)?;
+        sizes.fill(&resolve);
+        Ok(Self { resolve, sizes })
+    }
+
+    fn kind(&self, ty: &Type) -> &TypeDefKind {
+        match ty {
+            Type::Id(id) => match &self.resolve.types[*id].kind {
+                TypeDefKind::Type(ty) => self.kind(ty),
+                kind => kind,
+            },
+            _ => panic!("{ty:?} has no layout of its own"),
+        }
+    }
+
+    /// The offsets of a record's fields, or of a tuple's, an option's and a result's parts.
+    fn offsets(&self, ty: &Type) -> Vec<(String, usize)> {
+        let at = |tag: &[Option<&Type>]| {
+            self.sizes.payload_offset(Int::U8, tag.iter().copied()).size_wasm32()
+        };
+        match self.kind(ty) {
+            TypeDefKind::Record(record) => {
+                let offsets = self.sizes.field_offsets(record.fields.iter().map(|f| &f.ty));
+                let names = record.fields.iter().map(|f| f.name.replace('-', "_"));
+                names.zip(offsets.into_iter().map(|(offset, _)| offset.size_wasm32())).collect()
+            }
+            TypeDefKind::Tuple(tuple) => {
+                let offsets = self.sizes.field_offsets(&tuple.types);
+                let names = ["key", "value"].map(str::to_owned);
+                names.into_iter().zip(offsets.into_iter().map(|(o, _)| o.size_wasm32())).collect()
+            }
+            TypeDefKind::Option(some) => vec![("value".into(), at(&[Some(some)]))],
+            TypeDefKind::Result(result) => {
+                let offset = at(&[result.ok.as_ref(), result.err.as_ref()]);
+                match result.ok {
+                    Some(_) => vec![("reply".into(), offset), ("rejection".into(), offset)],
+                    None => vec![("message".into(), offset)],
+                }
+            }
+            kind => panic!("unexpected {kind:?}"),
+        }
+    }
+
+    /// A type's lines in `component.c`.
+    fn layout(&self, name: &str, ty: &Type, with_size: bool) -> Vec<String> {
+        let offsets = self.offsets(ty).into_iter();
+        let mut lines: Vec<_> =
+            offsets.map(|(field, at)| format!("LAYOUT({name}, {field}, {at});")).collect();
+        if with_size {
+            lines.push(format!("SIZE({name}, {});", self.sizes.size(ty).size_wasm32()));
+        }
+        lines
+    }
+
+    /// Every function, by its interface and name: as core WebAssembly has it.
+    fn functions(&self) -> BTreeSet<String> {
+        let mut functions = BTreeSet::new();
+        let mut add = |variant, interface: &str, function: &wit_parser::Function| {
+            let signature = self.resolve.wasm_signature(variant, function);
+            let types = signature.params.iter().map(|ty| match ty {
+                WasmType::I64 => "i64",
+                WasmType::I32 | WasmType::Pointer | WasmType::Length => "i32",
+                ty => panic!("{ty:?}"),
+            });
+            let types: Vec<_> = types.collect();
+            let gives = if signature.results.is_empty() { "" } else { " -> i32" };
+            functions.insert(format!("{interface} {}({}){gives}", function.name, types.join(",")));
+        };
+        let (_, world) = self.resolve.worlds.iter().next().unwrap();
+        for (key, item) in &world.imports {
+            let (WorldKey::Interface(_), WorldItem::Interface { id, .. }) = (key, item) else {
+                continue;
+            };
+            let interface = &self.resolve.interfaces[*id];
+            for function in interface.functions.values() {
+                let name = interface.name.as_deref().unwrap();
+                add(AbiVariant::GuestImport, name, function);
+            }
+        }
+        for item in world.exports.values() {
+            let WorldItem::Function(function) = item else { panic!("{item:?}") };
+            add(AbiVariant::GuestExport, "", function);
+        }
+        functions
+    }
+
+    fn result_of(&self, interface: Option<&str>, function: &str) -> Type {
+        let found = match interface {
+            Some(name) => {
+                let mut interfaces = self.resolve.interfaces.iter();
+                let (_, it) = interfaces.find(|(_, it)| it.name.as_deref() == Some(name)).unwrap();
+                &it.functions[function]
+            }
+            None => {
+                let (_, world) = self.resolve.worlds.iter().next().unwrap();
+                match &world.exports[&WorldKey::Name(function.to_owned())] {
+                    WorldItem::Function(function) => function,
+                    item => panic!("{item:?}"),
+                }
+            }
+        };
+        found.result.unwrap()
+    }
+}
+
+/// A function of `component.c` as core WebAssembly has it: its parameters are numbers of 64 bits,
+/// or what fits into 32.
+fn core_function(name: &str, declaration: &str) -> String {
+    let (before, rest) = declaration.split_once('(').unwrap();
+    let (params, _) = rest.split_once(')').unwrap();
+    let types = params.split(',').map(|param| match param.trim().starts_with("uint64_t ") {
+        true => "i64",
+        false => "i32",
+    });
+    let types: Vec<_> = types.collect();
+    let gives = if before.trim().starts_with("void") { "" } else { " -> i32" };
+    format!("{name}({}){gives}", types.join(","))
+}
+
+/// The SDK's bindings are written by hand: were they not what the WIT says, a component would read
+/// one thing for another.
+#[test]
+fn the_bindings_are_the_wits() -> anyhow::Result<()> {
+    let abi = Abi::new()?;
+    let pairs = match abi.kind(&abi.result_of(Some("state"), "scan")) {
+        TypeDefKind::List(pair) => *pair,
+        kind => panic!("{kind:?}"),
+    };
+    let result = abi.result_of(None, "handle");
+    let (reply, rejection) = match abi.kind(&result) {
+        TypeDefKind::Result(result) => (result.ok.unwrap(), result.err.unwrap()),
+        kind => panic!("{kind:?}"),
+    };
+    let expected = [
+        abi.layout("abi_option_list", &abi.result_of(Some("state"), "get"), true),
+        abi.layout("abi_pair", &pairs, true),
+        abi.layout("abi_reply", &reply, false),
+        abi.layout("abi_rejection", &rejection, false),
+        abi.layout("abi_result", &result, true),
+        abi.layout("abi_migrate_result", &abi.result_of(None, "migrate"), true),
+    ]
+    .concat()
+    .join("\n");
+    let (_, rest) = COMPONENT.split_once("/* layout: begin */\n").unwrap();
+    let (layout, _) = rest.split_once("\n/* layout: end */").unwrap();
+    assert_eq!(layout, expected);
+
+    let mut functions = BTreeSet::new();
+    for import in COMPONENT.split("\nIMPORT(\"").skip(1) {
+        let (interface, rest) = import.split_once("\", \"").unwrap();
+        let (name, declaration) = rest.split_once("\")").unwrap();
+        functions.insert(core_function(&format!("{interface} {name}"), declaration));
+    }
+    for export in COMPONENT.split("\nEXPORT(\"").skip(1) {
+        let (name, declaration) = export.split_once("\")").unwrap();
+        if !name.starts_with("cabi_") {
+            functions.insert(core_function(&format!(" {name}"), declaration));
+        }
+    }
+    assert_eq!(functions, abi.functions());
+    Ok(())
+}
+
+/// What a person does first, from nothing to a component, if the machine has a compiler for it.
+#[test]
+fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
+    if let Err(lack) = Toolchain::find() {
+        eprintln!("skipped: {lack}");
+        return Ok(());
+    }
+    let home = tempfile::tempdir()?;
+    let (dir, out) = (home.path().join("poll"), home.path().join("poll.wasm"));
+    let options =
+        NewOptions { lang: Lang::C, name: "poll".into(), path: Some(dir.clone()), sdk: None };
+    new(&options)?;
+    assert!(test(&dir, &[], &Steps::quiet())?.success());
+    let built = build(
+        &BuildOptions { dir: dir.clone(), out: Some(out.clone()), profile: None },
+        &Steps::quiet(),
+    )?;
+    assert_eq!((built.name.as_str(), built.version.as_str()), ("poll", "0.1.0"));
+    let found = inspect(&fs::read(&out)?);
+    assert_eq!(found.problems, [""; 0]);
+    assert!(found.imports.iter().all(|i| i.starts_with("slotd:slot/")), "{:?}", found.imports);
+
+    // A test that fails must fail the run, and so must one that is not there.
+    let tests = dir.join("tests/handler_test.c");
+    let broken = fs::read_to_string(&tests)?.replace("event_count == 3", "event_count == 4");
+    fs::write(&tests, broken)?;
+    assert!(!test(&dir, &[], &Steps::quiet())?.success());
+    assert!(!test(&dir, &["no_such_test".into()], &Steps::quiet())?.success());
+    assert!(test(&dir, &["nobody".into()], &Steps::quiet())?.success());
+    Ok(())
+}
+
+/// The compiler's guard against a query that writes: without it, only a trap would tell.
+#[test]
+fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
+    if let Err(lack) = Toolchain::find() {
+        eprintln!("skipped: {lack}");
+        return Ok(());
+    }
+    let home = tempfile::tempdir()?;
+    let dir = home.path().join("poll");
+    new(&NewOptions { lang: Lang::C, name: "poll".into(), path: Some(dir.clone()), sdk: None })?;
+    let handler = dir.join("src/handler.c");
+    let writes = "slotd_json *votes = slotd_object(); slotd_delete(cx, \"votes\");";
+    let text = fs::read_to_string(&handler)?.replace("slotd_json *votes = slotd_object();", writes);
+    fs::write(&handler, text)?;
+    let options = BuildOptions { dir, out: Some(home.path().join("x.wasm")), profile: None };
+    let failed = build(&options, &Steps::quiet()).unwrap_err();
+    assert!(format!("{failed:#}").contains("src/handler.c"), "{failed:#}");
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! Debian's packages, for what no language's own package manager has.
+
+use super::super::steps::said;
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// What a person types to install packages.
+pub fn commands(sudo: &str, packages: &[&str]) -> [String; 2] {
+    let packages = packages.join(" ");
+    [
+        format!("{sudo}apt-get update"),
+        format!("{sudo}apt-get install -y --no-install-recommends {packages}"),
+    ]
+}
+
+/// Installs packages where this is Debian and we may; what was done and what failed goes into the
+/// lists.
+pub fn install(packages: &[&str], did: &mut Vec<String>, failed: &mut Vec<String>) {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return failed.push("apt-get: this is no Debian".into());
+    }
+    let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo -n " };
+    for command in commands(sudo, packages) {
+        let mut words = command.split_whitespace();
+        let mut apt = Command::new(words.next().unwrap_or_default());
+        apt.args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        run(&mut apt, did, failed);
+    }
+}
+
+/// Runs a command and says so in one of the two lists.
+pub fn run(command: &mut Command, did: &mut Vec<String>, failed: &mut Vec<String>) {
+    let said = said(command);
+    // stdout is for our own report.
+    let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    match ended {
+        Ok(status) if status.success() => did.push(said),
+        Ok(status) => failed.push(format!("{said} ({status})")),
+        Err(error) => failed.push(format!("{said} ({error})")),
+    }
+}
