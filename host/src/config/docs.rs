@@ -41,7 +41,7 @@ Times have a unit: `500ms`, `10s`, `5m`, `1h`. Sizes are in bytes or have one: `
 `api.token` and `admin.token` are bearer tokens: clients send `Authorization: Bearer <token>`.
 They are optional on loopback (127.0.0.0/8 and ::1). A listener off loopback without one refuses to
 start, unless `insecure` is set. A token never shows: not in `config print`, not in logs, not in
-complaints about the configuration. `token_file` reads it from a file; where both are set in one
+complaints about the configuration; nor does the cluster's secret, or a password in `nats.servers`. `token_file` reads it from a file; where both are set in one
 place (two flags, say) the start is refused, else the later place wins.
 
 A whole file:

@@ -3,7 +3,7 @@
 
 use super::{
     Config,
-    value::{Kind, Value},
+    value::{Kind, Value, masked},
 };
 use crate::limits;
 use std::time::Duration;
@@ -33,6 +33,10 @@ impl Key {
     pub fn is_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret)
     }
+    /// What was given for it, as it may be shown; `None`: as it stands.
+    pub fn masked(&self, raw: &str) -> Option<String> {
+        masked(&self.kind, raw)
+    }
     /// The table that it stands in, and its name there.
     pub fn split(&self) -> (Option<&'static str>, &'static str) {
         match self.name.split_once('.') {
@@ -53,6 +57,10 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
         "what comes before `@` and the address in names of nodes, `slotd` by default",
     ),
     ("DNS_POLL_INTERVAL_MS", "how often they are polled, 5000 by default"),
+    (
+        "DNS_CLUSTER_SERVER",
+        "the name server (`ip` or `ip:port`) that is asked for them, instead of the machine's own",
+    ),
     ("SLOTD_NATS_SERVER", "the `nats-server` that `slotd cluster` starts, where none is found"),
     ("SLOTD_PYTHON", "the Python that `slotd plugin build` and `test` use, else that in the path"),
     (

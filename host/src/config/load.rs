@@ -3,7 +3,7 @@
 use super::{
     Config, Listener,
     keys::{self, KEYS, Key, OTHER_ENV},
-    value::{Secret, Value},
+    value::{REDACTED, Secret, Value},
 };
 use crate::limits;
 use std::{
@@ -178,7 +178,7 @@ impl Loading {
                 self.origins.insert(key.name, origin);
             }
             None => {
-                let shown = if key.is_secret() { REDACTED.into() } else { format!("{raw:?}") };
+                let shown = key.masked(raw).unwrap_or_else(|| format!("{raw:?}"));
                 let allowed = format!("not allowed: it must be {}", key.kind.allowed());
                 self.problem(key.name, Some(shown), &origin, allowed);
             }
@@ -243,7 +243,8 @@ impl Loading {
                         self.value(key, &raw, origin);
                     }
                     other => {
-                        let shown = other.map(|(_, raw)| format!("{raw:?}"));
+                        let shown = other
+                            .map(|(_, raw)| key.masked(&raw).unwrap_or_else(|| format!("{raw:?}")));
                         let shown = if key.is_secret() { Some(REDACTED.into()) } else { shown };
                         let message = format!(
                             "not allowed: it is of type {}, and must be {} (TOML type {})",
@@ -437,8 +438,6 @@ fn cut(text: String) -> String {
         None => text,
     }
 }
-
-const REDACTED: &str = "<redacted>";
 
 fn listener<'a>(config: &'a mut Config, key: &str) -> &'a mut Listener {
     if key.starts_with("admin.") { &mut config.admin } else { &mut config.api }

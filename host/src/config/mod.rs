@@ -15,7 +15,7 @@ pub use load::{Loaded, Origin, Problem, Problems, Sources, load};
 pub use value::{Kind, Secret, Value};
 
 use crate::limits;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// What a node is told at its start. Durations and sizes are within the bounds of [`keys::KEYS`].
 #[derive(Clone, Debug)]
@@ -52,9 +52,9 @@ pub struct Config {
 }
 
 /// The log engine of a cluster.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsConfig {
-    /// With commas between. Set: the node is one of a cluster.
+    /// With commas between. Set: the node is one of a cluster. May hold a password.
     pub servers: Option<String>,
     pub credentials: Option<String>,
     /// With commas between.
@@ -62,6 +62,23 @@ pub struct NatsConfig {
     pub replicas: usize,
     pub streams: u16,
     pub boot_wait: Duration,
+}
+
+impl fmt::Debug for NatsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { servers, credentials, monitor, replicas, streams, boot_wait } = self;
+        let shown = |servers: &String| {
+            value::masked(&Kind::NatsServers, servers).unwrap_or_else(|| servers.clone())
+        };
+        f.debug_struct("NatsConfig")
+            .field("servers", &servers.as_ref().map(shown))
+            .field("credentials", credentials)
+            .field("monitor", monitor)
+            .field("replicas", replicas)
+            .field("streams", streams)
+            .field("boot_wait", boot_wait)
+            .finish()
+    }
 }
 
 #[derive(Clone, Debug)]

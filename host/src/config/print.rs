@@ -7,7 +7,8 @@ use super::{
 use std::fmt::Write as _;
 
 impl Loaded {
-    /// TOML, each value with where it came from. Tokens stand in comments, redacted.
+    /// TOML, each value with where it came from. What holds a token or a
+    /// password stands in a comment, redacted.
     pub fn to_toml(&self) -> String {
         let mut out = String::new();
         let tables = std::iter::once(None).chain(TABLES.iter().map(|(name, _)| Some(*name)));
@@ -22,12 +23,12 @@ impl Loaded {
                     let name = key.split().1;
                     match (key.get)(&self.config) {
                         None => (format!("# {name} is not set"), String::new()),
-                        Some(_) if key.is_secret() => {
-                            (format!("# {name} = <redacted>"), self.origin(key.name))
-                        }
-                        Some(value) => {
-                            (format!("{name} = {}", value.to_toml()), self.origin(key.name))
-                        }
+                        Some(value) => match key.masked(&value.to_string()) {
+                            Some(masked) => (format!("# {name} = {masked}"), self.origin(key.name)),
+                            None => {
+                                (format!("{name} = {}", value.to_toml()), self.origin(key.name))
+                            }
+                        },
                     }
                 })
                 .collect();
@@ -49,7 +50,10 @@ impl Loaded {
             .map(|key| {
                 serde_json::json!({
                     "key": key.name,
-                    "value": (key.get)(&self.config).map(|value| value.to_string()),
+                    "value": (key.get)(&self.config).map(|value| {
+                        let text = value.to_string();
+                        key.masked(&text).unwrap_or(text)
+                    }),
                     "origin": self.origin(key.name),
                     "env": key.env(),
                     "flag": format!("--{}", key.flag()),

@@ -186,6 +186,28 @@ fn what_is_printed_can_be_read_back() {
     }
 }
 
+/// A NATS address is not a token, and may hold one all the same: it must show nowhere, least of all
+/// in the complaint about a typing error in it.
+#[test]
+fn a_password_of_nats_shows_nowhere() {
+    let servers = "nats://slotd:hunter2@a:4222, tls://t0kenhunter2@b:4222,nats://c:4222";
+    let flags = [
+        ("nats.servers", servers),
+        ("cluster.secret", "a-secret-of-the-cluster"),
+        ("cluster.listen", "127.0.0.1:0"),
+    ];
+    let loaded = load(&sources(None, &[], &flags)).unwrap();
+    assert!(loaded.config.nats.servers.as_deref().unwrap().contains("hunter2"));
+    let shown = format!("{} {} {:?}", loaded.to_toml(), loaded.to_json(), loaded.config);
+    assert!(!shown.contains("hunter2") && shown.contains("nats://c:4222"), "{shown}");
+    for wrong in ["nat://slotd:hunter2@a:4222", "nats://a:4222,b:hunter2@c", "nats://u:hun,ter2@c"]
+    {
+        let complaint = load(&sources(None, &[], &[("nats.servers", wrong)])).unwrap_err();
+        let complaint = complaint.to_string();
+        assert!(complaint.contains("<redacted>") && !complaint.contains("ter2"), "{complaint}");
+    }
+}
+
 /// A row whose `set` expects another kind of value than it parses would be ignored in silence; a
 /// default that is out of bounds could not be written down.
 #[test]

@@ -72,7 +72,7 @@ impl Secret {
 }
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<redacted>")
+        f.write_str(REDACTED)
     }
 }
 
@@ -197,6 +197,27 @@ impl Kind {
     }
 }
 
+/// What was given for a key, as it may be shown; `None`: as it stands. A NATS address may hold a
+/// user's password, or a token.
+pub fn masked(kind: &Kind, raw: &str) -> Option<String> {
+    match kind {
+        Kind::Secret => Some(REDACTED.into()),
+        Kind::NatsServers if raw.contains('@') => {
+            // With a typing error in it, nobody knows where a password ends.
+            let sound = kind.parse(raw).is_some();
+            let mask = |item: &str| match (item.split_once("://"), item.rsplit_once('@')) {
+                (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{REDACTED}@{host}"),
+                _ => item.to_owned(),
+            };
+            let items = raw.split(',').map(|item| mask(item.trim()));
+            Some(if sound { items.collect::<Vec<_>>().join(",") } else { REDACTED.into() })
+        }
+        _ => None,
+    }
+}
+
+pub const REDACTED: &str = "<redacted>";
+
 /// The list without blanks; `None` when it is empty or one of it is not allowed.
 fn list(raw: &str, allowed: fn(&str) -> bool) -> Option<String> {
     let items: Vec<&str> = raw.split(',').map(str::trim).collect();
@@ -300,7 +321,7 @@ impl fmt::Display for Value {
             Value::Flag(on) => write!(f, "{on}"),
             Value::Address(address) => write!(f, "{address}"),
             Value::Text(text) => f.write_str(text),
-            Value::Secret(_) => f.write_str("<redacted>"),
+            Value::Secret(_) => f.write_str(REDACTED),
         }
     }
 }

@@ -11,7 +11,7 @@ pub use scrape::{Snapshot, SourceGuard, on_scrape};
 
 use crate::config::LogFormat;
 use std::io::IsTerminal as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// As [`init_log`], without the time and the place: for a command whose reader sits before it. The
 /// filter is the program's own; one that is none lets nothing through.
@@ -31,7 +31,12 @@ pub fn init_plain_log(filter: &str) {
 /// # Errors
 /// The filter is none; the configuration has checked it before.
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|e| e.to_string())?;
+    let mut filter = EnvFilter::builder().parse(filter).map_err(|e| e.to_string())?;
+    if filter.max_level_hint().is_none_or(|level| level >= LevelFilter::TRACE) {
+        // There it shows how it logs in, password included.
+        let quiet = "async_nats::connection=debug".parse();
+        filter = filter.add_directive(quiet.map_err(|e| format!("a filter of our own: {e}"))?);
+    }
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
     // An error means that there is a subscriber already: a program that has slotd as its library.
     let _ = match format {

@@ -84,7 +84,7 @@ impl Cluster {
 
         let nats_dir = nats_dir(&dir);
         let servers = LocalServers::start(LocalOptions::new(args.nats_servers, &nats_dir)).await?;
-        let urls = servers.urls();
+        let (urls, monitors) = (servers.urls(), servers.monitor_urls());
         let list = servers_json(&servers, &nats_dir);
         folder.note(args.nats_servers)?;
         self.servers = Some(servers);
@@ -93,7 +93,7 @@ impl Cluster {
         make_secret(&plan::secret_file(&dir)).map_err(super::can_not("write", &dir))?;
         for node in &self.plans {
             std::fs::create_dir_all(&node.dir).map_err(super::can_not("make", &node.dir))?;
-            let text = plan::configuration(&dir, node, &self.plans, &urls);
+            let text = plan::configuration(&dir, node, &self.plans, &urls, &monitors);
             std::fs::write(node.config(), text).map_err(super::can_not("write", &node.config()))?;
             self.nodes.push(self.start_node(node)?);
         }

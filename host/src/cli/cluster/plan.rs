@@ -144,7 +144,13 @@ pub fn secret_file(dir: &Path) -> PathBuf {
 }
 
 /// A node's configuration, as a file that `slotd serve --config` takes.
-pub fn configuration(dir: &Path, node: &NodePlan, all: &[NodePlan], nats: &[String]) -> String {
+pub fn configuration(
+    dir: &Path,
+    node: &NodePlan,
+    all: &[NodePlan],
+    nats: &[String],
+    monitors: &[String],
+) -> String {
     let text = |value: &str| toml::Value::from(value).to_string();
     let path = |path: &Path| text(&path.display().to_string());
     let seeds: Vec<String> = all.iter().map(|node| at(node.ports.peer).to_string()).collect();
@@ -162,7 +168,11 @@ pub fn configuration(dir: &Path, node: &NodePlan, all: &[NodePlan], nats: &[Stri
         (
             "nats",
             // As many as there are: one server can't keep three copies.
-            vec![("servers", text(&nats.join(","))), ("replicas", nats.len().to_string())],
+            vec![
+                ("servers", text(&nats.join(","))),
+                ("monitor", text(&monitors.join(","))),
+                ("replicas", nats.len().to_string()),
+            ],
         ),
         (
             "cluster",
@@ -207,7 +217,9 @@ mod tests {
         std::fs::create_dir_all(&nodes[1].dir).unwrap();
         std::fs::write(secret_file(&dir), "a-secret-of-the-cluster\n").unwrap();
         let nats = ["nats://127.0.0.1:4222".to_owned(), "nats://127.0.0.1:4223".to_owned()];
-        let text = configuration(&dir, &nodes[1], &nodes, &[&nats[..], &nats[..1]].concat());
+        let nats = [&nats[..], &nats[..1]].concat();
+        let monitors = ["http://127.0.0.1:8222".to_owned()];
+        let text = configuration(&dir, &nodes[1], &nodes, &nats, &monitors);
         std::fs::write(nodes[1].config(), text).unwrap();
         let sources = Sources { file: Some(nodes[1].config()), ..Sources::default() };
         let config = load(&sources).unwrap().config;
@@ -218,6 +230,8 @@ mod tests {
         assert_eq!(config.cluster.seeds.as_deref(), Some(seeds));
         assert_eq!(config.cluster.secret.unwrap().reveal(), "a-secret-of-the-cluster");
         assert_eq!(config.nats.replicas, 3);
+        // Without it, whether its servers sync would not be checked.
+        assert_eq!(config.nats.monitor.as_deref(), Some("http://127.0.0.1:8222"));
         let servers = config.nats.servers.unwrap();
         assert_eq!(servers.split(',').count(), 3, "{servers}");
     }

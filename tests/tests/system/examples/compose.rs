@@ -71,6 +71,8 @@ fn compose_runs_nodes_that_find_each_other() {
             ensure!(config["cluster.seeds"] == all.join(","), "{name} does not look for all");
             let all: Vec<String> = servers.iter().map(|s| format!("nats://{s}:4222")).collect();
             ensure!(config["nats.servers"] == all.join(","), "{name} does not know all servers");
+            let all: Vec<String> = servers.iter().map(|s| format!("http://{s}:8222")).collect();
+            ensure!(config["nats.monitor"] == all.join(","), "{name} can't see that all sync");
             let needs = at(&services[name], "/depends_on")?.as_object().context("depends_on")?;
             ensure!(needs.keys().eq(&servers), "{name} waits for {needs:?}");
         }

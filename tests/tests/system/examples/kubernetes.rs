@@ -213,7 +213,13 @@ fn pods_of_slotd_are_what_slotd_needs() {
         let password = text(&secret, "/stringData/nats-password")?;
         let expected: Vec<String> =
             (0..3).map(|n| format!("nats://slotd:{password}@nats-{n}.nats:{client}")).collect();
-        ensure!(config["nats.servers"] == expected.join(","), "{}", config["nats.servers"]);
+        let given = pod.env.get("SLOTD_NATS_SERVERS").context("no servers")?;
+        ensure!(*given == expected.join(","), "{given}");
+        ensure!(!config["nats.servers"].contains(password), "{}", config["nats.servers"]);
+        let (monitor, _) = nats.port("monitor")?;
+        let expected: Vec<String> =
+            (0..3).map(|n| format!("http://nats-{n}.nats:{monitor}")).collect();
+        ensure!(config["nats.monitor"] == expected.join(","), "{}", config["nats.monitor"]);
         Ok(())
     });
 }

@@ -61,7 +61,9 @@ fn the_unit_fits_the_node() {
         let env = with_secret_files(env, scratch.path())?;
         let toml = folder().join("systemd/slotd.toml").display().to_string();
         let config = config(&env, &["--config", &toml]).await?;
-        ensure!(config.contains_key("nats.servers"), "not a cluster's");
+        let servers = config.get("nats.servers").context("not a cluster's")?;
+        let monitors = servers.replace("nats://", "http://").replace(":4222", ":8222");
+        ensure!(config["nats.monitor"] == monitors, "it can't see that all servers sync");
 
         let grace = seconds(&config["shutdown_grace"])?;
         let stop: f64 = one("TimeoutStopSec")?.parse()?;
