@@ -333,6 +333,20 @@ pub const RECONCILE_INTERVAL: Duration = Duration::from_millis(250);
 pub const PAUSE_SUSPECT: Duration = Duration::from_secs(1);
 /// How long it does not: membership tells the living from the dead again within that time.
 pub const PAUSE_DISTRUST: Duration = Duration::from_secs(4);
+/// How often a node looks whether the log engine answers it and its disk takes writes, and how long
+/// it waits for an answer.
+pub const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks in a row that failed after which a node says that it can't serve. More than one lost
+/// answer; and with the claims of its successors, requests are answered inside their deadline.
+pub const FITNESS_MISSES: u32 = 4;
+/// So many that it does not act on what others say of theirs: whatever it is, all may have it. Half,
+/// since two nodes do not look at the same time.
+pub const FITNESS_DOUBTS: u32 = 2;
+/// How long all must be well before it says that it can serve again, doubled with each relapse.
+pub const FITNESS_PATIENCE: Duration = Duration::from_secs(5);
+pub const FITNESS_PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// A node that is unfit again after less than this has a relapse.
+pub const FITNESS_RELAPSE: Duration = Duration::from_secs(600);
 /// How long a node waits for a peer to say what it owns before it looks at the log alone.
 pub const OWNED_WAIT: Duration = Duration::from_secs(2);
 /// How often a node repeats what it owns, for those who could not be told.
@@ -354,6 +368,8 @@ pub const SLOT_DRAIN_WAIT: Duration = Duration::from_secs(20);
 pub const LOG_STREAMS_DEFAULT: u16 = 16;
 /// How long a start waits for the log engine.
 pub const ENGINE_BOOT_WAIT_DEFAULT: Duration = Duration::from_secs(60);
+/// How long a start may be held up before the API refuses its clients rather than have them wait.
+pub const BOOT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a node that finds no peer waits before it takes slots.
 pub const JOIN_WAIT_DEFAULT: Duration = Duration::from_secs(3);
 
@@ -422,6 +438,9 @@ pub const NATS_BOOT_RETRY_MAX: Duration = Duration::from_secs(5);
 pub const NATS_INFO_BYTES_MAX: u64 = 64 * 1024;
 /// One request to JetStream.
 pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Questions in a row that a server leaves without an answer before another one is tried: longer
+/// than most elections, so that a whole cluster does not connect anew for each.
+pub const NATS_SILENT_MAX: u32 = 6;
 /// Streams that slots are spread over: each is a Raft group of its own on its servers.
 pub const NATS_STREAMS_MAX: u16 = 512;
 

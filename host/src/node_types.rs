@@ -401,6 +401,10 @@ pub struct NodeView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(default)]
     pub not_ready: Option<String>,
+    /// Why it can't serve slots now, if it can't: the others leave it out of their rings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    pub unfit: Option<String>,
 }
 
 /// The nodes of a cluster.

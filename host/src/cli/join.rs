@@ -9,6 +9,7 @@ use crate::{
     },
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
+    http::Doing,
     limits,
     log::jetstream::{self, JetStreamLog},
     membership::{self, Fatal, Membership, Terms},
@@ -124,17 +125,18 @@ pub(super) struct Engine {
 
 /// # Errors
 /// The engine can't be had in time, or must not be used.
-pub(super) async fn engine(config: &Config) -> Result<Engine, StartError> {
+pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, StartError> {
+    doing.step("the node waits for NATS");
     let servers = config.nats.servers.as_deref().unwrap_or_default();
-    let nats = Nats::connect(NatsOptions {
+    let options = NatsOptions {
         servers: servers.split(',').map(ToOwned::to_owned).collect(),
         credentials: config.nats.credentials.as_ref().map(Into::into),
         cluster: config.cluster.name.clone(),
         replicas: config.nats.replicas,
         streams: config.nats.streams,
         boot_wait: config.nats.boot_wait,
-    });
-    let nats = nats.await?;
+    };
+    let nats = Nats::connect_telling(options, |why| doing.failed(why)).await?;
     check_sync(config).await?;
     let catalogue = Arc::new(Catalogue::of_cluster());
     let settings = Settings {
@@ -143,9 +145,8 @@ pub(super) async fn engine(config: &Config) -> Result<Engine, StartError> {
         streams: config.nats.streams,
         id: format!("{:032x}", rand::random::<u128>()),
     };
-    let registry =
-        patiently(config, "the registry", || Registry::open(&nats, &settings, catalogue.clone()));
-    let registry = registry.await?;
+    let open = || Registry::open(&nats, &settings, catalogue.clone());
+    let registry = patiently(config, doing, "the registry", open).await?;
     Ok(Engine { nats, registry, catalogue })
 }
 
@@ -181,16 +182,17 @@ pub(super) async fn join(
     port: PeerPort,
     data_dir: &DataDir,
     api: SocketAddr,
+    doing: &Doing,
 ) -> Result<Joined, StartError> {
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;
     let batch_bytes = jetstream::batch_bytes_max(config.body_bytes_max);
-    let log = patiently(config, "the log", || {
+    let log = patiently(config, doing, "the log", || {
         JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes)
     });
     let log = log.await?;
     let target: Target = config.snapshots.parse().map_err(StartError::Unavailable)?;
-    let objects = patiently(config, "the snapshots", || {
+    let objects = patiently(config, doing, "the snapshots", || {
         Objects::open(&target, &config.cluster.name, Some(&nats))
     });
     let objects = objects.await?;
@@ -209,6 +211,7 @@ pub(super) async fn join(
         boot: count_boot(data_dir)?,
         instance,
         leaving: false,
+        unfit: None,
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let secret: Arc<[u8]> =
@@ -246,8 +249,9 @@ pub(super) async fn join(
         handler.clone(),
     );
     let links = Arc::new(links);
+    doing.step("the node looks for its cluster");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
-    let (leaver, placer) = (membership.clone(), registry.clone());
+    let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
     let placement = registry.placement();
     let shared = Shared {
         log: Arc::new(log),
@@ -268,6 +272,14 @@ pub(super) async fn join(
             let leaver = leaver.clone();
             tokio::spawn(async move { leaver.set_leaving().await });
         }),
+        say_unfit: Box::new(move |unfit| {
+            let sayer = sayer.clone();
+            tokio::spawn(async move { sayer.set_unfit(unfit).await });
+        }),
+        engine: Box::new(move || {
+            let nats = nats.clone();
+            Box::pin(async move { nats.answers(limits::FITNESS_INTERVAL).await })
+        }),
         options: ClusterOptions {
             request_deadline: config.request_deadline,
             held_max: config.mailbox_messages,
@@ -281,15 +293,18 @@ pub(super) async fn join(
 /// can't, until the time for that is over.
 async fn patiently<T, E: Into<StartError>>(
     config: &Config,
+    doing: &Doing,
     what: &str,
     mut open: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, StartError> {
+    doing.step(format!("the node waits for {what}"));
     let until = Instant::now() + config.nats.boot_wait;
     let mut pause = limits::NATS_BOOT_RETRY_MIN;
     loop {
         match open().await.map_err(Into::into) {
             Err(StartError::Unavailable(why)) if Instant::now() + pause < until => {
                 tracing::warn!(why, next_try_ms = pause.as_millis(), "{what} can't be opened yet");
+                doing.failed(&why);
             }
             done => return done,
         }

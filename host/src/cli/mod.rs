@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod boot;
 mod client;
 mod cluster;
 #[cfg(test)]

@@ -42,6 +42,8 @@ fn state(node: &Value) -> &'static str {
         "leaving"
     } else if node["not_ready"].is_string() {
         "not ready"
+    } else if node["unfit"].is_string() {
+        "unfit"
     } else {
         "ready"
     }
@@ -81,6 +83,9 @@ fn notes(answer: &Value) -> Vec<String> {
     let mut notes = Vec::new();
     for node in nodes.iter().filter(|node| state(node) == "not ready") {
         notes.push(format!("{} is not ready: {}", text(node, "node"), text(node, "not_ready")));
+    }
+    for node in nodes.iter().filter(|node| state(node) == "unfit") {
+        notes.push(format!("{} can't serve: {}", text(node, "node"), text(node, "unfit")));
     }
     for node in list(answer, "silent") {
         notes.push(format!("{} is silent: {}", text(node, "node"), text(node, "why")));
@@ -240,9 +245,12 @@ mod tests {
     fn nodes_that_differ_are_shown() {
         let mut cut = node("c", &["c"], &[]);
         cut["not_ready"] = "the log engine does not answer".into();
+        let mut unfit = node("e", &["a", "b", "c"], &["b"]);
+        unfit["unfit"] = "its disk takes no writes".into();
+        let (a, b) = (node("a", &["a", "b", "c"], &["b"]), node("b", &["a", "b", "c"], &["b"]));
         let answer = json!({
             "own": "a",
-            "nodes": [node("a", &["a", "b", "c"], &["b"]), node("b", &["a", "b", "c"], &["b"]), cut],
+            "nodes": [a, b, cut, unfit],
             "silent": [{"node": "d", "why": "node d does not answer: \u{1b}[2J"}],
         });
         let table = nodes_table(&answer);
@@ -252,16 +260,18 @@ mod tests {
         assert_eq!(lines[1][..7], ["a", "ready", "171", "170", "1", "4", "3"]);
         assert_eq!(lines[2][..2], ["b", "leaving"]);
         assert_eq!(lines[3][..3], ["c", "not", "ready"]);
-        assert_eq!(lines[4][..4], ["d", "silent", "-", "-"]);
+        assert_eq!(lines[4][..3], ["e", "unfit", "171"]);
+        assert_eq!(lines[5][..4], ["d", "silent", "-", "-"]);
         assert_eq!(
             notes(&answer),
             [
                 "c is not ready: the log engine does not answer",
+                "e can't serve: its disk takes no writes",
                 "d is silent: node d does not answer: \\u{1b}[2J",
                 "the nodes do not agree on who is there:",
-                "  a, b sees a, b, c",
+                "  a, b, e sees a, b, c",
                 "  c sees c",
-                "3 nodes with 513 slots in all; 3 moves under way",
+                "4 nodes with 684 slots in all; 4 moves under way",
             ]
         );
     }

@@ -2,13 +2,14 @@
 
 use super::{
     args::Serve,
+    boot::Booting,
     exit::{CliError, Exit},
     join::{self, Joined, PeerPort},
     output,
 };
 use crate::{
     config::{Config, Listener, Loaded},
-    http::{Admin, Api, App, HttpOptions, Server, Shutdown, Token},
+    http::{Admin, Api, App, Doing, HttpOptions, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
     plugin::{ComponentSource, PluginHost, PluginOptions},
@@ -99,8 +100,15 @@ async fn start(config: &Config) -> Result<Running, StartError> {
     let opened = tokio::task::spawn_blocking(move || DataDir::open(&path, storage)).await;
     let data_dir = opened.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let data_dir = Arc::new(data_dir);
+    let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
+    let listeners = match &peers {
+        // Only a node of a cluster may have to wait for others.
+        Some(_) => Listeners::Booting(Booting::start(api, admin)),
+        None => Listeners::Idle(api, admin),
+    };
+    let doing = listeners.doing();
     let engine = match &peers {
-        Some(_) => Some(join::engine(config).await?),
+        Some(_) => Some(join::engine(config, &doing).await?),
         None => None,
     };
     let source = engine.as_ref().map(|engine| {
@@ -126,7 +134,7 @@ async fn start(config: &Config) -> Result<Running, StartError> {
     };
     let joined = match (engine, peers) {
         (Some(engine), Some(port)) => {
-            Some(join::join(config, engine, port, &data_dir, api.local_addr()).await?)
+            Some(join::join(config, engine, port, &data_dir, api_address, &doing).await?)
         }
         _ => None,
     };
@@ -146,7 +154,7 @@ async fn start(config: &Config) -> Result<Running, StartError> {
     let render = Arc::new(|| telemetry::metrics().render());
     let api_app = App::api(Api::new(node.clone(), http.clone(), shutdown.clone()));
     let admin_app = App::admin(Admin::new(node.clone(), http, shutdown.clone(), render));
-    let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
+    let (api, admin) = listeners.take().await?;
     let grace = config.shutdown_grace;
     let servers = tokio::spawn(async move {
         tokio::join!(api.serve(api_app, grace), admin.serve(admin_app, grace))
@@ -186,6 +194,31 @@ async fn start(config: &Config) -> Result<Running, StartError> {
             }
         }),
     })
+}
+
+/// API and admin, before there is a node.
+enum Listeners {
+    Idle(Server, Server),
+    Booting(Booting),
+}
+
+impl Listeners {
+    fn doing(&self) -> Doing {
+        match self {
+            Self::Idle(..) => Doing::default(),
+            Self::Booting(booting) => booting.doing.clone(),
+        }
+    }
+
+    async fn take(self) -> Result<(Server, Server), StartError> {
+        match self {
+            Self::Idle(api, admin) => Ok((api, admin)),
+            Self::Booting(booting) => {
+                let gone = || StartError::Unavailable("a listener has ended".into());
+                booting.done().await.ok_or_else(gone)
+            }
+        }
+    }
 }
 
 async fn listen(name: &str, listener: &Listener) -> Result<Server, StartError> {

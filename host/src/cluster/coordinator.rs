@@ -1,11 +1,13 @@
 //! The task that compares what this node has with what the ring gives it, and begins moves.
 
 use super::{
-    Backoff, ChangeAvoid, Cluster,
+    ChangeAvoid, Cluster, EngineProbe, SayUnfit,
     control::{Ask, Told},
-    member::{Member, Members},
+    fitness,
+    member::{Member, Members, Unfit},
     plan::{self, Action, SlotState},
     registry::Placement,
+    trust::Trust,
 };
 use crate::{
     error::{Code, Error},
@@ -44,13 +46,16 @@ pub struct ClusterParts {
     pub ended: mpsc::UnboundedReceiver<Ended>,
     /// Tells the others that this node gives its slots away.
     pub leave: Box<dyn Fn() + Send + Sync>,
+    /// Tells the others that this node can't serve, or that it can again.
+    pub say_unfit: Box<SayUnfit>,
+    pub engine: Box<EngineProbe>,
     pub change_avoid: Box<ChangeAvoid>,
 }
 
 impl Cluster {
     pub fn start(options: ClusterOptions, parts: ClusterParts) -> Arc<Self> {
-        let ClusterParts { own, router, peers, members, placement, ended, leave, change_avoid } =
-            parts;
+        let ClusterParts { own, router, peers, members, placement, ended, .. } = parts;
+        let ClusterParts { leave, say_unfit, engine, change_avoid, .. } = parts;
         let forwarder = Forwarder::new(
             router.clone(),
             peers,
@@ -72,6 +77,8 @@ impl Cluster {
             table: parking_lot::RwLock::new(Arc::new(empty)),
             hints: Default::default(),
             backoffs: Default::default(),
+            trust: Trust::new(Instant::now()),
+            steady: watch::Sender::new(true),
             told: Default::default(),
             sealed: Default::default(),
             gained: Default::default(),
@@ -80,20 +87,25 @@ impl Cluster {
             settled: Default::default(),
             joined: Default::default(),
             leave,
+            say_unfit,
+            engine,
             change_avoid,
         });
         tokio::spawn(panics::contain("coordinator", run(Arc::downgrade(&cluster), ended)));
+        tokio::spawn(panics::contain("fitness", fitness::watch(Arc::downgrade(&cluster))));
         cluster
     }
 
-    /// A new view, or slots to avoid: the table, and who has not said yet what it owns.
+    /// A new view, slots to avoid, or others to be believed: the table, and who has not said yet what it owns.
     fn look_around(&self) {
         let members = self.members.borrow().clone();
         let placement = self.placement.borrow().clone();
-        let view = View::new(members.number, members.on_ring());
+        let view = View::new(members.number, members.on_ring(*self.steady.borrow()));
         let table = Table::new(&view, self.router.slot_count()).avoiding(&placement.avoid);
         let owners = (0..table.slot_count()).map(|slot| table.owner(slot).cloned()).collect();
         self.forwarder.propose(owners);
+        // Who refused a move may agree to it now.
+        self.backoffs.forgive();
         metrics().view_number.set(members.number as f64);
         metrics().view_members.set(members.alive.len() as f64);
         *self.table.write() = Arc::new(table);
@@ -165,22 +177,19 @@ impl Cluster {
             }
             _ => Some(Place::UNKNOWN),
         });
-        self.back_off(*slot);
+        self.back_off(*slot, error);
         if error.code == Code::Fenced {
             metrics().fences.increment(1);
         }
         tracing::info!(slot, %error, "a slot is not here any more");
     }
 
-    fn back_off(&self, slot: SlotId) {
-        let mut backoffs = self.backoffs.lock();
+    fn back_off(&self, slot: SlotId, error: &Error) {
         let now = Instant::now();
-        let entry = backoffs.entry(slot).or_insert(Backoff { tries: 0, until: now });
-        let recent = entry.until.elapsed() < limits::CLAIM_DAMPING;
-        entry.tries = if recent { (entry.tries + 1).min(16) } else { 1 };
-        let step = limits::MOVE_RETRY_MIN * 2_u32.saturating_pow(entry.tries - 1);
-        let step = step.min(limits::MOVE_RETRY_MAX).mul_f64(rand::random_range(0.5..=1.0));
-        entry.until = now + step;
+        match error.code {
+            Code::Fenced => self.backoffs.lost(slot, now),
+            _ => self.backoffs.failed(slot, now),
+        }
     }
 
     /// A slot whose task has ended without a word (a panic, a store that failed) is not here.
@@ -204,26 +213,24 @@ impl Cluster {
         let all_told = members.alive.iter().all(|member| told.contains(&member.instance));
         drop(told);
         let (takeovers, handoffs) = self.moves.running();
+        let steady = *self.steady.borrow();
+        // A node that can't commit can't release a slot either.
+        let can_release = |member: &Member| !steady || member.unfit != Some(Unfit::Engine);
         let input = plan::Input {
             own: &self.own,
             table: &table,
-            is_alive: &|name| members.get(name).is_some(),
+            can_be_asked: &|name| members.get(name).is_some_and(can_release),
             all_told,
             takeovers: limits::TAKEOVERS_MAX.saturating_sub(takeovers),
             handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
         };
         let now = Instant::now();
-        let backoffs = self.backoffs.lock();
-        let slots = (0..self.router.slot_count()).map(|slot| {
-            let until = backoffs.get(&slot).map(|backoff| backoff.until);
-            SlotState {
-                place: self.router.place(slot),
-                busy: self.moves.is_running(slot),
-                not_before: until.and_then(|until| until.checked_duration_since(now)),
-            }
+        let slots = (0..self.router.slot_count()).map(|slot| SlotState {
+            place: self.router.place(slot),
+            busy: self.moves.is_running(slot),
+            not_before: self.backoffs.wait(slot, now),
         });
         let actions = plan::actions(&input, slots);
-        drop(backoffs);
         for action in actions {
             let (slot, from) = match action {
                 Action::HandOff { slot, from } => (slot, Some(from)),
@@ -252,7 +259,7 @@ impl Cluster {
             });
             if let Err(error) = &moved {
                 tracing::warn!(slot, %error, "a slot did not move");
-                this.back_off(slot);
+                this.back_off(slot, error);
             }
             this.moves.end(&job, &moved.map_err(|error| error.detail.into_owned()));
             this.nudge();
@@ -283,10 +290,10 @@ impl Cluster {
 async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiver<Ended>) {
     let Some(this) = cluster.upgrade() else { return };
     let (mut members, mut placement) = (this.members.clone(), this.placement.clone());
+    let mut steady = this.steady.subscribe();
     drop(this);
     members.mark_changed();
-    let (mut last_tick, mut last_told) = (Instant::now(), Instant::now());
-    let mut distrust_until: Option<Instant> = None;
+    let mut last_told = Instant::now();
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -304,6 +311,8 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
                 }
                 this.look_around();
             }
+            // Its sender is `this`.
+            _ = steady.changed() => this.look_around(),
             task = ended.recv() => match task {
                 Some(task) => this.on_ended(&task),
                 None => return,
@@ -312,16 +321,12 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
             _ = tick.tick() => {}
         }
         // A process that was stopped finds everyone dead that did not answer it meanwhile.
-        if last_tick.elapsed() > limits::RECONCILE_INTERVAL + limits::PAUSE_SUSPECT {
-            let paused = last_tick.elapsed();
+        if let Some(paused) = this.trust.turn(Instant::now()) {
             tracing::warn!(?paused, "this process was paused; waiting for membership to settle");
-            distrust_until = Some(Instant::now() + limits::PAUSE_DISTRUST);
         }
-        last_tick = Instant::now();
         // Number 0: it has not met its cluster yet, nor found that there is none.
         let joining = this.members.borrow().number == 0;
-        let distrusted = distrust_until.is_some_and(|until| Instant::now() < until);
-        if !joining && !distrusted {
+        if !joining && this.trust.is_good(Instant::now()) {
             this.reconcile();
         }
         if last_told.elapsed() >= limits::OWNED_REPEAT {

@@ -20,7 +20,7 @@ use crate::{
     router::Place,
     slot::{
         Activation, Order, Prepared,
-        flush::{CatchUp, catch_up},
+        flush::{CatchUp, catch_up_alone},
     },
 };
 use std::{
@@ -37,6 +37,12 @@ impl Cluster {
         from: Option<Arc<str>>,
     ) -> Result<Option<Duration>, Error> {
         let slot = job.slot;
+        if !self.context.store.is_writable() {
+            return Err(Error::new(
+                Code::StorageUnavailable,
+                "this node's disk takes no writes: it can't open a slot",
+            ));
+        }
         self.load_plugins().await?;
         let Some(from) = from else {
             self.next(job, MoveState::Claiming)?;
@@ -45,9 +51,8 @@ impl Cluster {
         };
         // The second time is over what came during the first, and short.
         for _ in 0..2 {
-            let alone = self.router.hold(slot).await?;
-            catch_up(slot, &self.context, CatchUp::Now).await?;
-            drop(alone);
+            let alone = Arc::new(self.router.hold(slot).await?);
+            catch_up_alone(slot, self.context.clone(), CatchUp::Now, alone).await?;
         }
         self.next(job, MoveState::Sealing)?;
         let release = Ask::Release { slot, to: self.own.clone() };
@@ -104,6 +109,7 @@ impl Cluster {
 
     async fn claim(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
         let term = self.router.open(slot, last).await?;
+        self.backoffs.opened(slot);
         crate::telemetry::metrics().claims.increment(1);
         self.hints.lock().insert(slot, (self.own.clone(), term));
         self.gained.lock().push((slot, term));
@@ -182,9 +188,15 @@ impl Cluster {
 
     async fn take_back_unless_taken(self: Arc<Self>, slot: SlotId) {
         let Ok(mut place) = self.router.watch_place(slot) else { return };
-        let moved = place.wait_for(|place| *place != Place::Moving);
-        if tokio::time::timeout(limits::HANDOFF_DEADLINE, moved).await.is_ok() {
-            return;
+        loop {
+            let moved = place.wait_for(|place| *place != Place::Moving);
+            if tokio::time::timeout(limits::HANDOFF_DEADLINE, moved).await.is_ok() {
+                return;
+            }
+            // It may have been taken while this process did not run; its new owner says so soon.
+            if self.trust.is_good(Instant::now()) {
+                break;
+            }
         }
         self.sealed.lock().remove(&slot);
         if self.router.replace_place(slot, &Place::Moving, Place::UNKNOWN) {

@@ -1,7 +1,7 @@
 //! What a node of a cluster says of itself, and the set of nodes that one node sees.
 
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 /// A node as it introduces itself to its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +18,28 @@ pub struct Member {
     pub instance: u128,
     /// It gives its slots away and takes none: alive, but not on the ring.
     pub leaving: bool,
+    /// It can't serve now, and why: alive, but not on the ring while others can.
+    pub unfit: Option<Unfit>,
     /// The slotd version, for people to see.
     pub version: Arc<str>,
+}
+
+/// Why a node can't serve, the worse the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Unfit {
+    /// Its disk takes no writes: what it has it can give away in order.
+    Disk,
+    /// The log engine does not answer it: it can commit nothing, a release least of all.
+    Engine,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "its disk takes no writes",
+            Self::Engine => "the log engine does not answer it",
+        })
+    }
 }
 
 /// The nodes that one node believes to be alive, itself included. Numbered by that node alone.
@@ -38,8 +58,65 @@ impl Members {
         let at = self.alive.binary_search_by(|member| (*member.name).cmp(name)).ok()?;
         self.alive.get(at)
     }
-    /// The names that stand on the ring.
-    pub fn on_ring(&self) -> impl Iterator<Item = Arc<str>> {
-        self.alive.iter().filter(|member| !member.leaving).map(|member| member.name.clone())
+
+    /// Those that do not leave.
+    pub fn staying(&self) -> impl Iterator<Item = &Member> {
+        self.alive.iter().filter(|member| !member.leaving)
+    }
+
+    /// The names that stand on the ring: the fittest of those that stay. What others say of their
+    /// fitness counts only for a node that is `steady`; what this node knows of itself counts if
+    /// another one is fitter.
+    pub fn on_ring(&self, steady: bool) -> Vec<Arc<str>> {
+        let own = self.get(&self.own).and_then(|own| own.unfit);
+        let fitter = self.staying().any(|member| member.unfit < own);
+        let rank = |member: &Member| match member.name == self.own {
+            true => member.unfit.filter(|_| steady || fitter),
+            false => member.unfit.filter(|_| steady),
+        };
+        let best = self.staying().map(rank).min().flatten();
+        let best = self.staying().filter(|member| rank(member) <= best);
+        best.map(|member| member.name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(steady: bool, unfit: [Option<Unfit>; 3]) -> Vec<usize> {
+        let member = |(number, unfit)| Member {
+            name: format!("n{number}").into(),
+            peer: "127.0.0.1:1".parse().unwrap(),
+            api: "127.0.0.1:2".parse().unwrap(),
+            boot: 1,
+            instance: 1,
+            leaving: number == 3,
+            unfit,
+            version: "1".into(),
+        };
+        let [a, b, c] = unfit;
+        let alive: Vec<_> = (0..).zip([a, b, c, None]).map(member).collect();
+        let members = Members { number: 1, own: "n0".into(), alive: alive.into() };
+        let names = members.on_ring(steady);
+        names.iter().map(|name| name[1..].parse().unwrap()).collect()
+    }
+
+    /// A node that can't serve must not keep its slots, and a trouble that all have must not move
+    /// any: each line is a case of one or the other.
+    #[test]
+    fn the_fittest_are_on_the_ring() {
+        const ENGINE: Option<Unfit> = Some(Unfit::Engine);
+        const DISK: Option<Unfit> = Some(Unfit::Disk);
+        assert_eq!(ring(true, [None, None, None]), [0, 1, 2], "one leaves");
+        assert_eq!(ring(true, [None, ENGINE, None]), [0, 2]);
+        assert_eq!(ring(false, [None, ENGINE, None]), [0, 1, 2], "not believed");
+        assert_eq!(ring(true, [None, DISK, ENGINE]), [0]);
+        assert_eq!(ring(true, [ENGINE, DISK, ENGINE]), [1], "better than none");
+        // This node's own trouble.
+        assert_eq!(ring(false, [ENGINE, None, None]), [1, 2]);
+        assert_eq!(ring(false, [ENGINE, None, ENGINE]), [1, 2]);
+        assert_eq!(ring(false, [ENGINE, ENGINE, ENGINE]), [0, 1, 2], "everybody's");
+        assert_eq!(ring(true, [DISK, DISK, DISK]), [0, 1, 2]);
     }
 }

@@ -4,8 +4,10 @@
 //! [`plan`] says what this node should do about its slots, [`coordinator`] does it, [`handoff`] is
 //! the protocol between the old owner and the new, [`control`] its words.
 
+mod backoff;
 pub mod control;
 mod coordinator;
+mod fitness;
 mod handler;
 mod handoff;
 pub mod member;
@@ -16,8 +18,10 @@ mod plan;
 pub mod registry;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
+pub use fitness::EngineProbe;
 pub use handler::{LateHandler, Teller};
 
 use crate::{
@@ -32,9 +36,10 @@ use crate::{
     rpc::{Request, Response},
     slot::SlotContext,
 };
+use backoff::Backoffs;
 use control::{Ask, Told};
 use futures_util::future::BoxFuture;
-use member::Members;
+use member::{Members, Unfit};
 use moves::Moves;
 use parking_lot::{Mutex, RwLock};
 use registry::Placement;
@@ -47,6 +52,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Notify, watch};
+use trust::Trust;
 
 /// Slots that an operator drained, and the node that each must not be on.
 pub type Avoid = BTreeMap<SlotId, Arc<str>>;
@@ -66,7 +72,11 @@ pub struct Cluster {
     /// The latest owner of each slot that a peer has told of, by term.
     hints: Mutex<HashMap<SlotId, (Arc<str>, Term)>>,
     /// Slots that must not be tried again yet.
-    backoffs: Mutex<HashMap<SlotId, Backoff>>,
+    backoffs: Backoffs,
+    /// Whether this process ran all the time.
+    trust: Trust,
+    /// What the others say of their fitness counts.
+    steady: watch::Sender<bool>,
     /// Processes that have said what they own, or had time to.
     told: Mutex<HashSet<u128>>,
     /// When slots that are being given away were sealed.
@@ -80,6 +90,8 @@ pub struct Cluster {
     settled: AtomicBool,
     joined: AtomicBool,
     leave: Box<dyn Fn() + Send + Sync>,
+    say_unfit: Box<SayUnfit>,
+    engine: Box<EngineProbe>,
     change_avoid: Box<ChangeAvoid>,
 }
 
@@ -88,10 +100,8 @@ pub type AvoidChange = Box<dyn Fn(&mut Avoid) + Send + Sync>;
 /// Writes such a change where all nodes see it.
 pub type ChangeAvoid = dyn Fn(AvoidChange) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
 
-struct Backoff {
-    tries: u32,
-    until: Instant,
-}
+/// Tells the others that this node can't serve, or that it can again.
+pub type SayUnfit = dyn Fn(Option<Unfit>) + Send + Sync;
 
 impl Cluster {
     pub fn members(&self) -> Arc<Members> {
@@ -154,6 +164,7 @@ impl Cluster {
             proposed: table.slots_of(&self.own).len() as u32,
             moving: (takeovers + handoffs) as u32,
             not_ready,
+            unfit: own.and_then(|own| own.unfit).map(|why| why.to_string()),
         }
     }
 
@@ -243,7 +254,7 @@ impl Cluster {
         })?;
         let nobody =
             || Error::new(Code::Unavailable, format!("there is no other node to take slot {slot}"));
-        if self.members().on_ring().all(|name| *name == *from) {
+        if self.members().staying().all(|member| *member.name == *from) {
             return Err(nobody());
         }
         let name: Arc<str> = from.as_str().into();
@@ -277,7 +288,7 @@ impl Cluster {
         self.change_avoid(Box::new(Avoid::clear)).await?;
         self.nudge();
         let members = self.members();
-        let view = View::new(members.number, members.on_ring());
+        let view = View::new(members.number, members.on_ring(*self.steady.borrow()));
         let table = Table::new(&view, self.router.slot_count());
         let misplaced = (0..self.router.slot_count())
             .filter(|&slot| self.owner(slot).as_deref() != table.owner(slot).map(|owner| &**owner));
@@ -306,7 +317,7 @@ impl Cluster {
             let left = slots.filter(|&slot| !matches!(self.router.place(slot), Place::Away { .. }));
             let left = left.count();
             let members = self.members();
-            let takers = members.on_ring().filter(|name| *name != self.own).count();
+            let takers = members.staying().filter(|member| member.name != self.own).count();
             if left == 0 || takers == 0 || Instant::now() >= until {
                 return left;
             }

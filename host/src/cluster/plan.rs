@@ -17,8 +17,8 @@ pub struct Input<'a> {
     pub own: &'a str,
     /// What the ring proposes for the view that this node has.
     pub table: &'a Table,
-    /// Whether a node is alive, by that view; those that leave are.
-    pub is_alive: &'a dyn Fn(&str) -> bool,
+    /// Whether a node is alive by that view (those that leave are), and could release a slot.
+    pub can_be_asked: &'a dyn Fn(&str) -> bool,
     /// Every peer has said what it owns, or had time to. Until then what is known of nobody may
     /// well be somebody's.
     pub all_told: bool,
@@ -44,7 +44,7 @@ pub fn actions(input: &Input, slots: impl Iterator<Item = SlotState>) -> Vec<Act
             continue;
         }
         let Place::Away { owner, .. } = state.place else { continue };
-        let owner = owner.filter(|owner| **owner != *input.own && (input.is_alive)(owner));
+        let owner = owner.filter(|owner| **owner != *input.own && (input.can_be_asked)(owner));
         match owner {
             Some(from) => handoffs.push(Action::HandOff { slot, from }),
             None if input.all_told => takeovers.push(Action::TakeOver { slot }),
@@ -75,7 +75,7 @@ mod tests {
         let input = Input {
             own: "a",
             table: &table,
-            is_alive: &|name| nodes.contains(&name),
+            can_be_asked: &|name| nodes.contains(&name),
             all_told,
             takeovers: 2,
             handoffs: 1,

@@ -2,7 +2,7 @@
 
 use super::{member::Member, *};
 use crate::{
-    log::SlotLog,
+    log::{Append, Claim, LogError, Logged, Position, SlotLog},
     names::SessionKey,
     node::{Foundation, Node, NodeOptions, Shared},
     node_types::{Consistency, Incoming, MoveState, Range},
@@ -17,6 +17,48 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 const SLOTS: u16 = 24;
+
+mod trouble;
+
+/// One node's way to the log, which can be cut.
+struct Link {
+    log: Arc<dyn SlotLog>,
+    stands: watch::Receiver<bool>,
+}
+
+impl Link {
+    fn through<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn SlotLog) -> BoxFuture<'static, T> + Send + 'static,
+    ) -> BoxFuture<'static, T> {
+        let (log, mut stands) = (self.log.clone(), self.stands.clone());
+        Box::pin(async move {
+            stands.wait_for(|stands| *stands).await.unwrap();
+            call(&*log).await
+        })
+    }
+}
+
+impl SlotLog for Link {
+    fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>> {
+        let claimant = claimant.to_owned();
+        self.through(move |log| log.claim(slot, &claimant))
+    }
+    fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {
+        self.through(move |log| log.commit(append))
+    }
+    fn read(
+        &self,
+        slot: SlotId,
+        after: Position,
+        bytes_max: usize,
+    ) -> BoxFuture<'static, Result<Vec<Logged>, LogError>> {
+        self.through(move |log| log.read(slot, after, bytes_max))
+    }
+    fn trim(&self, slot: SlotId, up_to: Position) -> BoxFuture<'static, Result<(), LogError>> {
+        self.through(move |log| log.trim(slot, up_to))
+    }
+}
 
 /// Every node's door, and which pairs can't reach each other.
 #[derive(Default)]
@@ -55,12 +97,17 @@ struct World {
     placement: watch::Sender<Arc<Placement>>,
     home: tempfile::TempDir,
     nodes: Vec<TestNode>,
+    /// What every node sees.
+    views: Views,
 }
+
+type Views = Arc<Mutex<Vec<watch::Sender<Arc<Members>>>>>;
 
 struct TestNode {
     name: Arc<str>,
     node: Arc<Node>,
     members: watch::Sender<Arc<Members>>,
+    engine: watch::Sender<bool>,
     leaving: watch::Receiver<bool>,
     _data: Arc<DataDir>,
 }
@@ -71,7 +118,8 @@ impl World {
         let options = StorageOptions { slot_count: SLOTS, ..StorageOptions::default() };
         let log = DataDir::open(&home.path().join("log"), options).unwrap();
         let placement = watch::Sender::new(Arc::default());
-        Self { log, wires: Arc::default(), placement, home, nodes: Vec::new() }
+        let (wires, nodes, views) = Default::default();
+        Self { log, wires, placement, home, nodes, views }
     }
 
     async fn with_nodes(names: &[&str]) -> Self {
@@ -99,7 +147,10 @@ impl World {
         let members = watch::Sender::new(members(1, &name, names, &[]));
         let handler = Arc::new(LateHandler::default());
         let (leave, leaving) = watch::channel(false);
-        let log: Arc<dyn SlotLog> = self.log.log();
+        let (engine, stands) = watch::channel(true);
+        let log = Arc::new(Link { log: self.log.log(), stands: stands.clone() });
+        self.views.lock().push(members.clone());
+        let (views, own) = (self.views.clone(), name.clone());
         let target = Target::Directory(self.home.path().join("snapshots"));
         let objects = Objects::open(&target, "test", None).await.unwrap();
         let snapshots = Arc::new(Snapshots::new(objects, SnapshotOptions::default()));
@@ -115,6 +166,11 @@ impl World {
             placement: self.placement.subscribe(),
             leave: Box::new(move || {
                 leave.send_replace(true);
+            }),
+            say_unfit: Box::new(move |unfit| say_unfit(&views, &own, unfit)),
+            engine: Box::new(move || {
+                let stands = *stands.borrow();
+                Box::pin(std::future::ready(stands))
             }),
             change_placement: Box::new(move |by| {
                 change.send_modify(|placement| by(&mut Arc::make_mut(placement).avoid));
@@ -138,7 +194,7 @@ impl World {
         let foundation = Foundation { data_dir: data.clone(), plugins, shared: Some(shared) };
         let node = Node::start(options, foundation).unwrap();
         self.wires.handlers.lock().insert(name.clone(), handler);
-        self.nodes.push(TestNode { name, node, members, leaving, _data: data });
+        self.nodes.push(TestNode { name, node, members, engine, leaving, _data: data });
     }
 
     fn node(&self, name: &str) -> &TestNode {
@@ -169,9 +225,19 @@ impl World {
     }
 
     async fn send(&self, via: &str, session: &str, body: &str) -> Result<u64, Error> {
+        self.send_under(None, via, session, body).await
+    }
+
+    async fn send_under(
+        &self,
+        id: Option<&str>,
+        via: &str,
+        session: &str,
+        body: &str,
+    ) -> Result<u64, Error> {
         let node = &self.node(via).node;
         let message = Incoming {
-            id: None,
+            id: id.map(Into::into),
             sender: None,
             content_type: "text/plain".into(),
             body: Bytes::copy_from_slice(body.as_bytes()),
@@ -206,11 +272,27 @@ fn members(number: u64, own: &Arc<str>, names: &[&str], leaving: &[&str]) -> Arc
         boot: 1,
         instance: instance(name),
         leaving: leaving.contains(name),
+        unfit: None,
         version: "0".into(),
     };
     let mut alive: Vec<Member> = names.iter().map(member).collect();
     alive.sort_by(|a, b| a.name.cmp(&b.name));
     Arc::new(Members { number, own: own.clone(), alive: alive.into() })
+}
+
+/// All hear of it at once.
+fn say_unfit(views: &Views, name: &str, unfit: Option<Unfit>) {
+    for view in &*views.lock() {
+        view.send_modify(|members| {
+            let members = Arc::make_mut(members);
+            let mut alive = members.alive.to_vec();
+            for member in alive.iter_mut().filter(|member| *member.name == *name) {
+                member.unfit = unfit;
+            }
+            members.number += 1;
+            members.alive = alive.into();
+        });
+    }
 }
 
 async fn until(what: &str, reached: impl Fn() -> bool) {

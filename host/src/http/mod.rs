@@ -25,6 +25,7 @@ mod server;
 mod sessions;
 mod shutdown;
 mod socket;
+mod starting;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use problem::{Problem, errors_markdown};
 pub use route::{admin_router, api_router};
 pub use server::{App, Server};
 pub use shutdown::Shutdown;
+pub use starting::Doing;
 
 use crate::{limits, node::Node};
 use backend::Backend;

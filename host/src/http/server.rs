@@ -46,6 +46,16 @@ struct AppInner {
 }
 
 impl App {
+    pub(super) fn of(
+        router: Router,
+        api: Option<Api>,
+        stats: Stats,
+        connections_max: usize,
+        open: bool,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self(Arc::new(AppInner { router, api, stats, connections_max, open, shutdown }))
+    }
     pub fn api(api: Api) -> Self {
         Self(Arc::new(AppInner {
             router: api_router(api.clone()),
@@ -86,6 +96,31 @@ impl Connections {
     }
 }
 
+/// What one app's connections have in common.
+struct Serving {
+    permits: Arc<Semaphore>,
+    connections: Arc<Connections>,
+}
+
+impl Serving {
+    fn new(app: &App) -> Self {
+        let permits = Arc::new(Semaphore::new(app.0.connections_max));
+        Self { permits, connections: Arc::default() }
+    }
+
+    async fn end(self, app: &App, grace: Duration) {
+        let Self { permits, connections } = self;
+        connections.each(ConnShared::stop);
+        // Every connection holds a permit, also as a socket: with all of them back, all are gone.
+        let all = app.0.connections_max as u32;
+        if tokio::time::timeout(grace, permits.acquire_many(all)).await.is_err() {
+            connections.each(ConnShared::kill);
+            // A killed connection's task ends at its next turn; a socket has no such order.
+            let _ = tokio::time::timeout(limits::LINGER, permits.acquire_many(all)).await;
+        }
+    }
+}
+
 impl Server {
     /// # Errors
     /// When the address can't be bound.
@@ -103,33 +138,35 @@ impl Server {
     /// flight finish, has sockets closed and event streams ended, and returns when all are gone
     /// or `grace` is over; what is left then is cut.
     pub async fn serve(self, app: App, grace: Duration) {
-        let permits = Arc::new(Semaphore::new(app.0.connections_max));
-        let connections = Arc::new(Connections::default());
-        let local_only = app.0.open && self.address.ip().is_loopback();
-        {
-            let mut stop = std::pin::pin!(app.0.shutdown.triggered());
-            let mut number = 0;
-            loop {
-                let accept = self.accept(&permits);
-                let (stream, permit) = tokio::select! {
-                    biased;
-                    () = &mut stop => break,
-                    accepted = accept => accepted,
-                };
-                number += 1;
-                let shared =
-                    ConnShared::new(local_only, Some(permit), app.0.stats.open_connection());
-                start(&app, stream, Arc::new(shared), number, &connections);
-            }
-        }
+        let serving = Serving::new(&app);
+        self.accept_until(&app, &serving, app.0.shutdown.triggered()).await;
         drop(self.listener);
-        connections.each(ConnShared::stop);
-        // Every connection holds a permit, also as a socket: with all of them back, all are gone.
-        let all = app.0.connections_max as u32;
-        if tokio::time::timeout(grace, permits.acquire_many(all)).await.is_err() {
-            connections.each(ConnShared::kill);
-            // A killed connection's task ends at its next turn; a socket has no such order.
-            let _ = tokio::time::timeout(limits::LINGER, permits.acquire_many(all)).await;
+        serving.end(&app, grace).await;
+    }
+
+    /// Serves until `done`, and is there to be served by another app then: whoever connects
+    /// meanwhile waits. The connections that it had are ended.
+    pub async fn serve_until(self, app: App, done: impl Future<Output = ()>) -> Self {
+        let serving = Serving::new(&app);
+        self.accept_until(&app, &serving, done).await;
+        serving.end(&app, limits::LINGER).await;
+        self
+    }
+
+    async fn accept_until(&self, app: &App, serving: &Serving, stop: impl Future<Output = ()>) {
+        let local_only = app.0.open && self.address.ip().is_loopback();
+        let mut stop = std::pin::pin!(stop);
+        let mut number = 0;
+        loop {
+            let accept = self.accept(&serving.permits);
+            let (stream, permit) = tokio::select! {
+                biased;
+                () = &mut stop => return,
+                accepted = accept => accepted,
+            };
+            number += 1;
+            let shared = ConnShared::new(local_only, Some(permit), app.0.stats.open_connection());
+            start(app, stream, Arc::new(shared), number, &serving.connections);
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     wire::{FORMAT, GOSSIP_BYTES_MAX, Kind, Limiter, Refused, Sealer, Start, Terms, Windows},
 };
 use crate::{
-    cluster::member::{Member, Members},
+    cluster::member::{Member, Members, Unfit},
     discovery::Found,
     limits,
     telemetry::metrics::metrics,
@@ -235,12 +235,21 @@ impl Core {
 
     /// This node gives its slots away from now on; all are told.
     pub fn set_leaving(&mut self, now: Instant) {
+        self.say_of_itself(now, |member| member.leaving = true);
+    }
+
+    /// This node can't serve from now on, or can again; all are told.
+    pub fn set_unfit(&mut self, now: Instant, unfit: Option<Unfit>) {
+        self.say_of_itself(now, |member| member.unfit = unfit);
+    }
+
+    fn say_of_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
         self.forgive(now);
-        if self.own.member.leaving || !self.alive() {
+        let mut id = self.own.next();
+        change(&mut id.member);
+        if id.member == self.own.member || !self.alive() {
             return;
         }
-        let mut id = self.own.next();
-        id.member.leaving = true;
         self.become_id(now, id);
         self.agenda.add(now, Due::Tell(limits::FAREWELLS));
         if self.stage == Stage::Settled {

@@ -92,6 +92,7 @@ mod tests {
                 boot,
                 instance,
                 leaving: false,
+                unfit: None,
                 version: "1".into(),
             })
         };

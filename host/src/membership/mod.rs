@@ -25,7 +25,7 @@ pub use refusal::{Fatal, Reason, Refusal};
 pub use wire::Terms;
 
 use crate::{
-    cluster::member::{Member, Members},
+    cluster::member::{Member, Members, Unfit},
     discovery::Found,
     limits,
     ring::RING_SCHEME,
@@ -237,6 +237,11 @@ impl Membership {
     /// ring. Its own next view, which is there when this returns, says so too.
     pub async fn set_leaving(&self) {
         self.order(Order::SetLeaving).await;
+    }
+    /// This node can't serve, or can again: it stays a member, off the ring of those that believe it
+    /// as long as others are fit.
+    pub async fn set_unfit(&self, unfit: Option<Unfit>) {
+        self.order(|done| Order::SetUnfit(unfit, done)).await;
     }
     /// Says farewell and ends the task; returns after
     /// [`limits::FAREWELLS`] x [`limits::FAREWELL_INTERVAL`].

@@ -5,7 +5,7 @@ use super::{
     core::{Core, Outlets},
     refusal::Fatal,
 };
-use crate::{discovery::Found, limits, telemetry::metrics::metrics};
+use crate::{cluster::member::Unfit, discovery::Found, limits, telemetry::metrics::metrics};
 use std::{io, net::UdpSocket as StdSocket, time::Instant};
 use tokio::{
     net::UdpSocket,
@@ -15,6 +15,7 @@ use tracing::debug;
 
 pub(super) enum Order {
     SetLeaving(oneshot::Sender<()>),
+    SetUnfit(Option<Unfit>, oneshot::Sender<()>),
     Leave(oneshot::Sender<()>),
     /// Does not run for this long, as if stopped.
     #[cfg(test)]
@@ -96,6 +97,10 @@ impl Task {
         match order {
             Order::SetLeaving(done) => {
                 self.core.set_leaving(now);
+                let _ = done.send(());
+            }
+            Order::SetUnfit(unfit, done) => {
+                self.core.set_unfit(now, unfit);
                 let _ = done.send(());
             }
             Order::Leave(done) => {

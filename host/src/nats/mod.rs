@@ -15,7 +15,10 @@ use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream}
 use inbox::{Inbox, Waiters};
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -60,6 +63,8 @@ pub struct Nats {
     pub connected: watch::Receiver<bool>,
     /// The smallest `max_payload` of all servers that were asked: what fits through any of them.
     pub max_payload: usize,
+    /// Questions in a row that [`Nats::answers`] had no answer to.
+    silent: Arc<AtomicU32>,
 }
 
 impl Nats {
@@ -69,6 +74,17 @@ impl Nats {
     /// # Errors
     /// See [`NatsError`].
     pub async fn connect(options: NatsOptions) -> Result<Self, NatsError> {
+        Self::connect_telling(options, |_| {}).await
+    }
+
+    /// As [`Nats::connect`]; `tell` hears why each try failed that is not the last.
+    ///
+    /// # Errors
+    /// See [`NatsError`].
+    pub async fn connect_telling(
+        options: NatsOptions,
+        tell: impl Fn(&str),
+    ) -> Result<Self, NatsError> {
         check_options(&options)?;
         let options = Arc::new(options);
         let started = Instant::now();
@@ -85,6 +101,7 @@ impl Nats {
                 return Err(NatsError::Unavailable(said));
             }
             tracing::warn!(%servers, %why, next_try_ms = pause.as_millis(), "waiting for NATS");
+            tell(&format!("{servers}: {why}"));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
         }
@@ -95,8 +112,10 @@ impl Nats {
         let (connected_to, connected) = watch::channel(false);
         let waiters = Waiters::default();
         let servers = addresses(options)?;
-        let client = connect_options(options, &servers)
-            .await?
+        let connect = connect_options(options, &servers).await?;
+        // Who we are is in the options: the client shows the addresses when it logs.
+        let servers = bare_addresses(options)?;
+        let client = connect
             .event_callback({
                 let (waiters, connected) = (waiters.clone(), Arc::new(connected_to));
                 move |event| {
@@ -114,7 +133,8 @@ impl Nats {
             .build(client.clone());
         let max_payload = max_payload.min(client.max_payload());
         let options = options.clone();
-        let this = Self { client, jetstream, inbox, options, connected, max_payload };
+        let silent = Arc::default();
+        let this = Self { client, jetstream, inbox, options, connected, max_payload, silent };
         this.wait_connected().await;
         this.check().await?;
         Ok(this)
@@ -176,6 +196,28 @@ impl Nats {
             }
         }
         Ok(())
+    }
+
+    /// Whether the servers can do their work for this node now: the one that it is connected to
+    /// reaches the others, and they have a leader. Takes `wait` at most.
+    ///
+    /// A server that is cut off from the others keeps its connections: after some questions without
+    /// an answer another one is tried.
+    pub async fn answers(&self, wait: Duration) -> bool {
+        // Over a connection that does not stand, a question would be kept until it does.
+        let connected = *self.connected.borrow();
+        let asked = async { connected && self.jetstream.query_account().await.is_ok() };
+        if tokio::time::timeout(wait, asked).await.unwrap_or(false) {
+            self.silent.store(0, Ordering::Relaxed);
+            return true;
+        }
+        let silent = self.silent.fetch_add(1, Ordering::Relaxed) + 1;
+        if connected && silent.is_multiple_of(limits::NATS_SILENT_MAX) {
+            tracing::warn!("the NATS server can't do its work; trying another one");
+            // An error means that the client is closed; then everything fails by itself.
+            let _ = self.client.force_reconnect().await;
+        }
+        false
     }
 
     /// Waits until the connection stands; at once if it does.
@@ -265,11 +307,16 @@ fn check_options(options: &NatsOptions) -> Result<(), NatsError> {
 }
 
 fn addresses(options: &NatsOptions) -> Result<Vec<ServerAddr>, NatsError> {
-    let parse = |url: &String| {
-        url.parse::<ServerAddr>()
-            .map_err(|e| NatsError::Refused(format!("nats.servers: {}: {e}", without_user(url))))
-    };
-    options.servers.iter().map(parse).collect()
+    options.servers.iter().map(|url| address(url)).collect()
+}
+
+/// Without users, passwords and tokens.
+fn bare_addresses(options: &NatsOptions) -> Result<Vec<ServerAddr>, NatsError> {
+    options.servers.iter().map(|url| address(&without_user(url))).collect()
+}
+
+fn address(url: &str) -> Result<ServerAddr, NatsError> {
+    url.parse().map_err(|e| NatsError::Refused(format!("nats.servers: {}: {e}", without_user(url))))
 }
 
 /// The servers as logs may show them.

@@ -23,6 +23,7 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
                 tokio::task::spawn_blocking(crate::memory::give_back);
             }
             counted = now;
+            node.bring_stragglers();
         }
         for (slot, handle) in node.router.all_running() {
             if u32::from(slot) % ticks != turn {

@@ -10,7 +10,8 @@ pub use crate::node_types::*;
 
 use crate::{
     cluster::{
-        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, LateHandler, Teller,
+        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
+        Teller,
         member::Members,
         registry::{Changes, Placement, Registry},
     },
@@ -58,6 +59,8 @@ pub struct Node {
     table: ring::Table,
     /// The latest swap of each service.
     swaps: Mutex<HashMap<ServiceName, Arc<Swap>>>,
+    /// Slots that missed their service's latest swap, and are on their way.
+    stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     /// Keeps what is current compiled, also while no slot has an instance of it.
     current: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     /// One deploy or rollback of a service at a time.
@@ -109,6 +112,10 @@ pub struct Shared {
     pub placement: watch::Receiver<Arc<Placement>>,
     /// Tells the others that this node gives its slots away.
     pub leave: Box<dyn Fn() + Send + Sync>,
+    /// Tells the others that this node can't serve, or that it can again.
+    pub say_unfit: Box<SayUnfit>,
+    /// Whether the log engine answers.
+    pub engine: Box<EngineProbe>,
     pub change_placement: Box<ChangeAvoid>,
     pub options: ClusterOptions,
 }
@@ -153,6 +160,7 @@ impl Node {
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
+                patience: limits::ENGINE_PATIENCE,
             },
             cluster: shared.as_ref().map(|shared| ClusterContext {
                 snapshots: shared.snapshots.clone(),
@@ -176,6 +184,8 @@ impl Node {
                 placement: shared.placement,
                 ended: slots_ended,
                 leave: shared.leave,
+                say_unfit: shared.say_unfit,
+                engine: shared.engine,
                 change_avoid: shared.change_placement,
             };
             cluster = Some(Cluster::start(shared.options, parts));
@@ -189,6 +199,7 @@ impl Node {
             context,
             options,
             swaps: Mutex::default(),
+            stragglers: Mutex::default(),
             current: Mutex::default(),
             deploying: Mutex::default(),
             stopping: watch::Sender::new(false),

@@ -199,6 +199,49 @@ impl Node {
         swap
     }
 
+    /// Brings slots over that missed a swap: one that was being opened when the orders were given,
+    /// and whose own order was lost (it had too many waiting, or the plugin could not be had).
+    pub(super) fn bring_stragglers(self: &Arc<Self>) {
+        let Some(cluster) = &self.cluster else { return };
+        for service in self.context.catalogue.all() {
+            let on_its_way =
+                |swap: &Arc<Swap>| swap.generation() < service.generation || !swap.is_done();
+            if self.swaps.lock().get(&service.name).is_some_and(on_its_way)
+                || self.stragglers.lock().get(&service.name).is_some_and(|swap| !swap.is_done())
+            {
+                continue;
+            }
+            let is_behind = |slot: &SlotId| {
+                let Ok(Some(running)) = self.router.running(*slot) else { return false };
+                let active = running.stats.active.lock();
+                let at = active.get(&service.name).map(|(generation, _)| *generation);
+                at.is_none_or(|at| at < service.generation)
+            };
+            let slots: Vec<SlotId> = cluster.here().filter(is_behind).collect();
+            if slots.is_empty() {
+                continue;
+            }
+            tracing::info!(service = %service.name, slots = slots.len(), "slots missed a swap");
+            let to = self.context.catalogue.label(&service.name, service.current);
+            let swap = Arc::new(Swap::new(service.generation, None, to, slots));
+            self.stragglers.lock().insert(service.name.clone(), swap.clone());
+            let node = self.clone();
+            tokio::spawn(async move {
+                match node.activation(&service).await {
+                    Ok(activation) => {
+                        let stopping = node.stopping.subscribe();
+                        swap.run(node.router.clone(), activation, stopping).await;
+                    }
+                    Err(error) => tracing::warn!(
+                        service = %service.name, %error, "the current plugin can't be had yet"
+                    ),
+                }
+                // Whatever is left is found again.
+                node.stragglers.lock().remove(&service.name);
+            });
+        }
+    }
+
     /// Waits for other deploys and rollbacks of the service, and for the swap under way.
     async fn turn(&self, service: &ServiceName) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
         let turn = self.deploying.lock().entry(service.clone()).or_default().clone();

@@ -126,6 +126,7 @@ impl Node {
             proposed: slots,
             moving: 0,
             not_ready,
+            unfit: None,
         };
         NodesInfo { own: self.name.clone(), nodes: vec![view], silent: Vec::new() }
     }
@@ -195,7 +196,8 @@ impl Node {
         let mut takers = Vec::new();
         if let Some(cluster) = &self.cluster {
             let members = cluster.members();
-            takers.extend(members.on_ring().filter(|name| **name != *node).map(|n| n.to_string()));
+            let others = members.staying().filter(|member| *member.name != *node);
+            takers.extend(others.map(|member| member.name.to_string()));
         }
         let Some(cluster) = self.cluster.as_ref().filter(|_| !takers.is_empty()) else {
             return Err(Error::new(

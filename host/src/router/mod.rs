@@ -220,6 +220,10 @@ impl Router {
         {
             let mut handle = seat.handle.write();
             if let Some(running) = handle.as_ref().filter(|handle| !handle.is_closed()) {
+                if !running.stats.serving.load(Ordering::Acquire) {
+                    let why = "an opening of the slot that was given up is not over yet";
+                    return Err(Error::new(Code::Unavailable, why));
+                }
                 seat.place.send_replace(Place::Here);
                 return Ok(running.stats.term.load(Ordering::Relaxed));
             }

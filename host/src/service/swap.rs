@@ -125,6 +125,10 @@ impl Swap {
         SwapShare { info: self.info(), pauses_us: micros(&self.progress.lock().pauses) }
     }
 
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub fn is_done(&self) -> bool {
         *self.done.borrow()
     }

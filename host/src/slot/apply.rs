@@ -57,7 +57,9 @@ impl Task {
             }
             Ok(Applied::Repeat(sent)) => {
                 metrics().replays.increment(1);
-                self.hold(session.changed_in, reply, Ok(sent));
+                // It rests on the first one alone: what came later may fail without it.
+                let batch = self.batch_of(&session, sent.seq);
+                self.hold(batch, reply, Ok(sent));
             }
             // It may rest on what the session has: as good as a read.
             Err(error) => {

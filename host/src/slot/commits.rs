@@ -12,6 +12,7 @@ use crate::{
         Reply,
         batch::{Building, Gate, commit_error},
         relaxed_store,
+        session::Session,
         task::{End, Task},
     },
     telemetry::metrics,
@@ -151,6 +152,25 @@ impl Task {
         }
     }
 
+    /// The batch that a session's message is in; 0: it has been durable for long.
+    pub(super) fn batch_of(&self, session: &Session, seq: u64) -> u64 {
+        let number = session.head.session_number;
+        let is_it = |record: &Record| match record {
+            Record::Message(message) => {
+                message.entry.seq == seq
+                    && message.session_number == number
+                    && message.key == session.key
+            }
+            _ => false,
+        };
+        if self.building.records.iter().any(is_it) {
+            return self.building.number;
+        }
+        let in_flight = self.in_flight.as_ref();
+        let in_flight = in_flight.filter(|batch| batch.batch.records.iter().any(is_it));
+        in_flight.map_or(0, |batch| batch.number)
+    }
+
     /// Sends the answer of a read. In a cluster nobody else may have written meanwhile: it waits
     /// for a commit that is sent after it, which fails if this node was fenced.
     pub(super) fn hold_read<T: Send + 'static>(
@@ -172,7 +192,7 @@ impl Task {
     /// The log has not answered for too long: who waits is told, and nothing is built on it.
     pub(super) fn check_patience(&mut self) {
         if let Some(in_flight) = &self.in_flight
-            && in_flight.started.elapsed() >= limits::ENGINE_PATIENCE
+            && in_flight.started.elapsed() >= self.context.options.patience
         {
             self.give_up(Error::new(
                 Code::StorageUnavailable,

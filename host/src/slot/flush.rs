@@ -9,8 +9,11 @@ use crate::{
     state::{SlotMeta, StateError, changes::Changes},
     telemetry::metrics,
 };
-use std::{sync::atomic::Ordering, time::Instant};
-use tokio::task::JoinHandle;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+use tokio::{sync::OwnedMutexGuard, task::JoinHandle};
 
 /// What a flush wrote.
 pub(super) struct Flushed {
@@ -200,13 +203,24 @@ pub(super) async fn flushed(flushing: &mut Option<Flushing>) -> Result<Flushed, 
     }
 }
 
+/// As [`catch_up`], by the one that has the slot. It goes on when nobody waits for it any more, and
+/// keeps the slot until then: what it writes must not meet what the next task does.
+pub async fn catch_up_alone(
+    slot: SlotId,
+    context: Arc<SlotContext>,
+    until: CatchUp,
+    owner: Arc<OwnedMutexGuard<()>>,
+) -> Result<SlotMeta, Error> {
+    let caught_up = tokio::spawn(async move {
+        let _owner = owner;
+        catch_up(slot, &context, until).await
+    });
+    caught_up.await.unwrap_or_else(|e| Err(Error::internal(format!("the replay failed: {e}"))))
+}
+
 /// Replays the log's tail, up to `until`, into the state store; what the log has trimmed comes
 /// from a snapshot.
-pub async fn catch_up(
-    slot: SlotId,
-    context: &SlotContext,
-    until: CatchUp,
-) -> Result<SlotMeta, Error> {
+async fn catch_up(slot: SlotId, context: &SlotContext, until: CatchUp) -> Result<SlotMeta, Error> {
     let mut meta = context.store.slot(slot).map_err(store_error)?;
     let mut restored = false;
     let started = Instant::now();

@@ -19,7 +19,7 @@ use crate::{
         SlotStats,
         batch::{Building, commit_error},
         commits::{InFlight, committed},
-        flush::{CatchUp, Flushing, catch_up, flushed, snapshotted},
+        flush::{CatchUp, Flushing, catch_up_alone, flushed, snapshotted},
         instances::{Instances, Running},
         relaxed_store,
         session::Session,
@@ -106,13 +106,9 @@ pub(super) async fn run(
     mut orders: mpsc::Receiver<Order>,
     stats: Arc<SlotStats>,
 ) {
-    let Open { slot, ownership, context, last, told } = open;
-    let owner = Arc::new(ownership.lock().await);
-    let opened = Task::open(slot, context.clone(), stats.clone(), owner, last).await;
-    if let Some(told) = told {
-        let term = opened.as_ref().map(|task| task.term);
-        let _ = told.send(term.map_err(Clone::clone));
-    }
+    let (slot, context, asked) = (open.slot, open.context.clone(), open.told.is_some());
+    let opened = open_while_wanted(open, stats.clone()).await;
+    let was_open = opened.is_ok();
     let error = match opened {
         Ok(mut task) => match task.serve(&mut mail, &mut orders).await {
             End::Stop { release, mut reply } => {
@@ -143,9 +139,32 @@ pub(super) async fn run(
     while let Some(mail) = mail.recv().await {
         mail.refuse(error.clone());
     }
-    if let Some(cluster) = &context.cluster {
+    // Whoever asked for a slot that could not be opened has been told.
+    if let Some(cluster) = context.cluster.as_ref().filter(|_| was_open || !asked) {
         let _ = cluster.ended.send(Ended { slot, error });
     }
+}
+
+/// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
+/// task, which would keep its successors out.
+async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Error> {
+    let Open { slot, ownership, context, last, told } = open;
+    let open = async {
+        let owner = Arc::new(ownership.lock().await);
+        Task::open(slot, context, stats, owner, last).await
+    };
+    let Some(mut told) = told else { return open.await };
+    let given_up = || Error::new(Code::Unavailable, "the slot was not wanted any more");
+    let opened = tokio::select! {
+        biased;
+        () = told.closed() => return Err(given_up()),
+        opened = open => opened,
+    };
+    let term = opened.as_ref().map(|task| task.term).map_err(Clone::clone);
+    if told.send(term).is_err() && opened.is_ok() {
+        return Err(given_up());
+    }
+    opened
 }
 
 impl Task {
@@ -165,10 +184,13 @@ impl Task {
                 async move { Ok((claim.await?, false)) }.boxed()
             }
         };
-        let claim = tokio::time::timeout(limits::ENGINE_PATIENCE, claim);
+        let claim = tokio::time::timeout(context.options.patience, claim);
         let behind = async {
             match last {
-                Some(last) => catch_up(slot, &context, CatchUp::To(last.position)).await.ok(),
+                Some(last) => {
+                    let until = CatchUp::To(last.position);
+                    catch_up_alone(slot, context.clone(), until, owner.clone()).await.ok()
+                }
                 None => None,
             }
         };
@@ -189,7 +211,10 @@ impl Task {
                 let batch = Batch { slot, term: claim.term, attempt: 0, records };
                 (meta, vec![(claim.position, batch)])
             }
-            None => (catch_up(slot, &context, CatchUp::To(claim.position)).await?, Vec::new()),
+            None => {
+                let until = CatchUp::To(claim.position);
+                (catch_up_alone(slot, context.clone(), until, owner.clone()).await?, Vec::new())
+            }
         };
         // All of it is in the store: a slot that is only read must not pin the node's log.
         if context.cluster.is_none()
@@ -354,7 +379,12 @@ impl Task {
         let held = self.in_flight.as_ref().map_or(0, |in_flight| in_flight.gate.len());
         self.building.has_room()
             && held < 4 * limits::BATCH_MESSAGES_MAX
-            && self.unflushed_bytes < 8 * limits::UNFLUSHED_BYTES_MAX
+            && (!self.is_behind() || !self.context.store.is_writable())
+    }
+
+    /// More waits for the state store than should.
+    fn is_behind(&self) -> bool {
+        self.unflushed_bytes >= 8 * limits::UNFLUSHED_BYTES_MAX
     }
 
     async fn take(&mut self, mail: Mail) {
@@ -364,6 +394,14 @@ impl Task {
         self.last_use.touch();
         let taken = self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
         relaxed_store(&self.stats.last_mail, taken);
+        let writes = matches!(mail, Mail::Message { .. } | Mail::Delete { .. });
+        if writes && self.is_behind() && !self.context.store.is_writable() {
+            // Nothing makes room as long as the store takes nothing; reads go on.
+            return mail.refuse(Error::new(
+                Code::StorageUnavailable,
+                "this node's state store takes no writes now, and too much waits for it already",
+            ));
+        }
         match mail {
             Mail::Message { key, message, reply } => self.message(key, message, reply).await,
             Mail::Query { key, content_type, body, consistency, reply } => {
@@ -471,6 +509,10 @@ impl Task {
                     return Ok((self.term, self.position));
                 }
                 self.start_flush();
+                // In a cluster the store is a copy: whoever opens the slot next has the log.
+                if self.flushing.is_none() && self.context.cluster.is_some() {
+                    return Ok((self.term, self.position));
+                }
                 if self.flushing.is_none() {
                     return Err(Error::new(
                         Code::StorageUnavailable,
@@ -478,6 +520,8 @@ impl Task {
                     ));
                 }
             }
+            let since = self.in_flight.as_ref().map_or_else(Instant::now, |commit| commit.started);
+            let impatient = since + self.context.options.patience;
             // Without a commit or a flush under way nothing else would make room.
             let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
             tokio::select! {
@@ -487,6 +531,10 @@ impl Task {
                 }
                 result = flushed(&mut self.flushing), if self.flushing.is_some() => {
                     self.on_flushed(result);
+                }
+                // Nobody looks after a slot that ends as the house does after one that serves.
+                () = tokio::time::sleep_until(impatient.into()), if self.in_flight.is_some() => {
+                    self.check_patience();
                 }
                 next = mail.recv(), if has_room && !drained => match next {
                     Some(next) => self.take(next).await,

@@ -23,6 +23,8 @@ struct HeldLog {
 enum Word {
     Pass,
     Refuse,
+    /// Nobody knows what became of it.
+    Lose,
     Fence,
 }
 
@@ -37,6 +39,7 @@ impl SlotLog for HeldLog {
         async move {
             match said.await {
                 Ok(Word::Refuse) => Err(LogError::Unavailable("no room, says the test".into())),
+                Ok(Word::Lose) => Err(LogError::Undecided("says the test".into())),
                 Ok(Word::Fence) => {
                     // Somebody else claims the slot while the append is on its way.
                     log.claim(append.slot, "another").await?;
@@ -73,11 +76,20 @@ const SLOT: SlotId = 3;
 
 impl Fixture {
     async fn new() -> Self {
-        Self::with_memory(1 << 30).await
+        Self::with(1 << 30, crate::limits::ENGINE_PATIENCE).await
     }
 
     /// A slot of a node whose instances may have so much memory together.
     async fn with_memory(bytes: usize) -> Self {
+        Self::with(bytes, crate::limits::ENGINE_PATIENCE).await
+    }
+
+    /// A slot that waits so long for its log.
+    async fn with_patience(patience: Duration) -> Self {
+        Self::with(1 << 30, patience).await
+    }
+
+    async fn with(bytes: usize, patience: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(&dir.path().join("data"), StorageOptions::default()).unwrap();
         let plugins = testkit::host_with_memory(&dir.path().join("plugins"), bytes);
@@ -95,7 +107,7 @@ impl Fixture {
             catalogue: Arc::new(catalogue),
             cached_bytes: 0.into(),
             mail_taken: 0.into(),
-            options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20 },
+            options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20, patience },
             cluster: None,
         });
         let ownership = Ownership::default();
@@ -104,9 +116,17 @@ impl Fixture {
     }
 
     fn send(&self, body: &'static [u8]) -> oneshot::Receiver<Result<Sent, Error>> {
+        self.send_under(None, body)
+    }
+
+    fn send_under(
+        &self,
+        id: Option<&str>,
+        body: &'static [u8],
+    ) -> oneshot::Receiver<Result<Sent, Error>> {
         let (reply, answer) = oneshot::channel();
         let message = Incoming {
-            id: None,
+            id: id.map(Into::into),
             sender: None,
             content_type: "text/plain".into(),
             body: Bytes::from_static(body),
@@ -241,4 +261,60 @@ async fn a_slot_gives_its_instances_up_for_others() {
     let again = fixture.send(b"etwo");
     fixture.append().await.send(Word::Pass).unwrap();
     assert_eq!(again.await.unwrap().unwrap().seq, 2);
+}
+
+/// Invariant 3: the message was kept. "Not kept" would be a lie, told to a client that asks because
+/// it wants to know.
+#[tokio::test]
+async fn a_repeat_rests_on_its_first_alone() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.send_under(Some("k"), b"sone");
+    let word = fixture.append().await;
+    // Behind the first, of the same session, and not to be kept.
+    let later = fixture.send(b"stwo");
+    let repeat = fixture.send_under(Some("k"), b"sone");
+    fixture.taken(3).await;
+    word.send(Word::Pass).unwrap();
+    assert_eq!(first.await.unwrap().unwrap().seq, 1);
+    let word = fixture.append().await;
+    let again = fixture.send_under(Some("k"), b"sone");
+    fixture.taken(4).await;
+    word.send(Word::Refuse).unwrap();
+    assert_eq!(later.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
+    for repeat in [repeat, again] {
+        let sent = repeat.await.unwrap().unwrap();
+        assert!(sent.seq == 1 && sent.replayed);
+    }
+}
+
+/// As above, while nobody knows yet what becomes of the first.
+#[tokio::test]
+async fn a_repeat_of_what_is_undecided_is_undecided() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.send_under(Some("k"), b"sone");
+    let word = fixture.append().await;
+    let later = fixture.send(b"stwo");
+    let repeat = fixture.send_under(Some("k"), b"sone");
+    fixture.taken(3).await;
+    word.send(Word::Lose).unwrap();
+    for open in [first, repeat] {
+        assert_eq!(open.await.unwrap().unwrap_err().code, Code::OutcomeUnknown);
+    }
+    assert_eq!(later.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
+}
+
+/// A slot that is given away while the log does not answer would be nobody's for as long as that
+/// lasts: its successor, here or elsewhere, waits for it to end.
+#[tokio::test]
+async fn a_slot_that_ends_is_not_patient_for_ever() {
+    let mut fixture = Fixture::with_patience(Duration::from_millis(200)).await;
+    let first = fixture.send(b"sone");
+    let word = fixture.append().await;
+    let (reply, stopped) = oneshot::channel();
+    assert!(fixture.slot.order(Order::Stop { release: true, reply }).await.is_ok());
+    let stopped = timeout(Duration::from_secs(20), stopped).await;
+    assert_eq!(stopped.unwrap().unwrap().unwrap_err().code, Code::StorageUnavailable);
+    assert_eq!(first.await.unwrap().unwrap_err().code, Code::OutcomeUnknown);
+    drop(fixture.ownership.lock().await);
+    drop(word);
 }

@@ -117,6 +117,8 @@ table! {
     slots_owned: Gauge "slotd_slots_owned";
     /// Claims of slots that this node has won.
     claims: Counter "slotd_claims_total";
+    /// Whether this node can't serve (no engine, no room) and has told the others: 1 or 0.
+    unfit: Gauge "slotd_unfit";
     /// Slots that this node lost to another's claim while it served them.
     fences: Counter "slotd_fences_total";
     /// Slots that were moved to this node by their owner.

@@ -73,6 +73,7 @@ pub fn options(name: &str, peer: SocketAddr, boot: u64, instance: u128) -> Optio
             boot,
             instance,
             leaving: false,
+            unfit: None,
             version: "1.2.3".into(),
         },
         secret: b"a shared secret".to_vec(),

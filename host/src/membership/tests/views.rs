@@ -1,7 +1,7 @@
 //! Joining, leaving and dying, as the views show it.
 
 use super::sim::{MS, S, Sim, address, options, seeds};
-use crate::{discovery::Found, limits};
+use crate::{cluster::member::Unfit, discovery::Found, limits};
 use rand::RngExt;
 
 /// Nodes that see different sets propose different owners, for as long as they do.
@@ -112,13 +112,38 @@ fn a_node_that_sets_out_to_leave_stays_in_all_views() {
         sim.run(MS);
         sim.with(2, |core, now| core.set_leaving(now));
         let own = sim.processes[2].members.borrow().clone();
-        assert!(own.get("n2").unwrap().leaving && own.on_ring().count() == 4);
+        assert!(own.get("n2").unwrap().leaving && own.on_ring(true).len() == 4);
         let took = sim.run_until(S, |sim| sim.agree(&[0, 1, 2, 3, 4]));
         assert!(took < 600 * MS, "{took:?}");
         sim.run(5 * S);
         for n in 0..5 {
             assert!(sim.views_since(n, before).iter().all(|(_, names)| names.len() == 5));
             assert_eq!(sim.views_since(n, before).len(), 1);
+        }
+    }
+}
+
+/// A node that can't serve must be known as such to all, and no longer so once it can: it is not
+/// enough that it arrives, the later word must win.
+#[test]
+fn a_node_that_says_that_it_is_unfit_stays_in_all_views() {
+    for seed in seeds(40) {
+        let mut sim = Sim::cluster(seed, 5);
+        let before = sim.time();
+        sim.run(MS);
+        for unfit in [Some(Unfit::Engine), Some(Unfit::Disk), None] {
+            sim.with(2, |core, now| core.set_unfit(now, unfit));
+            sim.with(2, |core, now| core.set_unfit(now, unfit));
+            let took = sim.run_until(S, |sim| {
+                let views = sim.processes.iter().map(|process| process.members.borrow().clone());
+                views.into_iter().all(|view| view.get("n2").is_some_and(|n2| n2.unfit == unfit))
+            });
+            assert!(took < 600 * MS, "{took:?}");
+        }
+        sim.run(5 * S);
+        for n in 0..5 {
+            let views = sim.views_since(n, before);
+            assert!(views.iter().all(|(_, names)| names.len() == 5) && views.len() >= 3);
         }
     }
 }

@@ -134,6 +134,7 @@ async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
         boot: 1,
         instance: rand::random(),
         leaving: false,
+        unfit: None,
         version: "0.0.0".into(),
     };
     let mut options = RpcOptions {

@@ -1,0 +1,55 @@
+//! What a node answers while it starts: in a cluster it may have to wait for the log engine, and
+//! whoever asks meanwhile must be told so.
+
+use crate::{
+    http::{App, Doing, Server},
+    limits,
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+/// Both listeners, while there is no node behind them.
+pub(super) struct Booting {
+    pub doing: Doing,
+    admin: Held,
+    api: Held,
+}
+
+/// A listener that is served until the node takes it over.
+struct Held {
+    done: oneshot::Sender<()>,
+    served: JoinHandle<Server>,
+}
+
+impl Booting {
+    /// The admin listener answers at once: probes come there. The API leaves its clients waiting
+    /// for a start that is over in a moment, and refuses them during one that is held up.
+    pub fn start(api: Server, admin: Server) -> Self {
+        let doing = Doing::default();
+        let app = App::starting(doing.clone());
+        let held_up = doing.clone();
+        let api =
+            hold(api, app.clone(), async move { held_up.held_up(limits::BOOT_PATIENCE).await });
+        let admin = hold(admin, app, std::future::ready(()));
+        Self { doing, admin, api }
+    }
+
+    /// Gives the listeners back: API and admin.
+    pub async fn done(self) -> Option<(Server, Server)> {
+        // A task that serves ends by that order only.
+        let _ = (self.api.done.send(()), self.admin.done.send(()));
+        Some((self.api.served.await.ok()?, self.admin.served.await.ok()?))
+    }
+}
+
+fn hold(server: Server, app: App, first: impl Future<Output = ()> + Send + 'static) -> Held {
+    let (done, mut is_done) = oneshot::channel();
+    let served = tokio::spawn(async move {
+        tokio::select! {
+            // Dropped unsent: the start has failed, and the process ends.
+            _ = &mut is_done => return server,
+            () = first => {}
+        }
+        server.serve_until(app, async move { drop(is_done.await) }).await
+    });
+    Held { done, served }
+}

@@ -1,0 +1,166 @@
+//! Nodes that can't do what is theirs, and moves that do not come to their end.
+
+use super::*;
+use crate::service::catalogue::Service;
+
+impl World {
+    fn owned(&self, name: &str) -> usize {
+        self.cluster(name).here().count()
+    }
+
+    /// A session whose slot a node has.
+    fn session_of(&self, name: &str) -> String {
+        let here: HashSet<SlotId> = self.cluster(name).here().collect();
+        let mut names = (0..).map(|number| format!("x{number}"));
+        names.find(|session| here.contains(&key(session).slot(SLOTS))).unwrap()
+    }
+
+    fn unfit(&self, name: &str) -> Option<Unfit> {
+        self.cluster(name).members().get(name).unwrap().unfit
+    }
+
+    fn moves(&self) -> usize {
+        self.nodes.iter().map(|node| node.node.cluster().unwrap().moves.list().len()).sum()
+    }
+}
+
+/// A node that can't reach the engine, and is alive to its peers, would keep its slots from them
+/// for as long as that lasts; and one that comes back at each chance would have them moved all day.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_the_engine_is_left_out_until_it_has_it_again() {
+    let world = World::with_nodes(&["a", "b"]).await;
+    let session = world.session_of("a");
+    world.send("a", &session, "sone").await.unwrap();
+    let before = world.owned("a");
+    world.node("a").engine.send_replace(false);
+    // Requests that come in meanwhile, at either, are late and not refused.
+    let (at_a, at_b) = tokio::join!(world.send_under(Some("k"), "a", &session, "stwo"), async {
+        until("b has all", || world.owned("b") == usize::from(SLOTS)).await;
+        world.send("b", &session, "sthree").await
+    });
+    let mut seqs = [at_a.unwrap(), at_b.unwrap()];
+    seqs.sort_unstable();
+    assert_eq!(seqs, [2, 3]);
+    assert_eq!(world.unfit("a"), Some(Unfit::Engine));
+    assert_eq!(world.bodies("a", &session).await.len(), 3, "asked at a, answered by b");
+    world.node("a").engine.send_replace(true);
+    until("a has its own again", || world.owned("a") == before).await;
+    world.settled().await;
+    assert_eq!(world.unfit("a"), None);
+    assert_eq!(world.bodies("b", &session).await.len(), 3);
+}
+
+/// When nobody has the engine nothing is gained by moving, and all slots would move twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_moves_when_all_lose_the_engine() {
+    let world = World::with_nodes(&["a", "b", "c"]).await;
+    let names = ["a", "b", "c"];
+    let before = (world.moves(), names.map(|name| world.owned(name)));
+    for name in names {
+        world.node(name).engine.send_replace(false);
+    }
+    for name in names {
+        until("it says so", || world.unfit(name).is_some()).await;
+    }
+    for name in names {
+        world.node(name).engine.send_replace(true);
+    }
+    assert_eq!(world.send("a", "x", "sone").await.unwrap(), 1);
+    for name in names {
+        until("it is well again", || world.unfit(name).is_none()).await;
+    }
+    until("they believe each other again", || {
+        names.iter().all(|name| *world.cluster(name).steady.borrow())
+    })
+    .await;
+    world.settled().await;
+    assert_eq!((world.moves(), names.map(|name| world.owned(name))), before);
+}
+
+/// A slot whose old owner woke up from a pause would be taken from its new owner, which has had it
+/// for long: nobody has told yet, but that is the pause's doing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_is_taken_back_unless_this_process_was_paused() {
+    let world = World::with_nodes(&["a"]).await;
+    // A node that asks, and then says nothing more.
+    world.sees("a", &["a", "b"], &[]);
+    for paused in [true, false] {
+        let a = world.cluster("a").clone();
+        until("a sees b", || a.table().slots_of("b").len() > 1).await;
+        let slot = a
+            .table()
+            .slots_of("b")
+            .into_iter()
+            .find(|slot| world.cluster("a").here().any(|here| here == *slot));
+        let slot = slot.unwrap();
+        a.release(slot, &"b".into()).await.unwrap();
+        assert_eq!(a.router.place(slot), Place::Moving);
+        if paused {
+            let woken = Instant::now() + limits::HANDOFF_DEADLINE + Duration::from_millis(500);
+            // As if the coordinator had not had its turn until shortly before the time is over.
+            until("the time is over", || {
+                a.trust.turn(Instant::now() - Duration::from_secs(5));
+                a.trust.turn(Instant::now());
+                Instant::now() >= woken
+            })
+            .await;
+            assert_eq!(a.router.place(slot), Place::Moving);
+            a.taken(slot, &"b".into(), u64::MAX);
+            assert!(matches!(a.router.place(slot), Place::Away { owner: Some(_), .. }));
+        } else {
+            until("a has it again", || a.router.place(slot) == Place::Here).await;
+        }
+    }
+}
+
+/// A slot that missed a swap would run the old version until it moves or the node ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_missed_a_swap_go_over_all_the_same() {
+    let world = World::with_nodes(&["a", "b"]).await;
+    let name = ServiceName::parse("s").unwrap();
+    // A section of no meaning: the same code under another digest.
+    let component = [&testkit::guest()[..], &[0, 2, 1, b'v']].concat();
+    for node in &world.nodes {
+        let context = &node.node.cluster().unwrap().context;
+        let plugin = context.plugins.add(component.clone().into()).await.unwrap();
+        let known = context.catalogue.get(&name).unwrap();
+        let next = Service::deployed(Some(&known), &name, Some("2"), plugin.digest(), 1).unwrap();
+        // Every order is lost.
+        assert!(context.catalogue.learn(next.unwrap()));
+    }
+    until("all slots run it", || {
+        world.nodes.iter().all(|node| {
+            let cluster = node.node.cluster().unwrap();
+            cluster.here().all(|slot| {
+                let running = cluster.router.running(slot).unwrap();
+                running.is_some_and(|running| {
+                    running
+                        .stats
+                        .active
+                        .lock()
+                        .get(&name)
+                        .is_some_and(|(generation, _)| *generation == 2)
+                })
+            })
+        })
+    })
+    .await;
+}
+
+/// A move that is given up while its slot is opened would leave a task that nobody knows of: the
+/// slot could not be opened, or even moved here, ever again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opening_that_is_given_up_leaves_nothing() {
+    let world = World::with_nodes(&["a", "b"]).await;
+    let slot = world.cluster("a").here().next().unwrap();
+    let router = world.cluster("b").router.clone();
+    world.node("b").engine.send_replace(false);
+    // For the moment: b is not to be found unfit.
+    let opening = timeout(Duration::from_millis(100), router.open(slot, None)).await;
+    assert!(opening.is_err(), "{opening:?}");
+    world.node("b").engine.send_replace(true);
+    drop(timeout(Duration::from_secs(20), router.hold(slot)).await.unwrap().unwrap());
+    until("it has ended", || router.running(slot).unwrap().is_none()).await;
+    // And the next one is not held up.
+    assert!(timeout(Duration::from_secs(20), router.open(slot, None)).await.unwrap().is_ok());
+}

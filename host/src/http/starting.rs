@@ -1,0 +1,68 @@
+//! What is answered while there is no node yet.
+
+use super::{App, Shutdown, health, stats::Stats};
+use crate::{
+    error::{Code, Error},
+    limits,
+};
+use axum::{Router, extract::State, routing::get};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// What a start is doing, and what holds it up. Cheap to clone.
+#[derive(Clone)]
+pub struct Doing(Arc<watch::Sender<Step>>);
+
+#[derive(Clone, Default)]
+struct Step {
+    what: String,
+    /// Why it is not over yet; tried again and again.
+    why: Option<String>,
+}
+
+impl Default for Doing {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(Step { what: "the node is starting".into(), why: None })))
+    }
+}
+
+impl Doing {
+    /// The next step begins.
+    pub fn step(&self, what: impl Into<String>) {
+        self.0.send_replace(Step { what: what.into(), why: None });
+    }
+
+    /// A try failed; there will be others.
+    pub fn failed(&self, why: impl ToString) {
+        self.0.send_modify(|step| step.why = Some(why.to_string()));
+    }
+
+    /// Resolves once some try has failed, and `patience` later the start is not over yet.
+    pub async fn held_up(&self, patience: Duration) {
+        // Its sender is `self`.
+        let _ = self.0.subscribe().wait_for(|step| step.why.is_some()).await;
+        tokio::time::sleep(patience).await;
+    }
+
+    fn error(&self) -> Error {
+        let Step { what, why } = &*self.0.borrow();
+        let detail = match why {
+            Some(why) => format!("{what}: {why}"),
+            None => what.clone(),
+        };
+        Error::new(Code::Unavailable, detail)
+    }
+}
+
+impl App {
+    /// For either listener, until there is a node: it lives, it is not ready, and why.
+    pub fn starting(doing: Doing) -> Self {
+        let refuse = async |State(doing): State<Doing>| doing.error();
+        let router = Router::new()
+            .route("/healthz", get(health::live))
+            .route("/openapi.json", get(health::openapi))
+            .fallback(refuse)
+            .with_state(doing);
+        Self::of(router, None, Stats::new(), limits::ADMIN_CONNECTIONS_MAX, true, Shutdown::new())
+    }
+}
