@@ -1,0 +1,90 @@
+import { Rejection } from "./error.js";
+import { parseBytes, stringifyBytes } from "./json.js";
+import { toBytes } from "./reply.js";
+import { State, StateView } from "./state.js";
+
+const LEVELS = ["trace", "debug", "info", "warn", "error"];
+
+class Base {
+    #host;
+    constructor(host) {
+        this.#host = host;
+    }
+    log(level, text) {
+        if (!LEVELS.includes(level)) throw new TypeError(`${JSON.stringify(level)} is no level: ${LEVELS.join(", ")}`);
+        this.#host.log(level, String(text).toWellFormed());
+    }
+}
+
+/** The message being handled, and what its handler can do. */
+export class Context extends Base {
+    #host;
+    constructor(host, { session, seq, id, origin, contentType, timeMs }) {
+        super(host);
+        this.#host = host;
+        this.session = session;
+        this.seq = seq;
+        this.id = id;
+        this.origin = origin;
+        this.contentType = contentType;
+        this.timeMs = timeMs;
+        this.state = new State(host);
+    }
+    get sender() {
+        return this.origin.kind === "client" ? this.origin.sender : undefined;
+    }
+    emit(kind, value) {
+        const body = stringifyBytes(value === undefined ? null : value);
+        if (body === undefined) throw new TypeError(`an event of ${typeof value} has no form in JSON`);
+        this.emitBytes(kind, "application/json", body);
+    }
+    emitBytes(kind, contentType, body) {
+        this.#host.emit(text(kind, "an event's kind"), text(contentType, "a content type"), toBytes(body, "an event's body"));
+    }
+    parse(body) {
+        return parseBody("message", body);
+    }
+}
+
+/** The query being answered. */
+export class QueryContext extends Base {
+    #host;
+    constructor(host, { session, seq, contentType, timeMs }) {
+        super(host);
+        this.#host = host;
+        this.session = session;
+        this.seq = seq;
+        this.contentType = contentType;
+        this.timeMs = timeMs;
+        this.state = new StateView(host);
+    }
+    parse(body) {
+        return parseBody("query", body);
+    }
+    /** What a query must not do, for tests of the host's own guard: see `raw.js`. */
+    static forbidden(cx) {
+        return new Context(cx.#host, { ...cx, id: undefined, origin: { kind: "client", sender: undefined } });
+    }
+}
+
+/** A session's migration from another version: its state and nothing else. */
+export class MigrateContext extends Base {
+    constructor(host) {
+        super(host);
+        this.state = new State(host);
+    }
+}
+
+function parseBody(what, body) {
+    try {
+        return parseBytes(body);
+    } catch (error) {
+        if (!(error instanceof SyntaxError)) throw error;
+        throw new Rejection(`bad-${what}`, `the ${what} is not understood: ${error.message}`);
+    }
+}
+
+function text(value, what) {
+    if (typeof value !== "string") throw new TypeError(`${what} is a string, not ${value === null ? "null" : typeof value}`);
+    return value.toWellFormed();
+}

@@ -1,0 +1,202 @@
+// The types of slotd's SDK for JavaScript and TypeScript. README.md has the whole in examples.
+
+/// <reference path="./globals.d.ts" />
+
+/** Where a message comes from. Only `client` occurs so far. */
+export type Origin =
+    /** A client; the name that it gave as its sender, if any. */
+    | { kind: "client"; sender: string | undefined }
+    /** Another session, `service/session`. */
+    | { kind: "session"; session: string }
+    /** A timer that this session set, by name. */
+    | { kind: "timer"; name: string }
+    /** The answer to an outbound request, by its id. */
+    | { kind: "http"; request: string };
+
+/** Levels of the node's log. */
+export type Level = "trace" | "debug" | "info" | "warn" | "error";
+
+/** Where nothing is said of the state's shape. */
+export type AnyState = Record<string, any>;
+
+type Key<S> = keyof S & string;
+type Under<S, P extends string> = Key<S> & `${P}${string}`;
+
+/**
+ * The session's state, to read: a sorted map from text keys to bytes, here as JSON values. Sees
+ * the writes of its own call.
+ *
+ * `S` says what lies where: `{ count: number; [ballot: `ballot/${string}`]: string }`.
+ */
+export class StateView<S extends object = AnyState> {
+    private constructor();
+    /**
+     * The value under `key`, from JSON; undefined if there is none. A whole number that a
+     * JavaScript number can't hold exactly comes as a BigInt.
+     * @throws {Rejection} `bad-state` where the value is not JSON
+     */
+    get<K extends Key<S>>(key: K): S[K] | undefined;
+    getBytes(key: Key<S>): Uint8Array | undefined;
+    has(key: Key<S>): boolean;
+    /**
+     * The pairs whose key starts with `prefix` and is greater than `after`, in order of the keys'
+     * bytes. Reads pages as it goes: a write behind it is not seen, one ahead of it may be.
+     */
+    scan<P extends string = "">(
+        prefix?: P,
+        options?: { after?: string },
+    ): IterableIterator<[key: Under<S, P>, value: S[Under<S, P>]]>;
+    scanBytes<P extends string = "">(
+        prefix?: P,
+        options?: { after?: string },
+    ): IterableIterator<[key: Under<S, P>, value: Uint8Array]>;
+    /** One page as the host gives it: up to `limit` pairs, 1,000 at most. `scan` is what you want. */
+    page(prefix: string, after: string | undefined, limit: number): [key: string, value: Uint8Array][];
+}
+
+/**
+ * The session's state, to read and to write. A key has 1,024 bytes at most, a value 1 MiB, and what
+ * one message writes 4 MiB; past a limit the call ends in a trap and nothing is kept.
+ */
+export class State<S extends object = AnyState> extends StateView<S> {
+    /** Stores `value` under `key` as JSON; a BigInt as its digits. */
+    set<K extends Key<S>>(key: K, value: S[K]): void;
+    setBytes(key: Key<S>, value: Uint8Array): void;
+    /** Deleting what is not there is no error. */
+    delete(key: Key<S>): void;
+}
+
+/** The message being handled, and what its handler can do. */
+export class Context<S extends object = AnyState> {
+    private constructor();
+    /** The session's id within its service. */
+    readonly session: string;
+    /** The number that this message gets if it is not rejected: from 1, without a gap. */
+    readonly seq: number;
+    /** The sender's idempotency key, if it gave one. */
+    readonly id: string | undefined;
+    readonly origin: Origin;
+    /** The name that a client gave as its sender, if the message is from a client and it gave one. */
+    readonly sender: string | undefined;
+    /** The body's type, as the sender gave it. */
+    readonly contentType: string;
+    /** The time of the message, milliseconds since the Unix epoch; `Date.now()` is the same. */
+    readonly timeMs: number;
+    readonly state: State<S>;
+    /**
+     * Tells the session's subscribers, once the message is durable. `kind` is a word; the body is
+     * `value` as JSON. 256 events and 1 MiB of them a message.
+     */
+    emit(kind: string, value: unknown): void;
+    emitBytes(kind: string, contentType: string, body: Uint8Array): void;
+    /** A line for the node's log; `console.log` and its like do the same. 100 lines a call. */
+    log(level: Level, text: string): void;
+    /**
+     * A body from JSON, for raw handlers.
+     * @throws {Rejection} `bad-message` where it is none
+     */
+    parse(body: Uint8Array): any;
+}
+
+/** The query being answered: without any way to change something. */
+export class QueryContext<S extends object = AnyState> {
+    private constructor();
+    readonly session: string;
+    /** The number of the last message that the state reflects; 0 before the first. */
+    readonly seq: number;
+    readonly contentType: string;
+    readonly timeMs: number;
+    readonly state: StateView<S>;
+    log(level: Level, text: string): void;
+    /**
+     * A body from JSON, for raw handlers.
+     * @throws {Rejection} `bad-query` where it is none
+     */
+    parse(body: Uint8Array): any;
+}
+
+/** A session's migration from another version: its state, in whatever shape that one left it. */
+export class MigrateContext {
+    private constructor();
+    readonly state: State<AnyState>;
+    log(level: Level, text: string): void;
+}
+
+/**
+ * A refusal. Thrown by a handler it becomes the sender's error (422, with this code) and changes
+ * nothing. Anything else that is thrown is a fault: logged, and the call ends in a trap.
+ */
+export class Rejection extends Error {
+    /**
+     * @param code kebab-case, for programs
+     * @param message one sentence, for people
+     * @param options.retriable whether the same message may succeed later
+     */
+    constructor(code: string, message: string, options?: { retriable?: boolean });
+    readonly code: string;
+    readonly retriable: boolean;
+}
+
+/** A body of any type. */
+export class Reply {
+    constructor(contentType: string, body: Uint8Array);
+    /** `value` as JSON. */
+    static json(value: unknown): Reply;
+    static text(text: string): Reply;
+    static bytes(body: Uint8Array, contentType?: string): Reply;
+    readonly contentType: string;
+    readonly body: Uint8Array;
+    /** The body from JSON, for tests. */
+    json(): any;
+    text(): string;
+}
+
+/** What a handler may return: no Promise, since a handler computes its answer at once. */
+export type Answer = string | number | bigint | boolean | null | undefined | void | (object & { then?: never });
+
+/**
+ * What decides what happens to the messages of a session, with JSON in and out.
+ *
+ * It keeps nothing in memory: whatever it must remember is in the session's state, because its own
+ * variables may be thrown away between any two calls, and serve many sessions in between.
+ */
+export interface Handler<Message = any, Query = any, S extends object = AnyState> {
+    /**
+     * Applies a message. When it returns, all that it wrote and emitted is committed with the
+     * message, and what it returned goes out as JSON (a `Reply` as it is) once that is durable.
+     * When it throws, nothing is kept.
+     */
+    handle(cx: Context<S>, message: Message): Answer;
+    /** Answers a question from the state; it can't change anything. */
+    query?(cx: QueryContext<S>, query: Query): Answer;
+    /**
+     * Brings a session's state from the shape that version `from` left to this version's. Called
+     * once a session, in the transaction of its first message under this version, never for a new
+     * session. To refuse, return why: the session then stays on `from`, working.
+     */
+    migrate?(cx: MigrateContext, from: string): string | Rejection | undefined | void;
+    /** Checks and shapes a message's JSON; what it throws becomes a rejection `bad-message`. */
+    parseMessage?(value: unknown): Message;
+    /** As `parseMessage`, for queries: `bad-query`. */
+    parseQuery?(value: unknown): Query;
+}
+
+/** As `Handler`, with bytes in and a `Reply` out. */
+export interface RawHandler<S extends object = AnyState> {
+    handle(cx: Context<S>, body: Uint8Array): Reply;
+    query?(cx: QueryContext<S>, body: Uint8Array): Reply;
+    migrate?(cx: MigrateContext, from: string): string | Rejection | undefined | void;
+}
+
+/** `export default handler<Message, Query, State>({ .. })`: what a plugin's module exports. */
+export function handler<Message = any, Query = any, S extends object = AnyState>(
+    methods: Handler<Message, Query, S>,
+): Handler<Message, Query, S>;
+
+/** `export default rawHandler<State>({ .. })`. */
+export function rawHandler<S extends object = AnyState>(methods: RawHandler<S>): RawHandler<S>;
+
+/** JSON with whole numbers of any size exact, as BigInt where a number can't hold them. */
+export function parseJson(text: string): any;
+/** JSON with each BigInt as its digits. */
+export function stringifyJson(value: unknown): string;

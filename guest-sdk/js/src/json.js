@@ -1,0 +1,108 @@
+// JSON as slotd's handlers speak it: UTF-8 bytes, and whole numbers of any size exact. A whole
+// number that a JavaScript number can't hold exactly is read as a BigInt; a BigInt is written as
+// its digits.
+
+import { decode, encode } from "./utf8.js";
+
+/**
+ * @param {Uint8Array} bytes
+ * @throws {SyntaxError} when the bytes are no JSON
+ */
+export function parseBytes(bytes) {
+    let text;
+    try {
+        text = decode(bytes);
+    } catch {
+        throw new SyntaxError("it is not UTF-8");
+    }
+    return parse(text);
+}
+
+/** @param {string} text */
+export function parse(text) {
+    const value = JSON.parse(text);
+    // To watch every number being read costs more than to look at the values once: only a text
+    // with a number that lost digits is read again.
+    return hasUnsafe(value) ? parseExact(text) : value;
+}
+
+/** @returns {Uint8Array | undefined} undefined where the value has no form in JSON */
+export function stringifyBytes(value) {
+    const text = stringify(value);
+    return text === undefined ? undefined : encode(text);
+}
+
+export function stringify(value) {
+    if (typeof value === "bigint") return value.toString();
+    try {
+        return JSON.stringify(value);
+    } catch (error) {
+        // A BigInt inside is the usual reason; where it is another one, it shows again.
+        if (!(error instanceof TypeError)) throw error;
+        return stringifyExact(value);
+    }
+}
+
+function hasUnsafe(root) {
+    if (typeof root === "number") return isUnsafe(root);
+    if (typeof root !== "object" || root === null) return false;
+    const open = [root];
+    while (open.length > 0) {
+        const node = open.pop();
+        const values = Array.isArray(node) ? node : Object.values(node);
+        for (let i = 0; i < values.length; i++) {
+            const value = values[i];
+            if (typeof value === "number") {
+                if (isUnsafe(value)) return true;
+            } else if (typeof value === "object" && value !== null) {
+                open.push(value);
+            }
+        }
+    }
+    return false;
+}
+
+function isUnsafe(number) {
+    return (number > Number.MAX_SAFE_INTEGER || number < Number.MIN_SAFE_INTEGER);
+}
+
+const WHOLE = /^-?\d+$/;
+
+// QuickJS and newer Node.js give a reviver the number's own text and write raw JSON; Node.js 20,
+// where tests may run, does neither.
+const HAS_SOURCE = (() => {
+    let has = false;
+    JSON.parse("1", (_key, value, context) => {
+        has = context?.source === "1";
+        return value;
+    });
+    return has;
+})();
+
+function parseExact(text) {
+    if (!HAS_SOURCE) return parseMarked(text);
+    return JSON.parse(text, (_key, value, { source }) =>
+        typeof value === "number" && isUnsafe(value) && WHOLE.test(source) ? BigInt(source) : value);
+}
+
+function stringifyExact(value) {
+    if (typeof JSON.rawJSON !== "function") return stringifyMarked(value);
+    return JSON.stringify(value, (_key, value) =>
+        typeof value === "bigint" ? JSON.rawJSON(value.toString()) : value);
+}
+
+const MARK = "\u{10fffd}big:";
+const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+
+function parseMarked(text) {
+    const marked = text.replace(TOKENS, (token) =>
+        WHOLE.test(token) && isUnsafe(Number(token)) ? `"${MARK}${token}"` : token);
+    return JSON.parse(marked, (_key, value) =>
+        typeof value === "string" && value.startsWith(MARK) ? BigInt(value.slice(MARK.length)) : value);
+}
+
+function stringifyMarked(value) {
+    const marked = JSON.stringify(value, (_key, value) =>
+        typeof value === "bigint" ? `${MARK}${value}` : value);
+    return marked?.replace(new RegExp(`"${MARK}(-?\\d+)"`, "gu"), "$1");
+}

@@ -1,0 +1,95 @@
+// The component's side: what the host calls, and what QuickJS lacks.
+
+import effects from "slotd:slot/effects@1.0.0";
+import log from "slotd:slot/log@1.0.0";
+import state from "slotd:slot/state@1.0.0";
+import exit from "wasi:cli/exit@0.2.12";
+import random from "wasi:random/random@0.2.12";
+import { Context, MigrateContext, QueryContext } from "./context.js";
+import { Chance, define, globals } from "./globals.js";
+import { callHandle, callMigrate, callQuery, unfit } from "./handler.js";
+import { describe, setMap } from "./trace.js";
+
+const host = {
+    get: state.get,
+    set: state.set,
+    delete: state.delete,
+    scan: (prefix, after, limit) => state.scan(prefix, after ?? null, limit),
+    emit: (kind, contentType, body) => effects.emit({ kind, contentType, body }),
+    log: log.write,
+};
+
+// While the handler's modules are loaded, at build time, there is no host to ask: chance is then
+// always the same, and what is printed goes nowhere.
+let inCall = false;
+const chance = new Chance({
+    random: (bytes) => (inCall ? random.getRandomBytes(bytes) : new Uint8Array(bytes)),
+});
+const surroundings = globals(chance, (level, text) => {
+    if (inCall) log.write(level, text);
+});
+define(globalThis, { ...surroundings.values, __slotdSetMap: setMap });
+define(Math, { random: surroundings.random });
+
+/**
+ * Runs a call. What a handler throws that is no rejection must end in a trap; a component can't be
+ * made to trap from JavaScript but by `exit`.
+ */
+function guarded(call) {
+    inCall = true;
+    chance.begin();
+    let outcome;
+    try {
+        outcome = call();
+    } catch (thrown) {
+        try {
+            log.write("error", describe(thrown));
+        } finally {
+            exit.exit({ tag: "err" });
+        }
+    }
+    return outcome;
+}
+
+function answer({ reply, rejected }) {
+    if (rejected === undefined) return { contentType: reply.contentType.toWellFormed(), body: reply.body };
+    // An object that is no Error is the function's `err`.
+    throw {
+        code: rejected.code.toWellFormed(),
+        message: rejected.message.toWellFormed(),
+        retriable: rejected.retriable,
+    };
+}
+
+const ORIGINS = {
+    client: (sender) => ({ kind: "client", sender: sender ?? undefined }),
+    session: (session) => ({ kind: "session", session }),
+    timer: (name) => ({ kind: "timer", name }),
+    http: (request) => ({ kind: "http", request }),
+};
+
+/** What a component exports, from a module's default export. */
+export function component(handler) {
+    const why = unfit(handler);
+    if (why !== undefined) throw new TypeError(why);
+    return {
+        handle: (message) => answer(guarded(() => {
+            const origin = ORIGINS[message.origin.tag](message.origin.val);
+            const cx = new Context(host, {
+                session: message.session,
+                seq: message.seq,
+                id: message.id ?? undefined,
+                origin,
+                contentType: message.contentType,
+                timeMs: message.timeMs,
+            });
+            return callHandle(handler, cx, message.body);
+        })),
+        query: (query) => answer(guarded(() => callQuery(handler, new QueryContext(host, query), query.body))),
+        migrate: (from) => {
+            const { refused } = guarded(() => callMigrate(handler, new MigrateContext(host), from));
+            // A string is the function's `err`.
+            if (refused !== undefined) throw refused.toWellFormed();
+        },
+    };
+}
