@@ -299,7 +299,10 @@ impl HostState {
             return Failure::Limit(refused);
         }
         if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
-            return Failure::Trapped(format!("it called exit with code {code}"));
+            // JavaScript has no other way to trap: its SDK has logged what was thrown.
+            return Failure::Trapped(format!(
+                "it gave up, with exit code {code} (an error that it did not catch, most likely)"
+            ));
         }
         let cause = error.root_cause().to_string();
         let table = error.downcast_ref::<ResourceTableError>();

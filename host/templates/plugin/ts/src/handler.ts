@@ -1,0 +1,51 @@
+// {{name}}: a slotd plugin that counts votes.
+//
+// Each session is a poll. `{"vote": "tea"}` is a vote of the message's sender, who can change
+// their mind; the reply is how many have voted for it. The query `{}` gives all choices.
+
+import { handler, Rejection } from "slotd-guest";
+
+interface Message {
+    vote: string;
+}
+
+type Query = Record<string, never>;
+
+/** What lies where in a session's state. */
+type State = {
+    [ballot: `ballot/${string}`]: string;
+    [votes: `votes/${string}`]: number;
+};
+
+export default handler<Message, Query, State>({
+    // What comes in is JSON of any shape: this makes a message of it, or throws.
+    parseMessage(value) {
+        const { vote } = value as Partial<Message>;
+        if (typeof vote !== "string") throw new Error("`vote` is the name of a choice");
+        return { vote };
+    },
+
+    handle(cx, { vote }) {
+        if (cx.sender === undefined) {
+            throw new Rejection("no-sender", "Only someone with a name can vote.");
+        }
+        const ballot = `ballot/${cx.sender}` as const;
+        const before = cx.state.get(ballot);
+        if (before !== undefined) {
+            cx.state.set(`votes/${before}`, (cx.state.get(`votes/${before}`) ?? 1) - 1);
+        }
+        const votes = (cx.state.get(`votes/${vote}`) ?? 0) + 1;
+        cx.state.set(`votes/${vote}`, votes);
+        cx.state.set(ballot, vote);
+        cx.emit("voted", { vote, votes });
+        return { votes };
+    },
+
+    query(cx) {
+        const votes = Array.from(cx.state.scan("votes/"), ([key, count]) => [
+            key.slice("votes/".length),
+            count,
+        ]);
+        return Object.fromEntries(votes);
+    },
+});
