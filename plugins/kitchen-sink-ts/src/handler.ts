@@ -1,0 +1,223 @@
+// Does what its message says, with everything that the SDK has: what the conformance tests run in
+// each language. A body of the content type `application/json` is `{"op": ..}`; any other is sent
+// back. What is not understood is rejected: `bad-message`, in a query `bad-query`.
+
+import { type Context, type Level, type QueryContext, rawHandler, Rejection, Reply, type StateView } from "slotd-guest";
+import { forbidden } from "slotd-guest/raw";
+
+type Fields = Record<string, unknown>;
+
+export default rawHandler({
+    handle(cx, body) {
+        return reply(cx, body, "bad-message", (fields) => handle(cx, fields));
+    },
+    query(cx, body) {
+        return reply(cx, body, "bad-query", (fields) => query(cx, fields));
+    },
+    migrate(cx, from) {
+        if (from === "0.0.9") return "no way from 0.0.9";
+        if (from === "0.0.8") throw new Error("nobody knows 0.0.8");
+        cx.state.set("migrated", { from });
+    },
+});
+
+/** A body that is not understood. */
+class Unclear extends Error {}
+
+function reply(
+    cx: Context | QueryContext,
+    body: Uint8Array,
+    unclear: string,
+    run: (fields: Fields) => unknown,
+): Reply {
+    if (cx.contentType !== "application/json") return new Reply(cx.contentType, body);
+    const fields: unknown = cx.parse(body);
+    try {
+        if (typeof fields !== "object" || fields === null) throw new Unclear("the body is no object");
+        return Reply.json(run(fields as Fields));
+    } catch (error) {
+        throw error instanceof Unclear ? new Rejection(unclear, error.message) : error;
+    }
+}
+
+function handle(cx: Context, fields: Fields): unknown {
+    const { state } = cx;
+    switch (fields.op) {
+        case "context":
+            return {
+                session: cx.session,
+                seq: cx.seq,
+                id: cx.id ?? null,
+                sender: cx.sender ?? null,
+                content_type: cx.contentType,
+            };
+        case "set":
+            state.set(text(fields, "key"), field(fields, "value"));
+            return {};
+        case "delete":
+            state.delete(text(fields, "key"));
+            return {};
+        case "set-bytes":
+            state.setBytes(text(fields, "key"), fromHex(text(fields, "hex")));
+            return {};
+        case "fill": {
+            const [prefix, value] = [text(fields, "prefix"), "x".repeat(whole(fields, "bytes"))];
+            const count = whole(fields, "count");
+            for (let i = 0; i < count; i++) state.set(prefix + String(i).padStart(5, "0"), value);
+            return {};
+        }
+        case "emit": {
+            const [kind, value] = [text(fields, "kind"), field(fields, "value")];
+            const times = whole(fields, "times");
+            for (let i = 0; i < times; i++) cx.emit(kind, value);
+            return {};
+        }
+        case "log":
+            cx.log(level(fields), text(fields, "text"));
+            return {};
+        case "print":
+            console.log(text(fields, "text"));
+            return {};
+        case "add64": {
+            const key = text(fields, "key");
+            const sum = BigInt.asUintN(64, kept64(state, key) + n64(fields));
+            state.set(key, sum);
+            return { sum: sum.toString() };
+        }
+        case "deep":
+            descend(whole(fields, "depth"));
+            return {};
+        case "spin":
+            for (;;);
+        case "allocate": {
+            const held: Uint8Array[] = [];
+            for (;;) held.push(new Uint8Array(8 * 1024 * 1024));
+        }
+        case "big":
+            return { text: "x".repeat(whole(fields, "bytes")) };
+        case "reject":
+        case "throw": {
+            if ((fields.set ?? null) !== null) state.set(text(fields, "set"), "written");
+            return both(cx, fields);
+        }
+        default:
+            return both(cx, fields);
+    }
+}
+
+function query(cx: QueryContext, fields: Fields): unknown {
+    switch (fields.op) {
+        case "context":
+            return { session: cx.session, seq: cx.seq, content_type: cx.contentType };
+        case "set":
+            forbidden(cx).state.set(text(fields, "key"), field(fields, "value"));
+            return {};
+        case "delete":
+            forbidden(cx).state.delete(text(fields, "key"));
+            return {};
+        case "emit":
+            forbidden(cx).emit(text(fields, "kind"), field(fields, "value"));
+            return {};
+        default:
+            return both(cx, fields);
+    }
+}
+
+/** What a message and a query have in common. */
+function both(cx: Context | QueryContext, fields: Fields): unknown {
+    const state: StateView = cx.state;
+    switch (fields.op) {
+        case "echo":
+            return { value: field(fields, "value") };
+        case "get":
+            return { value: state.get(text(fields, "key")) ?? null };
+        case "get-bytes": {
+            const bytes = state.getBytes(text(fields, "key"));
+            return { hex: bytes === undefined ? null : toHex(bytes) };
+        }
+        case "scan": {
+            const after = (fields.after ?? null) === null ? undefined : text(fields, "after");
+            const page = state.page(text(fields, "prefix"), after, whole(fields, "limit"));
+            return { pairs: page.map(([key]) => [key, state.get(key)]) };
+        }
+        case "scan-all": {
+            let [count, first, last]: [number, string | null, string | null] = [0, null, null];
+            for (const [key] of state.scanBytes(text(fields, "prefix"))) {
+                count += 1;
+                first ??= key;
+                last = key;
+            }
+            return { count, first, last };
+        }
+        case "clock":
+            return { time_ms: cx.timeMs, native_ms: Date.now() };
+        case "random":
+            return { hex: toHex(crypto.getRandomValues(new Uint8Array(16))), native: String(Math.random()) };
+        case "reject":
+            throw new Rejection(text(fields, "code"), text(fields, "message"), {
+                retriable: flag(fields, "retriable"),
+            });
+        case "throw":
+            throw new Error(text(fields, "message"));
+        default:
+            throw new Unclear("there is no such op");
+    }
+}
+
+function descend(depth: number): number {
+    return depth === 0 ? 0 : descend(depth - 1) + 1;
+}
+
+function bad(name: string, what: string): never {
+    throw new Unclear(`\`${name}\` is missing, or is no ${what}`);
+}
+
+function field(fields: Fields, name: string): unknown {
+    return Object.hasOwn(fields, name) ? fields[name] : bad(name, "value");
+}
+
+function text(fields: Fields, name: string): string {
+    const value = fields[name];
+    return typeof value === "string" ? value : bad(name, "text");
+}
+
+function whole(fields: Fields, name: string): number {
+    const value = fields[name];
+    return Number.isSafeInteger(value) && Number(value) >= 0 ? Number(value) : bad(name, "whole number");
+}
+
+const LEVELS: readonly unknown[] = ["trace", "debug", "info", "warn", "error"] satisfies Level[];
+
+function level(fields: Fields): Level {
+    return LEVELS.includes(fields.level) ? (fields.level as Level) : bad("level", "level of the log");
+}
+
+const MAX_64 = 2n ** 64n - 1n;
+
+function n64(fields: Fields): bigint {
+    const n = text(fields, "n");
+    return /^\d{1,20}$/.test(n) && BigInt(n) <= MAX_64 ? BigInt(n) : bad("n", "u64 in decimal");
+}
+
+function kept64(state: StateView, key: string): bigint {
+    const kept: unknown = state.get(key) ?? 0;
+    if (typeof kept === "bigint" || Number.isSafeInteger(kept)) {
+        const value = BigInt(kept as number | bigint);
+        if (value >= 0n && value <= MAX_64) return value;
+    }
+    throw new Rejection("bad-state", `the value of ${JSON.stringify(key)} is no u64`);
+}
+
+function flag(fields: Fields, name: string): boolean {
+    const value = fields[name];
+    return typeof value === "boolean" ? value : bad(name, "flag");
+}
+
+function toHex(bytes: Uint8Array): string {
+    return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function fromHex(hex: string): Uint8Array {
+    if (!/^(?:[0-9a-f]{2})*$/i.test(hex)) bad("hex", "row of hexadecimal digits, two by two");
+    return Uint8Array.from({ length: hex.length / 2 }, (_, i) => parseInt(hex.slice(2 * i, 2 * i + 2), 16));
+}
