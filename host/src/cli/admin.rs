@@ -58,16 +58,43 @@ pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
 
-/// Says what a deploy or rollback did; waits for its swap where told to.
-async fn changed(
+/// What a deploy did, once every slot has moved.
+pub struct Moved {
+    pub answer: Value,
+    /// Whether something else ran before.
+    pub changed: bool,
+    /// The version and digest that run now.
+    pub label: String,
+}
+
+/// Deploys a component and waits for the swap.
+///
+/// # Errors
+/// The node refuses it, or the swap does not proceed.
+pub async fn deploy_and_wait(
     client: &Client,
     service: &str,
-    mut answer: Value,
-    wait: bool,
-    json: bool,
-) -> Result<(), CliError> {
+    component: Bytes,
+) -> Result<Moved, CliError> {
+    let path = service_path(service, "/deploy")?;
+    let headers = [("content-type", "application/wasm")];
+    let answer = client.request(Method::POST, &path, &headers, component).await?.json()?;
+    let answer = moved(client, service, answer).await?;
+    if let Some(error) = answer["swap"]["error"].as_str() {
+        return Err(does_not_proceed(error));
+    }
+    let changed = answer["changed"].as_bool() != Some(false);
+    Ok(Moved { changed, label: text(&answer, "current.label"), answer })
+}
+
+fn does_not_proceed(error: &str) -> CliError {
+    CliError::new(Exit::Server, format!("the swap does not proceed: {error}"))
+}
+
+/// Waits until every slot has moved; gives the answer with the swap as it ended.
+async fn moved(client: &Client, service: &str, mut answer: Value) -> Result<Value, CliError> {
     let until = Instant::now() + client.timeout();
-    while wait && is_moving(&answer["swap"]) {
+    while is_moving(&answer["swap"]) {
         if Instant::now() > until {
             return Err(CliError::new(
                 Exit::Unreachable,
@@ -79,6 +106,20 @@ async fn changed(
         sleep(SWAP_LOOK).await;
         let status = client.get(&service_path(service, "/swap")?).await?.json()?;
         answer["swap"] = status["swap"].clone();
+    }
+    Ok(answer)
+}
+
+/// Says what a deploy or rollback did; waits for its swap where told to.
+async fn changed(
+    client: &Client,
+    service: &str,
+    mut answer: Value,
+    wait: bool,
+    json: bool,
+) -> Result<(), CliError> {
+    if wait {
+        answer = moved(client, service, answer).await?;
     }
     if json {
         output::line(&answer.to_string())?;
@@ -98,15 +139,24 @@ async fn changed(
         }
     }
     match answer["swap"]["error"].as_str() {
-        Some(error) if wait => {
-            Err(CliError::new(Exit::Server, format!("the swap does not proceed: {error}")))
-        }
+        Some(error) if wait => Err(does_not_proceed(error)),
         _ => Ok(()),
     }
 }
 
 fn is_moving(swap: &Value) -> bool {
     swap["done"].as_bool() == Some(false) && swap["error"].is_null()
+}
+
+/// A swap in one line; `None` where no slot ran.
+pub fn swapped(swap: &Value) -> Option<String> {
+    let moved = number(swap, "moved");
+    let (from, to) = (swap["from"].as_str()?, swap["to"].as_str()?);
+    (moved > 0.0).then(|| {
+        let pause = output::micros(number(swap, "pause_max_us"));
+        let slots = output::count(moved as usize, "slot");
+        output::harmless(&format!("{from} -> {to}: {slots} moved, pause at most {pause}"), false)
+    })
 }
 
 fn swap_lines(swap: &Value) -> String {

@@ -3,6 +3,7 @@
 use super::{
     client::{ADMIN, API, Client},
     cluster::ClusterCmd,
+    dev::Dev,
     exit::{CliError, Exit},
     plugin::Lang,
 };
@@ -36,10 +37,8 @@ const AFTER_HELP: &str = "\
 A whole cluster to try on this machine:
   slotd cluster dev
 
-A first session, with a node on the default addresses:
-  slotd serve &
-  slotd plugin new hello && slotd plugin build hello
-  slotd deploy hello hello-0.1.0.wasm
+A first plugin, built and swapped in each time it is saved (--lang rust, ts, js, python, c):
+  slotd plugin new hello && slotd dev hello
   slotd send hello lunch '{\"vote\": \"tea\"}' --sender ann
 
 Exit codes: 0 it worked, 1 failed on this side, 2 called wrongly or configuration wrong,
@@ -107,6 +106,13 @@ pub enum Cmd {
     #[command(subcommand)]
     Cluster(ClusterCmd),
 
+    /// Work on a plugin: run a node with it, and swap it in each time a source file is saved
+    ///
+    /// Runs a node on this machine, builds the plugin in the folder, deploys it and watches its
+    /// sources: each save builds it anew, checks it and swaps it in while the node serves. What
+    /// does not build or does not fit is shown, and the version before goes on. Handlers' log
+    /// lines stand between. Sessions are kept; Ctrl-C ends it.
+    Dev(Dev),
     /// Begin, build, test and check plugins
     #[command(subcommand)]
     Plugin(PluginCmd),

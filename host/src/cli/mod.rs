@@ -5,6 +5,7 @@ mod args;
 mod boot;
 mod client;
 mod cluster;
+mod dev;
 #[cfg(test)]
 mod docs;
 mod exit;
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CliError> {
     let mut builder = match cli.command {
-        Cmd::Serve(_) => Builder::new_multi_thread(),
+        Cmd::Serve(_) | Cmd::Dev(_) => Builder::new_multi_thread(),
         _ => Builder::new_current_thread(),
     };
     let runtime = builder
@@ -94,6 +95,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,
+        Cmd::Dev(args) => dev::dev(args, json).await,
         Cmd::Plugin(command) => local::plugin(command, json).await,
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),

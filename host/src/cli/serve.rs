@@ -28,14 +28,16 @@ use tokio::{
     time::timeout,
 };
 
+/// Stops a node within a grace.
+pub type Stop = Box<dyn FnOnce(Duration) -> BoxFuture<'static, Result<(), String>> + Send>;
+
 /// A node that serves.
 pub struct Running {
     pub api: SocketAddr,
     pub admin: SocketAddr,
     /// Stops accepting, finishes what is in flight within the grace, closes sockets, flushes and
     /// closes the store. An error says what did not finish; nothing acknowledged is lost by it.
-    #[allow(clippy::type_complexity, reason = "used once")]
-    pub stop: Box<dyn FnOnce(Duration) -> BoxFuture<'static, Result<(), String>> + Send>,
+    pub stop: Stop,
     /// Resolves, with the reason, when a part that must not end has ended.
     pub failed: BoxFuture<'static, String>,
     /// Resolves when an operator has asked, through any node, that this one give everything away
@@ -88,7 +90,7 @@ impl From<StartError> for CliError {
 // ---- the wiring --------------------------------------------------------------------------------
 
 /// Opens the node and binds its listeners: the one place where the parts are put together.
-async fn start(config: &Config) -> Result<Running, StartError> {
+pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
     // Bound first, served last: a taken address is found before the data directory is touched.
     let api = listen("api", &config.api).await?;
     let admin = listen("admin", &config.admin).await?;
@@ -276,6 +278,16 @@ pub async fn serve(args: Serve, json: bool) -> Result<(), CliError> {
     telemetry::init_log(*log_format, log_filter).map_err(CliError::usage)?;
     panics::install_hook();
     telemetry::metrics();
+    or_a_bug(run(loaded, addresses_file.as_deref(), json)).await
+}
+
+/// What serves, until a bug ends it.
+///
+/// # Errors
+/// As `serving` does, or that a bug ended it.
+pub(super) async fn or_a_bug(
+    serving: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
     tokio::select! {
         biased;
         // Crash-only: with a part in an unknown shape there is no orderly way to go on, and what
@@ -284,7 +296,7 @@ pub async fn serve(args: Serve, json: bool) -> Result<(), CliError> {
             Exit::Bug,
             format!("a bug ended this node: {cause}\n  What it acknowledged is safe; start it again."),
         )),
-        result = run(loaded, addresses_file.as_deref(), json) => result,
+        result = serving => result,
     }
 }
 
@@ -329,28 +341,38 @@ async fn run(loaded: Loaded, addresses_file: Option<&Path>, json: bool) -> Resul
             Some(reason)
         }
     };
+    let stopped = end(stop, config.shutdown_grace, &mut signals).await;
+    match failure {
+        Some(reason) => {
+            Err(CliError::new(Exit::Bug, format!("a part of the node has ended: {reason}")))
+        }
+        None => stopped.inspect(|()| tracing::info!("stopped")),
+    }
+}
+
+/// Stops a node in an orderly way, or at once when told a second time.
+///
+/// # Errors
+/// Not all was finished; nothing acknowledged is lost.
+pub(super) async fn end(
+    stop: Stop,
+    grace: Duration,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
     let stopped = tokio::select! {
         name = signals.next() => {
             tracing::warn!(signal = name, "told twice: ending at once");
             return Err(CliError::failure("ended before everything in flight was finished"));
         }
         // What runs under the grace ends with it; the rest is the store's last write.
-        stopped = timeout(config.shutdown_grace + limits::SHUTDOWN_OVERTIME, stop(config.shutdown_grace)) => stopped,
+        stopped = timeout(grace + limits::SHUTDOWN_OVERTIME, stop(grace)) => stopped,
     };
-    match (failure, stopped) {
-        (Some(reason), _) => {
-            Err(CliError::new(Exit::Bug, format!("a part of the node has ended: {reason}")))
-        }
-        (None, Ok(Ok(()))) => {
-            tracing::info!("stopped");
-            Ok(())
-        }
-        (None, Ok(Err(left))) => {
+    match stopped {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(left)) => {
             Err(CliError::failure(format!("stopped, but not all was finished: {left}")))
         }
-        (None, Err(_)) => {
-            Err(CliError::failure("did not stop in time; nothing acknowledged is lost"))
-        }
+        Err(_) => Err(CliError::failure("did not stop in time; nothing acknowledged is lost")),
     }
 }
 
@@ -402,7 +424,7 @@ impl Signals {
 }
 
 /// Connections, tables and journals each need a descriptor; many systems give 1,024 unless asked.
-fn raise_file_limit(connections: usize) {
+pub(super) fn raise_file_limit(connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: now.maximum, maximum: now.maximum };

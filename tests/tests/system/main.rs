@@ -11,6 +11,7 @@ mod cli;
 mod cluster_dev;
 mod common;
 mod demo;
+mod dev;
 mod docs;
 mod examples;
 mod hostile;

@@ -12,7 +12,7 @@ mod steps;
 mod test;
 pub mod tools;
 
-pub use build::{BuildOptions, BuildReport, Built, build};
+pub use build::{BuildOptions, BuildReport, Built, Component, build, component};
 pub use componentize::componentize;
 pub use lang::{Lang, Language, Package};
 pub use new::{NewOptions, NewReport, new};

@@ -1,0 +1,312 @@
+//! `slotd dev`: a node of its own, and one plugin that is built and swapped in whenever its source
+//! changes.
+
+mod show;
+mod watch;
+
+use super::{
+    admin::{self, Moved},
+    args::ConfigArgs,
+    client::{ADMIN, Client},
+    exit::{CliError, Exit},
+    output,
+    plugin::{self, BuildOptions, Component, Lang, Steps, sdk::OWN_DIR},
+    serve::{self, Running, Signals},
+};
+use crate::{config::Loaded, limits, names::ServiceName, plugin::Digest, telemetry};
+use clap::{Args, Command, FromArgMatches as _};
+use serde_json::json;
+use show::{Show, Tone};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+use watch::Watch;
+
+/// Where the API is unless told otherwise: where client commands look by themselves.
+const PORT_DEFAULT: u16 = 7070;
+/// Changed files that are named; of more, how many.
+const NAMED_MAX: usize = 3;
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// The plugin's folder
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Deploy it as this service [default: the plugin's name]
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Keep the node's sessions here [default: .slotd/data in the plugin's folder]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The API's port; the admin port comes after it; 0: any that are free
+    #[arg(long, value_name = "PORT", default_value_t = PORT_DEFAULT)]
+    pub port: u16,
+    /// The cargo profile, for Rust [default: release]
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Further flags for the node, as `slotd serve` takes them
+    #[arg(last = true, value_name = "FLAGS")]
+    pub serve: Vec<OsString>,
+}
+
+pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
+    let dir = args.dir.canonicalize().map_err(|error| {
+        CliError::usage(format!("there is no folder {}: {error}", args.dir.display()))
+    })?;
+    let lang = Lang::of(&dir).map_err(|error| CliError::failure(format!("{error:#}")))?;
+    let service = args.service.as_deref().map(ServiceName::parse).transpose()?;
+    let loaded = configuration(&args, &dir)?;
+
+    let show = Show::new(json);
+    let told = loaded.origins.contains_key("log.filter");
+    show.init_log(if told { &loaded.config.log_filter } else { show::FILTER })?;
+    telemetry::panics::install_hook();
+    telemetry::metrics();
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let options = BuildOptions { dir, profile: args.profile, out: None };
+    serve::or_a_bug(run(loaded, lang, options, service, show)).await
+}
+
+/// The node's: as `serve` has it, but for where it keeps things and listens.
+fn configuration(args: &Dev, dir: &Path) -> Result<Loaded, CliError> {
+    let command = Command::new("slotd dev --").no_binary_name(true).disable_help_flag(true);
+    let command = <ConfigArgs as Args>::augment_args(command);
+    let matches = command.try_get_matches_from(&args.serve);
+    let matches = matches.map_err(|error| {
+        CliError::usage(format!("after --: {}", error.to_string().trim_start_matches("error: ")))
+    })?;
+    let mut config = ConfigArgs::from_arg_matches(&matches)
+        .map_err(|error| CliError::usage(format!("after --: {error}")))?;
+    let (api, admin) = match args.port {
+        0 => (0, 0),
+        port => (port, port.checked_add(1).ok_or_else(|| CliError::usage("--port: too large"))?),
+    };
+    let data = args.data.clone().unwrap_or_else(|| dir.join(OWN_DIR).join("data"));
+    let data = data.to_str().ok_or_else(|| {
+        CliError::usage(format!("the data directory's path is not UTF-8: {}", data.display()))
+    })?;
+    // What is said after `--` is said on purpose: it comes later, and wins.
+    let own = [
+        ("data_dir", data.to_owned()),
+        ("api.listen", format!("127.0.0.1:{api}")),
+        ("admin.listen", format!("127.0.0.1:{admin}")),
+    ];
+    config.flags.splice(0..0, own);
+    let loaded = config.load()?;
+    if loaded.config.is_cluster() {
+        return Err(CliError::usage(
+            "slotd dev runs a node that stands alone; unset nats.servers, or use `slotd cluster dev`",
+        ));
+    }
+    Ok(loaded)
+}
+
+async fn run(
+    loaded: Loaded,
+    lang: Lang,
+    options: BuildOptions,
+    service: Option<ServiceName>,
+    show: Show,
+) -> Result<(), CliError> {
+    let config = &loaded.config;
+    serve::raise_file_limit(config.connections_max);
+    let mut signals = Signals::listen()?;
+    let running = tokio::select! {
+        _ = signals.next() => return Ok(()),
+        running = serve::start(config) => running.map_err(|error| {
+            let mut error = CliError::from(error);
+            if error.exit == Exit::CannotStart {
+                error.message.push_str("\n  `slotd dev --port 0` takes ports that are free");
+            }
+            error
+        })?,
+    };
+    let Running { api, admin, stop, mut failed, drained } = running;
+    let (api, admin) = (format!("http://{api}"), format!("http://{admin}"));
+    let token = config.admin.token.as_ref().map(|token| token.reveal().to_owned());
+    let steps = Arc::new(Steps::stoppable(move |what| show.say(Tone::Plain, what)));
+    show.say(Tone::Plain, &format!("the {lang} plugin in {}", options.dir.display()));
+    show.say(
+        Tone::Plain,
+        &format!("API {api}, admin {admin}, data in {}", config.data_dir.display()),
+    );
+    show.event(&json!({
+        "event": "ready", "api": api, "admin": admin, "data_dir": config.data_dir,
+    }))?;
+    let mut plugin = Plugin {
+        admin: Client::new(&admin, token, limits::CLIENT_DEPLOY_TIMEOUT, ADMIN)?,
+        api,
+        options,
+        service,
+        steps: steps.clone(),
+        show,
+        running: None,
+        tried: false,
+    };
+    let ended: Result<(), CliError> = tokio::select! {
+        name = signals.next() => {
+            show.say(Tone::Plain, &format!("{name}: stopping"));
+            Ok(())
+        }
+        () = drained => Ok(()),
+        reason = &mut failed => {
+            Err(CliError::new(Exit::Bug, format!("a part of the node has ended: {reason}")))
+        }
+        ended = plugin.serve() => ended,
+    };
+    // A compiler that still runs would keep the process.
+    steps.stop();
+    let stopped = serve::end(stop, config.shutdown_grace, &mut signals).await;
+    ended.and(stopped)
+}
+
+/// The plugin that is worked on.
+struct Plugin {
+    admin: Client,
+    api: String,
+    options: BuildOptions,
+    service: Option<ServiceName>,
+    steps: Arc<Steps>,
+    show: Show,
+    /// What was deployed last.
+    running: Option<(Digest, String)>,
+    /// Whether the user was told how to try it.
+    tried: bool,
+}
+
+impl Plugin {
+    /// Builds and deploys, again after each change. Ends only when nothing can be shown any more.
+    async fn serve(&mut self) -> Result<(), CliError> {
+        let mut watch = Watch::begin(self.sources().await);
+        let files = match watch.files() {
+            n if n >= watch::FILES_MAX => format!("the first {n} files"),
+            n => output::count(n, "file"),
+        };
+        self.show.say(Tone::Plain, &format!("watching {files}; Ctrl-C ends it"));
+        loop {
+            self.turn().await?;
+            // A path may have come in with the change.
+            watch.set_roots(self.sources().await);
+            let changed = watch.changed().await;
+            self.show.say(Tone::Plain, &format!("changed: {}", self.named(&changed)));
+            self.show.event(&json!({"event": "changed", "files": changed}))?;
+        }
+    }
+
+    async fn sources(&self) -> Vec<PathBuf> {
+        let dir = self.options.dir.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let sources = Lang::of(&dir).map(|lang| lang.language().sources(&dir));
+            // With a broken manifest the folder is still what to watch: it is mended there.
+            sources.unwrap_or_else(|_| vec![dir])
+        });
+        found.await.unwrap_or_else(|_| vec![self.options.dir.clone()])
+    }
+
+    fn named(&self, files: &[PathBuf]) -> String {
+        let short = |file: &PathBuf| {
+            file.strip_prefix(&self.options.dir).unwrap_or(file).display().to_string()
+        };
+        let mut names: Vec<_> = files.iter().take(NAMED_MAX).map(short).collect();
+        if files.len() > NAMED_MAX {
+            names.push(format!("and {} more", files.len() - NAMED_MAX));
+        }
+        names.join(", ")
+    }
+
+    /// One build and what follows. What goes wrong with the plugin is shown; an error is `dev`'s.
+    async fn turn(&mut self) -> Result<(), CliError> {
+        let started = Instant::now();
+        let (options, steps) = (self.options.clone(), self.steps.clone());
+        let built = tokio::task::spawn_blocking(move || plugin::component(&options, &steps)).await;
+        let component = match built {
+            Ok(Ok(component)) => component,
+            Ok(Err(error)) => return self.failed("build-failed", &format!("{error:#}")),
+            Err(error) => return self.failed("build-failed", &error.to_string()),
+        };
+        match self.deploy(component, started).await {
+            Ok(()) => Ok(()),
+            // Nobody reads what we say.
+            Err(error) if error.message.is_empty() => Err(error),
+            Err(error) => self.failed("refused", &error.message),
+        }
+    }
+
+    fn failed(&self, event: &str, why: &str) -> Result<(), CliError> {
+        self.show.say(Tone::Bad, why);
+        let goes_on = match &self.running {
+            Some((_, label)) => format!("{label} goes on; mend it and save"),
+            None => "nothing of it runs yet; mend it and save".to_owned(),
+        };
+        self.show.say(Tone::Plain, &goes_on);
+        let runs = self.running.as_ref().map(|(_, label)| label);
+        self.show.event(&json!({"event": event, "error": why, "runs": runs}))
+    }
+
+    async fn deploy(&mut self, component: Component, started: Instant) -> Result<(), CliError> {
+        let Component { package, bytes, .. } = component;
+        let service = match &self.service {
+            Some(service) => service.clone(),
+            None => ServiceName::parse(&package.name).map_err(|error| {
+                CliError::usage(format!("{}: name the service with --service", error.detail))
+            })?,
+        };
+        let (digest, size) = (Digest::of(&bytes), bytes.len());
+        if self.running.as_ref().is_some_and(|(running, _)| *running == digest) {
+            self.show.say(Tone::Plain, "the same component as before: nothing to swap");
+            return self.show.event(&json!({"event": "same", "digest": digest}));
+        }
+        let Moved { answer, changed, label } =
+            admin::deploy_and_wait(&self.admin, service.as_str(), bytes.into()).await?;
+        // Under this name from now on, whatever the manifest says later.
+        self.service = Some(service.clone());
+        self.running = Some((digest, label.clone()));
+        let took = output::micros(started.elapsed().as_micros() as f64);
+        let size = format!("{:.1} KiB", size as f64 / 1024.0);
+        let did = match changed {
+            true => format!("{service} runs {label} ({size}, {took} after the change)"),
+            false => format!("{service} runs {label} as before ({size})"),
+        };
+        self.show.say(Tone::Good, &did);
+        if let Some(swapped) = admin::swapped(&answer["swap"]) {
+            self.show.say(Tone::Plain, &swapped);
+        }
+        if !self.tried {
+            self.tried = true;
+            self.show.say(Tone::Plain, &self.to_try(&service, &package.name));
+        }
+        self.show.event(&json!({
+            "event": "deployed", "service": service.as_str(), "label": label, "changed": changed,
+            "digest": digest, "swap": answer["swap"],
+        }))
+    }
+
+    fn to_try(&self, service: &ServiceName, plugin: &str) -> String {
+        let mut to_try = String::from("to try, in another terminal:\n");
+        if self.api != format!("http://127.0.0.1:{PORT_DEFAULT}") {
+            let (api, admin) = (&self.api, self.admin.url());
+            to_try += &format!("  export SLOTD_URL={api} SLOTD_ADMIN_URL={admin}\n");
+        }
+        let readme = std::fs::read_to_string(self.options.dir.join("README.md"));
+        let shown = readme.ok().and_then(|text| first_send(&text, plugin, service.as_str()));
+        let send = shown.unwrap_or_else(|| format!("slotd send {service} room-1 '{{}}'"));
+        to_try + "  " + &send
+    }
+}
+
+/// The first message that the plugin's own README sends: it knows what the handler reads.
+fn first_send(readme: &str, plugin: &str, service: &str) -> Option<String> {
+    let rest = readme.lines().find_map(|line| {
+        let rest = line.trim().strip_prefix("slotd send ")?.strip_prefix(plugin)?;
+        rest.starts_with(' ').then_some(rest)
+    })?;
+    Some(format!("slotd send {service}{rest}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Tells when a plugin's sources have changed: what they hold, not what was touched.
+//!
+//! It looks at each file's content again and again, rather than wait for the system's notices: that
+//! works on every mount, needs no watch per folder, and an editor which writes beside and renames
+//! over, a checkout, and a save that changes nothing are all told apart. A plugin has few sources;
+//! where they are many, it looks less often.
+
+use crate::cli::plugin::lang::is_source;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+use tokio::time::{Instant, sleep};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Between looks at least: less than a person notices.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between looks, so many times as long as one takes: a folder of many files costs 4% of a processor.
+const LOOK_SHARE: u32 = 25;
+/// Editors and checkouts write several files at once: how long it must stay the same before it counts.
+const QUIET: Duration = Duration::from_millis(50);
+/// Where it is never quiet, it counts all the same.
+const QUIET_MAX: Duration = Duration::from_secs(1);
+/// Files of a plugin at most: a folder with more is not a plugin's alone, and is watched in part.
+pub const FILES_MAX: usize = 10_000;
+/// Larger files are told apart by length and time.
+const HASHED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Folders within folders at most.
+const DEPTH_MAX: usize = 32;
+
+/// A plugin's sources, and when they change.
+pub struct Watch {
+    roots: Vec<PathBuf>,
+    /// As they were when a build last began.
+    seen: Files,
+}
+
+/// Every file with what tells one content from another, and the folders they are in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Files {
+    files: BTreeMap<PathBuf, u64>,
+    /// Against links that go round.
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Watch {
+    /// Watches files, and folders with what [`is_source`] says of all they hold.
+    pub fn begin(roots: Vec<PathBuf>) -> Self {
+        Self { seen: Files::under(&roots), roots }
+    }
+
+    /// Other roots than before. What is new with them counts as seen; a change to what was watched
+    /// before does not.
+    pub fn set_roots(&mut self, roots: Vec<PathBuf>) {
+        if roots == self.roots {
+            return;
+        }
+        let added: Vec<_> = roots.iter().filter(|r| !self.roots.contains(r)).cloned().collect();
+        self.seen.files.retain(|file, _| roots.iter().any(|root| file.starts_with(root)));
+        for (file, print) in Files::under(&added).files {
+            self.seen.files.entry(file).or_insert(print);
+        }
+        self.roots = roots;
+    }
+
+    /// How many files are watched.
+    pub fn files(&self) -> usize {
+        self.seen.files.len()
+    }
+
+    /// Waits until something differs from what was seen last, and gives it, sorted.
+    pub async fn changed(&mut self) -> Vec<PathBuf> {
+        loop {
+            let (mut now, took) = self.look().await;
+            if !now.differing(&self.seen).is_empty() {
+                let until = Instant::now() + QUIET_MAX;
+                loop {
+                    sleep(QUIET).await;
+                    let before = std::mem::replace(&mut now, self.look().await.0);
+                    if now == before || Instant::now() > until {
+                        break;
+                    }
+                }
+                let changed = now.differing(&self.seen);
+                self.seen = now;
+                // What was taken back meanwhile is no change.
+                if !changed.is_empty() {
+                    return changed;
+                }
+            }
+            sleep(LOOK.max(took * LOOK_SHARE)).await;
+        }
+    }
+
+    /// How everything is now, and how long that took to find out.
+    async fn look(&self) -> (Files, Duration) {
+        let (roots, began) = (self.roots.clone(), Instant::now());
+        let found = tokio::task::spawn_blocking(move || Files::under(&roots)).await;
+        // Only a process that ends does not run it.
+        (found.unwrap_or_else(|_| self.seen.clone()), began.elapsed())
+    }
+}
+
+impl Files {
+    fn under(roots: &[PathBuf]) -> Self {
+        let mut files = Self::default();
+        for root in roots {
+            // Nothing to be seen is a state too: that of what was removed.
+            let _ = match root.is_dir() {
+                true => files.folder(root, 0),
+                false => files.file(root.clone()),
+            };
+        }
+        files
+    }
+
+    fn folder(&mut self, folder: &Path, depth: usize) -> io::Result<()> {
+        if depth > DEPTH_MAX || !self.folders.insert(folder.into()) {
+            return Ok(());
+        }
+        for entry in fs::read_dir(folder)?.flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            // Of a link, what it leads to counts.
+            let Ok(about) = fs::metadata(&path) else { continue };
+            if self.files.len() >= FILES_MAX || !is_source(&name.to_string_lossy(), about.is_dir())
+            {
+                continue;
+            }
+            let _ = match about.is_dir() {
+                true => self.folder(&path, depth + 1),
+                false => self.file(path),
+            };
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: PathBuf) -> io::Result<()> {
+        let about = fs::metadata(&path)?;
+        if !about.is_file() {
+            return Ok(());
+        }
+        let print = if about.len() <= HASHED_BYTES_MAX {
+            xxh3_64(&fs::read(&path)?)
+        } else {
+            let time = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            xxh3_64(format!("{} {}", about.len(), time.as_nanos()).as_bytes())
+        };
+        self.files.insert(path, print);
+        Ok(())
+    }
+
+    fn differing(&self, other: &Self) -> Vec<PathBuf> {
+        let paths: BTreeSet<_> = self.files.keys().chain(other.files.keys()).collect();
+        let differs = |path: &&&PathBuf| self.files.get(**path) != other.files.get(**path);
+        paths.iter().filter(differs).map(|path| (*path).clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    async fn next(watch: &mut Watch) -> anyhow::Result<Vec<String>> {
+        let changed = tokio::time::timeout(SOON, watch.changed()).await?;
+        let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+        Ok(changed.iter().filter_map(name).collect())
+    }
+
+    /// What editors do when they save: write in place, write beside and rename over, remove and
+    /// write anew. Missing one means that a user waits for a build that never comes.
+    #[tokio::test]
+    async fn every_way_of_saving_is_seen() -> anyhow::Result<()> {
+        let home = tempfile::tempdir()?;
+        let (src, file) = (home.path().join("src"), home.path().join("src/handler.py"));
+        fs::create_dir(&src)?;
+        fs::write(&file, "1")?;
+        let mut watch = Watch::begin(vec![home.path().into()]);
+        assert_eq!(watch.files(), 1);
+
+        fs::write(&file, "2")?;
+        assert_eq!(next(&mut watch).await?, ["handler.py"]);
+        fs::write(src.join(".handler.py.new"), "3")?;
+        fs::rename(src.join(".handler.py.new"), &file)?;
+        assert_eq!(next(&mut watch).await?, ["handler.py"]);
+        fs::rename(&file, src.join("handler.py~"))?;
+        fs::write(&file, "4")?;
+        assert_eq!(next(&mut watch).await?, ["handler.py"]);
+        // After each of these the watch must still be on what is there now.
+        fs::write(&file, "5")?;
+        assert_eq!(next(&mut watch).await?, ["handler.py"]);
+        fs::remove_file(&file)?;
+        assert_eq!(next(&mut watch).await?, ["handler.py"]);
+        Ok(())
+    }
+
+    /// Folders come and go under a running `dev`; the one named most often by `git checkout`.
+    #[tokio::test]
+    async fn new_folders_are_watched() -> anyhow::Result<()> {
+        let home = tempfile::tempdir()?;
+        let mut watch = Watch::begin(vec![home.path().into()]);
+        for _ in 0..2 {
+            let deep = home.path().join("src/deep");
+            fs::create_dir_all(&deep)?;
+            fs::write(deep.join("a.rs"), "1")?;
+            assert_eq!(next(&mut watch).await?, ["a.rs"]);
+            fs::write(deep.join("b.rs"), "1")?;
+            assert_eq!(next(&mut watch).await?, ["b.rs"]);
+            fs::remove_dir_all(home.path().join("src"))?;
+            assert_eq!(next(&mut watch).await?, ["a.rs", "b.rs"]);
+        }
+        Ok(())
+    }
+
+    /// A path dependency that comes in with a save must not hide the next save, which came while
+    /// that was being built.
+    #[tokio::test]
+    async fn new_roots_hide_no_change() -> anyhow::Result<()> {
+        let home = tempfile::tempdir()?;
+        let (own, other) = (home.path().join("own"), home.path().join("other"));
+        for dir in [&own, &other] {
+            fs::create_dir(dir)?;
+            fs::write(dir.join("lib.rs"), "1")?;
+        }
+        let mut watch = Watch::begin(vec![own.clone()]);
+        fs::write(own.join("lib.rs"), "2")?;
+        watch.set_roots(vec![own.clone(), other.clone()]);
+        assert_eq!(tokio::time::timeout(SOON, watch.changed()).await?, [own.join("lib.rs")]);
+        fs::write(other.join("lib.rs"), "2")?;
+        assert_eq!(tokio::time::timeout(SOON, watch.changed()).await?, [other.join("lib.rs")]);
+        watch.set_roots(vec![own]);
+        assert_eq!(watch.look().await.0.differing(&watch.seen), Vec::<PathBuf>::new());
+        Ok(())
+    }
+
+    /// A build that followed from what a build writes, or from a touch, would go on for ever.
+    #[tokio::test]
+    async fn what_is_the_same_or_no_source_is_no_change() -> anyhow::Result<()> {
+        let home = tempfile::tempdir()?;
+        fs::write(home.path().join("a.rs"), "1")?;
+        let mut watch = Watch::begin(vec![home.path().into()]);
+        fs::create_dir(home.path().join("target"))?;
+        fs::write(home.path().join("target/b.rs"), "1")?;
+        fs::write(home.path().join("poll-0.1.0.wasm"), "1")?;
+        fs::write(home.path().join("a.rs"), "1")?;
+        assert_eq!(watch.look().await.0, watch.seen);
+        fs::write(home.path().join("c.rs"), "1")?;
+        assert_eq!(next(&mut watch).await?, ["c.rs"]);
+        Ok(())
+    }
+}
