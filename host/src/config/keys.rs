@@ -68,7 +68,10 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
         "where `slotd plugin build` and `test` keep fetched tools, for all plugins (else in each \
          plugin's `.slotd/tools`)",
     ),
-    ("SLOTD_NODE", "the Node.js for plugins in JavaScript and TypeScript, else `node` of the path"),
+    (
+        "SLOTD_NODEJS",
+        "the Node.js for plugins in JavaScript and TypeScript, else `node` of the path",
+    ),
     ("SLOTD_NPM", "the npm for them, else `npm` of the path"),
     ("SLOTD_TIMEOUT", "how long client commands wait for an answer (`--timeout`)"),
 ];

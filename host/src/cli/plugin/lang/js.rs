@@ -275,7 +275,7 @@ impl Node {
             "install Node.js {NODE_MAJOR_MIN} or newer, with npm: https://nodejs.org/en/download, \
              or your system's packages `nodejs` and `npm`"
         );
-        let node = tools::need("Node.js", &["node", "nodejs"], "SLOTD_NODE", &get)?;
+        let node = tools::need("Node.js", &["node", "nodejs"], "SLOTD_NODEJS", &get)?;
         let said = Command::new(&node)
             .arg("--version")
             .output()
