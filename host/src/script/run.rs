@@ -7,7 +7,9 @@ use crate::{
     limits,
     log::record::Head,
     names::SessionKey,
-    plugin::{self, Failure, Input, Instance, Plugin, PluginHost, PluginOptions, State as _},
+    plugin::{
+        self, Account, Failure, Input, Instance, Plugin, PluginHost, PluginOptions, State as _,
+    },
     slot::{overlay::Transaction, session::Session},
     state::StateStore,
     storage::{DataDir, StorageOptions},
@@ -46,6 +48,8 @@ impl Runner {
         let host = PluginHost::new(PluginOptions {
             dir: folder.join("plugins"),
             memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
+            // Of one instance, and the one on trial.
+            memory_total_bytes: 4 * limits::GUEST_MEMORY_BYTES_DEFAULT,
             deadline: limits::GUEST_DEADLINE_DEFAULT,
             host_calls: limits::HOST_CALLS_MAX,
             source: None,
@@ -120,7 +124,7 @@ impl Runner {
     ) -> anyhow::Result<(Box<Session>, Outcome, Vec<Event>)> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => self.plugin.instantiate().await?,
+            None => self.plugin.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await?,
         };
         let is_query = matches!(step.call, Call::Query { .. });
         let key = session.key.clone();
@@ -160,6 +164,7 @@ impl Runner {
             Failure::Rejected(rejection) => Outcome::Rejected(rejection),
             Failure::Trapped(why) => Outcome::Trapped(why),
             Failure::Limit(why) => Outcome::Limit(why),
+            Failure::NoMemory(error) => return Err(error.into()),
             Failure::Deadline(_) => Outcome::Deadline,
             Failure::Store(error) => return Err(error.into()),
         };

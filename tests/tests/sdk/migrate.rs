@@ -92,8 +92,9 @@ async fn remember(node: &Node, langs: &[Lang]) -> anyhow::Result<()> {
         written.push((key, value));
         check(&api, lang, &written).await?;
         if step > 0 {
-            let migrated = api.query(SINK, "memory", &json!({"op": "get", "key": "migrated"}));
-            ensure!(migrated.await?["value"] == json!({"from": "1.0.0"}), "{lang:?}");
+            let asked = json!({"op": "get", "key": "migrated"});
+            let migrated = api.query(SINK, "memory", &asked).await?;
+            ensure!(migrated["value"] == json!({"from": "1.0.0"}), "{lang:?}");
         }
     }
     Ok(())

@@ -165,7 +165,7 @@ pub fn to_hex(bytes: &[u8]) -> String {
 }
 
 pub fn from_hex(hex: &str) -> anyhow::Result<Vec<u8>> {
-    ensure!(hex.is_ascii() && hex.len() % 2 == 0, "{hex:?} is not hexadecimal");
+    ensure!(hex.is_ascii() && hex.len().is_multiple_of(2), "{hex:?} is not hexadecimal");
     let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16);
     Ok((0..hex.len()).step_by(2).map(byte).collect::<Result<_, _>>()?)
 }
