@@ -72,7 +72,7 @@ impl Lang {
     /// xtask test` sets to the languages whose tools can't be had on this machine.
     pub fn is_tested(self) -> bool {
         let without = std::env::var("SLOTD_TEST_WITHOUT").unwrap_or_default();
-        source(&self.of("counter")).is_dir() && !without.split(',').any(|name| name == self.name())
+        !without.split(',').any(|name| name == self.name())
     }
 }
 

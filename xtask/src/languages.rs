@@ -18,22 +18,36 @@ pub struct Language {
     /// As `slotd plugin new --lang` has it.
     pub name: &'static str,
     pub plugins: &'static [&'static str],
+    /// Runs the SDK's own tests, in the workspace's root; `slotd` is the one that was built.
+    pub sdk_tests: &'static [&'static str],
     tools: fn(&Path, &mut Paths) -> anyhow::Result<String>,
 }
 
 pub const LANGUAGES: &[Language] = &[
-    Language { name: "js", plugins: &["counter-js"], tools: node },
+    Language {
+        name: "js",
+        plugins: &["counter-js"],
+        sdk_tests: &["node", "--test", "guest-sdk/js/test"],
+        tools: node,
+    },
     Language {
         name: "ts",
         plugins: &["counter-ts", "kitchen-sink-ts", "context-window"],
+        sdk_tests: &[],
         tools: node,
     },
     Language {
         name: "python",
         plugins: &["counter-python", "kitchen-sink-python", "rate-limiter"],
+        sdk_tests: &["python3", "-m", "unittest", "discover", "guest-sdk/python/tests"],
         tools: python,
     },
-    Language { name: "c", plugins: &["counter-c", "kitchen-sink-c"], tools: clang },
+    Language {
+        name: "c",
+        plugins: &["counter-c", "kitchen-sink-c"],
+        sdk_tests: &["slotd", "plugin", "test", "guest-sdk/c/tests"],
+        tools: clang,
+    },
 ];
 
 /// Folders that come first in the `PATH`.

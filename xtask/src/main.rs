@@ -121,9 +121,8 @@ struct Found {
 }
 
 impl Found {
-    fn plugins(&self, root: &Path) -> impl Iterator<Item = &'static str> {
-        let all = self.found.iter().flat_map(|language| language.plugins.iter().copied());
-        all.filter(move |name| root.join("plugins").join(name).is_dir())
+    fn plugins(&self) -> impl Iterator<Item = &'static str> {
+        self.found.iter().flat_map(|language| language.plugins.iter().copied())
     }
 }
 
@@ -140,7 +139,7 @@ impl Workshop {
         let plugins = self.plugins(Profile::Dev)?;
         let languages = self.languages();
         let path = languages.paths.variable()?;
-        for plugin in languages.plugins(&self.root) {
+        for plugin in languages.plugins() {
             self.build_plugin(Profile::Dev, plugin, &plugins, &path)?;
         }
         self.say("testing the workspace");
@@ -159,7 +158,19 @@ impl Workshop {
         if rest.is_empty() {
             self.say("testing the plugins natively");
             self.run(self.cargo().arg("test").current_dir(self.root.join("plugins")))?;
-            for plugin in languages.plugins(&self.root) {
+            for language in &languages.found {
+                let [program, args @ ..] = language.sdk_tests else { continue };
+                self.say(&format!("testing the SDK for {}", language.name));
+                let mut test = match *program {
+                    "slotd" => Command::new(self.slotd(Profile::Dev)),
+                    program => Command::new(program),
+                };
+                test.args(args).current_dir(&self.root);
+                // What is fetched for them, and what Python compiles, stays out of the clone.
+                test.env("SLOTD_TOOLS_DIR", self.tools()).env("PYTHONDONTWRITEBYTECODE", "1");
+                self.run(test.env("PATH", &path).env("PYTHONPATH", "guest-sdk/python"))?;
+            }
+            for plugin in languages.plugins() {
                 self.say(&format!("testing the plugin {plugin}"));
                 let mut test = self.plugin_command(Profile::Dev, "test", plugin, &path);
                 self.run(&mut test)?;
