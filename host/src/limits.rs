@@ -148,7 +148,7 @@ pub const GUEST_RANDOM_BYTES_MAX: usize = 64 * 1024;
 pub const INSTANCE_BYTES_BESIDE: usize = 64 * 1024;
 /// How long a call waits for memory that other instances are to give up; half of a call's deadline
 /// at most.
-pub const INSTANCE_PATIENCE: Duration = Duration::from_millis(500);
+pub const INSTANCE_PATIENCE: Duration = Duration::from_secs(2);
 /// One part in so many of the memory of all instances that new ones leave to those that run, whose
 /// calls may need some more before they can end.
 pub const GUEST_MEMORY_RUNNING_SHARE: usize = 8;

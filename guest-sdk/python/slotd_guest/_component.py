@@ -14,7 +14,7 @@ from . import _build, _trace
 from ._call import Program
 from ._context import Context, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
-from ._instance import Fresh
+from ._instance import Chance, Fresh
 from ._logging import to_log
 
 _LEVELS = (log.Level.TRACE, log.Level.DEBUG, log.Level.INFO, log.Level.WARN, log.Level.ERROR)
@@ -43,9 +43,10 @@ def export(entry: str) -> type:
     ``module:Class``. Runs while the component is built; its memory then is what instances begin
     with."""
     host = _Imports()
+    chance = Chance()
     program = Program(_build.load(entry))
     _build.warm_up()
-    fresh = Fresh()
+    fresh = Fresh(chance)
     out, err = to_log(host)
     kinds = {
         types.Origin_Client: "client",
@@ -72,7 +73,7 @@ def export(entry: str) -> type:
     class WitWorld(wit_world.WitWorld):  # type: ignore[misc]
         def handle(self, message: Any) -> Any:
             try:
-                fresh.begin()
+                fresh.begin(("handle", message.session, message.seq))
                 origin = message.origin
                 cx = Context(
                     host,
@@ -95,7 +96,7 @@ def export(entry: str) -> type:
 
         def query(self, query: Any) -> Any:
             try:
-                fresh.begin()
+                fresh.begin(("query", query.session, query.seq))
                 cx = QueryContext(host, query.session, query.seq, query.content_type, query.time_ms)
                 reply = program.query(cx, query.body)
                 out.end()
@@ -109,7 +110,7 @@ def export(entry: str) -> type:
 
         def migrate(self, from_: str) -> None:
             try:
-                fresh.begin()
+                fresh.begin(None)
                 refused = program.migrate(MigrateContext(host), from_)
                 out.end()
                 err.end()

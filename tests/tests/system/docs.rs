@@ -69,11 +69,11 @@ fn code_lines(text: &str) -> Vec<String> {
     lines
 }
 
-/// The words of a command up to a comment, a pipe or the like.
+/// The words of a command up to a comment, a pipe, what is for another program, or the like.
 fn command(line: &str, program: &str) -> Option<Vec<String>> {
     let line = line.strip_prefix("$ ").unwrap_or(line);
     let rest = line.strip_prefix(program)?.strip_prefix(' ')?;
-    let end = [" #", " |", " &", " ;", " >"].iter().filter_map(|s| rest.find(s)).min();
+    let end = [" #", " |", " &", " ;", " >", " -- "].iter().filter_map(|s| rest.find(s)).min();
     let words = rest[..end.unwrap_or(rest.len())].split_whitespace();
     Some(words.map(ToOwned::to_owned).collect())
 }

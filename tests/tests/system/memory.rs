@@ -95,7 +95,9 @@ fn instances_are_counted_and_go_when_idle() {
 #[test]
 fn idle_instances_give_way_to_those_that_are_asked() {
     scenario(async {
-        let node = node(&["--guests-memory", "8MiB", "--guests-memory-total", "24MiB"]).await?;
+        let limits = ["--guests-memory", "8MiB", "--guests-memory-total", "24MiB"];
+        // Who waits for memory waits for half a deadline at most, here on a busy machine.
+        let node = node(&[&limits[..], &["--guests-deadline", "6s"]].concat()).await?;
         let admin = node.admin();
         admin.deploy("counter", plugins::load("counter")?).await?;
         let done = Arc::new(AtomicBool::new(false));

@@ -177,7 +177,10 @@ pub fn is_source(name: &str, is_dir: bool) -> bool {
             let extension = Path::new(name).extension().and_then(|e| e.to_str());
             // vi tries whether it may write here with a file of this name.
             name != "4913"
-                && !matches!(extension, Some("wasm" | "tmp" | "swp" | "swx" | "pyc" | "o" | "log"))
+                && !matches!(
+                    extension,
+                    Some("wasm" | "tmp" | "swp" | "swx" | "pyc" | "o" | "log" | "lock")
+                )
         }
     }
 }
