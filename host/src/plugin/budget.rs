@@ -164,6 +164,9 @@ impl Budget {
                 if self.try_take(pages, max) {
                     return;
                 }
+                // A call that runs may have taken what there was room for when this began to
+                // wait: nobody was told then that something is lacking.
+                self.wanted.notify_one();
                 freed.await;
             }
         };
@@ -310,6 +313,35 @@ mod tests {
         let other = waits.await.unwrap().unwrap();
         assert_eq!((budget.bytes_lacking(), budget.bytes_used()), (0, beside + 5 * PAGE));
         drop(other);
+    }
+
+    /// What there was room for may go to a call that runs, under those who wait for their turn.
+    /// Whoever has memory to give up must hear of it then, or they wait in vain.
+    #[tokio::test]
+    async fn what_is_lacking_later_is_told_too() {
+        let beside = limits::INSTANCE_BYTES_BESIDE;
+        let budget = Budget::new(64 * PAGE);
+        let account = Account::default();
+        let mut runs = lease(&budget, &account).await;
+        runs.grow((budget.pages_open_max - 2) * PAGE - beside).await.unwrap();
+        // One whose turn it is, and one behind it: for both of them there is room.
+        let turn = budget.starting.turn.lock().await;
+        let before = Wanted::new(&budget, &budget.starting, 1);
+        let waits = tokio::spawn({
+            let mut behind = Lease::open(&budget, account.clone(), PATIENCE);
+            async move { behind.started().await.map(|()| behind) }
+        });
+        while budget.starting.pages_wanted.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+        let told = budget.lacks();
+        tokio::pin!(told);
+        assert!(futures_util::poll!(&mut told).is_pending());
+        runs.grow(2 * PAGE).await.unwrap();
+        drop(turn);
+        tokio::time::timeout(PATIENCE, told).await.expect("nobody is told that memory is lacking");
+        drop((before, runs));
+        waits.await.unwrap().unwrap();
     }
 
     /// A wait has an end, and leaves nothing behind that says that someone still waits.
