@@ -152,8 +152,8 @@ impl Budget {
         if queue.pages_wanted.load(Ordering::Relaxed) == 0 && self.try_take(pages, max) {
             return Ok(());
         }
-        if pages > max {
-            // More than there can ever be.
+        if pages > max || patience.is_zero() {
+            // More than there can ever be; or nobody is to give anything up for it.
             return Err(self.no_memory());
         }
         let _wanted = Wanted::new(self, queue, pages);
@@ -203,11 +203,12 @@ impl Lease {
         Self { budget: budget.clone(), account, pages: 0, starts: true, patience }
     }
 
-    /// The instance is made.
-    pub(super) async fn started(&mut self) -> Result<(), NoMemory> {
+    /// The instance is made. From now on it waits for `patience`, where that is more.
+    pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
         // One without a memory needs what there is beside it too.
         self.grow(0).await?;
         self.starts = false;
+        self.patience = self.patience.max(patience);
         Ok(())
     }
 
@@ -270,7 +271,7 @@ mod tests {
 
     async fn lease(budget: &Arc<Budget>, account: &Account) -> Lease {
         let mut lease = Lease::open(budget, account.clone(), PATIENCE);
-        lease.started().await.unwrap();
+        lease.started(PATIENCE).await.unwrap();
         lease
     }
 
@@ -329,7 +330,7 @@ mod tests {
         let before = Wanted::new(&budget, &budget.starting, 1);
         let waits = tokio::spawn({
             let mut behind = Lease::open(&budget, account.clone(), PATIENCE);
-            async move { behind.started().await.map(|()| behind) }
+            async move { behind.started(PATIENCE).await.map(|()| behind) }
         });
         while budget.starting.pages_wanted.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
@@ -387,7 +388,7 @@ mod tests {
         let waiting: Vec<_> = (0..20)
             .map(|_| {
                 let mut one = Lease::open(&budget, account.clone(), PATIENCE);
-                tokio::spawn(async move { one.started().await.map(|()| one) })
+                tokio::spawn(async move { one.started(Duration::ZERO).await.map(|()| one) })
             })
             .collect();
         budget.lacks().await;

@@ -83,8 +83,8 @@ pub(super) struct Inner {
     spent: bool,
 }
 
-/// Makes an instance, within the deadline of a call. Waits up to `patience` for memory, now and
-/// whenever the instance asks for more.
+/// Makes an instance, within the deadline of a call. Waits up to `patience` for memory, and in its
+/// calls for as long as calls may.
 pub(super) async fn instantiate(
     plugin: &Plugin,
     account: Account,
@@ -92,6 +92,7 @@ pub(super) async fn instantiate(
 ) -> Result<Instance, PluginError> {
     let options = &plugin.options;
     // A call that waits must have time left to tell why it fails.
+    let of_call = limits::INSTANCE_PATIENCE.min(options.deadline / 2);
     let patience = patience.min(options.deadline / 2);
     let lease = Lease::open(&plugin.budget, account, patience);
     let started = Instant::now();
@@ -125,7 +126,7 @@ pub(super) async fn instantiate(
     let made = until(ends_at, plugin.pre.instantiate_async(&mut store)).await;
     let failure = match made {
         Some(Ok(handler)) => {
-            store.data_mut().limiter.started().await?;
+            store.data_mut().limiter.started(of_call).await?;
             metrics().instantiations.increment(1);
             metrics().instantiate_seconds.record(started.elapsed());
             let inner = Inner { store, handler, deadline: options.deadline, spent: false };

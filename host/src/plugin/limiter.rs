@@ -2,6 +2,7 @@
 
 use super::budget::{Lease, NoMemory};
 use crate::limits;
+use std::time::Duration;
 use wasmtime::ResourceLimiterAsync;
 
 /// Counts the memory of a store over all its memories, and remembers a refusal, so that the trap
@@ -28,8 +29,8 @@ impl Limiter {
         self.lease.bytes()
     }
     /// The instance is made: from now on it grows within a call.
-    pub(super) async fn started(&mut self) -> Result<(), NoMemory> {
-        self.lease.started().await
+    pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
+        self.lease.started(patience).await
     }
     /// What was refused since the last time that this was asked.
     pub(super) fn take_refusal(&mut self) -> Option<String> {

@@ -172,7 +172,7 @@ async fn activate(
         Some(running) => {
             let budget = router.context().plugins.budget();
             let account = budget.account(&activation.record.service, running.stats.memory.clone());
-            match activation.plugin.instantiate(account, limits::INSTANCE_PATIENCE).await {
+            match activation.plugin.instantiate(account, Duration::ZERO).await {
                 Ok(instance) => Prepared::Instance(Box::new(instance)),
                 Err(PluginError::NoMemory(_)) => Prepared::NoMemory,
                 // The slot tries again, and says why it can't.

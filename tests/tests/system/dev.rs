@@ -27,13 +27,15 @@ use tokio::{sync::mpsc, time::timeout};
 /// A first build compiles the SDK, on a machine that is busy with other tests.
 const BUILT: Duration = Duration::from_secs(240);
 
-/// A folder with a new plugin called `poll`, whose builds share one target folder.
+/// A folder with a new plugin called `poll`.
 struct Plugin {
     home: TempDir,
 }
 
 impl Plugin {
-    async fn new() -> anyhow::Result<Self> {
+    /// `test` names a target folder of its own: cargo puts what it builds under the plugin's name, and
+    /// each test has another plugin of the same.
+    async fn new(test: &str) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("slotd-test-").tempdir()?;
         let plugin = Self { home };
         let dir = plugin.dir().to_string_lossy().into_owned();
@@ -42,7 +44,7 @@ impl Plugin {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         // As the workspace has them: a test is not to depend on what was published since.
         fs::copy(root.join("Cargo.lock"), plugin.dir().join("Cargo.lock"))?;
-        let target = root.join("target/new-plugin").to_string_lossy().into_owned();
+        let target = root.join("target/new-plugin").join(test).to_string_lossy().into_owned();
         fs::create_dir(plugin.dir().join(".cargo"))?;
         let config = format!("build.target-dir = {}\n", json!(target));
         fs::write(plugin.dir().join(".cargo/config.toml"), config)?;
@@ -148,7 +150,7 @@ async fn steadily(api: Api, stop: Arc<AtomicBool>) -> anyhow::Result<u64> {
 #[test]
 fn a_handler_is_edited_while_it_serves() {
     scenario(async {
-        let plugin = Plugin::new().await?;
+        let plugin = Plugin::new("edited").await?;
         let mut dev = Dev::start(&plugin, &[]).await?;
         let first = dev.next("deployed").await?;
         ensure!(first["service"] == "poll" && first["changed"] == true, "{first}");
@@ -185,7 +187,7 @@ fn a_handler_is_edited_while_it_serves() {
         ensure!(sent > 0, "nobody sent anything");
 
         // The same source in another shape is the same component.
-        plugin.edit("//! Each session is a poll.", "//! Each session is one poll.")?;
+        plugin.edit("slotd_guest::export!(Poll);\n", "\nslotd_guest::export!(Poll);\n")?;
         dev.next("changed").await?;
         dev.next("same").await?;
 
@@ -206,7 +208,7 @@ fn a_handler_is_edited_while_it_serves() {
 #[test]
 fn a_refused_migration_is_shown() {
     scenario(async {
-        let plugin = Plugin::new().await?;
+        let plugin = Plugin::new("refused").await?;
         let mut dev = Dev::start(&plugin, &["--service", "poll"]).await?;
         dev.next("deployed").await?;
         dev.vote("old").await?;
@@ -234,7 +236,7 @@ fn what_is_wrong_is_said() {
         let Finished { status, stderr, .. } = run_slotd(&["dev", &dir]).await?;
         ensure!(status.code() == Some(1) && stderr.contains("slotd plugin new"), "{stderr}");
 
-        let plugin = Plugin::new().await?;
+        let plugin = Plugin::new("wrong").await?;
         let dir = plugin.dir().to_string_lossy().into_owned();
         let taken = TcpListener::bind("127.0.0.1:0")?;
         let port = taken.local_addr()?.port().to_string();
@@ -273,7 +275,7 @@ fn what_is_wrong_is_said() {
 #[test]
 fn ctrl_c_ends_a_build_too() {
     scenario(async {
-        let plugin = Plugin::new().await?;
+        let plugin = Plugin::new("stopped").await?;
         let pid_file = plugin.home.path().join("pid");
         let script = format!(
             "fn main() {{ std::fs::write({:?}, std::process::id().to_string()).unwrap(); \
@@ -301,7 +303,7 @@ fn ctrl_c_ends_a_build_too() {
 #[test]
 fn a_new_plugins_tests_are_run() {
     scenario(async {
-        let plugin = Plugin::new().await?;
+        let plugin = Plugin::new("tested").await?;
         let dir = plugin.dir().to_string_lossy().into_owned();
         let passed = run_slotd(&["plugin", "test", &dir, "--", "nobody"]).await?;
         ensure!(passed.status.success() && passed.stdout.contains("1 passed"), "{passed:?}");
