@@ -310,6 +310,9 @@ pub const REPLAY_RETRY: Duration = Duration::from_millis(10);
 /// Back-off of a request whose slot is not where it was sought.
 pub const FORWARD_RETRY_MIN: Duration = Duration::from_millis(2);
 pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(250);
+/// How long a message to where a slot is now waits for those that are under way to where it was: as
+/// long as a node that is there takes to send them back.
+pub const LANE_PATIENCE: Duration = Duration::from_millis(500);
 /// Reads of a node that wait for slots that are nowhere now.
 pub const WAITING_READS_MAX: usize = 4_096;
 /// Slots that one node takes over from another in an orderly way at a time. Each needs little more

@@ -144,6 +144,11 @@ impl Budget {
     }
 
     async fn take(&self, pages: usize, starts: bool, patience: Duration) -> Result<(), NoMemory> {
+        if pages == 0 {
+            // There is always room for nothing, also where others have passed the bound for those
+            // that start: nobody would give anything up for it.
+            return Ok(());
+        }
         let (max, queue) = match starts {
             true => (self.pages_open_max, &self.starting),
             false => (self.pages_max, &self.running),
@@ -376,6 +381,19 @@ mod tests {
         first.patience = Duration::ZERO;
         first.grow(12 * PAGE).await.unwrap();
         assert_eq!(budget.bytes_used(), 64 * PAGE);
+    }
+
+    /// An instance that has all it needs would wait for others to give up nothing, in vain.
+    #[tokio::test]
+    async fn who_needs_no_more_does_not_wait() {
+        let budget = Budget::new(64 * PAGE);
+        let account = Account::default();
+        let mut runs = lease(&budget, &account).await;
+        let mut new = Lease::open(&budget, account.clone(), Duration::ZERO);
+        new.grow(PAGE).await.unwrap();
+        runs.grow(59 * PAGE).await.unwrap();
+        assert!(budget.bytes_used() > budget.pages_open_max * PAGE);
+        new.started(PATIENCE).await.unwrap();
     }
 
     /// Nobody who waits may be forgotten when several are served in turn.

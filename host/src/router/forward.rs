@@ -7,7 +7,7 @@
 
 use super::{
     Place, Router,
-    lane::{Lane, Refused, Ticket},
+    lane::{Lane, Refused, Ticket, To},
 };
 use crate::{
     error::{Code, Error},
@@ -341,19 +341,34 @@ struct Journey {
 impl Journey {
     /// Sends the message to where its slot is, once it is somewhere.
     async fn depart(&mut self, mut trouble: Option<Error>) -> Result<Sending, Error> {
+        let mut waited = false;
         loop {
             self.ticket.turn().await;
             let forwarder = self.forwarder.clone();
             self.attempt = forwarder.lane(self.slot)?.attempt();
-            let now = match forwarder.router.place(self.slot) {
+            let place = forwarder.router.place(self.slot);
+            let to = match &place {
+                Place::Here => Some(To::Here),
+                Place::Moving => None,
+                Place::Away { owner, .. } => {
+                    forwarder.owner(self.slot, owner.clone()).map(To::Peer)
+                }
+            };
+            // Not for ever: a node that is gone without a word answers none of them.
+            if let Some(to) = to.as_ref().filter(|to| !waited && !self.ticket.follows(to)) {
+                waited = true;
+                let _ = tokio::time::timeout(limits::LANE_PATIENCE, self.ticket.follow(to)).await;
+                continue;
+            }
+            let now = match place {
                 Place::Here => match self.deliver()? {
                     Some(sending) => return Ok(sending),
                     None => stopped(),
                 },
                 Place::Moving => being_moved(self.slot),
-                Place::Away { owner, .. } => match forwarder.owner(self.slot, owner) {
-                    None => nobody(self.slot),
-                    Some(peer) => {
+                Place::Away { .. } => match to {
+                    None | Some(To::Here) => nobody(self.slot),
+                    Some(To::Peer(peer)) => {
                         let id = self.message.id.get_or_insert_with(|| forwarder.keys.next());
                         debug_assert!(!id.is_empty());
                         let request = Request::Message {
@@ -364,7 +379,7 @@ impl Journey {
                         metrics().forwards.increment(1);
                         match forwarder.peers.call(&peer, request) {
                             Ok(answer) => {
-                                self.ticket.sent(self.attempt);
+                                self.ticket.sent(self.attempt, To::Peer(peer.clone()));
                                 return Ok(Sending::Away { peer, answer });
                             }
                             Err(error) => Error::new(Code::Unavailable, error.to_string()),
@@ -387,7 +402,7 @@ impl Journey {
         let mail = Mail::Message { key, message, reply };
         match self.forwarder.router.try_deliver(self.slot, mail)? {
             Ok(Ok(())) => {
-                self.ticket.sent(self.attempt);
+                self.ticket.sent(self.attempt, To::Here);
                 Ok(Some(Sending::Here(answer)))
             }
             // Too many wait, but an earlier attempt may have got through: not a plain no.

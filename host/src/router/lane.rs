@@ -3,7 +3,8 @@
 //! Messages are sent one after the other without waiting for answers. When one comes back, because
 //! the slot has moved, so do those behind it; they go again in the order in which they came, and a
 //! node that refused one refuses those of the same attempt behind it ([`Refused`]), even if it has
-//! become the owner meanwhile.
+//! become the owner meanwhile. When the slot is elsewhere by then, what is under way to where it was
+//! may come back yet: a message waits for it, for a while, before it goes there.
 
 use crate::names::SlotId;
 use parking_lot::Mutex;
@@ -25,9 +26,18 @@ pub struct Lane {
     attempt: AtomicU64,
 }
 
+/// Where messages are sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    Here,
+    Peer(Arc<str>),
+}
+
 #[derive(Default)]
 struct State {
     next: u64,
+    /// Where the last one went.
+    to: Option<To>,
     /// By ticket: the attempt that it was sent under; `None`: it waits to be sent (again).
     open: BTreeMap<u64, Option<u64>>,
     waiting: usize,
@@ -78,8 +88,26 @@ impl Ticket {
         }
     }
 
+    /// Whether it would go where all of those went that came before and are not answered.
+    pub fn follows(&self, to: &To) -> bool {
+        let state = self.lane.state.lock();
+        state.to.as_ref() == Some(to) || state.open.range(..self.number).next().is_none()
+    }
+
+    /// Waits until that is so: until what came before is answered, or has gone there too.
+    pub async fn follow(&self, to: &To) {
+        loop {
+            let changed = self.lane.changed.notified();
+            if self.follows(to) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// It is on its way, under `attempt`.
-    pub fn sent(&self, attempt: u64) {
+    pub fn sent(&self, attempt: u64, to: To) {
+        self.lane.state.lock().to = Some(to);
         self.set(Some(attempt));
     }
 
@@ -139,5 +167,38 @@ impl Refused {
     /// A peer that starts again counts from 0.
     pub fn forget(&self, peer: &str) {
         self.0.lock().retain(|(name, _), _| &**name != peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::poll;
+    use std::pin::pin;
+
+    /// A message that went to the slot's new owner while one before it was still to come back from
+    /// the old one would be applied first.
+    #[tokio::test]
+    async fn what_is_under_way_elsewhere_comes_first() {
+        let lane = Arc::new(Lane::default());
+        let (old, new) = (To::Peer("old".into()), To::Peer("new".into()));
+        let (one, two) = (lane.enter(9).unwrap(), lane.enter(9).unwrap());
+        one.turn().await;
+        assert!(one.follows(&old), "nothing is before it");
+        one.sent(lane.attempt(), old.clone());
+        two.turn().await;
+        assert!(two.follows(&old) && !two.follows(&new) && !two.follows(&To::Here));
+        let mut follow = pin!(two.follow(&new));
+        assert!(poll!(&mut follow).is_pending());
+        // Come back, it goes again, and what is behind it goes the same way.
+        one.returned(lane.attempt());
+        let mut turn = pin!(two.turn());
+        assert!(poll!(&mut turn).is_pending() && poll!(&mut follow).is_pending());
+        one.sent(lane.attempt(), new.clone());
+        turn.await;
+        follow.await;
+        assert!(!two.follows(&old));
+        drop(one);
+        assert!(two.follows(&old), "nothing is before it any more");
     }
 }
