@@ -323,7 +323,8 @@ pub struct SlotInfo {
     pub slot: SlotId,
     /// The node that owns it (or would, by the ring, if it is not started).
     pub owner: String,
-    /// `running`, `stopped` (starts at its next message), `draining`, `failed`.
+    /// `running`, `stopped` (starts at its next message), `draining`; `unknown`: its owner did not
+    /// say, the rest is of the copy that the asked node has.
     pub state: String,
     pub term: Term,
     pub position: Position,
@@ -336,6 +337,10 @@ pub struct SlotInfo {
     pub memory: u64,
     /// Label per service.
     pub plugins: std::collections::BTreeMap<String, String>,
+}
+
+impl SlotInfo {
+    pub(crate) const UNKNOWN: &str = "unknown";
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]

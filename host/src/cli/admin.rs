@@ -274,7 +274,9 @@ pub async fn slots(args: Slots, json: bool) -> Result<(), CliError> {
     let slots = list(&answer, "slots");
     let stopped = |slot: &Value| slot["state"] == "stopped";
     let mut shown: Vec<&Value> = slots.iter().filter(|slot| args.all || !stopped(slot)).collect();
-    let running = slots.iter().filter(|slot| !stopped(slot)).count();
+    let stopped_count = slots.iter().filter(|slot| stopped(slot)).count();
+    let unknown = slots.iter().filter(|slot| slot["state"] == "unknown").count();
+    let running = slots.len() - stopped_count - unknown;
     let cut = !args.all && shown.len() > SLOTS_SHOWN;
     if cut {
         let busy = |slot: &Value| [number(slot, "mailbox"), number(slot, "sessions")];
@@ -291,10 +293,10 @@ pub async fn slots(args: Slots, json: bool) -> Result<(), CliError> {
     }
     let sum = |name| slots.iter().map(|slot| number(slot, name)).sum::<f64>();
     output::complain(&format!(
-        "{}: {running} running{}, {} stopped; {}; {} with {}{}",
+        "{}: {running} running{}, {stopped_count} stopped{}; {}; {} with {}{}",
         output::count(slots.len(), "slot"),
         if cut { format!(" (these are the {SLOTS_SHOWN} busiest)") } else { String::new() },
-        slots.len() - running,
+        if unknown > 0 { format!(", {unknown} whose owner did not say") } else { String::new() },
         output::count(sum("sessions") as usize, "session"),
         output::count(sum("instances") as usize, "instance"),
         output::bytes(sum("memory")),

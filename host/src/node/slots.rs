@@ -10,9 +10,12 @@ impl Node {
         };
         let mut slots: BTreeMap<SlotId, SlotInfo> = cluster.slots_of_peers().await;
         for slot in 0..self.router.slot_count() {
-            // The greater term is the owner, whoever believes what.
             let own = self.slot_info(slot)?;
-            let newer = slots.get(&slot).is_none_or(|other| own.term > other.term);
+            // The greater term is the owner, whoever believes what. A copy that follows an owner
+            // elsewhere has the owner's term, and is behind.
+            let newer = slots
+                .get(&slot)
+                .is_none_or(|other| own.state != SlotInfo::UNKNOWN && own.term > other.term);
             if newer {
                 slots.insert(slot, own);
             }
@@ -61,8 +64,8 @@ impl Node {
         let active = meta.active.values();
         Ok(SlotInfo {
             slot,
+            state: if owner == self.name { "stopped" } else { SlotInfo::UNKNOWN }.into(),
             owner,
-            state: "stopped".into(),
             term: meta.term,
             position: meta.applied,
             applied: meta.applied,

@@ -14,7 +14,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -66,6 +66,14 @@ impl Plugin {
     }
 }
 
+/// `slotd` that builds into the target folder that [`Plugin::new`] has named: what the environment
+/// says would come first, and put the plugins of all tests, which have one name, into one folder.
+fn building() -> anyhow::Result<Command> {
+    let mut command = slotd()?;
+    command.env_remove("CARGO_TARGET_DIR");
+    Ok(command)
+}
+
 /// `slotd dev --json` that runs until it is told to stop.
 struct Dev {
     child: Child,
@@ -76,7 +84,7 @@ struct Dev {
 
 impl Dev {
     async fn start(plugin: &Plugin, args: &[&str]) -> anyhow::Result<Self> {
-        let mut command = slotd()?;
+        let mut command = building()?;
         let stderr = plugin.home.path().join("stderr");
         command.arg("dev").arg(plugin.dir()).args(["--port", "0", "--json"]).args(args);
         command.stdout(Stdio::piped()).stderr(File::create(&stderr)?);
@@ -305,10 +313,12 @@ fn a_new_plugins_tests_are_run() {
     scenario(async {
         let plugin = Plugin::new("tested").await?;
         let dir = plugin.dir().to_string_lossy().into_owned();
-        let passed = run_slotd(&["plugin", "test", &dir, "--", "nobody"]).await?;
+        let mut command = building()?;
+        command.args(["plugin", "test", &dir, "--", "nobody"]);
+        let passed = finish(command).await?;
         ensure!(passed.status.success() && passed.stdout.contains("1 passed"), "{passed:?}");
         plugin.edit(r#"Some("no-sender")"#, r#"Some("other")"#)?;
-        let mut command = slotd()?;
+        let mut command = building()?;
         command.args(["plugin", "test"]).current_dir(plugin.dir());
         let failed = finish(command).await?;
         ensure!(failed.status.code() == Some(101), "cargo's own exit code: {failed:?}");
