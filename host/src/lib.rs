@@ -27,3 +27,4 @@ pub mod slot;
 pub mod state;
 pub mod storage;
 pub mod telemetry;
+pub mod workers;

@@ -280,6 +280,15 @@ pub const LOG_BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const COMMIT_QUEUE_PER_SLOT_MAX: usize = 4;
 /// Bytes of log that a recovery folds in memory before it writes them to the state store.
 pub const REPLAY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of log that a slot which catches up reads and applies at a time. The store takes one write
+/// after the other, and a slot whose move nobody is to notice may wait behind this one.
+pub const CATCH_UP_BYTES_MAX: usize = 512 * 1024;
+/// Threads of a node that do so for slots which it is to get: they take the processor from those who
+/// serve, and are in no hurry.
+pub const CATCH_UP_THREADS_MAX: usize = 2;
+/// How far they give way to others, as for nice(1): a third of what others get of a busy core. Not
+/// less: while they write, the store lets nobody else do so.
+pub const CATCH_UP_NICE: i32 = 5;
 /// Tables (in bytes) that are checked in full before a node opens; above it, in the background.
 pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Entries and bytes of one stored piece of history.

@@ -75,6 +75,13 @@ enum Profile {
     Release,
 }
 
+/// Which of the plugins that ship a program needs.
+#[derive(Clone, Copy, PartialEq)]
+enum Plugins {
+    Rust,
+    All,
+}
+
 fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
     let work = Workshop { root: root.to_owned(), started: Instant::now() };
@@ -95,7 +102,8 @@ fn main() -> anyhow::Result<()> {
             args.extend(
                 clients.into_iter().flat_map(|n| ["--clients".into(), n.to_string().into()]),
             );
-            work.program(if cluster { "demo-cluster" } else { "demo" }, profile, &args)
+            let name = if cluster { "demo-cluster" } else { "demo" };
+            work.program(name, profile, Plugins::Rust, &args)
         }
         Task::Bench { cluster, languages, rest } => {
             // What comes after the first of the rest is the rest's.
@@ -107,7 +115,11 @@ fn main() -> anyhow::Result<()> {
                 (false, true) => "bench-languages",
                 (false, false) => "bench",
             };
-            work.program(name, Profile::Release, &rest)
+            let plugins = match name {
+                "bench-languages" => Plugins::All,
+                _ => Plugins::Rust,
+            };
+            work.program(name, Profile::Release, plugins, &rest)
         }
         Task::Lint => work.lint(),
     }
@@ -137,11 +149,8 @@ impl Workshop {
         self.build(Profile::Dev)?;
         let nats = self.setup(Profile::Dev)?;
         let plugins = self.plugins(Profile::Dev)?;
-        let languages = self.languages();
+        let languages = self.languages_plugins(Profile::Dev, &plugins)?;
         let path = languages.paths.variable()?;
-        for plugin in languages.plugins() {
-            self.build_plugin(Profile::Dev, plugin, &plugins, &path)?;
-        }
         self.say("testing the workspace");
         let without: Vec<_> = languages.without.iter().map(|(name, _)| *name).collect();
         self.run(
@@ -183,15 +192,28 @@ impl Workshop {
         Ok(())
     }
 
-    fn program(&self, name: &str, profile: Profile, args: &[OsString]) -> anyhow::Result<()> {
+    fn program(
+        &self,
+        name: &str,
+        profile: Profile,
+        needs: Plugins,
+        args: &[OsString],
+    ) -> anyhow::Result<()> {
         self.build(profile)?;
         let nats = self.setup(profile)?;
         let plugins = self.plugins(profile)?;
+        let path = match needs {
+            Plugins::Rust => std::env::var_os("PATH").unwrap_or_default(),
+            Plugins::All => self.languages_plugins(profile, &plugins)?.paths.variable()?,
+        };
         self.say(&format!("starting the {name}"));
         let mut program = Command::new(self.built(profile, name));
         // In this process's place, so that Ctrl-C ends the program and nothing else.
         let error = program
             .args(args)
+            .env("PATH", path)
+            .env("SLOTD_TEST_BIN", self.slotd(profile))
+            .env("SLOTD_TEST_TOOLS", self.tools())
             .env("SLOTD_TEST_PLUGINS", plugins)
             .env("SLOTD_NATS_SERVER", nats)
             .exec();
@@ -266,6 +288,16 @@ impl Workshop {
             Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root),
         )?;
         self.nats()
+    }
+
+    /// Sees to the tools of the other languages, and builds the plugins that ship in them into `out`.
+    fn languages_plugins(&self, profile: Profile, out: &Path) -> anyhow::Result<Found> {
+        let languages = self.languages();
+        let path = languages.paths.variable()?;
+        for plugin in languages.plugins() {
+            self.build_plugin(profile, plugin, out, &path)?;
+        }
+        Ok(languages)
     }
 
     /// Builds the plugins that ship in Rust into one folder, which it gives.

@@ -27,11 +27,19 @@ pub struct Usage {
     bytes: AtomicU64,
 }
 
+/// What a slot's instances hold: together, and those of each service that had one in it.
+#[derive(Debug, Default)]
+pub struct SlotUsage {
+    all: Usage,
+    services: Mutex<BTreeMap<ServiceName, Arc<Usage>>>,
+}
+
 /// On whose behalf an instance is made.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    pub service: Arc<Usage>,
-    pub slot: Arc<Usage>,
+    service: Arc<Usage>,
+    slot: Arc<SlotUsage>,
+    service_in_slot: Arc<Usage>,
 }
 
 /// The memory of a node's instances.
@@ -75,6 +83,25 @@ impl Usage {
     }
 }
 
+impl SlotUsage {
+    pub fn instances(&self) -> u64 {
+        self.all.instances()
+    }
+    pub fn bytes(&self) -> u64 {
+        self.all.bytes()
+    }
+    /// Whether a service has an instance in the slot.
+    pub fn has_service(&self, service: &ServiceName) -> bool {
+        self.services.lock().get(service).is_some_and(|usage| usage.instances() > 0)
+    }
+}
+
+impl Account {
+    fn usages(&self) -> [&Usage; 3] {
+        [&self.service, &self.slot.all, &self.service_in_slot]
+    }
+}
+
 impl Budget {
     pub(super) fn new(bytes_max: usize) -> Arc<Self> {
         let pages_max = bytes_max / PAGE_BYTES;
@@ -90,8 +117,9 @@ impl Budget {
     }
 
     /// The account of a slot's instances of a service.
-    pub fn account(&self, service: &ServiceName, slot: Arc<Usage>) -> Account {
-        Account { service: self.service(service), slot }
+    pub fn account(&self, service: &ServiceName, slot: Arc<SlotUsage>) -> Account {
+        let service_in_slot = slot.services.lock().entry(service.clone()).or_default().clone();
+        Account { service: self.service(service), slot, service_in_slot }
     }
 
     /// What the instances of a service hold; kept for every service that had one.
@@ -202,7 +230,7 @@ pub(super) struct Lease {
 impl Lease {
     /// Counts an instance that is about to be made.
     pub(super) fn open(budget: &Arc<Budget>, account: Account, patience: Duration) -> Self {
-        for usage in [&account.service, &account.slot] {
+        for usage in account.usages() {
             usage.instances.fetch_add(1, Ordering::Relaxed);
         }
         Self { budget: budget.clone(), account, pages: 0, starts: true, patience }
@@ -225,7 +253,7 @@ impl Lease {
         let pages = bytes.saturating_add(beside).div_ceil(PAGE_BYTES);
         self.budget.take(pages, self.starts, self.patience).await?;
         self.pages += pages;
-        for usage in [&self.account.service, &self.account.slot] {
+        for usage in self.account.usages() {
             usage.bytes.fetch_add((pages * PAGE_BYTES) as u64, Ordering::Relaxed);
         }
         Ok(())
@@ -239,7 +267,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        for usage in [&self.account.service, &self.account.slot] {
+        for usage in self.account.usages() {
             usage.instances.fetch_sub(1, Ordering::Relaxed);
             usage.bytes.fetch_sub(self.bytes() as u64, Ordering::Relaxed);
         }
@@ -285,7 +313,7 @@ mod tests {
     async fn what_is_taken_is_counted_and_given_back() {
         let budget = Budget::new(100 * PAGE);
         let (a, b) = (ServiceName::parse("a").unwrap(), ServiceName::parse("b").unwrap());
-        let slot = Arc::new(Usage::default());
+        let slot = Arc::new(SlotUsage::default());
         let (of_a, of_b) = (budget.account(&a, slot.clone()), budget.account(&b, slot.clone()));
         let beside = limits::INSTANCE_BYTES_BESIDE;
         let mut one = lease(&budget, &of_a).await;
@@ -295,10 +323,14 @@ mod tests {
         assert_eq!((budget.service(&a).instances(), slot.instances()), (1, 2));
         assert_eq!(budget.service(&a).bytes(), (beside + 3 * PAGE) as u64);
         assert_eq!(budget.service(&b).bytes(), beside as u64);
+        assert!(slot.has_service(&a) && slot.has_service(&b));
         assert_eq!(slot.bytes(), (2 * beside + 3 * PAGE) as u64);
         assert_eq!(budget.bytes_used(), 2 * beside + 3 * PAGE);
-        drop((one, two));
+        drop(one);
+        assert!(!slot.has_service(&a) && slot.has_service(&b));
+        drop(two);
         assert_eq!((budget.bytes_used(), slot.bytes(), slot.instances()), (0, 0, 0));
+        assert!(!slot.has_service(&b));
     }
 
     /// Memory must never pass the bound; who waits gets what others give up, and is known to wait.

@@ -17,9 +17,8 @@ pub(crate) mod testkit;
 mod tests;
 mod types;
 mod wasi;
-mod workers;
 
-pub use budget::{Account, Budget, NoMemory, Usage};
+pub use budget::{Account, Budget, NoMemory, SlotUsage};
 pub use check::inspect;
 
 use crate::{error::Rejection, log::record::Event, names::SessionKey, state::StateError};

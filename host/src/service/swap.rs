@@ -166,12 +166,13 @@ async fn activate(
     activation: &Activation,
 ) -> Result<Duration, Error> {
     let (reply, moved) = oneshot::channel();
-    // A slot in use goes on with an instance that is there already.
-    let running = router.running(slot)?.filter(|slot| slot.stats.memory.instances() > 0);
+    let service = &activation.record.service;
+    // A slot in which the service is used goes on with an instance that is there already.
+    let running = router.running(slot)?.filter(|slot| slot.stats.memory.has_service(service));
     let prepared = match running {
         Some(running) => {
             let budget = router.context().plugins.budget();
-            let account = budget.account(&activation.record.service, running.stats.memory.clone());
+            let account = budget.account(service, running.stats.memory.clone());
             match activation.plugin.instantiate(account, Duration::ZERO).await {
                 Ok(instance) => Prepared::Instance(Box::new(instance)),
                 Err(PluginError::NoMemory(_)) => Prepared::NoMemory,

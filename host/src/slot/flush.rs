@@ -3,10 +3,10 @@
 use crate::{
     error::{Code, Error},
     limits,
-    log::{LogError, Position, record::Batch},
+    log::{LogError, Logged, Position, record::Batch},
     names::{SessionKey, SlotId},
     slot::{SlotContext, batch::commit_error, relaxed_store, task::Task},
-    state::{SlotMeta, StateError, changes::Changes},
+    state::{SlotMeta, StateError, StateStore, changes::Changes},
     telemetry::metrics,
 };
 use std::{
@@ -230,7 +230,7 @@ async fn catch_up(slot: SlotId, context: &SlotContext, until: CatchUp) -> Result
         {
             return Ok(meta);
         }
-        let tail = match context.log.read(slot, meta.applied, limits::REPLAY_BYTES_MAX).await {
+        let tail = match context.log.read(slot, meta.applied, limits::CATCH_UP_BYTES_MAX).await {
             Ok(tail) => tail,
             Err(error @ LogError::Trimmed { .. }) => {
                 let Some(cluster) = context.cluster.as_ref().filter(|_| !restored) else {
@@ -257,17 +257,33 @@ async fn catch_up(slot: SlotId, context: &SlotContext, until: CatchUp) -> Result
             tokio::time::sleep(limits::REPLAY_RETRY).await;
             continue;
         }
-        let mut changes = Changes::default();
-        for logged in tail {
-            let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
-            changes.fold(&mut meta, logged.position, batch);
-        }
-        let (store, applied) = (context.store.clone(), meta.clone());
-        tokio::task::spawn_blocking(move || store.apply(slot, changes, &applied))
-            .await
-            .map_err(|e| Error::internal(format!("the replay failed: {e}")))?
-            .map_err(store_error)?;
+        let store = context.store.clone();
+        let replay = move || replay(slot, &*store, meta, tail);
+        let failed = |why: String| Error::internal(format!("the replay failed: {why}"));
+        meta = match (until, &context.cluster) {
+            // Who prepares a move is in no hurry.
+            (CatchUp::Now, Some(cluster)) => {
+                cluster.background.run(replay).await.map_err(|e| failed(e.to_string()))??
+            }
+            _ => tokio::task::spawn_blocking(replay).await.map_err(|e| failed(e.to_string()))??,
+        };
     }
+}
+
+/// Applies a piece of the log to the store, in one batch.
+fn replay(
+    slot: SlotId,
+    store: &dyn StateStore,
+    mut meta: SlotMeta,
+    piece: Vec<Logged>,
+) -> Result<SlotMeta, Error> {
+    let mut changes = Changes::default();
+    for logged in piece {
+        let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
+        changes.fold(&mut meta, logged.position, batch);
+    }
+    store.apply(slot, changes, &meta).map_err(store_error)?;
+    Ok(meta)
 }
 
 /// How far to replay.

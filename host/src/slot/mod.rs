@@ -24,10 +24,11 @@ use crate::{
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
-    plugin::{Plugin, PluginHost, Usage},
+    plugin::{Plugin, PluginHost, SlotUsage},
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,
+    workers::Workers,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -67,6 +68,8 @@ pub struct ClusterContext {
     pub store: Arc<FjallState>,
     /// Snapshots that are made at a time.
     pub snapshot_turns: Arc<tokio::sync::Semaphore>,
+    /// For what makes slots ready that are to come.
+    pub background: Workers,
     /// Where slots say that their task has ended. One message a task: bounded by the slots.
     pub ended: mpsc::UnboundedSender<Ended>,
 }
@@ -196,7 +199,7 @@ pub struct SlotStats {
     pub cached: AtomicU64,
     pub cache_bytes: AtomicU64,
     /// The slot's instances and their memory, as of now.
-    pub memory: Arc<Usage>,
+    pub memory: Arc<SlotUsage>,
     /// The last mail, in the node's count of all mail: who has the least was used least recently.
     pub last_mail: AtomicU64,
     /// The task has claimed the slot and serves it.

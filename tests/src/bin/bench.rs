@@ -9,7 +9,7 @@ use slotd_tests::{
     api::{Swap, metric},
     http::Client,
     load::Outcome,
-    node::{Node, NodeOptions, eventually, resident_bytes, sibling},
+    node::{Node, NodeOptions, eventually, resident_bytes, sibling, slotd_binary},
     plugins,
 };
 use std::{
@@ -147,6 +147,7 @@ async fn bench(mut args: Args) -> anyhow::Result<()> {
     let mut report = Report { cores, ..Report::default() };
     let has = |part| args.parts.contains(&part);
     println!("{cores} cores, load generator on the same; writing under {}", dir.path().display());
+    println!("measuring {}", slotd_binary()?.display());
     if has(Part::Throughput) || has(Part::Swap) {
         let node = start(dir.path().join("slotd")).await?;
         if has(Part::Throughput) {

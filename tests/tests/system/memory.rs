@@ -75,6 +75,15 @@ fn instances_are_counted_and_go_when_idle() {
         let listed = node.run(&["services"]).await?;
         ensure!(listed.stdout.contains("512") && listed.stdout.contains("MiB"), "{listed:?}");
 
+        // A service gets its instances with its first messages, not where others have theirs; a
+        // swap finds them where there were some.
+        admin.deploy("other", plugins::variant(&plugins::load("counter")?, "other")).await?;
+        let other = admin.service("other").await?.memory;
+        ensure!(other.instances == 0, "made though nobody asked: {other:?}");
+        admin.deploy("counter", plugins::variant(&plugins::load("counter")?, "next")).await?;
+        let next = admin.service("counter").await?.memory;
+        ensure!(next.instances == 512, "not one for one: {next:?}");
+
         eventually("idle instances to go", async || {
             Ok((admin.service("counter").await?.memory.instances == 0).then_some(()))
         })

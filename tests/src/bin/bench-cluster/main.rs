@@ -12,6 +12,7 @@ use serde::Serialize;
 use slotd_tests::{
     api::Api,
     cluster::{Cluster, ClusterOptions, Member},
+    node::slotd_binary,
     plugins,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -104,6 +105,7 @@ async fn bench(mut args: Args) -> anyhow::Result<()> {
     println!(
         "{cores} cores, {SERVERS} always-fsync servers, {NODES} nodes and all clients on them"
     );
+    println!("measuring {}", slotd_binary()?.display());
     let has = |part| args.parts.contains(&part);
     let mut report = Report { part: Part::Throughput, figures: Vec::new() };
     let of_many_slots =

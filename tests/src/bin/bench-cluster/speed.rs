@@ -19,6 +19,8 @@ const CONNECTIONS_PER_NODE: usize = 64;
 const SESSIONS: u64 = 10_000;
 const BODY_BYTES: usize = 32;
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Of no round.
+const OPENING_SEED: u64 = 1 << 20;
 
 /// A stream of slotd's log, as a server tells of it.
 pub struct LogStream {
@@ -121,6 +123,8 @@ pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> 
     let (mut raw_rates, mut sizes, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
     let mut payloads = Vec::new();
     let (mut own_cpu, mut raw_cpu) = (Vec::new(), Vec::new());
+    // Opens every slot, with a claim and an instance for each: done once, not in every second.
+    loads(cluster, OPENING_SEED, WARM_UP.as_secs_f64()).await?;
     for round in 0..args.rounds.max(1) {
         let before = written(cluster).await?;
         let idle = Spent::now(cluster).await?;

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use measure::Figures;
 use serde::Serialize;
-use slotd_tests::plugins;
+use slotd_tests::{node::slotd_binary, plugins};
 use std::path::PathBuf;
 
 #[derive(Parser)]
@@ -58,6 +58,7 @@ async fn bench(mut args: Args) -> anyhow::Result<()> {
     }
     let cores = std::thread::available_parallelism()?.get();
     println!("{cores} cores, clients on the same; 512 slots; the plugin counter in each language");
+    println!("measuring {}", slotd_binary()?.display());
     let mut report = Report { cores, languages: Vec::new() };
     for (language, file) in &args.plugin {
         println!("\n{language}: {}", file.display());
