@@ -164,6 +164,7 @@ pub struct NodeView {
     pub proposed: u32,
     pub moving: u32,
     pub not_ready: Option<String>,
+    pub unfit: Option<String>,
 }
 
 /// A move of a slot between nodes; `from` is `None` when its owner was gone.

@@ -4,8 +4,10 @@
 pub mod account;
 pub mod api;
 pub mod chaos;
+pub mod clock;
 pub mod cluster;
 pub mod conversations;
+pub mod disk;
 pub mod histogram;
 pub mod history;
 pub mod http;

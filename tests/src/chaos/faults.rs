@@ -69,6 +69,25 @@ impl Scene {
                 tokio::time::sleep(hold).await;
                 cluster.engine.restart(server as usize).await
             }
+            Fault::CutServer(server) => {
+                let hosts = cluster.engine.hosts();
+                let own = *hosts.get(server as usize).context("a server without a host")?;
+                let others = hosts.into_iter().filter(|host| *host != own);
+                let links: Vec<_> = others.flat_map(|host| [(own, host), (host, own)]).collect();
+                self.without(&links, hold).await
+            }
+            Fault::Slow(number) => {
+                let net = cluster.net.as_deref().context("no network")?;
+                let own = cluster.member(number)?.host.context("a node without a host")?;
+                net.slow(own, true)?;
+                tokio::time::sleep(hold).await;
+                net.slow(own, false)
+            }
+            Fault::DrainSlot(slot) => {
+                self.operate(&format!("/admin/v1/slots/{slot}/drain")).await?;
+                tokio::time::sleep(hold).await;
+                self.operate("/admin/v1/rebalance").await
+            }
             Fault::MoveLeaders => {
                 // While it elects for another reason, it may not answer.
                 let moved = async || Ok(cluster.engine.move_leaders("").await.ok());
@@ -136,7 +155,6 @@ impl Scene {
         peers: Ways,
         engine: Ways,
     ) -> anyhow::Result<()> {
-        let net = self.cluster.net.as_deref().context("no links can be cut on loopback")?;
         let own = self.cluster.member(number)?.host.context("a node without a host")?;
         let others = self.others(number);
         let peer_hosts = others.iter().filter_map(|member| member.host);
@@ -148,9 +166,31 @@ impl Scene {
                 links.extend(ways.to.then_some((host, own)));
             }
         }
+        self.without(&links, hold).await
+    }
+
+    /// Goes on without some links for a while.
+    async fn without(&self, links: &[(HostId, HostId)], hold: Duration) -> anyhow::Result<()> {
+        let net = self.cluster.net.as_deref().context("no links can be cut on loopback")?;
         links.iter().try_for_each(|&(from, to)| net.cut(from, to))?;
         tokio::time::sleep(hold).await;
         links.iter().try_for_each(|&(from, to)| net.heal(from, to))
+    }
+
+    /// An operator's command, at whichever node takes it; tried again while none does, because of
+    /// what else goes wrong.
+    async fn operate(&self, path: &str) -> anyhow::Result<()> {
+        eventually(path, async || {
+            for member in self.cluster.members() {
+                let client = member.admin().client;
+                let answer = tokio::time::timeout(DEPLOYED_WITHIN, client.post(path, "")).await;
+                if answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200)) {
+                    return Ok(Some(()));
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 
     /// Deploys another version of each plugin, through the first node that can.

@@ -1,13 +1,13 @@
 //! The clients that keep a cluster busy while things go wrong: writers, readers and subscribers.
 
-use super::record::{Caller, ReadKind, Recorder, seen, session_name};
+use super::record::{Caller, ReadKind, Recorder, SERVICES, message, seen, session_name};
 use crate::{
-    api::{Api, Event},
+    api::{Api, Event, Session, session_path},
     history::{Nanos, Seen, SessionId, Stream},
     http::Client,
     load::Random,
 };
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
@@ -29,13 +29,21 @@ pub struct LoadShape {
     pub sessions: u32,
     pub writers: u32,
     pub readers: u32,
+    /// They make sessions of their own, and delete them.
+    pub deleters: u32,
     /// A writer waits up to so long before its next message: faults are long, disks are small.
     pub think: Duration,
 }
 
 impl Default for LoadShape {
     fn default() -> Self {
-        Self { sessions: 32, writers: 16, readers: 6, think: Duration::from_millis(20) }
+        Self {
+            sessions: 32,
+            writers: 16,
+            readers: 6,
+            deleters: 3,
+            think: Duration::from_millis(20),
+        }
     }
 }
 
@@ -66,6 +74,9 @@ impl Load {
         }
         for _ in 0..shape.readers {
             tasks.spawn(one().read_on(shape.think));
+        }
+        for number in 0..shape.deleters {
+            tasks.spawn(one().delete_on(number, shape.think));
         }
         let mut subscribers = JoinSet::new();
         for session in (0..shape.sessions).filter(|&session| session_name(session).0 == "chat") {
@@ -172,6 +183,64 @@ impl One {
                 caller.read(at, session, kind, false).await;
             }
             self.think(think).await;
+        }
+        Ok(())
+    }
+
+    /// Makes a session, deletes it and makes it again, alone, so that it knows what must be there.
+    /// As soon as an outcome is not known it goes on with another name: what was sent may be
+    /// carried out at any time from then on.
+    async fn delete_on(mut self, number: u32, think: Duration) -> anyhow::Result<()> {
+        let service = SERVICES[number as usize % SERVICES.len()];
+        for name in 0.. {
+            let name = format!("deleted-{number}-{name}");
+            let (mut seq, mut known) = (0, true);
+            while known {
+                if self.stopped() {
+                    return Ok(());
+                }
+                self.think(4 * think).await;
+                let Some(at) = self.target() else { continue };
+                let api = Api::new(Client::new(at));
+                let delete = seq > 0 && self.random.below(3) == 0;
+                let answer = match delete {
+                    true => tokio::time::timeout(PATIENCE, api.delete(service, &name)).await,
+                    false => {
+                        let message = message(service, self.recorder.new_message());
+                        tokio::time::timeout(PATIENCE, api.post(service, &name, message)).await
+                    }
+                };
+                let Ok(Ok(answer)) = answer else { break };
+                match (answer.status, delete) {
+                    (204, true) => seq = 0,
+                    (200, false) => {
+                        seq += 1;
+                        let told = crate::api::Reply::of(answer)?.seq;
+                        ensure!(told == seq, "{service}/{name}: number {told} after {}", seq - 1);
+                    }
+                    (404, true) => bail!("{service}/{name} has {seq} messages and is not there"),
+                    // Refused, or not known: both are rare.
+                    _ => known = false,
+                }
+                if !known {
+                    break;
+                }
+                let Some(at) = self.target() else { continue };
+                let client = Client::new(at);
+                let path = session_path(service, &name);
+                let Ok(Ok(read)) = tokio::time::timeout(PATIENCE, client.get(&path)).await else {
+                    continue;
+                };
+                match read.status {
+                    200 => {
+                        let told = read.json::<Session>()?.seq;
+                        ensure!(told == seq, "{service}/{name}: {told} messages, not {seq}");
+                    }
+                    404 => ensure!(seq == 0, "{service}/{name}: none of {seq} messages"),
+                    _ => {}
+                }
+                self.recorder.deleted(delete);
+            }
         }
         Ok(())
     }

@@ -7,7 +7,8 @@ pub mod record;
 pub mod schedule;
 
 use crate::{
-    cluster::{Cluster, ClusterOptions, net::Net},
+    clock::WrongClock,
+    cluster::{Cluster, ClusterOptions, Own, net::Net},
     history::{Report, check},
     plugins,
 };
@@ -21,6 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Nodes whose clocks are wrong, by number; more than any schedule has.
+const NODES_EVER_MAX: u32 = 64;
 /// For a healed cluster to serve every slot through every node.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -48,12 +51,27 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
         nodes: plan.cluster.nodes,
         servers: u32::try_from(plan.cluster.servers)?,
         mixtures: plan.mixtures,
+        slots: plan.cluster.slots,
         links: net.is_some(),
+        delay: net.as_ref().is_some_and(|net| net.can_be_slow()),
         in_turn: plan.in_turn,
     };
     let schedule = Schedule::new(seed, shape);
+    if shape.links && !shape.delay {
+        println!("SKIPPED: no link is slowed down: this machine has no netem");
+    }
     let slots = plan.cluster.slots;
-    let cluster = Cluster::start(plan.cluster.clone(), net).await?;
+    // Gone when the last node is.
+    let clock = WrongClock::build().map_err(|e| println!("SKIPPED: no clock is wrong: {e:#}"));
+    let mut options = plan.cluster.clone();
+    if let Ok(clock) = &clock {
+        // Every other hour: whichever node a slot goes to, its clock is another.
+        options.own.extend((1..=NODES_EVER_MAX).map(|number| {
+            let env = clock.env([0, 3_600, -3_600][number as usize % 3]).into();
+            (number, Own { env, data_dir: None })
+        }));
+    }
+    let cluster = Cluster::start(options, net).await?;
     let first = cluster.member(1)?;
     for (service, plugin) in [("counter", "counter"), ("chat", "chat-v1")] {
         first.admin().deploy(service, plugins::load(plugin)?).await?;
@@ -73,9 +91,11 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
     }
     // The recorder must be the load's alone to be taken apart.
     let Scene { cluster, recorder, .. } = scene;
+    let deletes = recorder.deletes();
     drop(recorder);
     let report = check(&load.finish().await?);
-    println!("seed {seed}: {report}");
+    println!("seed {seed}: {report}; {deletes} deletes");
+    ensure!(deletes > 0, "seed {seed}: nothing was deleted");
     ensure!(report.good(), "seed {seed}: {report}");
     ensure!(report.acknowledged > 0, "seed {seed}: nothing was acknowledged");
     drop(cluster);

@@ -30,6 +30,7 @@ pub struct Recorder {
     /// What was answered, other than a success, and how often.
     failures: Mutex<BTreeMap<String, u64>>,
     acknowledged: AtomicU64,
+    deletes: AtomicU64,
 }
 
 /// One client with its connections.
@@ -61,6 +62,7 @@ impl Recorder {
             history: Mutex::new(history),
             failures: Mutex::default(),
             acknowledged: AtomicU64::new(0),
+            deletes: AtomicU64::new(0),
         }
     }
 
@@ -75,6 +77,16 @@ impl Recorder {
     /// How many messages were acknowledged until now.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Relaxed)
+    }
+
+    /// Deletes of sessions that were seen to be gone.
+    pub fn deletes(&self) -> u64 {
+        self.deletes.load(Relaxed)
+    }
+
+    /// What was to be there is, after a delete or another message.
+    pub(super) fn deleted(&self, it_was_one: bool) {
+        self.deletes.fetch_add(u64::from(it_was_one), Relaxed);
     }
 
     /// What was answered since the last time, other than successes.
@@ -131,7 +143,7 @@ pub fn session_name(session: SessionId) -> (&'static str, String) {
     (SERVICES[session as usize % SERVICES.len()], format!("judged-{session}"))
 }
 
-fn message(service: &str, id: MessageId) -> Message {
+pub(super) fn message(service: &str, id: MessageId) -> Message {
     match service {
         "chat" => {
             let from = format!("client-{}", id % 10);

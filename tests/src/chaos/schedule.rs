@@ -28,13 +28,19 @@ pub enum Fault {
     EngineDoesntHear(NodeNumber),
     /// What the engine sends to it is lost: appends arrive, and nobody hears of it.
     DoesntHearEngine(NodeNumber),
+    /// What it sends arrives late, and not evenly so.
+    Slow(NodeNumber),
     /// SIGKILL of one server of the engine, by its number from 0 up.
     KillServer(u32),
+    /// Neither hears the other: this server and the other servers. All nodes reach all of them.
+    CutServer(u32),
     MoveLeaders,
     /// A node joins.
     Join(NodeNumber),
     /// A node gives its slots away and leaves.
     Drain(NodeNumber),
+    /// A slot is moved off its node by hand; at the end all are where they belong.
+    DrainSlot(u16),
     /// Every node is stopped by SIGTERM and started again, one after the other.
     RollingRestart,
     /// Another version of the plugins.
@@ -70,8 +76,11 @@ pub struct Shape {
     pub servers: u32,
     /// Turns of several faults, after one of each kind.
     pub mixtures: usize,
+    pub slots: u16,
     /// Links can be cut.
     pub links: bool,
+    /// Links can be slowed down.
+    pub delay: bool,
     /// Begin with every kind of fault by itself.
     pub in_turn: bool,
 }
@@ -85,7 +94,7 @@ const HOLD_MS: (u64, u64) = (1_000, 6_000);
 const STAGGER_MS: u64 = 2_000;
 
 /// The kinds of faults, without what they befall.
-const KINDS: [fn(u32) -> Fault; 15] = [
+const KINDS: [fn(u32) -> Fault; 18] = [
     Fault::Kill,
     Fault::Pause,
     Fault::CutFromPeers,
@@ -95,10 +104,13 @@ const KINDS: [fn(u32) -> Fault; 15] = [
     Fault::DoesntHearPeers,
     Fault::EngineDoesntHear,
     Fault::DoesntHearEngine,
+    Fault::Slow,
     Fault::KillServer,
+    Fault::CutServer,
     |_| Fault::MoveLeaders,
     Fault::Join,
     Fault::Drain,
+    |slot| Fault::DrainSlot(slot as u16),
     |_| Fault::RollingRestart,
     |_| Fault::Swap,
 ];
@@ -116,9 +128,15 @@ impl Fault {
             | Self::DoesntHearPeers(node)
             | Self::EngineDoesntHear(node)
             | Self::DoesntHearEngine(node)
+            | Self::Slow(node)
             | Self::Join(node)
             | Self::Drain(node) => Some(node),
-            Self::KillServer(_) | Self::MoveLeaders | Self::RollingRestart | Self::Swap => None,
+            Self::KillServer(_)
+            | Self::CutServer(_)
+            | Self::MoveLeaders
+            | Self::DrainSlot(_)
+            | Self::RollingRestart
+            | Self::Swap => None,
         }
     }
 
@@ -133,12 +151,21 @@ impl Fault {
                 | Self::DoesntHearPeers(_)
                 | Self::EngineDoesntHear(_)
                 | Self::DoesntHearEngine(_)
+                | Self::CutServer(_)
         )
+    }
+
+    /// It takes a server of the engine away from the others.
+    fn disturbs_engine(self) -> bool {
+        matches!(self, Self::KillServer(_) | Self::CutServer(_))
     }
 
     /// An operator's own doing: nobody may be refused anything because of it.
     pub fn orderly(self) -> bool {
-        matches!(self, Self::Join(_) | Self::Drain(_) | Self::RollingRestart | Self::Swap)
+        matches!(
+            self,
+            Self::Join(_) | Self::Drain(_) | Self::DrainSlot(_) | Self::RollingRestart | Self::Swap
+        )
     }
 
     /// Takes a node's part in serving away for a while, or for good.
@@ -215,11 +242,15 @@ impl Planner {
         let restart = others().any(|other| other == Fault::RollingRestart);
         match sample {
             _ if sample.cuts() && !self.shape.links => None,
+            Fault::Slow(_) if !self.shape.delay => None,
             // Only nodes can be befallen twice at once; and a majority of the engine must stay.
             _ if same && !sample.disturbs_node() => None,
-            Fault::KillServer(_) if self.shape.servers < 3 => None,
-            Fault::KillServer(_) => {
-                Some(Fault::KillServer(self.random.below(u64::from(self.shape.servers)) as u32))
+            _ if sample.disturbs_engine() => {
+                let alone = self.shape.servers >= 3 && !others().any(Fault::disturbs_engine);
+                alone.then(|| make(self.random.below(u64::from(self.shape.servers)) as u32))
+            }
+            Fault::DrainSlot(_) => {
+                Some(make(self.random.below(u64::from(self.shape.slots)) as u32))
             }
             Fault::Join(_) if self.nodes.len() >= NODES_MAX => None,
             Fault::Join(_) => Some(make(self.next_node)),
@@ -260,7 +291,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SHAPE: Shape = Shape { nodes: 3, servers: 3, mixtures: 30, links: true, in_turn: true };
+    const SHAPE: Shape = Shape {
+        nodes: 3,
+        servers: 3,
+        slots: 32,
+        mixtures: 30,
+        links: true,
+        delay: true,
+        in_turn: true,
+    };
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -287,7 +326,7 @@ mod tests {
                 let count = faults.iter().filter(|fault| fault.node().is_some()).count();
                 let different: BTreeSet<_> = faults.iter().filter_map(|fault| fault.node()).collect();
                 prop_assert_eq!(count, different.len(), "{}", turn);
-                let servers = faults.iter().filter(|f| matches!(f, Fault::KillServer(_))).count();
+                let servers = faults.iter().filter(|f| f.disturbs_engine()).count();
                 prop_assert!(servers <= 1 && (links || !faults.iter().any(|f| f.cuts())));
                 for fault in faults {
                     match fault {

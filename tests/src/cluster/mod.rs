@@ -19,12 +19,16 @@ use place::{Place, ReservedPort};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 use tokio::sync::watch;
+
+/// The nodes' own.
+pub const SECRET: &str = "a-secret-of-the-tests-only";
 
 /// How to start a cluster.
 #[derive(Clone, Debug)]
@@ -35,6 +39,15 @@ pub struct ClusterOptions {
     pub slots: u16,
     /// Further variables of every node.
     pub env: Vec<(String, String)>,
+    /// What single nodes have of their own, by number.
+    pub own: BTreeMap<u32, Own>,
+}
+
+/// What one node has that others do not.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    pub env: Vec<(String, String)>,
+    pub data_dir: Option<PathBuf>,
 }
 
 /// A running cluster. Dropping it kills all of it and removes its data.
@@ -64,7 +77,7 @@ pub struct Member {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, servers: 3, slots: 32, env: Vec::new() }
+        Self { nodes: 3, servers: 3, slots: 32, env: Vec::new(), own: BTreeMap::new() }
     }
 }
 
@@ -136,6 +149,23 @@ impl Cluster {
         self.lock().get(&number).cloned().with_context(|| format!("no node {number}"))
     }
 
+    /// The variables that make a node one of this cluster, but for what is its own. It looks for
+    /// its peers where the nodes are, and at `further`.
+    pub fn env(&self, further: &[SocketAddr]) -> Vec<(String, String)> {
+        let nodes: Vec<_> = self.lock().values().map(|member| member.peer).collect();
+        let seeds: Vec<_> = nodes.iter().chain(further).map(ToString::to_string).collect();
+        let shared = [
+            ("SLOTD_SLOT_COUNT", self.options.slots.to_string()),
+            ("SLOTD_INSECURE", "true".into()),
+            ("SLOTD_NATS_SERVERS", self.engine.urls().join(",")),
+            ("SLOTD_CLUSTER_NAME", self.name.clone()),
+            ("SLOTD_CLUSTER_SECRET", SECRET.into()),
+            ("SLOTD_CLUSTER_SEEDS", seeds.join(",")),
+        ];
+        let shared = shared.map(|(name, value)| (name.to_owned(), value));
+        shared.into_iter().chain(self.options.env.iter().cloned()).collect()
+    }
+
     /// Where clients may turn to, now and later.
     pub fn targets(&self) -> watch::Receiver<Arc<[SocketAddr]>> {
         self.targets.subscribe()
@@ -167,23 +197,14 @@ impl Cluster {
             }
         };
         let name = format!("node-{number}");
-        let mut seeds: Vec<_> = self.lock().values().map(|m| m.peer.to_string()).collect();
-        seeds.push(peer.to_string());
-        let own = [
-            ("SLOTD_NODE", name.clone()),
-            ("SLOTD_SLOT_COUNT", self.options.slots.to_string()),
-            ("SLOTD_INSECURE", "true".into()),
-            ("SLOTD_NATS_SERVERS", self.engine.urls().join(",")),
-            ("SLOTD_CLUSTER_NAME", self.name.clone()),
-            ("SLOTD_CLUSTER_SECRET", "a-secret-of-the-tests-only".into()),
-            ("SLOTD_CLUSTER_LISTEN", peer.to_string()),
-            ("SLOTD_CLUSTER_SEEDS", seeds.join(",")),
-        ];
-        let mut env: Vec<_> = own.map(|(name, value)| (name.to_owned(), value)).into();
-        env.extend(self.options.env.iter().cloned());
+        let mut env = self.env(&[peer]);
+        env.push(("SLOTD_NODE".into(), name.clone()));
+        env.push(("SLOTD_CLUSTER_LISTEN".into(), peer.to_string()));
+        let Own { env: own, data_dir } = self.options.own.get(&number).cloned().unwrap_or_default();
+        env.extend(own);
         let addresses = Addresses { api, admin };
-        let listen = Some(addresses);
-        let options = NodeOptions { env, listen, place: Some(place), ..NodeOptions::default() };
+        let (listen, place) = (Some(addresses), Some(place));
+        let options = NodeOptions { env, listen, place, data_dir, ..NodeOptions::default() };
         let node = tokio::sync::Mutex::new(Node::prepare(options)?);
         let _reserved = reserved;
         let member = Member { number, name, node, host, addresses, peer, _reserved };
@@ -203,5 +224,9 @@ impl Member {
     }
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+    /// Where its peers reach it, over TCP and UDP.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 }

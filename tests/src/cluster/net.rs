@@ -16,6 +16,9 @@ use std::{
 /// Nobody's hardware address.
 const NOWHERE: &str = "02:00:00:00:ff:ff";
 
+/// A way that is slow, as between continents, and not evenly so.
+const NETEM: &[&str] = &["root", "netem", "delay", "60ms", "40ms"];
+
 /// A host of the network, by its number from 1 up; its address is `10.77.0.<number>`.
 pub type HostId = u8;
 
@@ -86,6 +89,27 @@ impl Net {
             None => {}
         }
         Ok(())
+    }
+
+    /// Whether this machine can slow links down.
+    pub fn can_be_slow(&self) -> bool {
+        let there = self.bridge.command("tc", &[&["qdisc", "add", "dev", "lo"], NETEM].concat());
+        there.is_ok() && self.bridge.command("tc", &["qdisc", "del", "dev", "lo", "root"]).is_ok()
+    }
+
+    /// Lets what a host sends arrive late and not evenly so, or no longer.
+    ///
+    /// # Errors
+    /// When the tools fail.
+    pub fn slow(&self, host: HostId, slow: bool) -> anyhow::Result<()> {
+        let place = self.place(host)?;
+        match slow {
+            true => {
+                let add = ["qdisc", "add", "dev", "eth0"];
+                place.command("tc", &[&add[..], NETEM].concat())
+            }
+            false => place.command("tc", &["qdisc", "del", "dev", "eth0", "root"]),
+        }
     }
 
     fn neighbour(&self, of: HostId, to: HostId, mac: &str) -> anyhow::Result<()> {

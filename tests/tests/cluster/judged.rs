@@ -14,7 +14,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 const SHAPE: LoadShape =
-    LoadShape { sessions: 8, writers: 8, readers: 4, think: Duration::from_millis(2) };
+    LoadShape { sessions: 8, writers: 8, readers: 4, deleters: 2, think: Duration::from_millis(2) };
 /// Messages before and after each kill.
 const SOME: u64 = 150;
 

@@ -7,4 +7,6 @@ mod chaos;
 mod demo;
 mod engine;
 mod judged;
+mod lost;
 mod network;
+mod refused;

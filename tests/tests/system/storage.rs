@@ -4,52 +4,17 @@ use crate::common::{expect_problem, say};
 use anyhow::{Context, ensure};
 use slotd_tests::{
     api::{History, session_path},
+    disk::SmallDisk,
     node::{Node, NodeOptions, eventually, fill_up, scenario},
     plugins,
 };
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
-
-/// A file system of its own, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` where mounting is not allowed.
-    fn mount(mib: u32) -> anyhow::Result<Option<Self>> {
-        let dir = tempfile::tempdir()?;
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(dir.path())
-            .stderr(Stdio::null())
-            .status();
-        Ok(status.is_ok_and(|status| status.success()).then(|| Self(dir)))
-    }
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a node that was just killed may still hold it for a moment.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
 
 /// Without it, a full disk could lose what was acknowledged, acknowledge what it can't keep, or
 /// need a restart to go on.
 #[test]
 fn a_full_disk_refuses_and_recovers() {
-    let disk = match SmallDisk::mount(192) {
-        Ok(Some(disk)) => disk,
-        Ok(None) => {
-            eprintln!("SKIPPED a_full_disk_refuses_and_recovers: mounting a tmpfs is not allowed");
-            return;
-        }
-        Err(e) => panic!("{e:?}"),
-    };
+    let mounted = SmallDisk::mount_or_skip("a_full_disk_refuses_and_recovers", 192);
+    let Some(disk) = mounted.expect("a place for it") else { return };
     // The file system stays until the node on it is gone.
     scenario(full_disk(disk.path().to_owned()));
     drop(disk);

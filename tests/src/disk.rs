@@ -1,0 +1,41 @@
+//! A file system that is small enough to be filled.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// A file system of its own, unmounted when dropped.
+pub struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// `None`, with a line that says so, where mounting is not allowed.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn mount_or_skip(test: &str, mib: u32) -> anyhow::Result<Option<Self>> {
+        let dir = tempfile::tempdir()?;
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .status();
+        if status.is_ok_and(|status| status.success()) {
+            return Ok(Some(Self(dir)));
+        }
+        println!("SKIPPED: {test}: mounting a tmpfs is not allowed");
+        Ok(None)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a node that was just killed may still hold it for a moment.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}

@@ -1,0 +1,335 @@
+//! Starts that can't succeed, peers that are none, and clocks that are wrong: each is refused or
+//! coped with, said in words, and of no matter to the rest.
+
+use anyhow::{Context, ensure};
+use slotd_tests::{
+    api::{Admin, Api, Message},
+    clock::WrongClock,
+    cluster::{Cluster, ClusterOptions, Own, SECRET, engine::Engine, place::ReservedPort},
+    http::Client,
+    node::{Addresses, Finished, Node, NodeOptions, eventually, finish, scenario, slotd},
+    plugins,
+};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    net::{SocketAddr, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const HOUR: i64 = 3_600;
+
+/// A small cluster: what is tested does not depend on its size.
+async fn small(own: BTreeMap<u32, Own>, nodes: u32) -> anyhow::Result<Cluster> {
+    let env = vec![("SLOTD_NATS_REPLICAS".into(), "1".into())];
+    let options = ClusterOptions { nodes, servers: 1, slots: 16, env, own };
+    let cluster = Cluster::start(options, None).await?;
+    let admin = cluster.member(1)?.admin();
+    admin.deploy("counter", plugins::load("counter")?).await?;
+    Ok(cluster)
+}
+
+/// The cluster serves, by every node.
+async fn serves(cluster: &Cluster) -> anyhow::Result<()> {
+    for member in cluster.members() {
+        for number in 0..32 {
+            let name = format!("s{number}");
+            member.api().send("counter", &name, Message::bytes("1")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs another node against a cluster, which must not start.
+async fn intruder(
+    cluster: &Cluster,
+    data_dir: &Path,
+    env: &[(&str, &str)],
+) -> anyhow::Result<Finished> {
+    let mut command = slotd()?;
+    command.arg("serve").arg("--data-dir").arg(data_dir);
+    command.args(["--api-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    command.envs(cluster.env(&[])).env("SLOTD_NODE", "intruder");
+    command.env("SLOTD_CLUSTER_LISTEN", "127.0.0.1:0");
+    for (name, value) in env {
+        command.env(name, value);
+    }
+    finish(command).await
+}
+
+fn expect(finished: &Finished, exit: i32, says: &[&str]) -> anyhow::Result<()> {
+    let Finished { status, stderr, .. } = finished;
+    ensure!(status.code() == Some(exit), "{status}, not {exit}:\n{stderr}");
+    for words in says {
+        ensure!(stderr.contains(words), "nothing of {words:?} in:\n{stderr}");
+    }
+    Ok(())
+}
+
+/// What the first node has logged.
+async fn log(cluster: &Cluster) -> anyhow::Result<String> {
+    Ok(cluster.member(1)?.node.lock().await.log())
+}
+
+async fn logs(cluster: &Cluster, words: &str) -> anyhow::Result<()> {
+    eventually(&format!("{words:?} in the first node's log"), async || {
+        Ok(log(cluster).await?.contains(words).then_some(()))
+    })
+    .await
+}
+
+/// Without it, a node that waits for the engine would look like one that hangs: its probes and its
+/// clients would wait with it.
+#[test]
+fn a_start_waits_for_the_engine_and_says_so() {
+    scenario(async {
+        let engine = Engine::start(1, None).await?;
+        engine.kill(0)?;
+        let ports = [ReservedPort::new()?, ReservedPort::new()?, ReservedPort::new()?];
+        let [api, admin, peer] = ports.each_ref().map(|port| port.address);
+        let peer = peer.to_string();
+        let servers = engine.urls().join(",").replace("nats://", "nats://slotd:hunter2@");
+        let env = [
+            ("SLOTD_NODE", "a"),
+            ("SLOTD_SLOT_COUNT", "16"),
+            ("SLOTD_INSECURE", "true"),
+            ("SLOTD_NATS_SERVERS", servers.as_str()),
+            ("SLOTD_NATS_REPLICAS", "1"),
+            ("SLOTD_CLUSTER_SECRET", SECRET),
+            ("SLOTD_CLUSTER_LISTEN", peer.as_str()),
+            // The most that anybody could ask for.
+            ("SLOTD_LOG_FILTER", "trace"),
+        ];
+        let env: Vec<_> = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let listen = Some(Addresses { api, admin });
+        let mut node = Node::prepare(NodeOptions { env, listen, ..NodeOptions::default() })?;
+        node.launch()?;
+        let (api, admin) = (Client::new(api), Client::new(admin));
+        eventually("it lives", async || {
+            Ok(admin.get("/healthz").await.ok().filter(|answer| answer.status == 200))
+        })
+        .await?;
+        let problem = eventually("why it is not ready", async || {
+            let problem = admin.get("/readyz").await?.problem()?;
+            Ok(problem.detail.contains("waits for NATS: nats://127.0.0.1").then_some(problem))
+        })
+        .await?;
+        ensure!((problem.status, problem.code.as_str()) == (503, "unavailable"), "{problem:?}");
+        let refused = api.get("/v1/services/counter/sessions").await?.problem()?;
+        ensure!((refused.status, refused.code.as_str()) == (503, "unavailable"), "{refused:?}");
+        let mut ready = slotd()?;
+        ready.arg("ready").env("SLOTD_ADMIN_URL", format!("http://{}", admin.address()));
+        let ready = finish(ready).await?;
+        ensure!(!ready.status.success() && ready.stderr.contains("waits for NATS"), "{ready:?}");
+        engine.restart(0).await?;
+        eventually("it is ready", async || {
+            Ok(admin.get("/readyz").await.ok().filter(|answer| answer.status == 200))
+        })
+        .await?;
+        node.attach()?;
+        Admin::new(admin).deploy("counter", plugins::load("counter")?).await?;
+        Api::new(api).send("counter", "x", Message::bytes("1")).await?;
+        let status = node.terminate().await?;
+        ensure!(status.success(), "{status}");
+        let log = node.log();
+        ensure!(log.contains("TRACE") && log.contains("waiting for NATS"), "{log}");
+        for secret in ["hunter2", SECRET] {
+            ensure!(!log.contains(secret), "a secret is logged:\n{}", line_with(&log, secret));
+        }
+        Ok(())
+    });
+}
+
+fn line_with<'a>(log: &'a str, word: &str) -> &'a str {
+    log.lines().find(|line| line.contains(word)).unwrap_or_default()
+}
+
+/// Without it, a node with a typing error in its addresses would wait for ever, as nobody looks.
+#[test]
+fn a_start_without_the_engine_ends_when_its_time_is_over() {
+    scenario(async {
+        let port = ReservedPort::new()?;
+        let scratch = tempfile::tempdir()?;
+        let mut command = slotd()?;
+        command.arg("serve").arg("--data-dir").arg(scratch.path().join("data"));
+        command.args(["--api-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["--cluster-listen", "127.0.0.1:0", "--nats-boot-wait", "1s"]);
+        command.env("SLOTD_NATS_SERVERS", format!("nats://slotd:hunter2@{}", port.address));
+        command.env("SLOTD_CLUSTER_SECRET", SECRET);
+        let finished = finish(command).await?;
+        expect(&finished, 6, &["no NATS to work with", &port.address.to_string()])?;
+        ensure!(!finished.stderr.contains("hunter2"), "{}", finished.stderr);
+        Ok(())
+    });
+}
+
+/// Without it, two processes could write one directory, or bear one name and take each other's
+/// slots in turns.
+#[test]
+fn the_same_directory_and_the_same_name_are_refused() {
+    scenario(async {
+        let cluster = small(BTreeMap::new(), 2).await?;
+        let scratch = tempfile::tempdir()?;
+        let own = cluster.member(2)?.node.lock().await.data_dir().to_owned();
+        let finished = intruder(&cluster, &own, &[]).await?;
+        expect(&finished, 6, &[&own.display().to_string(), "in use"])?;
+        let data = scratch.path().join("data");
+        let finished = intruder(&cluster, &data, &[("SLOTD_NODE", "node-2")]).await?;
+        expect(&finished, 7, &["node-2"])?;
+        serves(&cluster).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+    });
+}
+
+/// Without it, a node could take slots from a cluster that it has no business with.
+#[test]
+fn strangers_are_refused_and_told_why() {
+    scenario(async {
+        let cluster = small(BTreeMap::new(), 2).await?;
+        let scratch = tempfile::tempdir()?;
+        let cases: [(&[(&str, &str)], &[&str]); 3] = [
+            (&[("SLOTD_CLUSTER_SECRET", "another-secret-altogether")], &["secret"]),
+            (&[("SLOTD_SLOT_COUNT", "32")], &["slot_count", "16", "32"]),
+            (&[("SLOTD_NATS_STREAMS", "3")], &["streams"]),
+        ];
+        for (number, (env, says)) in cases.into_iter().enumerate() {
+            let data = scratch.path().join(number.to_string());
+            let finished = intruder(&cluster, &data, env).await?;
+            expect(&finished, 7, says).with_context(|| format!("{env:?}"))?;
+        }
+        // The other side says so too.
+        logs(&cluster, "secret").await?;
+        serves(&cluster).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+    });
+}
+
+/// A greeting as membership's wire format has it, but of an older format; its tag is of no use.
+fn old_hello() -> Vec<u8> {
+    let mut hello = b"slotd".to_vec();
+    // Format, kind (a hello), sender, number.
+    hello.extend([0, 1]);
+    hello.extend(7_u64.to_be_bytes());
+    hello.extend(1_u64.to_be_bytes());
+    hello.resize(400, 0);
+    hello
+}
+
+/// The start of HTTP/2, and a frame that says it is as large as one can be.
+fn oversized() -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]);
+    bytes.resize(256 * 1024, 0xa5);
+    bytes
+}
+
+fn throw_tcp(at: SocketAddr, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(at)?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    // It may be closed under the writer's hands, which is as it should be.
+    let _ = stream.write_all(bytes);
+    Ok(())
+}
+
+/// Without it, anybody who reaches the peer port could stop a cluster, or fill its logs.
+#[test]
+fn garbage_on_the_peer_port_is_of_no_matter() {
+    scenario(async {
+        let cluster = small(BTreeMap::new(), 2).await?;
+        let member = cluster.member(1)?;
+        let (at, admin) = (member.peer(), member.admin());
+        let dropped =
+            async |reason: &str| admin.metric("slotd_membership_dropped_total", reason).await;
+        let before = dropped("").await?;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let noise: Vec<u8> =
+            (0..1_200_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for length in [0, 1, 22, 55, 400, 1_200] {
+            for _ in 0..50 {
+                socket.send_to(&noise[..length], at)?;
+                throw_tcp(at, &noise[..length])?;
+            }
+        }
+        throw_tcp(at, &oversized())?;
+        throw_tcp(at, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")?;
+        // A connection that says nothing.
+        let silent: Vec<_> = (0..80).map(|_| TcpStream::connect(at)).collect::<Result<_, _>>()?;
+        socket.send_to(&old_hello(), at)?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut answer = [0; 2_000];
+        let length = socket.recv(&mut answer).context("the old greeting is not answered")?;
+        ensure!(answer.starts_with(b"slotd") && length <= 400, "an answer of {length} bytes");
+        eventually("what was dropped is counted", async || {
+            Ok((dropped("").await? > before).then_some(()))
+        })
+        .await?;
+        logs(&cluster, "format 0").await?;
+        serves(&cluster).await?;
+        drop(silent);
+        serves(&cluster).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        let lines = log(&cluster).await?.lines().count();
+        ensure!(lines < 2_000, "{lines} lines were logged");
+        // And a node that comes now is let in.
+        cluster.join(3).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+    });
+}
+
+/// Without it, something in the protocol might depend on what time a node thinks it is: an owner
+/// would be taken for dead, or not be found out, and history would go back.
+#[test]
+fn clocks_that_are_an_hour_off_are_of_no_matter() {
+    scenario(async {
+        let clock = match WrongClock::build() {
+            Ok(clock) => clock,
+            Err(e) => {
+                println!("SKIPPED: clocks_that_are_an_hour_off_are_of_no_matter: {e:#}");
+                return Ok(());
+            }
+        };
+        let off = |seconds| Own { env: clock.env(seconds).into(), data_dir: None::<PathBuf> };
+        let own = BTreeMap::from([(2, off(HOUR)), (3, off(-HOUR))]);
+        let cluster = small(own, 3).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        serves(&cluster).await?;
+        // Every slot goes from a node to others whose clocks are another hour, and back.
+        let member = cluster.member(2)?;
+        member.node.lock().await.terminate().await?;
+        serves_by(&cluster, &[1, 3]).await?;
+        cluster.restart(&member).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        serves(&cluster).await?;
+        // And without a word.
+        member.node.lock().await.kill()?;
+        serves_by(&cluster, &[1, 3]).await?;
+        cluster.restart(&member).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        serves(&cluster).await?;
+        let (mut least, mut most) = (u64::MAX, 0);
+        let api = cluster.member(1)?.api();
+        for number in 0..32 {
+            let history = api.whole_history("counter", &format!("s{number}")).await?;
+            let times: Vec<u64> = history.iter().map(|entry| entry.time_ms).collect();
+            ensure!(times.is_sorted(), "s{number} goes back in time: {times:?}");
+            ensure!(times.len() == 13, "s{number} has {} messages", times.len());
+            least = least.min(times[0]);
+            most = most.max(times[times.len() - 1]);
+        }
+        // The clocks were wrong indeed.
+        ensure!(most - least > HOUR.unsigned_abs() * 1_000, "{} ms apart", most - least);
+        Ok(())
+    });
+}
+
+async fn serves_by(cluster: &Cluster, numbers: &[u32]) -> anyhow::Result<()> {
+    for &number in numbers {
+        let api = cluster.member(number)?.api();
+        for number in 0..32 {
+            api.send("counter", &format!("s{number}"), Message::bytes("1")).await?;
+        }
+    }
+    Ok(())
+}
