@@ -27,4 +27,3 @@ pub mod slot;
 pub mod state;
 pub mod storage;
 pub mod telemetry;
-pub mod workers;

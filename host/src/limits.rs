@@ -280,15 +280,16 @@ pub const LOG_BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const COMMIT_QUEUE_PER_SLOT_MAX: usize = 4;
 /// Bytes of log that a recovery folds in memory before it writes them to the state store.
 pub const REPLAY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Bytes of log that a slot which catches up reads and applies at a time. The store takes one write
-/// after the other, and a slot whose move nobody is to notice may wait behind this one.
+/// Bytes of log that a slot which catches up reads at a time.
 pub const CATCH_UP_BYTES_MAX: usize = 512 * 1024;
-/// Threads of a node that do so for slots which it is to get: they take the processor from those who
-/// serve, and are in no hurry.
-pub const CATCH_UP_THREADS_MAX: usize = 2;
-/// How far they give way to others, as for nice(1): a third of what others get of a busy core. Not
-/// less: while they write, the store lets nobody else do so.
-pub const CATCH_UP_NICE: i32 = 5;
+/// Such pieces that a node works on at a time for slots that it is to get: this takes the processor
+/// from those who serve, and is in no hurry.
+pub const CATCH_UPS_AT_A_TIME: usize = 1;
+/// Bytes of log that are applied in one write. While one writes, the store lets nobody else do so,
+/// and a slot whose move nobody is to notice may be behind it.
+pub const REPLAY_WRITE_BYTES_MAX: usize = 64 * 1024;
+/// Rows that a slot's state is loaded by, for the same reason.
+pub const LOAD_WRITE_ROWS_MAX: usize = 512;
 /// Tables (in bytes) that are checked in full before a node opens; above it, in the background.
 pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Entries and bytes of one stored piece of history.

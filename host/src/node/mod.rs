@@ -34,7 +34,6 @@ use crate::{
     state::snapshot::Snapshots,
     storage::{DataDir, Health},
     telemetry::Snapshot,
-    workers::Workers,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -150,21 +149,6 @@ impl Node {
             }
         };
         let (ended, slots_ended) = mpsc::unbounded_channel();
-        let background = || {
-            let (threads, nice) = (limits::CATCH_UP_THREADS_MAX, limits::CATCH_UP_NICE);
-            Workers::new("catch-up", threads, nice).map_err(Error::internal)
-        };
-        let cluster = match &shared {
-            Some(shared) => Some(ClusterContext {
-                snapshots: shared.snapshots.clone(),
-                registry: shared.registry.clone(),
-                store: data_dir.state(),
-                snapshot_turns: Arc::new(Semaphore::new(limits::SNAPSHOTS_AT_A_TIME)),
-                background: background()?,
-                ended,
-            }),
-            None => None,
-        };
         let context = Arc::new(SlotContext {
             node: options.name.clone(),
             log,
@@ -178,7 +162,14 @@ impl Node {
                 cache_bytes: options.session_cache_bytes,
                 patience: limits::ENGINE_PATIENCE,
             },
-            cluster,
+            cluster: shared.as_ref().map(|shared| ClusterContext {
+                snapshots: shared.snapshots.clone(),
+                registry: shared.registry.clone(),
+                store: data_dir.state(),
+                snapshot_turns: Arc::new(Semaphore::new(limits::SNAPSHOTS_AT_A_TIME)),
+                catch_up_turns: Semaphore::new(limits::CATCH_UPS_AT_A_TIME),
+                ended,
+            }),
         });
         let view = ring::View::new(1, [options.name.clone()]);
         let router = Arc::new(Router::new(options.slot_count, context.clone()));

@@ -2,9 +2,9 @@
 
 use super::{
     Account, Budget, Digest, Plugin, PluginError, PluginOptions, bindings::HandlerPre, check,
-    engine, guest_log::PluginLog, instance::HostState, store::Disk,
+    engine, guest_log::PluginLog, instance::HostState, store::Disk, workers::Workers,
 };
-use crate::{limits, workers::Workers};
+use crate::limits;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
@@ -72,8 +72,7 @@ impl Inner {
             disk,
             options: Arc::new(options),
             budget,
-            workers: Workers::new("compile", limits::COMPILE_THREADS_MAX, limits::COMPILE_NICE)
-                .map_err(PluginError::Failed)?,
+            workers: Workers::new()?,
             plugins: Mutex::new(HashMap::new()),
             compiles: Semaphore::new(limits::COMPILES_MAX),
         })
@@ -81,7 +80,7 @@ impl Inner {
 
     pub(super) async fn add(self: &Arc<Self>, bytes: Bytes) -> Result<Arc<Plugin>, PluginError> {
         let checked = bytes.clone();
-        let check = self.work(move || {
+        let check = self.workers.run(move || {
             let inspection = check::inspect(&checked);
             match inspection.problems.as_slice() {
                 [] => Ok((Digest::of(&checked), inspection.version)),
@@ -115,18 +114,9 @@ impl Inner {
         Ok(plugin)
     }
 
-    /// Beside those who serve.
-    async fn work<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
-    ) -> Result<T, PluginError> {
-        let done = self.workers.run(work).await;
-        done.unwrap_or_else(|panicked| Err(PluginError::Failed(panicked.to_string())))
-    }
-
     async fn store(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), PluginError> {
         let inner = Arc::clone(self);
-        self.work(move || inner.disk.put_component(digest, &bytes)).await
+        self.workers.run(move || inner.disk.put_component(digest, &bytes)).await
     }
 
     pub(super) async fn load(self: &Arc<Self>, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
@@ -204,7 +194,7 @@ impl Inner {
                 // Closed never; if it were, compiling without a permit is still right.
                 let _permit = self.compiles.acquire().await;
                 let inner = Arc::clone(self);
-                let component = self.work(move || inner.compile(digest, &bytes)).await?;
+                let component = self.workers.run(move || inner.compile(digest, &bytes)).await?;
                 // What a compilation frees stays with the allocator otherwise. Not on the threads
                 // above: it holds locks that those who serve wait for.
                 tokio::task::spawn_blocking(crate::memory::give_back);

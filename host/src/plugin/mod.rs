@@ -17,6 +17,7 @@ pub(crate) mod testkit;
 mod tests;
 mod types;
 mod wasi;
+mod workers;
 
 pub use budget::{Account, Budget, NoMemory, SlotUsage};
 pub use check::inspect;

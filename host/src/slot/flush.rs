@@ -257,32 +257,35 @@ async fn catch_up(slot: SlotId, context: &SlotContext, until: CatchUp) -> Result
             tokio::time::sleep(limits::REPLAY_RETRY).await;
             continue;
         }
-        let store = context.store.clone();
-        let replay = move || replay(slot, &*store, meta, tail);
-        let failed = |why: String| Error::internal(format!("the replay failed: {why}"));
-        meta = match (until, &context.cluster) {
-            // Who prepares a move is in no hurry.
-            (CatchUp::Now, Some(cluster)) => {
-                cluster.background.run(replay).await.map_err(|e| failed(e.to_string()))??
-            }
-            _ => tokio::task::spawn_blocking(replay).await.map_err(|e| failed(e.to_string()))??,
+        // Who prepares a move is in no hurry, and must not take the processor from those who serve.
+        let _turn = match (until, &context.cluster) {
+            (CatchUp::Now, Some(cluster)) => cluster.catch_up_turns.acquire().await.ok(),
+            _ => None,
         };
+        let store = context.store.clone();
+        meta = tokio::task::spawn_blocking(move || replay(slot, &*store, meta, tail))
+            .await
+            .map_err(|e| Error::internal(format!("the replay failed: {e}")))??;
     }
 }
 
-/// Applies a piece of the log to the store, in one batch.
+/// Applies a part of the log to the store.
 fn replay(
     slot: SlotId,
     store: &dyn StateStore,
     mut meta: SlotMeta,
-    piece: Vec<Logged>,
+    part: Vec<Logged>,
 ) -> Result<SlotMeta, Error> {
-    let mut changes = Changes::default();
-    for logged in piece {
-        let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
-        changes.fold(&mut meta, logged.position, batch);
+    let mut part = part.into_iter().peekable();
+    while part.peek().is_some() {
+        let (mut changes, mut bytes) = (Changes::default(), 0);
+        while let Some(logged) = part.next_if(|_| bytes < limits::REPLAY_WRITE_BYTES_MAX) {
+            bytes += logged.batch.len().max(1);
+            let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
+            changes.fold(&mut meta, logged.position, batch);
+        }
+        store.apply(slot, changes, &meta).map_err(store_error)?;
     }
-    store.apply(slot, changes, &meta).map_err(store_error)?;
     Ok(meta)
 }
 

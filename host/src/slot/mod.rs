@@ -28,7 +28,6 @@ use crate::{
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,
-    workers::Workers,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -68,8 +67,8 @@ pub struct ClusterContext {
     pub store: Arc<FjallState>,
     /// Snapshots that are made at a time.
     pub snapshot_turns: Arc<tokio::sync::Semaphore>,
-    /// For what makes slots ready that are to come.
-    pub background: Workers,
+    /// Pieces of logs that are replayed at a time for slots that are to come.
+    pub catch_up_turns: tokio::sync::Semaphore,
     /// Where slots say that their task has ended. One message a task: bounded by the slots.
     pub ended: mpsc::UnboundedSender<Ended>,
 }

@@ -197,6 +197,20 @@ impl StateStore for FjallState {
     }
 }
 
+impl FjallState {
+    /// Writes rows of a slot that counts as empty until all of them are there: not in one batch,
+    /// since the store lets nobody else write during one.
+    ///
+    /// # Errors
+    /// As [`StateStore::apply`]; some of the rows may be there then.
+    pub(super) fn load(&self, slot: SlotId, changes: Changes) -> Result<(), StateError> {
+        let db = self.db()?;
+        self.engine.check_writable().map_err(StateError::Unavailable)?;
+        let nothing = SlotMeta::default();
+        write_by(&self.engine, &db, slot, changes, &nothing, limits::LOAD_WRITE_ROWS_MAX)
+    }
+}
+
 /// Writes changes and the slot's new meta in one atomic batch that is not synced: the next group
 /// commit, which goes through the same journal, makes it durable.
 pub(crate) fn write(
@@ -206,10 +220,33 @@ pub(crate) fn write(
     changes: Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
+    write_by(engine, db, slot, changes, meta, usize::MAX)
+}
+
+/// The same in batches of about `rows_max` rows.
+fn write_by(
+    engine: &Engine,
+    db: &Db,
+    slot: SlotId,
+    changes: Changes,
+    meta: &SlotMeta,
+    rows_max: usize,
+) -> Result<(), StateError> {
     let rows = changes.heads.len() + changes.sessions.len() * 2 + changes.deleted.len() + 1;
+    let rows = rows.min(rows_max);
     let mut batch = db.batch(rows, false);
     let broken = |e: postcard::Error| StateError::Unavailable(format!("cannot encode: {e}"));
+    let commit = |batch| {
+        engine.commit(db, batch).map_err(|e| match e {
+            WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
+        })
+    };
+    let commit_full = |batch: &mut OwnedWriteBatch| match batch.len() >= rows_max {
+        true => commit(std::mem::replace(batch, db.batch(rows, false))),
+        false => Ok(()),
+    };
     for (key, head) in &changes.heads {
+        commit_full(&mut batch)?;
         let row = keys::session(slot, key);
         let pinned = head.as_ref().is_some_and(|head| head.pinned.is_some());
         if pinned {
@@ -227,6 +264,7 @@ pub(crate) fn write(
         }
     }
     for (number, session) in changes.sessions {
+        commit_full(&mut batch)?;
         for (key, value) in &session.state {
             let row = keys::of_session(slot, number, key);
             match value {
@@ -245,9 +283,7 @@ pub(crate) fn write(
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
     batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
-    engine.commit(db, batch).map_err(|e| match e {
-        WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
-    })
+    commit(batch)
 }
 
 /// Writes entries in pieces: whole chunks are read back, so they are bounded.

@@ -21,6 +21,9 @@ use std::{
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const HOUR: i64 = 3_600;
 
+/// Names and values of an environment.
+type Env<'a> = &'a [(&'a str, &'a str)];
+
 /// A small cluster: what is tested does not depend on its size.
 async fn small(own: BTreeMap<u32, Own>, nodes: u32) -> anyhow::Result<Cluster> {
     let env = vec![("SLOTD_NATS_REPLICAS".into(), "1".into())];
@@ -43,11 +46,7 @@ async fn serves(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// Runs another node against a cluster, which must not start.
-async fn intruder(
-    cluster: &Cluster,
-    data_dir: &Path,
-    env: &[(&str, &str)],
-) -> anyhow::Result<Finished> {
+async fn intruder(cluster: &Cluster, data_dir: &Path, env: Env<'_>) -> anyhow::Result<Finished> {
     let mut command = slotd()?;
     command.arg("serve").arg("--data-dir").arg(data_dir);
     command.args(["--api-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
@@ -174,7 +173,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
         let scratch = tempfile::tempdir()?;
         let own = cluster.member(2)?.node.lock().await.data_dir().to_owned();
         let finished = intruder(&cluster, &own, &[]).await?;
-        expect(&finished, 6, &[&own.display().to_string(), "in use"])?;
+        expect(&finished, 6, &[&own.display().to_string(), "another slotd uses it"])?;
         let data = scratch.path().join("data");
         let finished = intruder(&cluster, &data, &[("SLOTD_NODE", "node-2")]).await?;
         expect(&finished, 7, &["node-2"])?;
@@ -189,8 +188,7 @@ fn strangers_are_refused_and_told_why() {
     scenario(async {
         let cluster = small(BTreeMap::new(), 2).await?;
         let scratch = tempfile::tempdir()?;
-        let cases: [(&[(&str, &str)], &[&str]); 3] = [
-            (&[("SLOTD_CLUSTER_SECRET", "another-secret-altogether")], &["secret"]),
+        let cases: [(Env, &[&str]); 2] = [
             (&[("SLOTD_SLOT_COUNT", "32")], &["slot_count", "16", "32"]),
             (&[("SLOTD_NATS_STREAMS", "3")], &["streams"]),
         ];
@@ -199,10 +197,53 @@ fn strangers_are_refused_and_told_why() {
             let finished = intruder(&cluster, &data, env).await?;
             expect(&finished, 7, says).with_context(|| format!("{env:?}"))?;
         }
-        // The other side says so too.
-        logs(&cluster, "secret").await?;
         serves(&cluster).await?;
         cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+    });
+}
+
+/// Without it, a node with a typing error in its secret would go on alone, and take the slots of a
+/// cluster whose log it reaches. It does not end either: anybody could tell it that its secret is
+/// wrong.
+#[test]
+fn a_wrong_secret_leaves_a_node_outside() {
+    scenario(async {
+        let cluster = small(BTreeMap::new(), 2).await?;
+        let ports = [ReservedPort::new()?, ReservedPort::new()?];
+        let [api, admin] = ports.each_ref().map(|port| port.address);
+        let mut env = cluster.env(&[]);
+        env.retain(|(name, _)| name != "SLOTD_CLUSTER_SECRET");
+        let own = [
+            ("SLOTD_NODE", "intruder"),
+            ("SLOTD_CLUSTER_LISTEN", "127.0.0.1:0"),
+            ("SLOTD_CLUSTER_SECRET", "another-secret-altogether"),
+            ("SLOTD_CLUSTER_JOIN_WAIT", "1s"),
+        ];
+        env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let listen = Some(Addresses { api, admin });
+        let mut node = Node::prepare(NodeOptions { env, listen, ..NodeOptions::default() })?;
+        node.launch()?;
+        eventually("both sides say why", async || {
+            let says = |log: String| log.contains("secret");
+            Ok((says(node.log()) && says(log(&cluster).await?)).then_some(()))
+        })
+        .await?;
+        // Longer than it looks for peers before it would go on alone.
+        let refusals = async || {
+            let refused = "reason=\"secret\"";
+            cluster.member(1)?.admin().metric("slotd_membership_refusals_total", refused).await
+        };
+        eventually("it is refused again and again", async || {
+            Ok((refusals().await? >= 8.0).then_some(()))
+        })
+        .await?;
+        let ready = Client::new(admin).get("/readyz").await?;
+        ensure!(ready.status == 503, "it is ready: {}", ready.status);
+        serves(&cluster).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        let status = node.terminate().await?;
+        ensure!(status.success(), "{status}");
+        Ok(())
     });
 }
 

@@ -147,9 +147,8 @@ impl Snapshots {
                 changes.sessions.retain(|number, _| live.binary_search(number).is_ok());
             }
             let store = store.clone();
-            // At nothing, until all is there.
-            let apply = move || Ok(store.apply(slot, changes, &SlotMeta::default())?);
-            blocking(Some(turn.clone()), apply).await?;
+            let load = move || Ok(store.load(slot, changes)?);
+            blocking(Some(turn.clone()), load).await?;
         }
         Ok(())
     }

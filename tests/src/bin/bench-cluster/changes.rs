@@ -159,8 +159,8 @@ pub async fn handoff(args: &Args, report: &mut Report) -> anyhow::Result<()> {
         for slot in 0..slots {
             let before = admin.slots().await?;
             let before = before.iter().find(|one| one.slot == slot).context("no such slot")?;
-            // One that moves just then does not say how many it has.
-            if before.state == "running" {
+            // One that opens just then does not say how many it has.
+            if before.sessions > 0 {
                 least = least.min(before.sessions);
             }
             let path = format!("/admin/v1/slots/{slot}/drain");

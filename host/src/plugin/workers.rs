@@ -1,0 +1,83 @@
+//! The threads that compile. They give way to every other thread of the machine: a component of
+//! Python's takes every core for seconds, and no message of another slot may wait for it.
+
+use super::PluginError;
+use crate::limits;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokio::sync::oneshot;
+
+pub(super) struct Workers(rayon::ThreadPool);
+
+impl Workers {
+    pub(super) fn new() -> Result<Self, PluginError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(cores.min(limits::COMPILE_THREADS_MAX))
+            .thread_name(|number| format!("slotd-compile-{number}"))
+            .start_handler(|_| give_way())
+            .build()
+            .map(Self)
+            .map_err(|e| PluginError::Failed(format!("no threads to compile with: {e}")))
+    }
+
+    /// Runs work on these threads; what it does in parallel (wasmtime compiles so) stays on them.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
+    ) -> Result<T, PluginError> {
+        let (done, result) = oneshot::channel();
+        self.0.spawn(move || {
+            // Nobody waits any more: nothing to tell.
+            let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+        });
+        match result.await {
+            Ok(Ok(result)) => result,
+            _ => Err(PluginError::Failed("work on a plugin ended in a panic".to_owned())),
+        }
+    }
+}
+
+/// Has the scheduler prefer every other thread to this one.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: changes how the calling thread is scheduled and touches no memory of ours.
+    #[allow(unsafe_code, reason = "libc has no safe interface for it")]
+    unsafe {
+        // Fails nowhere: everyone may lower a priority. On Linux it is the calling thread's own.
+        libc::setpriority(libc::PRIO_PROCESS, 0, limits::COMPILE_NICE);
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Threads that compile at the priority of those that serve would delay every message of the
+    /// node for seconds.
+    #[tokio::test]
+    async fn whoever_compiles_gives_way() {
+        use rayon::prelude::*;
+        let workers = Workers::new().unwrap();
+        let priorities = workers.run(|| {
+            let all = (0..64).into_par_iter().map(|_| {
+                // SAFETY: asks for a number of the calling thread.
+                #[allow(unsafe_code, reason = "libc has no safe interface for it")]
+                unsafe {
+                    libc::getpriority(libc::PRIO_PROCESS, 0)
+                }
+            });
+            Ok(all.collect::<Vec<_>>())
+        });
+        let priorities = priorities.await.unwrap();
+        assert!(priorities.iter().all(|nice| *nice > 0), "{priorities:?}");
+    }
+
+    /// A panic in the compiler must not take the node with it, nor the next deploy.
+    #[tokio::test]
+    async fn a_panic_is_contained() {
+        let workers = Workers::new().unwrap();
+        let failed = workers.run::<()>(|| panic!("as the test wants it")).await.unwrap_err();
+        assert!(matches!(failed, PluginError::Failed(_)));
+        assert!(workers.run(|| Ok(1)).await.is_ok_and(|one| one == 1));
+    }
+}
