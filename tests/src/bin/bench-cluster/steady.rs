@@ -63,20 +63,22 @@ pub struct Tally {
 }
 
 impl Steady {
-    /// Lets clients loose, and waits until each has sent something, on average.
+    /// Lets clients loose, each with `think` between an answer and its next message, and waits
+    /// until each has sent something, on average.
     ///
     /// # Errors
     /// When nothing is answered.
     pub async fn start(
         name: &str,
         clients: u64,
+        think: Duration,
         targets: watch::Receiver<Arc<[SocketAddr]>>,
     ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared::default());
         let mut tasks = JoinSet::new();
         for client in 0..clients {
             let name = format!("{name}-{client}");
-            tasks.spawn(one(shared.clone(), name, client as usize, targets.clone()));
+            tasks.spawn(one(shared.clone(), name, client as usize, think, targets.clone()));
         }
         let enough = clients * 4;
         eventually("load", async || Ok((shared.acknowledged.load(SeqCst) > enough).then_some(())))
@@ -119,6 +121,7 @@ async fn one(
     shared: Arc<Shared>,
     name: String,
     first_target: usize,
+    think: Duration,
     targets: watch::Receiver<Arc<[SocketAddr]>>,
 ) -> BTreeMap<String, u64> {
     let mut sent = BTreeMap::new();
@@ -131,6 +134,9 @@ async fn one(
     for number in 0_u64.. {
         if shared.stop.load(SeqCst) {
             break;
+        }
+        if !think.is_zero() {
+            tokio::time::sleep(think).await;
         }
         let session = format!("{name}-{}", number % SESSIONS_PER_CLIENT);
         let message = Message::bytes("x").typed("text/plain").key(format!("{name}-{number}"));
