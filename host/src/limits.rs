@@ -281,10 +281,12 @@ pub const COMMIT_QUEUE_PER_SLOT_MAX: usize = 4;
 /// Bytes of log that a recovery folds in memory before it writes them to the state store.
 pub const REPLAY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of log that a slot which catches up reads at a time.
-pub const CATCH_UP_BYTES_MAX: usize = 512 * 1024;
+pub const CATCH_UP_BYTES_MAX: usize = 256 * 1024;
 /// Such pieces that a node works on at a time for slots that it is to get: this takes the processor
 /// from those who serve, and is in no hurry.
 pub const CATCH_UPS_AT_A_TIME: usize = 1;
+/// The longest rest after such a piece; else it is as long as the work was.
+pub const CATCH_UP_REST_MAX: Duration = Duration::from_millis(50);
 /// Bytes of log that are applied in one write. While one writes, the store lets nobody else do so,
 /// and a slot whose move nobody is to notice may be behind it.
 pub const REPLAY_WRITE_BYTES_MAX: usize = 64 * 1024;

@@ -257,15 +257,19 @@ async fn catch_up(slot: SlotId, context: &SlotContext, until: CatchUp) -> Result
             tokio::time::sleep(limits::REPLAY_RETRY).await;
             continue;
         }
-        // Who prepares a move is in no hurry, and must not take the processor from those who serve.
-        let _turn = match (until, &context.cluster) {
+        // Who prepares a move is in no hurry, and must not take the processor from those who serve:
+        // one at a time, and half of the time nobody.
+        let turn = match (until, &context.cluster) {
             (CatchUp::Now, Some(cluster)) => cluster.catch_up_turns.acquire().await.ok(),
             _ => None,
         };
-        let store = context.store.clone();
+        let (store, began) = (context.store.clone(), Instant::now());
         meta = tokio::task::spawn_blocking(move || replay(slot, &*store, meta, tail))
             .await
             .map_err(|e| Error::internal(format!("the replay failed: {e}")))??;
+        if turn.is_some() {
+            tokio::time::sleep(began.elapsed().min(limits::CATCH_UP_REST_MAX)).await;
+        }
     }
 }
 
