@@ -285,13 +285,14 @@ pub const CATCH_UP_BYTES_MAX: usize = 256 * 1024;
 /// Such pieces that a node works on at a time for slots that it is to get: this takes the processor
 /// from those who serve, and is in no hurry.
 pub const CATCH_UPS_AT_A_TIME: usize = 1;
-/// The longest rest after such a piece; else it is as long as the work was.
-pub const CATCH_UP_REST_MAX: Duration = Duration::from_millis(50);
 /// Bytes of log that are applied in one write. While one writes, the store lets nobody else do so,
 /// and a slot whose move nobody is to notice may be behind it.
 pub const REPLAY_WRITE_BYTES_MAX: usize = 64 * 1024;
-/// Rows that a slot's state is loaded by, for the same reason.
+/// Batches below which a slot that is to come has caught up: the rest is replayed with the claim.
+pub const CATCH_UP_BATCHES_LEFT_MAX: usize = 64;
+/// Rows, and bytes of them, that a slot's state is loaded by, for the same reason.
 pub const LOAD_WRITE_ROWS_MAX: usize = 512;
+pub const LOAD_WRITE_BYTES_MAX: usize = 64 * 1024;
 /// Tables (in bytes) that are checked in full before a node opens; above it, in the background.
 pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Entries and bytes of one stored piece of history.

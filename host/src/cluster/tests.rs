@@ -246,12 +246,19 @@ impl World {
     }
 
     async fn bodies(&self, via: &str, session: &str) -> Vec<Bytes> {
-        let range = Range::After { seq: 0, limit: 1_000 };
         let node = &self.node(via).node;
-        let history = node.history(&key(session), range, Consistency::Current).await.unwrap();
-        let seqs: Vec<u64> = history.entries.iter().map(|(entry, _)| entry.seq).collect();
-        assert!(seqs.iter().copied().eq(1..=seqs.len() as u64), "{seqs:?}");
-        history.entries.iter().map(|(entry, _)| entry.body.clone()).collect()
+        let mut bodies = Vec::new();
+        loop {
+            let range = Range::After { seq: bodies.len() as u64, limit: 1_000 };
+            let page = node.history(&key(session), range, Consistency::Current).await.unwrap();
+            if page.entries.is_empty() {
+                return bodies;
+            }
+            for (entry, _) in &page.entries {
+                bodies.push(entry.body.clone());
+                assert_eq!(entry.seq, bodies.len() as u64);
+            }
+        }
     }
 }
 

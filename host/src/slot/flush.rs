@@ -13,7 +13,13 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
-use tokio::{sync::OwnedMutexGuard, task::JoinHandle};
+use tokio::{
+    sync::{
+        OwnedMutexGuard,
+        oneshot::{self, error::TryRecvError},
+    },
+    task::JoinHandle,
+};
 
 /// What a flush wrote.
 pub(super) struct Flushed {
@@ -203,24 +209,31 @@ pub(super) async fn flushed(flushing: &mut Option<Flushing>) -> Result<Flushed, 
     }
 }
 
-/// As [`catch_up`], by the one that has the slot. It goes on when nobody waits for it any more, and
-/// keeps the slot until then: what it writes must not meet what the next task does.
+/// As [`catch_up`], by the one that has the slot, which is kept until what was begun is written: it
+/// must not meet what the next task writes. Up to a claim it goes on when nobody waits for it any
+/// more.
 pub async fn catch_up_alone(
     slot: SlotId,
     context: Arc<SlotContext>,
     until: CatchUp,
     owner: Arc<OwnedMutexGuard<()>>,
 ) -> Result<SlotMeta, Error> {
+    let (_waits, waiter) = oneshot::channel();
     let caught_up = tokio::spawn(async move {
         let _owner = owner;
-        catch_up(slot, &context, until).await
+        catch_up(slot, &context, until, waiter).await
     });
     caught_up.await.unwrap_or_else(|e| Err(Error::internal(format!("the replay failed: {e}"))))
 }
 
 /// Replays the log's tail, up to `until`, into the state store; what the log has trimmed comes
 /// from a snapshot.
-async fn catch_up(slot: SlotId, context: &SlotContext, until: CatchUp) -> Result<SlotMeta, Error> {
+async fn catch_up(
+    slot: SlotId,
+    context: &SlotContext,
+    until: CatchUp,
+    mut waiter: oneshot::Receiver<()>,
+) -> Result<SlotMeta, Error> {
     let mut meta = context.store.slot(slot).map_err(store_error)?;
     let mut restored = false;
     let started = Instant::now();
@@ -257,18 +270,26 @@ async fn catch_up(slot: SlotId, context: &SlotContext, until: CatchUp) -> Result
             tokio::time::sleep(limits::REPLAY_RETRY).await;
             continue;
         }
-        // Who prepares a move is in no hurry, and must not take the processor from those who serve:
-        // one at a time, and half of the time nobody.
+        // Who prepares a move is in no hurry, and must not take the processor from those who serve.
         let turn = match (until, &context.cluster) {
             (CatchUp::Now, Some(cluster)) => cluster.catch_up_turns.acquire().await.ok(),
             _ => None,
         };
-        let (store, began) = (context.store.clone(), Instant::now());
+        let nobody_waits = waiter.try_recv() == Err(TryRecvError::Closed);
+        if nobody_waits && matches!(until, CatchUp::Now) {
+            return Ok(meta);
+        }
+        let is_last = tail.len() < limits::CATCH_UP_BATCHES_LEFT_MAX
+            && tail.iter().map(|logged| logged.batch.len()).sum::<usize>()
+                < limits::REPLAY_WRITE_BYTES_MAX;
+        let store = context.store.clone();
         meta = tokio::task::spawn_blocking(move || replay(slot, &*store, meta, tail))
             .await
             .map_err(|e| Error::internal(format!("the replay failed: {e}")))??;
-        if turn.is_some() {
-            tokio::time::sleep(began.elapsed().min(limits::CATCH_UP_REST_MAX)).await;
+        drop(turn);
+        // A slot that is written to never has nothing left.
+        if is_last && matches!(until, CatchUp::Now) {
+            return Ok(meta);
         }
     }
 }
@@ -298,7 +319,8 @@ fn replay(
 pub enum CatchUp {
     /// To a position that the log has for sure.
     To(Position),
-    /// To what is there now.
+    /// To what is there now, but for the little that comes meanwhile; not further when nobody
+    /// waits for it.
     Now,
 }
 

@@ -207,7 +207,7 @@ impl FjallState {
         let db = self.db()?;
         self.engine.check_writable().map_err(StateError::Unavailable)?;
         let nothing = SlotMeta::default();
-        write_by(&self.engine, &db, slot, changes, &nothing, limits::LOAD_WRITE_ROWS_MAX)
+        write_by(Writer::piecemeal(&self.engine, &db), slot, changes, &nothing)
     }
 }
 
@@ -220,80 +220,127 @@ pub(crate) fn write(
     changes: Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
-    write_by(engine, db, slot, changes, meta, usize::MAX)
+    let rows = changes.heads.len() + changes.sessions.len() * 2 + changes.deleted.len() + 1;
+    write_by(Writer::atomic(engine, db, rows), slot, changes, meta)
 }
 
-/// The same in batches of about `rows_max` rows.
+/// A batch that is committed when it is large enough, if it need not be atomic.
+struct Writer<'a> {
+    engine: &'a Engine,
+    db: &'a Db,
+    batch: OwnedWriteBatch,
+    bytes: usize,
+    rows_max: usize,
+    bytes_max: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn atomic(engine: &'a Engine, db: &'a Db, rows: usize) -> Self {
+        let batch = db.batch(rows, false);
+        Self { engine, db, batch, bytes: 0, rows_max: usize::MAX, bytes_max: usize::MAX }
+    }
+
+    fn piecemeal(engine: &'a Engine, db: &'a Db) -> Self {
+        let (rows_max, bytes_max) = (limits::LOAD_WRITE_ROWS_MAX, limits::LOAD_WRITE_BYTES_MAX);
+        let batch = db.batch(rows_max, false);
+        Self { engine, db, batch, bytes: 0, rows_max, bytes_max }
+    }
+
+    fn insert(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl Into<fjall::UserKey>,
+        value: impl Into<fjall::UserValue>,
+    ) -> Result<(), StateError> {
+        let value = value.into();
+        self.bytes += value.len();
+        self.batch.insert(keyspace, key, value);
+        self.commit_full()
+    }
+
+    fn remove(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl Into<fjall::UserKey>,
+    ) -> Result<(), StateError> {
+        self.batch.remove(keyspace, key);
+        self.commit_full()
+    }
+
+    fn commit_full(&mut self) -> Result<(), StateError> {
+        if self.batch.len() < self.rows_max && self.bytes < self.bytes_max {
+            return Ok(());
+        }
+        self.bytes = 0;
+        let next = self.db.batch(self.rows_max, false);
+        commit(self.engine, self.db, std::mem::replace(&mut self.batch, next))
+    }
+}
+
+fn commit(engine: &Engine, db: &Db, batch: OwnedWriteBatch) -> Result<(), StateError> {
+    engine.commit(db, batch).map_err(|e| match e {
+        WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
+    })
+}
+
+fn broken(error: postcard::Error) -> StateError {
+    StateError::Unavailable(format!("cannot encode: {error}"))
+}
+
 fn write_by(
-    engine: &Engine,
-    db: &Db,
+    mut to: Writer<'_>,
     slot: SlotId,
     changes: Changes,
     meta: &SlotMeta,
-    rows_max: usize,
 ) -> Result<(), StateError> {
-    let rows = changes.heads.len() + changes.sessions.len() * 2 + changes.deleted.len() + 1;
-    let rows = rows.min(rows_max);
-    let mut batch = db.batch(rows, false);
-    let broken = |e: postcard::Error| StateError::Unavailable(format!("cannot encode: {e}"));
-    let commit = |batch| {
-        engine.commit(db, batch).map_err(|e| match e {
-            WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
-        })
-    };
-    let commit_full = |batch: &mut OwnedWriteBatch| match batch.len() >= rows_max {
-        true => commit(std::mem::replace(batch, db.batch(rows, false))),
-        false => Ok(()),
-    };
+    let (engine, db) = (to.engine, to.db);
     for (key, head) in &changes.heads {
-        commit_full(&mut batch)?;
         let row = keys::session(slot, key);
         let pinned = head.as_ref().is_some_and(|head| head.pinned.is_some());
         if pinned {
-            batch.insert(&db.pinned, &row[..], []);
+            to.insert(&db.pinned, &row[..], [])?;
         } else {
             // Nearly always empty: asking is much cheaper than a tombstone for every head.
             let was = db.pinned.contains_key(&row);
             if was.map_err(|e| engine.read_error(&db.pinned, &e))? {
-                batch.remove(&db.pinned, &row[..]);
+                to.remove(&db.pinned, &row[..])?;
             }
         }
         match head {
-            Some(head) => batch.insert(&db.heads, row, encode(head).map_err(broken)?),
-            None => batch.remove(&db.heads, row),
+            Some(head) => to.insert(&db.heads, row, encode(head).map_err(broken)?)?,
+            None => to.remove(&db.heads, row)?,
         }
     }
     for (number, session) in changes.sessions {
-        commit_full(&mut batch)?;
         for (key, value) in &session.state {
             let row = keys::of_session(slot, number, key);
             match value {
-                Some(value) => batch.insert(&db.state, row, encode_plain(value)),
-                None => batch.remove(&db.state, row),
+                Some(value) => to.insert(&db.state, row, encode_plain(value))?,
+                None => to.remove(&db.state, row)?,
             }
         }
-        write_history(db, &mut batch, slot, number, session.history).map_err(broken)?;
+        write_history(&mut to, slot, number, session.history)?;
         for (id, remembered) in &session.remembered {
             let row = keys::of_session(slot, number, id.as_bytes());
-            batch.insert(&db.remembered, row, encode(remembered).map_err(broken)?);
+            to.insert(&db.remembered, row, encode(remembered).map_err(broken)?)?;
         }
     }
     for delete in &changes.deleted {
-        batch.insert(&db.garbage, keys::number(slot, delete.session_number), []);
+        to.insert(&db.garbage, keys::number(slot, delete.session_number), [])?;
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
-    batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
-    commit(batch)
+    to.batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
+    commit(engine, db, to.batch)
 }
 
 /// Writes entries in pieces: whole chunks are read back, so they are bounded.
 fn write_history(
-    db: &Db,
-    batch: &mut OwnedWriteBatch,
+    to: &mut Writer<'_>,
     slot: SlotId,
     session: u64,
     entries: Vec<Arc<Entry>>,
-) -> Result<(), postcard::Error> {
+) -> Result<(), StateError> {
+    let history = &to.db.history;
     let mut rest = &entries[..];
     while !rest.is_empty() {
         let mut bytes = 0;
@@ -304,7 +351,8 @@ fn write_history(
         });
         let (chunk, tail) = rest.split_at(fits.count());
         if let Some(last) = chunk.last() {
-            batch.insert(&db.history, keys::history(slot, session, last.seq), encode(chunk)?);
+            let row = keys::history(slot, session, last.seq);
+            to.insert(history, row, encode(chunk).map_err(broken)?)?;
         }
         rest = tail;
     }

@@ -42,7 +42,9 @@ impl fmt::Display for NewReport {
             f,
             "wrote the {lang} plugin {name} to {dir}; next:\n  \
              cd {dir}\n  slotd plugin test\n  slotd plugin build\n  \
-             slotd deploy {name} {name}-0.1.0.wasm"
+             slotd deploy {name} {name}-0.1.0.wasm\n\
+             or a node that builds and swaps it in at each save:\n  \
+             slotd dev"
         )
     }
 }

@@ -145,7 +145,6 @@ pub async fn server_kill(cluster: &Cluster, report: &mut Report) -> anyhow::Resu
     cluster.settled(&members, SETTLED_WITHIN).await.map(drop)
 }
 
-/// Slots with many sessions, moved one after the other, several times each.
 /// Moves slots with many sessions while clients write to them: some hundred messages a second, and
 /// as many as the machine can take. Each on a cluster of its own, whose nodes get most slots for
 /// the first time.
