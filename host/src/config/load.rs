@@ -232,7 +232,7 @@ impl Loading {
                     let near = keys::nearest(&full, names.chain(tables));
                     let message = match near {
                         Some(near) => format!("unknown key; did you mean {near}?"),
-                        None => "unknown key; `slotd config print` lists those there are".into(),
+                        None => "unknown key; `slotd serve --help` lists those there are".into(),
                     };
                     let shown = scalar(value).map(|(_, raw)| format!("{raw:?}"));
                     let shown = shown.map(|raw| redact_unknown(&full, near, raw));
@@ -280,7 +280,7 @@ impl Loading {
                 let near = keys::nearest(&shown, known.iter().map(String::as_str).chain(others));
                 let message = match near {
                     Some(near) => format!("unknown variable; did you mean {near}?"),
-                    None => "unknown variable; `slotd config print` lists those there are".into(),
+                    None => "unknown variable; `slotd serve --help` lists the keys: SLOTD_API_LISTEN is api.listen".into(),
                 };
                 let value = value.map(|v| redact_unknown(&shown, near, format!("{v:?}")));
                 self.problem(&shown, value, &origin, message);
