@@ -288,8 +288,11 @@ pub const CATCH_UPS_AT_A_TIME: usize = 1;
 /// Bytes of log that are applied in one write. While one writes, the store lets nobody else do so,
 /// and a slot whose move nobody is to notice may be behind it.
 pub const REPLAY_WRITE_BYTES_MAX: usize = 64 * 1024;
-/// Batches below which a slot that is to come has caught up: the rest is replayed with the claim.
+/// Batches below which a page of the log is short; and so many short ones in a row after which a
+/// slot that is to come has caught up, though more has come meanwhile: the rest is replayed with
+/// the claim.
 pub const CATCH_UP_BATCHES_LEFT_MAX: usize = 64;
+pub const CATCH_UP_SHORT_PAGES: usize = 3;
 /// Rows, and bytes of them, that a slot's state is loaded by, for the same reason.
 pub const LOAD_WRITE_ROWS_MAX: usize = 512;
 pub const LOAD_WRITE_BYTES_MAX: usize = 64 * 1024;

@@ -236,6 +236,7 @@ async fn catch_up(
 ) -> Result<SlotMeta, Error> {
     let mut meta = context.store.slot(slot).map_err(store_error)?;
     let mut restored = false;
+    let mut short_pages = 0;
     let started = Instant::now();
     loop {
         if let CatchUp::To(claimed) = until
@@ -279,7 +280,7 @@ async fn catch_up(
         if nobody_waits && matches!(until, CatchUp::Now) {
             return Ok(meta);
         }
-        let is_last = tail.len() < limits::CATCH_UP_BATCHES_LEFT_MAX
+        let is_short = tail.len() < limits::CATCH_UP_BATCHES_LEFT_MAX
             && tail.iter().map(|logged| logged.batch.len()).sum::<usize>()
                 < limits::REPLAY_WRITE_BYTES_MAX;
         let store = context.store.clone();
@@ -287,8 +288,9 @@ async fn catch_up(
             .await
             .map_err(|e| Error::internal(format!("the replay failed: {e}")))??;
         drop(turn);
-        // A slot that is written to never has nothing left.
-        if is_last && matches!(until, CatchUp::Now) {
+        // A slot that is written to all the time never has nothing left.
+        short_pages = if is_short { short_pages + 1 } else { 0 };
+        if matches!(until, CatchUp::Now) && short_pages == limits::CATCH_UP_SHORT_PAGES {
             return Ok(meta);
         }
     }
