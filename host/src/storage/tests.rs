@@ -218,21 +218,26 @@ async fn populate(path: &Path, rounds: u64, close: bool) -> Vec<String> {
 
 /// Copies a directory's files.
 fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
+    try_copy(from, to).unwrap();
+}
+
+fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
-            copy(&path, &target);
+            try_copy(&path, &target)?;
         } else if path.extension().is_some_and(|ext| ext == "jnl") {
             // Journals are mostly preallocated zeros.
-            let bytes = std::fs::read(&path).unwrap();
+            let bytes = std::fs::read(&path)?;
             let used = bytes.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
-            std::fs::write(&target, &bytes[..used]).unwrap();
+            std::fs::write(&target, &bytes[..used])?;
         } else {
-            std::fs::copy(&path, &target).unwrap();
+            std::fs::copy(&path, &target)?;
         }
     }
+    Ok(())
 }
 
 /// A directory that goes away, in memory where the system has such a place: hundreds of small
