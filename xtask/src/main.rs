@@ -76,7 +76,7 @@ enum Profile {
 }
 
 /// Which of the plugins that ship a program needs.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Plugins {
     Rust,
     All,

@@ -280,7 +280,9 @@ impl Loading {
                 let near = keys::nearest(&shown, known.iter().map(String::as_str).chain(others));
                 let message = match near {
                     Some(near) => format!("unknown variable; did you mean {near}?"),
-                    None => "unknown variable; `slotd serve --help` lists the keys: SLOTD_API_LISTEN is api.listen".into(),
+                    None => "unknown variable; `slotd serve --help` lists the keys: SLOTD_API_LISTEN is \
+                             api.listen"
+                        .into(),
                 };
                 let value = value.map(|v| redact_unknown(&shown, near, format!("{v:?}")));
                 self.problem(&shown, value, &origin, message);

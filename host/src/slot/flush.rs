@@ -235,6 +235,7 @@ async fn catch_up(
     mut waiter: oneshot::Receiver<()>,
 ) -> Result<SlotMeta, Error> {
     let mut meta = context.store.slot(slot).map_err(store_error)?;
+    let prepares = matches!(until, CatchUp::Now);
     let mut restored = false;
     let mut short_pages = 0;
     let started = Instant::now();
@@ -272,12 +273,11 @@ async fn catch_up(
             continue;
         }
         // Who prepares a move is in no hurry, and must not take the processor from those who serve.
-        let turn = match (until, &context.cluster) {
-            (CatchUp::Now, Some(cluster)) => cluster.catch_up_turns.acquire().await.ok(),
+        let turn = match &context.cluster {
+            Some(cluster) if prepares => cluster.catch_up_turns.acquire().await.ok(),
             _ => None,
         };
-        let nobody_waits = waiter.try_recv() == Err(TryRecvError::Closed);
-        if nobody_waits && matches!(until, CatchUp::Now) {
+        if prepares && waiter.try_recv() == Err(TryRecvError::Closed) {
             return Ok(meta);
         }
         let is_short = tail.len() < limits::CATCH_UP_BATCHES_LEFT_MAX
@@ -290,7 +290,7 @@ async fn catch_up(
         drop(turn);
         // A slot that is written to all the time never has nothing left.
         short_pages = if is_short { short_pages + 1 } else { 0 };
-        if matches!(until, CatchUp::Now) && short_pages == limits::CATCH_UP_SHORT_PAGES {
+        if prepares && short_pages == limits::CATCH_UP_SHORT_PAGES {
             return Ok(meta);
         }
     }

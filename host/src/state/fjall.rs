@@ -5,7 +5,7 @@ use crate::{
     limits,
     log::record::{Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    storage::engine::{Db, Engine, VALUE_FORMAT, WriteError},
+    storage::engine::{Db, Engine, VALUE_FORMAT},
 };
 use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch};
@@ -273,20 +273,15 @@ impl<'a> Writer<'a> {
         }
         self.bytes = 0;
         let next = self.db.batch(self.rows_max, false);
-        commit(self.engine, self.db, std::mem::replace(&mut self.batch, next))
+        Ok(self.engine.commit(self.db, std::mem::replace(&mut self.batch, next))?)
     }
-}
-
-fn commit(engine: &Engine, db: &Db, batch: OwnedWriteBatch) -> Result<(), StateError> {
-    engine.commit(db, batch).map_err(|e| match e {
-        WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
-    })
 }
 
 fn broken(error: postcard::Error) -> StateError {
     StateError::Unavailable(format!("cannot encode: {error}"))
 }
 
+/// Writes changes, and the meta last.
 fn write_by(
     mut to: Writer<'_>,
     slot: SlotId,
@@ -330,7 +325,7 @@ fn write_by(
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
     to.batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
-    commit(engine, db, to.batch)
+    Ok(engine.commit(db, to.batch)?)
 }
 
 /// Writes entries in pieces: whole chunks are read back, so they are bounded.
@@ -418,8 +413,6 @@ pub(crate) fn collect_garbage(engine: &Engine) -> Result<bool, StateError> {
     if batch.len() < limits::GARBAGE_ROWS_PER_STEP {
         batch.remove(&db.garbage, key);
     }
-    engine.commit(&db, batch).map_err(|e| match e {
-        WriteError::Refused(why) | WriteError::Undecided(why) => StateError::Unavailable(why),
-    })?;
+    engine.commit(&db, batch)?;
     Ok(db.garbage.first_key_value().is_some())
 }

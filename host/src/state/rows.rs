@@ -10,7 +10,7 @@ use crate::{
     limits,
     log::record::{Entry, Head},
     names::{ServiceName, SessionKey, SlotId},
-    storage::engine::{Db, WriteError},
+    storage::engine::Db,
 };
 use bytes::Bytes;
 use fjall::{Keyspace, Readable as _, Snapshot};
@@ -100,11 +100,7 @@ impl FjallState {
         }
         let more = from.keyspace < all.len();
         if !batch.is_empty() {
-            self.engine.commit(&db, batch).map_err(|e| match e {
-                WriteError::Refused(why) | WriteError::Undecided(why) => {
-                    StateError::Unavailable(why)
-                }
-            })?;
+            self.engine.commit(&db, batch)?;
         }
         Ok(more.then_some(from))
     }

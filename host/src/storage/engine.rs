@@ -43,6 +43,13 @@ pub enum WriteError {
     Undecided(String),
 }
 
+impl From<WriteError> for StateError {
+    fn from(error: WriteError) -> Self {
+        let (WriteError::Refused(why) | WriteError::Undecided(why)) = error;
+        Self::Unavailable(why)
+    }
+}
+
 /// The keyspaces' numbers, in the order in which they are made.
 pub const META_ID: u64 = 1;
 pub const LOG_ID: u64 = 2;

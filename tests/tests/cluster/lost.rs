@@ -35,6 +35,19 @@ async fn view(cluster: &Cluster, number: u32) -> anyhow::Result<NodeView> {
     nodes.into_iter().find(|node| node.node == member.name).context("it does not show itself")
 }
 
+/// Waits until nodes say of themselves that they can serve, or that they can't.
+async fn all_say(cluster: &Cluster, numbers: &[u32], fit: bool) -> anyhow::Result<()> {
+    eventually(&format!("nodes {numbers:?} say that they are fit: {fit}"), async || {
+        for &number in numbers {
+            if view(cluster, number).await?.unfit.is_none() != fit {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
 /// Loses all ways between some nodes and the engine, or heals them.
 fn part(cluster: &Cluster, numbers: &[u32], cut: bool) -> anyhow::Result<()> {
     let net = cluster.net.as_deref().context("a network")?;
@@ -49,6 +62,23 @@ fn part(cluster: &Cluster, numbers: &[u32], cut: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a scenario on a cluster whose links can be cut, where the machine allows that.
+fn with_links<F>(test: &str, run: fn(Cluster, Probes) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + 'static,
+{
+    let Some(net) = net_or_skip(test) else { return Ok(()) };
+    let (_, client) = net.add()?;
+    client.run(move || {
+        scenario(async {
+            let cluster = Cluster::start(ClusterOptions::default(), Some(Arc::new(net))).await?;
+            let probes = started(&cluster).await?;
+            run(cluster, probes).await
+        });
+    });
+    Ok(())
+}
+
 /// Moves that any node has begun until now.
 async fn moves(cluster: &Cluster) -> anyhow::Result<usize> {
     Ok(cluster.member(1)?.admin().moves(1_000).await?.len())
@@ -58,49 +88,36 @@ async fn moves(cluster: &Cluster) -> anyhow::Result<usize> {
 /// slots from everybody.
 #[test]
 fn a_node_without_the_engine_gives_way_and_comes_back() -> anyhow::Result<()> {
-    let Some(net) = net_or_skip("a_node_without_the_engine_gives_way_and_comes_back") else {
-        return Ok(());
-    };
-    let (_, client) = net.add()?;
-    client.run(|| {
-        scenario(async {
-            let cluster = Cluster::start(ClusterOptions::default(), Some(Arc::new(net))).await?;
-            let probes = started(&cluster).await?;
-            let before = view(&cluster, 2).await?.owned;
-            ensure!(before > 0, "node 2 has no slot");
-            let cut = Instant::now();
-            part(&cluster, &[2], true)?;
-            // Sent at once, to every node and slot: answered late, and not refused.
-            let api = cluster.member(2)?.api();
-            let sends = (0..64).map(|number| {
-                let (api, name) = (api.clone(), format!("late-{number}"));
-                async move {
-                    let message = Message::bytes("1").key(format!("k{number}"));
-                    api.send("counter", &name, message).await
-                }
-            });
-            let answered = futures_util::future::try_join_all(sends).await?;
-            ensure!(answered.iter().all(|reply| reply.seq == 1), "{answered:?}");
-            probes.all_served(&cluster.members(), TAKEN_OVER_WITHIN).await?;
-            println!(
-                "all served, through the node without the engine too, after {:?}",
-                cut.elapsed()
-            );
-            let lost = view(&cluster, 2).await?;
-            ensure!(lost.unfit.is_some_and(|why| why.contains("engine")), "it does not say so");
-            ensure!((lost.owned, lost.proposed) == (0, 0), "{} of {}", lost.owned, lost.proposed);
-            part(&cluster, &[2], false)?;
-            // Until it says so itself, all is settled without it.
-            eventually("it is well again", async || {
-                Ok(view(&cluster, 2).await?.unfit.is_none().then_some(()))
-            })
-            .await?;
-            cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
-            let back = view(&cluster, 2).await?;
-            ensure!(back.owned == before && back.unfit.is_none(), "{back:?}");
-            Ok(())
-        });
+    with_links("a_node_without_the_engine_gives_way_and_comes_back", one_without_the_engine)
+}
+
+async fn one_without_the_engine(cluster: Cluster, probes: Probes) -> anyhow::Result<()> {
+    let before = view(&cluster, 2).await?.owned;
+    ensure!(before > 0, "node 2 has no slot");
+    let cut = Instant::now();
+    part(&cluster, &[2], true)?;
+    // Sent at once, to every node and slot: answered late, and not refused.
+    let api = cluster.member(2)?.api();
+    let sends = (0..64).map(|number| {
+        let (api, name) = (api.clone(), format!("late-{number}"));
+        async move {
+            let message = Message::bytes("1").key(format!("k{number}"));
+            api.send("counter", &name, message).await
+        }
     });
+    let answered = futures_util::future::try_join_all(sends).await?;
+    ensure!(answered.iter().all(|reply| reply.seq == 1), "{answered:?}");
+    probes.all_served(&cluster.members(), TAKEN_OVER_WITHIN).await?;
+    println!("all served, through the node without the engine too, after {:?}", cut.elapsed());
+    let lost = view(&cluster, 2).await?;
+    ensure!(lost.unfit.is_some_and(|why| why.contains("engine")), "it does not say so");
+    ensure!((lost.owned, lost.proposed) == (0, 0), "{} of {}", lost.owned, lost.proposed);
+    part(&cluster, &[2], false)?;
+    // Until it says so itself, all is settled without it.
+    all_say(&cluster, &[2], true).await?;
+    cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+    let back = view(&cluster, 2).await?;
+    ensure!(back.owned == before && back.unfit.is_none(), "{back:?}");
     Ok(())
 }
 
@@ -108,43 +125,20 @@ fn a_node_without_the_engine_gives_way_and_comes_back() -> anyhow::Result<()> {
 /// back: a short trouble would become a long one.
 #[test]
 fn nothing_moves_when_all_nodes_lose_the_engine() -> anyhow::Result<()> {
-    let Some(net) = net_or_skip("nothing_moves_when_all_nodes_lose_the_engine") else {
-        return Ok(());
-    };
-    let (_, client) = net.add()?;
-    client.run(|| {
-        scenario(async {
-            let cluster = Cluster::start(ClusterOptions::default(), Some(Arc::new(net))).await?;
-            let probes = started(&cluster).await?;
-            let before = moves(&cluster).await?;
-            part(&cluster, &[1, 2, 3], true)?;
-            let all_say_so = async || {
-                for number in 1..=3 {
-                    if view(&cluster, number).await?.unfit.is_none() {
-                        return Ok(None);
-                    }
-                }
-                Ok(Some(()))
-            };
-            eventually("all nodes say that they can't serve", all_say_so).await?;
-            part(&cluster, &[1, 2, 3], false)?;
-            let took = probes.all_served(&cluster.members(), SETTLED_WITHIN).await?;
-            println!("all served again {took:?} after it was healed");
-            let all_are_well = async || {
-                for number in 1..=3 {
-                    if view(&cluster, number).await?.unfit.is_some() {
-                        return Ok(None);
-                    }
-                }
-                Ok(Some(()))
-            };
-            eventually("all nodes are well", all_are_well).await?;
-            cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
-            let after = moves(&cluster).await?;
-            ensure!(after == before, "{} moves for nothing", after - before);
-            Ok(())
-        });
-    });
+    with_links("nothing_moves_when_all_nodes_lose_the_engine", all_without_the_engine)
+}
+
+async fn all_without_the_engine(cluster: Cluster, probes: Probes) -> anyhow::Result<()> {
+    let before = moves(&cluster).await?;
+    part(&cluster, &[1, 2, 3], true)?;
+    all_say(&cluster, &[1, 2, 3], false).await?;
+    part(&cluster, &[1, 2, 3], false)?;
+    let took = probes.all_served(&cluster.members(), SETTLED_WITHIN).await?;
+    println!("all served again {took:?} after it was healed");
+    all_say(&cluster, &[1, 2, 3], true).await?;
+    cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+    let after = moves(&cluster).await?;
+    ensure!(after == before, "{} moves for nothing", after - before);
     Ok(())
 }
 

@@ -45,6 +45,12 @@ async fn serves(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// It serves, and nothing has moved or is to move.
+async fn unharmed(cluster: &Cluster) -> anyhow::Result<()> {
+    serves(cluster).await?;
+    cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+}
+
 /// Runs another node against a cluster, which must not start.
 async fn intruder(cluster: &Cluster, data_dir: &Path, env: Env<'_>) -> anyhow::Result<Finished> {
     let mut command = slotd()?;
@@ -177,8 +183,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
         let data = scratch.path().join("data");
         let finished = intruder(&cluster, &data, &[("SLOTD_NODE", "node-2")]).await?;
         expect(&finished, 7, &["node-2"])?;
-        serves(&cluster).await?;
-        cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+        unharmed(&cluster).await
     });
 }
 
@@ -197,8 +202,7 @@ fn strangers_are_refused_and_told_why() {
             let finished = intruder(&cluster, &data, env).await?;
             expect(&finished, 7, says).with_context(|| format!("{env:?}"))?;
         }
-        serves(&cluster).await?;
-        cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+        unharmed(&cluster).await
     });
 }
 
@@ -239,8 +243,7 @@ fn a_wrong_secret_leaves_a_node_outside() {
         .await?;
         let ready = Client::new(admin).get("/readyz").await?;
         ensure!(ready.status == 503, "it is ready: {}", ready.status);
-        serves(&cluster).await?;
-        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        unharmed(&cluster).await?;
         let status = node.terminate().await?;
         ensure!(status.success(), "{status}");
         Ok(())
