@@ -1,5 +1,6 @@
 //! What a caller is told when a request fails: one stable code, one status, one sentence.
 
+use crate::limits;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, time::Duration};
 
@@ -45,7 +46,7 @@ codes! {
     MoveNotFound = "move-not-found", 404, false;
     /// The service has no version to go back to.
     NothingToRollBack = "nothing-to-roll-back", 409, false;
-    /// Another deployment of the service is still moving slots.
+    /// Another deploy or rollback of the service is being prepared, or was made durable first by another node; nothing has changed.
     SwapInProgress = "swap-in-progress", 409, true;
     /// The move has come too far to be cancelled, or is over.
     MoveTooLate = "move-too-late", 409, false;
@@ -71,7 +72,7 @@ codes! {
     Internal = "internal", 500, false;
     /// All memory for instances of plugins (`guests.memory_total`) is in use, and none was given up in time; nothing was kept.
     MemoryFull = "memory-full", 503, true;
-    /// The slot's mailbox is full: slow down.
+    /// The slot's mailbox is full, or the bodies of all messages that wait on the node take 256 MiB: slow down.
     MailboxFull = "mailbox-full", 503, true;
     /// The node is starting or stopping.
     Unavailable = "unavailable", 503, true;
@@ -111,7 +112,7 @@ pub struct Rejection {
 
 impl Error {
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        let retry_after = code.retriable().then_some(Duration::from_secs(1));
+        let retry_after = code.retriable().then_some(limits::RETRY_AFTER);
         Self { code, detail: detail.into(), plugin: None, rejection: None, retry_after }
     }
     #[must_use]

@@ -12,7 +12,6 @@ pub mod limits;
 pub mod log;
 mod mac;
 pub mod membership;
-pub mod memory;
 pub mod names;
 pub mod nats;
 pub mod node;
@@ -23,6 +22,8 @@ pub mod router;
 pub mod rpc;
 pub mod script;
 pub mod service;
+#[cfg(test)]
+mod skipped;
 pub mod slot;
 pub mod state;
 pub mod storage;

@@ -30,6 +30,9 @@ pub const MAILBOX_MESSAGES_DEFAULT: usize = 1_024;
 pub const CONTROL_ORDERS_MAX: usize = 16;
 /// Messages in one batch of one slot: bounds what one commit failure refuses.
 pub const BATCH_MESSAGES_MAX: usize = 256;
+/// Answers that wait for one commit after which a slot takes no more mail: reads may join a batch
+/// that is under way.
+pub const HELD_ANSWERS_MAX: usize = 4 * BATCH_MESSAGES_MAX;
 /// Bytes after which a batch takes no further message; one message more may pass it.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Mail that a slot takes in one turn before it looks at its orders again.
@@ -45,6 +48,8 @@ pub const FLUSH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 pub const FLUSH_TICKS: u32 = 48;
 /// Committed bytes of one slot that wait for the state store before it is written at once.
 pub const UNFLUSHED_BYTES_MAX: usize = 256 * 1024;
+/// As many of them after which a slot takes no more mail until its flush has caught up.
+pub const BEHIND_BYTES_MAX: usize = 8 * UNFLUSHED_BYTES_MAX;
 /// Memory for cached sessions over all slots of a node.
 pub const SESSION_CACHE_BYTES_DEFAULT: usize = 48 * 1024 * 1024;
 /// A cached slot keeps at least this much, so that one large session does not thrash.
@@ -77,7 +82,7 @@ pub const SWAP_CONCURRENCY_MAX: usize = 64;
 /// Back-off of a swap with a slot that can't be moved now.
 pub const SWAP_RETRY_MIN: Duration = Duration::from_millis(20);
 pub const SWAP_RETRY_MAX: Duration = Duration::from_secs(2);
-/// How long a deploy or rollback waits for another one of the same service to end, and for its
+/// How long a deploy or rollback waits for another one of the same service to be durable, and for its
 /// own slots to move before it answers with the swap still under way.
 pub const SWAP_WAIT: Duration = Duration::from_secs(30);
 
@@ -91,8 +96,8 @@ pub const GUEST_MEMORY_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Time that one call of a guest may take.
 pub const GUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
-/// The most that a call's time can be configured to; no request waits nearly as long.
-pub const GUEST_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
+/// The most that a call's time can be configured to: a slot does nothing else meanwhile.
+pub const GUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Epochs: how often a running guest lets others run and looks at its deadline.
 pub const GUEST_EPOCH: Duration = Duration::from_millis(10);
 /// Host calls (state, effects, log) that one call of a guest may make.
@@ -212,6 +217,9 @@ pub const SOCKET_IN_FLIGHT_MAX: usize = 64;
 pub const FILES_BESIDE_CONNECTIONS: u64 = 512;
 /// After the grace: time for the store's last write before the process ends all the same.
 pub const SHUTDOWN_OVERTIME: Duration = Duration::from_secs(10);
+/// How long closing a store waits for its memtables to be written to tables. What is left then is
+/// replayed at the next start: nothing is lost by it.
+pub const FLUSH_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Time to finish what is in flight after SIGTERM.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(20);
 /// Connections of the API listener, sockets included; past it new ones wait in the kernel's queue.
@@ -234,6 +242,9 @@ pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bodies up to this size are copied out of the connection's buffer: cheaper than a new buffer a
 /// request, and 32 bytes in a cache do not keep 8 KiB alive.
 pub const BODY_COPY_BYTES_MAX: usize = 4 * 1024;
+/// Bodies of all messages and queries that are under way on a node: a thousand wait in a mailbox,
+/// and there are hundreds of these.
+pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Components that are uploaded at the same time; each may hold [`COMPONENT_BYTES_MAX`].
 pub const UPLOADS_MAX: usize = 2;
 /// Time for the upload of a component.
@@ -243,6 +254,15 @@ pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(120);
 pub const JSON_DEPTH_MAX: usize = 64;
 /// An event stream that has nothing to say sends a comment this often, so that proxies keep it.
 pub const EVENTS_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Bytes of events after which an event stream hands on what is ready rather than gather more.
+pub const EVENTS_CHUNK_BYTES: usize = 32 * 1024;
+/// What a WebSocket frame may have beside its message's body: its JSON, ids and names.
+pub const SOCKET_FRAME_OVERHEAD_BYTES: usize = 16 * 1024;
+/// What a client is asked to wait before it repeats what may succeed then (`Retry-After`).
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// After a connection could not be accepted, for want of file descriptors most likely: others must
+/// close first.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// When an event stream ends, its client waits this long before it comes back.
 pub const EVENTS_RETRY: Duration = Duration::from_secs(1);
 /// How often a WebSocket that is silent is pinged.
@@ -293,6 +313,9 @@ pub const REPLAY_WRITE_BYTES_MAX: usize = 64 * 1024;
 /// the claim.
 pub const CATCH_UP_BATCHES_LEFT_MAX: usize = 64;
 pub const CATCH_UP_SHORT_PAGES: usize = 3;
+/// Looks at the log's end after which a slot that is to come has caught up as far as it ever will:
+/// one that is written to as fast as it is replayed has no short pages.
+pub const CATCH_UP_LAST_PAGES_MAX: usize = 24;
 /// Rows, and bytes of them, that a slot's state is loaded by, for the same reason.
 pub const LOAD_WRITE_ROWS_MAX: usize = 512;
 pub const LOAD_WRITE_BYTES_MAX: usize = 64 * 1024;
@@ -461,7 +484,7 @@ pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// than most elections, so that a whole cluster does not connect anew for each.
 pub const NATS_SILENT_MAX: u32 = 6;
 /// Streams that slots are spread over: each is a Raft group of its own on its servers.
-pub const NATS_STREAMS_MAX: u16 = 512;
+pub const NATS_STREAMS_MAX: u16 = 256;
 
 // --- the log on JetStream ---------------------------------------------------------------------
 
@@ -618,9 +641,9 @@ pub const PEER_LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub const PEER_DATAGRAM_BYTES_MAX: usize = 1_232;
 /// A cluster's name is part of streams' names and of every hello.
 pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
-/// A shorter secret is guessed too soon; a longer one is a mistake.
-pub const CLUSTER_SECRET_BYTES_MIN: usize = 8;
-pub const CLUSTER_SECRET_BYTES_MAX: usize = 1_024;
+/// A cluster's secret is configured, and bounded, as a bearer token is.
+pub const CLUSTER_SECRET_BYTES_MIN: usize = TOKEN_BYTES_MIN;
+pub const CLUSTER_SECRET_BYTES_MAX: usize = TOKEN_BYTES_MAX;
 /// A node's version travels with its identity.
 pub const NODE_VERSION_BYTES_MAX: usize = 32;
 /// What a refusal says of the refusing side.

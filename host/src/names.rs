@@ -17,6 +17,29 @@ pub struct ServiceName(Arc<str>);
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId(Arc<str>);
 
+/// Whether a cluster may have this name, which is part of the names of streams, subjects and
+/// buckets: 1 to [`limits::CLUSTER_NAME_BYTES_MAX`] bytes of `a-z A-Z 0-9 - _`.
+pub fn is_cluster_name(name: &str) -> bool {
+    (1..=limits::CLUSTER_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+}
+
+/// Whether a plugin's version may be named so: 1 to [`limits::PLUGIN_VERSION_BYTES_MAX`] bytes of
+/// `a-z A-Z 0-9 . _ + -`. It stands in headers and labels.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_plugin_version(version: &str) -> Result<(), String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
+    let max = limits::PLUGIN_VERSION_BYTES_MAX;
+    if (1..=max).contains(&version.len()) && version.bytes().all(allowed) {
+        return Ok(());
+    }
+    // It may be anything that a file carries.
+    let shown: String = version.chars().take(max).collect();
+    Err(format!("{shown:?} is no version: it has 1 to {max} of A-Z a-z 0-9 . _ + -"))
+}
+
 /// One session of one service: the unit that a message is addressed to.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey {
@@ -141,6 +164,16 @@ mod tests {
         }
         for id in ["", "a\nb", "a\u{0}", "\u{85}", &"x".repeat(257)] {
             assert!(SessionId::parse(id).is_err(), "{id:?}");
+        }
+        for name in ["", "lab.eu", "a@b", "a b", "ä", "a*", &"x".repeat(65)] {
+            assert!(!is_cluster_name(name), "{name:?}");
+        }
+        assert!(["lab-eu_1", "-", &"X".repeat(64)].into_iter().all(is_cluster_name));
+        for version in ["", "1/2", "1 2", "1,2", "ä", "1\n", &"9".repeat(65)] {
+            assert!(check_plugin_version(version).is_err(), "{version:?}");
+        }
+        for version in ["1", "1.2.3-rc.1+build_5", &"9".repeat(64)] {
+            assert_eq!(check_plugin_version(version), Ok(()));
         }
     }
 }

@@ -323,8 +323,8 @@ pub struct SlotInfo {
     pub slot: SlotId,
     /// The node that owns it (or would, by the ring, if it is not started).
     pub owner: String,
-    /// `running`, `stopped` (starts at its next message), `draining`; `unknown`: its owner did not
-    /// say, the rest is of the copy that the asked node has.
+    /// `running`, `stopped` (starts at its next message), `opening`, `draining`; `unknown`: its
+    /// owner did not say, the rest is of the copy that the asked node has.
     pub state: String,
     pub term: Term,
     pub position: Position,
@@ -518,7 +518,8 @@ impl MoveState {
     }
 }
 
-/// A move that was cancelled; its slot stays where it was.
+/// A move that was cancelled; its slot stays where it was until the view changes, or somebody asks
+/// for a move of it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct MoveCancelled {
     /// Where the slot would have gone.

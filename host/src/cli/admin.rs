@@ -10,13 +10,11 @@ use crate::{limits, names::ServiceName};
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
-use std::{path::Path, time::Duration};
+use std::path::Path;
 use tokio::time::{Instant, sleep};
 
 /// What a person reads at a glance; after a deploy every slot runs.
 const SLOTS_SHOWN: usize = 20;
-/// Between two looks at a swap that is under way.
-const SWAP_LOOK: Duration = Duration::from_millis(100);
 
 /// Reads a component.
 ///
@@ -103,8 +101,14 @@ async fn moved(client: &Client, service: &str, mut answer: Value) -> Result<Valu
                 ),
             ));
         }
-        sleep(SWAP_LOOK).await;
+        sleep(limits::CLIENT_LOOK).await;
         let status = client.get(&service_path(service, "/swap")?).await?.json()?;
+        let generation = &status["swap"]["generation"];
+        if generation.is_u64() && *generation != answer["swap"]["generation"] {
+            // Another deploy came after it, and moves the slots now.
+            answer["swap"]["error"] = format!("superseded by generation {generation}").into();
+            break;
+        }
         answer["swap"] = status["swap"].clone();
     }
     Ok(answer)

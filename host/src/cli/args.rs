@@ -244,6 +244,7 @@ pub struct History {
     pub after: Option<u64>,
     /// At most so many
     #[arg(short = 'n', value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=limits::PAGE_ENTRIES_MAX as u64))]
     pub limit: u64,
     #[command(flatten)]
     pub api: ApiArgs,
@@ -339,7 +340,8 @@ pub struct NodeDrain {
 
 #[derive(Debug, Args)]
 pub struct Moves {
-    /// Cancel the move of this ID to --node, while the slot still is where it was
+    /// Cancel the move of this ID to --node, while the slot still is where it was; it stays there
+    /// until the view changes, or a rebalance
     #[arg(long, value_name = "ID", requires = "node")]
     pub cancel: Option<u64>,
     /// The node that the slot would move to
@@ -605,11 +607,11 @@ impl Args for ConfigArgs {
 
 fn value_name(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Count { .. } => "N",
+        Kind::Count { .. } | Kind::OneOf(_) => "N",
         Kind::Size { .. } => "SIZE",
         Kind::Duration { .. } => "TIME",
         Kind::Address => "IP:PORT",
-        Kind::Name => "NAME",
+        Kind::Name | Kind::ClusterName => "NAME",
         Kind::Path => "PATH",
         Kind::Secret => "TOKEN",
         Kind::Choice(_) => "FORMAT",

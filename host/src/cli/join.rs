@@ -116,13 +116,15 @@ pub(super) fn name_by_dns(loaded: &mut Loaded) -> Result<(), String> {
     Ok(())
 }
 
-/// Opens the engine, and what a cluster keeps there.
+/// The engine, open, and what a cluster keeps there.
 pub(super) struct Engine {
     pub nats: Nats,
     pub registry: Registry,
     pub catalogue: Arc<Catalogue>,
 }
 
+/// Opens the engine.
+///
 /// # Errors
 /// The engine can't be had in time, or must not be used.
 pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, StartError> {

@@ -10,7 +10,7 @@ use super::{
         lang::{self, toolchain},
     },
 };
-use crate::{config::keys::KEYS, plugin::inspect, telemetry};
+use crate::{config::keys::KEYS, limits, plugin::inspect, telemetry};
 use serde::Serialize;
 use std::{ffi::OsString, fmt, path::Path};
 
@@ -87,6 +87,7 @@ fn check(file: &Path, json: bool) -> Result<(), CliError> {
         let mut out = format!("{}: {}, {} bytes\n", file.display(), found.kind, found.bytes);
         out += &format!("  digest   {}\n", found.digest);
         out += &format!("  version  {}\n", found.version.as_deref().unwrap_or("(it carries none)"));
+        out += &format!("  memory   {} bytes to begin with\n", found.memory_bytes);
         for (title, names) in [("imports", &found.imports), ("exports", &found.exports)] {
             for (index, name) in names.iter().enumerate() {
                 out += &format!("  {:<8} {name}\n", if index == 0 { title } else { "" });
@@ -99,7 +100,14 @@ fn check(file: &Path, json: bool) -> Result<(), CliError> {
             out += &format!("  problem  {problem}\n");
         }
         if found.problems.is_empty() {
-            out += "It fits: slotd can run it.\n";
+            let (needs, most) = (found.memory_bytes, limits::GUEST_MEMORY_BYTES_DEFAULT as u64);
+            out += &match needs > most {
+                true => format!(
+                    "It fits: slotd can run it where guests.memory is {needs} bytes at least; by \
+                     default it is {most}.\n"
+                ),
+                false => "It fits: slotd can run it.\n".to_owned(),
+            };
         }
         output::print(&output::harmless(&out, true))?;
     }

@@ -168,7 +168,8 @@ pub async fn moves(args: Moves, json: bool) -> Result<(), CliError> {
         return match json {
             true => output::line(&answer.to_string()),
             false => output::line(&format!(
-                "move {id} to {node} is cancelled; its slot stays where it is for now"
+                "move {id} to {node} is cancelled; its slot stays where it is until the view changes, \
+                 or `slotd rebalance`"
             )),
         };
     }

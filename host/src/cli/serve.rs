@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{Config, Listener, Loaded},
-    http::{Admin, Api, App, Doing, HttpOptions, Server, Shutdown, Token},
+    http::{Admin, Api, App, Bodies, Doing, HttpOptions, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
     plugin::{ComponentSource, PluginHost, PluginOptions},
@@ -147,6 +147,7 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
 
     let http = HttpOptions {
         body_bytes_max: config.body_bytes_max,
+        bodies_bytes_max: limits::BODIES_BYTES_MAX,
         request_deadline: config.request_deadline,
         connections_max: config.connections_max,
         api_token: token(&config.api)?,
@@ -154,14 +155,15 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
     };
     let shutdown = Shutdown::new();
     let render = Arc::new(|| telemetry::metrics().render());
-    let api_app = App::api(Api::new(node.clone(), http.clone(), shutdown.clone()));
+    let api_inside = Api::new(node.clone(), http.clone(), shutdown.clone());
+    let scrape = scrape_source(&node, api_inside.bodies().clone());
+    let api_app = App::api(api_inside);
     let admin_app = App::admin(Admin::new(node.clone(), http, shutdown.clone(), render));
     let (api, admin) = listeners.take().await?;
     let grace = config.shutdown_grace;
     let servers = tokio::spawn(async move {
         tokio::join!(api.serve(api_app, grace), admin.serve(admin_app, grace))
     });
-    let scrape = scrape_source(&node);
     let watched = node.clone();
     let excluded = cluster.as_ref().map(|cluster| cluster.membership.fatal());
     Ok(Running {
@@ -254,9 +256,12 @@ impl From<OpenError> for StartError {
     }
 }
 
-fn scrape_source(node: &Arc<Node>) -> telemetry::SourceGuard {
+fn scrape_source(node: &Arc<Node>, bodies: Arc<Bodies>) -> telemetry::SourceGuard {
     let node = Arc::downgrade(node);
-    telemetry::on_scrape(move || node.upgrade().map(|node| node.snapshot()).unwrap_or_default())
+    telemetry::on_scrape(move || {
+        let snapshot = node.upgrade().map(|node| node.snapshot()).unwrap_or_default();
+        telemetry::Snapshot { bodies_bytes: bodies.bytes(), ..snapshot }
+    })
 }
 
 /// The OpenAPI document, from the code.

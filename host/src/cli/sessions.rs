@@ -5,6 +5,7 @@ use super::{
     client::{Answer, encode, query},
     exit::CliError,
     output::{self, Table, list, text, time},
+    tail::nothing_after,
 };
 use crate::{
     limits,
@@ -114,7 +115,7 @@ pub async fn ask(args: Query, json: bool) -> Result<(), CliError> {
 
 pub async fn history(args: History, json: bool) -> Result<(), CliError> {
     let path = session_path(&args.service, &args.session, "/messages")?;
-    let limit = args.limit.clamp(1, limits::PAGE_ENTRIES_MAX as u64).to_string();
+    let limit = args.limit.to_string();
     let parameters = match args.after {
         Some(after) => query(&[("after", Some(after.to_string())), ("limit", Some(limit))]),
         None => query(&[("tail", Some(limit))]),
@@ -123,7 +124,8 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
     if json {
         return output::line(&answer.to_string());
     }
-    for entry in list(&answer, "entries") {
+    let entries = list(&answer, "entries");
+    for entry in entries {
         let sender = entry["sender"].as_str().map(|s| format!("  {s}")).unwrap_or_default();
         let events = list(entry, "events").len();
         let head = format!(
@@ -145,8 +147,20 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
         );
         output::print(&lines)?;
     }
+    let last_seq = answer["last_seq"].as_u64().unwrap_or(0);
     if let Some(next) = answer["next_after"].as_u64() {
         output::complain(&format!("more: --after {next}"));
+    }
+    match args.after {
+        Some(after) if entries.is_empty() => {
+            output::complain(&nothing_after(&after.to_string(), last_seq));
+        }
+        None if (entries.len() as u64) < args.limit.min(last_seq) => {
+            let first = last_seq - args.limit.min(last_seq);
+            let fits = output::count(entries.len(), "message");
+            output::complain(&format!("only {fits} fit one page; from the first: --after {first}"));
+        }
+        _ => {}
     }
     Ok(())
 }

@@ -22,15 +22,7 @@ pub async fn tail(args: Tail, json: bool) -> Result<(), CliError> {
     let mut cursor = match (&args.after, args.follow) {
         // The stream itself begins there.
         (Some(after), true) => after.clone(),
-        (Some(after), false) => {
-            let after =
-                after.split('.').next().and_then(|seq| seq.parse().ok()).ok_or_else(|| {
-                    CliError::usage(format!(
-                        "--after {after:?} is neither a number nor an event's id"
-                    ))
-                })?;
-            return pages(&client, &messages, after, json).await;
-        }
+        (Some(after), false) => return rest(&client, &messages, after, json).await,
         (None, _) => match last(&client, &messages, args.last, json).await {
             Ok(last) => last.to_string(),
             // It may come to be.
@@ -53,36 +45,118 @@ fn is_missing_session(error: &CliError) -> bool {
 async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<u64, CliError> {
     let tail = n.clamp(1, limits::PAGE_ENTRIES_MAX as u64).to_string();
     let page = client.get(&format!("{path}{}", query(&[("tail", Some(tail))]))).await?.json()?;
-    let entries = if n == 0 { &[] } else { list(&page, "entries") };
-    let printed = print_events(entries, json)?;
-    if n > 0 && printed == 0 && !entries.is_empty() && !json {
-        let messages = output::count(entries.len(), "message");
+    let last_seq = page["last_seq"].as_u64().unwrap_or(0);
+    if n == 0 {
+        return Ok(last_seq);
+    }
+    let (entries, wanted) = (list(&page, "entries"), n.min(last_seq));
+    let found = match entries.len() as u64 >= wanted {
+        true => {
+            let events = print_events(entries, None, json)?;
+            Paged { messages: entries.len(), events, reached: last_seq, last_seq }
+        }
+        // They are more than one page holds: from the first of them on.
+        false => pages(client, path, Place::after(last_seq - wanted), json).await?,
+    };
+    if found.events == 0 && found.messages > 0 && !json {
+        let messages = output::count(found.messages, "message");
         output::complain(&format!(
             "the last {messages} have no events; `slotd history` shows them"
         ));
     }
-    Ok(page["last_seq"].as_u64().unwrap_or(0))
+    Ok(found.reached)
 }
 
-/// Prints the events of all messages after one.
-async fn pages(client: &Client, path: &str, mut after: u64, json: bool) -> Result<(), CliError> {
+/// A place in a session's events: after a message, or after one of its events.
+#[derive(Clone, Copy)]
+struct Place {
+    seq: u64,
+    index: Option<u64>,
+}
+
+impl Place {
+    fn after(seq: u64) -> Self {
+        Self { seq, index: None }
+    }
+    /// `17`, or `17.0`.
+    fn parse(text: &str) -> Option<Self> {
+        match text.split_once('.') {
+            None => Some(Self::after(text.parse().ok()?)),
+            Some((seq, index)) => {
+                let place = Self { seq: seq.parse().ok()?, index: Some(index.parse().ok()?) };
+                (place.seq > 0).then_some(place)
+            }
+        }
+    }
+    /// Whether an event is no later than it.
+    fn covers(self, event: &Value) -> bool {
+        let number = |name| event[name].as_u64().unwrap_or(u64::MAX);
+        self.index.is_some_and(|index| (number("seq"), number("index")) <= (self.seq, index))
+    }
+}
+
+/// Prints the events after a place, or says why there are none.
+async fn rest(client: &Client, path: &str, after: &str, json: bool) -> Result<(), CliError> {
+    let place = Place::parse(after).ok_or_else(|| {
+        CliError::usage(format!("--after {after:?} is neither a number nor an event's id"))
+    })?;
+    let all = pages(client, path, place, json).await?;
+    if all.events == 0 && !json {
+        output::complain(&match all.last_seq <= place.seq {
+            true => nothing_after(after, all.last_seq),
+            false => format!("no events after {after}; `slotd history` shows the messages"),
+        });
+    }
+    Ok(())
+}
+
+/// Why nothing was shown.
+pub fn nothing_after(after: &str, last_seq: u64) -> String {
+    format!("there is nothing after {after}: the session's last message is {last_seq}")
+}
+
+/// What [`pages`] found.
+struct Paged {
+    messages: usize,
+    events: usize,
+    /// Everything up to here was printed.
+    reached: u64,
+    last_seq: u64,
+}
+
+/// Prints all events after a place.
+async fn pages(client: &Client, path: &str, place: Place, json: bool) -> Result<Paged, CliError> {
+    // The rest of that message's events is still to come.
+    let after = place.seq - u64::from(place.index.is_some());
+    let mut all = Paged { messages: 0, events: 0, reached: after, last_seq: 0 };
     loop {
-        let limit = limits::PAGE_ENTRIES_MAX.to_string();
-        let parameters = query(&[("after", Some(after.to_string())), ("limit", Some(limit))]);
+        let (after, limit) = (all.reached.to_string(), limits::PAGE_ENTRIES_MAX.to_string());
+        let parameters = query(&[("after", Some(after)), ("limit", Some(limit))]);
         let page = client.get(&format!("{path}{parameters}")).await?.json()?;
-        print_events(list(&page, "entries"), json)?;
-        match page["next_after"].as_u64() {
-            Some(next) if next > after => after = next,
-            _ => return Ok(()),
+        let entries = list(&page, "entries");
+        all.messages += entries.len();
+        all.events += print_events(entries, Some(place), json)?;
+        all.last_seq = page["last_seq"].as_u64().unwrap_or(0);
+        let last = entries.last().and_then(|entry| entry["seq"].as_u64());
+        match (last, page["next_after"].is_u64()) {
+            (Some(last), more) if last > all.reached => {
+                all.reached = last;
+                if !more {
+                    return Ok(all);
+                }
+            }
+            _ => return Ok(all),
         }
     }
 }
 
-fn print_events(entries: &[Value], json: bool) -> Result<usize, CliError> {
+fn print_events(entries: &[Value], after: Option<Place>, json: bool) -> Result<usize, CliError> {
     let mut printed = 0;
     for event in entries.iter().flat_map(|entry| list(entry, "events")) {
-        print_event(event, json)?;
-        printed += 1;
+        if after.is_none_or(|place| !place.covers(event)) {
+            print_event(event, json)?;
+            printed += 1;
+        }
     }
     Ok(printed)
 }

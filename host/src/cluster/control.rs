@@ -30,6 +30,10 @@ pub enum Ask {
     CancelMove {
         id: u64,
     },
+    /// An operator wants moves of a slot (`None`: of all) that were cancelled before.
+    Retry {
+        slot: Option<SlotId>,
+    },
     /// Give all your slots away, then leave.
     Drain,
     View,

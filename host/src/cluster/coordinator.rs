@@ -82,6 +82,7 @@ impl Cluster {
             told: Default::default(),
             sealed: Default::default(),
             gained: Default::default(),
+            claims: Default::default(),
             plugins: Default::default(),
             nudge: Default::default(),
             settled: Default::default(),
@@ -170,6 +171,7 @@ impl Cluster {
             return;
         }
         let hint = self.hints.lock().get(slot).cloned();
+        self.router.set_silenced(*slot, error.code == Code::StorageUnavailable);
         self.router.set_place(*slot, |place| match (place, hint) {
             (Place::Away { .. }, _) => None,
             (_, Some((owner, term))) if owner != self.own => {
@@ -199,13 +201,15 @@ impl Cluster {
                 && self.router.running(slot).is_ok_and(|running| running.is_none())
             {
                 self.router.replace_place(slot, &Place::Here, Place::UNKNOWN);
+                // Its word may be on its way yet, and be that another node took it.
+                self.backoffs.failed(slot, Instant::now());
                 tracing::warn!(slot, "a slot's task has ended");
             }
         }
     }
 
     /// Begins what is to be done now.
-    fn reconcile(&self) {
+    pub(super) fn reconcile(&self) {
         self.find_gone();
         let table = self.table();
         let members = self.members.borrow().clone();
@@ -229,6 +233,7 @@ impl Cluster {
             place: self.router.place(slot),
             busy: self.moves.is_running(slot),
             not_before: self.backoffs.wait(slot, now),
+            kept_at: self.moves.kept(slot, members.number),
         });
         let actions = plan::actions(&input, slots);
         for action in actions {
@@ -239,7 +244,15 @@ impl Cluster {
             self.begin_move(slot, from);
         }
         let missing = table.slots_of(&self.own).into_iter();
-        let missing = missing.filter(|&slot| self.router.place(slot) != Place::Here).count();
+        let missing = missing.filter(|&slot| match self.router.place(slot) {
+            Place::Here => false,
+            // It stays away by an operator's word.
+            Place::Away { owner: Some(owner), .. } => {
+                self.moves.kept(slot, members.number) != Some(owner)
+            }
+            _ => true,
+        });
+        let missing = missing.count();
         let settled = missing == 0 && all_told;
         self.settled.store(settled, Ordering::Relaxed);
         if settled {
@@ -251,6 +264,7 @@ impl Cluster {
     pub(super) fn begin_move(&self, slot: SlotId, from: Option<Arc<str>>) {
         let Some(this) = self.me.upgrade() else { return };
         let Some(job) = self.moves.begin(slot, from.as_deref(), &self.own) else { return };
+        let owner = from.clone();
         tokio::spawn(async move {
             let moved = this.carry_out(&job, from);
             let moved = tokio::time::timeout(limits::MOVE_DEADLINE, moved).await;
@@ -259,7 +273,13 @@ impl Cluster {
             });
             if let Err(error) = &moved {
                 tracing::warn!(slot, %error, "a slot did not move");
-                this.back_off(slot, error);
+                // Whoever asks for the move of a slot that was kept where it is wants it now; and one
+                // whose owner is gone is to be taken over at once.
+                let is_gone = |owner: &Arc<str>| this.members.borrow().get(owner).is_none();
+                let anew = owner.is_some_and(|owner| job.is_cancelled() || is_gone(&owner));
+                if !anew {
+                    this.back_off(slot, error);
+                }
             }
             this.moves.end(&job, &moved.map_err(|error| error.detail.into_owned()));
             this.nudge();

@@ -71,7 +71,10 @@ impl Handler for LateHandler {
             }
             Request::Delete { key } => {
                 let slot = cluster.router.slot_of(&key);
-                cluster.local(slot, |reply| Mail::Delete { key, reply }, |()| Response::Deleted)
+                // It may have been kept: who asked must not ask again by himself.
+                let gone = Error::new(Code::OutcomeUnknown, "the slot stopped");
+                let mail = |reply| Mail::Delete { key, reply };
+                cluster.deliver(slot, mail, |()| Response::Deleted, gone, |_| {})
             }
             Request::Sessions { slots, service, prefix, after, limit, pinned } => {
                 let Some(&slot) = slots.first() else {
@@ -119,7 +122,7 @@ impl Cluster {
         )
     }
 
-    /// Anything else for a slot that should be here.
+    /// A read of a slot that should be here.
     fn local<T: Send + 'static>(
         &self,
         slot: SlotId,
@@ -144,7 +147,7 @@ impl Cluster {
         let (reply, answer) = oneshot::channel();
         let delivered = match self.router.place(slot) {
             Place::Here => self.router.mail_here(slot, mail(reply)),
-            _ => Ok(false),
+            _ => Ok(self.router.read_copy(slot, || mail(reply))),
         };
         match delivered {
             Ok(true) => {
@@ -214,7 +217,11 @@ impl Cluster {
                 Told::Taken { pause_us: pause.as_micros() as u64 }
             }
             Ask::Moves => Told::Moves(self.moves.list()),
-            Ask::CancelMove { id } => Told::Cancelled(self.moves.cancel(id)),
+            Ask::CancelMove { id } => Told::Cancelled(self.cancel_move(id)),
+            Ask::Retry { slot } => {
+                self.retry(slot);
+                Told::Done
+            }
             Ask::Drain => {
                 teller.drain();
                 Told::Done

@@ -43,17 +43,20 @@ impl Cluster {
                 "this node's disk takes no writes: it can't open a slot",
             ));
         }
-        self.load_plugins().await?;
+        // Nobody knows of a preparation: one that is given up ends its replay, and the copy that it
+        // leaves is only further than it was.
+        tokio::select! {
+            prepared = self.prepare(slot, from.is_some()) => prepared?,
+            () = job.cancelled() => {}
+            () = self.gone(from.as_deref()) => {
+                return Err(Error::new(Code::Unavailable, "the slot's owner is gone"));
+            }
+        }
         let Some(from) = from else {
             self.next(job, MoveState::Claiming)?;
             self.claim(slot, None).await?;
             return Ok(None);
         };
-        // The second time is over what came during the first, and short.
-        for _ in 0..2 {
-            let alone = Arc::new(self.router.hold(slot).await?);
-            catch_up_alone(slot, self.context.clone(), CatchUp::Now, alone).await?;
-        }
         self.next(job, MoveState::Sealing)?;
         let release = Ask::Release { slot, to: self.own.clone() };
         let asked = Instant::now();
@@ -87,6 +90,28 @@ impl Cluster {
         Ok(pause)
     }
 
+    /// All that is done while the slot is served elsewhere, if it is.
+    async fn prepare(&self, slot: SlotId, is_handoff: bool) -> Result<(), Error> {
+        self.load_plugins().await?;
+        if !is_handoff {
+            return Ok(());
+        }
+        // The second time is over what came during the first, and short.
+        for _ in 0..2 {
+            let alone = Arc::new(self.router.hold(slot).await?);
+            catch_up_alone(slot, self.context.clone(), CatchUp::Now, alone).await?;
+        }
+        Ok(())
+    }
+
+    /// Resolves when a node is no member any more: its slots are taken over, not prepared for.
+    async fn gone(&self, name: Option<&str>) {
+        let Some(name) = name else { return std::future::pending().await };
+        let mut members = self.members.clone();
+        // An error: the node is stopping.
+        let _ = members.wait_for(|members| members.get(name).is_none()).await;
+    }
+
     fn next(&self, job: &Job, state: MoveState) -> Result<(), Error> {
         job.step(state).map_err(|why| Error::new(Code::Unavailable, why))
     }
@@ -111,6 +136,7 @@ impl Cluster {
         let term = self.router.open(slot, last).await?;
         self.backoffs.opened(slot);
         crate::telemetry::metrics().claims.increment(1);
+        *self.claims.lock().entry(slot).or_default() += 1;
         self.hints.lock().insert(slot, (self.own.clone(), term));
         self.gained.lock().push((slot, term));
         self.nudge();

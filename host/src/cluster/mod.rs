@@ -83,6 +83,8 @@ pub struct Cluster {
     sealed: Mutex<HashMap<SlotId, Instant>>,
     /// Slots that this node has opened and not told its peers of yet.
     gained: Mutex<Vec<(SlotId, Term)>>,
+    /// How often this node has opened a slot.
+    claims: Mutex<BTreeMap<SlotId, u64>>,
     /// Keeps what is current compiled, so that a claim never waits for it.
     plugins: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     nudge: Notify,
@@ -194,6 +196,11 @@ impl Cluster {
         self.joined.load(Ordering::Relaxed)
     }
 
+    /// How often this node has won a slot, of those that it has.
+    pub fn claims(&self) -> Vec<(SlotId, u64)> {
+        self.claims.lock().iter().map(|(slot, won)| (*slot, *won)).collect()
+    }
+
     /// The slots that are here.
     pub fn here(&self) -> impl Iterator<Item = SlotId> {
         self.router.here().into_iter().map(|(slot, _)| slot)
@@ -262,6 +269,7 @@ impl Cluster {
             avoid.insert(slot, name.clone());
         }))
         .await?;
+        self.retry_everywhere(Some(slot)).await;
         let moved = place.wait_for(|place| match place {
             Place::Here => *from != *self.own,
             Place::Away { owner: Some(owner), .. } => **owner != *from,
@@ -286,7 +294,7 @@ impl Cluster {
     /// `storage-unavailable` when the cluster's settings can't be written.
     pub async fn rebalance(&self) -> Result<Rebalanced, Error> {
         self.change_avoid(Box::new(Avoid::clear)).await?;
-        self.nudge();
+        let silent = self.retry_everywhere(None).await;
         let members = self.members();
         let view = View::new(members.number, members.on_ring(*self.steady.borrow()));
         let table = Table::new(&view, self.router.slot_count());
@@ -295,8 +303,30 @@ impl Cluster {
         let moves = misplaced.count() as u32;
         let nodes = view.nodes().len();
         let what = if moves == 1 { "slot moves" } else { "slots move" };
-        let detail = format!("{moves} {what} between {nodes} nodes; see `slotd moves`");
+        let mut detail = format!("{moves} {what} between {nodes} nodes; see `slotd moves`");
+        if !silent.is_empty() {
+            detail += &format!("; moves that were cancelled stay so at {}", silent.join(", "));
+        }
         Ok(Rebalanced { view: view.number, moves, detail })
+    }
+
+    /// Cancels a move to this node: its slot stays where it is until the view changes, or somebody
+    /// asks for a move of it. Whether there was such a move, that had not come too far.
+    pub fn cancel_move(&self, id: u64) -> bool {
+        self.moves.cancel(id, self.members.borrow().number)
+    }
+
+    /// Forgets the moves of a slot (`None`: of all) that were cancelled here.
+    fn retry(&self, slot: Option<SlotId>) {
+        self.moves.retry(slot);
+        self.nudge();
+    }
+
+    /// As [`Self::retry`], on all nodes. Gives those that did not hear of it.
+    async fn retry_everywhere(&self, slot: Option<SlotId>) -> Vec<String> {
+        self.retry(slot);
+        let told = self.ask_all(&Ask::Retry { slot }).await.into_iter();
+        told.filter(|(_, told)| told.is_err()).map(|(name, _)| name.to_string()).collect()
     }
 
     async fn change_avoid(&self, change: AvoidChange) -> Result<(), Error> {

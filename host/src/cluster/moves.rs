@@ -10,12 +10,10 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 /// Shared by the coordinator, which begins moves, and those who look at them.
 #[derive(Default)]
@@ -26,6 +24,8 @@ struct State {
     next: u64,
     running: HashMap<SlotId, Arc<Job>>,
     ended: VecDeque<MoveInfo>,
+    /// Where a slot stays because its move was cancelled, and in what view that was.
+    kept: HashMap<SlotId, (Arc<str>, u64)>,
 }
 
 /// One move.
@@ -33,7 +33,7 @@ pub struct Job {
     pub slot: SlotId,
     started: Instant,
     info: Mutex<MoveInfo>,
-    cancelled: AtomicBool,
+    cancelled: watch::Sender<bool>,
 }
 
 impl Moves {
@@ -59,7 +59,7 @@ impl Moves {
             slot,
             started: Instant::now(),
             info: Mutex::new(info),
-            cancelled: AtomicBool::new(false),
+            cancelled: watch::Sender::new(false),
         });
         state.running.insert(slot, job.clone());
         Some(job)
@@ -116,17 +116,38 @@ impl Moves {
         running
     }
 
-    /// Whether there was such a move, that had not come too far.
-    pub fn cancel(&self, id: u64) -> bool {
+    /// Whether there was such a move, that had not come too far. Its slot is [`Self::kept`] from
+    /// then on, unless nobody has it.
+    pub fn cancel(&self, id: u64, view: u64) -> bool {
+        let mut state = self.0.lock();
+        let job = state.running.values().find(|job| job.info.lock().id == id).cloned();
+        let Some(job) = job else { return false };
+        let info = job.info.lock();
+        if info.state != MoveState::Preparing {
+            return false;
+        }
+        job.cancelled.send_replace(true);
+        state.kept.retain(|_, (_, at)| *at == view);
+        if let Some(from) = &info.from {
+            state.kept.insert(job.slot, (from.as_str().into(), view));
+        }
+        true
+    }
+
+    /// The node from which a move of the slot was cancelled in this view.
+    pub fn kept(&self, slot: SlotId, view: u64) -> Option<Arc<str>> {
         let state = self.0.lock();
-        let job = state.running.values().find(|job| job.info.lock().id == id);
-        job.is_some_and(|job| {
-            let early = job.info.lock().state == MoveState::Preparing;
-            if early {
-                job.cancelled.store(true, Ordering::Relaxed);
-            }
-            early
-        })
+        let (from, at) = state.kept.get(&slot)?;
+        (*at == view).then(|| from.clone())
+    }
+
+    /// Forgets that moves of a slot (`None`: of all) were cancelled.
+    pub fn retry(&self, slot: Option<SlotId>) {
+        let mut state = self.0.lock();
+        match slot {
+            Some(slot) => drop(state.kept.remove(&slot)),
+            None => state.kept.clear(),
+        }
     }
 }
 
@@ -138,7 +159,13 @@ impl Job {
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        *self.cancelled.borrow()
+    }
+
+    /// Resolves when it is.
+    pub async fn cancelled(&self) {
+        // Its sender is `self`.
+        let _ = self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await;
     }
 
     /// Goes on to the next step.
@@ -168,19 +195,41 @@ mod tests {
         let job = moves.begin(7, Some("a"), "b").unwrap();
         assert!(moves.begin(7, Some("a"), "b").is_none(), "one move of a slot at a time");
         let id = job.info().id;
-        assert!(!moves.cancel(id + 1));
-        assert!(moves.cancel(id));
+        assert!(!moves.cancel(id + 1, 1));
+        assert!(moves.cancel(id, 1));
         assert!(job.step(MoveState::Sealing).is_err());
         moves.end(&job, &Err("cancelled".into()));
         assert_eq!(moves.list()[0].state, MoveState::Cancelled);
 
         let job = moves.begin(7, Some("a"), "b").unwrap();
         job.step(MoveState::Sealing).unwrap();
-        assert!(!moves.cancel(job.info().id), "the old owner was asked to give it away");
+        assert!(!moves.cancel(job.info().id, 1), "the old owner was asked to give it away");
         moves.end(&job, &Ok(Some(Duration::from_millis(3))));
-        assert!(!moves.cancel(job.info().id), "it is over");
+        assert!(!moves.cancel(job.info().id, 1), "it is over");
         let states: Vec<_> = moves.list().iter().map(|info| info.state).collect();
         assert_eq!(states, [MoveState::Done, MoveState::Cancelled], "the latest first");
+    }
+
+    /// A slot would stay where it is for ever, or a slot that nobody serves would stay so.
+    #[test]
+    fn a_slot_is_kept_until_the_view_or_an_operator_says_otherwise() {
+        let moves = Moves::default();
+        let cancel = |slot, from, view| {
+            let job = moves.begin(slot, from, "b").unwrap();
+            assert!(moves.cancel(job.info().id, view));
+            moves.end(&job, &Err("cancelled".into()));
+        };
+        cancel(7, Some("a"), 1);
+        cancel(8, Some("a"), 1);
+        assert_eq!(moves.kept(7, 1).as_deref(), Some("a"));
+        assert_eq!(moves.kept(7, 2), None, "another view");
+        moves.retry(Some(7));
+        assert_eq!((moves.kept(7, 1), moves.kept(8, 1).as_deref()), (None, Some("a")));
+        cancel(7, Some("c"), 1);
+        moves.retry(None);
+        assert_eq!((moves.kept(7, 1), moves.kept(8, 1)), (None, None));
+        cancel(9, None, 1);
+        assert_eq!(moves.kept(9, 1), None, "a take-over");
     }
 
     /// Without it an operator would not find what is under way among what is over, or would see

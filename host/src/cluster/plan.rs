@@ -11,6 +11,8 @@ pub struct SlotState {
     pub busy: bool,
     /// It must not be tried again before so long.
     pub not_before: Option<Duration>,
+    /// A move of it from this node was cancelled, and nothing was said since: it stays there.
+    pub kept_at: Option<Arc<str>>,
 }
 
 pub struct Input<'a> {
@@ -46,6 +48,7 @@ pub fn actions(input: &Input, slots: impl Iterator<Item = SlotState>) -> Vec<Act
         let Place::Away { owner, .. } = state.place else { continue };
         let owner = owner.filter(|owner| **owner != *input.own && (input.can_be_asked)(owner));
         match owner {
+            Some(from) if state.kept_at.as_ref() == Some(&from) => {}
             Some(from) => handoffs.push(Action::HandOff { slot, from }),
             None if input.all_told => takeovers.push(Action::TakeOver { slot }),
             None => {}
@@ -63,7 +66,7 @@ mod tests {
     use crate::ring::View;
 
     fn state(place: Place) -> SlotState {
-        SlotState { place, busy: false, not_before: None }
+        SlotState { place, busy: false, not_before: None, kept_at: None }
     }
 
     fn away(owner: &str) -> SlotState {
@@ -103,5 +106,16 @@ mod tests {
         let later = SlotState { not_before: Some(Duration::from_secs(1)), ..away("dead") };
         assert_eq!(plan(&["a"], true, vec![busy, later, state(Place::Moving)]), []);
         assert_eq!(plan(&["b"], true, vec![away("dead"); 8]), [], "not on the ring");
+    }
+
+    /// A move that an operator cancelled would begin again at once; and a slot that he left where it
+    /// was would stay unserved when that node is gone.
+    #[test]
+    fn a_cancelled_move_begins_again_only_when_it_must() {
+        let kept = |owner: &str| SlotState { kept_at: Some("b".into()), ..away(owner) };
+        assert_eq!(plan(&["a", "b"], true, vec![kept("b"); 64]), []);
+        assert_ne!(plan(&["a", "b", "c"], true, vec![kept("c"); 64]), [], "another has it now");
+        let take = |slot| Action::TakeOver { slot };
+        assert_eq!(plan(&["a"], true, vec![kept("b"); 2]), [take(0), take(1)], "b is dead");
     }
 }

@@ -18,22 +18,37 @@ use tokio::time::timeout;
 
 const SLOTS: u16 = 24;
 
+mod moves;
 mod trouble;
 
 /// One node's way to the log, which can be cut.
 struct Link {
     log: Arc<dyn SlotLog>,
     stands: watch::Receiver<bool>,
+    held: watch::Receiver<Held>,
+}
+
+/// What of it waits, or fails, though the engine answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Held {
+    #[default]
+    Nothing,
+    Claims,
+    Reads,
+    /// Commits are refused.
+    Commits,
 }
 
 impl Link {
     fn through<T: Send + 'static>(
         &self,
+        held: Held,
         call: impl FnOnce(&dyn SlotLog) -> BoxFuture<'static, T> + Send + 'static,
     ) -> BoxFuture<'static, T> {
-        let (log, mut stands) = (self.log.clone(), self.stands.clone());
+        let (log, mut stands, mut now) = (self.log.clone(), self.stands.clone(), self.held.clone());
         Box::pin(async move {
             stands.wait_for(|stands| *stands).await.unwrap();
+            now.wait_for(|now| held == Held::Nothing || *now != held).await.unwrap();
             call(&*log).await
         })
     }
@@ -42,10 +57,14 @@ impl Link {
 impl SlotLog for Link {
     fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>> {
         let claimant = claimant.to_owned();
-        self.through(move |log| log.claim(slot, &claimant))
+        self.through(Held::Claims, move |log| log.claim(slot, &claimant))
     }
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {
-        self.through(move |log| log.commit(append))
+        if *self.held.borrow() == Held::Commits {
+            let refused = LogError::Unavailable("refused, says the test".into());
+            return Box::pin(std::future::ready(Err(refused)));
+        }
+        self.through(Held::Nothing, move |log| log.commit(append))
     }
     fn read(
         &self,
@@ -53,17 +72,17 @@ impl SlotLog for Link {
         after: Position,
         bytes_max: usize,
     ) -> BoxFuture<'static, Result<Vec<Logged>, LogError>> {
-        self.through(move |log| log.read(slot, after, bytes_max))
+        self.through(Held::Reads, move |log| log.read(slot, after, bytes_max))
     }
     fn trim(&self, slot: SlotId, up_to: Position) -> BoxFuture<'static, Result<(), LogError>> {
-        self.through(move |log| log.trim(slot, up_to))
+        self.through(Held::Nothing, move |log| log.trim(slot, up_to))
     }
 }
 
 /// Every node's door, and which pairs can't reach each other.
 #[derive(Default)]
 struct Wires {
-    handlers: Mutex<HashMap<Arc<str>, Arc<LateHandler>>>,
+    handlers: Mutex<HashMap<Arc<str>, Arc<dyn Handler>>>,
     cut: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
 }
 
@@ -99,6 +118,8 @@ struct World {
     nodes: Vec<TestNode>,
     /// What every node sees.
     views: Views,
+    /// Messages that may wait for a slot that moves, at nodes that start from now on.
+    held_max: usize,
 }
 
 type Views = Arc<Mutex<Vec<watch::Sender<Arc<Members>>>>>;
@@ -108,6 +129,7 @@ struct TestNode {
     node: Arc<Node>,
     members: watch::Sender<Arc<Members>>,
     engine: watch::Sender<bool>,
+    held: watch::Sender<Held>,
     leaving: watch::Receiver<bool>,
     _data: Arc<DataDir>,
 }
@@ -119,11 +141,15 @@ impl World {
         let log = DataDir::open(&home.path().join("log"), options).unwrap();
         let placement = watch::Sender::new(Arc::default());
         let (wires, nodes, views) = Default::default();
-        Self { log, wires, placement, home, nodes, views }
+        Self { log, wires, placement, home, nodes, views, held_max: 1_000 }
     }
 
     async fn with_nodes(names: &[&str]) -> Self {
-        let mut world = Self::new();
+        Self::new().and_nodes(names).await
+    }
+
+    async fn and_nodes(self, names: &[&str]) -> Self {
+        let mut world = self;
         for name in names {
             world.start(name, names).await;
         }
@@ -148,7 +174,9 @@ impl World {
         let handler = Arc::new(LateHandler::default());
         let (leave, leaving) = watch::channel(false);
         let (engine, stands) = watch::channel(true);
-        let log = Arc::new(Link { log: self.log.log(), stands: stands.clone() });
+        let held = watch::Sender::new(Held::Nothing);
+        let log = Link { log: self.log.log(), stands: stands.clone(), held: held.subscribe() };
+        let log = Arc::new(log);
         self.views.lock().push(members.clone());
         let (views, own) = (self.views.clone(), name.clone());
         let target = Target::Directory(self.home.path().join("snapshots"));
@@ -178,7 +206,7 @@ impl World {
             }),
             options: ClusterOptions {
                 request_deadline: Duration::from_secs(20),
-                held_max: 1_000,
+                held_max: self.held_max,
                 instance: instance(&name),
             },
         };
@@ -194,7 +222,7 @@ impl World {
         let foundation = Foundation { data_dir: data.clone(), plugins, shared: Some(shared) };
         let node = Node::start(options, foundation).unwrap();
         self.wires.handlers.lock().insert(name.clone(), handler);
-        self.nodes.push(TestNode { name, node, members, engine, leaving, _data: data });
+        self.nodes.push(TestNode { name, node, members, engine, held, leaving, _data: data });
     }
 
     fn node(&self, name: &str) -> &TestNode {

@@ -67,7 +67,9 @@ pub fn configuration_md() -> String {
         section(&mut out, &format!("`[{table}]`"), about, Some(table));
     }
     out.push_str(
-        "\n## Other variables\n\nRead by the command line; `slotd serve` accepts them.\n\n",
+        "\n## Other variables\n\nNo keys of the file. `slotd serve` (and `slotd config`) read \
+         `SLOTD_CONFIG`, nodes of a cluster\nthe `DNS_*`; the rest is for other commands, and \
+         `slotd serve` accepts it.\n\n",
     );
     for (name, about) in OTHER_ENV {
         let _ = writeln!(out, "- `{name}`: {about}.");

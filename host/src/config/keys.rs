@@ -46,7 +46,7 @@ impl Key {
     }
 }
 
-/// Environment variables that are no key of the configuration: the command line's own.
+/// Environment variables that are no key of the configuration.
 pub const OTHER_ENV: &[(&str, &str)] = &[
     ("SLOTD_CONFIG", "the configuration file, where `--config` does not name it"),
     ("SLOTD_URL", "the API that client commands talk to (`--url`)"),
@@ -61,7 +61,10 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
         "DNS_CLUSTER_SERVER",
         "the name server (`ip` or `ip:port`) that is asked for them, instead of the machine's own",
     ),
-    ("SLOTD_NATS_SERVER", "the `nats-server` that `slotd cluster` starts, where none is found"),
+    (
+        "SLOTD_NATS_SERVER",
+        "the `nats-server` that `slotd cluster` starts, rather than one of the path",
+    ),
     ("SLOTD_PYTHON", "the Python that `slotd plugin build` and `test` use, else that in the path"),
     (
         "SLOTD_TOOLS_DIR",
@@ -297,7 +300,7 @@ pub static KEYS: &[Key] = &[
     ),
     same!(
         "guests.deadline",
-        ms(10, 60 * SECOND),
+        ms(10, limits::GUEST_DEADLINE_MAX.as_millis() as u64),
         Duration,
         guest_deadline,
         "Time of one call; past it 504 `plugin-deadline`. No longer than `api.request_deadline`."
@@ -350,18 +353,20 @@ pub static KEYS: &[Key] = &[
         "The servers' monitoring ports. With them a start checks that every server syncs before it \
          acknowledges (`sync_interval: always`), which can't be seen otherwise."
     ),
-    count!(
+    key!(
         "nats.replicas",
-        1,
-        5,
-        usize,
+        // An even number has no use.
+        Kind::OneOf(&[1, 3, 5]),
+        Count,
         nats.replicas,
+        |v: usize| v as u64,
+        |v: u64| v as usize,
         "Servers that keep each batch: 3 or 5; 1 is for development. The same on every node."
     ),
     count!(
         "nats.streams",
         1,
-        256,
+        limits::NATS_STREAMS_MAX,
         u16,
         nats.streams,
         "Streams that the slots' logs are spread over. Recorded at the cluster's first start."
@@ -375,7 +380,7 @@ pub static KEYS: &[Key] = &[
     ),
     same!(
         "cluster.name",
-        Kind::Name,
+        Kind::ClusterName,
         Text,
         cluster.name,
         "Part of every stream's name: clusters of other names may share the servers. Nodes of \

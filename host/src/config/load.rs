@@ -424,12 +424,6 @@ impl Loading {
             let origin = of(self, key);
             self.problem(key, Some(format!("{advertised:?}")), &origin, message);
         }
-        let replicas = self.config.nats.replicas;
-        if replicas.is_multiple_of(2) && sound(&["nats.replicas"]) {
-            let message = "an even number has no use: it must be 1, 3 or 5";
-            let origin = of(self, "nats.replicas");
-            self.problem("nats.replicas", Some(format!("\"{replicas}\"")), &origin, message);
-        }
     }
 }
 

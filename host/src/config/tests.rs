@@ -57,10 +57,12 @@ fn all_problems_are_told_at_once() {
         "slot_count = 'many'\nlistne = 1\n[api]\nlisten = \"localhost:7070\"\nbody_max = \"1GiB\"\ntokne = \"hunter2hunter2\"\n[guest]\nmemory = 1\n",
     );
     let env = [("SLOTD_SLOT_COUNT", "0"), ("SLOTD_LOG_FILTR", "debug"), ("PATH", "/bin")];
-    let flags = [("log.filter", "inof"), ("api.token", "a b"), ("guests.deadline", "5")];
+    // A node may have that name; of a cluster the engine would refuse it, long after the check.
+    const CLUSTER: (&str, &str) = ("cluster.name", "lab.eu");
+    let flags = [("log.filter", "inof"), ("api.token", "a b"), ("guests.deadline", "5"), CLUSTER];
     let text = complaint(&sources(Some(file), &env, &flags));
     for expected in [
-        "11 problems",
+        "12 problems",
         "slotd.toml:1: slot_count = \"many\"",
         "of type string, and must be a whole number from 1 to 16384",
         "slotd.toml:2: listne = \"1\"\n      unknown key; did you mean api.listen?",
@@ -74,6 +76,7 @@ fn all_problems_are_told_at_once() {
         "--log-filter: log.filter = \"inof\"",
         "--api-token: api.token = <redacted>",
         "--guests-deadline: guests.deadline = \"5\"",
+        "--cluster-name: cluster.name = \"lab.eu\"",
     ] {
         assert!(text.contains(expected), "no {expected:?} in\n{text}");
     }
@@ -220,6 +223,7 @@ fn every_key_takes_its_own_default_and_another_value() {
         }
         let other = match key.kind {
             Kind::Count { min, .. } => min.to_string(),
+            Kind::OneOf(numbers) => numbers[0].to_string(),
             Kind::Size { max, .. } => max.to_string(),
             Kind::Duration { max, .. } => Value::Duration(max).to_string(),
             Kind::Flag => "true".into(),
@@ -230,7 +234,7 @@ fn every_key_takes_its_own_default_and_another_value() {
             Kind::Monitors => "http://a:8222, http://b:8222".into(),
             Kind::Seeds => "a:1, [::1]:7072".into(),
             Kind::Snapshots => "file:///var/snapshots".into(),
-            Kind::Name | Kind::Path | Kind::Secret => "something-else".into(),
+            Kind::Name | Kind::ClusterName | Kind::Path | Kind::Secret => "something-else".into(),
         };
         let other = key.kind.parse(&other).unwrap();
         (key.set)(&mut config, other.clone());

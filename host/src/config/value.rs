@@ -1,6 +1,6 @@
 //! Values of the configuration: what each kind accepts, says of itself, and looks like.
 
-use crate::limits;
+use crate::{limits, names::is_cluster_name};
 use std::{
     fmt,
     net::SocketAddr,
@@ -20,6 +20,8 @@ pub enum Kind {
         min: u64,
         max: u64,
     },
+    /// One of a few numbers; not given otherwise.
+    OneOf(&'static [u64]),
     Duration {
         min: Duration,
         max: Duration,
@@ -28,6 +30,7 @@ pub enum Kind {
     Address,
     /// A node's name.
     Name,
+    ClusterName,
     /// A path; relative to the working directory.
     Path,
     Secret,
@@ -110,6 +113,10 @@ impl Kind {
                 let n = raw.replace('_', "").parse().ok()?;
                 Value::Count((min..=max).contains(&n).then_some(n)?)
             }
+            Kind::OneOf(numbers) => {
+                let n = raw.parse().ok()?;
+                Value::Count(numbers.contains(&n).then_some(n)?)
+            }
             Kind::Size { min, max } => {
                 let n = with_unit(raw, SIZE_UNITS)?;
                 Value::Size((min..=max).contains(&n).then_some(n)?)
@@ -125,6 +132,7 @@ impl Kind {
             }),
             Kind::Address => Value::Address(raw.parse().ok()?),
             Kind::Name => Value::Text(node_name(raw)?),
+            Kind::ClusterName => Value::Text(is_cluster_name(raw).then(|| raw.into())?),
             Kind::Path if raw.is_empty() || raw.contains('\0') => return None,
             Kind::Path => Value::Text(raw.into()),
             Kind::Secret => Value::Secret(Secret::parse(raw)?),
@@ -141,6 +149,13 @@ impl Kind {
     pub fn allowed(&self) -> String {
         match *self {
             Kind::Count { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::OneOf(numbers) => {
+                let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
+                match numbers.split_last() {
+                    Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+                    None => String::new(),
+                }
+            }
             Kind::Size { min, max } => format!(
                 "a size from {} to {}, in bytes or with a unit (256KiB, 64MiB, 1GiB)",
                 Value::Size(min),
@@ -160,6 +175,10 @@ impl Kind {
             Kind::Name => format!(
                 "1 to {} bytes of a-z, A-Z, 0-9, '-', '_', '.' and '@', starting with a letter or digit",
                 limits::NODE_NAME_BYTES_MAX
+            ),
+            Kind::ClusterName => format!(
+                "1 to {} bytes of a-z, A-Z, 0-9, '-' and '_'",
+                limits::CLUSTER_NAME_BYTES_MAX
             ),
             Kind::Path => "a path, relative to the working directory".into(),
             Kind::Secret => format!(
@@ -189,7 +208,7 @@ impl Kind {
     /// How the value is written in a TOML file.
     pub fn toml_types(&self) -> &'static [&'static str] {
         match self {
-            Kind::Count { .. } => &["integer"],
+            Kind::Count { .. } | Kind::OneOf(_) => &["integer"],
             Kind::Size { .. } => &["integer", "string"],
             Kind::Flag => &["boolean"],
             _ => &["string"],

@@ -4,12 +4,13 @@ use super::{
     Admin,
     messages::{Deadline, outcome_unknown, read_body},
     params::{self, Query, invalid},
+    room::{Bodies, Room},
     views::{Binary, Services, SessionsPage, Slots, SwapStatus, json},
 };
 use crate::{
     error::{Code, Error},
     limits,
-    names::SessionId,
+    names::{SessionId, check_plugin_version},
     node::{
         Deployed, Drained, MoveCancelled, MovesInfo, Node, NodeDraining, NodesInfo, Rebalanced,
         RingInfo, ServiceInfo, SlotInfo,
@@ -98,7 +99,10 @@ pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answ
     // Held until the component is on its way: so many are in memory at most.
     let receive = async {
         let permit = admin.0.uploads.acquire().await;
-        (read_body(body, limits::COMPONENT_BYTES_MAX).await, permit)
+        // That is their bound: they are none of the messages.
+        let bodies = Bodies::new(usize::MAX);
+        let mut room = Room::new(&bodies);
+        (read_body(body, limits::COMPONENT_BYTES_MAX, &mut room).await, permit)
     };
     let Some((component, _permit)) = deadline.limit(receive).await else {
         return Err(Error::new(
@@ -110,15 +114,9 @@ pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answ
     change(async move { node.deploy(&service, version, component).await }).await
 }
 
-/// A version stands in a header and before the '+' or after it in a label.
 fn check_version(version: &str) -> Result<String, Error> {
-    let good = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
-    let max = limits::PLUGIN_VERSION_BYTES_MAX;
-    if version.is_empty() || version.len() > max || !version.bytes().all(good) {
-        return Err(invalid(format!(
-            "query parameter \"version\" is {version:?}: give 1 to {max} of A-Z a-z 0-9 . _ + -"
-        )));
-    }
+    check_plugin_version(version)
+        .map_err(|why| invalid(format!("query parameter \"version\": {why}")))?;
     Ok(version.to_owned())
 }
 
@@ -172,7 +170,7 @@ pub(super) async fn pinned(State(admin): State<Admin>, uri: Uri) -> Answer {
     let query = Query::parse(&uri, &["after", "limit"])?;
     let limit = query.limit()?;
     let after = query.get("after").map(SessionId::parse).transpose()?;
-    let found = admin.reading(admin.node()?.pinned(&service, after.as_ref(), limit)).await?;
+    let found = admin.reading(admin.node()?.pinned(&service, after.as_ref(), limit + 1)).await?;
     Ok(json(&SessionsPage::new(found, limit)))
 }
 
@@ -301,9 +299,10 @@ pub(super) async fn moves(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Cancels a move of a slot
 ///
-/// Possible until the old owner is asked to give the slot away. The slot stays where it is for
-/// now; as long as the ring wants it elsewhere it is tried again later. To keep a slot off a node,
-/// drain it there.
+/// Possible until the old owner is asked to give the slot away. The slot stays where it is until
+/// the view changes (a node comes, goes, or can't serve), the slot is drained, or the cluster is
+/// rebalanced. A take-over, of a slot that nobody serves, is tried again. To keep a slot off a
+/// node, drain it there.
 #[utoipa::path(
     delete,
     path = "/admin/v1/moves/{node}/{id}",

@@ -107,7 +107,8 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
         (Some(a), Some(h)) if a.eq_ignore_ascii_case(h) => Ok(()),
         _ => Err(Error::new(
             Code::OriginRefused,
-            "without a token, web pages of other origins are refused; set a token to allow them",
+            "without a token, web pages of other origins are refused; serve the page and slotd from \
+             one origin, through a proxy, or set a token and use the WebSocket",
         )),
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct ConnShared {
     write_blocked: AtomicU64,
     /// Since when nothing more is written, and what comes is dropped.
     lingering: AtomicU64,
+    /// The request under way is given up when the peer ends its side.
+    ends_with_peer: AtomicBool,
     stopping: AtomicBool,
     killed: AtomicBool,
     /// Of the connection's task, for the orders from outside.
@@ -64,6 +66,7 @@ impl ConnShared {
             idle_since: 1.into(),
             write_blocked: 0.into(),
             lingering: 0.into(),
+            ends_with_peer: false.into(),
             stopping: false.into(),
             killed: false.into(),
             waker: Mutex::new(None),
@@ -166,8 +169,17 @@ impl ConnShared {
 /// One request, until its answer's body is written or dropped.
 pub(super) struct InFlight(Arc<ConnShared>);
 
+impl InFlight {
+    /// Gives the request up when the peer ends its side: nobody reads a stream that has no end of
+    /// its own. A message that was sent is answered all the same.
+    pub(super) fn end_with_peer(&mut self) {
+        self.0.ends_with_peer.store(true, Relaxed);
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.ends_with_peer.store(false, Relaxed);
         if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.0.request_done(Instant::now());
         }
@@ -177,7 +189,8 @@ impl Drop for InFlight {
 /// An answer's body: what a message gets, or anything else with the guard of its request.
 pub(super) enum ReplyBody {
     Full(Option<bytes::Bytes>),
-    Other(axum::body::Body, #[allow(dead_code)] InFlight),
+    /// The guard ends when the body does.
+    Other(axum::body::Body, #[expect(dead_code, reason = "held for its drop")] InFlight),
 }
 
 impl Body for ReplyBody {
@@ -268,7 +281,15 @@ impl AsyncWrite for Watched {
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
+    /// hyper flushes whenever it was woken, so that this is where the peer's end is seen.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.shared.ends_with_peer.load(Relaxed) {
+            let mut byte = [0];
+            let peeked = self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte));
+            if matches!(peeked, Poll::Ready(Ok(0))) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
     /// Ends our side, then reads on until the peer ends its own. Closing with unread bytes would

@@ -17,8 +17,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
 use std::convert::Infallible;
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Bytes after which what is ready is handed on rather than gathered.
-const CHUNK_BYTES: usize = 32 * 1024;
 
 /// Streams a session's events
 ///
@@ -100,7 +98,7 @@ impl EventStream {
                 out.extend_from_slice(b": keep-alive\n\n");
             }
         }
-        while !self.ended && out.len() < CHUNK_BYTES {
+        while !self.ended && out.len() < limits::EVENTS_CHUNK_BYTES {
             let Some(item) = self.feed.next().now_or_never() else { break };
             self.ended = write(&mut out, item);
         }

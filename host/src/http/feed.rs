@@ -7,6 +7,7 @@ use crate::{
     limits,
     names::SessionKey,
     node::{Consistency, Cursor, Live, LiveReceiver, Published, Subscribed},
+    telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
 use std::{collections::VecDeque, time::Duration};
@@ -141,6 +142,7 @@ impl Feed {
                     Some(Live::Deleted) => return self.end(Item::Deleted),
                     None if live.lagged() => {
                         let after = self.cursor;
+                        metrics().subscriber_gaps.increment(1);
                         return self.end(Item::Gap { after });
                     }
                     None => self.subscribe(),

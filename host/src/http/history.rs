@@ -14,7 +14,7 @@ use http::{Response, Uri};
 ///
 /// In order, each with its reply and events, a page at a time: after a sequence number (`after`,
 /// `limit`), or the last few (`tail`). A page also ends early when it is large; `next_after` says
-/// where the next begins.
+/// where the next begins. A large page of the last begins late instead.
 #[utoipa::path(
     get,
     path = "/v1/services/{service}/sessions/{session}/messages",
@@ -24,7 +24,7 @@ use http::{Response, Uri};
         ("session" = String, Path, description = "The session's id, percent-encoded"),
         ("after" = Option<u64>, Query, description = "Entries with a greater sequence number; default 0"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Entries at most; default 100"),
-        ("tail" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The last entries; not together with the other two"),
+        ("tail" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The last entries, as many as fit one page; not together with the other two"),
         ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
     ),
     responses((status = 200, description = "A page", body = HistoryPage, content_type = "application/json"))

@@ -5,6 +5,7 @@ use super::{
     connection::ConnShared,
     params::{self, OCTET_STREAM},
     problem,
+    room::{Bodies, Room},
     views::{Binary, json},
 };
 use crate::{
@@ -84,8 +85,9 @@ where
         content_type: params::content_type(headers)?,
         body: Bytes::new(),
     };
+    let mut room = Room::new(&**api.bodies());
     message.body = deadline
-        .limit(read_body(body, api.options().body_bytes_max))
+        .limit(read_body(body, api.options().body_bytes_max, &mut room))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     // Dropped early by the deadline, the message may be in the mailbox or not.
@@ -106,12 +108,16 @@ pub(super) fn outcome_unknown() -> Error {
     )
 }
 
-/// A request's body. Past the limit it is not read any further.
+/// A request's body, for which there is `room`. Past the limit it is not read any further.
 ///
 /// # Errors
-/// `body-too-large`, before anything is read when the length is announced; `request-invalid` when
-/// it breaks off.
-pub(super) async fn read_body<B>(mut body: B, bytes_max: usize) -> Result<Bytes, Error>
+/// `body-too-large` and `mailbox-full`, before anything is read when the length is announced;
+/// `request-invalid` when it breaks off.
+pub(super) async fn read_body<B>(
+    mut body: B,
+    bytes_max: usize,
+    room: &mut Room<&Bodies>,
+) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -121,6 +127,7 @@ where
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());
     }
+    room.check(body.size_hint().lower())?;
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -132,6 +139,7 @@ where
         if held + chunk.len() > bytes_max {
             return Err(too_large());
         }
+        room.take(chunk.len())?;
         match first.take() {
             None if all.is_empty() && body.is_end_stream() => {
                 return Ok(match chunk.len() {
@@ -261,8 +269,9 @@ pub(super) async fn query(
     let consistency = params::Query::parse(&head.uri, &["consistency"])?.consistency()?;
     let content_type = params::content_type(&head.headers)?;
     let deadline = Deadline::after(api.options().request_deadline);
+    let mut room = Room::new(&**api.bodies());
     let body = deadline
-        .limit(read_body(body, api.options().body_bytes_max))
+        .limit(read_body(body, api.options().body_bytes_max, &mut room))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     let answer = deadline

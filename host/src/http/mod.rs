@@ -20,6 +20,7 @@ mod messages;
 mod openapi;
 mod params;
 mod problem;
+mod room;
 mod route;
 mod server;
 mod sessions;
@@ -34,6 +35,7 @@ mod views;
 pub use auth::Token;
 pub use openapi::{document, document_json};
 pub use problem::{Problem, errors_markdown};
+pub use room::Bodies;
 pub use route::{admin_router, api_router};
 pub use server::{App, Server};
 pub use shutdown::Shutdown;
@@ -50,6 +52,8 @@ use tokio::sync::Semaphore;
 pub struct HttpOptions {
     /// Of a message or query; at most [`limits::BODY_BYTES_MAX`].
     pub body_bytes_max: usize,
+    /// Of all messages and queries that are under way.
+    pub bodies_bytes_max: usize,
     /// From a request's arrival to its answer.
     pub request_deadline: Duration,
     /// Connections of the API listener, sockets included.
@@ -64,6 +68,7 @@ impl Default for HttpOptions {
     fn default() -> Self {
         Self {
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
+            bodies_bytes_max: limits::BODIES_BYTES_MAX,
             request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
             connections_max: limits::CONNECTIONS_DEFAULT,
             api_token: None,
@@ -79,6 +84,7 @@ pub struct Api(Arc<ApiInner>);
 struct ApiInner {
     backend: Backend,
     options: HttpOptions,
+    bodies: Arc<Bodies>,
     shutdown: Shutdown,
     stats: Stats,
 }
@@ -89,13 +95,18 @@ impl Api {
         Self::over(Backend::Node(node), options, shutdown)
     }
     fn over(backend: Backend, options: HttpOptions, shutdown: Shutdown) -> Self {
-        Self(Arc::new(ApiInner { backend, options, shutdown, stats: Stats::new() }))
+        let bodies = Arc::new(Bodies::new(options.bodies_bytes_max));
+        Self(Arc::new(ApiInner { backend, options, bodies, shutdown, stats: Stats::new() }))
     }
     fn backend(&self) -> &Backend {
         &self.0.backend
     }
     fn options(&self) -> &HttpOptions {
         &self.0.options
+    }
+    /// The bodies of what is under way.
+    pub fn bodies(&self) -> &Arc<Bodies> {
+        &self.0.bodies
     }
 }
 

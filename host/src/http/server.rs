@@ -192,7 +192,7 @@ impl Server {
                 Err(error) => {
                     // Out of file descriptors, most likely: others must close first.
                     tracing::warn!(%error, address = %self.address, "could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(limits::ACCEPT_RETRY).await;
                 }
             }
         }
@@ -216,6 +216,9 @@ fn start(
         // Answers are small: one copy is cheaper than a list of buffers. (`pipeline_flush` would
         // copy too, but it also buffers a stream's body without bound.)
         .writev(false)
+        // Otherwise hyper gets a new buffer for every message, to look for the connection's end
+        // while the old one is held by the request. `Watched` looks where it matters.
+        .half_close(true)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let task = Connection::new(http, shared, |http| http.graceful_shutdown());
@@ -232,7 +235,7 @@ async fn handle(
     connection: Arc<ConnShared>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
-    let in_flight = connection.request();
+    let mut in_flight = connection.request();
     if connection.local_only
         && let Err(error) = auth::check_local_host(request.headers())
     {
@@ -260,6 +263,7 @@ async fn handle(
         api.0.stats.message(response.status(), began.elapsed());
         return Ok(response.map(|body| ReplyBody::Full(Some(body))));
     }
+    in_flight.end_with_peer();
     // Boxed, so that the future of a message stays small.
     Ok(Box::pin(route(app, connection, request, in_flight)).await)
 }

@@ -71,6 +71,6 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response<Bo
     let limit = query.limit()?;
     let prefix = query.get("prefix").unwrap_or_default();
     let after = query.get("after").map(SessionId::parse).transpose()?;
-    let found = api.backend().sessions(&service, prefix, after.as_ref(), limit);
+    let found = api.backend().sessions(&service, prefix, after.as_ref(), limit + 1);
     Ok(json(&SessionsPage::new(reading(&api, found).await?, limit)))
 }

@@ -7,6 +7,7 @@ use super::{
     frames::{self, Refused, SendFrame},
     messages::{outcome_unknown, reading},
     params::{self, Query, invalid},
+    room::Room,
     views::EventView,
 };
 use crate::{
@@ -36,8 +37,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// The peer may not take as long as a reconnect to notice that the node goes away.
 const RESTART: u16 = 1012;
 const TRY_AGAIN_LATER: u16 = 1013;
-/// What a frame says beside its body.
-const FRAME_OVERHEAD_BYTES: usize = 16 * 1024;
 
 /// Opens a WebSocket to a session
 ///
@@ -85,7 +84,7 @@ pub(super) async fn get(
         }
     };
     // A body grows by a third in base64; one that is a little too large is told so in a frame.
-    let frame_bytes_max = 2 * api.options().body_bytes_max + FRAME_OVERHEAD_BYTES;
+    let frame_bytes_max = 2 * api.options().body_bytes_max + limits::SOCKET_FRAME_OVERHEAD_BYTES;
     let upgrade = upgrade
         .max_frame_size(frame_bytes_max)
         .max_message_size(frame_bytes_max)
@@ -271,6 +270,10 @@ impl Session {
                     return self.write(text(frames::error(id.as_deref(), &error))).await;
                 }
             };
+        let mut room = Room::new(self.api.bodies().clone());
+        if let Err(full) = room.take(message.body.len()) {
+            return self.decided(&id, Err(full)).await;
+        }
         let until = Instant::now() + self.deadline;
         let queued =
             tokio::time::timeout_at(until, self.api.backend().enqueue(&self.key, message)).await;
@@ -278,6 +281,7 @@ impl Session {
             Ok(Ok(pending)) => {
                 let decided = async move {
                     let result = tokio::time::timeout_at(until, pending).await;
+                    drop(room);
                     (id, result.unwrap_or_else(|_| Err(outcome_unknown())))
                 };
                 self.pending.push(decided.boxed());

@@ -4,7 +4,7 @@ use super::{
     Admin, Api, App, HttpOptions, Server, Shutdown, Token, admin_router, api_router,
     backend::Backend, fake::FakeNode,
 };
-use crate::names::SessionKey;
+use crate::{limits, names::SessionKey};
 use axum::body::Body;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, StatusCode};
@@ -137,8 +137,15 @@ async fn a_message_is_answered_with_its_reply() {
     assert_eq!((query.status, query.header("slotd-seq")), (200, Some("3")));
     let info = call(node.address, &format!("GET {ROOM}"), "", "").await.json();
     assert_eq!((&info["session"], &info["seq"]), (&json!("room/1"), &json!(3)));
-    let list = call(node.address, "GET /v1/services/chat/sessions?prefix=ro&limit=1", "", "").await;
-    assert_eq!(list.json()["next_after"], "room/1");
+    let other = "POST /v1/services/chat/sessions/room%2F2/messages";
+    assert_eq!(call(node.address, other, JSON, "{}").await.status, 200);
+    for (query, next) in
+        [("limit=1", Some("room/1")), ("limit=2", None), ("after=room/1&limit=1", None)]
+    {
+        let list = format!("GET /v1/services/chat/sessions?prefix=ro&{query}");
+        let page = call(node.address, &list, "", "").await.json();
+        assert_eq!(page.get("next_after").and_then(Value::as_str), next, "{query}");
+    }
     assert_eq!(call(node.address, &format!("DELETE {ROOM}"), "", "").await.status, 204);
     let gone = call(node.address, &format!("GET {ROOM}"), "", "").await;
     assert_eq!(gone.code(), (404, "session-not-found".into()));
@@ -232,6 +239,51 @@ async fn a_body_over_the_limit_is_refused_unread() {
     assert_eq!((answer.status, answer.body.len()), (200, fits.len()));
 }
 
+/// Without it the bodies of messages that wait could take all memory: mailboxes count messages.
+#[tokio::test]
+async fn bodies_that_wait_are_bounded_together() {
+    let node = start(HttpOptions { bodies_bytes_max: 100 * 1024, ..options() }).await;
+    let line = format!("POST {ROOM}/messages");
+    let large = |rest: &str| format!("{{{rest}\"x\":\"{}\"}}", "x".repeat(60 * 1024));
+    let hanging = {
+        let (address, line, body) = (node.address, line.clone(), large("\"hang\":true,"));
+        tokio::spawn(async move { call(address, &line, JSON, &body).await })
+    };
+    while node.fake.hanging() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let refused = call(node.address, &line, JSON, &large("")).await;
+    assert_eq!(refused.code(), (503, "mailbox-full".into()));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let query = call(node.address, &format!("POST {ROOM}/query"), JSON, &large("")).await;
+    assert_eq!(query.code(), (503, "mailbox-full".into()));
+    let mut stream = TcpStream::connect(node.address).await.expect("connected");
+    let body = large("");
+    let chunked = format!(
+        "{line} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(chunked.as_bytes()).await.expect("written");
+    stream.shutdown().await.expect("shut");
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).await.expect("read");
+    assert_eq!(Answer::parse(&raw).code(), (503, "mailbox-full".into()));
+    let mut ws = socket(&node, "?subscribe=false").await;
+    say(&mut ws, json!({"type": "send", "id": "a", "body": "x".repeat(60 * 1024)})).await;
+    let error = frame(&mut ws).await;
+    assert_eq!((&error["id"], &error["code"]), (&json!("a"), &json!("mailbox-full")));
+    // What is small finds room, and who is refused takes none.
+    assert_eq!(call(node.address, &line, JSON, "{}").await.status, 200);
+    node.fake.decide_hanging();
+    assert_eq!(hanging.await.expect("an answer").status, 503);
+    for _ in 0..3 {
+        assert_eq!(call(node.address, &line, JSON, &large("")).await.status, 200);
+    }
+    say(&mut ws, json!({"type": "send", "id": "b", "body": "x".repeat(60 * 1024)})).await;
+    assert_eq!(frame(&mut ws).await["type"], "ack");
+}
+
 /// Without it chunks could be lost, doubled or swapped on their way into one body.
 #[tokio::test]
 async fn a_body_in_pieces_is_put_together() {
@@ -286,6 +338,36 @@ async fn an_undecided_message_is_told_so_at_its_deadline() {
     };
     read.await;
     assert_eq!(Answer::parse(&raw).code(), (408, "request-timeout".into()));
+}
+
+/// Without it a client that ends its side with its last message would not hear of it, and one that
+/// left would have its stream of events kept for it.
+#[tokio::test]
+async fn a_peer_that_ends_its_side_gets_its_answer_and_loses_its_stream() {
+    let node = start(options()).await;
+    let post = format!("POST {ROOM}/messages HTTP/1.1\r\nHost: localhost\r\n");
+    let body = "{\"hang\":true}";
+    let mut stream = TcpStream::connect(node.address).await.expect("connected");
+    let request = format!("{post}Content-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.expect("written");
+    stream.shutdown().await.expect("shut");
+    while node.fake.hanging() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Its end has arrived by now: both ends are on this machine.
+    node.fake.decide_hanging();
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).await.expect("read");
+    assert_eq!(Answer::parse(&raw).code(), (503, "unavailable".into()));
+
+    let mut live = Events::open(&node, "", "").await;
+    self::post(&node, "{\"events\":1}").await;
+    assert_eq!(live.ids(1).await, ["1.0"]);
+    live.stream.shutdown().await.expect("shut");
+    let ended = async { while live.next().await.is_some() {} };
+    // Long before a keep-alive could fail to be written.
+    let within = tokio::time::timeout(limits::EVENTS_KEEP_ALIVE / 2, ended).await;
+    assert!(within.is_ok(), "the stream goes on for a client that is gone");
 }
 
 /// Without it pipelined requests could be answered out of order or not at all.
@@ -651,7 +733,9 @@ async fn shutdown_finishes_what_is_in_flight() {
     assert_eq!(events.next().await, None);
     assert_eq!(idle.read(&mut [0]).await.ok(), Some(0));
     drop((idle, events));
-    // New connections are refused by then, or reset when the kernel had taken them already.
+    // The server has seen the order, and waits for what hangs: nobody else gets in meanwhile.
+    assert!(TcpStream::connect(address).await.is_err(), "it still listens");
+    assert_eq!(node.fake.hanging(), 2);
     node.fake.decide_hanging();
     let answer = in_flight.await.expect("an answer");
     assert_eq!(answer.code(), (503, "unavailable".into()));
@@ -659,5 +743,4 @@ async fn shutdown_finishes_what_is_in_flight() {
     assert_eq!(close_code(&mut ws).await, 1012);
     drop(ws);
     node.task.await.expect("the server ends");
-    assert!(TcpStream::connect(address).await.is_err());
 }

@@ -131,9 +131,11 @@ pub struct SessionsPage {
 }
 
 impl SessionsPage {
-    pub(super) fn new(sessions: Vec<SessionInfo>, limit: usize) -> Self {
-        let full = sessions.len() >= limit;
-        let next_after = sessions.last().filter(|_| full).map(|s| s.session.to_string());
+    /// Of up to `limit` sessions and one more, which is there when this page is not the last.
+    pub(super) fn new(mut sessions: Vec<SessionInfo>, limit: usize) -> Self {
+        let more = sessions.len() > limit;
+        sessions.truncate(limit);
+        let next_after = sessions.last().filter(|_| more).map(|s| s.session.to_string());
         Self { sessions, next_after }
     }
 }
@@ -172,7 +174,7 @@ pub struct Health {
 /// Bytes, as they are.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
-#[allow(dead_code)] // It stands in the document alone.
+#[expect(dead_code, reason = "it stands in the document alone")]
 pub(super) struct Binary(Vec<u8>);
 
 /// An answer in JSON.

@@ -5,8 +5,8 @@
 //! after the position that the log itself has last (a compare-and-swap). The ring proposes, the
 //! log decides.
 
-#[cfg(any(test, feature = "conformance"))]
-pub mod conformance;
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod embedded;
 pub mod jetstream;
 pub mod record;

@@ -145,10 +145,29 @@ pub struct Delete {
     pub session_number: u64,
 }
 
+impl Record {
+    /// Bytes that it takes when encoded, about: so that a batch is encoded without growing.
+    fn about_bytes(&self) -> usize {
+        const FIXED: usize = 192;
+        let Self::Message(message) = self else { return FIXED };
+        let entry = &message.entry;
+        let writes = message.writes.iter();
+        let events = entry.events.iter();
+        FIXED
+            + message.key.session.as_str().len()
+            + entry.body.len()
+            + entry.reply.len()
+            + writes.map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum::<usize>()
+            + events.map(|e| e.kind.len() + e.content_type.len() + e.body.len()).sum::<usize>()
+    }
+}
+
 impl Batch {
     pub fn encode(&self) -> Bytes {
         // Writing to a Vec can't fail, and every type above is representable.
-        let out = vec![BATCH_FORMAT];
+        let mut out =
+            Vec::with_capacity(64 + self.records.iter().map(Record::about_bytes).sum::<usize>());
+        out.push(BATCH_FORMAT);
         postcard::to_extend(self, out).map(Bytes::from).unwrap_or_default()
     }
 

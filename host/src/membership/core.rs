@@ -486,15 +486,13 @@ impl Core {
         let mut alive: Vec<Member> = others.chain([self.own.member.clone()]).collect();
         alive.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         alive.dedup_by(|a, b| a.name == b.name);
-        let m = metrics();
         self.outlets.members.send_if_modified(|last| {
             let changed = last.number == 0 || *last.alive != *alive;
             if changed {
                 let number = last.number + 1;
                 let names: Vec<&str> = alive.iter().map(|member| &*member.name).collect();
                 info!(number, nodes = %names.join(" "), "new view");
-                m.views.increment(1);
-                m.view_nodes.set(alive.len() as f64);
+                metrics().views.increment(1);
                 *last = Arc::new(Members { number, own: last.own.clone(), alive: alive.into() });
             }
             changed

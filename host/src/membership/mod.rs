@@ -28,6 +28,7 @@ use crate::{
     cluster::member::{Member, Members, Unfit},
     discovery::Found,
     limits,
+    names::is_cluster_name,
     ring::RING_SCHEME,
 };
 use std::{
@@ -135,9 +136,7 @@ pub enum Error {
 impl Options {
     fn check(&self) -> Result<(), Error> {
         let cluster = &self.terms.cluster;
-        let named = (1..=limits::CLUSTER_NAME_BYTES_MAX).contains(&cluster.len())
-            && cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-        if !named {
+        if !is_cluster_name(cluster) {
             return Err(Error::Cluster(cluster.clone()));
         }
         let fits = limits::CLUSTER_SECRET_BYTES_MIN..=limits::CLUSTER_SECRET_BYTES_MAX;

@@ -25,14 +25,15 @@ pub struct Binary {
     pub version: Version,
 }
 
-/// Looks at [`ENV`], then along the `PATH`, then for `tools/nats-server` in the folder of the
+/// Looks at [`ENV`] (empty: as if it were not set), then along the `PATH`, then for `tools/nats-server` in the folder of the
 /// build that this program comes from. Starts each candidate to ask for its version.
 ///
 /// # Errors
 /// [`NatsError::Refused`] when there is none that is recent enough, with where it was looked for
 /// and how to get one.
 pub fn find() -> Result<Binary, NatsError> {
-    find_among(env::var_os(ENV).map(PathBuf::from), candidates())
+    let named = env::var_os(ENV).filter(|path| !path.is_empty());
+    find_among(named.map(PathBuf::from), candidates())
 }
 
 fn find_among(named: Option<PathBuf>, others: Vec<PathBuf>) -> Result<Binary, NatsError> {

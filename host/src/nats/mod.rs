@@ -10,7 +10,7 @@ pub mod monitor;
 mod probe;
 pub mod version;
 
-use crate::{limits, telemetry::metrics::metrics};
+use crate::{limits, names::is_cluster_name, telemetry::metrics::metrics};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use inbox::{Inbox, Waiters};
 use std::{
@@ -285,12 +285,7 @@ async fn connect_options(
 fn check_options(options: &NatsOptions) -> Result<(), NatsError> {
     let refused = |said: String| Err(NatsError::Refused(said));
     let NatsOptions { cluster, replicas, streams, servers, .. } = options;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if cluster.is_empty()
-        || cluster.len() > limits::NODE_NAME_BYTES_MAX
-        || !cluster.chars().all(plain)
-    {
-        // It is part of the names of streams and subjects.
+    if !is_cluster_name(cluster) {
         return refused(format!("the cluster's name {cluster:?} is not letters, digits, - and _"));
     }
     if !matches!(replicas, 1 | 3 | 5) {

@@ -8,21 +8,13 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
     let ticks = limits::FLUSH_TICKS;
     let mut tick = tokio::time::interval(limits::FLUSH_INTERVAL / ticks);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut counted, mut given_back) = (0, 0);
     for turn in (0..ticks).cycle() {
         tokio::select! {
             _ = tick.tick() => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
         let Some(node) = node.upgrade() else { return };
-        // Once a round: if a round passed without mail since the last that had some.
         if turn == 0 {
-            let now = node.context.mail_taken.load(Ordering::Relaxed);
-            if now == counted && now != given_back {
-                given_back = now;
-                tokio::task::spawn_blocking(crate::memory::give_back);
-            }
-            counted = now;
             node.bring_stragglers();
         }
         for (slot, handle) in node.router.all_running() {

@@ -157,7 +157,14 @@ impl Node {
         let (reply, answer) = oneshot::channel();
         self.router.deliver(slot, mail(reply))?;
         answer.await.unwrap_or_else(|_| {
-            Err(Error::new(Code::Unavailable, "the slot stopped before it answered"))
+            Err(match request() {
+                // It may have been kept.
+                Request::Delete { .. } => Error::new(
+                    Code::OutcomeUnknown,
+                    "the slot stopped before the delete was decided",
+                ),
+                _ => Error::new(Code::Unavailable, "the slot stopped before it answered"),
+            })
         })
     }
 

@@ -5,6 +5,8 @@ mod memory;
 mod messages;
 mod services;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use crate::node_types::*;
 
@@ -63,7 +65,7 @@ pub struct Node {
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     /// Keeps what is current compiled, also while no slot has an instance of it.
     current: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
-    /// One deploy or rollback of a service at a time.
+    /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Mutex<HashMap<ServiceName, Arc<tokio::sync::Mutex<()>>>>,
     stopping: watch::Sender<bool>,
     health: watch::Receiver<Health>,
@@ -138,14 +140,17 @@ impl Node {
     /// goes on) and keeps house from then on.
     ///
     /// # Errors
-    /// The stored catalogue does not decode, or the store can't be read.
+    /// The stored catalogue does not decode, a component that is current is damaged, or the store
+    /// can't be read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
         let Foundation { data_dir, plugins, shared } = foundation;
         let (log, catalogue): (Arc<dyn SlotLog>, _) = match &shared {
             Some(shared) => (shared.log.clone(), shared.catalogue.clone()),
             None => {
                 let catalogue = Catalogue::open(Box::new(data_dir.clone()));
-                (data_dir.log(), Arc::new(catalogue.map_err(Error::internal)?))
+                let catalogue = catalogue.map_err(Error::internal)?;
+                services::verify_components(&catalogue, &plugins)?;
+                (data_dir.log(), Arc::new(catalogue))
             }
         };
         let (ended, slots_ended) = mpsc::unbounded_channel();
@@ -279,6 +284,9 @@ impl Node {
             snapshot.instances += stats.memory.instances();
             snapshot.sessions_cached += stats.cached.load(Ordering::Relaxed);
             snapshot.session_cache_bytes += stats.cache_bytes.load(Ordering::Relaxed);
+        }
+        if let Some(cluster) = &self.cluster {
+            snapshot.claims = cluster.claims();
         }
         let budget = self.context.plugins.budget();
         snapshot.memory_used = budget.bytes_used() as u64;

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Held by the one deploy or rollback of a service that is not durable yet.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
+
 impl Node {
     pub fn services(&self) -> Vec<ServiceInfo> {
         self.context.catalogue.all().iter().filter_map(|s| self.service_info(s)).collect()
@@ -26,11 +29,12 @@ impl Node {
     }
 
     /// Stores, checks and compiles a component and moves every slot to it; returns when all have
-    /// moved, or with the swap still under way after [`limits::SWAP_WAIT`].
+    /// moved, or with the swap still under way after [`limits::SWAP_WAIT`]. A swap that is under
+    /// way ends with this one's beginning: also one that can't come to its end.
     ///
     /// # Errors
-    /// `plugin-refused` with every reason; `swap-in-progress`; `storage-unavailable`. Then
-    /// nothing has changed.
+    /// `plugin-refused` with every reason; `swap-in-progress` while another deploy is being
+    /// prepared; `storage-unavailable`. Then nothing has changed.
     pub async fn deploy(
         &self,
         service: &ServiceName,
@@ -38,9 +42,9 @@ impl Node {
         component: Bytes,
     ) -> Result<Deployed, Error> {
         if let Some(version) = &version {
-            check_version(version)?;
+            crate::names::check_plugin_version(version).map_err(Error::name_invalid)?;
         }
-        let _turn = self.turn(service).await?;
+        let turn = self.turn(service).await?;
         let plugin = self.context.plugins.add(component).await.map_err(|error| match error {
             PluginError::Refused(why) => Error::new(Code::PluginRefused, why),
             PluginError::NoMemory(_) => Error::new(Code::MemoryFull, error.to_string()),
@@ -48,14 +52,12 @@ impl Node {
                 Error::new(Code::StorageUnavailable, error.to_string())
             }
         })?;
-        let version = version.or_else(|| {
-            plugin.version().filter(|v| check_version(v).is_ok()).map(ToOwned::to_owned)
-        });
+        let version = version.or_else(|| plugin.version().map(ToOwned::to_owned));
         let existing = self.context.catalogue.get(service);
         let existing = existing.as_deref();
         let next =
             Service::deployed(existing, service, version.as_deref(), plugin.digest(), now_ms())?;
-        self.swap_to(service, next).await
+        self.swap_to(service, next, turn).await
     }
 
     /// Moves every slot back to the version before.
@@ -63,17 +65,20 @@ impl Node {
     /// # Errors
     /// `nothing-to-roll-back`, and as [`Node::deploy`].
     pub async fn rollback(&self, service: &ServiceName) -> Result<Deployed, Error> {
-        let _turn = self.turn(service).await?;
+        let turn = self.turn(service).await?;
         let next = self.context.catalogue.require(service)?.rolled_back()?;
-        self.swap_to(service, Some(next)).await
+        self.swap_to(service, Some(next), turn).await
     }
 
+    /// `turn` ends as soon as the next one can take over: before the slots have moved.
     async fn swap_to(
         &self,
         service: &ServiceName,
         next: Option<Service>,
+        turn: Turn,
     ) -> Result<Deployed, Error> {
-        let changed = next.is_some();
+        let own = next.as_ref().and_then(|next| Some((next.generation, next.info(next.current)?)));
+        let mut superseded = None;
         if let (Some(next), Some(registry)) = (&next, &self.registry) {
             // A plugin that can't be had must not become current.
             let activation = self.activation(next).await?;
@@ -88,7 +93,8 @@ impl Node {
             })?;
             let generation = next.generation;
             registry.put(next.clone()).await?;
-            self.wait_for_cluster(service, generation).await;
+            drop(turn);
+            superseded = self.wait_for_cluster(service, generation).await;
         } else if let Some(next) = next {
             let from = self.context.catalogue.get(service);
             let from = from.map(|s| self.context.catalogue.label(service, s.current));
@@ -98,10 +104,22 @@ impl Node {
             let saved = tokio::task::spawn_blocking(move || context.catalogue.put(next)).await;
             saved.map_err(|e| Error::internal(format!("saving the catalogue failed: {e}")))??;
             let swap = self.start_swap(activation, from);
+            drop(turn);
             swap.wait(limits::SWAP_WAIT).await;
+            superseded = Some(swap);
         }
         let info = self.service_of_cluster(service).await?;
-        Ok(Deployed { service: service.clone(), current: info.current, changed, swap: info.swap })
+        let service = service.clone();
+        Ok(match own {
+            // What became of this one, and not of the one after it.
+            Some((generation, current)) if info.generation > generation => {
+                let swap = superseded.map(|swap| swap.info());
+                Deployed { service, current, changed: true, swap }
+            }
+            own => {
+                Deployed { service, current: info.current, changed: own.is_some(), swap: info.swap }
+            }
+        })
     }
 
     /// A service, with what all nodes have done of its last swap.
@@ -120,20 +138,28 @@ impl Node {
     }
 
     /// Waits until every node has moved the slots that it has to a generation, or has the slots
-    /// to take yet, which go over as they are opened; [`limits::SWAP_WAIT`] at most.
-    async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) {
-        let Some(cluster) = &self.cluster else { return };
+    /// to take yet, which go over as they are opened, or until there is a later generation;
+    /// [`limits::SWAP_WAIT`] at most. Gives this node's part of the swap.
+    async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) -> Option<Arc<Swap>> {
+        let cluster = self.cluster.as_ref()?;
         let until = Instant::now() + limits::SWAP_WAIT;
         let is_done = |share: &SwapShare| share.info.generation >= generation && share.info.done;
+        let mut own = None;
         while Instant::now() < until {
-            if Teller::swap(self, service).as_ref().is_some_and(is_done) {
+            match self.swaps.lock().get(service) {
+                Some(swap) if swap.generation() > generation => break,
+                Some(swap) if swap.generation() == generation => own = Some(swap.clone()),
+                _ => {}
+            }
+            if own.as_ref().is_some_and(|own| own.is_done()) {
                 let (shares, silent) = cluster.swap_shares(service).await;
                 if silent == 0 && shares.iter().all(is_done) {
-                    return;
+                    break;
                 }
             }
             tokio::time::sleep(limits::SWAP_POLL).await;
         }
+        own
     }
 
     /// Has the slots of this node follow the cluster's registry.
@@ -180,11 +206,16 @@ impl Node {
         let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
             Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
         })?;
-        self.current.lock().insert(service.name.clone(), plugin.clone());
+        // One that is late must not take the place of what came after it.
+        let newest = self.context.catalogue.get(&service.name);
+        if newest.is_none_or(|newest| newest.generation <= service.generation) {
+            self.current.lock().insert(service.name.clone(), plugin.clone());
+        }
         Ok(Activation { record: service.activate(), plugin })
     }
 
-    fn start_swap(&self, activation: Activation, from: Option<Arc<str>>) -> Arc<Swap> {
+    /// Begins to move the slots of this node, and ends what moves them to an older generation.
+    pub(super) fn start_swap(&self, activation: Activation, from: Option<Arc<str>>) -> Arc<Swap> {
         let record = &activation.record;
         let to = self.context.catalogue.label(&record.service, record.deployment);
         let slots = match &self.cluster {
@@ -193,7 +224,28 @@ impl Node {
         };
         let swap = Swap::new(record.generation, from, to, slots);
         let swap = Arc::new(swap);
-        self.swaps.lock().insert(record.service.clone(), swap.clone());
+        let mut swaps = self.swaps.lock();
+        let known = swaps.get(&record.service);
+        if let Some(newer) = known.filter(|known| known.generation() >= record.generation) {
+            // Its plugin was loaded sooner.
+            swap.supersede(newer.generation());
+            return swap;
+        }
+        let older = [
+            swaps.insert(record.service.clone(), swap.clone()),
+            self.stragglers.lock().get(&record.service).cloned(),
+        ];
+        drop(swaps);
+        for older in older.into_iter().flatten() {
+            if older.generation() < record.generation && older.supersede(record.generation) {
+                tracing::info!(
+                    service = %record.service,
+                    from = %older.to,
+                    to = %swap.to,
+                    "a swap took over from one that was not done"
+                );
+            }
+        }
         let stopping = self.stopping.subscribe();
         tokio::spawn(swap.clone().run(self.router.clone(), activation, stopping));
         swap
@@ -207,7 +259,7 @@ impl Node {
             let on_its_way =
                 |swap: &Arc<Swap>| swap.generation() < service.generation || !swap.is_done();
             if self.swaps.lock().get(&service.name).is_some_and(on_its_way)
-                || self.stragglers.lock().get(&service.name).is_some_and(|swap| !swap.is_done())
+                || self.stragglers.lock().get(&service.name).is_some_and(|swap| !swap.has_ended())
             {
                 continue;
             }
@@ -242,25 +294,16 @@ impl Node {
         }
     }
 
-    /// Waits for other deploys and rollbacks of the service, and for the swap under way.
-    async fn turn(&self, service: &ServiceName) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
+    /// Waits for other deploys and rollbacks of the service to be durable. Not for the swap under
+    /// way: one that can't come to its end would leave no way back.
+    async fn turn(&self, service: &ServiceName) -> Result<Turn, Error> {
         let turn = self.deploying.lock().entry(service.clone()).or_default().clone();
-        let busy = || {
+        tokio::time::timeout(limits::SWAP_WAIT, turn.lock_owned()).await.map_err(|_| {
             Error::new(
                 Code::SwapInProgress,
-                format!("another swap of {service} is under way: see `slotd swap {service}`"),
+                format!("another deploy of {service} is being prepared: try again"),
             )
-        };
-        let wait = tokio::time::timeout(limits::SWAP_WAIT, turn.lock_owned());
-        let turn = wait.await.map_err(|_| busy())?;
-        let under_way = self.swaps.lock().get(service).cloned();
-        if let Some(swap) = under_way {
-            swap.wait(limits::SWAP_WAIT).await;
-            if !swap.is_done() {
-                return Err(busy());
-            }
-        }
-        Ok(turn)
+        })
     }
 
     /// A swap that ended with the process goes on: slots whose log says an older generation.
@@ -284,8 +327,11 @@ impl Node {
             let slots = behind.get(&service.name).copied().unwrap_or(0);
             let node = self.clone();
             tokio::spawn(async move {
-                // After a deploy that came first, there is nothing left to resume.
                 let Ok(_turn) = node.turn(&service.name).await else { return };
+                // After a deploy that came first, there is nothing left to resume.
+                if node.swaps.lock().contains_key(&service.name) {
+                    return;
+                }
                 let Some(service) = node.context.catalogue.get(&service.name) else { return };
                 match node.activation(&service).await {
                     Ok(activation) if slots > 0 => {
@@ -303,17 +349,14 @@ impl Node {
     }
 }
 
-fn check_version(version: &str) -> Result<(), Error> {
-    let allowed = |b: u8| b.is_ascii_graphic() && !b"\"\\,;/".contains(&b);
-    if version.is_empty()
-        || version.len() > limits::PLUGIN_VERSION_BYTES_MAX
-        || !version.bytes().all(allowed)
-    {
-        return Err(Error::name_invalid(format!(
-            "version {version:?}: use 1 to {} printable ASCII characters without spaces, quotes, \
-             '\\', ',', ';' and '/'",
-            limits::PLUGIN_VERSION_BYTES_MAX
-        )));
+/// A component that is damaged can't be had again on a node that stands alone; in a cluster it is
+/// fetched when it is loaded.
+pub(super) fn verify_components(catalogue: &Catalogue, plugins: &PluginHost) -> Result<(), Error> {
+    for service in catalogue.all() {
+        let Some(current) = service.deployment(service.current) else { continue };
+        plugins.verify(current.digest).map_err(|why| {
+            Error::internal(format!("service {}, {}: {why}", service.name, current.label))
+        })?;
     }
     Ok(())
 }

@@ -40,13 +40,17 @@ impl Node {
         };
         if let Some(running) = self.router.running(slot)? {
             let stats = &running.stats;
-            let stopping = stats.stopping.load(Ordering::Relaxed);
+            let state = match stats.stopping.load(Ordering::Relaxed) {
+                true => "draining",
+                false if stats.serving.load(Ordering::Relaxed) => "running",
+                false => "opening",
+            };
             let active = stats.active.lock();
             let plugins = active.iter().map(|(s, (_, l))| (s.to_string(), l.to_string())).collect();
             return Ok(SlotInfo {
                 slot,
                 owner,
-                state: if stopping { "draining" } else { "running" }.into(),
+                state: state.into(),
                 term: stats.term.load(Ordering::Relaxed),
                 position: stats.position.load(Ordering::Relaxed),
                 applied: stats.applied.load(Ordering::Relaxed),
@@ -150,8 +154,8 @@ impl Node {
         MovesInfo::new(moves, silent, ended_max)
     }
 
-    /// Cancels a move to `node`: its slot stays where it is, until the next look at what should
-    /// be done, which may begin another.
+    /// Cancels a move to `node`: its slot stays where it is until the view changes, the slot is
+    /// drained, or the cluster rebalanced. A take-over begins again: nobody serves its slot.
     ///
     /// # Errors
     /// `node-not-found`, `move-not-found`; `move-too-late` once the old owner was asked to give the
@@ -160,7 +164,7 @@ impl Node {
         self.require_node(node)?;
         let own = self.cluster.as_ref().filter(|_| node == self.name);
         let cancelled = match (own, &self.cluster) {
-            (Some(cluster), _) => cluster.moves.cancel(id),
+            (Some(cluster), _) => cluster.cancel_move(id),
             (None, Some(cluster)) => {
                 matches!(cluster.ask(node, &Ask::CancelMove { id }).await?, Told::Cancelled(true))
             }

@@ -5,7 +5,7 @@ use super::{
     types::{self, Functions},
     wasi,
 };
-use crate::limits;
+use crate::{limits, names::check_plugin_version};
 use std::{collections::BTreeMap, sync::LazyLock};
 use wasmparser::{
     ComponentTypeRef, Parser, Payload, TypeBounds, Validator,
@@ -23,6 +23,7 @@ pub fn inspect(component: &[u8]) -> Inspection {
         digest: Digest::of(component).to_string(),
         kind: String::new(),
         version: None,
+        memory_bytes: 0,
         imports: Vec::new(),
         exports: Vec::new(),
         problems: Vec::new(),
@@ -51,6 +52,7 @@ pub fn inspect(component: &[u8]) -> Inspection {
     } else if Parser::is_core_wasm(component) && names.broken {
         inspection.problems.push("its end is missing or damaged: copy the file again".to_owned());
     }
+    inspection.memory_bytes = names.memory_bytes;
     inspection.imports = names.imports;
     inspection.exports = names.exports;
     inspection
@@ -62,16 +64,10 @@ pub(super) fn version(component: &[u8]) -> Option<String> {
 }
 
 fn version_text(bytes: &[u8]) -> Result<String, String> {
-    let version = std::str::from_utf8(bytes).unwrap_or_default().trim();
-    let fits = (1..=limits::PLUGIN_VERSION_BYTES_MAX).contains(&version.len());
-    // It goes into a header and a metric's label.
-    if fits && version.bytes().all(|b| b.is_ascii_graphic()) {
-        return Ok(version.to_owned());
-    }
-    Err(format!(
-        "its `version` section is not a version: 1 to {} visible ASCII characters without spaces",
-        limits::PLUGIN_VERSION_BYTES_MAX
-    ))
+    let text = String::from_utf8_lossy(bytes);
+    let version = text.trim();
+    check_plugin_version(version).map_err(|why| format!("its `version` section: {why}"))?;
+    Ok(version.to_owned())
 }
 
 /// What a file looks like, and why that will not do.
@@ -129,6 +125,8 @@ struct Names<'a> {
     imports: Vec<String>,
     exports: Vec<String>,
     version: Option<&'a [u8]>,
+    /// Of all its modules, each taken once: most have but one that is theirs.
+    memory_bytes: u64,
     broken: bool,
 }
 
@@ -144,6 +142,13 @@ impl<'a> Names<'a> {
             match payload {
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::MemorySection(section) => {
+                    for memory in section.into_iter().flatten() {
+                        let page = 1_u64 << memory.page_size_log2.unwrap_or(16).min(16);
+                        let bytes = memory.initial.saturating_mul(page);
+                        names.memory_bytes = names.memory_bytes.saturating_add(bytes);
+                    }
+                }
                 _ if depth > 0 => {}
                 Payload::CustomSection(section) if section.name() == "version" => {
                     names.version = Some(section.data());
@@ -395,6 +400,8 @@ mod tests {
         assert_eq!(inspection.problems, [""; 0]);
         assert_eq!(inspection.kind, "component");
         assert_eq!(inspection.version.as_deref(), Some("1.2.3"));
+        assert_eq!(inspection.memory_bytes % (64 * 1024), 0);
+        assert_ne!(inspection.memory_bytes, 0);
         assert_eq!(inspection.exports, ["handle", "query", "migrate"]);
         let interfaces = ["types", "state", "effects", "log"];
         assert_eq!(inspection.imports, interfaces.map(|name| format!("slotd:slot/{name}@1.0.0")));
@@ -513,7 +520,7 @@ mod tests {
 
     #[test]
     fn a_bad_version_section_is_refused() {
-        for bad in ["", "a b", &"9".repeat(65)] {
+        for bad in ["", "a b", "1/2", &"9".repeat(65)] {
             let guest = testkit::guest_with("\"1.2.3\"", &format!("\"{bad}\""));
             assert!(problems(&guest).contains("`version` section"), "{bad:?}");
         }

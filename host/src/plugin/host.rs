@@ -161,6 +161,10 @@ impl Inner {
         blocking(move || inner.disk.component(digest).map(Bytes::from)).await
     }
 
+    pub(super) fn verify(&self, digest: Digest) -> Result<(), PluginError> {
+        self.disk.verify(digest)
+    }
+
     /// The place of a plugin in memory. Places that nobody uses any more go, so that there are as
     /// many as plugins in use.
     fn cell(&self, digest: Digest) -> Arc<Cell> {
@@ -194,11 +198,7 @@ impl Inner {
                 // Closed never; if it were, compiling without a permit is still right.
                 let _permit = self.compiles.acquire().await;
                 let inner = Arc::clone(self);
-                let component = self.workers.run(move || inner.compile(digest, &bytes)).await?;
-                // What a compilation frees stays with the allocator otherwise. Not on the threads
-                // above: it holds locks that those who serve wait for.
-                tokio::task::spawn_blocking(crate::memory::give_back);
-                component
+                self.workers.run(move || inner.compile(digest, &bytes)).await?
             }
         };
         let refused = |e: wasmtime::Error| PluginError::Refused(format!("{e:#}"));

@@ -188,6 +188,8 @@ pub struct Inspection {
     pub kind: String,
     /// From the component's `version` custom section, if it has one.
     pub version: Option<String>,
+    /// Linear memory that its modules begin with.
+    pub memory_bytes: u64,
     pub imports: Vec<String>,
     pub exports: Vec<String>,
     /// Empty: it fits. Else each reason why it does not.
@@ -294,6 +296,13 @@ impl PluginHost {
     pub async fn load(&self, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
         let inner = Arc::clone(&self.inner);
         host::finish(async move { inner.load(digest).await }).await
+    }
+    /// Reads a component that must be stored here, and verifies its digest. Blocks.
+    ///
+    /// # Errors
+    /// [`PluginError::Failed`], with the file's name.
+    pub fn verify(&self, digest: Digest) -> Result<(), PluginError> {
+        self.inner.verify(digest)
     }
     /// The memory of all instances.
     pub fn budget(&self) -> &Arc<Budget> {

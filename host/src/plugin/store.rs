@@ -88,12 +88,23 @@ impl Disk {
         if found != digest {
             return Err(PluginError::Failed(format!(
                 "{} is damaged: the sha-256 of its {} bytes is {found}, not its name; \
-                 restore the file, or deploy the plugin again",
+                 any copy of that component will do in its place",
                 path.display(),
                 bytes.len()
             )));
         }
         Ok(bytes)
+    }
+
+    /// Reads a component that must be stored, and verifies its digest.
+    pub(super) fn verify(&self, digest: Digest) -> Result<(), PluginError> {
+        match self.component(digest) {
+            Err(PluginError::Missing(_)) => Err(PluginError::Failed(format!(
+                "{} is missing; any copy of that component will do in its place",
+                self.component_path(digest).display()
+            ))),
+            read => read.map(drop),
+        }
     }
 
     /// Stores a component durably. A no-op where it is stored already, undamaged.

@@ -22,7 +22,7 @@ pub(crate) fn guest() -> Vec<u8> {
 }
 
 /// The guest with a part of its text replaced.
-pub(super) fn guest_with(from: &str, to: &str) -> Vec<u8> {
+pub(crate) fn guest_with(from: &str, to: &str) -> Vec<u8> {
     assert!(GUEST.contains(from), "{from:?}");
     encode(&GUEST.replace(from, to))
 }
@@ -51,6 +51,11 @@ pub(crate) fn host(dir: &Path) -> PluginHost {
 /// A host whose instances may have so much memory together.
 pub(crate) fn host_with_memory(dir: &Path, bytes: usize) -> PluginHost {
     PluginHost::new(PluginOptions { memory_total_bytes: bytes, ..options(dir) }).unwrap()
+}
+
+/// A host whose instances may have so much memory each.
+pub(crate) fn host_with_instances_of(dir: &Path, bytes: usize) -> PluginHost {
+    PluginHost::new(PluginOptions { memory_bytes: bytes, ..options(dir) }).unwrap()
 }
 
 /// What one instance of [`guest`] counts for: a page, and what it needs beside.

@@ -99,11 +99,13 @@ fn movement_over_many_clusters_is_near_the_least() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Without it one node could be given more than its share, and fall over first.
+    /// Without it one node could be given more than its share, and fall over first. The share is
+    /// computed here again: a cap that is wrong would agree with itself.
     #[test]
     fn no_node_has_more_than_the_cap(names in btree_set("[a-z0-9.-]{1,24}", 1..40), slot_count in 1u16..2_000) {
         let table = Table::new(&View::new(1, names.iter().map(String::as_str)), slot_count);
-        prop_assert!(busiest(&table) <= table.cap());
+        let share = (u64::from(slot_count) * 11).div_ceil(names.len() as u64 * 10);
+        prop_assert!(u64::from(busiest(&table)) <= share, "{} of {}", busiest(&table), share);
         let total: u32 = table.info().nodes.iter().map(|n| n.slots).sum();
         prop_assert_eq!(total, u32::from(slot_count));
         prop_assert!((0..slot_count).all(|slot| table.owner(slot).is_some()));

@@ -64,7 +64,7 @@ struct Trouble {
     error: Error,
     /// It may have been carried out.
     doubtful: bool,
-    /// The slot is said to be elsewhere: look at once.
+    /// Whoever was asked named another owner: look there at once.
     moved: bool,
 }
 
@@ -164,6 +164,7 @@ impl Forwarder {
             deadline,
             backoff: Backoff::default(),
             doubtful: false,
+            followed: false,
         };
         let first = journey.depart(None).await?;
         Ok((journey, first))
@@ -222,7 +223,14 @@ impl Forwarder {
         let deadline = Instant::now() + self.deadline;
         let mut backoff = Backoff::default();
         loop {
-            let trouble = match self.router.place(slot) {
+            let place = self.router.place(slot);
+            if place == Place::UNKNOWN {
+                let (reply, answer) = oneshot::channel();
+                if self.router.read_copy(slot, || mail(reply)) {
+                    return answer.await.unwrap_or_else(|_| Err(stopped()));
+                }
+            }
+            let trouble = match place {
                 Place::Here => {
                     let (reply, answer) = oneshot::channel();
                     match self.router.try_deliver(slot, mail(reply))? {
@@ -336,6 +344,8 @@ struct Journey {
     backoff: Backoff,
     /// An earlier attempt may have been carried out.
     doubtful: bool,
+    /// It went at once to where a peer said that its slot is.
+    followed: bool,
 }
 
 impl Journey {
@@ -442,7 +452,9 @@ impl Journey {
                 ),
                 false => trouble.error,
             };
-            if !trouble.moved || self.forwarder.router.place(self.slot) == Place::Here {
+            // Once only: two nodes that name each other would pass it to and fro without a pause.
+            let follows = trouble.moved && !std::mem::replace(&mut self.followed, true);
+            if !follows || self.forwarder.router.place(self.slot) == Place::Here {
                 let (slot, deadline) = (self.slot, self.deadline);
                 let forwarder = self.forwarder.clone();
                 forwarder.pause(slot, &mut self.backoff, deadline, told.clone()).await?;
@@ -472,10 +484,11 @@ impl Journey {
             Sending::Away { peer, answer } => match answer.await {
                 Ok(Response::Sent(sent)) => Ok(Ok(sent)),
                 Ok(Response::NotOwner { owner, term, .. }) => {
+                    let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
                     let why = format!("node {peer} does not own slot {} any more", self.slot);
                     let error = Error::new(Code::Unavailable, why);
-                    Err(Trouble { error, doubtful: false, moved: true })
+                    Err(Trouble { error, doubtful: false, moved })
                 }
                 Ok(_) => Ok(Err(Error::internal(format!("node {peer} answered something else")))),
                 Err(PeerError::Refused(error)) => self.classify(error),

@@ -11,7 +11,8 @@ use crate::{
     error::{Code, Error},
     log::{Last, Term},
     names::{SessionKey, SlotId},
-    slot::{Mail, Order, Ownership, SlotContext, SlotHandle},
+    slot::{Mail, Order, Ownership, SlotContext, SlotHandle, task},
+    telemetry::panics,
 };
 use parking_lot::RwLock;
 use std::sync::{
@@ -32,6 +33,8 @@ struct Seat {
     handle: RwLock<Option<SlotHandle>>,
     ownership: Ownership,
     place: watch::Sender<Place>,
+    /// It was here last, and its log fell silent: the store has all that was acknowledged then.
+    silenced: AtomicBool,
 }
 
 /// Where a slot is, as far as this node knows.
@@ -59,6 +62,7 @@ impl Router {
             handle: RwLock::default(),
             ownership: Ownership::default(),
             place: watch::Sender::new(place.clone()),
+            silenced: AtomicBool::new(false),
         };
         Self { slots: (0..slot_count).map(seat).collect(), context, closed: false.into() }
     }
@@ -232,8 +236,35 @@ impl Router {
         }
         let gone = || Err(Error::new(Code::Unavailable, "the slot ended while it was opened"));
         let term = opened.await.unwrap_or_else(|_| gone())?;
+        seat.silenced.store(false, Ordering::Release);
         seat.place.send_replace(Place::Here);
         Ok(term)
+    }
+
+    /// A slot that was here has ended: whether because its log gave no answer.
+    pub fn set_silenced(&self, slot: SlotId, silenced: bool) {
+        if let Ok(seat) = self.seat(slot) {
+            seat.silenced.store(silenced, Ordering::Release);
+        }
+    }
+
+    /// Answers a read that may be stale from this node's copy of a slot which was here until its
+    /// log fell silent, and of which nothing was heard since. `false`: it is another read, or the
+    /// slot another's; the mail is dropped.
+    pub fn read_copy(&self, slot: SlotId, mail: impl FnOnce() -> Mail) -> bool {
+        let silenced = |seat: &Seat| {
+            seat.silenced.load(Ordering::Acquire) && *seat.place.borrow() == Place::UNKNOWN
+        };
+        if !self.seat(slot).is_ok_and(silenced) {
+            return false;
+        }
+        let mail = mail();
+        let is_stale = mail.may_be_stale();
+        if is_stale {
+            let read = task::read_copy(slot, self.context.clone(), mail);
+            tokio::spawn(panics::contain("copy", read));
+        }
+        is_stale
     }
 
     /// Where a slot is. Beyond the last slot: nowhere.

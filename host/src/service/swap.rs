@@ -4,16 +4,18 @@
 use crate::{
     error::{Code, Error},
     limits,
+    log::record::Activate,
     names::SlotId,
     node_types::{SwapInfo, SwapShare, quantile},
     plugin::PluginError,
     router::{Place, Router},
-    slot::{Activation, Order, Prepared, now_ms},
+    slot::{Activation, Order, Prepared, SlotHandle, now_ms},
     telemetry::metrics,
 };
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +30,17 @@ pub struct Swap {
     started_ms: u64,
     started: Instant,
     progress: Mutex<Progress>,
-    done: watch::Sender<bool>,
+    end: watch::Sender<End>,
+}
+
+/// How a swap stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    No,
+    /// Every slot has moved.
+    Done,
+    /// A later generation moves the slots now, those that this one had not moved too.
+    Superseded(u64),
 }
 
 #[derive(Default)]
@@ -37,7 +49,8 @@ struct Progress {
     /// Slots that left this node meanwhile: they go over where they are.
     left: usize,
     finished: Option<Duration>,
-    error: Option<String>,
+    /// Of slots that did not go over yet.
+    errors: BTreeMap<SlotId, String>,
 }
 
 impl Swap {
@@ -50,12 +63,13 @@ impl Swap {
             started_ms: now_ms(),
             started: Instant::now(),
             progress: Mutex::default(),
-            done: watch::Sender::new(false),
+            end: watch::Sender::new(End::No),
         }
     }
 
     /// Moves every slot, [`limits::SWAP_CONCURRENCY_MAX`] at a time. A slot that can't be moved
-    /// now is tried again, with back-off, until `stopping` says that the node ends.
+    /// now is tried again, with back-off, until `stopping` says that the node ends or a later swap
+    /// takes over.
     pub async fn run(
         self: Arc<Self>,
         router: Arc<Router>,
@@ -68,17 +82,19 @@ impl Swap {
                 let this = &self;
                 async move {
                     tokio::select! {
-                        () = this.move_slot(router, slot, activation) => {}
+                        biased;
+                        // An order that is on its way is one of an older generation by then.
+                        () = this.ended() => {}
                         _ = stopping.wait_for(|stopping| *stopping) => {}
+                        () = this.move_slot(router, slot, activation) => {}
                     }
                 }
             })
             .await;
         let mut progress = self.progress.lock();
-        if progress.pauses.len() + progress.left == self.slots.len() {
+        if progress.pauses.len() + progress.left == self.slots.len() && self.finish(End::Done) {
             let elapsed = self.started.elapsed();
             progress.finished = Some(elapsed);
-            progress.error = None;
             drop(progress);
             tracing::info!(
                 service = %activation.record.service,
@@ -87,8 +103,30 @@ impl Swap {
                 elapsed_ms = elapsed.as_millis() as u64,
                 "swap done"
             );
-            self.done.send_replace(true);
         }
+    }
+
+    /// Ends a swap that is under way, because the slots go over to a later generation; says whether
+    /// it was.
+    pub fn supersede(&self, by: u64) -> bool {
+        self.finish(End::Superseded(by))
+    }
+
+    /// The first end counts.
+    fn finish(&self, how: End) -> bool {
+        self.end.send_if_modified(|end| {
+            let first = *end == End::No;
+            if first {
+                *end = how;
+            }
+            first
+        })
+    }
+
+    async fn ended(&self) {
+        let mut end = self.end.subscribe();
+        // It can't be gone: it is this swap's own.
+        let _ = end.wait_for(|end| *end != End::No).await;
     }
 
     async fn move_slot(&self, router: &Router, slot: SlotId, activation: &Activation) {
@@ -97,16 +135,20 @@ impl Swap {
             match activate(router, slot, activation).await {
                 Ok(pause) => {
                     metrics().swap_pause_seconds.record(pause);
-                    self.progress.lock().pauses.push(pause);
+                    let mut progress = self.progress.lock();
+                    progress.pauses.push(pause);
+                    progress.errors.remove(&slot);
                     return;
                 }
                 Err(_) if router.place(slot) != Place::Here => {
-                    self.progress.lock().left += 1;
+                    let mut progress = self.progress.lock();
+                    progress.left += 1;
+                    progress.errors.remove(&slot);
                     return;
                 }
                 Err(error) => {
                     tracing::warn!(slot, %error, "a slot did not go over; trying again");
-                    self.progress.lock().error = Some(format!("slot {slot}: {error}"));
+                    self.progress.lock().errors.insert(slot, error.to_string());
                 }
             }
             tokio::time::sleep(backoff).await;
@@ -114,10 +156,9 @@ impl Swap {
         }
     }
 
-    /// Waits until every slot has moved, `wait` at most.
+    /// Waits until every slot has moved or another swap has taken over, `wait` at most.
     pub async fn wait(&self, wait: Duration) {
-        let mut done = self.done.subscribe();
-        let _ = tokio::time::timeout(wait, done.wait_for(|done| *done)).await;
+        let _ = tokio::time::timeout(wait, self.ended()).await;
     }
 
     /// For a peer that adds the shares of all nodes up.
@@ -130,7 +171,12 @@ impl Swap {
     }
 
     pub fn is_done(&self) -> bool {
-        *self.done.borrow()
+        *self.end.borrow() == End::Done
+    }
+
+    /// Every slot has moved, or another swap moves what is left.
+    pub fn has_ended(&self) -> bool {
+        *self.end.borrow() != End::No
     }
 
     pub fn info(&self) -> SwapInfo {
@@ -139,6 +185,10 @@ impl Swap {
         pauses.sort_by(f64::total_cmp);
         let at = |share: f64| quantile(&pauses, share);
         let elapsed = progress.finished.unwrap_or_else(|| self.started.elapsed());
+        let error = match *self.end.borrow() {
+            End::Superseded(by) => Some(format!("superseded by generation {by}")),
+            _ => progress.errors.iter().next().map(|(slot, why)| format!("slot {slot}: {why}")),
+        };
         SwapInfo {
             generation: self.generation,
             from: self.from.as_ref().map(ToString::to_string),
@@ -146,7 +196,7 @@ impl Swap {
             slots: self.slots.len() as u32,
             moved: (pauses.len() + progress.left) as u32,
             done: progress.finished.is_some(),
-            error: progress.error.clone(),
+            error,
             started_ms: self.started_ms,
             elapsed_ms: elapsed.as_secs_f64() * 1e3,
             pause_p50_us: at(0.5),
@@ -160,29 +210,51 @@ fn micros(pauses: &[Duration]) -> Vec<f64> {
     pauses.iter().map(|pause| pause.as_secs_f64() * 1e6).collect()
 }
 
+/// Has a slot go over, with an instance that is ready if it needs one.
 async fn activate(
     router: &Router,
     slot: SlotId,
     activation: &Activation,
 ) -> Result<Duration, Error> {
-    let (reply, moved) = oneshot::channel();
-    let service = &activation.record.service;
-    // A slot in which the service is used goes on with an instance that is there already.
-    let running = router.running(slot)?.filter(|slot| slot.stats.memory.has_service(service));
-    let prepared = match running {
-        Some(running) => {
-            let budget = router.context().plugins.budget();
-            let account = budget.account(service, running.stats.memory.clone());
-            match activation.plugin.instantiate(account, Duration::ZERO).await {
-                Ok(instance) => Prepared::Instance(Box::new(instance)),
-                Err(PluginError::NoMemory(_)) => Prepared::NoMemory,
-                // The slot tries again, and says why it can't.
-                Err(_) => Prepared::Nothing,
-            }
+    let mut tried = false;
+    loop {
+        let prepared = prepare(router, slot, activation).await?;
+        let without = matches!(prepared, Prepared::Nothing);
+        let (reply, moved) = oneshot::channel();
+        let order = Order::Activate { activation: activation.clone(), prepared, reply };
+        router.order(slot, order).await?;
+        let gone = |_| Err(Error::new(Code::Unavailable, "the slot stopped"));
+        match moved.await.unwrap_or_else(gone) {
+            // It has made its first instance since it was looked at: with one ready, once more.
+            Err(error) if without && !tried && error.code == Code::Unavailable => tried = true,
+            moved => return moved,
         }
-        None => Prepared::Nothing,
+    }
+}
+
+/// Makes the instance that a slot in which the service is used goes on with: outside of the slot,
+/// which takes no message while it goes over.
+async fn prepare(
+    router: &Router,
+    slot: SlotId,
+    activation: &Activation,
+) -> Result<Prepared, Error> {
+    let Activate { service, generation, .. } = &activation.record;
+    let needs_one = |slot: &SlotHandle| {
+        let active = slot.stats.active.lock();
+        let is_there = active.get(service).is_some_and(|(at, _)| at >= generation);
+        !is_there && slot.stats.memory.has_service(service)
     };
-    let activation = activation.clone();
-    router.order(slot, Order::Activate { activation, prepared, reply }).await?;
-    moved.await.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "the slot stopped")))
+    let Some(running) = router.running(slot)?.filter(needs_one) else {
+        return Ok(Prepared::Nothing);
+    };
+    let account = router.context().plugins.budget().account(service, running.stats.memory.clone());
+    match activation.plugin.instantiate(account, Duration::ZERO).await {
+        Ok(instance) => Ok(Prepared::Instance(Box::new(instance))),
+        Err(PluginError::NoMemory(_)) => Ok(Prepared::NoMemory),
+        Err(why) => {
+            let label = router.context().catalogue.label(service, activation.record.deployment);
+            Err(Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*label))
+        }
+    }
 }

@@ -264,6 +264,13 @@ impl Task {
             Err(failure @ (Failure::Store(_) | Failure::NoMemory(_))) => {
                 Err((tx.discard(), failure_error(&label, failure)))
             }
+            // May say more of a busy machine than of the session: one that pinned it would do so
+            // until the next deployment. The second time it is taken for a refusal.
+            Err(failure @ Failure::Deadline(_)) if tx.session().late_to != Some(target) => {
+                let mut session = tx.discard();
+                session.late_to = Some(target);
+                Err((session, failure_error(&label, failure)))
+            }
             Err(failure) => {
                 tx.clear();
                 let reason = match failure {
@@ -415,8 +422,13 @@ impl Task {
         }
     }
 
-    /// Makes an instance ready for what the slot goes over to, if it has one of what it leaves.
-    pub(super) async fn prepare_instance(
+    /// Takes the instance that was made ready for what the slot goes over to, if it has one of what
+    /// it leaves.
+    ///
+    /// # Errors
+    /// `unavailable` when none was made ready, and one is needed: made here, the slot would take no
+    /// message meanwhile.
+    pub(super) fn take_prepared(
         &mut self,
         service: &ServiceName,
         deployment: DeploymentId,
@@ -425,23 +437,20 @@ impl Task {
     ) -> Result<(), Error> {
         if let Some(running) = self.instances.take(service, deployment) {
             self.instances.put(running);
+            prepared.discard();
             return Ok(());
         }
-        let label = self.context.catalogue.label(service, deployment);
         let instance = match prepared {
             Prepared::Instance(instance) => *instance,
             Prepared::Nothing if self.instances.has_service(service) => {
-                let account = self.context.plugins.budget();
-                let account = account.account(service, self.stats.memory.clone());
-                // Without patience: the slot takes no message meanwhile.
-                match plugin.instantiate(account, Duration::ZERO).await {
-                    Ok(instance) => instance,
-                    Err(PluginError::NoMemory(_)) => return Ok(()),
-                    Err(why) => return Err(unavailable(&label, why)),
-                }
+                return Err(Error::new(
+                    Code::Unavailable,
+                    "the slot has made its first instance in this moment",
+                ));
             }
             Prepared::Nothing | Prepared::NoMemory => return Ok(()),
         };
+        let label = self.context.catalogue.label(service, deployment);
         let service = service.clone();
         let running = Running { service, deployment, plugin, label, instance, idle_since: None };
         self.instances.put(running);

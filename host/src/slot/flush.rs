@@ -14,10 +14,7 @@ use std::{
     time::Instant,
 };
 use tokio::{
-    sync::{
-        OwnedMutexGuard,
-        oneshot::{self, error::TryRecvError},
-    },
+    sync::{OwnedMutexGuard, oneshot},
     task::JoinHandle,
 };
 
@@ -237,7 +234,11 @@ async fn catch_up(
     let mut meta = context.store.slot(slot).map_err(store_error)?;
     let prepares = matches!(until, CatchUp::Now);
     let mut restored = false;
-    let mut short_pages = 0;
+    let (mut short_pages, mut last_pages) = (0, 0);
+    if let Some(cluster) = context.cluster.as_ref().filter(|_| meta.applied == 0) {
+        let cleared = cluster.snapshots.clear(slot, &cluster.store).await;
+        cleared.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
+    }
     let started = Instant::now();
     loop {
         if let CatchUp::To(claimed) = until
@@ -245,7 +246,14 @@ async fn catch_up(
         {
             return Ok(meta);
         }
-        let tail = match context.log.read(slot, meta.applied, limits::CATCH_UP_BYTES_MAX).await {
+        let read = context.log.read(slot, meta.applied, limits::CATCH_UP_BYTES_MAX);
+        let read = tokio::select! {
+            biased;
+            // The sender is only ever dropped.
+            _ = &mut waiter, if prepares => return Ok(meta),
+            read = read => read,
+        };
+        let tail = match read {
             Ok(tail) => tail,
             Err(error @ LogError::Trimmed { .. }) => {
                 let Some(cluster) = context.cluster.as_ref().filter(|_| !restored) else {
@@ -274,15 +282,17 @@ async fn catch_up(
         }
         // Who prepares a move is in no hurry, and must not take the processor from those who serve.
         let turn = match &context.cluster {
-            Some(cluster) if prepares => cluster.catch_up_turns.acquire().await.ok(),
+            Some(cluster) if prepares => tokio::select! {
+                biased;
+                _ = &mut waiter => return Ok(meta),
+                turn = cluster.catch_up_turns.acquire() => turn.ok(),
+            },
             _ => None,
         };
-        if prepares && waiter.try_recv() == Err(TryRecvError::Closed) {
-            return Ok(meta);
-        }
+        let bytes = tail.iter().map(|logged| logged.batch.len()).sum::<usize>();
         let is_short = tail.len() < limits::CATCH_UP_BATCHES_LEFT_MAX
-            && tail.iter().map(|logged| logged.batch.len()).sum::<usize>()
-                < limits::REPLAY_WRITE_BYTES_MAX;
+            && bytes < limits::REPLAY_WRITE_BYTES_MAX;
+        let is_last = bytes < limits::CATCH_UP_BYTES_MAX / 2;
         let store = context.store.clone();
         meta = tokio::task::spawn_blocking(move || replay(slot, &*store, meta, tail))
             .await
@@ -290,7 +300,10 @@ async fn catch_up(
         drop(turn);
         // A slot that is written to all the time never has nothing left.
         short_pages = if is_short { short_pages + 1 } else { 0 };
-        if prepares && short_pages == limits::CATCH_UP_SHORT_PAGES {
+        last_pages += usize::from(is_last);
+        let enough = short_pages == limits::CATCH_UP_SHORT_PAGES
+            || last_pages == limits::CATCH_UP_LAST_PAGES_MAX;
+        if prepares && enough {
             return Ok(meta);
         }
     }

@@ -179,6 +179,15 @@ pub enum Prepared {
     NoMemory,
 }
 
+impl Prepared {
+    /// Gives back what is of no use, where that holds no slot up.
+    fn discard(self) {
+        if let Self::Instance(instance) = self {
+            tokio::task::spawn_blocking(move || drop(instance));
+        }
+    }
+}
+
 /// The way to a running slot. Cheap to clone.
 #[derive(Clone)]
 pub struct SlotHandle {
@@ -299,6 +308,16 @@ impl Mail {
             Mail::Delete { reply, .. } => drop(reply.send(Err(error))),
             Mail::Sessions { reply, .. } => drop(reply.send(Err(error))),
             Mail::Subscribe { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// A read that need not reflect all that was acknowledged before.
+    pub fn may_be_stale(&self) -> bool {
+        match self {
+            Mail::Query { consistency, .. }
+            | Mail::History { consistency, .. }
+            | Mail::Session { consistency, .. } => *consistency == Consistency::Local,
+            _ => false,
         }
     }
 

@@ -24,11 +24,14 @@ impl Task {
         self.with_session(key, consistency, reply, |task, session| {
             task.existing(session)?;
             let last_seq = session.head.seq;
-            let (after, limit) = match range {
-                Range::After { seq, limit } => (seq, limit),
-                Range::Tail { limit } => (last_seq.saturating_sub(limit as u64), limit),
+            let entries = match range {
+                Range::After { seq, limit } => {
+                    task.entries(session, seq, limit, limits::PAGE_BYTES_MAX)?
+                }
+                Range::Tail { limit } => {
+                    task.last_entries(session, limit, limits::PAGE_BYTES_MAX)?
+                }
             };
-            let entries = task.entries(session, after, limit, limits::PAGE_BYTES_MAX)?;
             let label = |e: &Entry| task.context.catalogue.label(&key.service, e.deployment);
             let entries = entries.into_iter().map(|e| (e.clone(), label(&e))).collect();
             Ok(History { slot: task.slot, entries, last_seq })
@@ -145,6 +148,33 @@ impl Task {
             bytes += entry.body.len() + entry.reply.len();
             entries.push(entry.clone());
         }
+        Ok(entries)
+    }
+
+    /// The last entries, in order; when not all of them fit, those at the end.
+    fn last_entries(
+        &self,
+        session: &Session,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, Error> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for entry in session.recent.iter().rev() {
+            if entries.len() >= limit || bytes >= bytes_max {
+                break;
+            }
+            bytes += entry.body.len() + entry.reply.len();
+            entries.push(entry.clone());
+        }
+        if entries.len() < limit && bytes < bytes_max {
+            // The cache gave all that it has; the store may have that, too.
+            let before = entries.last().map_or(session.head.seq + 1, |entry| entry.seq);
+            let (number, limit) = (session.head.session_number, limit - entries.len());
+            let store = &self.context.store;
+            let stored = store.history_back(self.slot, number, before, limit, bytes_max - bytes);
+            entries.extend(stored.map_err(store_error)?);
+        }
+        entries.reverse();
         Ok(entries)
     }
 

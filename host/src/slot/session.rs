@@ -1,7 +1,7 @@
 //! A session as its slot holds it in memory: the latest of everything, committed or not.
 
 use crate::{
-    log::record::{Entry, Head},
+    log::record::{DeploymentId, Entry, Head},
     names::SessionKey,
     state::Remembered,
 };
@@ -27,6 +27,8 @@ pub struct Session {
     pub remembered: HashMap<String, Remembered>,
     /// The last batch that changed it (a number of the task's own); 0: none.
     pub changed_in: u64,
+    /// The deployment whose `migrate` passed its deadline for this session, once.
+    pub late_to: Option<DeploymentId>,
     /// For eviction: the slot's message count when it was last used.
     pub used: u64,
     /// About how much memory it takes beyond the struct and what waits for the next flush. Changes
@@ -44,6 +46,7 @@ impl Session {
             recent: VecDeque::new(),
             remembered: HashMap::new(),
             changed_in: 0,
+            late_to: None,
             used: 0,
             bytes,
         }

@@ -10,7 +10,7 @@ use crate::{
     error::{Code, Error},
     limits,
     log::{
-        Last, LogError, Position, Term,
+        Claim, Last, LogError, Position, Term,
         record::{Activate, Batch, Record},
     },
     names::{ServiceName, SessionKey, SlotId},
@@ -19,7 +19,7 @@ use crate::{
         SlotStats,
         batch::{Building, commit_error},
         commits::{InFlight, committed},
-        flush::{CatchUp, Flushing, catch_up_alone, flushed, snapshotted},
+        flush::{CatchUp, Flushing, catch_up_alone, flushed, snapshotted, store_error},
         instances::{Instances, Running},
         relaxed_store,
         session::Session,
@@ -145,6 +145,20 @@ pub(super) async fn run(
     }
 }
 
+/// Takes one mail, a read that may be stale, without having the slot: from what the store has.
+pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
+    let meta = match context.store.slot(slot) {
+        Ok(meta) => meta,
+        Err(error) => return mail.refuse(store_error(error)),
+    };
+    // Its own, which nobody waits for: nothing is written.
+    let owner = Arc::new(Ownership::default().lock().await);
+    let claim = Claim { term: meta.term, position: meta.applied };
+    let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta);
+    task.take(mail).await;
+    drop_idle(task.instances.take_all());
+}
+
 /// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
 /// task, which would keep its successors out.
 async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Error> {
@@ -229,7 +243,25 @@ impl Task {
         stats.show_active(&context.catalogue, &meta.active);
         metrics().slot_starts.increment(1);
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
-        let mut task = Self {
+        let mut task = Self::new(slot, context, stats, owner, claim, meta);
+        task.unflushed = unflushed;
+        task.stats.dirty.store(!task.unflushed.is_empty(), Ordering::Relaxed);
+        if task.context.cluster.is_some() {
+            task.go_over_to_current();
+        }
+        task.stats.serving.store(true, Ordering::Release);
+        Ok(task)
+    }
+
+    fn new(
+        slot: SlotId,
+        context: Arc<SlotContext>,
+        stats: Arc<SlotStats>,
+        owner: Arc<OwnedMutexGuard<()>>,
+        claim: Claim,
+        meta: SlotMeta,
+    ) -> Self {
+        Self {
             slot,
             owner,
             stats,
@@ -247,7 +279,7 @@ impl Task {
             building: Building::new(1),
             in_flight: None,
             committed_batch: 0,
-            unflushed,
+            unflushed: Vec::new(),
             unflushed_bytes: 0,
             flushed_batch: 0,
             flushing: None,
@@ -262,13 +294,7 @@ impl Task {
             last_use: LastUse::now(),
             last_commit: Instant::now(),
             failed: None,
-        };
-        task.stats.dirty.store(!task.unflushed.is_empty(), Ordering::Relaxed);
-        if task.context.cluster.is_some() {
-            task.go_over_to_current();
         }
-        task.stats.serving.store(true, Ordering::Release);
-        Ok(task)
     }
 
     /// Another node may have had the slot while its service was swapped, or in the middle of it.
@@ -298,7 +324,7 @@ impl Task {
                 biased;
                 order = orders.recv() => match order {
                     Some(Order::Activate { activation, prepared, reply }) => {
-                        self.activate(activation, prepared, reply).await;
+                        self.activate(activation, prepared, reply);
                     }
                     Some(Order::Flush) => self.start_flush(),
                     Some(Order::StopIfIdle { idle, instances }) => {
@@ -378,13 +404,13 @@ impl Task {
         // A flush that can't keep up with the commits holds new mail back.
         let held = self.in_flight.as_ref().map_or(0, |in_flight| in_flight.gate.len());
         self.building.has_room()
-            && held < 4 * limits::BATCH_MESSAGES_MAX
+            && held < limits::HELD_ANSWERS_MAX
             && (!self.is_behind() || !self.context.store.is_writable())
     }
 
     /// More waits for the state store than should.
     fn is_behind(&self) -> bool {
-        self.unflushed_bytes >= 8 * limits::UNFLUSHED_BYTES_MAX
+        self.unflushed_bytes >= limits::BEHIND_BYTES_MAX
     }
 
     async fn take(&mut self, mail: Mail) {
@@ -422,22 +448,18 @@ impl Task {
     // ---- orders --------------------------------------------------------------------------------
 
     /// Goes over to a deployment. Between two messages by construction.
-    async fn activate(
-        &mut self,
-        activation: Activation,
-        prepared: Prepared,
-        reply: Reply<Duration>,
-    ) {
+    fn activate(&mut self, activation: Activation, prepared: Prepared, reply: Reply<Duration>) {
         let started = Instant::now();
         let Activation { record, plugin } = activation;
         let current = self.active.get(&record.service);
         if current.is_some_and(|current| current.generation >= record.generation) {
             self.hold_for_all(reply, Ok(Duration::ZERO));
+            prepared.discard();
             return;
         }
         // The new instance comes first: if it can't be had, the old one goes on.
-        let prepare = self.prepare_instance(&record.service, record.deployment, plugin, prepared);
-        if let Err(error) = prepare.await {
+        let taken = self.take_prepared(&record.service, record.deployment, plugin, prepared);
+        if let Err(error) = taken {
             let _ = reply.send(Err(error));
             return;
         }
@@ -487,8 +509,9 @@ impl Task {
         let mut drained = false;
         let mut released = !release;
         loop {
-            // In one batch with what came last: the next owner waits for it.
-            if drained && !released && self.in_flight.is_none() {
+            // In one batch with what came last, also behind a commit in flight: the next owner waits
+            // for it.
+            if drained && !released {
                 released = true;
                 self.building.push(Record::Release { node: self.context.node.clone() });
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     log::{
         Append, Claim, LogError, Logged,
-        record::{Batch, Record},
+        record::{Activate, Batch, Record},
     },
     plugin::testkit,
     service::catalogue::Service,
@@ -261,6 +261,45 @@ async fn a_slot_gives_its_instances_up_for_others() {
     let again = fixture.send(b"etwo");
     fixture.append().await.send(Word::Pass).unwrap();
     assert_eq!(again.await.unwrap().unwrap().seq, 2);
+}
+
+/// Made in the slot, an instance would hold its messages up for as long as that takes, again and
+/// again where it fails.
+#[tokio::test]
+async fn a_slot_goes_over_only_with_an_instance_that_is_ready() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.send(b"sone");
+    fixture.append().await.send(Word::Pass).unwrap();
+    first.await.unwrap().unwrap();
+    let plugins = fixture.context.plugins.clone();
+    let plugin = plugins.load(crate::plugin::Digest::of(&testkit::guest())).await.unwrap();
+    let service = key().service;
+    let ready = async |fixture: &Fixture| {
+        let account = plugins.budget().account(&service, fixture.slot.stats.memory.clone());
+        let instance = plugin.instantiate(account, Duration::ZERO).await.unwrap();
+        Prepared::Instance(Box::new(instance))
+    };
+    #[expect(clippy::async_yields_async, reason = "the order is taken; its answer comes later")]
+    let order = async |fixture: &Fixture, prepared| {
+        let (reply, moved) = oneshot::channel();
+        let record = Activate { service: service.clone(), generation: 2, deployment: 2 };
+        let activation = Activation { record, plugin: plugin.clone() };
+        let order = Order::Activate { activation, prepared, reply };
+        assert!(fixture.slot.order(order).await.is_ok());
+        moved
+    };
+    // As if the slot had made its instance after it was looked at.
+    let moved = order(&fixture, Prepared::Nothing).await.await.unwrap();
+    assert_eq!(moved.unwrap_err().code, Code::Unavailable);
+    let moved = order(&fixture, ready(&fixture).await).await;
+    fixture.append().await.send(Word::Pass).unwrap();
+    moved.await.unwrap().unwrap();
+    // One that comes too late is given back.
+    let late = order(&fixture, ready(&fixture).await).await.await.unwrap();
+    assert_eq!(late.unwrap(), Duration::ZERO);
+    while fixture.slot.stats.memory.instances() != 1 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Invariant 3: the message was kept. "Not kept" would be a lie, told to a client that asks because

@@ -40,7 +40,7 @@ impl FjallState {
         keyspace: &'a Keyspace,
         prefix: &[u8],
         start: Bound<Vec<u8>>,
-    ) -> impl Iterator<Item = Result<fjall::KvPair, StateError>> + 'a {
+    ) -> impl DoubleEndedIterator<Item = Result<fjall::KvPair, StateError>> + 'a {
         let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
         let range = keyspace.range::<Vec<u8>, _>((start, end));
         range.map(|row| row.into_inner().map_err(|e| self.engine.read_error(keyspace, &e)))
@@ -115,17 +115,46 @@ impl StateStore for FjallState {
         let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(out) };
         let db = self.db()?;
         let from = Bound::Included(keys::history(slot, session, first).to_vec());
-        let mut bytes = 0;
+        let (mut bytes, mut reached) = (0, after);
         for row in self.rows(&db.history, &keys::number(slot, session), from) {
             let chunk: Vec<Arc<Entry>> = self.decode(&db.history, &row?.1)?;
             for entry in chunk {
-                if entry.seq <= after {
+                if entry.seq <= reached {
                     continue;
                 }
+                reached = entry.seq;
                 bytes += entry_bytes(&entry);
                 out.push(entry);
                 if out.len() >= limit || bytes >= bytes_max {
                     return Ok(out);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn history_back(
+        &self,
+        slot: SlotId,
+        session: u64,
+        before: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, StateError> {
+        let mut out = Vec::new();
+        let db = self.db()?;
+        let prefix = keys::number(slot, session);
+        let (mut bytes, mut reached) = (0, before);
+        for row in self.rows(&db.history, &prefix, Bound::Included(prefix.to_vec())).rev() {
+            let chunk: Vec<Arc<Entry>> = self.decode(&db.history, &row?.1)?;
+            for entry in chunk.into_iter().rev().filter(|entry| entry.seq < before) {
+                if out.len() >= limit || bytes >= bytes_max {
+                    return Ok(out);
+                }
+                if entry.seq < reached {
+                    reached = entry.seq;
+                    bytes += entry_bytes(&entry);
+                    out.push(entry);
                 }
             }
         }
@@ -371,7 +400,10 @@ pub(super) fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
 }
 
 fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, postcard::Error> {
-    postcard::to_extend(value, vec![VALUE_FORMAT])
+    // Most rows fit without growing.
+    let mut out = Vec::with_capacity(256);
+    out.push(VALUE_FORMAT);
+    postcard::to_extend(value, out)
 }
 
 fn encode_plain(value: &[u8]) -> Vec<u8> {

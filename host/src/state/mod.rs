@@ -83,6 +83,16 @@ pub trait StateStore: Send + Sync + 'static {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<Arc<Entry>>, StateError>;
+    /// The last entries with a sequence number less than `before`, the last one first; ends as
+    /// [`StateStore::history`] does.
+    fn history_back(
+        &self,
+        slot: SlotId,
+        session: u64,
+        before: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, StateError>;
     fn remembered(
         &self,
         slot: SlotId,

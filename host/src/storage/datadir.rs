@@ -156,7 +156,7 @@ impl DataDir {
         opened?;
         // A sync that failed may have left pages that look written and are not. Written again
         // from memory into tables, they are.
-        let flushed = self.engine.open_db().map(|db| db.flush().map(|()| db.is_flushed()));
+        let flushed = self.engine.open_db().map(|db| db.flush());
         match flushed {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
@@ -217,7 +217,7 @@ impl DataDir {
         self.end_threads();
         let Some(db) = self.engine.db.write().take() else { return };
         let flushed =
-            self.engine.check_writable().is_ok() && db.flush().is_ok_and(|()| db.is_flushed());
+            self.engine.check_writable().is_ok() && db.flush().is_ok_and(|all_written| all_written);
         drop(db);
         let last = self.shared.last();
         let marked = self.mark.lock().advance(last, true);

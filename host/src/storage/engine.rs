@@ -234,7 +234,7 @@ impl Db {
     }
 
     /// Whether everything is in tables, which are synced, and nothing in the journals only.
-    pub fn is_flushed(&self) -> bool {
+    fn is_flushed(&self) -> bool {
         self.all().iter().all(|keyspace| {
             keyspace.tree.active_memtable().is_empty() && keyspace.sealed_memtable_count() == 0
         })
@@ -273,8 +273,9 @@ impl Db {
         Ok(())
     }
 
-    /// Writes every memtable to tables. Blocks until it is done.
-    pub fn flush(&self) -> fjall::Result<()> {
+    /// Writes every memtable to tables. Blocks until it is done, and [`limits::FLUSH_WAIT_MAX`] at
+    /// the most; `false`: not everything was written by then.
+    pub fn flush(&self) -> fjall::Result<bool> {
         for keyspace in self.all() {
             keyspace.rotate_memtable()?;
         }
@@ -282,12 +283,12 @@ impl Db {
         // A worker that died never gets there; the write path reports that.
         while self.all().iter().any(|k| k.sealed_memtable_count() > 0) {
             self.database.persist(PersistMode::Buffer)?;
-            if started.elapsed() > limits::SHUTDOWN_GRACE_DEFAULT {
+            if started.elapsed() > limits::FLUSH_WAIT_MAX {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        Ok(())
+        Ok(self.is_flushed())
     }
 }
 

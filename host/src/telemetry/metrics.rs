@@ -202,8 +202,6 @@ table! {
     peer_bytes_in: Counter "slotd_peer_bytes_total" {"direction" = "in"};
     /// Requests, answers and other items in one frame that was written.
     peer_frame_items: Histogram "slotd_peer_frame_items" [COUNT];
-    /// Nodes in this node's view, itself included.
-    view_nodes: Gauge "slotd_view_nodes";
     /// Views of this node: each change of what it sees is one.
     views: Counter "slotd_views_total";
     /// Nodes that left, or were given up for dead.
@@ -374,7 +372,7 @@ impl Metrics {
         let mut out = self.registry.render();
         for (row, values) in scrape::collect() {
             let _ = writeln!(out, "# HELP {} {}", row.name, row.doc);
-            let _ = writeln!(out, "# TYPE {} gauge", row.name);
+            let _ = writeln!(out, "# TYPE {} {}", row.name, row.kind.to_ascii_lowercase());
             for (label, value) in values {
                 let _ = match row.labels.first() {
                     Some((name, _)) => {
@@ -396,6 +394,13 @@ impl Metric {
         doc: &'static str,
     ) -> Self {
         Self { name, kind: "Gauge", labels, doc, bounds: None }
+    }
+    pub(super) const fn scraped_counter(
+        name: &'static str,
+        labels: &'static [(&'static str, &'static str)],
+        doc: &'static str,
+    ) -> Self {
+        Self { name, kind: "Counter", labels, doc, bounds: None }
     }
 }
 
@@ -432,8 +437,9 @@ pub fn metrics_md() -> String {
         let _ = writeln!(out, "| `{name}` | {kind} | {} | {doc} |", labels.join("; "));
     }
     out.push_str(
-        "\n`slotd_slot_mailbox_depth` has one series for each slot that runs, and is read when it is \
-         asked for:\nnothing is spent on it per message.\n",
+        "\n`slotd_slot_mailbox_depth` has one series for each slot that runs, \
+         `slotd_slot_claims_total` one for each\nslot that this process has claimed in a cluster. \
+         Both are read when they are asked for: nothing is spent\non them per message.\n",
     );
     out
 }
@@ -491,11 +497,13 @@ mod tests {
         assert_eq!(all, types.len());
     }
 
-    /// Depths must come from the node that runs, and go with it.
+    /// Depths must come from the node that runs, and go with it; claims in turns would not show in
+    /// the sum over all slots, nor a counter's increase if it were said to be a gauge.
     #[test]
-    fn depths_are_read_at_the_scrape_and_end_with_their_source() {
+    fn slots_are_read_at_the_scrape_and_end_with_their_source() {
         let source = scrape::on_scrape(|| scrape::Snapshot {
             mailboxes: vec![(9_001, 7)],
+            claims: vec![(9_002, 3)],
             instances: 2,
             ..Default::default()
         });
@@ -504,8 +512,14 @@ mod tests {
             line(&metrics().render(), depth),
             Some("slotd_slot_mailbox_depth{slot=\"9001\"} 7")
         );
+        let text = metrics().render();
+        let claims = "slotd_slot_claims_total{slot=\"9002\"}";
+        assert_eq!(line(&text, claims), Some("slotd_slot_claims_total{slot=\"9002\"} 3"));
+        assert_eq!(line(&text, "slotd_slot_claims_total{slot=\"9001\"}"), None, "never claimed");
+        assert!(line(&text, "# TYPE slotd_slot_claims_total counter").is_some());
         drop(source);
-        assert_eq!(line(&metrics().render(), depth), None);
+        let text = metrics().render();
+        assert_eq!((line(&text, depth), line(&text, claims)), (None, None));
     }
 
     /// A histogram that loses records under contention lies about the busiest moments.

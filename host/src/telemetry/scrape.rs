@@ -17,6 +17,10 @@ use std::{
 pub struct Snapshot {
     /// Messages that wait, for each running slot.
     pub mailboxes: Vec<(SlotId, usize)>,
+    /// Claims that the node has won, for each slot with one.
+    pub claims: Vec<(SlotId, u64)>,
+    /// Bodies of messages and queries that are under way.
+    pub bodies_bytes: u64,
     /// Live instances of plugins.
     pub instances: u64,
     /// Memory that they hold, and the most that they may.
@@ -38,7 +42,17 @@ const LABEL_VERSION: &[(&str, &str)] = &[("version", "…")];
 /// In the order of [`collect`].
 pub(super) static SCRAPED: &[Metric] = &[
     Metric::scraped("slotd_slot_mailbox_depth", LABEL_SLOT, "Messages that wait for a slot."),
+    Metric::scraped_counter(
+        "slotd_slot_claims_total",
+        LABEL_SLOT,
+        "Claims of a slot that this node has won; many of one slot: nodes claim it in turns.",
+    ),
     Metric::scraped("slotd_slots_running", &[], "Slots that run."),
+    Metric::scraped(
+        "slotd_bodies_bytes",
+        &[],
+        "Bodies of messages and queries of clients that are under way; 256 MiB at most.",
+    ),
     Metric::scraped("slotd_instances", &[], "Instances of plugins that are alive."),
     Metric::scraped(
         "slotd_instance_memory_bytes",
@@ -92,6 +106,10 @@ pub(super) fn collect() -> Vec<(&'static Metric, Vec<(String, u64)>)> {
     for (slot, depth) in snapshots.iter().flat_map(|s| &s.mailboxes) {
         *depths.entry(*slot).or_default() += *depth as u64;
     }
+    let mut claims: BTreeMap<SlotId, u64> = BTreeMap::new();
+    for (slot, won) in snapshots.iter().flat_map(|s| &s.claims) {
+        *claims.entry(*slot).or_default() += won;
+    }
     let running = snapshots.iter().map(|s| s.mailboxes.len() as u64).sum();
     let sum = |of: fn(&Snapshot) -> u64| one(snapshots.iter().map(of).sum());
     let ready = !snapshots.is_empty() && snapshots.iter().all(|s| s.ready);
@@ -106,9 +124,14 @@ pub(super) fn collect() -> Vec<(&'static Metric, Vec<(String, u64)>)> {
         let values = services.iter().map(|(service, memory)| (service, of(memory)));
         values.filter_map(|(service, value)| Some((service.to_string(), value?))).collect()
     };
-    let values: [Vec<(String, u64)>; 15] = [
-        depths.into_iter().map(|(slot, depth)| (slot.to_string(), depth)).collect(),
+    let by_slot = |values: BTreeMap<SlotId, u64>| {
+        values.into_iter().map(|(slot, value)| (slot.to_string(), value)).collect()
+    };
+    let values: [Vec<(String, u64)>; 17] = [
+        by_slot(depths),
+        by_slot(claims),
         one(running),
+        sum(|s| s.bodies_bytes),
         sum(|s| s.instances),
         sum(|s| s.memory_used),
         sum(|s| s.memory_max),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::service::catalogue::Service;
+use std::sync::atomic::AtomicUsize;
 
 impl World {
     fn owned(&self, name: &str) -> usize {
@@ -9,7 +10,7 @@ impl World {
     }
 
     /// A session whose slot a node has.
-    fn session_of(&self, name: &str) -> String {
+    pub(super) fn session_of(&self, name: &str) -> String {
         let here: HashSet<SlotId> = self.cluster(name).here().collect();
         let mut names = (0..).map(|number| format!("x{number}"));
         names.find(|session| here.contains(&key(session).slot(SLOTS))).unwrap()
@@ -163,4 +164,35 @@ async fn an_opening_that_is_given_up_leaves_nothing() {
     until("it has ended", || router.running(slot).unwrap().is_none()).await;
     // And the next one is not held up.
     assert!(timeout(Duration::from_secs(20), router.open(slot, None)).await.unwrap().is_ok());
+}
+
+/// Owns nothing, and names another.
+#[derive(Default)]
+struct Misleading(AtomicUsize);
+
+impl Handler for Misleading {
+    fn handle(&self, from: &Arc<str>, _: Request) -> BoxFuture<'static, Result<Response, Error>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let owner = Some(from.clone());
+        Box::pin(std::future::ready(Ok(Response::NotOwner { owner, term: 0, position: 0 })))
+    }
+}
+
+/// While a slot has no owner, each message for it would go to and fro between those that are
+/// thought to have it, as fast as the machine can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_sent_on_and_on_pauses() {
+    let mut world = World::new();
+    let elsewhere = Arc::new(Misleading::default());
+    world.wires.handlers.lock().insert("x".into(), elsewhere.clone());
+    world.start("a", &["a", "x"]).await;
+    let owner = |session: &str| world.cluster("a").table().owner(key(session).slot(SLOTS)).cloned();
+    let mut names = (0..).map(|number| format!("x{number}"));
+    let session = names.find(|session| owner(session).as_deref() == Some("x")).unwrap();
+    let asked = || elsewhere.0.load(Ordering::Relaxed);
+    let sent = world.send("a", &session, "sone");
+    let sent = tokio::time::timeout(Duration::from_millis(500), sent).await;
+    assert!(sent.is_err(), "nobody has the slot");
+    // By the back-off some ten; without it tens of thousands.
+    assert!((2..200).contains(&asked()), "asked {} times", asked());
 }

@@ -59,6 +59,17 @@ impl Snapshots {
         self.restore_now(slot, log, store, &turn).await
     }
 
+    /// Removes what a restore that was cut short has left of a slot that is at nothing. A log that is
+    /// replayed from its beginning, as a server that lags still shows it, must not meet that.
+    ///
+    /// # Errors
+    /// As any write to the store.
+    pub async fn clear(&self, slot: SlotId, store: &Arc<FjallState>) -> Result<(), SnapshotError> {
+        let state = self.slot(slot);
+        let turn = self.turn(&state).await;
+        self.wipe(slot, store, &turn).await
+    }
+
     async fn restore_now(
         &self,
         slot: SlotId,

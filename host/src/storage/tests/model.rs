@@ -72,6 +72,16 @@ async fn history_pages_across_its_pieces() {
     assert_eq!(state.history(0, 0, 0, 100, 1).unwrap().len(), 1, "one at least");
     assert_eq!(state.history(0, 0, 0, 0, 1).unwrap().len(), 0);
     assert_eq!(state.history(0, 0, u64::MAX, 1, 1).unwrap().len(), 0);
+    for (before, limit) in [(701, 1), (701, 1_000), (u64::MAX, 3), (301, 2), (257, 400), (2, 9)] {
+        let page = state.history_back(0, 0, before, limit, usize::MAX).unwrap();
+        let seqs: Vec<_> = page.iter().map(|entry| entry.seq).collect();
+        let last = before.min(701);
+        let first = last.saturating_sub(limit as u64).max(1);
+        assert_eq!(seqs, (first..last).rev().collect::<Vec<_>>());
+    }
+    assert_eq!(state.history_back(0, 0, 701, 100, 1).unwrap().len(), 1, "one at least");
+    assert_eq!(state.history_back(0, 0, 701, 0, 1).unwrap().len(), 0);
+    assert_eq!(state.history_back(0, 0, 1, 10, 1).unwrap().len(), 0);
     assert_eq!(state.remembered(0, 0, "id-700").unwrap().unwrap().seq, 700);
     assert_eq!(state.remembered(0, 0, "id-701").unwrap(), None);
 }

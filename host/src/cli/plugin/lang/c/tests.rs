@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     cli::plugin::{BuildOptions, Lang, NewOptions, WIT, build, new, test},
     plugin::inspect,
+    skipped::not_tested,
 };
 use std::collections::BTreeSet;
 use wit_parser::{
@@ -187,7 +188,7 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
 #[test]
 fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     if let Err(lack) = Toolchain::find() {
-        eprintln!("skipped: {lack}");
+        not_tested(&format!("a_new_plugin_passes_its_tests_and_builds, in C: {lack}"));
         return Ok(());
     }
     let home = tempfile::tempdir()?;
@@ -219,7 +220,7 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
 #[test]
 fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
     if let Err(lack) = Toolchain::find() {
-        eprintln!("skipped: {lack}");
+        not_tested(&format!("a_query_that_writes_does_not_compile, in C: {lack}"));
         return Ok(());
     }
     let home = tempfile::tempdir()?;
