@@ -1,5 +1,6 @@
 //! A file system that is small enough to be filled.
 
+use crate::notice::not_tested;
 use std::{
     path::Path,
     process::{Command, Stdio},
@@ -24,7 +25,7 @@ impl SmallDisk {
         if status.is_ok_and(|status| status.success()) {
             return Ok(Some(Self(dir)));
         }
-        println!("SKIPPED: {test}: mounting a tmpfs is not allowed");
+        not_tested(&format!("{test}: mounting a tmpfs is not allowed"));
         Ok(None)
     }
 

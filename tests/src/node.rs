@@ -168,6 +168,13 @@ impl Node {
         Ok(Self { options, scratch, data_dir, child: None, addresses, api: None, admin: None })
     }
 
+    /// Gives a variable that it has another value, from its next start on.
+    pub fn set_env(&mut self, name: &str, value: String) {
+        if let Some((_, now)) = self.options.env.iter_mut().find(|(known, _)| known == name) {
+            *now = value;
+        }
+    }
+
     /// Starts the process, on the same data if it ran before, and waits until it is ready.
     ///
     /// # Errors
@@ -233,7 +240,7 @@ impl Node {
         }
         let child = match &self.options.place {
             Some(place) => place.spawn(command),
-            None => command.spawn(),
+            None => Place::lasting()?.spawn(command),
         };
         self.child = Some(child.context("starting slotd")?);
         Ok(addresses_file)

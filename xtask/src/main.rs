@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use languages::{LANGUAGES, Language, Paths};
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -89,6 +90,7 @@ fn main() -> anyhow::Result<()> {
         Task::Setup => {
             work.build(Profile::Dev)?;
             work.setup(Profile::Dev)?;
+            work.nats()?;
             work.languages();
             Ok(())
         }
@@ -103,7 +105,7 @@ fn main() -> anyhow::Result<()> {
                 clients.into_iter().flat_map(|n| ["--clients".into(), n.to_string().into()]),
             );
             let name = if cluster { "demo-cluster" } else { "demo" };
-            work.program(name, profile, Plugins::Rust, &args)
+            work.program(name, profile, Plugins::Rust, cluster, &args)
         }
         Task::Bench { cluster, languages, rest } => {
             // What comes after the first of the rest is the rest's.
@@ -119,7 +121,7 @@ fn main() -> anyhow::Result<()> {
                 "bench-languages" => Plugins::All,
                 _ => Plugins::Rust,
             };
-            work.program(name, Profile::Release, plugins, &rest)
+            work.program(name, Profile::Release, plugins, name == "bench-cluster", &rest)
         }
         Task::Lint => work.lint(),
     }
@@ -147,13 +149,16 @@ struct Workshop {
 impl Workshop {
     fn test(&self, rest: &[OsString]) -> anyhow::Result<()> {
         self.build(Profile::Dev)?;
-        let nats = self.setup(Profile::Dev)?;
+        self.setup(Profile::Dev)?;
+        let nats = self.nats()?;
         let plugins = self.plugins(Profile::Dev)?;
         let languages = self.languages_plugins(Profile::Dev, &plugins)?;
         let path = languages.paths.variable()?;
         self.say("testing the workspace");
         let without: Vec<_> = languages.without.iter().map(|(name, _)| *name).collect();
-        self.run(
+        let skipped = self.target().join("skipped-tests");
+        std::fs::write(&skipped, "")?;
+        let tested = self.run(
             self.cargo()
                 .args(["test", "--workspace", "--no-fail-fast"])
                 .args(rest)
@@ -161,9 +166,14 @@ impl Workshop {
                 .env("SLOTD_TEST_PLUGINS", &plugins)
                 .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev))
                 .env("SLOTD_TEST_WITHOUT", without.join(","))
+                .env("SLOTD_TEST_SKIPPED", &skipped)
                 .env("SLOTD_TEST_TOOLS", self.tools())
                 .env("SLOTD_NATS_SERVER", nats),
-        )?;
+        );
+        if tested.is_err() {
+            self.not_tested(&skipped, &languages)?;
+        }
+        tested?;
         if rest.is_empty() {
             self.say("testing the plugins natively");
             self.run(self.cargo().arg("test").current_dir(self.root.join("plugins")))?;
@@ -185,10 +195,19 @@ impl Workshop {
                 self.run(&mut test)?;
             }
         }
-        for (name, why) in &languages.without {
-            self.say(&format!("NOT TESTED: plugins in {name}, whose tools can't be had: {why}"));
-        }
+        self.not_tested(&skipped, &languages)?;
         self.say("all tests passed");
+        Ok(())
+    }
+
+    /// Says what this machine did not let the tests show, each once, whoever said it.
+    fn not_tested(&self, skipped: &Path, languages: &Found) -> anyhow::Result<()> {
+        let skipped = std::fs::read_to_string(skipped)?;
+        let mut lines: BTreeSet<String> = skipped.lines().map(str::to_owned).collect();
+        lines.extend(languages.without.iter().map(|(name, why)| {
+            format!("plugins in {name}, whose tools can't be had: {}", why.replace('\n', " "))
+        }));
+        lines.iter().for_each(|line| self.say(&format!("NOT TESTED: {line}")));
         Ok(())
     }
 
@@ -197,10 +216,12 @@ impl Workshop {
         name: &str,
         profile: Profile,
         needs: Plugins,
+        needs_nats: bool,
         args: &[OsString],
     ) -> anyhow::Result<()> {
         self.build(profile)?;
-        let nats = self.setup(profile)?;
+        self.setup(profile)?;
+        let nats = if needs_nats { Some(self.nats()?) } else { None };
         let plugins = self.plugins(profile)?;
         let path = match needs {
             Plugins::Rust => std::env::var_os("PATH").unwrap_or_default(),
@@ -215,7 +236,7 @@ impl Workshop {
             .env("SLOTD_TEST_BIN", self.slotd(profile))
             .env("SLOTD_TEST_TOOLS", self.tools())
             .env("SLOTD_TEST_PLUGINS", plugins)
-            .env("SLOTD_NATS_SERVER", nats)
+            .envs(nats.map(|nats| ("SLOTD_NATS_SERVER", nats)))
             .exec();
         Err(error).with_context(|| format!("starting {program:?}"))
     }
@@ -280,14 +301,12 @@ impl Workshop {
         Ok(())
     }
 
-    /// Sets up the toolchain for plugins (slotd's own command says what it did) and sees to a
-    /// nats-server, whose path it gives.
-    fn setup(&self, profile: Profile) -> anyhow::Result<PathBuf> {
+    /// Sets up the toolchain for plugins; slotd's own command says what it did.
+    fn setup(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("setting up what building plugins needs");
         self.run(
             Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root),
-        )?;
-        self.nats()
+        )
     }
 
     /// Sees to the tools of the other languages, and builds the plugins that ship in them into `out`.

@@ -20,7 +20,8 @@ const OLDEST: (u32, u32) = (2, 11);
 /// did.
 pub fn get(tools: &Path, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
     let own = tools.join("nats-server");
-    let named = env::var_os("SLOTD_NATS_SERVER").map(PathBuf::from);
+    let named = env::var_os("SLOTD_NATS_SERVER").filter(|path| !path.is_empty());
+    let named = named.map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).map(|dir| dir.join("nats-server"));
     let found = named.into_iter().chain(on_path).chain([own.clone()]).find(|p| is_recent(p));

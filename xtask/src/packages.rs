@@ -3,17 +3,29 @@
 use anyhow::{Context, bail};
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     process::{Command, Stdio},
 };
 
-/// Installs Debian's packages, which only root can.
+/// Installs Debian's packages, which only root can; others through sudo, if it asks nothing.
 pub fn apt(packages: &[&str]) -> anyhow::Result<()> {
-    run(Command::new("apt-get").args(["update", "-q"]))?;
-    run(Command::new("apt-get")
-        .args(["install", "-y", "-q", "--no-install-recommends"])
-        .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive"))
+    run(apt_get().args(["update", "-q"]))?;
+    run(apt_get().args(["install", "-y", "-q", "--no-install-recommends"]).args(packages))
+}
+
+fn apt_get() -> Command {
+    let mut apt = Command::new(if is_root() { "apt-get" } else { "sudo" });
+    if !is_root() {
+        apt.args(["-n", "apt-get"]);
+    }
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+/// The owner of what `/proc` says of this process is who it acts as.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|about| about.uid() == 0)
 }
 
 /// Sees to it that there is a Python with pip.

@@ -1,12 +1,13 @@
 //! slotd at work: replays conversations from many clients at once, swaps the plugin while they
 //! talk, reads everything back, and accounts for every message.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use slotd_tests::{
     account::{Account, Sent},
     api::{Admin, Api, Deployed, Message, Swap, session_path},
     conversations::{self, Conversation},
+    ending::Ending,
     histogram::Histogram,
     node::{Addresses, Node, NodeOptions},
     plugins,
@@ -68,11 +69,31 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every message is accounted for.
+/// Whether every message is accounted for. When it is told to end before it has the account, what
+/// it started ends with it.
 async fn demo(args: Args) -> anyhow::Result<bool> {
-    let folder = args.conversations.unwrap_or_else(conversations::sample);
+    let mut ending = Ending::listen()?;
+    let (mut node, good) = tokio::select! {
+        shown = show(&args) => shown?,
+        () = ending.told() => bail!("ended before it had accounted for every message"),
+    };
+    if !args.exit {
+        println!("\nServing until Ctrl-C.");
+        ending.told().await;
+    }
+    let status = tokio::select! {
+        status = node.terminate() => status?,
+        () = ending.told() => bail!("told to end twice"),
+    };
+    ensure!(status.success(), "the node ended with {status}");
+    Ok(good)
+}
+
+/// Replays, swaps and accounts; gives the node, and whether every message is accounted for.
+async fn show(args: &Args) -> anyhow::Result<(Node, bool)> {
+    let folder = args.conversations.clone().unwrap_or_else(conversations::sample);
     let talk = Arc::new(conversations::load(&folder)?);
-    let mut node = Node::start_with(NodeOptions {
+    let node = Node::start_with(NodeOptions {
         listen: (!args.any_port && both_free(ADDRESSES)).then_some(ADDRESSES),
         ..NodeOptions::default()
     })
@@ -112,13 +133,7 @@ async fn demo(args: Args) -> anyhow::Result<bool> {
     let account = Account::read(&[api], SERVICE, &rooms).await?;
     let good = print(&replay, &account, elapsed, &swap, clients, rooms.len());
     print_addresses(&node, &rooms);
-    if !args.exit {
-        println!("\nServing until Ctrl-C.");
-        tokio::signal::ctrl_c().await?;
-    }
-    let status = node.terminate().await?;
-    ensure!(status.success(), "the node ended with {status}");
-    Ok(good)
+    Ok((node, good))
 }
 
 fn both_free(addresses: Addresses) -> bool {

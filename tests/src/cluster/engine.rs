@@ -45,7 +45,7 @@ struct Server {
 /// # Errors
 /// When there is none.
 pub fn nats_server_binary() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SLOTD_NATS_SERVER") {
+    if let Some(path) = std::env::var_os("SLOTD_NATS_SERVER").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();

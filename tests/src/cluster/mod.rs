@@ -119,7 +119,11 @@ impl Cluster {
     /// # Errors
     /// When it can't be started, or is not ready in time.
     pub async fn restart(&self, member: &Member) -> anyhow::Result<()> {
-        let started = member.node.lock().await.restart().await;
+        let mut node = member.node.lock().await;
+        // Whoever came later is a seed, too: a node that knows of nobody takes itself for the whole
+        // cluster, and the others' slots with that.
+        node.set_env("SLOTD_CLUSTER_SEEDS", self.seeds(&[]));
+        let started = node.restart().await;
         started.with_context(|| format!("starting {}", member.name))?;
         self.tell_clients();
         Ok(())
@@ -152,18 +156,22 @@ impl Cluster {
     /// The variables that make a node one of this cluster, but for what is its own. It looks for
     /// its peers where the nodes are, and at `further`.
     pub fn env(&self, further: &[SocketAddr]) -> Vec<(String, String)> {
-        let nodes: Vec<_> = self.lock().values().map(|member| member.peer).collect();
-        let seeds: Vec<_> = nodes.iter().chain(further).map(ToString::to_string).collect();
         let shared = [
             ("SLOTD_SLOT_COUNT", self.options.slots.to_string()),
             ("SLOTD_INSECURE", "true".into()),
             ("SLOTD_NATS_SERVERS", self.engine.urls().join(",")),
             ("SLOTD_CLUSTER_NAME", self.name.clone()),
             ("SLOTD_CLUSTER_SECRET", SECRET.into()),
-            ("SLOTD_CLUSTER_SEEDS", seeds.join(",")),
+            ("SLOTD_CLUSTER_SEEDS", self.seeds(further)),
         ];
         let shared = shared.map(|(name, value)| (name.to_owned(), value));
         shared.into_iter().chain(self.options.env.iter().cloned()).collect()
+    }
+
+    fn seeds(&self, further: &[SocketAddr]) -> String {
+        let nodes: Vec<_> = self.lock().values().map(|member| member.peer).collect();
+        let seeds: Vec<_> = nodes.iter().chain(further).map(ToString::to_string).collect();
+        seeds.join(",")
     }
 
     /// Where clients may turn to, now and later.

@@ -6,6 +6,7 @@
 //! that many machines lack.)
 
 use super::place::Place;
+use crate::notice::not_tested;
 use anyhow::Context;
 use std::{
     collections::HashMap,
@@ -140,7 +141,7 @@ pub fn net_or_skip(test: &str) -> Option<Net> {
     match Net::new() {
         Ok(net) => Some(net),
         Err(e) => {
-            println!("SKIPPED: {test} needs network namespaces: {e:#}");
+            not_tested(&format!("{test}, which needs network namespaces: {e:#}"));
             None
         }
     }

@@ -12,7 +12,7 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command},
-    sync::mpsc,
+    sync::{LazyLock, mpsc},
 };
 use tokio::net::TcpSocket;
 
@@ -31,6 +31,15 @@ impl Place {
     /// When no thread can be started.
     pub fn here() -> anyhow::Result<Self> {
         Self::new(|| Ok(()))
+    }
+
+    /// The one on the machine's own network that lasts as long as this process.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn lasting() -> anyhow::Result<&'static Self> {
+        static LASTING: LazyLock<anyhow::Result<Place>> = LazyLock::new(Place::here);
+        LASTING.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))
     }
 
     /// In a new network namespace, which has nothing but a loopback that is down.
@@ -94,11 +103,13 @@ impl Place {
         }
     }
 
-    /// Starts a process here.
+    /// Starts a process here, in a group of its own: a terminal's Ctrl-C is for this process, which
+    /// stops what it started in its own way.
     ///
     /// # Errors
     /// When it can't be started.
     pub fn spawn(&self, mut command: Command) -> io::Result<Child> {
+        command.process_group(0);
         // SAFETY: only a system call, which is allowed between fork and exec.
         unsafe {
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {

@@ -4,9 +4,14 @@
 //! their own and need to be root for that; where they may not, they say so and pass.
 
 mod chaos;
+mod components;
 mod demo;
+mod dns;
 mod engine;
+mod follow;
 mod judged;
 mod lost;
 mod network;
+mod quorum;
 mod refused;
+mod stopped;

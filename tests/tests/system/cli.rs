@@ -1,9 +1,10 @@
 //! The command line against a real node: what a person types, and what a script reads.
 
-use crate::common::{SOON, node_with, say};
+use crate::common::{SOON, deed, node_with, say};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use slotd_tests::{
+    api::Message,
     node::{Finished, Node, scenario, slotd},
     plugins,
 };
@@ -128,6 +129,79 @@ fn exit_codes_say_what_went_wrong() {
         let trapped = node.run(&["send", "hostile", "a", r#"{"do": "trap"}"#, "--json"]).await?;
         let error: Value = serde_json::from_str(&trapped.stderr)?;
         ensure!(error["problem"]["code"] == "plugin-trapped" && error["exit"] == 5, "{error}");
+        Ok(())
+    });
+}
+
+/// Without it, `tail` would leave out events where messages are large, or begin again at the first
+/// event of a message, and an empty answer would not say why it is one.
+#[test]
+fn tail_shows_all_that_it_is_asked_for() {
+    scenario(async {
+        let node = node_with("hostile", "hostile-v1").await?;
+        let api = node.api();
+        for number in 1..=6 {
+            // Most of it is no event's: a page of messages ends long before six of them.
+            let body = json!({
+                "do": "emit", "kind": format!("kind-{number}"), "body": number,
+                "beside": "x".repeat(250_000),
+            });
+            api.send("hostile", "large", Message::json(&body)).await?;
+        }
+        let all = ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0"];
+        for (args, expected) in [
+            (&[][..], &all[..]),
+            (&["-n", "6"], &all),
+            (&["-n", "5000"], &all),
+            (&["-n", "5"], &all[1..]),
+            (&["-n", "1"], &all[5..]),
+            (&["-n", "0"], &[]),
+            (&["--after", "0"], &all),
+            (&["--after", "2"], &all[2..]),
+            (&["--after", "2.0"], &all[2..]),
+            (&["--after", "6"], &[]),
+        ] {
+            let args = [&["tail", "hostile", "large", "--json"], args].concat();
+            let lines = good(&node, &args).await?;
+            let events: Vec<Value> =
+                lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+            let ids: Vec<_> =
+                events.iter().map(|e| format!("{}.{}", e["seq"], e["index"])).collect();
+            ensure!(ids == expected, "{args:?}: {ids:?}");
+        }
+
+        // Several events of one message: the place is within it.
+        api.send("hostile", "many", deed(&json!({"do": "many-events", "count": 3, "bytes": 1})))
+            .await?;
+        for (after, expected) in [("0", 3), ("1.0", 2), ("1.1", 1), ("1.2", 0), ("1", 0)] {
+            let args = ["tail", "hostile", "many", "--after", after];
+            let finished = node.run(&args).await?;
+            ensure!(finished.status.success(), "{finished:?}");
+            ensure!(finished.stdout.lines().count() == expected, "--after {after}: {finished:?}");
+            let says = finished.stderr.contains("the session's last message is 1");
+            ensure!(says == (expected == 0), "--after {after}: {finished:?}");
+        }
+        for args in [
+            ["tail", "hostile", "many", "--after", "9"],
+            ["history", "hostile", "many", "--after", "9"],
+        ] {
+            let finished = node.run(&args).await?;
+            let says = "there is nothing after 9: the session's last message is 1";
+            ensure!(finished.status.success() && finished.stderr.contains(says), "{finished:?}");
+        }
+        let short = node.run(&["history", "hostile", "large", "-n", "6"]).await?;
+        ensure!(
+            short.stderr.contains("fit one page; from the first: --after 0"),
+            "{}",
+            short.stderr
+        );
+        for args in [
+            ["tail", "hostile", "many", "--after", "1.x"],
+            ["history", "hostile", "many", "-n", "5000"],
+        ] {
+            let refused = node.run(&args).await?;
+            ensure!(refused.status.code() == Some(2), "{args:?}: {refused:?}");
+        }
         Ok(())
     });
 }

@@ -1,11 +1,17 @@
 //! The demo, as a new user runs it.
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
 use slotd_tests::{
-    node::{Finished, finish, scenario, sibling},
+    cluster::place::Place,
+    node::{Finished, eventually, finish, scenario, sibling},
     plugins,
 };
-use std::process::Command;
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 /// Without it, the first thing that a new user types could be broken.
 #[test]
@@ -31,4 +37,55 @@ fn the_demo_accounts_for_every_message() {
         }
         Ok(())
     });
+}
+
+/// Without it, Ctrl-C at the demo's end would be answered with an error, since the node hears it
+/// too; and Ctrl-C before would leave what the demo has made.
+#[test]
+fn ctrl_c_ends_the_demo_and_leaves_nothing() {
+    scenario(async {
+        for (told_at, expected) in [("clients replay", 1), ("Serving until Ctrl-C.", 0)] {
+            let scratch = tempfile::Builder::new().prefix("slotd-test-").tempdir()?;
+            let made = scratch.path().join("made");
+            fs::create_dir(&made)?;
+            let out = scratch.path().join("said");
+            let said = File::create(&out)?;
+            let mut demo = Command::new(sibling("demo")?);
+            demo.arg("--any-port").env("SLOTD_TEST_PLUGINS", plugins::folder());
+            demo.env("TMPDIR", &made).stdin(Stdio::null());
+            demo.stdout(said.try_clone()?).stderr(said);
+            // In a group of its own, as a shell starts it.
+            let mut demo = Place::lasting()?.spawn(demo)?;
+            let said = || fs::read_to_string(&out).unwrap_or_default();
+            let reached = eventually(told_at, async || {
+                ensure!(demo.try_wait()?.is_none(), "it ended before");
+                Ok(said().contains(told_at).then_some(()))
+            });
+            reached.await.with_context(said)?;
+            ensure!(!running_in(&made)?.is_empty(), "there is no node");
+            let group = Pid::from_raw(demo.id() as i32).context("pid 0")?;
+            kill_process_group(group, Signal::INT)?;
+            let status = eventually("the demo's end", async || Ok(demo.try_wait()?)).await;
+            let status = status.with_context(said)?;
+            ensure!(status.code() == Some(expected), "at {told_at:?}: {status}\n{}", said());
+            let left: Vec<_> = fs::read_dir(&made)?.flatten().map(|entry| entry.path()).collect();
+            ensure!(left.is_empty(), "at {told_at:?} it left {left:?}");
+            let running = running_in(&made)?;
+            ensure!(running.is_empty(), "at {told_at:?} it left processes: {running:?}");
+        }
+        Ok(())
+    });
+}
+
+/// The command lines of processes that name a folder.
+fn running_in(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let folder = folder.to_str().context("no text")?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        // Processes may end while we look.
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        found.extend(line.contains(folder).then_some(line));
+    }
+    Ok(found)
 }

@@ -79,10 +79,10 @@ fn each_misbehaviour_is_contained() {
             let keys = api.query("hostile", "bad", &json!({"do": "count"})).await?;
             ensure!(keys["keys"] == 1, "query {what} left something behind: {keys}");
         }
-        // Two million lines: heard, but not written.
+        // Ten thousand lines: the first hundred are written.
         api.send("hostile", "bad", deed(&json!({"do": "log-flood"}))).await?;
         let lines = node.log().lines().filter(|line| line.contains("slotd::guest")).count();
-        ensure!(lines < 1_000, "{lines} lines are in the log");
+        ensure!((100..200).contains(&lines), "{lines} lines are in the log");
         let history = api.whole_history("hostile", "bad").await?;
         ensure!(history.len() == DEEDS.len() + 2, "{} messages were kept", history.len());
         ensure!(history.iter().all(|entry| entry.events.is_empty()), "an event leaked");
@@ -234,6 +234,10 @@ fn a_session_that_cant_be_migrated_stays_and_is_listed() {
             ensure!(from["value"].is_string(), "it was not migrated");
             anyhow::Ok(())
         };
+        // A machine that is too busy passes deadlines too: only a second one counts.
+        let late = api.post("hostile", "spin", echo()).await?;
+        expect_problem(&late, 504, "plugin-deadline")?;
+        ensure!(node.admin().pinned("hostile").await?.is_empty(), "pinned at the first deadline");
         check(&api, 1).await?;
         check(&api, 2).await?;
         let pinned = node.admin().pinned("hostile").await?;

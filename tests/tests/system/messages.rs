@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use hyper::Method;
 use serde_json::{Value, json};
 use slotd_tests::{
-    api::{Message, Sessions, encode, session_path},
+    api::{History, Message, Sessions, encode, session_path},
     node::scenario,
     plugins,
 };
@@ -95,7 +95,7 @@ fn history_has_what_was_sent_and_answered() {
 #[test]
 fn history_is_paged_without_gap_or_overlap() {
     scenario(async {
-        let node = node_with("counter", "counter").await?;
+        let mut node = node_with("counter", "counter").await?;
         let api = node.api();
         for number in 0..57 {
             api.send("counter", "a", Message::bytes(format!("{number}"))).await?;
@@ -122,6 +122,18 @@ fn history_is_paged_without_gap_or_overlap() {
         let first = api.history("counter", "large", 0, 1000).await?;
         ensure!(first.entries.len() < 6 && first.next_after.is_some(), "one page of 1.5 MB");
         ensure!(api.whole_history("counter", "large").await?.len() == 6);
+        // One of the last has the last, from the cache and from the store.
+        let path = session_path("counter", "large") + "/messages?tail=6";
+        for kept in ["in the cache", "in the store"] {
+            let tail: History = node.api().client.get(&path).await?.success()?.json()?;
+            let seqs: Vec<_> = tail.entries.iter().map(|entry| entry.seq).collect();
+            let first = 7 - seqs.len() as u64;
+            ensure!((2..6).contains(&seqs.len()), "{kept}: {seqs:?}");
+            ensure!(seqs == (first..=6).collect::<Vec<_>>(), "{kept}: {seqs:?}");
+            ensure!(tail.next_after.is_none(), "{kept}: {:?}", tail.next_after);
+            ensure!(node.terminate().await?.success());
+            node.restart().await?;
+        }
         Ok(())
     });
 }

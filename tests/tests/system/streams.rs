@@ -210,9 +210,12 @@ fn a_slow_reader_is_told_of_the_gap() {
         };
         check_prefix(&seen, &after)?;
         match socket.next().await? {
-            Received::Closed(1013, _) => Ok(()),
+            Received::Closed(1013, _) => {}
             other => bail!("after the gap came {other:?}"),
         }
+        let gaps = node.admin().metric("slotd_subscriber_gaps_total", "").await?;
+        ensure!(gaps == 2.0, "{gaps} gaps are counted: one of the stream and one of the socket");
+        Ok(())
     });
 }
 

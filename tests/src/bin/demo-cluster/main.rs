@@ -3,7 +3,7 @@
 
 mod clients;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use clients::{Replay, lock};
 use slotd_tests::{
@@ -13,7 +13,9 @@ use slotd_tests::{
         Cluster, ClusterOptions, Member,
         settle::{Change, Pauses},
     },
-    conversations, plugins,
+    conversations,
+    ending::Ending,
+    plugins,
 };
 use std::{
     collections::BTreeSet,
@@ -79,9 +81,24 @@ struct Event {
     during: u64,
 }
 
-/// Whether every message is accounted for.
+/// Whether every message is accounted for. What it started ends with it.
 async fn demo(args: Args) -> anyhow::Result<bool> {
-    let folder = args.conversations.unwrap_or_else(conversations::sample);
+    let mut ending = Ending::listen()?;
+    let (_cluster, good) = tokio::select! {
+        shown = show(&args) => shown?,
+        () = ending.told() => bail!("ended before it had accounted for every message"),
+    };
+    if !args.exit {
+        println!("\nServing until Ctrl-C.");
+        ending.told().await;
+    }
+    Ok(good)
+}
+
+/// Replays, changes the cluster and accounts; gives the cluster, and whether every message is
+/// accounted for.
+async fn show(args: &Args) -> anyhow::Result<(Cluster, bool)> {
+    let folder = args.conversations.clone().unwrap_or_else(conversations::sample);
     let talk = Arc::new(conversations::load(&folder)?);
     say(&format!("starting 3 nats-servers and {NODES} nodes with {} slots", args.slots));
     let options = ClusterOptions { nodes: NODES, slots: args.slots, ..ClusterOptions::default() };
@@ -127,11 +144,7 @@ async fn demo(args: Args) -> anyhow::Result<bool> {
     let account = Account::read(&apis, SERVICE, &rooms).await?;
     let good = print(&replay, &account, &events, elapsed, (clients, rooms.len()));
     print_addresses(&cluster, &members, rooms.keys().next().map_or("lobby", String::as_str));
-    if !args.exit {
-        println!("\nServing until Ctrl-C.");
-        tokio::signal::ctrl_c().await?;
-    }
-    Ok(good)
+    Ok((cluster, good))
 }
 
 /// The node that is killed: when, until when it mattered, and the slots that it had.

@@ -90,6 +90,7 @@ fn panels_show_metrics_that_exist() {
             "slotd_forwards_total",
             "slotd_fences_total",
             "slotd_claims_total",
+            "slotd_slot_claims_total",
             "slotd_log_append_seconds",
             "slotd_messages_total",
             "slotd_errors_total",
