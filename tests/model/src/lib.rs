@@ -81,24 +81,34 @@ pub enum Guard {
     ShowCommitted,
 }
 
+/// All guards; does not compile when one is left out.
+macro_rules! guards {
+    ($($guard:ident),+ $(,)?) => {{
+        const fn _all(guard: Guard) {
+            match guard { $(Guard::$guard)|+ => {} }
+        }
+        [$(Guard::$guard),+]
+    }};
+}
+
 impl Guard {
-    pub const ALL: [Self; 16] = [
-        Self::Expectation,
-        Self::ClaimFirst,
-        Self::NewTerm,
-        Self::ReplayToClaim,
-        Self::Fence,
-        Self::Republish,
-        Self::SettleByFirst,
-        Self::ForgetOnFailure,
-        Self::OutputGate,
-        Self::RepeatGate,
-        Self::IdempotencyKey,
-        Self::SettleBeforeRelease,
-        Self::StopAtRelease,
-        Self::Barrier,
-        Self::FreshBarrier,
-        Self::ShowCommitted,
+    pub const ALL: [Self; 16] = guards![
+        Expectation,
+        ClaimFirst,
+        NewTerm,
+        ReplayToClaim,
+        Fence,
+        Republish,
+        SettleByFirst,
+        ForgetOnFailure,
+        OutputGate,
+        RepeatGate,
+        IdempotencyKey,
+        SettleBeforeRelease,
+        StopAtRelease,
+        Barrier,
+        FreshBarrier,
+        ShowCommitted,
     ];
 }
 

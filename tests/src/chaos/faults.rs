@@ -11,20 +11,24 @@ use crate::{
     node::eventually,
     plugins,
 };
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use std::{
+    collections::BTreeSet,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// For the others to serve what a paused node had: membership must see it first.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(60);
 /// For a node to answer that all slots run a version, before another one is asked.
 const DEPLOYED_WITHIN: Duration = Duration::from_secs(30);
+/// For all nodes together, as long as one after the other is asked in vain.
+const SWAPPED_WITHIN: Duration = Duration::from_secs(90);
 /// Messages and reads that wait at a node while it is paused: the first that the zombie answers.
 const WAITING_AT_ZOMBIE: u32 = 16;
 
@@ -34,20 +38,33 @@ pub struct Scene {
     pub probes: Probes,
     pub recorder: Arc<Recorder>,
     pub swaps: AtomicU64,
+    /// Nodes that stood still until others had taken over, and came back.
+    pub pauses: AtomicU64,
 }
 
 impl Scene {
-    /// One fault from its beginning to its end.
+    /// One fault of a turn from its beginning to its end. An operator turns to nodes that are not
+    /// `befallen` first.
     ///
     /// # Errors
     /// When the fault can't be made, or an operator's command fails.
-    pub async fn inflict(&self, planned: Planned) -> anyhow::Result<()> {
+    pub async fn inflict(
+        &self,
+        planned: Planned,
+        befallen: &BTreeSet<NodeNumber>,
+    ) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(planned.begin_after_ms)).await;
-        let done = self.begin_and_end(planned.fault, Duration::from_millis(planned.hold_ms)).await;
+        let hold = Duration::from_millis(planned.hold_ms);
+        let done = self.begin_and_end(planned.fault, hold, befallen).await;
         done.with_context(|| format!("{:?}", planned.fault))
     }
 
-    async fn begin_and_end(&self, fault: Fault, hold: Duration) -> anyhow::Result<()> {
+    async fn begin_and_end(
+        &self,
+        fault: Fault,
+        hold: Duration,
+        befallen: &BTreeSet<NodeNumber>,
+    ) -> anyhow::Result<()> {
         let cluster = &self.cluster;
         match fault {
             Fault::Kill(number) => {
@@ -56,7 +73,7 @@ impl Scene {
                 tokio::time::sleep(hold).await;
                 cluster.restart(&member).await
             }
-            Fault::Pause(number) => self.pause(number, hold).await,
+            Fault::Pause(number) => self.pause(number, hold, befallen).await,
             Fault::CutFromPeers(number) => self.cut(number, hold, Ways::BOTH, Ways::NONE).await,
             Fault::CutFromEngine(number) => self.cut(number, hold, Ways::NONE, Ways::BOTH).await,
             Fault::CutFromBoth(number) => self.cut(number, hold, Ways::BOTH, Ways::BOTH).await,
@@ -84,9 +101,9 @@ impl Scene {
                 net.slow(own, false)
             }
             Fault::DrainSlot(slot) => {
-                self.operate(&format!("/admin/v1/slots/{slot}/drain")).await?;
+                self.operate(&format!("/admin/v1/slots/{slot}/drain"), befallen).await?;
                 tokio::time::sleep(hold).await;
-                self.operate("/admin/v1/rebalance").await
+                self.operate("/admin/v1/rebalance", befallen).await
             }
             Fault::MoveLeaders => {
                 // While it elects for another reason, it may not answer.
@@ -102,27 +119,41 @@ impl Scene {
                 }
                 Ok(())
             }
-            Fault::Swap => self.swap().await,
+            Fault::Swap => self.swap(befallen).await,
         }
     }
 
     /// Pauses a node until the others serve everything, then lets it go on, with requests waiting
     /// at it: a zombie that does not know yet what it has missed.
-    async fn pause(&self, number: NodeNumber, hold: Duration) -> anyhow::Result<()> {
+    async fn pause(
+        &self,
+        number: NodeNumber,
+        hold: Duration,
+        befallen: &BTreeSet<NodeNumber>,
+    ) -> anyhow::Result<()> {
         let member = self.cluster.member(number)?;
         member.node.lock().await.pause()?;
-        let others = self.others(number);
+        // One that is cut off or drained meanwhile can't show it.
+        let mut others = self.others(number);
+        others.retain(|member| !befallen.contains(&member.number));
+        ensure!(!others.is_empty(), "no node is left to take over from a paused one");
         let taken_over = self.probes.all_served(&others, TAKEN_OVER_WITHIN).await;
         tokio::time::sleep(hold).await;
         let burst = self.ask_zombie(&member);
         let wake = async {
             // The requests should be in its sockets by now; it does not matter if not.
             tokio::time::sleep(Duration::from_millis(200)).await;
-            member.node.lock().await.resume()
+            let node = member.node.lock().await;
+            let pid = node.pid().context("a paused node is gone")?;
+            let state = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            ensure!(state.contains("(stopped)"), "a paused node did not stand still: {state}");
+            node.resume()
         };
         let ((), woken) = tokio::join!(burst, wake);
         woken?;
-        taken_over.map(drop).context("nobody took over from a paused node")
+        taken_over.context("nobody took over from a paused node")?;
+        self.pauses.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     async fn ask_zombie(&self, member: &Member) {
@@ -139,6 +170,13 @@ impl Scene {
             }
         });
         futures_util::future::join_all(requests).await;
+    }
+
+    /// Those that nothing befalls come first.
+    fn members(&self, befallen: &BTreeSet<NodeNumber>) -> Vec<Arc<Member>> {
+        let mut all = self.cluster.members();
+        all.sort_by_key(|member| befallen.contains(&member.number));
+        all
     }
 
     fn others(&self, number: NodeNumber) -> Vec<Arc<Member>> {
@@ -179,9 +217,9 @@ impl Scene {
 
     /// An operator's command, at whichever node takes it; tried again while none does, because of
     /// what else goes wrong.
-    async fn operate(&self, path: &str) -> anyhow::Result<()> {
+    async fn operate(&self, path: &str, befallen: &BTreeSet<NodeNumber>) -> anyhow::Result<()> {
         eventually(path, async || {
-            for member in self.cluster.members() {
+            for member in self.members(befallen) {
                 let client = member.admin().client;
                 let answer = tokio::time::timeout(DEPLOYED_WITHIN, client.post(path, "")).await;
                 if answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200)) {
@@ -193,30 +231,42 @@ impl Scene {
         .await
     }
 
-    /// Deploys another version of each plugin, through the first node that can.
-    async fn swap(&self) -> anyhow::Result<()> {
+    /// Deploys the other version of each plugin, through a node that can: forth and back between
+    /// two, so that only the first swaps have anything to compile.
+    async fn swap(&self, befallen: &BTreeSet<NodeNumber>) -> anyhow::Result<()> {
         let number = self.swaps.fetch_add(1, Relaxed) + 1;
         let chat = if number.is_multiple_of(2) { "chat-v1" } else { "chat-v2" };
         for (service, plugin) in [("chat", chat), ("counter", "counter")] {
-            let component = plugins::variant(&plugins::load(plugin)?, &format!("swap {number}"));
-            self.deploy(service, component).await.with_context(|| service.to_owned())?;
+            let component = plugins::load(plugin)?;
+            let component = plugins::variant(&component, &format!("swap {}", number % 2));
+            let done = self.deploy(service, component, befallen).await;
+            done.with_context(|| service.to_owned())?;
         }
         Ok(())
     }
 
-    async fn deploy(&self, service: &str, component: Bytes) -> anyhow::Result<()> {
-        let mut last = None;
-        for member in self.cluster.members() {
-            let admin = member.admin();
-            let deploying = admin.deploy(service, component.clone());
-            // A node that is cut off, paused or down cannot.
-            match tokio::time::timeout(DEPLOYED_WITHIN, deploying).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(e)) => last = Some(e),
-                Err(_) => last = Some(anyhow::anyhow!("{} gives no answer", member.name)),
+    async fn deploy(
+        &self,
+        service: &str,
+        component: Bytes,
+        befallen: &BTreeSet<NodeNumber>,
+    ) -> anyhow::Result<()> {
+        let until = Instant::now() + SWAPPED_WITHIN;
+        loop {
+            let mut last = anyhow::anyhow!("no node is left");
+            for member in self.members(befallen) {
+                let admin = member.admin();
+                let deploying = admin.deploy(service, component.clone());
+                // A node that is cut off, paused or down cannot, one that stops only half.
+                match tokio::time::timeout(DEPLOYED_WITHIN, deploying).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(e)) => last = e.context(member.name.clone()),
+                    Err(_) => last = anyhow::anyhow!("{} gives no answer", member.name),
+                }
             }
+            ensure!(Instant::now() < until, last);
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("no node is left")))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The clients that keep a cluster busy while things go wrong: writers, readers and subscribers.
 
-use super::record::{Caller, ReadKind, Recorder, SERVICES, message, seen, session_name};
+use super::record::{BROKEN, Caller, ReadKind, Recorder, SERVICES, message, seen, session_name};
 use crate::{
     api::{Api, Event, Session, session_path},
     history::{Nanos, Seen, SessionId, Stream},
@@ -16,6 +16,9 @@ use tokio::{
 };
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// One writer and one reader in four waits for longer than a node ever does: only they hear of late
+/// acknowledgements, and of what a node says when it gives up.
+const PATIENCE_LONG: Duration = Duration::from_secs(20);
 /// Attempts under one key before its writer leaves it open.
 const ATTEMPTS_MAX: u32 = 8;
 /// A subscriber that hears nothing for so long connects anew: a cut link does not close.
@@ -69,11 +72,13 @@ impl Load {
             stop: stop.subscribe(),
         };
         let mut tasks = JoinSet::new();
-        for _ in 0..shape.writers {
-            tasks.spawn(one().write(shape.think));
+        let patience =
+            |number: u32| if number.is_multiple_of(4) { PATIENCE_LONG } else { PATIENCE };
+        for number in 0..shape.writers {
+            tasks.spawn(one().write(patience(number), shape.think));
         }
-        for _ in 0..shape.readers {
-            tasks.spawn(one().read_on(shape.think));
+        for number in 0..shape.readers {
+            tasks.spawn(one().read_on(patience(number), shape.think));
         }
         for number in 0..shape.deleters {
             tasks.spawn(one().delete_on(number, shape.think));
@@ -159,9 +164,9 @@ impl One {
         tokio::time::sleep(Duration::from_micros(micros)).await;
     }
 
-    async fn write(mut self, think: Duration) -> anyhow::Result<()> {
+    async fn write(mut self, patience: Duration, think: Duration) -> anyhow::Result<()> {
         let recorder = self.recorder.clone();
-        let mut caller = Caller::new(&recorder, PATIENCE);
+        let mut caller = Caller::new(&recorder, patience);
         while !self.stopped() {
             let session = self.session();
             // One in four is sent once, and its fate left open where it is open.
@@ -172,9 +177,9 @@ impl One {
         Ok(())
     }
 
-    async fn read_on(mut self, think: Duration) -> anyhow::Result<()> {
+    async fn read_on(mut self, patience: Duration, think: Duration) -> anyhow::Result<()> {
         let recorder = self.recorder.clone();
-        let mut caller = Caller::new(&recorder, PATIENCE);
+        let mut caller = Caller::new(&recorder, patience);
         while !self.stopped() {
             let kinds = [ReadKind::Tail, ReadKind::Describe, ReadKind::Query];
             let kind = kinds[self.random.below(3) as usize];
@@ -194,14 +199,15 @@ impl One {
         let service = SERVICES[number as usize % SERVICES.len()];
         for name in 0.. {
             let name = format!("deleted-{number}-{name}");
-            let (mut seq, mut known) = (0, true);
-            while known {
+            let mut seq = 0;
+            loop {
                 if self.stopped() {
                     return Ok(());
                 }
                 self.think(4 * think).await;
                 let Some(at) = self.target() else { continue };
                 let api = Api::new(Client::new(at));
+                let begun = self.recorder.now();
                 let delete = seq > 0 && self.random.below(3) == 0;
                 let answer = match delete {
                     true => tokio::time::timeout(PATIENCE, api.delete(service, &name)).await,
@@ -210,7 +216,14 @@ impl One {
                         tokio::time::timeout(PATIENCE, api.post(service, &name, message)).await
                     }
                 };
-                let Ok(Ok(answer)) = answer else { break };
+                let answer = match answer {
+                    Ok(Ok(answer)) => answer,
+                    none => {
+                        let why = if none.is_err() { "timeout" } else { BROKEN };
+                        self.recorder.failed(begun, &format!("deleter: {why}"), "");
+                        break;
+                    }
+                };
                 match (answer.status, delete) {
                     (204, true) => seq = 0,
                     (200, false) => {
@@ -220,10 +233,13 @@ impl One {
                     }
                     (404, true) => bail!("{service}/{name} has {seq} messages and is not there"),
                     // Refused, or not known: both are rare.
-                    _ => known = false,
-                }
-                if !known {
-                    break;
+                    _ => {
+                        let problem = answer.problem();
+                        let (code, detail) = problem
+                            .map_or(("malformed".into(), answer.text()), |p| (p.code, p.detail));
+                        self.recorder.failed(begun, &format!("deleter: {code}"), &detail);
+                        break;
+                    }
                 }
                 let Some(at) = self.target() else { continue };
                 let client = Client::new(at);

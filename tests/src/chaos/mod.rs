@@ -8,8 +8,9 @@ pub mod schedule;
 
 use crate::{
     clock::WrongClock,
-    cluster::{Cluster, ClusterOptions, Own, net::Net},
+    cluster::{Cluster, ClusterOptions, Own, net::Net, settle::unsettled},
     history::{Report, check},
+    notice::not_tested,
     plugins,
 };
 use anyhow::{Context, ensure};
@@ -18,7 +19,8 @@ use load::{Load, LoadShape};
 use probe::Probes;
 use schedule::{Fault, Schedule, Shape, Turn};
 use std::{
-    sync::Arc,
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -26,6 +28,9 @@ use std::{
 const NODES_EVER_MAX: u32 = 64;
 /// For a healed cluster to serve every slot through every node.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+/// Without a refusal for so long, what a turn did to the clients is over: most of them wait no
+/// longer for an answer.
+const CALM: Duration = load::PATIENCE;
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -47,22 +52,15 @@ pub struct Plan {
 /// When the cluster does not survive, does not settle after a turn, or shows what must not be.
 pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result<Report> {
     println!("chaos seed {seed}");
-    let shape = Shape {
-        nodes: plan.cluster.nodes,
-        servers: u32::try_from(plan.cluster.servers)?,
-        mixtures: plan.mixtures,
-        slots: plan.cluster.slots,
-        links: net.is_some(),
-        delay: net.as_ref().is_some_and(|net| net.can_be_slow()),
-        in_turn: plan.in_turn,
-    };
-    let schedule = Schedule::new(seed, shape);
-    if shape.links && !shape.delay {
-        println!("SKIPPED: no link is slowed down: this machine has no netem");
+    let delay = net.as_ref().is_some_and(|net| net.can_be_slow());
+    let schedule = plan.schedule(seed, net.is_some(), delay);
+    if net.is_some() && !delay {
+        not_tested("chaos with a slow link: this machine has no netem");
     }
     let slots = plan.cluster.slots;
     // Gone when the last node is.
-    let clock = WrongClock::build().map_err(|e| println!("SKIPPED: no clock is wrong: {e:#}"));
+    let clock =
+        WrongClock::build().map_err(|e| not_tested(&format!("chaos with wrong clocks: {e:#}")));
     let mut options = plan.cluster.clone();
     if let Ok(clock) = &clock {
         // Every other hour: whichever node a slot goes to, its clock is another.
@@ -80,52 +78,75 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
     probes.all_served(&cluster.members(), SETTLED_WITHIN).await?;
     let mut load = Load::start(seed, plan.load, cluster.targets());
     let recorder = load.recorder().clone();
-    let scene = Scene { cluster, probes, recorder, swaps: 0.into() };
+    let scene = Scene { cluster, probes, recorder, swaps: 0.into(), pauses: 0.into() };
+    let (mut pauses, mut calm) = (0, true);
     for (at, turn) in schedule.turns.iter().enumerate() {
         let turn = plan.of_interest(turn);
         if !turn.faults.is_empty() {
-            let done = scene.turn(at + 1, schedule.turns.len(), &turn).await;
+            let done = scene.turn(at + 1, schedule.turns.len(), &turn, calm).await;
             done.with_context(|| format!("seed {seed}, turn {}: {turn}", at + 1))?;
             load.failed().await?;
+            let paused = |&fault: &Fault| matches!(fault, Fault::Pause(_));
+            pauses += turn.faults.iter().map(|planned| planned.fault).filter(paused).count() as u64;
+            calm = turn.orderly();
         }
     }
+    let (paused, swaps) = (scene.pauses.load(Relaxed), scene.swaps.load(Relaxed));
+    ensure!(paused == pauses, "seed {seed}: {paused} of {pauses} nodes came back from a pause");
     // The recorder must be the load's alone to be taken apart.
     let Scene { cluster, recorder, .. } = scene;
     let deletes = recorder.deletes();
     drop(recorder);
     let report = check(&load.finish().await?);
-    println!("seed {seed}: {report}; {deletes} deletes");
+    println!("seed {seed}: {report}; {deletes} deletes, {swaps} swaps, {pauses} pauses");
     ensure!(deletes > 0, "seed {seed}: nothing was deleted");
     ensure!(report.good(), "seed {seed}: {report}");
     ensure!(report.acknowledged > 0, "seed {seed}: nothing was acknowledged");
+    ensure!(report.reads > 0, "seed {seed}: nothing was read");
+    ensure!(report.events > 0, "seed {seed}: no event was seen");
     drop(cluster);
     Ok(report)
 }
 
 impl Plan {
-    fn of_interest(&self, turn: &Turn) -> Turn {
-        let name = |fault: Fault| {
-            let name = format!("{fault:?}");
-            name.split('(').next().unwrap_or_default().to_owned()
+    /// What a seed makes of it, on a network whose links can be cut or `delay`ed, or on loopback.
+    pub fn schedule(&self, seed: u64, links: bool, delay: bool) -> Schedule {
+        let shape = Shape {
+            nodes: self.cluster.nodes,
+            servers: self.cluster.servers as u32,
+            mixtures: self.mixtures,
+            slots: self.cluster.slots,
+            links,
+            delay,
+            in_turn: self.in_turn,
         };
+        Schedule::new(seed, shape)
+    }
+
+    fn of_interest(&self, turn: &Turn) -> Turn {
         let mut turn = turn.clone();
         // Who joins and who leaves is needed for the rest to make sense.
         turn.faults.retain(|planned| {
             self.only.is_empty()
                 || matches!(planned.fault, Fault::Join(_) | Fault::Drain(_))
-                || self.only.contains(&name(planned.fault))
+                || self.only.contains(&planned.fault.name())
         });
         turn
     }
 }
 
 impl Scene {
-    async fn turn(&self, number: usize, of: usize, turn: &Turn) -> anyhow::Result<()> {
+    async fn turn(&self, number: usize, of: usize, turn: &Turn, calm: bool) -> anyhow::Result<()> {
         println!("turn {number} of {of}: {turn}");
+        if turn.orderly() && !calm {
+            self.calm().await?;
+        }
         let started = Instant::now();
         let acknowledged = self.recorder.acknowledged();
         self.recorder.take_failures();
-        let faults = turn.faults.iter().map(|&planned| self.inflict(planned));
+        let befallen: BTreeSet<_> =
+            turn.faults.iter().filter_map(|planned| planned.fault.node()).collect();
+        let faults = turn.faults.iter().map(|&planned| self.inflict(planned, &befallen));
         futures_util::future::try_join_all(faults).await?;
         let took = started.elapsed();
         let settled = self.probes.all_served(&self.cluster.members(), SETTLED_WITHIN).await?;
@@ -137,6 +158,42 @@ impl Scene {
             settled.as_secs_f64()
         );
         ensure!(acknowledged > 0, "nothing was acknowledged meanwhile");
+        let refused = failures.keys().any(|failure| record::is_refusal(failure));
+        ensure!(!turn.orderly() || !refused, "nothing went wrong, and still: {failures:?}");
         Ok(())
+    }
+
+    /// Waits until the turn before is over for clients and nodes alike: a server that was cut off may
+    /// make the others elect once more when it is back, and slots are claimed from a node for as
+    /// long as it calls itself unfit.
+    async fn calm(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + SETTLED_WITHIN;
+        loop {
+            self.recorder.take_failures();
+            tokio::time::sleep(CALM).await;
+            let failures = self.recorder.take_failures();
+            let refused = failures.keys().any(|failure| record::is_refusal(failure));
+            let unrest = self.unrest().await;
+            if !refused && unrest.is_none() {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "no calm after the turn before: {unrest:?}, {failures:?}"
+            );
+        }
+    }
+
+    /// Why the nodes may still move slots by themselves, if they may.
+    async fn unrest(&self) -> Option<String> {
+        let nodes = self.cluster.members();
+        let through = nodes.first()?;
+        if let Some(why) = unsettled(through, &nodes, self.cluster.slots()).await {
+            return Some(why);
+        }
+        match through.admin().nodes().await {
+            Ok(views) => views.nodes.into_iter().find_map(|node| node.unfit),
+            Err(why) => Some(format!("{why:#}")),
+        }
     }
 }

@@ -3,12 +3,13 @@
 use crate::{
     api::{Api, Entry, Event, Message, session_path},
     history::{History, Kept, MessageId, Nanos, Outcome, Read, Seen, Send, SessionId, Stream},
-    http::{Answer, Client},
+    http::{Answer, Client, Problem},
 };
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     sync::{
@@ -21,14 +22,29 @@ use std::{
 /// The services of the sessions: every other one counts, the ones between chat, with events.
 pub const SERVICES: [&str; 2] = ["counter", "chat"];
 
+/// Before the name of a failure whose attempt began before failures were taken the last time: what
+/// happened since may not be why.
+const EARLIER: &str = "earlier: ";
+pub(super) const BROKEN: &str = "connection";
+
+/// What was answered, other than a success.
+pub type Failures = BTreeMap<String, Failure>;
+
+/// How often something went wrong, and what was said the first time.
+#[derive(Default)]
+pub struct Failure {
+    count: u64,
+    first: String,
+}
+
 /// Everything that was recorded, by all clients on one clock.
 pub struct Recorder {
     epoch: Instant,
     sessions: u32,
     next_message: AtomicU64,
     history: Mutex<History>,
-    /// What was answered, other than a success, and how often.
-    failures: Mutex<BTreeMap<String, u64>>,
+    failures: Mutex<Failures>,
+    failures_taken: AtomicU64,
     acknowledged: AtomicU64,
     deletes: AtomicU64,
 }
@@ -51,6 +67,13 @@ pub enum ReadKind {
     Query,
 }
 
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.count)?;
+        if self.first.is_empty() { Ok(()) } else { write!(f, " ({})", self.first) }
+    }
+}
+
 impl Recorder {
     /// For sessions that have no message yet.
     pub fn new(sessions: u32) -> Self {
@@ -61,6 +84,7 @@ impl Recorder {
             next_message: AtomicU64::new(1),
             history: Mutex::new(history),
             failures: Mutex::default(),
+            failures_taken: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             deletes: AtomicU64::new(0),
         }
@@ -90,8 +114,10 @@ impl Recorder {
     }
 
     /// What was answered since the last time, other than successes.
-    pub fn take_failures(&self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut *lock(&self.failures))
+    pub fn take_failures(&self) -> Failures {
+        let mut failures = lock(&self.failures);
+        self.failures_taken.store(self.now(), Relaxed);
+        std::mem::take(&mut *failures)
     }
 
     pub fn new_message(&self) -> MessageId {
@@ -116,9 +142,20 @@ impl Recorder {
         Ok(history)
     }
 
-    fn failed(&self, what: &str) {
-        *lock(&self.failures).entry(what.to_owned()).or_default() += 1;
+    pub(super) fn failed(&self, begun: Nanos, what: &str, detail: &str) {
+        let mut failures = lock(&self.failures);
+        let earlier = if begun < self.failures_taken.load(Relaxed) { EARLIER } else { "" };
+        let failure = failures.entry(format!("{earlier}{what}")).or_default();
+        if failure.count == 0 {
+            detail.clone_into(&mut failure.first);
+        }
+        failure.count += 1;
     }
+}
+
+/// Whether a client met more than a broken connection, in an attempt that is not from before.
+pub(super) fn is_refusal(failure: &str) -> bool {
+    !failure.starts_with(EARLIER) && !failure.ends_with(BROKEN)
 }
 
 /// The messages of a session in its history; none if there is no such session.
@@ -192,9 +229,9 @@ impl<'a> Caller<'a> {
         let answer = tokio::time::timeout(self.patience, api.post(service, &name, body)).await;
         let ended = self.recorder.now();
         let outcome = match answer {
-            Ok(Ok(answer)) => self.outcome(&answer),
-            Ok(Err(_)) => self.open("connection"),
-            Err(_) => self.open("timeout"),
+            Ok(Ok(answer)) => self.outcome(begun, &answer),
+            Ok(Err(_)) => self.open(begun, BROKEN),
+            Err(_) => self.open(begun, "timeout"),
         };
         let send = Send { session, message, begun, ended, outcome };
         lock(&self.recorder.history).sends.push(send);
@@ -204,12 +241,12 @@ impl<'a> Caller<'a> {
         outcome
     }
 
-    fn open(&self, why: &str) -> Outcome {
-        self.recorder.failed(why);
+    fn open(&self, begun: Nanos, why: &str) -> Outcome {
+        self.recorder.failed(begun, why, "");
         Outcome::Unknown
     }
 
-    fn outcome(&self, answer: &Answer) -> Outcome {
+    fn outcome(&self, begun: Nanos, answer: &Answer) -> Outcome {
         let acknowledged = || {
             let reply = crate::api::Reply::of(answer.clone()).ok()?;
             let value = reply.json().ok()?;
@@ -222,14 +259,14 @@ impl<'a> Caller<'a> {
         }
         match answer.problem() {
             Ok(problem) => {
-                self.recorder.failed(&problem.code);
+                self.recorder.failed(begun, &problem.code, &problem.detail);
                 // Every other code says that this attempt was not kept.
                 match problem.code.as_str() {
                     "outcome-unknown" | "internal" => Outcome::Unknown,
                     _ => Outcome::Refused,
                 }
             }
-            Err(_) => self.open("malformed"),
+            Err(_) => self.open(begun, "malformed"),
         }
     }
 
@@ -271,22 +308,24 @@ impl<'a> Caller<'a> {
                 let read = Read { session, begun, ended, stale_allowed, last_seq, entries };
                 lock(&self.recorder.history).reads.push(read);
             }
-            Ok(Ok(Err(code))) => self.recorder.failed(&format!("read: {code}")),
-            Ok(Err(_)) => self.recorder.failed("read: connection"),
-            Err(_) => self.recorder.failed("read: timeout"),
+            Ok(Ok(Err(problem))) => {
+                self.recorder.failed(begun, &format!("read: {}", problem.code), &problem.detail);
+            }
+            Ok(Err(_)) => self.recorder.failed(begun, &format!("read: {BROKEN}"), ""),
+            Err(_) => self.recorder.failed(begun, "read: timeout", ""),
         }
     }
 }
 
 type Page = (u64, Vec<(u64, MessageId)>);
 
-/// What a read shows, or the code with which it was refused.
+/// What a read shows, or with what it was refused.
 async fn ask(
     api: &Api,
     session: SessionId,
     kind: ReadKind,
     stale_allowed: bool,
-) -> anyhow::Result<Result<Page, String>> {
+) -> anyhow::Result<Result<Page, Problem>> {
     let (service, name) = session_name(session);
     let path = session_path(service, &name);
     let local =
@@ -299,9 +338,10 @@ async fn ask(
         _ => api.client.get(&format!("{path}{}", local("?"))).await?,
     };
     if answer.status != 200 {
-        let code = answer.problem()?.code;
+        let problem = answer.problem()?;
         // A session without a message does not exist.
-        return Ok(if code == "session-not-found" { Ok((0, Vec::new())) } else { Err(code) });
+        let none = problem.code == "session-not-found";
+        return Ok(if none { Ok((0, Vec::new())) } else { Err(problem) });
     }
     let value: Value = answer.json()?;
     if let Some(count) = value.as_u64() {

@@ -1,8 +1,8 @@
 //! What goes wrong, and when: made from a seed alone, so that a run can be made again.
 //!
 //! A schedule is a list of *turns*. In a turn some faults overlap; at its end all is healed and the
-//! cluster settles before the next one begins. Faults *in turn* are turns of one fault; a *mixture*
-//! has two or three in each.
+//! cluster settles before the next one begins. Faults *in turn* are turns of one fault, with a swap
+//! in the middle of it; a *mixture* has two or three in each.
 
 use crate::load::Random;
 use std::{collections::BTreeSet, fmt};
@@ -53,7 +53,7 @@ pub struct Planned {
     pub fault: Fault,
     /// From the turn's beginning.
     pub begin_after_ms: u64,
-    /// How long it lasts at least; nothing to those that are over by themselves.
+    /// How long it lasts at least; 0: it is over by itself.
     pub hold_ms: u64,
 }
 
@@ -89,9 +89,10 @@ pub struct Shape {
 const NODES_MAX: usize = 5;
 /// With fewer, nothing could be disturbed without all being so.
 const NODES_MIN: usize = 2;
-/// Long enough for membership to see that a node is gone.
-const HOLD_MS: (u64, u64) = (1_000, 6_000);
+/// One fault of a mixture begins at most so long after another.
 const STAGGER_MS: u64 = 2_000;
+/// ... and after one that is over by itself, which may be soon.
+const STAGGER_BRIEF_MS: u64 = 300;
 
 /// The kinds of faults, without what they befall.
 const KINDS: [fn(u32) -> Fault; 18] = [
@@ -155,6 +156,42 @@ impl Fault {
         )
     }
 
+    /// As it is called in a printed schedule.
+    pub fn name(self) -> String {
+        let name = format!("{self:?}");
+        name.split('(').next().unwrap_or_default().to_owned()
+    }
+
+    /// One of each kind, whatever it befalls.
+    pub fn samples() -> impl Iterator<Item = Self> {
+        KINDS.iter().map(|make| make(0))
+    }
+
+    /// The least and the most that it lasts, so that it bites: a node is missed after 2 s, one
+    /// without the engine says so after 5 s at most, and a server without the others knows it after
+    /// some 10 s. `None`: it is over by itself.
+    fn hold_ms(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Kill(_) | Self::Pause(_) | Self::Slow(_) | Self::KillServer(_) => {
+                Some((1_000, 5_000))
+            }
+            Self::DrainSlot(_) => Some((1_000, 3_000)),
+            Self::CutFromPeers(_) | Self::PeersDontHear(_) | Self::DoesntHearPeers(_) => {
+                Some((4_000, 6_000))
+            }
+            Self::CutFromEngine(_)
+            | Self::CutFromBoth(_)
+            | Self::EngineDoesntHear(_)
+            | Self::DoesntHearEngine(_) => Some((8_000, 9_000)),
+            Self::CutServer(_) => Some((10_000, 11_000)),
+            Self::MoveLeaders
+            | Self::Join(_)
+            | Self::Drain(_)
+            | Self::RollingRestart
+            | Self::Swap => None,
+        }
+    }
+
     /// It takes a server of the engine away from the others.
     fn disturbs_engine(self) -> bool {
         matches!(self, Self::KillServer(_) | Self::CutServer(_))
@@ -174,12 +211,21 @@ impl Fault {
     }
 }
 
+impl Turn {
+    /// Nothing goes wrong in it.
+    pub fn orderly(&self) -> bool {
+        self.faults.iter().all(|planned| planned.fault.orderly())
+    }
+}
+
 /// What the planner knows of the cluster.
 struct Planner {
     random: Random,
     shape: Shape,
     nodes: BTreeSet<NodeNumber>,
     next_node: NodeNumber,
+    /// Kinds that are still to come in mixtures before any comes again; the last is the next.
+    deck: Vec<usize>,
 }
 
 impl Schedule {
@@ -190,52 +236,96 @@ impl Schedule {
             shape,
             nodes: (1..=shape.nodes).collect(),
             next_node: shape.nodes + 1,
+            deck: Vec::new(),
         };
         let mut turns = Vec::new();
         if shape.in_turn {
             let mut kinds: Vec<usize> = (0..KINDS.len()).collect();
             planner.shuffle(&mut kinds);
-            turns.extend(kinds.into_iter().filter_map(|kind| planner.turn(&[kind])));
+            turns.extend(kinds.into_iter().filter_map(|kind| planner.single(kind)));
         }
-        let singles = turns.len();
-        while turns.len() < singles + shape.mixtures {
-            let count = 2 + planner.random.below(2) as usize;
-            let kinds: Vec<usize> =
-                (0..count).map(|_| planner.random.below(KINDS.len() as u64) as usize).collect();
-            turns.extend(planner.turn(&kinds));
-        }
+        turns.extend((0..shape.mixtures).map(|_| planner.mixture()));
         Self { seed, turns }
     }
 }
 
 impl Planner {
-    /// A turn of faults of these kinds, without those that don't go with the ones before; `None`
-    /// when nothing is left.
-    fn turn(&mut self, kinds: &[usize]) -> Option<Turn> {
-        let mut faults: Vec<Planned> = Vec::new();
-        for &kind in kinds {
-            let Some(fault) = self.fault(kind, &faults) else { continue };
-            match fault {
-                Fault::Join(_) => self.next_node += 1,
-                Fault::Drain(node) => _ = self.nodes.remove(&node),
-                _ => {}
-            }
-            let stagger = if faults.is_empty() { 0 } else { self.random.below(STAGGER_MS) };
-            let hold_ms = HOLD_MS.0 + self.random.below(HOLD_MS.1 - HOLD_MS.0);
-            faults.push(Planned { fault, begin_after_ms: stagger, hold_ms });
+    /// A turn of one kind, with a swap in the middle of it; `None` when this cluster can't have it.
+    fn single(&mut self, kind: usize) -> Option<Turn> {
+        let mut faults = Vec::new();
+        let fault = self.add(&mut faults, kind).then(|| faults[0])?;
+        let mut turn = self.turn(faults);
+        if fault != Fault::Swap {
+            let begin_after_ms = match turn.faults[0].hold_ms {
+                0 => self.random.below(STAGGER_BRIEF_MS),
+                hold_ms => hold_ms / 2,
+            };
+            turn.faults.push(Planned { fault: Fault::Swap, begin_after_ms, hold_ms: 0 });
         }
-        let joined = faults.iter().filter_map(|planned| match planned.fault {
-            Fault::Join(node) => Some(node),
-            _ => None,
-        });
-        self.nodes.extend(joined);
-        (!faults.is_empty()).then_some(Turn { faults })
+        Some(turn)
     }
 
-    fn fault(&mut self, kind: usize, others: &[Planned]) -> Option<Fault> {
+    /// A turn of two or three kinds: each comes once before any comes again, as far as they go
+    /// together.
+    fn mixture(&mut self) -> Turn {
+        let count = 2 + self.random.below(2) as usize;
+        let (mut faults, mut later) = (Vec::new(), Vec::new());
+        let mut refilled = false;
+        while faults.len() < count {
+            let Some(kind) = self.deck.pop() else {
+                if std::mem::replace(&mut refilled, true) {
+                    break;
+                }
+                let mut all: Vec<usize> = (0..KINDS.len()).filter(|k| !later.contains(k)).collect();
+                self.shuffle(&mut all);
+                self.deck = all;
+                continue;
+            };
+            if !self.add(&mut faults, kind) {
+                later.push(kind);
+            }
+        }
+        self.deck.extend(later.into_iter().rev());
+        self.turn(faults)
+    }
+
+    /// Adds a fault of this kind to the others of its turn; not one that does not go with them.
+    fn add(&mut self, faults: &mut Vec<Fault>, kind: usize) -> bool {
+        let Some(fault) = self.fault(kind, faults) else { return false };
+        match fault {
+            Fault::Join(_) => self.next_node += 1,
+            Fault::Drain(node) => _ = self.nodes.remove(&node),
+            _ => {}
+        }
+        faults.push(fault);
+        true
+    }
+
+    /// When each fault of a turn begins, and how long it lasts. Those that last begin, so that the
+    /// others fall into them.
+    fn turn(&mut self, mut faults: Vec<Fault>) -> Turn {
+        faults.sort_by_key(|fault| fault.hold_ms().is_none());
+        let mut turn = Turn { faults: Vec::new() };
+        for fault in faults {
+            if let Fault::Join(node) = fault {
+                self.nodes.insert(node);
+            }
+            let hold_ms =
+                fault.hold_ms().map_or(0, |(least, most)| least + self.random.below(most - least));
+            let begin_after_ms = match turn.faults.first() {
+                None => 0,
+                Some(Planned { hold_ms: 0, .. }) => self.random.below(STAGGER_BRIEF_MS),
+                Some(first) => self.random.below(first.hold_ms.min(STAGGER_MS)),
+            };
+            turn.faults.push(Planned { fault, begin_after_ms, hold_ms });
+        }
+        turn
+    }
+
+    fn fault(&mut self, kind: usize, others: &[Fault]) -> Option<Fault> {
         let make = KINDS[kind];
         let sample = make(0);
-        let others = || others.iter().map(|planned| planned.fault);
+        let others = || others.iter().copied();
         let same =
             others().any(|other| std::mem::discriminant(&other) == std::mem::discriminant(&sample));
         let disturbed = others().filter(|other| other.disturbs_node()).count();
@@ -280,7 +370,10 @@ impl fmt::Display for Turn {
         for (at, planned) in self.faults.iter().enumerate() {
             let comma = if at == 0 { "" } else { ", " };
             let Planned { fault, begin_after_ms, hold_ms } = planned;
-            write!(f, "{comma}{fault:?} at {begin_after_ms} ms for {hold_ms} ms")?;
+            write!(f, "{comma}{fault:?} at {begin_after_ms} ms")?;
+            if *hold_ms > 0 {
+                write!(f, " for {hold_ms} ms")?;
+            }
         }
         Ok(())
     }
@@ -340,26 +433,72 @@ mod tests {
         }
     }
 
+    /// The names of all kinds; does not compile when one is left out.
+    macro_rules! names {
+        ($($kind:ident),+ $(,)?) => {{
+            fn _all(fault: Fault) {
+                match fault { $(Fault::$kind { .. })|+ => {} }
+            }
+            [$(stringify!($kind)),+]
+        }};
+    }
+
+    fn names(turns: &[Turn]) -> BTreeSet<String> {
+        let faults = turns.iter().flat_map(|turn| &turn.faults);
+        faults.map(|planned| planned.fault.name()).collect()
+    }
+
     /// Without it, a fault of the list might never be tried.
     #[test]
     fn every_kind_has_its_turn() {
+        let all = names![
+            Kill,
+            Pause,
+            CutFromPeers,
+            CutFromEngine,
+            CutFromBoth,
+            PeersDontHear,
+            DoesntHearPeers,
+            EngineDoesntHear,
+            DoesntHearEngine,
+            Slow,
+            KillServer,
+            CutServer,
+            MoveLeaders,
+            Join,
+            Drain,
+            DrainSlot,
+            RollingRestart,
+            Swap,
+        ];
+        let all = BTreeSet::from(all.map(str::to_owned));
+        assert_eq!(Fault::samples().map(Fault::name).collect::<BTreeSet<_>>(), all);
         for seed in 0..50 {
             let schedule = Schedule::new(seed, Shape { mixtures: 0, ..SHAPE });
-            let kinds: std::collections::HashSet<_> = schedule
-                .turns
-                .iter()
-                .flat_map(|turn| &turn.faults)
-                .map(|planned| std::mem::discriminant(&planned.fault))
-                .collect();
-            assert_eq!(kinds.len(), KINDS.len(), "{schedule:?}");
+            assert_eq!(names(&schedule.turns), all, "{schedule:?}");
+            let turns = &schedule.turns;
+            assert_eq!(turns.len(), all.len(), "{schedule:?}");
+            let swapped = |turn: &Turn| turn.faults.iter().any(|one| one.fault == Fault::Swap);
+            assert!(turns.iter().all(swapped), "{schedule:?}");
         }
     }
 
-    /// Without it, faults might never overlap.
+    /// Without it, faults might never overlap, or always the same ones.
     #[test]
     fn mixtures_overlap() {
-        let schedule = Schedule::new(1, Shape { in_turn: false, ..SHAPE });
-        let several = schedule.turns.iter().filter(|turn| turn.faults.len() > 1).count();
-        assert!(several > schedule.turns.len() / 2, "{several} of {}", schedule.turns.len());
+        for seed in 0..50 {
+            let turns = Schedule::new(seed, Shape { in_turn: false, ..SHAPE }).turns;
+            let several = turns.iter().filter(|turn| turn.faults.len() > 1).count();
+            assert!(several > turns.len() * 3 / 4, "{several} of {}: {turns:?}", turns.len());
+            // Two or three in each; some have to wait for others that they go together with.
+            let soon = names(&turns[..10]);
+            assert!(soon.len() >= KINDS.len() - 2, "seed {seed}: {soon:?}");
+            for turn in turns {
+                let first = turn.faults[0];
+                let falls_into = |one: &Planned| one.begin_after_ms < first.hold_ms;
+                let lasts = first.hold_ms > 0;
+                assert!(!lasts || turn.faults.iter().all(falls_into), "{turn}");
+            }
+        }
     }
 }

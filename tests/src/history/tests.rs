@@ -7,25 +7,35 @@ use super::{
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
-const KINDS: [Kind; 18] = [
-    Kind::Lost,
-    Kind::Moved,
-    Kind::Doubled,
-    Kind::Resurrected,
-    Kind::Foreign,
-    Kind::Gap,
-    Kind::OutOfOrder,
-    Kind::AppliedTwice,
-    Kind::RepeatDiffers,
-    Kind::ReplyDiffers,
-    Kind::Miscounted,
-    Kind::StaleRead,
-    Kind::Ahead,
-    Kind::TornRead,
-    Kind::Changed,
-    Kind::EventGap,
-    Kind::EventRepeat,
-    Kind::EventsMissing,
+/// All kinds; does not compile when one is left out.
+macro_rules! kinds {
+    ($($kind:ident),+ $(,)?) => {{
+        const fn _all(kind: Kind) {
+            match kind { $(Kind::$kind)|+ => {} }
+        }
+        [$(Kind::$kind),+]
+    }};
+}
+
+const KINDS: [Kind; 18] = kinds![
+    Lost,
+    Moved,
+    Doubled,
+    Resurrected,
+    Foreign,
+    Gap,
+    OutOfOrder,
+    AppliedTwice,
+    RepeatDiffers,
+    ReplyDiffers,
+    Miscounted,
+    StaleRead,
+    Ahead,
+    TornRead,
+    Changed,
+    EventGap,
+    EventRepeat,
+    EventsMissing,
 ];
 
 /// Without it, a kind of violation that the checker does not see would go unseen in every test of
