@@ -82,8 +82,8 @@ pub const SWAP_CONCURRENCY_MAX: usize = 64;
 /// Back-off of a swap with a slot that can't be moved now.
 pub const SWAP_RETRY_MIN: Duration = Duration::from_millis(20);
 pub const SWAP_RETRY_MAX: Duration = Duration::from_secs(2);
-/// How long a deploy or rollback waits for another one of the same service to be durable, and for its
-/// own slots to move before it answers with the swap still under way.
+/// How long a deploy or rollback waits for another one of the same service to be durable, and for
+/// its own slots to move before it answers with the swap still under way.
 pub const SWAP_WAIT: Duration = Duration::from_secs(30);
 
 // --- guests -----------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ pub(super) struct InFlight(Arc<ConnShared>);
 impl InFlight {
     /// Gives the request up when the peer ends its side: nobody reads a stream that has no end of
     /// its own. A message that was sent is answered all the same.
-    pub(super) fn end_with_peer(&mut self) {
+    pub(super) fn end_with_peer(&self) {
         self.0.ends_with_peer.store(true, Relaxed);
     }
 }

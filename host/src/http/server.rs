@@ -235,7 +235,7 @@ async fn handle(
     connection: Arc<ConnShared>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
-    let mut in_flight = connection.request();
+    let in_flight = connection.request();
     if connection.local_only
         && let Err(error) = auth::check_local_host(request.headers())
     {

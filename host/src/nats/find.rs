@@ -25,8 +25,8 @@ pub struct Binary {
     pub version: Version,
 }
 
-/// Looks at [`ENV`] (empty: as if it were not set), then along the `PATH`, then for `tools/nats-server` in the folder of the
-/// build that this program comes from. Starts each candidate to ask for its version.
+/// Looks at [`ENV`] (empty: as if it were not set), then along the `PATH`, then for
+/// `tools/nats-server` in the folder of the build that this program comes from. Starts each candidate to ask for its version.
 ///
 /// # Errors
 /// [`NatsError::Refused`] when there is none that is recent enough, with where it was looked for

@@ -1,6 +1,7 @@
 //! What clients ask of a node: messages, reads, subscriptions, listings.
 
 use super::*;
+use crate::router::forward::undecided_delete;
 
 impl Node {
     /// Puts a message into its slot's mailbox (starting the slot if need be). The order of calls
@@ -158,11 +159,7 @@ impl Node {
         self.router.deliver(slot, mail(reply))?;
         answer.await.unwrap_or_else(|_| {
             Err(match request() {
-                // It may have been kept.
-                Request::Delete { .. } => Error::new(
-                    Code::OutcomeUnknown,
-                    "the slot stopped before the delete was decided",
-                ),
+                Request::Delete { .. } => undecided_delete(),
                 _ => Error::new(Code::Unavailable, "the slot stopped before it answered"),
             })
         })

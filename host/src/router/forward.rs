@@ -238,10 +238,7 @@ impl Forwarder {
                             Ok(Err(error)) if is_elsewhere(&error) => error,
                             Ok(answer) => return answer,
                             Err(_) if once => {
-                                return Err(Error::new(
-                                    Code::OutcomeUnknown,
-                                    "the slot stopped before the delete was decided",
-                                ));
+                                return Err(undecided_delete());
                             }
                             Err(_) => stopped(),
                         },
@@ -533,6 +530,10 @@ fn is_of_handler(error: &Error) -> bool {
     )
 }
 
+/// Of a slot that ended with a delete: it may have been kept.
+pub fn undecided_delete() -> Error {
+    Error::new(Code::OutcomeUnknown, "the slot stopped before the delete was decided")
+}
 fn stopped() -> Error {
     Error::new(Code::Unavailable, "the slot is being opened")
 }
