@@ -481,7 +481,7 @@ const slotd_json *slotd_i64(int64_t value) {
 }
 
 const slotd_json *slotd_f64(double value) {
-    if (!isfinite(value)) return slotd_null();
+    if (!isfinite(value)) slotd_misused("a number that is not finite: JSON has no form for it");
     char text[40];
     /* The shortest that is read as the same number. */
     for (int digits = 15; digits <= 17; digits++) {
@@ -616,8 +616,6 @@ static void write_text(writer *w, const char *text, size_t size) {
 }
 
 static void write_value(writer *w, const slotd_json *value, int depth) {
-    if (depth == WRITE_DEPTH_MAX)
-        slotd_misused("a JSON value that is nested too deep, or holds itself");
     slotd_type type = slotd_type_of(value);
     switch (type) {
     case SLOTD_NOTHING:
@@ -634,6 +632,8 @@ static void write_value(writer *w, const slotd_json *value, int depth) {
     case SLOTD_OBJECT:
         break;
     }
+    /* What is deeper could not be read again. */
+    if (depth == DEPTH_MAX) slotd_misused("a JSON value that is nested too deep, or holds itself");
     bool named = type == SLOTD_OBJECT;
     write_char(w, named ? '{' : '[');
     for (uint32_t i = 0; i < value->count; i++) {

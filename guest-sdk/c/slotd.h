@@ -123,7 +123,7 @@ const slotd_json *slotd_null(void);
 const slotd_json *slotd_bool(bool value);
 const slotd_json *slotd_u64(uint64_t value);
 const slotd_json *slotd_i64(int64_t value);
-/* What is no number or infinite becomes null. */
+/* `value` must be finite: JSON has no form for NaN and the infinities. */
 const slotd_json *slotd_f64(double value);
 /* `text` must be UTF-8. */
 const slotd_json *slotd_text(slotd_str text);

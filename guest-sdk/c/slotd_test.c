@@ -245,6 +245,8 @@ void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
     if (host.kind != SLOTD_HANDLE) refuse("only `handle` may emit events");
     if (!kind.size || strcspn(kind.data, " \t\r\n") < kind.size)
         refuse("\"%.*s\" is no kind of event: one word", SLOTD_ARG(kind));
+    if (slotd_equal(kind, SLOTD_STR("error")) || slotd_starts_with(kind, SLOTD_STR("slotd.")))
+        refuse("the event kind \"%.*s\" is reserved: slotd uses it itself", SLOTD_ARG(kind));
     host.event_bytes += kind.size + content_type.size + body.size;
     if (host.events == EVENTS_MAX || host.event_bytes > EVENT_BYTES_MAX)
         refuse("limit: more than %d events or %d bytes of them", EVENTS_MAX, EVENT_BYTES_MAX);
@@ -342,13 +344,18 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
 slotd_session *slotd_new_session(const char *name) {
     slotd_session *session =
         slotd_arena_get(&test_arena, sizeof *session, _Alignof(slotd_session));
+    session->name = keep(slotd_str_of(name));
+    slotd_reset(session);
+    return session;
+}
+
+void slotd_reset(slotd_session *session) {
     *session = (slotd_session){
-        .name = keep(slotd_str_of(name)),
+        .name = session->name,
         .time_ms = 1700000000000,
         .store = slotd_arena_get(&test_arena, sizeof(store), _Alignof(store)),
     };
     *session->store = (store){NULL, 0, 0};
-    return session;
 }
 
 slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,

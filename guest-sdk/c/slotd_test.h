@@ -70,6 +70,8 @@ typedef struct slotd_outcome {
 
 /* A new session, at a fixed time. */
 slotd_session *slotd_new_session(const char *name);
+/* Forgets all of a session but its name: a test begins with a new one. */
+void slotd_reset(slotd_session *session);
 /* Sends a message whose body is `json`; `sender` may be NULL. */
 slotd_outcome slotd_send(slotd_session *session, const char *sender, const char *json);
 slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,

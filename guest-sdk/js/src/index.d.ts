@@ -84,8 +84,10 @@ export class Context<S extends object = AnyState> {
     readonly timeMs: number;
     readonly state: State<S>;
     /**
-     * Tells the session's subscribers, once the message is durable. `kind` is a word; the body is
-     * `value` as JSON. 256 events and 1 MiB of them a message.
+     * Tells the session's subscribers, once the message is durable. `kind` is a word, none that
+     * slotd itself uses (`error`, and all that begin with `slotd.`); the body is `value` as JSON.
+     * 256 events and 1 MiB of them a message.
+     * @throws {TypeError} as `State.set`
      */
     emit(kind: string, value: unknown): void;
     emitBytes(kind: string, contentType: string, body: Uint8Array): void;

@@ -26,11 +26,49 @@ export function parse(text) {
     return hasUnsafe(value) ? parseExact(text) : value;
 }
 
-/** @returns {Uint8Array | undefined} undefined where the value has no form in JSON */
+/**
+ * @returns {Uint8Array | undefined} undefined where the value has no form in JSON
+ * @throws {TypeError} where its form would be read as something else
+ */
 export function stringifyBytes(value) {
     const text = stringify(value);
-    return text === undefined ? undefined : encode(text);
+    if (text === undefined) return undefined;
+    const why = inexact(value);
+    if (why !== undefined) throw new TypeError(`${why}: it would not be read as it was`);
+    return encode(text);
 }
+
+/**
+ * What JSON.stringify writes as something else without a word: numbers that are not finite, holes in
+ * arrays, and objects whose content is not in their properties.
+ * @returns {string | undefined} the first that is found
+ */
+function inexact(root) {
+    // `stringify` has refused what holds itself.
+    const open = [root];
+    while (open.length > 0) {
+        const node = open.pop();
+        if (typeof node === "number") {
+            if (!Number.isFinite(node)) return `${node} is no number of JSON`;
+        } else if (typeof node === "function" || typeof node === "symbol") {
+            return `a ${typeof node} has no form in JSON`;
+        } else if (typeof node === "object" && node !== null && typeof node.toJSON !== "function") {
+            const unlike = UNLIKE.find((type) => node instanceof type);
+            if (unlike !== undefined) return `a ${unlike.name} has no form in JSON`;
+            if (Array.isArray(node)) {
+                for (let i = 0; i < node.length; i++) {
+                    if (node[i] === undefined) return "undefined in an array has no form in JSON";
+                    open.push(node[i]);
+                }
+            } else {
+                for (const value of Object.values(node)) open.push(value);
+            }
+        }
+    }
+    return undefined;
+}
+
+const UNLIKE = [Map, Set, WeakMap, WeakSet, ArrayBuffer, DataView, Object.getPrototypeOf(Uint8Array), RegExp, Promise];
 
 export function stringify(value) {
     if (typeof value === "bigint") return value.toString();

@@ -64,6 +64,8 @@ export class Harness<Message = any, Query = any, S extends object = AnyState> {
     constructor(handler: Handler<Message, Query, S> | RawHandler<S>, session?: Partial<Session>);
     /** To change its name, clock or state under the handler. */
     readonly session: Session;
+    /** Forgets the session and what was logged: a test begins with a new one. */
+    reset(): void;
     /** Sends a message with a JSON body; gives the reply, from JSON. */
     send(sender: string | null | undefined, message: Message): any;
     sendBytes(sender: string | null | undefined, contentType: string, body: Uint8Array | string): Reply;

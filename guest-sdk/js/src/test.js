@@ -53,6 +53,10 @@ class Event {
     }
 }
 
+function newSession() {
+    return { name: "session", seq: 0, timeMs: 1_700_000_000_000, state: new Map(), events: [] };
+}
+
 export class Harness {
     #handler;
     #log = [];
@@ -61,14 +65,12 @@ export class Harness {
         const why = unfit(handler);
         if (why !== undefined) throw new TypeError(`this is no handler: ${why}`);
         this.#handler = handler;
-        this.session = {
-            name: "session",
-            seq: 0,
-            timeMs: 1_700_000_000_000,
-            state: new Map(),
-            events: [],
-            ...session,
-        };
+        this.session = { ...newSession(), ...session };
+    }
+
+    reset() {
+        this.session = newSession();
+        this.#log = [];
     }
 
     send(sender, message) {
@@ -264,6 +266,9 @@ class Transaction {
         this.#count();
         if (this.#mode !== "handle") this.#trap("only `handle` may emit events");
         if (kind === "" || /\s/.test(kind)) this.#trap(`${JSON.stringify(kind)} is no kind of event: one word`);
+        if (kind === "error" || kind.startsWith("slotd.")) {
+            this.#trap(`the event kind ${JSON.stringify(kind)} is reserved: slotd uses it itself`);
+        }
         this.#eventBytes += byteLength(kind) + contentType.length + body.length;
         if (this.events.length === limits.events || this.#eventBytes > limits.eventBytes) {
             this.#trap(`limit: more than ${limits.events} events or ${limits.eventBytes} bytes of them`);

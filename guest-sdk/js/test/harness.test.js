@@ -66,6 +66,8 @@ test("what is not allowed traps, even where the handler catches it", () => {
         (cx) => { for (let i = 0; i < 5; i++) cx.state.setBytes(`k${i}`, new Uint8Array(limits.valueBytes)); },
         (cx) => { for (let i = 0; i <= limits.events; i++) cx.emit("e", 1); },
         (cx) => cx.emit("two words", 1),
+        (cx) => cx.emit("error", 1),
+        (cx) => cx.emit("slotd.deleted", 1),
         (cx) => { for (let i = 0; i <= limits.hostCalls; i++) cx.state.get("k"); },
     ]) {
         assert.throws(() => handle(catching(what)), Trapped, String(what));
@@ -82,6 +84,7 @@ test("what is no answer is a fault", () => {
     const { handle } = doing();
     assert.throws(() => handle(async () => 1), /gave a Promise/);
     assert.throws(() => handle((cx) => cx.state.set("k", undefined)), /no form in JSON/);
+    assert.throws(() => handle((cx) => cx.state.set("k", NaN)), /NaN is no number of JSON/);
     assert.throws(() => handle((cx) => cx.state.set(7, 1)), /a key is a string/);
     assert.throws(() => handle((cx) => cx.state.get("\ud800")), /surrogate/);
     assert.throws(() => handle((cx) => cx.log("loud", "x")), /no level/);
@@ -126,6 +129,14 @@ test("time and chance are the message's, and the test's own come back", () => {
     assert.deepEqual(again.handle(draw), first);
     assert.equal(handle(() => [typeof process, typeof Buffer, typeof fetch].join()), "undefined,undefined,undefined");
     assert.deepEqual([Date, Math.random, globalThis.console, globalThis.crypto, process.pid], own);
+});
+
+test("a reset forgets the session", () => {
+    const { session, handle } = doing();
+    handle((cx) => (cx.state.set("k", 1), cx.log("info", "x"), cx.emit("e", 1)));
+    session.reset();
+    assert.deepEqual([session.seq, session.keys(), session.events, session.takeLog()], [0, [], [], []]);
+    assert.equal(handle((cx) => cx.seq), 1);
 });
 
 test("raw handlers have bytes", () => {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parse, stringify } from "../src/json.js";
+import { parse, parseBytes, stringify, stringifyBytes } from "../src/json.js";
 import { character } from "../src/utf8.js";
 
 test("whole numbers are exact", () => {
@@ -18,6 +18,26 @@ test("whole numbers are exact", () => {
     assert.equal(stringify(7n), "7");
     assert.equal(parse("1e30"), 1e30, "it is not written as a whole number");
     assert.equal(parse('"\\"12345678901234567890"'), '"12345678901234567890');
+});
+
+// What is read as something else than was stored is found by the next message, too late.
+test("what would not come back as it was is refused", () => {
+    const circle = { a: 1 };
+    const hole = [1, , 3];
+    for (const value of [NaN, Infinity, -Infinity, { a: [1, { b: NaN }] }, new Map([[1, 2]]), { a: new Set() },
+        new Uint8Array(2), [new ArrayBuffer(1)], /x/, [undefined], hole, { a: () => 1 }, { a: Symbol("s") }]) {
+        assert.throws(() => stringifyBytes(value), TypeError, String(value));
+    }
+    const shared = { deep: [circle, circle] };
+    for (const value of [null, 0, -0.5, "NaN", 2n ** 70n, { a: undefined, b: [null] }, shared, new Date(0), [[], {}]]) {
+        assert.deepEqual(parseBytes(stringifyBytes(value)), parse(stringify(value)));
+    }
+    assert.equal(stringifyBytes(undefined), undefined);
+    let deep = 1;
+    for (let i = 0; i < 100_000; i++) deep = { a: deep };
+    assert.throws(() => stringifyBytes(deep), RangeError);
+    const wide = Object.fromEntries(Array.from({ length: 300_000 }, (_, i) => [`k${i}`, i]));
+    assert.equal(parseBytes(stringifyBytes(wide)).k299999, 299999);
 });
 
 test("what JSON has no form for is said as ever", () => {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from ._errors import Rejection
@@ -86,10 +87,43 @@ _encode = json.JSONEncoder(
 def to_json(value: object) -> bytes:
     """``value`` as compact JSON. Dataclasses become objects.
 
-    Raises ``TypeError`` or ``ValueError`` for what has no form in JSON (a ``set``, ``nan``): a
-    mistake of the program, that ends the call if it is not caught.
+    Raises ``TypeError`` or ``ValueError`` for what has no form in JSON that comes back as it was
+    (a ``set``, ``nan``, a key that is no ``str``, more than 128 levels): a mistake of the program,
+    that ends the call if it is not caught.
     """
-    return _encode(value).encode()
+    _check_keys(value)
+    data = _encode(value).encode()
+    if data.count(b"[") + data.count(b"{") > DEPTH_MAX:
+        try:
+            _check_depth(data)
+        except NotJson as error:
+            raise ValueError(str(error)) from None
+    return data
+
+
+def _check_keys(value: object) -> None:
+    """Refuses keys that Python's encoder would turn into strings."""
+    if isinstance(value, (str, int, float)) or value is None:
+        return
+    open_: list[object] = [value]
+    # Each is looked at once: one that holds itself is the encoder's to refuse.
+    seen: set[int] = set()
+    while open_:
+        node = open_.pop()
+        if isinstance(node, dict):
+            children: Iterable[object] = node.values()
+            for key in node:
+                if not isinstance(key, str):
+                    raise TypeError(f"a key of an object in JSON is a str, not {key!r:.100}")
+        elif isinstance(node, (list, tuple)):
+            children = node
+        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+            children = [getattr(node, f.name) for f in dataclasses.fields(node)]
+        else:
+            continue
+        if id(node) not in seen:
+            seen.add(id(node))
+            open_.extend(children)
 
 
 def from_json(data: bytes, *, code: str = "bad-message") -> Any:

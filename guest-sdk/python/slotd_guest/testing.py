@@ -209,6 +209,8 @@ class _Transaction:
             raise self._trap("only `handle` may emit events")
         if not kind or any(c.isspace() or not c.isprintable() for c in kind):
             raise self._trap(f"an event's kind is a word, not {kind!r}")
+        if kind == "error" or kind.startswith("slotd."):
+            raise self._trap(f"the event kind {kind!r} is reserved: slotd uses it itself")
         if len(kind.encode()) > limits.EVENT_KIND_BYTES_MAX:
             raise self._trap(f"limit: a kind may have {limits.EVENT_KIND_BYTES_MAX} bytes")
         self.content_type(content_type, "an event")
@@ -255,6 +257,11 @@ class Harness:
         self._program = Program(handler)
         self.session = Session() if session is None else session
         self._log: list[LogLine] = []
+
+    def reset(self) -> None:
+        """Forgets the session and what was logged: the test begins with a new one."""
+        self.session = Session()
+        self._log = []
 
     def send(self, message: object, *, sender: str | None = None, id: str | None = None) -> Reply:
         """Sends a message with a JSON body. Raises a :class:`Failure`; the session is then as it

@@ -202,9 +202,26 @@ class JsonTest(unittest.TestCase):
             self.assertEqual(_json.decode(_json.to_json(value)), value)
         self.assertEqual(_json.to_json({"a": ["é", 1]}), '{"a":["é",1]}'.encode())
         self.assertEqual(_json.to_json(Tree("a")).count(b"name"), 1)
-        for value in (float("nan"), {1, 2}, b"x"):
+        circle: list[object] = []
+        circle.append(circle)
+        deep: object = 1
+        for _ in range(_json.DEPTH_MAX + 1):
+            deep = [deep]
+        for value in (
+            float("nan"),
+            {"a": [float("-inf")]},
+            {1, 2},
+            b"x",
+            {1: "a"},
+            [{"a": {None: 1}}],
+            {(1, 2): 1},
+            circle,
+            deep,
+            "\ud800",
+        ):
             with self.assertRaises((TypeError, ValueError)):
                 _json.to_json(value)
+        self.assertEqual(_json.decode(_json.to_json(deep[0])), deep[0])  # type: ignore[index]
 
     def test_type_hints_are_kept(self) -> None:
         """What passes must be what the handler's author reads in the hint."""

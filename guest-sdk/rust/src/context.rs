@@ -1,4 +1,4 @@
-use crate::{Error, State, StateView, host::Host};
+use crate::{Error, State, StateView, encode::to_json, host::Host};
 use serde::Serialize;
 use std::fmt;
 
@@ -73,12 +73,13 @@ impl Context {
         State::new(self.host.clone())
     }
     /// Tells the session's subscribers, once the message is durable. `kind` is a short name
-    /// without spaces; the body is `value` as JSON. 256 events and 1 MiB of them a message.
+    /// without spaces, none that slotd itself uses (`error`, and all that begin with `slotd.`); the
+    /// body is `value` as JSON. 256 events and 1 MiB of them a message.
     ///
     /// # Errors
-    /// When `value` has no form in JSON.
+    /// When `value` has no form in JSON that comes back as it was: see [`State::set`].
     pub fn emit<T: Serialize + ?Sized>(&mut self, kind: &str, value: &T) -> Result<(), Error> {
-        let body = serde_json::to_vec(value)
+        let body = to_json(value)
             .map_err(|error| Error::Encode { what: format!("event {kind:?}"), error })?;
         self.emit_bytes(kind, "application/json", body);
         Ok(())

@@ -1,4 +1,4 @@
-use crate::{Context, Error, MigrateContext, QueryContext, Rejection};
+use crate::{Context, Error, MigrateContext, QueryContext, Rejection, encode::to_json};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// What decides what happens to the messages of a session, with JSON in and out.
@@ -67,9 +67,10 @@ pub struct Reply {
 
 impl Reply {
     /// # Errors
-    /// When `value` has no form in JSON (a map with keys that are no strings, say).
+    /// When `value` has no form in JSON that comes back as it was (a map with keys that are no
+    /// strings, `NaN`): see [`crate::State::set`].
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
-        let body = serde_json::to_vec(value)
+        let body = to_json(value)
             .map_err(|error| Error::Encode { what: "the reply".into(), error })?;
         Ok(Self { content_type: "application/json".into(), body })
     }

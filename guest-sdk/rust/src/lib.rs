@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod context;
+mod encode;
 mod error;
 mod handler;
 mod host;

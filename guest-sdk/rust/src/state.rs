@@ -1,4 +1,4 @@
-use crate::{Error, host::Host};
+use crate::{Error, encode::to_json, host::Host};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{marker::PhantomData, ops::Deref, vec};
 
@@ -60,9 +60,10 @@ impl State {
     /// Stores `value` under `key` as JSON.
     ///
     /// # Errors
-    /// When `value` has no form in JSON.
+    /// When `value` has no form in JSON that comes back as it was: `NaN` and the infinities, whole
+    /// numbers of more than 64 bits, more than 127 levels. Nothing is stored then.
     pub fn set<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Error> {
-        let bytes = serde_json::to_vec(value)
+        let bytes = to_json(value)
             .map_err(|error| Error::Encode { what: format!("the value of {key:?}"), error })?;
         self.set_bytes(key, &bytes);
         Ok(())

@@ -22,6 +22,7 @@ enum Message {
     EmitMany(usize),
     Parse(String),
     Drop(String),
+    Emit(String),
 }
 
 impl Handler for Notes {
@@ -58,6 +59,7 @@ impl Handler for Notes {
             }
             Message::Parse(text) => _ = slotd_guest::serde_json::from_str::<u64>(&text)?,
             Message::Drop(key) => cx.state().delete(&key),
+            Message::Emit(kind) => cx.emit(&kind, &1)?,
         }
         Ok(cx.seq())
     }
@@ -114,6 +116,78 @@ fn errors_become_rejections() {
     let mut h = Harness::<Typed>::new();
     assert_eq!(code(h.send_bytes(None, "", *b"no")).as_deref(), Some("bad-state"));
     assert_eq!(code(h.query(&1)).as_deref(), Some("no-queries"));
+}
+
+/// What is stored but can't be read again is found by the session's next message, and by all that
+/// follow.
+#[test]
+fn what_would_not_come_back_as_it_was_is_refused() {
+    use std::collections::BTreeMap;
+
+    thread_local! {
+        static VALUE: std::cell::RefCell<Box<dyn Fn(&mut Context) -> Result<(), slotd_guest::Error>>> =
+            std::cell::RefCell::new(Box::new(|_| Ok(())));
+    }
+    struct Stores;
+    impl RawHandler for Stores {
+        fn handle(cx: &mut Context, _: Vec<u8>) -> Result<Reply, Rejection> {
+            VALUE.with_borrow(|store| store(cx))?;
+            Ok(Reply::default())
+        }
+    }
+    fn store<T: serde::Serialize + 'static>(value: T) -> Option<String> {
+        let mut h = Harness::<Stores>::new();
+        VALUE.set(Box::new(move |cx| cx.state().set("k", &value)));
+        match h.send_bytes(None, "", *b"") {
+            Ok(_) => {
+                assert_eq!(h.state().len(), 1);
+                None
+            }
+            Err(failure) => {
+                assert!(h.state().is_empty());
+                failure.code().map(str::to_owned)
+            }
+        }
+    }
+    #[derive(serde::Serialize)]
+    enum Nested {
+        Tuple(f64, Option<f32>),
+        Struct { map: BTreeMap<u8, Vec<f64>> },
+        New(i128),
+        Unit,
+    }
+    fn deep(levels: usize) -> Value {
+        (0..levels).fold(json!(1), |inner, _| json!([inner]))
+    }
+    let bad = Some("bad-value".to_owned());
+    assert_eq!(store(f64::NAN), bad);
+    assert_eq!(store(vec![Some(1.0), Some(f32::NEG_INFINITY)]), bad);
+    assert_eq!(store(Nested::Tuple(1.0, Some(f32::NAN))), bad);
+    let map = BTreeMap::from([(1, vec![1.0, f64::INFINITY])]);
+    assert_eq!(store(Nested::Struct { map }), bad);
+    assert_eq!(store(Nested::New(i128::from(u64::MAX) + 1)), bad);
+    assert_eq!(store(i128::from(i64::MIN) - 1), bad);
+    assert_eq!(store(u128::MAX), bad);
+    assert_eq!(store(deep(128)), bad);
+    for fine in [deep(127), json!(null), json!({"a": [u64::MAX, i64::MIN, 1.5e300, "NaN"]})] {
+        let read: Value = slotd_guest::serde_json::from_slice(&Reply::json(&fine).unwrap().body).unwrap();
+        assert_eq!((store(fine.clone()), read), (None, fine));
+    }
+    assert_eq!(store((Nested::Unit, Some(i128::from(u64::MAX)), ())), None);
+    assert_eq!(Reply::json(&f64::NAN).unwrap_err().to_string().contains("NaN"), true);
+}
+
+/// A client takes these for the host's own, and stops.
+#[test]
+fn reserved_kinds_are_the_hosts() {
+    let mut h = Harness::<Notes>::new();
+    for kind in ["error", "slotd.deleted", "slotd."] {
+        let failed = h.send(None, &json!({"emit": kind})).unwrap_err();
+        assert!(matches!(&failed, Failure::Trapped(why) if why.contains("reserved")), "{failed}");
+    }
+    h.send(None, &json!({"emit": "slotd"})).unwrap();
+    h.reset();
+    assert_eq!((h.seq(), h.events().len(), h.take_log().len()), (0, 0, 0), "as new");
 }
 
 /// A migration that fails must leave the session as the old version knows it.

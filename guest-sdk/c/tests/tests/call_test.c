@@ -124,6 +124,31 @@ static slotd_result emits_two_words(slotd_cx *cx, const slotd_json *message) {
     slotd_emit(cx, "two words", message);
     return slotd_reply(message);
 }
+static slotd_result emits_a_reserved_kind(slotd_cx *cx, const slotd_json *message) {
+    slotd_emit(cx, cx->seq == 1 ? "slotd.deleted" : "error", message);
+    return slotd_reply(message);
+}
+static slotd_result has_no_number(slotd_cx *cx, const slotd_json *message) {
+    (void)message;
+    slotd_set(cx, "k", slotd_f64(0.0 / (double)(cx->seq - cx->seq)));
+    return slotd_reply(slotd_null());
+}
+static slotd_result is_too_deep(slotd_cx *cx, const slotd_json *message) {
+    for (int i = 0; i < 128; i++) {
+        slotd_json *array = slotd_array();
+        slotd_push(array, message);
+        message = array;
+    }
+    slotd_set(cx, "k", message);
+    return slotd_reply(slotd_null());
+}
+
+/* What could not be read again would make every later message of the session fail. */
+TEST(what_would_not_come_back_is_not_stored) {
+    CHECK(says(on(has_no_number), "not finite"));
+    CHECK(says(on(is_too_deep), "nested too deep"));
+    CHECK(says(on(emits_a_reserved_kind), "is reserved"));
+}
 
 /* A trap without a place is a riddle; one that is not a trap is a wrong answer. */
 TEST(everything_else_traps_with_its_place) {

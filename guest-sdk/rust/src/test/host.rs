@@ -132,6 +132,9 @@ impl Host {
         if kind.is_empty() || kind.contains(char::is_whitespace) {
             trap(format!("{kind:?} is no kind of event: one word"));
         }
+        if kind == "error" || kind.starts_with("slotd.") {
+            trap(format!("the event kind {kind:?} is reserved: slotd uses it itself"));
+        }
         tx.event_bytes += kind.len() + content_type.len() + body.len();
         if tx.events.len() == limits::EVENTS_MAX || tx.event_bytes > limits::EVENT_BYTES_MAX {
             trap(format!(

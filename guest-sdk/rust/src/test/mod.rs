@@ -105,6 +105,19 @@ pub struct Session {
     pub events: Vec<Event>,
 }
 
+impl Default for Session {
+    /// A new one, named `session`, at a fixed time.
+    fn default() -> Self {
+        Self {
+            name: "session".into(),
+            seq: 0,
+            time_ms: 1_700_000_000_000,
+            state: BTreeMap::new(),
+            events: Vec::new(),
+        }
+    }
+}
+
 /// One session under the handler `H`.
 pub struct Harness<H> {
     session: Session,
@@ -121,17 +134,15 @@ impl<H: RawHandler> Default for Harness<H> {
 impl<H: RawHandler> Harness<H> {
     /// A new session, named `session`, at a fixed time.
     pub fn new() -> Self {
-        Self::over(Session {
-            name: "session".into(),
-            seq: 0,
-            time_ms: 1_700_000_000_000,
-            state: BTreeMap::new(),
-            events: Vec::new(),
-        })
+        Self::over(Session::default())
     }
     /// A session that is already there: another version's, say.
     pub fn over(session: Session) -> Self {
         Self { session, log: Vec::new(), handler: PhantomData }
+    }
+    /// Forgets the session and what was logged: a test begins as with [`Self::new`].
+    pub fn reset(&mut self) {
+        *self = Self::new();
     }
     pub fn session(&self) -> &Session {
         &self.session
