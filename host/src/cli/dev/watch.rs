@@ -19,6 +19,9 @@ use xxhash_rust::xxh3::xxh3_64;
 const LOOK: Duration = Duration::from_millis(100);
 /// Between looks, so many times as long as one takes: a folder of many files costs 4% of a processor.
 const LOOK_SHARE: u32 = 25;
+/// Between looks at most: one that was slow once (a laptop that slept, a busy disk) must not leave a
+/// save unseen for as long as it took, many times over.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// Editors and checkouts write several files at once: how long it must stay the same before it counts.
 const QUIET: Duration = Duration::from_millis(50);
 /// Where it is never quiet, it counts all the same.
@@ -90,7 +93,7 @@ impl Watch {
                     return changed;
                 }
             }
-            sleep(LOOK.max(took * LOOK_SHARE)).await;
+            sleep(pause_after(took)).await;
         }
     }
 
@@ -101,6 +104,11 @@ impl Watch {
         // Only a process that ends does not run it.
         (found.unwrap_or_else(|_| self.seen.clone()), began.elapsed())
     }
+}
+
+/// How long to wait after a look that took so long.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(LOOK_SHARE).clamp(LOOK, LOOK_MAX)
 }
 
 impl Files {
@@ -168,6 +176,16 @@ mod tests {
         let changed = tokio::time::timeout(SOON, watch.changed()).await?;
         let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
         Ok(changed.iter().filter_map(name).collect())
+    }
+
+    /// A look that took a minute, once, left the watch deaf for 25 minutes.
+    #[test]
+    fn one_slow_look_does_not_make_it_deaf() {
+        assert_eq!(pause_after(Duration::ZERO), LOOK);
+        assert_eq!(pause_after(Duration::from_millis(10)), Duration::from_millis(250));
+        for slow in [Duration::from_secs(60), Duration::MAX] {
+            assert_eq!(pause_after(slow), LOOK_MAX);
+        }
     }
 
     /// What editors do when they save: write in place, write beside and rename over, remove and
