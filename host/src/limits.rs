@@ -285,6 +285,10 @@ pub const DATA_DIR_LOCK_WAIT: Duration = Duration::from_secs(2);
 pub const DATA_DIR_LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Free space that writes leave on the disk: what flushes and compactions need to finish.
 pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// The part of the reserve that is kept from everything: between it and the whole, messages are
+/// refused while claims, flushes and the removal of what was deleted go on, so that every slot can
+/// be opened and read. A quarter: a flush of every slot is a fraction of what one memtable takes.
+pub const DISK_RESERVE_UPKEEP_SHARE: u64 = 4;
 /// How old a look at the free space may be: one `statvfs` is cheap, one a commit is not needed.
 pub const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Memory for blocks that were read from the store's tables.
@@ -324,6 +328,13 @@ pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Entries and bytes of one stored piece of history.
 pub const HISTORY_CHUNK_ENTRIES_MAX: usize = 256;
 pub const HISTORY_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Disk space of removed rows below which it is not worth to merge tables for it.
+pub const RECLAIM_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// As a share of what the tables hold: a fifth, so that a byte that is given back costs five bytes
+/// that are written at most.
+pub const RECLAIM_SHARE: u64 = 5;
+/// Removed rows after which they are written to tables as soon as no more are to be removed.
+pub const RECLAIM_ROWS_MIN: usize = 4_096;
 /// Rows of a deleted session that one background step removes: keeps the journal's lock short.
 pub const GARBAGE_ROWS_PER_STEP: usize = 512;
 /// Time that slots have to stop before a store that failed is opened again.

@@ -108,7 +108,8 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         let was_reached = engine.missed == 0;
         engine.looked(answered, now);
         // A disk that is full on a node of a cluster keeps nothing from the log.
-        disk.looked(this.context.store.is_writable(), now);
+        let store = &this.context.store;
+        disk.looked(store.is_writable() && store.has_room(), now);
         if !was_reached && engine.missed == 0 {
             // What was tried without it need not wait.
             this.backoffs.forgive();

@@ -37,7 +37,7 @@ impl Cluster {
         from: Option<Arc<str>>,
     ) -> Result<Option<Duration>, Error> {
         let slot = job.slot;
-        if !self.context.store.is_writable() {
+        if !self.context.store.is_writable() || !self.context.store.has_room() {
             return Err(Error::new(
                 Code::StorageUnavailable,
                 "this node's disk takes no writes: it can't open a slot",

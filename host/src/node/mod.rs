@@ -235,7 +235,8 @@ impl Node {
     /// `Ok` when requests can be served; else why not.
     ///
     /// # Errors
-    /// `unavailable` while the node stops, `storage-unavailable` while it can't write.
+    /// `unavailable` while the node stops, `storage-unavailable` while it can't write (on a node that stands
+    /// alone: while the store can't be used at all).
     pub fn ready(&self) -> Result<(), Error> {
         if *self.stopping.borrow() {
             return Err(Error::new(Code::Unavailable, "the node is stopping"));
@@ -247,6 +248,8 @@ impl Node {
         }
         match &*self.health.borrow() {
             Health::Ready => Ok(()),
+            // Messages get their own answer; reads go on, for which nobody else could be asked.
+            Health::Full(_) if self.cluster.is_none() => Ok(()),
             Health::Full(why) | Health::Failed(why) | Health::Corrupt(why) => {
                 Err(Error::new(Code::StorageUnavailable, why.clone()))
             }

@@ -87,6 +87,15 @@ impl Task {
                 Err(error) => return (session, Err(error)),
             }
         }
+        // In a cluster the node gives its slots away instead.
+        if self.context.cluster.is_none() && !self.context.store.has_room() {
+            let error = Error::new(
+                Code::StorageUnavailable,
+                "this node's disk has less room than `store.disk_reserve`; \
+                 the message was not kept, reads go on",
+            );
+            return (session, Err(error));
+        }
         let key = session.key.clone();
         let seq = session.head.seq + 1;
         let time_ms = now_ms().max(session.head.updated_ms);

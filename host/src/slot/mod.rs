@@ -12,6 +12,7 @@ pub mod flush;
 pub mod instances;
 pub mod overlay;
 pub mod read;
+mod scan;
 pub mod session;
 pub mod subscribers;
 pub mod task;
@@ -308,6 +309,17 @@ impl Mail {
             Mail::Delete { reply, .. } => drop(reply.send(Err(error))),
             Mail::Sessions { reply, .. } => drop(reply.send(Err(error))),
             Mail::Subscribe { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// A read that is answered at once, by whoever has the slot's state.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Mail::Query { .. }
+            | Mail::History { .. }
+            | Mail::Session { .. }
+            | Mail::Sessions { .. } => true,
+            Mail::Message { .. } | Mail::Delete { .. } | Mail::Subscribe { .. } => false,
         }
     }
 

@@ -6,7 +6,10 @@ use crate::{
     log::record::Write,
     names::SlotId,
     plugin::{State, StateFault},
-    slot::session::Session,
+    slot::{
+        scan::{Source, page},
+        session::Session,
+    },
     state::StateStore,
 };
 use bytes::Bytes;
@@ -168,50 +171,15 @@ impl State for Transaction {
         limit: u32,
     ) -> Result<Vec<(String, Bytes)>, StateFault> {
         let limit = limit.min(limits::STATE_SCAN_ENTRIES_MAX) as usize;
-        let mut found = BTreeMap::new();
-        // Ask the store for so many more as this transaction and the cache may hide.
-        let in_range = |key: &str| key.starts_with(prefix) && after.is_none_or(|a| key > a);
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let cached = self.session.values.starting(start);
-        let known: Vec<_> = cached.take_while(|(key, _)| key.starts_with(prefix)).collect();
+        let session = self.session.exists().then_some(self.session.head.session_number);
+        let source = Source { store: &*self.store, slot: self.slot, session };
         let written = self.writes.range::<str, _>((start, Bound::Unbounded));
         let written = written.map(|(key, value)| (key.as_str(), value));
-        let written: Vec<_> = written.take_while(|(key, _)| key.starts_with(prefix)).collect();
-        if self.session.exists() {
-            let hidden = known.iter().chain(&written).filter(|(_, value)| value.is_none()).count();
-            let stored = self.store.scan(
-                self.slot,
-                self.session.head.session_number,
-                prefix.as_bytes(),
-                after.map(str::as_bytes),
-                limit + hidden,
-            )?;
-            for (key, value) in stored {
-                let key = String::from_utf8(key.into()).map_err(|_| {
-                    StateFault::Store(crate::state::StateError::Corrupt(
-                        "a state key is not UTF-8".into(),
-                    ))
-                })?;
-                found.insert(key, Some(value));
-            }
-        }
-        for (key, value) in known.into_iter().chain(written) {
-            debug_assert!(in_range(key));
-            found.insert(key.to_owned(), value.clone());
-        }
-        // A page has one pair at least, whatever it weighs.
-        let mut bytes = 0;
-        let live = found.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        let page = live.take(limit).take_while(|(key, value)| {
-            let fits =
-                bytes == 0 || bytes + key.len() + value.len() <= limits::STATE_SCAN_BYTES_MAX;
-            bytes += key.len() + value.len();
-            fits
-        });
-        Ok(page.collect())
+        page(source, prefix, after, limit, self.session.values.starting(start), written)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
     sync::Arc,
 };
@@ -84,41 +84,104 @@ impl Session {
     }
 }
 
-/// A few values by key, in the order of the keys: a sorted vector, because most sessions have one
-/// or a handful, and a tree's smallest node takes 640 bytes.
-#[derive(Debug, Default)]
-pub struct Values(Vec<(Box<str>, Option<Bytes>)>);
+/// Values by key, in the order of the keys. Most sessions have one or a handful, for which a tree's
+/// smallest node (640 bytes) is too much: they are a sorted vector, and a tree from
+/// [`FEW_VALUES_MAX`] on, since each insertion moves what comes after it.
+#[derive(Debug)]
+pub enum Values {
+    Few(Vec<(Box<str>, Option<Bytes>)>),
+    Many(BTreeMap<Box<str>, Option<Bytes>>),
+}
+
+const FEW_VALUES_MAX: usize = 64;
+
+impl Default for Values {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+/// Where `key` stands, or would.
+fn find(few: &[(Box<str>, Option<Bytes>)], key: &str) -> Result<usize, usize> {
+    few.binary_search_by(|(known, _)| (**known).cmp(key))
+}
 
 impl Values {
-    fn find(&self, key: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(known, _)| (**known).cmp(key))
-    }
-
     pub fn get(&self, key: &str) -> Option<&Option<Bytes>> {
-        self.find(key).ok().map(|at| &self.0[at].1)
+        match self {
+            Self::Few(few) => find(few, key).ok().map(|at| &few[at].1),
+            Self::Many(many) => many.get(key),
+        }
     }
 
     /// What was there before.
     pub fn insert(&mut self, key: String, value: Option<Bytes>) -> Option<Option<Bytes>> {
-        match self.find(&key) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
-            Err(at) => {
-                if self.0.is_empty() {
-                    self.0.reserve_exact(1);
+        match self {
+            Self::Few(few) => match find(few, &key) {
+                Ok(at) => Some(std::mem::replace(&mut few[at].1, value)),
+                Err(at) => {
+                    if few.is_empty() {
+                        few.reserve_exact(1);
+                    }
+                    few.insert(at, (key.into(), value));
+                    if few.len() > FEW_VALUES_MAX {
+                        *self = Self::Many(std::mem::take(few).into_iter().collect());
+                    }
+                    None
                 }
-                self.0.insert(at, (key.into(), value));
-                None
-            }
+            },
+            Self::Many(many) => many.insert(key.into(), value),
         }
     }
 
     /// From the first key that `from` allows, in order.
-    pub fn starting(&self, from: Bound<&str>) -> impl Iterator<Item = (&str, &Option<Bytes>)> {
-        let at = match from {
-            Bound::Unbounded => 0,
-            Bound::Included(key) => self.find(key).unwrap_or_else(|at| at),
-            Bound::Excluded(key) => self.find(key).map_or_else(|at| at, |at| at + 1),
-        };
-        self.0[at..].iter().map(|(key, value)| (&**key, value))
+    pub fn starting(
+        &self,
+        from: Bound<&str>,
+    ) -> Box<dyn Iterator<Item = (&str, &Option<Bytes>)> + '_> {
+        match self {
+            Self::Few(few) => {
+                let at = match from {
+                    Bound::Unbounded => 0,
+                    Bound::Included(key) => find(few, key).unwrap_or_else(|at| at),
+                    Bound::Excluded(key) => find(few, key).map_or_else(|at| at, |at| at + 1),
+                };
+                Box::new(few[at..].iter().map(|(key, value)| (&**key, value)))
+            }
+            Self::Many(many) => {
+                let range = many.range::<str, _>((from, Bound::Unbounded));
+                Box::new(range.map(|(key, value)| (&**key, value)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A session with many keys must be the same map as one with few, also where it grows from
+        /// the one form into the other.
+        #[test]
+        fn values_are_a_map_however_many(
+            steps in proptest::collection::vec(("[a-c]{1,5}", any::<Option<u8>>()), 0..300),
+            from in "[a-c]{0,3}",
+        ) {
+            let (mut values, mut map) = (Values::default(), BTreeMap::new());
+            for (key, value) in steps {
+                let value = value.map(|byte| Bytes::from(vec![byte]));
+                let was = map.insert(key.clone(), value.clone());
+                prop_assert_eq!(values.insert(key.clone(), value.clone()), was);
+                prop_assert_eq!(values.get(&key), Some(&value));
+            }
+            for bound in [Bound::Included(&*from), Bound::Excluded(&*from), Bound::Unbounded] {
+                let found: Vec<_> = values.starting(bound).collect();
+                let range = map.range::<str, _>((bound, Bound::Unbounded));
+                let wanted: Vec<_> = range.map(|(key, value)| (key.as_str(), value)).collect();
+                prop_assert_eq!(found, wanted);
+            }
+        }
     }
 }

@@ -136,8 +136,12 @@ pub(super) async fn run(
     tracing::warn!(slot, %error, "slot stopped");
     orders.close();
     mail.close();
+    let readable = !was_open && has_whole_copy(slot, &context, &error).await;
     while let Some(mail) = mail.recv().await {
-        mail.refuse(error.clone());
+        match readable && mail.is_read() {
+            true => read_copy(slot, context.clone(), mail).await,
+            false => mail.refuse(error.clone()),
+        }
     }
     // Whoever asked for a slot that could not be opened has been told.
     if let Some(cluster) = context.cluster.as_ref().filter(|_| was_open || !asked) {
@@ -145,7 +149,24 @@ pub(super) async fn run(
     }
 }
 
-/// Takes one mail, a read that may be stale, without having the slot: from what the store has.
+/// Whether reads can be answered although the slot can't be opened, for want of room to write the
+/// claim: nobody else writes to a slot of a node that stands alone, and the store has all of it.
+async fn has_whole_copy(slot: SlotId, context: &SlotContext, error: &Error) -> bool {
+    if context.cluster.is_some() || error.code != Code::StorageUnavailable {
+        return false;
+    }
+    let Ok(meta) = context.store.slot(slot) else { return false };
+    let tail = context.log.read(slot, meta.applied, limits::CATCH_UP_BYTES_MAX).await;
+    tail.is_ok_and(|tail| {
+        tail.iter().all(|logged| {
+            Batch::decode(&logged.batch).is_ok_and(|batch| {
+                batch.records.iter().all(|record| matches!(record, Record::Claim { .. }))
+            })
+        })
+    })
+}
+
+/// Takes one mail, a read, without having the slot: from what the store has.
 pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
     let meta = match context.store.slot(slot) {
         Ok(meta) => meta,

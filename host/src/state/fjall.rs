@@ -65,7 +65,11 @@ impl StateStore for FjallState {
     }
 
     fn is_writable(&self) -> bool {
-        self.engine.check_writable().is_ok()
+        self.engine.check_upkeep().is_ok()
+    }
+
+    fn has_room(&self) -> bool {
+        self.engine.has_room()
     }
 
     fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError> {
@@ -90,15 +94,20 @@ impl StateStore for FjallState {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
         let db = self.db()?;
         let base = keys::number(slot, session);
-        let mut out = Vec::new();
+        let (mut out, mut bytes) = (Vec::new(), 0);
         let rows = self.rows(&db.state, &[&base, prefix].concat(), start(&base, prefix, after));
         for row in rows.take(limit) {
             let (key, value) = row?;
             let value = plain(&value).map_err(|why| self.engine.value_error(&db.state, why))?;
             out.push((Bytes::copy_from_slice(&key[base.len()..]), Bytes::copy_from_slice(value)));
+            bytes += key.len() - base.len() + value.len();
+            if bytes >= bytes_max {
+                break;
+            }
         }
         Ok(out)
     }
@@ -221,7 +230,7 @@ impl StateStore for FjallState {
 
     fn apply(&self, slot: SlotId, changes: Changes, meta: &SlotMeta) -> Result<(), StateError> {
         let db = self.db()?;
-        self.engine.check_writable().map_err(StateError::Unavailable)?;
+        self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         write(&self.engine, &db, slot, changes, meta)
     }
 }
@@ -234,7 +243,7 @@ impl FjallState {
     /// As [`StateStore::apply`]; some of the rows may be there then.
     pub(super) fn load(&self, slot: SlotId, changes: Changes) -> Result<(), StateError> {
         let db = self.db()?;
-        self.engine.check_writable().map_err(StateError::Unavailable)?;
+        self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let nothing = SlotMeta::default();
         write_by(Writer::piecemeal(&self.engine, &db), slot, changes, &nothing)
     }
@@ -424,27 +433,44 @@ pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     postcard::from_bytes(plain(value)?).map_err(|e| format!("a value does not decode: {e}"))
 }
 
-/// Removes some rows of deleted sessions; `true` when there may be more.
-pub(crate) fn collect_garbage(engine: &Engine) -> Result<bool, StateError> {
+/// What a step of [`collect_garbage`] did.
+pub(crate) struct Collected {
+    /// Rows that were removed, and the bytes of their keys and values.
+    pub rows: usize,
+    pub bytes: usize,
+    /// There may be more.
+    pub more: bool,
+}
+
+/// Removes some rows of deleted sessions.
+///
+/// # Errors
+/// As any write of the store.
+pub(crate) fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> {
     let db = engine.open_db().map_err(StateError::Unavailable)?;
-    engine.check_writable().map_err(StateError::Unavailable)?;
+    engine.check_upkeep().map_err(StateError::Unavailable)?;
     // Between the look at what is garbage and its removal no slot is wiped and loaded anew.
     let _turn = engine.garbage.lock();
-    let Some(first) = db.garbage.first_key_value() else { return Ok(false) };
+    let Some(first) = db.garbage.first_key_value() else {
+        return Ok(Collected { rows: 0, bytes: 0, more: false });
+    };
     let key = first.key().map_err(|e| engine.read_error(&db.garbage, &e))?;
     let mut batch = db.batch(limits::GARBAGE_ROWS_PER_STEP, false);
+    let mut bytes = 0;
     for keyspace in [&db.state, &db.history, &db.remembered] {
         for row in keyspace.prefix(&key) {
             if batch.len() >= limits::GARBAGE_ROWS_PER_STEP {
                 break;
             }
-            let row = row.key().map_err(|e| engine.read_error(keyspace, &e))?;
+            let (row, value) = row.into_inner().map_err(|e| engine.read_error(keyspace, &e))?;
+            bytes += row.len() + value.len();
             batch.remove(keyspace, row);
         }
     }
     if batch.len() < limits::GARBAGE_ROWS_PER_STEP {
         batch.remove(&db.garbage, key);
     }
+    let rows = batch.len();
     engine.commit(&db, batch)?;
-    Ok(db.garbage.first_key_value().is_some())
+    Ok(Collected { rows, bytes, more: db.garbage.first_key_value().is_some() })
 }

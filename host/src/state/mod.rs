@@ -59,12 +59,16 @@ pub enum StateError {
 /// disk at worst; they are called from the slot's own task.
 pub trait StateStore: Send + Sync + 'static {
     fn slot(&self, slot: SlotId) -> Result<SlotMeta, StateError>;
-    /// Whether [`StateStore::apply`] would be refused now, say for want of room.
+    /// Whether [`StateStore::apply`] would be tried now: not after a failure, nor when even what
+    /// is kept free for upkeep is used up.
     fn is_writable(&self) -> bool;
+    /// Whether there is room for more messages. Cheap: asked for each of them.
+    fn has_room(&self) -> bool;
     fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError>;
     /// One value of a session's state.
     fn get(&self, slot: SlotId, session: u64, key: &[u8]) -> Result<Option<Bytes>, StateError>;
-    /// Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in order.
+    /// Pairs whose key starts with `prefix` and is greater than `after`, in order; ends at `limit`
+    /// pairs or when `bytes_max` is reached (but has one pair at least, if there is one).
     fn scan(
         &self,
         slot: SlotId,
@@ -72,6 +76,7 @@ pub trait StateStore: Send + Sync + 'static {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StateError>;
     /// Entries with a sequence number greater than `after`, in order; ends at `limit` entries or
     /// when `bytes_max` is passed (but has one entry at least, if there is one).

@@ -77,7 +77,7 @@ impl FjallState {
     /// As [`super::StateStore::apply`].
     pub fn wipe(&self, slot: SlotId, mut from: Wiping) -> Result<Option<Wiping>, StateError> {
         let db = self.db()?;
-        self.engine.check_writable().map_err(StateError::Unavailable)?;
+        self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let _turn = self.engine.garbage.lock();
         // In this order: what a later start looks at first goes first.
         let all =

@@ -5,7 +5,9 @@ use super::{
     engine::{Db, Engine, LAST_ID, WriteError},
     housekeeping::{Housekeeper, Stop},
     identity::{self, Identity, Mark},
-    journal, recovery,
+    journal,
+    reclaim::Reclaim,
+    recovery,
     tables::{self, TableFile},
 };
 use crate::{
@@ -98,6 +100,9 @@ impl DataDir {
             mark: mark.clone(),
             stop: stop.clone(),
             unchecked,
+            removed_rows: 0,
+            removed_bytes: 0,
+            reclaim: Reclaim::default(),
         };
         let this = Self {
             path: path.to_owned(),
@@ -144,7 +149,7 @@ impl DataDir {
     /// [`OpenError::Unavailable`] while the disk has no room or fails: try again later.
     /// [`OpenError::Corrupt`]: the node must stop.
     pub fn reopen(&self) -> Result<(), OpenError> {
-        self.engine.check_space().map_err(OpenError::Unavailable)?;
+        self.engine.check_reopen().map_err(OpenError::Unavailable)?;
         let mark = self.mark.lock().number().max(self.shared.last());
         // Taken out first, so that it shuts down without holding up those who read.
         let old = self.engine.db.write().take();
@@ -217,7 +222,7 @@ impl DataDir {
         self.end_threads();
         let Some(db) = self.engine.db.write().take() else { return };
         let flushed =
-            self.engine.check_writable().is_ok() && db.flush().is_ok_and(|all_written| all_written);
+            self.engine.check_upkeep().is_ok() && db.flush().is_ok_and(|all_written| all_written);
         drop(db);
         let last = self.shared.last();
         let marked = self.mark.lock().advance(last, true);

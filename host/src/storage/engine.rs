@@ -7,13 +7,13 @@ use fjall::{
     compaction::{Fifo, Leveled},
     config::{BlockSizePolicy, PinningPolicy},
 };
-use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{MappedRwLockReadGuard, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -24,8 +24,9 @@ use tokio::sync::watch;
 pub enum Health {
     /// Everything works.
     Ready,
-    /// Less room is left on the disk than the reserve: writes are refused, reads work. Goes back
-    /// to `Ready` by itself.
+    /// Less room is left on the disk than the reserve: messages are refused, reads work. What
+    /// reads and a slot's own upkeep need is still written, down to a quarter of the reserve. Goes
+    /// back to `Ready` by itself.
     Full(String),
     /// A write failed: everything is refused until [`super::DataDir::reopen`]. Stop all slots
     /// first; they start afresh after it.
@@ -61,6 +62,8 @@ const NAMES: [&str; 9] =
 /// The first byte of every stored value.
 pub const VALUE_FORMAT: u8 = 1;
 const MIB: u64 = 1024 * 1024;
+/// Small tables: one compaction is short, and one worker does all.
+pub const TABLE_TARGET_BYTES: u64 = 16 * MIB;
 
 /// An open database.
 pub struct Db {
@@ -91,11 +94,16 @@ pub struct Engine {
     pub garbage: Mutex<()>,
     health: watch::Sender<Health>,
     space: Mutex<Space>,
+    /// What the last look at the free space found: read for each message.
+    has_room: AtomicBool,
 }
 
 struct Space {
     checked: Option<Instant>,
+    /// Why there is no room for messages.
     full: Option<String>,
+    /// Why there is none for upkeep either.
+    exhausted: Option<String>,
 }
 
 /// Values of `meta`, `log` and `slots` begin with the format and the least sequence number that
@@ -113,8 +121,9 @@ fn keyspace_options(name: &str) -> KeyspaceCreateOptions {
     let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
     let leveled = || {
         options()
-            // Small tables: one compaction is short, and one worker does all.
-            .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(16 * MIB)))
+            .compaction_strategy(Arc::new(
+                Leveled::default().with_table_target_size(TABLE_TARGET_BYTES),
+            ))
             // Filters and indexes of the first level only; the rest goes through the cache.
             .filter_block_pinning_policy(PinningPolicy::new([true, false]))
             .index_block_pinning_policy(PinningPolicy::new([true, false]))
@@ -203,6 +212,30 @@ impl Db {
             &self.pinned,
             &self.garbage,
         ]
+    }
+
+    /// The keyspaces whose levels are merged: all but the log.
+    pub fn compacted(&self) -> impl Iterator<Item = &Keyspace> {
+        self.all().into_iter().filter(|keyspace| keyspace.id() != LOG_ID)
+    }
+
+    /// Has fjall (3.1.13) find out how far back the oldest open snapshot reaches, which it does
+    /// with every 10,000th one that is closed: what is older is dropped by compactions.
+    pub fn advance_gc_watermark(&self) {
+        for _ in 0..10_000 {
+            drop(self.database.snapshot());
+        }
+    }
+
+    /// Has what was removed written to tables, where it counts.
+    ///
+    /// # Errors
+    /// What fjall says of a rotation that failed.
+    pub fn rotate_removed(&self) -> fjall::Result<()> {
+        for keyspace in [&self.state, &self.history, &self.remembered] {
+            keyspace.rotate_memtable()?;
+        }
+        Ok(())
     }
 
     /// The least sequence number that a write from now on can get.
@@ -301,7 +334,8 @@ impl Engine {
             db: RwLock::new(None),
             garbage: Mutex::new(()),
             health: watch::Sender::new(Health::Ready),
-            space: Mutex::new(Space { checked: None, full: None }),
+            space: Mutex::new(Space { checked: None, full: None, exhausted: None }),
+            has_room: AtomicBool::new(true),
         }
     }
 
@@ -315,52 +349,102 @@ impl Engine {
             .map_err(|_| "the store is closed".to_owned())
     }
 
-    /// Whether a write may be tried: refuses after a failure and while there is no room.
+    /// Whether a write that makes the store larger for good may be tried: refuses after a failure,
+    /// and while less than the reserve is free.
+    ///
+    /// # Errors
+    /// The reason.
     pub fn check_writable(&self) -> Result<(), String> {
-        match &*self.health.borrow() {
-            Health::Failed(why) => return Err(format!("a write failed ({why})")),
-            Health::Corrupt(why) => return Err(why.clone()),
-            Health::Ready | Health::Full(_) => {}
-        }
+        self.check_health()?;
         self.check_space()
     }
 
+    /// As [`Engine::check_writable`], for what slots need to be read, to be flushed and to become
+    /// smaller: goes on down to [`limits::DISK_RESERVE_UPKEEP_SHARE`] of the reserve.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check_upkeep(&self) -> Result<(), String> {
+        self.check_health()?;
+        self.look_at_space().exhausted.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether the store may be opened again after a failure: as [`Engine::check_upkeep`], whatever
+    /// failed.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check_reopen(&self) -> Result<(), String> {
+        self.look_at_space().exhausted.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether there was room for messages when somebody looked last; the background thread does
+    /// so all the time.
+    pub fn has_room(&self) -> bool {
+        self.has_room.load(Ordering::Relaxed)
+    }
+
+    fn check_health(&self) -> Result<(), String> {
+        match &*self.health.borrow() {
+            Health::Failed(why) => Err(format!("a write failed ({why})")),
+            Health::Corrupt(why) => Err(why.clone()),
+            Health::Ready | Health::Full(_) => Ok(()),
+        }
+    }
+
     /// Looks at the free space, at most every [`limits::DISK_CHECK_INTERVAL`].
+    ///
+    /// # Errors
+    /// When it is less than the reserve.
     pub fn check_space(&self) -> Result<(), String> {
+        self.look_at_space().full.clone().map_or(Ok(()), Err)
+    }
+
+    fn look_at_space(&self) -> MutexGuard<'_, Space> {
         let mut space = self.space.lock();
         let now = Instant::now();
         let fresh = |at: Instant| now.duration_since(at) < limits::DISK_CHECK_INTERVAL;
-        if !space.checked.is_some_and(fresh) {
-            space.checked = Some(now);
-            space.full = self.free_space().err();
-            let full = space.full.clone();
-            self.health.send_if_modified(|health| match (&*health, full) {
-                (Health::Ready, Some(why)) => {
-                    tracing::warn!("{why}: messages are refused until there is room");
-                    *health = Health::Full(why);
-                    true
-                }
-                (Health::Full(_), None) => {
-                    tracing::info!("there is room on the disk again");
-                    *health = Health::Ready;
-                    true
-                }
-                _ => false,
-            });
+        if space.checked.is_some_and(fresh) {
+            return space;
         }
-        space.full.clone().map_or(Ok(()), Err)
+        space.checked = Some(now);
+        let reserve = self.options.reserve_bytes;
+        let free = self.free_bytes();
+        space.full = self.less_than(&free, reserve);
+        space.exhausted = self.less_than(&free, reserve / limits::DISK_RESERVE_UPKEEP_SHARE);
+        self.has_room.store(space.full.is_none(), Ordering::Relaxed);
+        let full = space.full.clone();
+        self.health.send_if_modified(|health| match (&*health, full) {
+            (Health::Ready, Some(why)) => {
+                tracing::warn!("{why}: messages are refused until there is room; reads go on");
+                *health = Health::Full(why);
+                true
+            }
+            (Health::Full(_), None) => {
+                tracing::info!("there is room on the disk again: messages are accepted");
+                *health = Health::Ready;
+                true
+            }
+            _ => false,
+        });
+        space
     }
 
-    fn free_space(&self) -> Result<(), String> {
-        let reserve = self.options.reserve_bytes;
-        match rustix::fs::statvfs(&self.db_path) {
-            Ok(stat) if stat.f_bavail.saturating_mul(stat.f_frsize) >= reserve => Ok(()),
-            Ok(stat) => Err(format!(
-                "{} bytes are free on the disk of {}, less than the reserve of {reserve}",
-                stat.f_bavail.saturating_mul(stat.f_frsize),
+    fn free_bytes(&self) -> Result<u64, String> {
+        let stat = rustix::fs::statvfs(&self.db_path);
+        stat.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+            .map_err(|e| format!("{}: {e}", self.db_path.display()))
+    }
+
+    /// Why `free` is not `least`.
+    fn less_than(&self, free: &Result<u64, String>, least: u64) -> Option<String> {
+        match free {
+            Ok(free) if *free >= least => None,
+            Ok(free) => Some(format!(
+                "{free} bytes are free on the disk of {}, less than the {least} that are kept free",
                 self.db_path.display(),
             )),
-            Err(e) => Err(format!("{}: {e}", self.db_path.display())),
+            Err(why) => Some(why.clone()),
         }
     }
 

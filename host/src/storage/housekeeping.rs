@@ -4,6 +4,7 @@
 use super::{
     engine::{self, Engine},
     identity::Mark,
+    reclaim::Reclaim,
     tables::TableFile,
 };
 use crate::{limits, log::embedded::Shared, state::fjall::collect_garbage};
@@ -44,6 +45,10 @@ pub struct Housekeeper {
     pub stop: Arc<Stop>,
     /// Tables that are still to be checked.
     pub unchecked: Vec<TableFile>,
+    /// Rows of deleted sessions that were removed and may not be in tables yet.
+    pub removed_rows: usize,
+    pub removed_bytes: u64,
+    pub reclaim: Reclaim,
 }
 
 impl Housekeeper {
@@ -65,7 +70,10 @@ impl Housekeeper {
                 }
             }
             self.drop_trimmed();
-            while matches!(collect_garbage(&self.engine), Ok(true)) && !self.stop.now() {}
+            self.collect_garbage();
+            if now_and_then || self.reclaim.is_busy() {
+                self.reclaim();
+            }
             self.check_tables();
         }
     }
@@ -87,7 +95,7 @@ impl Housekeeper {
     /// records are in tables.
     fn drop_trimmed(&self) {
         let Ok(db) = self.engine.open_db() else { return };
-        if self.engine.check_writable().is_err() {
+        if self.engine.check_upkeep().is_err() {
             return;
         }
         let mut ends = engine::table_ends(&db.log);
@@ -100,6 +108,39 @@ impl Housekeeper {
             && let Err(e) = engine::drop_log_tables(&db.log, through)
         {
             self.engine.fail(format!("dropping tables of the log failed: {e}"));
+        }
+    }
+
+    fn collect_garbage(&mut self) {
+        while let Ok(collected) = collect_garbage(&self.engine) {
+            self.removed_rows += collected.rows;
+            self.removed_bytes += collected.bytes as u64;
+            if self.stop.now() {
+                return;
+            }
+            if !collected.more {
+                break;
+            }
+        }
+        let enough = self.removed_rows >= limits::RECLAIM_ROWS_MIN
+            || self.removed_bytes >= limits::RECLAIM_BYTES_MIN;
+        if !enough || self.engine.check_upkeep().is_err() {
+            return;
+        }
+        (self.removed_rows, self.removed_bytes) = (0, 0);
+        let Ok(db) = self.engine.open_db() else { return };
+        if let Err(e) = db.rotate_removed() {
+            self.engine.fail(format!("a memtable can't be rotated: {e}"));
+        }
+    }
+
+    fn reclaim(&mut self) {
+        let Ok(db) = self.engine.open_db() else { return };
+        if self.engine.check_upkeep().is_err() {
+            return;
+        }
+        if let Err(e) = self.reclaim.step(&db) {
+            self.engine.fail(format!("merging tables to give disk space back failed: {e}"));
         }
     }
 

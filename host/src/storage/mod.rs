@@ -10,6 +10,7 @@ pub mod engine;
 mod housekeeping;
 pub(crate) mod identity;
 mod journal;
+mod reclaim;
 pub(crate) mod record;
 mod recovery;
 mod tables;

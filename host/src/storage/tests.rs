@@ -164,7 +164,7 @@ fn dump(dir: &DataDir, slots: u16) -> Vec<String> {
                 let id = entry.id.as_deref().unwrap();
                 assert_eq!(state.remembered(slot, number, id).unwrap().unwrap().seq, entry.seq);
             }
-            let values = state.scan(slot, number, b"", None, usize::MAX).unwrap();
+            let values = state.scan(slot, number, b"", None, usize::MAX, usize::MAX).unwrap();
             out.push(format!("{slot}/{id} {head:?} {values:?} {history:?}"));
         }
         let pinned = state.pinned(slot, &service, None, usize::MAX).unwrap();

@@ -64,10 +64,8 @@ fn group_commit(
 ) {
     // Held until the answers are given: the store is not opened again under a commit.
     let db = shared.engine.open_db();
-    let ready = db
-        .as_ref()
-        .map_err(Clone::clone)
-        .and_then(|db| shared.engine.check_writable().map(|()| db));
+    let ready =
+        db.as_ref().map_err(Clone::clone).and_then(|db| shared.engine.check_upkeep().map(|()| db));
     let db = match ready {
         Ok(db) => db,
         Err(why) => {

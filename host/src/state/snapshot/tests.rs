@@ -310,7 +310,7 @@ fn dump(store: &FjallState) -> Vec<String> {
             let id = entry.id.as_deref().unwrap();
             assert_eq!(store.remembered(SLOT, number, id).unwrap().unwrap().seq, entry.seq);
         }
-        let values = store.scan(SLOT, number, b"", None, usize::MAX).unwrap();
+        let values = store.scan(SLOT, number, b"", None, usize::MAX, usize::MAX).unwrap();
         out.push(format!("{id} {head:?} {values:?} {history:?}"));
     }
     let pinned = store.pinned(SLOT, &service(), None, usize::MAX).unwrap();

@@ -49,7 +49,7 @@ impl Model {
         assert_eq!(names, self.sessions.keys().collect::<Vec<_>>());
         for ((_, head), (number, values, bodies)) in listed.iter().zip(self.sessions.values()) {
             assert_eq!(head.session_number, *number);
-            let got = state.scan(0, *number, b"", None, 100).unwrap();
+            let got = state.scan(0, *number, b"", None, 100, usize::MAX).unwrap();
             assert_eq!(got.into_iter().collect::<BTreeMap<_, _>>(), *values);
             let history = state.history(0, *number, 0, 1_000, usize::MAX).unwrap();
             let got: Vec<_> = history.iter().map(|entry| entry.body.to_vec()).collect();

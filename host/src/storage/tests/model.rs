@@ -36,7 +36,7 @@ async fn listings_page_in_order() {
     assert!(state.sessions(2, &service, "", None, 100).unwrap().is_empty());
     let number = state.head(3, &session("ab")).unwrap().unwrap().session_number;
     let keys = |prefix: &[u8], after: Option<&[u8]>, limit| -> Vec<Bytes> {
-        let page = state.scan(3, number, prefix, after, limit).unwrap();
+        let page = state.scan(3, number, prefix, after, limit, usize::MAX).unwrap();
         page.into_iter().map(|(key, _)| key).collect()
     };
     assert_eq!(keys(b"", None, 100), [&b""[..], b"k", b"k1", b"k2", b"l"]);
@@ -109,7 +109,7 @@ async fn what_is_deleted_goes_away() {
     let dir = open(home.path());
     let rows = |dir: &DataDir| {
         let state = dir.state();
-        state.scan(0, 0, b"", None, 10_000).unwrap().len()
+        state.scan(0, 0, b"", None, 10_000, usize::MAX).unwrap().len()
             + state.history(0, 0, 0, 10_000, usize::MAX).unwrap().len()
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -156,4 +156,68 @@ async fn pins_come_and_go() {
     slot.commit(&dir, vec![Record::Message(message), delete]).await;
     slot.flush(&dir).await;
     assert_eq!(pinned(&dir), ["a a"]);
+}
+
+/// Deleted sessions would keep their disk space for as long as nothing else is written, and it is
+/// often want of space for which they are deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_sessions_give_their_disk_space_back() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    let names: Vec<_> = (0..600).map(|n| format!("room-{n}")).collect();
+    // Bodies that nothing could compress, each with enough rows for the removal to count.
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = |bytes: usize| -> Vec<u8> {
+        let next = |_| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random as u8
+        };
+        (0..bytes).map(next).collect()
+    };
+    for name in &names {
+        let body = noise(64 * 1024);
+        let writes = (0..10).map(|key| write(&format!("k{key}"), "v")).collect();
+        let record = slot.message(&dir, name, &body, writes);
+        slot.commit(&dir, vec![record]).await;
+        slot.flush(&dir).await;
+    }
+    assert!(dir.engine_for_test().open_db().unwrap().flush().unwrap());
+    let full = history_bytes(&dir);
+    assert!(full > 600 * 64 * 1024, "{full}");
+    for name in &names[10..] {
+        let record = slot.delete(&dir, name).unwrap();
+        slot.commit(&dir, vec![record]).await;
+    }
+    slot.flush(&dir).await;
+    let mut left = full;
+    for _ in 0..600 {
+        left = history_bytes(&dir);
+        if left < full / 10 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!(left < full / 10, "{left} of {full} bytes are still there");
+    // What was not deleted is.
+    for (number, name) in names.iter().enumerate().take(10) {
+        let head = slot.head(&dir, &session(name)).unwrap();
+        let history = dir.state().history(0, head.session_number, 0, 10, usize::MAX).unwrap();
+        assert_eq!(history.len(), 1, "{number}");
+        assert_eq!(
+            dir.state().get(0, head.session_number, b"k3").unwrap().as_deref(),
+            Some(&b"v"[..])
+        );
+    }
+    let want = dump(&dir, 8);
+    dir.close();
+    drop(dir);
+    assert_eq!(dump(&open(home.path()), 8), want);
+}
+
+/// Bytes that the tables of the history take.
+fn history_bytes(dir: &DataDir) -> u64 {
+    dir.engine_for_test().open_db().unwrap().history.disk_space()
 }
