@@ -70,8 +70,8 @@ impl Reply {
     /// When `value` has no form in JSON that comes back as it was (a map with keys that are no
     /// strings, `NaN`): see [`crate::State::set`].
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
-        let body = to_json(value)
-            .map_err(|error| Error::Encode { what: "the reply".into(), error })?;
+        let body =
+            to_json(value).map_err(|error| Error::Encode { what: "the reply".into(), error })?;
         Ok(Self { content_type: "application/json".into(), body })
     }
     pub fn bytes(body: impl Into<Vec<u8>>) -> Self {

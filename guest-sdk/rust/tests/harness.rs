@@ -170,7 +170,8 @@ fn what_would_not_come_back_as_it_was_is_refused() {
     assert_eq!(store(u128::MAX), bad);
     assert_eq!(store(deep(128)), bad);
     for fine in [deep(127), json!(null), json!({"a": [u64::MAX, i64::MIN, 1.5e300, "NaN"]})] {
-        let read: Value = slotd_guest::serde_json::from_slice(&Reply::json(&fine).unwrap().body).unwrap();
+        let read: Value =
+            slotd_guest::serde_json::from_slice(&Reply::json(&fine).unwrap().body).unwrap();
         assert_eq!((store(fine.clone()), read), (None, fine));
     }
     assert_eq!(store((Nested::Unit, Some(i128::from(u64::MAX)), ())), None);

@@ -320,7 +320,7 @@ fn dump(store: &FjallState) -> Vec<String> {
 
 /// Rows of the slot of sessions that are not live, once deleted ones were collected.
 async fn leftovers(store: &Arc<FjallState>) -> usize {
-    while crate::state::fjall::collect_garbage(&store.engine).unwrap() {}
+    while crate::state::fjall::collect_garbage(&store.engine).unwrap().more {}
     let view = store.view(SLOT).unwrap();
     let mut live: Vec<u64> = Vec::new();
     let heads = view.page(crate::state::rows::Rows::Heads, None, usize::MAX).unwrap();
