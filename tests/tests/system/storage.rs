@@ -53,7 +53,8 @@ async fn full_disk(disk: std::path::PathBuf) -> anyhow::Result<()> {
         })
         .await?;
         acknowledged = number;
-        // Reads go on, or say why not; they never give less than there is.
+        // Where not a byte is free the store itself may fail: reads go on, or say why not; they
+        // never give less than there is.
         let read = api.client.get(&(session_path("chat", "a") + "/messages?limit=10")).await?;
         match read.status {
             200 => ensure!(read.json::<History>()?.entries.len() == 10, "{read:?}"),
@@ -79,7 +80,35 @@ async fn full_disk(disk: std::path::PathBuf) -> anyhow::Result<()> {
     node.kill()?;
     std::fs::remove_file(&ballast)?;
     node.restart().await?;
+    // Less than the reserve is free: every slot can be opened and read, nothing can be sent, and what
+    // was sent before is answered again.
+    leave(&disk, 12 * 1024 * 1024)?;
+    eventually("a refusal", async || {
+        let answer = node.api().post("chat", "other", line(0)).await?;
+        if answer.status == 200 {
+            return Ok(None);
+        }
+        expect_problem(&answer, 503, "storage-unavailable")?;
+        Ok(Some(()))
+    })
+    .await?;
+    read_ten(&node).await?;
+    ensure!(node.api().send("chat", "a", line(0)).await?.seq == 1, "a repeat is a read");
+    std::fs::remove_file(&ballast)?;
     check(&node, acknowledged).await
+}
+
+async fn read_ten(node: &Node) -> anyhow::Result<()> {
+    let read = node.api().client.get(&(session_path("chat", "a") + "/messages?limit=10")).await?;
+    ensure!(read.status == 200 && read.json::<History>()?.entries.len() == 10, "{read:?}");
+    Ok(())
+}
+
+/// Fills the disk but for so many bytes.
+fn leave(disk: &std::path::Path, bytes: u64) -> anyhow::Result<()> {
+    let stat = rustix::fs::statvfs(disk)?;
+    let size = (stat.f_bavail * stat.f_frsize).saturating_sub(bytes);
+    Ok(std::fs::write(disk.join("ballast"), vec![1; usize::try_from(size)?])?)
 }
 
 /// Every acknowledged line once, in order, and no other.
