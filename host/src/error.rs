@@ -72,8 +72,10 @@ codes! {
     Internal = "internal", 500, false;
     /// All memory for instances of plugins (`guests.memory_total`) is in use, and none was given up in time; nothing was kept.
     MemoryFull = "memory-full", 503, true;
-    /// The slot's mailbox is full, or the bodies of all messages that wait on the node take 256 MiB: slow down.
+    /// The slot's mailbox is full: slow down.
     MailboxFull = "mailbox-full", 503, true;
+    /// What the node's connections hold (bodies and frames that arrive, answers and events that their readers have not taken) is all that it may be (`api.buffers`); nothing was kept.
+    BuffersFull = "buffers-full", 503, true;
     /// The node is starting or stopping.
     Unavailable = "unavailable", 503, true;
     /// The log or the store refused a write (disk full, I/O error); the message was not kept.

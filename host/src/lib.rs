@@ -2,6 +2,7 @@
 //!
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 
+pub mod buffers;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -209,6 +209,11 @@ pub const CLIENT_RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Committed messages that wait for one subscriber before it is told of a gap.
 pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
+/// Bytes of their events, after which it is told of a gap, too: more than the largest message's,
+/// and than what is on its way to a peer ([`PEER_CREDIT`]).
+pub const SUBSCRIBER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a subscriber may be behind where connections hold all that they may (`api.buffers`).
+pub const SUBSCRIBER_BYTES_FREE: usize = 64 * 1024;
 /// Subscribers of one session.
 pub const SUBSCRIBERS_PER_SESSION_MAX: usize = 10_000;
 /// Messages of one WebSocket that are under way; past it the socket is not read.
@@ -234,6 +239,8 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
 /// A connection whose peer takes no byte for this long while there is something to write ends.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
+/// What it must take in that time, or all that there is: a byte now and then does not count.
+pub const WRITE_PROGRESS_BYTES: usize = 16 * 1024;
 /// After its last answer a connection reads and drops what still comes, so that a client which is
 /// still uploading sees the answer and not a reset.
 pub const LINGER: Duration = Duration::from_secs(2);
@@ -242,9 +249,20 @@ pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bodies up to this size are copied out of the connection's buffer: cheaper than a new buffer a
 /// request, and 32 bytes in a cache do not keep 8 KiB alive.
 pub const BODY_COPY_BYTES_MAX: usize = 4 * 1024;
-/// Bodies of all messages and queries that are under way on a node: a thousand wait in a mailbox,
-/// and there are hundreds of these.
-pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Memory for what connections hold: bodies and frames that arrive, answers and events that wait
+/// for their readers. Counts alone don't bound it: a thousand messages wait in a mailbox, and
+/// there are hundreds of these.
+pub const BUFFERS_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+/// The same for the admin listener, which has its own: what clients hold must not keep operators out.
+pub const ADMIN_BUFFERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a connection may hold of heads, and of answers, without being charged: about what its
+/// buffers take in any case, so that small messages cost no shared counter.
+pub const CONNECTION_BYTES_FREE: usize = 8 * 1024;
+/// An answer's body is handed to the connection in pieces of this size, the next when the last is
+/// written: what it is given it keeps room for.
+pub const ANSWER_PIECE_BYTES: usize = 16 * 1024;
+/// The least that it can be configured to: some of the largest messages and answers.
+pub const BUFFERS_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// Components that are uploaded at the same time; each may hold [`COMPONENT_BYTES_MAX`].
 pub const UPLOADS_MAX: usize = 2;
 /// Time for the upload of a component.
@@ -269,6 +287,8 @@ pub const EVENTS_RETRY: Duration = Duration::from_secs(1);
 pub const SOCKET_PING: Duration = Duration::from_secs(20);
 /// A WebSocket from which nothing came for this long, not even a pong, ends.
 pub const SOCKET_SILENCE: Duration = Duration::from_secs(60);
+/// What is read of a WebSocket at a time, on the stack: an idle one holds no buffer.
+pub const SOCKET_READ_BYTES: usize = 16 * 1024;
 /// Bytes toward one WebSocket that wait for its peer; past it nothing more is produced for it.
 pub const SOCKET_WRITE_BYTES: usize = 64 * 1024;
 /// A subscription that breaks is tried again after this long at first, then twice that, and so on.

@@ -1,7 +1,9 @@
 //! What goes into and comes out of a [`crate::node::Node`].
 
 use crate::{
+    buffers::{self, Charge, Kind},
     error::Error,
+    limits,
     log::{
         Position, Term,
         record::{DeploymentId, Entry, Event},
@@ -17,7 +19,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 use tokio::sync::{mpsc, oneshot};
@@ -149,8 +151,8 @@ pub struct Subscribed {
 /// The slot's end of a live subscription.
 #[derive(Debug)]
 pub struct LiveSender {
-    channel: mpsc::Sender<Live>,
-    lagged: Arc<AtomicBool>,
+    channel: mpsc::Sender<Queued>,
+    queue: Arc<Queue>,
 }
 
 /// The subscriber's end of a live subscription. When it closes, either the subscriber was too
@@ -158,17 +160,46 @@ pub struct LiveSender {
 /// it saw.
 #[derive(Debug)]
 pub struct LiveReceiver {
-    channel: mpsc::Receiver<Live>,
-    lagged: Arc<AtomicBool>,
+    channel: mpsc::Receiver<Queued>,
+    queue: Arc<Queue>,
 }
 
-/// A live subscription that holds [`crate::limits::SUBSCRIBER_MESSAGES_MAX`] messages.
+/// What both ends know of what waits between them.
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: AtomicUsize,
+    lagged: AtomicBool,
+}
+
+/// An item as it waits. Its memory is charged once for all queues that have it.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    live: Live,
+    bytes: usize,
+    /// There was room for it among what connections hold.
+    fits: bool,
+    #[expect(dead_code, reason = "held for its drop")]
+    charge: Arc<Charge>,
+}
+
+impl Queued {
+    /// For so many subscribers. What they hold is charged at once, and gone when none has it.
+    pub(crate) fn new(live: Live, subscribers: usize) -> Self {
+        let bytes = live.bytes();
+        let mut charge = Charge::new(buffers::shared().clone(), Kind::Events);
+        let fits = charge.set(bytes + subscribers * size_of::<Self>()).is_ok();
+        Self { live, bytes, fits, charge: Arc::new(charge) }
+    }
+}
+
+/// A live subscription that holds [`limits::SUBSCRIBER_MESSAGES_MAX`] messages and
+/// [`limits::SUBSCRIBER_BYTES_MAX`] bytes.
 pub fn live_channel() -> (LiveSender, LiveReceiver) {
-    let (sender, receiver) = mpsc::channel(crate::limits::SUBSCRIBER_MESSAGES_MAX);
-    let lagged = Arc::new(AtomicBool::new(false));
+    let (sender, receiver) = mpsc::channel(limits::SUBSCRIBER_MESSAGES_MAX);
+    let queue = Arc::new(Queue::default());
     (
-        LiveSender { channel: sender, lagged: lagged.clone() },
-        LiveReceiver { channel: receiver, lagged },
+        LiveSender { channel: sender, queue: queue.clone() },
+        LiveReceiver { channel: receiver, queue },
     )
 }
 
@@ -176,18 +207,32 @@ impl LiveSender {
     /// Gives an item to the subscriber without waiting. `false`: it is gone or too slow, drop the
     /// sender (`subscribers.retain(|s| s.offer(..))`).
     pub fn offer(&self, item: Live) -> bool {
-        match self.channel.try_send(item) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.lagged.store(true, Ordering::Release);
-                false
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        self.offer_queued(Queued::new(item, 1))
+    }
+    /// As [`LiveSender::offer`], for an item that others get, too.
+    pub(crate) fn offer_queued(&self, item: Queued) -> bool {
+        let Queue { bytes: waiting, lagged } = &*self.queue;
+        let bytes = item.bytes;
+        let before = waiting.fetch_add(bytes, Ordering::Relaxed);
+        // The first is taken, however large. Where memory is short, those go that have most of it.
+        let over = before > 0 && before + bytes > limits::SUBSCRIBER_BYTES_MAX;
+        let too_much = over || (!item.fits && before > limits::SUBSCRIBER_BYTES_FREE);
+        let sent = match too_much {
+            true => Err(true),
+            false => self.channel.try_send(item).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => true,
+                mpsc::error::TrySendError::Closed(_) => false,
+            }),
+        };
+        if let Err(too_slow) = sent {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+            lagged.fetch_or(too_slow, Ordering::Release);
         }
+        sent.is_ok()
     }
     /// Tells the subscriber that it was too slow, where that is known elsewhere.
     pub(crate) fn lag(&self) {
-        self.lagged.store(true, Ordering::Release);
+        self.queue.lagged.store(true, Ordering::Release);
     }
     /// The subscriber went away.
     pub fn is_closed(&self) -> bool {
@@ -199,18 +244,22 @@ impl LiveReceiver {
     /// The next item; `None` when the slot gave this subscriber up. Loses nothing when dropped
     /// before it resolves.
     pub async fn recv(&mut self) -> Option<Live> {
-        self.channel.recv().await
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
     /// As [`LiveReceiver::recv`], for a hand-written future.
     pub(crate) fn poll_recv(
         &mut self,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Live>> {
-        self.channel.poll_recv(cx)
+        self.channel.poll_recv(cx).map(|item| {
+            let item = item?;
+            self.queue.bytes.fetch_sub(item.bytes, Ordering::Relaxed);
+            Some(item.live)
+        })
     }
     /// Whether it was given up because it was too slow.
     pub fn lagged(&self) -> bool {
-        self.lagged.load(Ordering::Acquire)
+        self.queue.lagged.load(Ordering::Acquire)
     }
 }
 
@@ -220,6 +269,19 @@ pub enum Live {
     Published(Published),
     /// The session was deleted.
     Deleted,
+}
+
+impl Live {
+    /// Memory that it holds.
+    fn bytes(&self) -> usize {
+        let of =
+            |e: &Event| size_of::<Event>() + e.kind.len() + e.content_type.len() + e.body.len();
+        let events = match self {
+            Self::Published(published) => published.events.iter().map(of).sum(),
+            Self::Deleted => 0,
+        };
+        size_of::<Queued>() + events
+    }
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]

@@ -176,7 +176,10 @@ impl Client {
     }
 
     /// A connection of its own.
-    pub(crate) async fn open(&self) -> anyhow::Result<TcpStream> {
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub async fn open(&self) -> anyhow::Result<TcpStream> {
         let socket = match self.address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,

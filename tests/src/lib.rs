@@ -16,5 +16,6 @@ pub mod load;
 pub mod node;
 pub mod notice;
 pub mod plugins;
+pub mod raw_socket;
 pub mod socket;
 pub mod sse;

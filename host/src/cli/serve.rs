@@ -8,8 +8,9 @@ use super::{
     output,
 };
 use crate::{
+    buffers,
     config::{Config, Listener, Loaded},
-    http::{Admin, Api, App, Bodies, Doing, HttpOptions, Server, Shutdown, Token},
+    http::{Admin, Api, App, Doing, HttpOptions, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
     plugin::{ComponentSource, PluginHost, PluginOptions},
@@ -145,9 +146,10 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
     let node = Node::start(options, foundation);
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 
+    buffers::shared().set_limit(config.buffers_bytes);
     let http = HttpOptions {
         body_bytes_max: config.body_bytes_max,
-        bodies_bytes_max: limits::BODIES_BYTES_MAX,
+        buffers: buffers::shared().clone(),
         request_deadline: config.request_deadline,
         connections_max: config.connections_max,
         api_token: token(&config.api)?,
@@ -156,7 +158,7 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
     let shutdown = Shutdown::new();
     let render = Arc::new(|| telemetry::metrics().render());
     let api_inside = Api::new(node.clone(), http.clone(), shutdown.clone());
-    let scrape = scrape_source(&node, api_inside.bodies().clone());
+    let scrape = scrape_source(&node);
     let api_app = App::api(api_inside);
     let admin_app = App::admin(Admin::new(node.clone(), http, shutdown.clone(), render));
     let (api, admin) = listeners.take().await?;
@@ -256,12 +258,9 @@ impl From<OpenError> for StartError {
     }
 }
 
-fn scrape_source(node: &Arc<Node>, bodies: Arc<Bodies>) -> telemetry::SourceGuard {
+fn scrape_source(node: &Arc<Node>) -> telemetry::SourceGuard {
     let node = Arc::downgrade(node);
-    telemetry::on_scrape(move || {
-        let snapshot = node.upgrade().map(|node| node.snapshot()).unwrap_or_default();
-        telemetry::Snapshot { bodies_bytes: bodies.bytes(), ..snapshot }
-    })
+    telemetry::on_scrape(move || node.upgrade().map(|node| node.snapshot()).unwrap_or_default())
 }
 
 /// The OpenAPI document, from the code.

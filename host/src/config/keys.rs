@@ -226,6 +226,16 @@ pub static KEYS: &[Key] = &[
         connections_max,
         "Connections, sockets included; past it new ones wait. Each needs a file descriptor."
     ),
+    size!(
+        "api.buffers",
+        limits::BUFFERS_BYTES_MIN,
+        1024 * GIB,
+        usize,
+        buffers_bytes,
+        "Memory for what connections hold: bodies and frames that arrive, answers and events that \
+         their readers have not taken. What comes in may take three quarters of it, and so may \
+         what goes out; past it 503 `buffers-full`, and a WebSocket closes with 1013."
+    ),
     same!(
         "admin.listen",
         Kind::Address,

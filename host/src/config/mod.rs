@@ -35,6 +35,8 @@ pub struct Config {
     pub mailbox_messages: usize,
     pub slot_idle: Duration,
     pub session_cache_bytes: usize,
+    /// Memory that connections hold.
+    pub buffers_bytes: usize,
     pub guest_memory_bytes: usize,
     /// Of all instances.
     pub guest_memory_total_bytes: u64,
@@ -149,6 +151,7 @@ impl Default for Config {
             mailbox_messages: limits::MAILBOX_MESSAGES_DEFAULT,
             slot_idle: limits::SLOT_IDLE_DEFAULT,
             session_cache_bytes: limits::SESSION_CACHE_BYTES_DEFAULT,
+            buffers_bytes: limits::BUFFERS_BYTES_DEFAULT,
             guest_memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
             guest_memory_total_bytes: value::default_memory_total(),
             guest_idle: limits::INSTANCE_IDLE_DEFAULT,

@@ -4,10 +4,10 @@ use super::{
     Admin,
     messages::{Deadline, outcome_unknown, read_body},
     params::{self, Query, invalid},
-    room::{Bodies, Room},
     views::{Binary, Services, SessionsPage, Slots, SwapStatus, json},
 };
 use crate::{
+    buffers::{Buffers, Charge, Kind},
     error::{Code, Error},
     limits,
     names::{SessionId, check_plugin_version},
@@ -100,8 +100,8 @@ pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answ
     let receive = async {
         let permit = admin.0.uploads.acquire().await;
         // That is their bound: they are none of the messages.
-        let bodies = Bodies::new(usize::MAX);
-        let mut room = Room::new(&bodies);
+        let buffers = Buffers::new(usize::MAX);
+        let mut room = Charge::new(&buffers, Kind::Bodies);
         (read_body(body, limits::COMPONENT_BYTES_MAX, &mut room).await, permit)
     };
     let Some((component, _permit)) = deadline.limit(receive).await else {

@@ -5,16 +5,23 @@
 //! due first when it was armed, and looked at again when it fires, so that a busy connection
 //! touches the timer once in [`limits::REQUEST_DEADLINE_DEFAULT`] or so.
 
-use super::stats::{Open, Stats};
-use crate::limits;
-use http_body::{Body, Frame, SizeHint};
+use super::{
+    events::EventStream,
+    stats::{Open, Stats},
+    streaming::Takeover,
+};
+use crate::{
+    buffers::{Buffers, Charge, Kind},
+    error::Error,
+    limits,
+};
 use parking_lot::Mutex;
 use std::{
     io,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -52,12 +59,32 @@ pub(super) struct ConnShared {
     waker: Mutex<Option<Waker>>,
     /// Only requests to a local host are taken ([`super::auth::check_local_host`]).
     pub(super) local_only: bool,
+    /// Bytes of answers that the peer has not taken.
+    unread: AtomicUsize,
+    /// Those of them that hyper has.
+    handed: AtomicUsize,
+    /// A body waits until hyper has written what it has.
+    body_waits: AtomicBool,
+    /// Bytes of a head that is not whole.
+    head: AtomicUsize,
+    /// An event stream that is to have the connection, then with the head of its answer.
+    stream: Mutex<Option<Box<EventStream>>>,
+    takeover: Mutex<Option<Takeover>>,
+    /// Answers that hyper may not have written.
+    unwritten: AtomicBool,
+    answers: Mutex<Charge>,
+    heads: Mutex<Charge>,
     _permit: Option<OwnedSemaphorePermit>,
     _open: Open,
 }
 
 impl ConnShared {
-    pub(super) fn new(local_only: bool, permit: Option<OwnedSemaphorePermit>, open: Open) -> Self {
+    pub(super) fn new(
+        local_only: bool,
+        buffers: &Arc<Buffers>,
+        permit: Option<OwnedSemaphorePermit>,
+        open: Open,
+    ) -> Self {
         Self {
             began: Instant::now(),
             now: 0.into(),
@@ -71,6 +98,15 @@ impl ConnShared {
             killed: false.into(),
             waker: Mutex::new(None),
             local_only,
+            unread: 0.into(),
+            handed: 0.into(),
+            body_waits: false.into(),
+            head: 0.into(),
+            stream: Mutex::new(None),
+            takeover: Mutex::new(None),
+            unwritten: false.into(),
+            answers: Mutex::new(Charge::new(buffers.clone(), Kind::Answers)),
+            heads: Mutex::new(Charge::new(buffers.clone(), Kind::Frames)),
             _permit: permit,
             _open: open,
         }
@@ -84,7 +120,73 @@ impl ConnShared {
     /// Counts a request until the guard goes.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
+        if self.head.swap(0, Relaxed) > limits::CONNECTION_BYTES_FREE {
+            self.heads.lock().hold(0);
+        }
         InFlight(self.clone())
+    }
+    /// A handler has made a stream, which is to have the connection to itself.
+    pub(super) fn offer_stream(&self, stream: EventStream) {
+        *self.stream.lock() = Some(Box::new(stream));
+    }
+    pub(super) fn offered_stream(&self) -> Option<Box<EventStream>> {
+        self.stream.lock().take()
+    }
+    /// The connection's task gives it over once hyper has written what it has. Its request is not
+    /// answered in another way.
+    pub(super) fn take_over(&self, takeover: Takeover) {
+        *self.takeover.lock() = Some(takeover);
+        self.wake();
+    }
+    /// An answer waits until the peer takes it. What every connection may hold is not charged.
+    ///
+    /// # Errors
+    /// `buffers-full`. It is charged all the same: what can't be refused any more is sent.
+    pub(super) fn answer_waits(&self, bytes: usize) -> Result<(), Error> {
+        let unread = self.unread.fetch_add(bytes, Relaxed) + bytes;
+        match unread > limits::CONNECTION_BYTES_FREE {
+            true => self.answers.lock().set(unread),
+            false => Ok(()),
+        }
+    }
+    /// hyper is given an answer: it has written all only once it flushes again.
+    pub(super) fn answers(&self) {
+        self.unwritten.store(true, Relaxed);
+    }
+    /// Whether hyper has as much of an answer as it is to have. Then the connection's task is woken
+    /// when it has less.
+    pub(super) fn is_handed_enough(&self) -> bool {
+        let enough = self.handed.load(Relaxed) >= limits::ANSWER_PIECE_BYTES;
+        self.body_waits.store(enough, Relaxed);
+        enough
+    }
+    /// hyper is given so many bytes of an answer.
+    pub(super) fn hand(&self, bytes: usize) {
+        self.handed.fetch_add(bytes, Relaxed);
+    }
+    /// So many bytes of answers were written, or are not sent after all.
+    pub(super) fn answer_ends(&self, bytes: usize) {
+        let before = self.unread.load(Relaxed);
+        if before == 0 {
+            return;
+        }
+        let unread = before.saturating_sub(bytes);
+        self.unread.store(unread, Relaxed);
+        if before > limits::CONNECTION_BYTES_FREE {
+            let charged = if unread > limits::CONNECTION_BYTES_FREE { unread } else { 0 };
+            self.answers.lock().hold(charged);
+        }
+    }
+    /// Bytes were read. Of requests that have begun only their bodies come, charged elsewhere.
+    fn heard(&self, bytes: usize) -> io::Result<()> {
+        if self.in_flight.load(Relaxed) > 0 {
+            return Ok(());
+        }
+        let head = self.head.fetch_add(bytes, Relaxed) + bytes;
+        if head > limits::CONNECTION_BYTES_FREE && self.heads.lock().set(head).is_err() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(())
     }
     /// Until [`ConnShared::request_done`], the task is woken when this is due.
     pub(super) fn request_began(&self, at: Instant, deadline: Duration) {
@@ -125,11 +227,19 @@ impl ConnShared {
         if self.in_flight.load(Relaxed) == 0 && since(&self.idle_since, limits::CONNECTION_IDLE) {
             self.stopping.store(true, Relaxed);
         }
-        since(&self.write_blocked, limits::WRITE_STALL)
+        since(&self.write_blocked, self.write_patience())
             || since(&self.lingering, limits::LINGER)
             // A head that does not end, after it was told to: hyper waits for its rest.
             || (self.in_flight.load(Relaxed) == 0
                 && since(&self.idle_since, limits::CONNECTION_IDLE + limits::LINGER))
+    }
+
+    /// How long a peer may take nothing. A node that stops has its time for those who do.
+    fn write_patience(&self) -> Duration {
+        match self.stopping.load(Relaxed) {
+            true => limits::LINGER,
+            false => limits::WRITE_STALL,
+        }
     }
 
     /// When to look at the clock next.
@@ -157,7 +267,7 @@ impl ConnShared {
         [
             deadline,
             idle(),
-            after(&self.write_blocked, limits::WRITE_STALL),
+            after(&self.write_blocked, self.write_patience()),
             after(&self.lingering, limits::LINGER),
         ]
         .into_iter()
@@ -186,61 +296,60 @@ impl Drop for InFlight {
     }
 }
 
-/// An answer's body: what a message gets, or anything else with the guard of its request.
-pub(super) enum ReplyBody {
-    Full(Option<bytes::Bytes>),
-    /// The guard ends when the body does.
-    Other(axum::body::Body, #[expect(dead_code, reason = "held for its drop")] InFlight),
-}
-
-impl Body for ReplyBody {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
-        match self.get_mut() {
-            Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Other(body, _) => Pin::new(body).poll_frame(cx),
-        }
-    }
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Full(bytes) => bytes.as_ref().is_none_or(|b| b.is_empty()),
-            Self::Other(body, _) => body.is_end_stream(),
-        }
-    }
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Other(body, _) => body.size_hint(),
-        }
-    }
-}
-
 /// The connection's bytes, counted and watched.
 pub(super) struct Watched {
     stream: TcpStream,
     shared: Arc<ConnShared>,
     stats: Stats,
     lingered_bytes: usize,
+    /// Bytes that the peer has taken since it was last found to take none.
+    progress: usize,
+    upgraded: bool,
 }
 
 impl Watched {
     pub(super) fn new(stream: TcpStream, shared: Arc<ConnShared>, stats: Stats) -> Self {
-        Self { stream, shared, stats, lingered_bytes: 0 }
+        Self { stream, shared, stats, lingered_bytes: 0, progress: 0, upgraded: false }
     }
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// It carries something else from now on, which accounts for itself.
+    pub(super) fn upgraded(mut self) -> Self {
+        self.upgraded = true;
+        self
+    }
+    /// Resolves when the peer has ended its side and all that it sent was read.
+    pub(super) fn poll_peers_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0];
+        match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            // It sends what nobody reads: its end will be seen by writing.
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let shared = &self.shared;
         match &written {
             Poll::Ready(Ok(n)) => {
                 self.stats.bytes_out.increment(*n as u64);
-                self.shared.write_blocked.store(0, Relaxed);
+                shared.answer_ends(*n);
+                let handed = shared.handed.load(Relaxed).saturating_sub(*n);
+                shared.handed.store(handed, Relaxed);
+                if handed < limits::ANSWER_PIECE_BYTES && shared.body_waits.swap(false, Relaxed) {
+                    cx.waker().wake_by_ref();
+                }
+                self.progress += n;
+                if self.progress >= limits::WRITE_PROGRESS_BYTES {
+                    shared.write_blocked.store(0, Relaxed);
+                }
             }
             Poll::Ready(Err(_)) => {}
-            Poll::Pending if self.shared.write_blocked.load(Relaxed) == 0 => {
-                let now = self.shared.moment(Instant::now());
-                self.shared.write_blocked.store(now, Relaxed);
+            Poll::Pending if shared.write_blocked.load(Relaxed) == 0 => {
+                let now = shared.moment(Instant::now());
+                shared.write_blocked.store(now, Relaxed);
+                self.progress = 0;
             }
             Poll::Pending => {}
         }
@@ -256,8 +365,12 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.stats.bytes_in.increment((buf.filled().len() - before) as u64);
-        Poll::Ready(Ok(()))
+        let read = buf.filled().len() - before;
+        self.stats.bytes_in.increment(read as u64);
+        match self.upgraded {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Ready(self.shared.heard(read)),
+        }
     }
 }
 
@@ -268,7 +381,7 @@ impl AsyncWrite for Watched {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(written)
+        self.wrote(cx, written)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
@@ -276,13 +389,16 @@ impl AsyncWrite for Watched {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(written)
+        self.wrote(cx, written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
-    /// hyper flushes whenever it was woken, so that this is where the peer's end is seen.
+    /// hyper flushes whenever it was woken and has written all, so that this is where the peer's
+    /// end is seen.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.write_blocked.store(0, Relaxed);
+        self.shared.unwritten.store(false, Relaxed);
         if self.shared.ends_with_peer.load(Relaxed) {
             let mut byte = [0];
             let peeked = self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte));
@@ -316,9 +432,11 @@ impl AsyncWrite for Watched {
 
 /// The connection's task.
 pub(super) struct Connection<C> {
-    http: Pin<Box<C>>,
+    carries: Carries<C>,
     /// Tells hyper's connection to take no further request.
     graceful: fn(Pin<&mut C>),
+    /// Takes the socket out of hyper's connection.
+    release: fn(C) -> Option<Watched>,
     shared: Arc<ConnShared>,
     timer: Pin<Box<Sleep>>,
     /// What the timer is armed for.
@@ -327,12 +445,26 @@ pub(super) struct Connection<C> {
     told: bool,
 }
 
-impl<C: Future> Connection<C> {
-    pub(super) fn new(http: C, shared: Arc<ConnShared>, graceful: fn(Pin<&mut C>)) -> Self {
+/// What a connection carries.
+enum Carries<C> {
+    Requests(Box<C>),
+    /// One stream of events.
+    Stream(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Nothing,
+}
+
+impl<C: Future + Unpin> Connection<C> {
+    pub(super) fn new(
+        http: C,
+        shared: Arc<ConnShared>,
+        graceful: fn(Pin<&mut C>),
+        release: fn(C) -> Option<Watched>,
+    ) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         Self {
-            http: Box::pin(http),
+            carries: Carries::Requests(Box::new(http)),
             graceful,
+            release,
             shared,
             timer,
             armed: None,
@@ -340,9 +472,36 @@ impl<C: Future> Connection<C> {
             told: false,
         }
     }
+
+    /// An error in here is the peer's: it broke off, or does not speak HTTP.
+    fn poll_carried(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.carries {
+                Carries::Requests(http) => {
+                    if Pin::new(&mut **http).poll(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                    if self.shared.unwritten.load(Relaxed) {
+                        return Poll::Pending;
+                    }
+                    let Some(takeover) = self.shared.takeover.lock().take() else {
+                        return Poll::Pending;
+                    };
+                    if let Carries::Requests(http) =
+                        std::mem::replace(&mut self.carries, Carries::Nothing)
+                        && let Some(io) = (self.release)(*http)
+                    {
+                        self.carries = Carries::Stream(Box::pin(takeover.run(io)));
+                    }
+                }
+                Carries::Stream(stream) => return stream.as_mut().poll(cx),
+                Carries::Nothing => return Poll::Ready(()),
+            }
+        }
+    }
 }
 
-impl<C: Future> Future for Connection<C> {
+impl<C: Future + Unpin> Future for Connection<C> {
     type Output = ();
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
@@ -362,10 +521,11 @@ impl<C: Future> Future for Connection<C> {
         }
         if !this.told && this.shared.stopping.load(Relaxed) {
             this.told = true;
-            (this.graceful)(this.http.as_mut());
+            if let Carries::Requests(http) = &mut this.carries {
+                (this.graceful)(Pin::new(&mut **http));
+            }
         }
-        // An error here is the peer's: it broke off, or does not speak HTTP.
-        ready_or(this.http.as_mut().poll(cx).map(drop), || {
+        ready_or(this.poll_carried(cx), || {
             if let Some(due) = this.shared.due()
                 && this.armed.is_none_or(|armed| due < armed)
             {
@@ -392,7 +552,8 @@ mod tests {
 
     /// A connection that began `ago`.
     fn connection(ago: Duration) -> Option<Arc<ConnShared>> {
-        let mut shared = ConnShared::new(false, None, Stats::new().open_connection());
+        let mut shared =
+            ConnShared::new(false, crate::buffers::shared(), None, Stats::new().open_connection());
         shared.began = shared.began.checked_sub(ago)?;
         Some(Arc::new(shared))
     }

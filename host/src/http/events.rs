@@ -2,6 +2,7 @@
 
 use super::{
     Api,
+    connection::ConnShared,
     feed::{Feed, Item, format_cursor, parse_cursor},
     messages::reading,
     params::{self, Query, invalid},
@@ -9,12 +10,12 @@ use super::{
     stats::Open,
     views::EventView,
 };
-use crate::{error::Error, limits, node::Cursor, node::Published};
-use axum::{body::Body, extract::State};
+use crate::{buffers::Kind, error::Error, limits, node::Cursor, node::Published};
+use axum::{Extension, body::Body, extract::State};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -41,6 +42,7 @@ static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) async fn get(
     State(api): State<Api>,
     uri: Uri,
+    connection: Option<Extension<Arc<ConnShared>>>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Error> {
     let key = params::session_of(&uri)?;
@@ -48,11 +50,20 @@ pub(super) async fn get(
     let after =
         query.get("after").map(|t| parse_cursor(t, "query parameter \"after\"")).transpose()?;
     let cursor = last_event_id(&headers)?.or(after);
+    api.buffers().check(Kind::Events, limits::SUBSCRIBER_BYTES_FREE)?;
     let feed = reading(&api, Feed::open(api.backend().clone(), key, cursor)).await?;
     let open = api.0.stats.open_stream();
     let stopping = api.0.shutdown.triggered().boxed();
     let stream = EventStream { feed, stopping, ended: false, started: false, _open: open };
-    let mut response = Response::new(Body::from_stream(stream::unfold(stream, EventStream::step)));
+    let body = match connection {
+        // The connection becomes the stream's own.
+        Some(connection) => {
+            connection.offer_stream(stream);
+            Body::empty()
+        }
+        None => Body::from_stream(stream::unfold(stream, EventStream::step)),
+    };
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -69,7 +80,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Error> {
     }
 }
 
-struct EventStream {
+pub(super) struct EventStream {
     feed: Feed,
     stopping: BoxFuture<'static, ()>,
     started: bool,
@@ -79,6 +90,12 @@ struct EventStream {
 
 impl EventStream {
     async fn step(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        let chunk = self.next().await?;
+        Some((Ok(chunk), self))
+    }
+
+    /// What is to be sent next; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
         }
@@ -88,7 +105,7 @@ impl EventStream {
             self.started = true;
             let retry = limits::EVENTS_RETRY.as_millis();
             out.extend_from_slice(format!("retry: {retry}\n\n").as_bytes());
-            return Some((Ok(out.freeze()), self));
+            return Some(out.freeze());
         }
         tokio::select! {
             biased;
@@ -102,7 +119,7 @@ impl EventStream {
             let Some(item) = self.feed.next().now_or_never() else { break };
             self.ended = write(&mut out, item);
         }
-        Some((Ok(out.freeze()), self))
+        Some(out.freeze())
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     params::{self, Query, invalid},
     views::{HistoryPage, json},
 };
-use crate::{error::Error, node::Range};
+use crate::{buffers::Kind, error::Error, limits, node::Range};
 use axum::{body::Body, extract::State};
 use http::{Response, Uri};
 
@@ -40,6 +40,8 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
         None => Range::After { seq: query.u64("after")?.unwrap_or(0), limit: query.limit()? },
     };
     let consistency = query.consistency()?;
+    // Before it is read and made, which costs more than to say no.
+    api.buffers().check(Kind::Answers, limits::PAGE_BYTES_MAX)?;
     let history = reading(&api, api.backend().history(&key, range, consistency)).await?;
     Ok(json(&HistoryPage::new(&history)))
 }

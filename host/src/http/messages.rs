@@ -5,10 +5,10 @@ use super::{
     connection::ConnShared,
     params::{self, OCTET_STREAM},
     problem,
-    room::{Bodies, Room},
     views::{Binary, json},
 };
 use crate::{
+    buffers::{Buffers, Charge, Kind},
     error::{Code, Error},
     limits,
     names::SessionKey,
@@ -85,7 +85,7 @@ where
         content_type: params::content_type(headers)?,
         body: Bytes::new(),
     };
-    let mut room = Room::new(&**api.bodies());
+    let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     message.body = deadline
         .limit(read_body(body, api.options().body_bytes_max, &mut room))
         .await
@@ -111,12 +111,12 @@ pub(super) fn outcome_unknown() -> Error {
 /// A request's body, for which there is `room`. Past the limit it is not read any further.
 ///
 /// # Errors
-/// `body-too-large` and `mailbox-full`, before anything is read when the length is announced;
+/// `body-too-large` and `buffers-full`, before anything is read when the length is announced;
 /// `request-invalid` when it breaks off.
 pub(super) async fn read_body<B>(
     mut body: B,
     bytes_max: usize,
-    room: &mut Room<&Bodies>,
+    room: &mut Charge<&Buffers>,
 ) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -127,7 +127,7 @@ where
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());
     }
-    room.check(body.size_hint().lower())?;
+    room.check(usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX))?;
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -269,7 +269,7 @@ pub(super) async fn query(
     let consistency = params::Query::parse(&head.uri, &["consistency"])?.consistency()?;
     let content_type = params::content_type(&head.headers)?;
     let deadline = Deadline::after(api.options().request_deadline);
-    let mut room = Room::new(&**api.bodies());
+    let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     let body = deadline
         .limit(read_body(body, api.options().body_bytes_max, &mut room))
         .await

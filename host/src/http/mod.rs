@@ -5,6 +5,7 @@
 //! `POST .../messages` takes a short cut past the router: it is what everything else waits for.
 
 mod admin;
+mod answer;
 mod auth;
 mod backend;
 mod body;
@@ -20,7 +21,6 @@ mod messages;
 mod openapi;
 mod params;
 mod problem;
-mod room;
 mod route;
 mod server;
 mod sessions;
@@ -28,20 +28,21 @@ mod shutdown;
 mod socket;
 mod starting;
 mod stats;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod views;
+mod websocket;
 
 pub use auth::Token;
 pub use openapi::{document, document_json};
 pub use problem::{Problem, errors_markdown};
-pub use room::Bodies;
 pub use route::{admin_router, api_router};
 pub use server::{App, Server};
 pub use shutdown::Shutdown;
 pub use starting::Doing;
 
-use crate::{limits, node::Node};
+use crate::{buffers::Buffers, limits, node::Node};
 use backend::Backend;
 use stats::Stats;
 use std::{sync::Arc, time::Duration};
@@ -52,8 +53,8 @@ use tokio::sync::Semaphore;
 pub struct HttpOptions {
     /// Of a message or query; at most [`limits::BODY_BYTES_MAX`].
     pub body_bytes_max: usize,
-    /// Of all messages and queries that are under way.
-    pub bodies_bytes_max: usize,
+    /// What the API's connections hold is charged here.
+    pub buffers: Arc<Buffers>,
     /// From a request's arrival to its answer.
     pub request_deadline: Duration,
     /// Connections of the API listener, sockets included.
@@ -68,7 +69,7 @@ impl Default for HttpOptions {
     fn default() -> Self {
         Self {
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
-            bodies_bytes_max: limits::BODIES_BYTES_MAX,
+            buffers: crate::buffers::shared().clone(),
             request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
             connections_max: limits::CONNECTIONS_DEFAULT,
             api_token: None,
@@ -84,7 +85,6 @@ pub struct Api(Arc<ApiInner>);
 struct ApiInner {
     backend: Backend,
     options: HttpOptions,
-    bodies: Arc<Bodies>,
     shutdown: Shutdown,
     stats: Stats,
 }
@@ -95,8 +95,7 @@ impl Api {
         Self::over(Backend::Node(node), options, shutdown)
     }
     fn over(backend: Backend, options: HttpOptions, shutdown: Shutdown) -> Self {
-        let bodies = Arc::new(Bodies::new(options.bodies_bytes_max));
-        Self(Arc::new(ApiInner { backend, options, bodies, shutdown, stats: Stats::new() }))
+        Self(Arc::new(ApiInner { backend, options, shutdown, stats: Stats::new() }))
     }
     fn backend(&self) -> &Backend {
         &self.0.backend
@@ -104,9 +103,8 @@ impl Api {
     fn options(&self) -> &HttpOptions {
         &self.0.options
     }
-    /// The bodies of what is under way.
-    pub fn bodies(&self) -> &Arc<Bodies> {
-        &self.0.bodies
+    fn buffers(&self) -> &Arc<Buffers> {
+        &self.0.options.buffers
     }
 }
 

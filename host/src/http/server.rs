@@ -2,16 +2,19 @@
 //! backend; TLS and HTTP/2 are a proxy's business.
 
 use super::{
-    Admin, Api, Shutdown, auth,
-    connection::{ConnShared, Connection, InFlight, ReplyBody, Watched},
+    Admin, Api, Shutdown,
+    answer::ReplyBody,
+    auth,
+    connection::{ConnShared, Connection, InFlight, Watched},
     messages::{self, Deadline},
     params, problem,
     route::{admin_router, api_router},
     stats::Stats,
+    streaming::Takeover,
 };
-use crate::limits;
+use crate::{buffers::Buffers, limits};
 use axum::Router;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -39,6 +42,7 @@ struct AppInner {
     /// The API's, for the short cut.
     api: Option<Api>,
     stats: Stats,
+    buffers: Arc<Buffers>,
     connections_max: usize,
     /// Nobody is asked for a token.
     open: bool,
@@ -54,12 +58,14 @@ impl App {
         open: bool,
         shutdown: Shutdown,
     ) -> Self {
-        Self(Arc::new(AppInner { router, api, stats, connections_max, open, shutdown }))
+        let buffers = Arc::new(Buffers::new(limits::ADMIN_BUFFERS_BYTES_MAX));
+        Self(Arc::new(AppInner { router, api, stats, buffers, connections_max, open, shutdown }))
     }
     pub fn api(api: Api) -> Self {
         Self(Arc::new(AppInner {
             router: api_router(api.clone()),
             stats: api.0.stats.clone(),
+            buffers: api.buffers().clone(),
             connections_max: api.options().connections_max,
             open: api.options().api_token.is_none(),
             shutdown: api.0.shutdown.clone(),
@@ -70,6 +76,7 @@ impl App {
         Self(Arc::new(AppInner {
             router: admin_router(admin.clone()),
             stats: admin.0.stats.clone(),
+            buffers: Arc::new(Buffers::new(limits::ADMIN_BUFFERS_BYTES_MAX)),
             connections_max: limits::ADMIN_CONNECTIONS_MAX,
             open: admin.0.options.admin_token.is_none(),
             shutdown: admin.0.shutdown.clone(),
@@ -165,7 +172,12 @@ impl Server {
                 accepted = accept => accepted,
             };
             number += 1;
-            let shared = ConnShared::new(local_only, Some(permit), app.0.stats.open_connection());
+            let shared = ConnShared::new(
+                local_only,
+                &app.0.buffers,
+                Some(permit),
+                app.0.stats.open_connection(),
+            );
             start(app, stream, Arc::new(shared), number, &serving.connections);
         }
     }
@@ -221,7 +233,12 @@ fn start(
         .half_close(true)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    let task = Connection::new(http, shared, |http| http.graceful_shutdown());
+    let task = Connection::new(
+        http,
+        shared,
+        |http| http.graceful_shutdown(),
+        |http| http.into_parts().map(|parts| parts.io.into_inner()),
+    );
     let connections = connections.clone();
     tokio::spawn(async move {
         task.await;
@@ -239,7 +256,7 @@ async fn handle(
     if connection.local_only
         && let Err(error) = auth::check_local_host(request.headers())
     {
-        return Ok(problem::response(&error).map(|body| ReplyBody::Full(Some(body))));
+        return Ok(problem::response(&error).map(|body| ReplyBody::whole(body, &connection)));
     }
     if let Some(api) = &app.0.api
         && request.method() == Method::POST
@@ -261,7 +278,7 @@ async fn handle(
             Err(error) => problem::response(&error),
         };
         api.0.stats.message(response.status(), began.elapsed());
-        return Ok(response.map(|body| ReplyBody::Full(Some(body))));
+        return Ok(response.map(|body| ReplyBody::whole(body, &connection)));
     }
     in_flight.end_with_peer();
     // Boxed, so that the future of a message stays small.
@@ -274,11 +291,26 @@ async fn route(
     request: Request<Incoming>,
     in_flight: InFlight,
 ) -> Response<ReplyBody> {
+    let (is_get, version) = (request.method() == Method::GET, request.version());
     let mut request = request.map(axum::body::Body::new);
-    request.extensions_mut().insert(connection);
+    request.extensions_mut().insert(connection.clone());
     let response = match app.0.router.clone().oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     };
-    response.map(|body| ReplyBody::Other(body, in_flight))
+    if let Some(stream) = connection.offered_stream()
+        && is_get
+        && response.status() == StatusCode::OK
+    {
+        let headers = response.headers();
+        let takeover = Takeover::new(version, headers, *stream, &app.0.buffers, in_flight);
+        connection.take_over(takeover);
+        // This is dropped when the stream has the connection.
+        return std::future::pending().await;
+    }
+    let (head, body) = response.into_parts();
+    match ReplyBody::of(body, &connection, in_flight) {
+        Ok(body) => Response::from_parts(head, body),
+        Err(full) => problem::response(&full).map(|body| ReplyBody::whole(body, &connection)),
+    }
 }

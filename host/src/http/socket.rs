@@ -2,16 +2,17 @@
 
 use super::{
     Api,
-    connection::ConnShared,
+    connection::{ConnShared, Watched},
     feed::{Feed, Item, parse_cursor},
     frames::{self, Refused, SendFrame},
     messages::{outcome_unknown, reading},
-    params::{self, Query, invalid},
-    room::Room,
+    params::{self, Query},
     views::EventView,
+    websocket::{Fault, Heard, Message, PING, PONG, TEXT, Upgrade, Wire, code},
 };
 use crate::{
-    error::Error,
+    buffers::{Charge, Kind},
+    error::{Code, Error},
     limits,
     names::SessionKey,
     node::{Consistency, Sent},
@@ -19,24 +20,19 @@ use crate::{
 use axum::{
     Extension,
     body::Body,
-    extract::{
-        State, WebSocketUpgrade,
-        ws::{CloseFrame, Message, WebSocket, close_code, rejection::WebSocketUpgradeRejection},
-    },
+    extract::{Request, State},
 };
-use bytes::Bytes;
-use futures_util::{
-    FutureExt, SinkExt, StreamExt,
-    future::BoxFuture,
-    stream::{FuturesUnordered, poll_fn as stream_fn},
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use http::Response;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
 };
-use http::{Response, Uri};
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
-use tokio::time::{Instant, MissedTickBehavior};
-
-/// The peer may not take as long as a reconnect to notice that the node goes away.
-const RESTART: u16 = 1012;
-const TRY_AGAIN_LATER: u16 = 1013;
+use tokio::time::{Instant, Sleep};
 
 /// Opens a WebSocket to a session
 ///
@@ -58,20 +54,20 @@ const TRY_AGAIN_LATER: u16 = 1013;
 )]
 pub(super) async fn get(
     State(api): State<Api>,
-    uri: Uri,
     connection: Option<Extension<Arc<ConnShared>>>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Result<Response<Body>, Error> {
-    let key = params::session_of(&uri)?;
-    let query = Query::parse(&uri, &["after", "subscribe", "sender"])?;
+    let (mut head, _) = request.into_parts();
+    let key = params::session_of(&head.uri)?;
+    let query = Query::parse(&head.uri, &["after", "subscribe", "sender"])?;
     let cursor =
         query.get("after").map(|t| parse_cursor(t, "query parameter \"after\"")).transpose()?;
     let sender = query.get("sender").map(str::to_owned);
     if let Some(sender) = &sender {
         params::check_sender(sender)?;
     }
-    let upgrade =
-        upgrade.map_err(|e| invalid(format!("this route opens a WebSocket: {}", e.body_text())))?;
+    let upgrade = Upgrade::of(&mut head)?;
+    api.buffers().check(Kind::Events, limits::SUBSCRIBER_BYTES_FREE)?;
     let feed = match query.bool("subscribe")?.unwrap_or(true) {
         true => Some(reading(&api, Feed::open(api.backend().clone(), key.clone(), cursor)).await?),
         false => {
@@ -83,103 +79,134 @@ pub(super) async fn get(
             None
         }
     };
-    // A body grows by a third in base64; one that is a little too large is told so in a frame.
-    let frame_bytes_max = 2 * api.options().body_bytes_max + limits::SOCKET_FRAME_OVERHEAD_BYTES;
-    let upgrade = upgrade
-        .max_frame_size(frame_bytes_max)
-        .max_message_size(frame_bytes_max)
-        .write_buffer_size(limits::SOCKET_WRITE_BYTES);
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        let _open = api.0.stats.open_socket();
-        let stopping = api.0.shutdown.triggered().boxed();
-        let deadline = api.options().request_deadline;
-        let mut ping = tokio::time::interval(limits::SOCKET_PING);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ping.reset();
-        let pending = FuturesUnordered::new();
-        Session { api, key, sender, socket, feed, pending, deadline, stopping, ping }.run().await;
+    let (response, upgrading) = upgrade.accept();
+    tokio::spawn(async move {
+        // It fails when the peer was gone before the answer was written.
+        if let Some(wire) = connect(&api, upgrading).await {
+            let _open = api.0.stats.open_socket();
+            Session::new(api, key, sender, wire, feed).run().await;
+        }
         // Until here it counts as one of the listener's connections.
         drop(connection);
-    }))
+    });
+    Ok(response)
 }
 
 fn missing_is_fine(error: Error) -> Result<(), Error> {
     match error.code {
-        crate::error::Code::SessionNotFound => Ok(()),
+        Code::SessionNotFound => Ok(()),
         _ => Err(error),
     }
 }
+
+async fn connect(api: &Api, upgrading: OnUpgrade) -> Option<Wire<Watched>> {
+    let upgraded = upgrading.await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<Watched>>().ok()?;
+    // A body grows by a third in base64; one that is a little too large is told so in a frame.
+    let bytes_max = 2 * api.options().body_bytes_max + limits::SOCKET_FRAME_OVERHEAD_BYTES;
+    Some(Wire::new(parts.io.into_inner().upgraded(), parts.read_buf, bytes_max, api.buffers()))
+}
+
+type Decided = (String, Result<Sent, Error>);
 
 struct Session {
     api: Api,
     key: SessionKey,
     sender: Option<String>,
-    socket: WebSocket,
+    wire: Wire<Watched>,
     feed: Option<Feed>,
     /// Messages that are under way.
-    pending: FuturesUnordered<BoxFuture<'static, (String, Result<Sent, Error>)>>,
-    deadline: Duration,
+    pending: FuturesUnordered<BoxFuture<'static, Decided>>,
     stopping: BoxFuture<'static, ()>,
-    ping: tokio::time::Interval,
+    timer: Pin<Box<Sleep>>,
+    /// What the timer is set for, at the latest.
+    armed: Instant,
+    ping_at: Instant,
+    heard: Instant,
+    /// The peer takes nothing more: nothing is written any more.
+    mute: bool,
+    /// Its end has begun: what is not decided by then can't be told by a frame that is surely read.
+    ending: bool,
+    undecided: usize,
 }
 
 enum Step {
     Stop,
     Decided(String, Result<Sent, Error>),
     Events(Item),
-    Heard(Option<Result<Message, axum::Error>>),
-    Ping,
+    Heard(Heard),
+    Time,
     Flush,
 }
 
 /// How a socket ends.
 enum End {
-    /// With this code and reason.
+    /// This side closes it.
     Close(u16, &'static str),
-    /// The peer is gone, or takes nothing.
-    Gone,
+    /// The peer sent what ends it; nothing more is read.
+    Fault(Fault),
+    /// The peer closed it, with this code.
+    Closed(Option<u16>),
+    /// The peer ended its side without a close frame, in the middle of a frame or not.
+    Ended { inside: bool },
+    /// The peer takes nothing.
+    Deaf,
+    /// The connection is broken.
+    Broken,
 }
 
 impl Session {
+    fn new(
+        api: Api,
+        key: SessionKey,
+        sender: Option<String>,
+        wire: Wire<Watched>,
+        feed: Option<Feed>,
+    ) -> Self {
+        let now = Instant::now();
+        let ping_at = now + limits::SOCKET_PING;
+        Self {
+            stopping: api.0.shutdown.triggered().boxed(),
+            api,
+            key,
+            sender,
+            wire,
+            feed,
+            pending: FuturesUnordered::new(),
+            timer: Box::pin(tokio::time::sleep_until(ping_at)),
+            armed: ping_at,
+            ping_at,
+            heard: now,
+            mute: false,
+            ending: false,
+            undecided: 0,
+        }
+    }
+
     async fn run(mut self) {
-        let (code, reason) = match self.serve().await {
-            End::Close(code, reason) => (code, reason),
-            End::Gone => return,
-        };
-        let frame = CloseFrame { code, reason: reason.into() };
-        let finish = async {
-            if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
-                // What still comes is dropped, up to the peer's own close.
-                while let Some(Ok(_)) = self.socket.recv().await {}
-            }
-        };
-        let _ = tokio::time::timeout(limits::LINGER, finish).await;
+        let end = self.serve().await;
+        self.ending = true;
+        self.feed = None;
+        let end = self.take_what_came(end).await;
+        // A slot skips messages that nobody waits for. What was read is decided, whatever became
+        // of the connection.
+        while let Some((id, result)) = self.pending.next().await {
+            let _ = self.decided(&id, result).await;
+        }
+        self.part(end).await;
     }
 
     async fn serve(&mut self) -> End {
-        let mut heard = Instant::now();
         let mut dirty = false;
         let mut turn = 0;
         loop {
             turn = (turn + 1) % 3;
-            let step = self.step(turn, dirty).await;
-            let written = match step {
-                Step::Stop => return self.finish().await,
+            let written = match self.step(turn, dirty).await {
+                Step::Stop => return End::Close(code::RESTART, "the node is stopping: come back"),
                 Step::Decided(id, result) => self.decided(&id, result).await,
                 Step::Events(item) => self.events(item).await,
-                Step::Heard(Some(Ok(message))) => {
-                    heard = Instant::now();
-                    self.heard(message).await
-                }
-                Step::Heard(Some(Err(error))) => Err(broken(&error)),
-                Step::Heard(None) => Err(End::Gone),
-                Step::Ping => {
-                    let reading = self.pending.len() < limits::SOCKET_IN_FLIGHT_MAX;
-                    if reading && heard.elapsed() > limits::SOCKET_SILENCE {
-                        return End::Close(close_code::POLICY, "nothing heard for too long");
-                    }
-                    self.write(Message::Ping(Bytes::new())).await
-                }
+                Step::Heard(heard) => self.heard(heard).await,
+                Step::Time => self.time(),
                 Step::Flush => {
                     dirty = false;
                     match self.flush().await {
@@ -197,7 +224,8 @@ impl Session {
 
     /// What is to be done next. Nothing goes short for another's sake: they take turns.
     async fn step(&mut self, turn: usize, dirty: bool) -> Step {
-        let Self { socket, feed, pending, stopping, ping, .. } = self;
+        let deadline = self.api.options().request_deadline;
+        let Self { wire, feed, pending, stopping, timer, armed, .. } = self;
         let mut item = pin!(async {
             match feed {
                 Some(feed) => feed.next().await,
@@ -219,8 +247,8 @@ impl Session {
                         Poll::Ready(item) => Some(Step::Events(item)),
                         Poll::Pending => None,
                     },
-                    _ if room => match socket.poll_next_unpin(cx) {
-                        Poll::Ready(message) => Some(Step::Heard(message)),
+                    _ if room => match wire.poll_next(cx) {
+                        Poll::Ready(heard) => Some(Step::Heard(heard)),
                         Poll::Pending => None,
                     },
                     _ => None,
@@ -229,8 +257,14 @@ impl Session {
                     return Poll::Ready(step);
                 }
             }
-            match ping.poll_tick(cx) {
-                Poll::Ready(_) => Poll::Ready(Step::Ping),
+            if let Some(since) = wire.unfinished_since()
+                && since + deadline < *armed
+            {
+                *armed = since + deadline;
+                timer.as_mut().reset(*armed);
+            }
+            match timer.poll_unpin(cx) {
+                Poll::Ready(()) => Poll::Ready(Step::Time),
                 // Only now that nothing more is ready: one write for all of it.
                 Poll::Pending if dirty => Poll::Ready(Step::Flush),
                 Poll::Pending => Poll::Pending,
@@ -239,24 +273,50 @@ impl Session {
         .await
     }
 
-    async fn heard(&mut self, message: Message) -> Result<(), End> {
-        match message {
-            Message::Text(text) => self.send(text.as_str()).await,
-            Message::Binary(_) => {
-                let error = invalid("this protocol has text frames only");
-                self.write(text(frames::error(None, &error))).await
-            }
-            // Pongs are sent by the socket itself.
-            Message::Ping(_) | Message::Pong(_) => Ok(()),
-            Message::Close(_) => {
-                // Its answer is on its way out; see it off.
-                let _ = tokio::time::timeout(limits::LINGER, async {
-                    while let Some(Ok(_)) = self.socket.recv().await {}
-                })
-                .await;
-                Err(End::Gone)
-            }
+    /// The timer has fired: a message takes too long, or it is time for a ping.
+    fn time(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.pending.len() >= limits::SOCKET_IN_FLIGHT_MAX {
+            // The peer can't help it: nothing is read now.
+            self.wire.not_read_until(now);
+            self.heard = now;
         }
+        let deadline = self.api.options().request_deadline;
+        let due = self.wire.unfinished_since().map(|since| since + deadline);
+        if due.is_some_and(|due| due <= now) {
+            return Err(End::Close(code::POLICY, "a message did not arrive whole in time"));
+        }
+        if now.duration_since(self.heard) > limits::SOCKET_SILENCE {
+            return Err(End::Close(code::POLICY, "nothing heard for too long"));
+        }
+        if self.ping_at <= now {
+            self.ping_at = now + limits::SOCKET_PING;
+            self.write(PING, &[]);
+        }
+        self.armed = due.map_or(self.ping_at, |due| due.min(self.ping_at));
+        self.timer.as_mut().reset(self.armed);
+        Ok(())
+    }
+
+    async fn heard(&mut self, heard: Heard) -> Result<(), End> {
+        let message = match heard {
+            Heard::Message(message) => message,
+            Heard::Fault(fault) => return Err(End::Fault(fault)),
+            Heard::End { inside } => return Err(End::Ended { inside }),
+            Heard::Broken => return Err(End::Broken),
+        };
+        self.heard = Instant::now();
+        match message {
+            Message::Text(text) => return self.send(&text).await,
+            Message::Binary => {
+                let error = params::invalid("this protocol has text frames only");
+                self.write(TEXT, frames::error(None, &error).as_bytes());
+            }
+            Message::Ping(payload) => self.write(PONG, &payload),
+            Message::Pong => {}
+            Message::Close(code) => return Err(End::Closed(code)),
+        }
+        self.drain().await
     }
 
     /// Puts a message into its slot's mailbox before the next frame is read: so the order of the
@@ -267,21 +327,22 @@ impl Session {
             match frames::parse(frame, self.sender.as_deref(), bytes_max) {
                 Ok(frame) => frame,
                 Err(Refused { id, error }) => {
-                    return self.write(text(frames::error(id.as_deref(), &error))).await;
+                    self.write(TEXT, frames::error(id.as_deref(), &error).as_bytes());
+                    return self.drain().await;
                 }
             };
-        let mut room = Room::new(self.api.bodies().clone());
-        if let Err(full) = room.take(message.body.len()) {
+        let mut charge = Charge::new(self.api.buffers().clone(), Kind::Bodies);
+        if let Err(full) = charge.take(message.body.len()) {
             return self.decided(&id, Err(full)).await;
         }
-        let until = Instant::now() + self.deadline;
+        let until = Instant::now() + self.api.options().request_deadline;
         let queued =
             tokio::time::timeout_at(until, self.api.backend().enqueue(&self.key, message)).await;
         match queued {
             Ok(Ok(pending)) => {
                 let decided = async move {
                     let result = tokio::time::timeout_at(until, pending).await;
-                    drop(room);
+                    drop(charge);
                     (id, result.unwrap_or_else(|_| Err(outcome_unknown())))
                 };
                 self.pending.push(decided.boxed());
@@ -295,9 +356,13 @@ impl Session {
     async fn decided(&mut self, id: &str, result: Result<Sent, Error>) -> Result<(), End> {
         let frame = match result {
             Ok(sent) => frames::ack(id, &sent),
-            Err(error) => frames::error(Some(id), &error),
+            Err(error) => {
+                self.undecided += usize::from(self.ending && error.code.retriable());
+                frames::error(Some(id), &error)
+            }
         };
-        self.write(text(frame)).await
+        self.write(TEXT, frame.as_bytes());
+        self.drain().await
     }
 
     async fn events(&mut self, item: Item) -> Result<(), End> {
@@ -305,78 +370,140 @@ impl Session {
             Item::Events { published, from } => {
                 for (index, event) in published.events.iter().enumerate().skip(from) {
                     let view = EventView::new(published.seq, index, published.time_ms, event);
-                    self.write(text(frames::event(view))).await?;
+                    self.write(TEXT, frames::event(view).as_bytes());
+                    self.drain().await?;
                 }
                 Ok(())
             }
             Item::Gap { after } => {
-                self.write(text(frames::gap(after))).await?;
-                Err(End::Close(TRY_AGAIN_LATER, "too slow: come back after the gap's cursor"))
+                self.write(TEXT, frames::gap(after).as_bytes());
+                let why = "too slow: come back after the gap's cursor";
+                Err(End::Close(code::TRY_AGAIN_LATER, why))
             }
             Item::Deleted => {
-                self.write(text(frames::deleted())).await?;
-                Err(End::Close(close_code::NORMAL, "the session was deleted"))
+                self.write(TEXT, frames::deleted().as_bytes());
+                Err(End::Close(code::NORMAL, "the session was deleted"))
             }
             Item::Failed(error) => {
-                self.write(text(frames::error(None, &error))).await?;
-                Err(End::Close(TRY_AGAIN_LATER, "events are not available now"))
+                self.write(TEXT, frames::error(None, &error).as_bytes());
+                Err(End::Close(code::TRY_AGAIN_LATER, "events are not available now"))
             }
         }
     }
 
-    /// The node stops: what is under way is decided and told, nothing new is read.
-    async fn finish(&mut self) -> End {
-        let mut decided = std::mem::take(&mut self.pending);
-        let tell = async {
-            let mut rest = stream_fn(|cx| decided.poll_next_unpin(cx));
-            while let Some((id, result)) = rest.next().await {
-                self.decided(&id, result).await?;
+    /// Where this side ends it, or can't write: messages that arrived before are taken all the
+    /// same, as they would have been a moment earlier.
+    async fn take_what_came(&mut self, end: End) -> End {
+        let came = matches!(end, End::Close(..) | End::Deaf);
+        let until = Instant::now() + limits::LINGER;
+        while came && Instant::now() < until {
+            if self.pending.len() >= limits::SOCKET_IN_FLIGHT_MAX
+                && let Some((id, result)) = self.pending.next().await
+            {
+                let _ = self.decided(&id, result).await;
             }
-            Ok::<_, End>(())
+            // What is here now; a turn that was used up must not look like the end of it.
+            let next = poll_fn(|cx| self.wire.poll_next(cx));
+            match tokio::task::unconstrained(next).now_or_never() {
+                Some(Heard::Message(Message::Text(text))) => drop(self.send(&text).await),
+                Some(Heard::Message(Message::Close(code))) => return End::Closed(code),
+                Some(Heard::Message(_)) => {}
+                Some(Heard::End { .. } | Heard::Fault(_) | Heard::Broken) | None => break,
+            }
+        }
+        end
+    }
+
+    /// Closes the connection, and says what was not decided.
+    async fn part(&mut self, end: End) {
+        let (code, mut reason) = match end {
+            End::Close(code, reason) => (Some(code), reason.to_owned()),
+            End::Fault(fault) => {
+                let (code, reason) = fault.close();
+                (Some(code), reason.to_owned())
+            }
+            End::Closed(code) => (code, String::new()),
+            End::Ended { inside: true } => {
+                (Some(code::PROTOCOL), "the connection ended inside a frame".to_owned())
+            }
+            End::Ended { inside: false } => (Some(code::NORMAL), String::new()),
+            End::Deaf | End::Broken => return,
         };
-        match tell.await {
-            Ok(()) => End::Close(RESTART, "the node is stopping: come back"),
-            Err(end) => end,
+        let code = match (self.undecided, code) {
+            (0, code) => code,
+            (n, code) => {
+                let also = if reason.is_empty() { "" } else { "; " };
+                reason += &format!("{also}not decided: {n}; send again, with the same ids");
+                let clean = matches!(code, None | Some(code::NORMAL | 3000..=4999));
+                if clean { Some(code::TRY_AGAIN_LATER) } else { code }
+            }
+        };
+        if self.mute {
+            return;
+        }
+        self.wire.write_close(code, &reason);
+        if self.flush().await.is_ok() {
+            // What still comes is dropped, up to the peer's own end.
+            let shut = poll_fn(|cx| self.wire.poll_shutdown(cx));
+            let _ = tokio::time::timeout(limits::LINGER, shut).await;
         }
     }
 
-    /// Hands a frame to the socket's buffer. Waits only when that is full, and not for ever: then
-    /// nothing else is read or produced for this peer.
-    async fn write(&mut self, message: Message) -> Result<(), End> {
-        let work = self.socket.feed(message);
-        settle(work).await
+    /// Puts a frame behind what waits. [`Session::drain`] or [`Session::flush`] follows.
+    fn write(&mut self, opcode: u8, payload: &[u8]) {
+        if !self.mute {
+            self.wire.write(opcode, payload);
+        }
     }
+
+    /// Waits while too much waits to be written: then nothing else is read or produced for this
+    /// peer.
+    async fn drain(&mut self) -> Result<(), End> {
+        match self.wire.waiting() > limits::SOCKET_WRITE_BYTES {
+            true => self.flush().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what waits; not for ever where the peer does not take it.
     async fn flush(&mut self) -> Result<(), End> {
-        let work = self.socket.flush();
-        settle(work).await
+        while !self.mute && self.wire.waiting() > 0 {
+            let enough = self.wire.waiting().saturating_sub(limits::WRITE_PROGRESS_BYTES);
+            let wire = &mut self.wire;
+            let mut work = pin!(poll_fn(|cx| match wire.poll_flush(cx) {
+                Poll::Pending if wire.waiting() <= enough => Poll::Ready(Ok(())),
+                written => written,
+            }));
+            // Without a timer where it need not wait, which is nearly always.
+            let done = match work.as_mut().now_or_never() {
+                Some(done) => Some(done),
+                None => {
+                    // A node that stops has not as much time.
+                    let patience = match self.ending {
+                        true => limits::LINGER,
+                        false => limits::WRITE_STALL,
+                    };
+                    let stop = stopped_for_a_while(&self.api, self.ending);
+                    tokio::select! {
+                        done = tokio::time::timeout(patience, work.as_mut()) => done.ok(),
+                        () = stop => None,
+                    }
+                }
+            };
+            if !matches!(done, Some(Ok(()))) {
+                self.mute = true;
+                return Err(End::Deaf);
+            }
+        }
+        Ok(())
     }
 }
 
-/// Awaits a write without a timer where it need not wait, which is nearly always.
-async fn settle(work: impl Future<Output = Result<(), axum::Error>>) -> Result<(), End> {
-    let mut work = pin!(work);
-    let done = match work.as_mut().now_or_never() {
-        Some(done) => Some(done),
-        None => tokio::time::timeout(limits::WRITE_STALL, work).await.ok(),
-    };
-    match done {
-        Some(Ok(())) => Ok(()),
-        _ => Err(End::Gone),
+/// A while after the order to stop: a peer that takes nothing then is not waited for.
+async fn stopped_for_a_while(api: &Api, ending: bool) {
+    if ending {
+        return std::future::pending().await;
     }
-}
-
-fn text(frame: String) -> Message {
-    Message::Text(frame.into())
-}
-
-/// What to say about a frame that the socket itself refuses.
-fn broken(error: &axum::Error) -> End {
-    let said = error.to_string();
-    if said.contains("too long") || said.contains("too large") {
-        return End::Close(close_code::SIZE, "the frame is over the limit");
-    }
-    if said.contains("UTF-8") || said.contains("utf-8") {
-        return End::Close(close_code::INVALID, "a text frame is not UTF-8");
-    }
-    End::Gone
+    api.0.shutdown.triggered().await;
+    tokio::time::sleep(limits::LINGER).await;
 }

@@ -5,7 +5,7 @@ use crate::{
     limits,
     log::record::Record,
     names::SessionKey,
-    node_types::{Live, LiveReceiver, LiveSender, Published, live_channel},
+    node_types::{Live, LiveReceiver, LiveSender, Published, Queued, live_channel},
 };
 use std::{collections::HashMap, sync::Arc};
 
@@ -82,14 +82,17 @@ impl Subscribers {
                 Record::Delete(delete) => (&delete.key, Live::Deleted),
                 _ => continue,
             };
-            self.tell(key, (batch, index), &live);
+            self.tell(key, (batch, index), live);
         }
     }
 
-    fn tell(&mut self, key: &SessionKey, place: Place, live: &Live) {
+    fn tell(&mut self, key: &SessionKey, place: Place, live: Live) {
         let Some(list) = self.by_session.get_mut(key) else { return };
         let before = list.len();
-        list.retain(|subscriber| place < subscriber.from || subscriber.sender.offer(live.clone()));
+        let item = Queued::new(live, before);
+        list.retain(|subscriber| {
+            place < subscriber.from || subscriber.sender.offer_queued(item.clone())
+        });
         self.count -= before - list.len();
         if list.is_empty() {
             self.by_session.remove(key);

@@ -2,6 +2,7 @@
 
 use super::metrics::Metric;
 use crate::{
+    buffers,
     names::{ServiceName, SlotId},
     node_types::ServiceMemory,
 };
@@ -19,8 +20,6 @@ pub struct Snapshot {
     pub mailboxes: Vec<(SlotId, usize)>,
     /// Claims that the node has won, for each slot with one.
     pub claims: Vec<(SlotId, u64)>,
-    /// Bodies of messages and queries that are under way.
-    pub bodies_bytes: u64,
     /// Live instances of plugins.
     pub instances: u64,
     /// Memory that they hold, and the most that they may.
@@ -36,6 +35,7 @@ pub struct Snapshot {
 }
 
 const LABEL_SLOT: &[(&str, &str)] = &[("slot", "…")];
+const LABEL_HELD: &[(&str, &str)] = &[("kind", "…")];
 const LABEL_SERVICE: &[(&str, &str)] = &[("service", "…")];
 const LABEL_VERSION: &[(&str, &str)] = &[("version", "…")];
 
@@ -49,9 +49,10 @@ pub(super) static SCRAPED: &[Metric] = &[
     ),
     Metric::scraped("slotd_slots_running", &[], "Slots that run."),
     Metric::scraped(
-        "slotd_bodies_bytes",
-        &[],
-        "Bodies of messages and queries of clients that are under way; 256 MiB at most.",
+        "slotd_buffers_bytes",
+        LABEL_HELD,
+        "Memory that connections hold, of `api.buffers`: bodies of messages under way, frames and \
+         heads that are not whole, answers and events that their readers have not taken.",
     ),
     Metric::scraped("slotd_instances", &[], "Instances of plugins that are alive."),
     Metric::scraped(
@@ -131,7 +132,7 @@ pub(super) fn collect() -> Vec<(&'static Metric, Vec<(String, u64)>)> {
         by_slot(depths),
         by_slot(claims),
         one(running),
-        sum(|s| s.bodies_bytes),
+        held(),
         sum(|s| s.instances),
         sum(|s| s.memory_used),
         sum(|s| s.memory_max),
@@ -151,6 +152,12 @@ pub(super) fn collect() -> Vec<(&'static Metric, Vec<(String, u64)>)> {
 
 fn one(value: u64) -> Vec<(String, u64)> {
     vec![(String::new(), value)]
+}
+
+fn held() -> Vec<(String, u64)> {
+    let buffers = buffers::shared();
+    let kinds = buffers::Kind::ALL.into_iter();
+    kinds.map(|kind| (kind.as_str().to_owned(), buffers.held(kind) as u64)).collect()
 }
 
 fn resident_bytes() -> Option<u64> {

@@ -23,6 +23,7 @@ mod messages;
 mod overload;
 mod restart;
 mod single;
+mod sockets;
 mod storage;
 mod streams;
 mod swap;

@@ -1,0 +1,209 @@
+//! The memory that connections hold: one budget, in bytes, for all of them.
+//!
+//! What a peer can make the node keep is charged here, by what it is ([`Kind`]): a body or frame
+//! while it arrives and until its message is answered, an answer until its peer has taken it, an
+//! event until its last subscriber has. What is new and does not fit is refused at once, with
+//! `buffers-full`; what is there already is served.
+//!
+//! What comes in and what goes out may each take three quarters of it: peers that read nothing
+//! can't keep messages out, nor the other way round.
+//!
+//! An event is held once, however many subscribers wait for it, and charged once: its bytes go
+//! with the last queue that has it. Each queue is charged for its own entries beside that.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+};
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// What memory is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bodies of messages and queries, from their arrival until they are answered.
+    Bodies,
+    /// Heads of requests and frames of WebSockets that are not whole.
+    Frames,
+    /// Answers and frames that are not yet taken by their peer.
+    Answers,
+    /// Events that wait for subscribers.
+    Events,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::Bodies, Self::Frames, Self::Answers, Self::Events];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bodies => "bodies",
+            Self::Frames => "frames",
+            Self::Answers => "answers",
+            Self::Events => "events",
+        }
+    }
+
+    /// The kinds that share one part of the budget with this one.
+    fn direction(self) -> [Self; 2] {
+        match self {
+            Self::Bodies | Self::Frames => [Self::Bodies, Self::Frames],
+            Self::Answers | Self::Events => [Self::Answers, Self::Events],
+        }
+    }
+}
+
+/// The budget.
+pub struct Buffers {
+    limit: AtomicUsize,
+    held: [AtomicUsize; 4],
+}
+
+static SHARED: LazyLock<Arc<Buffers>> =
+    LazyLock::new(|| Arc::new(Buffers::new(limits::BUFFERS_BYTES_DEFAULT)));
+
+/// The process's own: memory belongs to the process.
+pub fn shared() -> &'static Arc<Buffers> {
+    &SHARED
+}
+
+impl Buffers {
+    pub fn new(limit: usize) -> Self {
+        Self { limit: limit.into(), held: [const { AtomicUsize::new(0) }; 4] }
+    }
+
+    pub fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Relaxed);
+    }
+
+    /// Bytes that are held now.
+    pub fn held(&self, kind: Kind) -> usize {
+        self.held[kind as usize].load(Relaxed)
+    }
+
+    /// Whether so many bytes more would fit now. Takes none: who announces and does not send must
+    /// not keep others out.
+    ///
+    /// # Errors
+    /// `buffers-full`.
+    pub fn check(&self, kind: Kind, bytes: usize) -> Result<(), Error> {
+        match self.fits(kind, bytes) {
+            true => Ok(()),
+            false => Err(self.full()),
+        }
+    }
+
+    /// As [`Buffers::check`], where there is somebody to tell in another way.
+    pub fn fits(&self, kind: Kind, bytes: usize) -> bool {
+        let sum = |kinds: &[Kind]| {
+            kinds.iter().fold(bytes, |sum, kind| sum.saturating_add(self.held(*kind)))
+        };
+        let limit = self.limit.load(Relaxed);
+        sum(&Kind::ALL) <= limit && sum(&kind.direction()) <= limit - limit / 4
+    }
+
+    fn full(&self) -> Error {
+        Error::new(
+            Code::BuffersFull,
+            format!(
+                "connections hold what they may of {} bytes (api.buffers): bodies, answers and \
+                 events that wait; slow down",
+                self.limit.load(Relaxed)
+            ),
+        )
+    }
+}
+
+/// What one holder has of it; given back when dropped.
+#[derive(Debug)]
+pub struct Charge<B: Deref<Target = Buffers> = Arc<Buffers>> {
+    buffers: B,
+    kind: Kind,
+    bytes: usize,
+}
+
+impl<B: Deref<Target = Buffers>> Charge<B> {
+    pub fn new(buffers: B, kind: Kind) -> Self {
+        Self { buffers, kind, bytes: 0 }
+    }
+
+    /// Whether it may take so many bytes more; see [`Buffers::check`].
+    ///
+    /// # Errors
+    /// `buffers-full`.
+    pub fn check(&self, bytes: usize) -> Result<(), Error> {
+        self.buffers.check(self.kind, bytes)
+    }
+
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    /// `buffers-full`. Then they are counted all the same, until it is dropped.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Error> {
+        self.set(self.bytes.saturating_add(bytes))
+    }
+
+    /// Holds so many bytes from now on.
+    ///
+    /// # Errors
+    /// `buffers-full`, when they are more than before. Then they are counted all the same.
+    pub fn set(&mut self, bytes: usize) -> Result<(), Error> {
+        let more = bytes > self.bytes;
+        self.hold(bytes);
+        match more {
+            true => self.check(0),
+            false => Ok(()),
+        }
+    }
+
+    /// Holds so many bytes from now on, whatever others have: for what can't be refused any more.
+    pub fn hold(&mut self, bytes: usize) {
+        let held = &self.buffers.held[self.kind as usize];
+        match bytes.cmp(&self.bytes) {
+            std::cmp::Ordering::Greater => drop(held.fetch_add(bytes - self.bytes, Relaxed)),
+            std::cmp::Ordering::Less => drop(held.fetch_sub(self.bytes - bytes, Relaxed)),
+            std::cmp::Ordering::Equal => {}
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl<B: Deref<Target = Buffers>> Drop for Charge<B> {
+    fn drop(&mut self) {
+        self.hold(0);
+    }
+}
+
+impl std::fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(Kind::ALL.map(|kind| (kind, self.held(kind)))).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it one side of what connections hold could keep the other out, or a holder that is
+    /// gone would count for ever.
+    #[test]
+    fn each_direction_leaves_room_for_the_other() {
+        let buffers = Buffers::new(1_000);
+        let mut answers = Charge::new(&buffers, Kind::Answers);
+        let mut events = Charge::new(&buffers, Kind::Events);
+        assert!(answers.take(500).is_ok() && events.take(250).is_ok());
+        assert_eq!(events.take(1).map_err(|e| e.code), Err(Code::BuffersFull));
+        let mut bodies = Charge::new(&buffers, Kind::Bodies);
+        assert!(bodies.take(249).is_ok(), "a quarter is left for what comes in");
+        assert!(bodies.check(1).is_err() && bodies.set(100).is_ok());
+        drop(answers);
+        assert_eq!(buffers.held(Kind::Answers), 0);
+        assert!(bodies.set(700).is_ok());
+        events.hold(10_000);
+        assert!(bodies.set(701).is_err() && bodies.set(10).is_ok());
+    }
+}

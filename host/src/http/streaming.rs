@@ -1,0 +1,104 @@
+//! An event stream that has its connection to itself.
+//!
+//! hyper keeps two buffers of 8 KiB for each connection, and more beside. A stream of events has
+//! no end that another request could follow, so it takes the connection over: what is left then is
+//! the socket and the stream.
+
+use super::{
+    connection::{InFlight, Watched},
+    events::EventStream,
+};
+use crate::buffers::{Buffers, Charge, Kind};
+use http::{HeaderMap, Version};
+use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll};
+use tokio::io::AsyncWrite;
+
+/// An answer that takes its connection over.
+pub(super) struct Takeover {
+    head: Vec<u8>,
+    /// The body is in chunks, so that its end can be told from a break. HTTP/1.0 has none.
+    chunked: bool,
+    stream: EventStream,
+    buffers: Arc<Buffers>,
+    /// The request is under way as long as the stream.
+    _in_flight: InFlight,
+}
+
+impl Takeover {
+    /// For a response of status 200 with these headers.
+    pub(super) fn new(
+        version: Version,
+        headers: &HeaderMap,
+        stream: EventStream,
+        buffers: &Arc<Buffers>,
+        in_flight: InFlight,
+    ) -> Self {
+        let chunked = version == Version::HTTP_11;
+        let mut head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n".to_vec();
+        for (name, value) in headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        if chunked {
+            head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        Self { head, chunked, stream, buffers: buffers.clone(), _in_flight: in_flight }
+    }
+
+    /// Until the stream, the peer or the connection has ended. Whoever polls it sees to it that a
+    /// peer which takes nothing is cut.
+    pub(super) async fn run(self, mut io: Watched) {
+        let Self { head, chunked, mut stream, buffers, _in_flight } = self;
+        let mut charge = Charge::new(buffers, Kind::Answers);
+        let mut out = head;
+        loop {
+            if write(&mut io, &out, &mut charge).await.is_err() {
+                return;
+            }
+            // Nothing is held while there is nothing to say.
+            out = Vec::new();
+            let chunk = tokio::select! {
+                biased;
+                () = poll_fn(|cx| io.poll_peers_end(cx)) => return,
+                chunk = stream.next() => chunk,
+            };
+            let Some(chunk) = chunk else { break };
+            if chunked {
+                out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            }
+            out.extend_from_slice(&chunk);
+            if chunked {
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        let last: &[u8] = if chunked { b"0\r\n\r\n" } else { b"" };
+        if write(&mut io, last, &mut charge).await.is_ok() {
+            let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
+        }
+    }
+}
+
+/// Writes all of it, or until the peer has ended.
+async fn write(io: &mut Watched, mut bytes: &[u8], charge: &mut Charge) -> io::Result<()> {
+    poll_fn(|cx| {
+        while !bytes.is_empty() {
+            match Pin::new(&mut *io).poll_write(cx, bytes) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                Poll::Ready(Ok(n)) => bytes = &bytes[n..],
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    charge.hold(bytes.len());
+                    return Poll::Pending;
+                }
+            }
+        }
+        charge.hold(0);
+        Pin::new(&mut *io).poll_flush(cx)
+    })
+    .await
+}

@@ -1,0 +1,393 @@
+//! Frames of RFC 6455, as a server reads and writes them. Pure: bytes in, messages out.
+//!
+//! Everything that a head can tell is checked before its payload is read: so a frame that must be
+//! refused costs no memory, and is refused without waiting for its end.
+
+use super::Fault;
+
+/// Bits of a frame's first byte.
+const FINAL: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+/// The highest bit of the second byte: the payload is masked.
+const MASKED: u8 = 0x80;
+/// Of a control frame's payload.
+const CONTROL_BYTES_MAX: usize = 125;
+/// Two bytes, a length of eight, a mask of four.
+const HEAD_BYTES_MAX: usize = 14;
+
+pub(in super::super) const CONTINUATION: u8 = 0;
+pub(in super::super) const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+pub(in super::super) const CLOSE: u8 = 8;
+pub(in super::super) const PING: u8 = 9;
+pub(in super::super) const PONG: u8 = 10;
+
+/// A whole message of the peer.
+#[derive(Debug, PartialEq, Eq)]
+pub(in super::super) enum Message {
+    Text(String),
+    /// What it holds is of no use to this protocol.
+    Binary,
+    Ping(Vec<u8>),
+    Pong,
+    /// With the code that it gives, if it gives one.
+    Close(Option<u16>),
+}
+
+/// A frame whose payload is coming.
+#[derive(Clone, Copy)]
+struct Incoming {
+    opcode: u8,
+    last: bool,
+    left: usize,
+    mask: [u8; 4],
+}
+
+/// Reads frames from pieces of any size.
+pub(super) struct Decoder {
+    bytes_max: usize,
+    /// The start of a head.
+    head: [u8; HEAD_BYTES_MAX],
+    head_len: usize,
+    frame: Option<Incoming>,
+    /// The opcode of the message that is not whole.
+    kind: Option<u8>,
+    /// What has arrived of it.
+    message: Vec<u8>,
+    /// What has arrived of a control frame; these may stand between the frames of a message.
+    control: Vec<u8>,
+}
+
+impl Decoder {
+    /// For messages of at most `bytes_max` bytes.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            head: [0; HEAD_BYTES_MAX],
+            head_len: 0,
+            frame: None,
+            kind: None,
+            message: Vec::new(),
+            control: Vec::new(),
+        }
+    }
+
+    /// Whether a frame or message has begun that is not whole.
+    pub(super) fn is_inside(&self) -> bool {
+        self.head_len > 0 || self.frame.is_some() || self.kind.is_some()
+    }
+
+    /// Memory for what is not whole.
+    pub(super) fn held(&self) -> usize {
+        self.message.capacity() + self.control.capacity()
+    }
+
+    /// Gives up what is not whole.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.bytes_max);
+    }
+
+    /// Takes from the front of `bytes` up to the end of the next message, or all of them.
+    ///
+    /// # Errors
+    /// What must end the connection. Then it is not called again.
+    pub(super) fn decode(&mut self, bytes: &mut &[u8]) -> Result<Option<Message>, Fault> {
+        loop {
+            let mut frame = match self.frame {
+                Some(frame) => frame,
+                None => match self.read_head(bytes)? {
+                    Some(frame) => frame,
+                    None => return Ok(None),
+                },
+            };
+            let (piece, rest) = bytes.split_at(frame.left.min(bytes.len()));
+            *bytes = rest;
+            let into = match is_control(frame.opcode) {
+                true => &mut self.control,
+                false => &mut self.message,
+            };
+            if into.is_empty() && frame.left == piece.len() {
+                into.reserve_exact(piece.len());
+            }
+            let start = into.len();
+            into.extend_from_slice(piece);
+            unmask(&mut into[start..], frame.mask);
+            frame.left -= piece.len();
+            frame.mask.rotate_left(piece.len() % 4);
+            if frame.left > 0 {
+                self.frame = Some(frame);
+                return Ok(None);
+            }
+            self.frame = None;
+            if let Some(message) = self.end_of(frame)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    /// A whole head, checked.
+    fn read_head(&mut self, bytes: &mut &[u8]) -> Result<Option<Incoming>, Fault> {
+        while let Some((byte, rest)) = bytes.split_first() {
+            self.head[self.head_len] = *byte;
+            self.head_len += 1;
+            *bytes = rest;
+            if self.head_len == 2 {
+                self.check(self.head[0], self.head[1])?;
+            }
+            if self.head_len >= 2 && self.head_len == head_length(self.head[1]) {
+                self.head_len = 0;
+                return self.begin().map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the first two bytes tell.
+    fn check(&self, first: u8, second: u8) -> Result<(), Fault> {
+        let opcode = first & 0x0f;
+        let protocol = |why| Err(Fault::Protocol(why));
+        if first & RESERVED != 0 {
+            return protocol("a reserved bit is set, and no extension was agreed on");
+        }
+        if second & MASKED == 0 {
+            return protocol("a client's frame is not masked");
+        }
+        match opcode {
+            CLOSE | PING | PONG if first & FINAL == 0 => {
+                return protocol("a control frame is fragmented");
+            }
+            CLOSE | PING | PONG if usize::from(second & !MASKED) > CONTROL_BYTES_MAX => {
+                return protocol("a control frame has more than 125 bytes");
+            }
+            CLOSE | PING | PONG => {}
+            CONTINUATION if self.kind.is_none() => {
+                return protocol("a continuation without a beginning");
+            }
+            TEXT | BINARY if self.kind.is_some() => {
+                return protocol("a new message before the end of the last");
+            }
+            CONTINUATION | TEXT | BINARY => {}
+            _ => return protocol("an opcode that is not defined"),
+        }
+        Ok(())
+    }
+
+    /// What a whole head tells. The payload is next.
+    fn begin(&mut self) -> Result<Incoming, Fault> {
+        let [first, second, rest @ ..] = self.head;
+        let (length, mask) = match second & !MASKED {
+            126 => (u64::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..6]),
+            127 => {
+                let mut length = [0; 8];
+                length.copy_from_slice(&rest[..8]);
+                (u64::from_be_bytes(length), &rest[8..12])
+            }
+            short => (u64::from(short), &rest[..4]),
+        };
+        let shortest = match second & !MASKED {
+            126 => length > 125,
+            127 => length > 0xffff && length >> 63 == 0,
+            _ => true,
+        };
+        if !shortest {
+            return Err(Fault::Protocol("a length is not written in its shortest form"));
+        }
+        let opcode = first & 0x0f;
+        let left = usize::try_from(length).unwrap_or(usize::MAX);
+        if !is_control(opcode) {
+            if left > self.bytes_max.saturating_sub(self.message.len()) {
+                return Err(Fault::TooLarge);
+            }
+            self.kind.get_or_insert(opcode);
+        }
+        let mut key = [0; 4];
+        key.copy_from_slice(mask);
+        Ok(Incoming { opcode, last: first & FINAL != 0, left, mask: key })
+    }
+
+    fn end_of(&mut self, frame: Incoming) -> Result<Option<Message>, Fault> {
+        match frame.opcode {
+            PING => Ok(Some(Message::Ping(std::mem::take(&mut self.control)))),
+            PONG => {
+                self.control = Vec::new();
+                Ok(Some(Message::Pong))
+            }
+            CLOSE => close(&std::mem::take(&mut self.control)).map(|c| Some(Message::Close(c))),
+            _ if !frame.last => Ok(None),
+            _ => {
+                let message = std::mem::take(&mut self.message);
+                match self.kind.take() {
+                    Some(TEXT) => match String::from_utf8(message) {
+                        Ok(text) => Ok(Some(Message::Text(text))),
+                        Err(_) => Err(Fault::NotUtf8),
+                    },
+                    _ => Ok(Some(Message::Binary)),
+                }
+            }
+        }
+    }
+}
+
+fn is_control(opcode: u8) -> bool {
+    opcode & 0x08 != 0
+}
+
+/// Bytes of a head whose second byte is this one.
+fn head_length(second: u8) -> usize {
+    match second & !MASKED {
+        126 => 2 + 2 + 4,
+        127 => 2 + 8 + 4,
+        _ => 2 + 4,
+    }
+}
+
+fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    let wide = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
+    let (chunks, rest) = bytes.as_chunks_mut::<8>();
+    for chunk in chunks {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// The code of a close frame.
+fn close(payload: &[u8]) -> Result<Option<u16>, Fault> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload.is_empty() {
+            true => Ok(None),
+            false => Err(Fault::Protocol("half a close code")),
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    // Those that RFC 6455 and its registry let an endpoint send, and those of applications.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Fault::Protocol("a close code that must not be sent"));
+    }
+    match std::str::from_utf8(reason) {
+        Ok(_) => Ok(Some(code)),
+        Err(_) => Err(Fault::NotUtf8),
+    }
+}
+
+/// Appends a whole frame of a server.
+pub(super) fn encode(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    out.reserve(HEAD_BYTES_MAX + payload.len());
+    out.push(FINAL | opcode);
+    match payload.len() {
+        short @ 0..=125 => out.push(short as u8),
+        middle @ 126..=0xffff => {
+            out.push(126);
+            out.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            out.push(127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokio_tungstenite::tungstenite::protocol::frame::{
+        Frame,
+        coding::{Control, Data, OpCode},
+    };
+
+    /// A client's frame, as another implementation writes it.
+    fn client(opcode: OpCode, last: bool, payload: &[u8]) -> Vec<u8> {
+        let mut frame = match opcode {
+            OpCode::Control(_) => Frame::ping(payload.to_vec()),
+            OpCode::Data(_) => Frame::message(payload.to_vec(), opcode, last),
+        };
+        frame.header_mut().mask = Some([1, 2, 3, payload.len() as u8]);
+        let mut bytes = Vec::new();
+        frame.format(&mut bytes).expect("a vector takes all");
+        bytes
+    }
+
+    fn decode_all(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Message>, Fault> {
+        let (mut decoder, mut messages) = (Decoder::new(100_000), Vec::new());
+        let mut rest = bytes;
+        let mut cuts = cuts.iter().cycle();
+        while !rest.is_empty() {
+            let cut = cuts.next().copied().unwrap_or(usize::MAX).clamp(1, rest.len());
+            let (mut piece, after) = rest.split_at(cut);
+            rest = after;
+            while !piece.is_empty() {
+                messages.extend(decoder.decode(&mut piece)?);
+            }
+        }
+        assert!(!decoder.is_inside() && decoder.held() == 0);
+        Ok(messages)
+    }
+
+    proptest! {
+        /// Without it a message could be cut, joined or changed by how the network cuts it.
+        #[test]
+        fn messages_survive_fragments_and_any_cuts(
+            texts in prop::collection::vec(".{0,300}", 1..6),
+            pieces in 1usize..5,
+            cuts in prop::collection::vec(1usize..700, 1..8),
+        ) {
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            for text in &texts {
+                let size = text.len().div_ceil(pieces).max(1);
+                let parts: Vec<_> = text.as_bytes().chunks(size).collect();
+                let parts = if parts.is_empty() { vec![&[][..]] } else { parts };
+                for (at, part) in parts.iter().enumerate() {
+                    let kind = if at == 0 { Data::Text } else { Data::Continue };
+                    bytes.extend(client(OpCode::Data(kind), at + 1 == parts.len(), part));
+                    bytes.extend(client(OpCode::Control(Control::Ping), true, b"p"));
+                    let ping = Message::Ping(b"p".to_vec());
+                    if at + 1 == parts.len() {
+                        expected.push(Message::Text(text.clone()));
+                    }
+                    expected.push(ping);
+                }
+            }
+            prop_assert_eq!(decode_all(&bytes, &cuts).expect("good frames"), expected);
+        }
+
+        /// Without it garbage could panic the node, or make it hold more than a message may have.
+        #[test]
+        fn garbage_ends_in_a_fault_or_waits(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+            let mut decoder = Decoder::new(1_000);
+            let mut rest = &bytes[..];
+            while !rest.is_empty() && decoder.decode(&mut rest).is_ok() {}
+            prop_assert!(decoder.held() <= 2 * (1_000 + CONTROL_BYTES_MAX));
+        }
+    }
+
+    /// Without it what is written could not be read, at the lengths where its form changes.
+    #[test]
+    fn frames_are_written_in_their_shortest_form() {
+        for length in [0, 1, 125, 126, 65_535, 65_536, 99_999] {
+            let mut out = Vec::new();
+            encode(&mut out, TEXT, &vec![b'x'; length]);
+            let head = out.len() - length;
+            assert_eq!(head, [2, 4, 10][usize::from(length > 125) + usize::from(length > 65_535)]);
+            let read = client(OpCode::Data(Data::Text), true, &vec![b'x'; length]);
+            let messages = decode_all(&read, &[]).expect("good");
+            assert_eq!(messages, [Message::Text("x".repeat(length))]);
+        }
+    }
+
+    /// Without it a frame over the limit would be read, and held, before it is refused.
+    #[test]
+    fn a_message_over_the_limit_is_refused_by_its_head() {
+        let whole = client(OpCode::Data(Data::Text), true, &[b'x'; 1_001]);
+        assert_eq!(Decoder::new(1_000).decode(&mut &whole[..8]), Err(Fault::TooLarge));
+        let mut decoder = Decoder::new(1_000);
+        let half = client(OpCode::Data(Data::Text), false, &[b'x'; 600]);
+        assert_eq!(decoder.decode(&mut &half[..]), Ok(None));
+        let more = client(OpCode::Data(Data::Continue), false, &[b'x'; 401]);
+        assert_eq!(decoder.decode(&mut &more[..8]), Err(Fault::TooLarge));
+    }
+}
