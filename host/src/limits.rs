@@ -187,6 +187,58 @@ pub const TOKEN_BYTES_MAX: usize = 512;
 /// A configuration file or token file; more is a mistake.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+// --- the process --------------------------------------------------------------------------------
+
+/// Threads that serve, also on a machine with one core: one that waits for its disk must not hold
+/// up all others.
+pub const SERVING_THREADS_MIN: usize = 2;
+/// Threads that answer probes and operators and take signals: two, so that one who reads a long list
+/// does not hold up a probe.
+pub const CONTROL_THREADS: usize = 2;
+/// How often the threads that serve show that they move.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// How often that is looked at.
+pub const WATCHDOG_INTERVAL: Duration = Duration::from_millis(100);
+/// Threads that serve and have not moved for this long are stalled: the node says nothing to its
+/// peers any more, and they take its slots. Longer than what any load delays them by.
+pub const SERVING_STALL: Duration = Duration::from_secs(5);
+/// A stall of this length is not waited out: the process ends, to be started again.
+pub const STALL_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
+/// How often membership looks whether the threads that serve move again.
+pub const STALL_LOOK: Duration = Duration::from_millis(50);
+/// Time beyond the grace and [`SHUTDOWN_OVERTIME`] after which a process that was told to stop ends,
+/// wherever it hangs.
+pub const SHUTDOWN_HANG: Duration = Duration::from_secs(3);
+/// The part of what is left of the grace that connections may take to end. The rest is the slots': a
+/// client that does not read must not keep them from finishing.
+pub const CONNECTIONS_SHARE: f64 = 0.4;
+/// How long a request to the admin API that is under way when the node stops has to be answered.
+pub const STOPPING_ANSWER: Duration = Duration::from_secs(1);
+
+// --- standard output and error ------------------------------------------------------------------
+
+/// Bytes of log lines that wait to be written; past it lines are dropped and counted. Some thousand
+/// lines: a reader that pauses for a moment loses none.
+pub const LOG_WAITING_BYTES_MAX: usize = 1024 * 1024;
+/// How long SIGHUP waits for the configuration's files: one may be a pipe that nobody writes to.
+pub const RELOAD_WAIT: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for what it has said to be written: nobody may be reading.
+pub const LOG_FLUSH_WAIT: Duration = Duration::from_secs(1);
+/// Of log lines that are alike, so many are logged in each [`REPEATS_INTERVAL`]; the rest is counted.
+pub const REPEATS_LOGGED_MAX: u32 = 5;
+pub const REPEATS_INTERVAL: Duration = Duration::from_secs(10);
+/// Kinds of lines that are told apart at a time.
+pub const REPEATS_KEPT_MAX: usize = 512;
+/// How often what was suppressed is looked at, to be said.
+pub const REPEATS_SWEEP: Duration = Duration::from_secs(1);
+/// Frames of a guest's own that are logged of a trap, and bytes of each one's name.
+pub const TRAP_FRAMES_MAX: usize = 16;
+pub const TRAP_FRAME_BYTES_MAX: usize = 128;
+/// Lines of a panic's backtrace that are logged.
+pub const BACKTRACE_LINES_MAX: usize = 200;
+/// Between two tries to write to a stream that another process has made non-blocking.
+pub const LOG_RETRY: Duration = Duration::from_millis(10);
+
 // --- command line -----------------------------------------------------------------------------
 
 /// An answer that the command line reads whole: a page of history with its JSON around it.

@@ -19,3 +19,4 @@ pub mod plugins;
 pub mod raw_socket;
 pub mod socket;
 pub mod sse;
+pub mod stuck;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use std::{
     cell::RefCell,
     fs::{self, File, OpenOptions},
+    io::{PipeReader, pipe},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -48,6 +49,10 @@ pub struct NodeOptions {
     pub admin_token: Option<String>,
     /// Start it there instead of from the calling thread.
     pub place: Option<Arc<Place>>,
+    /// Its standard output and error are one pipe that nobody reads.
+    pub unread: bool,
+    /// It is started with SIGHUP ignored, as `nohup` does it.
+    pub hangup_ignored: bool,
 }
 
 /// Where a running node listens.
@@ -64,6 +69,8 @@ pub struct Node {
     scratch: TempDir,
     data_dir: PathBuf,
     child: Option<Child>,
+    /// The pipe that nobody reads.
+    unread: Option<PipeReader>,
     addresses: watch::Sender<Option<Addresses>>,
     api: Option<Client>,
     admin: Option<Client>,
@@ -117,6 +124,20 @@ pub fn slotd() -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// A command with SIGHUP ignored from its start on.
+fn ignoring_hangup(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(command.get_program());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null());
+    shell
+}
+
 /// Runs a `slotd` command to its end.
 ///
 /// # Errors
@@ -165,7 +186,16 @@ impl Node {
         let scratch = tempfile::Builder::new().prefix("slotd-test-").tempdir()?;
         let data_dir = options.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
         let addresses = watch::channel(None).0;
-        Ok(Self { options, scratch, data_dir, child: None, addresses, api: None, admin: None })
+        Ok(Self {
+            options,
+            scratch,
+            data_dir,
+            child: None,
+            unread: None,
+            addresses,
+            api: None,
+            admin: None,
+        })
     }
 
     /// Gives a variable that it has another value, from its next start on.
@@ -220,7 +250,10 @@ impl Node {
             address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string())
         };
         let (api, admin) = (text(listen.map(|l| l.api)), text(listen.map(|l| l.admin)));
-        let mut command = slotd()?;
+        let mut command = match self.options.hangup_ignored {
+            true => ignoring_hangup(&slotd()?),
+            false => slotd()?,
+        };
         command
             .arg("serve")
             .arg("--data-dir")
@@ -229,9 +262,14 @@ impl Node {
             .arg("--addresses-file")
             .arg(&addresses_file)
             .args(&self.options.args)
-            .envs(self.options.env.iter().cloned())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+            .envs(self.options.env.iter().cloned());
+        if self.options.unread {
+            let (reader, writer) = pipe()?;
+            self.unread = Some(reader);
+            command.stdout(writer.try_clone()?).stderr(writer);
+        } else {
+            command.stdout(log.try_clone()?).stderr(log);
+        }
         if let Some(token) = &self.options.api_token {
             command.env("SLOTD_API_TOKEN", token);
         }
@@ -419,7 +457,11 @@ impl Node {
         self.signal(Signal::CONT)
     }
 
-    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    /// Sends a signal, and no more.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = self.pid().context("the node is not running")?;
         let pid = Pid::from_raw(pid as i32).context("pid 0")?;
         Ok(kill_process(pid, signal)?)

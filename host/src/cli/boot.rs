@@ -5,7 +5,7 @@ use crate::{
     http::{App, Doing, Server},
     limits,
 };
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
 
 /// Both listeners, while there is no node behind them.
 pub(super) struct Booting {
@@ -23,13 +23,13 @@ struct Held {
 impl Booting {
     /// The admin listener answers at once: probes come there. The API leaves its clients waiting
     /// for a start that is over in a moment, and refuses them during one that is held up.
-    pub fn start(api: Server, admin: Server) -> Self {
+    pub fn start(api: Server, admin: Server, control: &Handle) -> Self {
         let doing = Doing::default();
         let app = App::starting(doing.clone());
         let held_up = doing.clone();
-        let api =
-            hold(api, app.clone(), async move { held_up.held_up(limits::BOOT_PATIENCE).await });
-        let admin = hold(admin, app, std::future::ready(()));
+        let first = async move { held_up.held_up(limits::BOOT_PATIENCE).await };
+        let api = hold(api, app.clone(), first, &Handle::current());
+        let admin = hold(admin, app, std::future::ready(()), control);
         Self { doing, admin, api }
     }
 
@@ -41,9 +41,14 @@ impl Booting {
     }
 }
 
-fn hold(server: Server, app: App, first: impl Future<Output = ()> + Send + 'static) -> Held {
+fn hold(
+    server: Server,
+    app: App,
+    first: impl Future<Output = ()> + Send + 'static,
+    on: &Handle,
+) -> Held {
     let (done, mut is_done) = oneshot::channel();
-    let served = tokio::spawn(async move {
+    let served = on.spawn(async move {
         tokio::select! {
             // Dropped unsent: the start has failed, and the process ends.
             _ = &mut is_done => return server,

@@ -30,7 +30,7 @@ exits! {
     CannotStart = 6;
     /// `serve` must not start: the data directory is damaged, or was made with another slot count; or the cluster does not take the node.
     Damaged = 7;
-    /// `serve` met a bug and ended itself; what it acknowledged is safe, start it again.
+    /// `serve` met a bug, or its serving threads did not move any more (`stall_limit`), and ended itself; what it acknowledged is safe, start it again.
     Bug = 70;
 }
 

@@ -20,6 +20,7 @@ use crate::{
     service::Catalogue,
     state::snapshot::{Objects, SnapshotError, SnapshotOptions, Snapshots, Target},
     storage::DataDir,
+    watchdog::Heartbeat,
 };
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -185,6 +186,7 @@ pub(super) async fn join(
     data_dir: &DataDir,
     api: SocketAddr,
     doing: &Doing,
+    heartbeat: Heartbeat,
 ) -> Result<Joined, StartError> {
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;
@@ -232,6 +234,7 @@ pub(super) async fn join(
             secret: secret.to_vec(),
             terms: Terms::new(&config.cluster.name, config.slot_count),
             timings,
+            heartbeat,
         },
         port.udp,
         found,

@@ -14,7 +14,9 @@ mod local;
 mod nodes;
 mod output;
 pub mod plugin;
+mod reload;
 mod serve;
+mod serving;
 mod sessions;
 mod sse;
 mod tail;
@@ -23,9 +25,13 @@ mod tests;
 
 pub use args::Cli;
 pub use exit::{CliError, Exit};
+pub use reload::Tokens;
 pub use serve::{Running, StartError};
 
-use crate::telemetry::panics;
+use crate::{
+    limits,
+    telemetry::{panics, sink},
+};
 use args::{Cmd, NodeCmd, SessionCmd, SlotCmd};
 use clap::Parser as _;
 use std::{
@@ -44,7 +50,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
     // The hook has told of a panic by then.
-    match catch_unwind(AssertUnwindSafe(|| run(cli))) {
+    let code = match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         // The reader of our output has gone; there is nothing to say and nobody to say it to.
         Ok(Err(error)) if error.message.is_empty() => ExitCode::SUCCESS,
@@ -53,27 +59,31 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit as u8)
         }
         Err(_) => ExitCode::from(panics::EXIT_CODE),
-    }
+    };
+    sink::flush(limits::LOG_FLUSH_WAIT);
+    code
 }
 
 fn run(cli: Cli) -> Result<(), CliError> {
-    let mut builder = match cli.command {
-        Cmd::Serve(_) | Cmd::Dev(_) => Builder::new_multi_thread(),
-        _ => Builder::new_current_thread(),
-    };
-    let runtime = builder
-        .enable_all()
-        .thread_name("slotd-worker")
-        .build()
-        .map_err(|error| CliError::failure(format!("can't start: {error}")))?;
-    let result = runtime.block_on(command(cli.command, cli.json));
-    runtime.shutdown_timeout(RUNTIME_END);
-    result
+    let json = cli.json;
+    match cli.command {
+        Cmd::Serve(args) => serving::run(|serving| serve::serve(args, json, serving)),
+        Cmd::Dev(args) => serving::run(|serving| dev::dev(args, json, serving)),
+        other => {
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let runtime =
+                runtime.map_err(|error| CliError::failure(format!("can't start: {error}")))?;
+            let result = runtime.block_on(command(other, json));
+            runtime.shutdown_timeout(RUNTIME_END);
+            result
+        }
+    }
 }
 
 async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
     match command {
-        Cmd::Serve(args) => serve::serve(args, json).await,
+        // They have runtimes of their own.
+        Cmd::Serve(_) | Cmd::Dev(_) => Ok(()),
         Cmd::Deploy(args) => admin::deploy(args, json).await,
         Cmd::Rollback(args) => admin::rollback(args, json).await,
         Cmd::Services(args) => admin::services(args, json).await,
@@ -95,7 +105,6 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,
-        Cmd::Dev(args) => dev::dev(args, json).await,
         Cmd::Plugin(command) => local::plugin(command, json).await,
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),

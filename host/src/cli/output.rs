@@ -1,8 +1,9 @@
 //! What commands print: tables, times, texts that may come from strangers.
 
 use super::exit::CliError;
+use crate::telemetry::{sink, text};
 use serde_json::Value;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 /// Writes to standard output.
 ///
@@ -17,11 +18,7 @@ pub fn print(text: &str) -> Result<(), CliError> {
 /// # Errors
 /// As [`print`].
 pub fn line(text: &str) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()?;
-    Ok(())
+    write_bytes(format!("{text}\n").as_bytes())
 }
 
 /// As [`print`].
@@ -29,15 +26,12 @@ pub fn line(text: &str) -> Result<(), CliError> {
 /// # Errors
 /// As [`print`].
 pub fn write_bytes(bytes: &[u8]) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()?;
-    Ok(())
+    Ok(sink::out(bytes)?)
 }
 
 /// Writes a line to standard error; if that fails there is nobody to tell.
 pub fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = sink::err(format!("{text}\n").as_bytes());
 }
 
 /// Writes a body as it is; on a terminal, made harmless and ended with a line break.
@@ -60,17 +54,12 @@ pub fn body(bytes: &[u8]) -> Result<(), CliError> {
     }
 }
 
-/// Control characters as escapes: what others wrote must not drive the reader's terminal.
+/// Control and format characters as escapes: what others wrote must not drive the reader's terminal.
 pub fn harmless(text: &str, keep_lines: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' if keep_lines => out.push(c),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
+    match keep_lines {
+        true => text::printable_lines(text).into_owned(),
+        false => text::printable(text).replace('\t', "\\t"),
     }
-    out
 }
 
 /// Columns with a heading; numbers to the right.

@@ -1,11 +1,13 @@
 //! `slotd serve`: a node from its configuration to its orderly end.
 
 use super::{
-    args::Serve,
+    args::{ConfigArgs, Serve},
     boot::Booting,
     exit::{CliError, Exit},
-    join::{self, Joined, PeerPort},
+    join::{self, Joined, PeerPort, Presence},
     output,
+    reload::{Reload, Tokens},
+    serving::Serving,
 };
 use crate::{
     buffers,
@@ -16,16 +18,22 @@ use crate::{
     plugin::{ComponentSource, PluginHost, PluginOptions},
     storage::{DataDir, OpenError, StorageOptions},
     telemetry::{self, panics},
+    watchdog::Watchdog,
 };
 use futures_util::future::BoxFuture;
 use std::{
+    fs::Permissions,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -39,6 +47,8 @@ pub struct Running {
     /// Stops accepting, finishes what is in flight within the grace, closes sockets, flushes and
     /// closes the store. An error says what did not finish; nothing acknowledged is lost by it.
     pub stop: Stop,
+    /// What its listeners ask for; a clone that is replaced is replaced there.
+    pub tokens: Tokens,
     /// Resolves, with the reason, when a part that must not end has ended.
     pub failed: BoxFuture<'static, String>,
     /// Resolves when an operator has asked, through any node, that this one give everything away
@@ -90,11 +100,40 @@ impl From<StartError> for CliError {
 
 // ---- the wiring --------------------------------------------------------------------------------
 
-/// Opens the node and binds its listeners: the one place where the parts are put together.
-pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
+/// Opens the node and binds its listeners. Call it on the runtime that is to answer probes and
+/// operators; all else runs on the one that serves.
+///
+/// # Errors
+/// A part can't be had. When it is dropped before its end, the start is given up.
+pub(super) async fn start(config: &Config, serving: &Serving) -> Result<Running, StartError> {
+    let (config, own, control) = (config.clone(), serving.clone(), Handle::current());
+    let (wanted, given_up) = oneshot::channel::<()>();
+    // On a thread of its own: a start reads and compiles, and must keep none that serves.
+    let started = serving.runtime.spawn_blocking(move || {
+        let runtime = own.runtime.clone();
+        runtime.block_on(async {
+            tokio::select! {
+                started = assemble(&config, &own, &control) => started,
+                _ = given_up => Err(StartError::Unavailable("given up".into())),
+            }
+        })
+    });
+    let started = started.await;
+    drop(wanted);
+    started.map_err(|e| StartError::Unavailable(e.to_string()))?
+}
+
+/// The one place where the parts are put together.
+async fn assemble(
+    config: &Config,
+    serving: &Serving,
+    control: &Handle,
+) -> Result<Running, StartError> {
     // Bound first, served last: a taken address is found before the data directory is touched.
-    let api = listen("api", &config.api).await?;
-    let admin = listen("admin", &config.admin).await?;
+    let api = listen("api", config.api.clone()).await?;
+    // A listener belongs to the runtime that it is bound on.
+    let admin = control.spawn(listen("admin", config.admin.clone())).await;
+    let admin = admin.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let peers = match config.is_cluster() {
         true => Some(PeerPort::bind(config.cluster.listen).await?),
         false => None,
@@ -106,7 +145,7 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
     let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
     let listeners = match &peers {
         // Only a node of a cluster may have to wait for others.
-        Some(_) => Listeners::Booting(Booting::start(api, admin)),
+        Some(_) => Listeners::Booting(Booting::start(api, admin, control)),
         None => Listeners::Idle(api, admin),
     };
     let doing = listeners.doing();
@@ -137,7 +176,8 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
     };
     let joined = match (engine, peers) {
         (Some(engine), Some(port)) => {
-            Some(join::join(config, engine, port, &data_dir, api_address, &doing).await?)
+            let heartbeat = serving.heartbeat.clone();
+            Some(join::join(config, engine, port, &data_dir, api_address, &doing, heartbeat).await?)
         }
         _ => None,
     };
@@ -155,43 +195,40 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
         api_token: token(&config.api)?,
         admin_token: token(&config.admin)?,
     };
+    let tokens = Tokens { api: http.api_token.clone(), admin: http.admin_token.clone() };
     let shutdown = Shutdown::new();
     let render = Arc::new(|| telemetry::metrics().render());
     let api_inside = Api::new(node.clone(), http.clone(), shutdown.clone());
     let scrape = scrape_source(&node);
     let api_app = App::api(api_inside);
-    let admin_app = App::admin(Admin::new(node.clone(), http, shutdown.clone(), render));
+    let admin_inside = Admin::new(
+        node.clone(),
+        http,
+        shutdown.clone(),
+        render,
+        serving.runtime.clone(),
+        serving.heartbeat.clone(),
+    );
     let (api, admin) = listeners.take().await?;
     let grace = config.shutdown_grace;
-    let servers = tokio::spawn(async move {
-        tokio::join!(api.serve(api_app, grace), admin.serve(admin_app, grace))
-    });
+    let servers = (
+        tokio::spawn(api.serve(api_app, grace)),
+        control.spawn(admin.serve(App::admin(admin_inside), grace)),
+    );
     let watched = node.clone();
+    let runtime = serving.runtime.clone();
     let excluded = cluster.as_ref().map(|cluster| cluster.membership.fatal());
+    let drained = Box::pin(node.drained());
+    let parts = Parts { node, shutdown, servers, cluster, data_dir, scrape };
     Ok(Running {
         api: api_address,
         admin: admin_address,
-        drained: Box::pin(node.drained()),
+        tokens,
+        drained,
         stop: Box::new(move |grace| {
-            Box::pin(async move {
-                let started = Instant::now();
-                // Clients are served until the slots are elsewhere.
-                node.give_away(grace.mul_f64(limits::DRAIN_SHARE)).await;
-                shutdown.trigger();
-                // They end within their own grace.
-                let _ = servers.await;
-                let late = node.stop(grace.saturating_sub(started.elapsed())).await;
-                if let Some(cluster) = cluster {
-                    cluster.leave().await;
-                }
-                let closed = tokio::task::spawn_blocking(move || data_dir.close()).await;
-                drop(scrape);
-                closed.map_err(|e| format!("the store was not closed: {e}"))?;
-                match late {
-                    0 => Ok(()),
-                    late => Err(format!("{late} slots did not finish within {grace:?}")),
-                }
-            })
+            let stopping = stop(parts, grace);
+            let stopped = runtime.spawn(stopping);
+            Box::pin(async move { stopped.await.unwrap_or_else(|e| Err(e.to_string())) })
         }),
         failed: Box::pin(async move {
             tokio::select! {
@@ -200,6 +237,52 @@ pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
             }
         }),
     })
+}
+
+/// What a running node consists of, for its end.
+struct Parts {
+    node: Arc<Node>,
+    shutdown: Shutdown,
+    /// API and admin.
+    servers: (JoinHandle<()>, JoinHandle<()>),
+    cluster: Option<Presence>,
+    data_dir: Arc<DataDir>,
+    scrape: telemetry::SourceGuard,
+}
+
+/// Ends a node within its grace. Each part of the end has a share of what the ones before have left,
+/// so that none takes it all: handing slots over in a cluster, clients, and then the slots.
+///
+/// # Errors
+/// What did not finish.
+async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
+    let Parts { node, shutdown, servers, cluster, data_dir, scrape } = parts;
+    let started = Instant::now();
+    let left = || grace.saturating_sub(started.elapsed());
+    // Clients are served until the slots are elsewhere.
+    node.give_away(grace.mul_f64(limits::DRAIN_SHARE)).await;
+    shutdown.trigger_within(left());
+    let mut ended = std::pin::pin!(async { tokio::join!(servers.0, servers.1) });
+    let clients = left().mul_f64(limits::CONNECTIONS_SHARE);
+    let waiting = timeout(clients, &mut ended).await.is_err();
+    if waiting {
+        tracing::warn!(after = ?clients, "clients have not finished; stopping the slots meanwhile");
+    }
+    let late = node.stop(left()).await;
+    // Some waited for their slots, and are answered now; who does not read is cut.
+    if waiting && timeout(limits::LINGER, ended).await.is_err() {
+        tracing::warn!("clients that do not read are cut off");
+    }
+    if let Some(cluster) = cluster {
+        cluster.leave().await;
+    }
+    let closed = tokio::task::spawn_blocking(move || data_dir.close()).await;
+    drop(scrape);
+    closed.map_err(|e| format!("the store was not closed: {e}"))?;
+    match late {
+        0 => Ok(()),
+        late => Err(format!("{late} slots did not finish within {grace:?}")),
+    }
 }
 
 /// API and admin, before there is a node.
@@ -227,7 +310,7 @@ impl Listeners {
     }
 }
 
-async fn listen(name: &str, listener: &Listener) -> Result<Server, StartError> {
+async fn listen(name: &'static str, listener: Listener) -> Result<Server, StartError> {
     let bound = Server::bind(listener.listen).await;
     bound.map_err(|error| StartError::listen(name, listener.listen, &error))
 }
@@ -274,15 +357,20 @@ pub(super) fn openapi_document() -> Option<String> {
 ///
 /// # Errors
 /// It does not start, does not finish in time, or meets a bug.
-pub async fn serve(args: Serve, json: bool) -> Result<(), CliError> {
+pub async fn serve(args: Serve, json: bool, serving: Serving) -> Result<(), CliError> {
+    telemetry::sink::start();
     let Serve { config, addresses_file } = args;
+    let sources = config.clone();
     let mut loaded = config.load()?;
     join::name_by_dns(&mut loaded).map_err(CliError::usage)?;
     let Config { log_format, log_filter, .. } = &loaded.config;
     telemetry::init_log(*log_format, log_filter).map_err(CliError::usage)?;
     panics::install_hook();
     telemetry::metrics();
-    or_a_bug(run(loaded, addresses_file.as_deref(), json)).await
+    let watchdog = serving.watch(loaded.config.stall_limit)?;
+    // What a node keeps is nobody else's: also the files that its store makes by itself.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    or_a_bug(run(loaded, sources, addresses_file.as_deref(), json, &serving, &watchdog)).await
 }
 
 /// What serves, until a bug ends it.
@@ -304,7 +392,14 @@ pub(super) async fn or_a_bug(
     }
 }
 
-async fn run(loaded: Loaded, addresses_file: Option<&Path>, json: bool) -> Result<(), CliError> {
+async fn run(
+    loaded: Loaded,
+    sources: ConfigArgs,
+    addresses_file: Option<&Path>,
+    json: bool,
+    serving: &Serving,
+    watchdog: &Watchdog,
+) -> Result<(), CliError> {
     let config = &loaded.config;
     let file = loaded.file.as_ref().map_or_else(|| "none".into(), |f| f.display().to_string());
     tracing::info!(
@@ -315,6 +410,9 @@ async fn run(loaded: Loaded, addresses_file: Option<&Path>, json: bool) -> Resul
         config_file = file,
         "starting"
     );
+    for note in &loaded.notes {
+        tracing::info!("{note}");
+    }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -322,30 +420,36 @@ async fn run(loaded: Loaded, addresses_file: Option<&Path>, json: bool) -> Resul
     // From before the start, so that being told to stop in the middle of it is orderly too.
     let mut signals = Signals::listen()?;
     let running = tokio::select! {
-        name = signals.next() => {
+        name = signals.stop() => {
             tracing::info!(signal = name, "stopped before it was ready");
             return Ok(());
         }
-        running = start(config) => running?,
+        running = start(config, serving) => running?,
     };
     announce(&running, addresses_file, json)?;
 
-    let Running { stop, mut failed, drained, .. } = running;
-    let failure = tokio::select! {
-        name = signals.next() => {
-            tracing::info!(signal = name, grace = ?config.shutdown_grace, "stopping");
-            None
-        }
-        () = drained => {
-            tracing::info!(grace = ?config.shutdown_grace, "drained by an operator; stopping");
-            None
-        }
-        reason = &mut failed => {
-            tracing::error!(reason, "a part of the node has ended; stopping");
-            Some(reason)
+    let Running { stop, mut failed, mut drained, tokens, .. } = running;
+    let mut reload = Reload::new(sources, config.clone(), tokens);
+    let failure = loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop(name) => {
+                    tracing::info!(signal = name, grace = ?config.shutdown_grace, "stopping");
+                    break None;
+                }
+                Told::Reload => reload.reload().await,
+            },
+            () = &mut drained => {
+                tracing::info!(grace = ?config.shutdown_grace, "drained by an operator; stopping");
+                break None;
+            }
+            reason = &mut failed => {
+                tracing::error!(reason, "a part of the node has ended; stopping");
+                break Some(reason);
+            }
         }
     };
-    let stopped = end(stop, config.shutdown_grace, &mut signals).await;
+    let stopped = end(stop, config.shutdown_grace, &mut signals, serving, watchdog).await;
     match failure {
         Some(reason) => {
             Err(CliError::new(Exit::Bug, format!("a part of the node has ended: {reason}")))
@@ -362,14 +466,25 @@ pub(super) async fn end(
     stop: Stop,
     grace: Duration,
     signals: &mut Signals,
+    serving: &Serving,
+    watchdog: &Watchdog,
 ) -> Result<(), CliError> {
+    let most = grace + limits::SHUTDOWN_OVERTIME;
+    watchdog.end_after(most + limits::SHUTDOWN_HANG, Exit::Failure as u8);
     let stopped = tokio::select! {
-        name = signals.next() => {
-            tracing::warn!(signal = name, "told twice: ending at once");
+        name = signals.stop() => {
+            tracing::warn!(signal = name, "second signal: exiting immediately");
             return Err(CliError::failure("ended before everything in flight was finished"));
         }
+        () = serving.heartbeat.stalled() => {
+            return Err(CliError::new(
+                Exit::Bug,
+                "ended without an orderly stop, as the threads that serve do not move; nothing \
+                 acknowledged is lost",
+            ));
+        }
         // What runs under the grace ends with it; the rest is the store's last write.
-        stopped = timeout(grace + limits::SHUTDOWN_OVERTIME, stop(grace)) => stopped,
+        stopped = timeout(most, stop(grace)) => stopped,
     };
     match stopped {
         Ok(Ok(())) => Ok(()),
@@ -387,6 +502,8 @@ fn announce(running: &Running, addresses_file: Option<&Path>, json: bool) -> Res
     if let Some(file) = addresses_file {
         let part = file.with_extension("part");
         std::fs::write(&part, addresses.to_string())
+            // It is for others; what a node keeps is not, and that is what its umask is for.
+            .and_then(|()| std::fs::set_permissions(&part, Permissions::from_mode(0o644)))
             .and_then(|()| std::fs::rename(&part, file))
             .map_err(|e| CliError::failure(format!("can't write {}: {e}", file.display())))?;
     }
@@ -402,28 +519,80 @@ fn announce(running: &Running, addresses_file: Option<&Path>, json: bool) -> Res
     Ok(())
 }
 
-/// What tells a command that serves to stop.
-pub(super) struct Signals([(&'static str, Signal); 3]);
+/// What tells a command that serves to stop, or to read its configuration again.
+///
+/// A signal that whoever started the process had it ignore (`nohup`; a script's job in the
+/// background) stays ignored. SIGTERM always counts.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Option<Signal>,
+    hangup: Option<Signal>,
+}
 
 impl Signals {
     pub(super) fn listen() -> Result<Self, CliError> {
         let on = |kind| {
             signal(kind).map_err(|e| CliError::failure(format!("can't listen for signals: {e}")))
         };
-        Ok(Self([
-            ("SIGTERM", on(SignalKind::terminate())?),
-            ("SIGINT", on(SignalKind::interrupt())?),
-            ("SIGHUP", on(SignalKind::hangup())?),
-        ]))
+        let unless_ignored = |kind| match is_ignored(kind) {
+            true => Ok(None),
+            false => on(kind).map(Some),
+        };
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: unless_ignored(SignalKind::interrupt())?,
+            hangup: unless_ignored(SignalKind::hangup())?,
+        })
     }
-    /// The next one's name.
-    pub(super) async fn next(&mut self) -> &'static str {
-        let [term, int, hup] = &mut self.0;
+
+    /// The next one.
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = term.1.recv() => term.0,
-            _ = int.1.recv() => int.0,
-            _ = hup.1.recv() => hup.0,
+            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
+            () = next(&mut self.interrupt) => Told::Stop("SIGINT"),
+            () = next(&mut self.hangup) => Told::Reload,
         }
+    }
+
+    /// The name of the next one that means "stop".
+    pub(super) async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            () = next(&mut self.interrupt) => "SIGINT",
+        }
+    }
+
+    /// As [`Self::stop`], where a terminal that is closed means the same.
+    pub(super) async fn stop_or_hangup(&mut self) -> &'static str {
+        match self.next().await {
+            Told::Stop(name) => name,
+            Told::Reload => "SIGHUP",
+        }
+    }
+}
+
+/// What a signal means.
+enum Told {
+    Stop(&'static str),
+    /// Read the configuration again.
+    Reload,
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a signal does nothing to this process.
+fn is_ignored(kind: SignalKind) -> bool {
+    // SAFETY: asks how the signal is handled, and changes nothing; all zeros are a value of the type.
+    #[allow(unsafe_code, reason = "libc has no safe interface for it")]
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        let asked = libc::sigaction(kind.as_raw_value(), std::ptr::null(), &raw mut now);
+        asked == 0 && now.sa_sigaction == libc::SIG_IGN
     }
 }
 
@@ -459,6 +628,7 @@ mod tests {
             api: "127.0.0.1:5".parse().unwrap(),
             admin: "[::1]:6".parse().unwrap(),
             stop: Box::new(|_| Box::pin(async { Ok(()) })),
+            tokens: Tokens::default(),
             failed: Box::pin(std::future::pending()),
             drained: Box::pin(std::future::pending()),
         };

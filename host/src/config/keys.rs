@@ -187,6 +187,14 @@ pub static KEYS: &[Key] = &[
         shutdown_grace,
         "Time to finish what is in flight after SIGTERM or SIGINT. A second signal ends it at once."
     ),
+    same!(
+        "stall_limit",
+        ms(10 * SECOND, HOUR),
+        Duration,
+        stall_limit,
+        "A node whose serving threads have not moved for this long ends itself, with exit code 70. \
+         After 5 s already its probes fail, and in a cluster other nodes take its slots."
+    ),
     same!("api.listen", Kind::Address, Address, api.listen, "Where the API listens."),
     optional!(
         "api.token",

@@ -11,6 +11,8 @@ use std::{
     ffi::OsString,
     fmt,
     io::Read as _,
+    net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 use toml::de::{DeTable, DeValue};
@@ -80,6 +82,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// What is allowed but should not go unnoticed.
     pub warnings: Vec<String>,
+    /// What is in order, and may explain something.
+    pub notes: Vec<String>,
 }
 
 /// One thing that is wrong.
@@ -138,7 +142,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     });
     match loading.problems.is_empty() {
         true => Ok(Loaded {
-            warnings: warnings(&loading.config),
+            warnings: [warnings(&loading.config), open_files(&loading, file.as_deref())].concat(),
+            notes: loading.notes(),
             config: loading.config,
             origins: loading.origins,
             file,
@@ -152,9 +157,27 @@ struct Loading {
     config: Config,
     origins: BTreeMap<&'static str, Origin>,
     problems: Vec<Problem>,
+    /// Variables that Kubernetes has set.
+    foreign: Vec<String>,
 }
 
 impl Loading {
+    fn notes(&self) -> Vec<String> {
+        if self.foreign.is_empty() {
+            return Vec::new();
+        }
+        let named = self.foreign.iter().take(FOREIGN_NAMED_MAX).map(String::as_str);
+        let named = named.collect::<Vec<_>>().join(", ");
+        let more = match self.foreign.len().saturating_sub(FOREIGN_NAMED_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        vec![format!(
+            "ignored variables that describe Kubernetes services: {named}{more} \
+             (enableServiceLinks: false keeps them out)"
+        )]
+    }
+
     fn problem(
         &mut self,
         key: &str,
@@ -262,6 +285,12 @@ impl Loading {
     fn env(&mut self, name: &OsString, value: &OsString) {
         let shown = name.to_string_lossy();
         if !shown.starts_with("SLOTD_") || is_foreign(&shown) {
+            return;
+        }
+        if is_of_kubernetes(&shown, &value.to_string_lossy())
+            && !KEYS.iter().any(|key| *name == *key.env())
+        {
+            self.foreign.push(cut(shown.into_owned()));
             return;
         }
         let origin = Origin::Env(shown.to_string());
@@ -479,12 +508,82 @@ fn redact_unknown(name: &str, near: Option<&str>, shown: String) -> String {
     if secret { REDACTED.into() } else { shown }
 }
 
-/// Variables that others put there: Kubernetes describes a service named `slotd` to every pod in
-/// this way, and the project's own tests have theirs.
+/// The project's own tests and benchmarks have variables of theirs.
 fn is_foreign(name: &str) -> bool {
-    let rest = name.strip_prefix("SLOTD_").unwrap_or(name);
-    rest == "PORT"
-        || ["PORT_", "SERVICE_", "TEST_", "BENCH_"].iter().any(|prefix| rest.starts_with(prefix))
+    ["SLOTD_TEST_", "SLOTD_BENCH_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a variable is one of those by which Kubernetes describes a service to every pod: of a
+/// service named `slotd`, or one whose name begins with `slotd-`. Their values tell them from typing
+/// errors: `SLOTD_ADMIN_PORT` is `tcp://10.0.0.1:7071` there.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let address = |text: &str| text.parse::<IpAddr>().is_ok();
+    let url = |text: &str| {
+        let rest = PROTOCOLS.iter().find_map(|(_, scheme)| text.strip_prefix(scheme));
+        rest.is_some_and(|rest| rest.starts_with("://"))
+    };
+    if name.ends_with("_SERVICE_HOST") {
+        return address(value);
+    }
+    if name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
+        return number(value);
+    }
+    if name.ends_with("_PORT") && url(value) {
+        return true;
+    }
+    // ..._PORT_7070_TCP, and what follows of it.
+    let described = name.rsplit_once("_PORT_").and_then(|(_, rest)| rest.split_once('_'));
+    let Some((port, protocol)) = described else { return false };
+    let (protocol, part) = protocol.split_once('_').unwrap_or((protocol, ""));
+    let known = PROTOCOLS.iter().any(|(known, _)| *known == protocol);
+    number(port)
+        && known
+        && match part {
+            "" => url(value),
+            "PROTO" => PROTOCOLS.iter().any(|(_, scheme)| *scheme == value),
+            "PORT" => number(value),
+            "ADDR" => address(value),
+            _ => false,
+        }
+}
+
+/// Of a service's ports, as they are in names and in values.
+const PROTOCOLS: [(&str, &str); 3] = [("TCP", "tcp"), ("UDP", "udp"), ("SCTP", "sctp")];
+/// Such variables that are named; of more, how many.
+const FOREIGN_NAMED_MAX: usize = 4;
+
+/// Files with secrets that every user of the machine can read.
+fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> {
+    let config = &loading.config;
+    let in_file = |key: &&Key| {
+        let from = loading.origins.get(key.name);
+        let secret = key.is_secret() || key.name == "nats.servers";
+        secret
+            && from.is_some_and(
+                |origin| matches!(origin, Origin::File { path, .. } if Some(&**path) == file),
+            )
+    };
+    let held = KEYS.iter().find(in_file).map(|key| (key.name, file));
+    let named = [
+        ("api.token_file", &config.api.token_file),
+        ("admin.token_file", &config.admin.token_file),
+        ("cluster.secret_file", &config.cluster.secret_file),
+        ("nats.credentials", &config.nats.credentials),
+    ];
+    let named = named.into_iter().map(|(key, path)| (key, path.as_deref().map(Path::new)));
+    let all = held.into_iter().chain(named).filter_map(|(key, path)| Some((key, path?)));
+    all.filter_map(|(key, path)| {
+        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+        let shown = path.display();
+        (mode & 0o004 != 0).then(|| {
+            format!(
+                "every user of this machine can read {shown}, which holds {key} (mode {mode:04o}): \
+                 chmod o-rwx {shown}"
+            )
+        })
+    })
+    .collect()
 }
 
 /// The TOML type and text of a value that is neither array nor table.

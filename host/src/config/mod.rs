@@ -26,6 +26,8 @@ pub struct Config {
     pub slot_count: u16,
     pub insecure: bool,
     pub shutdown_grace: Duration,
+    /// Without progress of the threads that serve.
+    pub stall_limit: Duration,
     pub api: Listener,
     pub admin: Listener,
     pub body_bytes_max: usize,
@@ -143,6 +145,7 @@ impl Default for Config {
             slot_count: limits::SLOT_COUNT_DEFAULT,
             insecure: false,
             shutdown_grace: limits::SHUTDOWN_GRACE_DEFAULT,
+            stall_limit: limits::STALL_LIMIT_DEFAULT,
             api: local(7070),
             admin: local(7071),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,

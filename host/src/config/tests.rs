@@ -154,17 +154,63 @@ fn values_must_fit_each_other() {
     assert!(load(&sources(None, &[], &free)).is_ok());
 }
 
-/// Kubernetes describes a service named slotd to every pod; a node must start all the same.
+/// Kubernetes describes services named slotd, or slotd-api, to every pod; a node must start all the
+/// same. What only looks a little like it is a typing error.
 #[test]
-fn variables_of_others_are_ignored() {
-    let env = [
-        ("SLOTD_SERVICE_HOST", "10.0.0.1"),
-        ("SLOTD_PORT", "tcp://10.0.0.1:7070"),
-        ("SLOTD_PORT_7070_TCP_ADDR", "10.0.0.1"),
-        ("SLOTD_URL", "http://x"),
-        ("SLOTDX", "1"),
-    ];
-    assert!(load(&sources(None, &env, &[])).is_ok());
+fn variables_of_kubernetes_are_ignored_and_typing_errors_are_not() {
+    let described = |service: &str| {
+        let of = |name: &str, value: &str| (format!("SLOTD{service}_{name}"), value.to_owned());
+        [
+            of("SERVICE_HOST", "10.0.0.1"),
+            of("SERVICE_PORT", "7070"),
+            of("SERVICE_PORT_API", "7070"),
+            of("PORT", "tcp://10.0.0.1:7070"),
+            of("PORT_7070_TCP", "tcp://[fd00::1]:7070"),
+            of("PORT_7070_TCP_PROTO", "tcp"),
+            of("PORT_7070_TCP_PORT", "7070"),
+            of("PORT_7070_TCP_ADDR", "fd00::1"),
+        ]
+    };
+    for service in ["", "_API", "_ADMIN", "_CLUSTER_PEERS"] {
+        let env = described(service);
+        let mut env: Vec<_> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
+        env.extend([("SLOTD_URL", "http://x"), ("SLOTDX", "1")]);
+        let loaded = load(&sources(None, &env, &[])).unwrap();
+        assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
+        assert!(loaded.notes[0].contains("and 4 more"), "{:?}", loaded.notes);
+    }
+    for (name, value) in [
+        ("SLOTD_API_PORT", "7070"),
+        ("SLOTD_ADMIN_PORT", "127.0.0.1:7071"),
+        ("SLOTD_API_SERVICE_HOST", "true"),
+        ("SLOTD_API_PORT_7070_TCQ", "tcp://10.0.0.1:7070"),
+        ("SLOTD_API_LISTNE", "tcp://10.0.0.1:7070"),
+    ] {
+        let complaint = complaint(&sources(None, &[(name, value)], &[]));
+        assert!(complaint.contains(name), "{complaint}");
+    }
+    assert!(load(&sources(None, &[], &[])).unwrap().notes.is_empty());
+}
+
+/// Whoever can read the token can do what it allows, and nobody looks at a mode by himself.
+#[test]
+fn secrets_that_everyone_can_read_are_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let token = write(dir.path(), "token", "hunter2hunter2");
+    let file = write(dir.path(), "slotd.toml", "[admin]\ntoken = \"hunter3hunter3\"\n");
+    let path = token.display().to_string();
+    let warnings = |mode: u32| {
+        for file in [&token, &file] {
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let sources = sources(Some(file.clone()), &[], &[("api.token_file", &path)]);
+        load(&sources).unwrap().warnings
+    };
+    assert_eq!(warnings(0o640), Vec::<String>::new());
+    let told = warnings(0o644);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].contains(&format!("chmod o-rwx {path}")), "{told:?}");
 }
 
 /// `config print > slotd.toml` must give the same configuration.

@@ -2,32 +2,47 @@
 
 use crate::error::{Code, Error};
 use http::{HeaderMap, Uri, header};
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
-use std::fmt;
+use std::{fmt, sync::Arc};
 use subtle::ConstantTimeEq;
 
 /// A secret that a listener asks for. Only its hash is kept: it can be compared, and nothing
 /// else. Comparing hashes takes the same time whatever the guess has in common with the secret,
 /// its length included.
+///
+/// Clones are one token: what replaces it, replaces it for all.
 #[derive(Clone)]
-pub struct Token([u8; 32]);
+pub struct Token(Arc<RwLock<[u8; 32]>>);
 
 impl Token {
     /// # Errors
     /// A sentence when the token is empty or has characters that a header can't carry.
     pub fn new(secret: &str) -> Result<Self, String> {
-        if secret.is_empty() {
-            return Err("a token must not be empty".into());
-        }
-        if !secret.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err("a token consists of printable ASCII characters without spaces".into());
-        }
-        Ok(Self(Sha256::digest(secret.as_bytes()).into()))
+        Ok(Self(Arc::new(RwLock::new(hash(secret)?))))
+    }
+    /// From now on this secret is asked for, and not the one before.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; then nothing changes.
+    pub fn replace(&self, secret: &str) -> Result<(), String> {
+        *self.0.write() = hash(secret)?;
+        Ok(())
     }
     pub fn matches(&self, guess: &[u8]) -> bool {
         let guess: [u8; 32] = Sha256::digest(guess).into();
-        self.0.ct_eq(&guess).into()
+        self.0.read().ct_eq(&guess).into()
     }
+}
+
+fn hash(secret: &str) -> Result<[u8; 32], String> {
+    if secret.is_empty() {
+        return Err("a token must not be empty".into());
+    }
+    if !secret.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("a token consists of printable ASCII characters without spaces".into());
+    }
+    Ok(Sha256::digest(secret.as_bytes()).into())
 }
 
 impl fmt::Debug for Token {

@@ -1,7 +1,7 @@
 //! Whether the process lives, and whether it can serve.
 
 use super::{
-    Admin, Api, openapi,
+    Admin, Api, Problem, openapi,
     views::{Health, json},
 };
 use crate::error::{Code, Error};
@@ -14,10 +14,26 @@ use http::{HeaderValue, Response, header};
     path = "/healthz",
     tag = "health",
     security(()),
-    responses((status = 200, description = "It does", body = Health, content_type = "application/json"))
+    responses(
+        (status = 200, description = "It does", body = Health, content_type = "application/json"),
+        (status = 503, description = "The threads that serve do not move (said by the admin listener, which has its own)", body = Problem, content_type = "application/problem+json"),
+    )
 )]
 pub(super) async fn live() -> Response<Body> {
     json(&Health { status: "ok" })
+}
+
+/// As `/healthz` of the API listener, which can't answer while the threads that serve do not move.
+pub(super) async fn admin_live(State(admin): State<Admin>) -> Result<Response<Body>, Error> {
+    moves(&admin)?;
+    Ok(live().await)
+}
+
+fn moves(admin: &Admin) -> Result<(), Error> {
+    match admin.0.heartbeat.complaint() {
+        Some(why) => Err(Error::new(Code::Unavailable, why)),
+        None => Ok(()),
+    }
 }
 
 /// Says whether the node can take requests
@@ -36,6 +52,7 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Response<Body>, Erro
 
 /// As `/readyz` of the API listener.
 pub(super) async fn admin_ready(State(admin): State<Admin>) -> Result<Response<Body>, Error> {
+    moves(&admin)?;
     answer(admin.0.shutdown.is_triggered(), || admin.node()?.ready())
 }
 

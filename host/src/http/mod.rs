@@ -42,11 +42,11 @@ pub use server::{App, Server};
 pub use shutdown::Shutdown;
 pub use starting::Doing;
 
-use crate::{buffers::Buffers, limits, node::Node};
+use crate::{buffers::Buffers, limits, node::Node, watchdog::Heartbeat};
 use backend::Backend;
 use stats::Stats;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 /// What the gateway may be told; defaults in [`crate::limits`].
 #[derive(Clone, Debug)]
@@ -123,26 +123,53 @@ struct AdminInner {
     stats: Stats,
     metrics: RenderMetrics,
     uploads: Semaphore,
+    /// `None`: that of the listener.
+    serving: Option<Handle>,
+    heartbeat: Heartbeat,
 }
 
 impl Admin {
-    /// Takes its metrics' handles here: install the recorder before.
+    /// Takes its metrics' handles here: install the recorder before. The listener may be served by
+    /// another runtime than `serving`, where all is done that needs the node; probes and metrics
+    /// are answered also while that is busy.
     pub fn new(
         node: Arc<Node>,
         options: HttpOptions,
         shutdown: Shutdown,
         metrics: RenderMetrics,
+        serving: Handle,
+        heartbeat: Heartbeat,
     ) -> Self {
-        Self::over(Some(node), options, shutdown, metrics)
+        Self::of(Some(node), options, shutdown, metrics, Some(serving), heartbeat)
     }
+    #[cfg(test)]
     fn over(
         node: Option<Arc<Node>>,
         options: HttpOptions,
         shutdown: Shutdown,
         metrics: RenderMetrics,
     ) -> Self {
+        Self::of(node, options, shutdown, metrics, None, Heartbeat::default())
+    }
+    fn of(
+        node: Option<Arc<Node>>,
+        options: HttpOptions,
+        shutdown: Shutdown,
+        metrics: RenderMetrics,
+        serving: Option<Handle>,
+        heartbeat: Heartbeat,
+    ) -> Self {
         let uploads = Semaphore::new(limits::UPLOADS_MAX);
         let stats = Stats::new();
-        Self(Arc::new(AdminInner { node, options, shutdown, stats, metrics, uploads }))
+        Self(Arc::new(AdminInner {
+            node,
+            options,
+            shutdown,
+            stats,
+            metrics,
+            uploads,
+            serving,
+            heartbeat,
+        }))
     }
 }

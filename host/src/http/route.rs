@@ -4,7 +4,10 @@ use super::{
     Admin, Api, Token, admin, auth, events, health, history, messages, sessions, socket,
     stats::Stats,
 };
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    limits,
+};
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
@@ -14,6 +17,7 @@ use axum::{
 };
 use http::Method;
 use std::time::Instant;
+use tokio::task::JoinSet;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The API with its description. One registration a path: axum tells their methods in `Allow`.
@@ -64,7 +68,8 @@ pub fn admin_router(admin: Admin) -> Router {
     let (router, _) = admin_routes().split_for_parts();
     // Described with the API's.
     let router = router
-        .route("/healthz", get(health::live))
+        .route_layer(from_fn_with_state(admin.clone(), on_serving))
+        .route("/healthz", get(health::admin_live))
         .route("/readyz", get(health::admin_ready))
         .route("/openapi.json", get(health::openapi));
     finish(router, guard).with_state(admin)
@@ -117,6 +122,36 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     };
     guard.stats.request(route, response.status(), began.elapsed());
     response
+}
+
+/// Answers an operator where the node is at home: what a handler starts there stays there. The
+/// answer does not wait for a node that stops or whose threads do not move.
+async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let Some(serving) = &admin.0.serving else { return next.run(request).await };
+    // Kept up to date by itself, and asked for when nothing else answers.
+    if request.uri().path() == "/metrics" {
+        return next.run(request).await;
+    }
+    // Ends what it holds when the client goes away.
+    let mut task = JoinSet::new();
+    task.spawn_on(next.run(request), serving);
+    let stopping = async {
+        admin.0.shutdown.triggered().await;
+        tokio::time::sleep(limits::STOPPING_ANSWER).await;
+    };
+    let unknown = |why: &str| {
+        let detail = format!("{why}; what it was asked for may have been done, or be done yet");
+        Error::new(Code::Unavailable, detail).into_response()
+    };
+    tokio::select! {
+        biased;
+        done = task.join_next() => match done {
+            Some(Ok(response)) => response,
+            _ => messages::outcome_unknown().into_response(),
+        },
+        () = stopping => unknown("the node is stopping"),
+        () = admin.0.heartbeat.stalled() => unknown("the threads that serve do not move"),
+    }
 }
 
 fn method(method: &Method) -> &'static str {

@@ -12,7 +12,7 @@ use super::{
     stats::Stats,
     streaming::Takeover,
 };
-use crate::{buffers::Buffers, limits};
+use crate::{buffers::Buffers, limits, telemetry::repeats};
 use axum::Router;
 use http::{Method, Request, Response, StatusCode};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -123,7 +123,8 @@ impl Serving {
         if tokio::time::timeout(grace, permits.acquire_many(all)).await.is_err() {
             connections.each(ConnShared::kill);
             // A killed connection's task ends at its next turn; a socket has no such order.
-            let _ = tokio::time::timeout(limits::LINGER, permits.acquire_many(all)).await;
+            let linger = limits::LINGER.min(grace);
+            let _ = tokio::time::timeout(linger, permits.acquire_many(all)).await;
         }
     }
 }
@@ -148,6 +149,7 @@ impl Server {
         let serving = Serving::new(&app);
         self.accept_until(&app, &serving, app.0.shutdown.triggered()).await;
         drop(self.listener);
+        let grace = app.0.shutdown.grace(grace);
         serving.end(&app, grace).await;
     }
 
@@ -203,7 +205,9 @@ impl Server {
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of file descriptors, most likely: others must close first.
-                    tracing::warn!(%error, address = %self.address, "could not accept a connection");
+                    if repeats::admit("connections could not be accepted", self.address) {
+                        tracing::warn!(%error, address = %self.address, "could not accept a connection");
+                    }
                     tokio::time::sleep(limits::ACCEPT_RETRY).await;
                 }
             }

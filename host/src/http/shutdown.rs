@@ -1,15 +1,25 @@
 //! The order to stop, given once, heard by everyone who holds a clone.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 
 /// Given to servers, event streams and sockets; [`Shutdown::trigger`] ends them.
 #[derive(Clone, Debug)]
-pub struct Shutdown(Arc<watch::Sender<bool>>);
+pub struct Shutdown(Arc<watch::Sender<Order>>);
+
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    None,
+    /// With the end of the time that connections have, if there is one.
+    Stop(Option<Instant>),
+}
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(false)))
+        Self(Arc::new(watch::Sender::new(Order::None)))
     }
 }
 
@@ -17,12 +27,23 @@ impl Shutdown {
     pub fn new() -> Self {
         Self::default()
     }
-    /// Tells everyone to stop; calling it again does nothing.
+    /// Tells everyone to stop.
     pub fn trigger(&self) {
-        self.0.send_replace(true);
+        self.0.send_replace(Order::Stop(None));
+    }
+    /// As [`Self::trigger`]; connections that are not done in this time are cut.
+    pub fn trigger_within(&self, grace: Duration) {
+        self.0.send_replace(Order::Stop(Some(Instant::now() + grace)));
     }
     pub fn is_triggered(&self) -> bool {
-        *self.0.borrow()
+        matches!(*self.0.borrow(), Order::Stop(_))
+    }
+    /// How long connections have from now on; `most` when nothing else was said.
+    pub(super) fn grace(&self, most: Duration) -> Duration {
+        match *self.0.borrow() {
+            Order::Stop(Some(until)) => until.saturating_duration_since(Instant::now()).min(most),
+            _ => most,
+        }
     }
     /// Resolves once it was triggered, be it long ago. Owns what it needs.
     pub fn triggered(&self) -> impl Future<Output = ()> + Send + 'static {
@@ -30,7 +51,7 @@ impl Shutdown {
         // The sender lives in the future too, so that waiting never fails.
         let sender = self.0.clone();
         async move {
-            let _ = receiver.wait_for(|stop| *stop).await;
+            let _ = receiver.wait_for(|order| matches!(order, Order::Stop(_))).await;
             drop(sender);
         }
     }

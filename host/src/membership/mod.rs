@@ -2,7 +2,9 @@
 //!
 //! What it says is a hint: it may start a handoff or a takeover, and never grants ownership. One
 //! task owns all of it, on a thread and a runtime of its own: a node whose workers are busy with
-//! guests for a moment is not dead, and must be able to say so. The parts:
+//! guests for a moment is not dead, and must be able to say so. But when its workers do not move at
+//! all ([`crate::watchdog`]) it says nothing, as a process that was stopped: the others then take its
+//! slots. The parts:
 //! - [`wire`]: what datagrams look like, who may send them, and why replays do no harm;
 //! - [`greet`]: how nodes meet, why some are refused, and two processes with one name;
 //! - [`core`]: SWIM driven without sockets and clocks, views, and being cut off;
@@ -30,6 +32,7 @@ use crate::{
     limits,
     names::is_cluster_name,
     ring::RING_SCHEME,
+    watchdog::Heartbeat,
 };
 use std::{
     io,
@@ -116,6 +119,8 @@ pub struct Options {
     pub secret: Vec<u8>,
     pub terms: Terms,
     pub timings: Timings,
+    /// Of the threads that serve: while they do not move, this node says nothing to the others.
+    pub heartbeat: Heartbeat,
 }
 
 /// Why membership can't start.

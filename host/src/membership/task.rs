@@ -5,13 +5,16 @@ use super::{
     core::{Core, Outlets},
     refusal::Fatal,
 };
-use crate::{cluster::member::Unfit, discovery::Found, limits, telemetry::metrics::metrics};
+use crate::{
+    cluster::member::Unfit, discovery::Found, limits, telemetry::metrics::metrics,
+    watchdog::Heartbeat,
+};
 use std::{io, net::UdpSocket as StdSocket, time::Instant};
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 pub(super) enum Order {
     SetLeaving(oneshot::Sender<()>),
@@ -23,6 +26,7 @@ pub(super) enum Order {
 }
 
 struct Task {
+    heartbeat: Heartbeat,
     core: Core,
     socket: UdpSocket,
     found: watch::Receiver<Found>,
@@ -46,8 +50,10 @@ pub(super) fn start(
         UdpSocket::from_std(socket)?
     };
     std::thread::Builder::new().name("slotd-members".into()).spawn(move || {
+        let heartbeat = options.heartbeat.clone();
         let core = Core::new(options, outlets, Instant::now(), rand::random());
-        let task = Task { core, socket, found, orders, leaving: Vec::new(), failures: 0 };
+        let task =
+            Task { heartbeat, core, socket, found, orders, leaving: Vec::new(), failures: 0 };
         runtime.block_on(task.run());
     })?;
     Ok(())
@@ -59,6 +65,7 @@ impl Task {
         self.core.found(Instant::now(), found);
         let mut discovery = true;
         while !self.core.is_over() {
+            self.stand_still().await;
             self.flush();
             let deadline = self.core.deadline();
             let wait = async {
@@ -89,6 +96,18 @@ impl Task {
         self.flush();
         for done in self.leaving {
             let _ = done.send(());
+        }
+    }
+
+    /// As long as the threads that serve do not move, nothing is said and nothing is read: to the
+    /// others this is a process that was stopped, and to [`Core`] afterwards a pause.
+    async fn stand_still(&self) {
+        if self.heartbeat.stalled_for().is_none() {
+            return;
+        }
+        warn!("this node says nothing to its peers until the threads that serve move again");
+        while self.heartbeat.stalled_for().is_some() {
+            tokio::time::sleep(limits::STALL_LOOK).await;
         }
     }
 

@@ -10,7 +10,11 @@ pub mod monitor;
 mod probe;
 pub mod version;
 
-use crate::{limits, names::is_cluster_name, telemetry::metrics::metrics};
+use crate::{
+    limits,
+    names::is_cluster_name,
+    telemetry::{metrics::metrics, repeats},
+};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use inbox::{Inbox, Waiters};
 use std::{
@@ -241,7 +245,11 @@ fn note(event: &Event, waiters: &Waiters, connected: &watch::Sender<bool>) {
             connected.send_replace(false);
             waiters.lose();
         }
-        Event::ServerError(error) => tracing::warn!(%error, "NATS"),
+        Event::ServerError(error) => {
+            if repeats::admit("errors of NATS", "NATS") {
+                tracing::warn!(%error, "NATS");
+            }
+        }
         Event::ClientError(error) => tracing::debug!(%error, "NATS"),
         _ => {}
     }

@@ -26,6 +26,9 @@ pub(super) fn config() -> Config {
 
 /// A new engine with its ticker, which ends when the last handle of the engine is dropped.
 pub(super) fn new() -> Result<Engine, PluginError> {
+    // Each trap of a guest would otherwise walk the host's stack when RUST_BACKTRACE is set, and name
+    // its frames for seconds. The guest's own frames come another way.
+    wasmtime::error::disable_backtrace();
     let failed = |e: &dyn std::fmt::Display| PluginError::Failed(format!("the engine: {e}"));
     let engine = Engine::new(&config()).map_err(|e| failed(&format_args!("{e:#}")))?;
     let weak = engine.weak();

@@ -1,22 +1,25 @@
 //! What guests write to the node's log: bounded per line, per call and per plugin.
 
 use super::{Digest, bindings::slotd::slot::log::Level};
-use crate::{limits, names::SessionKey};
-use parking_lot::Mutex;
-use std::{
-    borrow::Cow,
-    fmt::Write as _,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
-    time::Instant,
+use crate::{
+    limits,
+    names::SessionKey,
+    telemetry::{
+        repeats::{self, Rate, Window},
+        text::{cut, printable},
+    },
 };
+use parking_lot::Mutex;
+use std::time::{Duration, Instant};
 
 /// Lines that all instances of one plugin logged in the current second.
 pub(super) struct PluginLog {
     digest: Digest,
-    started: Instant,
-    second: AtomicU64,
-    lines: AtomicU32,
+    window: Mutex<Window>,
 }
+
+const RATE: Rate =
+    Rate { lines: limits::PLUGIN_LOG_LINES_PER_SECOND_MAX, interval: Duration::from_secs(1) };
 
 /// Lines of one call.
 #[derive(Default)]
@@ -27,32 +30,25 @@ pub(super) struct CallLog {
 
 impl PluginLog {
     pub(super) fn new(digest: Digest) -> Self {
-        Self {
-            digest,
-            started: Instant::now(),
-            second: AtomicU64::new(0),
-            lines: AtomicU32::new(0),
-        }
+        Self { digest, window: Mutex::new(Window::new(Instant::now())) }
     }
 
-    /// Whether one more line fits into this second. Approximate where threads race, which a limit
-    /// of log lines may be.
+    /// Whether one more line fits into this second.
     fn admit(&self) -> bool {
-        let second = self.started.elapsed().as_secs();
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            let lines = self.lines.swap(0, Ordering::Relaxed);
-            let dropped = lines.saturating_sub(limits::PLUGIN_LOG_LINES_PER_SECOND_MAX);
-            if dropped > 0 {
-                tracing::warn!(
-                    target: "slotd::guest",
-                    plugin = %self.digest.short(),
-                    dropped,
-                    "the plugin logged more than {} lines in a second",
-                    limits::PLUGIN_LOG_LINES_PER_SECOND_MAX
-                );
-            }
+        let (dropped, admitted) = {
+            let mut window = self.window.lock();
+            (window.turn(RATE, Instant::now()), window.admit(RATE))
+        };
+        if dropped > 0 && repeats::admit("a plugin logged too many lines", self.digest.short()) {
+            tracing::warn!(
+                target: "slotd::guest",
+                plugin = %self.digest.short(),
+                dropped,
+                "the plugin logged more than {} lines in a second",
+                limits::PLUGIN_LOG_LINES_PER_SECOND_MAX
+            );
         }
-        self.lines.fetch_add(1, Ordering::Relaxed) < limits::PLUGIN_LOG_LINES_PER_SECOND_MAX
+        admitted
     }
 }
 
@@ -105,7 +101,8 @@ impl CallLog {
 
     /// At the end of a call: says how much is missing.
     pub(super) fn finish(&self, plugin: &PluginLog, session: &SessionKey) {
-        if self.dropped > 0 && plugin.admit() {
+        let what = "lines of a call were dropped";
+        if self.dropped > 0 && repeats::admit(what, plugin.digest.short()) {
             tracing::warn!(
                 target: "slotd::guest",
                 plugin = %plugin.digest.short(),
@@ -116,29 +113,6 @@ impl CallLog {
             );
         }
     }
-}
-
-/// The longest start of `text` that has at most `bytes_max` bytes.
-pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
-}
-
-/// Without control characters: a guest's line must not look like several, or move the cursor.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    let text = text.trim_end_matches(['\n', '\r']);
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if c.is_control() && c != '\t' {
-            // Writing to a String can't fail.
-            let _ = write!(out, "{}", c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    Cow::Owned(out)
 }
 
 /// What a guest wrote to stdout and stderr during a call. The streams live in the instance's
@@ -195,13 +169,6 @@ impl StdioLines {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A guest could otherwise forge lines of other services in the node's log.
-    #[test]
-    fn a_line_stays_one_line() {
-        assert_eq!(printable("a\nb\u{1b}[31m\tc\r\n"), "a\\nb\\u{1b}[31m\tc");
-        assert_eq!(cut("häß", 2), "h");
-    }
 
     /// A guest that prints without end would otherwise fill the host's memory.
     #[test]

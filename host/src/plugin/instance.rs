@@ -7,7 +7,7 @@ use super::{
         slotd::slot::types::{Message, Origin, QueryRequest, Rejection as GuestRejection},
     },
     budget::{Lease, NoMemory},
-    guest_log::{self, CallLog, PluginLog, Stdio},
+    guest_log::{CallLog, PluginLog, Stdio},
     imports::check_content_type,
     limiter::Limiter,
     wasi::Random,
@@ -17,7 +17,7 @@ use crate::{
     limits,
     log::record::Event,
     names::{SessionId, SessionKey},
-    telemetry::metrics,
+    telemetry::{metrics, text},
 };
 use bytes::Bytes;
 use std::{
@@ -27,7 +27,7 @@ use std::{
     task::Poll,
     time::{Duration, Instant},
 };
-use wasmtime::{Store, Trap, UpdateDeadline, component::ResourceTable};
+use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace, component::ResourceTable};
 use wasmtime_wasi::{
     I32Exit, ResourceTableError, cli::WasiCliCtx, filesystem::WasiFilesystemCtx,
     sockets::WasiSocketsCtx,
@@ -291,7 +291,7 @@ impl HostState {
         if let Some(error) = error.downcast_ref::<NoMemory>() {
             return Failure::NoMemory(*error);
         }
-        tracing::debug!(target: "slotd::guest", "a guest trapped: {error:?}");
+        tell_frames(error);
         let trap = error.downcast_ref::<Trap>();
         if trap == Some(&Trap::Interrupt) {
             return Failure::Deadline(deadline);
@@ -328,8 +328,7 @@ impl HostState {
             Some(Trap::UnreachableCodeReached) => {
                 "it reached unreachable code (a panic or an abort, most likely)".to_owned()
             }
-            _ => guest_log::cut(&guest_log::printable(&cause), limits::TRAP_TEXT_BYTES_MAX)
-                .to_owned(),
+            _ => text::cut(&text::printable(&cause), limits::TRAP_TEXT_BYTES_MAX).to_owned(),
         })
     }
 
@@ -341,6 +340,27 @@ impl HostState {
         }
         current.log.drop_lines(dropped);
     }
+}
+
+/// Shows whoever writes a handler where it trapped: the guest's own frames, and none of the host's.
+fn tell_frames(error: &wasmtime::Error) {
+    if !tracing::enabled!(target: "slotd::guest", tracing::Level::DEBUG) {
+        return;
+    }
+    let trace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string).unwrap_or_default();
+    // Below a heading, one a line: number, place, module and function.
+    let frames = trace.lines().skip(1).filter_map(|line| Some(line.split_once('!')?.1));
+    let frames: Vec<_> = frames
+        .take(limits::TRAP_FRAMES_MAX)
+        .map(|name| text::cut(name, limits::TRAP_FRAME_BYTES_MAX))
+        .collect();
+    let cause = error.root_cause().to_string();
+    tracing::debug!(
+        target: "slotd::guest",
+        frames = frames.join(" < "),
+        "a guest trapped: {}",
+        text::cut(&cause, limits::TRAP_TEXT_BYTES_MAX)
+    );
 }
 
 fn check_reply(content_type: String, body: Vec<u8>) -> Result<Reply, Failure> {

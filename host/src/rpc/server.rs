@@ -9,7 +9,10 @@ use super::{
     proto::{self, Codec, Frame, Trust},
     serving::Serving,
 };
-use crate::{limits, telemetry::metrics};
+use crate::{
+    limits,
+    telemetry::{metrics, repeats},
+};
 use futures_util::{StreamExt as _, future::ready, stream::Map};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -77,7 +80,9 @@ impl Server {
                         }
                     },
                     Err(e) => {
-                        tracing::warn!("can't accept a peer's connection: {e}");
+                        if repeats::admit("can't accept connections of peers", "peers") {
+                            tracing::warn!("can't accept a peer's connection: {e}");
+                        }
                         sleep(limits::PEER_ACCEPT_RETRY).await;
                     }
                 },

@@ -12,7 +12,7 @@ use crate::{
     error::{Code, Error},
     limits,
     node_types::LiveReceiver,
-    telemetry::metrics,
+    telemetry::{metrics, repeats},
 };
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -171,7 +171,9 @@ impl<'a> Serving<'a> {
         let request = match wire::decode_request(parts) {
             Ok(request) => request,
             Err(why) => {
-                tracing::warn!(peer = %self.name, "a peer's request does not decode: {why}");
+                if repeats::admit("a peer's request does not decode", &self.name) {
+                    tracing::warn!(peer = %self.name, "a peer's request does not decode: {why}");
+                }
                 let error = Error::internal(format!("the request does not decode: {why}"));
                 return self.answer(id, Err(error));
             }

@@ -15,7 +15,7 @@ use crate::{
         Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
         session::Session, task::Task,
     },
-    telemetry::metrics,
+    telemetry::{metrics, repeats},
 };
 use bytes::Bytes;
 use std::{
@@ -286,7 +286,9 @@ impl Task {
                     Failure::Rejected(rejection) => rejection.message,
                     other => other.to_string(),
                 };
-                tracing::warn!(session = %key, plugin = %label, reason, "migrate refused a session");
+                if repeats::admit("migrate refused a session", &label) {
+                    tracing::warn!(session = %key, plugin = %label, reason, "migrate refused a session");
+                }
                 let pinned = Some(Pin { against: target, reason });
                 Ok((tx, Choice { deployment: old, pinned }))
             }
@@ -490,14 +492,17 @@ impl Task {
         match &result {
             Err(failure) if failure.is_fatal() => {
                 metrics().trap(&running.service, failure.kind());
-                tracing::warn!(
-                    slot = self.slot,
-                    service = %running.service,
-                    plugin = %running.label,
-                    kind = failure.kind(),
-                    %failure,
-                    "a call failed; its instance is replaced"
-                );
+                let about = format_args!("{} {}", running.service, failure.kind());
+                if repeats::admit("a call failed", about) {
+                    tracing::warn!(
+                        slot = self.slot,
+                        service = %running.service,
+                        plugin = %running.label,
+                        kind = failure.kind(),
+                        %failure,
+                        "a call failed; its instance is replaced"
+                    );
+                }
             }
             Err(_) => {
                 metrics().rejection(&running.service);

@@ -7,7 +7,7 @@ use crate::{
     names::{SessionKey, SlotId},
     slot::{SlotContext, batch::commit_error, relaxed_store, task::Task},
     state::{SlotMeta, StateError, StateStore, changes::Changes},
-    telemetry::metrics,
+    telemetry::{metrics, repeats},
 };
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -125,7 +125,9 @@ impl Task {
         let slot = self.slot;
         tokio::spawn(async move {
             if let Err(error) = trim.await {
-                tracing::warn!(slot, %error, "the log was not trimmed");
+                if repeats::admit("logs were not trimmed", "slots") {
+                    tracing::warn!(slot, %error, "the log was not trimmed");
+                }
             }
         });
     }
@@ -164,7 +166,9 @@ impl Task {
             Err(error) => {
                 // The next flush tries again.
                 self.log_bytes = limits::SNAPSHOT_LOG_BYTES;
-                tracing::warn!(slot = self.slot, error, "no snapshot was made");
+                if repeats::admit("no snapshot was made", "slots") {
+                    tracing::warn!(slot = self.slot, error, "no snapshot was made");
+                }
             }
         }
     }
@@ -181,7 +185,9 @@ impl Task {
             let (snapshots, slot, term) = (cluster.snapshots.clone(), self.slot, self.term);
             tokio::spawn(async move {
                 if let Err(error) = snapshots.collect(slot, term).await {
-                    tracing::warn!(slot, %error, "old snapshots were not removed");
+                    if repeats::admit("old snapshots were not removed", "slots") {
+                        tracing::warn!(slot, %error, "old snapshots were not removed");
+                    }
                 }
             });
         }

@@ -26,7 +26,7 @@ use crate::{
         subscribers::Subscribers,
     },
     state::SlotMeta,
-    telemetry::metrics,
+    telemetry::{metrics, repeats},
 };
 use futures_util::FutureExt;
 use std::{
@@ -133,7 +133,9 @@ pub(super) async fn run(
         Err(error) => error,
     };
     metrics().slot_failures.increment(1);
-    tracing::warn!(slot, %error, "slot stopped");
+    if repeats::admit("slots stopped", error.code.as_str()) {
+        tracing::warn!(slot, %error, "slot stopped");
+    }
     orders.close();
     mail.close();
     let readable = !was_open && has_whole_copy(slot, &context, &error).await;
@@ -255,7 +257,9 @@ impl Task {
         if context.cluster.is_none()
             && let Err(error) = context.log.trim(slot, meta.applied).await
         {
-            tracing::warn!(slot, %error, "the log was not trimmed");
+            if repeats::admit("logs were not trimmed", "slots") {
+                tracing::warn!(slot, %error, "the log was not trimmed");
+            }
         }
         relaxed_store(&stats.term, claim.term);
         relaxed_store(&stats.position, claim.position);

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -79,7 +80,7 @@ impl DataDir {
     /// [`OpenError`]: in use, made with other settings, damaged (with the file's name), or the
     /// disk refuses.
     pub fn open(path: &Path, options: StorageOptions) -> Result<Self, OpenError> {
-        fs::create_dir_all(path).map_err(|e| unavailable(path, &e))?;
+        make_private(path).map_err(|e| unavailable(path, &e))?;
         let lock = lock(path)?;
         let (identity, create) = identity_of(path, &options)?;
         let db_path = path.join(identity::DATABASE);
@@ -256,6 +257,21 @@ impl Drop for DataDir {
         self.end_threads();
         drop(self.engine.db.write().take());
     }
+}
+
+/// Makes the directory for this user alone, with what leads to it. One that is there and open to
+/// every user is told of; one that is open to a group is so on purpose.
+fn make_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+    if mode & 0o007 != 0 {
+        let path = path.display();
+        tracing::warn!(
+            "every user of this machine can open the data directory {path} (mode {mode:04o}): \
+             chmod -R o-rwx {path}"
+        );
+    }
+    Ok(())
 }
 
 /// The node's own keys, apart from the log's.

@@ -141,6 +141,10 @@ table! {
     event_streams: Gauge "slotd_open_sockets" {"kind" = "sse"};
     /// Subscribers that were too slow, told of a gap and disconnected.
     subscriber_gaps: Counter "slotd_subscriber_gaps_total";
+    /// How late the threads that serve come to a task that is due, looked at ten times a second.
+    serving_delay_seconds: Histogram "slotd_serving_delay_seconds" [SECONDS];
+    /// Lines of the log (or of standard output) that were dropped because nobody read them fast enough, or could not be written.
+    log_lines_dropped: Counter "slotd_log_lines_dropped_total";
     /// Panics inside slotd: bugs. The log has each with its place.
     panics: Counter "slotd_panics_total";
     /// Whether the connection to NATS stands: 1 or 0.

@@ -4,21 +4,45 @@ mod histogram;
 pub mod metrics;
 pub mod panics;
 mod recorder;
+pub mod repeats;
 pub mod scrape;
+pub mod sink;
+pub mod text;
 
 pub use metrics::{Metrics, metrics};
 pub use scrape::{Snapshot, SourceGuard, on_scrape};
 
 use crate::config::LogFormat;
-use std::io::IsTerminal as _;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use std::{fmt, io::IsTerminal as _, sync::OnceLock};
+use tracing_subscriber::{
+    EnvFilter,
+    field::RecordFields,
+    filter::LevelFilter,
+    fmt::{
+        FormatFields,
+        format::{DefaultFields, Writer},
+    },
+    reload,
+};
+
+/// The fields of a line, their text made [`text::printable`].
+struct Printable(DefaultFields);
+
+impl<'w> FormatFields<'w> for Printable {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut plain = String::new();
+        self.0.format_fields(Writer::new(&mut plain), fields)?;
+        writer.write_str(&text::printable(&plain))
+    }
+}
 
 /// As [`init_log`], without the time and the place: for a command whose reader sits before it. The
 /// filter is the program's own; one that is none lets nothing through.
 pub fn init_plain_log(filter: &str) {
     let filter = EnvFilter::builder().parse_lossy(filter);
     let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(sink::Log { json: false })
+        .fmt_fields(Printable(DefaultFields::new()))
         .with_env_filter(filter)
         .without_time()
         .with_target(false)
@@ -26,22 +50,61 @@ pub fn init_plain_log(filter: &str) {
         .try_init();
 }
 
-/// Sends log lines to standard error. The first call counts; later ones change nothing.
+/// Changes the filter of the log that [`init_log`] has made.
+static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>> =
+    OnceLock::new();
+
+/// Sends log lines to standard error, by way of [`sink`]. The first call counts; later ones change
+/// nothing.
 ///
 /// # Errors
 /// The filter is none; the configuration has checked it before.
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
-    let mut filter = EnvFilter::builder().parse(filter).map_err(|e| e.to_string())?;
-    if filter.max_level_hint().is_none_or(|level| level >= LevelFilter::TRACE) {
-        // There it shows how it logs in, password included.
-        let quiet = "async_nats::connection=debug".parse();
-        filter = filter.add_directive(quiet.map_err(|e| format!("a filter of our own: {e}"))?);
-    }
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let writer = sink::Log { json: format == LogFormat::Json };
+    let builder = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter_of(filter)?);
     // An error means that there is a subscriber already: a program that has slotd as its library.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
+    match format {
+        LogFormat::Text => {
+            let builder = builder
+                .fmt_fields(Printable(DefaultFields::new()))
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            if builder.try_init().is_ok() {
+                keep(move |filter| handle.reload(filter));
+            }
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            if builder.try_init().is_ok() {
+                keep(move |filter| handle.reload(filter));
+            }
+        }
+    }
     Ok(())
+}
+
+fn keep(set: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync + 'static) {
+    let _ = SET_FILTER.set(Box::new(move |filter| set(filter).map_err(|e| e.to_string())));
+}
+
+/// Changes what is logged, from now on.
+///
+/// # Errors
+/// The filter is none; the configuration has checked it before.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let filter = filter_of(filter)?;
+    // Without a log of ours there is nothing to change.
+    SET_FILTER.get().map_or(Ok(()), |set| set(filter))
+}
+
+fn filter_of(filter: &str) -> Result<EnvFilter, String> {
+    let filter = EnvFilter::builder().parse(filter).map_err(|e| e.to_string())?;
+    if filter.max_level_hint().is_some_and(|level| level < LevelFilter::TRACE) {
+        return Ok(filter);
+    }
+    // There it shows how it logs in, password included.
+    let quiet = "async_nats::connection=debug".parse();
+    Ok(filter.add_directive(quiet.map_err(|e| format!("a filter of our own: {e}"))?))
 }

@@ -13,14 +13,19 @@
 //!
 //! Both are logged with their place and counted in `slotd_panics_total`.
 
+use crate::limits;
 use futures_util::FutureExt;
 use std::{
     any::Any,
+    backtrace::{Backtrace, BacktraceStatus},
     cell::Cell,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind},
     pin::pin,
-    sync::Once,
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::watch;
 
@@ -104,7 +109,6 @@ fn hook(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
-    let backtrace = std::backtrace::Backtrace::capture();
     super::metrics().panics.increment(1);
     if tracing::dispatcher::has_been_set() {
         let consequence = if contained {
@@ -112,9 +116,17 @@ fn hook(panic: &PanicHookInfo<'_>) {
         } else {
             "nothing contains this: the process ends"
         };
-        tracing::error!(%message, %place, thread, %backtrace, "panic, a bug in slotd; {consequence}");
+        tracing::error!(%message, %place, thread, "panic, a bug in slotd; {consequence}");
     } else {
-        eprintln!("slotd: a bug: thread {thread} panicked at {place}: {message}\n{backtrace}");
+        let line = format!("slotd: a bug: thread {thread} panicked at {place}: {message}\n");
+        let _ = super::sink::err(line.as_bytes());
+    }
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        match contained {
+            true => tell_later(backtrace),
+            false => tell(&backtrace),
+        }
     }
     if !contained {
         FATAL.send_if_modified(|cause| {
@@ -122,6 +134,33 @@ fn hook(panic: &PanicHookInfo<'_>) {
             cause.get_or_insert_with(|| format!("thread {thread} panicked at {place}: {message}"));
             first
         });
+    }
+}
+
+/// Names a backtrace's frames, which takes seconds, beside the thread that serves. One at a time: a
+/// panic that repeats has the same.
+fn tell_later(backtrace: Backtrace) {
+    static BUSY: AtomicBool = AtomicBool::new(false);
+    if BUSY.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let telling = std::thread::Builder::new().name("slotd-backtrace".into()).spawn(move || {
+        tell(&backtrace);
+        BUSY.store(false, Ordering::Release);
+    });
+    if telling.is_err() {
+        BUSY.store(false, Ordering::Release);
+    }
+}
+
+fn tell(backtrace: &Backtrace) {
+    let text = backtrace.to_string();
+    let lines = text.lines().take(limits::BACKTRACE_LINES_MAX);
+    if tracing::dispatcher::has_been_set() {
+        lines.for_each(|line| tracing::error!("{line}"));
+    } else {
+        let lines: Vec<&str> = lines.collect();
+        let _ = super::sink::err(format!("{}\n", lines.join("\n")).as_bytes());
     }
 }
 

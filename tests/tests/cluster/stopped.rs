@@ -3,9 +3,10 @@
 use anyhow::{Context, ensure};
 use slotd_tests::{
     api::{Api, Message},
-    cluster::{Cluster, ClusterOptions},
+    cluster::{Cluster, ClusterOptions, Own},
     node::scenario,
     plugins,
+    stuck::Stuck,
 };
 use std::{
     collections::BTreeMap,
@@ -128,6 +129,44 @@ fn a_node_that_stands_still_holds_up_nobody_else() {
         tokio::try_join!(futures_util::future::try_join_all(waiting), unharmed)?;
 
         stopped.node.lock().await.resume()?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        all_go_on(&cluster, &its, &others).await
+    });
+}
+
+/// Without it, a node whose serving threads hang (on a log that nobody reads, a disk that does not
+/// answer) would stay a member, and keep slots that nobody can reach.
+#[test]
+fn a_node_whose_serving_threads_hang_loses_its_slots_and_ends() {
+    scenario(async {
+        let stall = Own { env: vec![("SLOTD_STALL_LIMIT".into(), "20s".into())], data_dir: None };
+        let own = BTreeMap::from([(3, stall)]);
+        let cluster =
+            Cluster::start(ClusterOptions { own, ..ClusterOptions::default() }, None).await?;
+        let (through, hung) = (cluster.member(1)?, cluster.member(3)?);
+        through.admin().deploy(SERVICE, plugins::load("counter")?).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        let mut sessions = sessions(&cluster).await?;
+        let its = sessions.remove(&hung.name).context("node 3 has no session")?;
+        let others: Vec<&Session> = sessions.values().flatten().collect();
+        let api = through.api();
+
+        let pid = hung.node.lock().await.pid().context("node 3 does not run")?;
+        let stuck = Stuck::threads(pid, "slotd-worker")?;
+        let since = Instant::now();
+        let waiting = its.iter().map(|session| session.send(&api));
+        futures_util::future::try_join_all(waiting).await?;
+        println!("its own are answered after {:?}", since.elapsed());
+        // Its probe has threads of its own, and tells the truth about the others.
+        let probe = hung.admin().client.get("/healthz").await?;
+        ensure!(probe.status == 503, "the probe says {}", probe.status);
+        ensure!(probe.text().contains("have not moved"), "{}", probe.text());
+        let status = hung.node.lock().await.wait_exit().await?;
+        ensure!(status.code() == Some(70), "it ended with {status}");
+        println!("it ended itself after {:?}", since.elapsed());
+        drop(stuck);
+
+        hung.node.lock().await.restart().await?;
         cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
         all_go_on(&cluster, &its, &others).await
     });

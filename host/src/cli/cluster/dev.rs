@@ -17,6 +17,7 @@ use crate::{
     limits,
     names::ServiceName,
     nats::local::{LocalOptions, LocalServers},
+    telemetry::sink,
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -31,10 +32,12 @@ use tokio::time::{Instant, sleep};
 const STARTS_MAX: u32 = 5;
 
 pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
+    // The nodes' lines pass through here: a terminal that is paused must not hold them up.
+    sink::start();
     let mut signals = Signals::listen()?;
     let mut cluster = Cluster::default();
     let told = tokio::select! {
-        name = signals.next() => {
+        name = signals.stop_or_hangup() => {
             output::complain(&format!("{name}: stopping before all was ready"));
             None
         }
@@ -47,13 +50,13 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
         }
         if !args.exit_when_ready {
             tokio::select! {
-                name = signals.next() => output::complain(&format!("{name}: stopping")),
+                name = signals.stop_or_hangup() => output::complain(&format!("{name}: stopping")),
                 () = cluster.watch() => output::complain("no node is left: stopping"),
             }
         }
     }
     tokio::select! {
-        name = signals.next() => {
+        name = signals.stop_or_hangup() => {
             // Dropping it kills everything.
             Err(CliError::failure(format!("{name}: told twice, killed what still ran")))
         }

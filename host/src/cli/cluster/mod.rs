@@ -178,7 +178,7 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
     let start = LocalServers::start(LocalOptions::new(args.servers, &folder.path));
     let servers = tokio::select! {
         // What was started ends with the future.
-        _ = signals.next() => return Ok(()),
+        _ = signals.stop_or_hangup() => return Ok(()),
         servers = start => servers?,
     };
     folder.note(args.servers)?;
@@ -201,7 +201,7 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
         ))?;
     }
     tokio::select! {
-        _ = signals.next() => Ok(()),
+        _ = signals.stop_or_hangup() => Ok(()),
         never = watch_servers(&servers, &folder.path) => match never {},
     }
 }

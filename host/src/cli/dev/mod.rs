@@ -12,6 +12,7 @@ use super::{
     output,
     plugin::{self, BuildOptions, Component, Lang, Steps, sdk::OWN_DIR},
     serve::{self, Running, Signals},
+    serving::Serving,
 };
 use crate::{config::Loaded, limits, names::ServiceName, plugin::Digest, telemetry};
 use clap::{Args, Command, FromArgMatches as _};
@@ -52,7 +53,7 @@ pub struct Dev {
     pub serve: Vec<OsString>,
 }
 
-pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
+pub async fn dev(args: Dev, json: bool, serving: Serving) -> Result<(), CliError> {
     let dir = args.dir.canonicalize().map_err(|error| {
         CliError::usage(format!("there is no folder {}: {error}", args.dir.display()))
     })?;
@@ -60,6 +61,7 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
     let service = args.service.as_deref().map(ServiceName::parse).transpose()?;
     let loaded = configuration(&args, &dir)?;
 
+    telemetry::sink::start();
     let show = Show::new(json);
     let told = loaded.origins.contains_key("log.filter");
     show.init_log(if told { &loaded.config.log_filter } else { show::FILTER })?;
@@ -69,7 +71,7 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
         tracing::warn!("{warning}");
     }
     let options = BuildOptions { dir, profile: args.profile, out: None };
-    serve::or_a_bug(run(loaded, lang, options, service, show)).await
+    serve::or_a_bug(run(loaded, lang, options, service, show, serving)).await
 }
 
 /// The node's: as `serve` has it, but for where it keeps things and listens.
@@ -112,13 +114,15 @@ async fn run(
     options: BuildOptions,
     service: Option<ServiceName>,
     show: Show,
+    serving: Serving,
 ) -> Result<(), CliError> {
     let config = &loaded.config;
+    let watchdog = serving.watch(config.stall_limit)?;
     serve::raise_file_limit(config.connections_max);
     let mut signals = Signals::listen()?;
     let running = tokio::select! {
-        _ = signals.next() => return Ok(()),
-        running = serve::start(config) => running.map_err(|error| {
+        _ = signals.stop_or_hangup() => return Ok(()),
+        running = serve::start(config, &serving) => running.map_err(|error| {
             let mut error = CliError::from(error);
             if error.exit == Exit::CannotStart {
                 error.message.push_str("\n  `slotd dev --port 0` takes ports that are free");
@@ -126,7 +130,7 @@ async fn run(
             error
         })?,
     };
-    let Running { api, admin, stop, mut failed, drained } = running;
+    let Running { api, admin, stop, mut failed, drained, .. } = running;
     let (api, admin) = (format!("http://{api}"), format!("http://{admin}"));
     let token = config.admin.token.as_ref().map(|token| token.reveal().to_owned());
     let steps = Arc::new(Steps::stoppable(move |what| show.say(Tone::Plain, what)));
@@ -149,7 +153,7 @@ async fn run(
         tried: false,
     };
     let ended: Result<(), CliError> = tokio::select! {
-        name = signals.next() => {
+        name = signals.stop_or_hangup() => {
             show.say(Tone::Plain, &format!("{name}: stopping"));
             Ok(())
         }
@@ -161,7 +165,7 @@ async fn run(
     };
     // A compiler that still runs would keep the process.
     steps.stop();
-    let stopped = serve::end(stop, config.shutdown_grace, &mut signals).await;
+    let stopped = serve::end(stop, config.shutdown_grace, &mut signals, &serving, &watchdog).await;
     ended.and(stopped)
 }
 

@@ -1,7 +1,10 @@
 //! What `slotd dev` shows: one stream of lines, each under the name of whom it is from. The
 //! builds' own output stands between them as it is.
 
-use crate::cli::{exit::CliError, output};
+use crate::{
+    cli::{exit::CliError, output},
+    telemetry::{sink, text::printable},
+};
 use serde_json::Value;
 use std::{
     fmt::{self, Write as _},
@@ -90,7 +93,7 @@ impl Show {
         let filter = filter.map_err(|error| CliError::usage(error.to_string()))?;
         // An error means that there is a subscriber already.
         let _ = tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
+            .with_writer(sink::Log { json: false })
             .with_env_filter(filter)
             .event_format(Lines { colour: self.colour })
             .try_init();
@@ -144,7 +147,9 @@ impl Lines {
         };
         let colour = if self.colour { colour } else { "" };
         let is_guest = target == GUEST;
-        let Fields { message, session, others } = fields;
+        let clean = |text: &str| printable(text).into_owned();
+        let (message, session) = (clean(&fields.message), clean(&fields.session));
+        let others = clean(&fields.others);
         let mut line = tag(if is_guest { "log" } else { "node" }, BOLD, self.colour);
         line.push_str(colour);
         if is_guest && !session.is_empty() {
@@ -158,7 +163,7 @@ impl Lines {
         if !session.is_empty() {
             let _ = write!(line, " session={session}");
         }
-        line + others + reset(colour)
+        line + &others + reset(colour)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What is done is shown: each other program that is run is announced, and what it says reaches
 //! the reader unchanged.
 
+use crate::{limits, telemetry::sink};
 use anyhow::{Context, ensure};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::{
     fmt,
-    io::{self, Read, Write as _},
+    io::{self, Read},
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -104,8 +105,7 @@ impl Steps {
             return Ok(out);
         }
         if self.quiet {
-            let mut stderr = io::stderr().lock();
-            let _ = stderr.write_all(&out).and_then(|()| stderr.write_all(&err));
+            let _ = sink::err(&out).and_then(|()| sink::err(&err));
         }
         ensure!(!self.is_stopped(), "stopped");
         anyhow::bail!("`{said}` failed ({status}); what it said is above")
@@ -120,6 +120,8 @@ impl Steps {
     fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
         let said = said(command);
         let starting = || format!("starting `{said}`");
+        // The program writes to the same stream: what was said of it comes first.
+        sink::flush(limits::LOG_FLUSH_WAIT);
         let Some(stoppable) = &self.stoppable else {
             return command.spawn().with_context(starting);
         };

@@ -79,6 +79,7 @@ pub fn options(name: &str, peer: SocketAddr, boot: u64, instance: u128) -> Optio
         secret: b"a shared secret".to_vec(),
         terms: Terms::new("cluster", 512),
         timings: Timings::default(),
+        heartbeat: Default::default(),
     }
 }
 

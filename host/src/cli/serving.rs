@@ -1,0 +1,56 @@
+//! The runtimes of a process that serves: one for what clients and peers ask, and a small one that
+//! answers probes, takes signals and ends the other, however busy or stuck that is.
+
+use super::{RUNTIME_END, exit::CliError};
+use crate::{
+    limits,
+    watchdog::{Heartbeat, Watchdog},
+};
+use std::{thread::available_parallelism, time::Duration};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// The runtime that serves, and whether it moves. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub runtime: Handle,
+    pub heartbeat: Heartbeat,
+}
+
+impl Serving {
+    /// Has a thread outside of both runtimes look whether the one that serves moves.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch(&self, limit: Duration) -> Result<Watchdog, CliError> {
+        let watchdog = Watchdog::start(self.heartbeat.clone(), limit);
+        watchdog.map_err(|error| CliError::failure(format!("can't start: {error}")))
+    }
+}
+
+/// Runs a command on the small runtime, with the other one at hand. Ends both.
+///
+/// # Errors
+/// The command's own, or that there is no runtime to be had.
+pub(super) fn run<F: Future<Output = Result<(), CliError>>>(
+    command: impl FnOnce(Serving) -> F,
+) -> Result<(), CliError> {
+    let mut builder = Builder::new_multi_thread();
+    if available_parallelism().is_ok_and(|cores| cores.get() < limits::SERVING_THREADS_MIN) {
+        builder.worker_threads(limits::SERVING_THREADS_MIN);
+    }
+    let serving = build(&mut builder, "slotd-worker")?;
+    let mut builder = Builder::new_multi_thread();
+    let control = build(builder.worker_threads(limits::CONTROL_THREADS), "slotd-control")?;
+    let heartbeat = Heartbeat::default();
+    serving.spawn(heartbeat.clone().beat());
+    let result =
+        control.block_on(command(Serving { runtime: serving.handle().clone(), heartbeat }));
+    serving.shutdown_timeout(RUNTIME_END);
+    control.shutdown_timeout(RUNTIME_END);
+    result
+}
+
+fn build(builder: &mut Builder, thread: &str) -> Result<Runtime, CliError> {
+    let built = builder.enable_all().thread_name(thread).build();
+    built.map_err(|error| CliError::failure(format!("can't start: {error}")))
+}

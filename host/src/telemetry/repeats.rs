@@ -1,0 +1,153 @@
+//! Lines that guests, clients, peers or a broken disk can cause as often as they like.
+//!
+//! Of lines that are alike (the same statement, about the same thing) the first few are logged, and
+//! how many more there were is said once at the end of each [`limits::REPEATS_INTERVAL`]. So a
+//! client whose every call fails costs some lines a second, however fast it is.
+
+use crate::limits;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+/// How many lines in how much time.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    pub lines: u32,
+    pub interval: Duration,
+}
+
+const RATE: Rate = Rate { lines: limits::REPEATS_LOGGED_MAX, interval: limits::REPEATS_INTERVAL };
+
+/// The lines of one kind in the current interval.
+#[derive(Clone, Debug)]
+pub struct Window {
+    began: Instant,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Window {
+    pub fn new(now: Instant) -> Self {
+        Self { began: now, lines: 0, suppressed: 0 }
+    }
+
+    /// How many lines of an interval that is over were suppressed; a new one begins then.
+    pub fn turn(&mut self, rate: Rate, now: Instant) -> u64 {
+        if now.saturating_duration_since(self.began) < rate.interval {
+            return 0;
+        }
+        std::mem::replace(self, Self::new(now)).suppressed
+    }
+
+    /// Whether one more line is to be logged.
+    pub fn admit(&mut self, rate: Rate) -> bool {
+        let admitted = self.lines < rate.lines;
+        match admitted {
+            true => self.lines += 1,
+            false => self.suppressed += 1,
+        }
+        admitted
+    }
+}
+
+#[derive(Default)]
+struct Repeats(HashMap<(&'static str, String), Window>);
+
+static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
+
+/// What was suppressed.
+type Suppressed = Vec<(&'static str, String, u64)>;
+
+impl Repeats {
+    fn admit(&mut self, what: &'static str, about: String, now: Instant) -> (bool, Suppressed) {
+        let mut key = (what, about);
+        if !self.0.contains_key(&key) && self.0.len() >= limits::REPEATS_KEPT_MAX {
+            // Too many things at once to be told apart.
+            key.1 = "others".to_owned();
+        }
+        let window = self.0.entry(key.clone()).or_insert_with(|| Window::new(now));
+        let before = window.turn(RATE, now);
+        let before = if before > 0 { vec![(key.0, key.1, before)] } else { Vec::new() };
+        (window.admit(RATE), before)
+    }
+
+    /// Forgets what has not happened lately.
+    fn sweep(&mut self, now: Instant) -> Suppressed {
+        let mut suppressed = Vec::new();
+        self.0.retain(|(what, about), window| {
+            let over = now.saturating_duration_since(window.began) >= RATE.interval;
+            if over && window.suppressed > 0 {
+                suppressed.push((*what, about.clone(), window.suppressed));
+            }
+            !over
+        });
+        suppressed
+    }
+}
+
+/// Whether a line that says `what` about something is to be logged now. Counts it otherwise.
+pub fn admit(what: &'static str, about: impl Display) -> bool {
+    let (admitted, before) = REPEATS.lock().admit(what, about.to_string(), Instant::now());
+    tell(before);
+    admitted
+}
+
+/// Says how many lines were suppressed in intervals that are over. Called now and then.
+pub fn sweep() {
+    let suppressed = REPEATS.lock().sweep(Instant::now());
+    tell(suppressed);
+}
+
+fn tell(suppressed: Suppressed) {
+    for (what, about, lines) in suppressed {
+        tracing::warn!(about, "{lines} similar lines suppressed: {what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One client whose calls failed filled 50 GB of log a day.
+    #[test]
+    fn what_repeats_is_counted_and_said_once_an_interval() {
+        let mut repeats = Repeats::default();
+        let start = Instant::now();
+        let mut logged = 0;
+        for number in 0..100_000 {
+            let now = start + RATE.interval.mul_f64(f64::from(number) / 100_000.0);
+            let (admitted, before) = repeats.admit("a call failed", "counter".into(), now);
+            logged += u32::from(admitted);
+            assert!(before.is_empty());
+        }
+        assert_eq!(logged, RATE.lines);
+        assert!(repeats.admit("a call failed", "chat".into(), start).0, "another thing");
+        let over = start + RATE.interval;
+        let (admitted, before) =
+            repeats.clone_for_test().admit("a call failed", "counter".into(), over);
+        assert!(admitted, "it is said again that it goes on");
+        assert_eq!(before, [("a call failed", "counter".to_owned(), 100_000 - u64::from(logged))]);
+        assert_eq!(repeats.sweep(over).len(), 1);
+        assert!(repeats.0.is_empty() && repeats.sweep(over).is_empty());
+    }
+
+    /// Names that a client makes up would otherwise fill the memory, and the log as before.
+    #[test]
+    fn names_that_are_made_up_are_one_in_the_end() {
+        let mut repeats = Repeats::default();
+        let now = Instant::now();
+        let lines = (0..10_000).filter(|n| repeats.admit("x", n.to_string(), now).0).count();
+        assert!(repeats.0.len() <= limits::REPEATS_KEPT_MAX + 1);
+        assert!(lines <= limits::REPEATS_KEPT_MAX + RATE.lines as usize, "{lines}");
+    }
+
+    impl Repeats {
+        fn clone_for_test(&self) -> Self {
+            Self(self.0.clone())
+        }
+    }
+}

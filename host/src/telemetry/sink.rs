@@ -1,0 +1,272 @@
+//! Standard output and error of a process that serves.
+//!
+//! Whoever reads them may stop reading: a log driver that stalls, a terminal that was paused, a
+//! supervisor without a reader. So nothing that serves writes there itself. It hands its line to a
+//! thread and goes on. What that thread can't write waits, up to [`limits::LOG_WAITING_BYTES_MAX`];
+//! further lines are dropped and counted (`slotd_log_lines_dropped_total`). The end of the process
+//! waits for the thread a moment only ([`flush`]).
+//!
+//! Commands that only talk to a node don't [`start`] the threads and write directly.
+
+use super::metrics;
+use crate::limits;
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+use std::{
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::{Arc, OnceLock},
+    thread,
+    time::{Duration, Instant},
+};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// One stream with the thread that writes it.
+struct Sink {
+    name: &'static str,
+    state: Mutex<State>,
+    filled: Condvar,
+    emptied: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// The thread has bytes that are not written yet.
+    writing: bool,
+    /// Lines that were dropped since this was last said.
+    dropped: u64,
+    /// The reader has gone.
+    closed: bool,
+}
+
+struct Streams {
+    out: Arc<Sink>,
+    err: Arc<Sink>,
+}
+
+static STREAMS: OnceLock<Streams> = OnceLock::new();
+
+/// From now on nothing of this process waits for a reader of its standard output and error. Calling
+/// it again does nothing.
+pub fn start() {
+    STREAMS.get_or_init(|| Streams {
+        out: Sink::start("standard output", io::stdout()),
+        err: Sink::start("standard error", io::stderr()),
+    });
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// The reader has gone; without [`start`], whatever the write says.
+pub fn out(bytes: &[u8]) -> io::Result<()> {
+    match STREAMS.get() {
+        Some(streams) => streams.out.give(bytes),
+        None => {
+            let mut out = io::stdout().lock();
+            out.write_all(bytes)?;
+            out.flush()
+        }
+    }
+}
+
+/// Writes to standard error.
+///
+/// # Errors
+/// As [`out`].
+pub fn err(bytes: &[u8]) -> io::Result<()> {
+    match STREAMS.get() {
+        Some(streams) => streams.err.give(bytes),
+        None => io::stderr().lock().write_all(bytes),
+    }
+}
+
+/// Waits until all is written that was handed over, at most this long: nobody may be reading.
+pub fn flush(wait: Duration) {
+    let Some(Streams { out, err }) = STREAMS.get() else { return };
+    let until = Instant::now() + wait;
+    for sink in [out, err] {
+        sink.flush(until);
+    }
+}
+
+impl Sink {
+    fn start(name: &'static str, to: impl AsFd + Send + 'static) -> Arc<Self> {
+        let sink = Arc::new(Self {
+            name,
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+        });
+        let own = sink.clone();
+        let started = thread::Builder::new().name("slotd-output".into()).spawn(move || own.run(to));
+        if started.is_err() {
+            // A system without room for one more thread: what would be said is counted as dropped.
+            sink.state.lock().closed = true;
+        }
+        sink
+    }
+
+    /// Takes bytes to be written, whole or not at all; never waits.
+    fn give(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let closed = state.closed;
+        if closed || state.waiting.len() + bytes.len() > limits::LOG_WAITING_BYTES_MAX {
+            state.dropped += 1;
+            drop(state);
+            metrics().log_lines_dropped.increment(1);
+            return if closed { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) };
+        }
+        state.waiting.extend_from_slice(bytes);
+        drop(state);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    fn flush(&self, until: Instant) {
+        let mut state = self.state.lock();
+        while (state.writing || !state.waiting.is_empty()) && !state.closed {
+            if self.emptied.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    fn run(&self, to: impl AsFd) {
+        let mut batch = Vec::new();
+        loop {
+            {
+                let mut state = self.state.lock();
+                state.writing = false;
+                while state.waiting.is_empty() {
+                    self.emptied.notify_all();
+                    self.filled.wait(&mut state);
+                }
+                state.writing = true;
+                std::mem::swap(&mut state.waiting, &mut batch);
+            }
+            // Not by way of `io::stderr()`: whoever else uses that would wait for its lock.
+            if let Err((lost, why)) = write_all(&to, &batch) {
+                let lines = lost.iter().filter(|byte| **byte == b'\n').count() as u64;
+                metrics().log_lines_dropped.increment(lines);
+                let mut state = self.state.lock();
+                state.dropped += lines;
+                if matches!(why, Errno::PIPE | Errno::BADF) {
+                    (state.closed, state.writing) = (true, false);
+                    self.emptied.notify_all();
+                    return;
+                }
+            }
+            batch.clear();
+            // A burst must not keep its memory.
+            batch.shrink_to(limits::LOG_LINE_BYTES_MAX);
+            let dropped = std::mem::take(&mut self.state.lock().dropped);
+            if dropped > 0 {
+                tracing::warn!(
+                    dropped,
+                    "log lines were dropped: {} was not read fast enough, or could not be written",
+                    self.name
+                );
+            }
+        }
+    }
+}
+
+/// Writes all of it, however long that takes.
+///
+/// # Errors
+/// What could not be written, and why.
+fn write_all<'a>(to: &impl AsFd, mut bytes: &'a [u8]) -> Result<(), (&'a [u8], Errno)> {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            // Another process that shares the stream has made it so.
+            Err(Errno::AGAIN) => thread::sleep(limits::LOG_RETRY),
+            Err(why) => return Err((bytes, why)),
+        }
+    }
+    Ok(())
+}
+
+/// Where log lines go: one line a write, as `tracing_subscriber` does it.
+#[derive(Clone, Copy)]
+pub struct Log {
+    /// JSON has a way of its own to write the characters that [`super::text`] keeps out.
+    pub json: bool,
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let given = line.len();
+        let text = std::str::from_utf8(line).ok().filter(|_| self.json);
+        let _ = match text.and_then(super::text::in_json) {
+            Some(clean) => err(clean.as_bytes()),
+            None => err(line),
+        };
+        Ok(given)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Read as _, os::fd::OwnedFd};
+
+    fn line(number: usize) -> Vec<u8> {
+        format!("{number:0>999}\n").into_bytes()
+    }
+
+    /// A pipe that nobody reads stopped every thread that logged, and with them the node.
+    #[test]
+    fn a_pipe_that_nobody_reads_holds_up_nobody() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let sink = Sink::start("a pipe", OwnedFd::from(writer));
+        let given = 3 * limits::LOG_WAITING_BYTES_MAX / 1_000;
+        // On this thread: it would hang here.
+        for number in 0..given {
+            sink.give(&line(number)).unwrap();
+        }
+        sink.flush(Instant::now() + Duration::from_millis(50));
+        let dropped = sink.state.lock().dropped;
+        assert!(sink.state.lock().waiting.len() <= limits::LOG_WAITING_BYTES_MAX);
+        assert!(dropped as usize > given / 3 && (dropped as usize) < given, "{dropped} of {given}");
+        // Once it is read, what waited comes out in whole lines and in order.
+        let reading = thread::spawn(move || {
+            let mut all = String::new();
+            reader.read_to_string(&mut all).map(|_| all)
+        });
+        sink.flush(Instant::now() + Duration::from_secs(60));
+        sink.give(&line(given)).unwrap();
+        sink.flush(Instant::now() + Duration::from_secs(60));
+        let state = sink.state.lock();
+        assert!(state.waiting.is_empty() && !state.writing);
+        drop(state);
+        drop(reading);
+    }
+
+    /// `slotd dev` ends when nobody reads what it says.
+    #[test]
+    fn a_reader_that_has_gone_is_told_to_whoever_writes() {
+        let (reader, writer) = io::pipe().unwrap();
+        let sink = Sink::start("a pipe", OwnedFd::from(writer));
+        drop(reader);
+        let told = (0..10_000).find_map(|number| {
+            let given = sink.give(&line(number));
+            sink.flush(Instant::now() + Duration::from_secs(60));
+            given.err()
+        });
+        assert_eq!(told.map(|error| error.kind()), Some(io::ErrorKind::BrokenPipe));
+    }
+}
