@@ -9,8 +9,8 @@ use super::{
     events::EventStream,
 };
 use crate::buffers::{Buffers, Charge, Kind};
-use http::{HeaderMap, Version};
-use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll};
+use http::{HeaderMap, Version, header};
+use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll, time::SystemTime};
 use tokio::io::AsyncWrite;
 
 /// An answer that takes its connection over.
@@ -34,8 +34,12 @@ impl Takeover {
         in_flight: InFlight,
     ) -> Self {
         let chunked = version == Version::HTTP_11;
-        let mut head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n".to_vec();
-        for (name, value) in headers {
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        let mut head =
+            format!("HTTP/1.1 200 OK\r\nconnection: close\r\ndate: {date}\r\n").into_bytes();
+        // The router has measured a body that is not the stream.
+        let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+        for (name, value) in headers.iter().filter(|(name, _)| !framing.contains(name)) {
             head.extend_from_slice(name.as_str().as_bytes());
             head.extend_from_slice(b": ");
             head.extend_from_slice(value.as_bytes());

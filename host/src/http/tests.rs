@@ -474,6 +474,33 @@ async fn the_admin_api_guards_itself() {
     assert_eq!(call("GET", "/metrics", "adm-s").await.1, "slotd_x 1\n");
 }
 
+/// Without it a client of HTTP/1.0, which knows no chunks, would read their sizes as events, and
+/// one that asks behind another request would lose that one's answer.
+#[tokio::test]
+async fn an_event_stream_has_the_connection_that_it_was_asked_on() {
+    let node = start(options()).await;
+    post(&node, "{}").await;
+    for (version, chunked) in [("1.0", false), ("1.1", true)] {
+        let mut stream = TcpStream::connect(node.address).await.expect("connected");
+        let ask = |path: &str, keep: &str| {
+            format!("GET {ROOM}{path} HTTP/{version}\r\nHost: localhost\r\n{keep}\r\n")
+        };
+        let first = ask("", "Connection: keep-alive\r\n");
+        let both = first + &ask("/events?after=0", "");
+        stream.write_all(both.as_bytes()).await.expect("written");
+        let mut raw = Vec::new();
+        while !raw.windows(7).any(|w| w == b"id: 1.0") {
+            assert!(stream.read_buf(&mut raw).await.expect("read") > 0, "{raw:?}");
+        }
+        let text = String::from_utf8(raw).expect("UTF-8");
+        let (info, events) = text.split_at(text.rfind("HTTP/1.").expect("two answers"));
+        assert!(info.contains("\"seq\":1") && events.contains("text/event-stream"), "{text}");
+        assert_eq!(events.to_lowercase().contains("transfer-encoding"), chunked, "{text}");
+        assert!(!events.to_lowercase().contains("content-length"), "{text}");
+        assert!(events.contains("date: "), "{text}");
+    }
+}
+
 /// A stream of server-sent events, by line.
 struct Events {
     stream: TcpStream,
@@ -497,6 +524,10 @@ impl Events {
             head += &line;
         }
         assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"), "{head}");
+        // One framing, or a proxy between could take it for another answer's.
+        let head = head.to_lowercase();
+        assert!(head.contains("transfer-encoding: chunked"), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
         events
     }
     async fn line(&mut self) -> Option<String> {
