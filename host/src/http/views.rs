@@ -180,7 +180,9 @@ pub(super) struct Binary(Vec<u8>);
 /// An answer in JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Response<axum::body::Body> {
     // The values above always have a JSON form.
-    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut body = serde_json::to_vec(value).unwrap_or_default();
+    // It waits for its reader: what it grew by is not to wait with it.
+    body.shrink_to_fit();
     let mut response = Response::new(Bytes::from(body).into());
     response
         .headers_mut()
