@@ -558,11 +558,10 @@ fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> {
     let config = &loading.config;
     let in_file = |key: &&Key| {
         let from = loading.origins.get(key.name);
-        let secret = key.is_secret() || key.name == "nats.servers";
-        secret
-            && from.is_some_and(
-                |origin| matches!(origin, Origin::File { path, .. } if Some(&**path) == file),
-            )
+        let of_file = matches!(from, Some(Origin::File { path, .. }) if Some(&**path) == file);
+        // One that was read from a file of its own has the place of that file's name.
+        let own_file = loading.origins.get(format!("{}_file", key.name).as_str());
+        (key.is_secret() || key.name == "nats.servers") && of_file && own_file != from
     };
     let held = KEYS.iter().find(in_file).map(|key| (key.name, file));
     let named = [

@@ -211,6 +211,11 @@ fn secrets_that_everyone_can_read_are_told() {
     let told = warnings(0o644);
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[1].contains(&format!("chmod o-rwx {path}")), "{told:?}");
+    // A file that only names the one with the token holds no secret.
+    write(dir.path(), "slotd.toml", &format!("[api]\ntoken_file = {path:?}\n"));
+    let told = load(&sources(Some(file), &[], &[])).unwrap().warnings;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(&format!("chmod o-rwx {path}")), "{told:?}");
 }
 
 /// `config print > slotd.toml` must give the same configuration.

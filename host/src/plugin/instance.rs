@@ -6,7 +6,7 @@ use super::{
         Handler,
         slotd::slot::types::{Message, Origin, QueryRequest, Rejection as GuestRejection},
     },
-    budget::{Lease, NoMemory},
+    budget::{Lease, NoMapping, NoMemory},
     guest_log::{CallLog, PluginLog, Stdio},
     imports::check_content_type,
     limiter::Limiter,
@@ -290,6 +290,9 @@ impl HostState {
         }
         if let Some(error) = error.downcast_ref::<NoMemory>() {
             return Failure::NoMemory(*error);
+        }
+        if let Some(why) = NoMapping::behind(error) {
+            return Failure::NoMemory(why.into());
         }
         tell_frames(error);
         let trap = error.downcast_ref::<Trap>();
