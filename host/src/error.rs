@@ -1,6 +1,6 @@
 //! What a caller is told when a request fails: one stable code, one status, one sentence.
 
-use crate::limits;
+use crate::{limits, text};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, time::Duration};
 
@@ -48,6 +48,8 @@ codes! {
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deploy or rollback of the service is being prepared, or was made durable first by another node; nothing has changed.
     SwapInProgress = "swap-in-progress", 409, true;
+    /// There is no other node that could take what is to be drained.
+    NoOtherNode = "no-other-node", 409, false;
     /// The move has come too far to be cancelled, or is over.
     MoveTooLate = "move-too-late", 409, false;
     /// The route exists, with another method.
@@ -58,6 +60,10 @@ codes! {
     IdempotencyConflict = "idempotency-conflict", 409, false;
     /// The body is over the limit.
     BodyTooLarge = "body-too-large", 413, false;
+    /// The body has a content coding (`Content-Encoding`) that slotd does not decode: send it as it is.
+    EncodingUnsupported = "encoding-unsupported", 415, false;
+    /// The request has a transfer coding other than `chunked`.
+    TransferUnsupported = "transfer-unsupported", 501, false;
     /// The component was refused: what it lacks or asks for is in the detail.
     PluginRefused = "plugin-refused", 422, false;
     /// The handler rejected the message; its own code is in `rejection`.
@@ -76,6 +82,8 @@ codes! {
     MailboxFull = "mailbox-full", 503, true;
     /// What the node's connections hold (bodies and frames that arrive, answers and events that their readers have not taken) is all that it may be (`api.buffers`); nothing was kept.
     BuffersFull = "buffers-full", 503, true;
+    /// A limit of the node or the session is reached (connections, uploads, subscribers): others must end first.
+    LimitReached = "limit-reached", 503, true;
     /// The node is starting or stopping.
     Unavailable = "unavailable", 503, true;
     /// The log or the store refused a write (disk full, I/O error); the message was not kept.
@@ -95,7 +103,7 @@ pub struct Error {
     pub code: Code,
     /// One sentence for a person.
     pub detail: Cow<'static, str>,
-    /// The plugin's label ([`crate::plugin::Label`]) where the plugin is at fault.
+    /// The plugin's label, `<version>+<short digest>`, where the plugin is at fault.
     pub plugin: Option<String>,
     /// A handler's own rejection.
     pub rejection: Option<Box<Rejection>>,
@@ -113,9 +121,11 @@ pub struct Rejection {
 }
 
 impl Error {
+    /// `detail` is cut at [`limits::ERROR_DETAIL_BYTES_MAX`].
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = code.retriable().then_some(limits::RETRY_AFTER);
-        Self { code, detail: detail.into(), plugin: None, rejection: None, retry_after }
+        let detail = text::clip(detail.into(), limits::ERROR_DETAIL_BYTES_MAX);
+        Self { code, detail, plugin: None, rejection: None, retry_after }
     }
     #[must_use]
     pub fn with_plugin(mut self, label: impl Into<String>) -> Self {

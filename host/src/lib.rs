@@ -29,4 +29,5 @@ pub mod slot;
 pub mod state;
 pub mod storage;
 pub mod telemetry;
+pub mod text;
 pub mod watchdog;

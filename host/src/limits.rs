@@ -15,6 +15,11 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 pub const SENDER_BYTES_MAX: usize = 256;
 /// A content type is stored with each message.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
+/// What an error says: a few sentences; what it names of others is cut to fit.
+pub const ERROR_DETAIL_BYTES_MAX: usize = 8 * 1024;
+/// Items that a text names before it says how many more there are, and the bytes of each.
+pub const LISTED_MAX: usize = 16;
+pub const LISTED_BYTES_MAX: usize = 1024;
 /// A plugin's human version, shown in headers and tables.
 pub const PLUGIN_VERSION_BYTES_MAX: usize = 64;
 
@@ -243,6 +248,8 @@ pub const LOG_RETRY: Duration = Duration::from_millis(10);
 
 /// An answer that the command line reads whole: a page of history with its JSON around it.
 pub const CLIENT_ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// An answer that says that something failed: a sentence or two.
+pub const CLIENT_PROBLEM_BYTES_MAX: usize = 256 * 1024;
 /// One line or event of an event stream that `slotd tail` reads.
 pub const CLIENT_EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Time to connect.
@@ -270,7 +277,8 @@ pub const SUBSCRIBER_BYTES_FREE: usize = 64 * 1024;
 pub const SUBSCRIBERS_PER_SESSION_MAX: usize = 10_000;
 /// Messages of one WebSocket that are under way; past it the socket is not read.
 pub const SOCKET_IN_FLIGHT_MAX: usize = 64;
-/// File descriptors that a node needs beside its connections: the store's tables and journals.
+/// File descriptors that are kept from connections: the store's tables and journals, components,
+/// links to NATS and to peers. Half of all where there are fewer than twice as many.
 pub const FILES_BESIDE_CONNECTIONS: u64 = 512;
 /// After the grace: time for the store's last write before the process ends all the same.
 pub const SHUTDOWN_OVERTIME: Duration = Duration::from_secs(10);
@@ -279,12 +287,27 @@ pub const SHUTDOWN_OVERTIME: Duration = Duration::from_secs(10);
 pub const FLUSH_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Time to finish what is in flight after SIGTERM.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(20);
-/// Connections of the API listener, sockets included; past it new ones wait in the kernel's queue.
+/// Connections of the API listener, sockets included; past it idle ones make room, or new ones are
+/// refused.
 /// Each costs a file descriptor and, while idle, up to 20 KiB: a WebSocket 14, an event stream 5
 /// (`cargo run -p slotd-tests --bin connections` measures it).
 pub const CONNECTIONS_DEFAULT: usize = 10_000;
 /// Connections of the admin listener: people, scrapers and deploys.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// Connections of a full listener beside its own: probes are answered on them, others told that
+/// it is full.
+pub const PROBE_CONNECTIONS_MAX: usize = 32;
+/// A connection of these sends its request by then.
+pub const PROBE_CONNECTION_IDLE: Duration = Duration::from_secs(2);
+/// Connections that were ended for others and are not gone yet; past it others are refused.
+pub const ENDING_CONNECTIONS_MAX: usize = 64;
+/// An idle connection that a full listener ends has been so for this long: its client is not just
+/// about to send the next request.
+pub const IDLE_ENDED_AFTER: Duration = Duration::from_secs(1);
+/// How often a full listener looks for such ones: each look is at all connections.
+pub const IDLE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two log lines about a full listener.
+pub const FULL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// A request's head, and what is read ahead of a connection that does not take its answers.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// From a connection's last answer (or its start) until the whole head of its next request: an
@@ -316,10 +339,15 @@ pub const CONNECTION_BYTES_FREE: usize = 8 * 1024;
 pub const ANSWER_PIECE_BYTES: usize = 16 * 1024;
 /// The least that it can be configured to: some of the largest messages and answers.
 pub const BUFFERS_BYTES_MIN: usize = 32 * 1024 * 1024;
-/// Components that are uploaded at the same time; each may hold [`COMPONENT_BYTES_MAX`].
-pub const UPLOADS_MAX: usize = 2;
-/// Time for the upload of a component.
-pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(120);
+/// Components that are uploaded at the same time; more are refused.
+pub const UPLOADS_MAX: usize = 16;
+/// Bytes of components that are being uploaded, or were and are not deployed yet.
+pub const UPLOADS_BYTES_MAX: usize = 4 * COMPONENT_BYTES_MAX;
+/// Time for the upload of a component: Python's 18 MB take this long at 60 KB/s.
+pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(300);
+/// An upload that brings less within such a time (16 KiB a second) is given up.
+pub const UPLOAD_WINDOW: Duration = Duration::from_secs(10);
+pub const UPLOAD_WINDOW_BYTES_MIN: usize = 160 * 1024;
 /// Nesting up to which a JSON body is shown inline in history and events (deeper: as base64);
 /// common parsers stop at 128, and an answer adds a few levels of its own.
 pub const JSON_DEPTH_MAX: usize = 64;
@@ -436,6 +464,9 @@ pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(250);
 /// How long a message to where a slot is now waits for those that are under way to where it was: as
 /// long as a node that is there takes to send them back.
 pub const LANE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a node remembers what it sent back to a peer that is no member any more: longer than
+/// anything of that peer's can be under way.
+pub const REFUSED_KEPT: Duration = Duration::from_secs(600);
 /// Reads of a node that wait for slots that are nowhere now.
 pub const WAITING_READS_MAX: usize = 4_096;
 /// Slots that one node takes over from another in an orderly way at a time. Each needs little more

@@ -47,6 +47,8 @@ pub struct NodeOptions {
     pub data_dir: Option<PathBuf>,
     pub api_token: Option<String>,
     pub admin_token: Option<String>,
+    /// So many file descriptors, instead of as many as this process may have.
+    pub files_max: Option<u32>,
     /// Start it there instead of from the calling thread.
     pub place: Option<Arc<Place>>,
     /// Its standard output and error are one pipe that nobody reads.
@@ -114,14 +116,24 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// As [`slotd_binary`].
 pub fn slotd() -> anyhow::Result<Command> {
-    let mut command = Command::new(slotd_binary()?);
+    Ok(clean(Command::new(slotd_binary()?)))
+}
+
+/// As [`slotd`], with a limit of file descriptors.
+fn slotd_limited(files_max: u32) -> anyhow::Result<Command> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\"")]).arg(slotd_binary()?);
+    Ok(clean(shell))
+}
+
+fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SLOTD_") {
             command.env_remove(name);
         }
     }
     command.stdin(Stdio::null());
-    Ok(command)
+    command
 }
 
 /// A command with SIGHUP ignored from its start on.
@@ -250,9 +262,10 @@ impl Node {
             address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string())
         };
         let (api, admin) = (text(listen.map(|l| l.api)), text(listen.map(|l| l.admin)));
-        let mut command = match self.options.hangup_ignored {
-            true => ignoring_hangup(&slotd()?),
-            false => slotd()?,
+        let mut command = match (self.options.files_max, self.options.hangup_ignored) {
+            (Some(files_max), _) => slotd_limited(files_max)?,
+            (None, true) => ignoring_hangup(&slotd()?),
+            (None, false) => slotd()?,
         };
         command
             .arg("serve")

@@ -2,9 +2,9 @@
 //! failure told in words that help.
 
 use super::exit::{CliError, Exit};
-use crate::limits;
+use crate::{limits, text::clip};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -132,16 +132,8 @@ impl Client {
     ) -> Result<Answer, CliError> {
         let until = Instant::now() + self.timeout;
         let (head, body) = self.start(method, path, headers, body, until).await?;
-        let body = Limited::new(body, limits::CLIENT_ANSWER_BYTES_MAX);
-        let body = timeout_at(until, body.collect()).await.map_err(|_| self.late())?;
-        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => CliError::failure(format!(
-                "the answer is larger than {} bytes",
-                limits::CLIENT_ANSWER_BYTES_MAX
-            )),
-            None => self.broken(&error),
-        })?;
-        let answer = Answer { headers: head.headers, body: body.to_bytes() };
+        let body = self.collect(head.status, body, until).await?;
+        let answer = Answer { headers: head.headers, body };
         match head.status.is_success() {
             true => Ok(answer),
             false => Err(self.refused(head.status.as_u16(), &answer)),
@@ -158,10 +150,31 @@ impl Client {
         if head.status.is_success() {
             return Ok(body);
         }
-        let body = Limited::new(body, limits::CLIENT_ANSWER_BYTES_MAX).collect();
-        let body = timeout_at(until, body).await.map_err(|_| self.late())?;
-        let body = body.map_err(|error| self.broken(&error))?.to_bytes();
+        let body = self.collect(head.status, body, until).await?;
         Err(self.refused(head.status.as_u16(), &Answer { headers: head.headers, body }))
+    }
+
+    /// An answer's whole body; what says that something failed is small.
+    async fn collect(
+        &self,
+        status: StatusCode,
+        body: Incoming,
+        until: Instant,
+    ) -> Result<Bytes, CliError> {
+        let bytes_max = match status.is_success() {
+            true => limits::CLIENT_ANSWER_BYTES_MAX,
+            false => limits::CLIENT_PROBLEM_BYTES_MAX,
+        };
+        let body = Limited::new(body, bytes_max).collect();
+        let body = timeout_at(until, body).await.map_err(|_| self.late())?;
+        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => CliError::failure(format!(
+                "the answer (status {}) is larger than {bytes_max} bytes",
+                status.as_u16()
+            )),
+            None => self.broken(&error),
+        })?;
+        Ok(body.to_bytes())
     }
 
     async fn start(
@@ -257,19 +270,20 @@ impl Client {
         };
         let field = |path: &str| {
             let value = path.split('.').try_fold(&problem, |v, key| v.get(key))?;
-            let text = value.as_str().map_or_else(|| value.to_string(), Into::into);
+            let text: String = value.as_str().map_or_else(|| value.to_string(), Into::into);
+            let text = clip(text.into(), limits::ERROR_DETAIL_BYTES_MAX);
             (!value.is_null()).then(|| super::output::harmless(&text, true))
         };
         let code = field("code").unwrap_or_default();
         let mut message = format!("{code} ({status})");
-        if let Some(detail) = field("detail").filter(|detail| !detail.is_empty()) {
-            let _ = write!(message, ": {detail}");
-        }
+        // The detail of a rejection repeats its message.
         if let (Some(code), Some(text)) = (field("rejection.code"), field("rejection.message")) {
-            let _ = write!(message, "\n  rejection: {code}: {text}");
+            let _ = write!(message, ": {code}: {text}");
             if field("rejection.retriable").as_deref() == Some("true") {
                 message.push_str(" (a retry may help)");
             }
+        } else if let Some(detail) = field("detail").filter(|detail| !detail.is_empty()) {
+            let _ = write!(message, ": {detail}");
         }
         if let Some(plugin) = field("plugin") {
             let _ = write!(message, "\n  plugin: {plugin}");

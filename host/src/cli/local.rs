@@ -10,7 +10,7 @@ use super::{
         lang::{self, toolchain},
     },
 };
-use crate::{config::keys::KEYS, limits, plugin::inspect, telemetry};
+use crate::{config::keys::KEYS, limits, plugin::inspect, telemetry, text::clip};
 use serde::Serialize;
 use std::{ffi::OsString, fmt, path::Path};
 
@@ -78,6 +78,9 @@ async fn play(options: &ScriptOptions, json: bool) -> Result<(), CliError> {
     }
 }
 
+/// Imports and exports that are shown without `--json`: more is not read.
+const NAMES_SHOWN: usize = 64;
+
 /// Fails when the component does not fit, so that a script can ask.
 fn check(file: &Path, json: bool) -> Result<(), CliError> {
     let found = inspect(&read_component(file)?);
@@ -89,15 +92,23 @@ fn check(file: &Path, json: bool) -> Result<(), CliError> {
         out += &format!("  version  {}\n", found.version.as_deref().unwrap_or("(it carries none)"));
         out += &format!("  memory   {} bytes to begin with\n", found.memory_bytes);
         for (title, names) in [("imports", &found.imports), ("exports", &found.exports)] {
-            for (index, name) in names.iter().enumerate() {
+            for (index, name) in names.iter().take(NAMES_SHOWN).enumerate() {
+                let name = clip(name.into(), limits::LISTED_BYTES_MAX);
                 out += &format!("  {:<8} {name}\n", if index == 0 { title } else { "" });
+            }
+            if names.len() > NAMES_SHOWN {
+                out += &format!("           and {} more\n", names.len() - NAMES_SHOWN);
             }
             if names.is_empty() {
                 out += &format!("  {title:<8} nothing\n");
             }
         }
-        for problem in &found.problems {
+        for problem in found.problems.iter().take(limits::LISTED_MAX) {
+            let problem = clip(problem.into(), limits::ERROR_DETAIL_BYTES_MAX);
             out += &format!("  problem  {problem}\n");
+        }
+        if found.problems.len() > limits::LISTED_MAX {
+            out += &format!("  and {} more\n", found.problems.len() - limits::LISTED_MAX);
         }
         if found.problems.is_empty() {
             let (needs, most) = (found.memory_bytes, limits::GUEST_MEMORY_BYTES_DEFAULT as u64);

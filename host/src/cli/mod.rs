@@ -5,6 +5,7 @@ mod args;
 mod boot;
 mod client;
 mod cluster;
+mod descriptors;
 mod dev;
 #[cfg(test)]
 mod docs;

@@ -3,6 +3,7 @@
 use super::{
     args::{ConfigArgs, Serve},
     boot::Booting,
+    descriptors,
     exit::{CliError, Exit},
     join::{self, Joined, PeerPort, Presence},
     output,
@@ -129,6 +130,7 @@ async fn assemble(
     serving: &Serving,
     control: &Handle,
 ) -> Result<Running, StartError> {
+    let descriptors = descriptors::divide(config.connections_max, config.connections_per_address);
     // Bound first, served last: a taken address is found before the data directory is touched.
     let api = listen("api", config.api.clone()).await?;
     // A listener belongs to the runtime that it is bound on.
@@ -191,7 +193,8 @@ async fn assemble(
         body_bytes_max: config.body_bytes_max,
         buffers: buffers::shared().clone(),
         request_deadline: config.request_deadline,
-        connections_max: config.connections_max,
+        connections: descriptors.api,
+        admin_connections: descriptors.admin,
         api_token: token(&config.api)?,
         admin_token: token(&config.admin)?,
     };
@@ -416,7 +419,6 @@ async fn run(
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    raise_file_limit(config.connections_max);
     // From before the start, so that being told to stop in the middle of it is orderly too.
     let mut signals = Signals::listen()?;
     let running = tokio::select! {
@@ -593,25 +595,6 @@ fn is_ignored(kind: SignalKind) -> bool {
         let mut now: libc::sigaction = std::mem::zeroed();
         let asked = libc::sigaction(kind.as_raw_value(), std::ptr::null(), &raw mut now);
         asked == 0 && now.sa_sigaction == libc::SIG_IGN
-    }
-}
-
-/// Connections, tables and journals each need a descriptor; many systems give 1,024 unless asked.
-pub(super) fn raise_file_limit(connections: usize) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: now.maximum, maximum: now.maximum };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => now.maximum,
-        Err(_) => now.current,
-    };
-    let needed = connections as u64 + limits::FILES_BESIDE_CONNECTIONS;
-    if current.is_some_and(|current| current < needed) {
-        tracing::warn!(
-            limit = current,
-            needed,
-            "fewer file descriptors than api.connections needs; raise the limit (ulimit -n) or lower the key"
-        );
     }
 }
 

@@ -133,7 +133,7 @@ async fn nobody_there_says_how_to_start() {
 async fn problems_are_told_in_full() {
     let (client, asked) = server(vec![
         "HTTP/1.1 422 X\r\ncontent-type: application/problem+json\r\n\r\n\
-         {\"code\":\"rejected\",\"detail\":\"no\",\"status\":422,\"plugin\":\"1.0+ab\",\"rejection\":{\"code\":\"too-long\",\"message\":\"say\\u001b less\",\"retriable\":true}} ",
+         {\"code\":\"rejected\",\"detail\":\"say\\u001b less\",\"status\":422,\"plugin\":\"1.0+ab\",\"rejection\":{\"code\":\"too-long\",\"message\":\"say\\u001b less\",\"retriable\":true}} ",
         "HTTP/1.1 503 X\r\nretry-after: 3\r\ncontent-length: 23\r\n\r\n{\"code\":\"mailbox-full\"}",
         "HTTP/1.1 401 X\r\ncontent-length: 23\r\n\r\n{\"code\":\"unauthorized\"}",
         "HTTP/1.1 502 X\r\ncontent-length: 6\r\n\r\n<html>",
@@ -149,7 +149,7 @@ async fn problems_are_told_in_full() {
     use Exit::*;
     assert_eq!(exits, [Refused, Server, Refused, Server, Unreachable, Unreachable]);
     for (error, expected) in errors.iter().zip([
-        "rejected (422): no\n  rejection: too-long: say\\u{1b} less (a retry may help)\n  plugin: 1.0+ab",
+        "rejected (422): too-long: say\\u{1b} less (a retry may help)\n  plugin: 1.0+ab",
         "mailbox-full (503)\n  It may work later: try again in 3 s.",
         "Give the token with --token or $SLOTD_API_TOKEN",
         "not as slotd does",

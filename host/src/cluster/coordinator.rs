@@ -110,6 +110,7 @@ impl Cluster {
         metrics().view_number.set(members.number as f64);
         metrics().view_members.set(members.alive.len() as f64);
         *self.table.write() = Arc::new(table);
+        self.forwarder.refused().sweep(|name| members.get(name).is_some());
         let mut told = self.told.lock();
         let alive: HashSet<u128> = members.alive.iter().map(|member| member.instance).collect();
         told.retain(|instance| alive.contains(instance));

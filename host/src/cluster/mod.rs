@@ -252,7 +252,7 @@ impl Cluster {
     /// Moves a slot off the node that has it, and keeps it off until the next rebalance.
     ///
     /// # Errors
-    /// `unavailable` when no other node took it in time; `storage-unavailable` when the cluster's
+    /// `no-other-node` when there is none to take it; `unavailable` when none took it in time; `storage-unavailable` when the cluster's
     /// settings can't be written.
     pub async fn drain_slot(&self, slot: SlotId) -> Result<Drained, Error> {
         let mut place = self.router.watch_place(slot)?;
@@ -260,7 +260,7 @@ impl Cluster {
             Error::new(Code::Unavailable, format!("no node is known to own slot {slot} now"))
         })?;
         let nobody =
-            || Error::new(Code::Unavailable, format!("there is no other node to take slot {slot}"));
+            || Error::new(Code::NoOtherNode, format!("there is no other node to take slot {slot}"));
         if self.members().staying().all(|member| *member.name == *from) {
             return Err(nobody());
         }

@@ -232,7 +232,8 @@ pub static KEYS: &[Key] = &[
         1_000_000,
         usize,
         connections_max,
-        "Connections, sockets included; past it new ones wait. Each needs a file descriptor."
+        "Connections, sockets included; past it idle ones make room, or new ones get 503. Each \
+         needs a file descriptor: where the system gives fewer, fewer are taken."
     ),
     size!(
         "api.buffers",
@@ -244,6 +245,18 @@ pub static KEYS: &[Key] = &[
          their readers have not taken. What comes in may take three quarters of it, and so may \
          what goes out; past it 503 `buffers-full`, and a WebSocket closes with 1013."
     ),
+    Key {
+        default_doc: Some("half of `api.connections`"),
+        ..count!(
+            "api.per_address",
+            0,
+            1_000_000,
+            usize,
+            connections_per_address,
+            "Connections of one address (IPv6: of one /64 network); 0 is the default. Loopback has no \
+             such limit. Raise it where all clients come through one proxy on another machine."
+        )
+    },
     same!(
         "admin.listen",
         Kind::Address,

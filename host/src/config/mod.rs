@@ -33,6 +33,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Of the API listener, sockets included.
     pub connections_max: usize,
+    /// Of one address that is not loopback; 0: half of them.
+    pub connections_per_address: usize,
     pub request_deadline: Duration,
     pub mailbox_messages: usize,
     pub slot_idle: Duration,
@@ -150,6 +152,7 @@ impl Default for Config {
             admin: local(7071),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             connections_max: limits::CONNECTIONS_DEFAULT,
+            connections_per_address: 0,
             request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
             mailbox_messages: limits::MAILBOX_MESSAGES_DEFAULT,
             slot_idle: limits::SLOT_IDLE_DEFAULT,

@@ -2,14 +2,12 @@
 
 use super::{
     Admin,
-    messages::{Deadline, outcome_unknown, read_body},
+    messages::{Deadline, outcome_unknown},
     params::{self, Query, invalid},
     views::{Binary, Services, SessionsPage, Slots, SwapStatus, json},
 };
 use crate::{
-    buffers::{Buffers, Charge, Kind},
     error::{Code, Error},
-    limits,
     names::{SessionId, check_plugin_version},
     node::{
         Deployed, Drained, MoveCancelled, MovesInfo, Node, NodeDraining, NodesInfo, Rebalanced,
@@ -95,23 +93,8 @@ pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answ
     let query = Query::parse(&head.uri, &["version"])?;
     let version = query.get("version").map(check_version).transpose()?;
     let node = admin.node()?.clone();
-    let deadline = Deadline::after(limits::UPLOAD_DEADLINE);
-    // Held until the component is on its way: so many are in memory at most.
-    let receive = async {
-        let permit = admin.0.uploads.acquire().await;
-        // That is their bound: they are none of the messages.
-        let buffers = Buffers::new(usize::MAX);
-        let mut room = Charge::new(&buffers, Kind::Bodies);
-        (read_body(body, limits::COMPONENT_BYTES_MAX, &mut room).await, permit)
-    };
-    let Some((component, _permit)) = deadline.limit(receive).await else {
-        return Err(Error::new(
-            Code::RequestTimeout,
-            "the component did not arrive before the deadline",
-        ));
-    };
-    let component = component?;
-    change(async move { node.deploy(&service, version, component).await }).await
+    let upload = admin.0.uploads.receive(body).await?;
+    change(async move { node.deploy(&service, version, upload.component.clone()).await }).await
 }
 
 fn check_version(version: &str) -> Result<String, Error> {
@@ -327,11 +310,12 @@ pub(super) async fn cancel_move(State(admin): State<Admin>, uri: Uri) -> Answer 
     tag = "admin",
     responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
 )]
-pub(super) async fn metrics(State(admin): State<Admin>) -> Response<Body> {
+pub(super) async fn metrics(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
     let mut response = Response::new(Body::from((admin.0.metrics)()));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
     );
-    response
+    Ok(response)
 }

@@ -1,7 +1,8 @@
 //! Bearer tokens, and who may ask where there is none.
 
+use super::strict::{Head, host_in};
 use crate::error::{Code, Error};
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, HeaderValue, Uri, header};
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use std::{fmt, sync::Arc};
@@ -84,6 +85,11 @@ pub(super) fn check(
     ))
 }
 
+/// The host that header host names, without its port; `None` when it is none.
+pub(super) fn host_of(value: &HeaderValue) -> Option<&str> {
+    host_in(value.to_str().ok()?)
+}
+
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
@@ -92,9 +98,9 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 /// Whether a request names this machine: `localhost`, an IP address, or a name without a dot, as
 /// local networks give them. A page whose own name was made to resolve to loopback names itself,
 /// and a public name has a dot.
-pub(super) fn check_local_host(headers: &HeaderMap) -> Result<(), Error> {
-    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
-    if host.to_str().is_ok_and(is_local) {
+pub(super) fn check_local_host(head: &Head<'_>) -> Result<(), Error> {
+    // Only HTTP/1.0 may name none, which no browser speaks.
+    if head.host.is_none_or(is_local) {
         return Ok(());
     }
     Err(Error::new(
@@ -104,19 +110,25 @@ pub(super) fn check_local_host(headers: &HeaderMap) -> Result<(), Error> {
     ))
 }
 
+/// Of a host without its port.
 fn is_local(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
+    // A name that ends with a dot is the same name, fully qualified.
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_under_localhost = || {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        last.eq_ignore_ascii_case("localhost")
     };
     name.parse::<std::net::IpAddr>().is_ok()
-        || (!name.is_empty() && !name.contains('.'))
-        || name.to_ascii_lowercase().ends_with(".localhost")
+        || is_under_localhost()
+        // Another single name with a dot behind it is a public one, of the root.
+        || (!host.is_empty() && !host.contains('.'))
 }
 
 fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let authority = origin.to_str().ok().and_then(|o| Some(o.split_once("://")?.1));
+    let page = origin.to_str().ok();
+    let authority =
+        page.and_then(|o| o.strip_prefix("http://").or_else(|| o.strip_prefix("https://")));
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
     match (authority, host) {
         (Some(a), Some(h)) if a.eq_ignore_ascii_case(h) => Ok(()),
@@ -131,7 +143,6 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
@@ -178,11 +189,28 @@ mod tests {
             "[::1]:1",
             "[::1]",
             "a.localhost",
+            "localhost.",
+            "LocalHost.:7070",
+            "a.localhost.:1",
+            "127.0.0.1.",
         ] {
-            assert!(is_local(good), "{good}");
+            assert!(host_in(good).is_some_and(is_local), "{good}");
         }
-        for bad in ["", "evil.example:7400", "localhost.evil.example", "127.0.0.1.evil", "x.y"] {
-            assert!(!is_local(bad), "{bad}");
+        for bad in [
+            "",
+            "evil.example:7400",
+            "localhost.evil.example",
+            "127.0.0.1.evil",
+            "x.y",
+            "localhost:x.evil.example",
+            "[::1].evil.example",
+            "evil.",
+            ".",
+            "localhost..",
+            "notlocalhost.example",
+            "evil.notlocalhost",
+        ] {
+            assert!(!host_in(bad).is_some_and(is_local), "{bad}");
         }
     }
 
@@ -193,7 +221,14 @@ mod tests {
         let check = |pairs: &[_]| code(check(None, &headers(pairs), &uri, false));
         assert_eq!(check(&[("host", "127.0.0.1:1")]), None);
         assert_eq!(check(&[("host", "127.0.0.1:1"), ("origin", "http://127.0.0.1:1")]), None);
-        for origin in ["http://evil.example", "null", "http://127.0.0.1:2", ""] {
+        for origin in [
+            "http://evil.example",
+            "null",
+            "http://127.0.0.1:2",
+            "",
+            "127.0.0.1:1",
+            "x://127.0.0.1:1",
+        ] {
             let mut map = headers(&[("host", "127.0.0.1:1")]);
             map.insert(header::ORIGIN, HeaderValue::from_static(origin));
             assert_eq!(

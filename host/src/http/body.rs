@@ -17,7 +17,8 @@ pub(super) enum Shown<'a> {
     Binary(&'a [u8]),
 }
 
-/// Whether a body of this content type is JSON: `application/json`, `text/json` or `...+json`.
+/// Whether a body of this content type is JSON in UTF-8: `application/json`, `text/json` or
+/// `...+json`.
 pub(super) fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let ends = |suffix: &str| {
@@ -25,12 +26,13 @@ pub(super) fn is_json(content_type: &str) -> bool {
             && essence.as_bytes()[essence.len() - suffix.len()..]
                 .eq_ignore_ascii_case(suffix.as_bytes())
     };
-    essence.eq_ignore_ascii_case("application/json")
+    let json = essence.eq_ignore_ascii_case("application/json")
         || essence.eq_ignore_ascii_case("text/json")
-        || ends("+json")
+        || ends("+json");
+    json && is_utf8(content_type)
 }
 
-/// Whether a body of this content type is text: `text/...`, and what `curl -d` sends by default.
+/// Whether a body of this content type is text in UTF-8: `text/...`, and what `curl -d` sends by default.
 pub(super) fn is_text(content_type: &str) -> bool {
     let starts = |prefix: &str| {
         content_type
@@ -38,7 +40,19 @@ pub(super) fn is_text(content_type: &str) -> bool {
             .get(..prefix.len())
             .is_some_and(|b| b.eq_ignore_ascii_case(prefix.as_bytes()))
     };
-    starts("text/") || starts("application/x-www-form-urlencoded")
+    let text = starts("text/") || starts("application/x-www-form-urlencoded");
+    text && is_utf8(content_type)
+}
+
+/// Whether what a content type says of its charset can be read as UTF-8.
+fn is_utf8(content_type: &str) -> bool {
+    content_type.split(';').skip(1).all(|parameter| match parameter.split_once('=') {
+        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+            let charset = value.trim().trim_matches('"');
+            ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+        }
+        _ => true,
+    })
 }
 
 impl<'a> Shown<'a> {
@@ -178,6 +192,7 @@ mod tests {
         assert_eq!(shown("application/ld+JSON", b"[1]"), inline("[1]"));
         assert_eq!(shown("text/plain", "ä\"".as_bytes()), inline("\"ä\\\"\""));
         assert_eq!(shown("TEXT/plain", b""), inline("\"\""));
+        assert_eq!(shown("text/plain; Charset=\"UTF-8\"; x=y", b""), inline("\"\""));
         for (content_type, body) in [
             ("application/json", &b"{\"a\":"[..]),
             ("application/json", b"{} {}"),
@@ -187,6 +202,9 @@ mod tests {
             ("application/json", b"1e999"),
             ("application/octet-stream", b"{}"),
             ("text/plain", b"\xff"),
+            // UTF-8 as well, but then it says something else.
+            ("text/plain; charset=ISO-8859-1", "ä".as_bytes()),
+            ("application/json;charset=\"utf-16\"", b"{}"),
         ] {
             let (inline, base64) = shown(content_type, body);
             assert_eq!(inline, None, "{content_type} {body:?}");

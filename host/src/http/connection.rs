@@ -7,6 +7,7 @@
 
 use super::{
     events::EventStream,
+    places::{self, Place},
     stats::{Open, Stats},
     streaming::Takeover,
 };
@@ -15,12 +16,13 @@ use crate::{
     error::Error,
     limits,
 };
+use memchr::memmem::{self, Finder};
 use parking_lot::Mutex;
 use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
@@ -29,7 +31,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::{Instant, Sleep},
 };
 
@@ -57,6 +58,10 @@ pub(super) struct ConnShared {
     killed: AtomicBool,
     /// Of the connection's task, for the orders from outside.
     waker: Mutex<Option<Waker>>,
+    /// It has sent no request yet.
+    silent: AtomicBool,
+    /// Its task is over: it is a socket now, or gone.
+    handed_on: AtomicBool,
     /// Only requests to a local host are taken ([`super::auth::check_local_host`]).
     pub(super) local_only: bool,
     /// Bytes of answers that the peer has not taken.
@@ -74,7 +79,8 @@ pub(super) struct ConnShared {
     unwritten: AtomicBool,
     answers: Mutex<Charge>,
     heads: Mutex<Charge>,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// `None` in tests alone.
+    place: Option<Place>,
     _open: Open,
 }
 
@@ -82,9 +88,16 @@ impl ConnShared {
     pub(super) fn new(
         local_only: bool,
         buffers: &Arc<Buffers>,
-        permit: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
         open: Open,
-    ) -> Self {
+    ) -> Arc<Self> {
+        let shared = Arc::new(Self::of(local_only, buffers, place, open));
+        if let Some(place) = &shared.place {
+            place.took(&shared);
+        }
+        shared
+    }
+    fn of(local_only: bool, buffers: &Arc<Buffers>, place: Option<Place>, open: Open) -> Self {
         Self {
             began: Instant::now(),
             now: 0.into(),
@@ -97,6 +110,8 @@ impl ConnShared {
             stopping: false.into(),
             killed: false.into(),
             waker: Mutex::new(None),
+            silent: true.into(),
+            handed_on: false.into(),
             local_only,
             unread: 0.into(),
             handed: 0.into(),
@@ -107,7 +122,7 @@ impl ConnShared {
             unwritten: false.into(),
             answers: Mutex::new(Charge::new(buffers.clone(), Kind::Answers)),
             heads: Mutex::new(Charge::new(buffers.clone(), Kind::Frames)),
-            _permit: permit,
+            place,
             _open: open,
         }
     }
@@ -122,6 +137,9 @@ impl ConnShared {
         self.in_flight.fetch_add(1, Relaxed);
         if self.head.swap(0, Relaxed) > limits::CONNECTION_BYTES_FREE {
             self.heads.lock().hold(0);
+        }
+        if self.silent.load(Relaxed) && self.silent.swap(false, Relaxed) {
+            self.place.iter().for_each(Place::heard);
         }
         InFlight(self.clone())
     }
@@ -200,6 +218,33 @@ impl ConnShared {
         let deadline = self.deadline.load(Relaxed);
         deadline != 0 && deadline <= self.now.load(Relaxed)
     }
+    /// It is one of those of a full listener: probes alone are answered, once.
+    pub(super) fn is_for_probes(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.kind == places::Kind::Probe)
+    }
+    /// How long it has been waiting for another request; `None`: it does not, or is a socket.
+    pub(super) fn idle(&self, now: Instant) -> Option<Duration> {
+        let waits = !self.silent.load(Relaxed)
+            && !self.handed_on.load(Relaxed)
+            && self.in_flight.load(Relaxed) == 0
+            && self.write_blocked.load(Relaxed) == 0;
+        waits.then(|| now.saturating_duration_since(self.instant(self.idle_since.load(Relaxed))))
+    }
+    /// Its task is over.
+    pub(super) fn hand_on(&self) {
+        self.handed_on.store(true, Relaxed);
+    }
+    #[cfg(test)]
+    pub(super) fn is_killed(&self) -> bool {
+        self.killed.load(Relaxed)
+    }
+    /// How long it may wait for a request.
+    fn idle_max(&self) -> Duration {
+        match self.is_for_probes() {
+            true => limits::PROBE_CONNECTION_IDLE,
+            false => limits::CONNECTION_IDLE,
+        }
+    }
     /// No further request; then it ends.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Relaxed);
@@ -224,14 +269,14 @@ impl ConnShared {
             let at = what.load(Relaxed);
             at != 0 && now >= at + max.as_millis() as u64
         };
-        if self.in_flight.load(Relaxed) == 0 && since(&self.idle_since, limits::CONNECTION_IDLE) {
+        if self.in_flight.load(Relaxed) == 0 && since(&self.idle_since, self.idle_max()) {
             self.stopping.store(true, Relaxed);
         }
         since(&self.write_blocked, self.write_patience())
             || since(&self.lingering, limits::LINGER)
             // A head that does not end, after it was told to: hyper waits for its rest.
             || (self.in_flight.load(Relaxed) == 0
-                && since(&self.idle_since, limits::CONNECTION_IDLE + limits::LINGER))
+                && since(&self.idle_since, self.idle_max() + limits::LINGER))
     }
 
     /// How long a peer may take nothing. A node that stops has its time for those who do.
@@ -250,8 +295,8 @@ impl ConnShared {
         };
         let idle = || {
             let patience = match self.stopping.load(Relaxed) {
-                false => limits::CONNECTION_IDLE,
-                true => limits::CONNECTION_IDLE + limits::LINGER,
+                false => self.idle_max(),
+                true => self.idle_max() + limits::LINGER,
             };
             match self.in_flight.load(Relaxed) {
                 0 => after(&self.idle_since, patience),
@@ -305,11 +350,38 @@ pub(super) struct Watched {
     /// Bytes that the peer has taken since it was last found to take none.
     progress: usize,
     upgraded: bool,
+    /// How much of HTTP/2's preface the connection has begun with; `None`: it has not.
+    preface: Option<usize>,
 }
+
+/// What a client of HTTP/2 sends first when it takes for granted that the server speaks it.
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Its first byte behind the request line.
+const BEHIND_HTTP2_LINE: usize = 18;
 
 impl Watched {
     pub(super) fn new(stream: TcpStream, shared: Arc<ConnShared>, stats: Stats) -> Self {
-        Self { stream, shared, stats, lingered_bytes: 0, progress: 0, upgraded: false }
+        Self {
+            stream,
+            shared,
+            stats,
+            lingered_bytes: 0,
+            progress: 0,
+            upgraded: false,
+            preface: Some(0),
+        }
+    }
+    /// hyper hangs up on HTTP/2's preface without a word. Not on one with a slip in it: that is a
+    /// request of a version that it does not know, and gets its 400.
+    fn spoil_preface(&mut self, read: &mut [u8]) {
+        let Some(seen) = self.preface else { return };
+        let expected = &HTTP2_PREFACE[seen..];
+        let len = read.len().min(expected.len());
+        let matches = read[..len] == expected[..len];
+        if matches && let Some(at) = BEHIND_HTTP2_LINE.checked_sub(seen).filter(|at| *at < len) {
+            read[at] = b'-';
+        }
+        self.preface = (matches && len < expected.len()).then_some(seen + len);
     }
     /// It carries something else from now on, which accounts for itself.
     pub(super) fn upgraded(mut self) -> Self {
@@ -357,6 +429,28 @@ impl Watched {
     }
 }
 
+/// The two lengths that fit 64 bits and that hyper keeps for itself: it would answer that the head
+/// is too large. With the length next to them the request goes on to be refused as any other whose
+/// body is.
+fn shorten_length(read: &mut [u8]) {
+    static START: LazyLock<Finder> = LazyLock::new(|| Finder::new("1844674407370955161"));
+    let Some(at) = START.find(read) else { return };
+    let (head, number) = read.split_at(at);
+    let line = head.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let is_length = line.eq_ignore_ascii_case(b"content-length:");
+    if !is_length
+        || memmem::find(head, b"\r\n\r\n").is_some()
+        || memmem::find(head, b"\n\n").is_some()
+    {
+        return;
+    }
+    let last = START.needle().len();
+    let ends = number.get(last + 1).is_some_and(|byte| !byte.is_ascii_digit());
+    if ends && matches!(number[last], b'4' | b'5') {
+        read[at + last] = b'3';
+    }
+}
+
 impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -365,12 +459,19 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let read = buf.filled().len() - before;
-        self.stats.bytes_in.increment(read as u64);
-        match self.upgraded {
-            true => Poll::Ready(Ok(())),
-            false => Poll::Ready(self.shared.heard(read)),
+        let read = &mut buf.filled_mut()[before..];
+        self.stats.bytes_in.increment(read.len() as u64);
+        if self.upgraded {
+            return Poll::Ready(Ok(()));
         }
+        if self.preface.is_some() {
+            self.spoil_preface(read);
+        }
+        // Then it is a head, or nobody's: a request's body is read while it is in flight.
+        if self.shared.in_flight.load(Relaxed) == 0 {
+            shorten_length(read);
+        }
+        Poll::Ready(self.shared.heard(read.len()))
     }
 }
 
@@ -553,7 +654,7 @@ mod tests {
     /// A connection that began `ago`.
     fn connection(ago: Duration) -> Option<Arc<ConnShared>> {
         let mut shared =
-            ConnShared::new(false, crate::buffers::shared(), None, Stats::new().open_connection());
+            ConnShared::of(false, crate::buffers::shared(), None, Stats::new().open_connection());
         shared.began = shared.began.checked_sub(ago)?;
         Some(Arc::new(shared))
     }
@@ -595,6 +696,36 @@ mod tests {
         shared.write_blocked.store(1, Relaxed);
         assert!(shared.look());
         Ok(())
+    }
+
+    /// Without it a body would be changed, or another length than the two that are meant.
+    #[test]
+    fn only_a_length_that_no_body_has_is_shortened() {
+        let shortened = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            shorten_length(&mut bytes);
+            String::from_utf8(bytes).expect("UTF-8")
+        };
+        let head = |field: &str| format!("POST / HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n");
+        for last in ["14", "15"] {
+            let field = format!("Content-LENGTH:  184467440737095516{last}");
+            let expected = "Content-LENGTH:  18446744073709551613";
+            assert_eq!(shortened(&head(&field)), head(expected));
+        }
+        for field in [
+            "Content-Length: 18446744073709551613",
+            "Content-Length: 18446744073709551616",
+            "Content-Length: 184467440737095516140",
+            "Content-Length: 118446744073709551614",
+            "X-Content-Length: 18446744073709551614",
+            "Content-Length: 1, 18446744073709551614",
+        ] {
+            assert_eq!(shortened(&head(field)), head(field));
+        }
+        let body = head("Content-Length: 99") + "\r\nContent-Length: 18446744073709551614\r\n";
+        assert_eq!(shortened(&body), body);
+        let cut = "POST / HTTP/1.1\r\nContent-Length: 1844674407370955161";
+        assert_eq!(shortened(cut), cut);
     }
 
     /// Without it the task would not be woken for the deadline, or spin after it.

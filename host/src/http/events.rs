@@ -14,10 +14,8 @@ use crate::{buffers::Kind, error::Error, limits, node::Cursor, node::Published};
 use axum::{Extension, body::Body, extract::State};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Response, Uri, header};
 use std::{convert::Infallible, sync::Arc};
-
-static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Streams a session's events
 ///
@@ -73,7 +71,8 @@ pub(super) async fn get(
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Error> {
-    match headers.get(&LAST_EVENT_ID).map(|v| v.to_str()) {
+    // At most one: `strict` sees to that.
+    match headers.get(&params::LAST_EVENT_ID).map(|v| v.to_str()) {
         None | Some(Ok("")) => Ok(None),
         Some(Ok(text)) => parse_cursor(text, "header Last-Event-ID").map(Some),
         Some(Err(_)) => Err(invalid("header Last-Event-ID is not ASCII")),

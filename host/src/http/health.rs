@@ -1,12 +1,12 @@
 //! Whether the process lives, and whether it can serve.
 
 use super::{
-    Admin, Api, Problem, openapi,
+    Admin, Api, Problem, openapi, params,
     views::{Health, json},
 };
 use crate::error::{Code, Error};
 use axum::{body::Body, extract::State};
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Response, Uri, header};
 
 /// Says that the process serves
 #[utoipa::path(
@@ -76,10 +76,11 @@ fn answer(
     security(()),
     responses((status = 200, description = "This document", body = Object, content_type = "application/json"))
 )]
-pub(super) async fn openapi() -> Response<Body> {
+pub(super) async fn openapi(uri: Uri) -> Result<Response<Body>, Error> {
+    params::no_query(&uri)?;
     let mut response = Response::new(Body::from(openapi::document_json()));
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    Ok(response)
 }

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{future::poll_fn, ops::Deref, pin::pin, task::Poll, time::Duration};
 
 /// The label of the hot route in metrics.
 pub(super) const ROUTE: &str = "POST /v1/services/{service}/sessions/{session}/messages";
@@ -113,13 +113,14 @@ pub(super) fn outcome_unknown() -> Error {
 /// # Errors
 /// `body-too-large` and `buffers-full`, before anything is read when the length is announced;
 /// `request-invalid` when it breaks off.
-pub(super) async fn read_body<B>(
+pub(super) async fn read_body<B, R>(
     mut body: B,
     bytes_max: usize,
-    room: &mut Charge<&Buffers>,
+    room: &mut Charge<R>,
 ) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
+    R: Deref<Target = Buffers>,
 {
     let too_large = || {
         Error::new(Code::BodyTooLarge, format!("the body is over the limit of {bytes_max} bytes"))
@@ -222,9 +223,9 @@ fn plugin_value(label: &str) -> HeaderValue {
         ("Idempotency-Key" = Option<String>, Header, description = "Names this message, 1 to 128 bytes: repeats of it are applied once"),
         ("Slotd-Sender" = Option<String>, Header, description = "Who says it, 1 to 256 bytes; given to the handler and kept in history"),
     ),
-    request_body(content = Binary, content_type = "application/octet-stream", description = "The message, of any content type"),
+    request_body(content = Binary, content_type = "*/*", description = "The message, of any content type"),
     responses(
-        (status = 200, description = "The handler's reply", body = Binary, content_type = "application/octet-stream", headers(
+        (status = 200, description = "The handler's reply, of the content type that it gave", body = Binary, content_type = "*/*", headers(
             ("Slotd-Seq" = u64, description = "The message's sequence number in its session"),
             ("Slotd-Slot" = u16, description = "The session's slot"),
             ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that handled it"),
@@ -251,9 +252,9 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<a
         ("session" = String, Path, description = "The session's id, percent-encoded"),
         ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
     ),
-    request_body(content = Binary, content_type = "application/octet-stream", description = "The query, of any content type"),
+    request_body(content = Binary, content_type = "*/*", description = "The query, of any content type"),
     responses(
-        (status = 200, description = "The handler's answer", body = Binary, content_type = "application/octet-stream", headers(
+        (status = 200, description = "The handler's answer, of the content type that it gave", body = Binary, content_type = "*/*", headers(
             ("Slotd-Seq" = u64, description = "The last message that the answer reflects"),
             ("Slotd-Slot" = u16, description = "The session's slot"),
             ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that answered"),

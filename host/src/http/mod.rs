@@ -20,6 +20,7 @@ mod history;
 mod messages;
 mod openapi;
 mod params;
+mod places;
 mod problem;
 mod route;
 mod server;
@@ -29,13 +30,16 @@ mod socket;
 mod starting;
 mod stats;
 mod streaming;
+mod strict;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod views;
 mod websocket;
 
 pub use auth::Token;
 pub use openapi::{document, document_json};
+pub use places::PlaceLimits;
 pub use problem::{Problem, errors_markdown};
 pub use route::{admin_router, api_router};
 pub use server::{App, Server};
@@ -46,7 +50,8 @@ use crate::{buffers::Buffers, limits, node::Node, watchdog::Heartbeat};
 use backend::Backend;
 use stats::Stats;
 use std::{sync::Arc, time::Duration};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
+use uploads::Uploads;
 
 /// What the gateway may be told; defaults in [`crate::limits`].
 #[derive(Clone, Debug)]
@@ -58,7 +63,9 @@ pub struct HttpOptions {
     /// From a request's arrival to its answer.
     pub request_deadline: Duration,
     /// Connections of the API listener, sockets included.
-    pub connections_max: usize,
+    pub connections: PlaceLimits,
+    /// Connections of the admin listener.
+    pub admin_connections: PlaceLimits,
     /// What the API asks for; `None`: nothing.
     pub api_token: Option<Token>,
     /// What the admin API asks for; `None`: nothing.
@@ -71,7 +78,8 @@ impl Default for HttpOptions {
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             buffers: crate::buffers::shared().clone(),
             request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
-            connections_max: limits::CONNECTIONS_DEFAULT,
+            connections: PlaceLimits::new(limits::CONNECTIONS_DEFAULT),
+            admin_connections: PlaceLimits::new(limits::ADMIN_CONNECTIONS_MAX),
             api_token: None,
             admin_token: None,
         }
@@ -122,7 +130,7 @@ struct AdminInner {
     shutdown: Shutdown,
     stats: Stats,
     metrics: RenderMetrics,
-    uploads: Semaphore,
+    uploads: Uploads,
     /// `None`: that of the listener.
     serving: Option<Handle>,
     heartbeat: Heartbeat,
@@ -159,7 +167,7 @@ impl Admin {
         serving: Option<Handle>,
         heartbeat: Heartbeat,
     ) -> Self {
-        let uploads = Semaphore::new(limits::UPLOADS_MAX);
+        let uploads = Uploads::new();
         let stats = Stats::new();
         Self(Arc::new(AdminInner {
             node,

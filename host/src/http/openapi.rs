@@ -1,13 +1,14 @@
 //! The OpenAPI 3.1 document of both listeners, from the routes as they are registered.
 
 use super::{problem, route};
+use crate::{error::Code, limits};
 use bytes::Bytes;
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 use utoipa::{
     OpenApi, PartialSchema as _,
     openapi::{
-        self, Content, Ref, RefOr, ResponseBuilder,
-        path::Operation,
+        self, Content, Ref, RefOr, ResponseBuilder, Schema,
+        path::{Operation, Parameter, ParameterIn},
         security::{
             ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
         },
@@ -67,8 +68,20 @@ pub fn document() -> openapi::OpenApi {
             .into(),
     );
     for (path, item) in &mut document.paths.paths {
-        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
-        for operation in operations.into_iter().flatten() {
+        let operations = [
+            ("GET", &mut item.get),
+            ("POST", &mut item.post),
+            ("PUT", &mut item.put),
+            ("DELETE", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter {
+                    bound(parameter);
+                }
+            }
+            describe_problems(method, path, operation);
             complete(path, operation);
         }
     }
@@ -79,6 +92,130 @@ fn seconds() -> openapi::Header {
     let mut header = openapi::Header::new(u64::schema());
     header.description = Some("Seconds, with status 503".to_owned());
     header
+}
+
+/// What names must look like, as `params` and `names` check it. Lengths are of bytes there, and of
+/// characters here: what is too long here is too long there.
+fn bound(parameter: &mut Parameter) {
+    const NO_CONTROLS: &str = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$";
+    let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { return };
+    let mut text = |pattern: &str, bytes_max: usize| {
+        schema.pattern = Some(pattern.to_owned());
+        (schema.min_length, schema.max_length) = (Some(1), Some(bytes_max));
+    };
+    match (&parameter.parameter_in, parameter.name.as_str()) {
+        (ParameterIn::Path, "service") => {
+            text("^[a-z0-9][a-z0-9._-]*$", limits::SERVICE_NAME_BYTES_MAX);
+        }
+        (ParameterIn::Path, "session") => text(NO_CONTROLS, limits::SESSION_ID_BYTES_MAX),
+        (ParameterIn::Path, "node") => {
+            schema.min_length = Some(1);
+        }
+        (ParameterIn::Path, "slot") => {
+            schema.maximum = Some(utoipa::Number::UInt(usize::from(limits::SLOT_COUNT_MAX) - 1));
+        }
+        (ParameterIn::Header, "Idempotency-Key") => {
+            text(NO_CONTROLS, limits::IDEMPOTENCY_KEY_BYTES_MAX);
+        }
+        (ParameterIn::Header, "Slotd-Sender") | (ParameterIn::Query, "sender") => {
+            text(NO_CONTROLS, limits::SENDER_BYTES_MAX);
+        }
+        (ParameterIn::Query, "version") => {
+            text("^[A-Za-z0-9._+-]+$", limits::PLUGIN_VERSION_BYTES_MAX);
+        }
+        (ParameterIn::Query, "consistency") => {
+            schema.enum_values = Some(["current", "local"].map(Into::into).into());
+        }
+        _ => {}
+    }
+}
+
+/// The codes that a route can answer with, beside those that every one can.
+fn codes(method: &str, path: &str) -> Vec<Code> {
+    use Code::*;
+    const READ: [Code; 8] = [
+        BuffersFull,
+        NameInvalid,
+        ServiceNotFound,
+        MailboxFull,
+        Unavailable,
+        StorageUnavailable,
+        Fenced,
+        PluginUnavailable,
+    ];
+    const PLUGIN: [Code; 8] = [
+        RequestTimeout,
+        BodyTooLarge,
+        Rejected,
+        PluginTrapped,
+        PluginLimit,
+        PluginDeadline,
+        MemoryFull,
+        SessionNotFound,
+    ];
+    const CHANGE: [Code; 4] = [NameInvalid, Unavailable, StorageUnavailable, OutcomeUnknown];
+    const DEPLOY: [Code; 4] = [SwapInProgress, PluginUnavailable, RequestInvalid, ServiceNotFound];
+    let of = |parts: &[&[Code]]| parts.concat();
+    let Some(rest) = path.strip_prefix("/v1/services/{service}/sessions") else {
+        return match (method, path.trim_start_matches("/admin/v1")) {
+            (_, "/readyz") => vec![Unavailable],
+            (_, "/healthz" | "/openapi.json" | "/metrics") => vec![],
+            (_, "/services") => vec![Unavailable],
+            (_, "/services/{service}/deploy") => {
+                of(&[&CHANGE, &DEPLOY, &[PluginRefused, MemoryFull, BodyTooLarge, RequestTimeout]])
+            }
+            (_, "/services/{service}/rollback") => of(&[&CHANGE, &DEPLOY, &[NothingToRollBack]]),
+            ("GET", rest) if rest.starts_with("/services/{service}") => READ.into(),
+            ("GET", "/slots/{slot}") => vec![SlotNotFound, Unavailable],
+            (_, "/slots/{slot}/drain") => {
+                of(&[&CHANGE, &[SlotNotFound, NoOtherNode, Fenced, MailboxFull]])
+            }
+            (_, "/nodes/{node}/drain") => of(&[&CHANGE, &[NodeNotFound, NoOtherNode]]),
+            ("DELETE", "/moves/{node}/{id}") => {
+                of(&[&CHANGE, &[NodeNotFound, MoveNotFound, MoveTooLate]])
+            }
+            ("GET", _) => vec![Unavailable],
+            _ => CHANGE.into(),
+        };
+    };
+    match (method, rest) {
+        ("POST", "/{session}/messages") => {
+            let plugin = PLUGIN.into_iter().filter(|code| *code != SessionNotFound);
+            let plugin: Vec<Code> = plugin.collect();
+            of(&[&READ, &plugin, &[IdempotencyConflict, OutcomeUnknown]])
+        }
+        ("POST", "/{session}/query") => of(&[&READ, &PLUGIN]),
+        ("DELETE", _) => of(&[&READ, &[SessionNotFound, OutcomeUnknown]]),
+        (_, "") => READ.into(),
+        _ => of(&[&READ, &[SessionNotFound]]),
+    }
+}
+
+/// Names the statuses that an operation answers a failed request with, and their codes.
+fn describe_problems(method: &str, path: &str, operation: &mut Operation) {
+    let mut all = codes(method, path);
+    // What is refused before a route is asked.
+    all.extend([Code::RequestInvalid, Code::EncodingUnsupported, Code::TransferUnsupported]);
+    all.extend([Code::OriginRefused, Code::Internal]);
+    // Probes are answered without a token, and always.
+    if operation.security.is_none() {
+        all.extend([Code::Unauthorized, Code::LimitReached, Code::Unavailable]);
+    }
+    let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for code in Code::ALL.iter().filter(|code| all.contains(code)) {
+        by_status.entry(code.status()).or_default().push(code.as_str());
+    }
+    for (status, codes) in by_status {
+        let description = format!("`code`: {}", codes.join(", "));
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        let response = ResponseBuilder::new().description(description);
+        let mut response = response.content(problem::CONTENT_TYPE, content);
+        if status == 503 {
+            response = response.header("Retry-After", seconds());
+        }
+        let status = status.to_string();
+        operation.responses.responses.entry(status).or_insert(RefOr::T(response.build()));
+    }
 }
 
 /// What every operation has: its errors, and who may call it.
@@ -105,8 +242,11 @@ fn complete(path: &str, operation: &mut Operation) {
 
 /// The document as JSON; made once.
 pub fn document_json() -> Bytes {
-    static JSON: LazyLock<Bytes> =
-        LazyLock::new(|| document().to_pretty_json().unwrap_or_default().into());
+    static JSON: LazyLock<Bytes> = LazyLock::new(|| {
+        let json = document().to_pretty_json().unwrap_or_default();
+        // utoipa's own spelling of formats whose names are uint8 to uint64.
+        json.replace("\"format\": \"u-int", "\"format\": \"uint").into()
+    });
     JSON.clone()
 }
 
@@ -198,7 +338,48 @@ mod tests {
     fn bodies_are_bytes() {
         let document = json();
         let post = &document["paths"]["/v1/services/{service}/sessions/{session}/messages"]["post"];
-        let schema = &post["requestBody"]["content"]["application/octet-stream"]["schema"];
-        assert_ne!(schema["type"], "array", "{schema}");
+        for content in [&post["requestBody"]["content"], &post["responses"]["200"]["content"]] {
+            let schema = &content["*/*"]["schema"];
+            assert!(schema.is_object() && schema["type"] != "array", "{content}");
+        }
+    }
+
+    /// Without it a client that is made from the document sends what is refused, or takes an
+    /// answer that it gets for one that it can't get.
+    #[test]
+    fn parameters_and_failures_are_described() {
+        let document = json();
+        let sessions = "/v1/services/{service}/sessions";
+        let parameter = |path: &str, method: &str, name: &str| {
+            let all = document["paths"][path][method]["parameters"].as_array().cloned();
+            let found = all.into_iter().flatten().find(|p| p["name"] == name);
+            found.unwrap_or_else(|| panic!("{method} {path} has no {name}"))["schema"].clone()
+        };
+        let messages = format!("{sessions}/{{session}}/messages");
+        let service = parameter(&messages, "post", "service");
+        assert_eq!((&service["minLength"], &service["maxLength"]), (&1.into(), &64.into()));
+        assert_eq!(service["pattern"], "^[a-z0-9][a-z0-9._-]*$");
+        let key = parameter(&messages, "post", "Idempotency-Key");
+        assert_eq!((&key["maxLength"], key["pattern"].is_string()), (&128.into(), true));
+        let after = parameter(&messages, "get", "after");
+        assert_eq!((&after["format"], &after["minimum"]), (&"uint64".into(), &0.into()));
+        let consistency =
+            parameter(&format!("{sessions}/{{session}}/query"), "post", "consistency");
+        assert_eq!(consistency["enum"], serde_json::json!(["current", "local"]));
+        let codes = |method: &str, path: &str, status: &str| {
+            let description = &document["paths"][path][method]["responses"][status]["description"];
+            description.as_str().unwrap_or_default().to_owned()
+        };
+        assert!(codes("post", "/admin/v1/nodes/{node}/drain", "409").contains("no-other-node"));
+        assert!(!codes("post", "/admin/v1/nodes/{node}/drain", "503").contains("no-other-node"));
+        assert!(codes("post", &messages, "422").contains("rejected"));
+        assert!(codes("post", &messages, "415").contains("encoding-unsupported"));
+        assert_eq!(codes("get", "/healthz", "503"), "");
+        // No code is without a place; these two are of no route.
+        let text = document["paths"].to_string();
+        for code in Code::ALL {
+            let of_none = [Code::RouteNotFound, Code::MethodNotAllowed].contains(code);
+            assert!(of_none || text.contains(code.as_str()), "{code:?} is nowhere");
+        }
     }
 }

@@ -12,6 +12,13 @@ use std::borrow::Cow;
 
 pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) static SENDER: HeaderName = HeaderName::from_static("slotd-sender");
+pub(super) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// slotd's own headers and those that it reads, each of which comes once at most.
+pub(super) static ONCE: [HeaderName; 3] = [
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("slotd-sender"),
+    HeaderName::from_static("last-event-id"),
+];
 /// The content type of a body that comes without one.
 pub(super) const OCTET_STREAM: &str = "application/octet-stream";
 
@@ -117,8 +124,12 @@ impl Query {
     /// `access_token` is allowed everywhere and dropped.
     pub(super) fn parse(uri: &Uri, known: &[&'static str]) -> Result<Self, Error> {
         let mut found = Vec::new();
+        let mut token = false;
         for (raw, value) in pairs(uri.query().unwrap_or_default()) {
             if raw == "access_token" {
+                if std::mem::replace(&mut token, true) {
+                    return Err(invalid("query parameter \"access_token\" comes twice"));
+                }
                 continue;
             }
             let Some(&name) = known.iter().find(|k| **k == raw) else {
@@ -300,6 +311,7 @@ mod tests {
         for (bad, named) in [
             ("/x?aftr=3", "aftr"),
             ("/x?after=1&after=2", "after"),
+            ("/x?access_token=a&access_token=b", "access_token"),
             ("/x?after=%ff", "after"),
             ("/x?after=-1", "after"),
             ("/x?after=", "after"),

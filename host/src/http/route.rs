@@ -16,6 +16,7 @@ use axum::{
     routing::get,
 };
 use http::Method;
+use http_body::Body as _;
 use std::time::Instant;
 use tokio::task::JoinSet;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -98,6 +99,14 @@ struct Guard {
     stats: Stats,
 }
 
+/// Routes of POST whose requests have no body.
+const WITHOUT_BODY: [&str; 4] = [
+    "/admin/v1/services/{service}/rollback",
+    "/admin/v1/slots/{slot}/drain",
+    "/admin/v1/rebalance",
+    "/admin/v1/nodes/{node}/drain",
+];
+
 /// What probes and readers of the documentation call, who have no token.
 fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/openapi.json")
@@ -116,7 +125,14 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
         Some(path) if is_public(path) => Ok(()),
         _ => auth::check(guard.token.as_ref(), request.headers(), request.uri(), query_token),
     };
-    let response = match allowed {
+    let ready = allowed.and_then(|()| match matched {
+        Some(path) if WITHOUT_BODY.contains(&path) && !request.body().is_end_stream() => {
+            // Options that are not read would seem to be followed.
+            Err(Error::new(Code::RequestInvalid, "a body comes with a request that takes none"))
+        }
+        _ => Ok(()),
+    });
+    let response = match ready {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };

@@ -7,28 +7,28 @@ use super::{
     auth,
     connection::{ConnShared, Connection, InFlight, Watched},
     messages::{self, Deadline},
-    params, problem,
+    params,
+    places::{PlaceLimits, Places},
+    problem,
     route::{admin_router, api_router},
     stats::Stats,
     streaming::Takeover,
+    strict,
 };
-use crate::{buffers::Buffers, limits, telemetry::repeats};
+use crate::{
+    buffers::Buffers,
+    error::{Code, Error},
+    limits,
+    telemetry::repeats,
+};
 use axum::Router;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::Instant,
 };
 use tower::ServiceExt;
@@ -43,7 +43,9 @@ struct AppInner {
     api: Option<Api>,
     stats: Stats,
     buffers: Arc<Buffers>,
-    connections_max: usize,
+    /// Its name, for people.
+    listener: &'static str,
+    connections: PlaceLimits,
     /// Nobody is asked for a token.
     open: bool,
     shutdown: Shutdown,
@@ -54,19 +56,29 @@ impl App {
         router: Router,
         api: Option<Api>,
         stats: Stats,
-        connections_max: usize,
+        connections: PlaceLimits,
         open: bool,
         shutdown: Shutdown,
     ) -> Self {
         let buffers = Arc::new(Buffers::new(limits::ADMIN_BUFFERS_BYTES_MAX));
-        Self(Arc::new(AppInner { router, api, stats, buffers, connections_max, open, shutdown }))
+        Self(Arc::new(AppInner {
+            router,
+            api,
+            stats,
+            buffers,
+            listener: "starting",
+            connections,
+            open,
+            shutdown,
+        }))
     }
     pub fn api(api: Api) -> Self {
         Self(Arc::new(AppInner {
             router: api_router(api.clone()),
             stats: api.0.stats.clone(),
             buffers: api.buffers().clone(),
-            connections_max: api.options().connections_max,
+            listener: "api",
+            connections: api.options().connections,
             open: api.options().api_token.is_none(),
             shutdown: api.0.shutdown.clone(),
             api: Some(api),
@@ -77,7 +89,8 @@ impl App {
             router: admin_router(admin.clone()),
             stats: admin.0.stats.clone(),
             buffers: Arc::new(Buffers::new(limits::ADMIN_BUFFERS_BYTES_MAX)),
-            connections_max: limits::ADMIN_CONNECTIONS_MAX,
+            listener: "admin",
+            connections: admin.0.options.admin_connections,
             open: admin.0.options.admin_token.is_none(),
             shutdown: admin.0.shutdown.clone(),
             api: None,
@@ -91,41 +104,14 @@ pub struct Server {
     address: SocketAddr,
 }
 
-/// The connections of a server that are open, sockets included.
-#[derive(Default)]
-struct Connections {
-    open: Mutex<HashMap<u64, Weak<ConnShared>>>,
-}
-
-impl Connections {
-    fn each(&self, order: impl Fn(&ConnShared)) {
-        self.open.lock().values().filter_map(Weak::upgrade).for_each(|c| order(&c));
-    }
-}
-
-/// What one app's connections have in common.
-struct Serving {
-    permits: Arc<Semaphore>,
-    connections: Arc<Connections>,
-}
-
-impl Serving {
-    fn new(app: &App) -> Self {
-        let permits = Arc::new(Semaphore::new(app.0.connections_max));
-        Self { permits, connections: Arc::default() }
-    }
-
-    async fn end(self, app: &App, grace: Duration) {
-        let Self { permits, connections } = self;
-        connections.each(ConnShared::stop);
-        // Every connection holds a permit, also as a socket: with all of them back, all are gone.
-        let all = app.0.connections_max as u32;
-        if tokio::time::timeout(grace, permits.acquire_many(all)).await.is_err() {
-            connections.each(ConnShared::kill);
-            // A killed connection's task ends at its next turn; a socket has no such order.
-            let linger = limits::LINGER.min(grace);
-            let _ = tokio::time::timeout(linger, permits.acquire_many(all)).await;
-        }
+/// Ends what is open: every connection holds a place, also as a socket.
+async fn end(places: &Places, grace: Duration) {
+    places.each(ConnShared::stop);
+    if tokio::time::timeout(grace, places.all_gone()).await.is_err() {
+        places.each(ConnShared::kill);
+        // A killed connection's task ends at its next turn; a socket has no such order.
+        let linger = limits::LINGER.min(grace);
+        let _ = tokio::time::timeout(linger, places.all_gone()).await;
     }
 }
 
@@ -146,60 +132,46 @@ impl Server {
     /// flight finish, has sockets closed and event streams ended, and returns when all are gone
     /// or `grace` is over; what is left then is cut.
     pub async fn serve(self, app: App, grace: Duration) {
-        let serving = Serving::new(&app);
-        self.accept_until(&app, &serving, app.0.shutdown.triggered()).await;
+        let places = Places::new(app.0.listener, app.0.connections);
+        self.accept_until(&app, &places, app.0.shutdown.triggered()).await;
         drop(self.listener);
         let grace = app.0.shutdown.grace(grace);
-        serving.end(&app, grace).await;
+        end(&places, grace).await;
     }
 
     /// Serves until `done`, and is there to be served by another app then: whoever connects
     /// meanwhile waits. The connections that it had are ended.
     pub async fn serve_until(self, app: App, done: impl Future<Output = ()>) -> Self {
-        let serving = Serving::new(&app);
-        self.accept_until(&app, &serving, done).await;
-        serving.end(&app, limits::LINGER).await;
+        let places = Places::new(app.0.listener, app.0.connections);
+        self.accept_until(&app, &places, done).await;
+        end(&places, limits::LINGER).await;
         self
     }
 
-    async fn accept_until(&self, app: &App, serving: &Serving, stop: impl Future<Output = ()>) {
+    async fn accept_until(&self, app: &App, places: &Arc<Places>, stop: impl Future<Output = ()>) {
         let local_only = app.0.open && self.address.ip().is_loopback();
         let mut stop = std::pin::pin!(stop);
-        let mut number = 0;
         loop {
-            let accept = self.accept(&serving.permits);
-            let (stream, permit) = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 biased;
                 () = &mut stop => return,
-                accepted = accept => accepted,
+                accepted = self.accept() => accepted,
             };
-            number += 1;
-            let shared = ConnShared::new(
-                local_only,
-                &app.0.buffers,
-                Some(permit),
-                app.0.stats.open_connection(),
-            );
-            start(app, stream, Arc::new(shared), number, &serving.connections);
+            // Without a place it is closed at once: it must not cost a file descriptor.
+            let Some(place) = places.take(peer.ip()) else { continue };
+            let open = app.0.stats.open_connection();
+            let shared = ConnShared::new(local_only, &app.0.buffers, Some(place), open);
+            start(app, stream, shared);
         }
     }
 
-    /// The next connection, as soon as there is room for one.
-    async fn accept(
-        &self,
-        permits: &Arc<Semaphore>,
-    ) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+    async fn accept(&self) -> (TcpStream, SocketAddr) {
         loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else {
-                // Nobody closes it.
-                std::future::pending::<()>().await;
-                continue;
-            };
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     // Answers are written whole: waiting for more would only delay them.
                     let _ = stream.set_nodelay(true);
-                    return (stream, permit);
+                    return (stream, peer);
                 }
                 // The peer was gone before it was accepted.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -216,14 +188,7 @@ impl Server {
 }
 
 /// Starts a connection's task.
-fn start(
-    app: &App,
-    stream: TcpStream,
-    shared: Arc<ConnShared>,
-    number: u64,
-    connections: &Arc<Connections>,
-) {
-    connections.open.lock().insert(number, Arc::downgrade(&shared));
+fn start(app: &App, stream: TcpStream, shared: Arc<ConnShared>) {
     let io = Watched::new(stream, shared.clone(), app.0.stats.clone());
     let (app, connection) = (app.clone(), shared.clone());
     let service = service_fn(move |request| handle(app.clone(), connection.clone(), request));
@@ -239,14 +204,13 @@ fn start(
         .with_upgrades();
     let task = Connection::new(
         http,
-        shared,
+        shared.clone(),
         |http| http.graceful_shutdown(),
         |http| http.into_parts().map(|parts| parts.io.into_inner()),
     );
-    let connections = connections.clone();
     tokio::spawn(async move {
         task.await;
-        connections.open.lock().remove(&number);
+        shared.hand_on();
     });
 }
 
@@ -257,10 +221,8 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
     let in_flight = connection.request();
-    if connection.local_only
-        && let Err(error) = auth::check_local_host(request.headers())
-    {
-        return Ok(problem::response(&error).map(|body| ReplyBody::whole(body, &connection)));
+    if let Err(error) = check(&app, &connection, &request) {
+        return Ok(refuse(&error, &connection));
     }
     if let Some(api) = &app.0.api
         && request.method() == Method::POST
@@ -287,6 +249,43 @@ async fn handle(
     in_flight.end_with_peer();
     // Boxed, so that the future of a message stays small.
     Ok(Box::pin(route(app, connection, request, in_flight)).await)
+}
+
+fn check(app: &App, connection: &ConnShared, request: &Request<Incoming>) -> Result<(), Error> {
+    let has_body = !request.body().is_end_stream();
+    let (method, uri, version) = (request.method(), request.uri(), request.version());
+    let head = strict::check(method, uri, version, request.headers(), has_body)?;
+    if connection.local_only {
+        auth::check_local_host(&head)?;
+    }
+    if connection.is_for_probes() {
+        // The only one: its place is for others.
+        connection.stop();
+        if !is_probe(uri.path()) {
+            let PlaceLimits { max, per_address, .. } = app.0.connections;
+            return Err(Error::new(
+                Code::LimitReached,
+                format!(
+                    "the listener has as many connections as it may: {max}, or {per_address} of \
+                     one address; end some, or come back later"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What is answered also where all connections are taken.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
+}
+
+/// The answer to a request whose head is not as it must be. Whoever sends such a one may mean
+/// another length of its body, too: nothing that comes after it is read as a request.
+fn refuse(error: &Error, connection: &Arc<ConnShared>) -> Response<ReplyBody> {
+    let mut response = problem::response(error);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.map(|body| ReplyBody::whole(body, connection))
 }
 
 async fn route(

@@ -1,6 +1,6 @@
 //! What is answered while there is no node yet.
 
-use super::{App, Shutdown, health, stats::Stats};
+use super::{App, PlaceLimits, Shutdown, health, stats::Stats};
 use crate::{
     error::{Code, Error},
     limits,
@@ -57,12 +57,13 @@ impl Doing {
 impl App {
     /// For either listener, until there is a node: it lives, it is not ready, and why.
     pub fn starting(doing: Doing) -> Self {
+        let places = PlaceLimits::new(limits::ADMIN_CONNECTIONS_MAX);
         let refuse = async |State(doing): State<Doing>| doing.error();
         let router = Router::new()
             .route("/healthz", get(health::live))
             .route("/openapi.json", get(health::openapi))
             .fallback(refuse)
             .with_state(doing);
-        Self::of(router, None, Stats::new(), limits::ADMIN_CONNECTIONS_MAX, true, Shutdown::new())
+        Self::of(router, None, Stats::new(), places, true, Shutdown::new())
     }
 }

@@ -19,6 +19,9 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, Message};
 use tower::ServiceExt;
 
+mod full;
+mod raw;
+
 const ROOM: &str = "/v1/services/chat/sessions/room%2F1";
 
 struct Running {

@@ -7,9 +7,11 @@ mod services;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use crate::node_types::*;
 
+use self::turns::Turns;
 use crate::{
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
@@ -66,7 +68,7 @@ pub struct Node {
     /// Keeps what is current compiled, also while no slot has an instance of it.
     current: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     /// One deploy or rollback of a service at a time, until it is durable.
-    deploying: Mutex<HashMap<ServiceName, Arc<tokio::sync::Mutex<()>>>>,
+    deploying: Turns,
     stopping: watch::Sender<bool>,
     health: watch::Receiver<Health>,
     /// Why the node must end, once it must.
@@ -207,7 +209,7 @@ impl Node {
             swaps: Mutex::default(),
             stragglers: Mutex::default(),
             current: Mutex::default(),
-            deploying: Mutex::default(),
+            deploying: Turns::default(),
             stopping: watch::Sender::new(false),
             health: data_dir.health(),
             fatal: watch::Sender::new(None),

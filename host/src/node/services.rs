@@ -1,9 +1,6 @@
 //! Deployments: what a service runs, and the swaps that bring it about.
 
-use super::*;
-
-/// Held by the one deploy or rollback of a service that is not durable yet.
-type Turn = tokio::sync::OwnedMutexGuard<()>;
+use super::{turns::Turn, *};
 
 impl Node {
     pub fn services(&self) -> Vec<ServiceInfo> {
@@ -297,8 +294,7 @@ impl Node {
     /// Waits for other deploys and rollbacks of the service to be durable. Not for the swap under
     /// way: one that can't come to its end would leave no way back.
     async fn turn(&self, service: &ServiceName) -> Result<Turn, Error> {
-        let turn = self.deploying.lock().entry(service.clone()).or_default().clone();
-        tokio::time::timeout(limits::SWAP_WAIT, turn.lock_owned()).await.map_err(|_| {
+        tokio::time::timeout(limits::SWAP_WAIT, self.deploying.take(service)).await.map_err(|_| {
             Error::new(
                 Code::SwapInProgress,
                 format!("another deploy of {service} is being prepared: try again"),

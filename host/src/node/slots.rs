@@ -196,7 +196,7 @@ impl Node {
     /// Has a node give all its slots away and end, as SIGTERM does. Answers when it has begun.
     ///
     /// # Errors
-    /// `node-not-found`; `unavailable` when there is no other node to take the slots, or it does
+    /// `node-not-found`; `no-other-node` to take the slots; `unavailable` when it does
     /// not answer.
     pub async fn drain_node(&self, node: &str) -> Result<NodeDraining, Error> {
         self.require_node(node)?;
@@ -208,7 +208,7 @@ impl Node {
         }
         let Some(cluster) = self.cluster.as_ref().filter(|_| !takers.is_empty()) else {
             return Err(Error::new(
-                Code::Unavailable,
+                Code::NoOtherNode,
                 format!("there is no other node to take the slots of {node}; SIGTERM stops it"),
             ));
         };

@@ -84,7 +84,7 @@ impl Inner {
             let inspection = check::inspect(&checked);
             match inspection.problems.as_slice() {
                 [] => Ok((Digest::of(&checked), inspection.version)),
-                problems => Err(PluginError::Refused(problems.join("; "))),
+                problems => Err(PluginError::Refused(crate::text::list(problems, "; "))),
             }
         });
         let (digest, version) = check.await?;

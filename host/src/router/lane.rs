@@ -6,7 +6,7 @@
 //! become the owner meanwhile. When the slot is elsewhere by then, what is under way to where it was
 //! may come back yet: a message waits for it, for a while, before it goes there.
 
-use crate::names::SlotId;
+use crate::{limits, names::SlotId};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,8 +14,9 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// A slot's messages that are not answered yet.
 #[derive(Default)]
@@ -149,24 +150,49 @@ impl Drop for Ticket {
 
 /// The attempts that this node has refused, per peer and slot.
 #[derive(Default)]
-pub struct Refused(Mutex<HashMap<(Arc<str>, SlotId), u64>>);
+pub struct Refused(Mutex<HashMap<Arc<str>, RefusedOf>>);
+
+/// Those of one peer.
+struct RefusedOf {
+    /// By slot: the attempts below it.
+    below: HashMap<SlotId, u64>,
+    /// When the last one was refused.
+    last: Instant,
+}
 
 impl Refused {
     pub fn add(&self, peer: &Arc<str>, slot: SlotId, attempt: u64) {
         let mut refused = self.0.lock();
-        let last = refused.entry((peer.clone(), slot)).or_default();
+        let now = Instant::now();
+        let of_peer = refused.entry(peer.clone());
+        let of_peer = of_peer.or_insert_with(|| RefusedOf { below: HashMap::new(), last: now });
+        of_peer.last = now;
         // 0 stands for none.
-        *last = (*last).max(attempt + 1);
+        let below = of_peer.below.entry(slot).or_default();
+        *below = (*below).max(attempt + 1);
     }
 
     /// Whether a message of that attempt must go back too.
     pub fn has(&self, peer: &Arc<str>, slot: SlotId, attempt: u64) -> bool {
-        self.0.lock().get(&(peer.clone(), slot)).is_some_and(|last| attempt < *last)
+        let refused = self.0.lock();
+        let below = refused.get(peer).and_then(|of_peer| of_peer.below.get(&slot));
+        below.is_some_and(|below| attempt < *below)
     }
 
     /// A peer that starts again counts from 0.
     pub fn forget(&self, peer: &str) {
-        self.0.lock().retain(|(name, _), _| &**name != peer);
+        self.0.lock().remove(peer);
+    }
+
+    /// Forgets peers that are gone, once nothing of theirs can be under way any more.
+    pub fn sweep(&self, is_member: impl Fn(&str) -> bool) {
+        self.sweep_older(limits::REFUSED_KEPT, is_member);
+    }
+
+    fn sweep_older(&self, age: Duration, is_member: impl Fn(&str) -> bool) {
+        let is_kept =
+            |name: &str, of_peer: &RefusedOf| is_member(name) || of_peer.last.elapsed() < age;
+        self.0.lock().retain(|name, of_peer| is_kept(name, of_peer));
     }
 }
 
@@ -175,6 +201,24 @@ mod tests {
     use super::*;
     use futures_util::poll;
     use std::pin::pin;
+
+    /// Without it every name that a node of the cluster ever had would stay, with its slots.
+    #[test]
+    fn refusals_of_peers_that_are_gone_are_forgotten() {
+        let refused = Refused::default();
+        let (gone, here): (Arc<str>, Arc<str>) = ("gone".into(), "here".into());
+        refused.add(&gone, 1, 7);
+        refused.add(&here, 1, 7);
+        refused.add(&here, 1, 3);
+        let is_member = |name: &str| name == "here";
+        refused.sweep(is_member);
+        assert!(refused.has(&gone, 1, 7), "what it sent may be under way still");
+        refused.sweep_older(Duration::ZERO, is_member);
+        assert!(!refused.has(&gone, 1, 7) && refused.has(&here, 1, 7));
+        assert!(!refused.has(&here, 1, 8) && !refused.has(&here, 2, 7));
+        refused.forget("here");
+        assert!(refused.0.lock().is_empty());
+    }
 
     /// A message that went to the slot's new owner while one before it was still to come back from
     /// the old one would be applied first.

@@ -35,7 +35,7 @@ impl Subscribers {
     }
 
     /// # Errors
-    /// `unavailable` when the session has too many subscribers.
+    /// `limit-reached` when the session has too many subscribers.
     pub fn add(&mut self, key: &SessionKey, from: Place) -> Result<LiveReceiver, Error> {
         let (sender, receiver) = live_channel();
         let list = self.by_session.entry(key.clone()).or_default();
@@ -46,7 +46,7 @@ impl Subscribers {
         }
         if list.len() >= limits::SUBSCRIBERS_PER_SESSION_MAX {
             return Err(Error::new(
-                Code::Unavailable,
+                Code::LimitReached,
                 format!("{key} already has {} subscribers", limits::SUBSCRIBERS_PER_SESSION_MAX),
             ));
         }

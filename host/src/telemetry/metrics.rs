@@ -264,6 +264,7 @@ const ERRORS: &str = "slotd_errors_total";
 const TRAPS: &str = "slotd_traps_total";
 const REJECTIONS: &str = "slotd_rejections_total";
 const PEER_REFUSED: &str = "slotd_peer_refused_total";
+const CONNECTIONS_ENDED: &str = "slotd_http_connections_ended_total";
 
 /// Metrics whose labels are known only as they happen. All are
 /// bounded: operators name services.
@@ -301,6 +302,14 @@ static LABELLED: &[Metric] = &[
         kind: "Counter",
         labels: &[("service", "…")],
         doc: "Messages and queries that a plugin refused.",
+        bounds: None,
+    },
+    Metric {
+        name: CONNECTIONS_ENDED,
+        kind: "Counter",
+        labels: &[("listener", "api|admin"), ("why", "silent|idle|refused|dropped")],
+        doc: "Connections of a listener that has all that it may have: ended for a new one (they \
+              sent no request yet, or were idle), refused with 503, or dropped unanswered.",
         bounds: None,
     },
     Metric {
@@ -368,6 +377,16 @@ impl Metrics {
     pub fn peer_refused(&self, reason: crate::rpc::Reason) {
         let labels = vec![Label::from_static_parts("reason", reason.as_str())];
         let key = Key::from_parts(PEER_REFUSED, labels);
+        self.registry.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// Counts a connection that had to go, or could not be had, because its listener is full.
+    pub fn connection_ended(&self, listener: &'static str, why: &'static str) {
+        let labels = vec![
+            Label::from_static_parts("listener", listener),
+            Label::from_static_parts("why", why),
+        ];
+        let key = Key::from_parts(CONNECTIONS_ENDED, labels);
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 

@@ -18,6 +18,7 @@ mod hostile;
 mod idle;
 mod invariants;
 mod kill;
+mod listeners;
 mod memory;
 mod messages;
 mod output;

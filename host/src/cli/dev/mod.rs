@@ -118,7 +118,6 @@ async fn run(
 ) -> Result<(), CliError> {
     let config = &loaded.config;
     let watchdog = serving.watch(config.stall_limit)?;
-    serve::raise_file_limit(config.connections_max);
     let mut signals = Signals::listen()?;
     let running = tokio::select! {
         _ = signals.stop_or_hangup() => return Ok(()),
