@@ -729,8 +729,22 @@ pub const PEER_ANSWERS_PER_TURN_MAX: usize = 256;
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Time to connect to a peer and for both to prove who they are.
 pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections that have not proven anything yet; newer ones are closed at once.
-pub const PEER_STRANGERS_MAX: usize = 64;
+/// Time for the first bytes of a connection to the peer port: a peer sends them with its first
+/// packet.
+pub const PEER_SILENT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections that have not proven yet that they are a peer's: so many from addresses that members
+/// have or that discovery gave, and as many again from all others. When there are more, the one
+/// that has said least, and of those the oldest, gives way.
+pub const PEER_UNPROVEN_MAX: usize = 64;
+/// Such connections from one address that nobody knows: each takes a round trip.
+pub const PEER_UNPROVEN_PER_ADDRESS_MAX: usize = 8;
+/// How often a node looks which links with its peers are missing.
+pub const PEER_LINK_LOOK: Duration = Duration::from_millis(250);
+/// How long a link may be missing before a node says so: a dead peer leaves the view well before,
+/// and a link that broke is tried again ten times.
+pub const PEER_LINK_GRACE: Duration = Duration::from_secs(10);
+/// Reasons and addresses of refused connections that are kept, so that lines about them stay few.
+pub const PEER_LOG_KEYS_MAX: usize = 64;
 /// A link that broke is made again after this long at first, then twice that, and so on.
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(10);
 pub const PEER_RETRY_MAX: Duration = Duration::from_secs(1);
@@ -759,6 +773,9 @@ pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
 /// A cluster's secret is configured, and bounded, as a bearer token is.
 pub const CLUSTER_SECRET_BYTES_MIN: usize = TOKEN_BYTES_MIN;
 pub const CLUSTER_SECRET_BYTES_MAX: usize = TOKEN_BYTES_MAX;
+/// What a cluster's secret must be worth, by its looks: out of reach for whoever tries secrets
+/// against what he heard. See [`crate::cluster::secret`].
+pub const CLUSTER_SECRET_BITS_MIN: u32 = 128;
 /// A node's version travels with its identity.
 pub const NODE_VERSION_BYTES_MAX: usize = 32;
 /// What a refusal says of the refusing side.

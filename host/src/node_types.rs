@@ -472,6 +472,10 @@ pub struct NodeView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(default)]
     pub unfit: Option<String>,
+    /// Links with other nodes that are missing, if any are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    pub links: Option<String>,
 }
 
 /// The nodes of a cluster.

@@ -218,8 +218,10 @@ pub(super) async fn join(
         unfit: None,
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    let secret: Arc<[u8]> =
-        config.cluster.secret.as_ref().map(|s| s.reveal().as_bytes()).unwrap_or_default().into();
+    let secret = config.cluster.secret.as_ref();
+    let secret =
+        secret.ok_or_else(|| StartError::Unavailable("cluster.secret is not set".into()))?;
+    let secret: Arc<[u8]> = secret.reveal().as_bytes().into();
     let mut look = discovery::Options::new(discovery::Own { advertised, bound });
     if let Some(seeds) = &config.cluster.seeds {
         let seeds = Seed::parse_list("cluster.seeds", seeds);
@@ -237,7 +239,7 @@ pub(super) async fn join(
             heartbeat,
         },
         port.udp,
-        found,
+        found.clone(),
     );
     let membership = membership.map_err(|e| StartError::Unavailable(e.to_string()))?;
     let handler = Arc::new(LateHandler::default());
@@ -251,6 +253,7 @@ pub(super) async fn join(
         },
         port.tcp,
         membership.members(),
+        found,
         handler.clone(),
     );
     let links = Arc::new(links);
@@ -343,8 +346,14 @@ fn count_boot(data_dir: &DataDir) -> Result<u64, StartError> {
     const BOOTS: &str = "boots";
     let unavailable = |e: String| StartError::Unavailable(format!("the data directory: {e}"));
     let last = data_dir.meta_get(BOOTS).map_err(|e| unavailable(e.to_string()))?;
-    let last = last.and_then(|bytes| Some(u64::from_le_bytes(bytes[..].try_into().ok()?)));
-    let boot = last.unwrap_or(0) + 1;
+    let last = match last {
+        Some(bytes) => u64::from_le_bytes(bytes[..].try_into().map_err(|_| {
+            // Taken for none, this start would pass for an older one than those before.
+            unavailable(format!("its count of starts has {} bytes, not 8", bytes.len()))
+        })?),
+        None => 0,
+    };
+    let boot = last.saturating_add(1);
     let put = data_dir.meta_put_durable(BOOTS, &boot.to_le_bytes());
     put.map_err(|e| unavailable(e.to_string()))?;
     Ok(boot)

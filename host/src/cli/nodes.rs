@@ -87,6 +87,9 @@ fn notes(answer: &Value) -> Vec<String> {
     for node in nodes.iter().filter(|node| state(node) == "unfit") {
         notes.push(format!("{} can't serve: {}", text(node, "node"), text(node, "unfit")));
     }
+    for node in nodes.iter().filter(|node| node["links"].is_string()) {
+        notes.push(format!("{} has {}", text(node, "node"), text(node, "links")));
+    }
     for node in list(answer, "silent") {
         notes.push(format!("{} is silent: {}", text(node, "node"), text(node, "why")));
     }

@@ -3,7 +3,7 @@
 use super::{
     ChangeAvoid, Cluster, EngineProbe, SayUnfit,
     control::{Ask, Told},
-    fitness,
+    fitness, links,
     member::{Member, Members, Unfit},
     plan::{self, Action, SlotState},
     registry::Placement,
@@ -85,6 +85,7 @@ impl Cluster {
             claims: Default::default(),
             plugins: Default::default(),
             nudge: Default::default(),
+            links: Default::default(),
             settled: Default::default(),
             joined: Default::default(),
             leave,
@@ -94,6 +95,7 @@ impl Cluster {
         });
         tokio::spawn(panics::contain("coordinator", run(Arc::downgrade(&cluster), ended)));
         tokio::spawn(panics::contain("fitness", fitness::watch(Arc::downgrade(&cluster))));
+        tokio::spawn(panics::contain("links", links::watch(Arc::downgrade(&cluster))));
         cluster
     }
 

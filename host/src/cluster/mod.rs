@@ -10,12 +10,15 @@ mod coordinator;
 mod fitness;
 mod handler;
 mod handoff;
+mod links;
 pub mod member;
 pub mod moves;
 #[cfg(test)]
 pub(crate) mod nats_for_tests;
 mod plan;
+pub mod protocol;
 pub mod registry;
+pub mod secret;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -88,6 +91,8 @@ pub struct Cluster {
     /// Keeps what is current compiled, so that a claim never waits for it.
     plugins: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     nudge: Notify,
+    /// Which links with the others are missing.
+    links: Mutex<links::Links>,
     /// Every slot that the ring gives this node was taken once.
     settled: AtomicBool,
     joined: AtomicBool,
@@ -167,6 +172,7 @@ impl Cluster {
             moving: (takeovers + handoffs) as u32,
             not_ready,
             unfit: own.and_then(|own| own.unfit).map(|why| why.to_string()),
+            links: self.linked().ok().flatten(),
         }
     }
 

@@ -422,8 +422,8 @@ pub static KEYS: &[Key] = &[
         Kind::Secret,
         Secret,
         cluster.secret,
-        "What all nodes of the cluster share, so that strangers are not let in. Prefer the file \
-         or the environment."
+        "What all nodes of the cluster share, so that strangers are not let in: 128 random bits at \
+         least, as `slotd cluster secret` makes them. Prefer the file or the environment."
     ),
     optional!(
         "cluster.secret_file",
@@ -431,6 +431,15 @@ pub static KEYS: &[Key] = &[
         Text,
         cluster.secret_file,
         "A file that holds the cluster's secret; a line break at its end does not count."
+    ),
+    same!(
+        "cluster.accept_weak_secret",
+        Kind::Flag,
+        Flag,
+        cluster.accept_weak_secret,
+        "Lets a node start with a secret that looks weaker than 128 bits. For clusters from before \
+         that was asked for, until all their nodes can be stopped to change it: whoever hears one \
+         message between nodes can try secrets against it."
     ),
     same!(
         "cluster.listen",

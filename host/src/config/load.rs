@@ -441,9 +441,17 @@ impl Loading {
             return;
         }
         if cluster.secret.is_none() && sound(&["cluster.secret", "cluster.secret_file"]) {
-            let message = "not set: nodes of a cluster need a secret that strangers don't have";
+            let message = "not set: nodes of a cluster need a secret that strangers don't have; \
+                           `slotd cluster secret` makes one";
             let origin = of(self, "cluster.secret");
             self.problem("cluster.secret", None, &origin, message);
+        }
+        if let Some(secret) = &cluster.secret
+            && !cluster.accept_weak_secret
+            && let Err(weak) = crate::cluster::secret::check(secret.reveal())
+        {
+            let origin = of(self, "cluster.secret");
+            self.problem("cluster.secret", Some(REDACTED.into()), &origin, weak);
         }
         let advertised = cluster.advertise.unwrap_or(cluster.listen);
         if advertised.ip().is_unspecified() && sound(&["cluster.listen", "cluster.advertise"]) {
@@ -486,6 +494,12 @@ fn warnings(config: &Config) -> Vec<String> {
                 "insecure: the {name} listener on {address} asks for no token; whoever reaches it can use it"
             ));
         }
+    }
+    if config.is_cluster()
+        && let Some(secret) = &config.cluster.secret
+        && let Err(weak) = crate::cluster::secret::check(secret.reveal())
+    {
+        warnings.push(format!("insecure: cluster.secret is accepted, and is {weak}"));
     }
     if !config.is_cluster() && (config.cluster.seeds.is_some() || config.cluster.secret.is_some()) {
         warnings.push("cluster.* is set and nats.servers is not: this node stands alone".into());

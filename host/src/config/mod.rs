@@ -93,6 +93,8 @@ pub struct ClusterConfig {
     /// Read from `secret_file` by then.
     pub secret: Option<Secret>,
     pub secret_file: Option<String>,
+    /// A secret may be weaker than [`crate::limits::CLUSTER_SECRET_BITS_MIN`].
+    pub accept_weak_secret: bool,
     /// TCP and UDP.
     pub listen: SocketAddr,
     /// Where peers reach it, if that is another address.
@@ -179,6 +181,7 @@ impl Default for Config {
                 name: "slotd".into(),
                 secret: None,
                 secret_file: None,
+                accept_weak_secret: false,
                 listen: SocketAddr::from(([127, 0, 0, 1], 7072)),
                 advertise: None,
                 seeds: None,

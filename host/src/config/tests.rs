@@ -247,7 +247,7 @@ fn a_password_of_nats_shows_nowhere() {
     let servers = "nats://slotd:hunter2@a:4222, tls://t0kenhunter2@b:4222,nats://c:4222";
     let flags = [
         ("nats.servers", servers),
-        ("cluster.secret", "a-secret-of-the-cluster"),
+        ("cluster.secret", "5f0c1b7e9a3d42688d1f60b2c4e7a935"),
         ("cluster.listen", "127.0.0.1:0"),
     ];
     let loaded = load(&sources(None, &[], &flags)).unwrap();
@@ -292,4 +292,28 @@ fn every_key_takes_its_own_default_and_another_value() {
         assert_eq!((key.get)(&config), Some(other), "{}", key.name);
         assert_eq!(keys::find(key.name).map(|found| found.name), Some(key.name));
     }
+}
+
+/// A secret that can be guessed lets whoever hears one message between nodes into the cluster; a
+/// cluster from before that was asked for must be able to go on, and be told.
+#[test]
+fn a_weak_secret_of_a_cluster_is_refused_unless_it_is_accepted() {
+    let weak = "correct-horse-battery-staple";
+    let flags = |more: &[(&'static str, &'static str)]| {
+        let all = [("nats.servers", "nats://a:4222"), ("cluster.secret", weak)];
+        sources(None, &[], &[&all[..], more].concat())
+    };
+    let text = complaint(&flags(&[]));
+    for part in ["cluster.secret = <redacted>", "too weak", "`slotd cluster secret`"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("horse"), "{text}");
+    let loaded = load(&flags(&[("cluster.accept_weak_secret", "true")])).unwrap();
+    let told = loaded.warnings.iter().any(|w| w.contains("too weak") && !w.contains("horse"));
+    assert!(told, "{:?}", loaded.warnings);
+    // What a node that stands alone has there is of no matter.
+    assert!(load(&sources(None, &[], &[("cluster.secret", weak)])).is_ok());
+    let strong = [("cluster.secret", "5f0c1b7e9a3d42688d1f60b2c4e7a935")];
+    let all = [&[("nats.servers", "nats://a:4222")], &strong[..]].concat();
+    assert!(load(&sources(None, &[], &all)).unwrap().warnings.is_empty());
 }

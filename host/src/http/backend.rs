@@ -85,7 +85,7 @@ impl Backend {
     ) -> Result<Subscribed, Error> {
         delegate!(self, node => node.subscribe(key, after).await)
     }
-    pub(super) fn ready(&self) -> Result<(), Error> {
+    pub(super) fn ready(&self) -> Result<Option<String>, Error> {
         delegate!(self, node => node.ready())
     }
 }

@@ -250,8 +250,8 @@ impl FakeNode {
         Ok(Subscribed { backlog, live })
     }
 
-    pub(super) fn ready(&self) -> Result<(), Error> {
-        Ok(())
+    pub(super) fn ready(&self) -> Result<Option<String>, Error> {
+        Ok(None)
     }
 }
 

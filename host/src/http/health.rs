@@ -20,7 +20,7 @@ use http::{HeaderValue, Response, Uri, header};
     )
 )]
 pub(super) async fn live() -> Response<Body> {
-    json(&Health { status: "ok" })
+    json(&Health { status: "ok", note: None })
 }
 
 /// As `/healthz` of the API listener, which can't answer while the threads that serve do not move.
@@ -38,7 +38,8 @@ fn moves(admin: &Admin) -> Result<(), Error> {
 
 /// Says whether the node can take requests
 ///
-/// 503 while it starts or stops, with the reason.
+/// 503 while it starts or stops, or reaches too few of the other nodes to serve requests for their
+/// slots, with the reason.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -58,14 +59,14 @@ pub(super) async fn admin_ready(State(admin): State<Admin>) -> Result<Response<B
 
 fn answer(
     stopping: bool,
-    ready: impl FnOnce() -> Result<(), Error>,
+    ready: impl FnOnce() -> Result<Option<String>, Error>,
 ) -> Result<Response<Body>, Error> {
     if stopping {
         return Err(Error::new(Code::Unavailable, "the node is stopping"));
     }
     // Whatever the reason, an orchestrator asks for 503.
-    ready().map_err(|e| Error::new(Code::Unavailable, e.detail))?;
-    Ok(json(&Health { status: "ready" }))
+    let note = ready().map_err(|e| Error::new(Code::Unavailable, e.detail))?;
+    Ok(json(&Health { status: "ready", note }))
 }
 
 /// The OpenAPI document of both listeners

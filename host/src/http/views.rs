@@ -169,6 +169,9 @@ pub struct Slots {
 pub struct Health {
     /// `ok` or `ready`.
     pub status: &'static str,
+    /// What is wrong though the node serves: links with other nodes that are missing, a full disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Bytes, as they are.

@@ -16,7 +16,7 @@ pub fn batch(slot: SlotId, term: Term, number: u64) -> Bytes {
     let service = ServiceName::parse("conformance").unwrap();
     let activate = Activate { service, generation: number, deployment: 1 };
     let records = vec![Record::Activate(activate)];
-    Batch { slot, term, attempt: u128::from(number), records }.encode()
+    Batch { slot, term, attempt: u128::from(number), records }.encode().unwrap()
 }
 
 fn append(slot: SlotId, claim: Claim, after: Position, number: u64) -> Append {
@@ -303,7 +303,7 @@ pub async fn batches_are_seen_whole_and_in_order(
     });
     let mut after = claim.position;
     for number in 0..BATCHES {
-        let batch = many(number).encode();
+        let batch = many(number).encode().unwrap();
         after = log.commit(Append { slot, term: claim.term, after, batch }).await.unwrap();
     }
     reader.await.unwrap();

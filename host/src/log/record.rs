@@ -163,12 +163,15 @@ impl Record {
 }
 
 impl Batch {
-    pub fn encode(&self) -> Bytes {
-        // Writing to a Vec can't fail, and every type above is representable.
+    /// # Errors
+    /// [`LogError::Unavailable`]: a bug; nothing may be appended in its place.
+    pub fn encode(&self) -> Result<Bytes, LogError> {
         let mut out =
             Vec::with_capacity(64 + self.records.iter().map(Record::about_bytes).sum::<usize>());
         out.push(BATCH_FORMAT);
-        postcard::to_extend(self, out).map(Bytes::from).unwrap_or_default()
+        postcard::to_extend(self, out)
+            .map(Bytes::from)
+            .map_err(|e| LogError::Unavailable(format!("a bug: the batch can't be encoded: {e}")))
     }
 
     /// Slot, term and attempt of an encoded batch, without its records.

@@ -6,7 +6,9 @@ use super::{
     agenda::{Agenda, Coalescer},
     id::Id,
     refusal::{Fatal, Reason, Refusal},
-    wire::{FORMAT, GOSSIP_BYTES_MAX, Kind, Limiter, Refused, Sealer, Start, Terms, Windows},
+    wire::{
+        FORMAT, GOSSIP_BYTES_MAX, Kind, Limiter, Refused, Sealer, Shown, Start, Terms, Windows,
+    },
 };
 use crate::{
     cluster::member::{Member, Members, Unfit},
@@ -191,7 +193,11 @@ impl Core {
             Some(Kind::Refusal) => self.refusal(now, from, datagram),
             Some(Kind::Hello) if start.format != FORMAT => {
                 let theirs = format!("it speaks format {}, we speak {FORMAT}", start.format);
-                self.refuse(now, from, start, datagram.len(), Reason::Protocol, None, theirs);
+                // The tag is the same in all formats.
+                let known = self.sealer.open(Kind::Hello, datagram).is_some_and(|(known, _)| known);
+                let shown = if known { Shown::Key } else { Shown::Nothing };
+                let room = datagram.len();
+                self.refuse(now, from, start, room, shown, Reason::Protocol, None, theirs);
             }
             Some(Kind::Hello) => self.hello(now, from, start, datagram),
             Some(Kind::Welcome) if start.format == FORMAT => self.welcome(now, start, datagram),
@@ -307,7 +313,8 @@ impl Core {
             } else if src.rivals(&self.own) {
                 let text = "its name is ours, and ours is the newer claim".to_owned();
                 let name = Some(src.member.name.clone());
-                self.refuse(now, from, start, datagram.len(), Reason::Superseded, name, text);
+                let (room, reason) = (datagram.len(), Reason::Superseded);
+                self.refuse(now, from, start, room, Shown::Key, reason, name, text);
             }
             return m.dropped_own.increment(1);
         }
@@ -499,7 +506,8 @@ impl Core {
         });
     }
 
-    /// Answers a datagram with a refusal, within limits, and tells the operator.
+    /// Answers a datagram with a refusal, within limits, and tells the operator. The operator of this
+    /// node hears what is wrong, the other side only as much as it has `shown` that it may know.
     #[allow(clippy::too_many_arguments, reason = "one place where all of a refusal comes together")]
     pub(super) fn refuse(
         &mut self,
@@ -507,6 +515,7 @@ impl Core {
         from: SocketAddr,
         start: Start,
         room: usize,
+        shown: Shown,
         reason: Reason,
         name: Option<Arc<str>>,
         text: String,
@@ -514,14 +523,14 @@ impl Core {
         if self.answers.allow(from, now) {
             let ours = match reason {
                 Reason::Cluster | Reason::Secret => String::new(),
-                Reason::Protocol => self.terms.protocols(),
+                Reason::Protocol => self.terms.protocols().to_string(),
                 Reason::RingScheme => self.terms.ring_scheme.clone(),
                 Reason::SlotCount => self.terms.slot_count.to_string(),
                 Reason::Name => format!("boot {}", self.own.member.boot),
                 Reason::Superseded | Reason::Address => text.clone(),
             };
             let refused = Refused { to: (start.sender, start.number), reason, text: ours };
-            if let Some(answer) = self.sealer.refuse(&refused, room) {
+            if let Some(answer) = self.sealer.refuse(&refused, room, &shown) {
                 self.outbox.push((from, answer));
             }
         }

@@ -15,20 +15,20 @@ use super::{
     core::{Challenge, Core, Due, Pending, Stage},
     id::Id,
     refusal::{Fatal, Reason, Refusal},
-    wire::{Hello, Kind, Refused, Start, Terms, Welcome, decode},
+    wire::{Hello, Kind, Refused, Shown, Start, Terms, Welcome, decode},
 };
-use crate::{limits, telemetry::metrics::metrics};
+use crate::{cluster::protocol::Protocols, limits, telemetry::metrics::metrics};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 impl Terms {
-    pub(super) fn protocols(&self) -> String {
-        format!("{} to {}", self.protocol_oldest, self.protocol)
+    pub(super) fn protocols(&self) -> Protocols {
+        Protocols { oldest: self.protocol_oldest, newest: self.protocol }
     }
     /// What keeps a node with `other` out, and how the two differ.
     fn mismatch(&self, other: &Self) -> Option<(Reason, String)> {
-        if self.protocol < other.protocol_oldest || other.protocol < self.protocol_oldest {
-            let (theirs, ours) = (other.protocols(), self.protocols());
+        let (theirs, ours) = (other.protocols(), self.protocols());
+        if ours.common(theirs).is_none() {
             return Some((
                 Reason::Protocol,
                 format!("it speaks protocol {theirs}, we speak {ours}"),
@@ -98,7 +98,10 @@ impl Core {
         }
         let settled = self.claims();
         let hello = Hello { terms: self.terms.clone(), id: self.own.clone(), settled };
-        let Ok(body) = postcard::to_stdvec(&hello) else { return };
+        let body = match postcard::to_stdvec(&hello) {
+            Ok(body) => body,
+            Err(error) => return error!(%error, "a bug: this node's hello can't be encoded"),
+        };
         let (number, datagram) = self.sealer.seal(Kind::Hello, &body);
         self.pending.insert(number, Pending { to, at: now, settled });
         self.greeted.get_or_insert(now);
@@ -116,9 +119,12 @@ impl Core {
     }
 
     fn seal_welcome(&mut self, peer: SocketAddr, welcome: &Welcome) {
-        if let Ok(body) = postcard::to_stdvec(welcome) {
-            let (_, datagram) = self.sealer.seal(Kind::Welcome, &body);
-            self.outbox.push((peer, datagram));
+        match postcard::to_stdvec(welcome) {
+            Ok(body) => {
+                let (_, datagram) = self.sealer.seal(Kind::Welcome, &body);
+                self.outbox.push((peer, datagram));
+            }
+            Err(error) => error!(%error, "a bug: a welcome can't be encoded"),
         }
     }
 
@@ -140,17 +146,20 @@ impl Core {
             return m.dropped_garbage.increment(1);
         };
         let name = &hello.id.member.name;
-        if hello.terms.cluster != self.terms.cluster {
-            let theirs: String =
-                hello.terms.cluster.chars().take(limits::CLUSTER_NAME_BYTES_MAX).collect();
-            let ours = &self.terms.cluster;
-            let text =
-                format!("its cluster is {theirs:?}, ours is {ours:?} (it calls itself {name})");
-            return self.refuse(now, from, start, room, Reason::Cluster, None, text);
+        let (theirs, ours) = (&hello.terms.cluster, &self.terms.cluster);
+        if theirs != ours {
+            let known = self.sealer.knows_secret(theirs, datagram);
+            let shown = if known { Shown::InCluster(theirs.clone()) } else { Shown::Nothing };
+            let secret = if known { "" } else { ", and its secret is not ours" };
+            let theirs: String = theirs.chars().take(limits::CLUSTER_NAME_BYTES_MAX).collect();
+            let text = format!(
+                "its cluster is {theirs:?}, ours is {ours:?}{secret} (it calls itself {name})"
+            );
+            return self.refuse(now, from, start, room, shown, Reason::Cluster, None, text);
         }
         if !authentic {
             let text = format!("its secret is not ours (it calls itself {name})");
-            return self.refuse(now, from, start, room, Reason::Secret, None, text);
+            return self.refuse(now, from, start, room, Shown::Nothing, Reason::Secret, None, text);
         }
         if !self.windows.take(start.sender, start.number, now) {
             return m.dropped_replayed.increment(1);
@@ -158,7 +167,7 @@ impl Core {
         self.heard = now;
         let name = hello.id.member.name.clone();
         if let Some((reason, text)) = self.terms.mismatch(&hello.terms) {
-            return self.refuse(now, from, start, room, reason, Some(name), text);
+            return self.refuse(now, from, start, room, Shown::Key, reason, Some(name), text);
         }
         if name == self.own.member.name {
             return self.hello_from_rival(now, from, start, room, &hello);
@@ -201,7 +210,7 @@ impl Core {
             false => {
                 let name = hello.id.member.name.clone();
                 let text = format!("its name {name} is that of this node, which is alive");
-                self.refuse(now, from, start, room, Reason::Name, Some(name), text);
+                self.refuse(now, from, start, room, Shown::Key, Reason::Name, Some(name), text);
             }
         }
     }
@@ -318,7 +327,8 @@ impl Core {
         if sender != self.sealer.sender {
             return m.dropped_replayed.increment(1);
         }
-        // Only who shares the secret can say more than that it does not.
+        // Only who shares the secret can say more than that it does not. (Slotd up to 0.1 says of
+        // another cluster too, by its own key.)
         let reason = refused.reason;
         if !authentic && !matches!(reason, Reason::Cluster | Reason::Secret) {
             return m.dropped_unauthentic.increment(1);
@@ -335,7 +345,10 @@ impl Core {
         let (theirs, terms) = (&refused.text, &self.terms);
         let text = match reason {
             Reason::Cluster => format!("its cluster is not ours ({:?})", terms.cluster),
-            Reason::Secret => "its secret is not ours".to_owned(),
+            Reason::Secret => format!(
+                "our secret, or our cluster {:?}, is not its own: its log says which",
+                terms.cluster
+            ),
             Reason::Protocol => {
                 format!("it speaks protocol {theirs}, we speak {}", terms.protocols())
             }
@@ -351,7 +364,9 @@ impl Core {
             Reason::Superseded | Reason::Address => theirs.clone(),
         };
         let refusal = Refusal { peer: from, name: None, reason, by_us: false, text, times: 1 };
-        self.refused = Some((now, refusal.clone(), authentic));
+        // Clusters of one secret may meet where they look for peers: that is no reason to end.
+        let certain = authentic && reason != Reason::Cluster;
+        self.refused = Some((now, refusal.clone(), certain));
         self.tell_refusal(now, refusal);
         match reason {
             Reason::Name => self.name_taken(from),

@@ -27,7 +27,10 @@ pub use refusal::{Fatal, Reason, Refusal};
 pub use wire::Terms;
 
 use crate::{
-    cluster::member::{Member, Members, Unfit},
+    cluster::{
+        member::{Member, Members, Unfit},
+        protocol,
+    },
     discovery::Found,
     limits,
     names::is_cluster_name,
@@ -43,18 +46,13 @@ use std::{
 use task::Order;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// The newest version of the membership protocol that this build speaks.
-pub const PROTOCOL: u16 = 1;
-/// The oldest one.
-pub const PROTOCOL_OLDEST: u16 = 1;
-
 impl Terms {
     /// What this build expects of a cluster of this name.
     pub fn new(cluster: &str, slot_count: u16) -> Self {
         Self {
             cluster: cluster.to_owned(),
-            protocol: PROTOCOL,
-            protocol_oldest: PROTOCOL_OLDEST,
+            protocol: protocol::OURS.newest,
+            protocol_oldest: protocol::OURS.oldest,
             ring_scheme: RING_SCHEME.to_owned(),
             slot_count,
         }

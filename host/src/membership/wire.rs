@@ -17,7 +17,9 @@
 //!   name. A short one goes to where the hello came from if that differs, so that a node which
 //!   advertises a wrong address learns of it.
 //! - *refusal*, to where the hello came from: why not. Its layout is fixed for all formats. Never
-//!   longer than what it answers, and limited in rate: it can't be used to flood others.
+//!   longer than what it answers, and limited in rate: it can't be used to flood others. Who has not
+//!   shown the key by its hello gets one and the same refusal whatever is wrong, and without a tag
+//!   ([`Shown`]): anything made with a key could be tried against guessed secrets.
 //! - *gossip*: SWIM. Its key comes from the terms too, so nothing that was not refused can pass.
 //!
 //! **Replays.** SWIM itself copes with most old datagrams: each names the exact identity that it
@@ -31,6 +33,7 @@ use super::{id::Id, refusal::Reason};
 use crate::{
     limits,
     mac::{Mac, TAG_BYTES},
+    names::is_cluster_name,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -98,6 +101,16 @@ pub(super) struct Refused {
     pub text: String,
 }
 
+/// What a datagram has shown of its sender: how much it may be answered.
+pub(super) enum Shown {
+    /// It has this cluster's key.
+    Key,
+    /// It has the secret, and its key is that of a cluster of this name.
+    InCluster(String),
+    /// Anybody could have sent it.
+    Nothing,
+}
+
 /// The clear start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
@@ -126,6 +139,7 @@ impl Start {
 
 /// Makes and checks datagrams. Owns the numbers of this start of the node.
 pub(super) struct Sealer {
+    secret: Mac,
     join: Mac,
     gossip: Mac,
     pub sender: u64,
@@ -134,19 +148,13 @@ pub(super) struct Sealer {
 
 impl Sealer {
     pub fn new(secret: &[u8], terms: &Terms, sender: u64) -> Self {
-        let key = |parts: &[&[u8]]| {
-            let mut text = Vec::new();
-            for part in parts {
-                text.extend((part.len() as u32).to_be_bytes());
-                text.extend(*part);
-            }
-            Mac::new(&Mac::new(secret).tag(&text))
-        };
+        let secret = Mac::new(secret);
         let cluster = terms.cluster.as_bytes();
         let (scheme, slots) = (terms.ring_scheme.as_bytes(), terms.slot_count.to_be_bytes());
         Self {
-            join: key(&[b"slotd join", cluster]),
-            gossip: key(&[b"slotd gossip", cluster, scheme, &slots]),
+            join: join_key(&secret, &terms.cluster),
+            gossip: key(&secret, &[b"slotd gossip", cluster, scheme, &slots]),
+            secret,
             sender,
             number: 0,
         }
@@ -158,6 +166,13 @@ impl Sealer {
 
     /// A datagram, and its number.
     pub fn seal(&mut self, kind: Kind, body: &[u8]) -> (u64, Vec<u8>) {
+        let mut bytes = self.begin(kind, body);
+        bytes.extend(self.mac(kind).tag(&bytes));
+        (self.number, bytes)
+    }
+
+    /// A datagram without its tag.
+    fn begin(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
         self.number += 1;
         let mut bytes = Vec::with_capacity(START_BYTES + body.len() + TAG_BYTES);
         bytes.extend(MAGIC);
@@ -165,28 +180,61 @@ impl Sealer {
         bytes.extend(self.sender.to_be_bytes());
         bytes.extend(self.number.to_be_bytes());
         bytes.extend(body);
-        bytes.extend(self.mac(kind).tag(&bytes));
-        (self.number, bytes)
+        bytes
+    }
+
+    /// Whether a hello was made with this node's secret, for a cluster of that name.
+    pub fn knows_secret(&self, cluster: &str, hello: &[u8]) -> bool {
+        is_cluster_name(cluster)
+            && opened(&join_key(&self.secret, cluster), hello).is_some_and(|(known, _)| known)
     }
 
     /// A refusal that is no longer than `room`; none where that is too little.
-    pub fn refuse(&mut self, refused: &Refused, room: usize) -> Option<Vec<u8>> {
+    pub fn refuse(&mut self, refused: &Refused, room: usize, shown: &Shown) -> Option<Vec<u8>> {
         let room = room.checked_sub(REFUSAL_BYTES_MIN)?.min(limits::REFUSAL_TEXT_BYTES_MAX);
         let text = refused.text.get(..refused.text.floor_char_boundary(room))?;
+        let (reason, text) = match shown {
+            Shown::Nothing => (Reason::Secret, ""),
+            Shown::Key | Shown::InCluster(_) => (refused.reason, text),
+        };
         let mut body = Vec::new();
         body.extend(refused.to.0.to_be_bytes());
         body.extend(refused.to.1.to_be_bytes());
-        body.push(refused.reason.code());
+        body.push(reason.code());
         body.extend(text.as_bytes());
-        Some(self.seal(Kind::Refusal, &body).1)
+        let mut bytes = self.begin(Kind::Refusal, &body);
+        let tag = match shown {
+            Shown::Key => self.join.tag(&bytes),
+            Shown::InCluster(cluster) => join_key(&self.secret, cluster).tag(&bytes),
+            Shown::Nothing => [0; TAG_BYTES],
+        };
+        bytes.extend(tag);
+        Some(bytes)
     }
 
     /// Whether it was made with this node's key, and the body.
     pub fn open<'a>(&self, kind: Kind, datagram: &'a [u8]) -> Option<(bool, &'a [u8])> {
-        let (signed, tag) = datagram.split_at_checked(datagram.len().checked_sub(TAG_BYTES)?)?;
-        let authentic = self.mac(kind).tag(signed).ct_eq(tag).into();
-        Some((authentic, signed.get(START_BYTES..)?))
+        opened(self.mac(kind), datagram)
     }
+}
+
+fn opened<'a>(key: &Mac, datagram: &'a [u8]) -> Option<(bool, &'a [u8])> {
+    let (signed, tag) = datagram.split_at_checked(datagram.len().checked_sub(TAG_BYTES)?)?;
+    Some((key.tag(signed).ct_eq(tag).into(), signed.get(START_BYTES..)?))
+}
+
+/// A key for one purpose.
+fn key(secret: &Mac, purpose: &[&[u8]]) -> Mac {
+    let mut text = Vec::new();
+    for part in purpose {
+        text.extend((part.len() as u32).to_be_bytes());
+        text.extend(*part);
+    }
+    Mac::new(&secret.tag(&text))
+}
+
+fn join_key(secret: &Mac, cluster: &str) -> Mac {
+    key(secret, &[b"slotd join", cluster.as_bytes()])
 }
 
 impl Refused {
@@ -338,7 +386,7 @@ mod tests {
         let text = "ä".repeat(500);
         let refused = Refused { to: (1, 2), reason: Reason::SlotCount, text };
         for room in 0..400 {
-            match sealer.refuse(&refused, room) {
+            match sealer.refuse(&refused, room, &Shown::Key) {
                 None => assert!(room < REFUSAL_BYTES_MIN),
                 Some(bytes) => {
                     assert!(bytes.len() <= room);

@@ -234,12 +234,13 @@ impl Node {
         Ok(node)
     }
 
-    /// `Ok` when requests can be served; else why not.
+    /// `Ok` when requests can be served, with what is wrong all the same, if anything is; else why
+    /// not.
     ///
     /// # Errors
-    /// `unavailable` while the node stops, `storage-unavailable` while it can't write (on a node that stands
-    /// alone: while the store can't be used at all).
-    pub fn ready(&self) -> Result<(), Error> {
+    /// `unavailable` while the node stops or reaches too few of the others, `storage-unavailable`
+    /// while it can't write (on a node that stands alone: while the store can't be used at all).
+    pub fn ready(&self) -> Result<Option<String>, Error> {
         if *self.stopping.borrow() {
             return Err(Error::new(Code::Unavailable, "the node is stopping"));
         }
@@ -248,10 +249,12 @@ impl Node {
         {
             return Err(Error::new(Code::Unavailable, "the node has not joined its cluster yet"));
         }
+        let linked = self.cluster.as_ref().map_or(Ok(None), |cluster| cluster.linked());
+        let linked = linked.map_err(|why| Error::new(Code::Unavailable, why))?;
         match &*self.health.borrow() {
-            Health::Ready => Ok(()),
+            Health::Ready => Ok(linked),
             // Messages get their own answer; reads go on, for which nobody else could be asked.
-            Health::Full(_) if self.cluster.is_none() => Ok(()),
+            Health::Full(why) if self.cluster.is_none() => Ok(Some(why.clone())),
             Health::Full(why) | Health::Failed(why) | Health::Corrupt(why) => {
                 Err(Error::new(Code::StorageUnavailable, why.clone()))
             }

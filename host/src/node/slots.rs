@@ -134,6 +134,7 @@ impl Node {
             moving: 0,
             not_ready,
             unfit: None,
+            links: None,
         };
         NodesInfo { own: self.name.clone(), nodes: vec![view], silent: Vec::new() }
     }

@@ -1,20 +1,43 @@
 //! How two nodes find out that they belong together, before anything else is said on a link.
 //!
-//! The caller sends its [`Hello`], the other side answers with its own; each compares them. Then
-//! the caller proves that it knows the cluster's secret, and after that the other side does: an
-//! HMAC-SHA256 (RFC 2104) over the role and both hellos, which hold a fresh nonce each. The secret
-//! itself never travels, a proof can't be used again, and a stranger is shown none.
+//! The caller sends its [`Hello`], the other side answers with its own. Then the caller proves that
+//! it knows the cluster's secret: an HMAC-SHA256 (RFC 2104) over the role and both hellos, which hold
+//! a fresh nonce each. Only then the other side compares the hellos, and says what does not fit or
+//! proves the same; the caller compares after that. The secret itself never travels, and a proof
+//! can't be used again.
+//!
+//! A caller that has not proven anything learns nothing that depends on the secret, and not whether
+//! its cluster's name is right: its hello is answered whatever stands in it, and its proof is right
+//! or not. What is wrong stands in the log of the node that refused. One side has to prove itself
+//! first, and it is the caller, who chose whom to call: who takes the place of a member at its
+//! address sees a proof, against which secrets can be tried. That is what a secret of 128 bits is
+//! for ([`crate::cluster::secret`]).
 
 use super::{
     RpcOptions,
     outbox::Outbox,
-    proto::{Farewell, Frame, Hello, Item, PROTOCOL, kind},
+    proto::{Farewell, Frame, Hello, Item, kind},
 };
-use crate::{cluster::member::Members, limits, mac::Mac, telemetry::metrics};
+use crate::{
+    cluster::{
+        member::Members,
+        protocol::{self, Protocols},
+    },
+    discovery::Found,
+    limits,
+    mac::Mac,
+    telemetry::metrics,
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
-use std::{collections::HashMap, error::Error as _, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    error::Error as _,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 use subtle::ConstantTimeEq as _;
 use tokio::{sync::watch, time::Instant};
 use tonic::Streaming;
@@ -50,7 +73,7 @@ reasons! {
     Identity = "identity";
     /// It did not introduce itself in time.
     Timeout = "timeout";
-    /// Too many strangers at a time.
+    /// It had to make room for others before it had proven anything.
     Crowded = "crowded";
 }
 
@@ -58,7 +81,10 @@ reasons! {
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub reason: Reason,
+    /// For this node's log.
     pub detail: String,
+    /// What the other side is told, where that is less.
+    told: Option<&'static str>,
 }
 
 /// How a handshake failed.
@@ -74,7 +100,13 @@ pub(super) enum Parted {
 
 impl Refusal {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), told: None }
+    }
+    /// Of one that did not prove that it knows the secret.
+    fn unproven(detail: String) -> Self {
+        let told = "this node's secret, or its cluster's name, is not that of the node it called, \
+                    whose log says which";
+        Self { reason: Reason::Secret, detail, told: Some(told) }
     }
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(Reason::Malformed, detail)
@@ -82,7 +114,8 @@ impl Refusal {
     /// What the other side is told.
     pub fn farewell(&self) -> Item {
         let reason = self.reason.as_str().to_owned();
-        let farewell = Farewell { reason, detail: self.detail.clone() };
+        let detail = self.told.unwrap_or(&self.detail).to_owned();
+        let farewell = Farewell { reason, detail };
         Item { head: farewell.encode_to_vec().into(), ..Item::new(kind::FAREWELL, 0) }
     }
     /// What the other side said.
@@ -130,6 +163,7 @@ pub(super) fn clean(text: &str) -> String {
 pub(super) struct Own {
     pub options: RpcOptions,
     pub members: watch::Receiver<Arc<Members>>,
+    found: watch::Receiver<Found>,
     noted: Mutex<HashMap<(Reason, IpAddr), Noted>>,
 }
 
@@ -141,15 +175,15 @@ struct Noted {
 
 /// Which side of the link a node is. Part of the proof: one can't be played back as the other.
 #[derive(Clone, Copy)]
-enum Role {
+pub(super) enum Role {
     Caller,
     Called,
 }
 
 /// Both hellos as they were on the wire.
-struct Hellos<'a> {
-    caller: &'a [u8],
-    called: &'a [u8],
+pub(super) struct Hellos<'a> {
+    pub caller: &'a [u8],
+    pub called: &'a [u8],
 }
 
 /// A peer that introduced itself.
@@ -160,8 +194,19 @@ pub(super) struct Introduced {
 }
 
 impl Own {
-    pub fn new(options: RpcOptions, members: watch::Receiver<Arc<Members>>) -> Self {
-        Self { options, members, noted: Mutex::default() }
+    pub fn new(
+        options: RpcOptions,
+        members: watch::Receiver<Arc<Members>>,
+        found: watch::Receiver<Found>,
+    ) -> Self {
+        Self { options, members, found, noted: Mutex::default() }
+    }
+
+    /// Whether a member has this address, or discovery gave it.
+    pub fn is_known(&self, address: IpAddr) -> bool {
+        let is = |peer: &SocketAddr| peer.ip().to_canonical() == address;
+        self.members.borrow().alive.iter().any(|member| is(&member.peer))
+            || self.found.borrow().addresses.iter().any(is)
     }
 
     /// The caller's side of the handshake, with the node that should be `expected`.
@@ -176,15 +221,15 @@ impl Own {
         hello: &[u8],
     ) -> Result<Introduced, Parted> {
         let theirs = expect(frames, kind::HELLO).await?;
-        let peer = self.check(&theirs, Some(expected))?;
+        let said = read(&theirs)?;
         let hellos = Hellos { caller: hello, called: &theirs };
         outbox.urgent(word(kind::PROOF, self.proof(Role::Caller, &hellos)));
         let proof = expect(frames, kind::PROOF).await?;
-        self.verify(Role::Called, &hellos, &proof, &peer)?;
-        Ok(peer)
+        self.verify(Role::Called, &hellos, &proof, &said)?;
+        Ok(self.check(said, Some(expected))?)
     }
 
-    /// The other side.
+    /// The other side. Tells `progress` that a hello came.
     ///
     /// # Errors
     /// As [`Own::introduce`].
@@ -192,24 +237,32 @@ impl Own {
         &self,
         frames: &mut Streaming<Frame>,
         outbox: &Outbox,
+        progress: impl FnOnce(),
     ) -> Result<Introduced, Parted> {
         let theirs = expect(frames, kind::HELLO).await?;
-        let peer = self.check(&theirs, None)?;
-        let hello = self.hello();
+        let said = read(&theirs)?;
+        progress();
+        let hello = self.hello_of(said.cluster.clone());
         outbox.urgent(word(kind::HELLO, &*hello));
         let hellos = Hellos { caller: &theirs, called: &hello };
         let proof = expect(frames, kind::PROOF).await?;
-        self.verify(Role::Caller, &hellos, &proof, &peer)?;
+        self.verify(Role::Caller, &hellos, &proof, &said)?;
+        let peer = self.check(said, None)?;
         outbox.urgent(word(kind::PROOF, self.proof(Role::Called, &hellos)));
         Ok(peer)
     }
 
     /// This node's hello, encoded, with a new nonce.
     pub fn hello(&self) -> Vec<u8> {
+        self.hello_of(self.options.cluster.to_string())
+    }
+
+    fn hello_of(&self, cluster: String) -> Vec<u8> {
         let own = &self.options.member;
         Hello {
-            protocol: PROTOCOL,
-            cluster: self.options.cluster.to_string(),
+            protocol: protocol::OURS.newest.into(),
+            protocol_oldest: protocol::OURS.oldest.into(),
+            cluster,
             name: own.name.to_string(),
             instance: own.instance.to_be_bytes().to_vec(),
             boot: own.boot,
@@ -221,21 +274,20 @@ impl Own {
         .encode_to_vec()
     }
 
-    /// Whether the node that says so of itself belongs here. `expected`: whom this node called.
+    /// Whether the node that says so of itself, and knows the secret, belongs here. `expected`: whom
+    /// this node called.
     ///
     /// # Errors
     /// The first thing that does not fit.
-    fn check(&self, hello: &[u8], expected: Option<&str>) -> Result<Introduced, Refusal> {
-        let malformed = |what: &str| Refusal::malformed(format!("its hello {what}"));
-        let theirs = Hello::decode(hello).map_err(|_| malformed("does not decode"))?;
+    fn check(&self, theirs: Hello, expected: Option<&str>) -> Result<Introduced, Refusal> {
         let (name, version) = (clean(&theirs.name), clean(&theirs.version));
-        if theirs.protocol != PROTOCOL {
-            let age = if theirs.protocol < PROTOCOL { "older" } else { "newer" };
+        let (protocols, ours) = (protocols(&theirs), protocol::OURS);
+        if ours.common(protocols).is_none() {
+            let age = if protocols.newest < ours.oldest { "older" } else { "newer" };
             return Err(Refusal::new(
                 Reason::Protocol,
                 format!(
-                    "node {name:?} (slotd {version}) speaks the {age} protocol version {}, this node {PROTOCOL}",
-                    theirs.protocol
+                    "node {name:?} (slotd {version}) speaks the {age} protocol {protocols}, this node {ours}"
                 ),
             ));
         }
@@ -255,12 +307,9 @@ impl Own {
         differs(Reason::SlotCount, "slot count", &theirs.slot_count.to_string(), &slots)?;
         let instance = <[u8; 16]>::try_from(&*theirs.instance)
             .map(u128::from_be_bytes)
-            .map_err(|_| malformed("has no instance"))?;
-        if theirs.nonce.len() != NONCE_BYTES {
-            return Err(malformed("has no nonce"));
-        }
+            .map_err(|_| Refusal::malformed("its hello has no instance"))?;
         if theirs.name.is_empty() || theirs.name.len() > limits::NODE_NAME_BYTES_MAX {
-            return Err(malformed("has no name"));
+            return Err(Refusal::malformed("its hello has no name"));
         }
         let identity = |detail| Err(Refusal::new(Reason::Identity, detail));
         if theirs.name == *own.member.name {
@@ -282,7 +331,7 @@ impl Own {
     }
 
     /// `role`'s proof.
-    fn proof(&self, role: Role, hellos: &Hellos<'_>) -> [u8; 32] {
+    pub fn proof(&self, role: Role, hellos: &Hellos<'_>) -> [u8; 32] {
         let role: &[u8] = match role {
             Role::Caller => b"slotd peer link 1: caller",
             Role::Called => b"slotd peer link 1: called",
@@ -298,13 +347,18 @@ impl Own {
         role: Role,
         hellos: &Hellos<'_>,
         proof: &[u8],
-        peer: &Introduced,
+        theirs: &Hello,
     ) -> Result<(), Refusal> {
         if self.proof(role, hellos).ct_eq(proof).into() {
             return Ok(());
         }
-        let detail = format!("node {:?} has another secret than this node", clean(&peer.name));
-        Err(Refusal::new(Reason::Secret, detail))
+        let (name, ours) = (clean(&theirs.name), &*self.options.cluster);
+        let cluster = match &*theirs.cluster {
+            same if same == ours => String::new(),
+            other => format!(", and its cluster is {:?}, this node's {ours:?}", clean(other)),
+        };
+        let detail = format!("node {name:?} has another secret than this node{cluster}");
+        Err(Refusal::unproven(detail))
     }
 
     /// Why links were refused lately.
@@ -327,10 +381,10 @@ impl Own {
                 }
                 Some(noted) => std::mem::replace(noted, Noted { at: now, more: 0 }).more,
                 None => {
-                    if noted.len() >= limits::PEER_STRANGERS_MAX {
+                    if noted.len() >= limits::PEER_LOG_KEYS_MAX {
                         noted.retain(|_, noted| !old(noted));
                     }
-                    if noted.len() >= limits::PEER_STRANGERS_MAX {
+                    if noted.len() >= limits::PEER_LOG_KEYS_MAX {
                         return;
                     }
                     noted.insert((refusal.reason, from), Noted { at: now, more: 0 });
@@ -338,11 +392,31 @@ impl Own {
                 }
             }
         };
-        let Refusal { reason, detail } = refusal;
+        let Refusal { reason, detail, .. } = refusal;
         tracing::warn!(
             reason = reason.as_str(), %from, repeated = more,
             "{what} was refused: {}", clean(detail)
         );
+    }
+}
+
+/// # Errors
+/// It is no hello that a proof could be about.
+fn read(hello: &[u8]) -> Result<Hello, Refusal> {
+    let malformed = |what: &str| Refusal::malformed(format!("its hello {what}"));
+    let hello = Hello::decode(hello).map_err(|_| malformed("does not decode"))?;
+    if hello.nonce.len() != NONCE_BYTES {
+        return Err(malformed("has no nonce"));
+    }
+    Ok(hello)
+}
+
+fn protocols(hello: &Hello) -> Protocols {
+    let version = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    let newest = version(hello.protocol);
+    match hello.protocol_oldest {
+        0 => Protocols { oldest: newest, newest },
+        oldest => Protocols { oldest: version(oldest), newest },
     }
 }
 

@@ -127,13 +127,13 @@ impl Link {
     ///
     /// # Errors
     /// [`PeerError::Unreachable`] without a connection or room; [`PeerError::Refused`] when it is
-    /// larger than [`limits::PEER_ITEM_BYTES_MAX`].
+    /// larger than [`limits::PEER_ITEM_BYTES_MAX`] or can't be encoded.
     pub fn call(
         self: &Arc<Self>,
         request: Request,
     ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError> {
         let read = request.is_read();
-        let Parts { head, body } = wire::encode_request(request);
+        let Parts { head, body } = wire::encode_request(request).map_err(PeerError::Refused)?;
         if !wire::fits(&head, &body) {
             return Err(PeerError::Refused(Error::new(
                 Code::BodyTooLarge,

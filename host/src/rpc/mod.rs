@@ -13,6 +13,7 @@
 //! | `crew` | all futures of one connection in one task |
 //! | `link` | the caller's side |
 //! | `server` | the other side, until both know each other |
+//! | `waiting` | who may wait there, and who gives way |
 //! | `serving` | and from then on |
 //!
 //! A link is authenticated but not encrypted: it is for a network that only the operator's
@@ -27,6 +28,7 @@ mod server;
 mod serving;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod wire;
 
 pub use handshake::Reason;
@@ -34,6 +36,7 @@ pub use link::LinkStatus;
 
 use crate::{
     cluster::member::{Member, Members},
+    discovery::Found,
     error::Error,
     log::{Position, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
@@ -159,6 +162,20 @@ pub trait Peers: Send + Sync + 'static {
         peer: &str,
         request: Request,
     ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError>;
+
+    /// The links with `peer` in both directions; `None` where nothing is known of links.
+    fn reach(&self, _peer: &Member) -> Option<Reach> {
+        None
+    }
+}
+
+/// Whether a peer can be reached, and reaches this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// This node's link to it; `Err`: why there is none.
+    pub to: Result<(), String>,
+    /// Its link to this node.
+    pub from: bool,
 }
 
 /// What this node is to its peers.
@@ -179,6 +196,7 @@ pub struct RpcOptions {
 pub struct PeerLinks {
     links: Arc<Links>,
     own: Arc<Own>,
+    server: Arc<server::Server>,
     /// Everything stops also when this is dropped.
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -188,22 +206,25 @@ pub struct PeerLinks {
 #[derive(Default)]
 struct Links(RwLock<HashMap<Arc<str>, Arc<Link>>>);
 
-/// Serves peers on `listener`, and keeps a link to each peer in `members`.
+/// Serves peers on `listener`, and keeps a link to each peer in `members`. Connections from the
+/// addresses of members, and from those `found`, have room of their own while they introduce
+/// themselves.
 pub fn start(
     options: RpcOptions,
     listener: TcpListener,
     members: watch::Receiver<Arc<Members>>,
+    found: watch::Receiver<Found>,
     handler: Arc<dyn Handler>,
 ) -> PeerLinks {
     let links = Arc::new(Links::default());
-    let own = Arc::new(Own::new(options, members.clone()));
+    let own = Arc::new(Own::new(options, members.clone(), found));
     let (stop, stopped) = watch::channel(false);
-    let server = server::Server::new(own.clone(), handler).run(listener, stopped.clone());
+    let server = Arc::new(server::Server::new(own.clone(), handler));
     let tasks = vec![
-        tokio::spawn(server),
+        tokio::spawn(server.clone().run(listener, stopped.clone())),
         tokio::spawn(keep_links(links.clone(), own.clone(), members, stopped)),
     ];
-    PeerLinks { links, own, stop, tasks: Mutex::new(tasks) }
+    PeerLinks { links, own, server, stop, tasks: Mutex::new(tasks) }
 }
 
 impl PeerLinks {
@@ -242,6 +263,15 @@ impl Peers for PeerLinks {
             why: "this node does not see it".into(),
         })?;
         link.call(request)
+    }
+
+    fn reach(&self, peer: &Member) -> Option<Reach> {
+        let link = self.links.0.read().get(&peer.name).cloned();
+        let to = match link {
+            Some(link) => link.status().connected.map(drop),
+            None => Err("it was not connected yet".into()),
+        };
+        Some(Reach { to, from: self.server.is_linked(&peer.name, peer.instance) })
     }
 }
 

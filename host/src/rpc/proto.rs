@@ -23,12 +23,9 @@ use tonic::{
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// The method's path. Its `v1` is the form of the frames and of [`Hello`], which never changes:
-/// so two versions can always tell each other why they part.
+/// so two versions can always tell each other why they part. All else that nodes say to each other,
+/// what items mean and how they are encoded, has a version: [`crate::cluster::protocol`].
 pub(super) const PATH: &str = "/slotd.peer.v1.Peer/Link";
-
-/// The version of all else that nodes say to each other: what items mean and how they are
-/// encoded. Nodes of different versions refuse each other.
-pub(super) const PROTOCOL: u32 = 1;
 
 /// What one item costs in a frame beside its head and body, at most.
 pub(super) const ITEM_OVERHEAD: usize = 40;
@@ -103,8 +100,11 @@ pub(super) mod kind {
 /// read it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Hello {
+    /// The newest version that the node speaks.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
+    /// Of the node that calls; the other side says the same, whatever its own is, until the caller
+    /// has shown that it knows the secret.
     #[prost(string, tag = "2")]
     pub cluster: String,
     #[prost(string, tag = "3")]
@@ -124,6 +124,9 @@ pub(super) struct Hello {
     /// For people.
     #[prost(string, tag = "9")]
     pub version: String,
+    /// The oldest version that the node speaks; 0, as nodes up to 0.1.0 send it: `protocol` alone.
+    #[prost(uint32, tag = "10")]
+    pub protocol_oldest: u32,
 }
 
 /// Why a side closes the link. As stable as [`Hello`].

@@ -7,7 +7,8 @@ use super::{
     handshake::{Introduced, Own, Parted, Reason, Refusal, clean},
     outbox::{Frames, Outbox},
     proto::{self, Codec, Frame, Trust},
-    serving::Serving,
+    serving::{End, Serving},
+    waiting::{Cut, Place, Progress, Waiting},
 };
 use crate::{
     limits,
@@ -26,13 +27,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{oneshot, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::{Status, Streaming, server::Grpc};
 
@@ -62,23 +64,18 @@ impl Server {
 
     /// Serves until `stop` says so (or its sender is gone), and then until what is being answered
     /// is, for [`limits::PEER_STOP_GRACE`] at most.
-    pub async fn run(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
-        let server = Arc::new(self);
-        let strangers = Arc::new(Semaphore::new(limits::PEER_STRANGERS_MAX));
+    pub async fn run(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let waiting = Arc::new(Waiting::default());
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, from)) => match strangers.clone().try_acquire_owned() {
-                        Ok(permit) => {
-                            let stop = stop.clone();
-                            connections.spawn(connection(server.clone(), stream, from.ip(), permit, stop));
-                        }
-                        Err(_) => {
-                            let refusal = Refusal::new(Reason::Crowded, "too many strangers");
-                            server.own.refused(from.ip(), "a connection", &refusal);
-                        }
-                    },
+                    Ok((stream, from)) => {
+                        let from = from.ip().to_canonical();
+                        let (place, cut) = waiting.enter(from, self.own.is_known(from));
+                        let (server, stop) = (self.clone(), stop.clone());
+                        connections.spawn(connection(server, stream, from, place, cut, stop));
+                    }
                     Err(e) => {
                         if repeats::admit("can't accept connections of peers", "peers") {
                             tracing::warn!("can't accept a peer's connection: {e}");
@@ -95,6 +92,11 @@ impl Server {
         // Once for what is being answered, once for the answers' way out.
         let _ = timeout(2 * limits::PEER_STOP_GRACE, all).await;
         connections.shutdown().await;
+    }
+
+    /// Whether a process of a peer has a link to this node.
+    pub fn is_linked(&self, name: &Arc<str>, instance: u128) -> bool {
+        self.links.lock().contains_key(&(name.clone(), instance))
     }
 
     /// Enters a link; resolves the receiver of the one that it replaces.
@@ -125,23 +127,42 @@ impl Drop for Entered {
     }
 }
 
-/// One connection, from its start to its end.
+/// One connection, from its start to its end, or until it must give way to others.
 async fn connection(
     server: Arc<Server>,
+    stream: TcpStream,
+    from: IpAddr,
+    place: Place,
+    cut: Cut,
+    stop: watch::Receiver<bool>,
+) {
+    tokio::select! {
+        Ok(()) = cut => {
+            let what = "it had not shown that it is a peer's when others needed the room";
+            server.own.refused(from, "a connection", &Refusal::new(Reason::Crowded, what));
+        }
+        () = converse(&server, stream, from, place, stop) => {}
+    }
+}
+
+async fn converse(
+    server: &Arc<Server>,
     mut stream: TcpStream,
     from: IpAddr,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     stop: watch::Receiver<bool>,
 ) {
     let own = &server.own;
+    let until = Instant::now() + limits::PEER_HANDSHAKE_TIMEOUT;
     let _ = stream.set_nodelay(true);
-    match timeout(limits::PEER_HANDSHAKE_TIMEOUT, begins_well(&mut stream)).await {
-        Ok(Ok(true)) => {}
+    match timeout(limits::PEER_SILENT_TIMEOUT, begins_well(&mut stream)).await {
+        Ok(Ok(true)) => place.reached(Progress::Speaks),
         // Someone looked whether the port is open.
         Ok(Ok(false)) => return,
         Ok(Err(refusal)) => return own.refused(from, "a connection", &refusal),
-        Err(_) => return own.refused(from, "a connection", &late()),
+        Err(_) => return own.refused(from, "a connection", &late(limits::PEER_SILENT_TIMEOUT)),
     }
+    let mut place = Some(place);
     let crew = Crew::default();
     let exec = crew.clone();
     crew.drive(async {
@@ -159,7 +180,8 @@ async fn connection(
                 .serve_connection(TokioIo::new(stream), service)
         );
         let mut peer = None;
-        let session = session(&server, frames, &outbox, from, permit, stop, &mut peer);
+        let caller = Caller { from, until, place: &mut place, known: &mut peer };
+        let session = session(server, frames, &outbox, caller, stop);
         let ended = tokio::select! {
             biased;
             ended = connection.as_mut() => Err(ended),
@@ -188,8 +210,8 @@ async fn connection(
     .await;
 }
 
-fn late() -> Refusal {
-    let secs = limits::PEER_HANDSHAKE_TIMEOUT.as_secs();
+fn late(within: Duration) -> Refusal {
+    let secs = within.as_secs();
     Refusal::new(Reason::Timeout, format!("it did not introduce itself within {secs} s"))
 }
 
@@ -259,25 +281,37 @@ async fn respond(
     Ok(grpc.streaming(service, request).await)
 }
 
+/// Whoever made a connection.
+struct Caller<'a> {
+    from: IpAddr,
+    /// When it must have introduced itself.
+    until: Instant,
+    /// Until it has: its place among those that have not.
+    place: &'a mut Option<Place>,
+    /// Its name from then on.
+    known: &'a mut Option<Arc<str>>,
+}
+
 /// Learns who the peer is and serves it. Gives what it is to be told at the end.
 async fn session(
     server: &Arc<Server>,
     frames: oneshot::Receiver<Given>,
     outbox: &Arc<Outbox>,
-    from: IpAddr,
-    permit: OwnedSemaphorePermit,
+    caller: Caller<'_>,
     stop: watch::Receiver<bool>,
-    known: &mut Option<Arc<str>>,
 ) -> Option<Refusal> {
     let own = &server.own;
-    let introduced = timeout(limits::PEER_HANDSHAKE_TIMEOUT, async {
+    let Caller { from, until, place, known } = caller;
+    let introduced = timeout_at(until, async {
         let what = "it did not ask for the peers' stream";
         let (mut frames, trust) = frames.await.map_err(|_| Refusal::malformed(what))?;
-        let peer = own.receive(&mut frames, outbox).await?;
+        let named = || place.iter().for_each(|place| place.reached(Progress::Named));
+        let peer = own.receive(&mut frames, outbox, named).await?;
         trust.grant();
         Ok((frames, peer))
     });
-    let (frames, peer) = match introduced.await.unwrap_or_else(|_| Err(Parted::Ours(late()))) {
+    let late = |_| Err(Parted::Ours(late(limits::PEER_HANDSHAKE_TIMEOUT)));
+    let (frames, peer) = match introduced.await.unwrap_or_else(late) {
         Ok(introduced) => introduced,
         Err(Parted::Ours(refusal)) => {
             own.refused(from, "a peer's link", &refusal);
@@ -289,16 +323,23 @@ async fn session(
         }
         Err(Parted::Closed(_)) => return None,
     };
-    drop(permit);
+    // It is no stranger any more.
+    *place = None;
     *known = Some(peer.name.clone());
     tracing::info!(peer = %peer.name, %from, "a peer linked to this node");
     let (_entered, replaced) = server.enter(&peer);
     let serving = Serving::new(peer.name.clone(), server.handler.clone(), outbox);
     let ended = serving.run(frames, replaced, stop).await;
-    let why = ended.as_ref().map_or_else(|end| end.clone(), ToString::to_string);
-    tracing::info!(peer = %peer.name, "a peer's link to this node ended: {why}");
-    if let Ok(refusal) = &ended {
-        own.refused(from, "a peer's link", refusal);
+    tracing::info!(peer = %peer.name, "a peer's link to this node ended: {ended}");
+    match ended {
+        End::Ours(refusal) => {
+            own.refused(from, "a peer's link", &refusal);
+            Some(refusal)
+        }
+        End::Theirs(refusal) => {
+            own.refused(from, "this node's answer to a link", &refusal);
+            None
+        }
+        End::Gone(_) => None,
     }
-    ended.ok()
 }

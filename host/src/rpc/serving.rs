@@ -14,6 +14,7 @@ use crate::{
     node_types::LiveReceiver,
     telemetry::{metrics, repeats},
 };
+use bytes::Bytes;
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, poll_fn},
@@ -22,6 +23,7 @@ use futures_util::{
 use std::{
     collections::HashMap,
     convert::Infallible,
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -51,6 +53,27 @@ pub(super) struct Serving<'a> {
     stopping: bool,
 }
 
+/// How a link ended.
+pub(super) enum End {
+    /// The peer broke the rules.
+    Ours(Refusal),
+    /// The peer found that this node is not the one that it called, or that something else does not
+    /// fit.
+    Theirs(Refusal),
+    /// The connection ended, or had to.
+    Gone(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(refusal) => refusal.fmt(f),
+            Self::Theirs(refusal) => write!(f, "it closed the link: {refusal}"),
+            Self::Gone(why) => f.write_str(why),
+        }
+    }
+}
+
 struct Subscription {
     /// What may still be sent; the last item may have passed it.
     credit: i64,
@@ -76,13 +99,13 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Serves until the link ends. `Ok`: the peer broke the rules. `Err`: another reason.
+    /// Serves until the link ends.
     pub async fn run(
         mut self,
         mut frames: Streaming<Frame>,
         mut replaced: oneshot::Receiver<Infallible>,
         mut stop: watch::Receiver<bool>,
-    ) -> Result<Refusal, String> {
+    ) -> End {
         let outbox = self.outbox;
         let mut ticks = interval(limits::PEER_PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,15 +114,15 @@ impl<'a> Serving<'a> {
             tokio::select! {
                 frame = frames.message() => match frame {
                     Ok(Some(frame)) => {
-                        if let Err(broken) = self.frame(frame) {
-                            return broken;
+                        if let Err(end) = self.frame(frame) {
+                            return end;
                         }
                     }
-                    Ok(None) => return Err("it closed the link".into()),
+                    Ok(None) => return End::Gone("it closed the link".into()),
                     Err(status) if status.code() == tonic::Code::OutOfRange => {
-                        return Ok(Refusal::malformed(clean(status.message())));
+                        return End::Ours(Refusal::malformed(clean(status.message())));
                     }
-                    Err(status) => return Err(clean(status.message())),
+                    Err(status) => return End::Gone(clean(status.message())),
                 },
                 Some(done) = self.work.next(), if room && !self.work.is_empty() => {
                     self.done(done);
@@ -113,27 +136,27 @@ impl<'a> Serving<'a> {
                     // The peer pings this often, and finds out sooner that a link is dead.
                     self.silent += 1;
                     if self.silent > limits::PEER_SILENT_PINGS_MAX + 2 {
-                        return Err("the peer is silent".into());
+                        return End::Gone("the peer is silent".into());
                     }
                 }
-                _ = &mut replaced => return Err("the peer made another link".into()),
+                _ = &mut replaced => return End::Gone("the peer made another link".into()),
                 _ = stop.changed(), if !self.stopping => self.stopping = true,
             }
             if self.stopping && self.served == 0 {
-                return Err("this node stops".into());
+                return End::Gone("this node stops".into());
             }
             room = outbox.has_room();
         }
     }
 
-    fn frame(&mut self, frame: Frame) -> Result<(), Result<Refusal, String>> {
+    fn frame(&mut self, frame: Frame) -> Result<(), End> {
         self.silent = 0;
         let metrics = metrics();
         metrics.peer_frames_in.increment(1);
         let bytes: usize = frame.items.iter().map(Item::cost).sum();
         metrics.peer_bytes_in.increment(bytes as u64);
         for item in frame.items {
-            let malformed = |what| Ok(Refusal::malformed(what));
+            let malformed = |what| End::Ours(Refusal::malformed(what));
             let Some(item) = self.pieces.take(item).map_err(malformed)? else { continue };
             let id = item.id;
             match item.kind {
@@ -147,11 +170,11 @@ impl<'a> Serving<'a> {
                     }
                 }
                 kind::FAREWELL => {
-                    return Err(Err(format!("it closed the link: {}", Refusal::read(&item))));
+                    return Err(End::Theirs(Refusal::read(&item)));
                 }
                 kind => {
                     let what = format!("the peer sent an item of unknown kind {kind}");
-                    return Err(Ok(Refusal::malformed(what)));
+                    return Err(End::Ours(Refusal::malformed(what)));
                 }
             }
         }
@@ -231,14 +254,14 @@ impl<'a> Serving<'a> {
             let detail = "the node has too many subscriptions of a peer";
             answer = Err(Error::new(Code::Unavailable, detail));
         }
-        let Parts { mut head, mut body } = wire::encode_response(answer);
+        let Parts { mut head, mut body } = encode(answer);
         if !wire::fits(&head, &body) {
             let error = Error::internal(format!(
                 "an answer of {} bytes is more than nodes send each other, {}",
                 body.len(),
                 limits::PEER_ITEM_BYTES_MAX
             ));
-            Parts { head, body } = wire::encode_response(Err(error));
+            Parts { head, body } = encode(Err(error));
         }
         let large = body.len() > limits::PEER_PIECE_BYTES;
         let item = |kind| Item { head, body, ..Item::new(kind, id) };
@@ -277,6 +300,17 @@ impl<'a> Serving<'a> {
             subscription.parked = Some(pump);
         }
     }
+}
+
+/// An answer, or why it has no form. Where that has none either the caller gets an empty head, which
+/// it can't take for an answer.
+fn encode(answer: Result<Response, Error>) -> Parts {
+    wire::encode_response(answer).or_else(|error| wire::encode_response(Err(error))).unwrap_or_else(
+        |error| {
+            tracing::error!(%error, "a peer gets no answer");
+            Parts { head: Bytes::new(), body: Bytes::new() }
+        },
+    )
 }
 
 /// What a served peer waits for.
@@ -356,7 +390,14 @@ impl Pump {
         while batch.spent < self.credit {
             match self.live.poll_recv(cx) {
                 Poll::Ready(Some(item)) => {
-                    let parts = wire::encode_live(item);
+                    let parts = match wire::encode_live(item) {
+                        Ok(parts) => parts,
+                        Err(error) => {
+                            tracing::error!(%error, "a subscription of a peer ends");
+                            batch.ended = true;
+                            break;
+                        }
+                    };
                     batch.spent += live_cost(&parts);
                     batch.items.push(parts);
                 }

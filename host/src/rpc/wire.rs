@@ -2,7 +2,8 @@
 //! may be large and is not copied where it is one piece.
 //!
 //! Variants and fields are told apart by their place: a change of any type here, or of a type of
-//! `log::record` that is used here, is a new [`super::proto::PROTOCOL`].
+//! `log::record` that is used here, is a new version of the
+//! [protocol](crate::cluster::protocol).
 
 use super::{Request, Response};
 use crate::{
@@ -178,7 +179,9 @@ enum LiveHead {
     Deleted,
 }
 
-pub(super) fn encode_request(request: Request) -> Parts {
+/// # Errors
+/// `internal`: a bug; the request must not be sent.
+pub(super) fn encode_request(request: Request) -> Result<Parts, Error> {
     match request {
         Request::Message { key, message, lane } => {
             let Incoming { id, sender, content_type, body } = message;
@@ -205,7 +208,7 @@ pub(super) fn encode_request(request: Request) -> Parts {
         Request::Sessions { slots, service, prefix, after, limit, pinned } => {
             let limit = limit as u64;
             let listing = Listing { slots, service, prefix, after, limit, pinned };
-            parts(&RequestHead::Sessions, bytes(Vec::new(), &listing))
+            parts(&RequestHead::Sessions, bytes(Vec::new(), &listing)?)
         }
         Request::Subscribe { key, after } => {
             parts(&RequestHead::Subscribe { key, after }, Bytes::new())
@@ -246,7 +249,10 @@ pub(super) fn decode_request(encoded: Parts) -> Result<Request, String> {
 }
 
 /// The live end of [`Response::Subscribed`] does not travel with it.
-pub(super) fn encode_response(response: Result<Response, Error>) -> Parts {
+///
+/// # Errors
+/// `internal`: a bug; the caller must be told something else.
+pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts, Error> {
     match response {
         Ok(Response::Sent(Sent { seq, slot, plugin, replayed, content_type, body })) => {
             parts(&ResponseHead::Sent { seq, slot, plugin, replayed, content_type }, body)
@@ -255,26 +261,26 @@ pub(super) fn encode_response(response: Result<Response, Error>) -> Parts {
             parts(&ResponseHead::Answer { slot, plugin, seq, content_type }, body)
         }
         Ok(Response::History(History { slot, entries, last_seq })) => {
-            parts(&ResponseHead::History { slot, last_seq }, bytes(Vec::new(), &entries))
+            parts(&ResponseHead::History { slot, last_seq }, bytes(Vec::new(), &entries)?)
         }
         Ok(Response::Session(info)) => {
-            parts(&ResponseHead::Session, bytes(Vec::new(), &Session::from(*info)))
+            parts(&ResponseHead::Session, bytes(Vec::new(), &Session::from(*info))?)
         }
         Ok(Response::Deleted) => parts(&ResponseHead::Deleted, Bytes::new()),
         Ok(Response::Sessions(list)) => {
             let list: Vec<Session> = list.into_iter().map(Session::from).collect();
-            parts(&ResponseHead::Sessions, bytes(Vec::new(), &list))
+            parts(&ResponseHead::Sessions, bytes(Vec::new(), &list)?)
         }
         Ok(Response::Subscribed(Subscribed { backlog, live: _ })) => {
             let steps: Vec<Step> = backlog.into_iter().map(Step::from).collect();
-            parts(&ResponseHead::Subscribed, bytes(Vec::new(), &steps))
+            parts(&ResponseHead::Subscribed, bytes(Vec::new(), &steps)?)
         }
-        Ok(Response::Slots(list)) => parts(&ResponseHead::Slots, bytes(Vec::new(), &list)),
+        Ok(Response::Slots(list)) => parts(&ResponseHead::Slots, bytes(Vec::new(), &list)?),
         Ok(Response::Control(body)) => parts(&ResponseHead::Control, body),
         Ok(Response::NotOwner { owner, term, position }) => {
             parts(&ResponseHead::NotOwner { owner, term, position }, Bytes::new())
         }
-        Err(error) => parts(&ResponseHead::Failed, bytes(Vec::new(), &Failure::from(error))),
+        Err(error) => parts(&ResponseHead::Failed, bytes(Vec::new(), &Failure::from(error))?),
     }
 }
 
@@ -318,10 +324,12 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
     }))
 }
 
-pub(super) fn encode_live(item: Live) -> Parts {
+/// # Errors
+/// `internal`: a bug; the subscription can't go on without this item.
+pub(super) fn encode_live(item: Live) -> Result<Parts, Error> {
     match item {
         Live::Published(published) => {
-            parts(&LiveHead::Published, bytes(Vec::new(), &Step::from(published)))
+            parts(&LiveHead::Published, bytes(Vec::new(), &Step::from(published))?)
         }
         Live::Deleted => parts(&LiveHead::Deleted, Bytes::new()),
     }
@@ -336,13 +344,14 @@ pub(super) fn decode_live(encoded: &Parts) -> Result<Live, String> {
     })
 }
 
-fn parts(head: &impl Serialize, body: Bytes) -> Parts {
-    Parts { head: bytes(vec![WIRE_FORMAT], head), body }
+fn parts(head: &impl Serialize, body: Bytes) -> Result<Parts, Error> {
+    Ok(Parts { head: bytes(vec![WIRE_FORMAT], head)?, body })
 }
 
-fn bytes(start: Vec<u8>, value: &impl Serialize) -> Bytes {
-    // Writing to a Vec can't fail, and every type here is representable.
-    postcard::to_extend(value, start).map(Bytes::from).unwrap_or_default()
+fn bytes(start: Vec<u8>, value: &impl Serialize) -> Result<Bytes, Error> {
+    postcard::to_extend(value, start)
+        .map(Bytes::from)
+        .map_err(|e| Error::internal(format!("a bug: what a peer is sent can't be encoded: {e}")))
 }
 
 fn head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {

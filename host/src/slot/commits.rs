@@ -48,12 +48,17 @@ impl Task {
             attempt: rand_u128(),
             records: building.records,
         };
-        let append = Append {
-            slot: self.slot,
-            term: self.term,
-            after: self.position,
-            batch: batch.encode(),
+        let encoded = match batch.encode() {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                let error = commit_error(&error);
+                gate.refuse(&error);
+                self.failed = Some(error);
+                return;
+            }
         };
+        let (slot, term, after) = (self.slot, self.term, self.position);
+        let append = Append { slot, term, after, batch: encoded };
         self.in_flight = Some(InFlight {
             number: building.number,
             bytes: append.batch.len(),

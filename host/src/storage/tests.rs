@@ -101,7 +101,7 @@ impl Slot {
     async fn try_commit(&mut self, dir: &DataDir, records: Vec<Record>) -> Result<(), LogError> {
         let batch = self.batch(records);
         let (slot, term, after) = (self.slot, self.claim.term, self.last);
-        let append = Append { slot, term, after, batch: batch.encode() };
+        let append = Append { slot, term, after, batch: batch.encode().unwrap() };
         self.last = dir.log().commit(append).await?;
         self.changes.fold(&mut self.meta, self.last, batch);
         Ok(())

@@ -194,6 +194,10 @@ table! {
     peer_links_out: Gauge "slotd_peer_links" {"direction" = "out"};
     /// Links to peers that are up: those that this node made (out) and those that peers made (in).
     peer_links_in: Gauge "slotd_peer_links" {"direction" = "in"};
+    /// Links with live nodes that are missing for more than 10 s: to them (out), or from them (in).
+    peer_links_missing_out: Gauge "slotd_peer_links_missing" {"direction" = "out"};
+    /// Links with live nodes that are missing for more than 10 s: to them (out), or from them (in).
+    peer_links_missing_in: Gauge "slotd_peer_links_missing" {"direction" = "in"};
     /// Links to peers that were made; more than peers were added means that links broke.
     peer_connects: Counter "slotd_peer_connects_total";
     /// Frames over all links.

@@ -28,7 +28,7 @@ use std::{
 use tokio::sync::watch;
 
 /// The nodes' own.
-pub const SECRET: &str = "a-secret-of-the-tests-only";
+pub const SECRET: &str = "slotd-vN0b7Qx2Wc9Rk4Zt8Yd1Lf6Hj3";
 
 /// How to start a cluster.
 #[derive(Clone, Debug)]

@@ -221,7 +221,7 @@ fn a_wrong_secret_leaves_a_node_outside() {
         let own = [
             ("SLOTD_NODE", "intruder"),
             ("SLOTD_CLUSTER_LISTEN", "127.0.0.1:0"),
-            ("SLOTD_CLUSTER_SECRET", "another-secret-altogether"),
+            ("SLOTD_CLUSTER_SECRET", "slotd-another1Qx2Wc9Rk4Zt8Yd1Lf6"),
             ("SLOTD_CLUSTER_JOIN_WAIT", "1s"),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));

@@ -262,7 +262,7 @@ fn log_engines_start_alone_or_say_what_is_missing() {
         ];
         let mut node = Node::start_with(NodeOptions {
             args: args.concat().into_iter().map(ToOwned::to_owned).collect(),
-            env: vec![("SLOTD_CLUSTER_SECRET".into(), "a-secret-for-the-test".into())],
+            env: vec![("SLOTD_CLUSTER_SECRET".into(), "slotd-vN0b7Qx2Wc9Rk4Zt8Yd1Lf6Hj3".into())],
             ..NodeOptions::default()
         })
         .await?;

@@ -14,6 +14,7 @@ use crate::{
         output::{self, Table, text},
         serve::Signals,
     },
+    cluster::secret,
     limits,
     names::ServiceName,
     nats::local::{LocalOptions, LocalServers},
@@ -281,7 +282,7 @@ fn nats_dir(dir: &Path) -> PathBuf {
 fn make_secret(file: &Path) -> std::io::Result<()> {
     let mut open = std::fs::OpenOptions::new();
     match open.write(true).create_new(true).mode(0o600).open(file) {
-        Ok(mut file) => file.write_all(format!("{:032x}\n", rand::random::<u128>()).as_bytes()),
+        Ok(mut file) => file.write_all(format!("{}\n", secret::generate()).as_bytes()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(e),
     }

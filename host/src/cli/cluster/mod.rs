@@ -9,9 +9,12 @@ use super::{
     output::{self, Table, text},
     serve::Signals,
 };
-use crate::nats::{
-    NatsError,
-    local::{LocalOptions, LocalServers},
+use crate::{
+    cluster::secret,
+    nats::{
+        NatsError,
+        local::{LocalOptions, LocalServers},
+    },
 };
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -42,6 +45,11 @@ pub enum ClusterCmd {
     /// They replicate and sync every write to the disk, on free ports of loopback. Ctrl-C stops
     /// them; what they keep stays in the folder.
     Nats(Nats),
+    /// Make a secret for a cluster, and print it
+    ///
+    /// 256 random bits, for `cluster.secret_file` or SLOTD_CLUSTER_SECRET of all nodes. Nothing keeps
+    /// it: `slotd cluster secret > FILE`, where only slotd can read it.
+    Secret,
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +104,10 @@ pub async fn run(command: ClusterCmd, json: bool) -> Result<(), CliError> {
     match command {
         ClusterCmd::Dev(args) => dev::dev(args, json).await,
         ClusterCmd::Nats(args) => nats(args, json).await,
+        ClusterCmd::Secret => {
+            let secret = secret::generate();
+            output::line(&if json { json!({"secret": secret}).to_string() } else { secret })
+        }
     }
 }
 
@@ -195,8 +207,9 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
         let urls = servers.urls().join(",");
         output::line(&format!(
             "\nA node of a cluster on them:\n  \
-             SLOTD_CLUSTER_SECRET=a-secret-of-yours slotd serve --nats-servers {urls}{}\n\n\
+             SLOTD_CLUSTER_SECRET={} slotd serve --nats-servers {urls}{}\n\n\
              Ctrl-C stops them; what they keep stays.",
+            secret::generate(),
             if args.servers == 1 { " --nats-replicas 1" } else { "" }
         ))?;
     }

@@ -197,5 +197,6 @@ impl Commit {
 
 fn claim_batch(slot: SlotId, term: u64, node: String) -> Result<Bytes, String> {
     let attempt = random_u128().map_err(|e| format!("/dev/urandom: {e}"))?;
-    Ok(Batch { slot, term, attempt, records: vec![Record::Claim { node }] }.encode())
+    let batch = Batch { slot, term, attempt, records: vec![Record::Claim { node }] };
+    batch.encode().map_err(|e| e.to_string())
 }

@@ -44,7 +44,7 @@ impl Shared {
                 }
             };
             let term = term + 1;
-            let batch = claim_batch(slot, term, attempt, claimant);
+            let batch = claim_batch(slot, term, attempt, claimant)?;
             let other = match self.append(Attempt { slot, term, attempt, after, batch }).await? {
                 Settled::Stored(position) => {
                     return self.won(slot, term, position).map(|claim| (claim, after));
@@ -101,7 +101,7 @@ impl Shared {
         let consumer = consumer.await.map_err(|e| unavailable(&e))?;
         let mut heard = consumer.messages().await.map_err(|e| unavailable(&e))?;
         let started = Instant::now();
-        let batch = claim_batch(slot, term, attempt, claimant);
+        let batch = claim_batch(slot, term, attempt, claimant)?;
         let mut asked = FuturesUnordered::new();
         while started.elapsed() < limits::LOG_WAIT {
             let next = async {
@@ -146,7 +146,7 @@ fn lost(slot: SlotId, other: &Found) -> LogError {
     LogError::Fenced { slot, term: other.term, position: other.position }
 }
 
-fn claim_batch(slot: SlotId, term: Term, attempt: u128, claimant: &str) -> Bytes {
+fn claim_batch(slot: SlotId, term: Term, attempt: u128, claimant: &str) -> Result<Bytes, LogError> {
     let records = vec![Record::Claim { node: claimant.to_owned() }];
     Batch { slot, term, attempt, records }.encode()
 }

@@ -2,9 +2,9 @@
 
 use super::{
     super::{
-        Options,
+        Options, Terms,
         refusal::{Fatal, Reason},
-        wire::Start,
+        wire::{Kind, Sealer, Start},
     },
     sim::{MS, S, Sim, address, options, seeds},
 };
@@ -27,7 +27,7 @@ fn strangers_stay_outside_and_both_sides_say_why() {
             |o| o.secret = b"another secret".to_vec(),
             Reason::Secret,
             "its secret is not ours",
-            "its secret is not ours",
+            "our secret, or our cluster \"cluster\", is not its own",
         ),
         (
             |o| o.terms.slot_count = 256,
@@ -207,4 +207,81 @@ fn garbage_on_the_peer_port_is_ignored() {
         let answers = sim.captured.take().unwrap();
         assert!(answers.iter().filter(|(_, to, _)| *to == address(100)).count() <= 3 * 30);
     }
+}
+
+/// Anything that is made with the key and sent to whoever asks lets him try secrets against it as
+/// fast as he can compute, and an answer that depends on the cluster's name tells him the name. So
+/// whoever has not shown the key gets one and the same answer, and none of it is made with the key.
+#[test]
+fn who_has_not_shown_the_key_learns_nothing_that_depends_on_it() {
+    let mut sim = Sim::cluster(5, 2);
+    let mut answers = Vec::new();
+    type Change = fn(&mut Options);
+    let strangers: [(Change, u8, bool); 6] = [
+        (|_| {}, 1, true),
+        (|o| o.terms.cluster = "other".into(), 1, true),
+        (|o| o.terms.slot_count = 7, 1, true),
+        (|o| o.terms.protocol_oldest = 9, 1, true),
+        (|_| {}, 7, true),
+        (|o| o.secret = b"a guess of the secret".to_vec(), 1, false),
+    ];
+    for (n, (change, format, zero)) in strangers.into_iter().enumerate() {
+        let from = address(20 + n);
+        let mut options = options("n0", from, 1, 1);
+        change(&mut options);
+        let mut hello = hello(&mut sim, options);
+        hello[5] = format;
+        if zero {
+            let tag = hello.len() - 32;
+            hello[tag..].fill(0);
+        }
+        sim.captured = Some(Vec::new());
+        sim.inject(from, address(0), hello.clone());
+        sim.run(500 * MS);
+        let captured = sim.captured.take().unwrap();
+        let sent: Vec<_> = captured.iter().filter(|(_, to, _)| *to == from).collect();
+        let [(_, _, answer)] = &sent[..] else { panic!("{} answers", sent.len()) };
+        for cluster in ["cluster", "other"] {
+            let ours = Sealer::new(b"a shared secret", &Terms::new(cluster, 512), 0);
+            for kind in [Kind::Refusal, Kind::Gossip] {
+                assert!(ours.open(kind, answer).is_none_or(|(authentic, _)| !authentic));
+            }
+        }
+        assert!(answer.ends_with(&[0; 32]), "a tag of some kind");
+        // But for the numbers of its sender, and of what it answers.
+        let said = [&answer[..7], &answer[39..]].concat();
+        answers.push(said);
+    }
+    assert!(answers.windows(2).all(|two| two[0] == two[1]), "{answers:?}");
+    // The operator is told what is wrong all the same.
+    let reasons: Vec<_> = sim.refusals(0).iter().map(|refusal| refusal.reason).collect();
+    for reason in [Reason::Secret, Reason::Cluster, Reason::Protocol] {
+        assert!(reasons.contains(&reason), "{reason:?}: {reasons:?}");
+    }
+}
+
+/// A first greeting of a node that is not there.
+fn hello(sim: &mut Sim, options: Options) -> Vec<u8> {
+    let from = options.member.peer;
+    sim.captured = Some(Vec::new());
+    let other = sim.start(options, vec![address(200)]);
+    sim.run(10 * MS);
+    sim.kill(other);
+    let captured = sim.captured.take().unwrap();
+    captured.into_iter().find(|(sender, ..)| *sender == from).unwrap().2
+}
+
+/// A node whose secret is right and whose cluster's name is not has shown the key: it is told which
+/// of the two it is. It does not end by that: clusters of one secret may meet at one name of DNS.
+#[test]
+fn another_cluster_with_the_same_secret_is_told_so() {
+    let mut sim = Sim::cluster(6, 2);
+    let mut other = options("blue", address(9), 1, 1);
+    other.terms.cluster = "other".into();
+    let stranger = sim.start(other, vec![address(0)]);
+    sim.run(20 * S);
+    let refusals = sim.refusals(stranger);
+    assert!(refusals.iter().all(|refusal| refusal.reason == Reason::Cluster));
+    assert!(!refusals.is_empty() && sim.fatal(stranger).is_none());
+    assert_eq!(sim.processes[stranger].members.borrow().number, 0);
 }

@@ -117,6 +117,7 @@ pub(super) struct Node {
     links: PeerLinks,
     script: Arc<Script>,
     members: watch::Sender<Arc<Members>>,
+    found: watch::Sender<Found>,
     options: RpcOptions,
 }
 
@@ -154,8 +155,9 @@ async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
         live: Mutex::default(),
         hanging: Arc::default(),
     });
-    let links = start(options.clone(), listener, watched, script.clone());
-    Node { links, script, members, options }
+    let (found, addresses) = watch::channel(Found::default());
+    let links = start(options.clone(), listener, watched, addresses, script.clone());
+    Node { links, script, members, found, options }
 }
 
 impl Node {

@@ -1,7 +1,7 @@
 //! What must not get in, and how it is told.
 
 use super::super::{
-    handshake::{Refusal, word},
+    handshake::{Hellos, Refusal, Role, word},
     outbox::Outbox,
     proto::{self, Codec, Frame, Hello, Item, kind},
 };
@@ -54,7 +54,7 @@ async fn peers_that_do_not_fit_are_refused() {
     type Change = fn(&mut RpcOptions);
     let cases: [(Reason, &str, Change); 4] = [
         (Reason::Cluster, "other-cluster", |o| o.cluster = "other-cluster".into()),
-        (Reason::Secret, "another secret", |o| o.secret = b"another".as_slice().into()),
+        (Reason::Secret, "this node's secret, or", |o| o.secret = b"another".as_slice().into()),
         (Reason::Ring, "other-ring", |o| o.ring_scheme = "other-ring".into()),
         (Reason::SlotCount, "\"1024\"", |o| o.slot_count = 1024),
     ];
@@ -108,12 +108,23 @@ async fn nodes_that_are_not_who_they_should_be_are_refused() {
 #[tokio::test]
 async fn another_version_is_refused() {
     let a = node("a").await;
-    for (version, word_for_it) in [(0, "older"), (99, "newer")] {
+    // The last two: a build of later that still speaks this version, and one from before ranges.
+    let cases = [(0, 0, "older"), (99, 0, "newer"), (99, 2, "newer"), (99, 1, ""), (1, 0, "")];
+    for (version, oldest, word_for_it) in cases {
         let (outbox, mut frames) = raw(a.member().peer).await;
         let old = node("old").await;
         let mut hello = Hello::decode(&*old.links.own.hello()).unwrap();
-        hello.protocol = version;
-        outbox.urgent(word(kind::HELLO, hello.encode_to_vec()));
+        (hello.protocol, hello.protocol_oldest) = (version, oldest);
+        let hello = hello.encode_to_vec();
+        outbox.urgent(word(kind::HELLO, &hello));
+        let called = within(frames.message()).await.unwrap().unwrap().items[0].head.clone();
+        let hellos = Hellos { caller: &hello, called: &called };
+        outbox.urgent(word(kind::PROOF, old.links.own.proof(Role::Caller, &hellos)));
+        if word_for_it.is_empty() {
+            let answer = within(frames.message()).await.unwrap().unwrap();
+            assert_eq!(answer.items[0].kind, kind::PROOF);
+            continue;
+        }
         let refusal = farewell(&mut frames).await.unwrap();
         assert_eq!(refusal.reason, Reason::Protocol);
         assert!(refusal.detail.contains(word_for_it), "{refusal}");
@@ -223,4 +234,60 @@ async fn frames_over_the_limit_are_refused() {
     let answer = within(frames.message()).await.unwrap().unwrap();
     assert_eq!((answer.items[0].kind, answer.items[0].id), (kind::RESPONSE, 5));
     friend.echo("a").await;
+}
+
+/// Whoever asks must not learn the cluster's name, and must get nothing that a guessed secret could
+/// be tried against.
+#[tokio::test]
+async fn who_has_not_proven_anything_is_told_the_same_whatever_he_says() {
+    let (a, b) = (node("a").await, node("b").await);
+    let mut told = Vec::new();
+    for (cluster, ring, slots) in [("test", "r", 512), ("guess", "r", 512), ("guess", "s", 7)] {
+        let (outbox, mut frames) = raw(a.member().peer).await;
+        let mut hello = Hello::decode(&*b.links.own.hello()).unwrap();
+        (hello.cluster, hello.ring_scheme) = (cluster.into(), ring.into());
+        hello.slot_count = slots;
+        outbox.urgent(word(kind::HELLO, hello.encode_to_vec()));
+        let answer = within(frames.message()).await.unwrap().unwrap();
+        let [item] = &answer.items[..] else { panic!("{answer:?}") };
+        let mut theirs = Hello::decode(&*item.head).unwrap();
+        assert_eq!((item.kind, &*theirs.cluster), (kind::HELLO, cluster), "its own words");
+        (theirs.cluster, theirs.nonce) = Default::default();
+        outbox.urgent(word(kind::PROOF, [0; 32]));
+        let refusal = farewell(&mut frames).await.unwrap();
+        told.push((theirs, refusal.reason, refusal.detail));
+    }
+    assert!(told.windows(2).all(|two| two[0] == two[1]), "{told:?}");
+    // The log of the node that refused says more.
+    assert!(a.links.own.reasons().contains(&Reason::Secret));
+}
+
+/// 64 connections that say nothing, made anew as they are closed, kept a cluster's own nodes from
+/// linking for as long as somebody liked.
+#[tokio::test]
+async fn connections_that_say_nothing_do_not_keep_a_peer_out() {
+    for known in [true, false] {
+        let (a, b) = (node("a").await, node("b").await);
+        if known {
+            a.found.send_modify(|found| {
+                found.addresses = [b.member().peer].into();
+            });
+        }
+        let address = a.member().peer;
+        let flood = tokio::spawn(async move {
+            let one = |_| async move {
+                loop {
+                    let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+                    // Until the other side closes it.
+                    let _ = stream.read(&mut [0; 16]).await;
+                }
+            };
+            futures_util::future::join_all((0..100).map(one)).await;
+        });
+        eventually("it is crowded", || a.links.own.reasons().contains(&Reason::Crowded)).await;
+        b.see(&[a.member()]);
+        b.linked("a").await;
+        b.echo("a").await;
+        flood.abort();
+    }
 }

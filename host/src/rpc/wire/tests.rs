@@ -7,7 +7,7 @@ fn key() -> SessionKey {
 }
 
 fn through(response: Result<Response, Error>) -> Result<Response, Error> {
-    decode_response(encode_response(response)).unwrap()
+    decode_response(encode_response(response).unwrap()).unwrap()
 }
 
 /// A field that is lost on the way changes what a client is told.
@@ -91,9 +91,9 @@ fn answers_arrive_as_they_were_sent() {
         let got = through(Ok(sent)).unwrap();
         assert_eq!(shown(&got), shown(&expected));
     }
-    let live = decode_live(&encode_live(Live::Published(published.clone()))).unwrap();
+    let live = decode_live(&encode_live(Live::Published(published.clone())).unwrap()).unwrap();
     assert_eq!(format!("{live:?}"), format!("{:?}", Live::Published(published)));
-    assert!(matches!(decode_live(&encode_live(Live::Deleted)), Ok(Live::Deleted)));
+    assert!(matches!(decode_live(&encode_live(Live::Deleted).unwrap()), Ok(Live::Deleted)));
 }
 
 fn shown(response: &Response) -> String {
@@ -137,7 +137,7 @@ fn requests_arrive_as_they_were_sent() {
         body: "b".into(),
     };
     let sent = Request::Message { key: key(), message, lane: 77 };
-    match decode_request(encode_request(sent)).unwrap() {
+    match decode_request(encode_request(sent).unwrap()).unwrap() {
         Request::Message { key: k, message, lane: 77 } => {
             assert_eq!(k, key());
             assert_eq!((message.id.as_deref(), message.sender.as_deref()), (Some("i"), Some("s")));
@@ -153,7 +153,7 @@ fn requests_arrive_as_they_were_sent() {
         limit: 10,
         pinned: true,
     };
-    match decode_request(encode_request(sent)).unwrap() {
+    match decode_request(encode_request(sent).unwrap()).unwrap() {
         Request::Sessions { slots, service, prefix, after, limit: 10, pinned: true } => {
             assert_eq!((slots.len(), service, &*prefix), (512, key().service, "p"));
             assert_eq!(after, Some(key().session));
@@ -161,16 +161,20 @@ fn requests_arrive_as_they_were_sent() {
         _ => panic!("another request"),
     }
     let range = Range::After { seq: 4, limit: 5 };
-    match decode_request(encode_request(Request::History { key: key(), range, local: true })) {
+    match decode_request(
+        encode_request(Request::History { key: key(), range, local: true }).unwrap(),
+    ) {
         Ok(Request::History { range: Range::After { seq: 4, limit: 5 }, local: true, .. }) => {}
         _ => panic!("another request"),
     }
     let range = Range::Tail { limit: 6 };
-    match decode_request(encode_request(Request::History { key: key(), range, local: false })) {
+    match decode_request(
+        encode_request(Request::History { key: key(), range, local: false }).unwrap(),
+    ) {
         Ok(Request::History { range: Range::Tail { limit: 6 }, local: false, .. }) => {}
         _ => panic!("another request"),
     }
-    match decode_request(encode_request(Request::Subscribe { key: key(), after: 9 })) {
+    match decode_request(encode_request(Request::Subscribe { key: key(), after: 9 }).unwrap()) {
         Ok(Request::Subscribe { after: 9, .. }) => {}
         _ => panic!("another request"),
     }
@@ -183,5 +187,20 @@ fn bytes_of_another_format_are_refused() {
         let parts = || Parts { head: Bytes::copy_from_slice(head), body: Bytes::new() };
         assert!(decode_request(parts()).is_err(), "{head:?}");
         assert!(decode_response(parts()).is_err(), "{head:?}");
+    }
+}
+
+/// What can't be encoded would arrive as an empty answer, or become an empty batch of the log.
+#[test]
+fn what_can_not_be_encoded_is_refused() {
+    struct Unfit;
+    impl Serialize for Unfit {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("it has no form"))
+        }
+    }
+    for refused in [parts(&Unfit, Bytes::new()).err(), bytes(Vec::new(), &Unfit).err()] {
+        let error = refused.unwrap();
+        assert!(error.code == Code::Internal && error.detail.contains("can't be encoded"));
     }
 }

@@ -121,7 +121,7 @@ impl SlotLog for MemoryLog {
         };
         let records = vec![Record::Claim { node: claimant.to_owned() }];
         let batch = Batch { slot, term, attempt: 0, records };
-        let position = self.push(slot, batch.encode());
+        let position = self.push(slot, batch.encode().unwrap());
         Box::pin(async move { Ok(Claim { term, position }) })
     }
 
@@ -240,7 +240,7 @@ impl Owner {
     async fn commit(&mut self, records: Vec<Record>) -> Result<(), LogError> {
         let term = self.claim.term;
         let batch = Batch { slot: SLOT, term, attempt: u128::from(self.last), records };
-        let append = Append { slot: SLOT, term, after: self.last, batch: batch.encode() };
+        let append = Append { slot: SLOT, term, after: self.last, batch: batch.encode().unwrap() };
         self.last = self.log.commit(append).await?;
         self.changes.fold(&mut self.meta, self.last, batch);
         Ok(())

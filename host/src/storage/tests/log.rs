@@ -66,7 +66,7 @@ async fn trimmed_batches_leave_the_disk() {
             head,
         };
         let records = vec![Record::Message(Box::new(message))];
-        let batch = Batch { slot: 0, term: claim.term, attempt: 0, records }.encode();
+        let batch = Batch { slot: 0, term: claim.term, attempt: 0, records }.encode().unwrap();
         written += batch.len();
         last = log.commit(Append { slot: 0, term: claim.term, after: last, batch }).await.unwrap();
         // As the slot does: applied up to here, then trimmed.

@@ -26,7 +26,7 @@ const OVERTIME: f64 = 10.0;
 /// `max_payload` is less.
 const BATCH_BYTES: f64 = 7.5 * 1024.0 * 1024.0;
 /// Stands for whatever a secret's value will be.
-const SECRET: &str = "a-secret-for-the-test";
+const SECRET: &str = "slotd-vN0b7Qx2Wc9Rk4Zt8Yd1Lf6Hj3";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")

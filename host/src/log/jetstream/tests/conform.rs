@@ -55,7 +55,7 @@ async fn the_largest_batch_goes_in_and_comes_back() {
 
 fn sized(slot: SlotId, term: Term, bytes: usize) -> Bytes {
     let records = vec![record::Record::Claim { node: "x".repeat(bytes - 64) }];
-    record::Batch { slot, term, attempt: 7, records }.encode()
+    record::Batch { slot, term, attempt: 7, records }.encode().unwrap()
 }
 
 /// Pages of a slot that shares its stream with others, at every size of page.

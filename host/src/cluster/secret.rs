@@ -1,0 +1,148 @@
+//! The cluster's secret: how one is made, and which are too weak.
+//!
+//! What nodes send each other is authenticated by keys made from the secret, over data that anybody
+//! on the way can read. Whoever hears one such message can try secrets against it without asking
+//! anybody, as fast as their machines compute: so the secret itself must be out of reach, and no
+//! slow function between it and the keys can make up for one that a person thought of.
+
+use crate::limits;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+/// Says what the text is for wherever it turns up, and lets scanners for leaked secrets find it.
+const PREFIX: &str = "slotd-";
+
+/// A new secret of 256 random bits, fit for a header, an environment and a line of a file.
+pub fn generate() -> String {
+    loop {
+        let secret = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+        // Chance makes anything, also what looks like words.
+        if check(&secret).is_ok() {
+            return secret;
+        }
+    }
+}
+
+/// How many bits a guesser has to try at most, by the look of the secret; at least
+/// [`limits::CLUSTER_SECRET_BITS_MIN`] are asked for.
+///
+/// It counts what each character may be worth, by the alphabet in use: 4 bits in hexadecimal, 6 in
+/// base64. Words count 2 bits a letter, and what is repeated counts once. An estimate, so that what
+/// people make up by hand is refused; that a secret is random it can't tell.
+pub fn strength_bits(secret: &str) -> u32 {
+    let unit = without_repeats(secret.as_bytes());
+    let mut distinct = unit.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let distinct = distinct.len() as u32;
+    // Of 32 random hexadecimal digits fewer than 8 are different once in 27 million times.
+    if distinct < 8 {
+        return distinct * 4;
+    }
+    unit.len() as u32 * hundredths_of_bits(unit) / 100
+}
+
+/// What one character is worth.
+fn hundredths_of_bits(secret: &[u8]) -> u32 {
+    let any = |is: fn(&u8) -> bool| secret.iter().any(is);
+    let (lower, upper) = (any(u8::is_ascii_lowercase), any(u8::is_ascii_uppercase));
+    if secret.iter().all(u8::is_ascii_digit) {
+        332
+    } else if secret.iter().all(u8::is_ascii_hexdigit) {
+        400
+    } else if is_words(secret) {
+        200
+    } else if lower && upper {
+        600
+    } else if any(u8::is_ascii_digit) {
+        517
+    } else {
+        470
+    }
+}
+
+/// The part that the rest repeats; all of it where nothing does.
+fn without_repeats(secret: &[u8]) -> &[u8] {
+    let repeats = |every: &usize| secret.iter().zip(&secret[*every..]).all(|(a, b)| a == b);
+    let unit = (1..secret.len()).find(repeats).unwrap_or(secret.len());
+    &secret[..unit]
+}
+
+/// Whether letters follow each other as they do in words: half of all neighbours are among the most
+/// frequent pairs of English, where it is one of 11 in random letters.
+fn is_words(secret: &[u8]) -> bool {
+    const PAIRS: &[u8] = b"alanarasatbabecechclcodeeaecedeleneresethahehihoicinioisitlalelilllo\
+        mamendnengntofomonoroupararerirosesisttatethtitourusve";
+    let (mut pairs, mut frequent) = (0, 0);
+    for pair in secret.windows(2) {
+        if pair.iter().all(u8::is_ascii_alphabetic) {
+            pairs += 1;
+            let pair = pair.to_ascii_lowercase();
+            frequent += usize::from(PAIRS.chunks_exact(2).any(|known| known == pair));
+        }
+    }
+    pairs >= 6 && 2 * frequent >= pairs
+}
+
+/// Why a secret must not be used, and what to do about it.
+///
+/// # Errors
+/// It has fewer than [`limits::CLUSTER_SECRET_BITS_MIN`] bits.
+pub fn check(secret: &str) -> Result<(), String> {
+    let (bits, least) = (strength_bits(secret), limits::CLUSTER_SECRET_BITS_MIN);
+    if bits >= least {
+        return Ok(());
+    }
+    Err(format!(
+        "too weak: by its looks it has {bits} bits and can be guessed by whoever hears one message \
+         between nodes; {least} are needed, as 22 random characters of base64 or 32 of hexadecimal \
+         have. `slotd cluster secret` makes one. Until all nodes of a cluster can be stopped to \
+         change theirs, cluster.accept_weak_secret = true keeps it in use"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::engine::general_purpose::STANDARD;
+
+    /// A secret that the program makes itself must never be refused, nor one that is as long as the
+    /// documentation asks for, whatever chance made of it.
+    #[test]
+    fn random_secrets_are_strong() {
+        let mut weak = 0;
+        for _ in 0..2_000 {
+            let made = generate();
+            assert!(made.len() == PREFIX.len() + 43 && check(&made).is_ok(), "{made}");
+            let hex = format!("{:032x}", rand::random::<u128>());
+            assert!(check(&hex).is_ok(), "{hex}");
+            let base64 = STANDARD.encode(rand::random::<[u8; 32]>());
+            assert!(check(&base64).is_ok(), "{base64}");
+            weak += usize::from(check(&STANDARD.encode(rand::random::<[u8; 16]>())).is_err());
+        }
+        // 22 characters and their padding: too few to tell from words each time.
+        assert!(weak <= 20, "{weak} of 2000");
+    }
+
+    /// Each of these can be found by trying what people use.
+    #[test]
+    fn secrets_that_people_make_up_are_weak() {
+        for secret in [
+            "password",
+            "correct-horse-battery-staple",
+            "another-secret-altogether",
+            "replace-me-cluster-secret",
+            "this-is-my-very-long-cluster-secret",
+            "Our-Production-Cluster-Secret",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "0123456789012345678901234567890123456789",
+            "Tr0ub4dor&3Tr0ub4dor&3Tr0ub4dor&3",
+            "1f2e3d4c5b6a79881f2e3d4c5b6a7988",
+        ] {
+            let told = check(secret).unwrap_err();
+            assert!(told.contains("`slotd cluster secret`") && !told.contains(secret), "{told}");
+        }
+        // Ten words of a list, drawn by chance, are 129 bits.
+        let drawn = "bronze-lantern-meadow-thirteen-oyster-cabinet-velvet-harness-pilot-orchard";
+        assert!(check(drawn).is_ok());
+    }
+}
