@@ -81,6 +81,16 @@ fn highest(index: usize) -> u64 {
     lowest + ((1_u64 << shift) - 1)
 }
 
+/// A short time in words, from microseconds: most slots are idle when they change over, and pause
+/// for less than one.
+pub fn micros(us: f64) -> String {
+    match us {
+        us if us < 1.0 => "under 1 µs".into(),
+        us if us < 1e3 => format!("{us:.0} µs"),
+        us => format!("{:.1} ms", us / 1e3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +117,11 @@ mod tests {
         near(0.99, 990);
         near(1.0, 1000);
         assert_eq!(Histogram::default().quantile(0.5), Duration::ZERO);
+    }
+
+    /// "0 µs" reads as if nothing had been measured.
+    #[test]
+    fn no_time_is_shown_as_none() {
+        assert_eq!([0.0, 0.4, 7.6, 1_540.0].map(micros), ["under 1 µs", "under 1 µs", "8 µs", "1.5 ms"]);
     }
 }

@@ -8,7 +8,7 @@ use slotd_tests::{
     api::{Admin, Api, Deployed, Message, Swap, session_path},
     conversations::{self, Conversation},
     ending::Ending,
-    histogram::Histogram,
+    histogram::{Histogram, micros},
     node::{Addresses, Node, NodeOptions},
     plugins,
 };
@@ -132,7 +132,9 @@ async fn show(args: &Args) -> anyhow::Result<(Node, bool)> {
     say("reading everything back");
     let account = Account::read(&[api], SERVICE, &rooms).await?;
     let good = print(&replay, &account, elapsed, &swap, clients, rooms.len());
-    print_addresses(&node, &rooms);
+    if !args.exit {
+        print_addresses(&node, &rooms);
+    }
     Ok((node, good))
 }
 
@@ -256,9 +258,14 @@ impl Replay {
         loop {
             tick.tick().await;
             let done = self.acknowledged.load(SeqCst);
-            let percent = (done * 100 / first_round.max(1)).min(100);
-            let swap = if self.swapped.load(SeqCst) { "swapped" } else { "before or in the swap" };
-            let line = format!("    {percent:3} %  {done} acknowledged, {swap}");
+            let line = match self.swapped.load(SeqCst) {
+                true => format!("    replaying: {done} acknowledged, the plugin is swapped"),
+                // More than there are lines: clients go on until the swap is over.
+                false if done >= first_round => {
+                    format!("    replaying: {done} acknowledged, waiting for the swap")
+                }
+                false => format!("    replaying: {done} of {first_round} acknowledged"),
+            };
             let mut err = std::io::stderr();
             // Progress that can't be shown is no reason to stop.
             let _ = if terminal { write!(err, "\r{line:<60}") } else { writeln!(err, "{line}") };
@@ -311,8 +318,10 @@ fn print(
     row(
         "  pause per slot",
         format!(
-            "p50 {:.0} µs, p99 {:.0} µs, max {:.0} µs",
-            swap.pause_p50_us, swap.pause_p99_us, swap.pause_max_us
+            "p50 {}, p99 {}, max {}",
+            micros(swap.pause_p50_us),
+            micros(swap.pause_p99_us),
+            micros(swap.pause_max_us)
         ),
     );
     row("  slots moved", format!("{} of {} in {:.1} ms", swap.moved, swap.slots, swap.elapsed_ms));
@@ -343,10 +352,10 @@ fn print_addresses(node: &Node, rooms: &BTreeMap<String, Sent>) {
         "  curl {session}/messages {json} -H 'slotd-sender: you' -d '{{\"kind\":\"say\",\"text\":\"hello\"}}'"
     );
     println!("  curl {session}/query {json} -d '{{\"query\":\"top\",\"limit\":3}}'");
-    println!("  curl -N {session}/events");
+    println!("  curl -N '{session}/events?after=0'   # all that was said, and what you say next");
     println!("  curl http://{admin}/admin/v1/services");
-    println!("  curl -X POST http://{admin}/admin/v1/services/{SERVICE}/rollback");
 }
+
 
 fn say(what: &str) {
     eprintln!("==> {what}");

@@ -1,7 +1,10 @@
 //! When a cluster is at rest again after a change, and how long each slot paused for it.
 
 use super::{Cluster, Member};
-use crate::api::{Admin, Move};
+use crate::{
+    api::{Admin, Move},
+    histogram::micros,
+};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::{
@@ -78,7 +81,8 @@ impl fmt::Display for Pauses {
             return write!(f, "none");
         }
         let Self { p50_ms, p99_ms, max_ms, .. } = self;
-        write!(f, "p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms, max {max_ms:.1} ms")
+        let [p50, p99, max] = [p50_ms, p99_ms, max_ms].map(|ms| micros(ms * 1e3));
+        write!(f, "p50 {p50}, p99 {p99}, max {max}")
     }
 }
 

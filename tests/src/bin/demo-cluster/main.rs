@@ -143,7 +143,9 @@ async fn show(args: &Args) -> anyhow::Result<(Cluster, bool)> {
     let rooms = std::mem::take(&mut *lock(&replay.rooms));
     let account = Account::read(&apis, SERVICE, &rooms).await?;
     let good = print(&replay, &account, &events, elapsed, (clients, rooms.len()));
-    print_addresses(&cluster, &members, rooms.keys().next().map_or("lobby", String::as_str));
+    if !args.exit {
+        print_addresses(&cluster, &members, rooms.keys().next().map_or("lobby", String::as_str));
+    }
     Ok((cluster, good))
 }
 
@@ -289,6 +291,7 @@ fn print_addresses(cluster: &Cluster, members: &[Arc<Member>], room: &str) {
             println!(
                 "  curl {session}/messages {json} -H 'slotd-sender: you' -d '{{\"kind\":\"say\",\"text\":\"hello\"}}'"
             );
+            println!("  curl -N '{session}/events?after=0'");
         } else {
             println!("  curl {session}/messages?tail=1");
             println!("  curl http://{}/admin/v1/nodes", at.admin);
