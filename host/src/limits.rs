@@ -738,6 +738,9 @@ pub const PEER_SILENT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const PEER_UNPROVEN_MAX: usize = 64;
 /// Such connections from one address that nobody knows: each takes a round trip.
 pub const PEER_UNPROVEN_PER_ADDRESS_MAX: usize = 8;
+/// Services with series of their own in `/metrics`; each has some 20, and 25 more for each way in
+/// which its plugin is called.
+pub const METRIC_SERVICES_MAX: usize = 50;
 /// How often a node looks which links with its peers are missing.
 pub const PEER_LINK_LOOK: Duration = Duration::from_millis(250);
 /// How long a link may be missing before a node says so: a dead peer leaves the view well before,

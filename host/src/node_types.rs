@@ -60,7 +60,11 @@ pub struct Answer {
 }
 
 /// A message that is in its slot's mailbox; resolves when it is durable, or failed.
-pub struct Pending(Way);
+pub struct Pending {
+    way: Way,
+    /// Whose failures are counted.
+    service: Option<ServiceName>,
+}
 
 enum Way {
     /// In a mailbox of this node.
@@ -71,10 +75,14 @@ enum Way {
 
 impl Pending {
     pub(crate) fn here(answer: oneshot::Receiver<Result<Sent, Error>>) -> Self {
-        Self(Way::Here(answer))
+        Self { way: Way::Here(answer), service: None }
     }
     pub(crate) fn on_its_way(answer: BoxFuture<'static, Result<Sent, Error>>) -> Self {
-        Self(Way::Around(answer))
+        Self { way: Way::Around(answer), service: None }
+    }
+    /// Counts its failure as one of the service.
+    pub(crate) fn counted(self, service: ServiceName) -> Self {
+        Self { service: Some(service), ..self }
     }
 }
 
@@ -84,7 +92,7 @@ impl Future for Pending {
         mut self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Self::Output> {
-        match &mut self.0 {
+        let answer = match &mut self.way {
             Way::Here(answer) => Pin::new(answer).poll(cx).map(|r| {
                 r.unwrap_or_else(|_| Err(Error::new(
                     crate::error::Code::OutcomeUnknown,
@@ -92,7 +100,11 @@ impl Future for Pending {
                 )))
             }),
             Way::Around(answer) => answer.as_mut().poll(cx),
+        };
+        if let (std::task::Poll::Ready(Err(error)), Some(service)) = (&answer, &self.service) {
+            crate::telemetry::services::failed(service, error.code);
         }
+        answer
     }
 }
 

@@ -122,6 +122,9 @@ mod tests {
     /// "0 µs" reads as if nothing had been measured.
     #[test]
     fn no_time_is_shown_as_none() {
-        assert_eq!([0.0, 0.4, 7.6, 1_540.0].map(micros), ["under 1 µs", "under 1 µs", "8 µs", "1.5 ms"]);
+        assert_eq!(
+            [0.0, 0.4, 7.6, 1_540.0].map(micros),
+            ["under 1 µs", "under 1 µs", "8 µs", "1.5 ms"]
+        );
     }
 }

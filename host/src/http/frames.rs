@@ -185,6 +185,7 @@ pub(super) fn ack(id: &str, sent: &Sent) -> String {
 }
 
 pub(super) fn error(id: Option<&str>, error: &Error) -> String {
+    crate::telemetry::metrics().error(error.code);
     let problem = Problem::from(error);
     write(&ServerFrame::Error(ErrorFrame {
         id,

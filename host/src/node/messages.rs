@@ -1,7 +1,12 @@
 //! What clients ask of a node: messages, reads, subscriptions, listings.
 
 use super::*;
-use crate::router::forward::undecided_delete;
+use crate::{router::forward::undecided_delete, telemetry::services};
+
+/// Counts a failure with its service.
+fn counted<T>(service: &ServiceName, result: Result<T, Error>) -> Result<T, Error> {
+    result.inspect_err(|error| services::failed(service, error.code))
+}
 
 impl Node {
     /// Puts a message into its slot's mailbox (starting the slot if need be). The order of calls
@@ -10,6 +15,15 @@ impl Node {
     /// # Errors
     /// `mailbox-full`, `unavailable`, `service-not-found`.
     pub async fn enqueue(&self, key: &SessionKey, message: Incoming) -> Result<Pending, Error> {
+        let pending = self.enqueue_uncounted(key, message).await;
+        counted(&key.service, pending.map(|pending| pending.counted(key.service.clone())))
+    }
+
+    async fn enqueue_uncounted(
+        &self,
+        key: &SessionKey,
+        message: Incoming,
+    ) -> Result<Pending, Error> {
         if let Some(cluster) = &self.cluster {
             return cluster.forwarder.enqueue(key, message).await;
         }
@@ -24,10 +38,14 @@ impl Node {
     /// # Errors
     /// As [`Node::enqueue`], and what became of the message.
     pub async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
-        match &self.cluster {
+        let sent = match &self.cluster {
             Some(cluster) => cluster.forwarder.send(key, message).await,
-            None => self.enqueue(key, message).await?.await,
-        }
+            None => match self.enqueue_uncounted(key, message).await {
+                Ok(pending) => pending.await,
+                Err(error) => Err(error),
+            },
+        };
+        counted(&key.service, sent)
     }
 
     pub async fn query(
@@ -54,7 +72,7 @@ impl Node {
             Response::Answer(answer) => Some(answer),
             _ => None,
         };
-        self.ask(self.router.slot_of(key), mail, request, pick).await
+        counted(&key.service, self.ask(self.router.slot_of(key), mail, request, pick).await)
     }
 
     pub async fn history(
@@ -68,13 +86,13 @@ impl Node {
             Response::History(history) => Some(history),
             _ => None,
         };
-        self.ask(
+        let answer = self.ask(
             self.router.slot_of(key),
             |reply| Mail::History { key: key.clone(), range, consistency, reply },
             || Request::History { key: key.clone(), range, local },
             pick,
-        )
-        .await
+        );
+        counted(&key.service, answer.await)
     }
 
     pub async fn session(
@@ -87,24 +105,24 @@ impl Node {
             Response::Session(info) => Some(*info),
             _ => None,
         };
-        self.ask(
+        let answer = self.ask(
             self.router.slot_of(key),
             |reply| Mail::Session { key: key.clone(), consistency, reply },
             || Request::Session { key: key.clone(), local },
             pick,
-        )
-        .await
+        );
+        counted(&key.service, answer.await)
     }
 
     /// Deletes a session with all it has. Its subscribers are told.
     pub async fn delete(&self, key: &SessionKey) -> Result<(), Error> {
-        self.ask(
+        let answer = self.ask(
             self.router.slot_of(key),
             |reply| Mail::Delete { key: key.clone(), reply },
             || Request::Delete { key: key.clone() },
             |response| matches!(response, Response::Deleted).then_some(()),
-        )
-        .await
+        );
+        counted(&key.service, answer.await)
     }
 
     /// One step of a subscription to a session's events. See [`Subscribed`]. A session need not
@@ -114,13 +132,13 @@ impl Node {
             Response::Subscribed(subscribed) => Some(subscribed),
             _ => None,
         };
-        self.ask(
+        let answer = self.ask(
             self.router.slot_of(key),
             |reply| Mail::Subscribe { key: key.clone(), after, reply },
             || Request::Subscribe { key: key.clone(), after },
             pick,
-        )
-        .await
+        );
+        counted(&key.service, answer.await)
     }
 
     /// Sessions of a service over all slots, in order of their ids.
@@ -131,7 +149,7 @@ impl Node {
         after: Option<&SessionId>,
         limit: usize,
     ) -> Result<Vec<SessionInfo>, Error> {
-        self.list(service, prefix, after, limit, false).await
+        counted(service, self.list(service, prefix, after, limit, false).await)
     }
 
     /// Sessions that a newer plugin's `migrate` refused.

@@ -285,7 +285,13 @@ impl Node {
 
     /// What `/metrics` shows of the slots.
     pub fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot { ready: self.ready().is_ok(), ..Snapshot::default() };
+        let deployed = self.context.catalogue.all();
+        let mut snapshot = Snapshot {
+            ready: self.ready().is_ok(),
+            deployed: deployed.iter().map(|service| service.name.clone()).collect(),
+            clustered: self.cluster.is_some(),
+            ..Snapshot::default()
+        };
         for (slot, handle) in self.router.all_running() {
             let stats = &handle.stats;
             snapshot.mailboxes.push((slot, handle.mailbox_depth()));

@@ -15,7 +15,7 @@ use crate::{
         Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
         session::Session, task::Task,
     },
-    telemetry::{metrics, repeats},
+    telemetry::{metrics, repeats, services::Called},
 };
 use bytes::Bytes;
 use std::{
@@ -56,7 +56,7 @@ impl Task {
                 self.building.hold(reply, Ok(sent));
             }
             Ok(Applied::Repeat(sent)) => {
-                metrics().replays.increment(1);
+                self.services.of(&session.key.service).replayed();
                 // It rests on the first one alone: what came later may fail without it.
                 let batch = self.batch_of(&session, sent.seq);
                 self.hold(batch, reply, Ok(sent));
@@ -469,15 +469,15 @@ impl Task {
     }
 
     async fn call(&mut self, running: &mut Running, call: Call) -> Outcome {
-        let seconds = match call.input {
-            Input::Handle { .. } => &metrics().handle_seconds,
-            Input::Query { .. } => &metrics().query_seconds,
-            Input::Migrate { .. } => &metrics().migrate_seconds,
+        let called = match call.input {
+            Input::Handle { .. } => Called::Handle,
+            Input::Query { .. } => Called::Query,
+            Input::Migrate { .. } => Called::Migrate,
         };
         let started = Instant::now();
         let outcome = self.beside_commits(running.instance.call(call)).await;
-        seconds.record(started.elapsed());
-        metrics().host_calls.increment(outcome.host_calls.into());
+        let counted = self.services.of(&running.service);
+        counted.called(called, started.elapsed(), outcome.host_calls.into());
         outcome
     }
 
@@ -491,7 +491,7 @@ impl Task {
     ) -> Result<Settled, (Box<Session>, Error)> {
         match &result {
             Err(failure) if failure.is_fatal() => {
-                metrics().trap(&running.service, failure.kind());
+                self.services.of(&running.service).trapped(failure.kind());
                 let about = format_args!("{} {}", running.service, failure.kind());
                 if repeats::admit("a call failed", about) {
                     tracing::warn!(
@@ -505,7 +505,7 @@ impl Task {
                 }
             }
             Err(_) => {
-                metrics().rejection(&running.service);
+                self.services.of(&running.service).rejected();
                 self.instances.put(running);
             }
             Ok(_) => self.instances.put(running),

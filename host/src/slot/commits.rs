@@ -7,6 +7,7 @@ use crate::{
         Append, LogError, Position,
         record::{Batch, Record},
     },
+    names::ServiceName,
     node_types::Consistency,
     slot::{
         Reply,
@@ -15,7 +16,7 @@ use crate::{
         session::Session,
         task::{End, Task},
     },
-    telemetry::metrics,
+    telemetry::{metrics, services::Committed},
 };
 use futures_util::future::BoxFuture;
 use std::{
@@ -97,11 +98,24 @@ impl Task {
         }
     }
 
-    fn on_durable(&self, records: &[Record], took: Duration) {
+    fn on_durable(&mut self, records: &[Record], took: Duration) {
         let mut messages = 0;
+        // A batch is of one service as a rule: its counters are looked up once.
+        let mut sums: Vec<(&ServiceName, Committed)> = Vec::new();
         for record in records {
             match record {
-                Record::Message(_) => messages += 1,
+                Record::Message(message) => {
+                    messages += 1;
+                    let service = &message.key.service;
+                    match sums.iter_mut().find(|(known, _)| *known == service) {
+                        Some((_, sum)) => sum.add(&message.entry),
+                        None => {
+                            let mut sum = Committed::default();
+                            sum.add(&message.entry);
+                            sums.push((service, sum));
+                        }
+                    }
+                }
                 Record::Activate(_) => {
                     self.stats.show_active(&self.context.catalogue, &self.active);
                 }
@@ -109,7 +123,9 @@ impl Task {
             }
         }
         metrics().append_seconds.record(took);
-        metrics().messages.increment(messages);
+        for (service, sum) in sums {
+            self.services.of(service).committed(sum);
+        }
         metrics().batch_messages.record(messages as f64);
     }
 

@@ -26,7 +26,7 @@ use crate::{
         subscribers::Subscribers,
     },
     state::SlotMeta,
-    telemetry::{metrics, repeats},
+    telemetry::{metrics, repeats, services},
 };
 use futures_util::FutureExt;
 use std::{
@@ -82,6 +82,8 @@ pub(super) struct Task {
     /// A snapshot reaches to this position; trim once this batch is durable.
     pub(super) trim_after: Option<(Position, u64)>,
     pub(super) instances: Instances,
+    /// Where the slot counts what it does for each service.
+    pub(super) services: services::Known,
     pub(super) subscribers: Subscribers,
     last_use: LastUse,
     pub(super) last_commit: Instant,
@@ -315,6 +317,7 @@ impl Task {
             snapshotting: None,
             trim_after: None,
             instances: Instances::default(),
+            services: services::Known::default(),
             subscribers: Subscribers::default(),
             last_use: LastUse::now(),
             last_commit: Instant::now(),

@@ -33,6 +33,10 @@ impl FixedHistogram {
         Self { bounds, counts, sum: AtomicU64::new(0) }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.counts.iter().all(|count| count.load(Relaxed) == 0)
+    }
+
     /// As Prometheus' text format; `labels` without braces, may be empty.
     pub fn render(&self, name: &str, labels: &str, out: &mut String) {
         let comma = if labels.is_empty() { "" } else { "," };

@@ -6,9 +6,9 @@
 use super::{
     histogram::{BYTES, COUNT, SECONDS},
     recorder::{Registry, escape},
-    scrape,
+    scrape, services,
 };
-use crate::{error::Code, names::ServiceName};
+use crate::error::Code;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use std::{fmt::Write as _, sync::OnceLock};
 
@@ -63,10 +63,6 @@ macro_rules! table {
 }
 
 table! {
-    /// Messages that were committed.
-    messages: Counter "slotd_messages_total";
-    /// Stored replies that were given again to a repeated idempotency key.
-    replays: Counter "slotd_replays_total";
     /// Bytes over all connections, heads included.
     bytes_in: Counter "slotd_http_bytes_total" {"direction" = "in"};
     /// Bytes over all connections, heads included.
@@ -85,14 +81,6 @@ table! {
     fsyncs: Counter "slotd_fsyncs_total";
     /// One write of a slot's committed changes to the state store.
     flush_seconds: Histogram "slotd_flush_seconds" [SECONDS];
-    /// One call of a plugin, by what was called.
-    handle_seconds: Histogram "slotd_guest_call_seconds" [SECONDS] {"call" = "handle"};
-    /// One call of a plugin, by what was called.
-    query_seconds: Histogram "slotd_guest_call_seconds" [SECONDS] {"call" = "query"};
-    /// One call of a plugin, by what was called.
-    migrate_seconds: Histogram "slotd_guest_call_seconds" [SECONDS] {"call" = "migrate"};
-    /// Calls that plugins made into the host: state, effects, log.
-    host_calls: Counter "slotd_host_calls_total";
     /// Instances of plugins that were made.
     instantiations: Counter "slotd_instantiations_total";
     /// One instance that was made, without the time that it waited for memory.
@@ -163,10 +151,8 @@ table! {
     log_conflicts: Counter "slotd_log_conflicts_total";
     /// Appends that were refused because another owner, or another batch, came before.
     log_fenced: Counter "slotd_log_fenced_total";
-    /// Claims of slots, by how they ended.
-    log_claims_won: Counter "slotd_log_claims_total" {"result" = "won"};
-    /// Claims of slots, by how they ended.
-    log_claims_lost: Counter "slotd_log_claims_total" {"result" = "lost"};
+    /// Claims of slots that another node's claim came before.
+    log_claims_lost: Counter "slotd_claims_lost_total";
     // Discovery and membership.
     /// Addresses of peers that discovery gives now.
     discovery_addresses: Gauge "slotd_discovery_addresses";
@@ -265,13 +251,10 @@ table! {
 const HTTP_REQUESTS: &str = "slotd_http_requests_total";
 const HTTP_SECONDS: &str = "slotd_http_request_seconds";
 const ERRORS: &str = "slotd_errors_total";
-const TRAPS: &str = "slotd_traps_total";
-const REJECTIONS: &str = "slotd_rejections_total";
 const PEER_REFUSED: &str = "slotd_peer_refused_total";
 const CONNECTIONS_ENDED: &str = "slotd_http_connections_ended_total";
 
-/// Metrics whose labels are known only as they happen. All are
-/// bounded: operators name services.
+/// Metrics whose labels are known only as they happen. All are bounded.
 static LABELLED: &[Metric] = &[
     Metric {
         name: HTTP_REQUESTS,
@@ -292,20 +275,6 @@ static LABELLED: &[Metric] = &[
         kind: "Counter",
         labels: &[("code", "…")],
         doc: "Requests that were refused or failed, by the error's code (docs/errors.md).",
-        bounds: None,
-    },
-    Metric {
-        name: TRAPS,
-        kind: "Counter",
-        labels: &[("service", "…"), ("kind", "trap|deadline|limit|store|no-memory")],
-        doc: "Calls of plugins that ended badly, by how.",
-        bounds: None,
-    },
-    Metric {
-        name: REJECTIONS,
-        kind: "Counter",
-        labels: &[("service", "…")],
-        doc: "Messages and queries that a plugin refused.",
         bounds: None,
     },
     Metric {
@@ -363,20 +332,6 @@ impl Metrics {
             counter.increment(1);
         }
     }
-    /// Counts a call that ended badly; `kind` is [`crate::plugin::Failure::kind`].
-    pub fn trap(&self, service: &ServiceName, kind: &'static str) {
-        let labels = vec![
-            Label::new("service", service.as_str().to_owned()),
-            Label::from_static_parts("kind", kind),
-        ];
-        self.registry.register_counter(&Key::from_parts(TRAPS, labels), &METADATA).increment(1);
-    }
-    /// Counts a plugin's own refusal.
-    pub fn rejection(&self, service: &ServiceName) {
-        let labels = vec![Label::new("service", service.as_str().to_owned())];
-        let key = Key::from_parts(REJECTIONS, labels);
-        self.registry.register_counter(&key, &METADATA).increment(1);
-    }
     /// Counts a link between nodes that was refused.
     pub fn peer_refused(&self, reason: crate::rpc::Reason) {
         let labels = vec![Label::from_static_parts("reason", reason.as_str())];
@@ -396,8 +351,16 @@ impl Metrics {
 
     /// Everything, in Prometheus' text format: what `/metrics` answers.
     pub fn render(&self) -> String {
+        let snapshots = scrape::snapshots();
+        if !snapshots.is_empty() {
+            services::follow(&snapshots.iter().flat_map(|snapshot| &snapshot.deployed).collect());
+        }
         let mut out = self.registry.render();
-        for (row, values) in scrape::collect() {
+        if !snapshots.iter().any(|snapshot| snapshot.clustered) {
+            out = out.split_inclusive('\n').filter(|line| !is_of_a_cluster(line)).collect();
+        }
+        services::render(&mut out);
+        for (row, values) in scrape::collect(&snapshots) {
             let _ = writeln!(out, "# HELP {} {}", row.name, row.doc);
             let _ = writeln!(out, "# TYPE {} {}", row.name, row.kind.to_ascii_lowercase());
             for (label, value) in values {
@@ -414,6 +377,32 @@ impl Metrics {
     }
 }
 
+/// Whether a line of the text format is about what only a node of a cluster does.
+fn is_of_a_cluster(line: &str) -> bool {
+    let line = line.strip_prefix("# HELP ").or(line.strip_prefix("# TYPE ")).unwrap_or(line);
+    OF_CLUSTERS.iter().any(|start| line.starts_with(start))
+}
+
+/// How the names of metrics begin that stand still on a node that stands alone.
+const OF_CLUSTERS: &[&str] = &[
+    "slotd_nats_",
+    "slotd_log_",
+    "slotd_view",
+    "slotd_nodes_lost_",
+    "slotd_declared_down_",
+    "slotd_membership_",
+    "slotd_discovery_",
+    "slotd_peer_",
+    "slotd_snapshot",
+    "slotd_moves_",
+    "slotd_handoff_",
+    "slotd_forward",
+    "slotd_claims_",
+    "slotd_fences_",
+    "slotd_unfit",
+    "slotd_slots_owned",
+];
+
 impl Metric {
     pub(super) const fn scraped(
         name: &'static str,
@@ -429,6 +418,13 @@ impl Metric {
     ) -> Self {
         Self { name, kind: "Counter", labels, doc, bounds: None }
     }
+    pub(super) const fn scraped_histogram(
+        name: &'static str,
+        labels: &'static [(&'static str, &'static str)],
+        doc: &'static str,
+    ) -> Self {
+        Self { name, kind: "Histogram", labels, doc, bounds: None }
+    }
 }
 
 /// `docs/metrics.md`.
@@ -442,14 +438,14 @@ pub fn metrics_md() -> String {
          | metric | kind | labels | meaning |\n|---|---|---|---|\n",
     );
     let mut seen: Vec<&str> = Vec::new();
-    for row in COUNTED.iter().chain(LABELLED).chain(scrape::SCRAPED) {
+    let all = || services::ROWS.iter().chain(COUNTED).chain(LABELLED).chain(scrape::SCRAPED);
+    for row in all() {
         if seen.contains(&row.name) {
             continue;
         }
         seen.push(row.name);
         let mut labels: Vec<(&str, Vec<&str>)> = Vec::new();
-        let same = COUNTED.iter().chain(LABELLED).chain(scrape::SCRAPED);
-        for (label, value) in same.filter(|m| m.name == row.name).flat_map(|m| m.labels) {
+        for (label, value) in all().filter(|m| m.name == row.name).flat_map(|m| m.labels) {
             match labels.iter_mut().find(|(known, _)| known == label) {
                 Some((_, values)) => values.push(value),
                 None => labels.push((label, vec![value])),
@@ -464,9 +460,18 @@ pub fn metrics_md() -> String {
         let _ = writeln!(out, "| `{name}` | {kind} | {} | {doc} |", labels.join("; "));
     }
     out.push_str(
-        "\n`slotd_slot_mailbox_depth` has one series for each slot that runs, \
-         `slotd_slot_claims_total` one for each\nslot that this process has claimed in a cluster. \
-         Both are read when they are asked for: nothing is spent\non them per message.\n",
+        "\n## How many series\n\n\
+         Of services, those that were there first have series of their own, 50 at most; all others \
+         are counted\ntogether as `service=\"other\"`, so that sums stay right. A service that was \
+         removed loses its series. Where a\nkind of failure (`slotd_traps_total`, \
+         `slotd_service_errors_total`) or of call (`slotd_guest_call_seconds`) never\nhappened, there \
+         is no series of it.\n\n\
+         `slotd_slot_mailbox_depth` has a series for each slot in whose mailbox something waits, \
+         `slotd_slot_claims_total`\none for each slot that this process has claimed more than once. \
+         Both are read when they are asked for: nothing is\nspent on them per message.\n\n\
+         Metrics of a cluster (`slotd_nats_*`, `slotd_log_*`, `slotd_view*`, `slotd_membership_*`, \
+         `slotd_discovery_*`,\n`slotd_peer_*`, `slotd_snapshot*`, moves, forwards and claims) are not \
+         shown by a node that stands alone.\n",
     );
     out
 }
@@ -474,7 +479,8 @@ pub fn metrics_md() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use crate::names::ServiceName;
+    use std::{sync::Arc, time::Duration};
 
     fn line<'a>(text: &'a str, start: &str) -> Option<&'a str> {
         text.lines().find(|line| line.starts_with(start))
@@ -489,22 +495,27 @@ mod tests {
     #[test]
     fn what_is_counted_is_rendered() {
         let metrics = metrics();
-        metrics.messages.increment(3);
-        metrics.handle_seconds.record(3e-6);
-        metrics.handle_seconds.record(f64::NAN);
+        metrics.append_seconds.record(3e-6);
+        metrics.append_seconds.record(f64::NAN);
         metrics.error(Code::PluginDeadline);
         let service = ServiceName::parse("render-test").unwrap();
-        metrics.trap(&service, "deadline");
-        metrics.rejection(&service);
+        let mut known = services::Known::default();
+        let counted = known.of(&service);
+        counted.committed(services::Committed { messages: 3, ..Default::default() });
+        counted.called(services::Called::Handle, Duration::from_micros(3), 1);
+        counted.trapped("deadline");
+        counted.rejected();
         metrics::histogram!("slotd_swap_pause_seconds").record(0.5);
         let text = metrics.render();
         for start in [
-            "slotd_messages_total ",
+            "slotd_messages_total{service=\"render-test\"} 3",
+            "# HELP slotd_append_seconds From the hand-over",
+            "# TYPE slotd_append_seconds histogram",
+            "slotd_append_seconds_bucket{le=\"0.000005\"} ",
+            "slotd_append_seconds_bucket{le=\"+Inf\"} ",
             "# HELP slotd_guest_call_seconds One call of a plugin",
             "# TYPE slotd_guest_call_seconds histogram",
-            "slotd_guest_call_seconds_bucket{call=\"handle\",le=\"0.000005\"} ",
-            "slotd_guest_call_seconds_bucket{call=\"handle\",le=\"+Inf\"} ",
-            "slotd_guest_call_seconds_count{call=\"query\"} ",
+            "slotd_guest_call_seconds_count{service=\"render-test\",call=\"handle\"} 1",
             "slotd_swap_pause_seconds_sum ",
             "slotd_errors_total{code=\"plugin-deadline\"} ",
             "slotd_traps_total{service=\"render-test\",kind=\"deadline\"} 1",
@@ -529,9 +540,10 @@ mod tests {
     #[test]
     fn slots_are_read_at_the_scrape_and_end_with_their_source() {
         let source = scrape::on_scrape(|| scrape::Snapshot {
-            mailboxes: vec![(9_001, 7)],
-            claims: vec![(9_002, 3)],
+            mailboxes: vec![(9_001, 7), (9_003, 0)],
+            claims: vec![(9_002, 3), (9_004, 1)],
             instances: 2,
+            deployed: vec![ServiceName::parse("render-test").unwrap()],
             ..Default::default()
         });
         let depth = "slotd_slot_mailbox_depth{slot=\"9001\"}";
@@ -542,7 +554,12 @@ mod tests {
         let text = metrics().render();
         let claims = "slotd_slot_claims_total{slot=\"9002\"}";
         assert_eq!(line(&text, claims), Some("slotd_slot_claims_total{slot=\"9002\"} 3"));
-        assert_eq!(line(&text, "slotd_slot_claims_total{slot=\"9001\"}"), None, "never claimed");
+        for nothing in
+            ["slotd_slot_claims_total{slot=\"9004\"}", "slotd_slot_mailbox_depth{slot=\"9003\"}"]
+        {
+            assert_eq!(line(&text, nothing), None, "it says nothing");
+        }
+        assert_eq!(line(&text, "slotd_nats_"), None, "no node of a cluster is here");
         assert!(line(&text, "# TYPE slotd_slot_claims_total counter").is_some());
         drop(source);
         let text = metrics().render();

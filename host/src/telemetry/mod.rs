@@ -6,6 +6,7 @@ pub mod panics;
 mod recorder;
 pub mod repeats;
 pub mod scrape;
+pub mod services;
 pub mod sink;
 pub mod text;
 

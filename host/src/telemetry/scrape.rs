@@ -32,6 +32,10 @@ pub struct Snapshot {
     pub session_cache_bytes: u64,
     /// Whether requests can be served.
     pub ready: bool,
+    /// The services that the node has.
+    pub deployed: Vec<ServiceName>,
+    /// Whether it is a node of a cluster.
+    pub clustered: bool,
 }
 
 const LABEL_SLOT: &[(&str, &str)] = &[("slot", "…")];
@@ -41,11 +45,15 @@ const LABEL_VERSION: &[(&str, &str)] = &[("version", "…")];
 
 /// In the order of [`collect`].
 pub(super) static SCRAPED: &[Metric] = &[
-    Metric::scraped("slotd_slot_mailbox_depth", LABEL_SLOT, "Messages that wait for a slot."),
+    Metric::scraped(
+        "slotd_slot_mailbox_depth",
+        LABEL_SLOT,
+        "Messages that wait for a slot, where any do.",
+    ),
     Metric::scraped_counter(
         "slotd_slot_claims_total",
         LABEL_SLOT,
-        "Claims of a slot that this node has won; many of one slot: nodes claim it in turns.",
+        "Claims of a slot that this node has won more than once; many: nodes claim it in turns.",
     ),
     Metric::scraped("slotd_slots_running", &[], "Slots that run."),
     Metric::scraped(
@@ -98,19 +106,24 @@ pub fn on_scrape(source: impl Fn() -> Snapshot + Send + Sync + 'static) -> Sourc
     SourceGuard(source)
 }
 
-/// The values of [`SCRAPED`], each with its label's value.
-pub(super) fn collect() -> Vec<(&'static Metric, Vec<(String, u64)>)> {
+/// What the nodes of the process say of themselves.
+pub(super) fn snapshots() -> Vec<Snapshot> {
     let sources: Vec<Arc<Source>> = SOURCES.lock().iter().filter_map(Weak::upgrade).collect();
-    let snapshots: Vec<Snapshot> = sources.iter().map(|source| source()).collect();
+    sources.iter().map(|source| source()).collect()
+}
+
+/// The values of [`SCRAPED`], each with its label's value.
+pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(String, u64)>)> {
     // Two nodes in one process (tests) may have the same slot; a series may show only once.
     let mut depths: BTreeMap<SlotId, u64> = BTreeMap::new();
-    for (slot, depth) in snapshots.iter().flat_map(|s| &s.mailboxes) {
+    for (slot, depth) in snapshots.iter().flat_map(|s| &s.mailboxes).filter(|(_, n)| *n > 0) {
         *depths.entry(*slot).or_default() += *depth as u64;
     }
     let mut claims: BTreeMap<SlotId, u64> = BTreeMap::new();
     for (slot, won) in snapshots.iter().flat_map(|s| &s.claims) {
         *claims.entry(*slot).or_default() += won;
     }
+    claims.retain(|_, won| *won > 1);
     let running = snapshots.iter().map(|s| s.mailboxes.len() as u64).sum();
     let sum = |of: fn(&Snapshot) -> u64| one(snapshots.iter().map(of).sum());
     let ready = !snapshots.is_empty() && snapshots.iter().all(|s| s.ready);

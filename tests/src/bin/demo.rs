@@ -356,7 +356,6 @@ fn print_addresses(node: &Node, rooms: &BTreeMap<String, Sent>) {
     println!("  curl http://{admin}/admin/v1/services");
 }
 
-
 fn say(what: &str) {
     eprintln!("==> {what}");
 }

@@ -36,11 +36,11 @@ fn metrics_move_with_what_they_count() {
         let body = "x".repeat(100_000);
         let slot = api.send("hostile", "a", deed(&json!({"do": "echo", "body": body}))).await?.slot;
         let path = [
-            ("slotd_messages_total", ""),
+            ("slotd_messages_total", "service=\"hostile\""),
             ("slotd_append_seconds_count", ""),
             ("slotd_batch_messages_count", ""),
             ("slotd_batch_messages_sum", ""),
-            ("slotd_guest_call_seconds_count", "call=\"handle\""),
+            ("slotd_guest_call_seconds_count", "service=\"hostile\",call=\"handle\""),
             ("slotd_http_requests_total", "status=\"200\""),
         ];
         let moved = grew(&path).await?;
@@ -49,6 +49,11 @@ fn metrics_move_with_what_they_count() {
         let text = scrape().await?;
         for name in ["slotd_commit_seconds_count", "slotd_commit_slots_sum", "slotd_fsyncs_total"] {
             ensure!(metric(&text, name, "") >= 1.0, "{name} stands still");
+        }
+        for direction in ["in", "out"] {
+            let label = format!("service=\"hostile\",direction=\"{direction}\"");
+            let bytes = metric(&text, "slotd_message_bytes_total", &label);
+            ensure!((100_000.0..110_000.0).contains(&bytes), "{bytes} bytes {direction}");
         }
         let bytes = metric(&text, "slotd_commit_bytes_sum", "");
         ensure!(bytes >= 100_000.0, "{bytes} bytes in all commits");
@@ -81,11 +86,32 @@ fn metrics_move_with_what_they_count() {
             ("slotd_errors_total", "code=\"plugin-deadline\""),
             ("slotd_errors_total", "code=\"plugin-limit\""),
             ("slotd_errors_total", "code=\"rejected\""),
+            ("slotd_service_errors_total", "service=\"hostile\",code=\"plugin-trapped\""),
+            ("slotd_service_errors_total", "service=\"hostile\",code=\"rejected\""),
             ("slotd_messages_total", ""),
-            ("slotd_host_calls_total", ""),
+            ("slotd_host_calls_total", "service=\"hostile\""),
         ];
         let moved = grew(&bad).await?;
-        ensure!(moved[..9] == [1.0; 9] && moved[9] >= 1.0, "{bad:?} grew by {moved:?}");
+        ensure!(moved[..11] == [1.0; 11] && moved[11] >= 1.0, "{bad:?} grew by {moved:?}");
+
+        // What a socket is refused counts as well, and a name that nobody deployed makes no series.
+        let mut socket = api.socket("hostile", "a", None).await?;
+        let (reject, mut events) = (json!({"do": "reject", "code": "as-told"}), Vec::new());
+        ensure!(socket.say("r", &reject, &mut events).await.is_err(), "it was not refused");
+        drop(socket);
+        expect_problem(
+            &api.post("nobody", "a", deed(&json!({}))).await?,
+            404,
+            "service-not-found",
+        )?;
+        let by_socket = [
+            ("slotd_errors_total", "code=\"rejected\""),
+            ("slotd_service_errors_total", "service=\"hostile\",code=\"rejected\""),
+            ("slotd_service_errors_total", "service=\"other\",code=\"service-not-found\""),
+            ("slotd_service_errors_total", "service=\"nobody\""),
+        ];
+        let moved = grew(&by_socket).await?;
+        ensure!(moved == [1.0, 1.0, 1.0, 0.0], "{by_socket:?} grew by {moved:?}");
 
         // Messages wait for a slot that is busy.
         let spin = || deed(&json!({"do": "spin"}));

@@ -72,7 +72,6 @@ impl Shared {
         if chain.term < term {
             *chain = Chain { term, last: position, state: State::Free };
         }
-        metrics().log_claims_won.increment(1);
         Ok(Claim { term, position })
     }
 

@@ -64,7 +64,8 @@ fn panels_show_metrics_that_exist() {
                 ensure!(opened == expression.matches([')', '}', ']']).count(), "{expression}");
                 let names = words(expression, "slotd_").chain(words(expression, "process_"));
                 for name in names {
-                    let base = name.strip_suffix("_bucket").unwrap_or(name);
+                    let part = name.strip_suffix("_bucket").or(name.strip_suffix("_sum"));
+                    let base = part.unwrap_or(name);
                     let (kind, own) =
                         metrics.get(base).with_context(|| format!("{title}: no metric {name}"))?;
                     let as_histogram = base != name;
@@ -94,6 +95,8 @@ fn panels_show_metrics_that_exist() {
             "slotd_log_append_seconds",
             "slotd_messages_total",
             "slotd_errors_total",
+            "slotd_service_errors_total",
+            "slotd_peer_links_missing",
             "slotd_guest_call_seconds",
         ] {
             ensure!(shown.contains(needed), "{needed} is not shown");

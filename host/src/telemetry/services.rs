@@ -1,0 +1,408 @@
+//! What is counted for each service. A slot finds a service's counters once ([`Known`]) and keeps
+//! them: counting is an atomic addition from then on.
+//!
+//! [`limits::METRIC_SERVICES_MAX`] services have series of their own, those that were there first; all
+//! further ones share those of `other`. A service that the node does not have any
+//! more loses its series at the next scrape.
+
+use super::{
+    histogram::{FixedHistogram, SECONDS},
+    metrics::Metric,
+    recorder::escape,
+};
+use crate::{error::Code, limits, log::record::Entry, names::ServiceName};
+use metrics::HistogramFn as _;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// What a handler was called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Called {
+    Handle,
+    Query,
+    Migrate,
+}
+
+const CALLED: [&str; 3] = ["handle", "query", "migrate"];
+/// [`crate::plugin::Failure::kind`] of those that are no refusals.
+const TRAPS: [&str; 5] = ["trap", "deadline", "limit", "store", "no-memory"];
+/// Whoever has no series of its own. No service can have this name by accident: it is one, too.
+const OTHER: &str = "other";
+
+/// The counters of one service.
+pub struct ServiceMetrics {
+    /// It has no series any more.
+    gone: AtomicBool,
+    messages: AtomicU64,
+    events: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    replays: AtomicU64,
+    rejections: AtomicU64,
+    host_calls: AtomicU64,
+    traps: [AtomicU64; TRAPS.len()],
+    errors: Box<[AtomicU64]>,
+    calls: [FixedHistogram; CALLED.len()],
+}
+
+impl ServiceMetrics {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            gone: AtomicBool::new(false),
+            messages: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            replays: AtomicU64::new(0),
+            rejections: AtomicU64::new(0),
+            host_calls: AtomicU64::new(0),
+            traps: Default::default(),
+            errors: Code::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            calls: [(); CALLED.len()].map(|()| FixedHistogram::new(SECONDS)),
+        })
+    }
+
+    /// Counts messages that were committed, with their bodies, replies and events.
+    pub fn committed(&self, sum: Committed) {
+        self.messages.fetch_add(sum.messages, Relaxed);
+        self.bytes_in.fetch_add(sum.bytes_in, Relaxed);
+        self.bytes_out.fetch_add(sum.bytes_out, Relaxed);
+        if sum.events > 0 {
+            self.events.fetch_add(sum.events, Relaxed);
+        }
+    }
+
+    /// Counts a call of a handler, and the calls that it made into the host.
+    pub fn called(&self, called: Called, took: Duration, host_calls: u64) {
+        self.calls[called as usize].record(took.as_secs_f64());
+        self.host_calls.fetch_add(host_calls, Relaxed);
+    }
+
+    /// Counts a stored reply that was given again.
+    pub fn replayed(&self) {
+        self.replays.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a handler's own refusal.
+    pub fn rejected(&self) {
+        self.rejections.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a call that ended badly; `kind` is [`crate::plugin::Failure::kind`].
+    pub fn trapped(&self, kind: &str) {
+        if let Some(at) = TRAPS.iter().position(|known| *known == kind) {
+            self.traps[at].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts a request that was refused or failed.
+    pub fn error(&self, code: Code) {
+        if let Some(counter) = self.errors.get(code as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// What a batch holds of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    pub messages: u64,
+    pub events: u64,
+    /// Of messages' bodies.
+    pub bytes_in: u64,
+    /// Of replies and events.
+    pub bytes_out: u64,
+}
+
+impl Committed {
+    pub fn add(&mut self, entry: &Entry) {
+        self.messages += 1;
+        self.events += entry.events.len() as u64;
+        self.bytes_in += entry.body.len() as u64;
+        let events: usize = entry.events.iter().map(|event| event.body.len()).sum();
+        self.bytes_out += (entry.reply.len() + events) as u64;
+    }
+}
+
+struct Services {
+    own: Mutex<BTreeMap<ServiceName, Arc<ServiceMetrics>>>,
+    /// Of all services that have none of their own.
+    rest: Arc<ServiceMetrics>,
+}
+
+/// The process's.
+static SERVICES: LazyLock<Services> = LazyLock::new(Services::new);
+
+impl Services {
+    fn new() -> Self {
+        Self { own: Mutex::default(), rest: ServiceMetrics::new() }
+    }
+
+    /// The counters of a service, made if there is room for more.
+    fn of(&self, service: &ServiceName) -> Arc<ServiceMetrics> {
+        let mut all = self.own.lock();
+        if let Some(known) = all.get(service) {
+            return known.clone();
+        }
+        if service.as_str() == OTHER || all.len() >= limits::METRIC_SERVICES_MAX {
+            return self.rest.clone();
+        }
+        all.entry(service.clone()).or_insert_with(ServiceMetrics::new).clone()
+    }
+
+    /// Ends the series of services that are not among the deployed ones, and begins those of
+    /// services that nobody has used yet, for which there is room.
+    fn follow(&self, deployed: &BTreeSet<&ServiceName>) {
+        self.own.lock().retain(|service, metrics| {
+            let stays = deployed.contains(service);
+            metrics.gone.store(!stays, Relaxed);
+            stays
+        });
+        for service in deployed {
+            self.of(service);
+        }
+    }
+
+    /// As [`failed`].
+    fn failed(&self, service: &ServiceName, code: Code) {
+        let known = self.own.lock().get(service).cloned();
+        known.as_ref().unwrap_or(&self.rest).error(code);
+    }
+
+    fn render(&self, out: &mut String) {
+        let mut all: Vec<(String, Arc<ServiceMetrics>)> = {
+            let all = self.own.lock();
+            all.iter().map(|(name, metrics)| (escape(name.as_str()), metrics.clone())).collect()
+        };
+        all.push((OTHER.to_owned(), self.rest.clone()));
+        for (row, family) in ROWS.iter().zip(FAMILIES) {
+            let mut lines = String::new();
+            for (service, metrics) in &all {
+                family(metrics, row.name, service, &mut lines);
+            }
+            if !lines.is_empty() {
+                let kind = row.kind.to_ascii_lowercase();
+                let _ =
+                    writeln!(out, "# HELP {} {}\n# TYPE {} {kind}", row.name, row.doc, row.name);
+                out.push_str(&lines);
+                out.push('\n');
+            }
+        }
+    }
+}
+
+/// Counts a request for a service that was refused or failed, whoever refused it. A service that
+/// has no series yet gets none by this: anybody can ask for any name.
+pub fn failed(service: &ServiceName, code: Code) {
+    SERVICES.failed(service, code);
+}
+
+/// Series of services that the node does not have end, those of all others begin.
+pub(super) fn follow(deployed: &BTreeSet<&ServiceName>) {
+    SERVICES.follow(deployed);
+}
+
+pub(super) fn render(out: &mut String) {
+    SERVICES.render(out);
+}
+
+/// The counters of the services that one slot has met: a handful, so a search beats a map.
+#[derive(Default)]
+pub struct Known(Vec<(ServiceName, Arc<ServiceMetrics>)>);
+
+impl Known {
+    pub fn of(&mut self, service: &ServiceName) -> &ServiceMetrics {
+        self.among(&SERVICES, service)
+    }
+
+    fn among(&mut self, services: &Services, service: &ServiceName) -> &ServiceMetrics {
+        let known = |(name, metrics): &(ServiceName, Arc<ServiceMetrics>)| {
+            name == service && !metrics.gone.load(Relaxed)
+        };
+        let at = match self.0.iter().position(known) {
+            Some(at) => at,
+            None => {
+                self.0.retain(|(name, metrics)| name != service && !metrics.gone.load(Relaxed));
+                self.0.push((service.clone(), services.of(service)));
+                self.0.len() - 1
+            }
+        };
+        &self.0[at].1
+    }
+}
+
+const SERVICE: &[(&str, &str)] = &[("service", "…")];
+
+/// In the order of [`FAMILIES`].
+pub(super) static ROWS: [Metric; 9] = [
+    Metric::scraped_counter("slotd_messages_total", SERVICE, "Messages that were committed."),
+    Metric::scraped_counter(
+        "slotd_events_total",
+        SERVICE,
+        "Events that were committed, whether somebody listened or not.",
+    ),
+    Metric::scraped_counter(
+        "slotd_message_bytes_total",
+        &[("service", "…"), ("direction", "in|out")],
+        "Bytes of committed messages: their bodies (in), their replies and events (out).",
+    ),
+    Metric::scraped_counter(
+        "slotd_replays_total",
+        SERVICE,
+        "Stored replies that were given again to a repeated idempotency key.",
+    ),
+    Metric::scraped_counter(
+        "slotd_rejections_total",
+        SERVICE,
+        "Messages and queries that a plugin refused.",
+    ),
+    Metric::scraped_counter(
+        "slotd_traps_total",
+        &[("service", "…"), ("kind", "trap|deadline|limit|store|no-memory")],
+        "Calls of plugins that ended badly, by how.",
+    ),
+    Metric::scraped_counter(
+        "slotd_service_errors_total",
+        &[("service", "…"), ("code", "…")],
+        "Requests for a service that were refused or failed, over HTTP and WebSockets, by the \
+         error's code (docs/errors.md), counted by the node that the client asked.",
+    ),
+    Metric::scraped_counter(
+        "slotd_host_calls_total",
+        SERVICE,
+        "Calls that plugins made into the host: state, effects, log.",
+    ),
+    Metric::scraped_histogram(
+        "slotd_guest_call_seconds",
+        &[("service", "…"), ("call", "handle|query|migrate")],
+        "One call of a plugin, by what was called.",
+    ),
+];
+
+type Family = fn(&ServiceMetrics, &str, &str, &mut String);
+
+/// Each writes a service's series of one family. Those of a service that has its own stand at zero
+/// from the start, so that a rate sees the first increase; but not one for each kind of failure.
+const FAMILIES: [Family; 9] = [
+    |m, name, service, out| always(&m.messages, name, service, "", out),
+    |m, name, service, out| always(&m.events, name, service, "", out),
+    |m, name, service, out| {
+        always(&m.bytes_in, name, service, ",direction=\"in\"", out);
+        always(&m.bytes_out, name, service, ",direction=\"out\"", out);
+    },
+    |m, name, service, out| always(&m.replays, name, service, "", out),
+    |m, name, service, out| always(&m.rejections, name, service, "", out),
+    |m, name, service, out| {
+        for (count, kind) in m.traps.iter().zip(TRAPS) {
+            if_any(count, name, service, &format!(",kind=\"{kind}\""), out);
+        }
+    },
+    |m, name, service, out| {
+        for (count, code) in m.errors.iter().zip(Code::ALL) {
+            if_any(count, name, service, &format!(",code=\"{}\"", code.as_str()), out);
+        }
+    },
+    |m, name, service, out| always(&m.host_calls, name, service, "", out),
+    |m, name, service, out| {
+        for (histogram, call) in m.calls.iter().zip(CALLED).filter(|(h, _)| !h.is_empty()) {
+            histogram.render(name, &format!("service=\"{service}\",call=\"{call}\""), out);
+        }
+    },
+];
+
+fn if_any(count: &AtomicU64, name: &str, service: &str, labels: &str, out: &mut String) {
+    let count = count.load(Relaxed);
+    if count > 0 {
+        let _ = writeln!(out, "{name}{{service=\"{service}\"{labels}}} {count}");
+    }
+}
+
+fn always(count: &AtomicU64, name: &str, service: &str, labels: &str, out: &mut String) {
+    if service == OTHER {
+        return if_any(count, name, service, labels, out);
+    }
+    let _ = writeln!(out, "{name}{{service=\"{service}\"{labels}}} {}", count.load(Relaxed));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ServiceName {
+        ServiceName::parse(name).unwrap()
+    }
+
+    fn rendered(services: &Services) -> String {
+        let mut out = String::new();
+        services.render(&mut out);
+        out
+    }
+
+    /// Without a bound, whoever may deploy could grow the answer to each scrape, and the memory of
+    /// whoever keeps it.
+    #[test]
+    fn series_are_bounded_and_the_rest_is_counted_together() {
+        let (services, mut slot) = (Services::new(), Known::default());
+        for number in 0..limits::METRIC_SERVICES_MAX + 20 {
+            let counted = slot.among(&services, &name(&format!("s{number}")));
+            counted.committed(Committed { messages: 1, events: 2, bytes_in: 3, bytes_out: 4 });
+            counted.called(Called::Query, Duration::from_micros(3), 1);
+        }
+        let text = rendered(&services);
+        let series = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!(series("slotd_messages_total{"), limits::METRIC_SERVICES_MAX + 1);
+        assert_eq!(series("slotd_guest_call_seconds_count{"), limits::METRIC_SERVICES_MAX + 1);
+        assert!(text.contains("slotd_messages_total{service=\"other\"} 20\n"), "{text}");
+        assert!(text.contains("slotd_message_bytes_total{service=\"s0\",direction=\"out\"} 4\n"));
+        // What nobody was called for is not shown, nor what never happened.
+        assert!(!text.contains("call=\"handle\"") && !text.contains("slotd_traps_total"));
+    }
+
+    /// A service that was removed would stay on every graph for good, and one of its name that
+    /// comes later would go on with its numbers, or count where nobody looks.
+    #[test]
+    fn a_service_that_is_removed_loses_its_series_and_starts_anew() {
+        let (services, gone, stays) = (Services::new(), name("gone"), name("stays"));
+        let mut slot = Known::default();
+        let one = Committed { messages: 1, ..Committed::default() };
+        let shown = |service: &ServiceName| {
+            let text = rendered(&services);
+            let start = format!("slotd_messages_total{{service=\"{service}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&*start)?.parse::<u64>().ok())
+        };
+        slot.among(&services, &gone).committed(one);
+        slot.among(&services, &stays).committed(one);
+        let new = name("deployed-and-not-used");
+        services.follow(&BTreeSet::from([&stays, &new]));
+        assert_eq!([&gone, &stays, &new].map(shown), [None, Some(1), Some(0)]);
+        slot.among(&services, &gone).committed(one);
+        slot.among(&services, &stays).committed(one);
+        assert_eq!([&gone, &stays].map(shown), [Some(1), Some(2)]);
+    }
+
+    /// Anybody can send a request for any name.
+    #[test]
+    fn a_failure_makes_no_series() {
+        let services = Services::new();
+        services.failed(&name("nobody-deployed-this"), Code::ServiceNotFound);
+        let known = name("failing");
+        services.of(&known);
+        services.failed(&known, Code::MailboxFull);
+        let text = rendered(&services);
+        for line in [
+            "slotd_service_errors_total{service=\"failing\",code=\"mailbox-full\"} 1\n",
+            "slotd_service_errors_total{service=\"other\",code=\"service-not-found\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("nobody-deployed-this"), "{text}");
+    }
+}
