@@ -16,6 +16,11 @@ use std::{
     io::Write,
     net::{SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -320,6 +325,100 @@ fn garbage_on_the_peer_port_is_of_no_matter() {
         // And a node that comes now is let in.
         cluster.join(3).await?;
         cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
+    });
+}
+
+/// Connections to a port that say nothing, made anew as they are closed, until this is dropped.
+struct Silent {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Silent {
+    fn at(address: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut open: Vec<TcpStream> = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                while open.len() < 100 {
+                    let Ok(stream) = TcpStream::connect(address) else { break };
+                    open.extend(stream.set_nonblocking(true).map(|()| stream));
+                }
+                let silent = |e: &std::io::Error| e.kind() == std::io::ErrorKind::WouldBlock;
+                open.retain(|stream| stream.peek(&mut [0]).as_ref().is_err_and(silent));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Without it, whoever reaches a peer port could keep a cluster's own nodes from each other with 64
+/// connections that say nothing, while all call themselves ready.
+#[test]
+fn silent_strangers_do_not_keep_a_restarted_node_out() {
+    scenario(async {
+        let cluster = small(BTreeMap::new(), 2).await?;
+        let crowded = cluster.member(1)?;
+        let _silent = Silent::at(crowded.peer());
+        let given_way = async || {
+            let reason = "reason=\"crowded\"";
+            crowded.admin().metric("slotd_peer_refused_total", reason).await
+        };
+        eventually("some to give way", async || Ok((given_way().await? > 0.0).then_some(())))
+            .await?;
+        let member = cluster.member(2)?;
+        member.node.lock().await.kill()?;
+        cluster.restart(&member).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        serves(&cluster).await?;
+        cluster.join(3).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        serves(&cluster).await?;
+        for member in cluster.members() {
+            let missing = member.admin().metric("slotd_peer_links_missing", "").await?;
+            ensure!(missing == 0.0, "{} misses {missing} links", member.name);
+        }
+        Ok(())
+    });
+}
+
+/// Without it, a secret that a person thought of would go for one: whoever hears one datagram of the
+/// nodes finds it by trying.
+#[test]
+fn a_secret_that_can_be_guessed_is_refused_and_one_that_is_made_is_taken() {
+    scenario(async {
+        let check = async |secret: &str| {
+            let mut check = slotd()?;
+            check.args(["config", "check", "--nats-servers", "nats://127.0.0.1:1"]);
+            check.env("SLOTD_CLUSTER_SECRET", secret);
+            finish(check).await
+        };
+        let refused = check("correct-horse-battery-staple").await?;
+        expect(&refused, 2, &["too weak", "`slotd cluster secret`", "accept_weak_secret"])?;
+        ensure!(!refused.stderr.contains("horse"), "{}", refused.stderr);
+        let mut made = Vec::new();
+        for _ in 0..2 {
+            let mut secret = slotd()?;
+            secret.args(["cluster", "secret"]);
+            let told = finish(secret).await?;
+            ensure!(told.status.success() && told.stderr.is_empty(), "{told:?}");
+            let secret = told.stdout.trim().to_owned();
+            expect(&check(&secret).await?, 0, &[])?;
+            made.push(secret);
+        }
+        ensure!(made[0] != made[1] && made[0].len() > 40, "{made:?}");
+        Ok(())
     });
 }
 
