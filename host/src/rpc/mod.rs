@@ -196,7 +196,7 @@ pub struct RpcOptions {
 pub struct PeerLinks {
     links: Arc<Links>,
     own: Arc<Own>,
-    server: Arc<server::Server>,
+    inbound: Arc<server::Inbound>,
     /// Everything stops also when this is dropped.
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -219,12 +219,13 @@ pub fn start(
     let links = Arc::new(Links::default());
     let own = Arc::new(Own::new(options, members.clone(), found));
     let (stop, stopped) = watch::channel(false);
-    let server = Arc::new(server::Server::new(own.clone(), handler));
+    let inbound = Arc::new(server::Inbound::default());
+    let server = server::Server::new(own.clone(), handler, inbound.clone());
     let tasks = vec![
-        tokio::spawn(server.clone().run(listener, stopped.clone())),
+        tokio::spawn(server.run(listener, stopped.clone())),
         tokio::spawn(keep_links(links.clone(), own.clone(), members, stopped)),
     ];
-    PeerLinks { links, own, server, stop, tasks: Mutex::new(tasks) }
+    PeerLinks { links, own, inbound, stop, tasks: Mutex::new(tasks) }
 }
 
 impl PeerLinks {
@@ -271,7 +272,7 @@ impl Peers for PeerLinks {
             Some(link) => link.status().connected.map(drop),
             None => Err("it was not connected yet".into()),
         };
-        Some(Reach { to, from: self.server.is_linked(&peer.name, peer.instance) })
+        Some(Reach { to, from: self.inbound.has(&peer.name, peer.instance) })
     }
 }
 

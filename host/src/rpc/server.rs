@@ -49,22 +49,33 @@ type Process = (Arc<str>, u128);
 /// The number of a process's link, and what ends it when it is dropped.
 type Current = (u64, oneshot::Sender<Infallible>);
 
+/// The link of each process that has one.
+#[derive(Default)]
+pub(super) struct Inbound(Mutex<HashMap<Process, Current>>);
+
+impl Inbound {
+    /// Whether a process of a peer has a link to this node.
+    pub fn has(&self, name: &Arc<str>, instance: u128) -> bool {
+        self.0.lock().contains_key(&(name.clone(), instance))
+    }
+}
+
 pub(super) struct Server {
     own: Arc<Own>,
     handler: Arc<dyn Handler>,
-    /// The link of each process that has one.
-    links: Mutex<HashMap<Process, Current>>,
+    links: Arc<Inbound>,
     number: AtomicU64,
 }
 
 impl Server {
-    pub fn new(own: Arc<Own>, handler: Arc<dyn Handler>) -> Self {
-        Self { own, handler, links: Mutex::default(), number: AtomicU64::new(0) }
+    pub fn new(own: Arc<Own>, handler: Arc<dyn Handler>, links: Arc<Inbound>) -> Self {
+        Self { own, handler, links, number: AtomicU64::new(0) }
     }
 
     /// Serves until `stop` says so (or its sender is gone), and then until what is being answered
     /// is, for [`limits::PEER_STOP_GRACE`] at most.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let server = Arc::new(self);
         let waiting = Arc::new(Waiting::default());
         let mut connections = JoinSet::new();
         loop {
@@ -72,8 +83,8 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, from)) => {
                         let from = from.ip().to_canonical();
-                        let (place, cut) = waiting.enter(from, self.own.is_known(from));
-                        let (server, stop) = (self.clone(), stop.clone());
+                        let (place, cut) = waiting.enter(from, server.own.is_known(from));
+                        let (server, stop) = (server.clone(), stop.clone());
                         connections.spawn(connection(server, stream, from, place, cut, stop));
                     }
                     Err(e) => {
@@ -94,17 +105,12 @@ impl Server {
         connections.shutdown().await;
     }
 
-    /// Whether a process of a peer has a link to this node.
-    pub fn is_linked(&self, name: &Arc<str>, instance: u128) -> bool {
-        self.links.lock().contains_key(&(name.clone(), instance))
-    }
-
     /// Enters a link; resolves the receiver of the one that it replaces.
     fn enter(self: &Arc<Self>, peer: &Introduced) -> (Entered, oneshot::Receiver<Infallible>) {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let (sender, replaced) = oneshot::channel();
         let key = (peer.name.clone(), peer.instance);
-        self.links.lock().insert(key.clone(), (number, sender));
+        self.links.0.lock().insert(key.clone(), (number, sender));
         metrics().peer_links_in.increment(1.0);
         (Entered { server: self.clone(), key, number }, replaced)
     }
@@ -120,7 +126,7 @@ struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         metrics().peer_links_in.decrement(1.0);
-        let mut links = self.server.links.lock();
+        let mut links = self.server.links.0.lock();
         if links.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
             links.remove(&self.key);
         }
