@@ -66,6 +66,8 @@ codes! {
     TransferUnsupported = "transfer-unsupported", 501, false;
     /// The component was refused: what it lacks or asks for is in the detail.
     PluginRefused = "plugin-refused", 422, false;
+    /// Checking and compiling the component would take, or took, more than it may: what, and the limit, is in the detail.
+    PluginTooCostly = "plugin-too-costly", 422, false;
     /// The handler rejected the message; its own code is in `rejection`.
     Rejected = "rejected", 422, false;
     /// The handler trapped; nothing it did was kept.

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod clock;
 pub mod cluster;
 pub mod conversations;
+pub mod costly;
 pub mod disk;
 pub mod ending;
 pub mod histogram;

@@ -415,7 +415,8 @@ impl Node {
             .unwrap_or_default()
     }
 
-    fn log_tail(&self) -> String {
+    /// Its last lines.
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")

@@ -97,7 +97,7 @@ pub fn variant(component: &[u8], note: &str) -> Bytes {
     out.into()
 }
 
-fn leb128(out: &mut Vec<u8>, mut n: usize) {
+pub(crate) fn leb128(out: &mut Vec<u8>, mut n: usize) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;

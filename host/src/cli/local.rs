@@ -10,7 +10,7 @@ use super::{
         lang::{self, toolchain},
     },
 };
-use crate::{config::keys::KEYS, limits, plugin::inspect, telemetry, text::clip};
+use crate::{config::keys::KEYS, limits, plugin::inspect_apart, telemetry, text::clip};
 use serde::Serialize;
 use std::{ffi::OsString, fmt, path::Path};
 
@@ -32,7 +32,7 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
         PluginCmd::Setup { lang, .. } => Err(CliError::failure(format!(
             "{lang} needs no set-up: what building it needs is fetched when it is built"
         ))),
-        PluginCmd::Check { file } => check(&file, json),
+        PluginCmd::Check { file } => check(&file, json).await,
     }
 }
 
@@ -82,8 +82,9 @@ async fn play(options: &ScriptOptions, json: bool) -> Result<(), CliError> {
 const NAMES_SHOWN: usize = 64;
 
 /// Fails when the component does not fit, so that a script can ask.
-fn check(file: &Path, json: bool) -> Result<(), CliError> {
-    let found = inspect(&read_component(file)?);
+async fn check(file: &Path, json: bool) -> Result<(), CliError> {
+    let found = inspect_apart(read_component(file)?.into()).await;
+    let found = found.map_err(|error| CliError::failure(format!("it does not fit: {error}")))?;
     if json {
         output::line(&serde_json::json!(found).to_string())?;
     } else {

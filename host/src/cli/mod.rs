@@ -31,6 +31,7 @@ pub use serve::{Running, StartError};
 
 use crate::{
     limits,
+    plugin::compile_child,
     telemetry::{panics, sink},
 };
 use args::{Cmd, NodeCmd, SessionCmd, SlotCmd};
@@ -47,6 +48,11 @@ const RUNTIME_END: Duration = Duration::from_millis(500);
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    // Before anything of the command line: a child that compiles has nothing to do with it.
+    if words.next().is_some_and(|command| command == compile_child::COMMAND) {
+        return compile_child::main(words);
+    }
     panics::install_hook();
     let cli = Cli::parse();
     let json = cli.json;

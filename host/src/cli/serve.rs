@@ -16,7 +16,7 @@ use crate::{
     http::{Admin, Api, App, Doing, HttpOptions, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
-    plugin::{ComponentSource, PluginHost, PluginOptions},
+    plugin::{CompileOptions, ComponentSource, PluginHost, PluginOptions},
     storage::{DataDir, OpenError, StorageOptions},
     telemetry::{self, panics},
     watchdog::Watchdog,
@@ -165,6 +165,10 @@ async fn assemble(
         memory_total_bytes: usize::try_from(config.guest_memory_total_bytes).unwrap_or(usize::MAX),
         deadline: config.guest_deadline,
         host_calls: config.guest_host_calls,
+        compile: CompileOptions {
+            memory_bytes: config.guest_compile_memory_bytes,
+            deadline: config.guest_compile_deadline,
+        },
         source,
     });
     let plugins = Arc::new(plugins.map_err(|e| StartError::Unavailable(e.to_string()))?);
@@ -262,6 +266,8 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     let Parts { node, shutdown, servers, cluster, data_dir, scrape } = parts;
     let started = Instant::now();
     let left = || grace.saturating_sub(started.elapsed());
+    // No deploy that still is being compiled may take of the slots' grace.
+    node.stop_compiling();
     // Clients are served until the slots are elsewhere.
     node.give_away(grace.mul_f64(limits::DRAIN_SHARE)).await;
     shutdown.trigger_within(left());

@@ -344,6 +344,28 @@ pub static KEYS: &[Key] = &[
         guest_host_calls,
         "Host calls (state, effects, log) of one call; past it 500 `plugin-limit`."
     ),
+    Key {
+        default_doc: Some(
+            "1 GiB, or half of the machine's memory, or of the container's, if that is less",
+        ),
+        ..size!(
+            "guests.compile_memory",
+            limits::COMPILE_MEMORY_BYTES_MIN,
+            1024 * GIB,
+            u64,
+            guest_compile_memory_bytes,
+            "Address space of the process that checks and compiles one component; past it 422 \
+             `plugin-too-costly`. Two deploys and one load are compiled at a time."
+        )
+    },
+    same!(
+        "guests.compile_deadline",
+        ms(SECOND, limits::COMPILE_DEADLINE_MAX.as_millis() as u64),
+        Duration,
+        guest_compile_deadline,
+        "Time to check and compile one component; past it 422 `plugin-too-costly`. Also how long a deploy waits for others to be compiled; past it 503 \
+         `unavailable`."
+    ),
     size!(
         "store.cache",
         MIB,

@@ -12,7 +12,7 @@ mod tests;
 mod value;
 
 pub use load::{Loaded, Origin, Problem, Problems, Sources, load};
-pub use value::{Kind, Secret, Value};
+pub use value::{Kind, Secret, Value, default_compile_memory};
 
 use crate::limits;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -47,6 +47,9 @@ pub struct Config {
     pub guest_idle: Duration,
     pub guest_deadline: Duration,
     pub guest_host_calls: u32,
+    /// Of the process that compiles.
+    pub guest_compile_memory_bytes: u64,
+    pub guest_compile_deadline: Duration,
     pub store_cache_bytes: u64,
     pub disk_reserve_bytes: u64,
     pub log_format: LogFormat,
@@ -165,6 +168,8 @@ impl Default for Config {
             guest_idle: limits::INSTANCE_IDLE_DEFAULT,
             guest_deadline: limits::GUEST_DEADLINE_DEFAULT,
             guest_host_calls: limits::HOST_CALLS_MAX,
+            guest_compile_memory_bytes: value::default_compile_memory(),
+            guest_compile_deadline: limits::COMPILE_DEADLINE_DEFAULT,
             store_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
             log_format: LogFormat::Text,

@@ -299,6 +299,13 @@ pub fn default_memory_total() -> u64 {
     (share >> 20 << 20).max(least)
 }
 
+/// What compiling may take by default, in whole MiB; no less than it needs to begin with.
+pub fn default_compile_memory() -> u64 {
+    let share = available_memory() / limits::COMPILE_MEMORY_SHARE;
+    let share = if share == 0 { u64::MAX } else { share >> 20 << 20 };
+    share.clamp(limits::COMPILE_MEMORY_BYTES_MIN, limits::COMPILE_MEMORY_BYTES_DEFAULT)
+}
+
 /// The machine's memory, or what control groups leave of it; 0 where neither is known.
 fn available_memory() -> u64 {
     let read = |path: PathBuf| std::fs::read_to_string(path).ok();

@@ -1,5 +1,6 @@
 //! A node: everything that one process runs, and the calls that the gateway and the CLI make.
 
+mod components;
 mod house;
 mod memory;
 mod messages;
@@ -225,6 +226,7 @@ impl Node {
             tokio::spawn(Self::follow_registry(Arc::downgrade(&node), registry.changes()));
         }
         tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
+        tokio::spawn(components::tidy(Arc::downgrade(&node), node.stopping.subscribe()));
         tokio::spawn(memory::shed_instances(Arc::downgrade(&node), node.stopping.subscribe()));
         tokio::spawn(house::watch_storage(
             Arc::downgrade(&node),
@@ -320,10 +322,16 @@ impl Node {
         tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
     }
 
+    /// Ends what is being compiled: deploys that are not durable yet are refused.
+    pub fn stop_compiling(&self) {
+        self.context.plugins.stop_compiling();
+    }
+
     /// Stops every slot in an orderly way: what is in flight is finished and flushed. Returns how
     /// many did not manage within `grace`.
     pub async fn stop(&self, grace: Duration) -> usize {
         self.stopping.send_replace(true);
+        self.stop_compiling();
         self.router.close();
         self.stop_slots(grace).await
     }

@@ -30,7 +30,8 @@ impl Node {
     /// way ends with this one's beginning: also one that can't come to its end.
     ///
     /// # Errors
-    /// `plugin-refused` with every reason; `swap-in-progress` while another deploy is being
+    /// `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` when the node can't
+    /// compile it now; `swap-in-progress` while another deploy is being
     /// prepared; `storage-unavailable`. Then nothing has changed.
     pub async fn deploy(
         &self,
@@ -41,14 +42,10 @@ impl Node {
         if let Some(version) = &version {
             crate::names::check_plugin_version(version).map_err(Error::name_invalid)?;
         }
+        let room = self.context.plugins.room(component.len()).map_err(not_added)?;
         let turn = self.turn(service).await?;
-        let plugin = self.context.plugins.add(component).await.map_err(|error| match error {
-            PluginError::Refused(why) => Error::new(Code::PluginRefused, why),
-            PluginError::NoMemory(_) => Error::new(Code::MemoryFull, error.to_string()),
-            PluginError::Missing(_) | PluginError::Failed(_) => {
-                Error::new(Code::StorageUnavailable, error.to_string())
-            }
-        })?;
+        let plugin = self.context.plugins.add(component).await.map_err(not_added)?;
+        drop(room);
         let version = version.or_else(|| plugin.version().map(ToOwned::to_owned));
         let existing = self.context.catalogue.get(service);
         let existing = existing.as_deref();
@@ -347,6 +344,19 @@ impl Node {
 
 /// A component that is damaged can't be had again on a node that stands alone; in a cluster it is
 /// fetched when it is loaded.
+/// Why a component was not added.
+fn not_added(error: PluginError) -> Error {
+    let code = match &error {
+        PluginError::Refused(_) => Code::PluginRefused,
+        PluginError::TooCostly(_) => Code::PluginTooCostly,
+        PluginError::Busy(_) => Code::Unavailable,
+        PluginError::Crashed(_) => Code::Internal,
+        PluginError::NoMemory(_) => Code::MemoryFull,
+        PluginError::Missing(_) | PluginError::Failed(_) => Code::StorageUnavailable,
+    };
+    Error::new(code, error.to_string())
+}
+
 pub(super) fn verify_components(catalogue: &Catalogue, plugins: &PluginHost) -> Result<(), Error> {
     for service in catalogue.all() {
         let Some(current) = service.deployment(service.current) else { continue };

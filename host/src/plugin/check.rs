@@ -1,14 +1,18 @@
 //! Whether a file is a component that slotd can run, from its bytes alone: nothing is compiled.
+//!
+//! [`unlike`] takes no time whatever it is given, and is for the node itself, as [`version`] is, which
+//! is for what has compiled. [`inspect`] validates, which a hostile file can make endless, or crash:
+//! see `compile/`.
 
 use super::{
-    Digest, Inspection, bindings, engine,
+    Digest, Inspection, bindings, engine, structure,
     types::{self, Functions},
     wasi,
 };
-use crate::{limits, names::check_plugin_version};
+use crate::{limits, names::check_plugin_version, telemetry::text};
 use std::{collections::BTreeMap, sync::LazyLock};
 use wasmparser::{
-    ComponentTypeRef, Parser, Payload, TypeBounds, Validator,
+    Chunk, ComponentTypeRef, Parser, Payload, TypeBounds, Validator,
     component_types::{ComponentAnyTypeId, ComponentEntityType},
 };
 
@@ -16,51 +20,120 @@ const PACKAGE: &str = "slotd:slot";
 const REBUILD: &str = "build it with `slotd plugin build`, or wrap it with wasm-component-ld or \
                        `wasm-tools component new`";
 
-/// Says what a file is and whether it fits; never fails.
+/// Why a file can't be a component, by its size and its first bytes.
+pub(super) fn unlike(file: &[u8]) -> Option<String> {
+    if file.len() > limits::COMPONENT_BYTES_MAX {
+        return Some(format!(
+            "it has {} bytes, a component may have {}: strip its debug information, or build it \
+             for size",
+            file.len(),
+            limits::COMPONENT_BYTES_MAX
+        ));
+    }
+    kind_of(file).1.map(str::to_owned)
+}
+
+/// Says what a file is and whether it fits; never fails. Of what it lists and finds it says so
+/// much as people read.
 pub fn inspect(component: &[u8]) -> Inspection {
     let mut inspection = Inspection {
         bytes: component.len(),
         digest: Digest::of(component).to_string(),
-        kind: String::new(),
+        kind: kind_of(component).0.to_owned(),
         version: None,
         memory_bytes: 0,
         imports: Vec::new(),
         exports: Vec::new(),
-        problems: Vec::new(),
+        problems: Vec::from_iter(unlike(component)),
+        too_costly: false,
     };
     if component.len() > limits::COMPONENT_BYTES_MAX {
-        inspection.problems.push(format!(
-            "it has {} bytes, a component may have {}: strip its debug information, or build it \
-             for size",
-            component.len(),
-            limits::COMPONENT_BYTES_MAX
-        ));
+        return inspection;
     }
-    let (kind, problem) = kind_of(component);
-    inspection.kind = kind.to_owned();
-    inspection.problems.extend(problem.map(str::to_owned));
+    if let Err(excess) = structure::check(component) {
+        inspection.problems.push(format!("it has too much of something: {excess}"));
+        inspection.too_costly = true;
+        return inspection;
+    }
     let names = Names::read(component);
+    let mut problems = Problems::default();
     if Parser::is_component(component) {
         match names.version.map(version_text) {
             Some(Ok(version)) => inspection.version = Some(version),
-            Some(Err(problem)) => inspection.problems.push(problem),
+            Some(Err(problem)) => problems.push(problem),
             None => {}
         }
-        if component.len() <= limits::COMPONENT_BYTES_MAX {
-            check_component(component, &names, &mut inspection.problems);
-        }
+        check_component(component, &names, &mut problems);
     } else if Parser::is_core_wasm(component) && names.broken {
-        inspection.problems.push("its end is missing or damaged: copy the file again".to_owned());
+        problems.push("its end is missing or damaged: copy the file again".to_owned());
     }
+    inspection.problems.extend(problems.told());
     inspection.memory_bytes = names.memory_bytes;
-    inspection.imports = names.imports;
-    inspection.exports = names.exports;
+    inspection.imports = listed(names.imports);
+    inspection.exports = listed(names.exports);
     inspection
 }
 
-/// The version that a component carries in its `version` section, if that is a good one.
+/// Text of someone else's, bounded.
+pub(super) fn shortened(text: String, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text;
+    }
+    format!("{}…", text::cut(&text, bytes_max))
+}
+
+fn listed(names: Vec<String>) -> Vec<String> {
+    let more = names.len().saturating_sub(limits::COMPONENT_NAMES_LISTED_MAX);
+    let shown = names.into_iter().take(limits::COMPONENT_NAMES_LISTED_MAX);
+    let shown = shown.map(|name| shortened(name, limits::COMPONENT_PROBLEM_BYTES_MAX));
+    shown.chain((more > 0).then(|| format!("… and {more} more"))).collect()
+}
+
+/// Problems as far as anybody reads them; the others are counted.
+#[derive(Default)]
+struct Problems {
+    told: Vec<String>,
+    bytes: usize,
+    more: usize,
+}
+
+impl Problems {
+    fn push(&mut self, problem: String) {
+        let problem = shortened(problem, limits::COMPONENT_PROBLEM_BYTES_MAX);
+        if self.bytes + problem.len() > limits::COMPONENT_PROBLEMS_BYTES_MAX {
+            self.more += 1;
+            return;
+        }
+        self.bytes += problem.len();
+        self.told.push(problem);
+    }
+
+    fn told(self) -> impl Iterator<Item = String> {
+        let more = (self.more > 0).then(|| format!("and {} more problems", self.more));
+        self.told.into_iter().chain(more)
+    }
+}
+
+/// The version that a component carries in its `version` section, if that is a good one. Looks at
+/// nothing that is nested.
 pub(super) fn version(component: &[u8]) -> Option<String> {
-    Names::read(component).version.and_then(|bytes| version_text(bytes).ok())
+    let (mut parser, mut at, mut found) = (Parser::new(0), 0_usize, None);
+    while let Ok(Chunk::Parsed { consumed, payload }) = parser.parse(component.get(at..)?, true) {
+        at = at.saturating_add(consumed);
+        match payload {
+            Payload::CustomSection(section) if section.name() == "version" => {
+                found = Some(section.data());
+            }
+            Payload::ModuleSection { unchecked_range, .. }
+            | Payload::ComponentSection { unchecked_range, .. } => {
+                // The parser has counted them as read.
+                at = unchecked_range.end.max(at);
+            }
+            Payload::End(_) => break,
+            _ => {}
+        }
+    }
+    found.and_then(|bytes| version_text(bytes).ok())
 }
 
 fn version_text(bytes: &[u8]) -> Result<String, String> {
@@ -235,7 +308,7 @@ fn track(version: &str) -> &str {
     &numbers[..end.unwrap_or(numbers.len())]
 }
 
-fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Vec<String>) {
+fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Problems) {
     let types = match Validator::new_with_features(engine::features()).validate_all(bytes) {
         Ok(types) => types,
         Err(e) if e.message().contains("unexpected end") => {
@@ -260,11 +333,13 @@ fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Vec<String>) 
     let types = types.as_ref();
     for name in &names.imports {
         let entity = types.component_item_for_import(name).map(|item| item.ty);
-        problems.extend(check_import(types, name, entity));
+        check_import(types, name, entity, problems);
     }
     for (name, wanted) in &WORLD.exports {
         let entity = types.component_item_for_export(name).map(|item| item.ty);
-        problems.extend(check_export(types, name, wanted, entity));
+        if let Some(problem) = check_export(types, name, wanted, entity) {
+            problems.push(problem);
+        }
     }
     for name in &names.exports {
         let (interface, version) = split(name);
@@ -290,34 +365,35 @@ fn check_import(
     types: wasmparser::types::TypesRef<'_>,
     name: &str,
     entity: Option<ComponentEntityType>,
-) -> Vec<String> {
+    problems: &mut Problems,
+) {
     let (interface, version) = split(name);
     if of_package(interface) {
         if track(version) != track(&WORLD.version) {
-            return vec![other_version("imports", name)];
+            return problems.push(other_version("imports", name));
         }
         if let (Some(given), Some(ComponentEntityType::Instance(id))) =
             (WORLD.imports.get(interface), entity)
         {
-            let Some(instance) = types.get(id) else { return Vec::new() };
-            return types::functions(types, &instance.exports)
-                .iter()
-                .filter_map(|(function, wanted)| match given.get(function) {
-                    Some(given) if given == wanted => None,
-                    Some(given) => Some(format!(
+            let Some(instance) = types.get(id) else { return };
+            for (function, wanted) in &types::functions(types, &instance.exports) {
+                match given.get(function) {
+                    Some(given) if given == wanted => {}
+                    Some(given) => problems.push(format!(
                         "it imports `{function}` of {name} as {wanted}, but slotd gives {given}: \
                          build it against slotd's wit folder"
                     )),
-                    None => Some(format!(
+                    None => problems.push(format!(
                         "it imports `{function}` of {name}, which slotd ({PACKAGE}@{}) does not \
                          give: a newer slotd may",
                         WORLD.version
                     )),
-                })
-                .collect();
+                }
+            }
+            return;
         }
     } else if wasi::INTERFACES.contains(&interface) && track(version) == "0.2" {
-        return Vec::new();
+        return;
     }
     let hint = match interface.split('/').next().unwrap_or_default() {
         "wasi:sockets" | "wasi:http" => ": a handler has no network, build it without",
@@ -329,7 +405,7 @@ fn check_import(
         }
         _ => ": build it without",
     };
-    vec![format!("it imports {name}, which slotd does not give{hint}")]
+    problems.push(format!("it imports {name}, which slotd does not give{hint}"));
 }
 
 fn check_export(

@@ -1,17 +1,26 @@
 //! From bytes to compiled plugins: each digest is compiled once, off the threads that serve.
 
 use super::{
-    Account, Budget, Digest, Plugin, PluginError, PluginOptions, bindings::HandlerPre, check,
-    engine, guest_log::PluginLog, instance::HostState, store::Disk, workers::Workers,
+    Account, Budget, Digest, Needed, Plugin, PluginError, PluginOptions, Removed, Room,
+    bindings::HandlerPre,
+    check,
+    compile::{Compiler, For, Report, Task},
+    engine,
+    guest_log::PluginLog,
+    instance::HostState,
+    store::{Artifact, Disk},
+    workers::Workers,
 };
 use crate::limits;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
+    fs::File,
     future::Future,
+    io::{Read as _, Seek as _, SeekFrom},
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
 use wasmtime::{
@@ -24,13 +33,44 @@ type Cell = tokio::sync::Mutex<Weak<Plugin>>;
 
 pub(super) struct Inner {
     engine: Engine,
+    compatibility: u64,
     linker: Linker<HostState>,
     disk: Disk,
     options: Arc<PluginOptions>,
     pub(super) budget: Arc<Budget>,
     workers: Workers,
     plugins: Mutex<HashMap<Digest, Arc<Cell>>>,
-    compiles: Semaphore,
+    pub(super) compiler: Compiler,
+    /// In KiB: permits are counted in 32 bits.
+    room: Arc<Semaphore>,
+    failures: Failures,
+}
+
+/// Components that could not be loaded, and are not tried again before their time: what is refused
+/// or too costly today is so a moment later.
+#[derive(Default)]
+struct Failures(Mutex<HashMap<Digest, (Instant, PluginError)>>);
+
+impl Failures {
+    fn of(&self, digest: Digest) -> Option<PluginError> {
+        let mut failures = self.0.lock();
+        let now = Instant::now();
+        failures.retain(|_, (until, _)| *until > now);
+        failures.get(&digest).map(|(_, error)| error.clone())
+    }
+
+    fn remember(&self, digest: Digest, error: &PluginError) {
+        let wait = match error {
+            PluginError::Refused(_) | PluginError::TooCostly(_) | PluginError::Crashed(_) => {
+                limits::COMPILE_RETRY
+            }
+            _ => limits::COMPILE_RETRY_SOON,
+        };
+        let mut failures = self.0.lock();
+        if failures.len() < limits::COMPILE_FAILURES_MAX {
+            failures.insert(digest, (Instant::now() + wait, error.clone()));
+        }
+    }
 }
 
 /// Runs work to its end even when its caller is dropped: half a deployment is worth nothing.
@@ -46,6 +86,36 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
+}
+
+/// The bytes of the code, if there is any.
+fn compiled(report: Report) -> Result<u64, PluginError> {
+    match report {
+        Report::Compiled { code_bytes } => Ok(code_bytes),
+        Report::Refused(why) => Err(PluginError::Refused(why)),
+        Report::TooCostly(why) => Err(PluginError::TooCostly(why)),
+        Report::Unwritten(why) | Report::Failed(why) => Err(PluginError::Crashed(why)),
+        Report::Inspected(_) => Err(PluginError::Crashed("it was not compiled".to_owned())),
+    }
+}
+
+fn log_compiled(digest: Digest, bytes: usize, code_bytes: u64, elapsed: Duration) {
+    crate::telemetry::metrics().compile_seconds.record(elapsed);
+    tracing::info!(
+        plugin = %digest.short(),
+        bytes,
+        code_bytes,
+        elapsed_ms = elapsed.as_millis() as u64,
+        "compiled a plugin"
+    );
+}
+
+/// A file that is nowhere on a disk.
+fn memory_file() -> std::io::Result<File> {
+    #[cfg(target_os = "linux")]
+    return Ok(rustix::fs::memfd_create("slotd-code", rustix::fs::MemfdFlags::CLOEXEC)?.into());
+    #[cfg(not(target_os = "linux"))]
+    Err(std::io::Error::other("this system has no files in memory"))
 }
 
 fn stopped(error: &tokio::task::JoinError) -> String {
@@ -64,30 +134,32 @@ impl Inner {
         let engine = engine::new()?;
         let linker = engine::linker(&engine)
             .map_err(|e| PluginError::Failed(format!("the host's functions: {e:#}")))?;
-        let disk = Disk::open(&options.dir, engine::compatibility(&engine))?;
+        let compatibility = engine::compatibility(&engine);
+        let disk = Disk::open(&options.dir, compatibility)?;
         let budget = Budget::new(options.memory_total_bytes);
+        let compiler = Compiler::new(options.compile)?;
         Ok(Self {
             engine,
+            compatibility,
             linker,
             disk,
             options: Arc::new(options),
             budget,
             workers: Workers::new()?,
             plugins: Mutex::new(HashMap::new()),
-            compiles: Semaphore::new(limits::COMPILES_MAX),
+            compiler,
+            room: Arc::new(Semaphore::new(limits::DEPLOYS_BYTES_MAX / 1024)),
+            failures: Failures::default(),
         })
     }
 
     pub(super) async fn add(self: &Arc<Self>, bytes: Bytes) -> Result<Arc<Plugin>, PluginError> {
-        let checked = bytes.clone();
-        let check = self.workers.run(move || {
-            let inspection = check::inspect(&checked);
-            match inspection.problems.as_slice() {
-                [] => Ok((Digest::of(&checked), inspection.version)),
-                problems => Err(PluginError::Refused(crate::text::list(problems, "; "))),
-            }
+        let looked_at = bytes.clone();
+        let look = self.workers.run(move || match check::unlike(&looked_at) {
+            None => Ok(Digest::of(&looked_at)),
+            Some(problem) => Err(PluginError::Refused(problem)),
         });
-        let (digest, version) = check.await?;
+        let digest = look.await?;
         let cell = self.cell(digest);
         let mut cell = cell.lock().await;
         if let Some(plugin) = cell.upgrade() {
@@ -95,7 +167,7 @@ impl Inner {
             self.store(digest, bytes).await?;
             return Ok(plugin);
         }
-        let plugin = self.make(digest, version, bytes.clone()).await?;
+        let plugin = self.make(digest, bytes.clone(), For::Deploy).await?;
         let trial = plugin.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await;
         let stored = match trial {
             Ok(_) => self.store(digest, bytes).await,
@@ -111,6 +183,7 @@ impl Inner {
             return Err(error);
         }
         *cell = Arc::downgrade(&plugin);
+        self.failures.0.lock().remove(&digest);
         Ok(plugin)
     }
 
@@ -125,11 +198,15 @@ impl Inner {
         if let Some(plugin) = cell.upgrade() {
             return Ok(plugin);
         }
+        if let Some(error) = self.failures.of(digest) {
+            return Err(error);
+        }
         let bytes = match self.component(digest).await {
             Ok(bytes) => bytes,
             Err(error) => self.fetch(digest, error).await?,
         };
-        let plugin = self.make(digest, check::version(&bytes), bytes).await?;
+        let made = self.make(digest, bytes, For::Load).await;
+        let plugin = made.inspect_err(|error| self.failures.remember(digest, error))?;
         *cell = Arc::downgrade(&plugin);
         Ok(plugin)
     }
@@ -161,8 +238,51 @@ impl Inner {
         blocking(move || inner.disk.component(digest).map(Bytes::from)).await
     }
 
+    pub(super) fn room(&self, bytes: usize) -> Result<Room, PluginError> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let permits = Arc::clone(&self.room).try_acquire_many_owned(kib).map_err(|_| {
+            PluginError::Busy(
+                "other deploys hold all room for components; nothing has changed".into(),
+            )
+        })?;
+        Ok(Room { _permits: permits })
+    }
+
     pub(super) fn verify(&self, digest: Digest) -> Result<(), PluginError> {
         self.disk.verify(digest)
+    }
+
+    pub(super) fn stored(&self) -> Result<Vec<Digest>, PluginError> {
+        self.disk.stored()
+    }
+
+    pub(super) async fn remove_unneeded(
+        self: &Arc<Self>,
+        needed: Needed,
+    ) -> Result<Removed, PluginError> {
+        let inner = Arc::clone(self);
+        let remove = move || {
+            let mut removed = Removed::default();
+            for digest in inner.disk.stored()? {
+                let cell = inner.cell(digest);
+                // Held for as long as it takes: whoever wants to load it waits, and finds it gone.
+                let Ok(plugin) = cell.try_lock() else { continue };
+                if plugin.strong_count() > 0 {
+                    continue;
+                }
+                let freed = if !needed.components.contains(&digest) {
+                    inner.disk.remove(digest)?
+                } else if !needed.compiled.contains(&digest) {
+                    inner.disk.remove_unused_code(digest, limits::COMPILED_UNUSED)?
+                } else {
+                    Removed::default()
+                };
+                removed.files += freed.files;
+                removed.bytes += freed.bytes;
+            }
+            Ok(removed)
+        };
+        self.workers.run(remove).await
     }
 
     /// The place of a plugin in memory. Places that nobody uses any more go, so that there are as
@@ -182,25 +302,20 @@ impl Inner {
         self.plugins.lock().len()
     }
 
-    /// Takes what was compiled before, or compiles. The first is quick; the second gives way to
-    /// everything else that the node does.
+    /// Takes what was compiled before, or has it compiled. The first is quick; the second gives way
+    /// to everything else that the node does.
     async fn make(
         self: &Arc<Self>,
         digest: Digest,
-        version: Option<String>,
         bytes: Bytes,
+        who: For,
     ) -> Result<Arc<Plugin>, PluginError> {
         let inner = Arc::clone(self);
-        let kept = blocking(move || Ok(inner.compiled(digest))).await?;
-        let component = match kept {
+        let component = match blocking(move || Ok(inner.compiled(digest))).await? {
             Some(component) => component,
-            None => {
-                // Closed never; if it were, compiling without a permit is still right.
-                let _permit = self.compiles.acquire().await;
-                let inner = Arc::clone(self);
-                self.workers.run(move || inner.compile(digest, &bytes)).await?
-            }
+            None => self.compile(digest, bytes.clone(), who).await?,
         };
+        let version = blocking(move || Ok(check::version(&bytes))).await?;
         let refused = |e: wasmtime::Error| PluginError::Refused(format!("{e:#}"));
         let code = component.image_range();
         let pre = self.linker.instantiate_pre(&component).map_err(refused)?;
@@ -215,47 +330,74 @@ impl Inner {
         }))
     }
 
-    /// Compiles, and keeps the code: for the next start, and so that it is mapped from its file,
-    /// whose pages the system can drop and read again, instead of held in memory.
-    fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Component, PluginError> {
+    /// Has a component compiled, and keeps the code: for the next start, and so that it is mapped
+    /// from its file, whose pages the system can drop and read again, instead of held in memory.
+    async fn compile(
+        self: &Arc<Self>,
+        digest: Digest,
+        bytes: Bytes,
+        who: For,
+    ) -> Result<Component, PluginError> {
+        let place = self.compiler.place(who).await?;
         let started = Instant::now();
-        let code = self.engine.precompile_component(bytes);
-        let code = code.map_err(|e| PluginError::Refused(format!("it does not compile: {e:#}")))?;
-        let elapsed = started.elapsed();
-        crate::telemetry::metrics().compile_seconds.record(elapsed);
-        tracing::info!(
-            plugin = %digest.short(),
-            bytes = bytes.len(),
-            code_bytes = code.len(),
-            elapsed_ms = elapsed.as_millis() as u64,
-            "compiled a plugin"
-        );
-        let kept = self.disk.put_compiled(digest, &code);
-        let component = match kept {
-            Ok(()) => self.compiled(digest),
-            Err(e) => {
-                // Without it the next start is slower, that is all.
-                tracing::warn!(plugin = %digest.short(), "compiled code is not kept: {e}");
-                None
+        let (size, task) =
+            (bytes.len(), Task::Compile { digest, compatibility: self.compatibility });
+        let inner = Arc::clone(self);
+        let begun = blocking(move || inner.disk.begin_compiled()).await;
+        let why = match begun {
+            Err(error) => error.to_string(),
+            Ok((artifact, file)) => {
+                match self.compiler.run(&place, task, bytes.clone(), Some(file)).await? {
+                    Report::Unwritten(why) => why,
+                    report => {
+                        let code_bytes = compiled(report)?;
+                        log_compiled(digest, size, code_bytes, started.elapsed());
+                        let inner = Arc::clone(self);
+                        return blocking(move || inner.keep(digest, &artifact)).await;
+                    }
+                }
             }
         };
-        match component {
-            Some(component) => Ok(component),
-            // SAFETY: these are the bytes that `precompile_component` of this engine gave a moment
-            // ago, unaltered.
-            None => unsafe { Component::deserialize(&self.engine, &code) }.map_err(|e| {
-                PluginError::Failed(format!("what was compiled can't be used: {e:#}"))
-            }),
-        }
+        // Without it the next start is slower, that is all.
+        tracing::warn!(plugin = %digest.short(), "compiled code is not kept: {why}");
+        let file = memory_file().map_err(|e| PluginError::Failed(format!("{why}; {e}")))?;
+        let copy = file.try_clone().map_err(|e| PluginError::Failed(e.to_string()))?;
+        let code_bytes = match self.compiler.run(&place, task, bytes, Some(copy)).await? {
+            Report::Unwritten(why) => return Err(PluginError::Failed(why)),
+            report => compiled(report)?,
+        };
+        log_compiled(digest, size, code_bytes, started.elapsed());
+        let inner = Arc::clone(self);
+        blocking(move || inner.take(&file, code_bytes)).await
+    }
+
+    fn keep(&self, digest: Digest, artifact: &Artifact) -> Result<Component, PluginError> {
+        self.disk.keep_compiled(digest, artifact)?;
+        self.compiled(digest)
+            .ok_or_else(|| PluginError::Failed("what was compiled can't be used".to_owned()))
+    }
+
+    /// Code that was compiled into memory.
+    fn take(&self, mut file: &File, code_bytes: u64) -> Result<Component, PluginError> {
+        let mut code = Vec::new();
+        let read = file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| file.take(code_bytes).read_to_end(&mut code));
+        read.map_err(|e| PluginError::Failed(format!("what was compiled can't be read: {e}")))?;
+        // SAFETY: these are the bytes that `precompile_component` of an engine like this one gave a
+        // moment ago in a child of this process, by way of memory that only the two share.
+        unsafe { Component::deserialize(&self.engine, &code) }
+            .map_err(|e| PluginError::Failed(format!("what was compiled can't be used: {e:#}")))
     }
 
     /// What was compiled before and is still good.
     fn compiled(&self, digest: Digest) -> Option<Component> {
         let path = self.disk.compiled(digest)?;
         // SAFETY: the file must hold what `precompile_component` gave, and nobody may alter it as
-        // long as it is mapped. It lies in a folder that only this user can open, and only
-        // `Disk::put_compiled` writes there, with nothing but that, by renaming a whole new file
-        // to this name; nothing from the network reaches it. It has just passed a checksum over
+        // long as it is mapped. It lies in a folder that only this user can open. Only
+        // `Disk::keep_compiled` gives a file this name, and only one that this process opened for
+        // its own child, slotd itself, which wrote nothing but that; nothing from the network
+        // reaches it. It has just passed a checksum over
         // the component's digest, the engine's full compatibility hash and the code, so that a
         // damaged, truncated or renamed file, or one of another engine, does not come here.
         match unsafe { Component::deserialize_file(&self.engine, &path) } {

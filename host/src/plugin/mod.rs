@@ -4,6 +4,7 @@
 mod bindings;
 mod budget;
 mod check;
+mod compile;
 mod engine;
 mod guest_log;
 mod host;
@@ -11,6 +12,7 @@ mod imports;
 mod instance;
 mod limiter;
 mod store;
+mod structure;
 #[cfg(test)]
 pub(crate) mod testkit;
 #[cfg(test)]
@@ -21,12 +23,17 @@ mod workers;
 
 pub use budget::{Account, Budget, NoMemory, SlotUsage};
 pub use check::inspect;
+pub use compile::{CompileOptions, child as compile_child};
 
+#[cfg(doc)]
+use crate::limits;
 use crate::{error::Rejection, log::record::Event, names::SessionKey, state::StateError};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use std::{any::Any, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    any::Any, collections::HashSet, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
+};
 
 /// The sha-256 of a component's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,6 +159,7 @@ pub struct PluginOptions {
     pub memory_total_bytes: usize,
     pub deadline: Duration,
     pub host_calls: u32,
+    pub compile: CompileOptions,
     /// Where components are looked for that are not stored here; `None`: nowhere.
     pub source: Option<Arc<dyn ComponentSource>>,
 }
@@ -169,6 +177,15 @@ pub enum PluginError {
     /// than slotd gives. The sentence says which and what to do.
     #[error("{0}")]
     Refused(String),
+    /// Checking and compiling it takes more than it may: what, and the limit, is in the sentence.
+    #[error("{0}")]
+    TooCostly(String),
+    /// The compiler ended on it as it never should: a bug of the compiler's.
+    #[error("{0}")]
+    Crashed(String),
+    /// This node can't compile it now, which says nothing of the component.
+    #[error("{0}")]
+    Busy(String),
     /// No component of that digest is stored here.
     #[error("component {0} is not stored on this node")]
     Missing(Digest),
@@ -180,7 +197,7 @@ pub enum PluginError {
 }
 
 /// What `slotd plugin check` says of a component; pure, from the bytes alone.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
     pub bytes: usize,
     pub digest: String,
@@ -192,8 +209,19 @@ pub struct Inspection {
     pub memory_bytes: u64,
     pub imports: Vec<String>,
     pub exports: Vec<String>,
-    /// Empty: it fits. Else each reason why it does not.
+    /// Empty: it fits. Else the reasons why it does not.
     pub problems: Vec<String>,
+    /// The reason is a count that is over its limit; nothing else was looked at.
+    pub too_costly: bool,
+}
+
+/// Says what a file is and whether it fits, as a node would: in a process of its own, with limits
+/// of memory and time.
+///
+/// # Errors
+/// [`PluginError::TooCostly`] when it passed these limits, or what kept the process from its work.
+pub async fn inspect_apart(component: Bytes) -> Result<Inspection, PluginError> {
+    compile::inspect(component).await
 }
 
 impl Digest {
@@ -261,6 +289,27 @@ pub struct Plugin {
     log: Arc<guest_log::PluginLog>,
 }
 
+/// What must stay of what is stored; see [`PluginHost::remove_unneeded`].
+#[derive(Clone, Debug, Default)]
+pub struct Needed {
+    /// Whose components stay.
+    pub components: HashSet<Digest>,
+    /// Whose code stays too, used or not.
+    pub compiled: HashSet<Digest>,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// See [`PluginHost::room`].
+pub struct Room {
+    _permits: tokio::sync::OwnedSemaphorePermit,
+}
+
 /// One instance of a plugin, owned by one slot. Dropped after any fatal failure.
 pub struct Instance {
     inner: instance::Inner,
@@ -276,11 +325,14 @@ impl PluginHost {
         Ok(Self { inner: Arc::new(host::Inner::new(options)?) })
     }
     /// Checks, stores by digest, compiles and instantiates once on trial. Storing what is already
-    /// stored is a no-op. On an error nothing is left behind. Goes on when the caller gives up.
+    /// stored is a no-op. On an error nothing is left behind. Goes on when the caller gives up, for
+    /// twice [`CompileOptions::deadline`] at most: waiting for others, and compiling.
     ///
     /// # Errors
-    /// [`PluginError::Refused`] with every reason that is known without running it, else with the
-    /// first that compiling or instantiating showed; [`PluginError::Failed`] for the disk.
+    /// [`PluginError::Refused`] with the reasons that are known without running it, else with the
+    /// first that compiling or instantiating showed; [`PluginError::TooCostly`],
+    /// [`PluginError::Crashed`] or [`PluginError::Busy`] when it was not compiled;
+    /// [`PluginError::Failed`] for the disk.
     pub async fn add(&self, component: Bytes) -> Result<Arc<Plugin>, PluginError> {
         let inner = Arc::clone(&self.inner);
         host::finish(async move { inner.add(component).await }).await
@@ -303,6 +355,35 @@ impl PluginHost {
     /// [`PluginError::Failed`], with the file's name.
     pub fn verify(&self, digest: Digest) -> Result<(), PluginError> {
         self.inner.verify(digest)
+    }
+    /// Room for the bytes of a component that is to be added, until it is dropped.
+    ///
+    /// # Errors
+    /// [`PluginError::Busy`] when the deploys under way hold [`limits::DEPLOYS_BYTES_MAX`].
+    pub fn room(&self, bytes: usize) -> Result<Room, PluginError> {
+        self.inner.room(bytes)
+    }
+    /// Ends what is being compiled, at once, and compiles nothing any more.
+    pub fn stop_compiling(&self) {
+        self.inner.compiler.stop();
+    }
+    /// The components that are stored here. Blocks.
+    ///
+    /// # Errors
+    /// [`PluginError::Failed`] when the folder can't be read.
+    pub fn stored(&self) -> Result<Vec<Digest>, PluginError> {
+        self.inner.stored()
+    }
+    /// Removes components that are not in [`Needed::components`], with their code, and code beside
+    /// [`Needed::compiled`] that nothing has used for [`limits::COMPILED_UNUSED`]. What is in use,
+    /// or being added or loaded, stays. The caller sees to it that whoever deploys meanwhile holds
+    /// its plugin until the catalogue names it.
+    ///
+    /// # Errors
+    /// [`PluginError::Failed`] for the disk.
+    pub async fn remove_unneeded(&self, needed: Needed) -> Result<Removed, PluginError> {
+        let inner = Arc::clone(&self.inner);
+        host::finish(async move { inner.remove_unneeded(needed).await }).await
     }
     /// The memory of all instances.
     pub fn budget(&self) -> &Arc<Budget> {

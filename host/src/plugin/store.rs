@@ -1,10 +1,10 @@
 //! Components on the disk, by digest, and their compiled code beside them. Blocking.
 //!
 //! A component is what was uploaded, and is durable before `add` returns. Compiled code is a
-//! cache: made by this process from a component, for one engine, in a folder that only this user
-//! can open; it is thrown away and made again whenever anything about it is in doubt.
+//! cache: made by a child of this process from a component, for one engine, in a folder that only
+//! this user can open; it is thrown away and made again whenever anything about it is in doubt.
 
-use super::{Digest, PluginError};
+use super::{Digest, PluginError, Removed};
 use crate::limits;
 use std::{
     fs, io,
@@ -12,6 +12,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
 };
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -121,7 +122,13 @@ impl Disk {
     pub(super) fn compiled(&self, digest: Digest) -> Option<PathBuf> {
         let path = self.compiled_path(digest);
         match self.is_intact(digest, &path) {
-            Ok(true) => return Some(path),
+            Ok(true) => {
+                // For `remove_unused_code`. Where it can't be set the code is compiled again one day.
+                let _ = fs::File::open(&path).and_then(|file| {
+                    file.set_times(fs::FileTimes::new().set_accessed(SystemTime::now()))
+                });
+                return Some(path);
+            }
             Ok(false) => tracing::warn!("{} is damaged, so compiling anew", path.display()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => tracing::warn!("can't read {}, so compiling anew: {e}", path.display()),
@@ -142,13 +149,65 @@ impl Disk {
         Ok(code_bytes > 0 && sum.is_some_and(|sum| *sum == checksum.sum()))
     }
 
-    /// Keeps compiled code for the next start.
-    pub(super) fn put_compiled(&self, digest: Digest, code: &[u8]) -> Result<(), PluginError> {
+    /// A file for whoever compiles, under a name that is none of compiled code's.
+    pub(super) fn begin_compiled(&self) -> Result<(Artifact, fs::File), PluginError> {
+        let path = self.temporary(&self.compiled);
+        let file = create(&path).map_err(|e| failed("write", &path, &e))?;
+        Ok((Artifact { path }, file))
+    }
+
+    /// Keeps what [`write_compiled`] wrote into the file, if it is whole, for this start and the
+    /// next ones.
+    pub(super) fn keep_compiled(
+        &self,
+        digest: Digest,
+        artifact: &Artifact,
+    ) -> Result<(), PluginError> {
         let path = self.compiled_path(digest);
-        let mut checksum = Checksum::new(digest, self.compatibility);
-        checksum.0.update(code);
-        let parts = [code, &checksum.sum(), COMPILED_MAGIC];
-        self.put(&path, &parts).map_err(|e| failed("write", &path, &e))
+        let kept = self.is_intact(digest, &artifact.path).and_then(|intact| match intact {
+            true => rename(&artifact.path, &path),
+            false => Err(io::Error::other("what was compiled did not arrive whole")),
+        });
+        kept.map_err(|e| failed("write", &path, &e))
+    }
+
+    /// The components that are stored here.
+    pub(super) fn stored(&self) -> Result<Vec<Digest>, PluginError> {
+        let read = || -> io::Result<Vec<Digest>> {
+            let mut stored = Vec::new();
+            for entry in fs::read_dir(&self.components)? {
+                let name = entry?.file_name();
+                let digest = name.to_str().and_then(|name| name.strip_suffix(".wasm"));
+                stored.extend(digest.and_then(|digest| digest.parse::<Digest>().ok()));
+            }
+            Ok(stored)
+        };
+        read().map_err(|e| failed("read", &self.components, &e))
+    }
+
+    /// Removes a component and its code. A process that has the code mapped keeps it.
+    pub(super) fn remove(&self, digest: Digest) -> Result<Removed, PluginError> {
+        let mut removed = Removed::default();
+        // The code first: alone it would be swept at the next start.
+        for path in [self.compiled_path(digest), self.component_path(digest)] {
+            remove(&path, &mut removed)?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the code of a component if nothing has asked for it for so long.
+    pub(super) fn remove_unused_code(
+        &self,
+        digest: Digest,
+        unused: Duration,
+    ) -> Result<Removed, PluginError> {
+        let mut removed = Removed::default();
+        let path = self.compiled_path(digest);
+        let used = fs::metadata(&path).and_then(|data| Ok(data.accessed()?.max(data.modified()?)));
+        if used.is_ok_and(|used| used.elapsed().is_ok_and(|elapsed| elapsed >= unused)) {
+            remove(&path, &mut removed)?;
+        }
+        Ok(removed)
     }
 
     /// Removes the compiled code of what is not stored after all.
@@ -161,28 +220,79 @@ impl Disk {
 
     /// Writes a file whole or not at all: temporary file, sync, rename, sync of the folder.
     fn put(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        let temporary = self.temporary(path.parent().unwrap_or(Path::new(".")));
         let written = (|| {
-            let mut file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            // In pieces: what else syncs to this disk, the log of every message, would wait behind
-            // one large write.
-            for piece in parts.iter().flat_map(|part| part.chunks(limits::DISK_PIECE_BYTES)) {
-                file.write_all(piece)?;
-                file.sync_data()?;
-            }
-            file.sync_all()?;
-            fs::rename(&temporary, path)
+            write_parts(&mut create(&temporary)?, parts)?;
+            rename(&temporary, path)
         })();
         if written.is_err() {
             // The error that is told is the one that made it fail.
             let _ = fs::remove_file(&temporary);
         }
-        written?;
-        fs::File::open(folder)?.sync_all()
+        written
     }
+
+    fn temporary(&self, folder: &Path) -> PathBuf {
+        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+        folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()))
+    }
+}
+
+/// A file that is being compiled into. Gone with this, unless it was kept.
+pub(super) struct Artifact {
+    path: PathBuf,
+}
+
+impl Drop for Artifact {
+    fn drop(&mut self) {
+        // Kept: it has another name then. Left behind it would be swept at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Writes compiled code as [`Disk::keep_compiled`] wants it.
+pub(super) fn write_compiled(
+    file: &mut fs::File,
+    digest: Digest,
+    compatibility: u64,
+    code: &[u8],
+) -> io::Result<()> {
+    let mut checksum = Checksum::new(digest, compatibility);
+    checksum.0.update(code);
+    write_parts(file, &[code, &checksum.sum(), COMPILED_MAGIC])
+}
+
+fn remove(path: &Path, removed: &mut Removed) -> Result<(), PluginError> {
+    let bytes = fs::metadata(path).map_or(0, |data| data.len());
+    match fs::remove_file(path) {
+        Ok(()) => {
+            removed.files += 1;
+            removed.bytes += bytes;
+            Ok(())
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed("remove", path, &e)),
+    }
+}
+
+fn create(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// In pieces: what else syncs to this disk, the log of every message, would wait behind one large
+/// write.
+fn write_parts(file: &mut fs::File, parts: &[&[u8]]) -> io::Result<()> {
+    for piece in parts.iter().flat_map(|part| part.chunks(limits::DISK_PIECE_BYTES)) {
+        file.write_all(piece)?;
+        file.sync_data()?;
+    }
+    file.sync_all()
+}
+
+/// Gives a whole file its name, durably.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    fs::File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Binds the code to its component and engine, so that a renamed file is not trusted either. It
@@ -229,6 +339,15 @@ fn failed(what: &str, path: &Path, error: &io::Error) -> PluginError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Disk {
+        /// What compiling leaves.
+        fn put_compiled(&self, digest: Digest, code: &[u8]) -> Result<(), PluginError> {
+            let (artifact, mut file) = self.begin_compiled()?;
+            write_compiled(&mut file, digest, self.compatibility, code).unwrap();
+            self.keep_compiled(digest, &artifact)
+        }
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)
@@ -319,6 +438,35 @@ mod tests {
         assert!(error.contains(&format!("{digest}.wasm is damaged")), "{error}");
         disk.put_component(digest, b"component").unwrap();
         assert_eq!(disk.component(digest).unwrap(), b"component");
+    }
+
+    /// Code that nobody asks for any more would fill the disk with every deploy; what was used a
+    /// moment ago is used again.
+    #[test]
+    fn unused_code_goes_and_removed_components_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), 7).unwrap();
+        let digest = Digest::of(b"component");
+        disk.put_component(digest, b"component").unwrap();
+        disk.put_compiled(digest, b"code").unwrap();
+        assert_eq!(disk.stored().unwrap(), [digest]);
+        let long_ago = SystemTime::now() - Duration::from_secs(100);
+        let path = disk.compiled_path(digest);
+        let age = |path: &Path| {
+            let times = fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago);
+            fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+        };
+        age(&path);
+        assert!(disk.compiled(digest).is_some());
+        let unused = Duration::from_secs(50);
+        assert_eq!(disk.remove_unused_code(digest, unused).unwrap(), Removed::default());
+        age(&path);
+        assert_eq!(disk.remove_unused_code(digest, unused).unwrap().files, 1);
+        assert!(disk.compiled(digest).is_none());
+        disk.put_compiled(digest, b"code").unwrap();
+        assert_eq!(disk.remove(digest).unwrap().files, 2);
+        assert_eq!(disk.stored().unwrap(), []);
+        assert_eq!(disk.remove(digest).unwrap(), Removed::default());
     }
 
     /// A full disk must not leave half a file under a good name, nor a temporary one.

@@ -40,6 +40,7 @@ pub(super) fn options(dir: &Path) -> PluginOptions {
         memory_total_bytes: 1 << 30,
         deadline: Duration::from_secs(20),
         host_calls: limits::HOST_CALLS_MAX,
+        compile: super::CompileOptions::default(),
         source: None,
     }
 }

@@ -466,6 +466,26 @@ async fn a_plugin_goes_with_its_last_user() {
     assert_eq!(host.inner.places(), 1);
 }
 
+/// A component that a slot still runs must not go; one that nothing names must, with its code.
+#[tokio::test]
+async fn unneeded_components_go_and_those_in_use_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = host(dir.path());
+    let used = host.add(guest().into()).await.unwrap();
+    let kept = host.add(wasi_guest().into()).await.unwrap().digest();
+    let other = host.add(guest_with("\"1.2.3\"", "\"1.2.4\"").into()).await.unwrap().digest();
+    let needed = || Needed { components: [kept].into(), compiled: HashSet::new() };
+    let removed = host.remove_unneeded(needed()).await.unwrap();
+    assert_eq!(removed.files, 2);
+    assert!(matches!(host.load(other).await, Err(PluginError::Missing(_))));
+    assert_eq!(used.fresh().await.unwrap().memory_bytes(), 65_536);
+    let digest = used.digest();
+    drop(used);
+    assert_eq!(host.remove_unneeded(needed()).await.unwrap().files, 2);
+    assert!(matches!(host.load(digest).await, Err(PluginError::Missing(_))));
+    host.load(kept).await.unwrap();
+}
+
 // --- WASI -------------------------------------------------------------------------------------
 
 async fn fresh_wasi(dir: &Path) -> (Arc<Plugin>, Instance) {

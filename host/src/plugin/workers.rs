@@ -1,5 +1,5 @@
-//! The threads that compile. They give way to every other thread of the machine: a component of
-//! Python's takes every core for seconds, and no message of another slot may wait for it.
+//! The threads that hash, read and write whole components. They give way to every other thread of
+//! the machine: no message may wait for it.
 
 use super::PluginError;
 use crate::limits;
@@ -10,17 +10,16 @@ pub(super) struct Workers(rayon::ThreadPool);
 
 impl Workers {
     pub(super) fn new() -> Result<Self, PluginError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         rayon::ThreadPoolBuilder::new()
-            .num_threads(cores.min(limits::COMPILE_THREADS_MAX))
-            .thread_name(|number| format!("slotd-compile-{number}"))
+            .num_threads(limits::COMPONENT_THREADS)
+            .thread_name(|number| format!("slotd-component-{number}"))
             .start_handler(|_| give_way())
             .build()
             .map(Self)
-            .map_err(|e| PluginError::Failed(format!("no threads to compile with: {e}")))
+            .map_err(|e| PluginError::Failed(format!("no threads for components: {e}")))
     }
 
-    /// Runs work on these threads; what it does in parallel (wasmtime compiles so) stays on them.
+    /// Runs work on one of these threads.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
@@ -37,8 +36,8 @@ impl Workers {
     }
 }
 
-/// Has the scheduler prefer every other thread to this one.
-fn give_way() {
+/// Has the scheduler prefer every other thread to this one, and to those that it starts.
+pub(super) fn give_way() {
     #[cfg(target_os = "linux")]
     // SAFETY: changes how the calling thread is scheduled and touches no memory of ours.
     #[allow(unsafe_code, reason = "libc has no safe interface for it")]
@@ -52,10 +51,9 @@ fn give_way() {
 mod tests {
     use super::*;
 
-    /// Threads that compile at the priority of those that serve would delay every message of the
-    /// node for seconds.
+    /// Threads that hash 64 MiB at the priority of those that serve would delay every message.
     #[tokio::test]
-    async fn whoever_compiles_gives_way() {
+    async fn whoever_works_on_components_gives_way() {
         use rayon::prelude::*;
         let workers = Workers::new().unwrap();
         let priorities = workers.run(|| {

@@ -8,7 +8,8 @@ use crate::{
     log::record::Head,
     names::SessionKey,
     plugin::{
-        self, Account, Failure, Input, Instance, Plugin, PluginHost, PluginOptions, State as _,
+        self, Account, CompileOptions, Failure, Input, Instance, Plugin, PluginHost, PluginOptions,
+        State as _,
     },
     slot::{overlay::Transaction, session::Session},
     state::StateStore,
@@ -52,6 +53,7 @@ impl Runner {
             memory_total_bytes: 4 * limits::GUEST_MEMORY_BYTES_DEFAULT,
             deadline: limits::GUEST_DEADLINE_DEFAULT,
             host_calls: limits::HOST_CALLS_MAX,
+            compile: CompileOptions::default(),
             source: None,
         })?;
         let plugin = host.add(component).await?;

@@ -41,6 +41,8 @@ pub struct ClusterOptions {
     pub env: Vec<(String, String)>,
     /// What single nodes have of their own, by number.
     pub own: BTreeMap<u32, Own>,
+    /// File descriptors that each node may have.
+    pub files_max: Option<u32>,
 }
 
 /// What one node has that others do not.
@@ -77,7 +79,14 @@ pub struct Member {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, servers: 3, slots: 32, env: Vec::new(), own: BTreeMap::new() }
+        Self {
+            nodes: 3,
+            servers: 3,
+            slots: 32,
+            env: Vec::new(),
+            own: BTreeMap::new(),
+            files_max: None,
+        }
     }
 }
 
@@ -212,7 +221,9 @@ impl Cluster {
         env.extend(own);
         let addresses = Addresses { api, admin };
         let (listen, place) = (Some(addresses), Some(place));
-        let options = NodeOptions { env, listen, place, data_dir, ..NodeOptions::default() };
+        let files_max = self.options.files_max;
+        let options =
+            NodeOptions { env, listen, place, data_dir, files_max, ..NodeOptions::default() };
         let node = tokio::sync::Mutex::new(Node::prepare(options)?);
         let _reserved = reserved;
         let member = Member { number, name, node, host, addresses, peer, _reserved };

@@ -10,6 +10,7 @@ mod boot;
 mod cli;
 mod cluster_dev;
 mod common;
+mod costly;
 mod demo;
 mod dev;
 mod docs;
