@@ -1,4 +1,4 @@
-//! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|lint`.
+//! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|soak|lint`.
 
 mod languages;
 mod nats;
@@ -66,6 +66,23 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
+    /// Wears on a node or a cluster with everything at once, and says what held
+    Soak {
+        /// Minutes under pressure [default: 2]
+        #[arg(long, value_name = "N")]
+        minutes: Option<f64>,
+        /// Hours under pressure
+        #[arg(long, value_name = "N", conflicts_with = "minutes")]
+        hours: Option<f64>,
+        /// Wear on three nodes with three NATS servers instead of one node
+        #[arg(long)]
+        cluster: bool,
+        #[arg(long, value_enum, default_value = "release")]
+        profile: Profile,
+        /// Passed on: see `cargo xtask soak -- --help`
+        #[arg(last = true)]
+        rest: Vec<OsString>,
+    },
     /// Checks format and lints
     Lint,
 }
@@ -122,6 +139,13 @@ fn main() -> anyhow::Result<()> {
                 _ => Plugins::Rust,
             };
             work.program(name, Profile::Release, plugins, name == "bench-cluster", &rest)
+        }
+        Task::Soak { minutes, hours, cluster, profile, mut rest } => {
+            for (name, value) in [("--minutes", minutes), ("--hours", hours)] {
+                rest.extend(value.into_iter().flat_map(|n| [name.into(), n.to_string().into()]));
+            }
+            rest.extend(cluster.then(|| "--cluster".into()));
+            work.program("soak", profile, Plugins::Rust, cluster, &rest)
         }
         Task::Lint => work.lint(),
     }

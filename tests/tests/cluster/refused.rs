@@ -33,7 +33,8 @@ type Env<'a> = &'a [(&'a str, &'a str)];
 /// A small cluster: what is tested does not depend on its size.
 async fn small(own: BTreeMap<u32, Own>, nodes: u32) -> anyhow::Result<Cluster> {
     let env = vec![("SLOTD_NATS_REPLICAS".into(), "1".into())];
-    let options = ClusterOptions { nodes, servers: 1, slots: 16, env, own };
+    let options =
+        ClusterOptions { nodes, servers: 1, slots: 16, env, own, ..ClusterOptions::default() };
     let cluster = Cluster::start(options, None).await?;
     let admin = cluster.member(1)?.admin();
     admin.deploy("counter", plugins::load("counter")?).await?;

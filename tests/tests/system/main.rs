@@ -27,6 +27,7 @@ mod overload;
 mod restart;
 mod signals;
 mod single;
+mod soak;
 mod sockets;
 mod storage;
 mod streams;
