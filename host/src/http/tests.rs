@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 mod full;
 mod raw;
+mod unread;
 
 const ROOM: &str = "/v1/services/chat/sessions/room%2F1";
 
