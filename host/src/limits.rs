@@ -184,8 +184,9 @@ pub const DEPLOYS_BYTES_MAX: usize = 4 * COMPONENT_BYTES_MAX;
 pub const COMPILE_DEADLINE_DEFAULT: Duration = Duration::from_secs(120);
 /// The most that it can be configured to.
 pub const COMPILE_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
-/// Address space of the process that compiles one component. Python's take 0.5 GiB of it.
-pub const COMPILE_MEMORY_BYTES_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// Address space of the process that compiles one component: its program, its threads' stacks, and
+/// what the compiler allocates.
+pub const COMPILE_MEMORY_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 /// Below this the process does not start.
 pub const COMPILE_MEMORY_BYTES_MIN: u64 = 256 * 1024 * 1024;
 /// One part in so many of the machine's memory (or of what the container may have) that it takes at
@@ -266,9 +267,10 @@ pub const FUNCTION_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const FUNCTION_LOCALS_MAX: u64 = 10_000;
 /// Of all functions [47,790].
 pub const COMPONENT_LOCALS_MAX: u64 = 1_000_000;
-/// Targets of the `br_table`s of one function [BRF]: an edge each, over which all locals are kept.
+/// Targets of the `br_table`s of one function: an edge each, over which all locals are kept. An
+/// interpreter has one a byte code, some hundreds.
 pub const FUNCTION_BRANCH_TARGETS_MAX: u64 = 16_384;
-/// Of all functions [BRA].
+/// Of all functions.
 pub const COMPONENT_BRANCH_TARGETS_MAX: u64 = 1_000_000;
 /// Of a component, or its code, that is written to the disk before the next sync.
 pub const DISK_PIECE_BYTES: usize = 1024 * 1024;

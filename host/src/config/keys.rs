@@ -346,7 +346,7 @@ pub static KEYS: &[Key] = &[
     ),
     Key {
         default_doc: Some(
-            "1 GiB, or half of the machine's memory, or of the container's, if that is less",
+            "2 GiB, or half of the machine's memory, or of the container's, if that is less",
         ),
         ..size!(
             "guests.compile_memory",
@@ -363,8 +363,8 @@ pub static KEYS: &[Key] = &[
         ms(SECOND, limits::COMPILE_DEADLINE_MAX.as_millis() as u64),
         Duration,
         guest_compile_deadline,
-        "Time to check and compile one component; past it 422 `plugin-too-costly`. Also how long a deploy waits for others to be compiled; past it 503 \
-         `unavailable`."
+        "Time to check and compile one component; past it 422 `plugin-too-costly`. \
+         Also how long a deploy waits for others to be compiled; past it 503 `unavailable`."
     ),
     size!(
         "store.cache",
