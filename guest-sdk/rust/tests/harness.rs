@@ -124,8 +124,9 @@ fn errors_become_rejections() {
 fn what_would_not_come_back_as_it_was_is_refused() {
     use std::collections::BTreeMap;
 
+    type Store = Box<dyn Fn(&mut Context) -> Result<(), slotd_guest::Error>>;
     thread_local! {
-        static VALUE: std::cell::RefCell<Box<dyn Fn(&mut Context) -> Result<(), slotd_guest::Error>>> =
+        static VALUE: std::cell::RefCell<Store> =
             std::cell::RefCell::new(Box::new(|_| Ok(())));
     }
     struct Stores;
@@ -175,7 +176,7 @@ fn what_would_not_come_back_as_it_was_is_refused() {
         assert_eq!((store(fine.clone()), read), (None, fine));
     }
     assert_eq!(store((Nested::Unit, Some(i128::from(u64::MAX)), ())), None);
-    assert_eq!(Reply::json(&f64::NAN).unwrap_err().to_string().contains("NaN"), true);
+    assert!(Reply::json(&f64::NAN).unwrap_err().to_string().contains("NaN"));
 }
 
 /// A client takes these for the host's own, and stops.
