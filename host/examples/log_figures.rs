@@ -160,7 +160,7 @@ async fn bare_writer(options: NatsOptions, slot: u16, bytes: usize) -> anyhow::R
     let stream = jetstream.get_stream_no_info(format!("bare-{}", slot % STREAMS)).await?;
     let last = stream.get_last_raw_message_by_subject(&subject).await;
     let after = last.map_or(0, |message| message.sequence);
-    Ok(Box::new(Bare { jetstream, subject, after, batch: batch(slot, 1, bytes) }))
+    Ok(Box::new(Bare { jetstream, subject, after, batch: batch(slot, 1, bytes)? }))
 }
 
 impl AsyncAppend for Bare {
@@ -193,7 +193,7 @@ struct Own {
 
 async fn own_writer(log: Arc<JetStreamLog>, slot: u16, bytes: usize) -> anyhow::Result<Writer> {
     let claim = log.claim(slot, "figures").await?;
-    let batch = batch(slot, claim.term, bytes);
+    let batch = batch(slot, claim.term, bytes)?;
     let append = Append { slot, term: claim.term, after: claim.position, batch };
     Ok(Box::new(Own { log, append }))
 }
@@ -207,7 +207,7 @@ impl AsyncAppend for Own {
     }
 }
 
-fn batch(slot: u16, term: u64, bytes: usize) -> Bytes {
+fn batch(slot: u16, term: u64, bytes: usize) -> anyhow::Result<Bytes> {
     let records = vec![Record::Release { node: "x".repeat(bytes) }];
-    Batch { slot, term, attempt: 1, records }.encode()
+    Ok(Batch { slot, term, attempt: 1, records }.encode()?)
 }

@@ -105,7 +105,7 @@ async fn appends(home: &Path, in_flight: u16) -> anyhow::Result<()> {
             let Claim { term, position } = log.claim(slot, "figures").await?;
             let (mut after, mut count) = (position, 0u64);
             let records = vec![message(key(1)?, 1, 1)];
-            let batch = Batch { slot, term, attempt: 1, records }.encode();
+            let batch = Batch { slot, term, attempt: 1, records }.encode()?;
             while started.elapsed().as_millis() < 3_000 {
                 after = log.commit(Append { slot, term, after, batch: batch.clone() }).await?;
                 count += 1;
@@ -158,7 +158,7 @@ async fn fill(home: &Path, sessions: u64) -> anyhow::Result<()> {
             });
             let (slot, term) = (slot as u16, claim.term);
             let batch = Batch { slot, term, attempt: 1, records: records.collect() };
-            let append = Append { slot, term, after: claim.position, batch: batch.encode() };
+            let append = Append { slot, term, after: claim.position, batch: batch.encode()? };
             waiting.push((batch, log.commit(append)));
         }
         for (slot, (batch, commit)) in waiting.into_iter().enumerate() {

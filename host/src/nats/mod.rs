@@ -245,10 +245,8 @@ fn note(event: &Event, waiters: &Waiters, connected: &watch::Sender<bool>) {
             connected.send_replace(false);
             waiters.lose();
         }
-        Event::ServerError(error) => {
-            if repeats::admit("errors of NATS", "NATS") {
-                tracing::warn!(%error, "NATS");
-            }
+        Event::ServerError(error) if repeats::admit("errors of NATS", "NATS") => {
+            tracing::warn!(%error, "NATS");
         }
         Event::ClientError(error) => tracing::debug!(%error, "NATS"),
         _ => {}

@@ -124,10 +124,10 @@ impl Task {
         let trim = self.context.log.trim(self.slot, up_to);
         let slot = self.slot;
         tokio::spawn(async move {
-            if let Err(error) = trim.await {
-                if repeats::admit("logs were not trimmed", "slots") {
-                    tracing::warn!(slot, %error, "the log was not trimmed");
-                }
+            if let Err(error) = trim.await
+                && repeats::admit("logs were not trimmed", "slots")
+            {
+                tracing::warn!(slot, %error, "the log was not trimmed");
             }
         });
     }
@@ -184,10 +184,10 @@ impl Task {
         if let Some(cluster) = &self.context.cluster {
             let (snapshots, slot, term) = (cluster.snapshots.clone(), self.slot, self.term);
             tokio::spawn(async move {
-                if let Err(error) = snapshots.collect(slot, term).await {
-                    if repeats::admit("old snapshots were not removed", "slots") {
-                        tracing::warn!(slot, %error, "old snapshots were not removed");
-                    }
+                if let Err(error) = snapshots.collect(slot, term).await
+                    && repeats::admit("old snapshots were not removed", "slots")
+                {
+                    tracing::warn!(slot, %error, "old snapshots were not removed");
                 }
             });
         }

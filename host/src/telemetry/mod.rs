@@ -51,9 +51,10 @@ pub fn init_plain_log(filter: &str) {
         .try_init();
 }
 
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
 /// Changes the filter of the log that [`init_log`] has made.
-static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>> =
-    OnceLock::new();
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Sends log lines to standard error, by way of [`sink`]. The first call counts; later ones change
 /// nothing.
