@@ -63,7 +63,8 @@ fn hundredths_of_bits(secret: &[u8]) -> u32 {
 /// The part that the rest repeats; all of it where nothing does.
 fn without_repeats(secret: &[u8]) -> &[u8] {
     let repeats = |every: &usize| secret.iter().zip(&secret[*every..]).all(|(a, b)| a == b);
-    let unit = (1..secret.len()).find(repeats).unwrap_or(secret.len());
+    // An end that looks like the beginning is chance, not a repeat.
+    let unit = (1..=secret.len() / 2).find(repeats).unwrap_or(secret.len());
     &secret[..unit]
 }
 
