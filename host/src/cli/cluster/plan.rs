@@ -215,7 +215,7 @@ mod tests {
         let dir = dir.path().join("a \"quoted\" folder");
         let nodes = nodes(&dir, &ports_from(7070, 3).unwrap(), &[]);
         std::fs::create_dir_all(&nodes[1].dir).unwrap();
-        std::fs::write(secret_file(&dir), "a-secret-of-the-cluster\n").unwrap();
+        std::fs::write(secret_file(&dir), "5f0c1b7e9a3d42688d1f60b2c4e7a931\n").unwrap();
         let nats = ["nats://127.0.0.1:4222".to_owned(), "nats://127.0.0.1:4223".to_owned()];
         let nats = [&nats[..], &nats[..1]].concat();
         let monitors = ["http://127.0.0.1:8222".to_owned()];
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(config.cluster.listen, at(7082));
         let seeds = "127.0.0.1:7072,127.0.0.1:7082,127.0.0.1:7092";
         assert_eq!(config.cluster.seeds.as_deref(), Some(seeds));
-        assert_eq!(config.cluster.secret.unwrap().reveal(), "a-secret-of-the-cluster");
+        assert_eq!(config.cluster.secret.unwrap().reveal(), "5f0c1b7e9a3d42688d1f60b2c4e7a931");
         assert_eq!(config.nats.replicas, 3);
         // Without it, whether its servers sync would not be checked.
         assert_eq!(config.nats.monitor.as_deref(), Some("http://127.0.0.1:8222"));
