@@ -75,7 +75,7 @@ async fn failures_keep_the_last_answer_and_heal() {
         let mut found = Discovery::start(options(&server));
         becomes(&mut found, &["10.0.0.1"]).await;
         let failures = || -> u64 {
-            let text = metrics().render();
+            let text = metrics().render_counters();
             let line = text.lines().find(|l| l.starts_with("slotd_discovery_failures_total "));
             line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
         };

@@ -349,6 +349,12 @@ impl Metrics {
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 
+    /// What this process counts, also what `/metrics` shows of a cluster's node only.
+    #[cfg(test)]
+    pub fn render_counters(&self) -> String {
+        self.registry.render()
+    }
+
     /// Everything, in Prometheus' text format: what `/metrics` answers.
     pub fn render(&self) -> String {
         let snapshots = scrape::snapshots();

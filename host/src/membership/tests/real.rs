@@ -219,7 +219,7 @@ async fn who_does_not_fit_is_refused_and_the_rest_goes_on() {
         }
     });
     assert!(refused(&nodes[0], Reason::Secret, true).await.contains("it calls itself x"));
-    assert!(refused(&secret, Reason::Secret, false).await.contains("its secret is not ours"));
+    assert!(refused(&secret, Reason::Secret, false).await.contains("our secret, or our cluster"));
     assert!(refused(&nodes[0], Reason::SlotCount, true).await.contains("64, ours is 512"));
     assert!(matches!(fatal(&slots).await, Fatal::Refused(r) if r.reason == Reason::SlotCount));
     assert!(matches!(fatal(&copy).await, Fatal::NameTaken { .. }));
