@@ -55,7 +55,8 @@ impl Waiting {
     pub fn enter(self: &Arc<Self>, from: IpAddr, known: bool) -> (Place, Cut) {
         let state = &mut *self.0.lock();
         let same = |entry: &Entry| entry.known == known;
-        let own = |entry: &Entry| entry.from == from;
+        // An address may have become a peer's, or ceased to be one, since it was met before.
+        let own = |entry: &Entry| same(entry) && entry.from == from;
         if !known && state.count(own) >= limits::PEER_UNPROVEN_PER_ADDRESS_MAX {
             state.cut_one(own);
         } else if state.count(same) >= limits::PEER_UNPROVEN_MAX {
