@@ -33,19 +33,17 @@ use crate::{
         catalogue::{CatalogueStore, Service},
         swap::Swap,
     },
-    slot::{
-        Activation, ClusterContext, Mail, Order, SlotContext, SlotHandle, SlotOptions, now_ms, read,
-    },
+    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, now_ms, read},
     state::snapshot::Snapshots,
     storage::{DataDir, Health},
     telemetry::Snapshot,
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use parking_lot::Mutex;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -227,7 +225,8 @@ impl Node {
         }
         tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
         tokio::spawn(components::tidy(Arc::downgrade(&node), node.stopping.subscribe()));
-        tokio::spawn(memory::shed_instances(Arc::downgrade(&node), node.stopping.subscribe()));
+        let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
+        tokio::spawn(memory::shed_instances(plugins, stopping));
         tokio::spawn(house::watch_storage(
             Arc::downgrade(&node),
             data_dir,
@@ -297,7 +296,6 @@ impl Node {
         for (slot, handle) in self.router.all_running() {
             let stats = &handle.stats;
             snapshot.mailboxes.push((slot, handle.mailbox_depth()));
-            snapshot.instances += stats.memory.instances();
             snapshot.sessions_cached += stats.cached.load(Ordering::Relaxed);
             snapshot.session_cache_bytes += stats.cache_bytes.load(Ordering::Relaxed);
         }
@@ -309,6 +307,7 @@ impl Node {
         snapshot.memory_max = budget.bytes_max() as u64;
         for (service, _) in budget.services() {
             let memory = self.service_memory(&service);
+            snapshot.instances += memory.instances;
             snapshot.services.push((service, memory));
         }
         snapshot

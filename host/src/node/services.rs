@@ -75,8 +75,9 @@ impl Node {
         let mut superseded = None;
         if let (Some(next), Some(registry)) = (&next, &self.registry) {
             // A plugin that can't be had must not become current.
-            let activation = self.activation(next).await?;
-            let digest = activation.plugin.digest();
+            self.activation(next).await?;
+            let digest = next.deployment(next.current).map(|current| current.digest);
+            let digest = digest.ok_or_else(|| Error::internal("a service without a deployment"))?;
             let component = self.context.plugins.component(digest).await;
             let component = component.map_err(|e| Error::internal(e.to_string()))?;
             registry.components().put(digest, component).await.map_err(|why| {
@@ -193,19 +194,25 @@ impl Node {
         }
     }
 
-    /// The order that moves a slot to what is current in `service`.
+    /// The order that moves a slot to what is current in `service`, once that is loaded and an
+    /// instance of it could be made: slots go over to nothing that can't run.
     async fn activation(&self, service: &Service) -> Result<Activation, Error> {
         let missing = || Error::internal(format!("{} has no current deployment", service.name));
         let current = service.deployment(service.current).ok_or_else(missing)?;
-        let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
+        let unavailable = |why: PluginError| {
             Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
-        })?;
+        };
+        let plugins = &self.context.plugins;
+        let plugin = plugins.load(current.digest).await.map_err(unavailable)?;
+        let (label, pool) = (current.label.clone(), plugins.pool());
+        let guests = pool.add(&service.name, service.current, label, plugin.clone());
+        plugins.try_one(&guests).await.map_err(unavailable)?;
         // One that is late must not take the place of what came after it.
         let newest = self.context.catalogue.get(&service.name);
         if newest.is_none_or(|newest| newest.generation <= service.generation) {
             self.current.lock().insert(service.name.clone(), plugin.clone());
         }
-        Ok(Activation { record: service.activate(), plugin })
+        Ok(Activation { record: service.activate() })
     }
 
     /// Begins to move the slots of this node, and ends what moves them to an older generation.
@@ -349,7 +356,7 @@ fn not_added(error: PluginError) -> Error {
     let code = match &error {
         PluginError::Refused(_) => Code::PluginRefused,
         PluginError::TooCostly(_) => Code::PluginTooCostly,
-        PluginError::Busy(_) => Code::Unavailable,
+        PluginError::Busy(_) | PluginError::Cut(_) => Code::Unavailable,
         PluginError::Crashed(_) => Code::Internal,
         PluginError::NoMemory(_) => Code::MemoryFull,
         PluginError::Missing(_) | PluginError::Failed(_) => Code::StorageUnavailable,

@@ -200,6 +200,25 @@ async fn compiled_code_is_mapped_from_its_file() {
     drop(loaded);
 }
 
+/// What is not counted comes to the kernel's limit of maps, where the process ends.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_instance_has_no_more_maps_than_it_counts_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = host(dir.path()).add(guest().into()).await.unwrap();
+    let maps = || fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    let (before, mut instances) = (maps(), Vec::new());
+    for _ in 0..300 {
+        let mut instance = plugin.fresh().await.unwrap();
+        ask(&mut instance, b"e").await.unwrap();
+        instances.push(instance);
+    }
+    let (grown, counted) = (maps() - before, instances[0].counted_maps());
+    // Other tests of this process have some, too.
+    assert!(grown <= 300 * counted + 600, "{grown} maps, counted {counted} for each of 300");
+    println!("{:.2} maps an instance, counted for {counted}", grown as f64 / 300.0);
+}
+
 #[tokio::test]
 async fn host_calls_are_limited() {
     failure!(b"h", "limit", "host calls: a call may make 100000");
@@ -567,10 +586,11 @@ async fn the_rest_of_wasi_is_empty_and_bounded() {
 /// deadline must hold all the same.
 #[tokio::test]
 async fn a_call_that_waits_ends_at_its_deadline() {
-    let ends_at = Instant::now() + Duration::from_millis(20);
-    let waiting = instance::until(ends_at, std::future::pending::<()>());
+    let (signal, limit) = (super::Signal::default(), Duration::from_millis(20));
+    let waiting = instance::unless_stuck(&signal, limit, std::future::pending::<()>());
     assert!(waiting.await.is_none());
-    assert_eq!(instance::until(ends_at, std::future::ready(7)).await, Some(7));
+    let ready = instance::unless_stuck(&signal, limit, std::future::ready(7));
+    assert_eq!(ready.await, Some(7));
 }
 
 /// Not a test of anything: prints what calls cost. `cargo test -p slotd --lib -- --ignored

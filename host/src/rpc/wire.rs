@@ -21,7 +21,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// The first byte of every head.
 const WIRE_FORMAT: u8 = 1;
@@ -126,7 +126,7 @@ enum ResponseHead {
     Sessions,
     /// The body is a list of [`Step`].
     Subscribed,
-    /// The body is a list of [`SlotInfo`].
+    /// The body is a list of [`Slot`].
     Slots,
     /// The body is the answer.
     Control,
@@ -152,6 +152,23 @@ struct Session {
     state_keys: u64,
     state_bytes: u64,
     pinned: Option<(String, String)>,
+}
+
+/// [`SlotInfo`], with two fields of earlier versions of this protocol that nobody reads: the slot's
+/// instances and their memory.
+#[derive(Serialize, Deserialize)]
+struct Slot {
+    slot: SlotId,
+    owner: String,
+    state: String,
+    term: Term,
+    position: Position,
+    applied: Position,
+    mailbox: usize,
+    sessions: u64,
+    instances: u64,
+    memory: u64,
+    plugins: BTreeMap<String, String>,
 }
 
 /// [`Published`].
@@ -275,7 +292,10 @@ pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts
             let steps: Vec<Step> = backlog.into_iter().map(Step::from).collect();
             parts(&ResponseHead::Subscribed, bytes(Vec::new(), &steps)?)
         }
-        Ok(Response::Slots(list)) => parts(&ResponseHead::Slots, bytes(Vec::new(), &list)?),
+        Ok(Response::Slots(list)) => {
+            let list: Vec<Slot> = list.into_iter().map(Slot::from).collect();
+            parts(&ResponseHead::Slots, bytes(Vec::new(), &list)?)
+        }
         Ok(Response::Control(body)) => parts(&ResponseHead::Control, body),
         Ok(Response::NotOwner { owner, term, position }) => {
             parts(&ResponseHead::NotOwner { owner, term, position }, Bytes::new())
@@ -315,7 +335,10 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
             let backlog = steps.into_iter().map(Published::from).collect();
             Response::Subscribed(Subscribed { backlog, live: None })
         }
-        ResponseHead::Slots => Response::Slots(value::<Vec<SlotInfo>>(&encoded.body)?),
+        ResponseHead::Slots => {
+            let list: Vec<Slot> = value(&encoded.body)?;
+            Response::Slots(list.into_iter().map(SlotInfo::from).collect())
+        }
         ResponseHead::Control => Response::Control(detached(encoded.body)),
         ResponseHead::NotOwner { owner, term, position } => {
             Response::NotOwner { owner, term, position }
@@ -401,6 +424,42 @@ impl From<Session> for SessionInfo {
             state_keys: session.state_keys,
             state_bytes: session.state_bytes,
             pinned: session.pinned.map(|(against, reason)| PinInfo { against, reason }),
+        }
+    }
+}
+
+impl From<SlotInfo> for Slot {
+    fn from(info: SlotInfo) -> Self {
+        let SlotInfo { slot, owner, state, term, position, applied, mailbox, sessions, plugins } =
+            info;
+        Self {
+            slot,
+            owner,
+            state,
+            term,
+            position,
+            applied,
+            mailbox,
+            sessions,
+            instances: 0,
+            memory: 0,
+            plugins,
+        }
+    }
+}
+
+impl From<Slot> for SlotInfo {
+    fn from(slot: Slot) -> Self {
+        Self {
+            slot: slot.slot,
+            owner: slot.owner,
+            state: slot.state,
+            term: slot.term,
+            position: slot.position,
+            applied: slot.applied,
+            mailbox: slot.mailbox,
+            sessions: slot.sessions,
+            plugins: slot.plugins,
         }
     }
 }

@@ -5,21 +5,27 @@ use crate::{
     error::{Code, Error},
     limits,
     log::record::{
-        Activate, Delete, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write,
+        Activate, Delete, DeploymentId, Entry, Event, Head, INTERNAL_KEY, Message, Pin, Record,
+        Write,
     },
     names::{ServiceName, SessionKey},
     node_types::{Answer, Consistency, Incoming, Sent},
-    plugin::{self, Call, Failure, Input, Instance, Outcome, Plugin, PluginError, StateFault},
+    plugin::{
+        self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, StateFault,
+        Work,
+    },
     service::catalogue::not_deployed,
     slot::{
-        Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
-        session::Session, task::Task,
+        Reply, SlotStats, flush::store_error, now_ms, overlay::Transaction, session::Session,
+        task::Task,
     },
     telemetry::{metrics, repeats, services::Called},
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
 use std::{
     sync::Arc,
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -30,7 +36,7 @@ enum Applied {
 }
 
 /// A call's transaction, and what it came to.
-type Settled = (Box<Transaction>, Result<plugin::Reply, Failure>);
+type Settled = (Box<Transaction>, Result<(plugin::Reply, Vec<Event>), Failure>);
 
 /// Which deployment a session's next call runs on.
 struct Choice {
@@ -44,7 +50,9 @@ impl Task {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        let (mut session, applied) = self.apply(session, message).await;
+        let mut reply = reply;
+        let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
+        let (mut session, applied) = self.apply(session, message, &mut caller).await;
         match applied {
             Ok(Applied::New { record, sent }) => {
                 if record.entry.seq == 1 {
@@ -74,6 +82,7 @@ impl Task {
         &mut self,
         mut session: Box<Session>,
         message: Incoming,
+        caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Applied, Error>) {
         let active = match self.active_for(&session.key.service) {
             Ok(active) => active,
@@ -100,26 +109,24 @@ impl Task {
         let seq = session.head.seq + 1;
         let time_ms = now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
-        let (tx, choice, mut running) = match self.prepare(tx, &active, time_ms).await {
+        let (tx, choice, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
             Err((session, error)) => return (session, Err(error)),
         };
-        let label = running.label.clone();
+        let label = guests.label.clone();
         let input = Input::Handle {
             id: message.id.clone().filter(|id| !id.starts_with(INTERNAL_KEY)),
             sender: message.sender.clone(),
             content_type: message.content_type.clone(),
             body: message.body.clone(),
         };
-        let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
-        let outcome = self.call(&mut running, call).await;
-        let events = outcome.events;
-        let (tx, result) = match self.settle(running, key, outcome.state, outcome.result) {
+        let call = Call { session: key, seq, time_ms, state: tx, input };
+        let (tx, result) = match self.call(&guests, call, caller).await {
             Ok(settled) => settled,
             Err((session, error)) => return (session, Err(error)),
         };
-        let answer = match result {
-            Ok(answer) => answer,
+        let (answer, events) = match result {
+            Ok(done) => done,
             Err(failure) => return (tx.discard(), Err(failure_error(&label, failure))),
         };
         let (mut session, writes) = match tx.merge() {
@@ -217,16 +224,17 @@ impl Task {
         }
     }
 
-    /// Decides what a session runs on, and makes it ready.
+    /// Decides what a session runs on, and has it loaded.
     async fn prepare(
         &mut self,
         tx: Box<Transaction>,
         active: &Activate,
         time_ms: u64,
-    ) -> Result<(Box<Transaction>, Choice, Running), (Box<Session>, Error)> {
-        let (tx, choice) = self.choose(tx, active, time_ms).await?;
-        match self.running(&active.service, choice.deployment).await {
-            Ok(running) => Ok((tx, choice, running)),
+        caller: &mut Caller<'_>,
+    ) -> Result<(Box<Transaction>, Choice, Arc<Guests>), (Box<Session>, Error)> {
+        let (tx, choice) = self.choose(tx, active, time_ms, caller).await?;
+        match self.guests(&active.service, choice.deployment).await {
+            Ok(guests) => Ok((tx, choice, guests)),
             Err(error) => Err((tx.discard(), error)),
         }
     }
@@ -238,6 +246,7 @@ impl Task {
         tx: Box<Transaction>,
         active: &Activate,
         time_ms: u64,
+        caller: &mut Caller<'_>,
     ) -> Result<(Box<Transaction>, Choice), (Box<Session>, Error)> {
         let head = &tx.session().head;
         let target = active.deployment;
@@ -254,25 +263,26 @@ impl Task {
             Some(deployment) => deployment.version,
             None => format!("deployment-{old}"),
         };
-        let mut running = match self.running(&key.service, target).await {
-            Ok(running) => running,
+        let guests = match self.guests(&key.service, target).await {
+            Ok(guests) => guests,
             Err(error) => return Err((tx.discard(), error)),
         };
-        let label = running.label.clone();
+        let label = guests.label.clone();
         let input = Input::Migrate { from };
         let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
-        let outcome = self.call(&mut running, call).await;
-        let state = self.settle(running, key.clone(), outcome.state, outcome.result);
-        let (mut tx, result) = state?;
+        let (mut tx, result) = self.call(&guests, call, caller).await?;
         match result {
             Ok(_) => {
                 tx.end_phase();
                 Ok((tx, Choice { deployment: target, pinned: None }))
             }
             // Says nothing of the session: the next message tries again.
-            Err(failure @ (Failure::Store(_) | Failure::NoMemory(_))) => {
-                Err((tx.discard(), failure_error(&label, failure)))
-            }
+            Err(
+                failure @ (Failure::Store(_)
+                | Failure::NoMemory(_)
+                | Failure::NoInstance(_)
+                | Failure::Cut(_)),
+            ) => Err((tx.discard(), failure_error(&label, failure))),
             // May say more of a busy machine than of the session: one that pinned it would do so
             // until the next deployment. The second time it is taken for a refusal.
             Err(failure @ Failure::Deadline(_)) if tx.session().late_to != Some(target) => {
@@ -307,7 +317,9 @@ impl Task {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        let (session, answer) = self.ask(session, content_type, body).await;
+        let mut reply = reply;
+        let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
+        let (session, answer) = self.ask(session, content_type, body, &mut caller).await;
         self.hold_read(session.changed_in, consistency, reply, answer);
         self.put_session(session);
     }
@@ -319,6 +331,7 @@ impl Task {
         session: Box<Session>,
         content_type: String,
         body: Bytes,
+        caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Answer, Error>) {
         if !session.exists() {
             let error = match self.context.catalogue.require(&session.key.service) {
@@ -335,21 +348,20 @@ impl Task {
         let seq = session.head.seq;
         let time_ms = now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
-        let (tx, _, mut running) = match self.prepare(tx, &active, time_ms).await {
+        let (tx, _, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
             Err((session, error)) => return (session, Err(error)),
         };
-        let label = running.label.clone();
+        let label = guests.label.clone();
         let state = tx.read_only(true);
         let input = Input::Query { content_type, body };
-        let call = Call { session: key.clone(), seq, time_ms, state, input };
-        let outcome = self.call(&mut running, call).await;
-        let (tx, result) = match self.settle(running, key, outcome.state, outcome.result) {
+        let call = Call { session: key, seq, time_ms, state, input };
+        let (tx, result) = match self.call(&guests, call, caller).await {
             Ok(settled) => settled,
             Err((session, error)) => return (session, Err(error)),
         };
         let answer =
-            result.map_err(|failure| failure_error(&label, failure)).map(|answer| Answer {
+            result.map_err(|failure| failure_error(&label, failure)).map(|(answer, _)| Answer {
                 slot: self.slot,
                 plugin: label,
                 seq,
@@ -371,6 +383,7 @@ impl Task {
         }
         let session_number = session.head.session_number;
         self.building.push(Record::Delete(Delete { key: key.clone(), session_number }));
+        self.context.plugins.pool().forget(key);
         // What stays in the cache says that the name is free, until the store says so too.
         session = Box::new(Session::new(key.clone(), Head::default()));
         session.changed_in = self.building.number;
@@ -381,14 +394,14 @@ impl Task {
 
     // ---- instances -----------------------------------------------------------------------------
 
-    /// The slot's instance of a deployment, made if need be.
-    async fn running(
+    /// A deployment, loaded if need be.
+    async fn guests(
         &mut self,
         service: &ServiceName,
         deployment: DeploymentId,
-    ) -> Result<Running, Error> {
-        if let Some(running) = self.instances.take(service, deployment) {
-            return Ok(running);
+    ) -> Result<Arc<Guests>, Error> {
+        if let Some(guests) = self.context.plugins.pool().get(service, deployment) {
+            return Ok(guests);
         }
         let mut known = self.context.catalogue.deployment(service, deployment);
         let registry = self.context.cluster.as_ref().and_then(|cluster| cluster.registry.clone());
@@ -407,111 +420,82 @@ impl Task {
         let label = known.label;
         let load = async { context.plugins.load(known.digest).await };
         let plugin = self.beside_commits(load).await.map_err(|why| unavailable(&label, why))?;
-        let instance = self.instantiate(service, &plugin, limits::INSTANCE_PATIENCE).await;
-        let instance = instance.map_err(|why| unavailable(&label, why))?;
-        let service = service.clone();
-        Ok(Running { service, deployment, plugin, label, instance, idle_since: None })
+        Ok(context.plugins.pool().add(service, deployment, label, plugin))
     }
 
-    async fn instantiate(
+    /// Runs a call beside commits: on this thread for its first slice, unless those of this slot, or
+    /// of the service, tend to be long.
+    async fn call(
         &mut self,
-        service: &ServiceName,
-        plugin: &Plugin,
-        patience: Duration,
-    ) -> Result<Instance, PluginError> {
-        let account = self.context.plugins.budget().account(service, self.stats.memory.clone());
-        let made = self.beside_commits(plugin.instantiate(account.clone(), patience)).await;
-        match made {
-            // The slot's own other instances: nobody could ask for them while it waited.
-            Err(PluginError::NoMemory(_)) if !self.instances.is_empty() => {
-                let own = self.instances.take_all();
-                metrics().instances_shed.increment(own.len() as u64);
-                drop(own);
-                self.beside_commits(plugin.instantiate(account, patience)).await
-            }
-            made => made,
-        }
-    }
-
-    /// Takes the instance that was made ready for what the slot goes over to, if it has one of what
-    /// it leaves.
-    ///
-    /// # Errors
-    /// `unavailable` when none was made ready, and one is needed: made here, the slot would take no
-    /// message meanwhile.
-    pub(super) fn take_prepared(
-        &mut self,
-        service: &ServiceName,
-        deployment: DeploymentId,
-        plugin: Arc<Plugin>,
-        prepared: Prepared,
-    ) -> Result<(), Error> {
-        if let Some(running) = self.instances.take(service, deployment) {
-            self.instances.put(running);
-            prepared.discard();
-            return Ok(());
-        }
-        let instance = match prepared {
-            Prepared::Instance(instance) => *instance,
-            Prepared::Nothing if self.instances.has_service(service) => {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    "the slot has made its first instance in this moment",
-                ));
-            }
-            Prepared::Nothing | Prepared::NoMemory => return Ok(()),
-        };
-        let label = self.context.catalogue.label(service, deployment);
-        let service = service.clone();
-        let running = Running { service, deployment, plugin, label, instance, idle_since: None };
-        self.instances.put(running);
-        Ok(())
-    }
-
-    async fn call(&mut self, running: &mut Running, call: Call) -> Outcome {
+        guests: &Arc<Guests>,
+        call: Call,
+        caller: &mut Caller<'_>,
+    ) -> Result<Settled, (Box<Session>, Error)> {
         let called = match call.input {
             Input::Handle { .. } => Called::Handle,
             Input::Query { .. } => Called::Query,
             Input::Migrate { .. } => Called::Migrate,
         };
+        let (context, signal, key) =
+            (self.context.clone(), self.signal.clone(), call.session.clone());
+        let lane = context.plugins.lane();
+        let begin = match self.long.get(&guests.service) {
+            Some(cost) => Begin::Lane { cost: *cost },
+            None if !lane.may_begin_here(&guests.service) => Begin::Lane { cost: Duration::ZERO },
+            None => Begin::Here,
+        };
+        signal.reset();
+        let future = guests.clone().call(call, signal.clone()).boxed();
+        let work = Work { service: Some(&guests.service), begin, signal: &signal, future };
+        let ending = ending(self.stats.clone(), context.plugins.deadline());
         let started = Instant::now();
-        let outcome = self.beside_commits(running.instance.call(call)).await;
-        let counted = self.services.of(&running.service);
-        counted.called(called, started.elapsed(), outcome.host_calls.into());
-        outcome
+        let ran = self.beside_commits(lane.run(work, caller, ending)).await;
+        let counted = self.services.of(&guests.service);
+        counted.called(called, started.elapsed(), ran.output.host_calls.into());
+        if let Some(took) = ran.lane {
+            self.note_long(&guests.service, begin, took);
+        }
+        self.settle(guests, key, ran.output)
     }
 
-    /// Takes the state back from a call and keeps the instance, unless the call broke it.
+    /// Remembers what a long call cost: where the next of its slot begins, and whose comes first.
+    fn note_long(&mut self, service: &ServiceName, began: Begin, took: Duration) {
+        if began != Begin::Here && took < limits::GUEST_SLICE {
+            self.long.remove(service);
+            return;
+        }
+        let cost = self.long.entry(service.clone()).or_default();
+        *cost = *cost / 2 + took;
+    }
+
+    /// Takes the state back from a call.
     fn settle(
         &mut self,
-        running: Running,
+        guests: &Guests,
         key: SessionKey,
-        state: Box<dyn plugin::State>,
-        result: Result<plugin::Reply, Failure>,
+        outcome: Outcome,
     ) -> Result<Settled, (Box<Session>, Error)> {
-        match &result {
-            Err(failure) if failure.is_fatal() => {
-                self.services.of(&running.service).trapped(failure.kind());
-                let about = format_args!("{} {}", running.service, failure.kind());
+        match &outcome.result {
+            Ok(_) | Err(Failure::NoInstance(_) | Failure::Cut(_)) => {}
+            Err(Failure::Rejected(_)) => self.services.of(&guests.service).rejected(),
+            Err(failure) => {
+                self.services.of(&guests.service).trapped(failure.kind());
+                let about = format_args!("{} {}", guests.service, failure.kind());
                 if repeats::admit("a call failed", about) {
                     tracing::warn!(
                         slot = self.slot,
-                        service = %running.service,
-                        plugin = %running.label,
+                        service = %guests.service,
+                        plugin = %guests.label,
                         kind = failure.kind(),
                         %failure,
                         "a call failed; its instance is replaced"
                     );
                 }
             }
-            Err(_) => {
-                self.services.of(&running.service).rejected();
-                self.instances.put(running);
-            }
-            Ok(_) => self.instances.put(running),
         }
+        let Outcome { state, result, events, .. } = outcome;
         match Transaction::from_state(state) {
-            Some(tx) => Ok((tx, result)),
+            Some(tx) => Ok((tx, result.map(|reply| (reply, events)))),
             None => {
                 // The slot opens again from its log; this stands in for the session till then.
                 let error = Error::internal("a call did not give its state back");
@@ -520,6 +504,16 @@ impl Task {
             }
         }
     }
+}
+
+/// Resolves when a slot has something to do that can't wait for a long call: it has had as long as
+/// a call may run by then.
+async fn ending(stats: Arc<SlotStats>, deadline: Duration) {
+    let at = tokio::time::Instant::now() + deadline;
+    let mut asked = stats.asked.subscribe();
+    // It can't be gone: it is this slot's own.
+    let _ = asked.wait_for(|asked| *asked > 0).await;
+    tokio::time::sleep_until(at).await;
 }
 
 pub(super) fn no_session(key: &SessionKey) -> Error {
@@ -589,6 +583,22 @@ fn failure_error(label: &Arc<str>, failure: Failure) -> Error {
         ),
         Failure::Store(error) => return store_error(error),
         Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
+        Failure::NoInstance(why) => return unavailable(label, why),
+        Failure::Cut(Cut::Full) => Error::new(
+            Code::GuestsBusy,
+            format!(
+                "{} calls of plugins compute for long on this node already; nothing was kept",
+                limits::LONG_CALLS_MAX
+            ),
+        ),
+        Failure::Cut(Cut::Ending) => Error::new(
+            Code::Unavailable,
+            "the slot moves, stops or changes its version, and the call takes too long to wait for; \
+             nothing was kept",
+        ),
+        Failure::Cut(Cut::Gone) => {
+            Error::new(Code::Unavailable, "nobody waited for the call any more; nothing was kept")
+        }
     };
     error.with_plugin(&**label)
 }
