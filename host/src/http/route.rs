@@ -1,7 +1,7 @@
 //! Which path is whose, and what every request but a message's short cut passes.
 
 use super::{
-    Admin, Api, Token, admin, auth, events, health, history, messages, sessions, socket,
+    Admin, Api, Token, admin, auth, events, health, history, messages, operate, sessions, socket,
     stats::Stats,
 };
 use crate::{
@@ -44,6 +44,11 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(admin::rollback))
         .routes(routes!(admin::swap))
         .routes(routes!(admin::pinned))
+        .routes(routes!(operate::state, operate::change_state))
+        .routes(routes!(operate::export))
+        .routes(routes!(operate::import))
+        .routes(routes!(operate::delete_sessions))
+        .routes(routes!(operate::reset))
         .routes(routes!(admin::slots))
         .routes(routes!(admin::slot))
         .routes(routes!(admin::drain))

@@ -40,6 +40,7 @@ impl Fixture {
             slot_idle: Duration::from_secs(300),
             instance_idle: Duration::from_secs(300),
             session_cache_bytes: 1 << 20,
+            resettable: false,
         };
         let foundation = Foundation { data_dir, plugins: plugins.clone(), shared: None };
         let node = Node::start(options, foundation).unwrap();

@@ -6,7 +6,7 @@ use super::{
     bindings::{Handler, slotd::slot as wit},
     instance::{Current, HostState, Mode},
 };
-use crate::{limits, log::record::Event};
+use crate::{limits, log::record::Event, names::is_reserved_kind};
 use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker};
 
@@ -140,6 +140,13 @@ fn check_event(event: &wit::effects::Event, current: &Current) -> Result<(), Fai
     if event.kind.is_empty() || event.kind.contains(|c: char| c.is_whitespace() || c.is_control()) {
         let sentence = format!("an event's kind is a word, not {:?}", event.kind);
         return Err(Failure::Trapped(sentence));
+    }
+    if is_reserved_kind(&event.kind) {
+        return Err(Failure::Trapped(format!(
+            "the event kind {:?} is reserved: \"error\" and kinds that begin with \"slotd.\" mean \
+             something to readers of event streams; choose another",
+            event.kind
+        )));
     }
     check_content_type(&event.content_type, "an event")
 }
