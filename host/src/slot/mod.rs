@@ -11,6 +11,7 @@ mod commits;
 pub mod flush;
 pub mod instances;
 pub mod overlay;
+mod purge;
 pub mod read;
 mod scan;
 pub mod session;
@@ -24,7 +25,9 @@ use crate::{
     error::{Code, Error},
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
+    node_types::{
+        Answer, Consistency, History, Incoming, Purged, Range, Sent, SessionInfo, Subscribed,
+    },
     plugin::{Plugin, PluginHost, SlotUsage},
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
@@ -136,6 +139,13 @@ pub enum Mail {
         key: SessionKey,
         after: u64,
         reply: Reply<Subscribed>,
+    },
+    /// Stop running a service that was removed in generation `since`, and delete some of its
+    /// sessions.
+    Purge {
+        service: ServiceName,
+        since: u64,
+        reply: Reply<Purged>,
     },
 }
 
@@ -309,6 +319,19 @@ impl Mail {
             Mail::Delete { reply, .. } => drop(reply.send(Err(error))),
             Mail::Sessions { reply, .. } => drop(reply.send(Err(error))),
             Mail::Subscribe { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Purge { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            Mail::Message { key, .. }
+            | Mail::Query { key, .. }
+            | Mail::History { key, .. }
+            | Mail::Session { key, .. }
+            | Mail::Delete { key, .. }
+            | Mail::Subscribe { key, .. } => &key.service,
+            Mail::Sessions { service, .. } | Mail::Purge { service, .. } => service,
         }
     }
 
@@ -343,6 +366,7 @@ impl Mail {
             Mail::Delete { reply, .. } => reply.is_closed(),
             Mail::Sessions { reply, .. } => reply.is_closed(),
             Mail::Subscribe { reply, .. } => reply.is_closed(),
+            Mail::Purge { reply, .. } => reply.is_closed(),
         }
     }
 }

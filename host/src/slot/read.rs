@@ -89,7 +89,7 @@ impl Task {
         self.hold_for_all(reply, listed);
     }
 
-    fn merged(
+    pub(super) fn merged(
         &self,
         service: &ServiceName,
         prefix: &str,

@@ -25,6 +25,7 @@ mod messages;
 mod output;
 mod overload;
 mod restart;
+mod services;
 mod signals;
 mod single;
 mod soak;
