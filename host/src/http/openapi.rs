@@ -162,7 +162,8 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             (_, "/healthz" | "/openapi.json" | "/metrics") => vec![],
             (_, "/services") => vec![Unavailable],
             (_, "/services/{service}/deploy") => {
-                of(&[&CHANGE, &DEPLOY, &[PluginRefused, MemoryFull, BodyTooLarge, RequestTimeout]])
+                let refused = [PluginRefused, PluginTooCostly, MemoryFull, BodyTooLarge];
+                of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout]])
             }
             (_, "/services/{service}/rollback") => of(&[&CHANGE, &DEPLOY, &[NothingToRollBack]]),
             ("GET", rest) if rest.starts_with("/services/{service}") => READ.into(),
