@@ -575,7 +575,10 @@ fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> {
         let of_file = matches!(from, Some(Origin::File { path, .. }) if Some(&**path) == file);
         // One that was read from a file of its own has the place of that file's name.
         let own_file = loading.origins.get(format!("{}_file", key.name).as_str());
-        (key.is_secret() || key.name == "nats.servers") && of_file && own_file != from
+        // Servers' URLs hold a secret only where they name a user.
+        let names_user = config.nats.servers.as_ref().is_some_and(|urls| urls.contains('@'));
+        let holds = key.is_secret() || (key.name == "nats.servers" && names_user);
+        holds && of_file && own_file != from
     };
     let held = KEYS.iter().find(in_file).map(|key| (key.name, file));
     let named = [

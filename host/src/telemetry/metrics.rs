@@ -392,7 +392,11 @@ fn is_of_a_cluster(line: &str) -> bool {
 /// How the names of metrics begin that stand still on a node that stands alone.
 const OF_CLUSTERS: &[&str] = &[
     "slotd_nats_",
-    "slotd_log_",
+    "slotd_log_append_",
+    "slotd_log_undecided_",
+    "slotd_log_republished_",
+    "slotd_log_conflicts_",
+    "slotd_log_fenced_",
     "slotd_view",
     "slotd_nodes_lost_",
     "slotd_declared_down_",

@@ -16,6 +16,7 @@ use slotd_tests::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -112,6 +113,8 @@ fn with_secret_files(
         // Two tokens that are the same are warned of.
         let own = scratch.join(value.rsplit('/').next().unwrap_or("secret"));
         fs::write(&own, format!("{SECRET}-{}", own.display().to_string().len()))?;
+        // One that everybody can read is warned of.
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o600))?;
         *value = own.display().to_string();
     }
     Ok(env)
