@@ -121,10 +121,11 @@ TEST(doubles_come_back) {
         double number, back = 0;
         memcpy(&number, &bits, sizeof number);
         if (i < COUNT(few)) number = few[i];
+        /* These end the call: `what_would_not_come_back_is_not_stored`. */
+        if (!isfinite(number)) continue;
         slotd_mark mark = slotd_mark_here();
         const slotd_json *value = slotd_parse(slotd_write(slotd_f64(number)), NULL);
         bool same = slotd_as_f64(value, &back) && !memcmp(&number, &back, sizeof number);
-        if (!isfinite(number)) same = slotd_type_of(value) == SLOTD_NULL;
         if (!same) slotd_failed(__FILE__, __LINE__, "%.17g came back as %.17g", number, back);
         slotd_release(mark);
     }
