@@ -366,7 +366,7 @@ impl Engine {
     /// The reason.
     pub fn check_upkeep(&self) -> Result<(), String> {
         self.check_health()?;
-        self.look_at_space().exhausted.clone().map_or(Ok(()), Err)
+        self.check_reopen()
     }
 
     /// Whether the store may be opened again after a failure: as [`Engine::check_upkeep`], whatever
