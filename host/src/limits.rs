@@ -197,9 +197,14 @@ pub const COMPILE_MEMORY_SHARE: u64 = 2;
 pub const COMPILE_THREADS_MAX: usize = 4;
 /// Threads that hash and store components, at the same priority.
 pub const COMPONENT_THREADS: usize = 2;
-/// How far they give way to others, as for nice(1). A thread that serves and wakes up runs at
-/// once; where every core is busy with serving, compiling still gets its two per cent.
-pub const COMPILE_NICE: i32 = 19;
+/// How far they, and deploys that are compiled, give way to others, as for nice(1). A thread that
+/// serves and wakes up runs at once; where every core is busy with serving, compiling gets a tenth of
+/// them. At 19 it would be a hundredth: two seconds of work took 75 on a machine with a queue of
+/// twenty.
+pub const COMPILE_NICE: i32 = 10;
+/// The same for a component without which the node serves no slot, or keeps a deploy of the whole
+/// cluster waiting: a quarter.
+pub const COMPILE_NICE_LOAD: i32 = 5;
 /// Native code of one component: Python's has 40 MB.
 pub const COMPILED_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// File descriptors of the process that compiles: its three, and what the runtime opens for a moment.

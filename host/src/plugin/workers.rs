@@ -13,7 +13,7 @@ impl Workers {
         rayon::ThreadPoolBuilder::new()
             .num_threads(limits::COMPONENT_THREADS)
             .thread_name(|number| format!("slotd-component-{number}"))
-            .start_handler(|_| give_way())
+            .start_handler(|_| give_way(limits::COMPILE_NICE))
             .build()
             .map(Self)
             .map_err(|e| PluginError::Failed(format!("no threads for components: {e}")))
@@ -36,14 +36,16 @@ impl Workers {
     }
 }
 
-/// Has the scheduler prefer every other thread to this one, and to those that it starts.
-pub(super) fn give_way() {
+/// Has the scheduler prefer every other thread to this one, and to those that it starts, as far as
+/// `nice` says.
+#[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
+pub(super) fn give_way(nice: i32) {
     #[cfg(target_os = "linux")]
     // SAFETY: changes how the calling thread is scheduled and touches no memory of ours.
     #[allow(unsafe_code, reason = "libc has no safe interface for it")]
     unsafe {
         // Fails nowhere: everyone may lower a priority. On Linux it is the calling thread's own.
-        libc::setpriority(libc::PRIO_PROCESS, 0, limits::COMPILE_NICE);
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
     }
 }
 

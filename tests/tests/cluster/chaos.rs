@@ -19,15 +19,12 @@ use slotd_tests::{
 };
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 /// For one seed.
 const RUN_WITHIN: Duration = Duration::from_secs(15 * 60);
-
-/// One cluster at a time: several at once would only be slow, and slow is a fault of its own.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What a test runs unless variables say otherwise.
 #[derive(Clone, Copy)]
@@ -58,7 +55,7 @@ impl Run {
 
     /// Runs the plan with the seed, or with each that is given.
     fn go(self) {
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = crate::alone();
         let number = |name: &str| variable(name).map(|value| value.parse::<u64>().expect(name));
         let mut plan = self.plan();
         if let Some(mixtures) = number("SLOTD_TEST_CHAOS_MIXTURES") {

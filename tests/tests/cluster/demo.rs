@@ -10,6 +10,7 @@ use std::process::Command;
 /// Without it, the first thing that a new user of a cluster types could be broken.
 #[test]
 fn the_demo_of_a_cluster_accounts_for_every_message() {
+    let _alone = crate::alone();
     scenario(async {
         let mut demo = Command::new(sibling("demo-cluster")?);
         demo.args(["--exit", "--slots", "64", "--clients", "24"]);

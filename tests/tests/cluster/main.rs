@@ -15,3 +15,12 @@ mod network;
 mod quorum;
 mod refused;
 mod stopped;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// For clusters that take all the machine has: two at once would only be slow, and slow is a fault
+/// of its own.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}

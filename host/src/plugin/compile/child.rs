@@ -23,6 +23,8 @@ pub(super) struct Arguments {
     pub memory_bytes: u64,
     /// Processor time.
     pub seconds: u64,
+    /// How far it gives way to others, as for nice(1).
+    pub nice: i32,
     /// The process that is served.
     pub parent: i32,
 }
@@ -36,7 +38,7 @@ impl Arguments {
             }
         };
         words.extend([self.memory_bytes, self.seconds].map(|n| n.to_string()));
-        words.push(self.parent.to_string());
+        words.extend([self.nice, self.parent].map(|n| n.to_string()));
         words
     }
 
@@ -49,11 +51,12 @@ impl Arguments {
             }
             _ => return None,
         };
-        let [memory, seconds, parent] = rest else { return None };
+        let [memory, seconds, nice, parent] = rest else { return None };
         Some(Self {
             task,
             memory_bytes: memory.parse().ok()?,
             seconds: seconds.parse().ok()?,
+            nice: nice.parse().ok()?,
             parent: parent.parse().ok()?,
         })
     }
@@ -114,7 +117,7 @@ fn prepare(arguments: Arguments) -> io::Result<()> {
     // At the first the process gets a signal that says why it ends, at the second it is killed.
     let (soft, hard) = (arguments.seconds, arguments.seconds.saturating_add(5));
     setrlimit(Resource::Cpu, Rlimit { current: Some(soft), maximum: Some(hard) })?;
-    crate::plugin::workers::give_way();
+    crate::plugin::workers::give_way(arguments.nice);
     // Threads that wasmtime compiles on; they inherit the priority.
     rayon::ThreadPoolBuilder::new().num_threads(threads()).build_global().map_err(io::Error::other)
 }

@@ -78,6 +78,15 @@ pub(super) enum For {
     Load,
 }
 
+impl For {
+    fn nice(self) -> i32 {
+        match self {
+            Self::Deploy => limits::COMPILE_NICE,
+            Self::Load => limits::COMPILE_NICE_LOAD,
+        }
+    }
+}
+
 /// Runs children, few at a time.
 pub(super) struct Compiler {
     means: Means,
@@ -99,6 +108,8 @@ enum Means {
 /// The right to run one child.
 pub(super) struct Place<'a> {
     _permit: Option<SemaphorePermit<'a>>,
+    /// How far the child gives way to others.
+    nice: i32,
 }
 
 impl Compiler {
@@ -156,7 +167,7 @@ impl Compiler {
         tokio::select! {
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => Err(stopped()),
-            place = place => Ok(Place { _permit: place? }),
+            place = place => Ok(Place { _permit: place?, nice: who.nice() }),
         }
     }
 
@@ -168,7 +179,7 @@ impl Compiler {
     /// [`PluginError::Busy`] when the node has no process, no time or no memory for it, or stops.
     pub(super) async fn run(
         &self,
-        _place: &Place<'_>,
+        place: &Place<'_>,
         task: Task,
         component: Bytes,
         out: Option<File>,
@@ -176,7 +187,9 @@ impl Compiler {
         let mut stopping = self.stopping.subscribe();
         let work = async {
             match &self.means {
-                Means::Child(starter) => starter.run(task, component, out, self.options).await,
+                Means::Child(starter) => {
+                    starter.run(task, component, out, place.nice, self.options).await
+                }
                 #[cfg(test)]
                 Means::InProcess => {
                     let work = tokio::task::spawn_blocking(move || work(task, &component, out));

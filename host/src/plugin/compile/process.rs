@@ -170,12 +170,14 @@ impl Starter {
         task: Task,
         component: Bytes,
         out: Option<File>,
+        nice: i32,
         options: CompileOptions,
     ) -> Result<Report, PluginError> {
         let arguments = Arguments {
             task,
             memory_bytes: options.memory_bytes,
             seconds: options.deadline.as_secs().max(1) * child::threads() as u64,
+            nice,
             parent: i32::try_from(std::process::id()).unwrap_or(0),
         };
         let mut command = Command::new(&self.program.path);

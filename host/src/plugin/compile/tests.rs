@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(120);
 fn arguments_arrive_as_they_were_sent() {
     let compile = Task::Compile { digest: Digest([7; 32]), compatibility: u64::MAX };
     for task in [Task::Inspect, compile] {
-        let sent = Arguments { task, memory_bytes: 1 << 30, seconds: 60, parent: 4 };
+        let sent = Arguments { task, memory_bytes: 1 << 30, seconds: 60, nice: 19, parent: 4 };
         let mut words = sent.to_words();
         assert_eq!(Arguments::parse(&words), Some(sent));
         words.pop();
