@@ -58,6 +58,16 @@ codes! {
     RequestTimeout = "request-timeout", 408, true;
     /// The idempotency key was used before with another body.
     IdempotencyConflict = "idempotency-conflict", 409, false;
+    /// There is a session of that name already.
+    SessionExists = "session-exists", 409, false;
+    /// The session is not where it was said to be: a message came in between. Nothing was done.
+    SessionChanged = "session-changed", 409, false;
+    /// The version whose shape a session's state has is none of the service's deployments.
+    ShapeUnknown = "shape-unknown", 409, false;
+    /// The node was not started with `--resettable`, or is part of a cluster: it forgets nothing.
+    ResetRefused = "reset-refused", 403, false;
+    /// The position (`after`) is of a session of that name that was deleted, or may be: begin at `after=0`.
+    PositionGone = "position-gone", 410, false;
     /// The body is over the limit.
     BodyTooLarge = "body-too-large", 413, false;
     /// The body has a content coding (`Content-Encoding`) that slotd does not decode: send it as it is.

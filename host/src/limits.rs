@@ -49,6 +49,9 @@ pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(3);
 /// A slot that flushes to make room in its cache does so this often at most.
 pub const FLUSH_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Sessions that a slot makes before it may forget which names had one that was deleted: until then
+/// it doubts positions that do not say of which session they are. A name takes some 20 bytes.
+pub const DELETED_NAMES_SESSIONS: u64 = 16_384;
 /// Turns into which the slots' flushes are spread over one interval.
 pub const FLUSH_TICKS: u32 = 48;
 /// Committed bytes of one slot that wait for the state store before it is written at once.
@@ -75,6 +78,22 @@ pub const PAGE_ENTRIES_MAX: usize = 1_000;
 pub const PAGE_ENTRIES_DEFAULT: usize = 100;
 /// Bytes after which a page ends early (it always has one entry at least).
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A correction of a session's state, as JSON: keys and values of [`STATE_WRITE_BYTES_MAX`], which
+/// grow by a third in base64.
+pub const CORRECTION_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Sessions that are imported at a time: each holds a part of a file in memory.
+pub const IMPORTS_MAX: usize = 2;
+/// How long a file that is imported may not come any further.
+pub const IMPORT_STALL: Duration = Duration::from_secs(30);
+/// A line of a session's file: a message with its reply and events in base64.
+pub const IMPORT_LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The largest file that `slotd session import` sends: it is read into memory.
+pub const IMPORT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Sessions of one request that are deleted at a time.
+pub const DELETES_AT_A_TIME: usize = 64;
+/// Slots that are reset at a time.
+pub const SLOTS_RESET_AT_A_TIME: usize = 64;
 
 // --- services ---------------------------------------------------------------------------------
 

@@ -143,6 +143,15 @@ impl fmt::Debug for SessionKey {
     }
 }
 
+/// Whether an event's kind means something to the readers of event streams whoever sends it: slotd
+/// itself ends a stream with `slotd.` events, and an `EventSource` tells its page by `error` that the
+/// connection broke. Handlers may not emit one; the harnesses of the SDKs say the same. (`message`
+/// is what an `EventSource` calls an event without a kind, and as good as any other; its `open` does
+/// no harm when it comes once more.)
+pub fn is_reserved_kind(kind: &str) -> bool {
+    kind == "error" || kind.starts_with("slotd.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

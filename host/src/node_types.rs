@@ -10,6 +10,7 @@ use crate::{
     },
     names::{ServiceName, SessionId, SessionKey, SlotId},
     plugin::Digest,
+    position::Incarnation,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -39,6 +40,8 @@ pub struct Incoming {
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub seq: u64,
+    /// Of the session; `None`: its node is of a version that does not say.
+    pub incarnation: Option<Incarnation>,
     pub slot: SlotId,
     /// The plugin's label, `<version>+<short digest>`.
     pub plugin: Arc<str>,
@@ -134,20 +137,18 @@ pub struct History {
     pub entries: Vec<(Arc<Entry>, Arc<str>)>,
     /// The session's last sequence number as of this read.
     pub last_seq: u64,
-}
-
-/// A place in a session's events: after event `index` (from 0) of message `seq`; `index: None`
-/// means after all events of `seq`. `seq: 0` is the beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    pub seq: u64,
-    pub index: Option<u32>,
+    /// As in [`Sent`].
+    pub incarnation: Option<Incarnation>,
+    /// The slot remembers an earlier session of that name.
+    pub made_again: bool,
 }
 
 /// The events of one committed message.
 #[derive(Clone, Debug)]
 pub struct Published {
     pub seq: u64,
+    /// As in [`Sent`].
+    pub incarnation: Option<Incarnation>,
     pub time_ms: u64,
     pub events: Arc<[Event]>,
 }
@@ -158,6 +159,8 @@ pub struct Subscribed {
     pub backlog: Vec<Published>,
     /// `None`: there is more; subscribe again after the backlog's last.
     pub live: Option<LiveReceiver>,
+    /// Of the session, [`Incarnation::NONE`] if there is none yet; `None` as in [`Sent`].
+    pub incarnation: Option<Incarnation>,
 }
 
 /// The slot's end of a live subscription.
@@ -316,6 +319,22 @@ pub struct SessionInfo {
     /// Why the session stays on an older plugin, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<PinInfo>,
+    /// The place behind its last message, in this session and no other of its name; not in
+    /// listings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// As in [`Sent`]; in listings not said.
+    #[serde(skip)]
+    pub incarnation: Option<Incarnation>,
+    /// The slot remembers an earlier session of that name.
+    #[serde(skip)]
+    pub made_again: bool,
+}
+
+impl SessionInfo {
+    pub fn key(&self) -> SessionKey {
+        SessionKey { service: self.service.clone(), session: self.session.clone() }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]

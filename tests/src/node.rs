@@ -341,6 +341,16 @@ impl Node {
         Api::new(self.client(&self.api))
     }
 
+    /// Deletes every session, so that a test begins as if on a new node: for one that was started
+    /// with `--resettable`. What is deployed stays.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn reset(&self) -> anyhow::Result<()> {
+        self.admin().client.post("/admin/v1/reset", "").await?.success()?;
+        Ok(())
+    }
+
     /// The admin API, with the admin API's token.
     pub fn admin(&self) -> Admin {
         Admin::new(self.client(&self.admin))

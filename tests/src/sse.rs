@@ -53,6 +53,11 @@ impl Sse {
 }
 
 impl SseEvent {
+    /// Its id without the part that names the session: `seq.index`.
+    pub fn place(&self) -> Option<&str> {
+        self.id.as_deref().map(|id| id.split_once('-').map_or(id, |(place, _)| place))
+    }
+
     /// # Errors
     /// When the data is not JSON of that shape.
     pub fn json<T: DeserializeOwned>(&self) -> anyhow::Result<T> {

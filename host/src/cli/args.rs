@@ -73,7 +73,7 @@ pub enum Cmd {
     History(History),
     /// List a service's sessions
     Sessions(Sessions),
-    /// Show or delete one session
+    /// Show, correct, export, import or delete sessions
     #[command(subcommand)]
     Session(SessionCmd),
 
@@ -133,6 +133,9 @@ pub struct Serve {
     /// For scripts that let the system choose ports. The file is there in whole or not at all.
     #[arg(long, value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
+    /// For test suites: `POST /admin/v1/reset` deletes every session. Not in a cluster
+    #[arg(long)]
+    pub resettable: bool,
 }
 
 #[derive(Debug, Args)]
@@ -223,7 +226,8 @@ pub struct Tail {
     /// Go on with what comes, until Ctrl-C; reconnects without gap or repeat
     #[arg(long, short)]
     pub follow: bool,
-    /// Begin after this message (0: at the beginning), or after this event (an id, as 17.0)
+    /// Begin after this message (0: at the beginning), or after this position, as given (an
+    /// event's id, say)
     #[arg(long, value_name = "SEQ", conflicts_with = "last")]
     pub after: Option<String>,
     /// Begin with the events of the last N messages
@@ -239,9 +243,10 @@ pub struct History {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// Messages after this sequence number, rather than the last
+    /// Messages after this position, as slotd gave it, or after a message's number (0: from the
+    /// first), rather than the last
     #[arg(long, value_name = "SEQ")]
-    pub after: Option<u64>,
+    pub after: Option<String>,
     /// At most so many
     #[arg(short = 'n', value_name = "N", default_value_t = 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=limits::PAGE_ENTRIES_MAX as u64))]
@@ -276,8 +281,128 @@ pub struct Sessions {
 pub enum SessionCmd {
     /// Show a session
     Show(SessionArgs),
-    /// Delete a session with all it has; there is no way back
-    Delete(SessionArgs),
+    /// Print a session's state, or one value of it as it is
+    State(SessionState),
+    /// Correct a value of a session's state, beside its handler
+    ///
+    /// The correction stands in the session's history, with a number of its own, who made it and
+    /// why. It works where the handler can't read the state.
+    Set(SessionSet),
+    /// Write a session to a file, with its state and history
+    Export(SessionExport),
+    /// Make a session of a file that `export` wrote
+    Import(SessionImport),
+    /// Delete a session, or all whose ids begin alike, with all they have; there is no way back
+    Delete(SessionDelete),
+}
+
+#[derive(Debug, Args)]
+pub struct SessionState {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// Only this key's value, as it is
+    pub key: Option<String>,
+    /// Only keys that start with this
+    #[arg(long, conflicts_with = "key")]
+    pub prefix: Option<String>,
+    /// Only keys after this one
+    #[arg(long, value_name = "KEY", conflicts_with = "key")]
+    pub after: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SessionSet {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// The key
+    pub key: String,
+    /// The value, as JSON; `-` reads it from standard input
+    #[arg(allow_hyphen_values = true, conflicts_with = "delete")]
+    pub value: Option<String>,
+    /// Delete the key
+    #[arg(long)]
+    pub delete: bool,
+    /// Take the value as it is, be it JSON or not
+    #[arg(long)]
+    pub raw: bool,
+    /// Why, for the session's history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Who does it, for the session's history [default: $USER]
+    #[arg(long = "as", value_name = "NAME")]
+    pub who: Option<String>,
+    /// Only if the session is there, as `session state` or `session show` printed it
+    #[arg(long, value_name = "POSITION")]
+    pub if_position: Option<String>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SessionExport {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// Where to; without it, or with `-`, standard output
+    pub file: Option<PathBuf>,
+    /// The state alone
+    #[arg(long)]
+    pub no_history: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SessionImport {
+    /// The service's name
+    pub service: String,
+    /// The session's id; need not be the one that was exported
+    pub session: String,
+    /// The file
+    pub file: PathBuf,
+    /// In place of a session that is there, which goes with its history
+    #[arg(long)]
+    pub replace: bool,
+    /// Take the state for one of the current version, if the service never had its own
+    #[arg(long)]
+    pub assume_current: bool,
+    /// Who does it, for the session's history [default: $USER]
+    #[arg(long = "as", value_name = "NAME")]
+    pub who: Option<String>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SessionDelete {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
+    pub session: Option<String>,
+    /// All whose ids start with this; they are counted first. May be run again when it was cut short
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Only count them
+    #[arg(long, requires = "prefix", conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Delete what was counted
+    #[arg(long, requires = "prefix")]
+    pub yes: bool,
+    #[command(flatten)]
+    pub api: ApiArgs,
+    #[command(flatten)]
+    pub admin: AdminOnlyArgs,
 }
 
 #[derive(Debug, Args)]

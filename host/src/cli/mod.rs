@@ -13,6 +13,7 @@ mod exit;
 mod join;
 mod local;
 mod nodes;
+mod operate;
 mod output;
 pub mod plugin;
 mod reload;
@@ -101,7 +102,11 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::History(args) => sessions::history(args, json).await,
         Cmd::Sessions(args) => sessions::sessions(args, json).await,
         Cmd::Session(SessionCmd::Show(args)) => sessions::show(args, json).await,
-        Cmd::Session(SessionCmd::Delete(args)) => sessions::delete(args, json).await,
+        Cmd::Session(SessionCmd::Delete(args)) => operate::delete(args, json).await,
+        Cmd::Session(SessionCmd::State(args)) => operate::state(args, json).await,
+        Cmd::Session(SessionCmd::Set(args)) => operate::set(args, json).await,
+        Cmd::Session(SessionCmd::Export(args)) => operate::export(args, json).await,
+        Cmd::Session(SessionCmd::Import(args)) => operate::import(args, json).await,
         Cmd::Slots(args) => admin::slots(args, json).await,
         Cmd::Slot(SlotCmd::Show(args)) => admin::slot(args, json).await,
         Cmd::Slot(SlotCmd::Drain(args)) => admin::drain(args, json).await,

@@ -179,6 +179,7 @@ async fn assemble(
         slot_idle: config.slot_idle,
         instance_idle: config.guest_idle,
         session_cache_bytes: config.session_cache_bytes,
+        resettable: config.resettable,
     };
     let joined = match (engine, peers) {
         (Some(engine), Some(port)) => {
@@ -368,9 +369,15 @@ pub(super) fn openapi_document() -> Option<String> {
 /// It does not start, does not finish in time, or meets a bug.
 pub async fn serve(args: Serve, json: bool, serving: Serving) -> Result<(), CliError> {
     telemetry::sink::start();
-    let Serve { config, addresses_file } = args;
+    let Serve { config, addresses_file, resettable } = args;
     let sources = config.clone();
     let mut loaded = config.load()?;
+    if resettable && loaded.config.is_cluster() {
+        return Err(CliError::usage(
+            "--resettable is for a node that stands alone: unset nats.servers",
+        ));
+    }
+    loaded.config.resettable = resettable;
     join::name_by_dns(&mut loaded).map_err(CliError::usage)?;
     let Config { log_format, log_filter, .. } = &loaded.config;
     telemetry::init_log(*log_format, log_filter).map_err(CliError::usage)?;

@@ -1,7 +1,7 @@
 //! Commands on the API: messages in, what became of them out.
 
 use super::{
-    args::{History, Query, Send, SessionArgs, Sessions},
+    args::{ApiArgs, History, Query, Send, SessionArgs, Sessions},
     client::{Answer, encode, query},
     exit::CliError,
     output::{self, Table, list, text, time},
@@ -117,7 +117,7 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
     let path = session_path(&args.service, &args.session, "/messages")?;
     let limit = args.limit.to_string();
     let parameters = match args.after {
-        Some(after) => query(&[("after", Some(after.to_string())), ("limit", Some(limit))]),
+        Some(ref after) => query(&[("after", Some(after.clone())), ("limit", Some(limit))]),
         None => query(&[("tail", Some(limit))]),
     };
     let answer = args.api.client()?.get(&(path + &parameters)).await?.json()?;
@@ -148,12 +148,12 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
         output::print(&lines)?;
     }
     let last_seq = answer["last_seq"].as_u64().unwrap_or(0);
-    if let Some(next) = answer["next_after"].as_u64() {
-        output::complain(&format!("more: --after {next}"));
+    if let Some(next) = next_page(&answer) {
+        output::complain(&output::harmless(&format!("more: --after {next}"), false));
     }
     match args.after {
         Some(after) if entries.is_empty() => {
-            output::complain(&nothing_after(&after.to_string(), last_seq));
+            output::complain(&output::harmless(&nothing_after(&after, last_seq), false));
         }
         None if (entries.len() as u64) < args.limit.min(last_seq) => {
             let first = last_seq - args.limit.min(last_seq);
@@ -163,6 +163,13 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
         _ => {}
     }
     Ok(())
+}
+
+/// Where the page behind this one begins, if there is one. A node of an earlier version gives the
+/// number alone.
+pub fn next_page(page: &Value) -> Option<String> {
+    let number = page["next_after"].as_u64()?;
+    Some(page["position"].as_str().map_or_else(|| number.to_string(), str::to_owned))
 }
 
 /// A body of a page on one line.
@@ -257,14 +264,19 @@ pub async fn show(args: SessionArgs, json: bool) -> Result<(), CliError> {
     output::print(&out)
 }
 
-pub async fn delete(args: SessionArgs, json: bool) -> Result<(), CliError> {
-    let path = session_path(&args.service, &args.session, "")?;
-    args.api.client()?.request(Method::DELETE, &path, &[], Bytes::new()).await?;
+pub async fn delete_one(
+    service: &str,
+    session: &str,
+    api: &ApiArgs,
+    json: bool,
+) -> Result<(), CliError> {
+    let path = session_path(service, session, "")?;
+    api.client()?.request(Method::DELETE, &path, &[], Bytes::new()).await?;
     if json {
-        let value = json!({"service": args.service, "session": args.session, "deleted": true});
+        let value = json!({"service": service, "session": session, "deleted": true});
         return output::line(&value.to_string());
     }
-    let name = format!("{}/{}", args.service, args.session);
+    let name = format!("{service}/{session}");
     output::line(&format!("{} is deleted", output::harmless(&name, false)))
 }
 

@@ -24,7 +24,7 @@ pub async fn tail(args: Tail, json: bool) -> Result<(), CliError> {
         (Some(after), true) => after.clone(),
         (Some(after), false) => return rest(&client, &messages, after, json).await,
         (None, _) => match last(&client, &messages, args.last, json).await {
-            Ok(last) => last.to_string(),
+            Ok(last) => last,
             // It may come to be.
             Err(error) if args.follow && is_missing_session(&error) => "0".into(),
             Err(error) => return Err(error),
@@ -41,22 +41,26 @@ fn is_missing_session(error: &CliError) -> bool {
     error.problem.as_ref().is_some_and(|problem| problem["code"] == "session-not-found")
 }
 
-/// Prints the events of the last messages; gives the session's last sequence number.
-async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<u64, CliError> {
+/// Prints the events of the last messages; gives the place behind the session's last one.
+async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<String, CliError> {
     let tail = n.clamp(1, limits::PAGE_ENTRIES_MAX as u64).to_string();
     let page = client.get(&format!("{path}{}", query(&[("tail", Some(tail))]))).await?.json()?;
     let last_seq = page["last_seq"].as_u64().unwrap_or(0);
+    let reached = position(&page, last_seq);
     if n == 0 {
-        return Ok(last_seq);
+        return Ok(reached);
     }
     let (entries, wanted) = (list(&page, "entries"), n.min(last_seq));
     let found = match entries.len() as u64 >= wanted {
         true => {
             let events = print_events(entries, None, json)?;
-            Paged { messages: entries.len(), events, reached: last_seq, last_seq }
+            Paged { messages: entries.len(), events, reached, last_seq }
         }
         // They are more than one page holds: from the first of them on.
-        false => pages(client, path, Place::after(last_seq - wanted), json).await?,
+        false => {
+            let from = Place { of: of(&reached), ..Place::after(last_seq - wanted) };
+            pages(client, path, from, json).await?
+        }
     };
     if found.events == 0 && found.messages > 0 && !json {
         let messages = output::count(found.messages, "message");
@@ -67,29 +71,50 @@ async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<u64, Cl
     Ok(found.reached)
 }
 
+/// The place behind a page. A node of an earlier version gives numbers alone.
+fn position(page: &Value, reached: u64) -> String {
+    page["position"].as_str().map_or_else(|| reached.to_string(), str::to_owned)
+}
+
+/// The session that a position names, as it stands there.
+fn of(position: &str) -> String {
+    position.split_once('-').map(|(_, of)| format!("-{of}")).unwrap_or_default()
+}
+
 /// A place in a session's events: after a message, or after one of its events.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Place {
     seq: u64,
     index: Option<u64>,
+    /// What else the position has, for the node to read.
+    of: String,
 }
 
 impl Place {
     fn after(seq: u64) -> Self {
-        Self { seq, index: None }
+        Self { seq, index: None, of: String::new() }
     }
-    /// `17`, or `17.0`.
+    /// `17` or `17.0`, and perhaps whose place it is.
     fn parse(text: &str) -> Option<Self> {
-        match text.split_once('.') {
-            None => Some(Self::after(text.parse().ok()?)),
-            Some((seq, index)) => {
-                let place = Self { seq: seq.parse().ok()?, index: Some(index.parse().ok()?) };
-                (place.seq > 0).then_some(place)
-            }
+        let of = of(text);
+        let numbers = text.strip_suffix(&of)?;
+        let (seq, index) = match numbers.split_once('.') {
+            None => (numbers, None),
+            Some((seq, index)) => (seq, Some(index.parse().ok()?)),
+        };
+        let place = Self { seq: seq.parse().ok()?, index, of };
+        (place.seq > 0 || index.is_none()).then_some(place)
+    }
+    /// What comes behind it is in the page after this position.
+    fn page(&self) -> String {
+        // The rest of that message's events is still to come.
+        match self.seq - u64::from(self.index.is_some()) {
+            0 => "0".into(),
+            seq => format!("{seq}{}", self.of),
         }
     }
     /// Whether an event is no later than it.
-    fn covers(self, event: &Value) -> bool {
+    fn covers(&self, event: &Value) -> bool {
         let number = |name| event[name].as_u64().unwrap_or(u64::MAX);
         self.index.is_some_and(|index| (number("seq"), number("index")) <= (self.seq, index))
     }
@@ -98,11 +123,12 @@ impl Place {
 /// Prints the events after a place, or says why there are none.
 async fn rest(client: &Client, path: &str, after: &str, json: bool) -> Result<(), CliError> {
     let place = Place::parse(after).ok_or_else(|| {
-        CliError::usage(format!("--after {after:?} is neither a number nor an event's id"))
+        CliError::usage(format!("--after {after:?} is neither a number nor a position"))
     })?;
+    let seq = place.seq;
     let all = pages(client, path, place, json).await?;
     if all.events == 0 && !json {
-        output::complain(&match all.last_seq <= place.seq {
+        output::complain(&match all.last_seq <= seq {
             true => nothing_after(after, all.last_seq),
             false => format!("no events after {after}; `slotd history` shows the messages"),
         });
@@ -119,28 +145,28 @@ pub fn nothing_after(after: &str, last_seq: u64) -> String {
 struct Paged {
     messages: usize,
     events: usize,
-    /// Everything up to here was printed.
-    reached: u64,
+    /// The place up to which everything was printed.
+    reached: String,
     last_seq: u64,
 }
 
 /// Prints all events after a place.
 async fn pages(client: &Client, path: &str, place: Place, json: bool) -> Result<Paged, CliError> {
-    // The rest of that message's events is still to come.
-    let after = place.seq - u64::from(place.index.is_some());
-    let mut all = Paged { messages: 0, events: 0, reached: after, last_seq: 0 };
+    let mut all = Paged { messages: 0, events: 0, reached: place.page(), last_seq: 0 };
+    let mut before = 0;
     loop {
-        let (after, limit) = (all.reached.to_string(), limits::PAGE_ENTRIES_MAX.to_string());
+        let (after, limit) = (all.reached.clone(), limits::PAGE_ENTRIES_MAX.to_string());
         let parameters = query(&[("after", Some(after)), ("limit", Some(limit))]);
         let page = client.get(&format!("{path}{parameters}")).await?.json()?;
         let entries = list(&page, "entries");
         all.messages += entries.len();
-        all.events += print_events(entries, Some(place), json)?;
+        all.events += print_events(entries, Some(&place), json)?;
         all.last_seq = page["last_seq"].as_u64().unwrap_or(0);
         let last = entries.last().and_then(|entry| entry["seq"].as_u64());
         match (last, page["next_after"].is_u64()) {
-            (Some(last), more) if last > all.reached => {
-                all.reached = last;
+            (Some(last), more) if last > before => {
+                before = last;
+                all.reached = position(&page, last);
                 if !more {
                     return Ok(all);
                 }
@@ -150,7 +176,7 @@ async fn pages(client: &Client, path: &str, place: Place, json: bool) -> Result<
     }
 }
 
-fn print_events(entries: &[Value], after: Option<Place>, json: bool) -> Result<usize, CliError> {
+fn print_events(entries: &[Value], after: Option<&Place>, json: bool) -> Result<usize, CliError> {
     let mut printed = 0;
     for event in entries.iter().flat_map(|entry| list(entry, "events")) {
         if after.is_none_or(|place| !place.covers(event)) {
@@ -238,7 +264,10 @@ async fn stream(
             let value: Value = serde_json::from_str(&data).map_err(|error| {
                 CliError::new(Exit::Server, format!("an event is not JSON: {error}"))
             })?;
-            match kind.as_str() {
+            // What a handler emitted has a number, whatever it calls itself: it is no word of the
+            // node's own.
+            let own = if value["seq"].is_u64() { "" } else { kind.as_str() };
+            match own {
                 "slotd.deleted" => return Ok(Ended::Deleted),
                 "slotd.gap" => return Ok(Ended::Broken("too slow for the stream".into())),
                 "slotd.error" => {

@@ -88,6 +88,17 @@ impl Handler for LateHandler {
                 let mail = |reply| Mail::Subscribe { key, after, reply };
                 cluster.local(slot, mail, Response::Subscribed)
             }
+            Request::State { key, range } => {
+                let slot = cluster.router.slot_of(&key);
+                let mail = |reply| Mail::State { key, range, reply };
+                cluster.local(slot, mail, |page| Response::State(Box::new(page)))
+            }
+            Request::Operate { key, operation } => {
+                let slot = cluster.router.slot_of(&key);
+                // Who asked may ask again: it is carried out once.
+                let mail = |reply| Mail::Operate { key, operation, reply };
+                cluster.local(slot, mail, Response::Sent)
+            }
             Request::Slots => ready(Ok(Response::Slots(teller.slots()))).boxed(),
             Request::Control(words) => {
                 let (cluster, teller, from) = (cluster.clone(), teller.clone(), from.clone());

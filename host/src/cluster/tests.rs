@@ -217,6 +217,7 @@ impl World {
             slot_idle: Duration::from_secs(300),
             instance_idle: Duration::from_secs(300),
             session_cache_bytes: 1 << 20,
+            resettable: false,
         };
         let plugins = Arc::new(plugins);
         let foundation = Foundation { data_dir: data.clone(), plugins, shared: Some(shared) };

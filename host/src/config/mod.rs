@@ -25,6 +25,8 @@ pub struct Config {
     pub node: String,
     pub slot_count: u16,
     pub insecure: bool,
+    /// For test suites. Only a flag on the command line: no file or variable that stays behind.
+    pub resettable: bool,
     pub shutdown_grace: Duration,
     /// Without progress of the threads that serve.
     pub stall_limit: Duration,
@@ -151,6 +153,7 @@ impl Default for Config {
             node: value::default_node_name(),
             slot_count: limits::SLOT_COUNT_DEFAULT,
             insecure: false,
+            resettable: false,
             shutdown_grace: limits::SHUTDOWN_GRACE_DEFAULT,
             stall_limit: limits::STALL_LIMIT_DEFAULT,
             api: local(7070),

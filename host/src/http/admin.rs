@@ -28,8 +28,14 @@ impl Admin {
     pub(super) fn node(&self) -> Result<&Arc<Node>, Error> {
         self.0.node.as_ref().ok_or_else(|| Error::new(Code::Unavailable, "there is no node"))
     }
+    pub(super) fn request_deadline(&self) -> std::time::Duration {
+        self.0.options.request_deadline
+    }
     /// Awaits a read within the request's deadline.
-    async fn reading<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(super) async fn reading<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let deadline = Deadline::after(self.0.options.request_deadline);
         let late = || Error::new(Code::Unavailable, "no answer before the deadline");
         deadline.limit(work).await.unwrap_or_else(|| Err(late()))

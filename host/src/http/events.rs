@@ -3,14 +3,20 @@
 use super::{
     Api,
     connection::ConnShared,
-    feed::{Feed, Item, format_cursor, parse_cursor},
+    feed::{Feed, Item},
     messages::reading,
     params::{self, Query, invalid},
     problem::Problem,
     stats::Open,
     views::EventView,
 };
-use crate::{buffers::Kind, error::Error, limits, node::Cursor, node::Published};
+use crate::{
+    buffers::Kind,
+    error::Error,
+    limits,
+    names::is_reserved_kind,
+    node::{Cursor, Published},
+};
 use axum::{Extension, body::Body, extract::State};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture, stream};
@@ -19,12 +25,13 @@ use std::{convert::Infallible, sync::Arc};
 
 /// Streams a session's events
 ///
-/// As server-sent events. `id:` is `seq.index` (message, and which of its events), `event:` the
-/// plugin's name for it, `data:` one JSON object. A stream that breaks is resumed by its last id,
-/// without gap or repeat: `Last-Event-ID` (as browsers send it) wins over `after`. Without either it
-/// begins with what comes from now on. The last event of a stream is `slotd.gap` when its reader
-/// was too slow (come back with the last id), `slotd.deleted` when the session was deleted, or
-/// `slotd.error`. `access_token` may stand in for the `Authorization` header.
+/// As server-sent events. `id:` is the event's position, `event:` the plugin's name for it, `data:`
+/// one JSON object. A stream that breaks is resumed by its last id, without gap or repeat:
+/// `Last-Event-ID` (as browsers send it) wins over `after`. Without either it begins with what comes
+/// from now on. The last event of a stream is one of slotd's own, without `seq` in its data:
+/// `slotd.gap` when its reader was too slow (come back with the last id), `slotd.deleted` when the
+/// session was deleted, or the position is one of a session that was (what comes back with this
+/// event's id, `0`, begins with the next session of that name), or `slotd.error`. `access_token` may stand in for the `Authorization` header.
 #[utoipa::path(
     get,
     path = "/v1/services/{service}/sessions/{session}/events",
@@ -32,7 +39,7 @@ use std::{convert::Infallible, sync::Arc};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("after" = Option<String>, Query, description = "A message's sequence number (0: from the beginning), or an event's id"),
+        ("after" = Option<String>, Query, description = "An event's id or another position as slotd gave it, or a message's sequence number; 0: from the beginning"),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen"),
     ),
     responses((status = 200, description = "Events, without end", body = EventView, content_type = "text/event-stream"))
@@ -46,7 +53,7 @@ pub(super) async fn get(
     let key = params::session_of(&uri)?;
     let query = Query::parse(&uri, &["after"])?;
     let after =
-        query.get("after").map(|t| parse_cursor(t, "query parameter \"after\"")).transpose()?;
+        query.get("after").map(|t| Cursor::parse(t, "query parameter \"after\"")).transpose()?;
     let cursor = last_event_id(&headers)?.or(after);
     api.buffers().check(Kind::Events, limits::SUBSCRIBER_BYTES_FREE)?;
     let feed = reading(&api, Feed::open(api.backend().clone(), key, cursor)).await?;
@@ -74,10 +81,14 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Error> {
     // At most one: `strict` sees to that.
     match headers.get(&params::LAST_EVENT_ID).map(|v| v.to_str()) {
         None | Some(Ok("")) => Ok(None),
-        Some(Ok(text)) => parse_cursor(text, "header Last-Event-ID").map(Some),
+        Some(Ok(text)) => Cursor::parse(text, "header Last-Event-ID").map(Some),
         Some(Err(_)) => Err(invalid("header Last-Event-ID is not ASCII")),
     }
 }
+
+/// Stands in `event:` before a kind that is reserved now and was not when it was stored, so that no
+/// reader takes the event for one of slotd's or of its own `EventSource`.
+const STORED_RESERVED: &str = "plugin.";
 
 pub(super) struct EventStream {
     feed: Feed,
@@ -130,11 +141,12 @@ fn write(out: &mut BytesMut, item: Item) -> bool {
             return false;
         }
         Item::Gap { after } => {
-            let after = format_cursor(after);
             field(out, "event", "slotd.gap");
-            field(out, "data", &serde_json::json!({ "after": after }).to_string());
+            field(out, "data", &serde_json::json!({ "after": after.to_string() }).to_string());
         }
         Item::Deleted => {
+            // Whoever comes back by itself, as browsers do, goes on at the beginning of the next.
+            field(out, "id", &Cursor::START.to_string());
             field(out, "event", "slotd.deleted");
             field(out, "data", "{}");
         }
@@ -152,9 +164,11 @@ fn write_events(out: &mut BytesMut, published: &Published, from: usize) {
     for (index, event) in published.events.iter().enumerate().skip(from) {
         let view = EventView::new(published.seq, index, published.time_ms, event);
         let data = serde_json::to_string(&view).unwrap_or_default();
-        let cursor = Cursor { seq: published.seq, index: Some(view.index) };
-        field(out, "id", &format_cursor(cursor));
-        if !event.kind.is_empty() {
+        let cursor = Cursor::after_event(published.seq, view.index, published.incarnation);
+        field(out, "id", &cursor.to_string());
+        if is_reserved_kind(&event.kind) {
+            field(out, "event", &format!("{STORED_RESERVED}{}", event.kind));
+        } else if !event.kind.is_empty() {
             field(out, "event", &event.kind);
         }
         field(out, "data", &data);
@@ -180,7 +194,7 @@ fn field(out: &mut BytesMut, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::record::Event;
+    use crate::{log::record::Event, node::Incarnation};
 
     /// Without it a body with line breaks, or a guest's choice of names, would break the framing
     /// and with it the ids by which a stream is resumed.
@@ -193,6 +207,7 @@ mod tests {
         };
         let published = Published {
             seq: 17,
+            incarnation: Some(Incarnation::from_wire(0xab)),
             time_ms: 5,
             events: vec![
                 event("skipped", "text/plain", b""),
@@ -203,16 +218,39 @@ mod tests {
         };
         let mut out = BytesMut::new();
         assert!(!write(&mut out, Item::Events { published, from: 1 }));
-        assert!(write(&mut out, Item::Gap { after: Cursor { seq: 17, index: None } }));
+        assert!(write(&mut out, Item::Gap { after: Cursor::after(17, None) }));
         let text = std::str::from_utf8(&out).expect("UTF-8");
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "id: 17.1");
+        assert_eq!(lines[0], "id: 17.1-0000000000ab");
         assert_eq!(lines[1], "event: line id: 99");
         let data: serde_json::Value =
             serde_json::from_str(lines[2].strip_prefix("data: ").expect("data")).expect("JSON");
         assert_eq!(data["body"]["a"], "x\ny");
-        assert_eq!((lines[3], lines[4]), ("", "id: 17.2"));
+        assert_eq!((lines[3], lines[4]), ("", "id: 17.2-0000000000ab"));
         assert!(lines[5].starts_with("data: ") && lines[5].contains("one\\ntwo"));
         assert_eq!(lines[6..], ["", "event: slotd.gap", "data: {\"after\":\"17\"}", ""]);
+    }
+
+    /// What was stored before kinds were reserved must neither end a stream nor look to a browser
+    /// like its connection's own events; and nothing of it may be lost.
+    #[test]
+    fn stored_events_are_never_taken_for_slotds() {
+        for kind in ["slotd.deleted", "slotd.gap", "slotd.error", "slotd.x", "error"] {
+            let body = Bytes::from_static(b"{}");
+            let event = Event { kind: kind.into(), content_type: "application/json".into(), body };
+            let events = vec![event].into();
+            let published = Published { seq: 1, incarnation: None, time_ms: 5, events };
+            let mut out = BytesMut::new();
+            assert!(
+                !write(&mut out, Item::Events { published, from: 0 }),
+                "{kind} ends the stream"
+            );
+            let text = std::str::from_utf8(&out).expect("UTF-8");
+            assert!(text.contains(&format!("\nevent: plugin.{kind}\n")), "{text}");
+            assert!(text.contains(&format!("\"kind\":\"{kind}\"")), "{text}");
+        }
+        let mut out = BytesMut::new();
+        assert!(write(&mut out, Item::Deleted));
+        assert_eq!(&out[..], b"id: 0\nevent: slotd.deleted\ndata: {}\n\n");
     }
 }

@@ -8,8 +8,8 @@ use crate::{
     log::record::{Entry, Event},
     names::{ServiceName, SessionId, SessionKey},
     node::{
-        Answer, Consistency, History, Incoming, Live, LiveSender, Pending, Published, Range, Sent,
-        SessionInfo, Subscribed, live_channel,
+        Answer, Consistency, History, Incarnation, Incoming, Live, LiveSender, Pending, Published,
+        Range, Sent, SessionInfo, Subscribed, live_channel,
     },
 };
 use bytes::Bytes;
@@ -25,17 +25,27 @@ const BACKLOG_PAGE: usize = 3;
 #[derive(Default)]
 pub(super) struct FakeNode {
     sessions: Mutex<BTreeMap<SessionKey, Session>>,
+    /// Sessions that were deleted, by name.
+    deleted: Mutex<BTreeMap<SessionKey, u64>>,
     hanging: Mutex<Vec<oneshot::Sender<Result<Sent, Error>>>>,
     pub(super) refuse_subscriptions: Mutex<u32>,
 }
 
 #[derive(Default)]
 struct Session {
+    /// Of that name, before it.
+    before: u64,
     entries: Vec<Arc<Entry>>,
     subscribers: Vec<LiveSender>,
 }
 
 impl Session {
+    fn incarnation(&self) -> Incarnation {
+        match self.entries.is_empty() {
+            true => Incarnation::NONE,
+            false => Incarnation::from_wire(self.before + 1),
+        }
+    }
     fn seq(&self) -> u64 {
         self.entries.len() as u64
     }
@@ -51,12 +61,16 @@ impl Session {
             state_keys: 0,
             state_bytes: 0,
             pinned: None,
+            position: None,
+            incarnation: Some(self.incarnation()),
+            made_again: self.before > 0,
         }
     }
 }
 
-fn published(entry: &Entry) -> Published {
-    Published { seq: entry.seq, time_ms: entry.time_ms, events: entry.events.clone().into() }
+fn published(entry: &Entry, of: Incarnation) -> Published {
+    let events = entry.events.clone().into();
+    Published { seq: entry.seq, incarnation: Some(of), time_ms: entry.time_ms, events }
 }
 
 fn service_exists(service: &ServiceName) -> Result<(), Error> {
@@ -81,6 +95,15 @@ impl FakeNode {
     }
     pub(super) fn subscribers(&self, key: &SessionKey) -> usize {
         self.sessions.lock().get(key).map_or(0, |s| s.subscribers.len())
+    }
+
+    fn session_of<'a>(
+        &self,
+        sessions: &'a mut BTreeMap<SessionKey, Session>,
+        key: &SessionKey,
+    ) -> &'a mut Session {
+        let before = self.deleted.lock().get(key).copied().unwrap_or(0);
+        sessions.entry(key.clone()).or_insert_with(|| Session { before, ..Session::default() })
     }
 
     pub(super) async fn enqueue(
@@ -114,9 +137,11 @@ impl FakeNode {
             return Err(error);
         }
         let mut sessions = self.sessions.lock();
-        let session = sessions.entry(key.clone()).or_default();
+        let session = self.session_of(&mut sessions, key);
+        let of = Incarnation::from_wire(session.before + 1);
         let sent = |seq, replayed, body| Sent {
             seq,
+            incarnation: Some(of),
             slot: key.slot(512),
             plugin: PLUGIN.into(),
             replayed,
@@ -151,7 +176,7 @@ impl FakeNode {
             events,
         });
         session.entries.push(entry.clone());
-        let live = published(&entry);
+        let live = published(&entry, of);
         session.subscribers.retain(|s| s.offer(Live::Published(live.clone())));
         Ok(sent(seq, false, message.body.clone()))
     }
@@ -184,6 +209,8 @@ impl FakeNode {
             slot: key.slot(512),
             entries: entries.map(|e| (e.clone(), PLUGIN.into())).collect(),
             last_seq: session.seq(),
+            incarnation: Some(session.incarnation()),
+            made_again: session.before > 0,
         })
     }
 
@@ -200,6 +227,7 @@ impl FakeNode {
 
     pub(super) async fn delete(&self, key: &SessionKey) -> Result<(), Error> {
         let session = self.sessions.lock().remove(key).ok_or_else(|| not_found(key))?;
+        *self.deleted.lock().entry(key.clone()).or_default() += 1;
         session.subscribers.iter().for_each(|s| {
             s.offer(Live::Deleted);
         });
@@ -238,16 +266,17 @@ impl FakeNode {
             }
         }
         let mut sessions = self.sessions.lock();
-        let session = sessions.entry(key.clone()).or_default();
+        let session = self.session_of(&mut sessions, key);
+        let of = session.incarnation();
         let rest = session.entries.iter().skip(after as usize);
-        let backlog: Vec<_> = rest.take(BACKLOG_PAGE).map(|e| published(e)).collect();
+        let backlog: Vec<_> = rest.take(BACKLOG_PAGE).map(|e| published(e, of)).collect();
         let seen = after + backlog.len() as u64;
         let live = (seen >= session.seq()).then(|| {
             let (tx, rx) = live_channel();
             session.subscribers.push(tx);
             rx
         });
-        Ok(Subscribed { backlog, live })
+        Ok(Subscribed { backlog, live, incarnation: Some(of) })
     }
 
     pub(super) fn ready(&self) -> Result<Option<String>, Error> {

@@ -6,7 +6,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::SessionKey,
-    node::{Consistency, Cursor, Live, LiveReceiver, Published, Subscribed},
+    node::{Consistency, Cursor, Incarnation, Live, LiveReceiver, Published, Subscribed},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -29,7 +29,8 @@ pub(super) enum Item {
 pub(super) struct Feed {
     backend: Backend,
     key: SessionKey,
-    /// Everything up to here was given.
+    /// Everything up to here was given. Of the session that this began with, once that is known:
+    /// what another one of the same name has is not given as if it were its.
     cursor: Cursor,
     step: Step,
     /// Subscriptions in a row that gave nothing.
@@ -41,38 +42,9 @@ enum Step {
     /// Pages of what is already there; then the live end, or the next page.
     Backlog(VecDeque<Published>, Option<LiveReceiver>),
     Live(LiveReceiver),
+    /// The place that it was to begin at is of a session that is gone.
+    Deleted,
     Done,
-}
-
-/// Parses `seq` or `seq.index`: everything up to message `seq`, or up to one of its events.
-pub(super) fn parse_cursor(text: &str, what: &str) -> Result<Cursor, Error> {
-    let number = |t: &str| t.bytes().all(|b| b.is_ascii_digit()).then(|| t.parse().ok()).flatten();
-    let (seq, index) = match text.split_once('.') {
-        None => (number(text), None),
-        Some((seq, index)) => (number(seq), Some(number(index))),
-    };
-    match (seq, index) {
-        (Some(seq), None) => Ok(Cursor { seq, index: None }),
-        (Some(seq), Some(Some(index))) if seq > 0 => match u32::try_from(index) {
-            Ok(index) => Ok(Cursor { seq, index: Some(index) }),
-            Err(_) => Err(bad_cursor(text, what)),
-        },
-        _ => Err(bad_cursor(text, what)),
-    }
-}
-
-fn bad_cursor(text: &str, what: &str) -> Error {
-    params::invalid(format!(
-        "{what} is {text:?}: give a sequence number, or `seq.index` as an event's id has it"
-    ))
-}
-
-/// `seq`, or `seq.index`.
-pub(super) fn format_cursor(cursor: Cursor) -> String {
-    match cursor.index {
-        None => cursor.seq.to_string(),
-        Some(index) => format!("{}.{index}", cursor.seq),
-    }
 }
 
 impl Feed {
@@ -80,28 +52,52 @@ impl Feed {
     ///
     /// # Errors
     /// What the first step of the subscription says, so that it can still be the answer to the
-    /// request; `request-invalid` when the cursor is past the session's end: it can only come
-    /// from a session of this name that was deleted.
+    /// request; `request-invalid` when the cursor is past the session's end and does not say of
+    /// which session it is.
     pub(super) async fn open(
         backend: Backend,
         key: SessionKey,
         cursor: Option<Cursor>,
     ) -> Result<Self, Error> {
-        let last = last_seq(&backend, &key).await?;
-        let cursor = match cursor {
-            Some(cursor) if cursor.seq > last => {
+        let now = Now::of(&backend, &key).await?;
+        let mut feed = Self { backend, key, cursor: Cursor::START, step: Step::Deleted, tries: 0 };
+        match cursor {
+            Some(cursor) if !cursor.belongs_to(now.incarnation, now.made_again) => return Ok(feed),
+            Some(cursor) if cursor.seq > now.last => {
                 return Err(params::invalid(format!(
-                    "{} is past message {last}, the session's last; was the session deleted?",
-                    format_cursor(cursor)
+                    "{cursor} is past message {}, the session's last; was the session deleted?",
+                    now.last
                 )));
             }
-            Some(cursor) => cursor,
-            None => Cursor { seq: last, index: None },
-        };
-        let mut feed = Self { backend, key, cursor, step: Step::Done, tries: 0 };
-        let first = feed.backend.subscribe(&feed.key, feed.subscribe_after()).await?;
-        feed.step = Step::Backlog(first.backlog.into(), first.live);
+            Some(cursor) => feed.cursor = Cursor { of: cursor.of.or(now.existing()), ..cursor },
+            None => feed.cursor = Cursor { of: now.existing(), ..Cursor::after(now.last, None) },
+        }
+        let first = feed.backend.subscribe(&feed.key, feed.cursor.after_message()).await?;
+        feed.subscribed(first);
         Ok(feed)
+    }
+
+    /// A step of the subscription has come, of the session that it began with or of another.
+    fn subscribed(&mut self, next: Subscribed) {
+        self.step = match self.is_same(next.incarnation) {
+            true => Step::Backlog(next.backlog.into(), next.live),
+            false => Step::Deleted,
+        };
+    }
+
+    /// Whether this is still the session that the feed began with. One that has no message yet
+    /// becomes the one that its first message makes.
+    fn is_same(&mut self, incarnation: Option<Incarnation>) -> bool {
+        match (self.cursor.of, incarnation) {
+            // A node of an earlier version does not say.
+            (_, None) => true,
+            (Some(own), Some(now)) => own == now,
+            (None, Some(Incarnation::NONE)) => true,
+            (None, now) => {
+                self.cursor.of = now;
+                true
+            }
+        }
     }
 
     /// The next item. Loses nothing when dropped before it resolves.
@@ -109,7 +105,7 @@ impl Feed {
         loop {
             match &mut self.step {
                 Step::Subscribing(call) => match call.await {
-                    Ok(next) => self.step = Step::Backlog(next.backlog.into(), next.live),
+                    Ok(next) => self.subscribed(next),
                     Err(error) if error.code == Code::SessionNotFound => {
                         return self.end(Item::Deleted);
                     }
@@ -135,6 +131,9 @@ impl Feed {
                 },
                 Step::Live(live) => match live.recv().await {
                     Some(Live::Published(published)) => {
+                        if !self.is_same(published.incarnation) {
+                            return self.end(Item::Deleted);
+                        }
                         if let Some(item) = self.take(published) {
                             return item;
                         }
@@ -147,6 +146,7 @@ impl Feed {
                     }
                     None => self.subscribe(),
                 },
+                Step::Deleted => return self.end(Item::Deleted),
                 // Nothing comes after a last item.
                 Step::Done => std::future::pending().await,
             }
@@ -162,21 +162,13 @@ impl Feed {
     fn take(&mut self, published: Published) -> Option<Item> {
         let from = match self.cursor {
             Cursor { seq, .. } if published.seq < seq => return None,
-            Cursor { seq, index: None } if published.seq == seq => return None,
-            Cursor { seq, index: Some(index) } if published.seq == seq => index as usize + 1,
+            Cursor { seq, index: None, .. } if published.seq == seq => return None,
+            Cursor { seq, index: Some(index), .. } if published.seq == seq => index as usize + 1,
             _ => 0,
         };
         self.tries = 0;
-        self.cursor = Cursor { seq: published.seq, index: None };
+        self.cursor = Cursor { seq: published.seq, index: None, ..self.cursor };
         (from < published.events.len()).then_some(Item::Events { published, from })
-    }
-
-    fn subscribe_after(&self) -> u64 {
-        match self.cursor.index {
-            None => self.cursor.seq,
-            // The rest of that message's events is still to be given.
-            Some(_) => self.cursor.seq - 1,
-        }
     }
 
     /// Subscribes after what was given, with a growing pause while nothing comes of it.
@@ -184,13 +176,14 @@ impl Feed {
         let pause = pause(self.tries);
         self.tries += 1;
         let (backend, key) = (self.backend.clone(), self.key.clone());
-        let (given, after) = (self.cursor.seq, self.subscribe_after());
+        let (given, after) = (self.cursor.seq, self.cursor.after_message());
         self.step = Step::Subscribing(Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
-            // The session may have been deleted, and made again, in between.
-            if last_seq(&backend, &key).await? < given {
+            // The session may have been deleted in between. Nodes of an earlier version don't say
+            // of which session their answer is.
+            if Now::of(&backend, &key).await?.last < given {
                 return Err(Error::new(Code::SessionNotFound, "the session was deleted"));
             }
             backend.subscribe(&key, after).await
@@ -206,12 +199,31 @@ fn pause(tries: u32) -> Duration {
     }
 }
 
-/// The session's last message, 0 when it has none yet.
-async fn last_seq(backend: &Backend, key: &SessionKey) -> Result<u64, Error> {
-    match backend.session(key, Consistency::Current).await {
-        Ok(info) => Ok(info.seq),
-        Err(error) if error.code == Code::SessionNotFound => Ok(0),
-        Err(error) => Err(error),
+/// What there is of a session.
+struct Now {
+    /// Its last message, 0 when it has none yet.
+    last: u64,
+    incarnation: Option<Incarnation>,
+    made_again: bool,
+}
+
+impl Now {
+    async fn of(backend: &Backend, key: &SessionKey) -> Result<Self, Error> {
+        match backend.session(key, Consistency::Current).await {
+            Ok(info) => Ok(Self {
+                last: info.seq,
+                incarnation: info.incarnation,
+                made_again: info.made_again,
+            }),
+            Err(error) if error.code == Code::SessionNotFound => {
+                Ok(Self { last: 0, incarnation: Some(Incarnation::NONE), made_again: false })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn existing(&self) -> Option<Incarnation> {
+        self.incarnation.filter(|of| *of != Incarnation::NONE)
     }
 }
 
@@ -233,7 +245,7 @@ mod tests {
         backend.enqueue(key, message).await.expect("enqueued").await.expect("sent");
     }
     fn cursor(text: &str) -> Option<Cursor> {
-        Some(parse_cursor(text, "after").expect("a cursor"))
+        Some(Cursor::parse(text, "after").expect("a cursor"))
     }
     /// The next `n` events as `seq.index`.
     async fn take(feed: &mut Feed, n: usize) -> Vec<String> {
@@ -247,17 +259,6 @@ mod tests {
             }
         }
         got
-    }
-
-    /// Without it an event id could be read as another place than the one it was written for.
-    #[test]
-    fn cursors_are_read_as_they_are_written() {
-        for text in ["0", "17", "17.0", "18446744073709551615.4294967295"] {
-            assert_eq!(format_cursor(parse_cursor(text, "after").expect(text)), text);
-        }
-        for bad in ["", "-1", "+1", "1.", ".1", "1.2.3", "0.0", "1.4294967296", "x", "1 "] {
-            assert!(parse_cursor(bad, "after").is_err(), "{bad:?}");
-        }
     }
 
     /// Without it a client that comes back would miss events or see some twice; in particular
@@ -327,7 +328,7 @@ mod tests {
         assert_eq!(take(&mut feed, held).await.len(), held);
         let seq = held as u64;
         assert!(
-            matches!(feed.next().await, Item::Gap { after } if after == Cursor { seq, index: None })
+            matches!(feed.next().await, Item::Gap { after } if (after.seq, after.index) == (seq, None))
         );
     }
 
@@ -348,5 +349,43 @@ mod tests {
         fake.delete(&key).await.expect("deleted");
         send(&backend, &key, 1).await;
         assert!(matches!(missed.next().await, Item::Deleted));
+
+        // Also when the new one has as many messages by then.
+        let mut again = Feed::open(backend.clone(), key.clone(), None).await.expect("open");
+        fake.restart_slot();
+        fake.delete(&key).await.expect("deleted");
+        for _ in 0..5 {
+            send(&backend, &key, 1).await;
+        }
+        assert!(matches!(again.next().await, Item::Deleted));
+    }
+
+    /// Without it a reader that was away while its session was deleted and made again would be
+    /// given a gap without a word.
+    #[tokio::test]
+    async fn a_place_in_a_deleted_session_is_none_in_its_successor() {
+        let (fake, backend, key) = setup();
+        let mut old = Feed::open(backend.clone(), key.clone(), cursor("0")).await.expect("open");
+        for _ in 0..3 {
+            send(&backend, &key, 1).await;
+        }
+        take(&mut old, 3).await;
+        let place = old.cursor;
+        assert!(place.of.is_some(), "the place does not say whose it is");
+        fake.delete(&key).await.expect("deleted");
+        let open = |cursor| Feed::open(backend.clone(), key.clone(), Some(cursor));
+        // Before there is another one.
+        assert!(matches!(open(place).await.expect("open").next().await, Item::Deleted));
+        for _ in 0..5 {
+            send(&backend, &key, 1).await;
+        }
+        assert!(matches!(open(place).await.expect("open").next().await, Item::Deleted));
+        // Numbers alone may be of either.
+        let numbers = Cursor { of: None, ..place };
+        assert!(matches!(open(numbers).await.expect("open").next().await, Item::Deleted));
+        let mut new = open(Cursor::START).await.expect("open");
+        assert_eq!(take(&mut new, 5).await[0], "1.0");
+        let mut back = open(Cursor { seq: 2, index: None, of: new.cursor.of }).await.expect("open");
+        assert_eq!(take(&mut back, 3).await, ["3.0", "4.0", "5.0"]);
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{
     body::{Inline, Shown, decode_base64, is_json, is_text},
-    feed::format_cursor,
     params::{self, OCTET_STREAM, invalid},
     problem::{Problem, RejectionView},
     views::EventView,
@@ -140,6 +139,7 @@ enum ServerFrame<'a> {
 struct Ack<'a> {
     id: &'a str,
     seq: u64,
+    position: String,
     slot: u16,
     replayed: bool,
     plugin: &'a str,
@@ -175,6 +175,7 @@ pub(super) fn ack(id: &str, sent: &Sent) -> String {
     write(&ServerFrame::Ack(Ack {
         id,
         seq: sent.seq,
+        position: Cursor::after(sent.seq, sent.incarnation).to_string(),
         slot: sent.slot,
         replayed: sent.replayed,
         plugin: &sent.plugin,
@@ -203,7 +204,7 @@ pub(super) fn event(view: EventView<'_>) -> String {
     write(&ServerFrame::Event(view))
 }
 pub(super) fn gap(after: Cursor) -> String {
-    write(&ServerFrame::Gap { after: format_cursor(after) })
+    write(&ServerFrame::Gap { after: after.to_string() })
 }
 pub(super) fn deleted() -> String {
     write(&ServerFrame::Deleted)
@@ -212,6 +213,7 @@ pub(super) fn deleted() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::Incarnation;
     use serde_json::{Value, json};
 
     /// Without it a frame could be taken for another message than the one meant, or be refused
@@ -279,6 +281,7 @@ mod tests {
         let value = |text: String| serde_json::from_str::<Value>(&text).expect("JSON");
         let sent = Sent {
             seq: 17,
+            incarnation: Some(Incarnation::from_wire(0xab)),
             slot: 3,
             plugin: "1+a".into(),
             replayed: false,
@@ -287,7 +290,8 @@ mod tests {
         };
         assert_eq!(
             value(ack("m1", &sent)),
-            json!({"type": "ack", "id": "m1", "seq": 17, "slot": 3, "replayed": false,
+            json!({"type": "ack", "id": "m1", "seq": 17, "position": "17-0000000000ab",
+                   "slot": 3, "replayed": false,
                    "plugin": "1+a", "content_type": "application/json", "reply": {"n": 1}})
         );
         assert_eq!(
@@ -305,10 +309,7 @@ mod tests {
             json!({"type": "event", "seq": 17, "index": 0, "kind": "line", "time_ms": 5,
                    "content_type": "text/plain", "body": "hi"})
         );
-        assert_eq!(
-            value(gap(Cursor { seq: 17, index: None })),
-            json!({"type": "gap", "after": "17"})
-        );
+        assert_eq!(value(gap(Cursor::after(17, None))), json!({"type": "gap", "after": "17"}));
         assert_eq!(value(deleted()), json!({"type": "deleted"}));
     }
 }

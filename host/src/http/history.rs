@@ -6,7 +6,12 @@ use super::{
     params::{self, Query, invalid},
     views::{HistoryPage, json},
 };
-use crate::{buffers::Kind, error::Error, limits, node::Range};
+use crate::{
+    buffers::Kind,
+    error::Error,
+    limits,
+    node::{Cursor, Range},
+};
 use axum::{body::Body, extract::State};
 use http::{Response, Uri};
 
@@ -14,7 +19,10 @@ use http::{Response, Uri};
 ///
 /// In order, each with its reply and events, a page at a time: after a sequence number (`after`,
 /// `limit`), or the last few (`tail`). A page also ends early when it is large; `next_after` says
-/// where the next begins. A large page of the last begins late instead.
+/// whether there is a next, and `position` where it begins. A large page of the last begins late
+/// instead. A position of a session of that name that was deleted is answered with 410
+/// `position-gone`, never with what its successor has; so is a mere number while the node remembers
+/// that the session was made again.
 #[utoipa::path(
     get,
     path = "/v1/services/{service}/sessions/{session}/messages",
@@ -22,7 +30,7 @@ use http::{Response, Uri};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("after" = Option<u64>, Query, description = "Entries with a greater sequence number; default 0"),
+        ("after" = Option<String>, Query, description = "Entries behind this position, as slotd gave it (a page's `position`), or after a message's number; default 0: from the beginning"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Entries at most; default 100"),
         ("tail" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The last entries, as many as fit one page; not together with the other two"),
         ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
@@ -32,16 +40,22 @@ use http::{Response, Uri};
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
     let key = params::session_of(&uri)?;
     let query = Query::parse(&uri, &["after", "limit", "tail", "consistency"])?;
+    let after = query.get("after");
+    let after = after.map(|t| Cursor::parse(t, "query parameter \"after\"")).transpose()?;
+    let after = after.unwrap_or(Cursor::START);
     let range = match query.page_size("tail")? {
         Some(_) if query.get("after").is_some() || query.get("limit").is_some() => {
             return Err(invalid("query parameter \"tail\" excludes \"after\" and \"limit\""));
         }
         Some(limit) => Range::Tail { limit },
-        None => Range::After { seq: query.u64("after")?.unwrap_or(0), limit: query.limit()? },
+        None => Range::After { seq: after.after_message(), limit: query.limit()? },
     };
     let consistency = query.consistency()?;
     // Before it is read and made, which costs more than to say no.
     api.buffers().check(Kind::Answers, limits::PAGE_BYTES_MAX)?;
     let history = reading(&api, api.backend().history(&key, range, consistency)).await?;
-    Ok(json(&HistoryPage::new(&history)))
+    if !after.belongs_to(history.incarnation, history.made_again) {
+        return Err(after.gone(&key, history.incarnation));
+    }
+    Ok(json(&HistoryPage::new(&history, after.after_message())))
 }

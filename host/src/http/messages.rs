@@ -5,14 +5,14 @@ use super::{
     connection::ConnShared,
     params::{self, OCTET_STREAM},
     problem,
-    views::{Binary, json},
+    views::Binary,
 };
 use crate::{
     buffers::{Buffers, Charge, Kind},
     error::{Code, Error},
     limits,
     names::SessionKey,
-    node::{Answer, Incoming, Sent},
+    node::{Answer, Cursor, Incoming, Sent},
 };
 use axum::extract::{Request, State};
 use bytes::{Bytes, BytesMut};
@@ -25,6 +25,7 @@ use std::{future::poll_fn, ops::Deref, pin::pin, task::Poll, time::Duration};
 pub(super) const ROUTE: &str = "POST /v1/services/{service}/sessions/{session}/messages";
 
 static SEQ: HeaderName = HeaderName::from_static("slotd-seq");
+static POSITION: HeaderName = HeaderName::from_static("slotd-position");
 static SLOT: HeaderName = HeaderName::from_static("slotd-slot");
 static PLUGIN: HeaderName = HeaderName::from_static("slotd-plugin");
 static REPLAYED: HeaderName = HeaderName::from_static("slotd-replayed");
@@ -171,6 +172,10 @@ pub(super) fn answer(result: Result<Sent, Error>) -> Response<Bytes> {
     let mut response = reply(&sent.content_type, sent.body);
     let headers = response.headers_mut();
     headers.insert(&SEQ, HeaderValue::from(sent.seq));
+    let position = Cursor::after(sent.seq, sent.incarnation).to_string();
+    if let Ok(position) = HeaderValue::try_from(position) {
+        headers.insert(&POSITION, position);
+    }
     headers.insert(&SLOT, HeaderValue::from(sent.slot));
     headers.insert(&PLUGIN, plugin_value(&sent.plugin));
     if replayed {
@@ -198,7 +203,7 @@ fn reply(content_type: &str, body: Bytes) -> Response<Bytes> {
         }
     };
     let mut response = Response::new(body);
-    let mut headers = HeaderMap::with_capacity(6);
+    let mut headers = HeaderMap::with_capacity(7);
     headers.insert(header::CONTENT_TYPE, content_type);
     *response.headers_mut() = headers;
     response
@@ -227,6 +232,7 @@ fn plugin_value(label: &str) -> HeaderValue {
     responses(
         (status = 200, description = "The handler's reply, of the content type that it gave", body = Binary, content_type = "*/*", headers(
             ("Slotd-Seq" = u64, description = "The message's sequence number in its session"),
+            ("Slotd-Position" = String, description = "The place behind it, in this session and no other of its name: give it as `after`"),
             ("Slotd-Slot" = u16, description = "The session's slot"),
             ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that handled it"),
             ("Slotd-Replayed" = Option<bool>, description = "`true`: a repeat, whose stored reply this is"),
@@ -293,12 +299,4 @@ pub(super) async fn reading<T>(
 ) -> Result<T, Error> {
     let deadline = Deadline::after(api.options().request_deadline);
     deadline.limit(work).await.unwrap_or_else(|| Err(read_late()))
-}
-
-/// As [`reading`], answered in JSON.
-pub(super) async fn reading_json<T: serde::Serialize>(
-    api: &Api,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<Response<axum::body::Body>, Error> {
-    Ok(json(&reading(api, work).await?))
 }

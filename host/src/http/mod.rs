@@ -19,6 +19,8 @@ mod health;
 mod history;
 mod messages;
 mod openapi;
+mod operate;
+mod operate_file;
 mod params;
 mod places;
 mod problem;

@@ -117,7 +117,8 @@ fn bound(parameter: &mut Parameter) {
         (ParameterIn::Header, "Idempotency-Key") => {
             text(NO_CONTROLS, limits::IDEMPOTENCY_KEY_BYTES_MAX);
         }
-        (ParameterIn::Header, "Slotd-Sender") | (ParameterIn::Query, "sender") => {
+        (ParameterIn::Header, "Slotd-Sender" | "Slotd-Operator")
+        | (ParameterIn::Query, "sender") => {
             text(NO_CONTROLS, limits::SENDER_BYTES_MAX);
         }
         (ParameterIn::Query, "version") => {
@@ -166,6 +167,9 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
                 of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout]])
             }
             (_, "/services/{service}/rollback") => of(&[&CHANGE, &DEPLOY, &[NothingToRollBack]]),
+            (method, rest) if rest.starts_with("/services/{service}/sessions") => {
+                operators(method, rest, &READ, &CHANGE)
+            }
             ("GET", rest) if rest.starts_with("/services/{service}") => READ.into(),
             ("GET", "/slots/{slot}") => vec![SlotNotFound, Unavailable],
             (_, "/slots/{slot}/drain") => {
@@ -176,6 +180,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
                 of(&[&CHANGE, &[NodeNotFound, MoveNotFound, MoveTooLate]])
             }
             ("GET", _) => vec![Unavailable],
+            (_, "/reset") => of(&[&CHANGE, &[ResetRefused, MailboxFull]]),
             _ => CHANGE.into(),
         };
     };
@@ -185,11 +190,27 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             let plugin: Vec<Code> = plugin.collect();
             of(&[&READ, &plugin, &[IdempotencyConflict, OutcomeUnknown]])
         }
+        ("GET", "/{session}/messages") => of(&[&READ, &[SessionNotFound, PositionGone]]),
         ("POST", "/{session}/query") => of(&[&READ, &PLUGIN]),
         ("DELETE", _) => of(&[&READ, &[SessionNotFound, OutcomeUnknown]]),
         (_, "") => READ.into(),
         _ => of(&[&READ, &[SessionNotFound]]),
     }
+}
+
+/// As [`codes`], of what operators do to sessions.
+fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Code> {
+    use Code::*;
+    let own: &[Code] = match (method, path.rsplit('/').next()) {
+        ("GET", _) => &[SessionNotFound],
+        (_, Some("state")) => {
+            &[SessionNotFound, SessionChanged, IdempotencyConflict, BodyTooLarge, RequestTimeout]
+        }
+        (_, Some("import")) => &[SessionExists, SessionChanged, ShapeUnknown, RequestTimeout],
+        _ => &[],
+    };
+    let change: &[Code] = if method == "GET" { &[] } else { change };
+    [read, change, own].concat()
 }
 
 /// Names the statuses that an operation answers a failed request with, and their codes.
@@ -318,6 +339,12 @@ mod tests {
                 "POST /admin/v1/services/{service}/rollback",
                 "GET /admin/v1/services/{service}/swap",
                 "GET /admin/v1/services/{service}/pinned",
+                "GET /admin/v1/services/{service}/sessions/{session}/state",
+                "POST /admin/v1/services/{service}/sessions/{session}/state",
+                "GET /admin/v1/services/{service}/sessions/{session}/export",
+                "POST /admin/v1/services/{service}/sessions/{session}/import",
+                "DELETE /admin/v1/services/{service}/sessions",
+                "POST /admin/v1/reset",
                 "GET /admin/v1/slots",
                 "GET /admin/v1/slots/{slot}",
                 "POST /admin/v1/slots/{slot}/drain",
@@ -363,7 +390,7 @@ mod tests {
         let key = parameter(&messages, "post", "Idempotency-Key");
         assert_eq!((&key["maxLength"], key["pattern"].is_string()), (&128.into(), true));
         let after = parameter(&messages, "get", "after");
-        assert_eq!((&after["format"], &after["minimum"]), (&"uint64".into(), &0.into()));
+        assert!(after["format"].is_null(), "a position is slotd's to make: {after}");
         let consistency =
             parameter(&format!("{sessions}/{{session}}/query"), "post", "consistency");
         assert_eq!(consistency["enum"], serde_json::json!(["current", "local"]));

@@ -78,6 +78,11 @@ pub(super) fn admin_service_of(uri: &Uri) -> Result<ServiceName, Error> {
     service_name(segment(uri, 4))
 }
 
+/// The session of `/admin/v1/services/{service}/sessions/{session}/...`.
+pub(super) fn admin_session_of(uri: &Uri) -> Result<SessionKey, Error> {
+    session_key(segment(uri, 4), segment(uri, 6))
+}
+
 /// The slot of `/admin/v1/slots/{slot}/...`.
 pub(super) fn slot_of(uri: &Uri) -> Result<crate::names::SlotId, Error> {
     let raw = segment(uri, 4);
@@ -205,7 +210,10 @@ pub(super) fn no_query(uri: &Uri) -> Result<(), Error> {
 }
 
 /// The one value of a header, as text.
-fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Error> {
+pub(super) fn text<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'h str>, Error> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     if headers.get_all(name).iter().nth(1).is_some() {
         return Err(invalid(format!("header {name} comes twice")));

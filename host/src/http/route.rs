@@ -1,7 +1,7 @@
 //! Which path is whose, and what every request but a message's short cut passes.
 
 use super::{
-    Admin, Api, Token, admin, auth, events, health, history, messages, sessions, socket,
+    Admin, Api, Token, admin, auth, events, health, history, messages, operate, sessions, socket,
     stats::Stats,
 };
 use crate::{
@@ -44,6 +44,11 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(admin::rollback))
         .routes(routes!(admin::swap))
         .routes(routes!(admin::pinned))
+        .routes(routes!(operate::state, operate::change_state))
+        .routes(routes!(operate::export))
+        .routes(routes!(operate::import))
+        .routes(routes!(operate::delete_sessions))
+        .routes(routes!(operate::reset))
         .routes(routes!(admin::slots))
         .routes(routes!(admin::slot))
         .routes(routes!(admin::drain))
@@ -100,11 +105,12 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 4] = [
+const WITHOUT_BODY: [&str; 5] = [
     "/admin/v1/services/{service}/rollback",
     "/admin/v1/slots/{slot}/drain",
     "/admin/v1/rebalance",
     "/admin/v1/nodes/{node}/drain",
+    "/admin/v1/reset",
 ];
 
 /// What probes and readers of the documentation call, who have no token.

@@ -2,11 +2,15 @@
 
 use super::{
     Api,
-    messages::{Deadline, outcome_unknown, reading, reading_json},
+    messages::{Deadline, outcome_unknown, reading},
     params::{self, Query},
     views::{SessionsPage, json},
 };
-use crate::{error::Error, names::SessionId, node::SessionInfo};
+use crate::{
+    error::Error,
+    names::SessionId,
+    node::{Cursor, SessionInfo},
+};
 use axum::{body::Body, extract::State};
 use http::{Response, StatusCode, Uri};
 
@@ -25,7 +29,9 @@ use http::{Response, StatusCode, Uri};
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
     let key = params::session_of(&uri)?;
     let consistency = Query::parse(&uri, &["consistency"])?.consistency()?;
-    reading_json(&api, api.backend().session(&key, consistency)).await
+    let mut info = reading(&api, api.backend().session(&key, consistency)).await?;
+    info.position = Some(Cursor::after(info.seq, info.incarnation).to_string());
+    Ok(json(&info))
 }
 
 /// Deletes a session with its state and history

@@ -3,7 +3,7 @@
 use super::{
     Api,
     connection::{ConnShared, Watched},
-    feed::{Feed, Item, parse_cursor},
+    feed::{Feed, Item},
     frames::{self, Refused, SendFrame},
     messages::{outcome_unknown, reading},
     params::{self, Query},
@@ -15,7 +15,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::SessionKey,
-    node::{Consistency, Sent},
+    node::{Consistency, Cursor, Sent},
 };
 use axum::{
     Extension,
@@ -46,7 +46,7 @@ use tokio::time::{Instant, Sleep};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("after" = Option<String>, Query, description = "A message's sequence number (0: from the beginning), or an event's `seq.index`"),
+        ("after" = Option<String>, Query, description = "A position as slotd gave it (`position` of an event or acknowledgement); 0: from the beginning"),
         ("subscribe" = Option<bool>, Query, description = "`false`: no events; default true"),
         ("sender" = Option<String>, Query, description = "The sender of messages that do not name one"),
     ),
@@ -61,7 +61,7 @@ pub(super) async fn get(
     let key = params::session_of(&head.uri)?;
     let query = Query::parse(&head.uri, &["after", "subscribe", "sender"])?;
     let cursor =
-        query.get("after").map(|t| parse_cursor(t, "query parameter \"after\"")).transpose()?;
+        query.get("after").map(|t| Cursor::parse(t, "query parameter \"after\"")).transpose()?;
     let sender = query.get("sender").map(str::to_owned);
     if let Some(sender) = &sender {
         params::check_sender(sender)?;
@@ -369,7 +369,10 @@ impl Session {
         match item {
             Item::Events { published, from } => {
                 for (index, event) in published.events.iter().enumerate().skip(from) {
-                    let view = EventView::new(published.seq, index, published.time_ms, event);
+                    let mut view = EventView::new(published.seq, index, published.time_ms, event);
+                    let of = published.incarnation;
+                    let place = Cursor::after_event(published.seq, view.index, of);
+                    view.position = Some(place.to_string());
                     self.write(TEXT, frames::event(view).as_bytes());
                     self.drain().await?;
                 }

@@ -3,7 +3,7 @@
 use super::body::{Inline, Shown};
 use crate::{
     log::record::{Entry, Event},
-    node::{History, ServiceInfo, SessionInfo, SlotInfo, SwapInfo},
+    node::{Cursor, History, ServiceInfo, SessionInfo, SlotInfo, SwapInfo},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -17,9 +17,12 @@ pub struct HistoryPage<'a> {
     pub entries: Vec<EntryView<'a>>,
     /// The session's last sequence number.
     pub last_seq: u64,
-    /// Give it as `after` for the next page; absent when this is the last.
+    /// The last message of this page; absent when there are none behind it. `position` is better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<u64>,
+    /// The place behind this page, in this session and no other of its name. Give it as `after` for
+    /// the next page, or to follow the events from there.
+    pub position: String,
 }
 
 /// A message with its reply and events.
@@ -32,6 +35,9 @@ pub struct EntryView<'a> {
     pub id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<&'a str>,
+    /// `operator`: no message, but what an operator did; the body says what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<&'static str>,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// `<version>+<short digest>` of the plugin that handled it.
@@ -61,6 +67,10 @@ pub struct EventView<'a> {
     pub seq: u64,
     /// Which of its events it is, from 0.
     pub index: u32,
+    /// On a socket: give it as `after` to go on behind this event. A stream has it as the event's
+    /// `id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
     /// The plugin's name for it.
     pub kind: &'a str,
     /// Milliseconds since the Unix epoch.
@@ -81,6 +91,7 @@ impl<'a> EventView<'a> {
             seq,
             // At most `limits::EVENTS_MAX`.
             index: index as u32,
+            position: None,
             kind: &event.kind,
             time_ms,
             content_type: &event.content_type,
@@ -99,6 +110,7 @@ impl<'a> EntryView<'a> {
             seq: entry.seq,
             id: entry.client_key(),
             sender: entry.sender.as_deref(),
+            origin: entry.is_operators().then_some("operator"),
             time_ms: entry.time_ms,
             plugin,
             content_type: &entry.content_type,
@@ -113,10 +125,13 @@ impl<'a> EntryView<'a> {
 }
 
 impl<'a> HistoryPage<'a> {
-    pub(super) fn new(history: &'a History) -> Self {
+    /// What `history` has after message `after`.
+    pub(super) fn new(history: &'a History, after: u64) -> Self {
         let entries: Vec<_> = history.entries.iter().map(|(e, p)| EntryView::new(e, p)).collect();
         let next_after = entries.last().map(|e| e.seq).filter(|seq| *seq < history.last_seq);
-        Self { entries, last_seq: history.last_seq, next_after }
+        let reached = entries.last().map_or(after, |e| e.seq);
+        let position = Cursor::after(reached, history.incarnation).to_string();
+        Self { entries, last_seq: history.last_seq, next_after, position }
     }
 }
 
@@ -172,6 +187,84 @@ pub struct Health {
     /// What is wrong though the node serves: links with other nodes that are missing, a full disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// A page of a session's state.
+#[derive(Serialize, ToSchema)]
+pub struct StateView {
+    pub session: SessionInfo,
+    /// In order of the keys.
+    pub entries: Vec<StateEntry>,
+    /// Give it as `after` for the next page; absent when this is the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_after: Option<String>,
+}
+
+/// A key of a session's state.
+#[derive(Serialize, ToSchema)]
+pub struct StateEntry {
+    pub key: String,
+    /// The value, if it is JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub value: Option<Box<serde_json::value::RawValue>>,
+    /// Every other value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+}
+
+impl StateEntry {
+    pub(super) fn new(key: &str, value: &[u8]) -> Self {
+        let shown = Shown::new("application/json", value);
+        let json = match &shown {
+            Shown::Json(raw) => Some((*raw).to_owned()),
+            _ => None,
+        };
+        Self { key: key.to_owned(), value: json, value_base64: shown.base64() }
+    }
+}
+
+/// A correction that is durable.
+#[derive(Serialize, ToSchema)]
+pub struct StateChanged {
+    /// Its number in the session's history.
+    pub seq: u64,
+    /// The place behind it.
+    pub position: String,
+    pub slot: u16,
+    /// It was applied before, under the same idempotency key.
+    pub replayed: bool,
+}
+
+/// A session that was imported.
+#[derive(Serialize, ToSchema)]
+pub struct SessionImported {
+    /// The session's last number: of the entry that says so.
+    pub seq: u64,
+    /// The place behind it.
+    pub position: String,
+    pub slot: u16,
+    /// Of its history, and keys of its state, that were in the file.
+    pub messages: u64,
+    pub keys: u64,
+}
+
+/// What became of sessions whose ids begin alike.
+#[derive(Serialize, ToSchema)]
+pub struct SessionsDeleted {
+    /// So many were deleted, or with `dry_run` counted.
+    pub sessions: usize,
+    pub dry_run: bool,
+    /// Give it as `after` to go on; absent when that were all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_after: Option<String>,
+}
+
+/// Every session is forgotten.
+#[derive(Serialize, ToSchema)]
+pub struct ResetDone {
+    /// Slots that ran, or had sessions.
+    pub slots: u32,
 }
 
 /// Bytes, as they are.

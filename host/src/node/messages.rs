@@ -163,7 +163,7 @@ impl Node {
     }
 
     /// Asks a slot: here, or in a cluster wherever it is.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         slot: SlotId,
         mail: impl Fn(oneshot::Sender<Result<T, Error>>) -> Mail,
@@ -178,6 +178,10 @@ impl Node {
         answer.await.unwrap_or_else(|_| {
             Err(match request() {
                 Request::Delete { .. } => undecided_delete(),
+                Request::Operate { .. } => Error::new(
+                    Code::OutcomeUnknown,
+                    "the slot stopped before it was decided; look at the session's history",
+                ),
                 _ => Error::new(Code::Unavailable, "the slot stopped before it answered"),
             })
         })

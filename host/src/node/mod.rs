@@ -4,13 +4,17 @@ mod components;
 mod house;
 mod memory;
 mod messages;
+mod operate;
 mod services;
 mod slots;
 #[cfg(test)]
 mod tests;
 mod turns;
 
-pub use crate::node_types::*;
+pub use crate::{
+    node_types::*,
+    position::{Cursor, Incarnation},
+};
 
 use self::turns::Turns;
 use crate::{
@@ -93,6 +97,8 @@ pub struct NodeOptions {
     pub instance_idle: Duration,
     /// Memory for cached sessions over all slots.
     pub session_cache_bytes: usize,
+    /// For test suites: [`Node::reset`] deletes every session.
+    pub resettable: bool,
 }
 
 /// What a node stands on: opened before, so that a node starts complete or not at all.

@@ -1,7 +1,8 @@
-//! Swaps on a node that stands alone.
+//! Swaps and imports on a node that stands alone.
 
 use super::*;
 use crate::{
+    operator::{Action, Import, Imported, Operation},
     plugin::{Digest, testkit},
     storage::StorageOptions,
 };
@@ -40,6 +41,7 @@ impl Fixture {
             slot_idle: Duration::from_secs(300),
             instance_idle: Duration::from_secs(300),
             session_cache_bytes: 1 << 20,
+            resettable: false,
         };
         let foundation = Foundation { data_dir, plugins: plugins.clone(), shared: None };
         let node = Node::start(options, foundation).unwrap();
@@ -163,4 +165,48 @@ async fn a_current_component_that_is_damaged_ends_the_start() {
     std::fs::remove_file(file(&new)).unwrap();
     let missing = services::verify_components(&catalogue, &plugins).unwrap_err().to_string();
     assert!(missing.contains(&format!("{path} is missing")), "{missing}");
+}
+
+fn part(after: u64, replace: bool, times: &[u64]) -> Action {
+    let history = times.iter().map(|time_ms| Imported {
+        id: None,
+        is_operators: false,
+        sender: None,
+        time_ms: *time_ms,
+        content_type: "text/plain".into(),
+        body: Bytes::from_static(b"then"),
+        reply_content_type: String::new(),
+        reply: Bytes::new(),
+        deployment: 1,
+        events: Vec::new(),
+    });
+    let history = history.collect();
+    let entered = None;
+    Action::Import(Import { replace, after, created_ms: 1, deployment: 1, history, entered })
+}
+
+/// A part's answer may be lost, and the part comes again: it would be brought in twice, or leave half
+/// of a session. Nor may a client's message be taken for the part that is to have its number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_an_import_is_brought_in_once() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1", testkit::guest().into()).await.unwrap();
+    let key = SessionKey::parse("s", "x").unwrap();
+    let import = async |action| {
+        let operation = Operation::new(None, "ann".into(), None, action);
+        fixture.node.operate(&key, operation).await.map(|sent| sent.seq).map_err(|e| e.code)
+    };
+    for replace in [false, true] {
+        for _ in 0..2 {
+            assert_eq!(import(part(0, replace, &[5, 6])).await, Ok(2));
+        }
+        for _ in 0..2 {
+            assert_eq!(import(part(2, replace, &[7])).await, Ok(3));
+        }
+        assert_eq!(import(part(0, false, &[5])).await, Err(Code::SessionExists));
+        assert_eq!(fixture.send().await, 4);
+        assert_eq!(import(part(3, replace, &[8])).await, Err(Code::SessionChanged));
+        assert_eq!(fixture.send().await, 5);
+    }
+    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
 }

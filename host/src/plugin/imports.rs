@@ -6,7 +6,7 @@ use super::{
     bindings::{Handler, slotd::slot as wit},
     instance::{Current, HostState, Mode},
 };
-use crate::{limits, log::record::Event};
+use crate::{limits, log::record::Event, names::is_reserved_kind};
 use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker};
 
@@ -132,20 +132,31 @@ fn check_event(event: &wit::effects::Event, current: &Current) -> Result<(), Fai
             format!("events: those of a message may have {} bytes", limits::EVENT_BYTES_MAX);
         return Err(Failure::Limit(limit));
     }
-    if event.kind.len() > limits::EVENT_KIND_BYTES_MAX {
-        let limit = format!("events: a kind may have {} bytes", limits::EVENT_KIND_BYTES_MAX);
-        return Err(Failure::Limit(limit));
-    }
-    // It becomes a line of its own in a stream of events.
-    if event.kind.is_empty() || event.kind.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        let sentence = format!("an event's kind is a word, not {:?}", event.kind);
-        return Err(Failure::Trapped(sentence));
+    check_event_kind(&event.kind)?;
+    if is_reserved_kind(&event.kind) {
+        return Err(Failure::Trapped(format!(
+            "the event kind {:?} is reserved: \"error\" and kinds that begin with \"slotd.\" mean \
+             something to readers of event streams; choose another",
+            event.kind
+        )));
     }
     check_content_type(&event.content_type, "an event")
 }
 
+/// It becomes a line of its own in a stream of events.
+pub fn check_event_kind(kind: &str) -> Result<(), Failure> {
+    if kind.len() > limits::EVENT_KIND_BYTES_MAX {
+        let limit = format!("events: a kind may have {} bytes", limits::EVENT_KIND_BYTES_MAX);
+        return Err(Failure::Limit(limit));
+    }
+    if kind.is_empty() || kind.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Failure::Trapped(format!("an event's kind is a word, not {kind:?}")));
+    }
+    Ok(())
+}
+
 /// It becomes a header: visible ASCII, and short.
-pub(super) fn check_content_type(content_type: &str, of: &str) -> Result<(), Failure> {
+pub fn check_content_type(content_type: &str, of: &str) -> Result<(), Failure> {
     if content_type.len() > limits::CONTENT_TYPE_BYTES_MAX {
         return Err(Failure::Limit(format!(
             "the content type of {of} may have {} bytes, this one has {}",

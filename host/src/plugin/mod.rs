@@ -24,6 +24,7 @@ mod workers;
 pub use budget::{Account, Budget, NoMemory, SlotUsage};
 pub use check::inspect;
 pub use compile::{CompileOptions, child as compile_child};
+pub use imports::{check_content_type, check_event_kind};
 
 #[cfg(doc)]
 use crate::limits;

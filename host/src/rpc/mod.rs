@@ -41,6 +41,7 @@ use crate::{
     log::{Position, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, History, Incoming, Range, Sent, SessionInfo, SlotInfo, Subscribed},
+    operator::{Operation, StatePage, StateRange},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -89,6 +90,16 @@ pub enum Request {
     },
     /// Of the slots that the peer has.
     Slots,
+    /// Of a session's state, for an operator.
+    State {
+        key: SessionKey,
+        range: StateRange,
+    },
+    /// An operator changes a session. The same one may come again.
+    Operate {
+        key: SessionKey,
+        operation: Operation,
+    },
     /// An encoded request of `cluster`: moves, drains, what a node believes.
     Control(Bytes),
 }
@@ -96,7 +107,10 @@ pub enum Request {
 impl Request {
     /// Changes nothing, so that it can be given up at any time.
     fn is_read(&self) -> bool {
-        !matches!(self, Self::Message { .. } | Self::Delete { .. } | Self::Control(_))
+        !matches!(
+            self,
+            Self::Message { .. } | Self::Delete { .. } | Self::Operate { .. } | Self::Control(_)
+        )
     }
 }
 
@@ -111,6 +125,7 @@ pub enum Response {
     /// Its live end is fed over the stream, within its bound.
     Subscribed(Subscribed),
     Slots(Vec<SlotInfo>),
+    State(Box<StatePage>),
     Control(Bytes),
     /// The peer does not own the slot; `owner` does, as far as it knows.
     NotOwner {
@@ -142,8 +157,8 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// The future of a message is polled by the link's own task, so it should only wait; those of
     /// all other requests run in tasks of their own. When the link breaks, or the caller gives up,
-    /// that of a read is dropped; that of a message only when the link breaks; those of `Delete`
-    /// and `Control` run to their end.
+    /// that of a read is dropped; that of a message only when the link breaks; those of `Delete`,
+    /// `Operate` and `Control` run to their end.
     fn handle(
         &self,
         from: &Arc<str>,

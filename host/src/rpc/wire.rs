@@ -3,7 +3,8 @@
 //!
 //! Variants and fields are told apart by their place: a change of any type here, or of a type of
 //! `log::record` that is used here, is a new version of the
-//! [protocol](crate::cluster::protocol).
+//! [protocol](crate::cluster::protocol). What a node may do without goes behind the head, as
+//! [`Beside`]: a version that does not know it stops reading before it.
 
 use super::{Request, Response};
 use crate::{
@@ -18,6 +19,8 @@ use crate::{
         Answer, History, Incoming, Live, PinInfo, Published, Range, Sent, SessionInfo, SlotInfo,
         Subscribed,
     },
+    operator::StatePage,
+    position::Incarnation,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -87,6 +90,15 @@ enum RequestHead {
     Slots,
     /// The body is the request.
     Control,
+    // From here on: a node of the version before says that it does not decode.
+    /// The body is a [`StateRange`].
+    State {
+        key: SessionKey,
+    },
+    /// The body is an [`Operation`].
+    Operate {
+        key: SessionKey,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,6 +149,16 @@ enum ResponseHead {
     },
     /// The body is a [`Failure`].
     Failed,
+    /// The body is a [`State`].
+    State,
+}
+
+/// [`StatePage`].
+#[derive(Serialize, Deserialize)]
+struct State {
+    session: Session,
+    pairs: Vec<(String, Bytes)>,
+    more: bool,
 }
 
 /// [`SessionInfo`] without what JSON leaves out.
@@ -170,6 +192,24 @@ struct Failure {
     plugin: Option<String>,
     rejection: Option<Rejection>,
     retry_after_ms: Option<u64>,
+}
+
+/// What an answer or live item says beside its head, if a version wrote it that knows of it. What a
+/// later one adds goes behind it in the same way.
+#[derive(Default, Serialize, Deserialize)]
+struct Beside {
+    /// [`Incarnation`].
+    incarnation: Option<u64>,
+    made_again: bool,
+}
+
+impl Beside {
+    fn of(incarnation: Option<Incarnation>) -> Self {
+        Self { incarnation: incarnation.map(Incarnation::to_wire), made_again: false }
+    }
+    fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation.map(Incarnation::from_wire)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -214,6 +254,12 @@ pub(super) fn encode_request(request: Request) -> Result<Parts, Error> {
             parts(&RequestHead::Subscribe { key, after }, Bytes::new())
         }
         Request::Slots => parts(&RequestHead::Slots, Bytes::new()),
+        Request::State { key, range } => {
+            parts(&RequestHead::State { key }, bytes(Vec::new(), &range)?)
+        }
+        Request::Operate { key, operation } => {
+            parts(&RequestHead::Operate { key }, bytes(Vec::new(), &operation)?)
+        }
         Request::Control(body) => parts(&RequestHead::Control, body),
     }
 }
@@ -244,6 +290,8 @@ pub(super) fn decode_request(encoded: Parts) -> Result<Request, String> {
         }
         RequestHead::Subscribe { key, after } => Request::Subscribe { key, after },
         RequestHead::Slots => Request::Slots,
+        RequestHead::State { key } => Request::State { key, range: value(&encoded.body)? },
+        RequestHead::Operate { key } => Request::Operate { key, operation: value(&encoded.body)? },
         RequestHead::Control => Request::Control(detached(encoded.body)),
     })
 }
@@ -254,28 +302,42 @@ pub(super) fn decode_request(encoded: Parts) -> Result<Request, String> {
 /// `internal`: a bug; the caller must be told something else.
 pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts, Error> {
     match response {
-        Ok(Response::Sent(Sent { seq, slot, plugin, replayed, content_type, body })) => {
-            parts(&ResponseHead::Sent { seq, slot, plugin, replayed, content_type }, body)
+        Ok(Response::Sent(sent)) => {
+            let Sent { seq, incarnation, slot, plugin, replayed, content_type, body } = sent;
+            let head = ResponseHead::Sent { seq, slot, plugin, replayed, content_type };
+            parts_and(&head, &Beside::of(incarnation), body)
         }
         Ok(Response::Answer(Answer { slot, plugin, seq, content_type, body })) => {
             parts(&ResponseHead::Answer { slot, plugin, seq, content_type }, body)
         }
-        Ok(Response::History(History { slot, entries, last_seq })) => {
-            parts(&ResponseHead::History { slot, last_seq }, bytes(Vec::new(), &entries)?)
+        Ok(Response::History(History { slot, entries, last_seq, incarnation, made_again })) => {
+            let beside = Beside { made_again, ..Beside::of(incarnation) };
+            let head = ResponseHead::History { slot, last_seq };
+            parts_and(&head, &beside, bytes(Vec::new(), &entries)?)
         }
         Ok(Response::Session(info)) => {
-            parts(&ResponseHead::Session, bytes(Vec::new(), &Session::from(*info))?)
+            let made_again = info.made_again;
+            let beside = Beside { made_again, ..Beside::of(info.incarnation) };
+            let body = bytes(Vec::new(), &Session::from(*info))?;
+            parts_and(&ResponseHead::Session, &beside, body)
         }
         Ok(Response::Deleted) => parts(&ResponseHead::Deleted, Bytes::new()),
         Ok(Response::Sessions(list)) => {
             let list: Vec<Session> = list.into_iter().map(Session::from).collect();
             parts(&ResponseHead::Sessions, bytes(Vec::new(), &list)?)
         }
-        Ok(Response::Subscribed(Subscribed { backlog, live: _ })) => {
+        Ok(Response::Subscribed(Subscribed { backlog, live: _, incarnation })) => {
             let steps: Vec<Step> = backlog.into_iter().map(Step::from).collect();
-            parts(&ResponseHead::Subscribed, bytes(Vec::new(), &steps)?)
+            let body = bytes(Vec::new(), &steps)?;
+            parts_and(&ResponseHead::Subscribed, &Beside::of(incarnation), body)
         }
         Ok(Response::Slots(list)) => parts(&ResponseHead::Slots, bytes(Vec::new(), &list)?),
+        Ok(Response::State(page)) => {
+            let StatePage { info, pairs, more } = *page;
+            let beside = Beside::of(info.incarnation);
+            let body = bytes(Vec::new(), &State { session: info.into(), pairs, more })?;
+            parts_and(&ResponseHead::State, &beside, body)
+        }
         Ok(Response::Control(body)) => parts(&ResponseHead::Control, body),
         Ok(Response::NotOwner { owner, term, position }) => {
             parts(&ResponseHead::NotOwner { owner, term, position }, Bytes::new())
@@ -289,10 +351,12 @@ pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts
 /// # Errors
 /// What is wrong with the bytes.
 pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>, String> {
-    Ok(Ok(match head(&encoded.head)? {
+    let (head, beside) = head_and(&encoded.head)?;
+    let incarnation = beside.incarnation();
+    Ok(Ok(match head {
         ResponseHead::Sent { seq, slot, plugin, replayed, content_type } => {
             let body = detached(encoded.body);
-            Response::Sent(Sent { seq, slot, plugin, replayed, content_type, body })
+            Response::Sent(Sent { seq, incarnation, slot, plugin, replayed, content_type, body })
         }
         ResponseHead::Answer { slot, plugin, seq, content_type } => {
             let body = detached(encoded.body);
@@ -300,10 +364,13 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
         }
         ResponseHead::History { slot, last_seq } => {
             let entries: Vec<(Arc<Entry>, Arc<str>)> = value(&encoded.body)?;
-            Response::History(History { slot, entries, last_seq })
+            let made_again = beside.made_again;
+            Response::History(History { slot, entries, last_seq, incarnation, made_again })
         }
         ResponseHead::Session => {
-            Response::Session(Box::new(value::<Session>(&encoded.body)?.into()))
+            let info = value::<Session>(&encoded.body)?.into();
+            let made_again = beside.made_again;
+            Response::Session(Box::new(SessionInfo { incarnation, made_again, ..info }))
         }
         ResponseHead::Deleted => Response::Deleted,
         ResponseHead::Sessions => {
@@ -312,10 +379,15 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
         }
         ResponseHead::Subscribed => {
             let steps: Vec<Step> = value(&encoded.body)?;
-            let backlog = steps.into_iter().map(Published::from).collect();
-            Response::Subscribed(Subscribed { backlog, live: None })
+            let backlog = steps.into_iter().map(|step| step.published(incarnation)).collect();
+            Response::Subscribed(Subscribed { backlog, live: None, incarnation })
         }
         ResponseHead::Slots => Response::Slots(value::<Vec<SlotInfo>>(&encoded.body)?),
+        ResponseHead::State => {
+            let State { session, pairs, more } = value(&encoded.body)?;
+            let info = SessionInfo { incarnation, ..session.into() };
+            Response::State(Box::new(StatePage { info, pairs, more }))
+        }
         ResponseHead::Control => Response::Control(detached(encoded.body)),
         ResponseHead::NotOwner { owner, term, position } => {
             Response::NotOwner { owner, term, position }
@@ -329,7 +401,8 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
 pub(super) fn encode_live(item: Live) -> Result<Parts, Error> {
     match item {
         Live::Published(published) => {
-            parts(&LiveHead::Published, bytes(Vec::new(), &Step::from(published))?)
+            let beside = Beside::of(published.incarnation);
+            parts_and(&LiveHead::Published, &beside, bytes(Vec::new(), &Step::from(published))?)
         }
         Live::Deleted => parts(&LiveHead::Deleted, Bytes::new()),
     }
@@ -338,14 +411,21 @@ pub(super) fn encode_live(item: Live) -> Result<Parts, Error> {
 /// # Errors
 /// What is wrong with the bytes.
 pub(super) fn decode_live(encoded: &Parts) -> Result<Live, String> {
-    Ok(match head(&encoded.head)? {
-        LiveHead::Published => Live::Published(value::<Step>(&encoded.body)?.into()),
+    let (head, beside) = head_and(&encoded.head)?;
+    Ok(match head {
+        LiveHead::Published => {
+            Live::Published(value::<Step>(&encoded.body)?.published(beside.incarnation()))
+        }
         LiveHead::Deleted => Live::Deleted,
     })
 }
 
 fn parts(head: &impl Serialize, body: Bytes) -> Result<Parts, Error> {
     Ok(Parts { head: bytes(vec![WIRE_FORMAT], head)?, body })
+}
+
+fn parts_and(head: &impl Serialize, beside: &Beside, body: Bytes) -> Result<Parts, Error> {
+    Ok(Parts { head: bytes(bytes(vec![WIRE_FORMAT], head)?.into(), beside)?, body })
 }
 
 fn bytes(start: Vec<u8>, value: &impl Serialize) -> Result<Bytes, Error> {
@@ -362,6 +442,18 @@ fn head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
+/// A head, and what stands beside it: nothing, if a version wrote it that does not know of it.
+fn head_and<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Beside), String> {
+    let rest = match bytes.split_first() {
+        Some((&WIRE_FORMAT, rest)) => rest,
+        _ => return Ok((head(bytes)?, Beside::default())),
+    };
+    let (head, rest) = postcard::take_from_bytes(rest).map_err(|e| e.to_string())?;
+    let beside = if rest.is_empty() { Beside::default() } else { value(rest)? };
+    Ok((head, beside))
+}
+
+/// What comes behind it, from a later version, is not looked at.
 fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     postcard::from_bytes(bytes).map_err(|e| e.to_string())
 }
@@ -401,19 +493,23 @@ impl From<Session> for SessionInfo {
             state_keys: session.state_keys,
             state_bytes: session.state_bytes,
             pinned: session.pinned.map(|(against, reason)| PinInfo { against, reason }),
+            incarnation: None,
+            position: None,
+            made_again: false,
         }
     }
 }
 
 impl From<Published> for Step {
-    fn from(Published { seq, time_ms, events }: Published) -> Self {
+    fn from(Published { seq, incarnation: _, time_ms, events }: Published) -> Self {
         Self { seq, time_ms, events }
     }
 }
 
-impl From<Step> for Published {
-    fn from(Step { seq, time_ms, events }: Step) -> Self {
-        Self { seq, time_ms, events }
+impl Step {
+    fn published(self, incarnation: Option<Incarnation>) -> Published {
+        let Self { seq, time_ms, events } = self;
+        Published { seq, incarnation, time_ms, events }
     }
 }
 

@@ -4,12 +4,11 @@
 use crate::{
     error::{Code, Error},
     limits,
-    log::record::{
-        Activate, Delete, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write,
-    },
+    log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
     names::{ServiceName, SessionKey},
     node_types::{Answer, Consistency, Incoming, Sent},
     plugin::{self, Call, Failure, Input, Instance, Outcome, Plugin, PluginError, StateFault},
+    position::Incarnation,
     service::catalogue::not_deployed,
     slot::{
         Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
@@ -79,7 +78,8 @@ impl Task {
             Ok(active) => active,
             Err(error) => return (session, Err(error)),
         };
-        let fingerprint = message.id.as_ref().map_or(0, |_| fingerprint(&message));
+        let fingerprint =
+            message.id.as_ref().map_or(0, |_| fingerprint(&message.content_type, &message.body));
         if let Some(id) = &message.id {
             match self.recall(&mut session, id, fingerprint) {
                 Ok(None) => {}
@@ -150,13 +150,14 @@ impl Task {
             events,
         });
         let record = new_record(&mut session, entry, fingerprint, writes);
-        let sent = self.sent(&record.entry, label, false);
+        let of = Incarnation::of(&record.head);
+        let sent = self.sent(&record.entry, of, label, false);
         (session, Ok(Applied::New { record, sent }))
     }
 
     /// What the slot runs for a service. A service that was deployed a moment ago may not have
     /// reached this slot: then it goes over to it now.
-    fn active_for(&mut self, service: &ServiceName) -> Result<Activate, Error> {
+    pub(super) fn active_for(&mut self, service: &ServiceName) -> Result<Activate, Error> {
         if let Some(active) = self.active.get(service) {
             return Ok(active.clone());
         }
@@ -168,7 +169,7 @@ impl Task {
     }
 
     /// The answer of an earlier message with the same idempotency key.
-    fn recall(
+    pub(super) fn recall(
         &mut self,
         session: &mut Session,
         id: &str,
@@ -203,12 +204,14 @@ impl Task {
             }
         };
         let label = self.context.catalogue.label(&session.key.service, entry.deployment);
-        Ok(Some(self.sent(&entry, label, true)))
+        let of = Incarnation::of(&session.head);
+        Ok(Some(self.sent(&entry, of, label, true)))
     }
 
-    fn sent(&self, entry: &Entry, plugin: Arc<str>, replayed: bool) -> Sent {
+    fn sent(&self, entry: &Entry, of: Incarnation, plugin: Arc<str>, replayed: bool) -> Sent {
         Sent {
             seq: entry.seq,
+            incarnation: Some(of),
             slot: self.slot,
             plugin,
             replayed,
@@ -370,11 +373,10 @@ impl Task {
             return self.put_session(session);
         }
         let session_number = session.head.session_number;
-        self.building.push(Record::Delete(Delete { key: key.clone(), session_number }));
+        self.delete_record(key, session_number);
         // What stays in the cache says that the name is free, until the store says so too.
         session = Box::new(Session::new(key.clone(), Head::default()));
         session.changed_in = self.building.number;
-        self.count_session(-1);
         self.building.hold(reply, Ok(()));
         self.put_session(session);
     }
@@ -526,7 +528,7 @@ pub(super) fn no_session(key: &SessionKey) -> Error {
     Error::new(Code::SessionNotFound, format!("{key} has no message yet, or was deleted"))
 }
 
-fn new_record(
+pub(super) fn new_record(
     session: &mut Session,
     entry: Arc<Entry>,
     fingerprint: u128,
@@ -542,11 +544,11 @@ fn new_record(
 }
 
 /// What a repeat must have in common with the first.
-fn fingerprint(message: &Incoming) -> u128 {
+pub(super) fn fingerprint(content_type: &str, body: &[u8]) -> u128 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-    hasher.update(message.content_type.as_bytes());
+    hasher.update(content_type.as_bytes());
     hasher.update(&[0]);
-    hasher.update(&message.body);
+    hasher.update(body);
     hasher.digest128()
 }
 

@@ -96,6 +96,7 @@ impl Task {
             }
         };
         self.flushed_batch = flushing.up_to_batch;
+        self.deleted.retain(|_, batch| *batch > flushing.up_to_batch);
         self.unflushed_bytes = self.unflushed_bytes.saturating_sub(flushing.bytes);
         for (key, number, seq) in flushed.sessions {
             if let Some(session) = self.cache.get_mut(&key)

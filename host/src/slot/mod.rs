@@ -10,6 +10,7 @@ mod cache;
 mod commits;
 pub mod flush;
 pub mod instances;
+mod operate;
 pub mod overlay;
 pub mod read;
 mod scan;
@@ -25,6 +26,7 @@ use crate::{
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
+    operator::{Operation, StatePage, StateRange},
     plugin::{Plugin, PluginHost, SlotUsage},
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
@@ -136,6 +138,22 @@ pub enum Mail {
         key: SessionKey,
         after: u64,
         reply: Reply<Subscribed>,
+    },
+    /// An operator looks at a session's state.
+    State {
+        key: SessionKey,
+        range: StateRange,
+        reply: Reply<StatePage>,
+    },
+    /// An operator changes a session.
+    Operate {
+        key: SessionKey,
+        operation: Operation,
+        reply: Reply<Sent>,
+    },
+    /// Deletes sessions of every service. Answered with whether any are left.
+    Reset {
+        reply: Reply<bool>,
     },
 }
 
@@ -309,6 +327,9 @@ impl Mail {
             Mail::Delete { reply, .. } => drop(reply.send(Err(error))),
             Mail::Sessions { reply, .. } => drop(reply.send(Err(error))),
             Mail::Subscribe { reply, .. } => drop(reply.send(Err(error))),
+            Mail::State { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Operate { reply, .. } => drop(reply.send(Err(error))),
+            Mail::Reset { reply } => drop(reply.send(Err(error))),
         }
     }
 
@@ -318,8 +339,13 @@ impl Mail {
             Mail::Query { .. }
             | Mail::History { .. }
             | Mail::Session { .. }
-            | Mail::Sessions { .. } => true,
-            Mail::Message { .. } | Mail::Delete { .. } | Mail::Subscribe { .. } => false,
+            | Mail::Sessions { .. }
+            | Mail::State { .. } => true,
+            Mail::Message { .. }
+            | Mail::Delete { .. }
+            | Mail::Subscribe { .. }
+            | Mail::Operate { .. }
+            | Mail::Reset { .. } => false,
         }
     }
 
@@ -343,6 +369,9 @@ impl Mail {
             Mail::Delete { reply, .. } => reply.is_closed(),
             Mail::Sessions { reply, .. } => reply.is_closed(),
             Mail::Subscribe { reply, .. } => reply.is_closed(),
+            Mail::State { reply, .. } => reply.is_closed(),
+            Mail::Operate { reply, .. } => reply.is_closed(),
+            Mail::Reset { reply } => reply.is_closed(),
         }
     }
 }

@@ -6,10 +6,14 @@ use crate::{
     limits,
     log::record::{Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{Consistency, History, PinInfo, Published, Range, SessionInfo, Subscribed},
+    node_types::{Consistency, History, PinInfo, Range, SessionInfo, Subscribed},
+    position::Incarnation,
     service::Catalogue,
-    slot::{Reply, apply::no_session, flush::store_error, session::Session, task::Task},
-    state::{StateError, StateStore},
+    slot::{
+        Reply, apply::no_session, flush::store_error, session::Session, subscribers::published,
+        task::Task,
+    },
+    state::{StateError, StateStore, deleted},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,7 +38,9 @@ impl Task {
             };
             let label = |e: &Entry| task.context.catalogue.label(&key.service, e.deployment);
             let entries = entries.into_iter().map(|e| (e.clone(), label(&e))).collect();
-            Ok(History { slot: task.slot, entries, last_seq })
+            let made_again = task.was_deleted(key)?;
+            let incarnation = Some(Incarnation::of(&session.head));
+            Ok(History { slot: task.slot, entries, last_seq, incarnation, made_again })
         });
     }
 
@@ -46,7 +52,10 @@ impl Task {
     ) {
         self.with_session(key, consistency, reply, |task, session| {
             task.existing(session)?;
-            Ok(info(&task.context.catalogue, task.slot, key, &session.head))
+            let mut info = info(&task.context.catalogue, task.slot, key, &session.head);
+            info.incarnation = Some(Incarnation::of(&session.head));
+            info.made_again = task.was_deleted(key)?;
+            Ok(info)
         });
     }
 
@@ -71,7 +80,9 @@ impl Task {
                 }
                 false => None,
             };
-            Ok(Subscribed { backlog: backlog.iter().map(Published::from).collect(), live })
+            let of = Incarnation::of(&session.head);
+            let backlog = backlog.iter().map(|entry| published(entry, of)).collect();
+            Ok(Subscribed { backlog, live, incarnation: Some(of) })
         });
     }
 
@@ -89,7 +100,7 @@ impl Task {
         self.hold_for_all(reply, listed);
     }
 
-    fn merged(
+    pub(super) fn merged(
         &self,
         service: &ServiceName,
         prefix: &str,
@@ -178,6 +189,21 @@ impl Task {
         Ok(entries)
     }
 
+    /// Whether the slot remembers a session of that name that was deleted.
+    fn was_deleted(&self, key: &SessionKey) -> Result<bool, Error> {
+        let row = deleted::row(key);
+        if self.deleted.contains_key(&row) {
+            return Ok(true);
+        }
+        for generation in deleted::generations(self.next_session) {
+            let found = self.context.store.get(self.slot, generation, &row).map_err(store_error)?;
+            if found.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn existing(&self, session: &Session) -> Result<(), Error> {
         match session.exists() {
             true => Ok(()),
@@ -253,5 +279,8 @@ pub fn info(catalogue: &Catalogue, slot: SlotId, key: &SessionKey, head: &Head) 
             against: catalogue.label(&key.service, pin.against).to_string(),
             reason: pin.reason.clone(),
         }),
+        incarnation: None,
+        position: None,
+        made_again: false,
     }
 }

@@ -3,11 +3,13 @@
 use crate::{
     error::{Code, Error},
     limits,
-    log::record::Record,
+    log::record::{Entry, Record},
     names::SessionKey,
     node_types::{Live, LiveReceiver, LiveSender, Published, Queued, live_channel},
+    position::Incarnation,
+    state::deleted,
 };
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 /// A place in the order of what a slot's task applied: batch number, index in the batch.
 pub type Place = (u64, usize);
@@ -77,8 +79,12 @@ impl Subscribers {
                     if !self.by_session.contains_key(&message.key) {
                         continue;
                     }
-                    (&message.key, Live::Published(Published::from(&message.entry)))
+                    {
+                        let of = Incarnation::of(&message.head);
+                        (&message.key, Live::Published(published(&message.entry, of)))
+                    }
                 }
+                Record::Delete(delete) if deleted::is_of_names(delete) => continue,
                 Record::Delete(delete) => (&delete.key, Live::Deleted),
                 _ => continue,
             };
@@ -100,8 +106,8 @@ impl Subscribers {
     }
 }
 
-impl From<&Arc<crate::log::record::Entry>> for Published {
-    fn from(entry: &Arc<crate::log::record::Entry>) -> Self {
-        Published { seq: entry.seq, time_ms: entry.time_ms, events: entry.events.clone().into() }
-    }
+/// The events of a message of the session `of`.
+pub fn published(entry: &Entry, of: Incarnation) -> Published {
+    let events = entry.events.clone().into();
+    Published { seq: entry.seq, incarnation: Some(of), time_ms: entry.time_ms, events }
 }

@@ -62,6 +62,8 @@ pub(super) struct Task {
     pub(super) active: BTreeMap<ServiceName, Activate>,
     pub(super) next_session: u64,
     pub(super) live_sessions: u64,
+    /// Names whose deletion the store does not know yet, each with the batch that it is in.
+    pub(super) deleted: HashMap<[u8; 8], u64>,
     pub(super) cache: HashMap<SessionKey, Box<Session>>,
     pub(super) cache_bytes: usize,
     /// Counts uses of sessions, for eviction.
@@ -297,6 +299,7 @@ impl Task {
             // 0 is never given: a default head must not look like a session's.
             next_session: meta.next_session.max(1),
             live_sessions: meta.sessions,
+            deleted: HashMap::new(),
             meta,
             context,
             cache: HashMap::new(),
@@ -447,7 +450,10 @@ impl Task {
         self.last_use.touch();
         let taken = self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
         relaxed_store(&self.stats.last_mail, taken);
-        let writes = matches!(mail, Mail::Message { .. } | Mail::Delete { .. });
+        let writes = matches!(
+            mail,
+            Mail::Message { .. } | Mail::Delete { .. } | Mail::Operate { .. } | Mail::Reset { .. }
+        );
         if writes && self.is_behind() && !self.context.store.is_writable() {
             // Nothing makes room as long as the store takes nothing; reads go on.
             return mail.refuse(Error::new(
@@ -469,6 +475,9 @@ impl Task {
                 self.list(&service, &prefix, after.as_ref(), limit, pinned, reply);
             }
             Mail::Subscribe { key, after, reply } => self.subscribe(&key, after, reply),
+            Mail::State { key, range, reply } => self.state(&key, range, reply),
+            Mail::Operate { key, operation, reply } => self.operate(&key, operation, reply),
+            Mail::Reset { reply } => self.reset(reply),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
         record::{Batch, Delete, Entry, Head, Message, Record},
     },
     names::SessionKey,
-    state::{Remembered, SlotMeta},
+    state::{Remembered, SlotMeta, deleted},
 };
 use bytes::Bytes;
 use std::{
@@ -80,7 +80,9 @@ impl Changes {
         if message.entry.seq == 1 {
             meta.sessions += 1;
         }
-        meta.next_session = meta.next_session.max(message.session_number + 1);
+        let next = meta.next_session.max(message.session_number.saturating_add(1));
+        self.forget_deleted(meta.next_session, next, &message.key);
+        meta.next_session = next;
         let session = self.sessions.entry(message.session_number).or_default();
         for write in message.writes {
             session.state.insert(write.key, write.value);
@@ -95,9 +97,14 @@ impl Changes {
     }
 
     fn fold_delete(&mut self, meta: &mut SlotMeta, delete: Delete) {
+        if deleted::is_of_names(&delete) {
+            self.sessions.remove(&delete.session_number);
+            return self.deleted.push(delete);
+        }
         meta.sessions = meta.sessions.saturating_sub(1);
         self.sessions.remove(&delete.session_number);
         self.heads.insert(delete.key.clone(), None);
+        self.remember_deleted(meta.next_session, &delete.key);
         self.deleted.push(delete);
     }
 }

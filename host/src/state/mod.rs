@@ -6,6 +6,7 @@
 //! take-over are one operation.
 
 pub mod changes;
+pub mod deleted;
 pub mod fjall;
 pub mod keys;
 pub mod rows;

@@ -104,9 +104,9 @@ async fn read(mut stream: Sse) -> anyhow::Result<Vec<String>> {
         let event = next?.context("the stream ended")?;
         ensure!(event.event.as_deref() == Some("line"), "the stream says {event:?}");
         let body: Event = event.json()?;
-        let id = event.id.context("an event without an id")?;
-        ensure!(id == format!("{}.{}", body.seq, body.index), "id {id} on {body:?}");
-        ids.push(id);
+        let place = event.place().context("an event without an id")?;
+        ensure!(place == format!("{}.{}", body.seq, body.index), "{event:?}");
+        ids.push(place.to_owned());
         if body.body.as_ref().is_some_and(is_last) {
             return Ok(ids);
         }

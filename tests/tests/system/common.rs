@@ -51,15 +51,15 @@ pub async fn next_event(stream: &mut Sse) -> anyhow::Result<SseEvent> {
     next.context("the stream ended")
 }
 
-/// The next `count` events as `seq.index`, their ids.
+/// The next `count` events as `seq.index`: what their ids begin with.
 pub async fn ids(stream: &mut Sse, count: usize) -> anyhow::Result<Vec<String>> {
     let mut ids = Vec::with_capacity(count);
     for _ in 0..count {
         let event = next_event(stream).await?;
         let body: Event = event.json()?;
-        let id = event.id.context("an event without an id")?;
-        ensure!(id == format!("{}.{}", body.seq, body.index), "id {id} on {body:?}");
-        ids.push(id);
+        let place = event.place().context("an event without an id")?;
+        ensure!(place == format!("{}.{}", body.seq, body.index), "{event:?}");
+        ids.push(place.to_owned());
     }
     Ok(ids)
 }

@@ -48,7 +48,7 @@ fn an_idle_slot_stops_and_goes_on_where_it_was() {
         ensure!(still.state == "running" && still.term == before.term, "{still:?}");
         api.send("hostile", "watched", emit()).await?;
         let event = next_event(&mut stream).await?;
-        ensure!(event.id.as_deref() == Some("2.0"), "{event:?}");
+        ensure!(event.place() == Some("2.0"), "{event:?}");
         ensure!(slot(&admin, watched).await?.term == before.term, "it was started anew");
 
         let next = api.send("counter", "quiet", Message::bytes("x")).await?;

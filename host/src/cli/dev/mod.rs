@@ -45,6 +45,9 @@ pub struct Dev {
     /// The API's port; the admin port comes after it; 0: any that are free
     #[arg(long, value_name = "PORT", default_value_t = PORT_DEFAULT)]
     pub port: u16,
+    /// For test suites: `POST /admin/v1/reset` on the admin port deletes every session
+    #[arg(long)]
+    pub resettable: bool,
     /// The cargo profile, for Rust [default: release]
     #[arg(long)]
     pub profile: Option<String>,
@@ -99,7 +102,8 @@ fn configuration(args: &Dev, dir: &Path) -> Result<Loaded, CliError> {
         ("admin.listen", format!("127.0.0.1:{admin}")),
     ];
     config.flags.splice(0..0, own);
-    let loaded = config.load()?;
+    let mut loaded = config.load()?;
+    loaded.config.resettable = args.resettable;
     if loaded.config.is_cluster() {
         return Err(CliError::usage(
             "slotd dev runs a node that stands alone; unset nats.servers, or use `slotd cluster dev`",

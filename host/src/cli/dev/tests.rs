@@ -2,6 +2,7 @@ use super::*;
 
 fn args(serve: &[&str], port: u16) -> Dev {
     Dev {
+        resettable: false,
         dir: ".".into(),
         service: None,
         data: None,

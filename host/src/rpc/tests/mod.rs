@@ -69,6 +69,7 @@ impl Handler for Script {
                     }
                     Ok(Response::Sent(Sent {
                         seq,
+                        incarnation: None,
                         slot: 1,
                         plugin: from,
                         replayed: false,
@@ -99,7 +100,8 @@ impl Handler for Script {
                 self.live.lock().push(sender);
                 Box::pin(async {
                     let backlog = vec![published(1, 10)];
-                    Ok(Response::Subscribed(Subscribed { backlog, live: Some(live) }))
+                    let live = Some(live);
+                    Ok(Response::Subscribed(Subscribed { backlog, live, incarnation: None }))
                 })
             }
             _ => Box::pin(async { Err(Error::new(Code::MailboxFull, "slow down")) }),
@@ -110,7 +112,8 @@ impl Handler for Script {
 fn published(seq: u64, bytes: usize) -> crate::node_types::Published {
     let body = vec![0; bytes].into();
     let event = crate::log::record::Event { kind: "k".into(), content_type: "t".into(), body };
-    crate::node_types::Published { seq, time_ms: 1, events: [event].into() }
+    let events = [event].into();
+    crate::node_types::Published { seq, incarnation: None, time_ms: 1, events }
 }
 
 pub(super) struct Node {

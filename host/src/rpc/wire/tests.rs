@@ -37,9 +37,15 @@ fn answers_arrive_as_they_were_sent() {
         state_keys: 3,
         state_bytes: 4,
         pinned: None,
+        position: None,
+        incarnation: Some(Incarnation::from_wire(9)),
+        made_again: true,
     };
     let pinned = SessionInfo {
         pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
+        // Not said in listings.
+        incarnation: None,
+        made_again: false,
         ..info.clone()
     };
     let slot = SlotInfo {
@@ -55,11 +61,13 @@ fn answers_arrive_as_they_were_sent() {
         memory: 8,
         plugins: [("chat".to_owned(), "1+ab".to_owned())].into(),
     };
-    let published = Published { seq: 1, time_ms: 2, events: [event].into() };
+    let of = Some(Incarnation::from_wire((1 << 48) - 1));
+    let published = Published { seq: 1, incarnation: of, time_ms: 2, events: [event].into() };
     let answers = || {
         [
             Response::Sent(Sent {
                 seq: 1,
+                incarnation: of,
                 slot: 2,
                 plugin: "p".into(),
                 replayed: true,
@@ -77,12 +85,23 @@ fn answers_arrive_as_they_were_sent() {
                 slot: 3,
                 entries: vec![(Arc::new(entry.clone()), "1+ab".into())],
                 last_seq: 4,
+                incarnation: of,
+                made_again: true,
             }),
             Response::Session(Box::new(info.clone())),
             Response::Deleted,
-            Response::Sessions(vec![info.clone(), pinned.clone()]),
-            Response::Subscribed(Subscribed { backlog: vec![published.clone()], live: None }),
+            Response::Sessions(vec![pinned.clone()]),
+            Response::Subscribed(Subscribed {
+                backlog: vec![published.clone()],
+                live: None,
+                incarnation: of,
+            }),
             Response::Slots(vec![slot.clone()]),
+            Response::State(Box::new(StatePage {
+                info: SessionInfo { made_again: false, ..info.clone() },
+                pairs: vec![("k".into(), "v".into())],
+                more: true,
+            })),
             Response::Control("x".into()),
             Response::NotOwner { owner: Some("b".into()), term: 4, position: 5 },
         ]
@@ -104,8 +123,11 @@ fn shown(response: &Response) -> String {
         Response::Session(v) => format!("{v:?}"),
         Response::Deleted => "deleted".into(),
         Response::Sessions(v) => format!("{v:?}"),
-        Response::Subscribed(v) => format!("{:?} {}", v.backlog, v.live.is_some()),
+        Response::Subscribed(v) => {
+            format!("{:?} {} {:?}", v.backlog, v.live.is_some(), v.incarnation)
+        }
         Response::Slots(v) => format!("{v:?}"),
+        Response::State(v) => format!("{v:?}"),
         Response::Control(v) => format!("{v:?}"),
         Response::NotOwner { owner, term, position } => format!("{owner:?} {term} {position}"),
     }
@@ -177,6 +199,39 @@ fn requests_arrive_as_they_were_sent() {
     match decode_request(encode_request(Request::Subscribe { key: key(), after: 9 }).unwrap()) {
         Ok(Request::Subscribe { after: 9, .. }) => {}
         _ => panic!("another request"),
+    }
+}
+
+/// Nodes of the version before are in one cluster with this one while it is upgraded: what they
+/// send has to be read, and what they are sent they have to be able to read.
+#[test]
+fn the_version_before_is_understood_and_understands() {
+    let head = ResponseHead::History { slot: 3, last_seq: 4 };
+    let entries: Vec<(Arc<Entry>, Arc<str>)> = Vec::new();
+    let before = parts(&head, bytes(Vec::new(), &entries).unwrap()).unwrap();
+    match decode_response(Parts { head: before.head.clone(), body: before.body }) {
+        Ok(Ok(Response::History(History { last_seq: 4, incarnation: None, .. }))) => {}
+        _ => panic!("another answer"),
+    }
+    let now = History {
+        slot: 3,
+        entries: Vec::new(),
+        last_seq: 4,
+        incarnation: Some(Incarnation::from_wire(7)),
+        made_again: true,
+    };
+    let now = encode_response(Ok(Response::History(now))).unwrap();
+    assert!(now.head.len() > before.head.len() && now.head.starts_with(&before.head));
+    // It reads the head in this way, and no further.
+    match self::head::<ResponseHead>(&now.head) {
+        Ok(ResponseHead::History { slot: 3, last_seq: 4 }) => {}
+        _ => panic!("another head"),
+    }
+    let step = Step { seq: 1, time_ms: 2, events: Arc::new([]) };
+    let live = parts(&LiveHead::Published, bytes(Vec::new(), &step).unwrap()).unwrap();
+    match decode_live(&live) {
+        Ok(Live::Published(Published { seq: 1, incarnation: None, .. })) => {}
+        other => panic!("{other:?}"),
     }
 }
 

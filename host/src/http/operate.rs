@@ -1,0 +1,354 @@
+//! The admin API on sessions: their state, corrections, files to bring them elsewhere, and an end to
+//! many at once.
+
+use super::{
+    Admin,
+    messages::{Deadline, outcome_unknown, read_body},
+    operate_file::{Export, Reader, Reading},
+    params::{self, Query, invalid},
+    views::{
+        Binary, ResetDone, SessionImported, SessionsDeleted, StateChanged, StateEntry, StateView,
+        json,
+    },
+};
+use crate::{
+    buffers::{Charge, Kind},
+    error::{Code, Error},
+    limits,
+    names::SessionId,
+    node::Cursor,
+    operator::{Action, Entered, Operation, StateRange},
+};
+use axum::{
+    body::Body,
+    extract::{Request, State},
+};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
+use serde::{Deserialize, Deserializer};
+use serde_json::{json, value::RawValue};
+use tokio::sync::Semaphore;
+use utoipa::ToSchema;
+
+type Answer = Result<Response<Body>, Error>;
+
+/// Who does it, for the session's history.
+static OPERATOR: HeaderName = HeaderName::from_static("slotd-operator");
+
+/// The version of [`Note`]s in history.
+const NOTE_FORMAT: u32 = 1;
+
+/// Who an operator says to be.
+fn operator(headers: &HeaderMap) -> Result<String, Error> {
+    let named = params::text(headers, &OPERATOR)?;
+    let name = named.unwrap_or("operator");
+    params::check_name("the operator's name", name, limits::SENDER_BYTES_MAX)?;
+    Ok(name.to_owned())
+}
+
+/// Shows a session's state
+///
+/// Keys and values as the handler keeps them, in order of the keys, a page at a time. Works on a
+/// session that its handler can't read.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/services/{service}/sessions/{session}/state",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("prefix" = Option<String>, Query, description = "Keys that start with it"),
+        ("after" = Option<String>, Query, description = "Keys that come after it"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Keys at most; default 100"),
+    ),
+    responses((status = 200, description = "A page", body = StateView, content_type = "application/json"))
+)]
+pub(super) async fn state(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let key = params::admin_session_of(&uri)?;
+    let query = Query::parse(&uri, &["prefix", "after", "limit"])?;
+    let range = StateRange {
+        prefix: query.get("prefix").unwrap_or_default().to_owned(),
+        after: query.get("after").map(str::to_owned),
+        limit: u32::try_from(query.limit()?).unwrap_or(limits::STATE_SCAN_ENTRIES_MAX),
+    };
+    let page = admin.reading(admin.node()?.session_state(&key, range)).await?;
+    let next_after = page.pairs.last().filter(|_| page.more).map(|(key, _)| key.clone());
+    let mut info = page.info;
+    info.position = Some(Cursor::after(info.seq, info.incarnation).to_string());
+    let entries = page.pairs.iter().map(|(key, value)| StateEntry::new(key, value)).collect();
+    Ok(json(&StateView { session: info, entries, next_after }))
+}
+
+/// A correction of a session's state.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StateChanges<'a> {
+    /// Each key at most once.
+    #[serde(borrow)]
+    changes: Vec<StateChange<'a>>,
+    /// For the session's history.
+    reason: Option<String>,
+    /// The session must be there (`position`, as its state was read with), or nothing is changed.
+    position: Option<String>,
+}
+
+/// One of `value`, `value_base64` and `delete`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct StateChange<'a> {
+    key: String,
+    /// JSON, kept byte by byte as written: what the SDKs write and read.
+    #[serde(borrow, default, deserialize_with = "present")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    value: Option<&'a RawValue>,
+    /// Any bytes.
+    value_base64: Option<String>,
+    #[serde(default)]
+    delete: bool,
+}
+
+/// So that `null` is a value and not the lack of one.
+fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(d).map(Some)
+}
+
+impl StateChange<'_> {
+    fn read(self) -> Result<(String, Option<Bytes>), Error> {
+        let Self { key, value, value_base64, delete } = self;
+        let value = match (value, value_base64, delete) {
+            (Some(json), None, false) => Some(Bytes::copy_from_slice(json.get().as_bytes())),
+            (None, Some(base64), false) => {
+                let bytes = super::body::decode_base64(&base64).ok_or_else(|| {
+                    invalid(format!("value_base64 of key {key:?} is not base64 (RFC 4648)"))
+                })?;
+                Some(bytes.into())
+            }
+            (None, None, true) => None,
+            _ => {
+                return Err(invalid(format!(
+                    "key {key:?}: give one of \"value\", \"value_base64\" and \"delete\": true"
+                )));
+            }
+        };
+        Ok((key, value))
+    }
+}
+
+/// Corrects a session's state
+///
+/// All changes at once, or none. The correction is an entry of the session's history, with a number
+/// of its own, the operator's name and the reason; the handler is not asked, and the next message is
+/// handled with the corrected state. With an `Idempotency-Key` it can be repeated.
+#[utoipa::path(
+    post,
+    path = "/admin/v1/services/{service}/sessions/{session}/state",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("Slotd-Operator" = Option<String>, Header, description = "Who does it, 1 to 256 bytes, for the session's history; default `operator`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Names this correction, 1 to 128 bytes: repeats of it are applied once"),
+    ),
+    request_body(content = StateChanges, content_type = "application/json", description = "What changes, up to 4 MiB of keys and values"),
+    responses((status = 200, description = "It is durable", body = StateChanged, content_type = "application/json"))
+)]
+pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -> Answer {
+    let (head, body) = request.into_parts();
+    let key = params::admin_session_of(&head.uri)?;
+    params::no_query(&head.uri)?;
+    let (who, id) = (operator(&head.headers)?, params::idempotency_key(&head.headers)?);
+    let mut room = Charge::new(&*admin.0.options.buffers, Kind::Bodies);
+    let deadline = Deadline::after(admin.request_deadline());
+    let late = || Error::new(Code::RequestTimeout, "the body did not arrive before the deadline");
+    let body = deadline.limit(read_body(body, limits::CORRECTION_BYTES_MAX, &mut room)).await;
+    let body = body.unwrap_or_else(|| Err(late()))?;
+    let given: StateChanges<'_> = serde_json::from_slice(&body)
+        .map_err(|e| invalid(format!("the body is not a correction of a state: {e}")))?;
+    let expected = given.position.as_deref();
+    let expected = expected.map(|text| Cursor::parse(text, "\"position\"")).transpose()?;
+    let changes = given.changes.into_iter().map(StateChange::read);
+    let changes: Vec<_> = changes.collect::<Result<_, _>>()?;
+    if changes.is_empty() {
+        return Err(invalid("\"changes\" is empty: nothing to correct"));
+    }
+    let mut keys: Vec<_> = changes.iter().map(|(key, _)| key).collect();
+    keys.sort_unstable();
+    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(invalid(format!("key {:?} comes twice", twice[0])));
+    }
+    let shown = changes.iter().map(|(key, value)| match value {
+        Some(value) => json!({"key": key, "bytes": value.len()}),
+        None => json!({"key": key, "deleted": true}),
+    });
+    let shown: Vec<_> = shown.collect();
+    let note = json!({
+        "format": NOTE_FORMAT, "action": "set", "changes": shown, "reason": given.reason,
+    });
+    let entered = Entered { changes, note: note.to_string().into() };
+    let operation = Operation::new(id.as_deref(), who, expected, Action::Set(entered));
+    let node = admin.node()?.clone();
+    // Runs to its end even when the client goes away in the middle of it.
+    let done = tokio::spawn(async move { node.operate(&key, operation).await });
+    let sent = deadline.limit(done).await.unwrap_or_else(|| Ok(Err(outcome_unknown())));
+    let sent = sent.map_err(|_| outcome_unknown())??;
+    let position = Cursor::after(sent.seq, sent.incarnation).to_string();
+    Ok(json(&StateChanged { seq: sent.seq, position, slot: sent.slot, replayed: sent.replayed }))
+}
+
+/// Exports a session
+///
+/// As JSON lines: a head with the format's version, the history, the state, and an end, without
+/// which the file is not whole. The state is of one moment: when a message comes in between, the file
+/// ends with the reason instead.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/services/{service}/sessions/{session}/export",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("history" = Option<bool>, Query, description = "`false`: the state alone; default true"),
+    ),
+    responses((status = 200, description = "The session", body = Binary, content_type = "application/x-ndjson"))
+)]
+pub(super) async fn export(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let key = params::admin_session_of(&uri)?;
+    let with_history = Query::parse(&uri, &["history"])?.bool("history")?.unwrap_or(true);
+    let node = admin.node()?.clone();
+    let export = admin.reading(Export::begin(node, key, with_history)).await?;
+    let mut response = Response::new(Body::from_stream(export.lines()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
+}
+
+/// Imports a session
+///
+/// The body is what an export gave. The session must not be there, or be replaced. Its messages keep
+/// their numbers, and one more says that it was imported and by whom; without a history that is
+/// number 1. Entries and state name versions of the plugin by digest: the version whose shape the
+/// state has must be among the service's deployments.
+#[utoipa::path(
+    post,
+    path = "/admin/v1/services/{service}/sessions/{session}/import",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded; need not be the one that was exported"),
+        ("replace" = Option<bool>, Query, description = "`true`: a session that is there goes, with its history"),
+        ("assume_current" = Option<bool>, Query, description = "`true`: if the service never had the version whose shape the state has, take it for one of the current version"),
+        ("Slotd-Operator" = Option<String>, Header, description = "Who does it, 1 to 256 bytes, for the session's history; default `operator`"),
+    ),
+    request_body(content = Binary, content_type = "application/x-ndjson", description = "The file"),
+    responses((status = 200, description = "It is durable", body = SessionImported, content_type = "application/json"))
+)]
+pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answer {
+    /// Files that are read at a time: each may hold a part in memory.
+    static IMPORTS: Semaphore = Semaphore::const_new(limits::IMPORTS_MAX);
+    let (head, body) = request.into_parts();
+    let key = params::admin_session_of(&head.uri)?;
+    let query = Query::parse(&head.uri, &["replace", "assume_current"])?;
+    let replace = query.bool("replace")?.unwrap_or(false);
+    let assume_current = query.bool("assume_current")?.unwrap_or(false);
+    let who = operator(&head.headers)?;
+    let node = admin.node()?.clone();
+    let Ok(permit) = IMPORTS.try_acquire() else {
+        return Err(Error::new(
+            Code::MailboxFull,
+            format!("{} sessions are being imported already; try again", limits::IMPORTS_MAX),
+        ));
+    };
+    let body_bytes_max = admin.0.options.body_bytes_max;
+    let reader = Reader::new(node, key, who, Reading { replace, assume_current, body_bytes_max });
+    // Runs to its end, which takes back what was brought in of a file that broke off.
+    let done = tokio::spawn(async move {
+        let _permit = permit;
+        reader.import(body).await
+    });
+    Ok(json(&done.await.map_err(|_| outcome_unknown())??))
+}
+
+/// Deletes sessions by the beginning of their ids
+///
+/// In order of their ids, up to `limit` of them. `next_after` says that there may be more: call again
+/// with it. With `dry_run` they are only counted.
+#[utoipa::path(
+    delete,
+    path = "/admin/v1/services/{service}/sessions",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("prefix" = String, Query, description = "Ids that start with it; empty: all"),
+        ("after" = Option<String>, Query, description = "Ids that come after it"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Sessions at most; default 100"),
+        ("dry_run" = Option<bool>, Query, description = "`true`: nothing is deleted"),
+    ),
+    responses((status = 200, description = "They are deleted, or were counted", body = SessionsDeleted, content_type = "application/json"))
+)]
+pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let service = params::admin_service_of(&uri)?;
+    let query = Query::parse(&uri, &["prefix", "after", "limit", "dry_run"])?;
+    let prefix = query.get("prefix").ok_or_else(|| {
+        invalid("query parameter \"prefix\" is missing: give it, empty for all sessions")
+    })?;
+    let after = query.get("after").map(SessionId::parse).transpose()?;
+    let (limit, dry_run) = (query.limit()?, query.bool("dry_run")?.unwrap_or(false));
+    let node = admin.node()?.clone();
+    let listed = node.sessions(&service, prefix, after.as_ref(), limit + 1);
+    let mut found = admin.reading(listed).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let last = found.last().map(|info| info.session.to_string());
+    let mut sessions = found.len();
+    if !dry_run {
+        let keys = found.into_iter().map(|info| info.key());
+        let work = async move {
+            let deletes = keys.map(|key| {
+                let node = node.clone();
+                async move {
+                    match node.delete(&key).await {
+                        Ok(()) => Ok(1),
+                        // It went by itself.
+                        Err(error) if error.code == Code::SessionNotFound => Ok(0),
+                        Err(error) => Err(error),
+                    }
+                }
+            });
+            let mut deletes =
+                futures_util::stream::iter(deletes).buffer_unordered(limits::DELETES_AT_A_TIME);
+            let mut deleted = 0;
+            let mut failed = None;
+            while let Some(done) = deletes.next().await {
+                match done {
+                    Ok(n) => deleted += n,
+                    Err(error) => failed = Some(error),
+                }
+            }
+            failed.map_or(Ok(deleted), Err)
+        };
+        // Runs to its end: some are gone already.
+        sessions = tokio::spawn(work).await.map_err(|_| outcome_unknown())??;
+    }
+    let next_after = last.filter(|_| more);
+    Ok(json(&SessionsDeleted { sessions, dry_run, next_after }))
+}
+
+/// Forgets every session
+///
+/// For test suites, which begin each test with it: every session of every service is deleted, and
+/// its subscribers are told; what is deployed stays. Only a node that stands alone and was started
+/// with `--resettable` does that; every other answers 403.
+#[utoipa::path(
+    post,
+    path = "/admin/v1/reset",
+    tag = "admin",
+    responses((status = 200, description = "All are gone", body = ResetDone, content_type = "application/json"))
+)]
+pub(super) async fn reset(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let node = admin.node()?.clone();
+    let done = tokio::spawn(async move { node.reset().await });
+    let slots = done.await.map_err(|_| outcome_unknown())??;
+    Ok(json(&ResetDone { slots }))
+}

@@ -1,0 +1,105 @@
+//! What operators ask of a node about sessions.
+
+use super::*;
+use crate::{
+    operator::{Operation, StatePage, StateRange, or_too_old},
+    service::catalogue::Service,
+};
+
+impl Node {
+    /// A part of a session's state, as its slot has it.
+    ///
+    /// # Errors
+    /// `session-not-found`, `service-not-found`, and what any read can meet.
+    pub async fn session_state(
+        &self,
+        key: &SessionKey,
+        range: StateRange,
+    ) -> Result<StatePage, Error> {
+        let pick = |response| match response {
+            Response::State(page) => Some(*page),
+            _ => None,
+        };
+        self.ask(
+            self.router.slot_of(key),
+            |reply| Mail::State { key: key.clone(), range: range.clone(), reply },
+            || Request::State { key: key.clone(), range: range.clone() },
+            pick,
+        )
+        .await
+        .map_err(or_too_old)
+    }
+
+    /// Carries out what an operator wants of a session; once, however often it is sent around.
+    ///
+    /// # Errors
+    /// What the slot says; `outcome-unknown` where it is not known whether it was done.
+    pub async fn operate(&self, key: &SessionKey, operation: Operation) -> Result<Sent, Error> {
+        let pick = |response| match response {
+            Response::Sent(sent) => Some(sent),
+            _ => None,
+        };
+        let done = self.ask(
+            self.router.slot_of(key),
+            |reply| Mail::Operate { key: key.clone(), operation: operation.clone(), reply },
+            || Request::Operate { key: key.clone(), operation: operation.clone() },
+            pick,
+        );
+        let sent = done.await.map_err(or_too_old)?;
+        tracing::info!(session = %key, seq = sent.seq, who = %operation.who, "an operator changed a session");
+        Ok(sent)
+    }
+
+    /// A service with all its deployments.
+    ///
+    /// # Errors
+    /// `service-not-found`.
+    pub fn catalogued(&self, service: &ServiceName) -> Result<Arc<Service>, Error> {
+        self.context.catalogue.require(service)
+    }
+
+    /// Deletes every session of every service; says of how many slots.
+    ///
+    /// # Errors
+    /// `reset-refused` unless the node stands alone and was started for it.
+    pub async fn reset(&self) -> Result<u32, Error> {
+        let refused = |why: &'static str| Err(Error::new(Code::ResetRefused, why));
+        if self.cluster.is_some() {
+            return refused(
+                "a node of a cluster does not forget its sessions: the others have them",
+            );
+        }
+        if !self.options.resettable {
+            return refused(
+                "this node was not started with --resettable: it does not forget its sessions",
+            );
+        }
+        let slots = (0..self.router.slot_count()).map(|slot| self.reset_slot(slot));
+        let mut slots =
+            futures_util::stream::iter(slots).buffer_unordered(limits::SLOTS_RESET_AT_A_TIME);
+        let mut reset = 0;
+        while let Some(done) = slots.next().await {
+            reset += u32::from(done?);
+        }
+        Ok(reset)
+    }
+
+    /// Whether there was anything to reset.
+    async fn reset_slot(&self, slot: SlotId) -> Result<bool, Error> {
+        if self.router.rests(slot)? {
+            let meta = self.context.store.slot(slot);
+            let meta = meta.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
+            if meta.sessions == 0 {
+                return Ok(false);
+            }
+        }
+        loop {
+            let (reply, left) = oneshot::channel();
+            self.router.deliver(slot, Mail::Reset { reply })?;
+            let stopped = || Err(Error::new(Code::Unavailable, "the slot stopped meanwhile"));
+            if !left.await.unwrap_or_else(|_| stopped())? {
+                return Ok(true);
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What an operator does to a session beside its handler: look at its state, correct it, bring a
+//! session in from a file. A correction is a message like any other to the slot's single writer: it
+//! has a number in the session's history, in which it stands who did it and why, and it commits
+//! with what it changes. The handler is not asked: it must work where a handler can't read the state.
+
+use crate::{
+    error::{Code, Error},
+    log::record::{DeploymentId, Entry, Event, INTERNAL_KEY},
+    node_types::SessionInfo,
+    position::Cursor,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// What the idempotency key of an operator's entry begins with. No client can send it
+/// ([`INTERNAL_KEY`]), and versions that don't know of operators read the entry as a message without
+/// a key: its number, its writes and the sender are right.
+const KEY: &str = "\u{1}operator ";
+
+/// The content type of an operator's entry: what was done, in JSON.
+pub const CONTENT_TYPE: &str = "application/vnd.slotd.operator+json";
+
+impl Entry {
+    /// Whether an operator made it, rather than a message.
+    pub fn is_operators(&self) -> bool {
+        self.id.as_deref().is_some_and(|id| id.starts_with(KEY))
+    }
+}
+
+/// Something to be done to a session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Operation {
+    /// The same one is carried out once.
+    pub id: String,
+    /// Who says it is done: shown as the entry's sender.
+    pub who: String,
+    /// The session must be exactly there, or nothing is done.
+    pub expected: Option<Cursor>,
+    pub action: Action,
+}
+
+impl Operation {
+    /// `key` names it, as an idempotency key does; without one nobody else has it.
+    pub fn new(key: Option<&str>, who: String, expected: Option<Cursor>, action: Action) -> Self {
+        let key = key.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
+        debug_assert!(KEY.starts_with(INTERNAL_KEY));
+        Self { id: format!("{KEY}{key}"), who, expected, action }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Action {
+    /// Corrects values of a session that exists.
+    Set(Entered),
+    /// Brings a session in, or the next part of one.
+    Import(Import),
+}
+
+/// What an operator's entry does and says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Entered {
+    /// By key; `None` deletes.
+    pub changes: Vec<(String, Option<Bytes>)>,
+    /// Of [`CONTENT_TYPE`].
+    pub note: Bytes,
+}
+
+/// A part of a session that is brought in. The parts come in order; the first makes the session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Import {
+    /// Of the first part: what is there goes.
+    pub replace: bool,
+    /// The session's last message before this part; 0: it is the first.
+    pub after: u64,
+    pub created_ms: u64,
+    /// Whose shape the state has.
+    pub deployment: DeploymentId,
+    /// With the sequence numbers that follow `after`.
+    pub history: Vec<Imported>,
+    /// Comes behind the history.
+    pub entered: Option<Entered>,
+}
+
+/// An entry that is brought in. As [`Entry`] is now, and stays: this is sent between nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    pub id: Option<String>,
+    /// An operator's, of then.
+    pub is_operators: bool,
+    pub sender: Option<String>,
+    pub time_ms: u64,
+    pub content_type: String,
+    pub body: Bytes,
+    pub reply_content_type: String,
+    pub reply: Bytes,
+    pub deployment: DeploymentId,
+    pub events: Vec<Event>,
+}
+
+impl Imported {
+    /// The entry, as number `seq`.
+    pub fn entry(self, seq: u64) -> Entry {
+        Entry {
+            seq,
+            id: if self.is_operators { Some(format!("{KEY}{seq}")) } else { self.id },
+            sender: self.sender,
+            time_ms: self.time_ms,
+            content_type: self.content_type,
+            body: self.body,
+            reply_content_type: self.reply_content_type,
+            reply: self.reply,
+            deployment: self.deployment,
+            events: self.events,
+        }
+    }
+
+    /// What it takes of a batch at most.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.id, &self.sender].into_iter().flatten().map(String::len).sum::<usize>()
+            + self.content_type.len()
+            + self.reply_content_type.len();
+        // With their three lengths.
+        let of = |e: &Event| e.kind.len() + e.content_type.len() + e.body.len() + 12;
+        let events: usize = self.events.iter().map(of).sum();
+        self.body.len() + self.reply.len() + events + texts + BYTES_BESIDE
+    }
+}
+
+/// What a record has beside its entry's texts and bytes: its session's name and head, and numbers.
+const BYTES_BESIDE: usize = 512;
+
+/// Which part of a session's state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StateRange {
+    pub prefix: String,
+    pub after: Option<String>,
+    pub limit: u32,
+}
+
+/// A part of a session's state, in order of the keys.
+#[derive(Clone, Debug)]
+pub struct StatePage {
+    /// As of this page.
+    pub info: SessionInfo,
+    pub pairs: Vec<(String, Bytes)>,
+    /// There is something behind it.
+    pub more: bool,
+}
+
+/// A node that owns the session's slot, and can't read what it was asked.
+pub fn or_too_old(error: Error) -> Error {
+    match error.code == Code::Internal && error.detail.starts_with("the request does not decode") {
+        true => Error::new(
+            Code::Unavailable,
+            "the session is on a node of an earlier version of slotd, which can't do this: \
+             upgrade that node",
+        ),
+        false => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::log::record::BATCH_FORMAT;
+
+    /// In a cluster that is upgraded, and after a step back, nodes of the version before read what an
+    /// operator did. They must take it for a message: nothing of the format may have changed.
+    #[test]
+    fn an_operators_entry_is_a_message_to_those_who_do_not_know() {
+        let set = Action::Set(Entered { changes: Vec::new(), note: Bytes::new() });
+        let operation = Operation::new(None, "ann".into(), None, set.clone());
+        let message = Imported {
+            id: Some(operation.id),
+            is_operators: false,
+            sender: Some(operation.who),
+            time_ms: 5,
+            content_type: CONTENT_TYPE.into(),
+            body: "{}".into(),
+            reply_content_type: String::new(),
+            reply: Bytes::new(),
+            deployment: 1,
+            events: Vec::new(),
+        };
+        let entry = message.entry(3);
+        assert!(entry.is_operators());
+        assert_eq!(entry.client_key(), None, "shown to clients and plugins");
+        assert_eq!(BATCH_FORMAT, 1);
+        let named = Operation::new(Some("fix-17"), "ann".into(), None, set);
+        assert_eq!(named.id, "\u{1}operator fix-17");
+        // What a node makes for a message of its own accord is none.
+        let own = Entry { id: Some(format!("\u{1}{:032x}-1", 7)), ..entry };
+        assert!(!own.is_operators());
+    }
+}

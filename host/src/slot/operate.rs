@@ -1,0 +1,379 @@
+//! What a slot does for an operator, beside the handler of a session.
+
+use crate::{
+    error::{Code, Error},
+    log::record::Head,
+    log::record::{Delete, Entry, Record, Write},
+    names::SessionKey,
+    node_types::{Consistency, Sent},
+    operator::{Action, CONTENT_TYPE, Entered, Import, Operation, StatePage, StateRange},
+    plugin::{State as _, StateFault},
+    position::Incarnation,
+    slot::{
+        Reply,
+        apply::{self, new_record, no_session},
+        flush::store_error,
+        now_ms,
+        overlay::Transaction,
+        read::info,
+        session::Session,
+        task::Task,
+    },
+    state::deleted,
+};
+use std::sync::Arc;
+
+impl Task {
+    /// Carries an operation out. What it needs of the session and the log is what a message needs.
+    pub(super) fn operate(&mut self, key: &SessionKey, operation: Operation, reply: Reply<Sent>) {
+        let session = match self.take_session(key) {
+            Ok(session) => session,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (session, done) = self.carry_out(session, operation);
+        match done {
+            Ok(sent) => self.hold(session.changed_in, reply, Ok(sent)),
+            Err(error) => {
+                self.hold_read(session.changed_in, Consistency::Current, reply, Err(error));
+            }
+        }
+        self.put_session(session);
+    }
+
+    /// On an error the session is as it was.
+    fn carry_out(
+        &mut self,
+        mut session: Box<Session>,
+        operation: Operation,
+    ) -> (Box<Session>, Result<Sent, Error>) {
+        let checked = self.check(&mut session, &operation);
+        match checked {
+            Ok(None) => {}
+            Ok(Some(sent)) => return (session, Ok(sent)),
+            Err(error) => return (session, Err(error)),
+        }
+        let fingerprint = fingerprint(&operation.action);
+        let Operation { id, who, action, .. } = operation;
+        let entering = Entering { id, who, fingerprint };
+        match action {
+            Action::Set(entered) => {
+                // Its next message may be migrated now.
+                let pinned = session.head.pinned.take();
+                match self.enter(session, entering, entered) {
+                    (session, Ok(sent)) => (session, Ok(sent)),
+                    (mut session, Err(error)) => {
+                        session.head.pinned = pinned;
+                        (session, Err(error))
+                    }
+                }
+            }
+            Action::Import(import) => self.import(session, entering, import),
+        }
+    }
+
+    /// Whether it was carried out before; else whether it can be.
+    fn check(
+        &mut self,
+        session: &mut Session,
+        operation: &Operation,
+    ) -> Result<Option<Sent>, Error> {
+        self.context.catalogue.require(&session.key.service)?;
+        if let Some(sent) = self.recall(session, &operation.id, fingerprint(&operation.action))? {
+            return Ok(Some(sent));
+        }
+        if self.context.cluster.is_none() && !self.context.store.has_room() {
+            return Err(Error::new(
+                Code::StorageUnavailable,
+                "this node's disk has less room than `store.disk_reserve`; nothing was done",
+            ));
+        }
+        let now = Incarnation::of(&session.head);
+        if let Some(expected) = operation.expected
+            && (expected.seq != session.head.seq || expected.of.is_some_and(|of| of != now))
+        {
+            return Err(changed(format!(
+                "the session is at {}, not at {expected} as was expected; nothing was done",
+                crate::position::Cursor::after(session.head.seq, Some(now))
+            )));
+        }
+        match &operation.action {
+            Action::Set(_) if !session.exists() => Err(no_session(&session.key)),
+            Action::Import(part) if part.history.is_empty() && part.entered.is_none() => {
+                Err(invalid("a part of a session with nothing in it".into()))
+            }
+            Action::Import(part) if !part.replace && came_before(session, part) => {
+                Ok(Some(self.sent_at(session)))
+            }
+            Action::Import(part) if part.after == 0 => match session.exists() {
+                true if !part.replace => Err(Error::new(
+                    Code::SessionExists,
+                    format!("{} is there already; it can be replaced", session.key),
+                )),
+                _ => Ok(None),
+            },
+            Action::Import(part) if came_before(session, part) => Ok(Some(self.sent_at(session))),
+            Action::Import(part) if session.head.seq != part.after => Err(changed(format!(
+                "a message came to {} while it was brought in: it is at {}, not at {}; delete it and import it again",
+                session.key, session.head.seq, part.after
+            ))),
+            _ => Ok(None),
+        }
+    }
+
+    fn sent_at(&self, session: &Session) -> Sent {
+        Sent {
+            seq: session.head.seq,
+            incarnation: Some(Incarnation::of(&session.head)),
+            slot: self.slot,
+            plugin: self.context.catalogue.label(&session.key.service, session.head.deployment),
+            replayed: false,
+            content_type: CONTENT_TYPE.into(),
+            body: bytes::Bytes::new(),
+        }
+    }
+
+    fn import(
+        &mut self,
+        mut session: Box<Session>,
+        entering: Entering,
+        import: Import,
+    ) -> (Box<Session>, Result<Sent, Error>) {
+        let Import { replace: _, after, created_ms, deployment, history, entered } = import;
+        let key = session.key.clone();
+        if let Some(entered) = &entered
+            && let Err(error) = fits(&entered.changes)
+        {
+            return (session, Err(error));
+        }
+        // As a message does: a removal looks for sessions where a slot has run their service.
+        if let Err(error) = self.active_for(&key.service) {
+            return (session, Err(error));
+        }
+        let before = session.exists().then_some(session.head.session_number);
+        if after == 0 {
+            if let Some(session_number) = before {
+                self.delete_record(&key, session_number);
+            }
+            let mut head = Head { created_ms, deployment, ..Head::default() };
+            head.session_number = self.next_session;
+            session = Box::new(Session::new(key, head));
+            self.next_session += 1;
+            self.count_session(1);
+        }
+        session.head.deployment = deployment;
+        for (seq, imported) in (after + 1..).zip(history) {
+            let entry = Arc::new(imported.entry(seq));
+            let fingerprint = apply::fingerprint(&entry.content_type, &entry.body);
+            self.append(&mut session, entry, fingerprint, Vec::new());
+        }
+        let Some(entered) = entered else {
+            let sent = self.sent_at(&session);
+            return (session, Ok(sent));
+        };
+        let (mut session, done) = self.enter(session, entering, entered);
+        if !session.exists() {
+            // What was to be its first entry could not be made; what it was to replace is gone.
+            self.count_session(-1);
+            *session = Session::new(session.key.clone(), Head::default());
+            session.changed_in = self.building.number;
+        }
+        (session, done)
+    }
+
+    /// Appends an operator's entry with its changes.
+    fn enter(
+        &mut self,
+        session: Box<Session>,
+        entering: Entering,
+        entered: Entered,
+    ) -> (Box<Session>, Result<Sent, Error>) {
+        let mut tx = Transaction::new(self.slot, self.context.store.clone(), session);
+        for (key, value) in entered.changes {
+            let written = match value {
+                Some(value) => tx.set(&key, value),
+                None => tx.delete(&key),
+            };
+            if let Err(fault) = written {
+                return (tx.discard(), Err(refused(fault)));
+            }
+        }
+        let (mut session, writes) = match tx.merge() {
+            Ok(merged) => merged,
+            Err((session, fault)) => return (session, Err(refused(fault))),
+        };
+        let entry = Arc::new(Entry {
+            seq: session.head.seq + 1,
+            id: Some(entering.id),
+            sender: Some(entering.who),
+            time_ms: now_ms().max(session.head.updated_ms),
+            content_type: CONTENT_TYPE.into(),
+            body: entered.note,
+            reply_content_type: CONTENT_TYPE.into(),
+            reply: bytes::Bytes::new(),
+            deployment: session.head.deployment,
+            events: Vec::new(),
+        });
+        self.append(&mut session, entry, entering.fingerprint, writes);
+        let sent = self.sent_at(&session);
+        (session, Ok(sent))
+    }
+
+    fn append(
+        &mut self,
+        session: &mut Session,
+        entry: Arc<Entry>,
+        fingerprint: u128,
+        writes: Vec<Write>,
+    ) {
+        session.head.seq = entry.seq;
+        session.head.updated_ms = entry.time_ms;
+        let record = new_record(session, entry, fingerprint, writes);
+        session.changed_in = self.building.number;
+        self.building.push(Record::Message(record));
+    }
+
+    pub(super) fn delete_record(&mut self, key: &SessionKey, session_number: u64) {
+        self.building.push(Record::Delete(Delete { key: key.clone(), session_number }));
+        self.deleted.insert(deleted::row(key), self.building.number);
+        self.count_session(-1);
+    }
+
+    /// Gives a part of a session's state.
+    pub(super) fn state(&mut self, key: &SessionKey, range: StateRange, reply: Reply<StatePage>) {
+        let session = match self.take_session(key) {
+            Ok(session) => session,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let changed_in = session.changed_in;
+        if !session.exists() {
+            let known = self.context.catalogue.require(&key.service);
+            let error = known.map_or_else(|error| error, |_| no_session(key));
+            self.hold_read(changed_in, Consistency::Current, reply, Err(error));
+            return self.put_session(session);
+        }
+        let mut info = info(&self.context.catalogue, self.slot, key, &session.head);
+        info.incarnation = Some(Incarnation::of(&session.head));
+        let mut tx = Transaction::new(self.slot, self.context.store.clone(), session);
+        let page = tx.scan(&range.prefix, range.after.as_deref(), range.limit).and_then(|pairs| {
+            let more = match pairs.last() {
+                Some((last, _)) => !tx.scan(&range.prefix, Some(last.as_str()), 1)?.is_empty(),
+                None => false,
+            };
+            Ok(StatePage { info, pairs, more })
+        });
+        self.hold_read(changed_in, Consistency::Current, reply, page.map_err(refused));
+        self.put_session(tx.discard());
+    }
+
+    // ---- tests start clean ---------------------------------------------------------------------
+
+    /// Deletes sessions, as many as fit one batch, and forgets that they were there. Answers whether
+    /// any are left.
+    pub(super) fn reset(&mut self, reply: Reply<bool>) {
+        let left = self.reset_some();
+        self.hold_for_all(reply, left);
+    }
+
+    fn reset_some(&mut self) -> Result<bool, Error> {
+        for service in self.context.catalogue.all() {
+            loop {
+                let limit = crate::limits::PAGE_ENTRIES_MAX;
+                let found = self.merged(&service.name, "", None, limit, false)?;
+                if found.is_empty() {
+                    break;
+                }
+                for info in found {
+                    let key = SessionKey { service: service.name.clone(), session: info.session };
+                    let session = self.take_session(&key)?;
+                    self.delete_record(&key, session.head.session_number);
+                    let mut gone = Box::new(Session::new(key, Head::default()));
+                    gone.changed_in = self.building.number;
+                    self.put_session(gone);
+                }
+                if !self.building.has_room() {
+                    return Ok(true);
+                }
+            }
+        }
+        // Nor is it remembered that their names had a session.
+        if let Some(service) = self.context.catalogue.all().first() {
+            for record in deleted::forget(self.next_session, &service.name) {
+                self.building.push(Record::Delete(record));
+            }
+        }
+        self.deleted.clear();
+        Ok(false)
+    }
+}
+
+/// What an operator's entry has beside what it does.
+struct Entering {
+    id: String,
+    who: String,
+    fingerprint: u128,
+}
+
+/// Whether this part of a history came before, and its answer got lost: the session is where it ends.
+/// A message that came instead has another time.
+fn came_before(session: &Session, part: &Import) -> bool {
+    let last = part.history.last().filter(|_| part.entered.is_none() && session.exists());
+    last.is_some_and(|last| {
+        session.head.seq == part.after + part.history.len() as u64
+            && session.head.updated_ms == last.time_ms
+            && session.head.created_ms == part.created_ms
+    })
+}
+
+/// Before anything is appended: an import must not stop in the middle of a part.
+fn fits(changes: &[(String, Option<bytes::Bytes>)]) -> Result<(), Error> {
+    use crate::limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, STATE_WRITE_BYTES_MAX};
+    let mut total = 0;
+    for (key, value) in changes {
+        let bytes = value.as_ref().map_or(0, bytes::Bytes::len);
+        total += key.len() + bytes;
+        if key.is_empty() || key.len() > STATE_KEY_BYTES_MAX || bytes > STATE_VALUE_BYTES_MAX {
+            return Err(invalid(format!(
+                "a state key has 1 to {STATE_KEY_BYTES_MAX} bytes and a value up to \
+                 {STATE_VALUE_BYTES_MAX}, {key:?} has {} and {bytes}",
+                key.len()
+            )));
+        }
+    }
+    match total > STATE_WRITE_BYTES_MAX {
+        true => {
+            Err(invalid(format!("one part writes {STATE_WRITE_BYTES_MAX} bytes of state at most")))
+        }
+        false => Ok(()),
+    }
+}
+
+fn fingerprint(action: &Action) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    let entered = match action {
+        Action::Set(entered) => Some(entered),
+        Action::Import(import) => import.entered.as_ref(),
+    };
+    for (key, value) in entered.iter().flat_map(|entered| &entered.changes) {
+        hasher.update(key.as_bytes());
+        hasher.update(&[0, u8::from(value.is_some())]);
+        hasher.update(value.as_deref().unwrap_or_default());
+        hasher.update(&[0]);
+    }
+    hasher.digest128()
+}
+
+fn changed(detail: String) -> Error {
+    Error::new(Code::SessionChanged, detail)
+}
+
+fn invalid(detail: String) -> Error {
+    Error::new(Code::RequestInvalid, detail)
+}
+
+fn refused(fault: StateFault) -> Error {
+    match fault {
+        StateFault::Limit(what) => invalid(what),
+        StateFault::Store(error) => store_error(error),
+        StateFault::ReadOnly => Error::internal(fault.to_string()),
+    }
+}
