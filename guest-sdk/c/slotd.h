@@ -288,7 +288,9 @@ typedef struct slotd_handler {
     /* Brings a session's state from the shape that version `from` left to this version's. Called
      * once a session, in the transaction of its first message under this version, never for a new
      * session. A reason that is not NULL leaves the session on `from`, working. Of `cx` only the
-     * state can be used. Without one, every version is agreed to. */
+     * state can be used. It is called on the way back too: `from` may be a later version. Without
+     * one, sessions of earlier versions and of this one are taken over as they are, and of no later
+     * one. */
     const char *(*migrate)(slotd_cx *cx, const char *from);
 } slotd_handler;
 

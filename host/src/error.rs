@@ -44,6 +44,10 @@ codes! {
     NodeNotFound = "node-not-found", 404, false;
     /// That node knows of no such move.
     MoveNotFound = "move-not-found", 404, false;
+    /// The service has no such deployment.
+    DeploymentNotFound = "deployment-not-found", 404, false;
+    /// Sessions would stay on the version that they are on, because the one to run does not take them over; nothing has changed. The detail has how many, why, and what to do.
+    SessionsWouldStay = "sessions-would-stay", 409, false;
     /// The service has no version to go back to.
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deploy or rollback of the service is being prepared, or was made durable first by another node; nothing has changed.

@@ -353,6 +353,42 @@ pub struct DeploymentInfo {
     /// `<version>+<short digest>`, as in `Slotd-Plugin`.
     pub label: String,
     pub deployed_ms: u64,
+    /// The operator said that it reads the state of every other version as it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub same_state: bool,
+    /// Who deployed it, if the request said so by `Slotd-Sender`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// A deployment with the sessions that it has.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DeploymentLine {
+    #[serde(flatten)]
+    pub deployment: DeploymentInfo,
+    /// It is what the service runs.
+    pub current: bool,
+    /// What `rollback` goes back to if it is not told another.
+    pub previous: bool,
+    /// Sessions that it handled last; absent where they were not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+    /// Those of them that stay there because a later deployment did not take them over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<u64>,
+}
+
+/// Every deployment of a service.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Deployments {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    pub generation: u64,
+    /// The latest first.
+    pub deployments: Vec<DeploymentLine>,
+    /// Nodes that did not say what they have, with the reason: their sessions are not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<SilentNode>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -400,6 +436,79 @@ pub struct SwapInfo {
     pub pause_max_us: f64,
 }
 
+/// Sessions that run on one deployment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCount {
+    pub sessions: u64,
+    /// Those of them that stay there because a later deployment did not take them over.
+    pub pinned: u64,
+}
+
+impl SessionCount {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.pinned += other.pinned;
+    }
+}
+
+/// What a slot has done of a purge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub deleted: u64,
+    /// There are more.
+    pub left: bool,
+}
+
+/// What one node has deleted of a removed service.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct PurgeShare {
+    /// The generation in which it was removed.
+    pub since: u64,
+    pub deleted: u64,
+    pub done: bool,
+}
+
+/// How far the removal of a service is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ServiceRemoved {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    /// Sessions that were deleted since the nodes started.
+    pub deleted: u64,
+    /// Nothing of it is left. While it is false the rest is being deleted; ask again to see how far
+    /// that is.
+    pub done: bool,
+}
+
+impl ServiceRemoved {
+    pub(crate) fn new(service: ServiceName) -> Self {
+        Self { service, deleted: 0, done: true }
+    }
+
+    /// Adds what one node has done; `None`: it did not say, or has not begun.
+    pub(crate) fn add(&mut self, share: Option<PurgeShare>, since: u64) {
+        match share.filter(|share| share.since >= since) {
+            Some(share) => {
+                self.deleted += share.deleted;
+                self.done &= share.done;
+            }
+            None => self.done = false,
+        }
+    }
+}
+
+/// What becomes of the sessions of one deployment when another one is to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SessionsOutlook {
+    /// The label of the version that they run on.
+    pub from: String,
+    pub sessions: u64,
+    /// Why they stay there. Absent: they go to the version that is to run, or its `migrate` says of
+    /// each whether it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stays: Option<String>,
+}
+
 /// What a deploy or rollback did.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Deployed {
@@ -408,6 +517,10 @@ pub struct Deployed {
     pub current: DeploymentInfo,
     /// False: that digest was already what runs, nothing was done.
     pub changed: bool,
+    /// Where the version that runs now is no later than all before: the sessions that ran on
+    /// others, and what becomes of them at their next message.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<SessionsOutlook>,
     pub swap: Option<SwapInfo>,
 }
 

@@ -175,6 +175,10 @@ export interface Handler<Message = any, Query = any, S extends object = AnyState
      * Brings a session's state from the shape that version `from` left to this version's. Called
      * once a session, in the transaction of its first message under this version, never for a new
      * session. To refuse, return why: the session then stays on `from`, working.
+     *
+     * It is called on the way back too: `from` may be a later version. Without a `migrate` of its
+     * own a version takes sessions over from earlier versions and from its own, as they are, and
+     * from no later one.
      */
     migrate?(cx: MigrateContext, from: string): string | Rejection | undefined | void;
     /** Checks and shapes a message's JSON; what it throws becomes a rejection `bad-message`. */

@@ -90,6 +90,8 @@ export function component(handler) {
             const { refused } = guarded(() => callMigrate(handler, new MigrateContext(host), from));
             // A string is the function's `err`.
             if (refused !== undefined) throw refused.toWellFormed();
+            // The host takes a `migrate` that never looks at the state for none.
+            if (handler.migrate !== undefined) state.scan("", null, 0);
         },
     };
 }

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from ._context import Context, MigrateContext, QueryContext
 from ._errors import Rejection
-from ._handler import Handler, RawHandler, Reply
+from ._handler import Handler, RawHandler, Reply, _Base
 from ._json import NotJson, decode, to_json
 from ._typed import Mismatch, Reader, reader_of
 
@@ -28,6 +28,8 @@ class Program:
                 raise TypeError(
                     f"{handler.__name__}.{name} is `async`: a call has nothing to wait for"
                 )
+        #: Whether the handler has a ``migrate`` of its own.
+        self.has_migrate = handler.migrate is not _Base.migrate
         self._new: Callable[[], Any] = handler
         self._raw = issubclass(handler, RawHandler)
         self._message = None if self._raw else _reader(handler, "handle", Handler)

@@ -118,6 +118,9 @@ def export(entry: str) -> type:
                 refused = failed(error).value.message
             if refused is not None:
                 raise Err(refused.encode("utf-8", "replace").decode())
+            if program.has_migrate:
+                # The host takes a `migrate` that never looks at the state for none.
+                host.scan("", None, 0)
 
     _build.settle()
     return WitWorld

@@ -58,7 +58,11 @@ class _Base:
         never for a new session.
 
         A text that is returned refuses, as a :class:`Rejection` that is raised does: the session
-        then stays on ``from_version``, working. This default has nothing to do.
+        then stays on ``from_version``, working.
+
+        It is called on the way back too: ``from_version`` may be a later version. Without a
+        ``migrate`` of its own a version takes sessions over from earlier versions and from its own,
+        as they are, and from no later one.
         """
         return None
 

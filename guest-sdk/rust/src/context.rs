@@ -147,9 +147,14 @@ impl QueryContext {
 /// A session's migration from another version: its state and nothing else.
 pub struct MigrateContext {
     pub(crate) host: Host,
+    /// The default of the trait ran: the handler has no `migrate` of its own.
+    pub(crate) is_default: bool,
 }
 
 impl MigrateContext {
+    pub(crate) fn new(host: Host) -> Self {
+        Self { host, is_default: false }
+    }
     /// The session's state, to read and to write.
     pub fn state(&mut self) -> State {
         State::new(self.host.clone())

@@ -23,8 +23,13 @@ pub trait Handler {
 
     /// Brings a session's state from the shape that version `from` left to this version's. Called
     /// once a session, in the transaction of its first message under this version, never for a new
-    /// session. An error leaves the session on `from`, working. The default has nothing to do.
-    fn migrate(_cx: &mut MigrateContext, _from: &str) -> Result<(), String> {
+    /// session. An error leaves the session on `from`, working.
+    ///
+    /// It is called on the way back too: `from` may be a later version. Without a `migrate` of its
+    /// own a version takes sessions over from earlier versions and from its own, as they are, and
+    /// from no later one.
+    fn migrate(cx: &mut MigrateContext, _from: &str) -> Result<(), String> {
+        cx.is_default = true;
         Ok(())
     }
 }
@@ -38,7 +43,8 @@ pub trait RawHandler {
         Err(Rejection::new("no-queries", "this plugin answers no queries"))
     }
     /// As [`Handler::migrate`].
-    fn migrate(_cx: &mut MigrateContext, _from: &str) -> Result<(), String> {
+    fn migrate(cx: &mut MigrateContext, _from: &str) -> Result<(), String> {
+        cx.is_default = true;
         Ok(())
     }
 }

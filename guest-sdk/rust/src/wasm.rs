@@ -14,7 +14,7 @@ pub mod bindings {
     });
 }
 pub use bindings::export_component;
-use bindings::slotd::slot::{log, types};
+use bindings::slotd::slot::{log, state, types};
 
 /// What [`crate::export!`] exports.
 pub struct Component<H>(PhantomData<H>);
@@ -42,7 +42,13 @@ impl<H: RawHandler> bindings::Guest for Component<H> {
 
     fn migrate(from: String) -> Result<(), String> {
         tell_panics();
-        H::migrate(&mut MigrateContext { host: Host }, &from)
+        let mut cx = MigrateContext::new(Host);
+        H::migrate(&mut cx, &from)?;
+        if !cx.is_default {
+            // The host takes a `migrate` that never looks at the state for none.
+            state::scan("", None, 0);
+        }
+        Ok(())
     }
 }
 

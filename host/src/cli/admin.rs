@@ -1,7 +1,7 @@
 //! Commands on the admin API.
 
 use super::{
-    args::{AdminOnly, AdminService, Deploy, Rollback, SlotArgs, Slots},
+    args::{AdminOnly, AdminService, Deploy, Rollback, SaidArgs, SlotArgs, Slots, Swap, SwapCmd},
     client::{Client, encode, query},
     exit::{CliError, Exit},
     output::{self, Table, list, number, text, time},
@@ -35,24 +35,48 @@ pub fn read_component(file: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(file).map_err(failed)
 }
 
-fn service_path(service: &str, rest: &str) -> Result<String, CliError> {
+const SENDER: &str = "slotd-sender";
+
+impl SaidArgs {
+    fn query(&self) -> [(&'static str, Option<String>); 2] {
+        let set = |on: bool| on.then(|| "true".to_owned());
+        [("force", set(self.force)), ("same_state", set(self.same_state))]
+    }
+
+    /// Who does it, if that is known and can be a header.
+    fn by(&self) -> Option<String> {
+        let by = self.by.clone().or_else(|| std::env::var("USER").ok())?;
+        let fits = !by.is_empty() && by.len() <= limits::SENDER_BYTES_MAX;
+        (fits && by.bytes().all(|b| b.is_ascii_graphic() || b == b' ')).then_some(by)
+    }
+}
+
+pub fn service_path(service: &str, rest: &str) -> Result<String, CliError> {
     let service = ServiceName::parse(service)?;
     Ok(format!("/admin/v1/services/{}{rest}", encode(service.as_str())))
 }
 
 pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
-    let path = service_path(&args.service, "/deploy")? + &query(&[("version", args.version)]);
+    let [force, same_state] = args.said.query();
+    let path = service_path(&args.service, "/deploy")?
+        + &query(&[("version", args.version), force, same_state]);
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
     let component = Bytes::from(read_component(&args.file)?);
-    let headers = [("content-type", "application/wasm")];
+    let by = args.said.by();
+    let mut headers = vec![("content-type", "application/wasm")];
+    headers.extend(by.as_deref().map(|by| (SENDER, by)));
     let answer = client.request(Method::POST, &path, &headers, component).await?;
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
 
 pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
-    let path = service_path(&args.service, "/rollback")?;
-    let answer = client.request(Method::POST, &path, &[], Bytes::new()).await?;
+    let [force, same_state] = args.said.query();
+    let path =
+        service_path(&args.service, "/rollback")? + &query(&[("to", args.to), force, same_state]);
+    let by = args.said.by();
+    let headers: Vec<_> = by.as_deref().map(|by| (SENDER, by)).into_iter().collect();
+    let answer = client.request(Method::POST, &path, &headers, Bytes::new()).await?;
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
 
@@ -74,7 +98,8 @@ pub async fn deploy_and_wait(
     service: &str,
     component: Bytes,
 ) -> Result<Moved, CliError> {
-    let path = service_path(service, "/deploy")?;
+    // Whoever works on a plugin goes back and forth, and is told what stays behind.
+    let path = service_path(service, "/deploy")? + "?force=true";
     let headers = [("content-type", "application/wasm")];
     let answer = client.request(Method::POST, &path, &headers, component).await?.json()?;
     let answer = moved(client, service, answer).await?;
@@ -97,7 +122,7 @@ async fn moved(client: &Client, service: &str, mut answer: Value) -> Result<Valu
             return Err(CliError::new(
                 Exit::Unreachable,
                 format!(
-                    "not every slot has moved in time; `slotd swap {service}` shows how far it is"
+                    "not every slot has moved in time; `slotd swap status {service}` shows how far it is"
                 ),
             ));
         }
@@ -135,17 +160,39 @@ async fn changed(
             }
             _ => output::line(&format!("{service} runs {label}"))?,
         }
+        output::print(&outlook(&answer))?;
         if answer["swap"].is_object() {
             output::print(&swap_lines(&answer["swap"]))?;
         }
         if !wait && is_moving(&answer["swap"]) {
-            output::complain(&format!("still moving; `slotd swap {service}` shows how far it is"));
+            output::complain(&format!(
+                "still moving; `slotd swap status {service}` shows how far it is"
+            ));
         }
     }
     match answer["swap"]["error"].as_str() {
         Some(error) if wait => Err(does_not_proceed(error)),
         _ => Ok(()),
     }
+}
+
+/// What becomes of the sessions of other versions.
+pub fn outlook(answer: &Value) -> String {
+    let line = |from: &Value| {
+        let sessions = output::count(number(from, "sessions") as usize, "session");
+        let (label, it) = (text(from, "from"), if sessions == "1 session" { "it" } else { "they" });
+        match from["stays"].as_str() {
+            Some(why) => format!(
+                "  {sessions} of {label}: {it} stay{} there: {}\n",
+                if it == "it" { "s" } else { "" },
+                output::harmless(why, false)
+            ),
+            None => {
+                format!("  {sessions} of {label}: migrated back, one by one as messages come\n")
+            }
+        }
+    };
+    list(answer, "sessions").iter().map(line).collect()
 }
 
 fn is_moving(swap: &Value) -> bool {
@@ -188,20 +235,72 @@ fn swap_lines(swap: &Value) -> String {
     out
 }
 
-pub async fn swap(args: AdminService, json: bool) -> Result<(), CliError> {
-    let client = args.admin.client()?;
-    let answer = client.get(&service_path(&args.service, "/swap")?).await?.json()?;
+pub async fn swap(args: Swap, json: bool) -> Result<(), CliError> {
+    let (service, admin) = match args {
+        Swap { cmd: Some(SwapCmd::Status(args)), .. } => (args.service, args.admin),
+        Swap { cmd: None, service, admin } => {
+            let service = service.unwrap_or_default();
+            output::complain(&format!("this is `slotd swap status {service}` now"));
+            (service, admin)
+        }
+    };
+    swap_status(&admin.client()?, &service, json).await
+}
+
+async fn swap_status(client: &Client, service: &str, json: bool) -> Result<(), CliError> {
+    let answer = client.get(&service_path(service, "/swap")?).await?.json()?;
     if json {
         return output::line(&answer.to_string());
     }
     match answer["swap"].is_object() {
         true => {
             let state = if is_moving(&answer["swap"]) { "swapping" } else { "swapped" };
-            output::line(&format!("{}: {state}", args.service))?;
+            output::line(&format!("{service}: {state}"))?;
             output::print(&swap_lines(&answer["swap"]))
         }
-        false => output::line(&format!("{}: no swap since the node started", args.service)),
+        false => output::line(&format!("{service}: no swap is known")),
     }
+}
+
+pub async fn deployments_of(client: &Client, service: &str) -> Result<Value, CliError> {
+    client.get(&service_path(service, "/deployments")?).await?.json()
+}
+
+pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError> {
+    let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
+    let answer = deployments_of(&client, &args.service).await?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    let columns = &[">#", "VERSION", "DEPLOYED", "BY", ">SESSIONS", ">PINNED", "STATE"];
+    let mut table = Table::new(columns);
+    for line in list(&answer, "deployments") {
+        let is = |name: &str| line[name].as_bool() == Some(true);
+        let state = match (is("current"), is("previous"), is("same_state")) {
+            (true, ..) => "current",
+            (_, true, _) => "before: rollback goes here",
+            (_, _, true) => "same state",
+            _ => "-",
+        };
+        table.row([
+            text(line, "deployment"),
+            text(line, "label"),
+            time(line, "deployed_ms"),
+            text(line, "by"),
+            text(line, "sessions"),
+            text(line, "pinned"),
+            state.into(),
+        ]);
+    }
+    output::print(&table.render())?;
+    for silent in list(&answer, "silent") {
+        output::complain(&format!(
+            "node {} did not say what it has, its sessions are not counted: {}",
+            text(silent, "node"),
+            text(silent, "why")
+        ));
+    }
+    Ok(())
 }
 
 pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {

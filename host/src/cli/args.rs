@@ -60,8 +60,13 @@ pub enum Cmd {
     Rollback(Rollback),
     /// List what is deployed
     Services(AdminOnly),
+    /// List a service's deployments, with the sessions that each handled last
+    Deployments(AdminService),
     /// Show how far a service's last swap is
-    Swap(AdminService),
+    Swap(Swap),
+    /// Remove a service
+    #[command(subcommand)]
+    Service(ServiceCmd),
 
     /// Send a message to a session and print the reply
     Send(Send),
@@ -147,6 +152,41 @@ pub struct Deploy {
     /// A name for this version; without it the one that the component carries
     #[arg(long)]
     pub version: Option<String>,
+    #[command(flatten)]
+    pub said: SaidArgs,
+    /// Wait until every slot has moved
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// What becomes of sessions that the version to run does not take over by itself.
+#[derive(Debug, Args)]
+pub struct SaidArgs {
+    /// Go on although sessions stay behind, on the version that handled them last
+    ///
+    /// They keep working there. Without it nothing is done where some would: a version that has no
+    /// migrate of its own takes sessions over from earlier versions and from its own only.
+    #[arg(long)]
+    pub force: bool,
+    /// Say that this version reads the state of every other one as it is: all sessions go over
+    #[arg(long)]
+    pub same_state: bool,
+    /// Who does it, for `slotd deployments`; without it the user who runs this
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The service's name
+    pub service: String,
+    /// Go to this version, label or deployment's number, not to what ran before
+    #[arg(long, value_name = "VERSION")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub said: SaidArgs,
     /// Wait until every slot has moved
     #[arg(long)]
     pub wait: bool,
@@ -155,14 +195,41 @@ pub struct Deploy {
 }
 
 #[derive(Debug, Args)]
-pub struct Rollback {
-    /// The service's name
-    pub service: String,
-    /// Wait until every slot has moved
-    #[arg(long)]
-    pub wait: bool,
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Swap {
+    #[command(subcommand)]
+    pub cmd: Option<SwapCmd>,
+    /// As `slotd swap status`, from before it was called that
+    #[arg(hide = true, required = true)]
+    pub service: Option<String>,
     #[command(flatten)]
     pub admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServiceCmd {
+    /// Remove a service with all its sessions and deployments
+    ///
+    /// Nothing brings them back. The service is gone at once for who asks; its sessions are deleted
+    /// meanwhile. Without --yes it says what there is, and asks for the service's name.
+    Rm(ServiceRm),
+}
+
+#[derive(Debug, Args)]
+pub struct ServiceRm {
+    /// The service's name
+    pub service: String,
+    /// Don't ask
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SwapCmd {
+    /// Show how far a service's last swap is, how long slots paused, and what does not proceed
+    Status(AdminService),
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,7 @@ mod output;
 pub mod plugin;
 mod reload;
 mod serve;
+mod service;
 mod serving;
 mod sessions;
 mod sse;
@@ -35,7 +36,7 @@ use crate::{
     plugin::compile_child,
     telemetry::{panics, sink},
 };
-use args::{Cmd, NodeCmd, SessionCmd, SlotCmd};
+use args::{Cmd, NodeCmd, ServiceCmd, SessionCmd, SlotCmd};
 use clap::Parser as _;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -95,7 +96,9 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Deploy(args) => admin::deploy(args, json).await,
         Cmd::Rollback(args) => admin::rollback(args, json).await,
         Cmd::Services(args) => admin::services(args, json).await,
+        Cmd::Deployments(args) => admin::deployments(args, json).await,
         Cmd::Swap(args) => admin::swap(args, json).await,
+        Cmd::Service(ServiceCmd::Rm(args)) => service::remove(args, json).await,
         Cmd::Send(args) => sessions::send(args, json).await,
         Cmd::Query(args) => sessions::ask(args, json).await,
         Cmd::Tail(args) => tail::tail(args, json).await,

@@ -2,13 +2,13 @@
 
 use crate::{
     error::Error,
-    log::{Position, Term},
+    log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
-    node_types::{MoveInfo, NodeView, SwapShare},
+    node_types::{MoveInfo, NodeView, PurgeShare, SessionCount, SwapShare},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
@@ -40,6 +40,14 @@ pub enum Ask {
     Swap {
         service: ServiceName,
     },
+    /// How many sessions of a service do you have, by deployment?
+    Sessions {
+        service: ServiceName,
+    },
+    /// How far have you deleted the sessions of a removed service?
+    Purge {
+        service: ServiceName,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,6 +66,8 @@ pub enum Told {
     Cancelled(bool),
     View(Box<NodeView>),
     Swap(Option<SwapShare>),
+    Sessions(BTreeMap<DeploymentId, SessionCount>),
+    Purge(Option<PurgeShare>),
 }
 
 /// # Errors

@@ -25,6 +25,12 @@ use tokio::sync::oneshot;
 pub trait Teller: Send + Sync + 'static {
     fn slots(&self) -> Vec<crate::node_types::SlotInfo>;
     fn swap(&self, service: &crate::names::ServiceName) -> Option<crate::node_types::SwapShare>;
+    /// How many sessions of a service are here, by deployment.
+    fn sessions(
+        &self,
+        service: crate::names::ServiceName,
+    ) -> BoxFuture<'static, Result<crate::node::SessionCounts, Error>>;
+    fn purge(&self, service: &crate::names::ServiceName) -> Option<crate::node_types::PurgeShare>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);
@@ -239,6 +245,8 @@ impl Cluster {
             }
             Ask::View => Told::View(Box::new(self.view(teller.not_ready()))),
             Ask::Swap { service } => Told::Swap(teller.swap(&service)),
+            Ask::Purge { service } => Told::Purge(teller.purge(&service)),
+            Ask::Sessions { service } => Told::Sessions(teller.sessions(service).await?),
         })
     }
 }

@@ -119,7 +119,10 @@ impl Cluster {
     /// A node that can't run what a slot's services run must not own it.
     async fn load_plugins(&self) -> Result<(), Error> {
         for service in self.context.catalogue.all() {
-            let Some(current) = service.deployment(service.current) else { continue };
+            let Some(current) = service.deployment(service.current) else {
+                self.plugins.lock().remove(&service.name);
+                continue;
+            };
             let kept = self.plugins.lock().get(&service.name).map(|plugin| plugin.digest());
             if kept == Some(current.digest) {
                 continue;

@@ -125,13 +125,17 @@ impl Cluster {
     /// # Errors
     /// `unavailable` when it does not answer in time, or its own refusal.
     pub async fn ask(&self, peer: &str, ask: &Ask) -> Result<Told, Error> {
+        self.ask_within(peer, ask, limits::CONTROL_TIMEOUT).await
+    }
+
+    async fn ask_within(&self, peer: &str, ask: &Ask, wait: Duration) -> Result<Told, Error> {
         let silent = |why: String| {
             Error::new(Code::Unavailable, format!("node {peer} does not answer: {why}"))
         };
         let request = Request::Control(control::encode(ask)?);
         let answer = self.forwarder.peers().call(peer, request);
         let answer = answer.map_err(|e| silent(e.to_string()))?;
-        let answer = tokio::time::timeout(limits::CONTROL_TIMEOUT, answer).await;
+        let answer = tokio::time::timeout(wait, answer).await;
         match answer.map_err(|_| silent("no answer in time".into()))? {
             Ok(Response::Control(told)) => control::decode(&told),
             Ok(_) => Err(Error::internal(format!("node {peer} answered something else"))),
@@ -142,10 +146,20 @@ impl Cluster {
 
     /// Asks every other member at once.
     pub async fn ask_all(&self, ask: &Ask) -> Vec<(Arc<str>, Result<Told, Error>)> {
+        self.ask_all_within(ask, limits::CONTROL_TIMEOUT).await
+    }
+
+    /// As [`Cluster::ask_all`], for what takes a while.
+    pub async fn ask_all_within(
+        &self,
+        ask: &Ask,
+        wait: Duration,
+    ) -> Vec<(Arc<str>, Result<Told, Error>)> {
         let members = self.members();
         let others = members.alive.iter().filter(|member| member.name != self.own);
-        let asked =
-            others.map(|member| async { (member.name.clone(), self.ask(&member.name, ask).await) });
+        let asked = others.map(|member| async {
+            (member.name.clone(), self.ask_within(&member.name, ask, wait).await)
+        });
         futures_util::future::join_all(asked).await
     }
 

@@ -166,7 +166,14 @@ impl World {
         let plugins = testkit::host(&home.join("plugins"));
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
         let service = ServiceName::parse("s").unwrap();
-        let service = Service::deployed(None, &service, Some("1"), plugin.digest(), 0).unwrap();
+        let service = Service::deployed(
+            None,
+            &service,
+            Some("1"),
+            plugin.digest(),
+            &crate::service::Change::default(),
+        )
+        .unwrap();
         let catalogue = Catalogue::of_cluster();
         assert!(catalogue.learn(service.unwrap()));
         let name: Arc<str> = name.into();

@@ -10,15 +10,15 @@ use crate::{
     error::{Code, Error},
     names::{SessionId, check_plugin_version},
     node::{
-        Deployed, Drained, MoveCancelled, MovesInfo, Node, NodeDraining, NodesInfo, Rebalanced,
-        RingInfo, ServiceInfo, SlotInfo,
+        Deployed, Deployments, Drained, MoveCancelled, MovesInfo, Node, NodeDraining, NodesInfo,
+        Rebalanced, RingInfo, Said, ServiceInfo, ServiceRemoved, SlotInfo,
     },
 };
 use axum::{
     body::Body,
     extract::{Request, State},
 };
-use http::{HeaderValue, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Response, Uri, header};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -81,7 +81,8 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
 /// The body is the component. It is checked, compiled and stored; then every slot moves to it,
 /// each between two messages. The answer comes when all have moved, or earlier with `swap.done`
 /// false. A component that does not fit is refused and changes nothing; one that runs already is
-/// left alone (`changed` is false).
+/// left alone (`changed` is false). So is one that would leave sessions behind, unless told to go
+/// on: see `force`.
 #[utoipa::path(
     post,
     path = "/admin/v1/services/{service}/deploy",
@@ -89,6 +90,8 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
     params(
         ("service" = String, Path, description = "The service; it need not exist"),
         ("version" = Option<String>, Query, description = "The version's name, 1 to 64 of A-Z a-z 0-9 . _ + -; default: the one that the component carries"),
+        ("force" = Option<bool>, Query, description = "Go on although sessions stay on the version that handled them last: the new one is no later version, and has no migrate that takes them. Default: refuse with `sessions-would-stay`"),
+        ("same_state" = Option<bool>, Query, description = "This version reads the state of every other one as it is: take all sessions over"),
     ),
     request_body(content = Binary, content_type = "application/wasm", description = "A WebAssembly component, up to 64 MiB"),
     responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
@@ -96,32 +99,94 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
 pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answer {
     let (head, body) = request.into_parts();
     let service = params::admin_service_of(&head.uri)?;
-    let query = Query::parse(&head.uri, &["version"])?;
-    let version = query.get("version").map(check_version).transpose()?;
+    let query = Query::parse(&head.uri, &["version", "force", "same_state"])?;
+    let version = query.get("version").map(|v| check_version("version", v)).transpose()?;
+    let said = said(&query, &head.headers)?;
     let node = admin.node()?.clone();
     let upload = admin.0.uploads.receive(body).await?;
-    change(async move { node.deploy(&service, version, upload.component.clone()).await }).await
+    change(async move { node.deploy(&service, version, upload.component.clone(), said).await })
+        .await
 }
 
-fn check_version(version: &str) -> Result<String, Error> {
+fn check_version(parameter: &str, version: &str) -> Result<String, Error> {
     check_plugin_version(version)
-        .map_err(|why| invalid(format!("query parameter \"version\": {why}")))?;
+        .map_err(|why| invalid(format!("query parameter {parameter:?}: {why}")))?;
     Ok(version.to_owned())
 }
 
-/// Goes back to the version before
+fn said(query: &Query, headers: &HeaderMap) -> Result<Said, Error> {
+    Ok(Said {
+        by: params::sender(headers)?.map(Into::into),
+        force: query.bool("force")?.unwrap_or(false),
+        same_state: query.bool("same_state")?.unwrap_or(false),
+    })
+}
+
+/// Goes back to the version before, or to another one
+///
+/// Sessions that a later version has handled go back only where the earlier one has a `migrate`
+/// that takes them, or where its operator says that their state is the same. Where some would stay
+/// behind, the rollback is refused with their number (`sessions-would-stay`), unless told to go on.
 #[utoipa::path(
     post,
     path = "/admin/v1/services/{service}/rollback",
     tag = "admin",
-    params(("service" = String, Path, description = "The service")),
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("to" = Option<String>, Query, description = "A version, a label or a deployment's number; default: what ran before"),
+        ("force" = Option<bool>, Query, description = "Go on although sessions stay behind: they keep working on the version that handled them last"),
+        ("same_state" = Option<bool>, Query, description = "The version reads the state of every other one as it is: take all sessions over"),
+    ),
     responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
 )]
-pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> Answer {
+    let service = params::admin_service_of(&uri)?;
+    let query = Query::parse(&uri, &["to", "force", "same_state"])?;
+    let to = query.get("to").map(|to| check_version("to", to)).transpose()?;
+    let said = said(&query, &headers)?;
+    let node = admin.node()?.clone();
+    change(async move { node.rollback(&service, to.as_deref(), said).await }).await
+}
+
+/// Removes a service with all its sessions
+///
+/// It is gone at once for who asks; its sessions are deleted meanwhile, slot by slot, between the
+/// messages of others. The answer comes when all are gone, or earlier with `done` false: the rest
+/// goes on by itself, also after a restart, and asking again says how far it is. A service of the
+/// same name can be deployed at any time, and sees nothing of it.
+#[utoipa::path(
+    delete,
+    path = "/admin/v1/services/{service}",
+    tag = "admin",
+    params(("service" = String, Path, description = "The service")),
+    responses((status = 200, description = "It is removed", body = ServiceRemoved, content_type = "application/json"))
+)]
+pub(super) async fn remove(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> Answer {
     params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
+    let by = params::sender(&headers)?.map(Into::into);
     let node = admin.node()?.clone();
-    change(async move { node.rollback(&service).await }).await
+    change(async move { node.remove_service(&service, by).await }).await
+}
+
+/// Lists a service's deployments
+///
+/// The latest first, each with the sessions that it handled last. Counting them reads the head of
+/// every session, on every node: some two seconds a million.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/services/{service}/deployments",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("sessions" = Option<bool>, Query, description = "Whether to count sessions; default true"),
+    ),
+    responses((status = 200, description = "All of them", body = Deployments, content_type = "application/json"))
+)]
+pub(super) async fn deployments(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let service = params::admin_service_of(&uri)?;
+    let count = Query::parse(&uri, &["sessions"])?.bool("sessions")?.unwrap_or(true);
+    Ok(json(&admin.reading(admin.node()?.deployments(&service, count)).await?))
 }
 
 /// Says how far a service's swap is

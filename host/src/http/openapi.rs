@@ -155,7 +155,8 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         SessionNotFound,
     ];
     const CHANGE: [Code; 4] = [NameInvalid, Unavailable, StorageUnavailable, OutcomeUnknown];
-    const DEPLOY: [Code; 4] = [SwapInProgress, PluginUnavailable, RequestInvalid, ServiceNotFound];
+    const DEPLOY: [Code; 5] =
+        [SwapInProgress, PluginUnavailable, RequestInvalid, ServiceNotFound, SessionsWouldStay];
     let of = |parts: &[&[Code]]| parts.concat();
     let Some(rest) = path.strip_prefix("/v1/services/{service}/sessions") else {
         return match (method, path.trim_start_matches("/admin/v1")) {
@@ -166,7 +167,10 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
                 let refused = [PluginRefused, PluginTooCostly, MemoryFull, BodyTooLarge];
                 of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout]])
             }
-            (_, "/services/{service}/rollback") => of(&[&CHANGE, &DEPLOY, &[NothingToRollBack]]),
+            (_, "/services/{service}/rollback") => {
+                of(&[&CHANGE, &DEPLOY, &[NothingToRollBack, DeploymentNotFound]])
+            }
+            ("DELETE", "/services/{service}") => of(&[&CHANGE, &[ServiceNotFound, SwapInProgress]]),
             (method, rest) if rest.starts_with("/services/{service}/sessions") => {
                 operators(method, rest, &READ, &CHANGE)
             }
@@ -335,8 +339,10 @@ mod tests {
                 "GET /openapi.json",
                 "GET /admin/v1/services",
                 "GET /admin/v1/services/{service}",
+                "DELETE /admin/v1/services/{service}",
                 "POST /admin/v1/services/{service}/deploy",
                 "POST /admin/v1/services/{service}/rollback",
+                "GET /admin/v1/services/{service}/deployments",
                 "GET /admin/v1/services/{service}/swap",
                 "GET /admin/v1/services/{service}/pinned",
                 "GET /admin/v1/services/{service}/sessions/{session}/state",

@@ -39,9 +39,10 @@ pub(super) fn api_routes() -> OpenApiRouter<Api> {
 pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
     OpenApiRouter::new()
         .routes(routes!(admin::services))
-        .routes(routes!(admin::service))
+        .routes(routes!(admin::service, admin::remove))
         .routes(routes!(admin::deploy))
         .routes(routes!(admin::rollback))
+        .routes(routes!(admin::deployments))
         .routes(routes!(admin::swap))
         .routes(routes!(admin::pinned))
         .routes(routes!(operate::state, operate::change_state))

@@ -168,7 +168,7 @@ pub struct SwapStatus {
     pub service: crate::names::ServiceName,
     /// Rises with each deploy or rollback.
     pub generation: u64,
-    /// Absent when nothing was swapped since the node started.
+    /// Absent when none is known: what ended before slotd kept that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapInfo>,
 }

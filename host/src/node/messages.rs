@@ -239,7 +239,8 @@ impl Node {
         limit: usize,
         pinned: bool,
     ) -> Result<Vec<SessionInfo>, Error> {
-        if !self.router.rests(slot)? {
+        // What a removed service left is not the one's that has its name now: the slot knows.
+        if !self.router.rests(slot)? || self.context.catalogue.has_removals() {
             let (prefix, after) = (prefix.to_owned(), after.cloned());
             let mail = |reply| Mail::Sessions {
                 service: service.clone(),

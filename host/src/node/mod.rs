@@ -5,8 +5,11 @@ mod house;
 mod memory;
 mod messages;
 mod operate;
+mod removal;
 mod services;
 mod slots;
+mod swaps;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -15,12 +18,14 @@ pub use crate::{
     node_types::*,
     position::{Cursor, Incarnation},
 };
+pub use takeover::{Said, SessionCounts};
 
 use self::turns::Turns;
 use crate::{
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
         Teller,
+        control::{Ask, Told},
         member::Members,
         registry::{Changes, Placement, Registry},
     },
@@ -33,8 +38,8 @@ use crate::{
     router::Router,
     rpc::{Peers, Request, Response},
     service::{
-        Catalogue,
-        catalogue::{CatalogueStore, Service},
+        Catalogue, Change, Deployment,
+        catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
         swap::Swap,
     },
     slot::{
@@ -45,8 +50,9 @@ use crate::{
     telemetry::Snapshot,
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
+use removal::Purge;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
@@ -56,6 +62,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use swaps::PastSwaps;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// One running node. Shared behind an `Arc`.
@@ -68,6 +75,9 @@ pub struct Node {
     table: ring::Table,
     /// The latest swap of each service.
     swaps: Mutex<HashMap<ServiceName, Arc<Swap>>>,
+    past_swaps: Arc<PastSwaps>,
+    /// Of services that were removed, here or by another node.
+    purges: Mutex<HashMap<ServiceName, Arc<Purge>>>,
     /// Slots that missed their service's latest swap, and are on their way.
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     /// Keeps what is current compiled, also while no slot has an instance of it.
@@ -214,6 +224,8 @@ impl Node {
             context,
             options,
             swaps: Mutex::default(),
+            purges: Mutex::default(),
+            past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
             current: Mutex::default(),
             deploying: Turns::default(),
@@ -378,7 +390,13 @@ impl Teller for Node {
         here.filter_map(|slot| self.slot_info(slot).ok()).collect()
     }
     fn swap(&self, service: &ServiceName) -> Option<SwapShare> {
-        self.swaps.lock().get(service).map(|swap| swap.share())
+        self.last_swap(service)
+    }
+    fn sessions(&self, service: ServiceName) -> BoxFuture<'static, Result<SessionCounts, Error>> {
+        self.count_here(service).boxed()
+    }
+    fn purge(&self, service: &ServiceName) -> Option<PurgeShare> {
+        self.purges.lock().get(service).map(|purge| purge.share())
     }
     fn not_ready(&self) -> Option<String> {
         self.ready().err().map(|error| error.detail.into_owned())

@@ -21,13 +21,55 @@ impl Node {
             previous: service.previous.last().and_then(|id| service.info(*id)),
             generation: service.generation,
             memory: self.service_memory(&service.name),
-            swap: self.swaps.lock().get(&service.name).map(|swap| swap.info()),
+            swap: self.last_swap(&service.name).map(|share| share.info),
         })
+    }
+
+    /// The last swap of a service as this node has it: under way, or as it ended, also before the
+    /// process started.
+    pub(super) fn last_swap(&self, service: &ServiceName) -> Option<SwapShare> {
+        let past = self.past_swaps.get(service);
+        let Some(current) = self.swaps.lock().get(service).map(|swap| swap.share()) else {
+            return past;
+        };
+        let ended_before =
+            |past: &SwapShare| past.info.generation == current.info.generation && past.info.done;
+        Some(past.filter(ended_before).unwrap_or(current))
+    }
+
+    /// Every deployment of a service, with how many sessions it has if they are to be counted.
+    ///
+    /// # Errors
+    /// `service-not-found`, `storage-unavailable`.
+    pub async fn deployments(
+        &self,
+        service: &ServiceName,
+        count: bool,
+    ) -> Result<Deployments, Error> {
+        let known = self.context.catalogue.require(service)?;
+        let (counts, silent) = match count {
+            true => self.count_sessions(service).await?,
+            false => Default::default(),
+        };
+        let line = |d: &Deployment| {
+            let counted = count.then(|| counts.get(&d.id).copied().unwrap_or_default());
+            Some(DeploymentLine {
+                deployment: known.info(d.id)?,
+                current: d.id == known.current,
+                previous: known.previous.last() == Some(&d.id),
+                sessions: counted.map(|count| count.sessions),
+                pinned: counted.map(|count| count.pinned),
+            })
+        };
+        let deployments = known.deployments.iter().rev().filter_map(line).collect();
+        let (service, generation) = (service.clone(), known.generation);
+        Ok(Deployments { service, generation, deployments, silent })
     }
 
     /// Stores, checks and compiles a component and moves every slot to it; returns when all have
     /// moved, or with the swap still under way after [`limits::SWAP_WAIT`]. A swap that is under
-    /// way ends with this one's beginning: also one that can't come to its end.
+    /// way ends with this one's beginning: also one that can't come to its end. Refused with
+    /// `sessions-would-stay` where it would leave sessions behind that `said` does not give up.
     ///
     /// # Errors
     /// `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` when the node can't
@@ -38,6 +80,7 @@ impl Node {
         service: &ServiceName,
         version: Option<String>,
         component: Bytes,
+        said: Said,
     ) -> Result<Deployed, Error> {
         if let Some(version) = &version {
             crate::names::check_plugin_version(version).map_err(Error::name_invalid)?;
@@ -49,19 +92,35 @@ impl Node {
         let version = version.or_else(|| plugin.version().map(ToOwned::to_owned));
         let existing = self.context.catalogue.get(service);
         let existing = existing.as_deref();
-        let next =
-            Service::deployed(existing, service, version.as_deref(), plugin.digest(), now_ms())?;
-        self.swap_to(service, next, turn).await
+        let (version, digest) = (version.as_deref(), plugin.digest());
+        let next = Service::deployed(existing, service, version, digest, &said.change())?;
+        let sessions = match &next {
+            Some(next) => self.outlook(next, &plugin, &said).await?,
+            None => Vec::new(),
+        };
+        self.swap_to(service, next, sessions, turn).await
     }
 
-    /// Moves every slot back to the version before.
+    /// Moves every slot back to the version before, or to the one that `to` names by its version,
+    /// its label or its number.
     ///
     /// # Errors
-    /// `nothing-to-roll-back`, and as [`Node::deploy`].
-    pub async fn rollback(&self, service: &ServiceName) -> Result<Deployed, Error> {
+    /// `nothing-to-roll-back`, `deployment-not-found`, and as [`Node::deploy`].
+    pub async fn rollback(
+        &self,
+        service: &ServiceName,
+        to: Option<&str>,
+        said: Said,
+    ) -> Result<Deployed, Error> {
         let turn = self.turn(service).await?;
-        let next = self.context.catalogue.require(service)?.rolled_back()?;
-        self.swap_to(service, Some(next), turn).await
+        let known = self.context.catalogue.require(service)?;
+        let next = known.rolled_back(to, &said.change())?;
+        if next.current == known.current {
+            return self.swap_to(service, None, Vec::new(), turn).await;
+        }
+        let plugin = self.current_plugin(&next).await?;
+        let sessions = self.outlook(&next, &plugin, &said).await?;
+        self.swap_to(service, Some(next), sessions, turn).await
     }
 
     /// `turn` ends as soon as the next one can take over: before the slots have moved.
@@ -69,6 +128,7 @@ impl Node {
         &self,
         service: &ServiceName,
         next: Option<Service>,
+        sessions: Vec<SessionsOutlook>,
         turn: Turn,
     ) -> Result<Deployed, Error> {
         let own = next.as_ref().and_then(|next| Some((next.generation, next.info(next.current)?)));
@@ -86,17 +146,15 @@ impl Node {
                 )
             })?;
             let generation = next.generation;
-            registry.put(next.clone()).await?;
+            self.make_durable(next.clone()).await?;
             drop(turn);
             superseded = self.wait_for_cluster(service, generation).await;
         } else if let Some(next) = next {
-            let from = self.context.catalogue.get(service);
+            let from = self.context.catalogue.get(service).filter(|s| !s.is_removed());
             let from = from.map(|s| self.context.catalogue.label(service, s.current));
             // A plugin that can't be had must not become current.
             let activation = self.activation(&next).await?;
-            let context = self.context.clone();
-            let saved = tokio::task::spawn_blocking(move || context.catalogue.put(next)).await;
-            saved.map_err(|e| Error::internal(format!("saving the catalogue failed: {e}")))??;
+            self.make_durable(next).await?;
             let swap = self.start_swap(activation, from);
             drop(turn);
             swap.wait(limits::SWAP_WAIT).await;
@@ -108,12 +166,26 @@ impl Node {
             // What became of this one, and not of the one after it.
             Some((generation, current)) if info.generation > generation => {
                 let swap = superseded.map(|swap| swap.info());
-                Deployed { service, current, changed: true, swap }
+                Deployed { service, current, changed: true, sessions, swap }
             }
-            own => {
-                Deployed { service, current: info.current, changed: own.is_some(), swap: info.swap }
-            }
+            own => Deployed {
+                service,
+                current: info.current,
+                changed: own.is_some(),
+                sessions,
+                swap: info.swap,
+            },
         })
+    }
+
+    /// Makes a service's new form durable: in a cluster for all nodes.
+    pub(super) async fn make_durable(&self, next: Service) -> Result<Arc<Service>, Error> {
+        if let Some(registry) = &self.registry {
+            return registry.put(next).await;
+        }
+        let context = self.context.clone();
+        let saved = tokio::task::spawn_blocking(move || context.catalogue.put(next)).await;
+        saved.map_err(|e| Error::internal(format!("saving the catalogue failed: {e}")))?
     }
 
     /// A service, with what all nodes have done of its last swap.
@@ -175,10 +247,13 @@ impl Node {
             if newest.is_none_or(|newest| newest.generation != service.generation) {
                 return;
             }
+            self.follow_removal(&service);
+            if service.is_removed() {
+                return;
+            }
             match self.activation(&service).await {
                 Ok(activation) => {
-                    let from = self.swaps.lock().get(&service.name).map(|swap| swap.to.clone());
-                    self.start_swap(activation, from);
+                    self.start_swap(activation, self.before(&service));
                     return;
                 }
                 Err(error) => tracing::warn!(
@@ -193,13 +268,23 @@ impl Node {
         }
     }
 
-    /// The order that moves a slot to what is current in `service`.
-    async fn activation(&self, service: &Service) -> Result<Activation, Error> {
+    /// The label of what ran before what is current in `service`.
+    fn before(&self, service: &Service) -> Option<Arc<str>> {
+        let from = service.switched.as_ref()?.from?;
+        Some(self.context.catalogue.label(&service.name, from))
+    }
+
+    async fn current_plugin(&self, service: &Service) -> Result<Arc<Plugin>, Error> {
         let missing = || Error::internal(format!("{} has no current deployment", service.name));
         let current = service.deployment(service.current).ok_or_else(missing)?;
-        let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
+        self.context.plugins.load(current.digest).await.map_err(|why| {
             Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
-        })?;
+        })
+    }
+
+    /// The order that moves a slot to what is current in `service`.
+    pub(super) async fn activation(&self, service: &Service) -> Result<Activation, Error> {
+        let plugin = self.current_plugin(service).await?;
         // One that is late must not take the place of what came after it.
         let newest = self.context.catalogue.get(&service.name);
         if newest.is_none_or(|newest| newest.generation <= service.generation) {
@@ -241,7 +326,15 @@ impl Node {
             }
         }
         let stopping = self.stopping.subscribe();
-        tokio::spawn(swap.clone().run(self.router.clone(), activation, stopping));
+        let service = record.service.clone();
+        let (past, ran) = (self.past_swaps.clone(), swap.clone());
+        let run = swap.clone().run(self.router.clone(), activation, stopping);
+        tokio::spawn(async move {
+            run.await;
+            if ran.is_done() {
+                past.keep(&service, ran.share());
+            }
+        });
         swap
     }
 
@@ -250,6 +343,11 @@ impl Node {
     pub(super) fn bring_stragglers(self: &Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
         for service in self.context.catalogue.all() {
+            // Slots that came from another node may have sessions that were left there.
+            self.follow_removal(&service);
+            if service.is_removed() {
+                continue;
+            }
             let on_its_way =
                 |swap: &Arc<Swap>| swap.generation() < service.generation || !swap.is_done();
             if self.swaps.lock().get(&service.name).is_some_and(on_its_way)
@@ -290,7 +388,7 @@ impl Node {
 
     /// Waits for other deploys and rollbacks of the service to be durable. Not for the swap under
     /// way: one that can't come to its end would leave no way back.
-    async fn turn(&self, service: &ServiceName) -> Result<Turn, Error> {
+    pub(super) async fn turn(&self, service: &ServiceName) -> Result<Turn, Error> {
         tokio::time::timeout(limits::SWAP_WAIT, self.deploying.take(service)).await.map_err(|_| {
             Error::new(
                 Code::SwapInProgress,
@@ -317,6 +415,10 @@ impl Node {
             }
         }
         for service in services {
+            self.follow_removal(&service);
+            if service.is_removed() {
+                continue;
+            }
             let slots = behind.get(&service.name).copied().unwrap_or(0);
             let node = self.clone();
             tokio::spawn(async move {
@@ -326,12 +428,13 @@ impl Node {
                     return;
                 }
                 let Some(service) = node.context.catalogue.get(&service.name) else { return };
+                let from = node.before(&service);
                 match node.activation(&service).await {
                     Ok(activation) if slots > 0 => {
                         tracing::info!(service = %service.name, slots, "resuming a swap");
-                        node.start_swap(activation, None);
+                        node.start_swap(activation, from);
                     }
-                    Ok(_) => {}
+                    Ok(_) => node.know_swap_done(&service, from),
                     Err(error) => tracing::error!(
                         service = %service.name, %error, "the current plugin can't be loaded"
                     ),
@@ -339,6 +442,33 @@ impl Node {
             });
         }
         Ok(())
+    }
+}
+
+impl Node {
+    /// Every slot had moved when the process ended, before how the swap ended was kept. How long
+    /// it took is not known.
+    fn know_swap_done(&self, service: &Service, from: Option<Arc<str>>) {
+        let Some(switched) = &service.switched else { return };
+        if self.last_swap(&service.name).is_some_and(|s| s.info.generation == service.generation) {
+            return;
+        }
+        let slots = u32::from(self.router.slot_count());
+        let info = SwapInfo {
+            generation: service.generation,
+            from: from.map(|from| from.to_string()),
+            to: self.context.catalogue.label(&service.name, service.current).to_string(),
+            slots,
+            moved: slots,
+            done: true,
+            error: None,
+            started_ms: switched.at_ms,
+            elapsed_ms: 0.0,
+            pause_p50_us: 0.0,
+            pause_p99_us: 0.0,
+            pause_max_us: 0.0,
+        };
+        self.past_swaps.keep(&service.name, SwapShare { info, pauses_us: Vec::new() });
     }
 }
 

@@ -1,7 +1,6 @@
 //! Slots as operators see them.
 
 use super::*;
-use crate::cluster::control::{Ask, Told};
 
 impl Node {
     pub async fn slots(&self) -> Result<Vec<SlotInfo>, Error> {
@@ -46,7 +45,8 @@ impl Node {
                 false => "opening",
             };
             let active = stats.active.lock();
-            let plugins = active.iter().map(|(s, (_, l))| (s.to_string(), l.to_string())).collect();
+            let shown = active.iter().filter(|(_, (_, label))| **label != *REMOVED_LABEL);
+            let plugins = shown.map(|(s, (_, l))| (s.to_string(), l.to_string())).collect();
             return Ok(SlotInfo {
                 slot,
                 owner,
@@ -65,7 +65,7 @@ impl Node {
         let meta = meta.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
         let catalogue = &self.context.catalogue;
         let label = |a: &crate::log::record::Activate| catalogue.label(&a.service, a.deployment);
-        let active = meta.active.values();
+        let active = meta.active.values().filter(|active| active.deployment != REMOVED);
         Ok(SlotInfo {
             slot,
             state: if owner == self.name { "stopped" } else { SlotInfo::UNKNOWN }.into(),

@@ -50,18 +50,27 @@ impl Fixture {
     }
 
     async fn deploy(&self, version: &str, component: Bytes) -> Result<Deployed, Error> {
-        self.node.deploy(&self.service, Some(version.into()), component).await
+        let said = Said::default();
+        self.node.deploy(&self.service, Some(version.into()), component, said).await
     }
 
-    async fn send(&self) -> u64 {
-        let key = SessionKey::parse("s", "x").unwrap();
+    async fn rollback(&self, to: Option<&str>, said: Said) -> Result<Deployed, Error> {
+        timeout(PATIENCE, self.node.rollback(&self.service, to, said)).await.unwrap()
+    }
+
+    async fn send_to(&self, session: &str) -> Sent {
+        let key = SessionKey::parse("s", session).unwrap();
         let message = Incoming {
             id: None,
             sender: None,
             content_type: "text/plain".into(),
             body: Bytes::from_static(b"sone"),
         };
-        self.node.send(&key, message).await.unwrap().seq
+        self.node.send(&key, message).await.unwrap()
+    }
+
+    async fn send(&self) -> u64 {
+        self.send_to("x").await.seq
     }
 
     /// The generations that the slots run.
@@ -78,14 +87,15 @@ impl Fixture {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     let fixture = Fixture::new().await;
-    let first = fixture.deploy("1", testkit::guest().into()).await.unwrap();
+    let first = fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
     // Only a slot in which it is used needs an instance to go over.
     assert_eq!(fixture.send().await, 1);
     // As if its trial had gone well.
     let _kept = fixture.plugins.load(Digest::of(&large())).await.unwrap();
     let (node, service) = (fixture.node.clone(), fixture.service.clone());
-    let deploying =
-        tokio::spawn(async move { node.deploy(&service, Some("2".into()), large()).await });
+    let deploying = tokio::spawn(async move {
+        node.deploy(&service, Some("2.0.0".into()), large(), Said::default()).await
+    });
     let stuck = async {
         loop {
             let swap = fixture.node.service(&fixture.service).unwrap().swap.unwrap();
@@ -99,7 +109,7 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     assert!(!stuck.done && stuck.error.as_ref().is_some_and(|e| e.contains("memory")), "{stuck:?}");
     assert_eq!(fixture.send().await, 2, "the old version goes on there");
 
-    let back = timeout(PATIENCE, fixture.node.rollback(&fixture.service)).await.unwrap().unwrap();
+    let back = fixture.rollback(None, Said::default()).await.unwrap();
     let swap = back.swap.unwrap();
     assert!(back.changed && swap.done && swap.moved == u32::from(SLOTS), "{swap:?}");
     assert_eq!((swap.generation, back.current.label), (3, first.current.label));
@@ -107,7 +117,10 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     // Whoever deployed it hears what became of it.
     let deployed = timeout(PATIENCE, deploying).await.unwrap().unwrap().unwrap();
     let swap = deployed.swap.unwrap();
-    assert_eq!((deployed.current.version.as_str(), swap.generation, swap.done), ("2", 2, false));
+    assert_eq!(
+        (deployed.current.version.as_str(), swap.generation, swap.done),
+        ("2.0.0", 2, false)
+    );
     assert_eq!(swap.error.as_deref(), Some("superseded by generation 3"));
     assert_eq!(fixture.send().await, 3);
     assert_eq!(fixture.node.stop(PATIENCE).await, 0);
@@ -135,6 +148,173 @@ async fn a_swap_that_is_late_ends_at_once() {
     assert_eq!(fixture.node.stop(PATIENCE).await, 0);
 }
 
+/// A component without a migrate of its own, and another one that is the same.
+fn without_migrate(n: u8) -> Bytes {
+    let mut component = testkit::guest_without_migrate();
+    // A custom section: it says nothing, and makes another digest.
+    component.extend([0, 3, 1, b'n', n]);
+    component.into()
+}
+
+const FORCE: Said = Said { force: true, same_state: false, by: None };
+const SAME_STATE: Said = Said { force: false, same_state: true, by: None };
+
+/// Without it state in two shapes is mixed without a word: an older version is given what a newer
+/// one made of a session, agrees because it has no migrate, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_version_without_a_migrate_takes_no_session_back() {
+    let fixture = Fixture::new().await;
+    let first = fixture.deploy("0.1.0", without_migrate(1)).await.unwrap().current;
+    fixture.send_to("touched").await;
+    fixture.send_to("untouched").await;
+    // On the way forward nothing is asked, and nothing counted.
+    let second = fixture.deploy("0.2.0", without_migrate(2)).await.unwrap();
+    assert_eq!(second.sessions, []);
+    assert_eq!(*fixture.send_to("touched").await.plugin, *second.current.label);
+
+    let refused = fixture.rollback(None, Said::default()).await.unwrap_err();
+    assert_eq!(refused.code, Code::SessionsWouldStay);
+    for says in ["1 session of s", "0.1.0 has no migrate of its own", "--same-state", "--force"] {
+        assert!(refused.detail.contains(says), "{says:?} is not in {}", refused.detail);
+    }
+    let service = fixture.node.service(&fixture.service).unwrap();
+    assert_eq!((service.generation, service.current.label), (2, second.current.label.clone()));
+    // The same by a deploy of the older component.
+    let refused = fixture.deploy("0.1.0", without_migrate(1)).await.unwrap_err();
+    assert_eq!(refused.code, Code::SessionsWouldStay);
+
+    let back = fixture.rollback(None, FORCE).await.unwrap();
+    assert_eq!(back.current.label, first.label);
+    let [stays] = &back.sessions[..] else { panic!("{:?}", back.sessions) };
+    assert_eq!((stays.from.as_str(), stays.sessions), (second.current.label.as_str(), 1));
+    assert!(stays.stays.as_ref().is_some_and(|why| why.contains("0.2.0 is later")), "{stays:?}");
+    // It works on where it is; the others, and new ones, are on what is current.
+    let stayed = fixture.send_to("touched").await;
+    assert_eq!((stayed.seq, &*stayed.plugin), (3, second.current.label.as_str()));
+    assert_eq!(*fixture.send_to("untouched").await.plugin, *first.label);
+    assert_eq!(*fixture.send_to("new").await.plugin, *first.label);
+    let pinned = fixture.node.pinned(&fixture.service, None, 10).await.unwrap();
+    let pinned: Vec<_> = pinned.iter().map(|info| info.session.as_str()).collect();
+    assert_eq!(pinned, ["touched"]);
+
+    // Whoever knows that the state is the same says so, and is believed: also of what is pinned.
+    let said = fixture.rollback(Some("0.1.0"), SAME_STATE).await.unwrap();
+    assert!(said.changed && said.current.same_state, "{said:?}");
+    assert_eq!(said.current.version, "0.1.0");
+    let taken = fixture.send_to("touched").await;
+    assert_eq!((taken.seq, &*taken.plugin), (4, said.current.label.as_str()));
+    let pinned = fixture.node.pinned(&fixture.service, None, 10).await.unwrap();
+    assert!(pinned.is_empty(), "{pinned:?}");
+    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+}
+
+/// A version whose migrate goes back is what one without it is told to be: it must need no force.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_version_with_a_migrate_is_asked_of_each_session() {
+    let fixture = Fixture::new().await;
+    let first = fixture.deploy("0.1.0", testkit::guest().into()).await.unwrap().current;
+    let second = fixture.deploy("0.2.0", without_migrate(2)).await.unwrap().current;
+    assert_eq!(*fixture.send_to("x").await.plugin, *second.label);
+    let back = fixture.rollback(None, Said::default()).await.unwrap();
+    let asked = SessionsOutlook { from: second.label, sessions: 1, stays: None };
+    assert_eq!(back.sessions, [asked]);
+    let sent = fixture.send_to("x").await;
+    assert_eq!((sent.seq, &*sent.plugin), (2, first.label.as_str()));
+    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+}
+
+/// Without it, a service that is deployed under the name of one that was removed would find that
+/// one's sessions, or be given the answers to its messages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
+    let fixture = Fixture::new().await;
+    let other = ServiceName::parse("other").unwrap();
+    let kept = SessionKey::parse("other", "x").unwrap();
+    let guest = || Bytes::from(testkit::guest());
+    fixture.deploy("1.0.0", without_migrate(1)).await.unwrap();
+    fixture.deploy("1.1.0", without_migrate(2)).await.unwrap();
+    fixture.node.deploy(&other, None, guest(), Said::default()).await.unwrap();
+    let message = |id: &str| Incoming {
+        id: Some(id.into()),
+        sender: None,
+        content_type: "text/plain".into(),
+        body: Bytes::from_static(b"sone"),
+    };
+    let key = |n: usize| SessionKey::parse("s", &format!("session-{n}")).unwrap();
+    for n in 0..100 {
+        assert_eq!(fixture.node.send(&key(n), message("once")).await.unwrap().seq, 1);
+    }
+    assert_eq!(fixture.node.send(&kept, message("once")).await.unwrap().seq, 1);
+
+    let removed = fixture.node.remove_service(&fixture.service, None).await.unwrap();
+    assert!(removed.done && removed.deleted == 100, "{removed:?}");
+    let not_found = |code: Code| assert_eq!(code, Code::ServiceNotFound);
+    not_found(fixture.node.send(&key(0), message("again")).await.unwrap_err().code);
+    not_found(fixture.node.session(&key(0), Consistency::Current).await.unwrap_err().code);
+    not_found(fixture.node.sessions(&fixture.service, "", None, 10).await.unwrap_err().code);
+    not_found(fixture.rollback(None, FORCE).await.unwrap_err().code);
+    not_found(fixture.node.deployments(&fixture.service, true).await.unwrap_err().code);
+    let never = ServiceName::parse("never").unwrap();
+    not_found(fixture.node.remove_service(&never, None).await.unwrap_err().code);
+    let services = fixture.node.services();
+    assert_eq!(services.iter().map(|s| s.service.clone()).collect::<Vec<_>>(), [other]);
+    // It says so again, and deletes nothing.
+    let again = fixture.node.remove_service(&fixture.service, None).await.unwrap();
+    assert!(again.done, "{again:?}");
+
+    let new = fixture.deploy("0.1.0", without_migrate(1)).await.unwrap();
+    assert_eq!(new.current.deployment, 3, "no number stands for two deployments");
+    assert_eq!(fixture.node.service(&fixture.service).unwrap().generation, 4);
+    let listed = fixture.node.sessions(&fixture.service, "", None, 10).await.unwrap();
+    assert!(listed.is_empty(), "{listed:?}");
+    let sent = fixture.node.send(&key(0), message("once")).await.unwrap();
+    assert_eq!((sent.seq, sent.replayed, &*sent.plugin), (1, false, new.current.label.as_str()));
+    assert_eq!(fixture.node.send(&kept, message("twice")).await.unwrap().seq, 2);
+    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+}
+
+/// A slot that did not hear of a removal, because its node was cut off, must not take what is in it
+/// for the new service's: the new one waits for that slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_missed_a_removal_is_cleared_first() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1.0.0", without_migrate(1)).await.unwrap();
+    fixture.send_to("x").await;
+    // The catalogue goes on without the slots.
+    let catalogue = &fixture.node.context.catalogue;
+    let known = catalogue.require(&fixture.service).unwrap();
+    let removed = known.removed(&Change::default());
+    let digest = known.deployments[0].digest;
+    let next = Service::deployed(
+        Some(&removed),
+        &fixture.service,
+        Some("2.0.0"),
+        digest,
+        &Change::default(),
+    );
+    let next = catalogue.put(next.unwrap().unwrap()).unwrap();
+    assert_eq!((next.since, next.generation, next.current), (2, 3, 2));
+    let key = SessionKey::parse("s", "x").unwrap();
+    let refused = fixture.node.session(&key, Consistency::Current).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable, "{refused}");
+    let activation = fixture.node.activation(&next).await.unwrap();
+    let swap = fixture.node.start_swap(activation, None);
+    let stuck = async {
+        while swap.info().error.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, stuck).await.unwrap();
+    let error = swap.info().error.unwrap();
+    assert!(error.contains("still being deleted"), "{error}");
+    fixture.node.follow_removal(&next);
+    timeout(PATIENCE, swap.wait(PATIENCE)).await.unwrap();
+    assert!(swap.is_done(), "{:?}", swap.info());
+    let sent = fixture.send_to("x").await;
+    assert_eq!((sent.seq, sent.plugin.starts_with("2.0.0")), (1, true));
+    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+}
+
 /// Without it a node would serve with what a failing disk made of its plugin, or only say so at the
 /// service's first message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,7 +324,15 @@ async fn a_current_component_that_is_damaged_ends_the_start() {
     let (old, new) = (testkit::guest(), testkit::guest_with("bad-luck", "badluck2"));
     let name = ServiceName::parse("s").unwrap();
     let deploy = |known: Option<&Service>, component: &[u8]| {
-        Service::deployed(known, &name, None, Digest::of(component), 0).unwrap().unwrap()
+        Service::deployed(
+            known,
+            &name,
+            None,
+            Digest::of(component),
+            &crate::service::Change::default(),
+        )
+        .unwrap()
+        .unwrap()
     };
     let first = deploy(None, &old);
     let catalogue = Catalogue::of_cluster();

@@ -30,6 +30,13 @@ impl HostState {
         }
         Ok(current)
     }
+
+    /// As [`Self::count`], for a call that has to do with the state.
+    fn count_state(&mut self) -> wasmtime::Result<&mut Current> {
+        let current = self.count()?;
+        current.used_state = true;
+        Ok(current)
+    }
 }
 
 impl Current {
@@ -60,7 +67,7 @@ impl wit::types::Host for HostState {}
 
 impl wit::state::Host for HostState {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        let current = self.count()?;
+        let current = self.count_state()?;
         match current.state.get(&key) {
             Ok(value) => Ok(value.map(Vec::from)),
             Err(fault) => Err(current.fault(fault)),
@@ -68,13 +75,13 @@ impl wit::state::Host for HostState {
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
-        let current = self.count()?;
+        let current = self.count_state()?;
         current.may_write()?;
         current.state.set(&key, Bytes::from(value)).map_err(|fault| current.fault(fault))
     }
 
     fn delete(&mut self, key: String) -> wasmtime::Result<()> {
-        let current = self.count()?;
+        let current = self.count_state()?;
         current.may_write()?;
         current.state.delete(&key).map_err(|fault| current.fault(fault))
     }
@@ -85,7 +92,7 @@ impl wit::state::Host for HostState {
         after: Option<String>,
         limit: u32,
     ) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {
-        let current = self.count()?;
+        let current = self.count_state()?;
         let limit = limit.min(limits::STATE_SCAN_ENTRIES_MAX);
         match current.state.scan(&prefix, after.as_deref(), limit) {
             Ok(pairs) => Ok(pairs.into_iter().map(|(k, v)| (k, Vec::from(v))).collect()),

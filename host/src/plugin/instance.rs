@@ -59,6 +59,7 @@ pub(super) struct Current {
     pub(super) events: Vec<Event>,
     pub(super) event_bytes: usize,
     pub(super) host_calls: u32,
+    pub(super) used_state: bool,
     pub(super) log: CallLog,
     /// Made when first asked for.
     pub(super) random: Option<Box<Random>>,
@@ -160,6 +161,7 @@ impl Inner {
                 result: Err(Failure::Trapped(sentence)),
                 events: Vec::new(),
                 host_calls: 0,
+                used_state: false,
                 elapsed: Duration::ZERO,
             };
         }
@@ -196,6 +198,7 @@ impl Inner {
             events: Vec::new(),
             event_bytes: 0,
             host_calls: 0,
+            used_state: false,
             log: CallLog::default(),
             random: None,
             failure: None,
@@ -277,6 +280,7 @@ impl Inner {
             result,
             events,
             host_calls: current.host_calls,
+            used_state: current.used_state,
             elapsed: started.elapsed(),
         }
     }

@@ -11,6 +11,7 @@ mod host;
 mod imports;
 mod instance;
 mod limiter;
+mod probe;
 mod store;
 mod structure;
 #[cfg(test)]
@@ -20,6 +21,8 @@ mod tests;
 mod types;
 mod wasi;
 mod workers;
+
+pub use probe::{Migrates, NoProbe};
 
 pub use budget::{Account, Budget, NoMemory, SlotUsage};
 pub use check::inspect;
@@ -102,6 +105,8 @@ pub struct Outcome {
     pub result: Result<Reply, Failure>,
     pub events: Vec<Event>,
     pub host_calls: u32,
+    /// Whether the guest read or wrote the state.
+    pub used_state: bool,
     /// From the call's begin to its end, with the times that it let others run.
     pub elapsed: Duration,
 }

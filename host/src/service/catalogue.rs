@@ -10,10 +10,16 @@ use crate::{
 };
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-/// One deployment: a plugin under a version. Never changes, never goes away, because sessions and
-/// log records name it by its number.
+/// One deployment: a plugin under a version. Never changes, and goes away with its service only,
+/// because sessions and log records name it by its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
     /// From 1 up, within the service.
@@ -23,9 +29,42 @@ pub struct Deployment {
     /// `<version>+<short digest>`.
     pub label: Arc<str>,
     pub deployed_ms: u64,
+    /// Its operator said that it reads the state of every other version as it is. What was
+    /// deployed before that could be said has it not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub same_state: bool,
+    /// Who deployed it, if the request said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Arc<str>>,
 }
 
-/// A service as the catalogue has it.
+/// What brought the current generation about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// What ran before; `None`: nothing.
+    pub from: Option<DeploymentId>,
+    pub at_ms: u64,
+    /// Who asked for it, if the request said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Arc<str>>,
+}
+
+/// What an operator says of a change of a service.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// The version reads the state of every other one as it is.
+    pub same_state: bool,
+    pub by: Option<Arc<str>>,
+    pub now_ms: u64,
+}
+
+/// The current deployment of a removed service; no deployment has this number.
+pub const REMOVED: DeploymentId = 0;
+/// Its label; those of deployments have a `+`.
+pub const REMOVED_LABEL: &str = "removed";
+
+/// A service as the catalogue has it. A removed one stays, without a deployment, so that a later
+/// service of its name goes on with its numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub name: ServiceName,
@@ -34,8 +73,29 @@ pub struct Service {
     pub current: DeploymentId,
     /// What rollback goes back to, the latest last.
     pub previous: Vec<DeploymentId>,
-    /// `deployments[id - 1]`.
+    /// `deployments[id - first]`.
     pub deployments: Vec<Deployment>,
+    /// The number of the first deployment: earlier numbers belonged to a removed service of this
+    /// name.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub first: DeploymentId,
+    /// The generation in which a service of this name was last removed; 0: none was. Sessions of an
+    /// earlier generation belong to that service.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since: u64,
+    /// Absent of a generation from before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switched: Option<Switched>,
+}
+
+fn one() -> DeploymentId {
+    1
+}
+fn is_one(n: &DeploymentId) -> bool {
+    *n == 1
+}
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Where the catalogue is kept durably.
@@ -48,6 +108,8 @@ pub trait CatalogueStore: Send + Sync + 'static {
 /// The services of a node. Reads are cheap; changes are durable before they show.
 pub struct Catalogue {
     services: RwLock<BTreeMap<ServiceName, Arc<Service>>>,
+    /// Whether any service was ever removed: if not, slots need not check.
+    has_removals: AtomicBool,
     /// One change at a time; readers don't wait for its write to disk.
     changing: Mutex<()>,
     /// `None` in a cluster: there [`Catalogue::learn`] is fed by what all nodes share.
@@ -56,7 +118,27 @@ pub struct Catalogue {
 
 impl Service {
     pub fn deployment(&self, id: DeploymentId) -> Option<&Deployment> {
-        self.deployments.get(usize::try_from(id).ok()?.checked_sub(1)?)
+        let at = id.checked_sub(self.first)?;
+        self.deployments.get(usize::try_from(at).ok()?)
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.current == REMOVED
+    }
+
+    /// The service after its removal.
+    pub fn removed(&self, change: &Change) -> Service {
+        let from = (self.current != REMOVED).then_some(self.current);
+        Service {
+            name: self.name.clone(),
+            generation: self.generation + 1,
+            current: REMOVED,
+            previous: Vec::new(),
+            deployments: Vec::new(),
+            first: self.first + self.deployments.len() as DeploymentId,
+            since: self.generation + 1,
+            switched: Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() }),
+        }
     }
 
     /// The record that moves a slot to what is current.
@@ -77,63 +159,131 @@ impl Service {
         name: &ServiceName,
         version: Option<&str>,
         digest: Digest,
-        now_ms: u64,
+        change: &Change,
     ) -> Result<Option<Service>, Error> {
         let mut service = existing.cloned().unwrap_or_else(|| Service {
             name: name.clone(),
             generation: 0,
-            current: 0,
+            current: REMOVED,
             previous: Vec::new(),
             deployments: Vec::new(),
+            first: 1,
+            since: 0,
+            switched: None,
         });
-        if service.deployment(service.current).is_some_and(|current| current.digest == digest) {
+        let runs = service.deployment(service.current);
+        if runs.is_some_and(|d| d.digest == digest && (d.same_state || !change.same_state)) {
             return Ok(None);
         }
-        let same = |d: &&Deployment| d.digest == digest && version.is_none_or(|v| v == d.version);
-        let id = match service.deployments.iter().rfind(same) {
-            Some(known) => known.id,
-            None => {
-                if service.deployments.len() >= limits::DEPLOYMENTS_PER_SERVICE_MAX {
-                    return Err(Error::new(
-                        Code::RequestInvalid,
-                        format!(
-                            "{name} has had {} different deployments, the most that are kept apart",
-                            service.deployments.len()
-                        ),
-                    ));
-                }
-                let id = service.deployments.len() as DeploymentId + 1;
-                let version = version.unwrap_or("0.0.0").to_owned();
-                let label = format!("{version}+{}", digest.short()).into();
-                let deployed_ms = now_ms;
-                service.deployments.push(Deployment { id, version, digest, label, deployed_ms });
-                id
-            }
-        };
-        if service.current != 0 {
-            service.previous.push(service.current);
-            let extra = service.previous.len().saturating_sub(limits::ROLLBACK_STEPS_MAX);
-            service.previous.drain(..extra);
-        }
-        service.current = id;
-        service.generation += 1;
+        let id = service.add(version, digest, change)?;
+        service.keep_for_rollback();
+        service.switch_to(id, change);
         Ok(Some(service))
     }
 
-    /// The service after a rollback.
+    /// The number of a deployment, which is a new one unless there is one like it.
+    fn add(
+        &mut self,
+        version: Option<&str>,
+        digest: Digest,
+        change: &Change,
+    ) -> Result<DeploymentId, Error> {
+        let same = |d: &&Deployment| {
+            d.digest == digest
+                && version.is_none_or(|v| v == d.version)
+                && d.same_state == change.same_state
+        };
+        if let Some(known) = self.deployments.iter().rfind(same) {
+            return Ok(known.id);
+        }
+        if self.deployments.len() >= limits::DEPLOYMENTS_PER_SERVICE_MAX {
+            return Err(Error::new(
+                Code::RequestInvalid,
+                format!(
+                    "{} has had {} different deployments, the most that are kept apart",
+                    self.name,
+                    self.deployments.len()
+                ),
+            ));
+        }
+        let id = self.first + self.deployments.len() as DeploymentId;
+        let version = version.unwrap_or("0.0.0").to_owned();
+        let label = format!("{version}+{}", digest.short()).into();
+        self.deployments.push(Deployment {
+            id,
+            version,
+            digest,
+            label,
+            deployed_ms: change.now_ms,
+            same_state: change.same_state,
+            by: change.by.clone(),
+        });
+        Ok(id)
+    }
+
+    /// Makes the deployment that runs now the one that `rollback` returns to.
+    fn keep_for_rollback(&mut self) {
+        if self.current != REMOVED {
+            self.previous.push(self.current);
+            let extra = self.previous.len().saturating_sub(limits::ROLLBACK_STEPS_MAX);
+            self.previous.drain(..extra);
+        }
+    }
+
+    fn switch_to(&mut self, id: DeploymentId, change: &Change) {
+        let from = (self.current != REMOVED).then_some(self.current);
+        self.switched = Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() });
+        self.current = id;
+        self.generation += 1;
+    }
+
+    /// The service after a rollback: to the deployment before, or to the one that `to` names by its
+    /// version, its label or its number.
     ///
     /// # Errors
-    /// `nothing-to-roll-back`.
-    pub fn rolled_back(&self) -> Result<Service, Error> {
+    /// `nothing-to-roll-back`; `deployment-not-found`; `request-invalid` when `same_state` would be
+    /// a deployment too many.
+    pub fn rolled_back(&self, to: Option<&str>, change: &Change) -> Result<Service, Error> {
         let mut service = self.clone();
-        service.current = service.previous.pop().ok_or_else(|| {
-            Error::new(
-                Code::NothingToRollBack,
-                format!("{} has no version before the one that runs", self.name),
-            )
-        })?;
-        service.generation += 1;
+        let target = match to {
+            Some(to) => self.find(to)?,
+            None => self.previous.last().and_then(|id| self.deployment(*id)).ok_or_else(|| {
+                Error::new(
+                    Code::NothingToRollBack,
+                    format!("{} has no version before the one that runs", self.name),
+                )
+            })?,
+        };
+        // What is said of a version makes another deployment of it: sessions that stayed behind
+        // are tried afresh, and what a deployment is never changes.
+        let id = match change.same_state && !target.same_state {
+            true => service.add(Some(&target.version), target.digest, change)?,
+            false => target.id,
+        };
+        match service.previous.iter().rposition(|id| *id == target.id) {
+            // What came after it is what is rolled back.
+            Some(at) => service.previous.truncate(at),
+            None => service.keep_for_rollback(),
+        }
+        service.switch_to(id, change);
         Ok(service)
+    }
+
+    /// The deployment that an operator names: by its label, its version (the latest of several), or
+    /// its number.
+    fn find(&self, named: &str) -> Result<&Deployment, Error> {
+        let by_name = |d: &&Deployment| *d.label == *named || d.version == named;
+        let by_number = || self.deployment(named.parse().ok()?);
+        let found = self.deployments.iter().rfind(by_name).or_else(by_number);
+        found.ok_or_else(|| {
+            Error::new(
+                Code::DeploymentNotFound,
+                format!(
+                    "{} has no deployment {named:?}: `slotd deployments {0}` lists them",
+                    self.name
+                ),
+            )
+        })
     }
 
     pub fn info(&self, id: DeploymentId) -> Option<DeploymentInfo> {
@@ -143,6 +293,8 @@ impl Service {
             digest: d.digest,
             label: d.label.to_string(),
             deployed_ms: d.deployed_ms,
+            same_state: d.same_state,
+            by: d.by.as_deref().map(Into::into),
         })
     }
 }
@@ -156,14 +308,20 @@ impl Catalogue {
                 .map_err(|e| format!("the stored catalogue of services does not decode: {e}"))?,
             None => Vec::new(),
         };
+        let has_removals = services.iter().any(|s| s.since > 0).into();
         let services = services.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
-        let store = Some(store);
-        Ok(Self { services: RwLock::new(services), changing: Mutex::new(()), store })
+        let (services, store) = (RwLock::new(services), Some(store));
+        Ok(Self { services, has_removals, changing: Mutex::new(()), store })
     }
 
     /// An empty catalogue that is told by [`Catalogue::learn`] what the cluster has.
     pub fn of_cluster() -> Self {
-        Self { services: RwLock::default(), changing: Mutex::new(()), store: None }
+        Self {
+            services: RwLock::default(),
+            has_removals: false.into(),
+            changing: Mutex::new(()),
+            store: None,
+        }
     }
 
     /// Shows a service as the cluster has it. `false` when what is known is as new or newer: it
@@ -174,10 +332,19 @@ impl Catalogue {
         if known.is_some_and(|known| known.generation >= service.generation) {
             return false;
         }
+        if service.since > 0 {
+            self.has_removals.store(true, Ordering::Release);
+        }
         services.insert(service.name.clone(), Arc::new(service));
         true
     }
 
+    /// Whether any service was ever removed.
+    pub fn has_removals(&self) -> bool {
+        self.has_removals.load(Ordering::Acquire)
+    }
+
+    /// A service, also one that was removed.
     pub fn get(&self, name: &ServiceName) -> Option<Arc<Service>> {
         self.services.read().get(name).cloned()
     }
@@ -185,9 +352,10 @@ impl Catalogue {
     /// # Errors
     /// `service-not-found`.
     pub fn require(&self, name: &ServiceName) -> Result<Arc<Service>, Error> {
-        self.get(name).ok_or_else(|| not_deployed(name))
+        self.get(name).filter(|s| !s.is_removed()).ok_or_else(|| not_deployed(name))
     }
 
+    /// Every service, those that were removed included.
     pub fn all(&self) -> Vec<Arc<Service>> {
         self.services.read().values().cloned().collect()
     }
@@ -198,6 +366,9 @@ impl Catalogue {
 
     /// A deployment's label; a number where the catalogue does not know it.
     pub fn label(&self, name: &ServiceName, id: DeploymentId) -> Arc<str> {
+        if id == REMOVED {
+            return REMOVED_LABEL.into();
+        }
         let services = self.services.read();
         let known = services.get(name).and_then(|s| s.deployment(id)).map(|d| d.label.clone());
         known.unwrap_or_else(|| format!("deployment-{id}").into())
@@ -221,6 +392,9 @@ impl Catalogue {
         store.save(&bytes).map_err(|why| {
             Error::new(Code::StorageUnavailable, format!("the catalogue was not saved: {why}"))
         })?;
+        if service.since > 0 {
+            self.has_removals.store(true, Ordering::Release);
+        }
         *self.services.write() = next;
         Ok(service)
     }
@@ -245,19 +419,50 @@ mod tests {
     #[test]
     fn deploys_and_rollbacks_walk_back_in_order() -> Result<(), Error> {
         let name = ServiceName::parse("chat")?;
+        let change = Change::default();
         let deploy =
-            |s: Option<&Service>, n| Service::deployed(s, &name, Some("1.0.0"), digest(n), 0);
+            |s: Option<&Service>, n| Service::deployed(s, &name, Some("1.0.0"), digest(n), &change);
         let v1 = deploy(None, 1)?.ok_or_else(|| Error::internal("no change"))?;
         assert!(deploy(Some(&v1), 1)?.is_none(), "the same digest again is no change");
         let v2 = deploy(Some(&v1), 2)?.ok_or_else(|| Error::internal("no change"))?;
         let v3 = deploy(Some(&v2), 3)?.ok_or_else(|| Error::internal("no change"))?;
-        let back = v3.rolled_back()?;
+        let back = v3.rolled_back(None, &Change::default())?;
         assert_eq!((back.current, back.generation), (2, 4));
-        let back = back.rolled_back()?;
+        let back = back.rolled_back(None, &Change::default())?;
         assert_eq!((back.current, back.generation), (1, 5));
-        assert_eq!(back.rolled_back().map_err(|e| e.code), Err(Code::NothingToRollBack));
+        assert_eq!(
+            back.rolled_back(None, &Change::default()).map_err(|e| e.code),
+            Err(Code::NothingToRollBack)
+        );
         let again = deploy(Some(&back), 2)?.ok_or_else(|| Error::internal("no change"))?;
         assert_eq!((again.current, again.deployments.len(), again.generation), (2, 3, 6));
+        Ok(())
+    }
+
+    /// What a version has kept before services could be removed must be read by this one, and what
+    /// this one keeps of such a service by that version: a step back finds its services.
+    #[test]
+    fn what_was_kept_before_removals_is_read() -> Result<(), Error> {
+        let digest = "07".repeat(32);
+        let kept = format!(
+            r#"{{"name": "chat", "generation": 3, "current": 1, "previous": [], "deployments": [
+                {{"id": 1, "version": "1.0.0", "digest": "{digest}", "label": "1.0.0+07",
+                  "deployed_ms": 7}}]}}"#
+        );
+        let json = |e: serde_json::Error| Error::internal(e.to_string());
+        let service: Service = serde_json::from_str(&kept).map_err(json)?;
+        assert!((service.first, service.since, &service.switched) == (1, 0, &None));
+        assert!(!service.is_removed() && service.deployment(1).is_some_and(|d| !d.same_state));
+        let kept: serde_json::Value = serde_json::from_str(&kept).map_err(json)?;
+        assert_eq!(serde_json::to_value(&service).map_err(json)?, kept);
+        // Numbers go on behind a removal: no record of the old service is one of the new.
+        let removed = service.removed(&Change::default());
+        assert_eq!((removed.generation, removed.since, removed.first), (4, 4, 2));
+        let (name, change) = (service.name, Change::default());
+        let again = Service::deployed(Some(&removed), &name, None, Digest([7; 32]), &change)?;
+        let again = again.ok_or_else(|| Error::internal("no change"))?;
+        assert_eq!((again.generation, again.current, again.since), (5, 2, 4));
+        assert!(again.deployment(1).is_none() && again.deployment(2).is_some());
         Ok(())
     }
 }

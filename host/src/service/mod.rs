@@ -2,5 +2,6 @@
 
 pub mod catalogue;
 pub mod swap;
+pub mod takeover;
 
-pub use catalogue::{Catalogue, Deployment};
+pub use catalogue::{Catalogue, Change, Deployment};

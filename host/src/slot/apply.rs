@@ -9,7 +9,10 @@ use crate::{
     node_types::{Answer, Consistency, Incoming, Sent},
     plugin::{self, Call, Failure, Input, Instance, Outcome, Plugin, PluginError, StateFault},
     position::Incarnation,
-    service::catalogue::not_deployed,
+    service::{
+        Deployment,
+        takeover::{Migrate, takes_over},
+    },
     slot::{
         Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
         session::Session, task::Task,
@@ -158,10 +161,11 @@ impl Task {
     /// What the slot runs for a service. A service that was deployed a moment ago may not have
     /// reached this slot: then it goes over to it now.
     pub(super) fn active_for(&mut self, service: &ServiceName) -> Result<Activate, Error> {
-        if let Some(active) = self.active.get(service) {
+        let since = self.since(service);
+        if let Some(active) = self.active.get(service).filter(|_| !self.is_stale(service, since)) {
             return Ok(active.clone());
         }
-        let known = self.context.catalogue.get(service).ok_or_else(|| not_deployed(service))?;
+        let known = self.context.catalogue.require(service)?;
         let record = known.activate();
         self.active.insert(service.clone(), record.clone());
         self.building.push(Record::Activate(record.clone()));
@@ -253,49 +257,53 @@ impl Task {
         }
         let key = tx.session().key.clone();
         let seq = head.seq + 1;
-        let from = match self.context.catalogue.deployment(&key.service, old) {
-            Some(deployment) => deployment.version,
-            None => format!("deployment-{old}"),
+        let from = match self.deployment(&key.service, old).await {
+            Ok(deployment) => deployment.version,
+            Err(error) => return Err((tx.discard(), error)),
+        };
+        let to = match self.deployment(&key.service, target).await {
+            Ok(deployment) => deployment,
+            Err(error) => return Err((tx.discard(), error)),
         };
         let mut running = match self.running(&key.service, target).await {
             Ok(running) => running,
             Err(error) => return Err((tx.discard(), error)),
         };
         let label = running.label.clone();
-        let input = Input::Migrate { from };
+        let input = Input::Migrate { from: from.clone() };
         let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
         let outcome = self.call(&mut running, call).await;
+        let migrate = if outcome.used_state { Migrate::Own } else { Migrate::None };
         let state = self.settle(running, key.clone(), outcome.state, outcome.result);
         let (mut tx, result) = state?;
-        match result {
-            Ok(_) => {
-                tx.end_phase();
-                Ok((tx, Choice { deployment: target, pinned: None }))
-            }
+        let reason = match result {
+            Ok(_) => match takes_over(migrate, &from, &to.version, to.same_state) {
+                Ok(()) => {
+                    tx.end_phase();
+                    return Ok((tx, Choice { deployment: target, pinned: None }));
+                }
+                Err(refusal) => refusal.reason(&from, &to.version).to_string(),
+            },
             // Says nothing of the session: the next message tries again.
             Err(failure @ (Failure::Store(_) | Failure::NoMemory(_))) => {
-                Err((tx.discard(), failure_error(&label, failure)))
+                return Err((tx.discard(), failure_error(&label, failure)));
             }
             // May say more of a busy machine than of the session: one that pinned it would do so
             // until the next deployment. The second time it is taken for a refusal.
             Err(failure @ Failure::Deadline(_)) if tx.session().late_to != Some(target) => {
                 let mut session = tx.discard();
                 session.late_to = Some(target);
-                Err((session, failure_error(&label, failure)))
+                return Err((session, failure_error(&label, failure)));
             }
-            Err(failure) => {
-                tx.clear();
-                let reason = match failure {
-                    Failure::Rejected(rejection) => rejection.message,
-                    other => other.to_string(),
-                };
-                if repeats::admit("migrate refused a session", &label) {
-                    tracing::warn!(session = %key, plugin = %label, reason, "migrate refused a session");
-                }
-                let pinned = Some(Pin { against: target, reason });
-                Ok((tx, Choice { deployment: old, pinned }))
-            }
+            Err(Failure::Rejected(rejection)) => rejection.message,
+            Err(other) => other.to_string(),
+        };
+        tx.clear();
+        if repeats::admit("a session stays on an older version", &label) {
+            tracing::warn!(session = %key, plugin = %label, reason, "a session stays on {from}");
         }
+        let pinned = Some(Pin { against: target, reason });
+        Ok((tx, Choice { deployment: old, pinned }))
     }
 
     pub(super) async fn query(
@@ -363,7 +371,7 @@ impl Task {
     }
 
     pub(super) fn delete(&mut self, key: &SessionKey, reply: Reply<()>) {
-        let mut session = match self.take_session(key) {
+        let session = match self.take_session(key) {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
         };
@@ -372,12 +380,18 @@ impl Task {
             self.hold_read(session.changed_in, Consistency::Current, reply, none);
             return self.put_session(session);
         }
-        let session_number = session.head.session_number;
-        self.delete_record(key, session_number);
-        // What stays in the cache says that the name is free, until the store says so too.
-        session = Box::new(Session::new(key.clone(), Head::default()));
-        session.changed_in = self.building.number;
+        self.delete_session(session);
         self.building.hold(reply, Ok(()));
+    }
+
+    /// Deletes a session that exists, with the batch that fills.
+    pub(super) fn delete_session(&mut self, session: Box<Session>) {
+        let key = session.key.clone();
+        let session_number = session.head.session_number;
+        self.delete_record(&key, session_number);
+        // What stays in the cache says that the name is free, until the store says so too.
+        let mut session = Box::new(Session::new(key, Head::default()));
+        session.changed_in = self.building.number;
         self.put_session(session);
     }
 
@@ -392,19 +406,7 @@ impl Task {
         if let Some(running) = self.instances.take(service, deployment) {
             return Ok(running);
         }
-        let mut known = self.context.catalogue.deployment(service, deployment);
-        let registry = self.context.cluster.as_ref().and_then(|cluster| cluster.registry.clone());
-        if let (None, Some(registry)) = (&known, registry) {
-            // Another node deployed it a moment ago.
-            let ensured = self.beside_commits(registry.ensure(service, deployment)).await;
-            known = ensured?.deployment(deployment).cloned();
-        }
-        let known = known.ok_or_else(|| {
-            Error::new(
-                Code::PluginUnavailable,
-                format!("deployment {deployment} of {service} is not in this node's catalogue"),
-            )
-        })?;
+        let known = self.deployment(service, deployment).await?;
         let context = self.context.clone();
         let label = known.label;
         let load = async { context.plugins.load(known.digest).await };
@@ -413,6 +415,27 @@ impl Task {
         let instance = instance.map_err(|why| unavailable(&label, why))?;
         let service = service.clone();
         Ok(Running { service, deployment, plugin, label, instance, idle_since: None })
+    }
+
+    /// A deployment that a record names.
+    async fn deployment(
+        &mut self,
+        service: &ServiceName,
+        id: DeploymentId,
+    ) -> Result<Deployment, Error> {
+        let mut known = self.context.catalogue.deployment(service, id);
+        let registry = self.context.cluster.as_ref().and_then(|cluster| cluster.registry.clone());
+        if let (None, Some(registry)) = (&known, registry) {
+            // Another node deployed it a moment ago.
+            let ensured = self.beside_commits(registry.ensure(service, id)).await;
+            known = ensured?.deployment(id).cloned();
+        }
+        known.ok_or_else(|| {
+            Error::new(
+                Code::PluginUnavailable,
+                format!("deployment {id} of {service} is not in this node's catalogue"),
+            )
+        })
     }
 
     async fn instantiate(

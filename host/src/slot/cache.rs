@@ -3,7 +3,7 @@
 use crate::{
     error::Error,
     limits,
-    names::SessionKey,
+    names::{ServiceName, SessionKey},
     slot::{flush::store_error, session::Session, task::Task},
 };
 use std::sync::atomic::Ordering;
@@ -77,6 +77,19 @@ impl Task {
             self.uncount(footprint);
         }
         self.cache.shrink_to_fit();
+    }
+
+    /// Forgets sessions of a service that are deleted, where the store knows that too.
+    pub(super) fn forget_deleted(&mut self, service: &ServiceName) {
+        let flushed = self.flushed_batch;
+        let gone = self.cache.values().filter(|session| {
+            session.key.service == *service && !session.exists() && session.changed_in <= flushed
+        });
+        let gone: Vec<_> = gone.map(|s| (s.key.clone(), s.footprint())).collect();
+        for (key, footprint) in gone {
+            self.cache.remove(&key);
+            self.uncount(footprint);
+        }
     }
 
     pub(super) fn count_session(&mut self, by: i64) {

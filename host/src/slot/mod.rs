@@ -12,6 +12,7 @@ pub mod flush;
 pub mod instances;
 mod operate;
 pub mod overlay;
+mod purge;
 pub mod read;
 mod scan;
 pub mod session;
@@ -25,7 +26,9 @@ use crate::{
     error::{Code, Error},
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{Answer, Consistency, History, Incoming, Range, Sent, SessionInfo, Subscribed},
+    node_types::{
+        Answer, Consistency, History, Incoming, Purged, Range, Sent, SessionInfo, Subscribed,
+    },
     operator::{Operation, StatePage, StateRange},
     plugin::{Plugin, PluginHost, SlotUsage},
     service::Catalogue,
@@ -154,6 +157,13 @@ pub enum Mail {
     /// Deletes sessions of every service. Answered with whether any are left.
     Reset {
         reply: Reply<bool>,
+    },
+    /// Stop running a service that was removed in generation `since`, and delete some of its
+    /// sessions.
+    Purge {
+        service: ServiceName,
+        since: u64,
+        reply: Reply<Purged>,
     },
 }
 
@@ -330,6 +340,22 @@ impl Mail {
             Mail::State { reply, .. } => drop(reply.send(Err(error))),
             Mail::Operate { reply, .. } => drop(reply.send(Err(error))),
             Mail::Reset { reply } => drop(reply.send(Err(error))),
+            Mail::Purge { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Mail::Message { key, .. }
+            | Mail::Query { key, .. }
+            | Mail::History { key, .. }
+            | Mail::Session { key, .. }
+            | Mail::Delete { key, .. }
+            | Mail::State { key, .. }
+            | Mail::Operate { key, .. }
+            | Mail::Subscribe { key, .. } => Some(&key.service),
+            Mail::Sessions { service, .. } | Mail::Purge { service, .. } => Some(service),
+            Mail::Reset { .. } => None,
         }
     }
 
@@ -345,7 +371,8 @@ impl Mail {
             | Mail::Delete { .. }
             | Mail::Subscribe { .. }
             | Mail::Operate { .. }
-            | Mail::Reset { .. } => false,
+            | Mail::Reset { .. }
+            | Mail::Purge { .. } => false,
         }
     }
 
@@ -372,6 +399,7 @@ impl Mail {
             Mail::State { reply, .. } => reply.is_closed(),
             Mail::Operate { reply, .. } => reply.is_closed(),
             Mail::Reset { reply } => reply.is_closed(),
+            Mail::Purge { reply, .. } => reply.is_closed(),
         }
     }
 }

@@ -331,7 +331,13 @@ impl Task {
     fn go_over_to_current(&mut self) {
         for service in self.context.catalogue.all() {
             let current = self.active.get(&service.name);
-            if current.is_none_or(|active| active.generation < service.generation) {
+            let is_behind = current.is_none_or(|active| active.generation < service.generation);
+            // Sessions of a removed service of the same name are deleted first.
+            let waits =
+                !service.is_removed() && self.check_purged(&service.name, service.since).is_err();
+            // A slot that never ran the service has nothing to stop.
+            let is_new = current.is_none() && service.is_removed();
+            if is_behind && !waits && !is_new {
                 let record = service.activate();
                 self.active.insert(service.name.clone(), record.clone());
                 self.building.push(Record::Activate(record));
@@ -461,6 +467,9 @@ impl Task {
                 "this node's state store takes no writes now, and too much waits for it already",
             ));
         }
+        if let Some(error) = self.removed(&mail) {
+            return mail.refuse(error);
+        }
         match mail {
             Mail::Message { key, message, reply } => self.message(key, message, reply).await,
             Mail::Query { key, content_type, body, consistency, reply } => {
@@ -478,6 +487,7 @@ impl Task {
             Mail::State { key, range, reply } => self.state(&key, range, reply),
             Mail::Operate { key, operation, reply } => self.operate(&key, operation, reply),
             Mail::Reset { reply } => self.reset(reply),
+            Mail::Purge { service, since, reply } => self.purge(&service, since, reply),
         }
     }
 
@@ -490,6 +500,13 @@ impl Task {
         let current = self.active.get(&record.service);
         if current.is_some_and(|current| current.generation >= record.generation) {
             self.hold_for_all(reply, Ok(Duration::ZERO));
+            prepared.discard();
+            return;
+        }
+        // Sessions of a removed service of the same name are deleted first.
+        let since = self.since(&record.service);
+        if let Err(error) = self.check_purged(&record.service, since) {
+            let _ = reply.send(Err(error));
             prepared.discard();
             return;
         }

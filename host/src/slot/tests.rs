@@ -95,7 +95,14 @@ impl Fixture {
         let plugins = testkit::host_with_memory(&dir.path().join("plugins"), bytes);
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
         let name = ServiceName::parse("s").unwrap();
-        let service = Service::deployed(None, &name, Some("1"), plugin.digest(), 0).unwrap();
+        let service = Service::deployed(
+            None,
+            &name,
+            Some("1"),
+            plugin.digest(),
+            &crate::service::Change::default(),
+        )
+        .unwrap();
         let catalogue = Catalogue::of_cluster();
         assert!(catalogue.learn(service.unwrap()));
         let (sender, appends) = mpsc::unbounded_channel();

@@ -3,14 +3,15 @@
 use super::{Remembered, SlotMeta, StateError, StateStore, changes::Changes, keys};
 use crate::{
     limits,
-    log::record::{Entry, Head},
+    log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
+    node_types::SessionCount,
     storage::engine::{Db, Engine, VALUE_FORMAT},
 };
 use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 /// The materialised state of all slots of a node.
 pub struct FjallState {
@@ -226,6 +227,23 @@ impl StateStore for FjallState {
             }
         }
         Ok(out)
+    }
+
+    fn count_sessions(
+        &self,
+        slot: SlotId,
+        service: &ServiceName,
+    ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError> {
+        let db = self.db()?;
+        let base = keys::service(slot, service);
+        let mut counts: BTreeMap<DeploymentId, SessionCount> = BTreeMap::new();
+        for row in self.rows(&db.heads, &base, Bound::Included(base.clone())) {
+            let head: Head = self.decode(&db.heads, &row?.1)?;
+            let count = counts.entry(head.deployment).or_default();
+            count.sessions += 1;
+            count.pinned += u64::from(head.pinned.is_some());
+        }
+        Ok(counts)
     }
 
     fn apply(&self, slot: SlotId, changes: Changes, meta: &SlotMeta) -> Result<(), StateError> {

@@ -15,9 +15,10 @@ pub mod snapshot;
 use crate::{
     log::{
         Position, Term,
-        record::{Activate, Entry, Head},
+        record::{Activate, DeploymentId, Entry, Head},
     },
     names::{ServiceName, SessionId, SessionKey, SlotId},
+    node_types::SessionCount,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -122,6 +123,12 @@ pub trait StateStore: Send + Sync + 'static {
         after: Option<&SessionId>,
         limit: usize,
     ) -> Result<Vec<(SessionId, Head)>, StateError>;
+    /// How many sessions of a service there are on each deployment. Reads every head.
+    fn count_sessions(
+        &self,
+        slot: SlotId,
+        service: &ServiceName,
+    ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError>;
     /// Applies changes and moves the slot to `meta`, atomically. Not necessarily durable when it
     /// returns, but ordered: a later durable write makes it so.
     fn apply(

@@ -164,3 +164,42 @@ fn a_node_that_dies_in_a_swap_leaves_nothing_behind() {
         serve(&cluster.members()).await
     });
 }
+
+/// Without it, a node that did not hear of a removal, or takes a slot in the middle of it, would
+/// keep sessions for a service of the same name to find.
+#[test]
+fn a_removed_service_is_gone_on_every_node() {
+    scenario(async {
+        let cluster = Cluster::start(options(3), None).await?;
+        let counter = plugins::load("counter")?;
+        let (first, last) = (cluster.member(1)?, cluster.member(3)?);
+        for service in [SERVICE, "kept"] {
+            first.admin().deploy(service, counter.clone()).await?;
+        }
+        serve(&cluster.members()).await?;
+        last.api().send("kept", "x", Message::bytes("1")).await?;
+        let path = format!("/admin/v1/services/{SERVICE}");
+        // Any node does it, and asks again what the others have done.
+        eventually("the service is removed", async || {
+            let answer = last.admin().client.request(hyper::Method::DELETE, &path, &[], "").await?;
+            let removed: Value = answer.success()?.json()?;
+            Ok((removed["done"] == true).then_some(()))
+        })
+        .await?;
+        for member in cluster.members() {
+            let sent = member.api().post(SERVICE, "s1", Message::bytes("1")).await?;
+            ensure!(sent.status == 404, "{}: {}", member.name, sent.status);
+            let slots = member.admin().slots().await?;
+            let left: u64 = slots.iter().map(|slot| slot.sessions).sum();
+            ensure!(left == 1, "{}: {left} sessions are left", member.name);
+        }
+        let again = last.admin().deploy(SERVICE, counter).await?;
+        all_run(&first, &again.current.label, &cluster.members()).await?;
+        for member in cluster.members() {
+            let sent = member.api().send(SERVICE, &member.name, Message::bytes("1")).await?;
+            ensure!(sent.seq == 1, "{sent:?}");
+        }
+        ensure!(first.api().send("kept", "x", Message::bytes("1")).await?.seq == 2);
+        Ok(())
+    });
+}

@@ -12,6 +12,7 @@ mod pages;
 mod play;
 mod random;
 mod suite;
+mod templates;
 mod wasm;
 
 use slotd_tests::plugins::Lang;
@@ -20,7 +21,7 @@ use slotd_tests::plugins::Lang;
 macro_rules! languages {
     ($($module:ident: $lang:ident;)*) => {
         $(mod $module {
-            use super::{Lang, suite, wasm};
+            use super::{Lang, suite, templates, wasm};
 
             #[test]
             fn conforms_on_a_node() {
@@ -30,6 +31,11 @@ macro_rules! languages {
             #[test]
             fn conforms_in_plugin_test_wasm() {
                 wasm::run(Lang::$lang);
+            }
+
+            #[test]
+            fn its_template_is_right_and_goes_back() {
+                templates::run(Lang::$lang);
             }
         })*
     };

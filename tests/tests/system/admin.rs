@@ -54,7 +54,10 @@ fn the_openapi_document_describes_what_is_served() {
                     let _ = client.stream(&concrete, &[]).await?;
                     continue;
                 }
-                let answer = client.request(method.clone(), &concrete, &[], "").await?;
+                // It would be gone for the others.
+                let removes = method == Method::DELETE && path.ends_with("/services/{service}");
+                let concrete = if removes { "/admin/v1/services/none" } else { &concrete };
+                let answer = client.request(method.clone(), concrete, &[], "").await?;
                 if answer.status >= 400 {
                     let problem = answer.problem()?;
                     let unknown = ["route-not-found", "method-not-allowed"];

@@ -27,6 +27,7 @@ mod output;
 mod overload;
 mod positions;
 mod restart;
+mod services;
 mod signals;
 mod single;
 mod soak;

@@ -228,7 +228,7 @@ impl<H: RawHandler> Harness<H> {
     /// A [`Failure`]; the session is then as it was.
     pub fn migrate(&mut self, from: &str) -> Result<(), Failure> {
         self.call(Mode::Migrate, self.session.seq, |host| {
-            H::migrate(&mut MigrateContext { host }, from).map_err(Failure::Refused)
+            H::migrate(&mut MigrateContext::new(host), from).map_err(Failure::Refused)
         })
     }
 

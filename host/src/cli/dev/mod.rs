@@ -280,6 +280,9 @@ impl Plugin {
             false => format!("{service} runs {label} as before ({size})"),
         };
         self.show.say(Tone::Good, &did);
+        for line in admin::outlook(&answer).lines() {
+            self.show.say(Tone::Bad, line.trim());
+        }
         if let Some(swapped) = admin::swapped(&answer["swap"]) {
             self.show.say(Tone::Plain, &swapped);
         }

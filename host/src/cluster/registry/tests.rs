@@ -23,7 +23,15 @@ fn name() -> ServiceName {
 fn deployed(catalogue: &Catalogue, digest: u8) -> Service {
     let existing = catalogue.get(&name());
     let digest = Digest([digest; 32]);
-    Service::deployed(existing.as_deref(), &name(), Some("1.0.0"), digest, 7).unwrap().unwrap()
+    Service::deployed(
+        existing.as_deref(),
+        &name(),
+        Some("1.0.0"),
+        digest,
+        &crate::service::Change::default(),
+    )
+    .unwrap()
+    .unwrap()
 }
 
 /// Waits until a node's watch has shown it a generation.

@@ -125,7 +125,14 @@ async fn slots_that_missed_a_swap_go_over_all_the_same() {
         let context = &node.node.cluster().unwrap().context;
         let plugin = context.plugins.add(component.clone().into()).await.unwrap();
         let known = context.catalogue.get(&name).unwrap();
-        let next = Service::deployed(Some(&known), &name, Some("2"), plugin.digest(), 1).unwrap();
+        let next = Service::deployed(
+            Some(&known),
+            &name,
+            Some("2"),
+            plugin.digest(),
+            &crate::service::Change::default(),
+        )
+        .unwrap();
         // Every order is lost.
         assert!(context.catalogue.learn(next.unwrap()));
     }

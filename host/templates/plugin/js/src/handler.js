@@ -35,4 +35,11 @@ export default handler({
         ]);
         return Object.fromEntries(votes);
     },
+
+    // Called once for each session that another version has handled, `from`; on the way back too.
+    migrate(_cx, from) {
+        // Every 0.1 keeps votes as this one does. Where a version keeps them otherwise, convert
+        // them here; what is refused stays on its version and keeps working.
+        if (!from.startsWith("0.1.")) return `{{name}} 0.1 can't read the state of ${from}`;
+    },
 });

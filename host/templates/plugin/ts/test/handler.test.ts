@@ -18,6 +18,14 @@ test("nobody can't vote", () => {
     assert.deepEqual(poll.keys(), []);
 });
 
+test("only known versions are taken over", () => {
+    const poll = new Harness(handler);
+    poll.send("ann", { vote: "tea" });
+    poll.migrate("0.1.0");
+    assert.deepEqual(poll.query({}), { tea: 1 });
+    assert.throws(() => poll.migrate("0.2.0"), /can't read the state of 0.2.0/);
+});
+
 test("what is no vote is refused", () => {
     const poll = new Harness(handler);
     for (const body of ["", "null", "{}", '{"vote": 1}']) {

@@ -1,0 +1,89 @@
+//! `slotd service`.
+
+use super::{
+    admin::{deployments_of, service_path},
+    args::ServiceRm,
+    client::Client,
+    exit::{CliError, Exit},
+    output::{self, list, number, text},
+};
+use crate::limits;
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+use std::io::{self, BufRead as _, IsTerminal as _};
+use tokio::time::{Instant, sleep};
+
+/// A name that is typed is read up to here: no longer one can be right.
+const TYPED_BYTES_MAX: u64 = 1024;
+
+pub async fn remove(args: ServiceRm, json: bool) -> Result<(), CliError> {
+    let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
+    let service = &args.service;
+    if !args.yes {
+        ask(&client, service).await?;
+    }
+    let removed = removed(&client, service).await?;
+    if json {
+        return output::line(&removed.to_string());
+    }
+    let deleted = output::count(number(&removed, "deleted") as usize, "session");
+    output::line(&format!("{service} is removed: {deleted} deleted"))
+}
+
+/// Says what there is, and wants the service's name.
+async fn ask(client: &Client, service: &str) -> Result<(), CliError> {
+    let answer = deployments_of(client, service).await?;
+    let deployments = list(&answer, "deployments");
+    let sessions: f64 = deployments.iter().map(|line| number(line, "sessions")).sum();
+    let there = format!(
+        "{service}: {}, {}",
+        output::count(sessions as usize, "session"),
+        output::count(deployments.len(), "deployment"),
+    );
+    if !io::stdin().is_terminal() {
+        return Err(CliError::usage(format!(
+            "{there}: removing a service deletes all of that; say --yes"
+        )));
+    }
+    output::complain(&format!("{there}. All of that is deleted, and nothing brings it back."));
+    output::complain(&format!("Type {service} to go on:"));
+    let mut typed = String::new();
+    let mut stdin = io::Read::take(io::stdin().lock(), TYPED_BYTES_MAX);
+    stdin
+        .read_line(&mut typed)
+        .map_err(|error| CliError::failure(format!("can't read what is typed: {error}")))?;
+    match typed.trim() == service {
+        true => Ok(()),
+        false => Err(CliError::failure("that is not its name: nothing was removed")),
+    }
+}
+
+/// Removes it, and waits until its sessions are gone.
+async fn removed(client: &Client, service: &str) -> Result<Value, CliError> {
+    let path = service_path(service, "")?;
+    let until = Instant::now() + client.timeout();
+    let mut told = 0;
+    loop {
+        let answer = client.request(Method::DELETE, &path, &[], Bytes::new()).await?.json()?;
+        if answer["done"].as_bool() != Some(false) {
+            return Ok(answer);
+        }
+        let deleted = number(&answer, "deleted") as usize;
+        if deleted > told {
+            told = deleted;
+            output::complain(&format!("{} deleted so far", output::count(deleted, "session")));
+        }
+        if Instant::now() > until {
+            return Err(CliError::new(
+                Exit::Unreachable,
+                format!(
+                    "{service} is removed, and {} of its sessions are deleted; the rest goes on by \
+                     itself, and the same command shows how far it is",
+                    text(&answer, "deleted")
+                ),
+            ));
+        }
+        sleep(limits::CLIENT_LOOK).await;
+    }
+}

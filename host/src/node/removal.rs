@@ -1,0 +1,222 @@
+//! Removes a service: requests are refused at once, and its sessions are deleted a few at a time in
+//! each slot, on the node that has the slot.
+//!
+//! The first durable step is the service without a deployment, in a generation of its own. This
+//! entry stays in the catalogue: generations and deployments of a later service of the same name
+//! are counted on from it, so that no record of the old service is taken for one of the new.
+
+use super::*;
+use std::{collections::HashSet, sync::atomic::AtomicBool};
+
+/// How far the sessions of a removed service are deleted, in the slots of this node.
+#[derive(Default)]
+pub(super) struct Purge {
+    /// The generation in which it was removed.
+    since: u64,
+    deleted: AtomicU64,
+    runs: AtomicBool,
+    /// Slots without a session of it, each under the term in which that was seen.
+    clean: Mutex<HashSet<(SlotId, u64)>>,
+    done: AtomicBool,
+}
+
+impl Purge {
+    pub fn share(&self) -> PurgeShare {
+        PurgeShare {
+            since: self.since,
+            deleted: self.deleted.load(Ordering::Relaxed),
+            done: self.done.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Node {
+    /// Removes a service with all its sessions. Answers when they are gone, or after
+    /// [`limits::SWAP_WAIT`] with `done` false; asked again, it says how far it is. What is left
+    /// goes on by itself, after a restart too.
+    ///
+    /// # Errors
+    /// `service-not-found` when there never was one; `swap-in-progress` while a deploy is being
+    /// prepared; `storage-unavailable`.
+    pub async fn remove_service(
+        self: &Arc<Self>,
+        service: &ServiceName,
+        by: Option<Arc<str>>,
+    ) -> Result<ServiceRemoved, Error> {
+        let turn = self.turn(service).await?;
+        let known = self.context.catalogue.get(service).ok_or_else(|| not_deployed(service))?;
+        let removed = match known.is_removed() {
+            false => {
+                let next = known.removed(&Change { same_state: false, by, now_ms: now_ms() });
+                tracing::info!(%service, generation = next.generation, "removing a service");
+                self.make_durable(next).await?
+            }
+            true => known,
+        };
+        drop(turn);
+        self.follow_removal(&removed);
+        let until = Instant::now() + limits::SWAP_WAIT;
+        loop {
+            let removed = self.purged(&removed).await;
+            if removed.done || Instant::now() > until {
+                return Ok(removed);
+            }
+            tokio::time::sleep(limits::SWAP_POLL).await;
+        }
+    }
+
+    /// What all nodes have deleted of a service that is removed.
+    async fn purged(&self, service: &Service) -> ServiceRemoved {
+        let own = self.purges.lock().get(&service.name).map(|purge| purge.share());
+        let mut removed = ServiceRemoved::new(service.name.clone());
+        removed.add(own, service.since);
+        if let Some(cluster) = &self.cluster {
+            let ask = Ask::Purge { service: service.name.clone() };
+            for (_, told) in cluster.ask_all(&ask).await {
+                let share = match told {
+                    Ok(Told::Purge(share)) => share,
+                    _ => None,
+                };
+                removed.add(share, service.since);
+            }
+        }
+        removed
+    }
+
+    /// Drops what this process keeps of a removed service, and starts to delete its sessions.
+    pub(super) fn follow_removal(self: &Arc<Self>, service: &Arc<Service>) {
+        if service.is_removed() {
+            if let Some(swap) = self.swaps.lock().remove(&service.name) {
+                swap.supersede(service.generation);
+            }
+            self.current.lock().remove(&service.name);
+            self.past_swaps.forget(&service.name);
+        }
+        if service.since == 0 {
+            return;
+        }
+        let purge = {
+            let mut purges = self.purges.lock();
+            let known = purges.entry(service.name.clone()).or_default();
+            if known.since < service.since {
+                *known = Arc::new(Purge { since: service.since, ..Purge::default() });
+            }
+            known.clone()
+        };
+        if !purge.runs.swap(true, Ordering::AcqRel) {
+            let (node, service) = (self.clone(), service.name.clone());
+            tokio::spawn(async move {
+                node.purge(&service, &purge).await;
+                purge.runs.store(false, Ordering::Release);
+            });
+        }
+    }
+
+    /// Deletes the service's sessions in the slots of this node until none is left.
+    async fn purge(&self, service: &ServiceName, purge: &Purge) {
+        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut stopping = self.stopping.subscribe();
+        loop {
+            let todo = self.unpurged(purge);
+            if todo.is_empty() {
+                if !purge.done.swap(true, Ordering::AcqRel) {
+                    let deleted = purge.deleted.load(Ordering::Relaxed);
+                    tracing::info!(%service, deleted, "a removed service's sessions are deleted");
+                }
+                return;
+            }
+            purge.done.store(false, Ordering::Release);
+            let failed = AtomicBool::new(false);
+            let one = |(slot, term)| {
+                let failed = &failed;
+                async move {
+                    match self.purge_slot(service, slot, purge).await {
+                        Ok(()) => _ = purge.clean.lock().insert((slot, term)),
+                        Err(error) => {
+                            tracing::debug!(slot, %error, "deleting its sessions is tried again");
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            };
+            let slots = futures_util::stream::iter(todo)
+                .for_each_concurrent(limits::SLOTS_PURGED_AT_A_TIME, one);
+            tokio::select! {
+                () = slots => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            if failed.into_inner() {
+                tokio::select! {
+                    () = tokio::time::sleep(backoff) => {}
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                }
+                backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
+            }
+        }
+    }
+
+    /// The slots of this node that may have sessions of it, each with its term: a slot that moves here
+    /// in the middle of a purge has another term.
+    fn unpurged(&self, purge: &Purge) -> Vec<(SlotId, u64)> {
+        let slots: Vec<(SlotId, u64)> = match &self.cluster {
+            Some(_) => self.router.here(),
+            // Nobody else has them: what is clean stays so.
+            None => (0..self.router.slot_count()).map(|slot| (slot, 0)).collect(),
+        };
+        let mut clean = purge.clean.lock();
+        clean.retain(|known| slots.contains(known));
+        slots.into_iter().filter(|slot| !clean.contains(slot)).collect()
+    }
+
+    async fn purge_slot(
+        &self,
+        service: &ServiceName,
+        slot: SlotId,
+        purge: &Purge,
+    ) -> Result<(), Error> {
+        while self.may_have_sessions(service, slot, purge.since)? {
+            let (reply, purged) = oneshot::channel();
+            let mail = Mail::Purge { service: service.clone(), since: purge.since, reply };
+            if self.cluster.is_none() {
+                self.router.deliver(slot, mail)?;
+            } else if !self.router.mail_here(slot, mail)? {
+                return Ok(());
+            }
+            let gone = |_| Err(Error::new(Code::Unavailable, "the slot stopped"));
+            let purged = purged.await.unwrap_or_else(gone)?;
+            purge.deleted.fetch_add(purged.deleted, Ordering::Relaxed);
+            if !purged.left {
+                return Ok(());
+            }
+            // What is deleted stays in memory until the store has that.
+            if let Some(running) = self.router.running(slot)? {
+                running.try_order(Order::Flush);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the store where the slot does not run, so that it need not be started for nothing.
+    fn may_have_sessions(
+        &self,
+        service: &ServiceName,
+        slot: SlotId,
+        since: u64,
+    ) -> Result<bool, Error> {
+        if !self.router.rests(slot)? {
+            return Ok(true);
+        }
+        let store = &self.context.store;
+        let unreadable =
+            |e: crate::state::StateError| Error::new(Code::StorageUnavailable, e.to_string());
+        let meta = store.slot(slot).map_err(unreadable)?;
+        Ok(match meta.active.get(service) {
+            None => false,
+            Some(active) if active.generation < since => true,
+            Some(active) if active.deployment == REMOVED => {
+                !store.sessions(slot, service, "", None, 1).map_err(unreadable)?.is_empty()
+            }
+            Some(_) => false,
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! What becomes of a service's sessions when another version is to run. Checked before a deploy or
+//! rollback becomes durable.
+
+use super::*;
+use crate::{
+    log::record::DeploymentId,
+    plugin::Migrates,
+    service::takeover::{Migrate, takes_over},
+};
+
+/// What an operator says of a deploy or rollback.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Go on although sessions will stay on the version that they are on.
+    pub force: bool,
+    /// The version reads the state of every other one as it is.
+    pub same_state: bool,
+    /// Who it is.
+    pub by: Option<Arc<str>>,
+}
+
+impl Said {
+    pub(super) fn change(&self) -> Change {
+        Change { same_state: self.same_state, by: self.by.clone(), now_ms: now_ms() }
+    }
+}
+
+/// Sessions of a service, by the deployment that they run on.
+pub type SessionCounts = BTreeMap<DeploymentId, SessionCount>;
+
+impl Node {
+    /// How many sessions run on each deployment of a service, over all nodes, and which nodes did
+    /// not say. It reads every session's head: some two seconds a million of them on each node,
+    /// beside what serves.
+    ///
+    /// # Errors
+    /// `storage-unavailable`.
+    pub async fn count_sessions(
+        &self,
+        service: &ServiceName,
+    ) -> Result<(SessionCounts, Vec<SilentNode>), Error> {
+        let mut counts = self.count_here(service.clone()).await?;
+        let mut silent = Vec::new();
+        if let Some(cluster) = &self.cluster {
+            let ask = Ask::Sessions { service: service.clone() };
+            for (node, told) in cluster.ask_all_within(&ask, limits::SESSIONS_COUNT_WAIT).await {
+                match told {
+                    Ok(Told::Sessions(theirs)) => {
+                        for (id, count) in theirs {
+                            counts.entry(id).or_default().add(count);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        let why = error.detail.into();
+                        silent.push(SilentNode { node: node.to_string(), why });
+                    }
+                }
+            }
+        }
+        Ok((counts, silent))
+    }
+
+    /// As [`Node::count_sessions`], of the slots that are here.
+    pub(super) fn count_here(
+        &self,
+        service: ServiceName,
+    ) -> impl Future<Output = Result<SessionCounts, Error>> + Send + use<> {
+        let slots: Vec<SlotId> = match &self.cluster {
+            Some(cluster) => cluster.here().collect(),
+            None => (0..self.router.slot_count()).collect(),
+        };
+        let (router, context) = (self.router.clone(), self.context.clone());
+        async move {
+            flush(&router, &slots).await;
+            let count = move || {
+                let mut all = SessionCounts::new();
+                for slot in slots {
+                    for (id, count) in context.store.count_sessions(slot, &service)? {
+                        all.entry(id).or_default().add(count);
+                    }
+                }
+                Ok(all)
+            };
+            let counted = tokio::task::spawn_blocking(count).await;
+            let counted = counted.map_err(|e| Error::internal(format!("counting failed: {e}")))?;
+            counted.map_err(|e: crate::state::StateError| {
+                Error::new(Code::StorageUnavailable, e.to_string())
+            })
+        }
+    }
+
+    /// What becomes of the sessions of `service` under `next`'s current deployment, which `plugin`
+    /// is: those that run on another one.
+    ///
+    /// # Errors
+    /// Unless forced: `sessions-would-stay` when some would stay behind; `unavailable` when a node
+    /// does not answer.
+    pub(super) async fn outlook(
+        &self,
+        next: &Service,
+        plugin: &Plugin,
+        said: &Said,
+    ) -> Result<Vec<SessionsOutlook>, Error> {
+        let missing = || Error::internal(format!("{} has no current deployment", next.name));
+        let target = next.deployment(next.current).ok_or_else(missing)?;
+        let goes_back = |from: &Deployment| {
+            takes_over(Migrate::None, &from.version, &target.version, target.same_state).is_err()
+        };
+        // A later version takes every session over, unless its own `migrate` refuses: there is
+        // nothing to count.
+        if !next.deployments.iter().any(goes_back) {
+            return Ok(Vec::new());
+        }
+        let (counts, silent) = self.count_sessions(&next.name).await?;
+        if let Some(SilentNode { node, why }) = silent.first().filter(|_| !said.force) {
+            return Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "how many sessions would stay behind is not known, because node {node} did \
+                     not answer ({why}): try again, or go on with --force"
+                ),
+            ));
+        }
+        let mut outlook = Vec::new();
+        for (id, count) in counts {
+            let Some(from) = next.deployment(id).filter(|from| from.id != target.id) else {
+                continue;
+            };
+            let stays = self.stays(&next.name, from, target, plugin).await;
+            // Those that are pinned stay where they are whether or not this is done.
+            let sessions = match &stays {
+                Some(_) => count.sessions.saturating_sub(count.pinned),
+                None => count.sessions,
+            };
+            if sessions > 0 {
+                outlook.push(SessionsOutlook { from: from.label.to_string(), sessions, stays });
+            }
+        }
+        let stay = outlook.iter().filter(|line| line.stays.is_some());
+        let sessions: u64 = stay.clone().map(|line| line.sessions).sum();
+        match stay.clone().next() {
+            Some(first) if !said.force => {
+                Err(would_stay(&next.name, target, sessions, first.stays.as_deref()))
+            }
+            _ => Ok(outlook),
+        }
+    }
+
+    /// Why sessions of `from` would stay there; `None`: they go to `target`, or its `migrate` says
+    /// of each whether it does.
+    async fn stays(
+        &self,
+        service: &ServiceName,
+        from: &Deployment,
+        target: &Deployment,
+        plugin: &Plugin,
+    ) -> Option<String> {
+        let Ok(session) = SessionId::parse("slotd-asks-migrate") else { return None };
+        let key = SessionKey { service: service.clone(), session };
+        let migrates = plugin.probe_migrate(key, &from.version).await;
+        let migrate = match migrates {
+            Ok(Migrates::ByState) => return None,
+            Ok(Migrates::Refuses(why)) => return Some(why),
+            Ok(Migrates::Nothing) => Migrate::None,
+            Err(why) => return Some(why.to_string()),
+        };
+        let taken = takes_over(migrate, &from.version, &target.version, target.same_state);
+        taken.err().map(|refusal| refusal.reason(&from.version, &target.version).to_string())
+    }
+}
+
+fn would_stay(
+    service: &ServiceName,
+    target: &Deployment,
+    sessions: u64,
+    why: Option<&str>,
+) -> Error {
+    let them = if sessions == 1 { "1 session".into() } else { format!("{sessions} sessions") };
+    Error::new(
+        Code::SessionsWouldStay,
+        format!(
+            "{them} of {service} would stay on the version that handled them last: {}. To move \
+             them, deploy a version whose migrate reads what they have, or say --same-state if \
+             version {} reads their state as it is. With --force they stay behind and keep \
+             working there, and the others go",
+            why.unwrap_or_default(),
+            target.version
+        ),
+    )
+}
+
+/// Waits until the store has what was acknowledged before, [`limits::SESSIONS_FLUSH_WAIT`] at most.
+async fn flush(router: &Router, slots: &[SlotId]) {
+    let behind = slots.iter().filter_map(|&slot| {
+        let handle = router.running(slot).ok().flatten()?;
+        let position = handle.stats.position.load(Ordering::Relaxed);
+        Some((handle, position))
+    });
+    let mut behind: Vec<(SlotHandle, u64)> = behind.collect();
+    let until = Instant::now() + limits::SESSIONS_FLUSH_WAIT;
+    loop {
+        behind.retain(|(handle, position)| {
+            !handle.is_closed() && handle.stats.applied.load(Ordering::Relaxed) < *position
+        });
+        if behind.is_empty() || Instant::now() > until {
+            return;
+        }
+        behind.iter().for_each(|(handle, _)| handle.try_order(Order::Flush));
+        tokio::time::sleep(limits::SESSIONS_FLUSH_POLL).await;
+    }
+}

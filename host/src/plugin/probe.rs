@@ -1,0 +1,121 @@
+//! What a plugin's `migrate` would say to a version, asked without a session.
+
+use super::{Account, Call, Failure, Input, Plugin, PluginError, Reply, State, StateFault};
+use crate::{limits, names::SessionKey};
+use bytes::Bytes;
+
+/// What `migrate` does with the sessions of one version, as far as a session without state shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Migrates {
+    /// It looks at each session's state: what becomes of one is known when it is there.
+    ByState,
+    /// It agrees without a look at the state: there is none, as far as anyone can tell.
+    Nothing,
+    /// It refuses the version, whatever the state is.
+    Refuses(String),
+}
+
+/// Why `migrate` could not be asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("its migrate could not be asked: {0}")]
+pub struct NoProbe(String);
+
+/// Has nothing, and keeps nothing: a probe must not take memory.
+struct Nothing;
+
+impl State for Nothing {
+    fn get(&mut self, _key: &str) -> Result<Option<Bytes>, StateFault> {
+        Ok(None)
+    }
+    fn set(&mut self, _key: &str, _value: Bytes) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn delete(&mut self, _key: &str) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn scan(
+        &mut self,
+        _prefix: &str,
+        _after: Option<&str>,
+        _limit: u32,
+    ) -> Result<Vec<(String, Bytes)>, StateFault> {
+        Ok(Vec::new())
+    }
+}
+
+impl Plugin {
+    /// Calls `migrate` over a session that has no state, in an instance of its own, within a call's
+    /// limits. Nothing of it stays.
+    ///
+    /// # Errors
+    /// There is no instance to be had, or the call passed its deadline without saying anything.
+    pub async fn probe_migrate(
+        &self,
+        session: SessionKey,
+        from: &str,
+    ) -> Result<Migrates, NoProbe> {
+        let made = self.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await;
+        let mut instance = made.map_err(|why: PluginError| NoProbe(why.to_string()))?;
+        let input = Input::Migrate { from: from.to_owned() };
+        let call = Call { session, seq: 1, time_ms: 0, state: Box::new(Nothing), input };
+        let outcome = instance.call(call).await;
+        // Giving its memory back takes a while.
+        tokio::task::spawn_blocking(move || drop(instance));
+        judge(outcome.used_state, outcome.result)
+    }
+}
+
+fn judge(used_state: bool, result: Result<Reply, Failure>) -> Result<Migrates, NoProbe> {
+    match result {
+        _ if used_state => Ok(Migrates::ByState),
+        Ok(_) => Ok(Migrates::Nothing),
+        Err(Failure::Rejected(refusal)) => Ok(Migrates::Refuses(refusal.message)),
+        // Whoever has none of his own has nothing that could trap.
+        Err(Failure::Trapped(_) | Failure::Limit(_)) => Ok(Migrates::ByState),
+        Err(why @ (Failure::Deadline(_) | Failure::Store(_) | Failure::NoMemory(_))) => {
+            Err(NoProbe(why.to_string()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error::Rejection, plugin::testkit};
+    use std::time::Duration;
+
+    /// Taken for none, a migrate that goes back would need force; taken for one, its lack would
+    /// corrupt state.
+    #[test]
+    fn what_a_migrate_did_says_what_it_is() {
+        let refused = |message: &str| {
+            let (code, message) = ("migrate-refused".to_owned(), message.to_owned());
+            Err(Failure::Rejected(Rejection { code, message, retriable: false }))
+        };
+        let said = |used_state, result| judge(used_state, result).ok();
+        assert_eq!(said(false, Ok(Reply::default())), Some(Migrates::Nothing));
+        assert_eq!(said(true, Ok(Reply::default())), Some(Migrates::ByState));
+        assert_eq!(said(false, refused("no way")), Some(Migrates::Refuses("no way".into())));
+        // With a state it may find what it looked for.
+        assert_eq!(said(true, refused("no title")), Some(Migrates::ByState));
+        assert_eq!(said(true, Err(Failure::Trapped(String::new()))), Some(Migrates::ByState));
+        assert_eq!(said(false, Err(Failure::Trapped(String::new()))), Some(Migrates::ByState));
+        assert_eq!(said(false, Err(Failure::Deadline(Duration::ZERO))), None);
+    }
+
+    /// A migrate is told apart by what the component does, not by what it was built with.
+    #[tokio::test]
+    async fn components_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = testkit::host(dir.path());
+        let session = || SessionKey::parse("s", "x").unwrap();
+        let own = host.add(testkit::guest().into()).await.unwrap();
+        let none = host.add(testkit::guest_without_migrate().into()).await.unwrap();
+        let asked = own.probe_migrate(session(), "0.2.0").await.unwrap();
+        assert_eq!(asked, Migrates::ByState);
+        let asked = own.probe_migrate(session(), "!").await.unwrap();
+        assert!(matches!(asked, Migrates::Refuses(_)), "{asked:?}");
+        let asked = none.probe_migrate(session(), "0.2.0").await.unwrap();
+        assert_eq!(asked, Migrates::Nothing);
+    }
+}

@@ -1,0 +1,106 @@
+//! Whether a version may take over a session from another one when its `migrate` has said nothing.
+//!
+//! The interface has every component export `migrate`, and the SDKs export one that agrees for who
+//! has written none: "it returned ok" does not say that there is a migration. What a `migrate` did
+//! does. One that never looked at the state cannot have converted it, so it is taken for none, and
+//! the versions decide: state of an earlier version or of the same is taken as it is, state of a
+//! later one is not, because an older version cannot know what a newer one made of it. See
+//! `docs/adr/0011-who-takes-a-session-over.md`.
+
+use semver::Version;
+use std::{cmp::Ordering, fmt};
+
+/// What a call of `migrate` that ended well has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migrate {
+    /// It read or wrote the session's state.
+    Own,
+    /// It did nothing: there is none, as far as anyone can tell.
+    None,
+}
+
+/// Why a version without a `migrate` of its own does not take a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The session was last handled by a later version.
+    Later,
+    /// One of the two is no semantic version: nobody can say which is earlier.
+    Unordered,
+}
+
+/// Decides whether a session goes from version `from` to version `to`, whose `migrate` agreed.
+/// `same_state`: the operator said that `to` reads the state of every other version as it is.
+///
+/// # Errors
+/// Why not; the session stays on `from` then.
+pub fn takes_over(migrate: Migrate, from: &str, to: &str, same_state: bool) -> Result<(), Refusal> {
+    if migrate == Migrate::Own || same_state || from == to {
+        return Ok(());
+    }
+    let (Ok(from), Ok(to)) = (Version::parse(from), Version::parse(to)) else {
+        return Err(Refusal::Unordered);
+    };
+    match from.cmp_precedence(&to) {
+        Ordering::Less | Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(Refusal::Later),
+    }
+}
+
+impl Refusal {
+    /// The reason, for a session that stays on `from` and for the operator who would move it.
+    pub fn reason(self, from: &str, to: &str) -> impl fmt::Display {
+        match self {
+            Self::Later => format!(
+                "version {to} has no migrate of its own, so it takes sessions over from earlier \
+                 versions only, and {from} is later"
+            ),
+            Self::Unordered => format!(
+                "version {to} has no migrate of its own, so it takes sessions over from earlier \
+                 versions only, and of {from} and {to} one is not a semantic version (as 1.4.0)"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole rule. A wrong line is state in two shapes, or a service whose every session stays
+    /// behind.
+    #[test]
+    fn who_takes_a_session_over() {
+        use Migrate::{None, Own};
+        use Refusal::{Later, Unordered};
+        let table = [
+            // Forwards, and the same.
+            (None, "0.1.0", "0.2.0", false, Ok(())),
+            (None, "0.2.0", "0.10.0", false, Ok(())),
+            (None, "1.0.0", "1.0.0", false, Ok(())),
+            (None, "1.0.0-rc.1", "1.0.0", false, Ok(())),
+            (None, "1.0.0+one", "1.0.0+two", false, Ok(())),
+            (None, "0.0.0", "0.1.0", false, Ok(())),
+            // Backwards.
+            (None, "0.2.0", "0.1.0", false, Err(Later)),
+            (None, "0.10.0", "0.2.0", false, Err(Later)),
+            (None, "1.0.0", "1.0.0-rc.1", false, Err(Later)),
+            // What has no order.
+            (None, "build-7", "build-8", false, Err(Unordered)),
+            (None, "1.0", "1.1", false, Err(Unordered)),
+            (None, "v1.0.0", "1.1.0", false, Err(Unordered)),
+            (None, "1.0.0", "", false, Err(Unordered)),
+            (None, "01.0.0", "1.1.0", false, Err(Unordered)),
+            // The same text needs none.
+            (None, "build-7", "build-7", false, Ok(())),
+            // A migrate that looked at the state, or the operator, knows better.
+            (Own, "0.2.0", "0.1.0", false, Ok(())),
+            (Own, "build-7", "build-8", false, Ok(())),
+            (None, "0.2.0", "0.1.0", true, Ok(())),
+            (None, "build-7", "build-8", true, Ok(())),
+        ];
+        for (migrate, from, to, same_state, expected) in table {
+            let decided = takes_over(migrate, from, to, same_state);
+            assert_eq!(decided, expected, "{migrate:?} {from} -> {to}, same state: {same_state}");
+        }
+    }
+}
