@@ -92,8 +92,10 @@ codes! {
     PluginUnavailable = "plugin-unavailable", 503, true;
     /// A bug or an unexpected failure inside slotd; the log has more.
     Internal = "internal", 500, false;
-    /// All memory for instances of plugins (`guests.memory_total`) is in use, and none was given up in time; nothing was kept.
+    /// All memory for instances of plugins (`guests.memory_total`), or all of the system's memory maps for them (`vm.max_map_count`), is in use, and none was given up in time; nothing was kept.
     MemoryFull = "memory-full", 503, true;
+    /// Too many calls of plugins compute for long on the node; nothing was kept.
+    GuestsBusy = "guests-busy", 503, true;
     /// The slot's mailbox is full: slow down.
     MailboxFull = "mailbox-full", 503, true;
     /// What the node's connections hold (bodies and frames that arrive, answers and events that their readers have not taken) is all that it may be (`api.buffers`); nothing was kept.

@@ -27,7 +27,7 @@ pub const PLUGIN_VERSION_BYTES_MAX: usize = 64;
 
 /// Default number of slots; fixed for the life of a data directory.
 pub const SLOT_COUNT_DEFAULT: u16 = 512;
-/// Slots cost a task and an instance each; more than this has no use on one cluster.
+/// Slots cost a task each; more than this has no use on one cluster.
 pub const SLOT_COUNT_MAX: u16 = 16_384;
 /// Messages that wait for one slot; past it the caller gets 503 `mailbox-full`.
 pub const MAILBOX_MESSAGES_DEFAULT: usize = 1_024;
@@ -62,8 +62,6 @@ pub const BEHIND_BYTES_MAX: usize = 8 * UNFLUSHED_BYTES_MAX;
 pub const SESSION_CACHE_BYTES_DEFAULT: usize = 48 * 1024 * 1024;
 /// A cached slot keeps at least this much, so that one large session does not thrash.
 pub const SESSION_CACHE_BYTES_PER_SLOT_MIN: usize = 32 * 1024;
-/// Instances that one slot keeps (services x versions); the least recently used goes first.
-pub const INSTANCES_PER_SLOT_MAX: usize = 8;
 
 // --- messages ---------------------------------------------------------------------------------
 
@@ -129,12 +127,41 @@ pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const GUEST_MEMORY_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// Elements of all tables of one instance.
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
-/// Time that one call of a guest may take.
+/// Running time of one call of a guest; what it waits for its turn is not in it.
 pub const GUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(1);
+/// Times its deadline that a call may take from slice to slice where it does not get to run: it waits for
+/// a disk in its host calls, or for a processor.
+pub const GUEST_DEADLINE_STRETCH: u32 = 2;
 /// The most that a call's time can be configured to: a slot does nothing else meanwhile.
 pub const GUEST_DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Epochs: how often a running guest lets others run and looks at its deadline.
 pub const GUEST_EPOCH: Duration = Duration::from_millis(10);
+/// Running time after which a call has had its slice: looked at each epoch, so half of one more at
+/// most on average. Short enough that a message which waits behind one does not notice.
+pub const GUEST_SLICE: Duration = Duration::from_millis(5);
+/// Epochs after which a call has had its slice whatever it used of it: what it waits for the disk, or
+/// for its processor, is no running time.
+pub const GUEST_SLICE_EPOCHS: u32 = 5;
+/// Calls that compute for long, on a node: the rest is refused. Each is a slot that waits.
+pub const LONG_CALLS_MAX: usize = 1_024;
+/// Deadlines of a call that one may take in all, with what it waits for its turns, while other mail waits
+/// for its slot: that must not be kept for as long as a client has patience with a crowded node.
+pub const LONG_CALL_DEADLINES: u32 = 2;
+/// Between two looks whether mail waits for the slot of such a call.
+pub const LONG_CALL_LOOK: Duration = Duration::from_millis(100);
+/// Calls of one service that have begun and go on in turn, or as many as there are threads for them: each
+/// holds an instance, and the more there are, the longer each takes. The others wait.
+pub const LONG_CALLS_BEGUN_MAX: usize = 4;
+/// First slices that long calls of one service may use up on the threads that serve: at once, and a
+/// second. Past that its calls begin on the threads for long ones.
+pub const LONG_SLICES_MAX: f64 = 8.0;
+pub const LONG_SLICES_PER_SECOND: f64 = 20.0;
+/// How far these threads give way, as for nice(1): where every core is busy with serving, they have a
+/// third of what a thread that serves has. At 10 it would be a tenth, and beside a queue of ten
+/// processes a second of work took a minute.
+pub const LONG_NICE: i32 = 5;
+/// Threads for long calls: the most that can be configured.
+pub const LONG_THREADS_MAX: usize = 64;
 /// Host calls (state, effects, log) that one call of a guest may make.
 pub const HOST_CALLS_MAX: u32 = 100_000;
 /// Bytes of a key of a session's state.
@@ -186,15 +213,28 @@ pub const GUEST_HANDLES_MAX: usize = 1_000;
 pub const GUEST_RANDOM_BYTES_MAX: usize = 64 * 1024;
 /// What an instance counts for beside its memories: its stack, tables, and wasmtime's own records.
 pub const INSTANCE_BYTES_BESIDE: usize = 64 * 1024;
+/// Memory maps that an instance counts for, of which the system lets a process have so many
+/// (vm.max_map_count): those of a memory (what is in use, what is reserved, its image), and those
+/// beside (the call's stack, with its guard). A test holds them against what an instance has.
+pub const MEMORY_MAPS: usize = 4;
+pub const INSTANCE_MAPS_BESIDE: usize = 4;
+/// One part in so many of the process's maps that instances leave to everything else.
+pub const MAPS_BESIDE_SHARE: usize = 4;
 /// How long a call waits for memory that other instances are to give up; half of a call's deadline
 /// at most.
 pub const INSTANCE_PATIENCE: Duration = Duration::from_secs(2);
 /// One part in so many of the memory of all instances that new ones leave to those that run, whose
 /// calls may need some more before they can end.
 pub const GUEST_MEMORY_RUNNING_SHARE: usize = 8;
-/// How long slots have to give up their instances before others are asked: a slot that is in a long
-/// call does not answer.
-pub const SHED_PATIENCE: Duration = Duration::from_millis(10);
+/// Between two looks for idle instances to drop while someone waits for memory and there are none.
+pub const SHED_INTERVAL: Duration = Duration::from_millis(10);
+/// Idle instances that one deployment keeps. As many are used as calls run at once, which is as many
+/// as there are threads; with `guests.isolation = "session"`, as many as sessions were active.
+pub const INSTANCES_IDLE_MAX: usize = 256;
+/// As [`INSTANCE_IDLE_DEFAULT`], for versions that only pinned sessions run.
+pub const INSTANCE_IDLE_SUPERSEDED: Duration = Duration::from_secs(5);
+/// Turns of the housekeeping between two looks for idle instances: half a second.
+pub const INSTANCE_SWEEP_TICKS: u32 = 8;
 /// An instance that did nothing for this long is dropped: making it again takes less than a
 /// millisecond, and a Python handler's holds megabytes.
 pub const INSTANCE_IDLE_DEFAULT: Duration = Duration::from_secs(60);

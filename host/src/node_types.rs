@@ -538,9 +538,6 @@ pub struct SlotInfo {
     pub applied: Position,
     pub mailbox: usize,
     pub sessions: u64,
-    /// Instances of plugins that it has, and the bytes that they hold.
-    pub instances: u64,
-    pub memory: u64,
     /// Label per service.
     pub plugins: std::collections::BTreeMap<String, String>,
 }

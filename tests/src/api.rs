@@ -142,8 +142,6 @@ pub struct Slot {
     pub term: u64,
     pub position: u64,
     pub sessions: u64,
-    pub instances: u64,
-    pub memory: u64,
     pub plugins: BTreeMap<String, String>,
 }
 

@@ -340,19 +340,8 @@ pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
     output::print(&table.render())
 }
 
-const SLOT_COLUMNS: &[&str] = &[
-    ">SLOT",
-    "STATE",
-    "OWNER",
-    ">TERM",
-    ">POSITION",
-    ">APPLIED",
-    ">MAILBOX",
-    ">SESSIONS",
-    ">INSTANCES",
-    ">MEMORY",
-    "RUNS",
-];
+const SLOT_COLUMNS: &[&str] =
+    &[">SLOT", "STATE", "OWNER", ">TERM", ">POSITION", ">APPLIED", ">MAILBOX", ">SESSIONS", "RUNS"];
 
 fn slot_row(slot: &Value) -> Vec<String> {
     let runs = slot["plugins"].as_object().map(|plugins| {
@@ -361,10 +350,9 @@ fn slot_row(slot: &Value) -> Vec<String> {
         };
         plugins.iter().map(run).collect::<Vec<_>>().join(" ")
     });
-    ["slot", "state", "owner", "term", "position", "applied", "mailbox", "sessions", "instances"]
+    ["slot", "state", "owner", "term", "position", "applied", "mailbox", "sessions"]
         .iter()
         .map(|name| text(slot, name))
-        .chain([output::bytes(number(slot, "memory"))])
         .chain([runs.filter(|runs| !runs.is_empty()).unwrap_or_else(|| "-".into())])
         .collect()
 }
@@ -396,13 +384,11 @@ pub async fn slots(args: Slots, json: bool) -> Result<(), CliError> {
     }
     let sum = |name| slots.iter().map(|slot| number(slot, name)).sum::<f64>();
     output::complain(&format!(
-        "{}: {running} running{}, {stopped_count} stopped{}; {}; {} with {}{}",
+        "{}: {running} running{}, {stopped_count} stopped{}; {}{}",
         output::count(slots.len(), "slot"),
         if cut { format!(" (these are the {SLOTS_SHOWN} busiest)") } else { String::new() },
         if unknown > 0 { format!(", {unknown} whose owner did not say") } else { String::new() },
         output::count(sum("sessions") as usize, "session"),
-        output::count(sum("instances") as usize, "instance"),
-        output::bytes(sum("memory")),
         if shown.len() < slots.len() { "; --all lists every slot" } else { "" },
     ));
     Ok(())

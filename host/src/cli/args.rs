@@ -806,7 +806,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Name | Kind::ClusterName => "NAME",
         Kind::Path => "PATH",
         Kind::Secret => "TOKEN",
-        Kind::Choice(_) => "FORMAT",
+        Kind::Choice(_) => "WORD",
         Kind::NatsServers => "URLS",
         Kind::Monitors => "URLS",
         Kind::Seeds => "PEERS",

@@ -169,6 +169,8 @@ async fn assemble(
             memory_bytes: config.guest_compile_memory_bytes,
             deadline: config.guest_compile_deadline,
         },
+        isolation: config.guest_isolation,
+        long_threads: config.guest_long_threads,
         source,
     });
     let plugins = Arc::new(plugins.map_err(|e| StartError::Unavailable(e.to_string()))?);

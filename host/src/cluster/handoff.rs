@@ -19,7 +19,7 @@ use crate::{
     node_types::MoveState,
     router::Place,
     slot::{
-        Activation, Order, Prepared,
+        Activation, Order,
         flush::{CatchUp, catch_up_alone},
     },
 };
@@ -156,10 +156,12 @@ impl Cluster {
                 continue;
             }
             let Some(current) = service.deployment(service.current) else { continue };
-            let Ok(plugin) = self.context.plugins.load(current.digest).await else { continue };
+            if self.context.plugins.load(current.digest).await.is_err() {
+                continue;
+            }
             let (reply, _) = oneshot::channel();
-            let activation = Activation { record: service.activate(), plugin };
-            running.try_order(Order::Activate { activation, prepared: Prepared::Nothing, reply });
+            let activation = Activation { record: service.activate() };
+            running.try_order(Order::Activate { activation, reply });
         }
     }
 

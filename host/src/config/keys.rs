@@ -5,7 +5,7 @@ use super::{
     Config,
     value::{Kind, Value, masked},
 };
-use crate::limits;
+use crate::{limits, plugin::Isolation};
 use std::time::Duration;
 
 pub struct Key {
@@ -329,12 +329,36 @@ pub static KEYS: &[Key] = &[
         guest_idle,
         "An instance that had nothing to do for this long is dropped; the next message makes another."
     ),
+    key!(
+        "guests.isolation",
+        Kind::Choice(Isolation::NAMES),
+        Text,
+        guest_isolation,
+        |v: Isolation| v.as_str().into(),
+        |v: String| Isolation::parse(&v),
+        "What an instance is used for after its first call. `shared`: any call of its version; \
+         `session`: calls for the same session; `call`: none. The stricter ones cost time, make no \
+         difference to a handler that keeps nothing in memory between calls, and show one that does."
+    ),
+    Key {
+        default_doc: Some("half of the processor's cores, one at least"),
+        ..count!(
+            "guests.long_threads",
+            1,
+            limits::LONG_THREADS_MAX,
+            usize,
+            guest_long_threads,
+            "Threads for calls that compute for long. They give way to those that serve, and run such \
+             calls in turn, a slice each."
+        )
+    },
     same!(
         "guests.deadline",
         ms(10, limits::GUEST_DEADLINE_MAX.as_millis() as u64),
         Duration,
         guest_deadline,
-        "Time of one call; past it 504 `plugin-deadline`. No longer than `api.request_deadline`."
+        "Running time of one call; past it 504 `plugin-deadline`. No longer than \
+         `api.request_deadline`."
     ),
     count!(
         "guests.host_calls",

@@ -14,7 +14,7 @@ mod value;
 pub use load::{Loaded, Origin, Problem, Problems, Sources, load};
 pub use value::{Kind, Secret, Value, default_compile_memory};
 
-use crate::limits;
+use crate::{limits, plugin::Isolation};
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// What a node is told at its start. Durations and sizes are within the bounds of [`keys::KEYS`].
@@ -52,6 +52,9 @@ pub struct Config {
     /// Of the process that compiles.
     pub guest_compile_memory_bytes: u64,
     pub guest_compile_deadline: Duration,
+    pub guest_isolation: Isolation,
+    /// Threads for calls that compute for long.
+    pub guest_long_threads: usize,
     pub store_cache_bytes: u64,
     pub disk_reserve_bytes: u64,
     pub log_format: LogFormat,
@@ -173,6 +176,8 @@ impl Default for Config {
             guest_host_calls: limits::HOST_CALLS_MAX,
             guest_compile_memory_bytes: value::default_compile_memory(),
             guest_compile_deadline: limits::COMPILE_DEADLINE_DEFAULT,
+            guest_isolation: Isolation::Shared,
+            guest_long_threads: value::default_long_threads(),
             store_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
             log_format: LogFormat::Text,

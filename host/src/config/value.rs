@@ -306,6 +306,12 @@ pub fn default_compile_memory() -> u64 {
     share.clamp(limits::COMPILE_MEMORY_BYTES_MIN, limits::COMPILE_MEMORY_BYTES_DEFAULT)
 }
 
+/// Half of the cores that this process may use, one at least.
+pub fn default_long_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, limits::LONG_THREADS_MAX)
+}
+
 /// The machine's memory, or what control groups leave of it; 0 where neither is known.
 fn available_memory() -> u64 {
     let read = |path: PathBuf| std::fs::read_to_string(path).ok();

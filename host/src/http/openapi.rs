@@ -144,7 +144,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         Fenced,
         PluginUnavailable,
     ];
-    const PLUGIN: [Code; 8] = [
+    const PLUGIN: [Code; 9] = [
         RequestTimeout,
         BodyTooLarge,
         Rejected,
@@ -152,6 +152,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         PluginLimit,
         PluginDeadline,
         MemoryFull,
+        GuestsBusy,
         SessionNotFound,
     ];
     const CHANGE: [Code; 4] = [NameInvalid, Unavailable, StorageUnavailable, OutcomeUnknown];

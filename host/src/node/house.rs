@@ -17,6 +17,10 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
         if turn == 0 {
             node.bring_stragglers();
         }
+        if turn % limits::INSTANCE_SWEEP_TICKS == 0 {
+            let (plugins, idle) = (node.context.plugins.clone(), node.options.instance_idle);
+            tokio::task::spawn_blocking(move || plugins.pool().sweep(idle));
+        }
         for (slot, handle) in node.router.all_running() {
             if u32::from(slot) % ticks != turn {
                 continue;
@@ -24,10 +28,7 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
             if handle.stats.dirty.load(Ordering::Relaxed) {
                 handle.try_order(Order::Flush);
             }
-            handle.try_order(Order::StopIfIdle {
-                idle: node.options.slot_idle,
-                instances: node.options.instance_idle,
-            });
+            handle.try_order(Order::StopIfIdle { idle: node.options.slot_idle });
             if node.cluster.is_some() {
                 handle.try_order(Order::Prove);
             }

@@ -1,65 +1,28 @@
-//! Memory of instances as the node has it in all: who gives some up when it is lacking, and what
-//! operators see.
+//! Memory of instances as the node has it in all: idle ones go when it is lacking, and what operators
+//! see.
 
 use super::*;
-use futures_util::stream::FuturesUnordered;
 
-/// Has the slots that were used least recently give up their instances whenever a slot waits for
-/// memory, until nobody does.
-pub(super) async fn shed_instances(
-    node: std::sync::Weak<Node>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let Some(budget) = node.upgrade().map(|node| node.context.plugins.budget().clone()) else {
-        return;
-    };
-    // Slots that were asked and have not answered: they are in a long call.
-    let mut asked = FuturesUnordered::new();
-    let mut silent = BTreeSet::new();
+/// Drops the instances that were used least recently whenever a call waits for memory, until none
+/// does.
+pub(super) async fn shed_instances(plugins: Arc<PluginHost>, mut stopping: watch::Receiver<bool>) {
+    let budget = plugins.budget().clone();
     loop {
         tokio::select! {
             () = budget.lacks() => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
-        let Some(node) = node.upgrade() else { return };
-        for (slot, handle) in chosen(&node.router, &silent, budget.bytes_lacking()) {
-            let (reply, shed) = oneshot::channel();
-            handle.try_order(Order::Shed { reply });
-            silent.insert(slot);
-            asked.push(shed.map(move |_| slot));
-        }
-        drop(node);
-        let deadline = tokio::time::sleep(limits::SHED_PATIENCE);
-        tokio::pin!(deadline);
-        loop {
-            tokio::select! {
-                Some(slot) = asked.next() => {
-                    silent.remove(&slot);
-                    if asked.is_empty() {
-                        break;
-                    }
-                }
-                () = &mut deadline => break,
-            }
+        let shed = {
+            let plugins = plugins.clone();
+            let budget = budget.clone();
+            move || plugins.pool().shed(budget.bytes_lacking(), budget.maps_lacking())
+        };
+        let shed = tokio::task::spawn_blocking(shed).await.unwrap_or(0);
+        if shed == 0 {
+            // All are in calls, which give theirs up when they end.
+            tokio::time::sleep(limits::SHED_INTERVAL).await;
         }
     }
-}
-
-/// The slots whose instances hold `bytes` together, the least recently used first.
-fn chosen(router: &Router, silent: &BTreeSet<SlotId>, bytes: usize) -> Vec<(SlotId, SlotHandle)> {
-    let mut holders: Vec<_> = router
-        .all_running()
-        .into_iter()
-        .filter(|(slot, handle)| !silent.contains(slot) && handle.stats.memory.bytes() > 0)
-        .collect();
-    holders.sort_by_key(|(_, handle)| handle.stats.last_mail.load(Ordering::Relaxed));
-    let mut sum = 0;
-    let enough = holders.iter().position(|(_, handle)| {
-        sum += handle.stats.memory.bytes();
-        sum >= bytes as u64
-    });
-    holders.truncate(enough.map_or(holders.len(), |last| last + 1));
-    holders
 }
 
 impl Node {

@@ -33,7 +33,7 @@ use crate::{
     limits,
     log::SlotLog,
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    plugin::{Plugin, PluginError, PluginHost},
+    plugin::{Guests, Plugin, PluginError, PluginHost},
     ring,
     router::Router,
     rpc::{Peers, Request, Response},
@@ -42,9 +42,7 @@ use crate::{
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
         swap::Swap,
     },
-    slot::{
-        Activation, ClusterContext, Mail, Order, SlotContext, SlotHandle, SlotOptions, now_ms, read,
-    },
+    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, now_ms, read},
     state::snapshot::Snapshots,
     storage::{DataDir, Health},
     telemetry::Snapshot,
@@ -55,7 +53,7 @@ use parking_lot::Mutex;
 use removal::Purge;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -245,7 +243,8 @@ impl Node {
         }
         tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
         tokio::spawn(components::tidy(Arc::downgrade(&node), node.stopping.subscribe()));
-        tokio::spawn(memory::shed_instances(Arc::downgrade(&node), node.stopping.subscribe()));
+        let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
+        tokio::spawn(memory::shed_instances(plugins, stopping));
         tokio::spawn(house::watch_storage(
             Arc::downgrade(&node),
             data_dir,
@@ -315,7 +314,6 @@ impl Node {
         for (slot, handle) in self.router.all_running() {
             let stats = &handle.stats;
             snapshot.mailboxes.push((slot, handle.mailbox_depth()));
-            snapshot.instances += stats.memory.instances();
             snapshot.sessions_cached += stats.cached.load(Ordering::Relaxed);
             snapshot.session_cache_bytes += stats.cache_bytes.load(Ordering::Relaxed);
         }
@@ -327,6 +325,7 @@ impl Node {
         snapshot.memory_max = budget.bytes_max() as u64;
         for (service, _) in budget.services() {
             let memory = self.service_memory(&service);
+            snapshot.instances += memory.instances;
             snapshot.services.push((service, memory));
         }
         snapshot

@@ -90,6 +90,8 @@ impl Node {
                 swap.supersede(service.generation);
             }
             self.current.lock().remove(&service.name);
+            let (plugins, name) = (self.context.plugins.clone(), service.name.clone());
+            tokio::task::spawn_blocking(move || plugins.pool().supersede(&name, REMOVED));
             self.past_swaps.forget(&service.name);
         }
         if service.since == 0 {

@@ -135,8 +135,8 @@ impl Node {
         let mut superseded = None;
         if let (Some(next), Some(registry)) = (&next, &self.registry) {
             // A plugin that can't be had must not become current.
-            let activation = self.activation(next).await?;
-            let digest = activation.plugin.digest();
+            let tried = self.tried(next).await?;
+            let digest = tried.plugin().digest();
             let component = self.context.plugins.component(digest).await;
             let component = component.map_err(|e| Error::internal(e.to_string()))?;
             registry.components().put(digest, component).await.map_err(|why| {
@@ -147,14 +147,17 @@ impl Node {
             })?;
             let generation = next.generation;
             self.make_durable(next.clone()).await?;
+            self.context.plugins.pool().place(tried);
             drop(turn);
             superseded = self.wait_for_cluster(service, generation).await;
         } else if let Some(next) = next {
             let from = self.context.catalogue.get(service).filter(|s| !s.is_removed());
             let from = from.map(|s| self.context.catalogue.label(service, s.current));
             // A plugin that can't be had must not become current.
-            let activation = self.activation(&next).await?;
+            let tried = self.tried(&next).await?;
+            let activation = Activation { record: next.activate() };
             self.make_durable(next).await?;
+            self.context.plugins.pool().place(tried);
             let swap = self.start_swap(activation, from);
             drop(turn);
             swap.wait(limits::SWAP_WAIT).await;
@@ -274,6 +277,11 @@ impl Node {
         Some(self.context.catalogue.label(&service.name, from))
     }
 
+    fn label_of_current(service: &Service) -> Result<Arc<str>, Error> {
+        let missing = || Error::internal(format!("{} has no current deployment", service.name));
+        Ok(service.deployment(service.current).ok_or_else(missing)?.label.clone())
+    }
+
     async fn current_plugin(&self, service: &Service) -> Result<Arc<Plugin>, Error> {
         let missing = || Error::internal(format!("{} has no current deployment", service.name));
         let current = service.deployment(service.current).ok_or_else(missing)?;
@@ -282,15 +290,29 @@ impl Node {
         })
     }
 
-    /// The order that moves a slot to what is current in `service`.
+    /// The order that moves a slot to what is current in `service`, which is durable, once that is
+    /// loaded and an instance of it could be made: slots go over to nothing that can't run.
     pub(super) async fn activation(&self, service: &Service) -> Result<Activation, Error> {
+        let tried = self.tried(service).await?;
+        self.context.plugins.pool().place(tried);
+        Ok(Activation { record: service.activate() })
+    }
+
+    /// What is to be current in `service`, loaded and with an instance that was made.
+    async fn tried(&self, service: &Service) -> Result<Arc<Guests>, Error> {
         let plugin = self.current_plugin(service).await?;
+        let plugins = &self.context.plugins;
+        let label = Self::label_of_current(service)?;
+        let guests = plugins.pool().apart(&service.name, service.current, label, plugin.clone());
+        plugins.try_one(&guests).await.map_err(|why| {
+            Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*guests.label)
+        })?;
         // One that is late must not take the place of what came after it.
         let newest = self.context.catalogue.get(&service.name);
         if newest.is_none_or(|newest| newest.generation <= service.generation) {
-            self.current.lock().insert(service.name.clone(), plugin.clone());
+            self.current.lock().insert(service.name.clone(), plugin);
         }
-        Ok(Activation { record: service.activate(), plugin })
+        Ok(guests)
     }
 
     /// Begins to move the slots of this node, and ends what moves them to an older generation.
@@ -479,7 +501,7 @@ fn not_added(error: PluginError) -> Error {
     let code = match &error {
         PluginError::Refused(_) => Code::PluginRefused,
         PluginError::TooCostly(_) => Code::PluginTooCostly,
-        PluginError::Busy(_) => Code::Unavailable,
+        PluginError::Busy(_) | PluginError::Cut(_) => Code::Unavailable,
         PluginError::Crashed(_) => Code::Internal,
         PluginError::NoMemory(_) => Code::MemoryFull,
         PluginError::Missing(_) | PluginError::Failed(_) => Code::StorageUnavailable,

@@ -56,8 +56,6 @@ impl Node {
                 applied: stats.applied.load(Ordering::Relaxed),
                 mailbox: running.mailbox_depth(),
                 sessions: stats.sessions.load(Ordering::Relaxed),
-                instances: stats.memory.instances(),
-                memory: stats.memory.bytes(),
                 plugins,
             });
         }
@@ -75,8 +73,6 @@ impl Node {
             applied: meta.applied,
             mailbox: 0,
             sessions: meta.sessions,
-            instances: 0,
-            memory: 0,
             plugins: active.map(|a| (a.service.to_string(), label(a).to_string())).collect(),
         })
     }

@@ -6,6 +6,7 @@ use crate::{
     log::record::DeploymentId,
     plugin::Migrates,
     service::takeover::{Migrate, takes_over},
+    slot::SlotHandle,
 };
 
 /// What an operator says of a deploy or rollback.

@@ -1,11 +1,13 @@
 //! Swaps and imports on a node that stands alone.
 
 use super::*;
+use crate::slot::SlotHandle;
 use crate::{
     operator::{Action, Import, Imported, Operation},
     plugin::{Digest, testkit},
     storage::StorageOptions,
 };
+use std::collections::BTreeSet;
 use tokio::time::timeout;
 
 const SLOTS: u16 = 8;
@@ -23,6 +25,19 @@ fn large() -> Bytes {
     let grow = "(func $start (if (i32.eq (i32.const -1) (memory.grow (i32.const 32)))
         (then unreachable))) (start $start)";
     testkit::guest_with(";;START", grow).into()
+}
+
+fn key() -> SessionKey {
+    SessionKey::parse("s", "x").unwrap()
+}
+
+fn message(body: &'static [u8]) -> Incoming {
+    Incoming {
+        id: None,
+        sender: None,
+        content_type: "text/plain".into(),
+        body: Bytes::from_static(body),
+    }
 }
 
 impl Fixture {
@@ -60,17 +75,19 @@ impl Fixture {
 
     async fn send_to(&self, session: &str) -> Sent {
         let key = SessionKey::parse("s", session).unwrap();
-        let message = Incoming {
-            id: None,
-            sender: None,
-            content_type: "text/plain".into(),
-            body: Bytes::from_static(b"sone"),
-        };
-        self.node.send(&key, message).await.unwrap()
+        self.node.send(&key, message(b"sone")).await.unwrap()
     }
 
     async fn send(&self) -> u64 {
         self.send_to("x").await.seq
+    }
+
+    /// Waits until a guest runs a call.
+    async fn until_called(&self) {
+        let guests = self.node.context.plugins.pool().get(&self.service, 1).unwrap();
+        while guests.idle() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// The generations that the slots run.
@@ -82,32 +99,52 @@ impl Fixture {
     }
 }
 
-/// Without it there would be no way back from a plugin whose instances can't be made in a slot:
-/// its swap tries for ever, and a rollback would wait for it and be refused.
+/// A version whose instances can't be made would answer every message with an error. It must not
+/// become current, and the one before goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cant_be_instantiated_does_not_become_current() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
+    assert_eq!(fixture.send().await, 1);
+    // As if its trial had gone well, on a node that gave its instances more.
+    let _kept = fixture.plugins.load(Digest::of(&large())).await.unwrap();
+    let refused = fixture.deploy("2.0.0", large()).await.unwrap_err();
+    assert_eq!(refused.code, Code::PluginUnavailable);
+    assert!(refused.detail.contains("memory"), "{refused}");
+    assert_eq!(fixture.node.service(&fixture.service).unwrap().generation, 1);
+    assert_eq!(fixture.send().await, 2);
+    assert_eq!(fixture.generations(), [Some(1)].into());
+    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+}
+
+/// Without it there would be no way back from a swap that does not come to its end: it tries for
+/// ever, and a rollback would wait for it and be refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     let fixture = Fixture::new().await;
     let first = fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
-    // Only a slot in which it is used needs an instance to go over.
     assert_eq!(fixture.send().await, 1);
-    // As if its trial had gone well.
-    let _kept = fixture.plugins.load(Digest::of(&large())).await.unwrap();
+    // A slot goes over between two messages, and this one takes long.
+    let spinning = tokio::spawn({
+        let node = fixture.node.clone();
+        async move { node.send(&key(), message(b"l")).await }
+    });
+    fixture.until_called().await;
     let (node, service) = (fixture.node.clone(), fixture.service.clone());
+    let next = testkit::guest_with("bad-luck", "badluck2").into();
     let deploying = tokio::spawn(async move {
-        node.deploy(&service, Some("2.0.0".into()), large(), Said::default()).await
+        node.deploy(&service, Some("2.0.0".into()), next, Said::default()).await
     });
     let stuck = async {
         loop {
             let swap = fixture.node.service(&fixture.service).unwrap().swap.unwrap();
-            if swap.generation == 2 && swap.moved == u32::from(SLOTS) - 1 && swap.error.is_some() {
+            if swap.generation == 2 && swap.moved == u32::from(SLOTS) - 1 {
                 return swap;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let stuck = timeout(PATIENCE, stuck).await.unwrap();
-    assert!(!stuck.done && stuck.error.as_ref().is_some_and(|e| e.contains("memory")), "{stuck:?}");
-    assert_eq!(fixture.send().await, 2, "the old version goes on there");
+    assert!(!timeout(PATIENCE, stuck).await.unwrap().done);
 
     let back = fixture.rollback(None, Said::default()).await.unwrap();
     let swap = back.swap.unwrap();
@@ -122,7 +159,10 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
         ("2.0.0", 2, false)
     );
     assert_eq!(swap.error.as_deref(), Some("superseded by generation 3"));
-    assert_eq!(fixture.send().await, 3);
+    // By its own deadline, or because the slot could not wait for it.
+    let ended = spinning.await.unwrap().unwrap_err().code;
+    assert!([Code::PluginDeadline, Code::Unavailable].contains(&ended), "{ended:?}");
+    assert_eq!(fixture.send().await, 2);
     assert_eq!(fixture.node.stop(PATIENCE).await, 0);
 }
 
@@ -132,11 +172,10 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
 async fn a_swap_that_is_late_ends_at_once() {
     let fixture = Fixture::new().await;
     fixture.deploy("1", testkit::guest().into()).await.unwrap();
-    let plugin = fixture.plugins.load(Digest::of(&testkit::guest())).await.unwrap();
     let start = |generation| {
         let service = fixture.service.clone();
         let record = crate::log::record::Activate { service, generation, deployment: 1 };
-        fixture.node.start_swap(Activation { record, plugin: plugin.clone() }, None)
+        fixture.node.start_swap(Activation { record }, None)
     };
     let newer = start(3);
     let late = start(2);

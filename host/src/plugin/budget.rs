@@ -1,9 +1,10 @@
 //! The memory of all instances of a node: who holds how much, and the bound that none may pass.
 //!
-//! Memory is counted in pages as it is asked for, so that there is never more than the bound. Who
-//! finds none left waits, not for long; whoever owns idle instances is told how much is lacking and
-//! gives some up. New instances leave a part of the memory to those that run: were all of it held by
-//! calls that need a page more, none of them could end.
+//! Memory is counted in pages, and the system's memory maps with it, of which a process may have only
+//! so many: without one it can do nothing more, and ends. Both are counted as they are asked for, so
+//! that there is never more than the bound. Who finds none left waits, not for long; whoever owns idle
+//! instances is told how much is lacking and gives some up. New instances leave a part of the memory
+//! to those that run: were all of it held by calls that need a page more, none of them could end.
 
 use crate::{limits, names::ServiceName};
 use parking_lot::Mutex;
@@ -13,42 +14,36 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
 /// A page of WebAssembly: memories grow by whole ones.
 const PAGE_BYTES: usize = 64 * 1024;
 
-/// What some instances hold: those of a service, or of a slot.
+/// What the instances of a service hold.
 #[derive(Debug, Default)]
 pub struct Usage {
     instances: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// What a slot's instances hold: together, and those of each service that had one in it.
-#[derive(Debug, Default)]
-pub struct SlotUsage {
-    all: Usage,
-    services: Mutex<BTreeMap<ServiceName, Arc<Usage>>>,
-}
-
 /// On whose behalf an instance is made.
 #[derive(Clone, Debug, Default)]
-pub struct Account {
-    service: Arc<Usage>,
-    slot: Arc<SlotUsage>,
-    service_in_slot: Arc<Usage>,
-}
+pub struct Account(Arc<Usage>);
 
 /// The memory of a node's instances.
 #[derive(Debug)]
 pub struct Budget {
+    maps_max: usize,
+    /// What the system lets the process have in all.
+    maps_of_process: usize,
     pages_max: usize,
     /// Up to which new instances are made.
     pages_open_max: usize,
-    pages_used: AtomicUsize,
+    /// What all instances hold: both at once, so that whoever is refused for the one never holds the
+    /// other meanwhile.
+    used: Mutex<Need>,
     starting: Queue,
     running: Queue,
     wanted: Notify,
@@ -59,10 +54,24 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct Queue {
     pages_wanted: AtomicUsize,
+    maps_wanted: AtomicUsize,
     /// Held by the one whose turn it is.
     turn: tokio::sync::Mutex<()>,
     /// For that one.
     freed: Notify,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Need {
+    pages: usize,
+    maps: usize,
+}
+
+impl Need {
+    fn is_nothing(self) -> bool {
+        self.pages == 0 && self.maps == 0
+    }
 }
 
 /// Why an instance gets no memory. It is never the plugin's fault.
@@ -73,6 +82,11 @@ pub enum NoMemory {
         "the instances of all plugins may have {bytes_max} bytes on this node (guests.memory_total), and all are in use"
     )]
     InUse { bytes_max: usize },
+    /// As [`NoMemory::InUse`], for the system's memory maps.
+    #[error(
+        "the instances of all plugins may have {max} memory maps on this node, of the {process} that the system lets a process have (sysctl vm.max_map_count), and all are in use"
+    )]
+    Maps { max: usize, process: usize },
     /// The system refuses the process a mapping.
     #[error(transparent)]
     System(#[from] NoMapping),
@@ -125,32 +139,22 @@ impl Usage {
     }
 }
 
-impl SlotUsage {
-    pub fn instances(&self) -> u64 {
-        self.all.instances()
-    }
-    pub fn bytes(&self) -> u64 {
-        self.all.bytes()
-    }
-    /// Whether a service has an instance in the slot.
-    pub fn has_service(&self, service: &ServiceName) -> bool {
-        self.services.lock().get(service).is_some_and(|usage| usage.instances() > 0)
-    }
-}
-
-impl Account {
-    fn usages(&self) -> [&Usage; 3] {
-        [&self.service, &self.slot.all, &self.service_in_slot]
-    }
-}
-
 impl Budget {
     pub(super) fn new(bytes_max: usize) -> Arc<Self> {
+        let read = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+        let process = read.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(usize::MAX);
+        Self::with_maps(bytes_max, process)
+    }
+
+    fn with_maps(bytes_max: usize, maps_of_process: usize) -> Arc<Self> {
+        let maps_max = maps_of_process - maps_of_process / limits::MAPS_BESIDE_SHARE;
         let pages_max = bytes_max / PAGE_BYTES;
         Arc::new(Self {
+            maps_max,
+            maps_of_process,
             pages_max,
             pages_open_max: pages_max - pages_max / limits::GUEST_MEMORY_RUNNING_SHARE,
-            pages_used: AtomicUsize::new(0),
+            used: Mutex::default(),
             starting: Queue::default(),
             running: Queue::default(),
             wanted: Notify::new(),
@@ -158,10 +162,9 @@ impl Budget {
         })
     }
 
-    /// The account of a slot's instances of a service.
-    pub fn account(&self, service: &ServiceName, slot: Arc<SlotUsage>) -> Account {
-        let service_in_slot = slot.services.lock().entry(service.clone()).or_default().clone();
-        Account { service: self.service(service), slot, service_in_slot }
+    /// The account of a service's instances.
+    pub fn account(&self, service: &ServiceName) -> Account {
+        Account(self.service(service))
     }
 
     /// What the instances of a service hold; kept for every service that had one.
@@ -179,12 +182,11 @@ impl Budget {
     }
 
     pub fn bytes_used(&self) -> usize {
-        self.pages_used.load(Ordering::Relaxed) * PAGE_BYTES
+        self.used.lock().pages * PAGE_BYTES
     }
 
     /// What those who wait lack.
     pub fn bytes_lacking(&self) -> usize {
-        let used = self.pages_used.load(Ordering::Relaxed);
         let starting = self.starting.pages_wanted.load(Ordering::Relaxed);
         let running = self.running.pages_wanted.load(Ordering::Relaxed);
         let max = match (starting, running) {
@@ -193,50 +195,86 @@ impl Budget {
             (0, _) => self.pages_max,
             _ => self.pages_open_max,
         };
-        used.saturating_add(starting + running).saturating_sub(max).saturating_mul(PAGE_BYTES)
+        let wanted = self.used.lock().pages.saturating_add(starting + running);
+        wanted.saturating_sub(max).saturating_mul(PAGE_BYTES)
+    }
+
+    /// Memory maps that those who wait lack.
+    pub fn maps_lacking(&self) -> usize {
+        let [starting, running] =
+            [&self.starting, &self.running].map(|queue| queue.maps_wanted.load(Ordering::Relaxed));
+        match starting + running {
+            0 => 0,
+            wanted => (self.used.lock().maps + wanted).saturating_sub(self.maps_max),
+        }
+    }
+
+    pub fn is_lacking(&self) -> bool {
+        self.bytes_lacking() > 0 || self.maps_lacking() > 0
     }
 
     /// Resolves when someone waits for memory. For one task.
     pub async fn lacks(&self) {
-        while self.bytes_lacking() == 0 {
+        while !self.is_lacking() {
             self.wanted.notified().await;
         }
     }
 
-    fn no_memory(&self) -> NoMemory {
-        NoMemory::InUse { bytes_max: self.bytes_max() }
+    fn no_memory(&self, need: Need) -> NoMemory {
+        let maps = self.used.lock().maps.saturating_add(need.maps);
+        match maps > self.maps_max {
+            true => NoMemory::Maps { max: self.maps_max, process: self.maps_of_process },
+            false => NoMemory::InUse { bytes_max: self.bytes_max() },
+        }
     }
 
-    /// Takes pages if that leaves no more than `max` in use.
-    fn try_take(&self, pages: usize, max: usize) -> bool {
-        let taken = |used: usize| used.checked_add(pages).filter(|after| *after <= max);
-        self.pages_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    /// Takes what is needed if that leaves no more than `max` pages in use.
+    fn try_take(&self, need: Need, max: usize) -> bool {
+        let mut used = self.used.lock();
+        let after = Need {
+            pages: used.pages.saturating_add(need.pages),
+            maps: used.maps.saturating_add(need.maps),
+        };
+        // Those that run may have passed the bound for those that start: who asks for no pages is not
+        // concerned.
+        let has_pages = need.pages == 0 || after.pages <= max;
+        let has_all = has_pages && after.maps <= self.maps_max;
+        if has_all {
+            *used = after;
+        }
+        has_all
     }
 
-    async fn take(&self, pages: usize, starts: bool, patience: Duration) -> Result<(), NoMemory> {
-        if pages == 0 {
+    /// Gives the time that it waited.
+    async fn take(
+        &self,
+        need: Need,
+        starts: bool,
+        patience: Duration,
+    ) -> Result<Duration, NoMemory> {
+        if need.is_nothing() {
             // There is always room for nothing, also where others have passed the bound for those
             // that start: nobody would give anything up for it.
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
         let (max, queue) = match starts {
             true => (self.pages_open_max, &self.starting),
             false => (self.pages_max, &self.running),
         };
         // Who comes now does not go before those who wait.
-        if queue.pages_wanted.load(Ordering::Relaxed) == 0 && self.try_take(pages, max) {
-            return Ok(());
+        if !queue.is_wanted() && self.try_take(need, max) {
+            return Ok(Duration::ZERO);
         }
-        if pages > max || patience.is_zero() {
+        if need.pages > max || need.maps > self.maps_max || patience.is_zero() {
             // More than there can ever be; or nobody is to give anything up for it.
-            return Err(self.no_memory());
+            return Err(self.no_memory(need));
         }
-        let _wanted = Wanted::new(self, queue, pages);
+        let (begun, _wanted) = (Instant::now(), Wanted::new(self, queue, need));
         let wait = async {
             let _turn = queue.turn.lock().await;
             loop {
                 let freed = queue.freed.notified();
-                if self.try_take(pages, max) {
+                if self.try_take(need, max) {
                     return;
                 }
                 // A call that runs may have taken what there was room for when this began to
@@ -245,13 +283,19 @@ impl Budget {
                 freed.await;
             }
         };
-        tokio::time::timeout(patience, wait).await.map_err(|_| self.no_memory())
+        tokio::time::timeout(patience, wait).await.map_err(|_| self.no_memory(need))?;
+        Ok(begun.elapsed())
     }
 
-    fn give_back(&self, pages: usize) {
-        self.pages_used.fetch_sub(pages, Ordering::Relaxed);
+    fn give_back(&self, held: Need) {
+        let mut used = self.used.lock();
+        *used = Need {
+            pages: used.pages.saturating_sub(held.pages),
+            maps: used.maps.saturating_sub(held.maps),
+        };
+        drop(used);
         for queue in [&self.running, &self.starting] {
-            if queue.pages_wanted.load(Ordering::Relaxed) > 0 {
+            if queue.is_wanted() {
                 queue.freed.notify_one();
             }
         }
@@ -264,40 +308,70 @@ pub(super) struct Lease {
     budget: Arc<Budget>,
     account: Account,
     pages: usize,
+    maps: usize,
     /// It is being made still.
     starts: bool,
+    /// What a call of it may wait in all.
     patience: Duration,
+    /// What this one may wait still.
+    left: Duration,
+    /// It waited since this was asked last.
+    waited: bool,
 }
 
 impl Lease {
     /// Counts an instance that is about to be made.
     pub(super) fn open(budget: &Arc<Budget>, account: Account, patience: Duration) -> Self {
-        for usage in account.usages() {
-            usage.instances.fetch_add(1, Ordering::Relaxed);
+        account.0.instances.fetch_add(1, Ordering::Relaxed);
+        let budget = budget.clone();
+        Self {
+            budget,
+            account,
+            pages: 0,
+            maps: 0,
+            starts: true,
+            patience,
+            left: patience,
+            waited: false,
         }
-        Self { budget: budget.clone(), account, pages: 0, starts: true, patience }
     }
 
     /// The instance is made. From now on it waits for `patience`, where that is more.
     pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
         // One without a memory needs what there is beside it too.
-        self.grow(0).await?;
+        self.grow(0, 0).await?;
         self.starts = false;
         self.patience = self.patience.max(patience);
+        self.left = self.patience;
         Ok(())
+    }
+
+    /// A call begins.
+    pub(super) fn renew(&mut self) {
+        self.left = self.patience;
+    }
+
+    /// Whether it waited since this was asked last: others ran meanwhile.
+    pub(super) fn take_waited(&mut self) -> bool {
+        std::mem::take(&mut self.waited)
     }
 
     /// Takes `bytes` more, waiting for others to give some up where there is none left. The first
     /// time, what an instance needs beside its memories too: both or nothing, so that those who
     /// wait for memory hold none.
-    pub(super) async fn grow(&mut self, bytes: usize) -> Result<(), NoMemory> {
-        let beside = if self.pages == 0 { limits::INSTANCE_BYTES_BESIDE } else { 0 };
+    pub(super) async fn grow(&mut self, bytes: usize, maps: usize) -> Result<(), NoMemory> {
+        let (beside, maps_beside) = match self.pages {
+            0 => (limits::INSTANCE_BYTES_BESIDE, limits::INSTANCE_MAPS_BESIDE),
+            _ => (0, 0),
+        };
         let pages = bytes.saturating_add(beside).div_ceil(PAGE_BYTES);
-        self.budget.take(pages, self.starts, self.patience).await?;
+        let need = Need { pages, maps: maps + maps_beside };
+        let waited = self.budget.take(need, self.starts, self.left).await?;
+        self.left = self.left.saturating_sub(waited);
+        self.waited |= !waited.is_zero();
         self.pages += pages;
-        for usage in self.account.usages() {
-            usage.bytes.fetch_add((pages * PAGE_BYTES) as u64, Ordering::Relaxed);
-        }
+        self.maps += need.maps;
+        self.account.0.bytes.fetch_add((pages * PAGE_BYTES) as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -305,35 +379,46 @@ impl Lease {
     pub(super) fn bytes(&self) -> usize {
         self.pages * PAGE_BYTES
     }
+    pub(super) fn maps(&self) -> usize {
+        self.maps
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        for usage in self.account.usages() {
-            usage.instances.fetch_sub(1, Ordering::Relaxed);
-            usage.bytes.fetch_sub(self.bytes() as u64, Ordering::Relaxed);
-        }
-        self.budget.give_back(self.pages);
+        self.account.0.instances.fetch_sub(1, Ordering::Relaxed);
+        self.account.0.bytes.fetch_sub(self.bytes() as u64, Ordering::Relaxed);
+        self.budget.give_back(Need { pages: self.pages, maps: self.maps });
     }
 }
 
 /// Pages that someone waits for, as long as it does.
 struct Wanted<'a> {
     queue: &'a Queue,
-    pages: usize,
+    need: Need,
+}
+
+impl Queue {
+    /// Someone waits.
+    fn is_wanted(&self) -> bool {
+        self.pages_wanted.load(Ordering::Relaxed) > 0
+            || self.maps_wanted.load(Ordering::Relaxed) > 0
+    }
 }
 
 impl<'a> Wanted<'a> {
-    fn new(budget: &'a Budget, queue: &'a Queue, pages: usize) -> Self {
-        queue.pages_wanted.fetch_add(pages, Ordering::Relaxed);
+    fn new(budget: &'a Budget, queue: &'a Queue, need: Need) -> Self {
+        queue.pages_wanted.fetch_add(need.pages, Ordering::Relaxed);
+        queue.maps_wanted.fetch_add(need.maps, Ordering::Relaxed);
         budget.wanted.notify_one();
-        Self { queue, pages }
+        Self { queue, need }
     }
 }
 
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
-        self.queue.pages_wanted.fetch_sub(self.pages, Ordering::Relaxed);
+        self.queue.pages_wanted.fetch_sub(self.need.pages, Ordering::Relaxed);
+        self.queue.maps_wanted.fetch_sub(self.need.maps, Ordering::Relaxed);
     }
 }
 
@@ -367,24 +452,20 @@ mod tests {
     async fn what_is_taken_is_counted_and_given_back() {
         let budget = Budget::new(100 * PAGE);
         let (a, b) = (ServiceName::parse("a").unwrap(), ServiceName::parse("b").unwrap());
-        let slot = Arc::new(SlotUsage::default());
-        let (of_a, of_b) = (budget.account(&a, slot.clone()), budget.account(&b, slot.clone()));
+        let (of_a, of_b) = (budget.account(&a), budget.account(&b));
         let beside = limits::INSTANCE_BYTES_BESIDE;
         let mut one = lease(&budget, &of_a).await;
         let two = lease(&budget, &of_b).await;
-        one.grow(3 * PAGE - 1).await.unwrap();
+        one.grow(3 * PAGE - 1, 0).await.unwrap();
         assert_eq!(one.bytes(), beside + 3 * PAGE);
-        assert_eq!((budget.service(&a).instances(), slot.instances()), (1, 2));
+        assert_eq!((budget.service(&a).instances(), budget.service(&b).instances()), (1, 1));
         assert_eq!(budget.service(&a).bytes(), (beside + 3 * PAGE) as u64);
         assert_eq!(budget.service(&b).bytes(), beside as u64);
-        assert!(slot.has_service(&a) && slot.has_service(&b));
-        assert_eq!(slot.bytes(), (2 * beside + 3 * PAGE) as u64);
         assert_eq!(budget.bytes_used(), 2 * beside + 3 * PAGE);
         drop(one);
-        assert!(!slot.has_service(&a) && slot.has_service(&b));
+        assert_eq!((budget.service(&a).bytes(), budget.service(&a).instances()), (0, 0));
         drop(two);
-        assert_eq!((budget.bytes_used(), slot.bytes(), slot.instances()), (0, 0, 0));
-        assert!(!slot.has_service(&b));
+        assert_eq!((budget.bytes_used(), budget.service(&b).instances()), (0, 0));
     }
 
     /// Memory must never pass the bound; who waits gets what others give up, and is known to wait.
@@ -395,9 +476,9 @@ mod tests {
         let account = Account::default();
         let mut held = lease(&budget, &account).await;
         let mut other = lease(&budget, &account).await;
-        held.grow(8 * PAGE).await.unwrap();
+        held.grow(8 * PAGE, 0).await.unwrap();
         assert_eq!(budget.bytes_lacking(), 0);
-        let waits = tokio::spawn(async move { other.grow(5 * PAGE).await.map(|()| other) });
+        let waits = tokio::spawn(async move { other.grow(5 * PAGE, 0).await.map(|()| other) });
         budget.lacks().await;
         assert_eq!(budget.bytes_lacking(), 3 * PAGE);
         assert!(!waits.is_finished());
@@ -415,10 +496,10 @@ mod tests {
         let budget = Budget::new(64 * PAGE);
         let account = Account::default();
         let mut runs = lease(&budget, &account).await;
-        runs.grow((budget.pages_open_max - 2) * PAGE - beside).await.unwrap();
+        runs.grow((budget.pages_open_max - 2) * PAGE - beside, 0).await.unwrap();
         // One whose turn it is, and one behind it: for both of them there is room.
         let turn = budget.starting.turn.lock().await;
-        let before = Wanted::new(&budget, &budget.starting, 1);
+        let before = Wanted::new(&budget, &budget.starting, Need { pages: 1, maps: 0 });
         let waits = tokio::spawn({
             let mut behind = Lease::open(&budget, account.clone(), PATIENCE);
             async move { behind.started(PATIENCE).await.map(|()| behind) }
@@ -429,11 +510,42 @@ mod tests {
         let told = budget.lacks();
         tokio::pin!(told);
         assert!(futures_util::poll!(&mut told).is_pending());
-        runs.grow(2 * PAGE).await.unwrap();
+        runs.grow(2 * PAGE, 0).await.unwrap();
         drop(turn);
         tokio::time::timeout(PATIENCE, told).await.expect("nobody is told that memory is lacking");
         drop((before, runs));
         waits.await.unwrap().unwrap();
+    }
+
+    /// Maps are a resource of their own: where they are used up, idle instances must give way, and who
+    /// finds none must be told that, rather than that the plugin is at fault; the process must keep
+    /// some, or it ends.
+    #[tokio::test]
+    async fn memory_maps_are_counted_and_named() {
+        let budget = Budget::with_maps(1 << 30, 100);
+        let account = Account::default();
+        let mut held = Vec::new();
+        let refused = loop {
+            let mut one = Lease::open(&budget, account.clone(), Duration::from_millis(1));
+            match one.grow(0, limits::MEMORY_MAPS).await {
+                Ok(()) => held.push(one),
+                Err(refused) => break refused,
+            }
+        };
+        let each = limits::INSTANCE_MAPS_BESIDE + limits::MEMORY_MAPS;
+        assert_eq!(held.len(), 75 / each, "a quarter is the process's own");
+        assert!(refused.to_string().contains("vm.max_map_count"), "{refused}");
+        assert_eq!((held[0].maps(), budget.is_lacking()), (each, false));
+        let waits = tokio::spawn({
+            let mut one = Lease::open(&budget, account.clone(), PATIENCE);
+            async move { one.grow(0, limits::MEMORY_MAPS).await.map(|()| one) }
+        });
+        budget.lacks().await;
+        assert!(budget.maps_lacking() > 0);
+        held.pop();
+        let last = waits.await.unwrap().unwrap();
+        drop((last, held));
+        assert_eq!(budget.used.lock().maps, 0);
     }
 
     /// A wait has an end, and leaves nothing behind that says that someone still waits.
@@ -442,15 +554,15 @@ mod tests {
         let beside = limits::INSTANCE_BYTES_BESIDE;
         let budget = Budget::new(4 * PAGE + beside);
         let mut lease = lease(&budget, &Account::default()).await;
-        lease.patience = Duration::from_millis(1);
-        lease.grow(3 * PAGE).await.unwrap();
-        let refused = lease.grow(2 * PAGE).await.unwrap_err();
+        lease.left = Duration::from_millis(1);
+        lease.grow(3 * PAGE, 0).await.unwrap();
+        let refused = lease.grow(2 * PAGE, 0).await.unwrap_err();
         assert!(refused.to_string().contains("guests.memory_total"), "{refused}");
         // More than the node has at all: no use to wait.
-        lease.patience = Duration::from_secs(3_600);
-        assert!(lease.grow(5 * PAGE + beside).await.is_err());
+        lease.left = Duration::from_secs(3_600);
+        assert!(lease.grow(5 * PAGE + beside, 0).await.is_err());
         assert_eq!((budget.bytes_lacking(), lease.bytes()), (0, beside + 3 * PAGE));
-        lease.grow(PAGE).await.unwrap();
+        lease.grow(PAGE, 0).await.unwrap();
     }
 
     /// Were new instances to take the last page, calls that need one more would all wait for each
@@ -461,11 +573,11 @@ mod tests {
         let account = Account::default();
         let mut first = lease(&budget, &account).await;
         let mut new = Lease::open(&budget, account.clone(), Duration::from_millis(1));
-        assert!(new.grow(58 * PAGE).await.is_err());
+        assert!(new.grow(58 * PAGE, 0).await.is_err());
         assert_eq!(new.bytes(), 0, "who was refused holds something");
-        new.grow(50 * PAGE).await.unwrap();
-        first.patience = Duration::ZERO;
-        first.grow(12 * PAGE).await.unwrap();
+        new.grow(50 * PAGE, 0).await.unwrap();
+        first.left = Duration::ZERO;
+        first.grow(12 * PAGE, 0).await.unwrap();
         assert_eq!(budget.bytes_used(), 64 * PAGE);
     }
 
@@ -476,8 +588,8 @@ mod tests {
         let account = Account::default();
         let mut runs = lease(&budget, &account).await;
         let mut new = Lease::open(&budget, account.clone(), Duration::ZERO);
-        new.grow(PAGE).await.unwrap();
-        runs.grow(59 * PAGE).await.unwrap();
+        new.grow(PAGE, 0).await.unwrap();
+        runs.grow(59 * PAGE, 0).await.unwrap();
         assert!(budget.bytes_used() > budget.pages_open_max * PAGE);
         new.started(PATIENCE).await.unwrap();
     }
@@ -488,7 +600,7 @@ mod tests {
         let budget = Budget::new(64 * PAGE);
         let account = Account::default();
         let mut all = lease(&budget, &account).await;
-        all.grow(55 * PAGE).await.unwrap();
+        all.grow(55 * PAGE, 0).await.unwrap();
         let waiting: Vec<_> = (0..20)
             .map(|_| {
                 let mut one = Lease::open(&budget, account.clone(), PATIENCE);

@@ -1,7 +1,7 @@
 //! From bytes to compiled plugins: each digest is compiled once, off the threads that serve.
 
 use super::{
-    Account, Budget, Digest, Needed, Plugin, PluginError, PluginOptions, Removed, Room,
+    Account, Budget, Digest, Lane, Needed, Plugin, PluginError, PluginOptions, Pool, Removed, Room,
     bindings::HandlerPre,
     check,
     compile::{Compiler, For, Report, Task},
@@ -38,6 +38,8 @@ pub(super) struct Inner {
     disk: Disk,
     options: Arc<PluginOptions>,
     pub(super) budget: Arc<Budget>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) lane: Lane,
     workers: Workers,
     plugins: Mutex<HashMap<Digest, Arc<Cell>>>,
     pub(super) compiler: Compiler,
@@ -138,6 +140,8 @@ impl Inner {
         let disk = Disk::open(&options.dir, compatibility)?;
         let budget = Budget::new(options.memory_total_bytes);
         let compiler = Compiler::new(options.compile)?;
+        let lane = Lane::new(options.long_threads);
+        let pool = Arc::new(Pool::new(options.isolation, budget.clone()));
         Ok(Self {
             engine,
             compatibility,
@@ -145,6 +149,8 @@ impl Inner {
             disk,
             options: Arc::new(options),
             budget,
+            pool,
+            lane,
             workers: Workers::new()?,
             plugins: Mutex::new(HashMap::new()),
             compiler,
@@ -168,9 +174,8 @@ impl Inner {
             return Ok(plugin);
         }
         let plugin = self.make(digest, bytes.clone(), For::Deploy).await?;
-        let trial = plugin.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await;
-        let stored = match trial {
-            Ok(_) => self.store(digest, bytes).await,
+        let stored = match self.trial(plugin.clone()).await {
+            Ok(()) => self.store(digest, bytes).await,
             Err(error) => Err(error),
         };
         if let Err(error) = stored {
@@ -185,6 +190,21 @@ impl Inner {
         *cell = Arc::downgrade(&plugin);
         self.failures.0.lock().remove(&digest);
         Ok(plugin)
+    }
+
+    /// Makes an instance once.
+    async fn trial(&self, plugin: Arc<Plugin>) -> Result<(), PluginError> {
+        let signal = Arc::default();
+        let under = Arc::clone(&signal);
+        let made = async move {
+            let (account, patience) = (Account::default(), limits::INSTANCE_PATIENCE);
+            plugin.instantiate_under(account, patience, under).await.map(drop)
+        };
+        self.lane.run_own(&signal, None, made).await
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.options.deadline
     }
 
     async fn store(self: &Arc<Self>, digest: Digest, bytes: Bytes) -> Result<(), PluginError> {

@@ -9,6 +9,7 @@ use super::{
     budget::{Lease, NoMapping, NoMemory},
     guest_log::{CallLog, PluginLog, Stdio},
     imports::check_content_type,
+    lane::{Signal, thread_time},
     limiter::Limiter,
     wasi::Random,
 };
@@ -25,6 +26,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::Poll,
+    thread::ThreadId,
     time::{Duration, Instant},
 };
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace, component::ResourceTable};
@@ -40,13 +42,30 @@ pub(super) struct HostState {
     pub(super) log: Arc<PluginLog>,
     /// The call that is under way; none while the instance is being made.
     pub(super) current: Option<Box<Current>>,
-    ends_at: Instant,
+    clock: Clock,
     // WASI: handles, an empty environment, no files, no network, and what was printed.
     pub(super) table: ResourceTable,
     pub(super) cli: WasiCliCtx,
     pub(super) files: WasiFilesystemCtx,
     pub(super) network: WasiSocketsCtx,
     pub(super) stdio: Option<Arc<Stdio>>,
+}
+
+/// The running time of a call: what others do while it waits for its turn is not in it.
+struct Clock {
+    deadline: Duration,
+    begun: Instant,
+    used: Duration,
+    /// Since it went on last.
+    slice: Duration,
+    /// The thread that was last seen to run it, with that thread's time then, and the world's; `None`:
+    /// it has gone on since.
+    seen: Option<(ThreadId, Duration, Instant)>,
+    /// Epochs that it has come to since it went on last.
+    epochs: u32,
+    /// It has come to one at all.
+    looked: bool,
+    signal: Arc<Signal>,
 }
 
 /// One call.
@@ -90,6 +109,7 @@ pub(super) async fn instantiate(
     plugin: &Plugin,
     account: Account,
     patience: Duration,
+    signal: Arc<Signal>,
 ) -> Result<Instance, PluginError> {
     let options = &plugin.options;
     // A call that waits must have time left to tell why it fails.
@@ -97,7 +117,6 @@ pub(super) async fn instantiate(
     let patience = patience.min(options.deadline / 2);
     let lease = Lease::open(&plugin.budget, account, patience);
     let started = Instant::now();
-    let ends_at = started + options.deadline;
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::GUEST_HANDLES_MAX);
     let state = HostState {
@@ -105,7 +124,7 @@ pub(super) async fn instantiate(
         host_calls_max: options.host_calls,
         log: Arc::clone(&plugin.log),
         current: None,
-        ends_at,
+        clock: Clock::new(options.deadline, signal.clone()),
         table,
         cli: WasiCliCtx::default(),
         files: WasiFilesystemCtx::default(),
@@ -117,14 +136,13 @@ pub(super) async fn instantiate(
     store.set_hostcall_fuel(limits::HOST_CALL_BYTES_MAX);
     store.set_max_component_handles(limits::GUEST_HANDLES_MAX);
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|store| {
-        if Instant::now() >= store.data().ends_at {
-            return Ok(UpdateDeadline::Interrupt);
-        }
-        // Through tokio, so that its driver runs too, not only the tasks that are ready.
-        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    store.epoch_deadline_callback(|mut store| {
+        let host = store.data_mut();
+        let waited = host.limiter.take_waited();
+        Ok(host.clock.at_epoch(waited))
     });
-    let made = until(ends_at, plugin.pre.instantiate_async(&mut store)).await;
+    let made = plugin.pre.instantiate_async(&mut store);
+    let made = unless_stuck(&signal, options.deadline, made).await;
     let failure = match made {
         Some(Ok(handler)) => {
             store.data_mut().limiter.started(of_call).await?;
@@ -136,8 +154,10 @@ pub(super) async fn instantiate(
         Some(Err(error)) => store.data_mut().failure_of(&error, options.deadline),
         None => Failure::Deadline(options.deadline),
     };
-    if let Failure::NoMemory(error) = failure {
-        return Err(PluginError::NoMemory(error));
+    match failure {
+        Failure::NoMemory(error) => return Err(PluginError::NoMemory(error)),
+        Failure::Cut(why) => return Err(PluginError::Cut(why)),
+        _ => {}
     }
     Err(PluginError::Refused(format!("it can't be instantiated: it {failure}")))
 }
@@ -151,25 +171,21 @@ impl Inner {
         self.store.data().limiter.bytes()
     }
 
-    pub(super) async fn call(&mut self, call: Call) -> Outcome {
+    pub(super) fn counted_maps(&self) -> usize {
+        self.store.data().limiter.maps()
+    }
+
+    pub(super) async fn call(&mut self, call: Call, signal: Arc<Signal>) -> Outcome {
         let started = Instant::now();
         let Call { session, seq, time_ms, state, input } = call;
         if self.spent {
             let sentence = "the instance had ended in an earlier call".to_owned();
-            return Outcome {
-                state,
-                result: Err(Failure::Trapped(sentence)),
-                events: Vec::new(),
-                host_calls: 0,
-                used_state: false,
-                elapsed: Duration::ZERO,
-            };
+            return Outcome::without_a_call(state, Failure::Trapped(sentence));
         }
         self.spent = true;
         let id = session.session.clone();
-        self.begin(session, seq, time_ms, state, &input, started);
-        let ends_at = self.store.data().ends_at;
-        let result = self.run(&id, seq, time_ms, &input, ends_at).await;
+        self.begin(session, seq, time_ms, state, &input, &signal);
+        let result = self.run(&id, seq, time_ms, &input, &signal).await;
         self.finish(result, started)
     }
 
@@ -180,11 +196,11 @@ impl Inner {
         time_ms: u64,
         state: Box<dyn State>,
         input: &Input,
-        started: Instant,
+        signal: &Arc<Signal>,
     ) {
         let host = self.store.data_mut();
-        host.ends_at = started + self.deadline;
-        host.limiter.take_refusal();
+        host.clock = Clock::new(self.deadline, signal.clone());
+        host.limiter.renew();
         host.current = Some(Box::new(Current {
             mode: match input {
                 Input::Handle { .. } => Mode::Handle,
@@ -214,9 +230,9 @@ impl Inner {
         seq: u64,
         time_ms: u64,
         input: &Input,
-        ends_at: Instant,
+        signal: &Signal,
     ) -> Option<wasmtime::Result<Result<Reply, Failure>>> {
-        let session = session.as_str();
+        let (session, limit) = (session.as_str(), self.deadline);
         match input {
             Input::Handle { id, sender, content_type, body } => {
                 let message = Message {
@@ -229,7 +245,7 @@ impl Inner {
                     time_ms,
                 };
                 let call = self.handler.call_handle(&mut self.store, message);
-                Some(until(ends_at, call).await?.map(|answer| match answer {
+                Some(unless_stuck(signal, limit, call).await?.map(|answer| match answer {
                     Ok(reply) => check_reply(reply.content_type, reply.body),
                     Err(rejection) => Err(check_rejection(rejection)),
                 }))
@@ -237,14 +253,14 @@ impl Inner {
             Input::Query { content_type, body } => {
                 let query = QueryRequest { session, seq, content_type, body, time_ms };
                 let call = self.handler.call_query(&mut self.store, query);
-                Some(until(ends_at, call).await?.map(|answer| match answer {
+                Some(unless_stuck(signal, limit, call).await?.map(|answer| match answer {
                     Ok(reply) => check_reply(reply.content_type, reply.body),
                     Err(rejection) => Err(check_rejection(rejection)),
                 }))
             }
             Input::Migrate { from } => {
                 let call = self.handler.call_migrate(&mut self.store, from);
-                Some(until(ends_at, call).await?.map(|answer| match answer {
+                Some(unless_stuck(signal, limit, call).await?.map(|answer| match answer {
                     Ok(()) => Ok(Reply::default()),
                     Err(message) => Err(check_rejection(GuestRejection {
                         code: "migrate-refused".to_owned(),
@@ -281,7 +297,7 @@ impl Inner {
             events,
             host_calls: current.host_calls,
             used_state: current.used_state,
-            elapsed: started.elapsed(),
+            elapsed: Some(started.elapsed()),
         }
     }
 }
@@ -297,6 +313,9 @@ impl HostState {
         }
         if let Some(why) = NoMapping::behind(error) {
             return Failure::NoMemory(why.into());
+        }
+        if let Some(why) = self.clock.signal.is_cut() {
+            return Failure::Cut(why);
         }
         tell_frames(error);
         let trap = error.downcast_ref::<Trap>();
@@ -398,20 +417,76 @@ fn check_rejection(rejection: GuestRejection) -> Failure {
     Failure::Rejected(Rejection { code, message, retriable })
 }
 
-/// Runs a future until it ends, or until the time is up while it waits. A guest that computes is
-/// stopped by its epochs; this is for one that waits on the host. The timer is made only when the
-/// future waits at all: most calls never do.
-pub(super) async fn until<F: Future>(ends_at: Instant, future: F) -> Option<F::Output> {
+impl Clock {
+    fn new(deadline: Duration, signal: Arc<Signal>) -> Self {
+        Self {
+            deadline,
+            begun: Instant::now(),
+            used: Duration::ZERO,
+            slice: Duration::ZERO,
+            seen: None,
+            epochs: 0,
+            looked: false,
+            signal,
+        }
+    }
+
+    /// Looks what a call has used, at an epoch. It ends, goes on, or has had its slice. `waited`: it
+    /// waited for memory, and others ran on its thread meanwhile.
+    fn at_epoch(&mut self, waited: bool) -> UpdateDeadline {
+        let (thread, now, at) = (std::thread::current().id(), thread_time(), Instant::now());
+        // What goes by where it can't run, as it waits for a disk or a processor, counts in part: a call
+        // has to end on any machine.
+        let (since, passed) = match self.seen {
+            Some((seen, then, at)) if seen == thread && !waited => {
+                (now.saturating_sub(then), at.elapsed())
+            }
+            // No clock of the thread was read at the call's begin, which costs more than a short
+            // call: what it used till now is an epoch at most.
+            _ if !self.looked => (self.begun.elapsed().min(limits::GUEST_EPOCH), Duration::ZERO),
+            _ => (Duration::ZERO, Duration::ZERO),
+        };
+        self.used += since.max(passed / limits::GUEST_DEADLINE_STRETCH);
+        self.seen = Some((thread, now, at));
+        if self.used >= self.deadline || self.signal.is_cut().is_some() {
+            return UpdateDeadline::Interrupt;
+        }
+        self.epochs += 1;
+        if !std::mem::replace(&mut self.looked, true) {
+            return UpdateDeadline::Continue(1);
+        }
+        self.slice += since;
+        // One that waits for the disk in its host calls uses no time, and holds the thread all the same.
+        if self.slice < limits::GUEST_SLICE && self.epochs < limits::GUEST_SLICE_EPOCHS {
+            return UpdateDeadline::Continue(1);
+        }
+        (self.slice, self.seen, self.epochs) = (Duration::ZERO, None, 0);
+        // Asked again as soon as it goes on: it may have been cut short meanwhile.
+        UpdateDeadline::YieldCustom(0, Box::pin(self.signal.clone().pause()))
+    }
+}
+
+/// Runs a future until it ends, or until it has waited for the host for `limit`. A guest that
+/// computes is stopped by its epochs, and does not count while it waits for its turn; this is for
+/// one that waits for the host. The timer is made only when the future waits at all: most calls
+/// never do.
+pub(super) async fn unless_stuck<F: Future>(
+    signal: &Signal,
+    limit: Duration,
+    future: F,
+) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut sleep = pin!(None::<tokio::time::Sleep>);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
         }
+        if signal.is_paused() {
+            sleep.set(None);
+            return Poll::Pending;
+        }
         if sleep.is_none() {
-            // An epoch later than a guest that computes would be stopped, which says more.
-            let at = tokio::time::Instant::from_std(ends_at + limits::GUEST_EPOCH);
-            sleep.set(Some(tokio::time::sleep_until(at)));
+            sleep.set(Some(tokio::time::sleep(limit + limits::GUEST_EPOCH)));
         }
         match sleep.as_mut().as_pin_mut() {
             Some(sleep) => sleep.poll(cx).map(|()| None),

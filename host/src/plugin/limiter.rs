@@ -28,9 +28,22 @@ impl Limiter {
     pub(super) fn bytes(&self) -> usize {
         self.lease.bytes()
     }
+    /// Memory maps that the instance counts for.
+    pub(super) fn maps(&self) -> usize {
+        self.lease.maps()
+    }
     /// The instance is made: from now on it grows within a call.
     pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
         self.lease.started(patience).await
+    }
+    /// A call begins.
+    pub(super) fn renew(&mut self) {
+        self.lease.renew();
+        self.refused = None;
+    }
+    /// Whether it waited for memory since this was asked last.
+    pub(super) fn take_waited(&mut self) -> bool {
+        self.lease.take_waited()
     }
     /// What was refused since the last time that this was asked.
     pub(super) fn take_refusal(&mut self) -> Option<String> {
@@ -61,7 +74,9 @@ impl ResourceLimiterAsync for Limiter {
             ));
             return Ok(false);
         }
-        self.lease.grow(growth).await.map_err(|e: NoMemory| wasmtime::Error::from(e))?;
+        // It is about to be made.
+        let maps = if current == 0 { limits::MEMORY_MAPS } else { 0 };
+        self.lease.grow(growth, maps).await.map_err(|e: NoMemory| wasmtime::Error::from(e))?;
         // Growth that the system then refuses stays counted: rare, and on the safe side.
         self.memory = total;
         Ok(true)

@@ -1,4 +1,4 @@
-//! The plugin host: components stored by digest, checked, compiled once, instantiated per slot,
+//! The plugin host: components stored by digest, checked, compiled once, instantiated as needed,
 //! called with a session's state behind them, and contained when they misbehave.
 
 mod bindings;
@@ -10,7 +10,9 @@ mod guest_log;
 mod host;
 mod imports;
 mod instance;
+pub mod lane;
 mod limiter;
+pub mod pool;
 mod probe;
 mod store;
 mod structure;
@@ -22,12 +24,13 @@ mod types;
 mod wasi;
 mod workers;
 
-pub use probe::{Migrates, NoProbe};
-
-pub use budget::{Account, Budget, NoMemory, SlotUsage};
+pub use budget::{Account, Budget, NoMemory};
 pub use check::inspect;
 pub use compile::{CompileOptions, child as compile_child};
 pub use imports::{check_content_type, check_event_kind};
+pub use lane::{Begin, Caller, Cut, Lane, Signal, Work};
+pub use pool::{Guests, Isolation, Pool};
+pub use probe::{Migrates, NoProbe};
 
 #[cfg(doc)]
 use crate::limits;
@@ -107,8 +110,23 @@ pub struct Outcome {
     pub host_calls: u32,
     /// Whether the guest read or wrote the state.
     pub used_state: bool,
-    /// From the call's begin to its end, with the times that it let others run.
-    pub elapsed: Duration,
+    /// From the call's begin to its end, with the times that it let others run; `None`: nothing was
+    /// called.
+    pub elapsed: Option<Duration>,
+}
+
+impl Outcome {
+    /// Nothing was called.
+    fn without_a_call(state: Box<dyn State>, failure: Failure) -> Self {
+        Self {
+            state,
+            result: Err(failure),
+            events: Vec::new(),
+            host_calls: 0,
+            used_state: false,
+            elapsed: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,6 +152,12 @@ pub enum Failure {
     /// The node has no memory left for instances: not the plugin's fault either.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
+    /// There is no instance to call.
+    #[error(transparent)]
+    NoInstance(PluginError),
+    /// It computed for long and was ended, as it had not done anything wrong.
+    #[error("ended before its time: {0:?}")]
+    Cut(Cut),
 }
 
 impl Failure {
@@ -150,6 +174,8 @@ impl Failure {
             Failure::Limit(_) => "limit",
             Failure::Store(_) => "store",
             Failure::NoMemory(_) => "no-memory",
+            Failure::NoInstance(_) => "no-instance",
+            Failure::Cut(_) => "cut",
         }
     }
 }
@@ -166,6 +192,9 @@ pub struct PluginOptions {
     pub deadline: Duration,
     pub host_calls: u32,
     pub compile: CompileOptions,
+    pub isolation: Isolation,
+    /// Threads for calls that compute for long.
+    pub long_threads: usize,
     /// Where components are looked for that are not stored here; `None`: nowhere.
     pub source: Option<Arc<dyn ComponentSource>>,
 }
@@ -200,6 +229,9 @@ pub enum PluginError {
     Failed(String),
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
+    /// The instance took long to be made, and was not waited for.
+    #[error("its instance was not made in time: {0:?}")]
+    Cut(Cut),
 }
 
 /// What `slotd plugin check` says of a component; pure, from the bytes alone.
@@ -316,7 +348,7 @@ pub struct Room {
     _permits: tokio::sync::OwnedSemaphorePermit,
 }
 
-/// One instance of a plugin, owned by one slot. Dropped after any fatal failure.
+/// One instance of a plugin. Dropped after any fatal failure.
 pub struct Instance {
     inner: instance::Inner,
 }
@@ -395,6 +427,27 @@ impl PluginHost {
     pub fn budget(&self) -> &Arc<Budget> {
         &self.inner.budget
     }
+    /// The instances of all deployments.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.inner.pool
+    }
+    /// Makes sure that an instance of a deployment can be made.
+    ///
+    /// # Errors
+    /// As [`Guests::try_one`].
+    pub async fn try_one(&self, guests: &Arc<Guests>) -> Result<(), PluginError> {
+        let signal = Arc::default();
+        let future = guests.clone().try_one(Arc::clone(&signal));
+        self.inner.lane.run_own(&signal, Some(&guests.service), future).await
+    }
+    /// Running time that a call may have.
+    pub fn deadline(&self) -> Duration {
+        self.inner.deadline()
+    }
+    /// Where calls run that compute for long.
+    pub fn lane(&self) -> &Lane {
+        &self.inner.lane
+    }
     /// The bytes of a stored component.
     ///
     /// # Errors
@@ -407,6 +460,12 @@ impl PluginHost {
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Plugin({} {})", self.digest.short(), self.version.as_deref().unwrap_or("-"))
+    }
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Instance({} bytes)", self.memory_bytes())
     }
 }
 
@@ -433,20 +492,40 @@ impl Plugin {
         account: Account,
         patience: Duration,
     ) -> Result<Instance, PluginError> {
-        instance::instantiate(self, account, patience).await
+        self.instantiate_under(account, patience, Arc::default()).await
+    }
+    /// As [`Plugin::instantiate`], with a way to end it early.
+    ///
+    /// # Errors
+    /// As [`Plugin::instantiate`], and [`PluginError::Cut`].
+    pub async fn instantiate_under(
+        &self,
+        account: Account,
+        patience: Duration,
+        signal: Arc<Signal>,
+    ) -> Result<Instance, PluginError> {
+        instance::instantiate(self, account, patience, signal).await
     }
 }
 
 impl Instance {
-    /// Runs one call to its end, its deadline or its limit. Yields to other tasks each epoch.
+    /// Runs one call to its end, its deadline or its limit. Yields to other tasks after each slice.
     /// After an outcome whose failure [`Failure::is_fatal`], and after this future was dropped
     /// unfinished, the instance must be dropped: a further call fails at once.
     pub async fn call(&mut self, call: Call) -> Outcome {
-        self.inner.call(call).await
+        self.call_under(call, Arc::default()).await
+    }
+    /// As [`Instance::call`], with a way to end it early.
+    pub async fn call_under(&mut self, call: Call, signal: Arc<Signal>) -> Outcome {
+        self.inner.call(call, signal).await
     }
     /// Linear memory that the instance holds; it never shrinks.
     pub fn memory_bytes(&self) -> usize {
         self.inner.memory_bytes()
+    }
+    /// Memory maps that the instance counts for.
+    pub fn counted_maps(&self) -> usize {
+        self.inner.counted_maps()
     }
     /// What the instance counts for in all, with what it needs beside its memories.
     pub fn counted_bytes(&self) -> usize {

@@ -72,9 +72,13 @@ fn judge(used_state: bool, result: Result<Reply, Failure>) -> Result<Migrates, N
         Err(Failure::Rejected(refusal)) => Ok(Migrates::Refuses(refusal.message)),
         // Whoever has none of his own has nothing that could trap.
         Err(Failure::Trapped(_) | Failure::Limit(_)) => Ok(Migrates::ByState),
-        Err(why @ (Failure::Deadline(_) | Failure::Store(_) | Failure::NoMemory(_))) => {
-            Err(NoProbe(why.to_string()))
-        }
+        Err(
+            why @ (Failure::Deadline(_)
+            | Failure::Store(_)
+            | Failure::NoMemory(_)
+            | Failure::NoInstance(_)
+            | Failure::Cut(_)),
+        ) => Err(NoProbe(why.to_string())),
     }
 }
 

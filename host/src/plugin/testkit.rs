@@ -48,6 +48,8 @@ pub(super) fn options(dir: &Path) -> PluginOptions {
         deadline: Duration::from_secs(20),
         host_calls: limits::HOST_CALLS_MAX,
         compile: super::CompileOptions::default(),
+        isolation: super::Isolation::default(),
+        long_threads: 1,
         source: None,
     }
 }
@@ -61,9 +63,10 @@ pub(crate) fn host_with_memory(dir: &Path, bytes: usize) -> PluginHost {
     PluginHost::new(PluginOptions { memory_total_bytes: bytes, ..options(dir) }).unwrap()
 }
 
-/// A host whose instances may have so much memory each.
+/// A host whose instances may have so much memory each, and calls some seconds.
 pub(crate) fn host_with_instances_of(dir: &Path, bytes: usize) -> PluginHost {
-    PluginHost::new(PluginOptions { memory_bytes: bytes, ..options(dir) }).unwrap()
+    let deadline = Duration::from_secs(4);
+    PluginHost::new(PluginOptions { memory_bytes: bytes, deadline, ..options(dir) }).unwrap()
 }
 
 /// What one instance of [`guest`] counts for: a page, and what it needs beside.

@@ -24,7 +24,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// The first byte of every head.
 const WIRE_FORMAT: u8 = 1;
@@ -138,7 +138,7 @@ enum ResponseHead {
     Sessions,
     /// The body is a list of [`Step`].
     Subscribed,
-    /// The body is a list of [`SlotInfo`].
+    /// The body is a list of [`Slot`].
     Slots,
     /// The body is the answer.
     Control,
@@ -174,6 +174,23 @@ struct Session {
     state_keys: u64,
     state_bytes: u64,
     pinned: Option<(String, String)>,
+}
+
+/// [`SlotInfo`], with two fields of earlier versions of this protocol that nobody reads: the slot's
+/// instances and their memory.
+#[derive(Serialize, Deserialize)]
+struct Slot {
+    slot: SlotId,
+    owner: String,
+    state: String,
+    term: Term,
+    position: Position,
+    applied: Position,
+    mailbox: usize,
+    sessions: u64,
+    instances: u64,
+    memory: u64,
+    plugins: BTreeMap<String, String>,
 }
 
 /// [`Published`].
@@ -331,7 +348,10 @@ pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts
             let body = bytes(Vec::new(), &steps)?;
             parts_and(&ResponseHead::Subscribed, &Beside::of(incarnation), body)
         }
-        Ok(Response::Slots(list)) => parts(&ResponseHead::Slots, bytes(Vec::new(), &list)?),
+        Ok(Response::Slots(list)) => {
+            let list: Vec<Slot> = list.into_iter().map(Slot::from).collect();
+            parts(&ResponseHead::Slots, bytes(Vec::new(), &list)?)
+        }
         Ok(Response::State(page)) => {
             let StatePage { info, pairs, more } = *page;
             let beside = Beside::of(info.incarnation);
@@ -382,7 +402,10 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
             let backlog = steps.into_iter().map(|step| step.published(incarnation)).collect();
             Response::Subscribed(Subscribed { backlog, live: None, incarnation })
         }
-        ResponseHead::Slots => Response::Slots(value::<Vec<SlotInfo>>(&encoded.body)?),
+        ResponseHead::Slots => {
+            let list: Vec<Slot> = value(&encoded.body)?;
+            Response::Slots(list.into_iter().map(SlotInfo::from).collect())
+        }
         ResponseHead::State => {
             let State { session, pairs, more } = value(&encoded.body)?;
             let info = SessionInfo { incarnation, ..session.into() };
@@ -496,6 +519,42 @@ impl From<Session> for SessionInfo {
             incarnation: None,
             position: None,
             made_again: false,
+        }
+    }
+}
+
+impl From<SlotInfo> for Slot {
+    fn from(info: SlotInfo) -> Self {
+        let SlotInfo { slot, owner, state, term, position, applied, mailbox, sessions, plugins } =
+            info;
+        Self {
+            slot,
+            owner,
+            state,
+            term,
+            position,
+            applied,
+            mailbox,
+            sessions,
+            instances: 0,
+            memory: 0,
+            plugins,
+        }
+    }
+}
+
+impl From<Slot> for SlotInfo {
+    fn from(slot: Slot) -> Self {
+        Self {
+            slot: slot.slot,
+            owner: slot.owner,
+            state: slot.state,
+            term: slot.term,
+            position: slot.position,
+            applied: slot.applied,
+            mailbox: slot.mailbox,
+            sessions: slot.sessions,
+            plugins: slot.plugins,
         }
     }
 }

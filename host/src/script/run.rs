@@ -8,8 +8,8 @@ use crate::{
     log::record::Head,
     names::SessionKey,
     plugin::{
-        self, Account, CompileOptions, Failure, Input, Instance, Plugin, PluginHost, PluginOptions,
-        State as _,
+        self, Account, CompileOptions, Failure, Input, Instance, Isolation, Plugin, PluginHost,
+        PluginOptions, State as _,
     },
     slot::{overlay::Transaction, session::Session},
     state::StateStore,
@@ -54,6 +54,8 @@ impl Runner {
             deadline: limits::GUEST_DEADLINE_DEFAULT,
             host_calls: limits::HOST_CALLS_MAX,
             compile: CompileOptions::default(),
+            isolation: Isolation::Shared,
+            long_threads: 1,
             source: None,
         })?;
         let plugin = host.add(component).await?;
@@ -169,6 +171,7 @@ impl Runner {
             Failure::NoMemory(error) => return Err(error.into()),
             Failure::Deadline(_) => Outcome::Deadline,
             Failure::Store(error) => return Err(error.into()),
+            failure @ (Failure::NoInstance(_) | Failure::Cut(_)) => return Err(failure.into()),
         };
         Ok((tx.discard(), outcome, Vec::new()))
     }

@@ -7,9 +7,8 @@ use crate::{
     log::record::Activate,
     names::SlotId,
     node_types::{SwapInfo, SwapShare, quantile},
-    plugin::PluginError,
     router::{Place, Router},
-    slot::{Activation, Order, Prepared, SlotHandle, now_ms},
+    slot::{Activation, Order, now_ms},
     telemetry::metrics,
 };
 use futures_util::{StreamExt, stream};
@@ -96,6 +95,7 @@ impl Swap {
             let elapsed = self.started.elapsed();
             progress.finished = Some(elapsed);
             drop(progress);
+            give_up_older(&router, &activation.record);
             tracing::info!(
                 service = %activation.record.service,
                 to = %self.to,
@@ -210,51 +210,25 @@ fn micros(pauses: &[Duration]) -> Vec<f64> {
     pauses.iter().map(|pause| pause.as_secs_f64() * 1e6).collect()
 }
 
-/// Has a slot go over, with an instance that is ready if it needs one.
+/// Drops the instances of versions that the service does not run any more. Unmapping takes time: not
+/// for a thread that serves.
+fn give_up_older(router: &Router, record: &Activate) {
+    let context = router.context();
+    // Another swap may have ended since.
+    let newest = context.catalogue.get(&record.service);
+    let current = newest.map_or(record.deployment, |newest| newest.current);
+    let (plugins, service) = (context.plugins.clone(), record.service.clone());
+    tokio::task::spawn_blocking(move || plugins.pool().supersede(&service, current));
+}
+
+/// Has a slot go over; gives the time for which it took no message.
 async fn activate(
     router: &Router,
     slot: SlotId,
     activation: &Activation,
 ) -> Result<Duration, Error> {
-    let mut tried = false;
-    loop {
-        let prepared = prepare(router, slot, activation).await?;
-        let without = matches!(prepared, Prepared::Nothing);
-        let (reply, moved) = oneshot::channel();
-        let order = Order::Activate { activation: activation.clone(), prepared, reply };
-        router.order(slot, order).await?;
-        let gone = |_| Err(Error::new(Code::Unavailable, "the slot stopped"));
-        match moved.await.unwrap_or_else(gone) {
-            // It has made its first instance since it was looked at: with one ready, once more.
-            Err(error) if without && !tried && error.code == Code::Unavailable => tried = true,
-            moved => return moved,
-        }
-    }
-}
-
-/// Makes the instance that a slot in which the service is used goes on with: outside of the slot,
-/// which takes no message while it goes over.
-async fn prepare(
-    router: &Router,
-    slot: SlotId,
-    activation: &Activation,
-) -> Result<Prepared, Error> {
-    let Activate { service, generation, .. } = &activation.record;
-    let needs_one = |slot: &SlotHandle| {
-        let active = slot.stats.active.lock();
-        let is_there = active.get(service).is_some_and(|(at, _)| at >= generation);
-        !is_there && slot.stats.memory.has_service(service)
-    };
-    let Some(running) = router.running(slot)?.filter(needs_one) else {
-        return Ok(Prepared::Nothing);
-    };
-    let account = router.context().plugins.budget().account(service, running.stats.memory.clone());
-    match activation.plugin.instantiate(account, Duration::ZERO).await {
-        Ok(instance) => Ok(Prepared::Instance(Box::new(instance))),
-        Err(PluginError::NoMemory(_)) => Ok(Prepared::NoMemory),
-        Err(why) => {
-            let label = router.context().catalogue.label(service, activation.record.deployment);
-            Err(Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*label))
-        }
-    }
+    let (reply, moved) = oneshot::channel();
+    router.order(slot, Order::Activate { activation: activation.clone(), reply }).await?;
+    let gone = |_| Err(Error::new(Code::Unavailable, "the slot stopped"));
+    moved.await.unwrap_or_else(gone)
 }

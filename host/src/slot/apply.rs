@@ -3,36 +3,31 @@
 
 use crate::{
     error::{Code, Error},
-    limits,
     log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
     names::{ServiceName, SessionKey},
     node_types::{Answer, Consistency, Incoming, Sent},
-    plugin::{self, Call, Failure, Input, Instance, Outcome, Plugin, PluginError, StateFault},
+    plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
-    service::{
-        Deployment,
-        takeover::{Migrate, takes_over},
-    },
+    service::takeover::{Migrate, takes_over},
     slot::{
-        Prepared, Reply, flush::store_error, instances::Running, now_ms, overlay::Transaction,
-        session::Session, task::Task,
+        Reply,
+        calls::{Done, failure_error},
+        flush::store_error,
+        now_ms,
+        overlay::Transaction,
+        session::Session,
+        task::Task,
     },
-    telemetry::{metrics, repeats, services::Called},
+    telemetry::repeats,
 };
 use bytes::Bytes;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, task::Context};
 
 /// What became of a message.
 enum Applied {
     New { record: Box<Message>, sent: Sent },
     Repeat(Sent),
 }
-
-/// A call's transaction, and what it came to.
-type Settled = (Box<Transaction>, Result<plugin::Reply, Failure>);
 
 /// Which deployment a session's next call runs on.
 struct Choice {
@@ -46,7 +41,9 @@ impl Task {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        let (mut session, applied) = self.apply(session, message).await;
+        let mut reply = reply;
+        let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
+        let (mut session, applied) = self.apply(session, message, &mut caller).await;
         match applied {
             Ok(Applied::New { record, sent }) => {
                 if record.entry.seq == 1 {
@@ -76,6 +73,7 @@ impl Task {
         &mut self,
         mut session: Box<Session>,
         message: Incoming,
+        caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Applied, Error>) {
         let active = match self.active_for(&session.key.service) {
             Ok(active) => active,
@@ -103,26 +101,24 @@ impl Task {
         let seq = session.head.seq + 1;
         let time_ms = now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
-        let (tx, choice, mut running) = match self.prepare(tx, &active, time_ms).await {
+        let (tx, choice, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
             Err((session, error)) => return (session, Err(error)),
         };
-        let label = running.label.clone();
+        let label = guests.label.clone();
         let input = Input::Handle {
             id: message.id.clone().filter(|id| !id.starts_with(INTERNAL_KEY)),
             sender: message.sender.clone(),
             content_type: message.content_type.clone(),
             body: message.body.clone(),
         };
-        let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
-        let outcome = self.call(&mut running, call).await;
-        let events = outcome.events;
-        let (tx, result) = match self.settle(running, key, outcome.state, outcome.result) {
+        let call = Call { session: key, seq, time_ms, state: tx, input };
+        let (tx, result) = match self.call(&guests, call, caller).await {
             Ok(settled) => settled,
             Err((session, error)) => return (session, Err(error)),
         };
-        let answer = match result {
-            Ok(answer) => answer,
+        let Done { reply: answer, events, .. } = match result {
+            Ok(done) => done,
             Err(failure) => return (tx.discard(), Err(failure_error(&label, failure))),
         };
         let (mut session, writes) = match tx.merge() {
@@ -224,16 +220,17 @@ impl Task {
         }
     }
 
-    /// Decides what a session runs on, and makes it ready.
+    /// Decides what a session runs on, and has it loaded.
     async fn prepare(
         &mut self,
         tx: Box<Transaction>,
         active: &Activate,
         time_ms: u64,
-    ) -> Result<(Box<Transaction>, Choice, Running), (Box<Session>, Error)> {
-        let (tx, choice) = self.choose(tx, active, time_ms).await?;
-        match self.running(&active.service, choice.deployment).await {
-            Ok(running) => Ok((tx, choice, running)),
+        caller: &mut Caller<'_>,
+    ) -> Result<(Box<Transaction>, Choice, Arc<Guests>), (Box<Session>, Error)> {
+        let (tx, choice) = self.choose(tx, active, time_ms, caller).await?;
+        match self.guests(&active.service, choice.deployment).await {
+            Ok(guests) => Ok((tx, choice, guests)),
             Err(error) => Err((tx.discard(), error)),
         }
     }
@@ -245,6 +242,7 @@ impl Task {
         tx: Box<Transaction>,
         active: &Activate,
         time_ms: u64,
+        caller: &mut Caller<'_>,
     ) -> Result<(Box<Transaction>, Choice), (Box<Session>, Error)> {
         let head = &tx.session().head;
         let target = active.deployment;
@@ -265,29 +263,32 @@ impl Task {
             Ok(deployment) => deployment,
             Err(error) => return Err((tx.discard(), error)),
         };
-        let mut running = match self.running(&key.service, target).await {
-            Ok(running) => running,
+        let guests = match self.guests(&key.service, target).await {
+            Ok(guests) => guests,
             Err(error) => return Err((tx.discard(), error)),
         };
-        let label = running.label.clone();
+        let label = guests.label.clone();
         let input = Input::Migrate { from: from.clone() };
         let call = Call { session: key.clone(), seq, time_ms, state: tx, input };
-        let outcome = self.call(&mut running, call).await;
-        let migrate = if outcome.used_state { Migrate::Own } else { Migrate::None };
-        let state = self.settle(running, key.clone(), outcome.state, outcome.result);
-        let (mut tx, result) = state?;
+        let (mut tx, result) = self.call(&guests, call, caller).await?;
         let reason = match result {
-            Ok(_) => match takes_over(migrate, &from, &to.version, to.same_state) {
-                Ok(()) => {
-                    tx.end_phase();
-                    return Ok((tx, Choice { deployment: target, pinned: None }));
+            Ok(done) => {
+                let migrate = if done.used_state { Migrate::Own } else { Migrate::None };
+                match takes_over(migrate, &from, &to.version, to.same_state) {
+                    Ok(()) => {
+                        tx.end_phase();
+                        return Ok((tx, Choice { deployment: target, pinned: None }));
+                    }
+                    Err(refusal) => refusal.reason(&from, &to.version).to_string(),
                 }
-                Err(refusal) => refusal.reason(&from, &to.version).to_string(),
-            },
-            // Says nothing of the session: the next message tries again.
-            Err(failure @ (Failure::Store(_) | Failure::NoMemory(_))) => {
-                return Err((tx.discard(), failure_error(&label, failure)));
             }
+            // Says nothing of the session: the next message tries again.
+            Err(
+                failure @ (Failure::Store(_)
+                | Failure::NoMemory(_)
+                | Failure::NoInstance(_)
+                | Failure::Cut(_)),
+            ) => return Err((tx.discard(), failure_error(&label, failure))),
             // May say more of a busy machine than of the session: one that pinned it would do so
             // until the next deployment. The second time it is taken for a refusal.
             Err(failure @ Failure::Deadline(_)) if tx.session().late_to != Some(target) => {
@@ -318,7 +319,9 @@ impl Task {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        let (session, answer) = self.ask(session, content_type, body).await;
+        let mut reply = reply;
+        let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
+        let (session, answer) = self.ask(session, content_type, body, &mut caller).await;
         self.hold_read(session.changed_in, consistency, reply, answer);
         self.put_session(session);
     }
@@ -330,6 +333,7 @@ impl Task {
         session: Box<Session>,
         content_type: String,
         body: Bytes,
+        caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Answer, Error>) {
         if !session.exists() {
             let error = match self.context.catalogue.require(&session.key.service) {
@@ -346,27 +350,25 @@ impl Task {
         let seq = session.head.seq;
         let time_ms = now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
-        let (tx, _, mut running) = match self.prepare(tx, &active, time_ms).await {
+        let (tx, _, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
             Err((session, error)) => return (session, Err(error)),
         };
-        let label = running.label.clone();
+        let label = guests.label.clone();
         let state = tx.read_only(true);
         let input = Input::Query { content_type, body };
-        let call = Call { session: key.clone(), seq, time_ms, state, input };
-        let outcome = self.call(&mut running, call).await;
-        let (tx, result) = match self.settle(running, key, outcome.state, outcome.result) {
+        let call = Call { session: key, seq, time_ms, state, input };
+        let (tx, result) = match self.call(&guests, call, caller).await {
             Ok(settled) => settled,
             Err((session, error)) => return (session, Err(error)),
         };
-        let answer =
-            result.map_err(|failure| failure_error(&label, failure)).map(|answer| Answer {
-                slot: self.slot,
-                plugin: label,
-                seq,
-                content_type: answer.content_type,
-                body: answer.body,
-            });
+        let answer = result.map_err(|failure| failure_error(&label, failure)).map(|done| Answer {
+            slot: self.slot,
+            plugin: label,
+            seq,
+            content_type: done.reply.content_type,
+            body: done.reply.body,
+        });
         (tx.discard(), answer)
     }
 
@@ -393,157 +395,6 @@ impl Task {
         let mut session = Box::new(Session::new(key, Head::default()));
         session.changed_in = self.building.number;
         self.put_session(session);
-    }
-
-    // ---- instances -----------------------------------------------------------------------------
-
-    /// The slot's instance of a deployment, made if need be.
-    async fn running(
-        &mut self,
-        service: &ServiceName,
-        deployment: DeploymentId,
-    ) -> Result<Running, Error> {
-        if let Some(running) = self.instances.take(service, deployment) {
-            return Ok(running);
-        }
-        let known = self.deployment(service, deployment).await?;
-        let context = self.context.clone();
-        let label = known.label;
-        let load = async { context.plugins.load(known.digest).await };
-        let plugin = self.beside_commits(load).await.map_err(|why| unavailable(&label, why))?;
-        let instance = self.instantiate(service, &plugin, limits::INSTANCE_PATIENCE).await;
-        let instance = instance.map_err(|why| unavailable(&label, why))?;
-        let service = service.clone();
-        Ok(Running { service, deployment, plugin, label, instance, idle_since: None })
-    }
-
-    /// A deployment that a record names.
-    async fn deployment(
-        &mut self,
-        service: &ServiceName,
-        id: DeploymentId,
-    ) -> Result<Deployment, Error> {
-        let mut known = self.context.catalogue.deployment(service, id);
-        let registry = self.context.cluster.as_ref().and_then(|cluster| cluster.registry.clone());
-        if let (None, Some(registry)) = (&known, registry) {
-            // Another node deployed it a moment ago.
-            let ensured = self.beside_commits(registry.ensure(service, id)).await;
-            known = ensured?.deployment(id).cloned();
-        }
-        known.ok_or_else(|| {
-            Error::new(
-                Code::PluginUnavailable,
-                format!("deployment {id} of {service} is not in this node's catalogue"),
-            )
-        })
-    }
-
-    async fn instantiate(
-        &mut self,
-        service: &ServiceName,
-        plugin: &Plugin,
-        patience: Duration,
-    ) -> Result<Instance, PluginError> {
-        let account = self.context.plugins.budget().account(service, self.stats.memory.clone());
-        let made = self.beside_commits(plugin.instantiate(account.clone(), patience)).await;
-        match made {
-            // The slot's own other instances: nobody could ask for them while it waited.
-            Err(PluginError::NoMemory(_)) if !self.instances.is_empty() => {
-                let own = self.instances.take_all();
-                metrics().instances_shed.increment(own.len() as u64);
-                drop(own);
-                self.beside_commits(plugin.instantiate(account, patience)).await
-            }
-            made => made,
-        }
-    }
-
-    /// Takes the instance that was made ready for what the slot goes over to, if it has one of what
-    /// it leaves.
-    ///
-    /// # Errors
-    /// `unavailable` when none was made ready, and one is needed: made here, the slot would take no
-    /// message meanwhile.
-    pub(super) fn take_prepared(
-        &mut self,
-        service: &ServiceName,
-        deployment: DeploymentId,
-        plugin: Arc<Plugin>,
-        prepared: Prepared,
-    ) -> Result<(), Error> {
-        if let Some(running) = self.instances.take(service, deployment) {
-            self.instances.put(running);
-            prepared.discard();
-            return Ok(());
-        }
-        let instance = match prepared {
-            Prepared::Instance(instance) => *instance,
-            Prepared::Nothing if self.instances.has_service(service) => {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    "the slot has made its first instance in this moment",
-                ));
-            }
-            Prepared::Nothing | Prepared::NoMemory => return Ok(()),
-        };
-        let label = self.context.catalogue.label(service, deployment);
-        let service = service.clone();
-        let running = Running { service, deployment, plugin, label, instance, idle_since: None };
-        self.instances.put(running);
-        Ok(())
-    }
-
-    async fn call(&mut self, running: &mut Running, call: Call) -> Outcome {
-        let called = match call.input {
-            Input::Handle { .. } => Called::Handle,
-            Input::Query { .. } => Called::Query,
-            Input::Migrate { .. } => Called::Migrate,
-        };
-        let started = Instant::now();
-        let outcome = self.beside_commits(running.instance.call(call)).await;
-        let counted = self.services.of(&running.service);
-        counted.called(called, started.elapsed(), outcome.host_calls.into());
-        outcome
-    }
-
-    /// Takes the state back from a call and keeps the instance, unless the call broke it.
-    fn settle(
-        &mut self,
-        running: Running,
-        key: SessionKey,
-        state: Box<dyn plugin::State>,
-        result: Result<plugin::Reply, Failure>,
-    ) -> Result<Settled, (Box<Session>, Error)> {
-        match &result {
-            Err(failure) if failure.is_fatal() => {
-                self.services.of(&running.service).trapped(failure.kind());
-                let about = format_args!("{} {}", running.service, failure.kind());
-                if repeats::admit("a call failed", about) {
-                    tracing::warn!(
-                        slot = self.slot,
-                        service = %running.service,
-                        plugin = %running.label,
-                        kind = failure.kind(),
-                        %failure,
-                        "a call failed; its instance is replaced"
-                    );
-                }
-            }
-            Err(_) => {
-                self.services.of(&running.service).rejected();
-                self.instances.put(running);
-            }
-            Ok(_) => self.instances.put(running),
-        }
-        match Transaction::from_state(state) {
-            Some(tx) => Ok((tx, result)),
-            None => {
-                // The slot opens again from its log; this stands in for the session till then.
-                let error = Error::internal("a call did not give its state back");
-                self.give_up(error.clone());
-                Err((Box::new(Session::new(key, Head::default())), error))
-            }
-        }
     }
 }
 
@@ -581,39 +432,4 @@ fn fault_failure(fault: StateFault) -> Failure {
         StateFault::Limit(what) => Failure::Limit(what),
         StateFault::Store(error) => Failure::Store(error),
     }
-}
-
-/// Why there is no instance.
-fn unavailable(label: &Arc<str>, why: PluginError) -> Error {
-    let code = match why {
-        PluginError::NoMemory(_) => Code::MemoryFull,
-        _ => Code::PluginUnavailable,
-    };
-    Error::new(code, why.to_string()).with_plugin(&**label)
-}
-
-/// What the sender of a failed call is told.
-fn failure_error(label: &Arc<str>, failure: Failure) -> Error {
-    let error = match failure {
-        Failure::Rejected(rejection) => {
-            let mut error = Error::new(Code::Rejected, rejection.message.clone());
-            error.rejection = Some(Box::new(rejection));
-            error
-        }
-        Failure::Trapped(why) => Error::new(
-            Code::PluginTrapped,
-            format!("plugin {label} trapped, nothing it did was kept: {why}"),
-        ),
-        Failure::Deadline(deadline) => Error::new(
-            Code::PluginDeadline,
-            format!("plugin {label} took longer than its {deadline:?}, nothing it did was kept"),
-        ),
-        Failure::Limit(what) => Error::new(
-            Code::PluginLimit,
-            format!("plugin {label} passed a limit, nothing it did was kept: {what}"),
-        ),
-        Failure::Store(error) => return store_error(error),
-        Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
-    };
-    error.with_plugin(&**label)
 }

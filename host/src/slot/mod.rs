@@ -7,9 +7,9 @@
 mod apply;
 pub mod batch;
 mod cache;
+mod calls;
 mod commits;
 pub mod flush;
-pub mod instances;
 mod operate;
 pub mod overlay;
 mod purge;
@@ -30,7 +30,7 @@ use crate::{
         Answer, Consistency, History, Incoming, Purged, Range, Sent, SessionInfo, Subscribed,
     },
     operator::{Operation, StatePage, StateRange},
-    plugin::{Plugin, PluginHost, SlotUsage},
+    plugin::PluginHost,
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,
@@ -45,7 +45,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What every slot of a node shares.
 pub struct SlotContext {
@@ -171,16 +171,12 @@ pub enum Mail {
 pub enum Order {
     /// Go over to a deployment at the next message boundary. Answered when the record is durable,
     /// with the time for which the slot took no message.
-    Activate { activation: Activation, prepared: Prepared, reply: Reply<Duration> },
+    Activate { activation: Activation, reply: Reply<Duration> },
     /// Write committed changes to the state store.
     Flush,
     /// Stop if nothing has happened for `idle`, and nobody is subscribed. In a cluster the slot
-    /// stays open and gives its memory back. An instance that did nothing for `instances` goes in
-    /// any case.
-    StopIfIdle { idle: Duration, instances: Duration },
-    /// Drop all instances if the node's memory for them is still lacking. Answered when it is given
-    /// back.
-    Shed { reply: oneshot::Sender<()> },
+    /// stays open and gives its memory back.
+    StopIfIdle { idle: Duration },
     /// Append something if nothing was for a while and someone is subscribed: a slot that is
     /// owned elsewhere by now finds out.
     Prove,
@@ -191,30 +187,10 @@ pub enum Order {
     Abandon { term: Term },
 }
 
-/// A deployment that a slot can go over to.
+/// A deployment that a slot can go over to: it is loaded, and an instance of it could be made.
 #[derive(Clone)]
 pub struct Activation {
     pub record: crate::log::record::Activate,
-    pub plugin: Arc<Plugin>,
-}
-
-/// What a slot that goes over finds prepared, so that it need not wait for an instance.
-pub enum Prepared {
-    Instance(Box<crate::plugin::Instance>),
-    /// The slot had no instance when it was looked at.
-    Nothing,
-    /// The node has no memory for a second one: the old one goes first, the next message makes the
-    /// new one.
-    NoMemory,
-}
-
-impl Prepared {
-    /// Gives back what is of no use, where that holds no slot up.
-    fn discard(self) {
-        if let Self::Instance(instance) = self {
-            tokio::task::spawn_blocking(move || drop(instance));
-        }
-    }
 }
 
 /// The way to a running slot. Cheap to clone.
@@ -235,10 +211,10 @@ pub struct SlotStats {
     /// Sessions in the slot's cache.
     pub cached: AtomicU64,
     pub cache_bytes: AtomicU64,
-    /// The slot's instances and their memory, as of now.
-    pub memory: Arc<SlotUsage>,
     /// The last mail, in the node's count of all mail: who has the least was used least recently.
     pub last_mail: AtomicU64,
+    /// Orders that wait for the call at hand to end, and can't wait for long.
+    pub(crate) asked: watch::Sender<u32>,
     /// The task has claimed the slot and serves it.
     pub serving: AtomicBool,
     /// Committed changes wait for the state store.
@@ -281,7 +257,7 @@ impl SlotHandle {
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
         let open = task::Open { slot, ownership, context, last, told: opened };
-        let run = task::run(open, mail, orders, stats.clone());
+        let run = task::run(open, mail, orders, stats.clone(), mailbox.downgrade());
         // What a slot has in memory ends with its task; the next one opens it from the log.
         tokio::spawn(panics::contain("slot", run));
         Self { mailbox, control, stats }
@@ -317,12 +293,22 @@ impl SlotHandle {
     /// # Errors
     /// The order, when the slot has ended.
     pub async fn order(&self, order: Order) -> Result<(), Order> {
-        self.control.send(order).await.map_err(|e| e.0)
+        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        self.control.send(order).await.map_err(|e| e.0)?;
+        if let Some(asked) = asked {
+            asked.arrived();
+        }
+        Ok(())
     }
 
     /// Sends an order unless the control channel is full; the sender tries again later anyway.
     pub fn try_order(&self, order: Order) {
-        let _ = self.control.try_send(order);
+        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        if self.control.try_send(order).is_ok()
+            && let Some(asked) = asked
+        {
+            asked.arrived();
+        }
     }
 }
 
@@ -404,7 +390,46 @@ impl Mail {
     }
 }
 
+impl Order {
+    /// It can't wait for a call that computes for long.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Order::Activate { .. } | Order::Stop { .. } | Order::Abandon { .. })
+    }
+}
+
+/// An urgent order that may not reach its slot.
+struct Asked(Option<Arc<SlotStats>>);
+
+impl Asked {
+    fn new(stats: Arc<SlotStats>) -> Self {
+        stats.asked();
+        Self(Some(stats))
+    }
+
+    /// The slot has it, and says when it takes it.
+    fn arrived(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(stats) = &self.0 {
+            stats.taken();
+        }
+    }
+}
+
 impl SlotStats {
+    fn asked(&self) {
+        self.asked.send_modify(|asked| *asked += 1);
+    }
+
+    /// An urgent order was taken.
+    fn taken(&self) {
+        self.asked.send_modify(|asked| *asked = asked.saturating_sub(1));
+    }
+
     fn show_active(
         &self,
         catalogue: &Catalogue,

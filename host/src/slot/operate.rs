@@ -235,6 +235,7 @@ impl Task {
     pub(super) fn delete_record(&mut self, key: &SessionKey, session_number: u64) {
         self.building.push(Record::Delete(Delete { key: key.clone(), session_number }));
         self.deleted.insert(deleted::row(key), self.building.number);
+        self.context.plugins.pool().forget(key);
         self.count_session(-1);
     }
 

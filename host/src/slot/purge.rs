@@ -77,11 +77,7 @@ impl Task {
             let service = service.clone();
             let record = Activate { service, generation: since, deployment: REMOVED };
             self.active.insert(record.service.clone(), record.clone());
-            let retired = self.instances.retire(&record.service, REMOVED);
             self.building.push(Record::Activate(record));
-            if !retired.is_empty() {
-                tokio::task::spawn_blocking(move || drop(retired));
-            }
         }
         // Else each step would go through all that earlier ones have deleted.
         self.forget_deleted(service);

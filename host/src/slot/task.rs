@@ -14,13 +14,12 @@ use crate::{
         record::{Activate, Batch, Record},
     },
     names::{ServiceName, SessionKey, SlotId},
+    plugin::Signal,
     slot::{
-        Activation, Ended, LastUse, Mail, Order, Ownership, Prepared, Reply, SlotContext,
-        SlotStats,
+        Activation, Ended, LastUse, Mail, Order, Ownership, Reply, SlotContext, SlotStats,
         batch::{Building, commit_error},
         commits::{InFlight, committed},
         flush::{CatchUp, Flushing, catch_up_alone, flushed, snapshotted, store_error},
-        instances::{Instances, Running},
         relaxed_store,
         session::Session,
         subscribers::Subscribers,
@@ -38,7 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{OwnedMutexGuard, mpsc, oneshot},
+    sync::{OwnedMutexGuard, mpsc},
     task::JoinHandle,
 };
 
@@ -83,10 +82,15 @@ pub(super) struct Task {
     pub(super) snapshotting: Option<JoinHandle<Result<Position, String>>>,
     /// A snapshot reaches to this position; trim once this batch is durable.
     pub(super) trim_after: Option<(Position, u64)>,
-    pub(super) instances: Instances,
     /// Where the slot counts what it does for each service.
     pub(super) services: services::Known,
     pub(super) subscribers: Subscribers,
+    /// For whether mail waits; `None`: it has none.
+    pub(super) mailbox: Option<mpsc::WeakSender<Mail>>,
+    /// Of the call that runs.
+    pub(super) signal: Arc<Signal>,
+    /// Services whose last call in this slot was long, and what such calls cost lately.
+    pub(super) long: HashMap<ServiceName, Duration>,
     last_use: LastUse,
     pub(super) last_commit: Instant,
     pub(super) failed: Option<Error>,
@@ -109,9 +113,13 @@ pub(super) async fn run(
     mut mail: mpsc::Receiver<Mail>,
     mut orders: mpsc::Receiver<Order>,
     stats: Arc<SlotStats>,
+    mailbox: mpsc::WeakSender<Mail>,
 ) {
     let (slot, context, asked) = (open.slot, open.context.clone(), open.told.is_some());
-    let opened = open_while_wanted(open, stats.clone()).await;
+    let mut opened = open_while_wanted(open, stats.clone()).await;
+    if let Ok(task) = &mut opened {
+        task.mailbox = Some(mailbox);
+    }
     let was_open = opened.is_ok();
     let error = match opened {
         Ok(mut task) => match task.serve(&mut mail, &mut orders).await {
@@ -183,7 +191,6 @@ pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
     let claim = Claim { term: meta.term, position: meta.applied };
     let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta);
     task.take(mail).await;
-    drop_idle(task.instances.take_all());
 }
 
 /// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
@@ -318,9 +325,11 @@ impl Task {
             log_bytes: rand::random_range(0..limits::SNAPSHOT_LOG_BYTES),
             snapshotting: None,
             trim_after: None,
-            instances: Instances::default(),
             services: services::Known::default(),
             subscribers: Subscribers::default(),
+            mailbox: None,
+            signal: Arc::default(),
+            long: HashMap::new(),
             last_use: LastUse::now(),
             last_commit: Instant::now(),
             failed: None,
@@ -359,13 +368,13 @@ impl Task {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Order::Activate { activation, prepared, reply }) => {
-                        self.activate(activation, prepared, reply);
+                    Some(Order::Activate { activation, reply }) => {
+                        self.stats.taken();
+                        self.activate(activation, reply);
                     }
                     Some(Order::Flush) => self.start_flush(),
-                    Some(Order::StopIfIdle { idle, instances }) => {
+                    Some(Order::StopIfIdle { idle }) => {
                         self.check_patience();
-                        drop_idle(self.instances.sweep(instances));
                         if self.is_idle(idle) && mail.is_empty() {
                             if self.context.cluster.is_none() {
                                 return End::Stop { release: false, reply: None };
@@ -373,7 +382,6 @@ impl Task {
                             self.rest();
                         }
                     }
-                    Some(Order::Shed { reply }) => self.shed(reply),
                     Some(Order::Prove) => {
                         if !self.subscribers.is_empty()
                             && self.last_commit.elapsed() >= limits::PROVE_INTERVAL
@@ -382,6 +390,7 @@ impl Task {
                         }
                     }
                     Some(Order::Abandon { term }) => {
+                        self.stats.taken();
                         if term > self.term {
                             self.give_up(Error::new(Code::Fenced, "the slot has another owner now"));
                         }
@@ -411,8 +420,7 @@ impl Task {
 
     /// Gives back what an idle slot has no use for.
     fn rest(&mut self) {
-        if !self.instances.is_empty() || !self.cache.is_empty() {
-            drop_idle(self.instances.take_all());
+        if !self.cache.is_empty() {
             self.forget_clean();
             relaxed_store(&self.stats.cached, self.cache.len() as u64);
             relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
@@ -423,7 +431,8 @@ impl Task {
     async fn take_ready(&mut self, first: Mail, mail: &mut mpsc::Receiver<Mail>) {
         self.take(first).await;
         for _ in 1..limits::MAIL_PER_TURN_MAX {
-            if self.failed.is_some() || !self.has_room() {
+            // Where calls tend to be long, neither an order nor what is decided must wait for several.
+            if self.failed.is_some() || !self.has_room() || !self.long.is_empty() {
                 return;
             }
             let Ok(next) = mail.try_recv() else { return };
@@ -494,48 +503,21 @@ impl Task {
     // ---- orders --------------------------------------------------------------------------------
 
     /// Goes over to a deployment. Between two messages by construction.
-    fn activate(&mut self, activation: Activation, prepared: Prepared, reply: Reply<Duration>) {
+    fn activate(&mut self, Activation { record }: Activation, reply: Reply<Duration>) {
         let started = Instant::now();
-        let Activation { record, plugin } = activation;
         let current = self.active.get(&record.service);
         if current.is_some_and(|current| current.generation >= record.generation) {
-            self.hold_for_all(reply, Ok(Duration::ZERO));
-            prepared.discard();
-            return;
+            return self.hold_for_all(reply, Ok(Duration::ZERO));
         }
         // Sessions of a removed service of the same name are deleted first.
         let since = self.since(&record.service);
         if let Err(error) = self.check_purged(&record.service, since) {
             let _ = reply.send(Err(error));
-            prepared.discard();
-            return;
-        }
-        // The new instance comes first: if it can't be had, the old one goes on.
-        let taken = self.take_prepared(&record.service, record.deployment, plugin, prepared);
-        if let Err(error) = taken {
-            let _ = reply.send(Err(error));
             return;
         }
         self.active.insert(record.service.clone(), record.clone());
-        self.building.push(Record::Activate(record.clone()));
-        let retired = self.instances.retire(&record.service, record.deployment);
-        let pause = started.elapsed();
-        self.building.hold(reply, Ok(pause));
-        // Giving their memory back takes longer than all of the above: not between two messages.
-        if !retired.is_empty() {
-            tokio::task::spawn_blocking(move || drop(retired));
-        }
-    }
-
-    /// Gives up every instance for slots that need memory now.
-    fn shed(&mut self, reply: oneshot::Sender<()>) {
-        let lacking = self.context.plugins.budget().bytes_lacking() > 0;
-        let shed = if lacking { self.instances.take_all() } else { Vec::new() };
-        metrics().instances_shed.increment(shed.len() as u64);
-        tokio::task::spawn_blocking(move || {
-            drop(shed);
-            let _ = reply.send(());
-        });
+        self.building.push(Record::Activate(record));
+        self.building.hold(reply, Ok(started.elapsed()));
     }
 
     fn is_idle(&mut self, idle: Duration) -> bool {
@@ -558,6 +540,8 @@ impl Task {
         reply: &mut Option<Reply<(Term, Position)>>,
     ) -> Result<(Term, Position), Error> {
         self.stats.stopping.store(true, Ordering::Relaxed);
+        // Whoever waits for the slot waits for its calls too.
+        self.stats.asked();
         mail.close();
         let mut drained = false;
         let mut released = !release;
@@ -633,15 +617,6 @@ impl Task {
             }
         }
     }
-}
-
-/// Drops instances where that holds no slot up.
-fn drop_idle(instances: Vec<Running>) {
-    if instances.is_empty() {
-        return;
-    }
-    metrics().instances_idle.increment(instances.len() as u64);
-    tokio::task::spawn_blocking(move || drop(instances));
 }
 
 /// Looks at a future without waiting for it.

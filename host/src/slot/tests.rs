@@ -234,23 +234,16 @@ async fn a_fenced_slot_tells_its_callers_and_stops() {
     assert!(fixture.logged().await.is_empty());
 }
 
-/// Without it memory that idle instances hold could never be had by those that are asked, or would
-/// be given up for nothing; and a message that finds none would wait for ever.
+/// Without it memory that idle instances hold could never be had by those that are asked, and a
+/// message that finds none would wait for ever.
 #[tokio::test]
-async fn a_slot_gives_its_instances_up_for_others() {
+async fn idle_instances_are_given_up_for_others() {
     let mut fixture = Fixture::with_memory(2 * testkit::GUEST_BYTES).await;
+    let plugins = fixture.context.plugins.clone();
     let first = fixture.send(b"eone");
     fixture.append().await.send(Word::Pass).unwrap();
     first.await.unwrap().unwrap();
-    let shed = async |fixture: &Fixture| {
-        let (reply, done) = oneshot::channel();
-        assert!(fixture.slot.order(Order::Shed { reply }).await.is_ok());
-        done.await.unwrap();
-        fixture.slot.stats.memory.instances()
-    };
-    assert_eq!(shed(&fixture).await, 1, "nobody waited");
-    assert_eq!(fixture.slot.stats.memory.bytes(), testkit::GUEST_BYTES as u64);
-    let plugins = fixture.context.plugins.clone();
+    assert_eq!(plugins.budget().service(&key().service).instances(), 1);
     let plugin = plugins.load(crate::plugin::Digest::of(&testkit::guest())).await.unwrap();
     let other = plugin.fresh().await.unwrap();
     let waiting = tokio::spawn({
@@ -258,7 +251,7 @@ async fn a_slot_gives_its_instances_up_for_others() {
         async move { plugin.instantiate(Default::default(), Duration::from_secs(20)).await }
     });
     plugins.budget().lacks().await;
-    assert_eq!(shed(&fixture).await, 0);
+    assert_eq!(plugins.pool().shed(plugins.budget().bytes_lacking(), 0), 1);
     let another = waiting.await.unwrap().unwrap();
     // Now the slot finds none.
     let error = fixture.send(b"etwo").await.unwrap().unwrap_err();
@@ -270,43 +263,54 @@ async fn a_slot_gives_its_instances_up_for_others() {
     assert_eq!(again.await.unwrap().unwrap().seq, 2);
 }
 
-/// Made in the slot, an instance would hold its messages up for as long as that takes, again and
-/// again where it fails.
+/// A swap that waited for an instance in each slot would hold its messages up, and need the memory
+/// of all of them at once.
 #[tokio::test]
-async fn a_slot_goes_over_only_with_an_instance_that_is_ready() {
+async fn a_slot_goes_over_without_an_instance_of_its_own() {
     let mut fixture = Fixture::new().await;
     let first = fixture.send(b"sone");
     fixture.append().await.send(Word::Pass).unwrap();
     first.await.unwrap().unwrap();
     let plugins = fixture.context.plugins.clone();
-    let plugin = plugins.load(crate::plugin::Digest::of(&testkit::guest())).await.unwrap();
     let service = key().service;
-    let ready = async |fixture: &Fixture| {
-        let account = plugins.budget().account(&service, fixture.slot.stats.memory.clone());
-        let instance = plugin.instantiate(account, Duration::ZERO).await.unwrap();
-        Prepared::Instance(Box::new(instance))
-    };
+    let made = plugins.budget().service(&service).instances();
     #[expect(clippy::async_yields_async, reason = "the order is taken; its answer comes later")]
-    let order = async |fixture: &Fixture, prepared| {
+    let order = async |fixture: &Fixture, generation| {
         let (reply, moved) = oneshot::channel();
-        let record = Activate { service: service.clone(), generation: 2, deployment: 2 };
-        let activation = Activation { record, plugin: plugin.clone() };
-        let order = Order::Activate { activation, prepared, reply };
+        let record = Activate { service: service.clone(), generation, deployment: 2 };
+        let order = Order::Activate { activation: Activation { record }, reply };
         assert!(fixture.slot.order(order).await.is_ok());
         moved
     };
-    // As if the slot had made its instance after it was looked at.
-    let moved = order(&fixture, Prepared::Nothing).await.await.unwrap();
-    assert_eq!(moved.unwrap_err().code, Code::Unavailable);
-    let moved = order(&fixture, ready(&fixture).await).await;
+    let moved = order(&fixture, 2).await;
     fixture.append().await.send(Word::Pass).unwrap();
     moved.await.unwrap().unwrap();
-    // One that comes too late is given back.
-    let late = order(&fixture, ready(&fixture).await).await.await.unwrap();
+    let late = order(&fixture, 1).await.await.unwrap();
     assert_eq!(late.unwrap(), Duration::ZERO);
-    while fixture.slot.stats.memory.instances() != 1 {
-        tokio::task::yield_now().await;
-    }
+    assert_eq!(plugins.budget().service(&service).instances(), made);
+}
+
+/// Clients that give up on a call that computes for long must not leave its slot with it for the
+/// rest of its time: the next message would wait for nothing.
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_ends() {
+    let mut fixture = Fixture::new().await;
+    let spinning = fixture.send(b"lone");
+    fixture.taken(1).await;
+    drop(spinning);
+    let mut next = fixture.send(b"sone");
+    let answered = async {
+        // What the slot goes over to may be in a batch of its own.
+        loop {
+            tokio::select! {
+                word = fixture.append() => word.send(Word::Pass).unwrap(),
+                answer = &mut next => return answer.unwrap().unwrap(),
+            }
+        }
+    };
+    let answer = timeout(Duration::from_secs(15), answered).await;
+    let answer = answer.expect("the slot was left with a call of 20 s");
+    assert_eq!(answer.seq, 1, "what was given up used a number up");
 }
 
 /// Invariant 3: the message was kept. "Not kept" would be a lie, told to a client that asks because

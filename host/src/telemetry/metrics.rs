@@ -89,6 +89,18 @@ table! {
     instances_idle: Counter "slotd_instances_dropped_total" {"why" = "idle"};
     /// Instances that were dropped: unused for a while, or so that others had memory.
     instances_shed: Counter "slotd_instances_dropped_total" {"why" = "memory"};
+    /// Calls of plugins that computed for long, on threads that give way to those that serve.
+    long_calls: Counter "slotd_long_calls_total";
+    /// Those that are there now, and run in turn.
+    long_calls_now: Gauge "slotd_long_calls";
+    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    long_calls_gone: Counter "slotd_long_calls_cut_total" {"why" = "gone"};
+    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    long_calls_full: Counter "slotd_long_calls_cut_total" {"why" = "full"};
+    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    long_calls_ending: Counter "slotd_long_calls_cut_total" {"why" = "ending"};
+    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    long_calls_crowded: Counter "slotd_long_calls_cut_total" {"why" = "crowded"};
     /// One compilation of a component to native code.
     compile_seconds: Histogram "slotd_compile_seconds" [SECONDS];
     /// How long one slot took no message because of a swap.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clap::Parser;
 use serde::Serialize;
 use slotd_tests::{
-    api::{Swap, metric},
+    api::{Api, Message, Swap, metric},
     http::Client,
     load::Outcome,
     node::{Node, NodeOptions, eventually, resident_bytes, sibling, slotd_binary},
@@ -48,7 +48,7 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// Parts to measure
-    #[arg(long, value_delimiter = ',', default_values = ["throughput", "swap", "memory"])]
+    #[arg(long, value_delimiter = ',', default_values = ["throughput", "swap", "starve", "memory"])]
     parts: Vec<Part>,
     /// Where both servers write [default: beside the programs]
     #[arg(long, value_name = "DIR")]
@@ -62,6 +62,7 @@ struct Args {
 enum Part {
     Throughput,
     Swap,
+    Starve,
     Memory,
 }
 
@@ -70,6 +71,7 @@ struct Report {
     cores: usize,
     throughput: Option<Throughput>,
     swap: Option<Swaps>,
+    starve: Option<Starve>,
     memory: Option<Memory>,
 }
 
@@ -117,6 +119,21 @@ struct SwapTimes {
     all_moved_ms: f64,
 }
 
+/// A quiet service beside guests that never end by themselves.
+#[derive(Serialize)]
+struct Starve {
+    alone: Outcome,
+    /// With so many slots that spin.
+    beside: Vec<(usize, Outcome, Probes)>,
+}
+
+/// Times of `/healthz`, in milliseconds.
+#[derive(Serialize)]
+struct Probes {
+    p50_ms: f64,
+    max_ms: f64,
+}
+
 #[derive(Serialize)]
 struct Memory {
     idle_bytes: u64,
@@ -156,6 +173,9 @@ async fn bench(mut args: Args) -> anyhow::Result<()> {
         if has(Part::Swap) {
             report.swap = Some(swaps(&args, &node).await?);
         }
+    }
+    if has(Part::Starve) {
+        report.starve = Some(starve(&args, dir.path()).await?);
     }
     if has(Part::Memory) {
         report.memory = Some(memory(&args, dir.path()).await?);
@@ -365,6 +385,96 @@ async fn swaps(args: &Args, node: &Node) -> anyhow::Result<Swaps> {
     row("requests meanwhile", format!("{:.0}/s", outcome.requests_per_second), "");
     row("failed meanwhile", outcome.failed.to_string(), "0");
     Ok(Swaps { swaps, load_failed: outcome.failed })
+}
+
+// ---- guests that spin -----------------------------------------------------------------------------
+
+const SPINNING: &str = "spinning";
+/// Clients of the quiet service.
+const QUIET_CONNECTIONS: usize = 4;
+
+async fn starve(args: &Args, dir: &Path) -> anyhow::Result<Starve> {
+    let node = start(dir.join("starve")).await?;
+    node.admin().deploy(SPINNING, plugins::load("hostile-v1")?).await?;
+    let address = node.api().client.address();
+    let load = || run_load(address, QUIET_CONNECTIONS, 1, args.measure);
+    println!("\nA quiet service beside slots whose guests spin\n");
+    let alone = load().await?;
+    row("p99 alone", format!("{:.2} ms", alone.p99_us / 1e3), "");
+    let mut beside = Vec::new();
+    for slots in [1, 8, 400] {
+        let (spinners, outcome, probes) = spin_beside(&node, slots, load()).await?;
+        let reach = format!("{:.1} ms or less", 2.0 * alone.p99_us / 1e3 + 10.0);
+        row(&format!("p99 beside {spinners}"), format!("{:.2} ms", outcome.p99_us / 1e3), &reach);
+        row("  p50", format!("{:.2} ms", outcome.p50_us / 1e3), "");
+        row("  requests", format!("{:.0}/s", outcome.requests_per_second), "");
+        row("  /healthz, longest", format!("{:.1} ms", probes.max_ms), "50 ms or less");
+        beside.push((spinners, outcome, probes));
+    }
+    Ok(Starve { alone, beside })
+}
+
+/// Has so many sessions spin, each again as soon as it is answered, while a load runs.
+async fn spin_beside(
+    node: &Node,
+    slots: usize,
+    load: impl Future<Output = anyhow::Result<Outcome>>,
+) -> anyhow::Result<(usize, Outcome, Probes)> {
+    let (api, admin) = (node.api().client.address(), node.admin());
+    let spinners: Vec<_> = sessions_of_slots(node, slots)
+        .await?
+        .into_iter()
+        .map(|session| {
+            tokio::spawn(async move {
+                let api = Api::new(Client::new(api));
+                let spin = || Message::json(&serde_json::json!({"do": "spin"}));
+                while api.post(SPINNING, &session, spin()).await.is_ok() {}
+            })
+        })
+        .collect();
+    let probing = tokio::spawn(async move {
+        let mut times = Vec::new();
+        loop {
+            let started = Instant::now();
+            if admin.client.get("/healthz").await.is_err() {
+                return times;
+            }
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+            if PROBED.load(std::sync::atomic::Ordering::Relaxed) {
+                return times;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    PROBED.store(false, std::sync::atomic::Ordering::Relaxed);
+    let outcome = load.await?;
+    PROBED.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut times = probing.await?;
+    times.sort_by(f64::total_cmp);
+    let count = spinners.len();
+    spinners.iter().for_each(tokio::task::JoinHandle::abort);
+    let probes = Probes {
+        p50_ms: times.get(times.len() / 2).copied().unwrap_or_default(),
+        max_ms: times.last().copied().unwrap_or_default(),
+    };
+    Ok((count, outcome, probes))
+}
+
+/// The load is over.
+static PROBED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Sessions in so many slots, one each.
+async fn sessions_of_slots(node: &Node, slots: usize) -> anyhow::Result<Vec<String>> {
+    let (api, mut found) = (node.api(), std::collections::BTreeMap::new());
+    for number in 0.. {
+        if found.len() >= slots {
+            break;
+        }
+        let session = format!("spin-{number}");
+        let echo = Message::json(&serde_json::json!({"do": "echo"}));
+        found.entry(api.send(SPINNING, &session, echo).await?.slot).or_insert(session);
+    }
+    Ok(found.into_values().collect())
 }
 
 // ---- memory and start -----------------------------------------------------------------------------

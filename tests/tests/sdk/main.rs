@@ -25,7 +25,18 @@ macro_rules! languages {
 
             #[test]
             fn conforms_on_a_node() {
-                suite::run(Lang::$lang);
+                suite::run(Lang::$lang, suite::ISOLATIONS[0]);
+            }
+
+            /// A handler of which this fails keeps something in memory between calls.
+            #[test]
+            fn conforms_with_an_instance_for_each_session() {
+                suite::run(Lang::$lang, suite::ISOLATIONS[1]);
+            }
+
+            #[test]
+            fn conforms_with_an_instance_for_each_call() {
+                suite::run(Lang::$lang, suite::ISOLATIONS[2]);
             }
 
             #[test]

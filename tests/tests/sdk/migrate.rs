@@ -1,6 +1,6 @@
 //! Sessions that go from one language to another.
 
-use crate::suite::{COUNTER, SINK, is_tested, options};
+use crate::suite::{COUNTER, ISOLATIONS, SINK, is_tested, options};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use slotd_tests::{
@@ -46,7 +46,7 @@ fn tested() -> Vec<Lang> {
 #[test]
 fn a_session_goes_on_in_every_other_language() {
     scenario(async {
-        let node = Node::start_with(options()).await?;
+        let node = Node::start_with(options(ISOLATIONS[0])).await?;
         count(&node, &tested()).await.context("counter")?;
         let mut langs = tested();
         langs.retain(|lang| lang.has_kitchen_sink());

@@ -1,6 +1,6 @@
 //! Time and randomness are the message's.
 
-use crate::suite::{SINK, Suite, options};
+use crate::suite::{self, SINK, Suite, options};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use slotd_tests::{
@@ -55,7 +55,7 @@ async fn stream(api: &Api, session: &str, others: &[&str]) -> anyhow::Result<Vec
 pub async fn random(suite: &Suite) -> anyhow::Result<()> {
     let api = suite.node.api();
     let first = stream(&api, "random", &["b", "c", "ä"]).await?;
-    let twin = Node::start_with(options()).await?;
+    let twin = Node::start_with(options(suite::ISOLATIONS[0])).await?;
     twin.admin().deploy(SINK, plugins::load(&suite.lang.of(SINK))?).await?;
     let again = stream(&twin.api(), "random", &[]).await?;
     ensure!(first == again, "two runs: {first:?}, {again:?}");

@@ -16,10 +16,13 @@ pub struct Suite {
     pub node: Node,
 }
 
-/// One slot, so that all sessions are served by one instance; room for large bodies; time for
+/// What an instance is used for after its first call (`guests.isolation`): must make no difference.
+pub const ISOLATIONS: &[&str] = &["shared", "session", "call"];
+
+/// One slot, so that all sessions can be served by one instance; room for large bodies; time for
 /// large work in a slow language on a busy machine; and all that plugins log.
-pub fn options() -> NodeOptions {
-    let args = ["--slot-count", "1"].map(String::from).to_vec();
+pub fn options(isolation: &str) -> NodeOptions {
+    let args = ["--slot-count", "1", "--guests-isolation", isolation].map(String::from).to_vec();
     let env = [
         ("SLOTD_API_BODY_MAX", "4MiB"),
         ("SLOTD_GUESTS_DEADLINE", "5s"),
@@ -38,12 +41,12 @@ pub fn is_tested(lang: Lang) -> bool {
 }
 
 /// Runs every part, so that one that fails does not hide the others.
-pub fn run(lang: Lang) {
+pub fn run(lang: Lang, isolation: &str) {
     if !is_tested(lang) {
         return;
     }
     scenario(async {
-        let node = Node::start_with(options()).await?;
+        let node = Node::start_with(options(isolation)).await?;
         node.admin().deploy(COUNTER, plugins::load(&lang.of(COUNTER))?).await?;
         let suite = Suite { lang, node };
         let mut failed = Vec::new();
@@ -65,7 +68,8 @@ pub fn run(lang: Lang) {
             check("the clock", random::clock(&suite).await);
             check("randomness", random::random(&suite).await);
         }
-        anyhow::ensure!(failed.is_empty(), "{}:\n{}", lang.name(), failed.join("\n"));
+        let name = lang.name();
+        anyhow::ensure!(failed.is_empty(), "{name}, {isolation}:\n{}", failed.join("\n"));
         Ok(())
     });
 }

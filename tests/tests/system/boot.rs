@@ -148,15 +148,14 @@ fn sigterm_finishes_what_is_under_way_and_closes_properly() {
         let mut socket = api.socket("chat", "a", Some(1)).await?;
         let mut stream = api.events("chat", "a", Some(1), None).await?;
         let (admin, api_address) = (node.admin(), api.client.address());
-        let instances = admin.metric("slotd_instantiations_total", "").await?;
+        let begun = std::time::Instant::now();
         let working = {
             let work = deed(&json!({"do": "work", "rounds": 1_500_000_000_u64}));
             let api = api.clone();
             tokio::spawn(async move { api.post("hostile", "slow", work).await })
         };
         eventually("the call to be under way", async || {
-            let now = admin.metric("slotd_instantiations_total", "").await?;
-            Ok((now > instances).then_some(()))
+            Ok((admin.metric("slotd_long_calls", "").await? > 0.0).then_some(()))
         })
         .await?;
         node.signal_terminate()?;
@@ -166,7 +165,12 @@ fn sigterm_finishes_what_is_under_way_and_closes_properly() {
         .await?;
         ensure!(!working.is_finished(), "it listened until the call had ended");
         let answer = working.await??;
-        ensure!([200, 504].contains(&answer.status), "under way, then: {answer:?}");
+        ensure!([200, 503, 504].contains(&answer.status), "under way, then: {answer:?}");
+        if answer.status == 503 {
+            // On a machine that gives it no running time it is cut, but had all that a call may have.
+            ensure!(answer.text().contains("\"unavailable\""), "{answer:?}");
+            ensure!(begun.elapsed().as_secs() >= 10, "not waited for: {answer:?}");
+        }
         match socket.next().await? {
             Received::Closed(1012, _) => {}
             other => anyhow::bail!("the socket got {other:?}"),

@@ -141,6 +141,54 @@ impl Bystanders {
     }
 }
 
+/// Guests that compute for long must not take the threads that serve, however many slots they are in:
+/// every message of every other service would wait for a slice of each.
+#[test]
+fn guests_that_spin_do_not_starve_others() {
+    scenario(async {
+        let node = node_with("hostile", "hostile-v1").await?;
+        node.admin().deploy("counter", plugins::load("counter")?).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let spinners: Vec<_> = (0..200)
+            .map(|number| {
+                let (api, stop) = (node.api(), stop.clone());
+                tokio::spawn(async move {
+                    while !stop.load(SeqCst) {
+                        let spin = deed(&json!({"do": "spin"}));
+                        let answer = api.post("hostile", &format!("s-{number}"), spin).await?;
+                        ensure!([503, 504].contains(&answer.status), "{answer:?}");
+                    }
+                    anyhow::Ok(())
+                })
+            })
+            .collect();
+        let admin = node.admin();
+        eventually("a hundred slots to spin", async || {
+            Ok((admin.metric("slotd_long_calls", "").await? > 100.0).then_some(()))
+        })
+        .await?;
+        let (api, mut times) = (node.api(), Vec::new());
+        for number in 0..60 {
+            let started = std::time::Instant::now();
+            api.send("counter", &format!("s-{number}"), Message::bytes("1")).await?;
+            times.push(started.elapsed());
+        }
+        times.sort_unstable();
+        // A slice of each of the others is two seconds. A few share their slot with one that spins.
+        let median = times[times.len() / 2];
+        ensure!(median < std::time::Duration::from_millis(300), "{median:?}: {times:?}");
+        // Those that nobody waits for are ended, and what comes then has all of its time.
+        spinners.iter().for_each(tokio::task::JoinHandle::abort);
+        stop.store(true, SeqCst);
+        eventually("the calls to end", async || {
+            Ok((admin.metric("slotd_long_calls", "").await? == 0.0).then_some(()))
+        })
+        .await?;
+        let alone = api.post("hostile", "alone", deed(&json!({"do": "spin"}))).await?;
+        expect_problem(&alone, 504, "plugin-deadline").map(drop)
+    });
+}
+
 /// Without it, a session in the same slot as a bad one would be refused, or answered by a broken
 /// instance.
 #[test]

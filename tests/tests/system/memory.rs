@@ -37,16 +37,17 @@ async fn send_to(node: &Node, service: &str, from: usize, to: usize) -> anyhow::
     replies.into_iter().map(|reply| Ok(reply?.slot)).collect()
 }
 
-/// What a thousand slots hold must be a number that the operator sees, per slot and per service,
-/// and that goes down again when nobody asks any more; else it is found out by the kernel.
+/// Memory of instances must follow what runs at once, not how many slots there are, be a number that
+/// the operator sees, and go down again when nobody asks any more; else it is found out by the
+/// kernel.
 #[test]
-fn instances_are_counted_and_go_when_idle() {
+fn a_few_instances_serve_all_slots_and_go_when_idle() {
     scenario(async {
-        let node = node(&["--guests-idle", "30s"]).await?;
+        let node = node(&["--guests-idle", "20s"]).await?;
         let admin = node.admin();
         admin.deploy("counter", plugins::load("counter")?).await?;
         let fresh = admin.service("counter").await?.memory;
-        ensure!(fresh.instances == 0 && fresh.bytes == 0, "the trial is counted: {fresh:?}");
+        ensure!(fresh.instances == 1, "one is ready for the first message: {fresh:?}");
         ensure!(fresh.code_bytes.is_some_and(|code| code > 10_000), "{fresh:?}");
         let (mut slots, mut sent) = (BTreeSet::new(), 0);
         while slots.len() < 512 {
@@ -55,35 +56,28 @@ fn instances_are_counted_and_go_when_idle() {
         }
         let service = admin.service("counter").await?.memory;
         let text = admin.client.get("/metrics").await?.success()?.text();
-        let per_slot = admin.slots().await?;
-        ensure!(per_slot.iter().all(|slot| slot.instances == 1), "{per_slot:?}");
-        ensure!(service.instances == 512, "{service:?}");
-        let sum: u64 = per_slot.iter().map(|slot| slot.memory).sum();
-        ensure!(service.bytes == sum && sum as f64 > 512.0 * 64.0 * 1024.0, "{service:?}, {sum}");
+        // As many as there are threads, and some that came when one was late.
+        ensure!((1..=32).contains(&service.instances), "{service:?}");
+        let counted = service.instances as f64;
+        ensure!(service.bytes as f64 > counted * 64.0 * 1024.0, "{service:?}");
         let of_service = "service=\"counter\"";
         for (name, label, expected) in [
-            (USED, "", sum as f64),
-            ("slotd_instances", "", 512.0),
-            ("slotd_service_instances", of_service, 512.0),
-            ("slotd_service_memory_bytes", of_service, sum as f64),
+            (USED, "", service.bytes as f64),
+            ("slotd_instances", "", counted),
+            ("slotd_service_instances", of_service, counted),
+            ("slotd_service_memory_bytes", of_service, service.bytes as f64),
         ] {
             let shown = metric(&text, name, label);
             ensure!(shown == expected, "{name}: {shown} instead of {expected}");
         }
-        let listed = node.run(&["slots"]).await?;
-        ensure!(listed.stderr.contains("512 instances with"), "{}", listed.stderr);
         let listed = node.run(&["services"]).await?;
-        ensure!(listed.stdout.contains("512") && listed.stdout.contains("MiB"), "{listed:?}");
+        ensure!(listed.stdout.contains("MiB"), "{listed:?}");
 
-        // A service gets its instances with its first messages, not where others have theirs; a
-        // swap finds them where there were some.
-        admin.deploy("other", plugins::variant(&plugins::load("counter")?, "other")).await?;
-        let other = admin.service("other").await?.memory;
-        ensure!(other.instances == 0, "made though nobody asked: {other:?}");
-        admin.deploy("counter", plugins::variant(&plugins::load("counter")?, "next")).await?;
-        // The old ones are dropped behind the swap.
-        eventually("one instance for each that was there", async || {
-            Ok((admin.service("counter").await?.memory.instances == 512).then_some(()))
+        // A swap makes one, and those of the version before are dropped.
+        let next = plugins::variant(&plugins::load("counter")?, "next");
+        admin.deploy("counter", next).await?;
+        eventually("the old instances to go", async || {
+            Ok((admin.service("counter").await?.memory.instances == 1).then_some(()))
         })
         .await?;
 
@@ -96,14 +90,14 @@ fn instances_are_counted_and_go_when_idle() {
         ensure!(metric(&text, "slotd_slots_running", "") == 512.0, "the slots went with them");
         let again = node.api().send("counter", "s-0", Message::bytes("1")).await?;
         ensure!((again.seq, &again.body[..]) == (2, b"2"), "{again:?}");
-        let slot = admin.slots().await?.into_iter().find(|slot| slot.slot == again.slot);
-        ensure!(slot.is_some_and(|slot| slot.instances == 1), "its memory is not counted again");
+        let again = admin.service("counter").await?.memory;
+        ensure!(again.instances == 1 && again.bytes > 0, "its memory is not counted again");
         Ok(())
     });
 }
 
-/// With room for some twenty instances, five hundred slots must all be served, one giving way to
-/// the other, and never hold more than there is.
+/// With room for some twenty instances, forty services must all be served, one giving way to the
+/// other, and never hold more than there is.
 #[test]
 fn idle_instances_give_way_to_those_that_are_asked() {
     scenario(async {
@@ -111,7 +105,10 @@ fn idle_instances_give_way_to_those_that_are_asked() {
         // Who waits for memory waits for half a deadline at most, here on a busy machine.
         let node = node(&[&limits[..], &["--guests-deadline", "6s"]].concat()).await?;
         let admin = node.admin();
-        admin.deploy("counter", plugins::load("counter")?).await?;
+        let services: Vec<String> = (0..40).map(|number| format!("counter-{number}")).collect();
+        for service in &services {
+            admin.deploy(service, plugins::load("counter")?).await?;
+        }
         let done = Arc::new(AtomicBool::new(false));
         let watching = tokio::spawn({
             let (admin, done) = (admin.clone(), done.clone());
@@ -126,15 +123,18 @@ fn idle_instances_give_way_to_those_that_are_asked() {
                 anyhow::Ok(looks)
             }
         });
-        let slots: BTreeSet<u16> = send_to(&node, "counter", 0, 1_500).await?.into_iter().collect();
+        for round in 0..4 {
+            for service in &services {
+                send_to(&node, service, 8 * round, 8 * round + 8).await?;
+            }
+        }
         done.store(true, SeqCst);
         ensure!(watching.await?? > 0, "nobody looked");
-        ensure!(slots.len() > 400, "only {} slots", slots.len());
         let dropped = admin.metric("slotd_instances_dropped_total", "why=\"memory\"").await?;
         let made = admin.metric("slotd_instantiations_total", "").await?;
-        ensure!(dropped > 300.0 && made > dropped, "{made} made, {dropped} dropped");
-        // A session whose slot lost its instance goes on where it was.
-        let again = node.api().send("counter", "s-0", Message::bytes("1")).await?;
+        ensure!(dropped > 40.0 && made > dropped, "{made} made, {dropped} dropped");
+        // A session whose service lost its instances goes on where it was.
+        let again = node.api().send(&services[0], "s-0", Message::bytes("1")).await?;
         ensure!((again.seq, &again.body[..]) == (2, b"2"), "{again:?}");
         Ok(())
     });
@@ -181,22 +181,19 @@ fn who_finds_no_memory_is_told_so() {
     });
 }
 
-/// A swap at the memory's limit can't have two instances for each slot: it must end all the same,
+/// A swap at the memory's limit can't have an instance of both versions: it must end all the same,
 /// and refuse nobody.
 #[test]
 fn a_swap_needs_no_room_for_two() {
     scenario(async {
-        let limits = ["--guests-memory", "4MiB", "--guests-memory-total", "24MiB"];
-        let node = node(&[&limits[..], &["--slot-count", "16"]].concat()).await?;
+        let limits = ["--guests-memory", "2MiB", "--guests-memory-total", "2MiB"];
+        let args = ["--slot-count", "16", "--guests-deadline", "6s"];
+        let node = node(&[&limits[..], &args[..]].concat()).await?;
         let (admin, counter) = (node.admin(), plugins::load("counter")?);
         admin.deploy("counter", counter.clone()).await?;
-        let mut to = 0;
-        while admin.service("counter").await?.memory.instances < 16 {
-            send_to(&node, "counter", to, to + 32).await?;
-            to += 32;
-        }
+        send_to(&node, "counter", 0, 1).await?;
         let held = admin.service("counter").await?.memory;
-        ensure!(2.0 * held.bytes as f64 > 24.0 * MIB, "there is room for two: {held:?}");
+        ensure!(2.0 * held.bytes as f64 > 2.0 * MIB, "there is room for two: {held:?}");
         let done = Arc::new(AtomicBool::new(false));
         let talking = tokio::spawn({
             let (api, done) = (node.api(), done.clone());

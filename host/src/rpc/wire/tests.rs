@@ -57,8 +57,6 @@ fn answers_arrive_as_they_were_sent() {
         applied: 4,
         mailbox: 5,
         sessions: 6,
-        instances: 7,
-        memory: 8,
         plugins: [("chat".to_owned(), "1+ab".to_owned())].into(),
     };
     let of = Some(Incarnation::from_wire((1 << 48) - 1));
@@ -131,6 +129,22 @@ fn shown(response: &Response) -> String {
         Response::Control(v) => format!("{v:?}"),
         Response::NotOwner { owner, term, position } => format!("{owner:?} {term} {position}"),
     }
+}
+
+/// A node of an earlier version must understand what this one says of its slots, and the other way
+/// round: they serve together while a cluster is brought to another version.
+#[test]
+fn slots_have_the_form_of_earlier_versions() {
+    let earlier = (
+        (7_u16, "a", "running", 2_u64, 3_u64, 4_u64, 5_usize, 6_u64),
+        (0_u64, 0_u64, BTreeMap::from([("chat", "1+ab")])),
+    );
+    let list = bytes(Vec::new(), &vec![earlier]).unwrap();
+    let read: Vec<Slot> = value(&list).unwrap();
+    let info = SlotInfo::from(read.into_iter().next().unwrap());
+    assert_eq!((info.slot, info.sessions, info.plugins.len()), (7, 6, 1));
+    let sent = encode_response(Ok(Response::Slots(vec![info]))).unwrap();
+    assert_eq!(sent.body, list);
 }
 
 /// A client must get the peer's own code, also its retry hint and the plugin's rejection.
