@@ -6,6 +6,7 @@
 use crate::{
     error::{Code, Error},
     log::record::{DeploymentId, Entry, Event, INTERNAL_KEY},
+    names::SessionKey,
     node_types::SessionInfo,
     position::Cursor,
 };
@@ -145,6 +146,11 @@ pub struct StatePage {
     pub pairs: Vec<(String, Bytes)>,
     /// There is something behind it.
     pub more: bool,
+}
+
+/// An import would take the place of a session, and was not told to.
+pub fn session_exists(key: &SessionKey) -> Error {
+    Error::new(Code::SessionExists, format!("{key} is there already; it can be replaced"))
 }
 
 /// A node that owns the session's slot, and can't read what it was asked.

@@ -1,6 +1,7 @@
 //! Commands of operators on sessions: what a session holds, corrections, files, many at once.
 
 use super::{
+    admin::service_path,
     args::{SessionDelete, SessionExport, SessionImport, SessionSet, SessionState},
     client::{Client, encode, query},
     exit::{CliError, Exit},
@@ -294,7 +295,7 @@ struct Many {
 impl Many {
     /// Counts or deletes them, a page at a time: cut short, it may be run again.
     async fn go_through(&self, dry_run: bool, json: bool) -> Result<usize, CliError> {
-        let path = format!("/admin/v1/services/{}/sessions", encode(self.service.as_str()));
+        let path = service_path(self.service.as_str(), "/sessions")?;
         let (mut total, mut after) = (0, None);
         loop {
             let limit =

@@ -43,11 +43,18 @@ impl Admin {
 }
 
 /// Runs a change to its end even when the client goes away in the middle of it.
-async fn change<T: Serialize + Send + 'static>(
+pub(super) fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> impl Future<Output = Result<T, Error>> {
+    let running = tokio::spawn(work);
+    async { running.await.map_err(|_| outcome_unknown())? }
+}
+
+/// As [`to_its_end`], answering with what it gives.
+pub(super) async fn change<T: Serialize + Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Answer {
-    let done = tokio::spawn(work).await.map_err(|_| outcome_unknown())?;
-    Ok(json(&done?))
+    Ok(json(&to_its_end(work).await?))
 }
 
 /// Lists the services

@@ -3,6 +3,7 @@
 
 use super::{
     Admin,
+    admin::{change, to_its_end},
     messages::{Deadline, outcome_unknown, read_body},
     operate_file::{Export, Reader, Reading},
     params::{self, Query, invalid},
@@ -36,8 +37,8 @@ type Answer = Result<Response<Body>, Error>;
 /// Who does it, for the session's history.
 static OPERATOR: HeaderName = HeaderName::from_static("slotd-operator");
 
-/// The version of [`Note`]s in history.
-const NOTE_FORMAT: u32 = 1;
+/// The version of what an operator's entry says in history.
+pub(super) const NOTE_FORMAT: u32 = 1;
 
 /// Who an operator says to be.
 fn operator(headers: &HeaderMap) -> Result<String, Error> {
@@ -189,9 +190,8 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let operation = Operation::new(id.as_deref(), who, expected, Action::Set(entered));
     let node = admin.node()?.clone();
     // Runs to its end even when the client goes away in the middle of it.
-    let done = tokio::spawn(async move { node.operate(&key, operation).await });
-    let sent = deadline.limit(done).await.unwrap_or_else(|| Ok(Err(outcome_unknown())));
-    let sent = sent.map_err(|_| outcome_unknown())??;
+    let done = to_its_end(async move { node.operate(&key, operation).await });
+    let sent = deadline.limit(done).await.unwrap_or_else(|| Err(outcome_unknown()))?;
     let position = Cursor::after(sent.seq, sent.incarnation).to_string();
     Ok(json(&StateChanged { seq: sent.seq, position, slot: sent.slot, replayed: sent.replayed }))
 }
@@ -262,11 +262,11 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
     let body_bytes_max = admin.0.options.body_bytes_max;
     let reader = Reader::new(node, key, who, Reading { replace, assume_current, body_bytes_max });
     // Runs to its end, which takes back what was brought in of a file that broke off.
-    let done = tokio::spawn(async move {
+    change(async move {
         let _permit = permit;
         reader.import(body).await
-    });
-    Ok(json(&done.await.map_err(|_| outcome_unknown())??))
+    })
+    .await
 }
 
 /// Deletes sessions by the beginning of their ids
@@ -328,7 +328,7 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
             failed.map_or(Ok(deleted), Err)
         };
         // Runs to its end: some are gone already.
-        sessions = tokio::spawn(work).await.map_err(|_| outcome_unknown())??;
+        sessions = to_its_end(work).await?;
     }
     let next_after = last.filter(|_| more);
     Ok(json(&SessionsDeleted { sessions, dry_run, next_after }))
@@ -348,7 +348,5 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
 pub(super) async fn reset(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let node = admin.node()?.clone();
-    let done = tokio::spawn(async move { node.reset().await });
-    let slots = done.await.map_err(|_| outcome_unknown())??;
-    Ok(json(&ResetDone { slots }))
+    change(async move { Ok(ResetDone { slots: node.reset().await? }) }).await
 }

@@ -11,14 +11,16 @@
 //! Unknown fields are ignored, so that a later version may add some; what it may not ignore is a new
 //! number of the format. Bytes are in base64.
 
-use super::{body::decode_base64, params, views::SessionImported};
+use super::{body::decode_base64, operate::NOTE_FORMAT, params, views::SessionImported};
 use crate::{
     error::{Code, Error},
     limits,
     log::record::{DeploymentId, Entry, Event},
     names::SessionKey,
     node::{Consistency, Cursor, History, Node, Range},
-    operator::{Action, Entered, Import, Imported, Operation, StatePage, StateRange},
+    operator::{
+        Action, Entered, Import, Imported, Operation, StatePage, StateRange, session_exists,
+    },
     plugin::{Digest, check_content_type, check_event_kind},
     service::catalogue::Service,
 };
@@ -452,12 +454,7 @@ impl Reader {
         if !self.reading.replace {
             // The slot looks, too; but it takes a first part that is there for one that came twice.
             match self.node.session(&self.key, Consistency::Current).await {
-                Ok(_) => {
-                    return Err(Error::new(
-                        Code::SessionExists,
-                        format!("{} is there already; it can be replaced", self.key),
-                    ));
-                }
+                Ok(_) => return Err(session_exists(&self.key)),
                 Err(error) if error.code == Code::SessionNotFound => {}
                 Err(error) => return Err(error),
             }
@@ -523,7 +520,7 @@ impl Reader {
             return Err(params::invalid("the file is empty"));
         };
         let note = json!({
-            "format": 1, "action": "import",
+            "format": NOTE_FORMAT, "action": "import",
             "from": {
                 "service": head.service, "session": head.session, "seq": head.seq,
                 "exported_ms": head.exported_ms, "version": head.version,

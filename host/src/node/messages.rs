@@ -266,7 +266,7 @@ impl Node {
         }
         let store = &*self.context.store;
         let found = read::stored(store, slot, service, prefix, after, limit, pinned);
-        let found = found.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
+        let found = found.map_err(unreadable)?;
         Ok(read::infos(&self.context.catalogue, slot, service, found.into_iter()))
     }
 }

@@ -383,6 +383,11 @@ impl Node {
     }
 }
 
+/// The store could not be read.
+fn unreadable(error: crate::state::StateError) -> Error {
+    Error::new(Code::StorageUnavailable, error.to_string())
+}
+
 impl Teller for Node {
     fn slots(&self) -> Vec<SlotInfo> {
         let here = self.cluster.iter().flat_map(|cluster| cluster.here());

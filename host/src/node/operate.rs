@@ -88,7 +88,7 @@ impl Node {
     async fn reset_slot(&self, slot: SlotId) -> Result<bool, Error> {
         if self.router.rests(slot)? {
             let meta = self.context.store.slot(slot);
-            let meta = meta.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
+            let meta = meta.map_err(unreadable)?;
             if meta.sessions == 0 {
                 return Ok(false);
             }

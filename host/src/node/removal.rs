@@ -209,8 +209,6 @@ impl Node {
             return Ok(true);
         }
         let store = &self.context.store;
-        let unreadable =
-            |e: crate::state::StateError| Error::new(Code::StorageUnavailable, e.to_string());
         let meta = store.slot(slot).map_err(unreadable)?;
         Ok(match meta.active.get(service) {
             None => false,

@@ -277,14 +277,8 @@ impl Node {
         Some(self.context.catalogue.label(&service.name, from))
     }
 
-    fn label_of_current(service: &Service) -> Result<Arc<str>, Error> {
-        let missing = || Error::internal(format!("{} has no current deployment", service.name));
-        Ok(service.deployment(service.current).ok_or_else(missing)?.label.clone())
-    }
-
     async fn current_plugin(&self, service: &Service) -> Result<Arc<Plugin>, Error> {
-        let missing = || Error::internal(format!("{} has no current deployment", service.name));
-        let current = service.deployment(service.current).ok_or_else(missing)?;
+        let current = service.current_deployment()?;
         self.context.plugins.load(current.digest).await.map_err(|why| {
             Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
         })
@@ -302,7 +296,7 @@ impl Node {
     async fn tried(&self, service: &Service) -> Result<Arc<Guests>, Error> {
         let plugin = self.current_plugin(service).await?;
         let plugins = &self.context.plugins;
-        let label = Self::label_of_current(service)?;
+        let label = service.current_deployment()?.label.clone();
         let guests = plugins.pool().apart(&service.name, service.current, label, plugin.clone());
         plugins.try_one(&guests).await.map_err(|why| {
             Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*guests.label)

@@ -60,7 +60,7 @@ impl Node {
             });
         }
         let meta = self.context.store.slot(slot);
-        let meta = meta.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
+        let meta = meta.map_err(unreadable)?;
         let catalogue = &self.context.catalogue;
         let label = |a: &crate::log::record::Activate| catalogue.label(&a.service, a.deployment);
         let active = meta.active.values().filter(|active| active.deployment != REMOVED);

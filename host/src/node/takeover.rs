@@ -85,9 +85,7 @@ impl Node {
             };
             let counted = tokio::task::spawn_blocking(count).await;
             let counted = counted.map_err(|e| Error::internal(format!("counting failed: {e}")))?;
-            counted.map_err(|e: crate::state::StateError| {
-                Error::new(Code::StorageUnavailable, e.to_string())
-            })
+            counted.map_err(unreadable)
         }
     }
 
@@ -103,8 +101,7 @@ impl Node {
         plugin: &Plugin,
         said: &Said,
     ) -> Result<Vec<SessionsOutlook>, Error> {
-        let missing = || Error::internal(format!("{} has no current deployment", next.name));
-        let target = next.deployment(next.current).ok_or_else(missing)?;
+        let target = next.current_deployment()?;
         let goes_back = |from: &Deployment| {
             takes_over(Migrate::None, &from.version, &target.version, target.same_state).is_err()
         };

@@ -10,6 +10,7 @@
 //! charged for the time in which it ran, not for that of others; it is cut short when whoever asked
 //! has gone, or when its slot has to do something else.
 
+use super::workers::give_way;
 use crate::{limits, names::ServiceName, telemetry::metrics};
 use futures_util::future::BoxFuture;
 use parking_lot::{Condvar, Mutex};
@@ -452,7 +453,7 @@ impl Shared {
             let shared = self.clone();
             let name = format!("slotd-long-{}", queue.threads);
             let started = thread::Builder::new().name(name).spawn(move || {
-                give_way();
+                give_way(limits::LONG_NICE);
                 shared.work();
             });
             match started {
@@ -638,16 +639,6 @@ impl Wake for Job {
             }
             Status::Waiting | Status::Ready => {}
         }
-    }
-}
-
-/// Has the scheduler prefer the threads that serve.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: changes how the calling thread is scheduled and touches no memory of ours.
-    #[allow(unsafe_code, reason = "libc has no safe interface for it")]
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, limits::LONG_NICE);
     }
 }
 

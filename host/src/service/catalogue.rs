@@ -122,6 +122,15 @@ impl Service {
         self.deployments.get(usize::try_from(at).ok()?)
     }
 
+    /// The deployment that it runs.
+    ///
+    /// # Errors
+    /// `internal`: it is removed, or a bug.
+    pub fn current_deployment(&self) -> Result<&Deployment, Error> {
+        self.deployment(self.current)
+            .ok_or_else(|| Error::internal(format!("{} has no current deployment", self.name)))
+    }
+
     pub fn is_removed(&self) -> bool {
         self.current == REMOVED
     }

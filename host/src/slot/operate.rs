@@ -6,7 +6,9 @@ use crate::{
     log::record::{Delete, Entry, Record, Write},
     names::SessionKey,
     node_types::{Consistency, Sent},
-    operator::{Action, CONTENT_TYPE, Entered, Import, Operation, StatePage, StateRange},
+    operator::{
+        Action, CONTENT_TYPE, Entered, Import, Operation, StatePage, StateRange, session_exists,
+    },
     plugin::{State as _, StateFault},
     position::Incarnation,
     slot::{
@@ -105,10 +107,7 @@ impl Task {
                 Ok(Some(self.sent_at(session)))
             }
             Action::Import(part) if part.after == 0 => match session.exists() {
-                true if !part.replace => Err(Error::new(
-                    Code::SessionExists,
-                    format!("{} is there already; it can be replaced", session.key),
-                )),
+                true if !part.replace => Err(session_exists(&session.key)),
                 _ => Ok(None),
             },
             Action::Import(part) if came_before(session, part) => Ok(Some(self.sent_at(session))),
@@ -286,10 +285,7 @@ impl Task {
                 for info in found {
                     let key = SessionKey { service: service.name.clone(), session: info.session };
                     let session = self.take_session(&key)?;
-                    self.delete_record(&key, session.head.session_number);
-                    let mut gone = Box::new(Session::new(key, Head::default()));
-                    gone.changed_in = self.building.number;
-                    self.put_session(gone);
+                    self.delete_session(session);
                 }
                 if !self.building.has_room() {
                     return Ok(true);
