@@ -140,7 +140,8 @@ fn a_start_waits_for_the_engine_and_says_so() {
             Ok(admin.get("/readyz").await.ok().filter(|answer| answer.status == 200))
         })
         .await?;
-        node.attach()?;
+        // It is ready a moment before it has written where it listens.
+        eventually("it says where it listens", async || Ok(node.attach().ok())).await?;
         Admin::new(admin).deploy("counter", plugins::load("counter")?).await?;
         Api::new(api).send("counter", "x", Message::bytes("1")).await?;
         let status = node.terminate().await?;

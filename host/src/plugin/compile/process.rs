@@ -54,13 +54,11 @@ pub(super) struct Starter {
 }
 
 enum Order {
-    Start(Command, oneshot::Sender<Started>),
+    /// The sender is for the child that runs then.
+    Start(Command, mpsc::Sender<Order>, oneshot::Sender<io::Result<Running>>),
     /// It was killed: freeing a gigabyte takes a moment, in which nobody else need wait.
     Collect(Child),
 }
-
-/// Given back to who has to collect a child that nobody took.
-struct Started(io::Result<Child>);
 
 /// A child, killed when nobody waits for it any more.
 struct Running {
@@ -140,12 +138,11 @@ impl Starter {
         let work = move || {
             while let Ok(order) = receiver.recv() {
                 match order {
-                    Order::Start(mut command, reply) => {
-                        if let Err(Started(Ok(mut child))) = reply.send(Started(command.spawn())) {
-                            // Whoever wanted it is gone.
-                            let _ = child.kill();
-                            let _ = child.wait();
-                        }
+                    Order::Start(mut command, orders, reply) => {
+                        let child = command.spawn();
+                        // Killed as it is dropped: here, or on its way, if whoever wanted it is gone.
+                        let _ =
+                            reply.send(child.map(|child| Running { child: Some(child), orders }));
                     }
                     Order::Collect(mut child) => drop(child.wait()),
                 }
@@ -159,9 +156,9 @@ impl Starter {
     async fn start(&self, command: Command) -> io::Result<Running> {
         let (reply, started) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts processes is gone");
-        self.orders.send(Order::Start(command, reply)).map_err(|_| gone())?;
-        let child = started.await.map_err(|_| gone())?.0?;
-        Ok(Running { child: Some(child), orders: self.orders.clone() })
+        let order = Order::Start(command, self.orders.clone(), reply);
+        self.orders.send(order).map_err(|_| gone())?;
+        started.await.map_err(|_| gone())?
     }
 
     /// Runs one child to its end or its deadline; kills it when the future is dropped.

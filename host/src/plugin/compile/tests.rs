@@ -124,6 +124,12 @@ async fn a_stop_and_a_lost_caller_end_the_child() {
         pid = pid() => pid,
     };
     is_gone(lost).await;
+    // Also one of which the caller that gave up had not heard yet.
+    let mut asked = Box::pin(run(&compiler));
+    assert!(futures_util::poll!(asked.as_mut()).is_pending());
+    let unheard = pid().await;
+    drop(asked);
+    is_gone(unheard).await;
     let (stopped, ended) = tokio::join!(
         async {
             let pid = pid().await;
