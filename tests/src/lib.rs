@@ -18,6 +18,7 @@ pub mod node;
 pub mod notice;
 pub mod plugins;
 pub mod raw_socket;
+pub mod slots;
 pub mod soak;
 pub mod socket;
 pub mod sse;

@@ -24,7 +24,7 @@ pub struct Plan {
     pub service: String,
     /// Connections, each with one request under way.
     pub connections: usize,
-    /// Sessions `s-0` to `s-<n-1>`.
+    /// How many sessions, by their [`session`] names.
     pub sessions: u64,
     pub body: Vec<u8>,
     pub seed: u64,
@@ -163,6 +163,11 @@ async fn connection(
     }
 }
 
+/// The name of a session of the load.
+pub fn session(number: u64) -> String {
+    format!("s-{number}")
+}
+
 /// A connection with its buffers.
 struct Wire {
     stream: TcpStream,
@@ -185,11 +190,12 @@ impl Wire {
         Ok(Self { stream, request: Vec::with_capacity(512), response, filled: 0, body: (0, 0) })
     }
 
-    fn prepare(&mut self, service: &str, session: u64, body: &[u8]) -> std::io::Result<()> {
+    fn prepare(&mut self, service: &str, number: u64, body: &[u8]) -> std::io::Result<()> {
+        let session = session(number);
         self.request.clear();
         write!(
             self.request,
-            "POST /v1/services/{service}/sessions/s-{session}/messages HTTP/1.1\r\n\
+            "POST /v1/services/{service}/sessions/{session}/messages HTTP/1.1\r\n\
              host: slotd\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n",
             body.len()
         )?;

@@ -8,9 +8,10 @@ use serde::Serialize;
 use slotd_tests::{
     api::{Api, Message, Swap, metric},
     http::Client,
-    load::Outcome,
+    load::{self, Outcome},
     node::{Node, NodeOptions, eventually, resident_bytes, sibling, slotd_binary},
     plugins,
+    slots::{apart, slot_of},
 };
 use std::{
     io::{BufRead, BufReader},
@@ -19,6 +20,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+use tokio::task::JoinSet;
 
 const SERVICE: &str = "counter";
 /// Sessions that the keys are drawn from.
@@ -211,7 +213,7 @@ async fn throughput(args: &Args, dir: &Path, node: &Node) -> anyhow::Result<Thro
     );
     for round in 0..args.rounds {
         let load = |address: SocketAddr, connections: usize| {
-            run_load(address, connections, round as u64, args.measure)
+            run_load(address, connections, SESSIONS, round as u64, args.measure)
         };
         // Whoever goes second finds the machine as the first left it: take turns in that too.
         let (c, s, c1, s1) = if round % 2 == 0 {
@@ -268,12 +270,13 @@ async fn throughput(args: &Args, dir: &Path, node: &Node) -> anyhow::Result<Thro
 async fn run_load(
     address: SocketAddr,
     connections: usize,
+    sessions: u64,
     seed: u64,
     measure: f64,
 ) -> anyhow::Result<Outcome> {
     let mut command = load_command(address)?;
     command.args(["--connections", &connections.to_string(), "--seed", &seed.to_string()]);
-    command.args(["--sessions", &SESSIONS.to_string(), "--measure", &measure.to_string()]);
+    command.args(["--sessions", &sessions.to_string(), "--measure", &measure.to_string()]);
     let outcome = finish(command.spawn()?).await?;
     ensure!(outcome.failed == 0, "{} failed, first {:?}", outcome.failed, outcome.first_failure);
     Ok(outcome)
@@ -390,91 +393,77 @@ async fn swaps(args: &Args, node: &Node) -> anyhow::Result<Swaps> {
 // ---- guests that spin -----------------------------------------------------------------------------
 
 const SPINNING: &str = "spinning";
-/// Clients of the quiet service.
+/// Clients of the quiet service, and its sessions. The other slots spin: a slot has one writer, so
+/// a session of a slot that spins waits for the guest's deadline by design.
 const QUIET_CONNECTIONS: usize = 4;
+const QUIET_SESSIONS: u64 = 64;
+const PROBE_EVERY: Duration = Duration::from_millis(20);
 
 async fn starve(args: &Args, dir: &Path) -> anyhow::Result<Starve> {
     let node = start(dir.join("starve")).await?;
     node.admin().deploy(SPINNING, plugins::load("hostile-v1")?).await?;
     let address = node.api().client.address();
-    let load = || run_load(address, QUIET_CONNECTIONS, 1, args.measure);
+    let load = || run_load(address, QUIET_CONNECTIONS, QUIET_SESSIONS, 1, args.measure);
     println!("\nA quiet service beside slots whose guests spin\n");
     let alone = load().await?;
     row("p99 alone", format!("{:.2} ms", alone.p99_us / 1e3), "");
     let mut beside = Vec::new();
     for slots in [1, 8, 400] {
-        let (spinners, outcome, probes) = spin_beside(&node, slots, load()).await?;
+        let (outcome, probes) = spin_beside(&node, slots, load()).await?;
         let reach = format!("{:.1} ms or less", 2.0 * alone.p99_us / 1e3 + 10.0);
-        row(&format!("p99 beside {spinners}"), format!("{:.2} ms", outcome.p99_us / 1e3), &reach);
+        row(&format!("p99 beside {slots}"), format!("{:.2} ms", outcome.p99_us / 1e3), &reach);
         row("  p50", format!("{:.2} ms", outcome.p50_us / 1e3), "");
         row("  requests", format!("{:.0}/s", outcome.requests_per_second), "");
         row("  /healthz, longest", format!("{:.1} ms", probes.max_ms), "50 ms or less");
-        beside.push((spinners, outcome, probes));
+        beside.push((slots, outcome, probes));
     }
     Ok(Starve { alone, beside })
 }
 
-/// Has so many sessions spin, each again as soon as it is answered, while a load runs.
+/// Has so many slots spin, each again as soon as it has answered, while a load runs.
 async fn spin_beside(
     node: &Node,
     slots: usize,
     load: impl Future<Output = anyhow::Result<Outcome>>,
-) -> anyhow::Result<(usize, Outcome, Probes)> {
+) -> anyhow::Result<(Outcome, Probes)> {
     let (api, admin) = (node.api().client.address(), node.admin());
-    let spinners: Vec<_> = sessions_of_slots(node, slots)
-        .await?
-        .into_iter()
-        .map(|session| {
-            tokio::spawn(async move {
-                let api = Api::new(Client::new(api));
-                let spin = || Message::json(&serde_json::json!({"do": "spin"}));
-                while api.post(SPINNING, &session, spin()).await.is_ok() {}
-            })
-        })
-        .collect();
-    let probing = tokio::spawn(async move {
-        let mut times = Vec::new();
+    let mut spinners = JoinSet::new();
+    for session in spinning_sessions(node, slots).await? {
+        spinners.spawn(async move {
+            let api = Api::new(Client::new(api));
+            let spin = || Message::json(&serde_json::json!({"do": "spin"}));
+            while api.post(SPINNING, &session, spin()).await.is_ok() {}
+        });
+    }
+    let mut times = Vec::new();
+    let probe = async {
         loop {
             let started = Instant::now();
-            if admin.client.get("/healthz").await.is_err() {
-                return times;
-            }
+            admin.client.get("/healthz").await?;
             times.push(started.elapsed().as_secs_f64() * 1e3);
-            if PROBED.load(std::sync::atomic::Ordering::Relaxed) {
-                return times;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PROBE_EVERY).await;
         }
-    });
-    PROBED.store(false, std::sync::atomic::Ordering::Relaxed);
-    let outcome = load.await?;
-    PROBED.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut times = probing.await?;
+    };
+    let outcome = tokio::select! {
+        outcome = load => outcome?,
+        failed = probe => return failed,
+    };
+    ensure!(spinners.try_join_next().is_none(), "a client of a guest that spins has ended");
     times.sort_by(f64::total_cmp);
-    let count = spinners.len();
-    spinners.iter().for_each(tokio::task::JoinHandle::abort);
     let probes = Probes {
         p50_ms: times.get(times.len() / 2).copied().unwrap_or_default(),
         max_ms: times.last().copied().unwrap_or_default(),
     };
-    Ok((count, outcome, probes))
+    Ok((outcome, probes))
 }
 
-/// The load is over.
-static PROBED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-
-/// Sessions in so many slots, one each.
-async fn sessions_of_slots(node: &Node, slots: usize) -> anyhow::Result<Vec<String>> {
-    let (api, mut found) = (node.api(), std::collections::BTreeMap::new());
-    for number in 0.. {
-        if found.len() >= slots {
-            break;
-        }
-        let session = format!("spin-{number}");
-        let echo = Message::json(&serde_json::json!({"do": "echo"}));
-        found.entry(api.send(SPINNING, &session, echo).await?.slot).or_insert(session);
-    }
-    Ok(found.into_values().collect())
+/// Sessions in so many slots, none of them a slot of the quiet service's.
+async fn spinning_sessions(node: &Node, slots: usize) -> anyhow::Result<Vec<String>> {
+    let slot_count = u16::try_from(node.admin().slots().await?.len())?;
+    let quiet = (0..QUIET_SESSIONS)
+        .map(|number| slot_of(SERVICE, &load::session(number), slot_count))
+        .collect::<Result<_, _>>()?;
+    apart(SPINNING, "spin", slots, slot_count, &quiet)
 }
 
 // ---- memory and start -----------------------------------------------------------------------------
@@ -504,7 +493,7 @@ async fn memory(args: &Args, dir: &Path) -> anyhow::Result<Memory> {
     let after_restart_bytes = resident_bytes(node.pid().context("not running")?)?;
     row("  memory then", mib(after_restart_bytes), "");
     // Something for it to recover.
-    run_load(node.api().client.address(), CONNECTIONS, 0, 1.0).await?;
+    run_load(node.api().client.address(), CONNECTIONS, SESSIONS, 0, 1.0).await?;
     node.kill()?;
     let ready_after_kill_ms = time_to_ready(&mut node).await?;
     row("ready after a kill under way", format!("{ready_after_kill_ms:.0} ms"), "2000 ms or less");

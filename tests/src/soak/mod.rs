@@ -39,7 +39,8 @@ const ENV: &[(&str, &str)] = &[
 const FILES_MAX: u32 = 1_536;
 /// Of each node.
 const DISK_MIB: u32 = 512;
-const SLOTS: u16 = 32;
+/// Of which guests that spin have few.
+const SLOTS: u16 = 256;
 /// For what the pressure left to go: idle instances, closed connections, what the allocator keeps.
 const REST_WITHIN: Duration = Duration::from_secs(45);
 
@@ -119,7 +120,8 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Account> {
 
     let alone_for = (plan.length / 5).clamp(Duration::from_secs(4), Duration::from_secs(30));
     println!("alone for {alone_for:?}");
-    let watch = Watch::start(&nodes);
+    let quiet = watch::sessions(&pressure::spinning_slots(SLOTS)?, SLOTS)?;
+    let watch = Watch::start(&nodes, &quiet);
     tokio::time::sleep(alone_for).await;
     let alone = watch.finish().await;
 
@@ -135,7 +137,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Account> {
     let mut load = Load::start(plan.seed, shape, tokio::sync::watch::channel(targets).1);
     tokio::time::sleep(Duration::from_secs(2)).await;
     system.measure(0, &mut accounts).await?;
-    let watch = Watch::start(&nodes);
+    let watch = Watch::start(&nodes, &quiet);
     let peers = system.peers();
     let pressure = Pressure::start(&nodes, &peers, &folders)?;
     let until = Instant::now() + plan.length;
@@ -165,8 +167,10 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Account> {
 
 impl System {
     async fn start(plan: &Plan, folders: &[Option<PathBuf>]) -> anyhow::Result<Self> {
-        let env: Vec<_> = ENV.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        let mut env: Vec<_> =
+            ENV.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         if plan.nodes == 1 {
+            env.push(("SLOTD_SLOT_COUNT".into(), SLOTS.to_string()));
             let data_dir = folders.first().cloned().flatten();
             let options =
                 NodeOptions { env, data_dir, files_max: Some(FILES_MAX), ..NodeOptions::default() };

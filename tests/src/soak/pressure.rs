@@ -8,11 +8,13 @@ use crate::{
     http::Client,
     node::{Addresses, fill_up},
     plugins,
+    slots::slot_of,
 };
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use serde_json::json;
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -123,6 +125,17 @@ impl Pressure {
     }
 }
 
+const HOSTILE: &str = "hostile";
+
+fn spinner(number: usize) -> String {
+    format!("bad-{number}")
+}
+
+/// The slots whose sessions wait for guests that compute until their deadline.
+pub(super) fn spinning_slots(slots: u16) -> anyhow::Result<BTreeSet<u16>> {
+    (0..SPINNERS).map(|number| slot_of(HOSTILE, &spinner(number), slots)).collect()
+}
+
 /// Several at once, most of which compute until their deadline.
 async fn guests(node: Addresses, round: usize) -> anyhow::Result<u64> {
     const DEEDS: &[&str] = &[
@@ -142,7 +155,7 @@ async fn guests(node: Addresses, round: usize) -> anyhow::Result<u64> {
         let (api, deed) = (api.clone(), DEEDS[(n + round) % DEEDS.len()]);
         async move {
             let message = Message::json(&json!({ "do": deed }));
-            api.post("hostile", &format!("bad-{n}"), message).await.map(drop)
+            api.post(HOSTILE, &spinner(n), message).await.map(drop)
         }
     });
     futures_util::future::try_join_all(posts).await?;
@@ -151,10 +164,11 @@ async fn guests(node: Addresses, round: usize) -> anyhow::Result<u64> {
 
 async fn idle_sockets(node: Addresses) -> anyhow::Result<u64> {
     let api = Api::new(Client::new(node.api));
-    let mut sockets = Vec::new();
-    for n in 0..SOCKETS {
-        sockets.push(api.socket("chat", &format!("idle-{n}"), None).await?);
-    }
+    let sockets = (0..SOCKETS).map(|n| {
+        let (api, session) = (api.clone(), format!("idle-{n}"));
+        async move { api.socket("chat", &session, None).await }
+    });
+    let sockets = futures_util::future::try_join_all(sockets).await?;
     sleep(HOLD).await;
     Ok(sockets.len() as u64)
 }

@@ -5,9 +5,10 @@ use crate::{
     histogram::Histogram,
     http::Client,
     node::Addresses,
+    slots::apart,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     time::{Duration, Instant},
@@ -83,6 +84,11 @@ impl fmt::Display for Taken {
     }
 }
 
+/// A session for each client, in slots that are none of `spinning`.
+pub(super) fn sessions(spinning: &BTreeSet<u16>, slots: u16) -> anyhow::Result<Vec<String>> {
+    apart(QUIET, "quiet", CLIENTS, slots, spinning)
+}
+
 /// Clients that take times.
 pub(super) struct Watch {
     stop: watch::Sender<bool>,
@@ -90,10 +96,10 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn start(nodes: &[Addresses]) -> Self {
+    pub(super) fn start(nodes: &[Addresses], sessions: &[String]) -> Self {
         let (stop, mut tasks) = (watch::channel(false).0, JoinSet::new());
-        for (node, number) in nodes.iter().cycle().zip(0..CLIENTS) {
-            tasks.spawn(talk(node.api, number, stop.subscribe()));
+        for (node, session) in nodes.iter().cycle().zip(sessions) {
+            tasks.spawn(talk(node.api, session.clone(), stop.subscribe()));
         }
         for node in nodes {
             tasks.spawn(probe(node.admin, stop.subscribe()));
@@ -113,9 +119,8 @@ impl Watch {
     }
 }
 
-async fn talk(api: SocketAddr, number: usize, stop: watch::Receiver<bool>) -> Taken {
+async fn talk(api: SocketAddr, session: String, stop: watch::Receiver<bool>) -> Taken {
     let (mut taken, api) = (Taken::default(), Api::new(Client::new(api)));
-    let session = format!("quiet-{number}");
     while !*stop.borrow() {
         let started = Instant::now();
         let posted = tokio::time::timeout(PATIENCE, api.post(QUIET, &session, Message::bytes("1")));

@@ -1,0 +1,53 @@
+//! Sessions chosen by their slots: a slot has one writer, so what a session's neighbours in its
+//! slot do delays it, and what others do must not.
+
+use anyhow::Context;
+use slotd::names::SessionKey;
+use std::collections::BTreeSet;
+
+/// # Errors
+/// When a name is none.
+pub fn slot_of(service: &str, session: &str, slots: u16) -> anyhow::Result<u16> {
+    Ok(SessionKey::parse(service, session)?.slot(slots))
+}
+
+/// So many sessions, `PREFIX-N`, each in a slot of its own that is none of `taken`.
+///
+/// # Errors
+/// When `prefix` begins no session's name, or so many slots are not free.
+pub fn apart(
+    service: &str,
+    prefix: &str,
+    count: usize,
+    slots: u16,
+    taken: &BTreeSet<u16>,
+) -> anyhow::Result<Vec<String>> {
+    let free = (0..slots).filter(|slot| !taken.contains(slot)).count();
+    let count = Some(count).filter(|&count| count <= free);
+    let count = count.with_context(|| format!("{free} of {slots} slots are free"))?;
+    let (mut taken, mut found) = (taken.clone(), Vec::new());
+    for number in 0.. {
+        if found.len() == count {
+            break;
+        }
+        let session = format!("{prefix}-{number}");
+        if taken.insert(slot_of(service, &session, slots)?) {
+            found.push(session);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_apart_share_no_slot() {
+        let taken = BTreeSet::from([1, 2, 3]);
+        let found = apart("quiet", "q", 5, 8, &taken).unwrap();
+        let slots: BTreeSet<_> = found.iter().map(|s| slot_of("quiet", s, 8).unwrap()).collect();
+        assert_eq!(slots, BTreeSet::from([0, 4, 5, 6, 7]));
+        apart("quiet", "q", 6, 8, &taken).unwrap_err();
+    }
+}
