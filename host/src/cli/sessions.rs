@@ -175,6 +175,7 @@ pub fn next_page(page: &Value) -> Option<String> {
 /// A body of a page on one line.
 pub fn shown(value: &Value, name: &str) -> String {
     match (&value[name], value[&format!("{name}_base64")].as_str()) {
+        (Value::Null, Some("")) => "(empty)".into(),
         (Value::Null, Some(base64)) => format!("(base64) {base64}"),
         (Value::Null, None) => "(empty)".into(),
         (Value::String(text), _) if text.is_empty() => "(empty)".into(),
