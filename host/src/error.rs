@@ -102,7 +102,7 @@ codes! {
     BuffersFull = "buffers-full", 503, true;
     /// A limit of the node or the session is reached (connections, uploads, subscribers): others must end first.
     LimitReached = "limit-reached", 503, true;
-    /// The node is starting or stopping.
+    /// This node can't do it now: it starts or stops, the slot moves or stopped, another node does not answer, or too much is under way; the detail says which. Of a message, nothing was kept.
     Unavailable = "unavailable", 503, true;
     /// The log or the store refused a write (disk full, I/O error); the message was not kept.
     StorageUnavailable = "storage-unavailable", 503, true;

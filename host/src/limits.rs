@@ -1,5 +1,5 @@
 //! Every limit of slotd, in one place, each with its reason. Those that an operator may want to
-//! change have a key in the configuration (`config.rs`), whose default stands here.
+//! change have a key in the configuration (`config/keys.rs`), whose default stands here.
 
 use std::time::Duration;
 
@@ -118,6 +118,11 @@ pub const SESSIONS_COUNT_WAIT: Duration = Duration::from_secs(30);
 /// not have by then (its disk is full, say) is not counted.
 pub const SESSIONS_FLUSH_WAIT: Duration = Duration::from_secs(2);
 pub const SESSIONS_FLUSH_POLL: Duration = Duration::from_millis(5);
+/// Between looks at how far the other nodes are with a swap.
+pub const SWAP_POLL: Duration = Duration::from_millis(20);
+/// Services with series of their own in `/metrics`; each has some 20, and 25 more for each way in
+/// which its plugin is called.
+pub const METRIC_SERVICES_MAX: usize = 50;
 
 // --- guests -----------------------------------------------------------------------------------
 
@@ -412,6 +417,8 @@ pub const TRAP_FRAME_BYTES_MAX: usize = 128;
 pub const BACKTRACE_LINES_MAX: usize = 200;
 /// Between two tries to write to a stream that another process has made non-blocking.
 pub const LOG_RETRY: Duration = Duration::from_millis(10);
+/// Pause after lines that could not be written, as on a full disk.
+pub const LOG_FAILED_PAUSE: Duration = Duration::from_millis(250);
 
 // --- command line -----------------------------------------------------------------------------
 
@@ -834,8 +841,6 @@ pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);
 
 // --- joining ----------------------------------------------------------------------------------
 
-/// Between looks at how far the other nodes are with a swap.
-pub const SWAP_POLL: Duration = Duration::from_millis(20);
 /// Free ports that are tried until one is free over TCP and UDP.
 pub const PEER_PORT_TRIES: u32 = 32;
 
@@ -908,9 +913,6 @@ pub const PEER_SILENT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const PEER_UNPROVEN_MAX: usize = 64;
 /// Such connections from one address that nobody knows: each takes a round trip.
 pub const PEER_UNPROVEN_PER_ADDRESS_MAX: usize = 8;
-/// Services with series of their own in `/metrics`; each has some 20, and 25 more for each way in
-/// which its plugin is called.
-pub const METRIC_SERVICES_MAX: usize = 50;
 /// How often a node looks which links with its peers are missing.
 pub const PEER_LINK_LOOK: Duration = Duration::from_millis(250);
 /// How long a link may be missing before a node says so: a dead peer leaves the view well before,
@@ -990,9 +992,7 @@ pub const GREETINGS_PER_TURN_MAX: usize = 64;
 /// Hellos that wait for their answer, and how long.
 pub const GREETINGS_PENDING_MAX: usize = 512;
 pub const GREETING_WAIT: Duration = Duration::from_secs(2);
-/// A node that greets its peers and has no answer for this long goes on alone.
-pub const JOIN_WAIT: Duration = Duration::from_secs(2);
-/// As long it waits for discovery to have an answer at all.
+/// A node that greets its peers waits this long for discovery to have an answer at all.
 pub const DISCOVERY_WAIT: Duration = Duration::from_secs(15);
 /// A refusal that is older than this has no part in what a node does next.
 pub const REFUSAL_FRESH: Duration = Duration::from_secs(5);

@@ -206,7 +206,11 @@ impl Cluster {
                 self.router.replace_place(slot, &Place::Here, Place::UNKNOWN);
                 // Its word may be on its way yet, and be that another node took it.
                 self.backoffs.failed(slot, Instant::now());
-                tracing::warn!(slot, "a slot's task has ended");
+                tracing::warn!(
+                    slot,
+                    "a slot's task ended without notice; an earlier line has its panic or its \
+                     store's error; the slot is claimed again"
+                );
             }
         }
     }
@@ -275,7 +279,8 @@ impl Cluster {
                 Err(Error::new(Code::Unavailable, "it took too long and was given up"))
             });
             if let Err(error) = &moved {
-                tracing::warn!(slot, %error, "a slot did not move");
+                let from = owner.as_deref();
+                tracing::warn!(slot, from, to = %this.own, %error, "a slot did not move");
                 // Whoever asks for the move of a slot that was kept where it is wants it now; and one
                 // whose owner is gone is to be taken over at once.
                 let is_gone = |owner: &Arc<str>| this.members.borrow().get(owner).is_none();

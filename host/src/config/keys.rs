@@ -335,7 +335,8 @@ pub static KEYS: &[Key] = &[
         Text,
         guest_isolation,
         |v: Isolation| v.as_str().into(),
-        |v: String| Isolation::parse(&v),
+        // The choice was checked: any other name never comes here.
+        |v: String| Isolation::parse(&v).unwrap_or(Isolation::Call),
         "What an instance is used for after its first call. `shared`: any call of its version; \
          `session`: calls for the same session; `call`: none. The stricter ones cost time, make no \
          difference to a handler that keeps nothing in memory between calls, and show one that does."

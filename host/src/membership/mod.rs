@@ -96,7 +96,7 @@ impl Default for Timings {
             gossip_period: limits::GOSSIP_PERIOD,
             view_quiet: limits::VIEW_QUIET,
             view_delay_max: limits::VIEW_DELAY_MAX,
-            join_wait: limits::JOIN_WAIT,
+            join_wait: limits::JOIN_WAIT_DEFAULT,
             discovery_wait: limits::DISCOVERY_WAIT,
         }
     }

@@ -488,8 +488,6 @@ impl Node {
     }
 }
 
-/// A component that is damaged can't be had again on a node that stands alone; in a cluster it is
-/// fetched when it is loaded.
 /// Why a component was not added.
 fn not_added(error: PluginError) -> Error {
     let code = match &error {
@@ -503,6 +501,8 @@ fn not_added(error: PluginError) -> Error {
     Error::new(code, error.to_string())
 }
 
+/// A component that is damaged can't be had again on a node that stands alone; in a cluster it is
+/// fetched when it is loaded.
 pub(super) fn verify_components(catalogue: &Catalogue, plugins: &PluginHost) -> Result<(), Error> {
     for service in catalogue.all() {
         let Some(current) = service.deployment(service.current) else { continue };

@@ -46,13 +46,11 @@ impl Isolation {
         }
     }
 
-    /// What no name is of another is [`Isolation::Shared`].
-    pub fn parse(name: &str) -> Self {
-        match name {
-            "session" => Isolation::Session,
-            "call" => Isolation::Call,
-            _ => Isolation::Shared,
-        }
+    /// One of [`Isolation::NAMES`].
+    pub fn parse(name: &str) -> Option<Self> {
+        [Isolation::Shared, Isolation::Session, Isolation::Call]
+            .into_iter()
+            .find(|isolation| isolation.as_str() == name)
     }
 }
 

@@ -147,20 +147,28 @@ impl Sink {
                 std::mem::swap(&mut state.waiting, &mut batch);
             }
             // Not by way of `io::stderr()`: whoever else uses that would wait for its lock.
-            if let Err((lost, why)) = write_all(&to, &batch) {
+            let failed = write_all(&to, &batch).err();
+            if let Some((lost, why)) = failed {
                 let lines = lost.iter().filter(|byte| **byte == b'\n').count() as u64;
                 metrics().log_lines_dropped.increment(lines);
                 let mut state = self.state.lock();
                 state.dropped += lines;
-                if matches!(why, Errno::PIPE | Errno::BADF) {
+                if is_for_good(why) {
                     (state.closed, state.writing) = (true, false);
                     self.emptied.notify_all();
                     return;
                 }
             }
+            let failed = failed.is_some();
             batch.clear();
             // A burst must not keep its memory.
             batch.shrink_to(limits::LOG_LINE_BYTES_MAX);
+            if failed {
+                // A full disk stays full for a while. Nothing is said of it here: that, too, would be
+                // a line that can't be written.
+                thread::sleep(limits::LOG_FAILED_PAUSE);
+                continue;
+            }
             let dropped = std::mem::take(&mut self.state.lock().dropped);
             if dropped > 0 {
                 tracing::warn!(
@@ -171,6 +179,11 @@ impl Sink {
             }
         }
     }
+}
+
+/// Whether no later write can succeed: the reader, the terminal or the device has gone.
+fn is_for_good(why: Errno) -> bool {
+    matches!(why, Errno::PIPE | Errno::BADF | Errno::IO | Errno::NXIO | Errno::NODEV)
 }
 
 /// Writes all of it, however long that takes.
@@ -222,7 +235,7 @@ impl Write for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Read as _, os::fd::OwnedFd};
+    use std::{io::BufRead as _, os::fd::OwnedFd};
 
     fn line(number: usize) -> Vec<u8> {
         format!("{number:0>999}\n").into_bytes()
@@ -244,16 +257,38 @@ mod tests {
         assert!(dropped as usize > given / 3 && (dropped as usize) < given, "{dropped} of {given}");
         // Once it is read, what waited comes out in whole lines and in order.
         let reading = thread::spawn(move || {
-            let mut all = String::new();
-            reader.read_to_string(&mut all).map(|_| all)
+            let (mut lines, last) = (Vec::new(), line(given));
+            for read in io::BufReader::new(&mut reader).split(b'\n') {
+                lines.push(read.unwrap());
+                if lines.last().is_some_and(|read| read[..] == last[..999]) {
+                    return lines;
+                }
+            }
+            panic!("the pipe ended");
         });
         sink.flush(Instant::now() + Duration::from_secs(60));
         sink.give(&line(given)).unwrap();
-        sink.flush(Instant::now() + Duration::from_secs(60));
+        let lines = reading.join().unwrap();
+        assert_eq!(lines.len(), given - dropped as usize + 1);
+        let numbers: Vec<usize> =
+            lines.iter().map(|line| std::str::from_utf8(line).unwrap().parse().unwrap()).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next));
+    }
+
+    /// A line that says that lines were lost was itself lost, and so on without a pause.
+    #[test]
+    fn a_full_disk_is_not_written_to_without_pause() {
+        let (full, lost) = (std::fs::File::options().write(true).open("/dev/full").unwrap(), 3);
+        let sink = Sink::start("a full disk", full);
+        for number in 1..=lost {
+            sink.give(&line(number)).unwrap();
+            while sink.state.lock().dropped < number as u64 {
+                thread::yield_now();
+            }
+        }
         let state = sink.state.lock();
-        assert!(state.waiting.is_empty() && !state.writing);
-        drop(state);
-        drop(reading);
+        assert!(!state.closed && state.waiting.is_empty(), "there may be room again");
+        assert_eq!(state.dropped, lost as u64, "what was lost is said once something is written");
     }
 
     /// `slotd dev` ends when nobody reads what it says.

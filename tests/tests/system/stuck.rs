@@ -9,11 +9,7 @@ use slotd_tests::{
     plugins,
     stuck::Stuck,
 };
-use std::{
-    io::Write as _,
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, net::TcpStream, time::Instant};
 
 /// Without it, a node that serves nobody would look well to whoever supervises it, and SIGTERM would
 /// not end it.
@@ -75,7 +71,16 @@ fn a_client_that_does_not_read_leaves_the_slots_their_grace() {
         silent.write_all(ask.repeat(100).as_bytes())?;
         let all = node.api().history("hostile", "a", 0, 100).await?;
         ensure!(!all.entries.is_empty(), "{all:?}");
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Until the kernel takes no more of them: what the node holds then stays.
+        let held = async || node.admin().metric("slotd_buffers_bytes", "kind=\"answers\"").await;
+        let mut before = 0.0;
+        eventually("answers that nobody takes", async || {
+            let now = held().await?;
+            let settled = now > 0.0 && now == before;
+            before = now;
+            Ok(settled.then_some(()))
+        })
+        .await?;
         let told = Instant::now();
         let status = node.terminate().await?;
         ensure!(status.success(), "{status} after {:?}", told.elapsed());
