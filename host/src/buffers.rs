@@ -178,6 +178,24 @@ impl<B: Deref<Target = Buffers>> Drop for Charge<B> {
     }
 }
 
+/// The charge of something that is handed on: it goes with that, and ends with its last copy. Of
+/// what is not charged, nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Option<Arc<Charge>>);
+
+impl Held {
+    /// Bytes that are charged.
+    pub fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |charge| charge.bytes)
+    }
+}
+
+impl From<Charge> for Held {
+    fn from(charge: Charge) -> Self {
+        Self(Some(Arc::new(charge)))
+    }
+}
+
 impl std::fmt::Debug for Buffers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(Kind::ALL.map(|kind| (kind, self.held(kind)))).finish()

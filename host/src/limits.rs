@@ -512,8 +512,11 @@ pub const ADMIN_BUFFERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// buffers take in any case, so that small messages cost no shared counter.
 pub const CONNECTION_BYTES_FREE: usize = 8 * 1024;
 /// An answer's body is handed to the connection in pieces of this size, the next when the last is
-/// written: what it is given it keeps room for.
-pub const ANSWER_PIECE_BYTES: usize = 16 * 1024;
+/// written: what it is given it keeps room for. The allocator's largest size that it has no pages
+/// beside for: of 16 KiB it makes 20.
+pub const ANSWER_PIECE_BYTES: usize = 14 * 1024;
+/// After it an export asks another node again whose connections hold all that they may.
+pub const EXPORT_RETRY: Duration = Duration::from_secs(1);
 /// The least that it can be configured to: some of the largest messages and answers.
 pub const BUFFERS_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// Components that are uploaded at the same time; more are refused.

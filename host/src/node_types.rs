@@ -1,7 +1,7 @@
 //! What goes into and comes out of a [`crate::node::Node`].
 
 use crate::{
-    buffers::{self, Charge, Kind},
+    buffers::{self, Charge, Held, Kind},
     error::Error,
     limits,
     log::{
@@ -129,6 +129,41 @@ pub enum Range {
     Tail { limit: usize },
 }
 
+/// Who reads a page. What it takes is charged to what connections hold as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBy {
+    /// Refused where connections hold all that they may.
+    Client,
+    /// Not to be kept out by what clients hold.
+    Operator,
+}
+
+impl ReadBy {
+    /// Whether a page may be read: before that is done, which costs more than to say no.
+    ///
+    /// # Errors
+    /// `buffers-full`.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Client => buffers::shared().check(Kind::Answers, limits::PAGE_BYTES_MAX),
+            Self::Operator => Ok(()),
+        }
+    }
+    /// Charges a page of so many bytes, and the answer that is made of it while it is there: as
+    /// base64 that has a third more.
+    ///
+    /// # Errors
+    /// `buffers-full`.
+    pub(crate) fn hold(self, bytes: usize) -> Result<Held, Error> {
+        let mut charge = Charge::new(buffers::shared().clone(), Kind::Answers);
+        let with_answer = bytes.saturating_add(bytes / 3 * 4);
+        match (charge.set(with_answer), self) {
+            (Err(full), Self::Client) => Err(full),
+            _ => Ok(charge.into()),
+        }
+    }
+}
+
 /// A page of history.
 #[derive(Clone, Debug)]
 pub struct History {
@@ -141,6 +176,8 @@ pub struct History {
     pub incarnation: Option<Incarnation>,
     /// The slot remembers an earlier session of that name.
     pub made_again: bool,
+    /// What the page takes, until it has become an answer.
+    pub held: Held,
 }
 
 /// The events of one committed message.
@@ -161,6 +198,28 @@ pub struct Subscribed {
     pub live: Option<LiveReceiver>,
     /// Of the session, [`Incarnation::NONE`] if there is none yet; `None` as in [`Sent`].
     pub incarnation: Option<Incarnation>,
+    /// What the backlog takes.
+    pub held: Held,
+}
+
+impl Published {
+    fn memory(&self) -> usize {
+        size_of::<Self>() + self.events.iter().map(Event::memory).sum::<usize>()
+    }
+}
+
+/// Charges a backlog. Where connections hold all that they may, a small one is taken all the same:
+/// a subscriber that reads must be able to go on.
+///
+/// # Errors
+/// `buffers-full`.
+pub(crate) fn hold_backlog(backlog: &[Published]) -> Result<Held, Error> {
+    let bytes = backlog.iter().map(Published::memory).sum();
+    let mut charge = Charge::new(buffers::shared().clone(), Kind::Events);
+    match charge.set(bytes) {
+        Err(full) if bytes > limits::SUBSCRIBER_BYTES_FREE => Err(full),
+        _ => Ok(charge.into()),
+    }
 }
 
 /// The slot's end of a live subscription.
@@ -193,8 +252,7 @@ pub struct Queued {
     bytes: usize,
     /// There was room for it among what connections hold.
     fits: bool,
-    #[expect(dead_code, reason = "held for its drop")]
-    charge: Arc<Charge>,
+    held: Held,
 }
 
 impl Queued {
@@ -203,7 +261,7 @@ impl Queued {
         let bytes = live.bytes();
         let mut charge = Charge::new(buffers::shared().clone(), Kind::Events);
         let fits = charge.set(bytes + subscribers * size_of::<Self>()).is_ok();
-        Self { live, bytes, fits, charge: Arc::new(charge) }
+        Self { live, bytes, fits, held: charge.into() }
     }
 }
 
@@ -266,10 +324,18 @@ impl LiveReceiver {
         &mut self,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Live>> {
+        self.poll_queued(cx).map(|item| item.map(|item| item.live))
+    }
+    /// As [`LiveReceiver::recv`], with what the item takes, for as long as it is there.
+    pub(crate) async fn recv_held(&mut self) -> Option<(Live, Held)> {
+        let item = std::future::poll_fn(|cx| self.poll_queued(cx)).await?;
+        Some((item.live, item.held))
+    }
+    fn poll_queued(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Queued>> {
         self.channel.poll_recv(cx).map(|item| {
             let item = item?;
             self.queue.bytes.fetch_sub(item.bytes, Ordering::Relaxed);
-            Some(item.live)
+            Some(item)
         })
     }
     /// Whether it was given up because it was too slow.
@@ -289,10 +355,8 @@ pub enum Live {
 impl Live {
     /// Memory that it holds.
     fn bytes(&self) -> usize {
-        let of =
-            |e: &Event| size_of::<Event>() + e.kind.len() + e.content_type.len() + e.body.len();
         let events = match self {
-            Self::Published(published) => published.events.iter().map(of).sum(),
+            Self::Published(published) => published.events.iter().map(Event::memory).sum::<usize>(),
             Self::Deleted => 0,
         };
         size_of::<Queued>() + events

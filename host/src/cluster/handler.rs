@@ -8,7 +8,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::{SessionKey, SlotId},
-    node_types::{Consistency, Incoming},
+    node_types::{Consistency, Incoming, ReadBy},
     router::Place,
     rpc::{Handler, Request, Response},
     slot::{Mail, Reply},
@@ -67,7 +67,9 @@ impl Handler for LateHandler {
             }
             Request::History { key, range, local } => {
                 let (slot, consistency) = (cluster.router.slot_of(&key), consistency(local));
-                let mail = |reply| Mail::History { key, range, consistency, reply };
+                // Whoever reads there: what waits for a peer is bounded here.
+                let reader = ReadBy::Client;
+                let mail = |reply| Mail::History { key, range, reader, consistency, reply };
                 cluster.local(slot, mail, Response::History)
             }
             Request::Session { key, local } => {

@@ -5,7 +5,7 @@ use crate::{
     log::{Append, Claim, LogError, Logged, Position, SlotLog},
     names::SessionKey,
     node::{Foundation, Node, NodeOptions, Shared},
-    node_types::{Consistency, Incoming, MoveState, Range},
+    node_types::{Consistency, Incoming, MoveState, Range, ReadBy},
     plugin::testkit,
     rpc::{Handler, PeerError, Peers},
     service::{Catalogue, catalogue::Service},
@@ -286,7 +286,10 @@ impl World {
         let mut bodies = Vec::new();
         loop {
             let range = Range::After { seq: bodies.len() as u64, limit: 1_000 };
-            let page = node.history(&key(session), range, Consistency::Current).await.unwrap();
+            let page = node
+                .history(&key(session), range, ReadBy::Client, Consistency::Current)
+                .await
+                .unwrap();
             if page.entries.is_empty() {
                 return bodies;
             }

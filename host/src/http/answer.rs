@@ -21,6 +21,8 @@ pub(super) struct ReplyBody {
     more: Option<axum::body::Body>,
     /// Its bytes are charged as they come, not all at first.
     is_stream: bool,
+    /// Bytes that were handed on and are still held with the rest, of which they are a part.
+    kept: usize,
     connection: Arc<ConnShared>,
     /// Of a request that is under way as long as its answer.
     _in_flight: Option<InFlight>,
@@ -32,7 +34,7 @@ impl ReplyBody {
         connection.answers();
         let _ = connection.answer_waits(bytes.len());
         let connection = connection.clone();
-        Self { rest: bytes, more: None, is_stream: false, connection, _in_flight: None }
+        Self { rest: bytes, more: None, is_stream: false, kept: 0, connection, _in_flight: None }
     }
 
     /// The guard ends when the body does.
@@ -56,6 +58,7 @@ impl ReplyBody {
             rest: Bytes::new(),
             more: Some(body),
             is_stream: length.is_none(),
+            kept: 0,
             connection: connection.clone(),
             _in_flight: Some(in_flight),
         })
@@ -65,7 +68,14 @@ impl ReplyBody {
     fn piece(&mut self) -> Bytes {
         let length = self.rest.len().min(limits::ANSWER_PIECE_BYTES);
         self.connection.hand(length);
-        self.rest.split_to(length)
+        let piece = self.rest.split_to(length);
+        if !self.rest.is_empty() {
+            self.kept += length;
+            let _ = self.connection.answer_waits(length);
+        } else if self.kept > 0 {
+            self.connection.answer_ends(std::mem::take(&mut self.kept));
+        }
+        piece
     }
 }
 
@@ -118,6 +128,75 @@ impl Drop for ReplyBody {
             true => self.rest.len() as u64,
             false => self.size_hint().lower(),
         };
-        self.connection.answer_ends(usize::try_from(left).unwrap_or(usize::MAX));
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        self.connection.answer_ends(left.saturating_add(self.kept));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{pieces::Pieces, stats::Stats},
+        *,
+    };
+    use crate::buffers::{Buffers, Kind};
+    use std::{io::Write as _, task::Waker};
+
+    const PIECE: usize = limits::ANSWER_PIECE_BYTES;
+
+    fn connection() -> (Arc<Buffers>, Arc<ConnShared>) {
+        let buffers = Arc::new(Buffers::new(1 << 30));
+        let connection = ConnShared::new(false, &buffers, None, Stats::new().open_connection());
+        (buffers, connection)
+    }
+    fn next(body: &mut ReplyBody) -> Option<usize> {
+        match Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().ok().map(|piece| piece.len()),
+            _ => None,
+        }
+    }
+
+    /// Without it a reader that takes nearly all of an answer, and stops, would hold all of it and
+    /// be charged for next to nothing.
+    #[test]
+    fn an_answer_in_one_piece_counts_whole_until_its_last_byte_is_on_its_way() {
+        let (buffers, connection) = connection();
+        let mut body = ReplyBody::whole(vec![1; 10 * PIECE].into(), &connection);
+        for _ in 1..10 {
+            assert_eq!(next(&mut body), Some(PIECE));
+            assert_eq!(next(&mut body), None, "one at a time");
+            assert_eq!(buffers.held(Kind::Answers), 11 * PIECE);
+            connection.wrote(PIECE);
+            assert_eq!(buffers.held(Kind::Answers), 10 * PIECE);
+        }
+        assert_eq!(next(&mut body), Some(PIECE));
+        assert_eq!(buffers.held(Kind::Answers), PIECE);
+        connection.wrote(PIECE);
+        assert_eq!(buffers.held(Kind::Answers), 0);
+
+        let mut body = ReplyBody::whole(vec![1; 10 * PIECE].into(), &connection);
+        assert_eq!(next(&mut body), Some(PIECE));
+        connection.wrote(PIECE);
+        drop(body);
+        assert_eq!(buffers.held(Kind::Answers), 0, "it is not sent after all");
+    }
+
+    /// Without it a page would be charged for what is given back already.
+    #[test]
+    fn an_answer_in_pieces_counts_what_is_left_of_it() {
+        let (buffers, connection) = connection();
+        let mut pieces = Pieces::default();
+        pieces.write_all(&vec![1; 9 * PIECE + 5]).expect("written");
+        let body = ReplyBody::of(pieces.into_body(), &connection, connection.request());
+        let mut body = body.expect("there is room");
+        for left in (1..10).rev() {
+            assert_eq!(buffers.held(Kind::Answers), left * PIECE + 5);
+            assert_eq!(next(&mut body), Some(PIECE));
+            connection.wrote(PIECE);
+        }
+        assert_eq!(next(&mut body), Some(5));
+        drop(body);
+        connection.wrote(5);
+        assert_eq!(buffers.held(Kind::Answers), 0);
     }
 }

@@ -6,7 +6,8 @@ use crate::{
     error::Error,
     names::{ServiceName, SessionId, SessionKey},
     node::{
-        Answer, Consistency, History, Incoming, Node, Pending, Range, Sent, SessionInfo, Subscribed,
+        Answer, Consistency, History, Incoming, Node, Pending, Range, ReadBy, Sent, SessionInfo,
+        Subscribed,
     },
 };
 use bytes::Bytes;
@@ -57,7 +58,7 @@ impl Backend {
         range: Range,
         consistency: Consistency,
     ) -> Result<History, Error> {
-        delegate!(self, node => node.history(key, range, consistency).await)
+        delegate!(self, node => node.history(key, range, ReadBy::Client, consistency).await)
     }
     pub(super) async fn session(
         &self,

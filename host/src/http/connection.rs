@@ -5,10 +5,14 @@
 //! due first when it was armed, and looked at again when it fires, so that a busy connection
 //! touches the timer once in [`limits::REQUEST_DEADLINE_DEFAULT`] or so.
 
+mod task;
+mod watched;
+
+pub(super) use self::{task::Connection, watched::Watched};
 use super::{
     events::EventStream,
     places::{self, Place},
-    stats::{Open, Stats},
+    stats::Open,
     streaming::Takeover,
 };
 use crate::{
@@ -16,23 +20,17 @@ use crate::{
     error::Error,
     limits,
 };
-use memchr::memmem::{self, Finder};
 use parking_lot::Mutex;
 use std::{
     io,
-    pin::Pin,
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker, ready},
+    task::Waker,
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::time::Instant;
 
 /// Milliseconds since the connection began, plus one; 0 is "not now".
 type Moment = u64;
@@ -181,6 +179,13 @@ impl ConnShared {
     /// hyper is given so many bytes of an answer.
     pub(super) fn hand(&self, bytes: usize) {
         self.handed.fetch_add(bytes, Relaxed);
+    }
+    /// So many bytes were written. Whether a body waited for that.
+    pub(super) fn wrote(&self, bytes: usize) -> bool {
+        self.answer_ends(bytes);
+        let handed = self.handed.load(Relaxed).saturating_sub(bytes);
+        self.handed.store(handed, Relaxed);
+        handed < limits::ANSWER_PIECE_BYTES && self.body_waits.swap(false, Relaxed)
     }
     /// So many bytes of answers were written, or are not sent after all.
     pub(super) fn answer_ends(&self, bytes: usize) {
@@ -340,316 +345,9 @@ impl Drop for InFlight {
         }
     }
 }
-
-/// The connection's bytes, counted and watched.
-pub(super) struct Watched {
-    stream: TcpStream,
-    shared: Arc<ConnShared>,
-    stats: Stats,
-    lingered_bytes: usize,
-    /// Bytes that the peer has taken since it was last found to take none.
-    progress: usize,
-    upgraded: bool,
-    /// How much of HTTP/2's preface the connection has begun with; `None`: it has not.
-    preface: Option<usize>,
-}
-
-/// What a client of HTTP/2 sends first when it takes for granted that the server speaks it.
-const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Its first byte behind the request line.
-const BEHIND_HTTP2_LINE: usize = 18;
-
-impl Watched {
-    pub(super) fn new(stream: TcpStream, shared: Arc<ConnShared>, stats: Stats) -> Self {
-        Self {
-            stream,
-            shared,
-            stats,
-            lingered_bytes: 0,
-            progress: 0,
-            upgraded: false,
-            preface: Some(0),
-        }
-    }
-    /// hyper hangs up on HTTP/2's preface without a word. Not on one with a slip in it: that is a
-    /// request of a version that it does not know, and gets its 400.
-    fn spoil_preface(&mut self, read: &mut [u8]) {
-        let Some(seen) = self.preface else { return };
-        let expected = &HTTP2_PREFACE[seen..];
-        let len = read.len().min(expected.len());
-        let matches = read[..len] == expected[..len];
-        if matches && let Some(at) = BEHIND_HTTP2_LINE.checked_sub(seen).filter(|at| *at < len) {
-            read[at] = b'-';
-        }
-        self.preface = (matches && len < expected.len()).then_some(seen + len);
-    }
-    /// It carries something else from now on, which accounts for itself.
-    pub(super) fn upgraded(mut self) -> Self {
-        self.upgraded = true;
-        self
-    }
-    /// Resolves when the peer has ended its side and all that it sent was read.
-    pub(super) fn poll_peers_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut byte = [0];
-        match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
-            // It sends what nobody reads: its end will be seen by writing.
-            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
-        }
-    }
-    fn wrote(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        let shared = &self.shared;
-        match &written {
-            Poll::Ready(Ok(n)) => {
-                self.stats.bytes_out.increment(*n as u64);
-                shared.answer_ends(*n);
-                let handed = shared.handed.load(Relaxed).saturating_sub(*n);
-                shared.handed.store(handed, Relaxed);
-                if handed < limits::ANSWER_PIECE_BYTES && shared.body_waits.swap(false, Relaxed) {
-                    cx.waker().wake_by_ref();
-                }
-                self.progress += n;
-                if self.progress >= limits::WRITE_PROGRESS_BYTES {
-                    shared.write_blocked.store(0, Relaxed);
-                }
-            }
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending if shared.write_blocked.load(Relaxed) == 0 => {
-                let now = shared.moment(Instant::now());
-                shared.write_blocked.store(now, Relaxed);
-                self.progress = 0;
-            }
-            Poll::Pending => {}
-        }
-        written
-    }
-}
-
-/// The two lengths that fit 64 bits and that hyper keeps for itself: it would answer that the head
-/// is too large. With the length next to them the request goes on to be refused as any other whose
-/// body is.
-fn shorten_length(read: &mut [u8]) {
-    static START: LazyLock<Finder> = LazyLock::new(|| Finder::new("1844674407370955161"));
-    let Some(at) = START.find(read) else { return };
-    let (head, number) = read.split_at(at);
-    let line = head.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
-    let is_length = line.eq_ignore_ascii_case(b"content-length:");
-    if !is_length
-        || memmem::find(head, b"\r\n\r\n").is_some()
-        || memmem::find(head, b"\n\n").is_some()
-    {
-        return;
-    }
-    let last = START.needle().len();
-    let ends = number.get(last + 1).is_some_and(|byte| !byte.is_ascii_digit());
-    if ends && matches!(number[last], b'4' | b'5') {
-        read[at + last] = b'3';
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let read = &mut buf.filled_mut()[before..];
-        self.stats.bytes_in.increment(read.len() as u64);
-        if self.upgraded {
-            return Poll::Ready(Ok(()));
-        }
-        if self.preface.is_some() {
-            self.spoil_preface(read);
-        }
-        // Then it is a head, or nobody's: a request's body is read while it is in flight.
-        if self.shared.in_flight.load(Relaxed) == 0 {
-            shorten_length(read);
-        }
-        Poll::Ready(self.shared.heard(read.len()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(cx, written)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(cx, written)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-    /// hyper flushes whenever it was woken and has written all, so that this is where the peer's
-    /// end is seen.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.write_blocked.store(0, Relaxed);
-        self.shared.unwritten.store(false, Relaxed);
-        if self.shared.ends_with_peer.load(Relaxed) {
-            let mut byte = [0];
-            let peeked = self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte));
-            if matches!(peeked, Poll::Ready(Ok(0))) {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-            }
-        }
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    /// Ends our side, then reads on until the peer ends its own. Closing with unread bytes would
-    /// reset the connection, and a client that is still uploading would not see its answer.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.shared.lingering.load(Relaxed) == 0 {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            let now = self.shared.moment(Instant::now());
-            self.shared.lingering.store(now, Relaxed);
-        }
-        let mut dropped = [0u8; 8 * 1024];
-        loop {
-            let mut buf = ReadBuf::new(&mut dropped);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => self.lingered_bytes += buf.filled().len(),
-                _ => return Poll::Ready(Ok(())),
-            }
-            if self.lingered_bytes > limits::LINGER_BYTES_MAX {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-}
-
-/// The connection's task.
-pub(super) struct Connection<C> {
-    carries: Carries<C>,
-    /// Tells hyper's connection to take no further request.
-    graceful: fn(Pin<&mut C>),
-    /// Takes the socket out of hyper's connection.
-    release: fn(C) -> Option<Watched>,
-    shared: Arc<ConnShared>,
-    timer: Pin<Box<Sleep>>,
-    /// What the timer is armed for.
-    armed: Option<Moment>,
-    started: bool,
-    told: bool,
-}
-
-/// What a connection carries.
-enum Carries<C> {
-    Requests(Box<C>),
-    /// One stream of events.
-    Stream(Pin<Box<dyn Future<Output = ()> + Send>>),
-    Nothing,
-}
-
-impl<C: Future + Unpin> Connection<C> {
-    pub(super) fn new(
-        http: C,
-        shared: Arc<ConnShared>,
-        graceful: fn(Pin<&mut C>),
-        release: fn(C) -> Option<Watched>,
-    ) -> Self {
-        let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self {
-            carries: Carries::Requests(Box::new(http)),
-            graceful,
-            release,
-            shared,
-            timer,
-            armed: None,
-            started: false,
-            told: false,
-        }
-    }
-
-    /// An error in here is the peer's: it broke off, or does not speak HTTP.
-    fn poll_carried(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match &mut self.carries {
-                Carries::Requests(http) => {
-                    if Pin::new(&mut **http).poll(cx).is_ready() {
-                        return Poll::Ready(());
-                    }
-                    if self.shared.unwritten.load(Relaxed) {
-                        return Poll::Pending;
-                    }
-                    let Some(takeover) = self.shared.takeover.lock().take() else {
-                        return Poll::Pending;
-                    };
-                    if let Carries::Requests(http) =
-                        std::mem::replace(&mut self.carries, Carries::Nothing)
-                        && let Some(io) = (self.release)(*http)
-                    {
-                        self.carries = Carries::Stream(Box::pin(takeover.run(io)));
-                    }
-                }
-                Carries::Stream(stream) => return stream.as_mut().poll(cx),
-                Carries::Nothing => return Poll::Ready(()),
-            }
-        }
-    }
-}
-
-impl<C: Future + Unpin> Future for Connection<C> {
-    type Output = ();
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        if !this.started {
-            this.started = true;
-            // A task's waker is the same for all its life.
-            *this.shared.waker.lock() = Some(cx.waker().clone());
-        }
-        if this.armed.is_some() && this.timer.as_mut().poll(cx).is_ready() {
-            this.armed = None;
-            if this.shared.look() {
-                return Poll::Ready(());
-            }
-        }
-        if this.shared.killed.load(Relaxed) {
-            return Poll::Ready(());
-        }
-        if !this.told && this.shared.stopping.load(Relaxed) {
-            this.told = true;
-            if let Carries::Requests(http) = &mut this.carries {
-                (this.graceful)(Pin::new(&mut **http));
-            }
-        }
-        ready_or(this.poll_carried(cx), || {
-            if let Some(due) = this.shared.due()
-                && this.armed.is_none_or(|armed| due < armed)
-            {
-                this.armed = Some(due);
-                this.timer.as_mut().reset(this.shared.instant(due));
-                if this.timer.as_mut().poll(cx).is_ready() {
-                    cx.waker().wake_by_ref();
-                }
-            }
-        })
-    }
-}
-
-fn ready_or(poll: Poll<()>, pending: impl FnOnce()) -> Poll<()> {
-    if poll.is_pending() {
-        pending();
-    }
-    poll
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::stats::Stats, *};
 
     /// A connection that began `ago`.
     fn connection(ago: Duration) -> Option<Arc<ConnShared>> {
@@ -696,36 +394,6 @@ mod tests {
         shared.write_blocked.store(1, Relaxed);
         assert!(shared.look());
         Ok(())
-    }
-
-    /// Without it a body would be changed, or another length than the two that are meant.
-    #[test]
-    fn only_a_length_that_no_body_has_is_shortened() {
-        let shortened = |text: &str| {
-            let mut bytes = text.as_bytes().to_vec();
-            shorten_length(&mut bytes);
-            String::from_utf8(bytes).expect("UTF-8")
-        };
-        let head = |field: &str| format!("POST / HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n");
-        for last in ["14", "15"] {
-            let field = format!("Content-LENGTH:  184467440737095516{last}");
-            let expected = "Content-LENGTH:  18446744073709551613";
-            assert_eq!(shortened(&head(&field)), head(expected));
-        }
-        for field in [
-            "Content-Length: 18446744073709551613",
-            "Content-Length: 18446744073709551616",
-            "Content-Length: 184467440737095516140",
-            "Content-Length: 118446744073709551614",
-            "X-Content-Length: 18446744073709551614",
-            "Content-Length: 1, 18446744073709551614",
-        ] {
-            assert_eq!(shortened(&head(field)), head(field));
-        }
-        let body = head("Content-Length: 99") + "\r\nContent-Length: 18446744073709551614\r\n";
-        assert_eq!(shortened(&body), body);
-        let cut = "POST / HTTP/1.1\r\nContent-Length: 1844674407370955161";
-        assert_eq!(shortened(cut), cut);
     }
 
     /// Without it the task would not be woken for the deadline, or spin after it.

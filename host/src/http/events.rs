@@ -136,7 +136,7 @@ impl EventStream {
 /// Whether it was the last.
 fn write(out: &mut BytesMut, item: Item) -> bool {
     match item {
-        Item::Events { published, from } => {
+        Item::Events { published, from, .. } => {
             write_events(out, &published, from);
             return false;
         }
@@ -194,7 +194,7 @@ fn field(out: &mut BytesMut, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{log::record::Event, node::Incarnation};
+    use crate::{buffers::Held, log::record::Event, node::Incarnation};
 
     /// Without it a body with line breaks, or a guest's choice of names, would break the framing
     /// and with it the ids by which a stream is resumed.
@@ -217,7 +217,7 @@ mod tests {
             .into(),
         };
         let mut out = BytesMut::new();
-        assert!(!write(&mut out, Item::Events { published, from: 1 }));
+        assert!(!write(&mut out, Item::Events { published, from: 1, held: Held::default() }));
         assert!(write(&mut out, Item::Gap { after: Cursor::after(17, None) }));
         let text = std::str::from_utf8(&out).expect("UTF-8");
         let lines: Vec<_> = text.lines().collect();
@@ -242,7 +242,7 @@ mod tests {
             let published = Published { seq: 1, incarnation: None, time_ms: 5, events };
             let mut out = BytesMut::new();
             assert!(
-                !write(&mut out, Item::Events { published, from: 0 }),
+                !write(&mut out, Item::Events { published, from: 0, held: Held::default() }),
                 "{kind} ends the stream"
             );
             let text = std::str::from_utf8(&out).expect("UTF-8");

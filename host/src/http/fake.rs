@@ -4,12 +4,13 @@
 //! says (default one); `{"reject":..}` is rejected; `{"hang":true}` is never decided.
 
 use crate::{
+    buffers::Held,
     error::{Code, Error, Rejection},
     log::record::{Entry, Event},
     names::{ServiceName, SessionId, SessionKey},
     node::{
         Answer, Consistency, History, Incarnation, Incoming, Live, LiveSender, Pending, Published,
-        Range, Sent, SessionInfo, Subscribed, live_channel,
+        Range, ReadBy, Sent, SessionInfo, Subscribed, live_channel,
     },
 };
 use bytes::Bytes;
@@ -196,6 +197,7 @@ impl FakeNode {
         &self,
         key: &SessionKey,
         range: Range,
+        _: ReadBy,
         _: Consistency,
     ) -> Result<History, Error> {
         let sessions = self.sessions.lock();
@@ -211,6 +213,7 @@ impl FakeNode {
             last_seq: session.seq(),
             incarnation: Some(session.incarnation()),
             made_again: session.before > 0,
+            held: Held::default(),
         })
     }
 
@@ -276,7 +279,7 @@ impl FakeNode {
             session.subscribers.push(tx);
             rx
         });
-        Ok(Subscribed { backlog, live, incarnation: Some(of) })
+        Ok(Subscribed { backlog, live, incarnation: Some(of), held: Held::default() })
     }
 
     pub(super) fn ready(&self) -> Result<Option<String>, Error> {

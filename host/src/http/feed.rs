@@ -3,6 +3,7 @@
 
 use super::{backend::Backend, params};
 use crate::{
+    buffers::Held,
     error::{Code, Error},
     limits,
     names::SessionKey,
@@ -16,7 +17,8 @@ use std::{collections::VecDeque, time::Duration};
 #[derive(Debug)]
 pub(super) enum Item {
     /// Events of one message, the first of which has index `from`. There is at least one.
-    Events { published: Published, from: usize },
+    /// They are charged until `held` goes, or with the page that they are of.
+    Events { published: Published, from: usize, held: Held },
     /// The reader was too slow: what comes after `after` was not kept for it. The last item.
     Gap { after: Cursor },
     /// The session was deleted. The last item.
@@ -40,7 +42,11 @@ pub(super) struct Feed {
 enum Step {
     Subscribing(BoxFuture<'static, Result<Subscribed, Error>>),
     /// Pages of what is already there; then the live end, or the next page.
-    Backlog(VecDeque<Published>, Option<LiveReceiver>),
+    Backlog(
+        VecDeque<Published>,
+        Option<LiveReceiver>,
+        #[expect(dead_code, reason = "held for its drop")] Held,
+    ),
     Live(LiveReceiver),
     /// The place that it was to begin at is of a session that is gone.
     Deleted,
@@ -80,7 +86,7 @@ impl Feed {
     /// A step of the subscription has come, of the session that it began with or of another.
     fn subscribed(&mut self, next: Subscribed) {
         self.step = match self.is_same(next.incarnation) {
-            true => Step::Backlog(next.backlog.into(), next.live),
+            true => Step::Backlog(next.backlog.into(), next.live, next.held),
             false => Step::Deleted,
         };
     }
@@ -115,9 +121,9 @@ impl Feed {
                     }
                     Err(_) => self.subscribe(),
                 },
-                Step::Backlog(messages, live) => match messages.pop_front() {
+                Step::Backlog(messages, live, _) => match messages.pop_front() {
                     Some(published) => {
-                        if let Some(item) = self.take(published) {
+                        if let Some(item) = self.take(published, Held::default()) {
                             return item;
                         }
                     }
@@ -129,16 +135,16 @@ impl Feed {
                         None => self.subscribe(),
                     },
                 },
-                Step::Live(live) => match live.recv().await {
-                    Some(Live::Published(published)) => {
+                Step::Live(live) => match live.recv_held().await {
+                    Some((Live::Published(published), held)) => {
                         if !self.is_same(published.incarnation) {
                             return self.end(Item::Deleted);
                         }
-                        if let Some(item) = self.take(published) {
+                        if let Some(item) = self.take(published, held) {
                             return item;
                         }
                     }
-                    Some(Live::Deleted) => return self.end(Item::Deleted),
+                    Some((Live::Deleted, _)) => return self.end(Item::Deleted),
                     None if live.lagged() => {
                         let after = self.cursor;
                         metrics().subscriber_gaps.increment(1);
@@ -159,7 +165,7 @@ impl Feed {
     }
 
     /// What of a message was not given yet, if that is anything.
-    fn take(&mut self, published: Published) -> Option<Item> {
+    fn take(&mut self, published: Published, held: Held) -> Option<Item> {
         let from = match self.cursor {
             Cursor { seq, .. } if published.seq < seq => return None,
             Cursor { seq, index: None, .. } if published.seq == seq => return None,
@@ -168,7 +174,7 @@ impl Feed {
         };
         self.tries = 0;
         self.cursor = Cursor { seq: published.seq, index: None, ..self.cursor };
-        (from < published.events.len()).then_some(Item::Events { published, from })
+        (from < published.events.len()).then_some(Item::Events { published, from, held })
     }
 
     /// Subscribes after what was given, with a growing pause while nothing comes of it.
@@ -252,7 +258,7 @@ mod tests {
         let mut got = Vec::new();
         while got.len() < n {
             match feed.next().await {
-                Item::Events { published, from } => got.extend(
+                Item::Events { published, from, .. } => got.extend(
                     (from..published.events.len()).map(|i| format!("{}.{i}", published.seq)),
                 ),
                 other => panic!("{other:?} after {got:?}"),

@@ -57,5 +57,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
     if !after.belongs_to(history.incarnation, history.made_again) {
         return Err(after.gone(&key, history.incarnation));
     }
+    // What came from another node has not been refused yet.
+    api.buffers().check(Kind::Answers, 0)?;
     Ok(json(&HistoryPage::new(&history, after.after_message())))
 }

@@ -22,6 +22,7 @@ mod openapi;
 mod operate;
 mod operate_file;
 mod params;
+mod pieces;
 mod places;
 mod problem;
 mod route;

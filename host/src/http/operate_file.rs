@@ -17,7 +17,7 @@ use crate::{
     limits,
     log::record::{DeploymentId, Entry, Event},
     names::SessionKey,
-    node::{Consistency, Cursor, History, Node, Range},
+    node::{Consistency, Cursor, History, Node, Range, ReadBy},
     operator::{
         Action, Entered, Import, Imported, Operation, StatePage, StateRange, session_exists,
     },
@@ -32,6 +32,7 @@ use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{convert::Infallible, sync::Arc};
+use tokio::time::Instant;
 
 /// The version of the file's format.
 const FORMAT: u32 = 1;
@@ -168,7 +169,8 @@ impl Export {
                 line(&mut out, &Line::Failed(error.to_string()));
                 export.step = Step::Done;
             }
-            Some((Ok(out.freeze()), export))
+            // It waits for its reader: what it grew by is not to wait with it.
+            Some((Ok(Bytes::copy_from_slice(&out)), export))
         })
     }
 
@@ -193,7 +195,17 @@ impl Export {
 
     async fn history(&mut self, out: &mut BytesMut, after: u64) -> Result<Step, Error> {
         let range = Range::After { seq: after, limit: limits::PAGE_ENTRIES_MAX };
-        let page = self.node.history(&self.key, range, Consistency::Current).await?;
+        // Another node does not know who asks. Who does not read what that holds is cut by then.
+        let until = Instant::now() + limits::WRITE_STALL;
+        let page = loop {
+            let (reader, consistency) = (ReadBy::Operator, Consistency::Current);
+            match self.node.history(&self.key, range, reader, consistency).await {
+                Err(full) if full.code == Code::BuffersFull && Instant::now() < until => {
+                    tokio::time::sleep(limits::EXPORT_RETRY).await;
+                }
+                page => break page?,
+            }
+        };
         let History { entries, incarnation, .. } = page;
         self.is_same(incarnation == self.at.of || incarnation.is_none())?;
         let mut reached = after;

@@ -367,7 +367,7 @@ impl Session {
 
     async fn events(&mut self, item: Item) -> Result<(), End> {
         match item {
-            Item::Events { published, from } => {
+            Item::Events { published, from, held: _held } => {
                 for (index, event) in published.events.iter().enumerate().skip(from) {
                     let mut view = EventView::new(published.seq, index, published.time_ms, event);
                     let of = published.incarnation;

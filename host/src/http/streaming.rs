@@ -8,7 +8,10 @@ use super::{
     connection::{InFlight, Watched},
     events::EventStream,
 };
-use crate::buffers::{Buffers, Charge, Kind};
+use crate::{
+    buffers::{Buffers, Charge, Kind},
+    limits,
+};
 use http::{HeaderMap, Version, header};
 use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll, time::SystemTime};
 use tokio::io::AsyncWrite;
@@ -59,7 +62,7 @@ impl Takeover {
         let mut charge = Charge::new(buffers, Kind::Answers);
         let mut out = head;
         loop {
-            if write(&mut io, &out, &mut charge).await.is_err() {
+            if write(&mut io, &out, out.capacity(), &mut charge).await.is_err() {
                 return;
             }
             // Nothing is held while there is nothing to say.
@@ -70,6 +73,8 @@ impl Takeover {
                 chunk = stream.next() => chunk,
             };
             let Some(chunk) = chunk else { break };
+            // Exactly: it may wait for long.
+            out.reserve_exact(chunk.len() + CHUNK_FRAME_BYTES_MAX);
             if chunked {
                 out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
             }
@@ -79,14 +84,24 @@ impl Takeover {
             }
         }
         let last: &[u8] = if chunked { b"0\r\n\r\n" } else { b"" };
-        if write(&mut io, last, &mut charge).await.is_ok() {
+        if write(&mut io, last, last.len(), &mut charge).await.is_ok() {
             let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
         }
     }
 }
 
-/// Writes all of it, or until the peer has ended.
-async fn write(io: &mut Watched, mut bytes: &[u8], charge: &mut Charge) -> io::Result<()> {
+/// Around a chunk: its length in hexadecimal and two line ends.
+const CHUNK_FRAME_BYTES_MAX: usize = 2 * size_of::<usize>() + 4;
+
+/// Writes all of it, or until the peer has ended. All that it `holds` counts while the peer does
+/// not take it. Where connections hold all that they may, a peer with more than
+/// [`limits::SUBSCRIBER_BYTES_FREE`] is cut: it comes back with the last id that it saw.
+async fn write(
+    io: &mut Watched,
+    mut bytes: &[u8],
+    holds: usize,
+    charge: &mut Charge,
+) -> io::Result<()> {
     poll_fn(|cx| {
         while !bytes.is_empty() {
             match Pin::new(&mut *io).poll_write(cx, bytes) {
@@ -96,8 +111,12 @@ async fn write(io: &mut Watched, mut bytes: &[u8], charge: &mut Charge) -> io::R
                 Poll::Ready(Ok(n)) => bytes = &bytes[n..],
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    charge.hold(bytes.len());
-                    return Poll::Pending;
+                    return match charge.set(holds) {
+                        Err(_) if holds > limits::SUBSCRIBER_BYTES_FREE => {
+                            Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()))
+                        }
+                        _ => Poll::Pending,
+                    };
                 }
             }
         }

@@ -1,11 +1,13 @@
 //! What JSON answers look like. The structs are written and, in the OpenAPI document, described.
 
-use super::body::{Inline, Shown};
+use super::{
+    body::{Inline, Shown},
+    pieces::Pieces,
+};
 use crate::{
     log::record::{Entry, Event},
     node::{Cursor, History, ServiceInfo, SessionInfo, SlotInfo, SwapInfo},
 };
-use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -275,11 +277,12 @@ pub(super) struct Binary(Vec<u8>);
 
 /// An answer in JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Response<axum::body::Body> {
-    // The values above always have a JSON form.
-    let mut body = serde_json::to_vec(value).unwrap_or_default();
-    // It waits for its reader: what it grew by is not to wait with it.
-    body.shrink_to_fit();
-    let mut response = Response::new(Bytes::from(body).into());
+    let mut body = Pieces::default();
+    if serde_json::to_writer(&mut body, value).is_err() {
+        // The values above always have a JSON form.
+        body = Pieces::default();
+    }
+    let mut response = Response::new(body.into_body());
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -95,6 +95,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Memory that it takes, about.
+    pub fn memory(&self) -> usize {
+        let events = self.events.iter().map(Event::memory).sum::<usize>();
+        size_of::<Self>() + self.body.len() + self.reply.len() + events
+    }
+
     /// The idempotency key, unless a node of the cluster made it.
     pub fn client_key(&self) -> Option<&str> {
         self.id.as_deref().filter(|id| !id.starts_with(INTERNAL_KEY))
@@ -112,6 +118,13 @@ pub struct Event {
     pub kind: String,
     pub content_type: String,
     pub body: Bytes,
+}
+
+impl Event {
+    /// Memory that it takes, about.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.kind.len() + self.content_type.len() + self.body.len()
+    }
 }
 
 /// What is known of a session without its state and history.

@@ -1,7 +1,11 @@
 //! What clients ask of a node: messages, reads, subscriptions, listings.
 
 use super::*;
-use crate::{router::forward::undecided_delete, telemetry::services};
+use crate::{
+    buffers::{self, Kind},
+    router::forward::undecided_delete,
+    telemetry::services,
+};
 
 /// Counts a failure with its service.
 fn counted<T>(service: &ServiceName, result: Result<T, Error>) -> Result<T, Error> {
@@ -79,6 +83,7 @@ impl Node {
         &self,
         key: &SessionKey,
         range: Range,
+        reader: ReadBy,
         consistency: Consistency,
     ) -> Result<History, Error> {
         let local = consistency == Consistency::Local;
@@ -88,7 +93,7 @@ impl Node {
         };
         let answer = self.ask(
             self.router.slot_of(key),
-            |reply| Mail::History { key: key.clone(), range, consistency, reply },
+            |reply| Mail::History { key: key.clone(), range, reader, consistency, reply },
             || Request::History { key: key.clone(), range, local },
             pick,
         );
@@ -138,7 +143,14 @@ impl Node {
             || Request::Subscribe { key: key.clone(), after },
             pick,
         );
-        counted(&key.service, answer.await)
+        let answer = answer.await.and_then(|subscribed| {
+            // Here is not where it was read, where that is another node.
+            if subscribed.held.bytes() > limits::SUBSCRIBER_BYTES_FREE {
+                buffers::shared().check(Kind::Events, 0)?;
+            }
+            Ok(subscribed)
+        });
+        counted(&key.service, answer)
     }
 
     /// Sessions of a service over all slots, in order of their ids.

@@ -10,6 +10,7 @@ use super::{
     wire::{self, Parts},
 };
 use crate::{
+    buffers::{self, Charge, Held, Kind},
     cluster::member::Member,
     error::{Code, Error},
     limits,
@@ -95,6 +96,20 @@ struct Call {
 struct Reply {
     parts: Parts,
     live: Option<LiveReceiver>,
+    /// What it takes, until its caller has it.
+    held: Held,
+}
+
+impl Reply {
+    fn new(parts: Parts, live: Option<LiveReceiver>) -> Self {
+        let mut held = Held::default();
+        if parts.body.len() > limits::CONNECTION_BYTES_FREE {
+            let mut charge = Charge::new(buffers::shared().clone(), Kind::Answers);
+            charge.hold(parts.body.len());
+            held = charge.into();
+        }
+        Self { parts, live, held }
+    }
 }
 
 /// What a link looks like from outside.
@@ -251,12 +266,17 @@ impl Future for Answer {
         };
         self.done = true;
         let broken = |why: String| PeerError::Broken { peer: self.link.peer.clone(), why };
-        let Reply { parts, live } =
+        let Reply { parts, live, held } =
             answer.unwrap_or_else(|_| Err(broken("the link was closed".into())))?;
         let mut response = wire::decode_response(parts)
             .map_err(|e| broken(format!("its answer does not decode: {e}")))?;
-        if let Ok(Response::Subscribed(subscribed)) = &mut response {
-            subscribed.live = live;
+        match &mut response {
+            Ok(Response::Subscribed(subscribed)) => {
+                subscribed.live = live;
+                subscribed.held = held;
+            }
+            Ok(Response::History(history)) => history.held = held,
+            _ => {}
         }
         Poll::Ready(response.map_err(PeerError::Refused))
     }
@@ -508,11 +528,11 @@ impl<'a> Session<'a> {
     fn item(&mut self, item: Item) -> Result<(), String> {
         let Item { id, kind, head, body, total } = item;
         match kind {
-            kind::RESPONSE => self.answer(id, Reply { parts: Parts { head, body }, live: None }),
+            kind::RESPONSE => self.answer(id, Reply::new(Parts { head, body }, None)),
             kind::RESPONSE_LIVE => {
                 let (sender, live) = live_channel();
                 self.subscriptions.insert(id, Subscription { sender, taken: 0 });
-                self.answer(id, Reply { parts: Parts { head, body }, live: Some(live) });
+                self.answer(id, Reply::new(Parts { head, body }, Some(live)));
             }
             kind::LIVE => self.live(id, &Parts { head, body })?,
             kind::LIVE_END => {

@@ -8,6 +8,7 @@
 
 use super::{Request, Response};
 use crate::{
+    buffers::Held,
     error::{Code, Error, Rejection},
     limits,
     log::{
@@ -327,7 +328,14 @@ pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts
         Ok(Response::Answer(Answer { slot, plugin, seq, content_type, body })) => {
             parts(&ResponseHead::Answer { slot, plugin, seq, content_type }, body)
         }
-        Ok(Response::History(History { slot, entries, last_seq, incarnation, made_again })) => {
+        Ok(Response::History(History {
+            slot,
+            entries,
+            last_seq,
+            incarnation,
+            made_again,
+            held: _held,
+        })) => {
             let beside = Beside { made_again, ..Beside::of(incarnation) };
             let head = ResponseHead::History { slot, last_seq };
             parts_and(&head, &beside, bytes(Vec::new(), &entries)?)
@@ -343,7 +351,7 @@ pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts
             let list: Vec<Session> = list.into_iter().map(Session::from).collect();
             parts(&ResponseHead::Sessions, bytes(Vec::new(), &list)?)
         }
-        Ok(Response::Subscribed(Subscribed { backlog, live: _, incarnation })) => {
+        Ok(Response::Subscribed(Subscribed { backlog, live: _, incarnation, held: _held })) => {
             let steps: Vec<Step> = backlog.into_iter().map(Step::from).collect();
             let body = bytes(Vec::new(), &steps)?;
             parts_and(&ResponseHead::Subscribed, &Beside::of(incarnation), body)
@@ -385,7 +393,8 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
         ResponseHead::History { slot, last_seq } => {
             let entries: Vec<(Arc<Entry>, Arc<str>)> = value(&encoded.body)?;
             let made_again = beside.made_again;
-            Response::History(History { slot, entries, last_seq, incarnation, made_again })
+            let held = Held::default();
+            Response::History(History { slot, entries, last_seq, incarnation, made_again, held })
         }
         ResponseHead::Session => {
             let info = value::<Session>(&encoded.body)?.into();
@@ -400,7 +409,8 @@ pub(super) fn decode_response(encoded: Parts) -> Result<Result<Response, Error>,
         ResponseHead::Subscribed => {
             let steps: Vec<Step> = value(&encoded.body)?;
             let backlog = steps.into_iter().map(|step| step.published(incarnation)).collect();
-            Response::Subscribed(Subscribed { backlog, live: None, incarnation })
+            let held = Held::default();
+            Response::Subscribed(Subscribed { backlog, live: None, incarnation, held })
         }
         ResponseHead::Slots => {
             let list: Vec<Slot> = value(&encoded.body)?;

@@ -27,7 +27,8 @@ use crate::{
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{
-        Answer, Consistency, History, Incoming, Purged, Range, Sent, SessionInfo, Subscribed,
+        Answer, Consistency, History, Incoming, Purged, Range, ReadBy, Sent, SessionInfo,
+        Subscribed,
     },
     operator::{Operation, StatePage, StateRange},
     plugin::PluginHost,
@@ -117,6 +118,7 @@ pub enum Mail {
     History {
         key: SessionKey,
         range: Range,
+        reader: ReadBy,
         consistency: Consistency,
         reply: Reply<History>,
     },

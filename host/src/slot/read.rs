@@ -6,7 +6,9 @@ use crate::{
     limits,
     log::record::{Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{Consistency, History, PinInfo, Range, SessionInfo, Subscribed},
+    node_types::{
+        Consistency, History, PinInfo, Range, ReadBy, SessionInfo, Subscribed, hold_backlog,
+    },
     position::Incarnation,
     service::Catalogue,
     slot::{
@@ -22,11 +24,13 @@ impl Task {
         &mut self,
         key: &SessionKey,
         range: Range,
+        reader: ReadBy,
         consistency: Consistency,
         reply: Reply<History>,
     ) {
         self.with_session(key, consistency, reply, |task, session| {
             task.existing(session)?;
+            reader.check()?;
             let last_seq = session.head.seq;
             let entries = match range {
                 Range::After { seq, limit } => {
@@ -36,11 +40,12 @@ impl Task {
                     task.last_entries(session, limit, limits::PAGE_BYTES_MAX)?
                 }
             };
+            let held = reader.hold(entries.iter().map(|e| e.memory()).sum())?;
             let label = |e: &Entry| task.context.catalogue.label(&key.service, e.deployment);
             let entries = entries.into_iter().map(|e| (e.clone(), label(&e))).collect();
             let made_again = task.was_deleted(key)?;
             let incarnation = Some(Incarnation::of(&session.head));
-            Ok(History { slot: task.slot, entries, last_seq, incarnation, made_again })
+            Ok(History { slot: task.slot, entries, last_seq, incarnation, made_again, held })
         });
     }
 
@@ -73,6 +78,9 @@ impl Task {
                 false => Vec::new(),
             };
             let reached = backlog.last().map_or(after, |entry| entry.seq);
+            let of = Incarnation::of(&session.head);
+            let backlog: Vec<_> = backlog.iter().map(|entry| published(entry, of)).collect();
+            let held = hold_backlog(&backlog)?;
             let live = match reached >= session.head.seq {
                 true => {
                     let from = (task.building.number, task.building.records.len());
@@ -80,9 +88,7 @@ impl Task {
                 }
                 false => None,
             };
-            let of = Incarnation::of(&session.head);
-            let backlog = backlog.iter().map(|entry| published(entry, of)).collect();
-            Ok(Subscribed { backlog, live, incarnation: Some(of) })
+            Ok(Subscribed { backlog, live, incarnation: Some(of), held })
         });
     }
 

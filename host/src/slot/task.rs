@@ -485,8 +485,8 @@ impl Task {
                 self.query(key, content_type, body, consistency, reply).await;
             }
             Mail::Delete { key, reply } => self.delete(&key, reply),
-            Mail::History { key, range, consistency, reply } => {
-                self.history(&key, range, consistency, reply);
+            Mail::History { key, range, reader, consistency, reply } => {
+                self.history(&key, range, reader, consistency, reply);
             }
             Mail::Session { key, consistency, reply } => self.describe(&key, consistency, reply),
             Mail::Sessions { service, prefix, after, limit, pinned, reply } => {

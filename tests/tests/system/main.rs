@@ -37,3 +37,4 @@ mod streams;
 mod stuck;
 mod swap;
 mod telemetry;
+mod unread;

@@ -204,12 +204,17 @@ async fn a_local_read_is_answered_while_the_log_is_silent() {
     until("a has it no more", || router.place(slot) == Place::UNKNOWN).await;
 
     let range = Range::After { seq: 0, limit: 10 };
-    let mut current =
-        std::pin::pin!(world.node("a").node.history(&of, range, Consistency::Current));
+    let mut current = std::pin::pin!(world.node("a").node.history(
+        &of,
+        range,
+        ReadBy::Client,
+        Consistency::Current
+    ));
     for name in ["a", "b"] {
         let node = &world.node(name).node;
         let stale = async {
-            let history = node.history(&of, range, Consistency::Local).await.unwrap();
+            let history =
+                node.history(&of, range, ReadBy::Client, Consistency::Local).await.unwrap();
             assert_eq!((history.last_seq, &history.entries[0].0.body[..]), (1, &b"sone"[..]));
             assert_eq!(node.session(&of, Consistency::Local).await.unwrap().seq, 1);
             let body = Bytes::from_static(b"g");
@@ -231,6 +236,7 @@ async fn a_local_read_is_answered_while_the_log_is_silent() {
     }
     assert_eq!(current.await.unwrap().last_seq, 1);
     assert_eq!(world.send("b", &session, "sthree").await.unwrap(), 2);
-    let history = world.node("a").node.history(&of, range, Consistency::Local).await.unwrap();
+    let history =
+        world.node("a").node.history(&of, range, ReadBy::Client, Consistency::Local).await.unwrap();
     assert_eq!(history.last_seq, 2, "from the slot itself again");
 }

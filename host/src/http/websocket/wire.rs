@@ -180,8 +180,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 Poll::Ready(Ok(n)) => self.written += n,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.writing.hold(self.out.capacity());
-                    return Poll::Pending;
+                    // Where connections hold all that they may, those go that have most of it.
+                    let holds = self.out.capacity();
+                    return match self.writing.set(holds) {
+                        Err(_) if holds > limits::SUBSCRIBER_BYTES_FREE => {
+                            Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()))
+                        }
+                        _ => Poll::Pending,
+                    };
                 }
             }
         }

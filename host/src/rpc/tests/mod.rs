@@ -101,7 +101,12 @@ impl Handler for Script {
                 Box::pin(async {
                     let backlog = vec![published(1, 10)];
                     let live = Some(live);
-                    Ok(Response::Subscribed(Subscribed { backlog, live, incarnation: None }))
+                    Ok(Response::Subscribed(Subscribed {
+                        backlog,
+                        live,
+                        incarnation: None,
+                        held: crate::buffers::Held::default(),
+                    }))
                 })
             }
             _ => Box::pin(async { Err(Error::new(Code::MailboxFull, "slow down")) }),

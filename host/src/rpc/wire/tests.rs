@@ -85,6 +85,7 @@ fn answers_arrive_as_they_were_sent() {
                 last_seq: 4,
                 incarnation: of,
                 made_again: true,
+                held: Held::default(),
             }),
             Response::Session(Box::new(info.clone())),
             Response::Deleted,
@@ -93,6 +94,7 @@ fn answers_arrive_as_they_were_sent() {
                 backlog: vec![published.clone()],
                 live: None,
                 incarnation: of,
+                held: Held::default(),
             }),
             Response::Slots(vec![slot.clone()]),
             Response::State(Box::new(StatePage {
@@ -233,6 +235,7 @@ fn the_version_before_is_understood_and_understands() {
         last_seq: 4,
         incarnation: Some(Incarnation::from_wire(7)),
         made_again: true,
+        held: Held::default(),
     };
     let now = encode_response(Ok(Response::History(now))).unwrap();
     assert!(now.head.len() > before.head.len() && now.head.starts_with(&before.head));

@@ -1,0 +1,126 @@
+//! The task of a connection: it runs what the connection carries, and ends it when it is due.
+
+use super::{ConnShared, Moment, Watched};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::Sleep;
+
+/// The connection's task.
+pub(in super::super) struct Connection<C> {
+    carries: Carries<C>,
+    /// Tells hyper's connection to take no further request.
+    graceful: fn(Pin<&mut C>),
+    /// Takes the socket out of hyper's connection.
+    release: fn(C) -> Option<Watched>,
+    shared: Arc<ConnShared>,
+    timer: Pin<Box<Sleep>>,
+    /// What the timer is armed for.
+    armed: Option<Moment>,
+    started: bool,
+    told: bool,
+}
+
+/// What a connection carries.
+enum Carries<C> {
+    Requests(Box<C>),
+    /// One stream of events.
+    Stream(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Nothing,
+}
+
+impl<C: Future + Unpin> Connection<C> {
+    pub(in super::super) fn new(
+        http: C,
+        shared: Arc<ConnShared>,
+        graceful: fn(Pin<&mut C>),
+        release: fn(C) -> Option<Watched>,
+    ) -> Self {
+        let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Self {
+            carries: Carries::Requests(Box::new(http)),
+            graceful,
+            release,
+            shared,
+            timer,
+            armed: None,
+            started: false,
+            told: false,
+        }
+    }
+
+    /// An error in here is the peer's: it broke off, or does not speak HTTP.
+    fn poll_carried(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.carries {
+                Carries::Requests(http) => {
+                    if Pin::new(&mut **http).poll(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                    if self.shared.unwritten.load(Relaxed) {
+                        return Poll::Pending;
+                    }
+                    let Some(takeover) = self.shared.takeover.lock().take() else {
+                        return Poll::Pending;
+                    };
+                    if let Carries::Requests(http) =
+                        std::mem::replace(&mut self.carries, Carries::Nothing)
+                        && let Some(io) = (self.release)(*http)
+                    {
+                        self.carries = Carries::Stream(Box::pin(takeover.run(io)));
+                    }
+                }
+                Carries::Stream(stream) => return stream.as_mut().poll(cx),
+                Carries::Nothing => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<C: Future + Unpin> Future for Connection<C> {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.started {
+            this.started = true;
+            // A task's waker is the same for all its life.
+            *this.shared.waker.lock() = Some(cx.waker().clone());
+        }
+        if this.armed.is_some() && this.timer.as_mut().poll(cx).is_ready() {
+            this.armed = None;
+            if this.shared.look() {
+                return Poll::Ready(());
+            }
+        }
+        if this.shared.killed.load(Relaxed) {
+            return Poll::Ready(());
+        }
+        if !this.told && this.shared.stopping.load(Relaxed) {
+            this.told = true;
+            if let Carries::Requests(http) = &mut this.carries {
+                (this.graceful)(Pin::new(&mut **http));
+            }
+        }
+        ready_or(this.poll_carried(cx), || {
+            if let Some(due) = this.shared.due()
+                && this.armed.is_none_or(|armed| due < armed)
+            {
+                this.armed = Some(due);
+                this.timer.as_mut().reset(this.shared.instant(due));
+                if this.timer.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+            }
+        })
+    }
+}
+
+fn ready_or(poll: Poll<()>, pending: impl FnOnce()) -> Poll<()> {
+    if poll.is_pending() {
+        pending();
+    }
+    poll
+}
