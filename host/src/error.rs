@@ -88,13 +88,13 @@ codes! {
     PluginTrapped = "plugin-trapped", 500, false;
     /// The handler passed one of its limits (memory, host calls, reply, events); nothing was kept.
     PluginLimit = "plugin-limit", 500, false;
-    /// The version that the slot must run could not be loaded.
+    /// The version that the slot must run could not be loaded, or is being loaded and compiled.
     PluginUnavailable = "plugin-unavailable", 503, true;
     /// A bug or an unexpected failure inside slotd; the log has more.
     Internal = "internal", 500, false;
     /// All memory for instances of plugins (`guests.memory_total`), or all of the system's memory maps for them (`vm.max_map_count`), is in use, and none was given up in time; nothing was kept.
     MemoryFull = "memory-full", 503, true;
-    /// Too many calls of plugins compute for long on the node; nothing was kept.
+    /// Too many calls of plugins compute for long on the node, or others waited for the slot and the call got too little running time; nothing was kept.
     GuestsBusy = "guests-busy", 503, true;
     /// The slot's mailbox is full: slow down.
     MailboxFull = "mailbox-full", 503, true;

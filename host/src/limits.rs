@@ -154,6 +154,13 @@ pub const LONG_CALLS_MAX: usize = 1_024;
 pub const LONG_CALL_DEADLINES: u32 = 2;
 /// Between two looks whether mail waits for the slot of such a call.
 pub const LONG_CALL_LOOK: Duration = Duration::from_millis(100);
+/// A slot forgets that a service's call was long when it has not had another for this long: until then it
+/// takes one mail a turn. Some request deadlines' worth of calls that come one after the other.
+pub const LONG_CALL_REMEMBERED: Duration = Duration::from_secs(10);
+/// A slot that is told to stop takes what is in its mailbox for this long at least, or for as long as a call
+/// may run; then what needs a handler or writes is refused. Well below [`HANDOFF_DEADLINE`] and
+/// [`CONTROL_TIMEOUT`], within which whoever waits for the slot gives up.
+pub const STOP_DRAIN: Duration = Duration::from_secs(2);
 /// Calls of one service that have begun and go on in turn, or as many as there are threads for them: each
 /// holds an instance, and the more there are, the longer each takes. The others wait.
 pub const LONG_CALLS_BEGUN_MAX: usize = 4;

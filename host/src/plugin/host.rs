@@ -46,6 +46,19 @@ pub(super) struct Inner {
     /// In KiB: permits are counted in 32 bits.
     room: Arc<Semaphore>,
     failures: Failures,
+    loading: Mutex<HashMap<Digest, Instant>>,
+}
+
+/// A component is being loaded, or added, for as long as this is there.
+struct Loading<'a> {
+    loading: &'a Mutex<HashMap<Digest, Instant>>,
+    digest: Digest,
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        self.loading.lock().remove(&self.digest);
+    }
 }
 
 /// Components that could not be loaded, and are not tried again before their time: what is refused
@@ -156,6 +169,7 @@ impl Inner {
             compiler,
             room: Arc::new(Semaphore::new(limits::DEPLOYS_BYTES_MAX / 1024)),
             failures: Failures::default(),
+            loading: Mutex::default(),
         })
     }
 
@@ -173,6 +187,7 @@ impl Inner {
             self.store(digest, bytes).await?;
             return Ok(plugin);
         }
+        let _loading = self.begin(digest);
         let plugin = self.make(digest, bytes.clone(), For::Deploy).await?;
         let stored = match self.trial(plugin.clone()).await {
             Ok(()) => self.store(digest, bytes).await,
@@ -213,22 +228,41 @@ impl Inner {
     }
 
     pub(super) async fn load(self: &Arc<Self>, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
-        let cell = self.cell(digest);
-        let mut cell = cell.lock().await;
+        // Whoever gives up while others load it leaves nothing behind that waits.
+        let mut cell = self.cell(digest).lock_owned().await;
         if let Some(plugin) = cell.upgrade() {
             return Ok(plugin);
         }
         if let Some(error) = self.failures.of(digest) {
             return Err(error);
         }
+        let inner = Arc::clone(self);
+        let load = async move {
+            let _loading = inner.begin(digest);
+            let made = inner.make_stored(digest).await;
+            let plugin = made.inspect_err(|error| inner.failures.remember(digest, error))?;
+            *cell = Arc::downgrade(&plugin);
+            Ok(plugin)
+        };
+        finish(load).await
+    }
+
+    async fn make_stored(self: &Arc<Self>, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
         let bytes = match self.component(digest).await {
             Ok(bytes) => bytes,
             Err(error) => self.fetch(digest, error).await?,
         };
-        let made = self.make(digest, bytes, For::Load).await;
-        let plugin = made.inspect_err(|error| self.failures.remember(digest, error))?;
-        *cell = Arc::downgrade(&plugin);
-        Ok(plugin)
+        self.make(digest, bytes, For::Load).await
+    }
+
+    /// To be called by whoever holds the component's place: there is one at a time.
+    fn begin(&self, digest: Digest) -> Loading<'_> {
+        self.loading.lock().insert(digest, Instant::now());
+        Loading { loading: &self.loading, digest }
+    }
+
+    pub(super) fn loading_since(&self, digest: Digest) -> Option<Instant> {
+        self.loading.lock().get(&digest).copied()
     }
 
     /// Gets a component from elsewhere that can't be had here because of `error`.

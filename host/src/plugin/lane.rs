@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use std::{
     any::Any,
     collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
@@ -41,6 +42,17 @@ pub enum Cut {
     Ending,
     /// Others wait for its slot, and it takes too long to get its turns.
     Crowded,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cut::Gone => "nobody waits for it any more",
+            Cut::Full => "too many calls compute for long on this node",
+            Cut::Ending => "the slot has to stop or change its version",
+            Cut::Crowded => "others wait for its slot",
+        })
+    }
 }
 
 /// Between a call and those who run it. One for a slot: it has one call at a time.
@@ -265,22 +277,22 @@ impl Lane {
             return true;
         }
         let mut slices = self.slices.lock();
-        let Some(known) = slices.get_mut(service) else { return true };
-        known.refill();
-        let (may, full) = (known.left >= 1.0, known.left >= limits::LONG_SLICES_MAX);
-        if full {
-            slices.remove(service);
-            self.watched.store(slices.len(), Ordering::Relaxed);
-        }
-        may
+        // Those of all services: one that is not called again would have all the others come here for good.
+        let now = Instant::now();
+        slices.retain(|_, known| {
+            known.refill(now);
+            known.left < limits::LONG_SLICES_MAX
+        });
+        self.watched.store(slices.len(), Ordering::Relaxed);
+        slices.get(service).is_none_or(|known| known.left >= 1.0)
     }
 
     fn used_a_slice(&self, service: &ServiceName) {
-        let mut slices = self.slices.lock();
+        let (mut slices, now) = (self.slices.lock(), Instant::now());
         let known = slices
             .entry(service.clone())
-            .or_insert_with(|| Slices { left: limits::LONG_SLICES_MAX, at: Instant::now() });
-        known.refill();
+            .or_insert_with(|| Slices { left: limits::LONG_SLICES_MAX, at: now });
+        known.refill(now);
         known.left = (known.left - 1.0).max(0.0);
         self.watched.store(slices.len(), Ordering::Relaxed);
     }
@@ -381,8 +393,7 @@ fn ended<T>(result: Result<(Outcome<T>, Duration), oneshot::error::RecvError>) -
 }
 
 impl Slices {
-    fn refill(&mut self) {
-        let now = Instant::now();
+    fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.left =
             (self.left + passed * limits::LONG_SLICES_PER_SECOND).min(limits::LONG_SLICES_MAX);

@@ -39,7 +39,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::{
-    any::Any, collections::HashSet, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
+    any::Any,
+    collections::HashSet,
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 /// The sha-256 of a component's bytes.
@@ -156,7 +162,7 @@ pub enum Failure {
     #[error(transparent)]
     NoInstance(PluginError),
     /// It computed for long and was ended, as it had not done anything wrong.
-    #[error("ended before its time: {0:?}")]
+    #[error("ended before its time: {0}")]
     Cut(Cut),
 }
 
@@ -230,7 +236,7 @@ pub enum PluginError {
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
     /// The instance took long to be made, and was not waited for.
-    #[error("its instance was not made in time: {0:?}")]
+    #[error("its instance was not made in time: {0}")]
     Cut(Cut),
 }
 
@@ -378,14 +384,18 @@ impl PluginHost {
     /// A stored component, compiled (from the cache where it has it). Verifies the digest of what
     /// it reads. One that is not stored here, or damaged, is fetched from
     /// [`PluginOptions::source`] and stored. Concurrent calls for one digest fetch and compile
-    /// once.
+    /// once; what has begun goes on when all of them give up. What failed is not tried again for a
+    /// while ([`limits::COMPILE_RETRY`], [`limits::COMPILE_RETRY_SOON`]).
     ///
     /// # Errors
     /// [`PluginError::Missing`] when it is stored nowhere; [`PluginError::Failed`] when what is
     /// stored is damaged (the sentence names the file), or for the disk or the source.
     pub async fn load(&self, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
-        let inner = Arc::clone(&self.inner);
-        host::finish(async move { inner.load(digest).await }).await
+        self.inner.load(digest).await
+    }
+    /// Since when a component is being loaded; `None`: it is not.
+    pub fn loading_since(&self, digest: Digest) -> Option<Instant> {
+        self.inner.loading_since(digest)
     }
     /// Reads a component that must be stored here, and verifies its digest. Blocks.
     ///

@@ -40,7 +40,7 @@ pub(super) fn wasi_guest() -> Vec<u8> {
     BYTES.get_or_init(|| encode(WASI)).clone()
 }
 
-pub(super) fn options(dir: &Path) -> PluginOptions {
+pub(crate) fn options(dir: &Path) -> PluginOptions {
     PluginOptions {
         dir: dir.to_owned(),
         memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
@@ -67,6 +67,27 @@ pub(crate) fn host_with_memory(dir: &Path, bytes: usize) -> PluginHost {
 pub(crate) fn host_with_instances_of(dir: &Path, bytes: usize) -> PluginHost {
     let deadline = Duration::from_secs(4);
     PluginHost::new(PluginOptions { memory_bytes: bytes, deadline, ..options(dir) }).unwrap()
+}
+
+/// A source of one component that stands still until it may give it, or fail.
+#[derive(Debug, Default)]
+pub(crate) struct HeldSource {
+    pub asked: std::sync::atomic::AtomicU32,
+    pub given: tokio::sync::watch::Sender<Option<Result<Bytes, String>>>,
+}
+
+impl super::ComponentSource for HeldSource {
+    fn fetch(
+        &self,
+        _: super::Digest,
+    ) -> futures_util::future::BoxFuture<'static, Result<Option<Bytes>, String>> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut given = self.given.subscribe();
+        Box::pin(async move {
+            let given = given.wait_for(Option::is_some).await.map_err(|e| e.to_string())?;
+            given.clone().transpose()
+        })
+    }
 }
 
 /// What one instance of [`guest`] counts for: a page, and what it needs beside.

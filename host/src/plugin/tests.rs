@@ -708,3 +708,57 @@ async fn a_component_that_is_not_here_is_fetched_and_verified() {
     host(Ok(Some(component.clone()))).load(digest).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), component, "and made good");
 }
+
+/// With the source away, all slots of a plugin would each try it anew, one after the other, for as long as
+/// one try takes.
+#[tokio::test]
+async fn a_source_that_fails_is_not_asked_again_by_each_who_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, digest) = (Arc::<HeldSource>::default(), Digest::of(&guest()));
+    let held: Arc<dyn ComponentSource> = source.clone();
+    let host =
+        PluginHost::new(PluginOptions { source: Some(held), ..options(dir.path()) }).unwrap();
+    let load = || {
+        let host = host.clone();
+        tokio::spawn(async move { host.load(digest).await })
+    };
+    let loads: Vec<_> = (0..8).map(|_| load()).collect();
+    while source.asked.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(host.loading_since(digest).is_some());
+    source.given.send_replace(Some(Err("no quorum".into())));
+    for load in loads {
+        let error = load.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("no quorum"), "{error}");
+    }
+    assert_eq!(source.asked.load(Ordering::Relaxed), 1);
+    assert!(host.loading_since(digest).is_none());
+    // It is tried again a moment later.
+    source.given.send_replace(Some(Ok(guest().into())));
+    let again = async {
+        loop {
+            match host.load(digest).await {
+                Ok(plugin) => return plugin,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.unwrap();
+    assert_eq!(source.asked.load(Ordering::Relaxed), 2);
+}
+
+/// What is said of a call that was cut is read by people.
+#[test]
+fn cuts_are_told_in_words() {
+    for (why, says) in [
+        (Cut::Full, "too many calls compute for long on this node"),
+        (Cut::Ending, "the slot has to stop or change its version"),
+        (Cut::Gone, "nobody waits for it any more"),
+        (Cut::Crowded, "others wait for its slot"),
+    ] {
+        assert_eq!(Failure::Cut(why).to_string(), format!("ended before its time: {says}"));
+        let unmade = PluginError::Cut(why).to_string();
+        assert_eq!(unmade, format!("its instance was not made in time: {says}"));
+    }
+}

@@ -10,12 +10,7 @@ use crate::{
     position::Incarnation,
     service::takeover::{Migrate, takes_over},
     slot::{
-        Reply,
-        calls::{Done, failure_error},
-        flush::store_error,
-        now_ms,
-        overlay::Transaction,
-        session::Session,
+        Reply, calls::Done, flush::store_error, now_ms, overlay::Transaction, session::Session,
         task::Task,
     },
     telemetry::repeats,
@@ -88,13 +83,7 @@ impl Task {
                 Err(error) => return (session, Err(error)),
             }
         }
-        // In a cluster the node gives its slots away instead.
-        if self.context.cluster.is_none() && !self.context.store.has_room() {
-            let error = Error::new(
-                Code::StorageUnavailable,
-                "this node's disk has less room than `store.disk_reserve`; \
-                 the message was not kept, reads go on",
-            );
+        if let Err(error) = self.check_room() {
             return (session, Err(error));
         }
         let key = session.key.clone();
@@ -119,13 +108,13 @@ impl Task {
         };
         let Done { reply: answer, events, .. } = match result {
             Ok(done) => done,
-            Err(failure) => return (tx.discard(), Err(failure_error(&label, failure))),
+            Err(failure) => return (tx.discard(), Err(self.failure_error(&label, failure))),
         };
         let (mut session, writes) = match tx.merge() {
             Ok(merged) => merged,
             Err((session, fault)) => {
                 let failure = fault_failure(fault);
-                return (session, Err(failure_error(&label, failure)));
+                return (session, Err(self.failure_error(&label, failure)));
             }
         };
         if !session.exists() {
@@ -152,6 +141,18 @@ impl Task {
         let of = Incarnation::of(&record.head);
         let sent = self.sent(&record.entry, of, label, false);
         (session, Ok(Applied::New { record, sent }))
+    }
+
+    /// Whether this node's disk has room for more. In a cluster the node gives its slots away instead.
+    pub(super) fn check_room(&self) -> Result<(), Error> {
+        if self.context.cluster.is_none() && !self.context.store.has_room() {
+            return Err(Error::new(
+                Code::StorageUnavailable,
+                "this node's disk has less room than `store.disk_reserve`; \
+                 nothing was kept, reads go on",
+            ));
+        }
+        Ok(())
     }
 
     /// What the slot runs for a service. A service that was deployed a moment ago may not have
@@ -229,7 +230,7 @@ impl Task {
         caller: &mut Caller<'_>,
     ) -> Result<(Box<Transaction>, Choice, Arc<Guests>), (Box<Session>, Error)> {
         let (tx, choice) = self.choose(tx, active, time_ms, caller).await?;
-        match self.guests(&active.service, choice.deployment).await {
+        match self.guests(&active.service, choice.deployment, caller).await {
             Ok(guests) => Ok((tx, choice, guests)),
             Err(error) => Err((tx.discard(), error)),
         }
@@ -255,15 +256,15 @@ impl Task {
         }
         let key = tx.session().key.clone();
         let seq = head.seq + 1;
-        let from = match self.deployment(&key.service, old).await {
+        let from = match self.deployment(&key.service, old, caller).await {
             Ok(deployment) => deployment.version,
             Err(error) => return Err((tx.discard(), error)),
         };
-        let to = match self.deployment(&key.service, target).await {
+        let to = match self.deployment(&key.service, target, caller).await {
             Ok(deployment) => deployment,
             Err(error) => return Err((tx.discard(), error)),
         };
-        let guests = match self.guests(&key.service, target).await {
+        let guests = match self.guests(&key.service, target, caller).await {
             Ok(guests) => guests,
             Err(error) => return Err((tx.discard(), error)),
         };
@@ -288,13 +289,13 @@ impl Task {
                 | Failure::NoMemory(_)
                 | Failure::NoInstance(_)
                 | Failure::Cut(_)),
-            ) => return Err((tx.discard(), failure_error(&label, failure))),
+            ) => return Err((tx.discard(), self.failure_error(&label, failure))),
             // May say more of a busy machine than of the session: one that pinned it would do so
             // until the next deployment. The second time it is taken for a refusal.
             Err(failure @ Failure::Deadline(_)) if tx.session().late_to != Some(target) => {
                 let mut session = tx.discard();
                 session.late_to = Some(target);
-                return Err((session, failure_error(&label, failure)));
+                return Err((session, self.failure_error(&label, failure)));
             }
             Err(Failure::Rejected(rejection)) => rejection.message,
             Err(other) => other.to_string(),
@@ -362,13 +363,14 @@ impl Task {
             Ok(settled) => settled,
             Err((session, error)) => return (session, Err(error)),
         };
-        let answer = result.map_err(|failure| failure_error(&label, failure)).map(|done| Answer {
-            slot: self.slot,
-            plugin: label,
-            seq,
-            content_type: done.reply.content_type,
-            body: done.reply.body,
-        });
+        let answer =
+            result.map_err(|failure| self.failure_error(&label, failure)).map(|done| Answer {
+                slot: self.slot,
+                plugin: label,
+                seq,
+                content_type: done.reply.content_type,
+                body: done.reply.body,
+            });
         (tx.discard(), answer)
     }
 

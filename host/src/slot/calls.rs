@@ -14,7 +14,13 @@ use crate::{
     telemetry::{repeats, services::Called},
 };
 use futures_util::FutureExt;
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// A call's transaction, and what it came to.
@@ -29,21 +35,39 @@ pub(super) struct Done {
 }
 
 impl Task {
-    /// A deployment, loaded if need be.
+    /// A deployment, loaded if need be. What is being loaded goes on when it is not waited for any more, so
+    /// that it is there for one of the next messages.
     pub(super) async fn guests(
         &mut self,
         service: &ServiceName,
         deployment: DeploymentId,
+        caller: &mut Caller<'_>,
     ) -> Result<Arc<Guests>, Error> {
         if let Some(guests) = self.context.plugins.pool().get(service, deployment) {
             return Ok(guests);
         }
-        let known = self.deployment(service, deployment).await?;
+        let known = self.deployment(service, deployment, caller).await?;
         let context = self.context.clone();
         let label = known.label;
+        // All who wait for one load, here and in other slots, wait as long as a call may run, and not each
+        // anew.
+        let begun = context.plugins.loading_since(known.digest).unwrap_or_else(Instant::now);
         let load = async { context.plugins.load(known.digest).await };
-        let plugin = self.beside_commits(load).await.map_err(|why| unavailable(&label, why))?;
-        Ok(context.plugins.pool().add(service, deployment, label, plugin))
+        match self.unless_cut(load, begun, caller).await {
+            Ok(Ok(plugin)) => Ok(context.plugins.pool().add(service, deployment, label, plugin)),
+            Ok(Err(why)) => {
+                if repeats::admit("a plugin is not loaded", &label) {
+                    tracing::warn!(
+                        slot = self.slot,
+                        %service,
+                        plugin = %label,
+                        "{label} could not be loaded: {why}; its messages are answered with 503"
+                    );
+                }
+                Err(unavailable(&label, why))
+            }
+            Err(why) => Err(not_waited_for(&label, why)),
+        }
     }
 
     /// A deployment that a record names.
@@ -51,13 +75,16 @@ impl Task {
         &mut self,
         service: &ServiceName,
         id: DeploymentId,
+        caller: &mut Caller<'_>,
     ) -> Result<Deployment, Error> {
         let mut known = self.context.catalogue.deployment(service, id);
         let registry = self.context.cluster.as_ref().and_then(|cluster| cluster.registry.clone());
         if let (None, Some(registry)) = (&known, registry) {
             // Another node deployed it a moment ago.
-            let ensured = self.beside_commits(registry.ensure(service, id)).await;
-            known = ensured?.deployment(id).cloned();
+            let ensure = registry.ensure(service, id);
+            let ensured = self.unless_cut(ensure, Instant::now(), caller).await;
+            let label = || self.context.catalogue.label(service, id);
+            known = ensured.map_err(|why| not_waited_for(&label(), why))??.deployment(id).cloned();
         }
         known.ok_or_else(|| {
             Error::new(
@@ -65,6 +92,34 @@ impl Task {
                 format!("deployment {id} of {service} is not in this node's catalogue"),
             )
         })
+    }
+
+    /// Waits for what a call needs, beside commits: no longer than its caller does, nor than others can wait
+    /// for their slot. `begun`: since when it is waited for.
+    async fn unless_cut<T>(
+        &mut self,
+        needed: impl Future<Output = T>,
+        begun: Instant,
+        caller: &mut Caller<'_>,
+    ) -> Result<T, Cut> {
+        let ending = self.ending(begun, self.context.plugins.deadline());
+        let (mut needed, mut ending) = (pin!(needed), pin!(ending));
+        let waiting = poll_fn(|cx| {
+            if let Poll::Ready(output) = needed.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if caller(cx).is_ready() {
+                return Poll::Ready(Err(Cut::Gone));
+            }
+            ending.as_mut().poll(cx).map(Err)
+        });
+        self.beside_commits(waiting).await
+    }
+
+    /// See [`ending`].
+    fn ending(&self, begun: Instant, alone: Duration) -> impl Future<Output = Cut> + use<> {
+        let deadline = self.context.plugins.deadline();
+        ending(self.stats.clone(), self.mailbox.clone(), begun, deadline, alone)
     }
 
     /// Runs a call beside commits: on this thread for its first slice, unless those of this slot, or
@@ -83,15 +138,16 @@ impl Task {
         let (context, signal, key) =
             (self.context.clone(), self.signal.clone(), call.session.clone());
         let lane = context.plugins.lane();
-        let begin = match self.long.get(&guests.service) {
-            Some(cost) => Begin::Lane { cost: *cost },
+        let begin = match self.long.cost(&guests.service) {
+            Some(cost) => Begin::Lane { cost },
             None if !lane.may_begin_here(&guests.service) => Begin::Lane { cost: Duration::ZERO },
             None => Begin::Here,
         };
         signal.reset();
         let future = guests.clone().call(call, signal.clone()).boxed();
         let work = Work { service: Some(&guests.service), begin, signal: &signal, future };
-        let ending = ending(self.stats.clone(), context.plugins.deadline(), self.mailbox.clone());
+        let alone = context.plugins.deadline() * limits::LONG_CALL_DEADLINES;
+        let ending = self.ending(Instant::now(), alone);
         let ran = self.beside_commits(lane.run(work, caller, ending)).await;
         if let Some(elapsed) = ran.output.elapsed {
             let counted = self.services.of(&guests.service);
@@ -99,22 +155,14 @@ impl Task {
         }
         if let Some(took) = ran.lane {
             let was_cut = matches!(ran.output.result, Err(Failure::Cut(_)));
-            self.note_long(&guests.service, begin, took, was_cut);
+            self.long.note(&guests.service, begin, took, was_cut);
         }
         self.settle(guests, key, ran.output)
     }
 
-    /// Remembers what a long call cost: where the next of its slot begins, and whose comes first.
-    fn note_long(&mut self, service: &ServiceName, began: Begin, took: Duration, was_cut: bool) {
-        if began != Begin::Here && took < limits::GUEST_SLICE {
-            // One that was cut before it had its first turn says nothing.
-            if !was_cut {
-                self.long.remove(service);
-            }
-            return;
-        }
-        let cost = self.long.entry(service.clone()).or_default();
-        *cost = *cost / 2 + took;
+    /// What the sender of a failed call is told.
+    pub(super) fn failure_error(&self, label: &Arc<str>, failure: Failure) -> Error {
+        failure_error(label, failure, self.context.plugins.deadline())
     }
 
     /// Takes the state back from a call.
@@ -125,7 +173,20 @@ impl Task {
         outcome: Outcome,
     ) -> Result<Settled, (Box<Session>, Error)> {
         match &outcome.result {
-            Ok(_) | Err(Failure::NoInstance(_) | Failure::Cut(_)) => {}
+            // Of the node's memory it says itself what is in use.
+            Ok(_) | Err(Failure::NoInstance(PluginError::NoMemory(_)) | Failure::Cut(_)) => {}
+            Err(failure @ Failure::NoInstance(why)) => {
+                self.services.of(&guests.service).trapped(failure.kind());
+                if repeats::admit("no instance of a plugin", &guests.label) {
+                    tracing::warn!(
+                        slot = self.slot,
+                        service = %guests.service,
+                        plugin = %guests.label,
+                        "no instance of {} could be made: {why}; its messages are answered with 503",
+                        guests.label
+                    );
+                }
+            }
             Err(Failure::Rejected(_)) => self.services.of(&guests.service).rejected(),
             Err(failure) => {
                 self.services.of(&guests.service).trapped(failure.kind());
@@ -155,26 +216,35 @@ impl Task {
     }
 }
 
-/// Resolves when a slot has something to do that can't wait for a long call any more: an order, when the
-/// call has had as long as it may run; mail, when it has had that several times.
+/// Resolves when a slot has something to do that can't wait any more for a call, or for what one needs: an
+/// order, when the call, or the order, has waited for as long as a call may run; mail, after `alone`. So an
+/// order waits for one call's time, however many calls are in the mailbox before it.
 async fn ending(
     stats: Arc<SlotStats>,
-    deadline: Duration,
     mailbox: Option<mpsc::WeakSender<Mail>>,
+    begun: Instant,
+    deadline: Duration,
+    alone: Duration,
 ) -> Cut {
-    let begun = tokio::time::Instant::now();
     let mut asked = stats.asked.subscribe();
     let ordered = async {
-        // It can't be gone: it is this slot's own.
-        let _ = asked.wait_for(|asked| *asked > 0).await;
-        tokio::time::sleep_until(begun + deadline).await;
+        loop {
+            // It can't be gone: it is this slot's own.
+            let urgent = asked.wait_for(|asked| asked.since.is_some()).await.map(|asked| *asked);
+            let Some(since) = urgent.unwrap_or_default().since else { continue };
+            tokio::time::sleep_until((since.min(begun) + deadline).into()).await;
+            // The order may have been given up meanwhile, and another may have come.
+            if asked.borrow().since == Some(since) {
+                return;
+            }
+        }
     };
     let has_mail = || {
         let mailbox = mailbox.as_ref().and_then(mpsc::WeakSender::upgrade);
         mailbox.is_some_and(|mailbox| mailbox.capacity() < mailbox.max_capacity())
     };
     let crowded = async {
-        tokio::time::sleep_until(begun + deadline * limits::LONG_CALL_DEADLINES).await;
+        tokio::time::sleep_until((begun + alone).into()).await;
         while !has_mail() {
             tokio::time::sleep(limits::LONG_CALL_LOOK).await;
         }
@@ -195,8 +265,30 @@ fn unavailable(label: &Arc<str>, why: PluginError) -> Error {
     Error::new(code, why.to_string()).with_plugin(&**label)
 }
 
-/// What the sender of a failed call is told.
-pub(super) fn failure_error(label: &Arc<str>, failure: Failure) -> Error {
+/// Why a call was not made that needs something to be loaded first.
+fn not_waited_for(label: &Arc<str>, why: Cut) -> Error {
+    let error = match why {
+        // Who forwards it may find the slot elsewhere.
+        Cut::Ending => Error::new(
+            Code::Unavailable,
+            format!(
+                "the slot moves, stops or changes its version, and plugin {label} is not loaded yet; \
+                 nothing was kept"
+            ),
+        ),
+        Cut::Gone | Cut::Full | Cut::Crowded => Error::new(
+            Code::PluginUnavailable,
+            format!(
+                "plugin {label} is being loaded, and compiled where need be, and others wait for the \
+                 slot; nothing was kept, try again"
+            ),
+        ),
+    };
+    error.with_plugin(&**label)
+}
+
+/// What the sender of a failed call is told; `deadline` is that of a call.
+fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Error {
     let error = match failure {
         Failure::Rejected(rejection) => {
             let mut error = Error::new(Code::Rejected, rejection.message.clone());
@@ -232,8 +324,11 @@ pub(super) fn failure_error(label: &Arc<str>, failure: Failure) -> Error {
         ),
         Failure::Cut(Cut::Crowded) => Error::new(
             Code::GuestsBusy,
-            "others wait for the slot, and too many calls of plugins compute for long on this node for \
-             this one to end; nothing was kept",
+            format!(
+                "others wait for the slot, and the call got too little running time within {:?}; \
+                 nothing was kept",
+                deadline * limits::LONG_CALL_DEADLINES
+            ),
         ),
         Failure::Cut(Cut::Gone) => {
             Error::new(Code::Unavailable, "nobody waited for the call any more; nothing was kept")
@@ -252,12 +347,41 @@ mod tests {
     async fn a_call_is_cut_once_others_wait_for_its_slot() {
         let (mailbox, _mail) = mpsc::channel(4);
         let deadline = Duration::from_millis(1);
-        let mut ending = Box::pin(ending(Arc::default(), deadline, Some(mailbox.downgrade())));
-        let long = deadline * limits::LONG_CALL_DEADLINES + 3 * limits::LONG_CALL_LOOK;
+        let (mailbox_of, now) = (Some(mailbox.downgrade()), Instant::now());
+        let mut ending = Box::pin(ending(Arc::default(), mailbox_of, now, deadline, 2 * deadline));
+        let long = 2 * deadline + 3 * limits::LONG_CALL_LOOK;
         assert!(tokio::time::timeout(long, &mut ending).await.is_err(), "nobody waits");
         let (reply, _) = tokio::sync::oneshot::channel();
         let key = SessionKey::parse("s", "x").unwrap();
         assert!(mailbox.try_send(Mail::Delete { key, reply }).is_ok());
         assert_eq!(ending.await, Cut::Crowded);
+    }
+
+    /// An order would wait for one call after the other: as long as there is mail.
+    #[tokio::test]
+    async fn an_order_waits_for_one_deadline_and_not_for_one_a_call() {
+        let (stats, deadline) = (Arc::<SlotStats>::default(), Duration::from_secs(600));
+        stats.asked();
+        let earlier = Instant::now() - deadline;
+        stats.asked.send_modify(|asked| asked.since = Some(earlier));
+        let next = ending(stats.clone(), None, Instant::now(), deadline, deadline);
+        assert_eq!(next.await, Cut::Ending);
+        // One that has had its time does not get more.
+        stats.asked.send_modify(|asked| asked.since = Some(Instant::now()));
+        let begun = ending(stats, None, earlier, deadline, deadline);
+        assert_eq!(begun.await, Cut::Ending);
+    }
+
+    /// A call would be cut for an order that was given up in time.
+    #[tokio::test]
+    async fn an_order_that_is_given_up_cuts_nothing() {
+        let (stats, deadline) = (Arc::<SlotStats>::default(), Duration::from_millis(50));
+        stats.asked();
+        let mut ending = Box::pin(ending(stats.clone(), None, Instant::now(), deadline, deadline));
+        assert!(poll_fn(|cx| Poll::Ready(ending.as_mut().poll(cx).is_pending())).await);
+        stats.taken();
+        assert!(tokio::time::timeout(4 * deadline, &mut ending).await.is_err(), "it was cut");
+        stats.asked();
+        assert_eq!(ending.await, Cut::Ending);
     }
 }

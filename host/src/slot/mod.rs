@@ -10,6 +10,7 @@ mod cache;
 mod calls;
 mod commits;
 pub mod flush;
+mod long;
 mod operate;
 pub mod overlay;
 mod purge;
@@ -216,7 +217,7 @@ pub struct SlotStats {
     /// The last mail, in the node's count of all mail: who has the least was used least recently.
     pub last_mail: AtomicU64,
     /// Orders that wait for the call at hand to end, and can't wait for long.
-    pub(crate) asked: watch::Sender<u32>,
+    pub(crate) asked: watch::Sender<Urgent>,
     /// The task has claimed the slot and serves it.
     pub serving: AtomicBool,
     /// Committed changes wait for the state store.
@@ -226,6 +227,14 @@ pub struct SlotStats {
     pub flushed: AtomicBool,
     /// Per service, the generation and label that the slot runs.
     pub active: Mutex<BTreeMap<ServiceName, (u64, Arc<str>)>>,
+}
+
+/// Urgent orders that a slot has not taken yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Urgent {
+    orders: u32,
+    /// When the first of them was sent.
+    since: Option<Instant>,
 }
 
 /// Serialises the tasks of one slot: the next one opens it when the one before has ended.
@@ -364,6 +373,23 @@ impl Mail {
         }
     }
 
+    /// It writes, or calls a handler: more than a slot that has to end may still have time for.
+    fn takes_time(&self) -> bool {
+        match self {
+            Mail::Message { .. }
+            | Mail::Query { .. }
+            | Mail::Delete { .. }
+            | Mail::Operate { .. }
+            | Mail::Reset { .. }
+            | Mail::Purge { .. } => true,
+            Mail::History { .. }
+            | Mail::Session { .. }
+            | Mail::Sessions { .. }
+            | Mail::State { .. }
+            | Mail::Subscribe { .. } => false,
+        }
+    }
+
     /// A read that need not reflect all that was acknowledged before.
     pub fn may_be_stale(&self) -> bool {
         match self {
@@ -424,12 +450,23 @@ impl Drop for Asked {
 
 impl SlotStats {
     fn asked(&self) {
-        self.asked.send_modify(|asked| *asked += 1);
+        self.asked.send_modify(|asked| {
+            asked.orders += 1;
+            asked.since.get_or_insert_with(Instant::now);
+        });
+    }
+
+    /// Since when the first of the urgent orders waits that the slot has not taken.
+    fn asked_since(&self) -> Option<Instant> {
+        self.asked.borrow().since
     }
 
     /// An urgent order was taken.
     fn taken(&self) {
-        self.asked.send_modify(|asked| *asked = asked.saturating_sub(1));
+        self.asked.send_modify(|asked| {
+            asked.orders = asked.orders.saturating_sub(1);
+            asked.since = asked.since.filter(|_| asked.orders > 0);
+        });
     }
 
     fn show_active(

@@ -83,12 +83,7 @@ impl Task {
         if let Some(sent) = self.recall(session, &operation.id, fingerprint(&operation.action))? {
             return Ok(Some(sent));
         }
-        if self.context.cluster.is_none() && !self.context.store.has_room() {
-            return Err(Error::new(
-                Code::StorageUnavailable,
-                "this node's disk has less room than `store.disk_reserve`; nothing was done",
-            ));
-        }
+        self.check_room()?;
         let now = Incarnation::of(&session.head);
         if let Some(expected) = operation.expected
             && (expected.seq != session.head.seq || expected.of.is_some_and(|of| of != now))

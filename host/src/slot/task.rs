@@ -20,6 +20,7 @@ use crate::{
         batch::{Building, commit_error},
         commits::{InFlight, committed},
         flush::{CatchUp, Flushing, catch_up_alone, flushed, snapshotted, store_error},
+        long::LongCalls,
         relaxed_store,
         session::Session,
         subscribers::Subscribers,
@@ -89,8 +90,7 @@ pub(super) struct Task {
     pub(super) mailbox: Option<mpsc::WeakSender<Mail>>,
     /// Of the call that runs.
     pub(super) signal: Arc<Signal>,
-    /// Services whose last call in this slot was long, and what such calls cost lately.
-    pub(super) long: HashMap<ServiceName, Duration>,
+    pub(super) long: LongCalls,
     last_use: LastUse,
     pub(super) last_commit: Instant,
     pub(super) failed: Option<Error>,
@@ -329,7 +329,7 @@ impl Task {
             subscribers: Subscribers::default(),
             mailbox: None,
             signal: Arc::default(),
-            long: HashMap::new(),
+            long: LongCalls::default(),
             last_use: LastUse::now(),
             last_commit: Instant::now(),
             failed: None,
@@ -420,6 +420,7 @@ impl Task {
 
     /// Gives back what an idle slot has no use for.
     fn rest(&mut self) {
+        self.long.forget_old();
         if !self.cache.is_empty() {
             self.forget_clean();
             relaxed_store(&self.stats.cached, self.cache.len() as u64);
@@ -432,7 +433,7 @@ impl Task {
         self.take(first).await;
         for _ in 1..limits::MAIL_PER_TURN_MAX {
             // Where calls tend to be long, neither an order nor what is decided must wait for several.
-            if self.failed.is_some() || !self.has_room() || !self.long.is_empty() {
+            if self.failed.is_some() || !self.has_room() || self.long.are_likely() {
                 return;
             }
             let Ok(next) = mail.try_recv() else { return };
@@ -543,6 +544,8 @@ impl Task {
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
         mail.close();
+        let asked = self.stats.asked_since().unwrap_or_else(Instant::now);
+        let until = asked + self.context.plugins.deadline().max(limits::STOP_DRAIN);
         let mut drained = false;
         let mut released = !release;
         loop {
@@ -597,6 +600,13 @@ impl Task {
                     self.check_patience();
                 }
                 next = mail.recv(), if has_room && !drained => match next {
+                    Some(next) if next.takes_time() && Instant::now() >= until => {
+                        next.refuse(Error::new(
+                            Code::Unavailable,
+                            "the slot moves or stops, and there was no time left for what waited; \
+                             nothing was kept",
+                        ));
+                    }
                     Some(next) => self.take(next).await,
                     None => drained = true,
                 },

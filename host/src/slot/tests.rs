@@ -6,7 +6,7 @@ use crate::{
         Append, Claim, LogError, Logged,
         record::{Activate, Batch, Record},
     },
-    plugin::testkit,
+    plugin::{Digest, PluginOptions, testkit},
     service::catalogue::Service,
     storage::{DataDir, StorageOptions},
 };
@@ -73,6 +73,7 @@ struct Fixture {
 }
 
 const SLOT: SlotId = 3;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Fixture {
     async fn new() -> Self {
@@ -91,18 +92,40 @@ impl Fixture {
 
     async fn with(bytes: usize, patience: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let data = DataDir::open(&dir.path().join("data"), StorageOptions::default()).unwrap();
         let plugins = testkit::host_with_memory(&dir.path().join("plugins"), bytes);
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
+        Self::over(dir, plugins, plugin.digest(), patience)
+    }
+
+    /// A slot whose calls may take so long.
+    async fn with_deadline(deadline: Duration) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = testkit::options(&dir.path().join("plugins"));
+        let plugins = PluginHost::new(PluginOptions { deadline, ..options }).unwrap();
+        let plugin = plugins.add(testkit::guest().into()).await.unwrap();
+        Self::over(dir, plugins, plugin.digest(), crate::limits::ENGINE_PATIENCE)
+    }
+
+    /// A slot whose plugin has to be fetched, which takes as long as the test wants.
+    fn over_source(deadline: Duration) -> (Self, Arc<testkit::HeldSource>) {
+        let (dir, source) = (tempfile::tempdir().unwrap(), Arc::<testkit::HeldSource>::default());
+        let options = testkit::options(&dir.path().join("plugins"));
+        let options = PluginOptions { deadline, source: Some(source.clone()), ..options };
+        let (plugins, digest) = (PluginHost::new(options).unwrap(), Digest::of(&testkit::guest()));
+        (Self::over(dir, plugins, digest, crate::limits::ENGINE_PATIENCE), source)
+    }
+
+    fn over(
+        dir: tempfile::TempDir,
+        plugins: PluginHost,
+        digest: Digest,
+        patience: Duration,
+    ) -> Self {
+        let data = DataDir::open(&dir.path().join("data"), StorageOptions::default()).unwrap();
         let name = ServiceName::parse("s").unwrap();
-        let service = Service::deployed(
-            None,
-            &name,
-            Some("1"),
-            plugin.digest(),
-            &crate::service::Change::default(),
-        )
-        .unwrap();
+        let service =
+            Service::deployed(None, &name, Some("1"), digest, &crate::service::Change::default())
+                .unwrap();
         let catalogue = Catalogue::of_cluster();
         assert!(catalogue.learn(service.unwrap()));
         let (sender, appends) = mpsc::unbounded_channel();
@@ -148,6 +171,25 @@ impl Fixture {
         let mail = Mail::Subscribe { key: key(), after: 0, reply };
         assert!(matches!(self.slot.try_mail(mail), Ok(Ok(()))));
         answer
+    }
+
+    /// Asks for the description of the session, which needs no handler.
+    fn describe(&self) -> oneshot::Receiver<Result<SessionInfo, Error>> {
+        let (reply, answer) = oneshot::channel();
+        let mail = Mail::Session { key: key(), consistency: Consistency::Local, reply };
+        assert!(matches!(self.slot.try_mail(mail), Ok(Ok(()))));
+        answer
+    }
+
+    /// Lets all appends pass from now on.
+    fn pass_all(&mut self) {
+        let (_, none) = mpsc::unbounded_channel();
+        let mut appends = std::mem::replace(&mut self.appends, none);
+        tokio::spawn(async move {
+            while let Some(word) = appends.recv().await {
+                let _ = word.send(Word::Pass);
+            }
+        });
     }
 
     /// The next append, held.
@@ -244,7 +286,7 @@ async fn idle_instances_are_given_up_for_others() {
     fixture.append().await.send(Word::Pass).unwrap();
     first.await.unwrap().unwrap();
     assert_eq!(plugins.budget().service(&key().service).instances(), 1);
-    let plugin = plugins.load(crate::plugin::Digest::of(&testkit::guest())).await.unwrap();
+    let plugin = plugins.load(Digest::of(&testkit::guest())).await.unwrap();
     let other = plugin.fresh().await.unwrap();
     let waiting = tokio::spawn({
         let plugin = plugin.clone();
@@ -367,4 +409,130 @@ async fn a_slot_that_ends_is_not_patient_for_ever() {
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::OutcomeUnknown);
     drop(fixture.ownership.lock().await);
     drop(word);
+}
+
+/// A plugin that has to be fetched and compiled would stop all sessions of its slot for minutes, and the
+/// slot itself, for the sake of one that is pinned to it.
+#[tokio::test]
+async fn a_slot_does_not_wait_for_a_load_for_longer_than_for_a_call() {
+    let (mut fixture, source) = Fixture::over_source(Duration::from_millis(300));
+    fixture.pass_all();
+    let first = fixture.send(b"sone");
+    fixture.taken(1).await;
+    let read = timeout(PATIENCE, fixture.describe()).await.expect("the slot waits for the load");
+    assert_eq!(read.unwrap().unwrap_err().code, Code::SessionNotFound);
+    let error = first.await.unwrap().unwrap_err();
+    assert_eq!((error.code, error.code.status()), (Code::PluginUnavailable, 503));
+    assert!(error.retry_after.is_some() && error.detail.contains("compiled"), "{error}");
+    // Who comes later waits for the same load.
+    let later = fixture.send(b"sone");
+    assert!(timeout(PATIENCE, fixture.describe()).await.is_ok());
+    assert_eq!(later.await.unwrap().unwrap_err().code, Code::PluginUnavailable);
+    // Without others a message waits as long as its client; without that, not at all.
+    drop(fixture.send(b"sone"));
+    assert!(timeout(PATIENCE, fixture.describe()).await.is_ok());
+    // What was begun went on meanwhile.
+    source.given.send_replace(Some(Ok(testkit::guest().into())));
+    let again = timeout(PATIENCE, fixture.send(b"sone")).await;
+    assert_eq!(again.unwrap().unwrap().unwrap().seq, 1);
+    assert_eq!(source.asked.load(Ordering::Relaxed), 1);
+}
+
+/// As above: a slot that has to move would not come to it.
+#[tokio::test]
+async fn a_slot_that_waits_for_a_load_stops_in_time() {
+    let (mut fixture, source) = Fixture::over_source(Duration::from_millis(300));
+    fixture.pass_all();
+    let first = fixture.send(b"sone");
+    while source.asked.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (reply, stopped) = oneshot::channel();
+    assert!(fixture.slot.order(Order::Stop { release: true, reply }).await.is_ok());
+    assert!(timeout(PATIENCE, stopped).await.expect("it waits for the load").unwrap().is_ok());
+    assert_eq!(first.await.unwrap().unwrap_err().code, Code::Unavailable);
+}
+
+/// Each queued call would take as long as a call may, and whoever takes the slot over would give up.
+#[tokio::test]
+async fn a_slot_that_stops_waits_for_one_call_and_not_for_each() {
+    let deadline = Duration::from_secs(3);
+    let mut fixture = Fixture::with_deadline(deadline).await;
+    fixture.pass_all();
+    let spinning: Vec<_> = (0..10).map(|_| fixture.send(b"lone")).collect();
+    fixture.taken(1).await;
+    let (reply, stopped) = oneshot::channel();
+    let asked = Instant::now();
+    assert!(fixture.slot.order(Order::Stop { release: true, reply }).await.is_ok());
+    stopped.await.unwrap().unwrap();
+    let took = asked.elapsed();
+    assert!(took < 5 * deadline, "{took:?}");
+    let mut refused = 0;
+    for call in spinning {
+        let error = call.await.unwrap().unwrap_err();
+        match error.code {
+            Code::Unavailable => refused += 1,
+            // The first may have had all of its time.
+            code => assert_eq!(code, Code::PluginDeadline),
+        }
+    }
+    assert!(refused >= 8, "{refused}");
+    drop(fixture.ownership.lock().await);
+    assert!(fixture.logged().await.is_empty());
+}
+
+/// What is written to the log while a guard lives, on this thread.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Said {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let said = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || said.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+}
+
+/// A plugin that can't be loaded, or started, fails each message: nobody but its clients would know.
+#[tokio::test]
+async fn a_plugin_without_instances_is_told_of() {
+    let said = Said::default();
+    let _listening = said.listen();
+    // Its trial went well on a node that gave its instances more.
+    let start = "(func $start (if (i32.eq (i32.const -1) (memory.grow (i32.const 32)))
+        (then unreachable))) (start $start)";
+    let (dir, large) = (tempfile::tempdir().unwrap(), testkit::guest_with(";;START", start));
+    let folder = dir.path().join("plugins");
+    testkit::host(&folder).add(large.clone().into()).await.unwrap();
+    let (plugins, digest) = (testkit::host_with_instances_of(&folder, 1 << 20), Digest::of(&large));
+    let mut fixture = Fixture::over(dir, plugins, digest, crate::limits::ENGINE_PATIENCE);
+    fixture.pass_all();
+    let error = fixture.send(b"sone").await.unwrap().unwrap_err();
+    assert_eq!(error.code, Code::PluginUnavailable);
+    let label = error.plugin.unwrap();
+    let text = said.text();
+    assert!(text.contains(&format!("no instance of {label} could be made: ")), "{text}");
+
+    let (mut fixture, source) = Fixture::over_source(PATIENCE);
+    fixture.pass_all();
+    source.given.send_replace(Some(Err("the source is away".into())));
+    let error = fixture.send(b"sone").await.unwrap().unwrap_err();
+    assert_eq!(error.code, Code::PluginUnavailable);
+    let text = said.text();
+    let line = text.lines().find(|line| line.contains("could not be loaded"));
+    assert!(line.is_some_and(|line| line.contains("the source is away")), "{text}");
 }

@@ -33,7 +33,7 @@ pub enum Called {
 
 const CALLED: [&str; 3] = ["handle", "query", "migrate"];
 /// [`crate::plugin::Failure::kind`] of those that are no refusals.
-const TRAPS: [&str; 5] = ["trap", "deadline", "limit", "store", "no-memory"];
+const TRAPS: [&str; 6] = ["trap", "deadline", "limit", "store", "no-memory", "no-instance"];
 /// Whoever has no series of its own. No service can have this name by accident: it is one, too.
 const OTHER: &str = "other";
 
@@ -266,8 +266,8 @@ pub(super) static ROWS: [Metric; 9] = [
     ),
     Metric::scraped_counter(
         "slotd_traps_total",
-        &[("service", "…"), ("kind", "trap|deadline|limit|store|no-memory")],
-        "Calls of plugins that ended badly, by how.",
+        &[("service", "…"), ("kind", "trap|deadline|limit|store|no-memory|no-instance")],
+        "Calls of plugins that ended badly, by how; no-instance: none could be made for them.",
     ),
     Metric::scraped_counter(
         "slotd_service_errors_total",
@@ -335,6 +335,10 @@ fn always(count: &AtomicU64, name: &str, service: &str, labels: &str, out: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        plugin::{Failure, PluginError},
+        state::StateError,
+    };
 
     fn name(name: &str) -> ServiceName {
         ServiceName::parse(name).unwrap()
@@ -386,6 +390,26 @@ mod tests {
         slot.among(&services, &gone).committed(one);
         slot.among(&services, &stays).committed(one);
         assert_eq!([&gone, &stays].map(shown), [Some(1), Some(2)]);
+    }
+
+    /// A failure of a kind that is not known here would be counted nowhere.
+    #[test]
+    fn every_failure_that_is_no_refusal_is_counted() {
+        let (services, of) = (Services::new(), name("failing"));
+        let why = || "why".to_owned();
+        let unavailable = StateError::Unavailable(why());
+        for failure in [
+            Failure::Trapped(why()),
+            Failure::Deadline(Duration::ZERO),
+            Failure::Limit(why()),
+            Failure::Store(unavailable),
+            Failure::NoInstance(PluginError::Refused(why())),
+        ] {
+            services.of(&of).trapped(failure.kind());
+            let line =
+                format!("slotd_traps_total{{service=\"failing\",kind=\"{}\"}} 1\n", failure.kind());
+            assert!(rendered(&services).contains(&line), "{line}");
+        }
     }
 
     /// Anybody can send a request for any name.
