@@ -9,8 +9,8 @@ use super::{
     budget::{Lease, NoMapping, NoMemory},
     guest_log::{CallLog, PluginLog, Stdio},
     imports::check_content_type,
-    lane::{Signal, thread_time},
     limiter::Limiter,
+    signal::{Signal, thread_time},
     wasi::Random,
 };
 use crate::{

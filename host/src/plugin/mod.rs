@@ -14,6 +14,7 @@ pub mod lane;
 mod limiter;
 pub mod pool;
 mod probe;
+mod signal;
 mod store;
 mod structure;
 #[cfg(test)]
@@ -28,9 +29,10 @@ pub use budget::{Account, Budget, NoMemory};
 pub use check::inspect;
 pub use compile::{CompileOptions, child as compile_child};
 pub use imports::{check_content_type, check_event_kind};
-pub use lane::{Begin, Caller, Cut, Lane, Signal, Work};
+pub use lane::{Begin, Caller, Lane, Work};
 pub use pool::{Guests, Isolation, Pool};
 pub use probe::{Migrates, NoProbe};
+pub use signal::{Cut, Signal};
 
 #[cfg(doc)]
 use crate::limits;

@@ -11,7 +11,7 @@ use crate::{
     error::{Code, Error},
     log::{Last, Term},
     names::{SessionKey, SlotId},
-    slot::{Mail, Order, Ownership, SlotContext, SlotHandle, task},
+    slot::{Mail, Order, Ownership, SlotContext, SlotHandle, open},
     telemetry::panics,
 };
 use parking_lot::RwLock;
@@ -261,7 +261,7 @@ impl Router {
         let mail = mail();
         let is_stale = mail.may_be_stale();
         if is_stale {
-            let read = task::read_copy(slot, self.context.clone(), mail);
+            let read = open::read_copy(slot, self.context.clone(), mail);
             tokio::spawn(panics::contain("copy", read));
         }
         is_stale

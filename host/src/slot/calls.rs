@@ -9,7 +9,8 @@ use crate::{
     plugin::{self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, Work},
     service::Deployment,
     slot::{
-        Mail, SlotStats, flush::store_error, overlay::Transaction, session::Session, task::Task,
+        Mail, SlotStats, commits::committed, flush::store_error, overlay::Transaction,
+        session::Session, task::Task,
     },
     telemetry::{repeats, services::Called},
 };
@@ -92,6 +93,20 @@ impl Task {
                 format!("deployment {id} of {service} is not in this node's catalogue"),
             )
         })
+    }
+
+    /// Runs a guest's call while the commit in flight goes on.
+    async fn beside_commits<T>(&mut self, call: impl Future<Output = T>) -> T {
+        tokio::pin!(call);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut call => return output,
+                result = committed(&mut self.in_flight), if self.in_flight.is_some() => {
+                    self.on_committed(result);
+                }
+            }
+        }
     }
 
     /// Waits for what a call needs, beside commits: no longer than its caller does, nor than others can wait

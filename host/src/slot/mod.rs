@@ -9,8 +9,10 @@ pub mod batch;
 mod cache;
 mod calls;
 mod commits;
+mod finish;
 pub mod flush;
 mod long;
+pub mod open;
 mod operate;
 pub mod overlay;
 mod purge;
@@ -267,8 +269,8 @@ impl SlotHandle {
         let (mailbox, mail) = mpsc::channel(context.options.mailbox_messages);
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
-        let open = task::Open { slot, ownership, context, last, told: opened };
-        let run = task::run(open, mail, orders, stats.clone(), mailbox.downgrade());
+        let open = open::Open { slot, ownership, context, last, told: opened };
+        let run = open::run(open, mail, orders, stats.clone(), mailbox.downgrade());
         // What a slot has in memory ends with its task; the next one opens it from the log.
         tokio::spawn(panics::contain("slot", run));
         Self { mailbox, control, stats }

@@ -10,25 +10,24 @@ use crate::{
     error::{Code, Error},
     limits,
     log::{
-        Claim, Last, LogError, Position, Term,
+        Claim, Position, Term,
         record::{Activate, Batch, Record},
     },
     names::{ServiceName, SessionKey, SlotId},
     plugin::Signal,
     slot::{
-        Activation, Ended, LastUse, Mail, Order, Ownership, Reply, SlotContext, SlotStats,
-        batch::{Building, commit_error},
+        Activation, LastUse, Mail, Order, Reply, SlotContext, SlotStats,
+        batch::Building,
         commits::{InFlight, committed},
-        flush::{CatchUp, Flushing, catch_up_alone, flushed, snapshotted, store_error},
+        flush::{Flushing, flushed, snapshotted},
         long::LongCalls,
         relaxed_store,
         session::Session,
         subscribers::Subscribers,
     },
     state::SlotMeta,
-    telemetry::{metrics, repeats, services},
+    telemetry::services,
 };
-use futures_util::FutureExt;
 use std::{
     collections::{BTreeMap, HashMap},
     future::poll_fn,
@@ -96,199 +95,8 @@ pub(super) struct Task {
     pub(super) failed: Option<Error>,
 }
 
-/// What a task needs to open its slot.
-pub(super) struct Open {
-    pub slot: SlotId,
-    pub ownership: Ownership,
-    pub context: Arc<SlotContext>,
-    /// Where the owner before has released it.
-    pub last: Option<Last>,
-    /// Is told when the slot is open, or why it can't be.
-    pub told: Option<Reply<Term>>,
-}
-
-/// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
-pub(super) async fn run(
-    open: Open,
-    mut mail: mpsc::Receiver<Mail>,
-    mut orders: mpsc::Receiver<Order>,
-    stats: Arc<SlotStats>,
-    mailbox: mpsc::WeakSender<Mail>,
-) {
-    let (slot, context, asked) = (open.slot, open.context.clone(), open.told.is_some());
-    let mut opened = open_while_wanted(open, stats.clone()).await;
-    if let Ok(task) = &mut opened {
-        task.mailbox = Some(mailbox);
-    }
-    let was_open = opened.is_ok();
-    let error = match opened {
-        Ok(mut task) => match task.serve(&mut mail, &mut orders).await {
-            End::Stop { release, mut reply } => {
-                match task.finish(&mut mail, release, &mut reply).await {
-                    Ok(at) => {
-                        stats.flushed.store(true, Ordering::Release);
-                        if let Some(reply) = reply {
-                            let _ = reply.send(Ok(at));
-                        }
-                        return;
-                    }
-                    Err(error) => {
-                        if let Some(reply) = reply {
-                            let _ = reply.send(Err(error.clone()));
-                        }
-                        error
-                    }
-                }
-            }
-            End::Failed(error) => error,
-        },
-        Err(error) => error,
-    };
-    metrics().slot_failures.increment(1);
-    if repeats::admit("slots stopped", error.code.as_str()) {
-        tracing::warn!(slot, %error, "slot stopped");
-    }
-    orders.close();
-    mail.close();
-    let readable = !was_open && has_whole_copy(slot, &context, &error).await;
-    while let Some(mail) = mail.recv().await {
-        match readable && mail.is_read() {
-            true => read_copy(slot, context.clone(), mail).await,
-            false => mail.refuse(error.clone()),
-        }
-    }
-    // Whoever asked for a slot that could not be opened has been told.
-    if let Some(cluster) = context.cluster.as_ref().filter(|_| was_open || !asked) {
-        let _ = cluster.ended.send(Ended { slot, error });
-    }
-}
-
-/// Whether reads can be answered although the slot can't be opened, for want of room to write the
-/// claim: nobody else writes to a slot of a node that stands alone, and the store has all of it.
-async fn has_whole_copy(slot: SlotId, context: &SlotContext, error: &Error) -> bool {
-    if context.cluster.is_some() || error.code != Code::StorageUnavailable {
-        return false;
-    }
-    let Ok(meta) = context.store.slot(slot) else { return false };
-    let tail = context.log.read(slot, meta.applied, limits::CATCH_UP_BYTES_MAX).await;
-    tail.is_ok_and(|tail| {
-        tail.iter().all(|logged| {
-            Batch::decode(&logged.batch).is_ok_and(|batch| {
-                batch.records.iter().all(|record| matches!(record, Record::Claim { .. }))
-            })
-        })
-    })
-}
-
-/// Takes one mail, a read, without having the slot: from what the store has.
-pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
-    let meta = match context.store.slot(slot) {
-        Ok(meta) => meta,
-        Err(error) => return mail.refuse(store_error(error)),
-    };
-    // Its own, which nobody waits for: nothing is written.
-    let owner = Arc::new(Ownership::default().lock().await);
-    let claim = Claim { term: meta.term, position: meta.applied };
-    let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta);
-    task.take(mail).await;
-}
-
-/// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
-/// task, which would keep its successors out.
-async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Error> {
-    let Open { slot, ownership, context, last, told } = open;
-    let open = async {
-        let owner = Arc::new(ownership.lock().await);
-        Task::open(slot, context, stats, owner, last).await
-    };
-    let Some(mut told) = told else { return open.await };
-    let given_up = || Error::new(Code::Unavailable, "the slot was not wanted any more");
-    let opened = tokio::select! {
-        biased;
-        () = told.closed() => return Err(given_up()),
-        opened = open => opened,
-    };
-    let term = opened.as_ref().map(|task| task.term).map_err(Clone::clone);
-    if told.send(term).is_err() && opened.is_ok() {
-        return Err(given_up());
-    }
-    opened
-}
-
 impl Task {
-    /// Claims the slot and brings the state store up to the claim. Where the owner before has said
-    /// what it wrote last, what came before the claim is read while the claim is on its way.
-    async fn open(
-        slot: SlotId,
-        context: Arc<SlotContext>,
-        stats: Arc<SlotStats>,
-        owner: Arc<OwnedMutexGuard<()>>,
-        last: Option<Last>,
-    ) -> Result<Self, Error> {
-        let claim = match last {
-            Some(last) => context.log.claim_after(slot, &context.node, last),
-            None => {
-                let claim = context.log.claim(slot, &context.node);
-                async move { Ok((claim.await?, false)) }.boxed()
-            }
-        };
-        let claim = tokio::time::timeout(context.options.patience, claim);
-        let behind = async {
-            match last {
-                Some(last) => {
-                    let until = CatchUp::To(last.position);
-                    catch_up_alone(slot, context.clone(), until, owner.clone()).await.ok()
-                }
-                None => None,
-            }
-        };
-        let (claim, caught_up) = tokio::join!(claim, behind);
-        let claim = claim.unwrap_or_else(|_| Err(LogError::Undecided("no answer".into())));
-        let (claim, follows) = claim.map_err(|e| match e {
-            LogError::Undecided(why) | LogError::Unavailable(why) => {
-                Error::new(Code::StorageUnavailable, format!("the slot can't be claimed: {why}"))
-            }
-            other => commit_error(&other),
-        })?;
-        let at = last.map(|last| last.position);
-        let caught_up = caught_up.filter(|meta| follows && Some(meta.applied) == at);
-        let (meta, unflushed) = match caught_up {
-            // All that is missing is the claim itself, which is in nobody's way.
-            Some(meta) => {
-                let records = vec![Record::Claim { node: context.node.clone() }];
-                let batch = Batch { slot, term: claim.term, attempt: 0, records };
-                (meta, vec![(claim.position, batch)])
-            }
-            None => {
-                let until = CatchUp::To(claim.position);
-                (catch_up_alone(slot, context.clone(), until, owner.clone()).await?, Vec::new())
-            }
-        };
-        // All of it is in the store: a slot that is only read must not pin the node's log.
-        if context.cluster.is_none()
-            && let Err(error) = context.log.trim(slot, meta.applied).await
-            && repeats::admit("logs were not trimmed", "slots")
-        {
-            tracing::warn!(slot, %error, "the log was not trimmed");
-        }
-        relaxed_store(&stats.term, claim.term);
-        relaxed_store(&stats.position, claim.position);
-        relaxed_store(&stats.applied, meta.applied);
-        relaxed_store(&stats.sessions, meta.sessions);
-        stats.show_active(&context.catalogue, &meta.active);
-        metrics().slot_starts.increment(1);
-        tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
-        let mut task = Self::new(slot, context, stats, owner, claim, meta);
-        task.unflushed = unflushed;
-        task.stats.dirty.store(!task.unflushed.is_empty(), Ordering::Relaxed);
-        if task.context.cluster.is_some() {
-            task.go_over_to_current();
-        }
-        task.stats.serving.store(true, Ordering::Release);
-        Ok(task)
-    }
-
-    fn new(
+    pub(super) fn new(
         slot: SlotId,
         context: Arc<SlotContext>,
         stats: Arc<SlotStats>,
@@ -336,25 +144,7 @@ impl Task {
         }
     }
 
-    /// Another node may have had the slot while its service was swapped, or in the middle of it.
-    fn go_over_to_current(&mut self) {
-        for service in self.context.catalogue.all() {
-            let current = self.active.get(&service.name);
-            let is_behind = current.is_none_or(|active| active.generation < service.generation);
-            // Sessions of a removed service of the same name are deleted first.
-            let waits =
-                !service.is_removed() && self.check_purged(&service.name, service.since).is_err();
-            // A slot that never ran the service has nothing to stop.
-            let is_new = current.is_none() && service.is_removed();
-            if is_behind && !waits && !is_new {
-                let record = service.activate();
-                self.active.insert(service.name.clone(), record.clone());
-                self.building.push(Record::Activate(record));
-            }
-        }
-    }
-
-    async fn serve(
+    pub(super) async fn serve(
         &mut self,
         mail: &mut mpsc::Receiver<Mail>,
         orders: &mut mpsc::Receiver<Order>,
@@ -446,7 +236,7 @@ impl Task {
         }
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         // A flush that can't keep up with the commits holds new mail back.
         let held = self.in_flight.as_ref().map_or(0, |in_flight| in_flight.gate.len());
         self.building.has_room()
@@ -459,7 +249,7 @@ impl Task {
         self.unflushed_bytes >= limits::BEHIND_BYTES_MAX
     }
 
-    async fn take(&mut self, mail: Mail) {
+    pub(super) async fn take(&mut self, mail: Mail) {
         if mail.is_abandoned() {
             return;
         }
@@ -529,103 +319,6 @@ impl Task {
             && self.in_flight.is_none()
             && !self.building.has_records()
             && self.flushing.is_none()
-    }
-
-    // ---- the end -------------------------------------------------------------------------------
-
-    /// Takes no more mail, finishes what is there, and leaves nothing unflushed.
-    async fn finish(
-        &mut self,
-        mail: &mut mpsc::Receiver<Mail>,
-        release: bool,
-        reply: &mut Option<Reply<(Term, Position)>>,
-    ) -> Result<(Term, Position), Error> {
-        self.stats.stopping.store(true, Ordering::Relaxed);
-        // Whoever waits for the slot waits for its calls too.
-        self.stats.asked();
-        mail.close();
-        let asked = self.stats.asked_since().unwrap_or_else(Instant::now);
-        let until = asked + self.context.plugins.deadline().max(limits::STOP_DRAIN);
-        let mut drained = false;
-        let mut released = !release;
-        loop {
-            // In one batch with what came last, also behind a commit in flight: the next owner waits
-            // for it.
-            if drained && !released {
-                released = true;
-                self.building.push(Record::Release { node: self.context.node.clone() });
-            }
-            self.submit();
-            if let Some(error) = self.failed.take() {
-                let End::Failed(error) = self.fail(error) else { continue };
-                return Err(error);
-            }
-            let committed_all = self.in_flight.is_none() && !self.building.is_due();
-            if drained && committed_all {
-                // The next owner need not wait for what this node writes for itself.
-                if release && let Some(reply) = reply.take() {
-                    let _ = reply.send(Ok((self.term, self.position)));
-                }
-            }
-            if drained && committed_all && self.flushing.is_none() {
-                if self.unflushed.is_empty() {
-                    return Ok((self.term, self.position));
-                }
-                self.start_flush();
-                // In a cluster the store is a copy: whoever opens the slot next has the log.
-                if self.flushing.is_none() && self.context.cluster.is_some() {
-                    return Ok((self.term, self.position));
-                }
-                if self.flushing.is_none() {
-                    return Err(Error::new(
-                        Code::StorageUnavailable,
-                        "the state store takes no writes now; what was acknowledged is in the log",
-                    ));
-                }
-            }
-            let since = self.in_flight.as_ref().map_or_else(Instant::now, |commit| commit.started);
-            let impatient = since + self.context.options.patience;
-            // Without a commit or a flush under way nothing else would make room.
-            let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
-            tokio::select! {
-                biased;
-                result = committed(&mut self.in_flight), if self.in_flight.is_some() => {
-                    self.on_committed(result);
-                }
-                result = flushed(&mut self.flushing), if self.flushing.is_some() => {
-                    self.on_flushed(result);
-                }
-                // Nobody looks after a slot that ends as the house does after one that serves.
-                () = tokio::time::sleep_until(impatient.into()), if self.in_flight.is_some() => {
-                    self.check_patience();
-                }
-                next = mail.recv(), if has_room && !drained => match next {
-                    Some(next) if next.takes_time() && Instant::now() >= until => {
-                        next.refuse(Error::new(
-                            Code::Unavailable,
-                            "the slot moves or stops, and there was no time left for what waited; \
-                             nothing was kept",
-                        ));
-                    }
-                    Some(next) => self.take(next).await,
-                    None => drained = true,
-                },
-            }
-        }
-    }
-
-    /// Runs a guest's call while the commit in flight goes on.
-    pub(super) async fn beside_commits<T>(&mut self, call: impl Future<Output = T>) -> T {
-        tokio::pin!(call);
-        loop {
-            tokio::select! {
-                biased;
-                output = &mut call => return output,
-                result = committed(&mut self.in_flight), if self.in_flight.is_some() => {
-                    self.on_committed(result);
-                }
-            }
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-use super::*;
+use super::{queue::Line, *};
 use crate::plugin::{Failure, testkit};
 
 fn service(name: &str) -> ServiceName {
@@ -147,27 +147,6 @@ async fn too_many_are_refused() {
     let work = Work { service: Some(&service), begin: waiting, signal: &signal, future };
     let ran = lane.run(work, &mut |_| Poll::Pending, std::future::pending()).await;
     assert_eq!(ran.output, Some(Cut::Full));
-}
-
-/// A service whose calls are long may have a few first slices of the threads that serve, and again
-/// when some time has passed; another has all of its own.
-#[test]
-fn first_slices_are_rationed_by_service() {
-    let lane = Lane::new(1);
-    let (long, other) = (service("long"), service("other"));
-    let mut used = 0;
-    while lane.may_begin_here(&long) {
-        lane.used_a_slice(&long);
-        used += 1;
-        assert!(used < 1_000, "there is no end to them");
-    }
-    assert!(used >= limits::LONG_SLICES_MAX as usize);
-    assert!(lane.may_begin_here(&other));
-    lane.slices.lock().get_mut(&long).unwrap().at -= Duration::from_secs(10);
-    // Another's call finds out: the first may never be called again.
-    assert!(lane.may_begin_here(&other));
-    assert_eq!(lane.watched.load(Ordering::Relaxed), 0, "it is watched for ever");
-    assert!(lane.may_begin_here(&long));
 }
 
 /// A guest in a loop must leave the thread that serves after its first slice, end at its running

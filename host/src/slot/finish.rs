@@ -1,0 +1,98 @@
+//! How a slot ends in order: it takes no more mail, finishes what is there, and leaves nothing unflushed.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::{Position, Term, record::Record},
+    slot::{
+        Mail, Reply,
+        commits::committed,
+        flush::flushed,
+        task::{End, Task},
+    },
+};
+use std::{sync::atomic::Ordering, time::Instant};
+use tokio::sync::mpsc;
+
+impl Task {
+    /// Takes no more mail, finishes what is there, and leaves nothing unflushed.
+    pub(super) async fn finish(
+        &mut self,
+        mail: &mut mpsc::Receiver<Mail>,
+        release: bool,
+        reply: &mut Option<Reply<(Term, Position)>>,
+    ) -> Result<(Term, Position), Error> {
+        self.stats.stopping.store(true, Ordering::Relaxed);
+        // Whoever waits for the slot waits for its calls too.
+        self.stats.asked();
+        mail.close();
+        let asked = self.stats.asked_since().unwrap_or_else(Instant::now);
+        let until = asked + self.context.plugins.deadline().max(limits::STOP_DRAIN);
+        let mut drained = false;
+        let mut released = !release;
+        loop {
+            // In one batch with what came last, also behind a commit in flight: the next owner waits
+            // for it.
+            if drained && !released {
+                released = true;
+                self.building.push(Record::Release { node: self.context.node.clone() });
+            }
+            self.submit();
+            if let Some(error) = self.failed.take() {
+                let End::Failed(error) = self.fail(error) else { continue };
+                return Err(error);
+            }
+            let committed_all = self.in_flight.is_none() && !self.building.is_due();
+            if drained && committed_all {
+                // The next owner need not wait for what this node writes for itself.
+                if release && let Some(reply) = reply.take() {
+                    let _ = reply.send(Ok((self.term, self.position)));
+                }
+            }
+            if drained && committed_all && self.flushing.is_none() {
+                if self.unflushed.is_empty() {
+                    return Ok((self.term, self.position));
+                }
+                self.start_flush();
+                // In a cluster the store is a copy: whoever opens the slot next has the log.
+                if self.flushing.is_none() && self.context.cluster.is_some() {
+                    return Ok((self.term, self.position));
+                }
+                if self.flushing.is_none() {
+                    return Err(Error::new(
+                        Code::StorageUnavailable,
+                        "the state store takes no writes now; what was acknowledged is in the log",
+                    ));
+                }
+            }
+            let since = self.in_flight.as_ref().map_or_else(Instant::now, |commit| commit.started);
+            let impatient = since + self.context.options.patience;
+            // Without a commit or a flush under way nothing else would make room.
+            let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
+            tokio::select! {
+                biased;
+                result = committed(&mut self.in_flight), if self.in_flight.is_some() => {
+                    self.on_committed(result);
+                }
+                result = flushed(&mut self.flushing), if self.flushing.is_some() => {
+                    self.on_flushed(result);
+                }
+                // Nobody looks after a slot that ends as the house does after one that serves.
+                () = tokio::time::sleep_until(impatient.into()), if self.in_flight.is_some() => {
+                    self.check_patience();
+                }
+                next = mail.recv(), if has_room && !drained => match next {
+                    Some(next) if next.takes_time() && Instant::now() >= until => {
+                        next.refuse(Error::new(
+                            Code::Unavailable,
+                            "the slot moves or stops, and there was no time left for what waited; \
+                             nothing was kept",
+                        ));
+                    }
+                    Some(next) => self.take(next).await,
+                    None => drained = true,
+                },
+            }
+        }
+    }
+}

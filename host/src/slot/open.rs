@@ -1,0 +1,234 @@
+//! How a slot's task begins and ends: claims the slot, brings the store up to the claim, serves, and says
+//! why it could not.
+
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::{
+        Claim, Last, LogError, Term,
+        record::{Batch, Record},
+    },
+    names::SlotId,
+    slot::{
+        Ended, Mail, Order, Ownership, Reply, SlotContext, SlotStats,
+        batch::commit_error,
+        flush::{CatchUp, catch_up_alone, store_error},
+        relaxed_store,
+        task::{End, Task},
+    },
+    telemetry::{metrics, repeats},
+};
+use futures_util::FutureExt;
+use std::sync::{Arc, atomic::Ordering};
+use tokio::sync::{OwnedMutexGuard, mpsc};
+
+/// What a task needs to open its slot.
+pub(super) struct Open {
+    pub slot: SlotId,
+    pub ownership: Ownership,
+    pub context: Arc<SlotContext>,
+    /// Where the owner before has released it.
+    pub last: Option<Last>,
+    /// Is told when the slot is open, or why it can't be.
+    pub told: Option<Reply<Term>>,
+}
+
+/// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
+pub(super) async fn run(
+    open: Open,
+    mut mail: mpsc::Receiver<Mail>,
+    mut orders: mpsc::Receiver<Order>,
+    stats: Arc<SlotStats>,
+    mailbox: mpsc::WeakSender<Mail>,
+) {
+    let (slot, context, asked) = (open.slot, open.context.clone(), open.told.is_some());
+    let mut opened = open_while_wanted(open, stats.clone()).await;
+    if let Ok(task) = &mut opened {
+        task.mailbox = Some(mailbox);
+    }
+    let was_open = opened.is_ok();
+    let error = match opened {
+        Ok(mut task) => match task.serve(&mut mail, &mut orders).await {
+            End::Stop { release, mut reply } => {
+                match task.finish(&mut mail, release, &mut reply).await {
+                    Ok(at) => {
+                        stats.flushed.store(true, Ordering::Release);
+                        if let Some(reply) = reply {
+                            let _ = reply.send(Ok(at));
+                        }
+                        return;
+                    }
+                    Err(error) => {
+                        if let Some(reply) = reply {
+                            let _ = reply.send(Err(error.clone()));
+                        }
+                        error
+                    }
+                }
+            }
+            End::Failed(error) => error,
+        },
+        Err(error) => error,
+    };
+    metrics().slot_failures.increment(1);
+    if repeats::admit("slots stopped", error.code.as_str()) {
+        tracing::warn!(slot, %error, "slot stopped");
+    }
+    orders.close();
+    mail.close();
+    let readable = !was_open && has_whole_copy(slot, &context, &error).await;
+    while let Some(mail) = mail.recv().await {
+        match readable && mail.is_read() {
+            true => read_copy(slot, context.clone(), mail).await,
+            false => mail.refuse(error.clone()),
+        }
+    }
+    // Whoever asked for a slot that could not be opened has been told.
+    if let Some(cluster) = context.cluster.as_ref().filter(|_| was_open || !asked) {
+        let _ = cluster.ended.send(Ended { slot, error });
+    }
+}
+
+/// Whether reads can be answered although the slot can't be opened, for want of room to write the
+/// claim: nobody else writes to a slot of a node that stands alone, and the store has all of it.
+async fn has_whole_copy(slot: SlotId, context: &SlotContext, error: &Error) -> bool {
+    if context.cluster.is_some() || error.code != Code::StorageUnavailable {
+        return false;
+    }
+    let Ok(meta) = context.store.slot(slot) else { return false };
+    let tail = context.log.read(slot, meta.applied, limits::CATCH_UP_BYTES_MAX).await;
+    tail.is_ok_and(|tail| {
+        tail.iter().all(|logged| {
+            Batch::decode(&logged.batch).is_ok_and(|batch| {
+                batch.records.iter().all(|record| matches!(record, Record::Claim { .. }))
+            })
+        })
+    })
+}
+
+/// Takes one mail, a read, without having the slot: from what the store has.
+pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
+    let meta = match context.store.slot(slot) {
+        Ok(meta) => meta,
+        Err(error) => return mail.refuse(store_error(error)),
+    };
+    // Its own, which nobody waits for: nothing is written.
+    let owner = Arc::new(Ownership::default().lock().await);
+    let claim = Claim { term: meta.term, position: meta.applied };
+    let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta);
+    task.take(mail).await;
+}
+
+/// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
+/// task, which would keep its successors out.
+async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Error> {
+    let Open { slot, ownership, context, last, told } = open;
+    let open = async {
+        let owner = Arc::new(ownership.lock().await);
+        Task::open(slot, context, stats, owner, last).await
+    };
+    let Some(mut told) = told else { return open.await };
+    let given_up = || Error::new(Code::Unavailable, "the slot was not wanted any more");
+    let opened = tokio::select! {
+        biased;
+        () = told.closed() => return Err(given_up()),
+        opened = open => opened,
+    };
+    let term = opened.as_ref().map(|task| task.term).map_err(Clone::clone);
+    if told.send(term).is_err() && opened.is_ok() {
+        return Err(given_up());
+    }
+    opened
+}
+
+impl Task {
+    /// Claims the slot and brings the state store up to the claim. Where the owner before has said
+    /// what it wrote last, what came before the claim is read while the claim is on its way.
+    async fn open(
+        slot: SlotId,
+        context: Arc<SlotContext>,
+        stats: Arc<SlotStats>,
+        owner: Arc<OwnedMutexGuard<()>>,
+        last: Option<Last>,
+    ) -> Result<Self, Error> {
+        let claim = match last {
+            Some(last) => context.log.claim_after(slot, &context.node, last),
+            None => {
+                let claim = context.log.claim(slot, &context.node);
+                async move { Ok((claim.await?, false)) }.boxed()
+            }
+        };
+        let claim = tokio::time::timeout(context.options.patience, claim);
+        let behind = async {
+            match last {
+                Some(last) => {
+                    let until = CatchUp::To(last.position);
+                    catch_up_alone(slot, context.clone(), until, owner.clone()).await.ok()
+                }
+                None => None,
+            }
+        };
+        let (claim, caught_up) = tokio::join!(claim, behind);
+        let claim = claim.unwrap_or_else(|_| Err(LogError::Undecided("no answer".into())));
+        let (claim, follows) = claim.map_err(|e| match e {
+            LogError::Undecided(why) | LogError::Unavailable(why) => {
+                Error::new(Code::StorageUnavailable, format!("the slot can't be claimed: {why}"))
+            }
+            other => commit_error(&other),
+        })?;
+        let at = last.map(|last| last.position);
+        let caught_up = caught_up.filter(|meta| follows && Some(meta.applied) == at);
+        let (meta, unflushed) = match caught_up {
+            // All that is missing is the claim itself, which is in nobody's way.
+            Some(meta) => {
+                let records = vec![Record::Claim { node: context.node.clone() }];
+                let batch = Batch { slot, term: claim.term, attempt: 0, records };
+                (meta, vec![(claim.position, batch)])
+            }
+            None => {
+                let until = CatchUp::To(claim.position);
+                (catch_up_alone(slot, context.clone(), until, owner.clone()).await?, Vec::new())
+            }
+        };
+        // All of it is in the store: a slot that is only read must not pin the node's log.
+        if context.cluster.is_none()
+            && let Err(error) = context.log.trim(slot, meta.applied).await
+            && repeats::admit("logs were not trimmed", "slots")
+        {
+            tracing::warn!(slot, %error, "the log was not trimmed");
+        }
+        relaxed_store(&stats.term, claim.term);
+        relaxed_store(&stats.position, claim.position);
+        relaxed_store(&stats.applied, meta.applied);
+        relaxed_store(&stats.sessions, meta.sessions);
+        stats.show_active(&context.catalogue, &meta.active);
+        metrics().slot_starts.increment(1);
+        tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
+        let mut task = Self::new(slot, context, stats, owner, claim, meta);
+        task.unflushed = unflushed;
+        task.stats.dirty.store(!task.unflushed.is_empty(), Ordering::Relaxed);
+        if task.context.cluster.is_some() {
+            task.go_over_to_current();
+        }
+        task.stats.serving.store(true, Ordering::Release);
+        Ok(task)
+    }
+
+    /// Another node may have had the slot while its service was swapped, or in the middle of it.
+    fn go_over_to_current(&mut self) {
+        for service in self.context.catalogue.all() {
+            let current = self.active.get(&service.name);
+            let is_behind = current.is_none_or(|active| active.generation < service.generation);
+            // Sessions of a removed service of the same name are deleted first.
+            let waits =
+                !service.is_removed() && self.check_purged(&service.name, service.since).is_err();
+            // A slot that never ran the service has nothing to stop.
+            let is_new = current.is_none() && service.is_removed();
+            if is_behind && !waits && !is_new {
+                let record = service.activate();
+                self.active.insert(service.name.clone(), record.clone());
+                self.building.push(Record::Activate(record));
+            }
+        }
+    }
+}
