@@ -53,7 +53,7 @@ use parking_lot::Mutex;
 use removal::Purge;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -304,10 +304,11 @@ impl Node {
 
     /// What `/metrics` shows of the slots.
     pub fn snapshot(&self) -> Snapshot {
-        let deployed = self.context.catalogue.all();
+        let known = self.context.catalogue.all();
+        let deployed = known.iter().filter(|service| !service.is_removed());
         let mut snapshot = Snapshot {
             ready: self.ready().is_ok(),
-            deployed: deployed.iter().map(|service| service.name.clone()).collect(),
+            deployed: deployed.map(|service| service.name.clone()).collect(),
             clustered: self.cluster.is_some(),
             ..Snapshot::default()
         };
@@ -323,7 +324,10 @@ impl Node {
         let budget = self.context.plugins.budget();
         snapshot.memory_used = budget.bytes_used() as u64;
         snapshot.memory_max = budget.bytes_max() as u64;
-        for (service, _) in budget.services() {
+        // One that was removed a moment ago may have some in calls.
+        let holding = budget.services().into_iter().map(|(service, _)| service);
+        let all: BTreeSet<_> = snapshot.deployed.iter().cloned().chain(holding).collect();
+        for service in all {
             let memory = self.service_memory(&service);
             snapshot.instances += memory.instances;
             snapshot.services.push((service, memory));

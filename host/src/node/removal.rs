@@ -6,7 +6,7 @@
 //! are counted on from it, so that no record of the old service is taken for one of the new.
 
 use super::*;
-use std::{collections::HashSet, sync::atomic::AtomicBool};
+use std::{collections::BTreeSet, sync::atomic::AtomicBool};
 
 /// How far the sessions of a removed service are deleted, in the slots of this node.
 #[derive(Default)]
@@ -16,9 +16,13 @@ pub(super) struct Purge {
     deleted: AtomicU64,
     runs: AtomicBool,
     /// Slots without a session of it, each under the term in which that was seen.
-    clean: Mutex<HashSet<(SlotId, u64)>>,
+    clean: Mutex<Slots>,
     done: AtomicBool,
 }
+
+/// Slots of this node that may have sessions of a removed service, each with its term: a slot that moves
+/// here in the middle of a purge has another term.
+pub(super) type Slots = BTreeSet<(SlotId, u64)>;
 
 impl Purge {
     pub fn share(&self) -> PurgeShare {
@@ -27,6 +31,19 @@ impl Purge {
             deleted: self.deleted.load(Ordering::Relaxed),
             done: self.done.load(Ordering::Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+impl Purge {
+    pub fn runs(&self) -> bool {
+        self.runs.load(Ordering::Acquire)
+    }
+    pub fn forget_slot(&self, slot: SlotId) {
+        self.clean.lock().retain(|(known, _)| *known != slot);
+    }
+    pub fn has_seen(&self, slot: SlotId) -> bool {
+        self.clean.lock().iter().any(|(known, _)| *known == slot)
     }
 }
 
@@ -85,26 +102,40 @@ impl Node {
 
     /// Drops what this process keeps of a removed service, and starts to delete its sessions.
     pub(super) fn follow_removal(self: &Arc<Self>, service: &Arc<Service>) {
+        if service.since > 0 {
+            self.follow_removal_in(service, &self.purgeable());
+        }
+    }
+
+    /// As [`Self::follow_removal`], with the slots that this node has now. It is asked again and again
+    /// of every service that ever was removed: where nothing has changed it does nothing.
+    pub(super) fn follow_removal_in(self: &Arc<Self>, service: &Arc<Service>, slots: &Slots) {
+        if service.since == 0 {
+            return;
+        }
+        let (purge, is_new) = {
+            let mut purges = self.purges.lock();
+            let known = purges.entry(service.name.clone()).or_default();
+            let is_new = known.since < service.since;
+            if is_new {
+                *known = Arc::new(Purge { since: service.since, ..Purge::default() });
+            }
+            (known.clone(), is_new)
+        };
         if service.is_removed() {
             if let Some(swap) = self.swaps.lock().remove(&service.name) {
                 swap.supersede(service.generation);
             }
             self.current.lock().remove(&service.name);
-            let (plugins, name) = (self.context.plugins.clone(), service.name.clone());
-            tokio::task::spawn_blocking(move || plugins.pool().supersede(&name, REMOVED));
             self.past_swaps.forget(&service.name);
+            if is_new {
+                let (plugins, name) = (self.context.plugins.clone(), service.name.clone());
+                tokio::task::spawn_blocking(move || plugins.pool().supersede(&name, REMOVED));
+            }
         }
-        if service.since == 0 {
+        if purge.done.load(Ordering::Acquire) && *purge.clean.lock() == *slots {
             return;
         }
-        let purge = {
-            let mut purges = self.purges.lock();
-            let known = purges.entry(service.name.clone()).or_default();
-            if known.since < service.since {
-                *known = Arc::new(Purge { since: service.since, ..Purge::default() });
-            }
-            known.clone()
-        };
         if !purge.runs.swap(true, Ordering::AcqRel) {
             let (node, service) = (self.clone(), service.name.clone());
             tokio::spawn(async move {
@@ -157,17 +188,21 @@ impl Node {
         }
     }
 
-    /// The slots of this node that may have sessions of it, each with its term: a slot that moves here
-    /// in the middle of a purge has another term.
-    fn unpurged(&self, purge: &Purge) -> Vec<(SlotId, u64)> {
-        let slots: Vec<(SlotId, u64)> = match &self.cluster {
-            Some(_) => self.router.here(),
+    /// The slots of this node that may have sessions of a service that was removed.
+    pub(super) fn purgeable(&self) -> Slots {
+        match &self.cluster {
+            Some(_) => self.router.here().into_iter().collect(),
             // Nobody else has them: what is clean stays so.
             None => (0..self.router.slot_count()).map(|slot| (slot, 0)).collect(),
-        };
+        }
+    }
+
+    /// Those of them that were not seen to have none.
+    fn unpurged(&self, purge: &Purge) -> Vec<(SlotId, u64)> {
+        let slots = self.purgeable();
         let mut clean = purge.clean.lock();
         clean.retain(|known| slots.contains(known));
-        slots.into_iter().filter(|slot| !clean.contains(slot)).collect()
+        slots.difference(&clean).copied().collect()
     }
 
     async fn purge_slot(

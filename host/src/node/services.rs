@@ -358,9 +358,10 @@ impl Node {
     /// and whose own order was lost (it had too many waiting, or the plugin could not be had).
     pub(super) fn bring_stragglers(self: &Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
+        let slots = self.purgeable();
         for service in self.context.catalogue.all() {
             // Slots that came from another node may have sessions that were left there.
-            self.follow_removal(&service);
+            self.follow_removal_in(&service, &slots);
             if service.is_removed() {
                 continue;
             }

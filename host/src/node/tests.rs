@@ -312,6 +312,46 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     assert_eq!(fixture.node.stop(PATIENCE).await, 0);
 }
 
+/// A cluster asks this of every service that ever was removed, every few seconds: each would cost the
+/// node the more the longer it runs, and stay in what it tells of itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_was_removed_costs_nothing_later() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
+    fixture.send_to("x").await;
+    let shown = || {
+        let snapshot = fixture.node.snapshot();
+        let held = snapshot.services.iter().any(|(service, _)| *service == fixture.service);
+        (held, snapshot.deployed.contains(&fixture.service))
+    };
+    fixture.plugins.pool().sweep(Duration::ZERO);
+    assert_eq!(shown(), (true, true));
+    assert!(fixture.node.remove_service(&fixture.service, None).await.unwrap().done);
+    let removed = fixture.node.context.catalogue.get(&fixture.service).unwrap();
+    let purge = fixture.node.purges.lock().get(&fixture.service).unwrap().clone();
+    let forgotten = async {
+        while purge.runs() || shown() != (false, false) {
+            fixture.plugins.pool().sweep(Duration::ZERO);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, forgotten).await.expect("it is still shown");
+    for _ in 0..100 {
+        fixture.node.follow_removal(&removed);
+        assert!(!purge.runs(), "nothing has changed");
+    }
+    // A slot that comes back may have some.
+    purge.forget_slot(3);
+    fixture.node.follow_removal(&removed);
+    let seen_again = async {
+        while purge.runs() || !purge.has_seen(3) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, seen_again).await.expect("the slot was not looked at");
+    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+}
+
 /// A slot that did not hear of a removal, because its node was cut off, must not take what is in it
 /// for the new service's: the new one waits for that slot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

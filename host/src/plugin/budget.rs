@@ -164,12 +164,17 @@ impl Budget {
 
     /// The account of a service's instances.
     pub fn account(&self, service: &ServiceName) -> Account {
-        Account(self.service(service))
+        Account(self.services.lock().entry(service.clone()).or_default().clone())
     }
 
-    /// What the instances of a service hold; kept for every service that had one.
+    /// What the instances of a service hold.
     pub fn service(&self, service: &ServiceName) -> Arc<Usage> {
-        self.services.lock().entry(service.clone()).or_default().clone()
+        self.services.lock().get(service).cloned().unwrap_or_default()
+    }
+
+    /// Forgets services on whose behalf nobody can make an instance any more.
+    pub(super) fn forget_unused(&self) {
+        self.services.lock().retain(|_, usage| Arc::strong_count(usage) > 1);
     }
 
     pub fn services(&self) -> Vec<(ServiceName, Arc<Usage>)> {

@@ -184,7 +184,7 @@ impl Pool {
     }
 
     /// Drops what did nothing for `idle`, as far as sweeps have seen, and forgets deployments that
-    /// nobody uses. Unmapping takes time: not for a thread that serves.
+    /// nobody uses, and services without any. Unmapping takes time: not for a thread that serves.
     pub fn sweep(&self, idle: Duration) {
         let mut dropped = Vec::new();
         let mut services = self.services.write();
@@ -211,6 +211,7 @@ impl Pool {
         drop(services);
         metrics().instances_idle.increment(dropped.len() as u64);
         drop(dropped);
+        self.budget.forget_unused();
     }
 
     /// Drops idle instances that hold `bytes` and `maps` together, the least recently used first; fewer

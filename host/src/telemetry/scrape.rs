@@ -1,6 +1,6 @@
 //! Metrics that are read when someone asks, rather than kept up to date on the way of a message.
 
-use super::metrics::Metric;
+use super::{metrics::Metric, services};
 use crate::{
     buffers,
     names::{ServiceName, SlotId},
@@ -127,13 +127,7 @@ pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(Stri
     let running = snapshots.iter().map(|s| s.mailboxes.len() as u64).sum();
     let sum = |of: fn(&Snapshot) -> u64| one(snapshots.iter().map(of).sum());
     let ready = !snapshots.is_empty() && snapshots.iter().all(|s| s.ready);
-    let mut services: BTreeMap<&ServiceName, ServiceMemory> = BTreeMap::new();
-    for (service, memory) in snapshots.iter().flat_map(|s| &s.services) {
-        let sum = services.entry(service).or_default();
-        sum.instances += memory.instances;
-        sum.bytes += memory.bytes;
-        sum.code_bytes = sum.code_bytes.max(memory.code_bytes);
-    }
+    let services = by_label(snapshots.iter().flat_map(|s| &s.services), services::label);
     let by_service = |of: fn(&ServiceMemory) -> Option<u64>| -> Vec<(String, u64)> {
         let values = services.iter().map(|(service, memory)| (service, of(memory)));
         values.filter_map(|(service, value)| Some((service.to_string(), value?))).collect()
@@ -163,6 +157,30 @@ pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(Stri
     SCRAPED.iter().zip(values).filter(|(_, values)| !values.is_empty()).collect()
 }
 
+/// As many series as services have for what is counted of them.
+fn by_label<'a>(
+    services: impl Iterator<Item = &'a (ServiceName, ServiceMemory)>,
+    label: impl Fn(&'a ServiceName) -> &'a str,
+) -> BTreeMap<&'a str, ServiceMemory> {
+    // The nodes of a process have code in common.
+    let mut all: BTreeMap<&ServiceName, ServiceMemory> = BTreeMap::new();
+    for (service, memory) in services {
+        let sum = all.entry(service).or_default();
+        sum.instances += memory.instances;
+        sum.bytes += memory.bytes;
+        sum.code_bytes = sum.code_bytes.max(memory.code_bytes);
+    }
+    let mut labelled: BTreeMap<&str, ServiceMemory> = BTreeMap::new();
+    for (service, memory) in all {
+        let sum = labelled.entry(label(service)).or_default();
+        sum.instances += memory.instances;
+        sum.bytes += memory.bytes;
+        let code_bytes = [sum.code_bytes, memory.code_bytes].into_iter().flatten();
+        sum.code_bytes = code_bytes.reduce(|a, b| a + b);
+    }
+    labelled
+}
+
 fn one(value: u64) -> Vec<(String, u64)> {
     vec![(String::new(), value)]
 }
@@ -185,4 +203,27 @@ pub(super) fn started() -> u64 {
     *STARTED.get_or_init(|| {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As with what is counted: a node with thousands of services would answer each scrape with
+    /// thousands of series.
+    #[test]
+    fn services_without_series_of_their_own_are_added_up() {
+        let memory =
+            |of: u64| ServiceMemory { instances: of, bytes: 10 * of, code_bytes: Some(of) };
+        let name = |name: &str| ServiceName::parse(name).unwrap();
+        // "own" is on two nodes, which share its code.
+        let all = [("own", 1), ("a", 2), ("own", 1), ("b", 4)];
+        let all = all.map(|(service, of)| (name(service), memory(of)));
+        let label = |service: &'static str| if service == "own" { service } else { "other" };
+        let all: &'static [(ServiceName, ServiceMemory)] = Box::leak(Box::new(all));
+        let shown = by_label(all.iter(), |service| label(service.as_str()));
+        let shown: Vec<_> =
+            shown.into_iter().map(|(l, m)| (l, m.instances, m.bytes, m.code_bytes)).collect();
+        assert_eq!(shown, [("other", 6, 60, Some(6)), ("own", 2, 20, Some(1))]);
+    }
 }

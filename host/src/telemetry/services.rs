@@ -158,6 +158,10 @@ impl Services {
         all.entry(service.clone()).or_insert_with(ServiceMetrics::new).clone()
     }
 
+    fn label<'a>(&self, service: &'a ServiceName) -> &'a str {
+        if self.own.lock().contains_key(service) { service.as_str() } else { OTHER }
+    }
+
     /// Ends the series of services that are not among the deployed ones, and begins those of
     /// services that nobody has used yet, for which there is room.
     fn follow(&self, deployed: &BTreeSet<&ServiceName>) {
@@ -203,6 +207,11 @@ impl Services {
 /// has no series yet gets none by this: anybody can ask for any name.
 pub fn failed(service: &ServiceName, code: Code) {
     SERVICES.failed(service, code);
+}
+
+/// The label of a service's series: its name, or that of all which have none of their own.
+pub(super) fn label(service: &ServiceName) -> &str {
+    SERVICES.label(service)
 }
 
 /// Series of services that the node does not have end, those of all others begin.
