@@ -11,6 +11,7 @@ use crate::{
     names::{ServiceName, SessionId, SessionKey, SlotId},
     plugin::Digest,
     position::Incarnation,
+    slot::{Purpose, gone},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -96,12 +97,9 @@ impl Future for Pending {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Self::Output> {
         let answer = match &mut self.way {
-            Way::Here(answer) => Pin::new(answer).poll(cx).map(|r| {
-                r.unwrap_or_else(|_| Err(Error::new(
-                    crate::error::Code::OutcomeUnknown,
-                    "the slot stopped before the message was decided; repeat it with the same idempotency key",
-                )))
-            }),
+            Way::Here(answer) => {
+                Pin::new(answer).poll(cx).map(|r| r.unwrap_or_else(|_| Err(gone(Purpose::Message))))
+            }
             Way::Around(answer) => answer.as_mut().poll(cx),
         };
         if let (std::task::Poll::Ready(Err(error)), Some(service)) = (&answer, &self.service) {

@@ -11,7 +11,7 @@ use crate::{
     node_types::{Consistency, Incoming, ReadBy},
     router::Place,
     rpc::{Handler, Request, Response},
-    slot::{Mail, Reply},
+    slot::{Mail, Purpose, Reply, gone},
 };
 use bytes::Bytes;
 use futures_util::{
@@ -79,10 +79,8 @@ impl Handler for LateHandler {
             }
             Request::Delete { key } => {
                 let slot = cluster.router.slot_of(&key);
-                // It may have been kept: who asked must not ask again by himself.
-                let gone = Error::new(Code::OutcomeUnknown, "the slot stopped");
                 let mail = |reply| Mail::Delete { key, reply };
-                cluster.deliver(slot, mail, |()| Response::Deleted, gone, |_| {})
+                cluster.deliver(slot, mail, |()| Response::Deleted, Purpose::Delete, |_| {})
             }
             Request::Sessions { slots, service, prefix, after, limit, pinned } => {
                 let Some(&slot) = slots.first() else {
@@ -103,9 +101,8 @@ impl Handler for LateHandler {
             }
             Request::Operate { key, operation } => {
                 let slot = cluster.router.slot_of(&key);
-                // Who asked may ask again: it is carried out once.
                 let mail = |reply| Mail::Operate { key, operation, reply };
-                cluster.local(slot, mail, Response::Sent)
+                cluster.deliver(slot, mail, Response::Sent, Purpose::Operation, |_| {})
             }
             Request::Slots => ready(Ok(Response::Slots(teller.slots()))).boxed(),
             Request::Control(words) => {
@@ -136,7 +133,7 @@ impl Cluster {
             slot,
             |reply| Mail::Message { key, message, reply },
             Response::Sent,
-            Error::new(Code::OutcomeUnknown, "the slot stopped"),
+            Purpose::Message,
             move |this| this.forwarder.refused().add(&from, slot, lane),
         )
     }
@@ -148,19 +145,17 @@ impl Cluster {
         mail: impl FnOnce(Reply<T>) -> Mail,
         response: impl FnOnce(T) -> Response + Send + 'static,
     ) -> Handled {
-        let gone = Error::new(Code::Unavailable, "the slot stopped");
-        self.deliver(slot, mail, response, gone, |_| {})
+        self.deliver(slot, mail, response, Purpose::Read, |_| {})
     }
 
     /// Puts mail into a slot's mailbox before it returns; where the slot is not here, or leaves
-    /// under it, says where it went. `turned_away` is called first then; `gone` is the answer of a
-    /// task that ended without one.
+    /// under it, says where it went. `turned_away` is called first then.
     fn deliver<T: Send + 'static>(
         &self,
         slot: SlotId,
         mail: impl FnOnce(Reply<T>) -> Mail,
         response: impl FnOnce(T) -> Response + Send + 'static,
-        gone: Error,
+        asked: Purpose,
         turned_away: impl FnOnce(&Self) + Send + 'static,
     ) -> Handled {
         let (reply, answer) = oneshot::channel();
@@ -172,7 +167,7 @@ impl Cluster {
             Ok(true) => {
                 let me = self.me.clone();
                 async move {
-                    match answer.await.unwrap_or(Err(gone)) {
+                    match answer.await.unwrap_or_else(|_| Err(gone(asked))) {
                         Ok(value) => Ok(response(value)),
                         Err(error) => match me.upgrade() {
                             Some(this) if error.code == Code::Fenced => {

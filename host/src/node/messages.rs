@@ -3,7 +3,6 @@
 use super::*;
 use crate::{
     buffers::{self, Kind},
-    router::forward::undecided_delete,
     telemetry::services,
 };
 
@@ -187,16 +186,7 @@ impl Node {
         }
         let (reply, answer) = oneshot::channel();
         self.router.deliver(slot, mail(reply))?;
-        answer.await.unwrap_or_else(|_| {
-            Err(match request() {
-                Request::Delete { .. } => undecided_delete(),
-                Request::Operate { .. } => Error::new(
-                    Code::OutcomeUnknown,
-                    "the slot stopped before it was decided; look at the session's history",
-                ),
-                _ => Error::new(Code::Unavailable, "the slot stopped before it answered"),
-            })
-        })
+        answer.await.unwrap_or_else(|_| Err(gone(Purpose::by(&request()))))
     }
 
     /// Merges the slots' listings: a heap over one small page a slot, refilled as it is used up.
@@ -277,8 +267,7 @@ impl Node {
             return self.ask(slot, mail, request, pick).await;
         }
         let store = &*self.context.store;
-        let found = read::stored(store, slot, service, prefix, after, limit, pinned);
-        let found = found.map_err(unreadable)?;
+        let found = read::stored(store, slot, service, prefix, after, limit, pinned)?;
         Ok(read::infos(&self.context.catalogue, slot, service, found.into_iter()))
     }
 }

@@ -42,7 +42,10 @@ use crate::{
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
         swap::Swap,
     },
-    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, now_ms, read},
+    slot::{
+        Activation, ClusterContext, Mail, Order, Purpose, SlotContext, SlotOptions, gone, now_ms,
+        read,
+    },
     state::snapshot::Snapshots,
     storage::{DataDir, Health},
     telemetry::Snapshot,
@@ -385,11 +388,6 @@ impl Node {
         let _ = tokio::time::timeout(grace, all).await;
         late - stopped
     }
-}
-
-/// The store could not be read.
-fn unreadable(error: crate::state::StateError) -> Error {
-    Error::new(Code::StorageUnavailable, error.to_string())
 }
 
 impl Teller for Node {

@@ -87,17 +87,14 @@ impl Node {
     /// Whether there was anything to reset.
     async fn reset_slot(&self, slot: SlotId) -> Result<bool, Error> {
         if self.router.rests(slot)? {
-            let meta = self.context.store.slot(slot);
-            let meta = meta.map_err(unreadable)?;
-            if meta.sessions == 0 {
+            if self.context.store.slot(slot)?.sessions == 0 {
                 return Ok(false);
             }
         }
         loop {
             let (reply, left) = oneshot::channel();
             self.router.deliver(slot, Mail::Reset { reply })?;
-            let stopped = || Err(Error::new(Code::Unavailable, "the slot stopped meanwhile"));
-            if !left.await.unwrap_or_else(|_| stopped())? {
+            if !left.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))? {
                 return Ok(true);
             }
         }

@@ -219,8 +219,7 @@ impl Node {
             } else if !self.router.mail_here(slot, mail)? {
                 return Ok(());
             }
-            let gone = |_| Err(Error::new(Code::Unavailable, "the slot stopped"));
-            let purged = purged.await.unwrap_or_else(gone)?;
+            let purged = purged.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))?;
             purge.deleted.fetch_add(purged.deleted, Ordering::Relaxed);
             if !purged.left {
                 return Ok(());
@@ -244,12 +243,12 @@ impl Node {
             return Ok(true);
         }
         let store = &self.context.store;
-        let meta = store.slot(slot).map_err(unreadable)?;
+        let meta = store.slot(slot)?;
         Ok(match meta.active.get(service) {
             None => false,
             Some(active) if active.generation < since => true,
             Some(active) if active.deployment == REMOVED => {
-                !store.sessions(slot, service, "", None, 1).map_err(unreadable)?.is_empty()
+                !store.sessions(slot, service, "", None, 1)?.is_empty()
             }
             Some(_) => false,
         })

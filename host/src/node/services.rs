@@ -422,8 +422,7 @@ impl Node {
         }
         let mut behind: HashMap<ServiceName, u32> = HashMap::new();
         for slot in 0..self.router.slot_count() {
-            let meta = self.context.store.slot(slot);
-            let meta = meta.map_err(|e| Error::internal(e.to_string()))?;
+            let meta = self.context.store.slot(slot)?;
             for service in &services {
                 let current = meta.active.get(&service.name);
                 if current.is_none_or(|active| active.generation < service.generation) {

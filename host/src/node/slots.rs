@@ -59,8 +59,7 @@ impl Node {
                 plugins,
             });
         }
-        let meta = self.context.store.slot(slot);
-        let meta = meta.map_err(unreadable)?;
+        let meta = self.context.store.slot(slot)?;
         let catalogue = &self.context.catalogue;
         let label = |a: &crate::log::record::Activate| catalogue.label(&a.service, a.deployment);
         let active = meta.active.values().filter(|active| active.deployment != REMOVED);
@@ -88,9 +87,7 @@ impl Node {
         }
         let (reply, drained) = oneshot::channel();
         self.router.order(slot, Order::Stop { release: true, reply }).await?;
-        let (term, position) = drained.await.unwrap_or_else(|_| {
-            Err(Error::new(Code::Unavailable, "the slot stopped while it drained"))
-        })?;
+        let (term, position) = drained.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))?;
         Ok(Drained { slot, term, position, to: self.name.clone() })
     }
 

@@ -81,11 +81,11 @@ impl Node {
                         all.entry(id).or_default().add(count);
                     }
                 }
-                Ok(all)
+                Ok::<_, Error>(all)
             };
             let counted = tokio::task::spawn_blocking(count).await;
             let counted = counted.map_err(|e| Error::internal(format!("counting failed: {e}")))?;
-            counted.map_err(unreadable)
+            counted
         }
     }
 

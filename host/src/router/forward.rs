@@ -16,7 +16,7 @@ use crate::{
     names::{SessionKey, SlotId},
     node_types::{Incoming, Pending, Sent},
     rpc::{PeerError, Peers, Request, Response},
-    slot::{Mail, Reply},
+    slot::{Mail, Purpose, Reply, gone},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -219,7 +219,10 @@ impl Forwarder {
         request: impl Fn() -> Request,
         pick: impl Fn(Response) -> Option<T>,
     ) -> Result<T, Error> {
-        let once = matches!(request(), Request::Delete { .. });
+        let asked = Purpose::by(&request());
+        // What may have been kept by an attempt whose answer is lost: a later one may be refused for
+        // reasons that say nothing of the first.
+        let mut doubtful = false;
         let deadline = Instant::now() + self.deadline;
         let mut backoff = Backoff::default();
         loop {
@@ -227,7 +230,7 @@ impl Forwarder {
             if place == Place::UNKNOWN {
                 let (reply, answer) = oneshot::channel();
                 if self.router.read_copy(slot, || mail(reply)) {
-                    return answer.await.unwrap_or_else(|_| Err(stopped()));
+                    return answer.await.unwrap_or_else(|_| Err(gone(asked)));
                 }
             }
             let trouble = match place {
@@ -236,12 +239,19 @@ impl Forwarder {
                     match self.router.try_deliver(slot, mail(reply))? {
                         Ok(Ok(())) => match answer.await {
                             Ok(Err(error)) if is_elsewhere(&error) => error,
-                            Ok(answer) => return answer,
-                            Err(_) if once => {
-                                return Err(undecided_delete());
+                            Ok(Err(error)) if may_ask_again(asked, &error) => {
+                                doubtful = true;
+                                error
                             }
-                            Err(_) => stopped(),
+                            Ok(answer) => return answer,
+                            // One that is done twice could take a session that was made anew.
+                            Err(_) if asked == Purpose::Delete => return Err(gone(asked)),
+                            Err(_) => {
+                                doubtful |= asked == Purpose::Operation;
+                                gone(asked)
+                            }
                         },
+                        Ok(Err(full)) if doubtful => full,
                         Ok(Err(full)) => return Err(full),
                         Err(_) => stopped(),
                     }
@@ -255,18 +265,41 @@ impl Forwarder {
                                 Error::internal(format!("node {peer} answered something else"))
                             });
                         }
+                        Err(PeerError::Refused(error)) if may_ask_again(asked, &error) => {
+                            doubtful = true;
+                            error
+                        }
+                        Err(PeerError::Refused(full))
+                            if doubtful && full.code == Code::MailboxFull =>
+                        {
+                            full
+                        }
                         Err(PeerError::Refused(error)) if !is_elsewhere(&error) => {
                             return Err(error);
                         }
-                        // A delete that is done twice could take a session that was made anew.
-                        Err(error @ PeerError::Broken { .. }) if once => {
+                        // As above.
+                        Err(error @ PeerError::Broken { .. }) if asked == Purpose::Delete => {
                             return Err(Error::new(Code::OutcomeUnknown, error.to_string()));
                         }
-                        Err(error) => Error::new(Code::Unavailable, error.to_string()),
+                        Err(error) => {
+                            let broke = matches!(error, PeerError::Broken { .. });
+                            doubtful |= broke && asked == Purpose::Operation;
+                            Error::new(Code::Unavailable, error.to_string())
+                        }
                     },
                 },
             };
-            self.wait(slot, &mut backoff, deadline, trouble).await?;
+            let undecided = doubtful.then(|| {
+                Error::new(
+                    Code::OutcomeUnknown,
+                    format!(
+                        "it is not known whether it was done; look at the session's history: {}",
+                        trouble.detail
+                    ),
+                )
+            });
+            let waited = self.wait(slot, &mut backoff, deadline, trouble).await;
+            waited.map_err(|given_up| undecided.unwrap_or(given_up))?;
         }
     }
 
@@ -439,6 +472,8 @@ impl Journey {
             self.ticket.returned(self.attempt);
             self.doubtful |= trouble.doubtful;
             let told = match self.doubtful {
+                // It says so itself.
+                true if trouble.error.code == Code::OutcomeUnknown => trouble.error,
                 true => Error::new(
                     Code::OutcomeUnknown,
                     format!(
@@ -468,10 +503,7 @@ impl Journey {
                 Ok(Err(error)) => self.classify(error),
                 Ok(sent) => Ok(sent),
                 Err(_) => {
-                    let error = Error::new(
-                        Code::OutcomeUnknown,
-                        "the slot stopped before the message was decided",
-                    );
+                    let error = gone(Purpose::Message);
                     match has_key {
                         true => Err(Trouble { error, doubtful: true, moved: false }),
                         false => Ok(Err(error)),
@@ -530,9 +562,9 @@ fn is_of_handler(error: &Error) -> bool {
     )
 }
 
-/// Of a slot that ended with a delete: it may have been kept.
-pub fn undecided_delete() -> Error {
-    Error::new(Code::OutcomeUnknown, "the slot stopped before the delete was decided")
+/// It may have been kept, and is carried out once however often it comes.
+fn may_ask_again(asked: Purpose, error: &Error) -> bool {
+    asked == Purpose::Operation && error.code == Code::OutcomeUnknown
 }
 fn stopped() -> Error {
     Error::new(Code::Unavailable, "the slot is being opened")

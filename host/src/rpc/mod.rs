@@ -37,7 +37,7 @@ pub use link::LinkStatus;
 use crate::{
     cluster::member::{Member, Members},
     discovery::Found,
-    error::Error,
+    error::{Code, Error},
     log::{Position, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, History, Incoming, Range, Sent, SessionInfo, SlotInfo, Subscribed},
@@ -112,6 +112,20 @@ impl Request {
             Self::Message { .. } | Self::Delete { .. } | Self::Operate { .. } | Self::Control(_)
         )
     }
+}
+
+/// What the error begins with of a node that can't read a request. Never another text: a later version
+/// tells by it that the node is of one before ([`is_undecoded`]).
+const UNDECODED: &str = "the request does not decode";
+
+/// The answer to a request that does not decode.
+pub(crate) fn undecoded(why: &str) -> Error {
+    Error::internal(format!("{UNDECODED}: {why}"))
+}
+
+/// Whether a peer could not read the request: it is of a version that does not know such requests.
+pub fn is_undecoded(error: &Error) -> bool {
+    error.code == Code::Internal && error.detail.starts_with(UNDECODED)
 }
 
 /// What a peer answers, one for each [`Request`].

@@ -197,8 +197,7 @@ impl<'a> Serving<'a> {
                 if repeats::admit("a peer's request does not decode", &self.name) {
                     tracing::warn!(peer = %self.name, "a peer's request does not decode: {why}");
                 }
-                let error = Error::internal(format!("the request does not decode: {why}"));
-                return self.answer(id, Err(error));
+                return self.answer(id, Err(super::undecoded(&why)));
             }
         };
         self.served += 1;

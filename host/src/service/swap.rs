@@ -2,14 +2,14 @@
 //! record in its own log.
 
 use crate::{
-    error::{Code, Error},
+    error::Error,
     limits,
     log::record::Activate,
-    names::SlotId,
+    names::{ServiceName, SlotId},
     node_types::{SwapInfo, SwapShare, quantile},
     router::{Place, Router},
-    slot::{Activation, Order, now_ms},
-    telemetry::metrics,
+    slot::{Activation, Order, Purpose, gone, now_ms},
+    telemetry::{metrics, repeats},
 };
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -147,12 +147,26 @@ impl Swap {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(slot, %error, "a slot did not go over; trying again");
+                    self.tell_of_retry(&activation.record.service, slot, &error);
                     self.progress.lock().errors.insert(slot, error.to_string());
                 }
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
+        }
+    }
+
+    /// All slots of a node may fail for one reason, again and again.
+    fn tell_of_retry(&self, service: &ServiceName, slot: SlotId, error: &Error) {
+        if repeats::admit("a slot did not go over", service) {
+            tracing::warn!(
+                %service,
+                from = self.from.as_deref(),
+                to = %self.to,
+                slot,
+                %error,
+                "a slot did not go over; trying again"
+            );
         }
     }
 
@@ -229,6 +243,49 @@ async fn activate(
 ) -> Result<Duration, Error> {
     let (reply, moved) = oneshot::channel();
     router.order(slot, Order::Activate { activation: activation.clone(), reply }).await?;
-    let gone = |_| Err(Error::new(Code::Unavailable, "the slot stopped"));
-    moved.await.unwrap_or_else(gone)
+    moved.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use std::io::{self, Write};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Five hundred slots that can't go over try every two seconds: they would fill the disk with
+    /// lines that do not say what is to be mended.
+    #[test]
+    fn slots_that_can_not_go_over_say_so_a_few_times_and_of_what() {
+        let lines = Lines::default();
+        let written = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone());
+        let service = ServiceName::parse("stuck-in-a-swap").unwrap();
+        let swap = Swap::new(2, Some("1.0.0+ab".into()), "2.0.0+cd".into(), (0..512).collect());
+        tracing::subscriber::with_default(log.finish(), || {
+            for slot in 0..512 {
+                let error = Error::new(Code::StorageUnavailable, "no room");
+                swap.tell_of_retry(&service, slot, &error);
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let told: Vec<&str> =
+            text.lines().filter(|line| line.contains("did not go over")).collect();
+        assert_eq!(told.len(), limits::REPEATS_LOGGED_MAX as usize, "{text}");
+        for part in ["service=stuck-in-a-swap", "1.0.0+ab", "to=2.0.0+cd", "slot=0", "no room"] {
+            assert!(told[0].contains(part), "{part}: {}", told[0]);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     position::Incarnation,
     service::takeover::{Migrate, takes_over},
     slot::{
-        Reply, calls::Done, flush::store_error, now_ms, overlay::Transaction, session::Session,
+        Reply, calls::Done, now_ms, overlay::Transaction, session::Session,
         task::Task,
     },
     telemetry::repeats,
@@ -182,7 +182,7 @@ impl Task {
         let number = session.head.session_number;
         let remembered = match session.remembered.get(id) {
             Some(remembered) => Some(*remembered),
-            None => self.context.store.remembered(self.slot, number, id).map_err(store_error)?,
+            None => self.context.store.remembered(self.slot, number, id)?,
         };
         let Some(remembered) = remembered else { return Ok(None) };
         if remembered.fingerprint != fingerprint {
@@ -198,7 +198,7 @@ impl Task {
             Some(entry) => entry.clone(),
             None => {
                 let found = self.context.store.history(self.slot, number, remembered.seq - 1, 1, 0);
-                let found = found.map_err(store_error)?.into_iter().next();
+                let found = found?.into_iter().next();
                 found.ok_or_else(|| {
                     Error::internal(format!("message {} is missing from history", remembered.seq))
                 })?

@@ -4,7 +4,7 @@ use crate::{
     error::Error,
     limits,
     names::{ServiceName, SessionKey},
-    slot::{flush::store_error, session::Session, task::Task},
+    slot::{session::Session, task::Task},
 };
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ impl Task {
             self.uncount(session.footprint());
             return Ok(session);
         }
-        let head = self.context.store.head(self.slot, key).map_err(store_error)?;
+        let head = self.context.store.head(self.slot, key)?;
         Ok(Box::new(Session::new(key.clone(), head.unwrap_or_default())))
     }
 

@@ -9,8 +9,7 @@ use crate::{
     plugin::{self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, Work},
     service::Deployment,
     slot::{
-        Mail, SlotStats, commits::committed, flush::store_error, overlay::Transaction,
-        session::Session, task::Task,
+        Mail, SlotStats, commits::committed, overlay::Transaction, session::Session, task::Task,
     },
     telemetry::{repeats, services::Called},
 };
@@ -322,7 +321,7 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
             Code::PluginLimit,
             format!("plugin {label} passed a limit, nothing it did was kept: {what}"),
         ),
-        Failure::Store(error) => return store_error(error),
+        Failure::Store(error) => return error.into(),
         Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
         Failure::NoInstance(why) => return unavailable(label, why),
         Failure::Cut(Cut::Full) => Error::new(

@@ -91,7 +91,7 @@ impl Task {
             Ok(flushed) => flushed,
             Err(error) => {
                 // The batches are in the log: the next task replays them from there.
-                self.failed = Some(store_error(error));
+                self.failed = Some(error.into());
                 return;
             }
         };
@@ -238,7 +238,7 @@ async fn catch_up(
     until: CatchUp,
     mut waiter: oneshot::Receiver<()>,
 ) -> Result<SlotMeta, Error> {
-    let mut meta = context.store.slot(slot).map_err(store_error)?;
+    let mut meta = context.store.slot(slot)?;
     let prepares = matches!(until, CatchUp::Now);
     let mut restored = false;
     let (mut short_pages, mut last_pages) = (0, 0);
@@ -331,7 +331,7 @@ fn replay(
             let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
             changes.fold(&mut meta, logged.position, batch);
         }
-        store.apply(slot, changes, &meta).map_err(store_error)?;
+        store.apply(slot, changes, &meta)?;
     }
     Ok(meta)
 }
@@ -344,13 +344,4 @@ pub enum CatchUp {
     /// To what is there now, but for the little that comes meanwhile; not further when nobody
     /// waits for it.
     Now,
-}
-
-pub(super) fn store_error(error: StateError) -> Error {
-    match error {
-        StateError::Unavailable(why) => {
-            Error::new(Code::StorageUnavailable, format!("the state store failed: {why}"))
-        }
-        StateError::Corrupt(why) => Error::internal(format!("the state store is damaged: {why}")),
-    }
 }

@@ -11,6 +11,7 @@ mod calls;
 mod commits;
 mod finish;
 pub mod flush;
+mod gone;
 mod long;
 pub mod open;
 mod operate;
@@ -23,6 +24,8 @@ pub mod subscribers;
 pub mod task;
 #[cfg(test)]
 mod tests;
+
+pub use gone::{Purpose, gone};
 
 use crate::{
     cluster::registry::Registry,

@@ -12,7 +12,7 @@ use crate::{
     slot::{
         Ended, Mail, Order, Ownership, Reply, SlotContext, SlotStats,
         batch::commit_error,
-        flush::{CatchUp, catch_up_alone, store_error},
+        flush::{CatchUp, catch_up_alone},
         relaxed_store,
         task::{End, Task},
     },
@@ -110,7 +110,7 @@ async fn has_whole_copy(slot: SlotId, context: &SlotContext, error: &Error) -> b
 pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
     let meta = match context.store.slot(slot) {
         Ok(meta) => meta,
-        Err(error) => return mail.refuse(store_error(error)),
+        Err(error) => return mail.refuse(error.into()),
     };
     // Its own, which nobody waits for: nothing is written.
     let owner = Arc::new(Ownership::default().lock().await);

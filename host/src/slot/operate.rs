@@ -14,7 +14,6 @@ use crate::{
     slot::{
         Reply,
         apply::{self, new_record, no_session},
-        flush::store_error,
         now_ms,
         overlay::Transaction,
         read::info,
@@ -365,7 +364,7 @@ fn invalid(detail: String) -> Error {
 fn refused(fault: StateFault) -> Error {
     match fault {
         StateFault::Limit(what) => invalid(what),
-        StateFault::Store(error) => store_error(error),
+        StateFault::Store(error) => error.into(),
         StateFault::ReadOnly => Error::internal(fault.to_string()),
     }
 }

@@ -11,10 +11,7 @@ use crate::{
     },
     position::Incarnation,
     service::Catalogue,
-    slot::{
-        Reply, apply::no_session, flush::store_error, session::Session, subscribers::published,
-        task::Task,
-    },
+    slot::{Reply, apply::no_session, session::Session, subscribers::published, task::Task},
     state::{StateError, StateStore, deleted},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -124,7 +121,7 @@ impl Task {
         let hidden = cached.iter().filter(|s| !shows(s)).count();
         let (slot, store) = (self.slot, &self.context.store);
         let stored = stored(&**store, slot, service, prefix, after, limit + hidden, pinned);
-        let stored = stored.map_err(store_error)?;
+        let stored = stored?;
         let mut heads: BTreeMap<SessionId, Option<Head>> =
             stored.into_iter().map(|(id, head)| (id, Some(head))).collect();
         for session in cached {
@@ -148,7 +145,7 @@ impl Task {
         if after.saturating_add(1) < recent_from {
             let number = session.head.session_number;
             let stored = self.context.store.history(self.slot, number, after, limit, bytes_max);
-            entries = stored.map_err(store_error)?;
+            entries = stored?;
             // A flush may have brought the store further than the cache knows.
             entries.retain(|entry| entry.seq < recent_from);
         }
@@ -189,7 +186,7 @@ impl Task {
             let (number, limit) = (session.head.session_number, limit - entries.len());
             let store = &self.context.store;
             let stored = store.history_back(self.slot, number, before, limit, bytes_max - bytes);
-            entries.extend(stored.map_err(store_error)?);
+            entries.extend(stored?);
         }
         entries.reverse();
         Ok(entries)
@@ -202,7 +199,7 @@ impl Task {
             return Ok(true);
         }
         for generation in deleted::generations(self.next_session) {
-            let found = self.context.store.get(self.slot, generation, &row).map_err(store_error)?;
+            let found = self.context.store.get(self.slot, generation, &row)?;
             if found.is_some() {
                 return Ok(true);
             }

@@ -1,7 +1,12 @@
 //! Nodes that can't do what is theirs, and moves that do not come to their end.
 
 use super::*;
-use crate::service::catalogue::Service;
+use crate::{
+    operator::{Action, Entered, Operation},
+    rpc::{Request, Response},
+    service::catalogue::Service,
+    slot::Mail,
+};
 use std::sync::atomic::AtomicUsize;
 
 impl World {
@@ -202,4 +207,57 @@ async fn a_message_that_is_sent_on_and_on_pauses() {
     assert!(sent.is_err(), "nobody has the slot");
     // By the back-off some ten; without it tens of thousands.
     assert!((2..200).contains(&asked()), "asked {} times", asked());
+}
+
+/// Takes the first request, and breaks before it answers; then it can't be reached any more.
+#[derive(Default)]
+struct Breaks(AtomicUsize);
+
+impl Peers for Breaks {
+    fn call(
+        &self,
+        peer: &str,
+        _: Request,
+    ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError> {
+        let (peer, why) = (peer.into(), "says the test".into());
+        match self.0.fetch_add(1, Ordering::Relaxed) {
+            0 => Ok(Box::pin(std::future::ready(Err(PeerError::Broken { peer, why })))),
+            _ => Err(PeerError::Unreachable { peer, why }),
+        }
+    }
+}
+
+/// The operator would be told that nothing was done, and do something else where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_whose_answer_is_lost_may_have_been_done() {
+    let world = World::with_nodes(&["a", "b"]).await;
+    let key = key(&world.session_of("b"));
+    let router = world.cluster("a").router.clone();
+    until("a knows that it is b's", || {
+        matches!(router.place(router.slot_of(&key)), Place::Away { owner: Some(_), .. })
+    })
+    .await;
+    let forwarder = || {
+        let deadline = Duration::from_millis(300);
+        Forwarder::new(router.clone(), Arc::new(Breaks::default()), "a".into(), deadline, 10, 1)
+    };
+    let set = Action::Set(Entered { changes: Vec::new(), note: Bytes::new() });
+    let operation = Operation::new(None, "ann".into(), None, set);
+    let (slot, picked) = (router.slot_of(&key), |_| None);
+    let (operates, reads) = (forwarder(), forwarder());
+    let done = operates.ask(
+        slot,
+        |reply| Mail::Operate { key: key.clone(), operation: operation.clone(), reply },
+        || Request::Operate { key: key.clone(), operation: operation.clone() },
+        picked,
+    );
+    assert_eq!(done.await.unwrap_err().code, Code::OutcomeUnknown);
+    // A read that is lost is asked for again, and nothing is in doubt.
+    let read = reads.ask(
+        slot,
+        |reply| Mail::Session { key: key.clone(), consistency: Consistency::Current, reply },
+        || Request::Session { key: key.clone(), local: false },
+        |_| None,
+    );
+    assert_eq!(read.await.unwrap_err().code, Code::Unavailable);
 }

@@ -1,0 +1,77 @@
+//! What is said when a slot's task ended without an answer: it failed, was fenced or is stopping.
+
+use crate::{
+    error::{Code, Error},
+    rpc::Request,
+};
+
+/// What a slot was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To tell something: nothing can have changed by it.
+    Read,
+    Message,
+    /// To delete a session.
+    Delete,
+    /// What an operator does to a session; the same one is carried out once.
+    Operation,
+    /// What the node does with the slot, by an order or for all of its sessions; again does no harm.
+    Step,
+}
+
+impl Purpose {
+    /// What a peer's request asks of a slot.
+    pub fn by(request: &Request) -> Self {
+        match request {
+            Request::Message { .. } => Self::Message,
+            Request::Delete { .. } => Self::Delete,
+            Request::Operate { .. } => Self::Operation,
+            Request::Query { .. }
+            | Request::History { .. }
+            | Request::Session { .. }
+            | Request::Sessions { .. }
+            | Request::Subscribe { .. }
+            | Request::Slots
+            | Request::State { .. }
+            | Request::Control(_) => Self::Read,
+        }
+    }
+}
+
+/// The slot's task ended before it answered. What was to change something may have been kept: it may
+/// have been in a batch on its way into the log.
+pub fn gone(asked: Purpose) -> Error {
+    let (code, detail) = match asked {
+        Purpose::Read => (Code::Unavailable, "the slot stopped before it answered"),
+        Purpose::Message => (
+            Code::OutcomeUnknown,
+            "the slot stopped before the message was decided; \
+             repeat it with the same idempotency key",
+        ),
+        Purpose::Delete => (
+            Code::OutcomeUnknown,
+            "the slot stopped before the delete was decided; look at the session",
+        ),
+        Purpose::Operation => (
+            Code::OutcomeUnknown,
+            "the slot stopped before it was decided; look at the session's history",
+        ),
+        Purpose::Step => (Code::OutcomeUnknown, "the slot stopped before it was done; ask again"),
+    };
+    Error::new(code, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Not kept" of what was kept has a client do it twice; "perhaps" of a read has it look for
+    /// traces that there are none of.
+    #[test]
+    fn only_what_changes_something_may_have_been_kept() {
+        assert_eq!(gone(Purpose::Read).code, Code::Unavailable);
+        for asked in [Purpose::Message, Purpose::Delete, Purpose::Operation, Purpose::Step] {
+            assert_eq!(gone(asked).code, Code::OutcomeUnknown, "{asked:?}");
+        }
+    }
+}
