@@ -56,6 +56,10 @@ pub enum Action {
     Set(Entered),
     /// Brings a session in, or the next part of one.
     Import(Import),
+    // From here on: a node of the version before says that it does not decode.
+    /// Deletes a session that is exactly where it is expected to be: what an import has left that came
+    /// to no good end. One that is gone is none to delete.
+    Discard,
 }
 
 /// What an operator's entry does and says.

@@ -227,7 +227,8 @@ pub(super) async fn export(State(admin): State<Admin>, uri: Uri) -> Answer {
 ///
 /// The body is what an export gave. The session must not be there, or be replaced. Its messages keep
 /// their numbers, and one more says that it was imported and by whom; without a history that is
-/// number 1. Entries and state name versions of the plugin by digest: the version whose shape the
+/// number 1. A large session comes in parts and is seen from the first one on: of a file that turns out
+/// to be broken nothing is left, unless a message came to it meanwhile. Entries and state name versions of the plugin by digest: the version whose shape the
 /// state has must be among the service's deployments.
 #[utoipa::path(
     post,

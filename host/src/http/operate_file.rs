@@ -294,8 +294,8 @@ pub(super) struct Reader {
     bytes: usize,
     messages: u64,
     keys: u64,
-    /// Parts that were brought in.
-    parts: u32,
+    /// Where the last part that was brought in has left the session.
+    at: Option<Cursor>,
     head: Option<(HeadLine, DeploymentId)>,
 }
 
@@ -322,28 +322,37 @@ impl Reader {
             bytes: 0,
             messages: 0,
             keys: 0,
-            parts: 0,
+            at: None,
             head: None,
         }
     }
 
     /// # Errors
     /// What is wrong with the file, or what the slot says; of a session that came in parts nothing is
-    /// left then.
+    /// left then, unless a message came to it.
     pub(super) async fn import<B>(mut self, body: B) -> Result<SessionImported, Error>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         match self.read(body).await {
             Ok(imported) => Ok(imported),
-            Err(error) => {
-                if self.parts > 0
-                    && error.code != Code::SessionChanged
-                    && let Err(left) = self.node.delete(&self.key).await
-                {
-                    tracing::warn!(session = %self.key, %left, "a part of an import is left");
-                }
-                Err(error)
+            Err(error) => Err(self.take_back(error).await),
+        }
+    }
+
+    /// Deletes what was brought in, if nothing came to it: clients see a session from its first part on,
+    /// and what they sent was acknowledged.
+    async fn take_back(self, error: Error) -> Error {
+        let Some(at) = self.at.filter(|_| error.code != Code::SessionChanged) else { return error };
+        let operation = Operation::new(None, self.who, Some(at), Action::Discard);
+        match self.node.operate(&self.key, operation).await {
+            Ok(_) => error,
+            // A removal takes its sessions with it.
+            Err(gone) if gone.code == Code::ServiceNotFound => error,
+            Err(why) => {
+                tracing::warn!(session = %self.key, %why, "a part of an import is left");
+                let left = format!("{}; what came in before is left: {}", error.detail, why.detail);
+                Error { detail: Error::new(error.code, left).detail, ..error }
             }
         }
     }
@@ -556,7 +565,7 @@ impl Reader {
         };
         let operation = Operation::new(None, self.who.clone(), None, Action::Import(import));
         let sent = self.node.operate(&self.key, operation).await?;
-        self.parts += 1;
+        self.at = Some(Cursor::after(sent.seq, sent.incarnation));
         Ok(sent)
     }
 }

@@ -9,10 +9,7 @@ use crate::{
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::takeover::{Migrate, takes_over},
-    slot::{
-        Reply, calls::Done, now_ms, overlay::Transaction, session::Session,
-        task::Task,
-    },
+    slot::{Reply, calls::Done, now_ms, overlay::Transaction, session::Session, task::Task},
     telemetry::repeats,
 };
 use bytes::Bytes;
@@ -390,13 +387,17 @@ impl Task {
 
     /// Deletes a session that exists, with the batch that fills.
     pub(super) fn delete_session(&mut self, session: Box<Session>) {
-        let key = session.key.clone();
-        let session_number = session.head.session_number;
-        self.delete_record(&key, session_number);
-        // What stays in the cache says that the name is free, until the store says so too.
-        let mut session = Box::new(Session::new(key, Head::default()));
-        session.changed_in = self.building.number;
+        let session = self.emptied(session);
         self.put_session(session);
+    }
+
+    /// As [`Self::delete_session`]; gives what stays in the cache and says that the name is free, until
+    /// the store says so too.
+    pub(super) fn emptied(&mut self, session: Box<Session>) -> Box<Session> {
+        self.delete_record(&session.key, session.head.session_number);
+        let mut emptied = Box::new(Session::new(session.key, Head::default()));
+        emptied.changed_in = self.building.number;
+        emptied
     }
 }
 

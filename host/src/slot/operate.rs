@@ -10,7 +10,7 @@ use crate::{
         Action, CONTENT_TYPE, Entered, Import, Operation, StatePage, StateRange, session_exists,
     },
     plugin::{State as _, StateFault},
-    position::Incarnation,
+    position::{Cursor, Incarnation},
     slot::{
         Reply,
         apply::{self, new_record, no_session},
@@ -22,6 +22,7 @@ use crate::{
     },
     state::deleted,
 };
+use bytes::Bytes;
 use std::sync::Arc;
 
 impl Task {
@@ -33,6 +34,10 @@ impl Task {
         };
         let (session, done) = self.carry_out(session, operation);
         match done {
+            // That there is nothing to discard is as good as a read.
+            Ok(sent) if sent.seq == 0 && session.changed_in < self.building.number => {
+                self.hold_read(session.changed_in, Consistency::Current, reply, Ok(sent));
+            }
             Ok(sent) => self.hold(session.changed_in, reply, Ok(sent)),
             Err(error) => {
                 self.hold_read(session.changed_in, Consistency::Current, reply, Err(error));
@@ -69,6 +74,11 @@ impl Task {
                 }
             }
             Action::Import(import) => self.import(session, entering, import),
+            Action::Discard => {
+                let session = self.emptied(session);
+                let sent = self.sent_at(&session);
+                (session, Ok(sent))
+            }
         }
     }
 
@@ -79,19 +89,14 @@ impl Task {
         operation: &Operation,
     ) -> Result<Option<Sent>, Error> {
         self.context.catalogue.require(&session.key.service)?;
+        if matches!(operation.action, Action::Discard) {
+            return self.check_discard(session, operation.expected);
+        }
         if let Some(sent) = self.recall(session, &operation.id, fingerprint(&operation.action))? {
             return Ok(Some(sent));
         }
         self.check_room()?;
-        let now = Incarnation::of(&session.head);
-        if let Some(expected) = operation.expected
-            && (expected.seq != session.head.seq || expected.of.is_some_and(|of| of != now))
-        {
-            return Err(changed(format!(
-                "the session is at {}, not at {expected} as was expected; nothing was done",
-                crate::position::Cursor::after(session.head.seq, Some(now))
-            )));
-        }
+        check_expected(session, operation.expected)?;
         match &operation.action {
             Action::Set(_) if !session.exists() => Err(no_session(&session.key)),
             Action::Import(part) if part.history.is_empty() && part.entered.is_none() => {
@@ -113,6 +118,22 @@ impl Task {
         }
     }
 
+    /// A session that is gone was discarded before, or never was. Room on the disk is not asked for:
+    /// this makes some.
+    fn check_discard(
+        &self,
+        session: &Session,
+        expected: Option<Cursor>,
+    ) -> Result<Option<Sent>, Error> {
+        if expected.and_then(|expected| expected.of).is_none() {
+            return Err(invalid("what is to be discarded must be said exactly".into()));
+        }
+        if !session.exists() {
+            return Ok(Some(self.sent_at(session)));
+        }
+        check_expected(session, expected).map(|()| None)
+    }
+
     fn sent_at(&self, session: &Session) -> Sent {
         Sent {
             seq: session.head.seq,
@@ -121,35 +142,44 @@ impl Task {
             plugin: self.context.catalogue.label(&session.key.service, session.head.deployment),
             replayed: false,
             content_type: CONTENT_TYPE.into(),
-            body: bytes::Bytes::new(),
+            body: Bytes::new(),
         }
     }
 
     fn import(
         &mut self,
-        mut session: Box<Session>,
+        session: Box<Session>,
         entering: Entering,
         import: Import,
     ) -> (Box<Session>, Result<Sent, Error>) {
         let Import { replace: _, after, created_ms, deployment, history, entered } = import;
         let key = session.key.clone();
-        if let Some(entered) = &entered
-            && let Err(error) = fits(&entered.changes)
-        {
-            return (session, Err(error));
-        }
         // As a message does: a removal looks for sessions where a slot has run their service.
         if let Err(error) = self.active_for(&key.service) {
             return (session, Err(error));
         }
-        let before = session.exists().then_some(session.head.session_number);
-        if after == 0 {
-            if let Some(session_number) = before {
-                self.delete_record(&key, session_number);
+        // What the first part is to replace, which stays as long as the part can fail.
+        let (replaced, session) = match after {
+            0 => {
+                let session_number = self.next_session;
+                let head = Head { created_ms, deployment, session_number, ..Head::default() };
+                (Some(session), Box::new(Session::new(key.clone(), head)))
             }
-            let mut head = Head { created_ms, deployment, ..Head::default() };
-            head.session_number = self.next_session;
-            session = Box::new(Session::new(key, head));
+            _ => (None, session),
+        };
+        let (changes, note) = match entered {
+            Some(Entered { changes, note }) => (changes, Some(note)),
+            None => (Vec::new(), None),
+        };
+        let (mut session, writes) = match self.merge(session, changes) {
+            Ok(merged) => merged,
+            Err((session, error)) => return (replaced.unwrap_or(session), Err(error)),
+        };
+        // From here on nothing fails.
+        if let Some(replaced) = replaced {
+            if replaced.exists() {
+                self.delete_record(&key, replaced.head.session_number);
+            }
             self.next_session += 1;
             self.count_session(1);
         }
@@ -159,18 +189,11 @@ impl Task {
             let fingerprint = apply::fingerprint(&entry.content_type, &entry.body);
             self.append(&mut session, entry, fingerprint, Vec::new());
         }
-        let Some(entered) = entered else {
-            let sent = self.sent_at(&session);
-            return (session, Ok(sent));
-        };
-        let (mut session, done) = self.enter(session, entering, entered);
-        if !session.exists() {
-            // What was to be its first entry could not be made; what it was to replace is gone.
-            self.count_session(-1);
-            *session = Session::new(session.key.clone(), Head::default());
-            session.changed_in = self.building.number;
+        if let Some(note) = note {
+            self.append_entered(&mut session, entering, note, writes);
         }
-        (session, done)
+        let sent = self.sent_at(&session);
+        (session, Ok(sent))
     }
 
     /// Appends an operator's entry with its changes.
@@ -180,35 +203,55 @@ impl Task {
         entering: Entering,
         entered: Entered,
     ) -> (Box<Session>, Result<Sent, Error>) {
+        match self.merge(session, entered.changes) {
+            Ok((mut session, writes)) => {
+                self.append_entered(&mut session, entering, entered.note, writes);
+                let sent = self.sent_at(&session);
+                (session, Ok(sent))
+            }
+            Err((session, error)) => (session, Err(error)),
+        }
+    }
+
+    /// Makes changes to a session; nothing of it is in the log yet. On an error it is as it was.
+    fn merge(
+        &self,
+        session: Box<Session>,
+        changes: Vec<(String, Option<Bytes>)>,
+    ) -> Result<(Box<Session>, Vec<Write>), (Box<Session>, Error)> {
         let mut tx = Transaction::new(self.slot, self.context.store.clone(), session);
-        for (key, value) in entered.changes {
+        for (key, value) in changes {
             let written = match value {
                 Some(value) => tx.set(&key, value),
                 None => tx.delete(&key),
             };
             if let Err(fault) = written {
-                return (tx.discard(), Err(refused(fault)));
+                return Err((tx.discard(), refused(fault)));
             }
         }
-        let (mut session, writes) = match tx.merge() {
-            Ok(merged) => merged,
-            Err((session, fault)) => return (session, Err(refused(fault))),
-        };
+        tx.merge().map_err(|(session, fault)| (session, refused(fault)))
+    }
+
+    fn append_entered(
+        &mut self,
+        session: &mut Session,
+        entering: Entering,
+        note: Bytes,
+        writes: Vec<Write>,
+    ) {
         let entry = Arc::new(Entry {
             seq: session.head.seq + 1,
             id: Some(entering.id),
             sender: Some(entering.who),
             time_ms: now_ms().max(session.head.updated_ms),
             content_type: CONTENT_TYPE.into(),
-            body: entered.note,
+            body: note,
             reply_content_type: CONTENT_TYPE.into(),
-            reply: bytes::Bytes::new(),
+            reply: Bytes::new(),
             deployment: session.head.deployment,
             events: Vec::new(),
         });
-        self.append(&mut session, entry, entering.fingerprint, writes);
-        let sent = self.sent_at(&session);
-        (session, Ok(sent))
+        self.append(session, entry, entering.fingerprint, writes);
     }
 
     fn append(
@@ -315,26 +358,18 @@ fn came_before(session: &Session, part: &Import) -> bool {
     })
 }
 
-/// Before anything is appended: an import must not stop in the middle of a part.
-fn fits(changes: &[(String, Option<bytes::Bytes>)]) -> Result<(), Error> {
-    use crate::limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, STATE_WRITE_BYTES_MAX};
-    let mut total = 0;
-    for (key, value) in changes {
-        let bytes = value.as_ref().map_or(0, bytes::Bytes::len);
-        total += key.len() + bytes;
-        if key.is_empty() || key.len() > STATE_KEY_BYTES_MAX || bytes > STATE_VALUE_BYTES_MAX {
-            return Err(invalid(format!(
-                "a state key has 1 to {STATE_KEY_BYTES_MAX} bytes and a value up to \
-                 {STATE_VALUE_BYTES_MAX}, {key:?} has {} and {bytes}",
-                key.len()
-            )));
+fn check_expected(session: &Session, expected: Option<Cursor>) -> Result<(), Error> {
+    let now = Incarnation::of(&session.head);
+    match expected {
+        Some(expected)
+            if expected.seq != session.head.seq || expected.of.is_some_and(|of| of != now) =>
+        {
+            Err(changed(format!(
+                "the session is at {}, not at {expected} as was expected; nothing was done",
+                Cursor::after(session.head.seq, Some(now))
+            )))
         }
-    }
-    match total > STATE_WRITE_BYTES_MAX {
-        true => {
-            Err(invalid(format!("one part writes {STATE_WRITE_BYTES_MAX} bytes of state at most")))
-        }
-        false => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -343,6 +378,7 @@ fn fingerprint(action: &Action) -> u128 {
     let entered = match action {
         Action::Set(entered) => Some(entered),
         Action::Import(import) => import.entered.as_ref(),
+        Action::Discard => None,
     };
     for (key, value) in entered.iter().flat_map(|entered| &entered.changes) {
         hasher.update(key.as_bytes());

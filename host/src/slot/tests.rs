@@ -10,8 +10,12 @@ use crate::{
     service::catalogue::Service,
     storage::{DataDir, StorageOptions},
 };
+use faulty::Faulty;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::timeout;
+
+mod faulty;
+mod operate;
 
 /// The embedded log; each append waits for the test's word, and can be refused by it.
 struct HeldLog {
@@ -68,6 +72,8 @@ struct Fixture {
     ownership: Ownership,
     context: Arc<SlotContext>,
     appends: mpsc::UnboundedReceiver<oneshot::Sender<Word>>,
+    /// The store gives no values.
+    store_fails: Arc<AtomicBool>,
     data: DataDir,
     _dir: tempfile::TempDir,
 }
@@ -129,10 +135,11 @@ impl Fixture {
         let catalogue = Catalogue::of_cluster();
         assert!(catalogue.learn(service.unwrap()));
         let (sender, appends) = mpsc::unbounded_channel();
+        let store_fails = Arc::new(AtomicBool::new(false));
         let context = Arc::new(SlotContext {
             node: "n".into(),
             log: Arc::new(HeldLog { log: data.log(), appends: sender }),
-            store: data.state(),
+            store: Arc::new(Faulty { store: data.state(), fails: store_fails.clone() }),
             plugins: Arc::new(plugins),
             catalogue: Arc::new(catalogue),
             cached_bytes: 0.into(),
@@ -142,7 +149,7 @@ impl Fixture {
         });
         let ownership = Ownership::default();
         let slot = SlotHandle::spawn(SLOT, ownership.clone(), context.clone());
-        Self { slot, ownership, context, appends, data, _dir: dir }
+        Self { slot, ownership, context, appends, store_fails, data, _dir: dir }
     }
 
     fn send(&self, body: &'static [u8]) -> oneshot::Receiver<Result<Sent, Error>> {

@@ -2,6 +2,7 @@
 
 use crate::common::{deed, expect_problem, ids, next_event, node_with};
 use anyhow::{Context, ensure};
+use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
 use slotd_tests::{
@@ -220,6 +221,48 @@ fn a_large_session_is_imported_in_parts() {
         let info = node.api().session("counter", "big").await?;
         ensure!(info.state_keys == keys && info.seq > 2, "{info:?}");
         ensure!(counted(&node, "big").await? == 1);
+        Ok(())
+    });
+}
+
+/// Invariant 3: a session that comes in by parts is there for clients from the first one on. What they
+/// were told is kept would go with the rest of a file that turns out to be broken.
+#[test]
+fn a_broken_import_takes_no_message_with_it() {
+    scenario(async {
+        let node = node_with("counter", "counter").await?;
+        counted(&node, "a").await?;
+        let shown = good(&node, &["session", "export", "counter", "a", "-"]).await?;
+        let mut start: String = shown.lines().take(2).flat_map(|line| [line, "\n"]).collect();
+        let value = "Nzc3".repeat(170_000);
+        for key in 0..5 {
+            let state = json!({"state": {"key": format!("k{key}"), "value_base64": value}});
+            start += &format!("{state}\n");
+        }
+        let (chunks, sent) = tokio::sync::mpsc::unbounded_channel();
+        let body = futures_util::stream::unfold(sent, async |mut sent| {
+            let chunk: String = sent.recv().await?;
+            Some((Bytes::from(chunk), sent))
+        });
+        let client = node.admin().client;
+        let path = admin_path("counter", "big", "/import");
+        let importing = tokio::spawn(async move {
+            client.request_chunked(Method::POST, &path, &[], Box::pin(body)).await
+        });
+        chunks.send(start)?;
+        eventually("its first part is there", async || {
+            let answer = node.api().client.get(&session_path("counter", "big")).await?;
+            Ok((answer.status == 200).then_some(()))
+        })
+        .await?;
+        let kept = node.api().send("counter", "big", Message::bytes("x")).await?;
+        chunks.send("this is no line of it\n".into())?;
+        let answer = importing.await??;
+        let problem = expect_problem(&answer, 400, "request-invalid")?;
+        ensure!(problem.detail.contains("what came in before is left"), "{}", problem.detail);
+        let history = node.api().whole_history("counter", "big").await?;
+        ensure!(history.last().is_some_and(|entry| entry.seq == kept.seq), "{kept:?}");
+        ensure!(counted(&node, "big").await? == 2);
         Ok(())
     });
 }

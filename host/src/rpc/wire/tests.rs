@@ -252,6 +252,55 @@ fn the_version_before_is_understood_and_understands() {
     }
 }
 
+/// A node of the version before must say that it can't discard, rather than do something else; and it
+/// must be able to do what it could.
+#[test]
+fn what_the_version_before_can_not_do_it_does_not_read() {
+    use crate::{
+        operator::{Action, Entered, Import, Operation},
+        position::Cursor,
+    };
+    #[derive(Debug, Deserialize)]
+    struct Before {
+        id: String,
+        who: String,
+        expected: Option<Cursor>,
+        action: ActionBefore,
+    }
+    #[derive(Debug, Deserialize)]
+    enum ActionBefore {
+        Set(Entered),
+        Import(Import),
+    }
+    let at = Some(Cursor::after(3, Some(Incarnation::from_wire(7))));
+    let sent = |action| {
+        let operation = Operation::new(Some("k"), "ann".into(), at, action);
+        encode_request(Request::Operate { key: key(), operation }).unwrap()
+    };
+    let set = sent(Action::Set(Entered { changes: Vec::new(), note: "n".into() }));
+    let read: Before = value(&set.body).unwrap();
+    assert_eq!((&*read.id, &*read.who, read.expected), ("\u{1}operator k", "ann", at));
+    assert!(matches!(read.action, ActionBefore::Set(entered) if entered.note == "n"));
+    let import = sent(Action::Import(Import {
+        replace: true,
+        after: 9,
+        created_ms: 1,
+        deployment: 2,
+        history: Vec::new(),
+        entered: None,
+    }));
+    let read: Before = value(&import.body).unwrap();
+    assert!(matches!(read.action, ActionBefore::Import(import) if import.after == 9));
+    let discard = sent(Action::Discard);
+    assert!(value::<Before>(&discard.body).is_err());
+    match decode_request(discard) {
+        Ok(Request::Operate { operation, .. }) => {
+            assert!(matches!(operation.action, Action::Discard) && operation.expected == at);
+        }
+        _ => panic!("another request"),
+    }
+}
+
 /// Bytes that are none of ours must be refused, not guessed at.
 #[test]
 fn bytes_of_another_format_are_refused() {
