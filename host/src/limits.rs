@@ -80,6 +80,21 @@ pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// A correction of a session's state, as JSON: keys and values of [`STATE_WRITE_BYTES_MAX`], which
 /// grow by a third in base64.
 pub const CORRECTION_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Why a session's state is corrected, for its history.
+pub const REASON_BYTES_MAX: usize = 4 * 1024;
+/// Keys that a correction's entry in the history names; of more, it has the number. An entry is read
+/// by clients, a page at a time.
+pub const NOTE_KEYS_BYTES_MAX: usize = 32 * 1024;
+/// An operator's entry that is imported: a part of a file with it fits one batch of the log.
+pub const NOTE_BYTES_MAX: usize = STATE_WRITE_BYTES_MAX;
+/// How far ahead of this node's clock the time of an imported message may be. A session's times never
+/// go back, so those of all later messages would be as late.
+pub const IMPORT_AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a session of which parts were imported, and not the last, is kept from clients: longer than
+/// a file may stall ([`IMPORT_STALL`]).
+pub const IMPORT_PART_HOLD: Duration = Duration::from_secs(60);
+/// What a key and its value take beside their bytes while a part of a file waits for its end.
+pub const IMPORT_PAIR_BYTES: usize = 96;
 /// Sessions that are imported at a time: each holds a part of a file in memory.
 pub const IMPORTS_MAX: usize = 2;
 /// How long a file that is imported may not come any further.

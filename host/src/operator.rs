@@ -22,6 +22,11 @@ const KEY: &str = "\u{1}operator ";
 /// The content type of an operator's entry: what was done, in JSON.
 pub const CONTENT_TYPE: &str = "application/vnd.slotd.operator+json";
 
+/// An idempotency key as whoever sent it knows it.
+pub fn shown_key(id: &str) -> &str {
+    id.strip_prefix(KEY).unwrap_or(id)
+}
+
 impl Entry {
     /// Whether an operator made it, rather than a message.
     pub fn is_operators(&self) -> bool {
@@ -87,6 +92,15 @@ pub struct Import {
     pub entered: Option<Entered>,
 }
 
+impl Import {
+    /// Whether it is the last part: its entry says so.
+    pub fn is_whole(&self) -> bool {
+        let Some(entered) = &self.entered else { return false };
+        let note: Result<serde_json::Value, _> = serde_json::from_slice(&entered.note);
+        note.map_or(true, |note| note["whole"] != false)
+    }
+}
+
 /// An entry that is brought in. As [`Entry`] is now, and stays: this is sent between nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
@@ -104,11 +118,11 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// The entry, as number `seq`.
+    /// The entry, as number `seq`. An operator's has a key that no operation can have.
     pub fn entry(self, seq: u64) -> Entry {
         Entry {
             seq,
-            id: if self.is_operators { Some(format!("{KEY}{seq}")) } else { self.id },
+            id: if self.is_operators { Some(format!("{KEY}{INTERNAL_KEY}{seq}")) } else { self.id },
             sender: self.sender,
             time_ms: self.time_ms,
             content_type: self.content_type,

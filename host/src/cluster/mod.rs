@@ -110,6 +110,21 @@ pub type ChangeAvoid = dyn Fn(AvoidChange) -> BoxFuture<'static, Result<(), Erro
 /// Tells the others that this node can't serve, or that it can again.
 pub type SayUnfit = dyn Fn(Option<Unfit>) + Send + Sync;
 
+/// Who has which slot, and under which term.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Owners {
+    owners: BTreeMap<(SlotId, Term), Arc<str>>,
+    slot_count: u16,
+}
+
+impl Owners {
+    /// Whether each slot has exactly one owner.
+    pub fn is_whole(&self) -> bool {
+        self.owners.len() == usize::from(self.slot_count)
+            && (0..self.slot_count).zip(self.owners.keys()).all(|(slot, (owned, _))| slot == *owned)
+    }
+}
+
 impl Cluster {
     pub fn members(&self) -> Arc<Members> {
         self.members.borrow().clone()
@@ -204,6 +219,23 @@ impl Cluster {
         }
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         NodesInfo { own: self.own.to_string(), nodes, silent }
+    }
+
+    /// This node's name.
+    pub fn own(&self) -> &str {
+        &self.own
+    }
+
+    /// Which node has which slot, as the nodes that answer say it.
+    pub async fn owners(&self) -> Owners {
+        let mut owners = BTreeMap::new();
+        owners.extend(self.router.here().into_iter().map(|slot| (slot, self.own.clone())));
+        for (node, told) in self.ask_all(&Ask::Owned).await {
+            if let Ok(Told::Owned(slots)) = told {
+                owners.extend(slots.into_iter().map(|slot| (slot, node.clone())));
+            }
+        }
+        Owners { owners, slot_count: self.router.slot_count() }
     }
 
     /// Every slot is somewhere where the ring wants it, as far as this node has a part in it.

@@ -491,3 +491,16 @@ async fn a_stopping_node_gives_everything_away() {
     assert_eq!(world.cluster("b").here().count(), usize::from(SLOTS));
     assert_eq!(world.bodies("b", "x").await, ["sone"]);
 }
+
+/// A slot that no node has was in no node's count, and the sum was told for the whole.
+#[test]
+fn owners_are_whole_when_each_slot_has_one() {
+    let owners = |slots: &[(SlotId, Term)]| Owners {
+        owners: slots.iter().map(|slot| (*slot, Arc::from("a"))).collect(),
+        slot_count: 3,
+    };
+    assert!(owners(&[(0, 1), (1, 4), (2, 1)]).is_whole());
+    assert!(!owners(&[(0, 1), (2, 1)]).is_whole(), "nobody has slot 1");
+    assert!(!owners(&[(0, 1), (1, 1), (1, 2), (2, 1)]).is_whole(), "two say that they have slot 1");
+    assert!(!owners(&[(0, 1), (1, 1), (1, 2)]).is_whole());
+}

@@ -178,15 +178,14 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(invalid(format!("key {:?} comes twice", twice[0])));
     }
-    let shown = changes.iter().map(|(key, value)| match value {
-        Some(value) => json!({"key": key, "bytes": value.len()}),
-        None => json!({"key": key, "deleted": true}),
-    });
-    let shown: Vec<_> = shown.collect();
-    let note = json!({
-        "format": NOTE_FORMAT, "action": "set", "changes": shown, "reason": given.reason,
-    });
-    let entered = Entered { changes, note: note.to_string().into() };
+    if let Some(bytes) = given.reason.as_ref().map(String::len)
+        && bytes > limits::REASON_BYTES_MAX
+    {
+        let most = limits::REASON_BYTES_MAX;
+        return Err(invalid(format!("\"reason\" has {bytes} bytes, allowed are up to {most}")));
+    }
+    let note = note(&changes, given.reason.as_deref());
+    let entered = Entered { changes, note };
     let operation = Operation::new(id.as_deref(), who, expected, Action::Set(entered));
     let node = admin.node()?.clone();
     // Runs to its end even when the client goes away in the middle of it.
@@ -194,6 +193,28 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let sent = deadline.limit(done).await.unwrap_or_else(|| Err(outcome_unknown()))?;
     let position = Cursor::after(sent.seq, sent.incarnation).to_string();
     Ok(json(&StateChanged { seq: sent.seq, position, slot: sent.slot, replayed: sent.replayed }))
+}
+
+/// What a correction's entry says of it: the keys, as far as there is room.
+fn note(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
+    let mut bytes = 0;
+    let named = changes.iter().take_while(|(key, _)| {
+        bytes += key.len() + limits::IMPORT_PAIR_BYTES;
+        bytes <= limits::NOTE_KEYS_BYTES_MAX
+    });
+    let named = named.map(|(key, value)| match value {
+        Some(value) => json!({"key": key, "bytes": value.len()}),
+        None => json!({"key": key, "deleted": true}),
+    });
+    let named: Vec<_> = named.collect();
+    let more = changes.len() - named.len();
+    let mut note = json!({
+        "format": NOTE_FORMAT, "action": "set", "changes": named, "reason": reason,
+    });
+    if more > 0 {
+        note["more"] = more.into();
+    }
+    note.to_string().into()
 }
 
 /// Exports a session

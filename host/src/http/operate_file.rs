@@ -294,6 +294,8 @@ pub(super) struct Reader {
     bytes: usize,
     messages: u64,
     keys: u64,
+    /// Of the last message that was read.
+    time_ms: u64,
     /// Where the last part that was brought in has left the session.
     at: Option<Cursor>,
     head: Option<(HeadLine, DeploymentId)>,
@@ -322,6 +324,7 @@ impl Reader {
             bytes: 0,
             messages: 0,
             keys: 0,
+            time_ms: 0,
             at: None,
             head: None,
         }
@@ -425,6 +428,7 @@ impl Reader {
         match line {
             Line::Message(message) => {
                 let message = self.message(*message).map_err(|why| bad(at, why))?;
+                self.time_ms = message.time_ms;
                 if !self.history.is_empty() && self.bytes + message.bytes() > PART_BYTES {
                     self.part(false).await?;
                 }
@@ -435,10 +439,18 @@ impl Reader {
             Line::State(StateLine { key, value_base64 }) => {
                 let value = decode_base64(&value_base64);
                 let value = value.ok_or_else(|| bad(at, "a value is not base64"))?;
-                if self.bytes > 0 && self.bytes + key.len() + value.len() > PART_BYTES {
+                if key.is_empty() || key.len() > limits::STATE_KEY_BYTES_MAX {
+                    let most = limits::STATE_KEY_BYTES_MAX;
+                    return Err(bad(
+                        at,
+                        format!("a key has 1 to {most} bytes, this one {}", key.len()),
+                    ));
+                }
+                let bytes = limits::IMPORT_PAIR_BYTES + key.len() + value.len();
+                if self.bytes > 0 && self.bytes + bytes > PART_BYTES {
                     self.part(false).await?;
                 }
-                self.bytes += key.len() + value.len();
+                self.bytes += bytes;
                 self.changes.push((key, Some(value.into())));
                 self.keys += 1;
             }
@@ -457,6 +469,9 @@ impl Reader {
                 head.slotd_session
             )));
         }
+        // They come into the session's history.
+        SessionKey::parse(&head.service, &head.session)?;
+        params::check_name("the version", &head.version, limits::PLUGIN_VERSION_BYTES_MAX + 16)?;
         let service = self.node.catalogued(&self.key.service)?;
         let deployment = match head.digest.and_then(|digest| deployed(&service, digest)) {
             Some(known) => known,
@@ -502,6 +517,7 @@ impl Reader {
             checked(params::check_sender(sender))?;
         }
         checked(params::check_content_type(&line.content_type))?;
+        check_time(line.time_ms, self.time_ms, crate::slot::now_ms())?;
         let service = self.node.catalogued(&self.key.service).map_err(|e| e.to_string())?;
         let deployment = line.digest.and_then(|digest| deployed(&service, digest));
         let events = line.events.into_iter().map(|event| {
@@ -563,7 +579,9 @@ impl Reader {
             history,
             entered,
         };
-        let operation = Operation::new(None, self.who.clone(), None, Action::Import(import));
+        // What follows goes behind what came before and nowhere else: the name may have another session.
+        let expected = self.at;
+        let operation = Operation::new(None, self.who.clone(), expected, Action::Import(import));
         let sent = self.node.operate(&self.key, operation).await?;
         self.at = Some(Cursor::after(sent.seq, sent.incarnation));
         Ok(sent)
@@ -581,6 +599,7 @@ fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
         true => Err(format!("{what} has {have} bytes, this node takes {limit}")),
         false => Ok(()),
     };
+    let body_bytes_max = if message.is_operators { limits::NOTE_BYTES_MAX } else { body_bytes_max };
     within("the body", message.body.len(), body_bytes_max)?;
     within("the reply", message.reply.len(), limits::REPLY_BYTES_MAX)?;
     check_content_type(&message.reply_content_type, "the reply").map_err(|e| e.to_string())?;
@@ -599,6 +618,18 @@ fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
         form.map_err(|e| e.to_string())?;
     }
     within("all that it emitted", bytes, limits::EVENT_BYTES_MAX)
+}
+
+/// A session's times never go back, and its next message's can't be before its last one's.
+fn check_time(time_ms: u64, before_ms: u64, now_ms: u64) -> Result<(), String> {
+    if time_ms < before_ms {
+        return Err(format!("time_ms is {time_ms}, the message before has {before_ms}"));
+    }
+    let latest = now_ms.saturating_add(limits::IMPORT_AHEAD_MAX.as_millis() as u64);
+    match time_ms > latest {
+        true => Err(format!("time_ms is {time_ms}, this node's clock is at {now_ms}")),
+        false => Ok(()),
+    }
 }
 
 fn deployed(service: &Service, digest: Digest) -> Option<DeploymentId> {

@@ -242,7 +242,10 @@ impl Node {
         pinned: bool,
     ) -> Result<Vec<SessionInfo>, Error> {
         // What a removed service left is not the one's that has its name now: the slot knows.
-        if !self.router.rests(slot)? || self.context.catalogue.has_removals() {
+        let since = self.context.catalogue.get(service).map_or(0, |known| known.since);
+        if !self.router.rests(slot)?
+            || (since > 0 && self.may_have_sessions(service, slot, since)?)
+        {
             let (prefix, after) = (prefix.to_owned(), after.cloned());
             let mail = |reply| Mail::Sessions {
                 service: service.clone(),

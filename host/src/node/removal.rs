@@ -84,10 +84,11 @@ impl Node {
 
     /// What all nodes have deleted of a service that is removed.
     async fn purged(&self, service: &Service) -> ServiceRemoved {
-        let own = self.purges.lock().get(&service.name).map(|purge| purge.share());
         let mut removed = ServiceRemoved::new(service.name.clone());
-        removed.add(own, service.since);
+        let own = || self.purges.lock().get(&service.name).map(|purge| purge.share());
         if let Some(cluster) = &self.cluster {
+            let before = cluster.owners().await;
+            removed.add(own(), service.since);
             let ask = Ask::Purge { service: service.name.clone() };
             for (_, told) in cluster.ask_all(&ask).await {
                 let share = match told {
@@ -96,6 +97,10 @@ impl Node {
                 };
                 removed.add(share, service.since);
             }
+            // A slot that nobody has, or that moved meanwhile, is in no node's share.
+            removed.done &= before.is_whole() && before == cluster.owners().await;
+        } else {
+            removed.add(own(), service.since);
         }
         removed
     }
@@ -105,6 +110,20 @@ impl Node {
         if service.since > 0 {
             self.follow_removal_in(service, &self.purgeable());
         }
+    }
+
+    /// As [`Self::follow_removal`] at a start, where most of it was done long ago.
+    pub(super) fn resume_removal(self: &Arc<Self>, service: &Arc<Service>) {
+        if service.since > 0 && service.purged == service.since {
+            let done = Purge {
+                since: service.since,
+                clean: Mutex::new(self.purgeable()),
+                done: AtomicBool::new(true),
+                ..Purge::default()
+            };
+            self.purges.lock().insert(service.name.clone(), Arc::new(done));
+        }
+        self.follow_removal(service);
     }
 
     /// As [`Self::follow_removal`], with the slots that this node has now. It is asked again and again
@@ -155,6 +174,7 @@ impl Node {
                 if !purge.done.swap(true, Ordering::AcqRel) {
                     let deleted = purge.deleted.load(Ordering::Relaxed);
                     tracing::info!(%service, deleted, "a removed service's sessions are deleted");
+                    self.keep_purged(service, purge.since).await;
                 }
                 return;
             }
@@ -188,6 +208,23 @@ impl Node {
         }
     }
 
+    /// So that no later start looks for the sessions again.
+    async fn keep_purged(&self, service: &ServiceName, since: u64) {
+        if self.cluster.is_some() {
+            return;
+        }
+        let (context, name) = (self.context.clone(), service.clone());
+        let kept = move || context.catalogue.put_purged(&name, since);
+        match tokio::task::spawn_blocking(kept).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%service, %error, "the next start looks for them again")
+            }
+            // The process ends.
+            Err(_) => {}
+        }
+    }
+
     /// The slots of this node that may have sessions of a service that was removed.
     pub(super) fn purgeable(&self) -> Slots {
         match &self.cluster {
@@ -211,6 +248,8 @@ impl Node {
         slot: SlotId,
         purge: &Purge,
     ) -> Result<(), Error> {
+        // Looking takes no turn of its own where a slot rests, and there are as many slots as services.
+        tokio::task::yield_now().await;
         while self.may_have_sessions(service, slot, purge.since)? {
             let (reply, purged) = oneshot::channel();
             let mail = Mail::Purge { service: service.clone(), since: purge.since, reply };
@@ -232,8 +271,9 @@ impl Node {
         Ok(())
     }
 
-    /// Reads the store where the slot does not run, so that it need not be started for nothing.
-    fn may_have_sessions(
+    /// Whether a slot may have sessions of a service that was removed in generation `since`. Reads the
+    /// store where the slot does not run, so that it need not be started for nothing.
+    pub(super) fn may_have_sessions(
         &self,
         service: &ServiceName,
         slot: SlotId,
@@ -245,12 +285,11 @@ impl Node {
         let store = &self.context.store;
         let meta = store.slot(slot)?;
         Ok(match meta.active.get(service) {
-            None => false,
             Some(active) if active.generation < since => true,
             Some(active) if active.deployment == REMOVED => {
                 !store.sessions(slot, service, "", None, 1)?.is_empty()
             }
-            Some(_) => false,
+            Some(_) | None => false,
         })
     }
 }

@@ -431,7 +431,7 @@ impl Node {
             }
         }
         for service in services {
-            self.follow_removal(&service);
+            self.resume_removal(&service);
             if service.is_removed() {
                 continue;
             }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::{
+    cluster::Owners,
     log::record::DeploymentId,
     plugin::Migrates,
     service::takeover::{Migrate, takes_over},
@@ -40,6 +41,10 @@ impl Node {
         &self,
         service: &ServiceName,
     ) -> Result<(SessionCounts, Vec<SilentNode>), Error> {
+        let before = match &self.cluster {
+            Some(cluster) => Some(cluster.owners().await),
+            None => None,
+        };
         let mut counts = self.count_here(service.clone()).await?;
         let mut silent = Vec::new();
         if let Some(cluster) = &self.cluster {
@@ -57,6 +62,13 @@ impl Node {
                         silent.push(SilentNode { node: node.to_string(), why });
                     }
                 }
+            }
+            // A slot that nobody has, or that moved meanwhile, is in no node's count, or in two.
+            let is_whole = |before: Owners, after: Owners| before.is_whole() && before == after;
+            let after = cluster.owners().await;
+            if silent.is_empty() && !before.is_some_and(|before| is_whole(before, after)) {
+                let why = "slots move, or have no owner yet".into();
+                silent.push(SilentNode { node: cluster.own().to_string(), why });
             }
         }
         Ok((counts, silent))
@@ -115,8 +127,8 @@ impl Node {
             return Err(Error::new(
                 Code::Unavailable,
                 format!(
-                    "how many sessions would stay behind is not known, because node {node} did \
-                     not answer ({why}): try again, or go on with --force"
+                    "how many sessions would stay behind is not known, because node {node} can't \
+                     tell ({why}): try again, or go on with --force"
                 ),
             ));
         }

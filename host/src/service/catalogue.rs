@@ -83,6 +83,10 @@ pub struct Service {
     /// earlier generation belong to that service.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: u64,
+    /// That generation again, once its sessions were deleted in every slot of a node that stands
+    /// alone: nobody need look for them any more. Not kept in a cluster, whose slots move.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub purged: u64,
     /// Absent of a generation from before it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched: Option<Switched>,
@@ -146,6 +150,7 @@ impl Service {
             deployments: Vec::new(),
             first: self.first + self.deployments.len() as DeploymentId,
             since: self.generation + 1,
+            purged: 0,
             switched: Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() }),
         }
     }
@@ -178,6 +183,7 @@ impl Service {
             deployments: Vec::new(),
             first: 1,
             since: 0,
+            purged: 0,
             switched: None,
         });
         let runs = service.deployment(service.current);
@@ -388,10 +394,27 @@ impl Catalogue {
     /// # Errors
     /// `storage-unavailable`; then nothing has changed.
     pub fn put(&self, service: Service) -> Result<Arc<Service>, Error> {
+        let _changing = self.changing.lock();
+        self.put_alone(service)
+    }
+
+    /// Keeps that the sessions of a service that was removed in generation `since` are deleted. Blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub fn put_purged(&self, service: &ServiceName, since: u64) -> Result<(), Error> {
+        let _changing = self.changing.lock();
+        let known = self.get(service).filter(|known| known.since == since && known.purged != since);
+        let Some(known) = known else { return Ok(()) };
+        self.put_alone(Service { purged: since, ..(*known).clone() }).map(drop)
+    }
+
+    /// The caller has `changing`.
+    fn put_alone(&self, service: Service) -> Result<Arc<Service>, Error> {
         let store = self.store.as_ref();
         let store =
             store.ok_or_else(|| Error::internal("a cluster's catalogue is its registry"))?;
-        let _changing = self.changing.lock();
         let mut next = self.services.read().clone();
         let service = Arc::new(service);
         next.insert(service.name.clone(), service.clone());

@@ -6,6 +6,7 @@ use crate::{
     log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
     names::{ServiceName, SessionKey},
     node_types::{Answer, Consistency, Incoming, Sent},
+    operator,
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::takeover::{Migrate, takes_over},
@@ -67,7 +68,8 @@ impl Task {
         message: Incoming,
         caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Applied, Error>) {
-        let active = match self.active_for(&session.key.service) {
+        let whole = self.check_is_whole(&session.key);
+        let active = match whole.and_then(|()| self.active_for(&session.key.service)) {
             Ok(active) => active,
             Err(error) => return (session, Err(error)),
         };
@@ -186,7 +188,8 @@ impl Task {
             return Err(Error::new(
                 Code::IdempotencyConflict,
                 format!(
-                    "idempotency key {id:?} was used for message {} with another body",
+                    "idempotency key {:?} was used for message {} with another body",
+                    operator::shown_key(id),
                     remembered.seq
                 ),
             ));
@@ -340,7 +343,8 @@ impl Task {
             };
             return (session, Err(error));
         }
-        let active = match self.active_for(&session.key.service) {
+        let whole = self.check_is_whole(&session.key);
+        let active = match whole.and_then(|()| self.active_for(&session.key.service)) {
             Ok(active) => active,
             Err(error) => return (session, Err(error)),
         };

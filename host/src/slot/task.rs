@@ -61,6 +61,8 @@ pub(super) struct Task {
     pub(super) active: BTreeMap<ServiceName, Activate>,
     pub(super) next_session: u64,
     pub(super) live_sessions: u64,
+    /// Sessions of which parts were imported, until when they are kept from clients.
+    pub(super) held_back: HashMap<SessionKey, Instant>,
     /// Names whose deletion the store does not know yet, each with the batch that it is in.
     pub(super) deleted: HashMap<[u8; 8], u64>,
     pub(super) cache: HashMap<SessionKey, Box<Session>>,
@@ -114,6 +116,7 @@ impl Task {
             // 0 is never given: a default head must not look like a session's.
             next_session: meta.next_session.max(1),
             live_sessions: meta.sessions,
+            held_back: HashMap::new(),
             deleted: HashMap::new(),
             meta,
             context,

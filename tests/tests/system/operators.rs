@@ -225,8 +225,8 @@ fn a_large_session_is_imported_in_parts() {
     });
 }
 
-/// Invariant 3: a session that comes in by parts is there for clients from the first one on. What they
-/// were told is kept would go with the rest of a file that turns out to be broken.
+/// Invariant 3: what clients are told is kept would go with the rest of a file that turns out to be
+/// broken. So a session that comes in by parts takes no message before its last one.
 #[test]
 fn a_broken_import_takes_no_message_with_it() {
     scenario(async {
@@ -255,14 +255,74 @@ fn a_broken_import_takes_no_message_with_it() {
             Ok((answer.status == 200).then_some(()))
         })
         .await?;
-        let kept = node.api().send("counter", "big", Message::bytes("x")).await?;
+        let early =
+            node.api().client.post(&(session_path("counter", "big") + "/messages"), "x").await?;
+        let problem = expect_problem(&early, 503, "unavailable")?;
+        ensure!(problem.detail.contains("is being imported"), "{}", problem.detail);
         chunks.send("this is no line of it\n".into())?;
-        let answer = importing.await??;
-        let problem = expect_problem(&answer, 400, "request-invalid")?;
-        ensure!(problem.detail.contains("what came in before is left"), "{}", problem.detail);
-        let history = node.api().whole_history("counter", "big").await?;
-        ensure!(history.last().is_some_and(|entry| entry.seq == kept.seq), "{kept:?}");
-        ensure!(counted(&node, "big").await? == 2);
+        expect_problem(&importing.await??, 400, "request-invalid")?;
+        let gone = node.api().client.get(&session_path("counter", "big")).await?;
+        expect_problem(&gone, 404, "session-not-found")?;
+        ensure!(counted(&node, "big").await? == 1);
+        Ok(())
+    });
+}
+
+/// What a file says is checked where it is read: a session's times never go back, its keys are keys, and
+/// what stands in its history is small enough to be read, and to be exported again.
+#[test]
+fn a_file_that_no_node_wrote_is_refused() {
+    scenario(async {
+        let node = node_with("counter", "counter").await?;
+        counted(&node, "a").await?;
+        counted(&node, "a").await?;
+        let shown = good(&node, &["session", "export", "counter", "a", "-"]).await?;
+        let lines: Vec<Value> =
+            shown.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let import = async |change: &dyn Fn(&mut Vec<Value>)| {
+            let mut lines = lines.clone();
+            change(&mut lines);
+            let file: String =
+                lines.iter().flat_map(|line| [line.to_string(), "\n".into()]).collect();
+            let client = node.admin().client;
+            client.post(&admin_path("counter", "b", "/import"), file).await
+        };
+        let state = lines.iter().position(|line| line.get("state").is_some()).context("a key")?;
+        type Change<'a> = (&'a dyn Fn(&mut Vec<Value>), &'a str);
+        let changes: [Change<'_>; 5] = [
+            (&|lines| lines[2]["message"]["time_ms"] = 1.into(), "the message before has"),
+            (&|lines| lines[2]["message"]["time_ms"] = u64::MAX.into(), "this node's clock"),
+            (&|lines| lines[state]["state"]["key"] = "".into(), "a key has 1 to"),
+            (&|lines| lines[0]["session"] = "x".repeat(100_000).into(), "a session id has"),
+            (&|lines| lines[0]["version"] = "1".repeat(1_000).into(), "the version has"),
+        ];
+        for (change, why) in changes {
+            let answer = import(change).await?;
+            let detail = answer.problem()?.detail;
+            ensure!(answer.status == 400 && detail.contains(why), "{}: {detail}", answer.status);
+        }
+        ensure!(import(&|_| ()).await?.status == 200);
+        // A correction says why in some words, and names as many keys as can be read.
+        let set = |count: usize, reason: usize| {
+            let changes = (0..count).map(|n| json!({"key": format!("{n:0>500}"), "value": 1}));
+            json!({"changes": changes.collect::<Vec<_>>(), "reason": "r".repeat(reason)})
+        };
+        let refused = correct(&node, "b", &set(1, 5_000), "long").await?;
+        expect_problem(&refused, 400, "request-invalid")?;
+        ensure!(correct(&node, "b", &set(1_000, 4_000), "many").await?.status == 200);
+        let page = node
+            .api()
+            .client
+            .get(&((session_path("counter", "b") + "/messages") + "?tail=1"))
+            .await?;
+        ensure!(page.body.len() < 100_000, "{} bytes", page.body.len());
+        // What was imported takes no operator's key, and what was corrected can be imported again.
+        ensure!(correct(&node, "b", &set(1, 10), "3").await?.status == 200);
+        let again = good(&node, &["session", "export", "counter", "b", "-"]).await?;
+        let client = node.admin().client;
+        let answer = client.post(&admin_path("counter", "c", "/import"), again).await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        ensure!(correct(&node, "c", &set(1, 10), "4").await?.status == 200);
         Ok(())
     });
 }

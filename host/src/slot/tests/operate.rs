@@ -111,7 +111,7 @@ async fn a_part_of_an_import_that_fails_leaves_all_as_it_was() {
 #[tokio::test]
 async fn only_what_is_exactly_as_it_was_left_is_discarded() {
     let mut fixture = Fixture::new().await;
-    let sent = fixture.operate(None, part(false, 0, 2, None)).await.unwrap();
+    let sent = fixture.operate(None, part(false, 0, 1, Some(b"v"))).await.unwrap();
     let imported = at(&sent);
     // Not without saying which one.
     for vague in [None, Some(Cursor::after(2, None))] {
@@ -122,7 +122,7 @@ async fn only_what_is_exactly_as_it_was_left_is_discarded() {
     let refused = fixture.operate(imported, Action::Discard).await.unwrap_err();
     assert_eq!(refused.code, Code::SessionChanged, "an acknowledged message was deleted");
 
-    let again = fixture.operate(None, part(true, 0, 2, None)).await.unwrap();
+    let again = fixture.operate(None, part(true, 0, 1, Some(b"v"))).await.unwrap();
     assert_ne!(at(&again), imported);
     let refused = fixture.operate(imported, Action::Discard).await.unwrap_err();
     assert_eq!(refused.code, Code::SessionChanged, "another session of the name was deleted");
@@ -134,4 +134,52 @@ async fn only_what_is_exactly_as_it_was_left_is_discarded() {
     assert_eq!(fixture.history().await, [1, 2, 3, 0, 1, 2, 0]);
     assert_eq!(fixture.slot.stats.sessions.load(Ordering::Relaxed), 0);
     assert_eq!(fixture.message().await.seq, 1);
+}
+
+/// A part went into whatever session had the name by then, and mixed two states.
+#[tokio::test]
+async fn a_later_part_goes_behind_the_one_before_and_nowhere_else() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.operate(None, part(false, 0, 2, None)).await.unwrap();
+    let other = fixture.operate(None, part(true, 0, 2, None)).await.unwrap();
+    assert_eq!(first.seq, other.seq);
+    let refused = fixture.operate(at(&first), part(false, 2, 0, Some(b"v"))).await.unwrap_err();
+    assert_eq!(refused.code, Code::SessionChanged);
+    // Its own goes on, and is told the same when its answer was lost.
+    let on = fixture.operate(at(&other), part(true, 2, 1, None)).await.unwrap();
+    assert_eq!((on.seq, on.incarnation), (3, other.incarnation));
+    let again = fixture.operate(at(&other), part(true, 2, 1, None)).await.unwrap();
+    assert_eq!((again.seq, again.incarnation), (3, other.incarnation));
+    assert_eq!(fixture.history().await, [1, 2, 0, 1, 2, 3]);
+}
+
+/// A handler would see half a state, and its message would be in the middle of the file's.
+#[tokio::test]
+async fn a_session_is_kept_from_clients_until_its_last_part() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.operate(None, part(false, 0, 2, None)).await.unwrap();
+    let refused = fixture.send(b"sone").await.unwrap().unwrap_err();
+    assert!(refused.code == Code::Unavailable && refused.detail.contains("imported"), "{refused}");
+    fixture.operate(at(&first), part(false, 2, 0, Some(b"v"))).await.unwrap();
+    assert_eq!(fixture.message().await.seq, 4);
+    // Nor for longer than there is one.
+    let first = fixture.operate(None, part(true, 0, 2, None)).await.unwrap();
+    fixture.operate(at(&first), Action::Discard).await.unwrap();
+    assert_eq!(fixture.message().await.seq, 1);
+}
+
+/// A session would name a version that its service never has again, and answer 503 for ever.
+#[tokio::test]
+async fn a_part_whose_version_the_service_does_not_have_is_refused() {
+    let mut fixture = Fixture::new().await;
+    for of_state in [true, false] {
+        let Action::Import(mut part) = part(false, 0, 2, Some(b"v")) else { unreachable!() };
+        match of_state {
+            true => part.deployment = 9,
+            false => part.history[1].deployment = 9,
+        }
+        let refused = fixture.operate(None, Action::Import(part)).await.unwrap_err();
+        assert!(refused.detail.contains("has no deployment 9"), "{refused}");
+    }
+    assert!(fixture.history().await.is_empty());
 }
