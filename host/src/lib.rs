@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod discovery;
 pub mod error;
+mod files;
 pub mod http;
 pub mod limits;
 pub mod log;

@@ -860,6 +860,9 @@ pub const CLIENT_LOOK: Duration = Duration::from_millis(100);
 
 /// Time until all nodes of a development cluster are ready, the NATS servers being so already.
 pub const CLUSTER_DEV_READY: Duration = Duration::from_secs(90);
+/// What a node of a development cluster has logged, on disk: then the file begins anew, and the one
+/// before is kept.
+pub const CLUSTER_DEV_LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Time that they have to stop in an orderly way: their grace, what a store's close may take
 /// beyond it, and a little.
 pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);

@@ -415,7 +415,8 @@ pub struct DeploymentInfo {
     /// `<version>+<short digest>`, as in `Slotd-Plugin`.
     pub label: String,
     pub deployed_ms: u64,
-    /// The operator said that it reads the state of every other version as it is.
+    /// The operator said of it that it reads the state of every other version as it is. Another deploy
+    /// or rollback to that version for which this is not said is another deployment.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub same_state: bool,
     /// Who deployed it, if the request said so by `Slotd-Sender`.
@@ -440,12 +441,28 @@ pub struct DeploymentLine {
     pub pinned: Option<u64>,
 }
 
+/// The deploy or rollback that made a deployment current.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SwitchedInfo {
+    /// The label of what ran before, if anything did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Who asked for it, if the request said so by `Slotd-Sender`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
 /// Every deployment of a service.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Deployments {
     #[schema(value_type = String)]
     pub service: ServiceName,
     pub generation: u64,
+    /// What made the current one current; absent where that was before it was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switched: Option<SwitchedInfo>,
     /// The latest first.
     pub deployments: Vec<DeploymentLine>,
     /// Nodes that did not say what they have, with the reason: their sessions are not counted.
@@ -613,7 +630,7 @@ pub struct Drained {
     pub slot: SlotId,
     pub term: Term,
     pub position: Position,
-    /// Where it went; on one node it starts again here, at its next message.
+    /// Where it went. On a resettable node it starts again there, at its next message.
     pub to: String,
 }
 

@@ -2,11 +2,12 @@
 
 use super::{
     args::{AdminOnly, AdminService, Deploy, Rollback, SaidArgs, SlotArgs, Slots, Swap, SwapCmd},
-    client::{Client, encode, query},
+    client::{Client, encode, operator, query},
     exit::{CliError, Exit},
-    output::{self, Table, list, number, text, time},
+    json::Json,
+    output::{self, Table, format_time, list, number, text, time},
 };
-use crate::{limits, names::ServiceName};
+use crate::{files, limits, names::ServiceName};
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
@@ -21,21 +22,15 @@ const SLOTS_SHOWN: usize = 20;
 /// # Errors
 /// It can't be read or is too large for any node.
 pub fn read_component(file: &Path) -> Result<Vec<u8>, CliError> {
-    let failed = |error: std::io::Error| {
-        CliError::failure(format!("can't read {}: {error}", file.display()))
-    };
-    let size = std::fs::metadata(file).map_err(failed)?.len();
-    if size > limits::COMPONENT_BYTES_MAX as u64 {
-        return Err(CliError::failure(format!(
-            "{} has {size} bytes; a component may have {}",
-            file.display(),
-            limits::COMPONENT_BYTES_MAX
-        )));
-    }
-    std::fs::read(file).map_err(failed)
+    files::read(file, limits::COMPONENT_BYTES_MAX as u64).map_err(|error| {
+        let too_large = matches!(error, files::ReadError::TooLarge(_));
+        let hint = if too_large { ", the most that a component may have" } else { "" };
+        CliError::failure(format!("{} {error}{hint}", file.display()))
+    })
 }
 
-const SENDER: &str = "slotd-sender";
+/// Of what is done to a service.
+pub const SENDER: &str = "slotd-sender";
 
 impl SaidArgs {
     fn query(&self) -> [(&'static str, Option<String>); 2] {
@@ -43,11 +38,8 @@ impl SaidArgs {
         [("force", set(self.force)), ("same_state", set(self.same_state))]
     }
 
-    /// Who does it, if that is known and can be a header.
-    fn by(&self) -> Option<String> {
-        let by = self.by.clone().or_else(|| std::env::var("USER").ok())?;
-        let fits = !by.is_empty() && by.len() <= limits::SENDER_BYTES_MAX;
-        (fits && by.bytes().all(|b| b.is_ascii_graphic() || b == b' ')).then_some(by)
+    fn by(&self) -> Result<String, CliError> {
+        operator("--by", self.by.as_deref())
     }
 }
 
@@ -61,10 +53,9 @@ pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
     let path = service_path(&args.service, "/deploy")?
         + &query(&[("version", args.version), force, same_state]);
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
+    let by = args.said.by()?;
     let component = Bytes::from(read_component(&args.file)?);
-    let by = args.said.by();
-    let mut headers = vec![("content-type", "application/wasm")];
-    headers.extend(by.as_deref().map(|by| (SENDER, by)));
+    let headers = [("content-type", "application/wasm"), (SENDER, by.as_str())];
     let answer = client.request(Method::POST, &path, &headers, component).await?;
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
@@ -74,15 +65,15 @@ pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
     let [force, same_state] = args.said.query();
     let path =
         service_path(&args.service, "/rollback")? + &query(&[("to", args.to), force, same_state]);
-    let by = args.said.by();
-    let headers: Vec<_> = by.as_deref().map(|by| (SENDER, by)).into_iter().collect();
+    let by = args.said.by()?;
+    let headers = [(SENDER, by.as_str())];
     let answer = client.request(Method::POST, &path, &headers, Bytes::new()).await?;
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
 
 /// What a deploy did, once every slot has moved.
 pub struct Moved {
-    pub answer: Value,
+    pub answer: Json,
     /// Whether something else ran before.
     pub changed: bool,
     /// The version and digest that run now.
@@ -115,7 +106,11 @@ fn does_not_proceed(error: &str) -> CliError {
 }
 
 /// Waits until every slot has moved; gives the answer with the swap as it ended.
-async fn moved(client: &Client, service: &str, mut answer: Value) -> Result<Value, CliError> {
+async fn moved(client: &Client, service: &str, answer: Json) -> Result<Json, CliError> {
+    if !is_moving(&answer["swap"]) {
+        return Ok(answer);
+    }
+    let mut answer = answer.into_value();
     let until = Instant::now() + client.timeout();
     while is_moving(&answer["swap"]) {
         if Instant::now() > until {
@@ -136,14 +131,14 @@ async fn moved(client: &Client, service: &str, mut answer: Value) -> Result<Valu
         }
         answer["swap"] = status["swap"].clone();
     }
-    Ok(answer)
+    Ok(answer.into())
 }
 
 /// Says what a deploy or rollback did; waits for its swap where told to.
 async fn changed(
     client: &Client,
     service: &str,
-    mut answer: Value,
+    mut answer: Json,
     wait: bool,
     json: bool,
 ) -> Result<(), CliError> {
@@ -153,7 +148,11 @@ async fn changed(
     if json {
         output::line(&answer.to_string())?;
     } else {
-        let label = text(&answer, "current.label");
+        let same_state = match answer["current"]["same_state"].as_bool() {
+            Some(true) => " (same state: it takes every version's sessions over, as it was told)",
+            _ => "",
+        };
+        let label = text(&answer, "current.label") + same_state;
         match answer["changed"].as_bool() {
             Some(false) => {
                 output::line(&format!("{service} already runs {label}; nothing changed"))?
@@ -262,7 +261,7 @@ async fn swap_status(client: &Client, service: &str, json: bool) -> Result<(), C
     }
 }
 
-pub async fn deployments_of(client: &Client, service: &str) -> Result<Value, CliError> {
+pub async fn deployments_of(client: &Client, service: &str) -> Result<Json, CliError> {
     client.get(&service_path(service, "/deployments")?).await?.json()
 }
 
@@ -276,12 +275,24 @@ pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError>
     let mut table = Table::new(columns);
     for line in list(&answer, "deployments") {
         let is = |name: &str| line[name].as_bool() == Some(true);
-        let state = match (is("current"), is("previous"), is("same_state")) {
-            (true, ..) => "current",
-            (_, true, _) => "before: rollback goes here",
-            (_, _, true) => "same state",
-            _ => "-",
-        };
+        let switched = &answer["switched"];
+        let mut state = Vec::new();
+        if is("current") {
+            state.push(match (switched["at_ms"].as_u64(), switched["by"].as_str()) {
+                (None, _) => "current".to_owned(),
+                (Some(at), None) => format!("current since {}", format_time(at)),
+                (Some(at), Some(by)) => format!("current since {} by {by}", format_time(at)),
+            });
+        }
+        if is("previous") {
+            state.push("before: rollback goes here".into());
+        }
+        if is("same_state") {
+            state.push("same state".into());
+        }
+        if state.is_empty() {
+            state.push("-".into());
+        }
         table.row([
             text(line, "deployment"),
             text(line, "label"),
@@ -289,7 +300,7 @@ pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError>
             text(line, "by"),
             text(line, "sessions"),
             text(line, "pinned"),
-            state.into(),
+            state.join(", "),
         ]);
     }
     output::print(&table.render())?;

@@ -26,7 +26,7 @@ use std::{ffi::OsString, path::PathBuf, sync::LazyLock, time::Duration};
 #[command(propagate_version = false, disable_help_subcommand = true, subcommand_required = true)]
 #[command(arg_required_else_help = true)]
 pub struct Cli {
-    /// Print JSON: the server's own answers, and errors as one object on standard error
+    /// Print JSON: the server's own answers as they came, and errors as one object on standard error
     #[arg(long, global = true, display_order = 900)]
     pub json: bool,
     #[command(subcommand)]
@@ -171,9 +171,12 @@ pub struct SaidArgs {
     #[arg(long)]
     pub force: bool,
     /// Say that this version reads the state of every other one as it is: all sessions go over
+    ///
+    /// It holds for this deploy or rollback. `slotd deployments` shows it as "same state"; another one
+    /// to the same version has to say it again, and without it sessions stay, or it is refused.
     #[arg(long)]
     pub same_state: bool,
-    /// Who does it, for `slotd deployments`; without it the user who runs this
+    /// Who does it, for `slotd deployments` [default: $USER, else $LOGNAME, else "operator"]
     #[arg(long, value_name = "NAME")]
     pub by: Option<String>,
 }
@@ -182,7 +185,8 @@ pub struct SaidArgs {
 pub struct Rollback {
     /// The service's name
     pub service: String,
-    /// Go to this version, label or deployment's number, not to what ran before
+    /// Go to this version, label, deployment's number or digest's first digits (6 or more), not to
+    /// what ran before
     #[arg(long, value_name = "VERSION")]
     pub to: Option<String>,
     #[command(flatten)]
@@ -210,8 +214,10 @@ pub struct Swap {
 pub enum ServiceCmd {
     /// Remove a service with all its sessions and deployments
     ///
-    /// Nothing brings them back. The service is gone at once for who asks; its sessions are deleted
-    /// meanwhile. Without --yes it says what there is, and asks for the service's name.
+    /// Nothing brings them back. From then on requests for the service are refused with 404
+    /// (`service-not-found`), while its sessions are deleted in the background; the command waits for
+    /// that. On a terminal it says first what there is, and asks for the service's name; where there
+    /// is none, as in a script, it needs --yes.
     Rm(ServiceRm),
 }
 
@@ -219,7 +225,7 @@ pub enum ServiceCmd {
 pub struct ServiceRm {
     /// The service's name
     pub service: String,
-    /// Don't ask
+    /// Don't ask; needed where standard input is no terminal
     #[arg(long)]
     pub yes: bool,
     #[command(flatten)]
@@ -404,10 +410,11 @@ pub struct SessionSet {
     /// Why, for the session's history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Who does it, for the session's history [default: $USER]
+    /// Who does it, for the session's history [default: $USER, else $LOGNAME, else "operator"]
     #[arg(long = "as", value_name = "NAME")]
     pub who: Option<String>,
-    /// Only if the session is there, as `session state` or `session show` printed it
+    /// Only if the session is still at this position, which `session state` prints (`as of ...`):
+    /// nothing is done if a message came since
     #[arg(long, value_name = "POSITION")]
     pub if_position: Option<String>,
     #[command(flatten)]
@@ -443,7 +450,7 @@ pub struct SessionImport {
     /// Take the state for one of the current version, if the service never had its own
     #[arg(long)]
     pub assume_current: bool,
-    /// Who does it, for the session's history [default: $USER]
+    /// Who does it, for the session's history [default: $USER, else $LOGNAME, else "operator"]
     #[arg(long = "as", value_name = "NAME")]
     pub who: Option<String>,
     #[command(flatten)]
@@ -454,8 +461,8 @@ pub struct SessionImport {
 pub struct SessionDelete {
     /// The service's name
     pub service: String,
-    /// The session's id
-    #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
+    /// The session's id; for all whose ids begin alike there is --prefix
+    #[arg(conflicts_with = "prefix")]
     pub session: Option<String>,
     /// All whose ids start with this; they are counted first. May be run again when it was cut short
     #[arg(long)]
@@ -497,8 +504,8 @@ pub enum SlotCmd {
     Show(SlotArgs),
     /// Move a slot to another node, and keep it off this one until the next rebalance
     ///
-    /// It finishes what it has in flight; messages that come meanwhile wait. On a node that stands
-    /// alone it starts again there.
+    /// It finishes what it has in flight; messages that come meanwhile wait. Where there is no other
+    /// node it is refused.
     Drain(SlotArgs),
 }
 
@@ -610,9 +617,10 @@ pub enum PluginCmd {
     ///
     /// For Rust, rustup's targets or, where they cannot be fetched, Debian's packages; for C,
     /// Debian's packages of clang, its linker and wasi-libc. Does nothing where all is there. The
-    /// other languages need nothing: what building them needs is fetched when they are built.
+    /// other languages need nothing, and it says so: what building them needs is fetched when they
+    /// are built.
     Setup {
-        /// The language: rust or c
+        /// The language
         #[arg(long, value_enum, default_value_t = Lang::Rust)]
         lang: Lang,
         /// The folder whose toolchain counts

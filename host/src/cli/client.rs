@@ -1,7 +1,10 @@
 //! A small HTTP client for one node: one connection per request, every wait bounded, every
 //! failure told in words that help.
 
-use super::exit::{CliError, Exit};
+use super::{
+    exit::{CliError, Exit},
+    json::Json,
+};
 use crate::{limits, text::clip};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
@@ -34,11 +37,21 @@ pub struct Client {
 pub struct Hints {
     pub url: &'static str,
     pub token: &'static str,
+    /// What it may be where a node does not know the route.
+    pub other: &'static str,
 }
 
-pub const API: Hints = Hints { url: "--url or $SLOTD_URL", token: "--token or $SLOTD_API_TOKEN" };
-pub const ADMIN: Hints =
-    Hints { url: "--admin-url or $SLOTD_ADMIN_URL", token: "--admin-token or $SLOTD_ADMIN_TOKEN" };
+pub const API: Hints = Hints {
+    url: "--url or $SLOTD_URL",
+    token: "--token or $SLOTD_API_TOKEN",
+    other: "Is this the node's admin API? Name its API with --url or $SLOTD_URL.",
+};
+pub const ADMIN: Hints = Hints {
+    url: "--admin-url or $SLOTD_ADMIN_URL",
+    token: "--admin-token or $SLOTD_ADMIN_TOKEN",
+    other: "Is this the node's API? Its admin API has a port of its own: name it with --admin-url \
+            or $SLOTD_ADMIN_URL.",
+};
 
 /// A successful answer.
 #[derive(Clone, Debug)]
@@ -54,13 +67,8 @@ impl Answer {
     }
     /// # Errors
     /// The answer is no JSON: not slotd's.
-    pub fn json(&self) -> Result<Value, CliError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            CliError::new(
-                Exit::Server,
-                format!("the answer is not JSON ({error}): is that a slotd node?"),
-            )
-        })
+    pub fn json(&self) -> Result<Json, CliError> {
+        Json::parse(&self.body)
     }
 }
 
@@ -199,7 +207,13 @@ impl Client {
             request = request.header(header::AUTHORIZATION, value);
         }
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            // What flags carry is checked where the flag is known.
+            let value = http::HeaderValue::try_from(*value).map_err(|_| {
+                CliError::usage(format!(
+                    "{value:?} can't be sent: a header ({name}) has no control characters"
+                ))
+            })?;
+            request = request.header(*name, value);
         }
         let request = request
             .body(Full::new(body))
@@ -291,11 +305,42 @@ impl Client {
         if let Some(after) = answer.header("retry-after") {
             let _ = write!(message, "\n  It may work later: try again in {after} s.");
         }
+        if code == "route-not-found" {
+            let _ = write!(message, "\n  {}", self.hints.other);
+        }
         if status == 401 {
             let _ = write!(message, "\n  Give the token with {}.", self.hints.token);
         }
         CliError { exit, message, problem: Some(problem) }
     }
+}
+
+/// What a flag says, where it is to be a header.
+///
+/// # Errors
+/// It can't be one, or the node would refuse it.
+pub fn plain<'a>(flag: &str, value: &'a str, bytes_max: usize) -> Result<&'a str, CliError> {
+    let fits = !value.is_empty() && value.len() <= bytes_max;
+    match fits && !value.chars().any(char::is_control) {
+        true => Ok(value),
+        false => Err(CliError::usage(format!(
+            "{flag} {:?}: it must have 1 to {bytes_max} bytes and no control characters",
+            clip(value.into(), limits::LISTED_BYTES_MAX)
+        ))),
+    }
+}
+
+/// Who does something, for the record: as a flag says, else the user of this process.
+///
+/// # Errors
+/// The flag says what can't be sent.
+pub fn operator(flag: &str, told: Option<&str>) -> Result<String, CliError> {
+    if let Some(told) = told {
+        return plain(flag, told, limits::SENDER_BYTES_MAX).map(str::to_owned);
+    }
+    let named = ["USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let mut fit = named.filter(|name| plain(flag, name, limits::SENDER_BYTES_MAX).is_ok());
+    Ok(fit.next().unwrap_or_else(|| "operator".into()))
 }
 
 /// Percent-encodes everything but unreserved characters: fit for a path's segment and a query's

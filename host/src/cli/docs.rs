@@ -17,8 +17,9 @@ mod tests {
 `SLOTD_ADMIN_TOKEN`.
 
 Answers go to standard output, everything said about them to standard error, so `slotd send chat
-room-17 … > reply.json` has the reply alone. `--json` gives the server's own JSON on one line (for
-`tail`: one line an event), and errors as one object on standard error:
+room-17 … > reply.json` has the reply alone. `--json` gives the server's own JSON on one line, with what
+sessions hold byte for byte as it was stored (for `tail`: one line an event, with its `position`, which
+`--after` goes on from), and errors as one object on standard error:
 `{\"error\": TEXT, \"exit\": CODE, \"problem\": the server's problem+json or null}`.
 
 What others wrote is printed to a terminal with its control characters as escapes.

@@ -68,7 +68,10 @@ impl CliError {
             });
             super::output::complain(&value.to_string());
         } else {
-            super::output::complain(&format!("slotd: {}", self.message));
+            super::output::complain(&super::output::for_terminal(&format!(
+                "slotd: {}",
+                self.message
+            )));
         }
     }
 }

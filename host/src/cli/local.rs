@@ -29,9 +29,17 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
         }
         PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchain::ensure(&dir), json),
         PluginCmd::Setup { lang: Lang::C, .. } => report(lang::setup_c(), json),
-        PluginCmd::Setup { lang, .. } => Err(CliError::failure(format!(
-            "{lang} needs no set-up: what building it needs is fetched when it is built"
-        ))),
+        PluginCmd::Setup { lang, .. } => {
+            let said = format!(
+                "{lang} needs no set-up: what building it needs is fetched when it is built"
+            );
+            match json {
+                true => {
+                    output::line(&serde_json::json!({"lang": lang, "needed": false}).to_string())
+                }
+                false => output::line(&said),
+            }
+        }
         PluginCmd::Check { file } => check(&file, json).await,
     }
 }

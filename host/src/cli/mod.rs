@@ -11,6 +11,7 @@ mod dev;
 mod docs;
 mod exit;
 mod join;
+mod json;
 mod local;
 mod nodes;
 mod operate;

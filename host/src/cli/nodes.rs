@@ -77,6 +77,15 @@ fn nodes_table(answer: &Value) -> String {
     table.render()
 }
 
+/// Why a node did not say anything. The reason may name it.
+fn silent(node: &Value) -> String {
+    let (name, why) = (text(node, "node"), text(node, "why"));
+    match why.starts_with(&format!("node {name} ")) || why.contains(&format!(" node {name} ")) {
+        true => why,
+        false => format!("{name} is silent: {why}"),
+    }
+}
+
 /// What the table does not say by itself.
 fn notes(answer: &Value) -> Vec<String> {
     let nodes = list(answer, "nodes");
@@ -90,9 +99,7 @@ fn notes(answer: &Value) -> Vec<String> {
     for node in nodes.iter().filter(|node| node["links"].is_string()) {
         notes.push(format!("{} has {}", text(node, "node"), text(node, "links")));
     }
-    for node in list(answer, "silent") {
-        notes.push(format!("{} is silent: {}", text(node, "node"), text(node, "why")));
-    }
+    notes.extend(list(answer, "silent").iter().map(silent));
     let mut views: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
     for node in nodes {
         views.entry(names(node, "members")).or_default().push(text(node, "node"));
@@ -185,8 +192,7 @@ pub async fn moves(args: Moves, json: bool) -> Result<(), CliError> {
         output::print(&moves_table(&answer))?;
     }
     for node in list(&answer, "silent") {
-        let note = format!("{} is silent: {}", text(node, "node"), text(node, "why"));
-        output::complain(&harmless(&note, false));
+        output::complain(&harmless(&silent(node), false));
     }
     output::complain(&moves_summary(&answer));
     Ok(())
@@ -271,7 +277,7 @@ mod tests {
             [
                 "c is not ready: the log engine does not answer",
                 "e can't serve: its disk takes no writes",
-                "d is silent: node d does not answer: \\u{1b}[2J",
+                "node d does not answer: \\u{1b}[2J",
                 "the nodes do not agree on who is there:",
                 "  a, b, e sees a, b, c",
                 "  c sees c",

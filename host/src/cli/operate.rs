@@ -3,20 +3,21 @@
 use super::{
     admin::service_path,
     args::{SessionDelete, SessionExport, SessionImport, SessionSet, SessionState},
-    client::{Client, encode, query},
+    client::{Client, encode, operator, query},
     exit::{CliError, Exit},
-    output::{self, Table, list, text},
-    sessions::{delete_one, shown},
+    json::{self, StateEntry, StatePage, one_line},
+    output::{self, Table, text},
+    sessions::delete_one,
 };
 use crate::{
-    limits,
+    files, limits,
     names::{ServiceName, SessionKey},
 };
 use base64::Engine as _;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt as _;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use std::{io::Read as _, path::Path};
 use tokio::time::timeout;
 
@@ -25,14 +26,6 @@ fn path(service: &str, session: &str, rest: &str) -> Result<String, CliError> {
     let key = SessionKey::parse(service, session)?;
     let [service, session] = [key.service.as_str(), key.session.as_str()].map(encode);
     Ok(format!("/admin/v1/services/{service}/sessions/{session}{rest}"))
-}
-
-/// Who does it, for the session's history: as told, else the user of this process.
-fn operator(told: Option<String>) -> String {
-    let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
-    let name = told.or_else(user).unwrap_or_default();
-    let clean: String = name.chars().filter(|c| !c.is_control()).collect();
-    if clean.is_empty() { "operator".into() } else { clean }
 }
 
 pub async fn state(args: SessionState, json: bool) -> Result<(), CliError> {
@@ -45,24 +38,27 @@ pub async fn state(args: SessionState, json: bool) -> Result<(), CliError> {
 }
 
 /// Prints one value as it is.
-async fn value(client: &Client, path: &str, key: &str, json: bool) -> Result<(), CliError> {
+async fn value(client: &Client, path: &str, key: &str, as_json: bool) -> Result<(), CliError> {
     let parameters = query(&[("prefix", Some(key.into())), ("limit", Some("1".into()))]);
     let page = client.get(&format!("{path}{parameters}")).await?.json()?;
-    let entry = list(&page, "entries").iter().find(|entry| entry["key"] == key);
-    let entry = entry.ok_or_else(|| {
+    let page: StatePage<'_> = page.read()?;
+    let first = page.entries.first().map(|raw| raw.get());
+    let entry = first.map(json::read::<StateEntry<'_>>).transpose()?;
+    let found = first.zip(entry).filter(|(_, entry)| entry.key == key);
+    let (raw, entry) = found.ok_or_else(|| {
         CliError::new(Exit::Refused, format!("the session has no key {key:?} in its state"))
     })?;
-    if json {
-        return output::line(&entry.to_string());
+    if as_json {
+        return output::line(&one_line(raw));
     }
-    match entry["value_base64"].as_str() {
+    match entry.value_base64 {
         Some(base64) => {
             let bytes = base64::engine::general_purpose::STANDARD.decode(base64);
             let bytes =
                 bytes.map_err(|e| CliError::new(Exit::Server, format!("not base64: {e}")))?;
             output::body(&bytes)
         }
-        None => output::line(&entry["value"].to_string()),
+        None => output::line(entry.value.map_or("null", RawValue::get)),
     }
 }
 
@@ -72,43 +68,52 @@ async fn keys(
     prefix: Option<String>,
     after: Option<String>,
     limit: Option<u64>,
-    json: bool,
+    as_json: bool,
 ) -> Result<(), CliError> {
     let limit = limit.map(|limit| limit.to_string());
-    let parameters = query(&[("prefix", prefix), ("after", after), ("limit", limit)]);
-    let page = client.get(&format!("{path}{parameters}")).await?.json()?;
-    if json {
+    let parameters = [("prefix", prefix.clone()), ("after", after), ("limit", limit)];
+    let page = client.get(&format!("{path}{}", query(&parameters))).await?.json()?;
+    if as_json {
         return output::line(&page.to_string());
     }
+    let entries = page.read::<StatePage<'_>>()?.entries;
     let mut table = Table::new(&["KEY", "VALUE"]);
-    for entry in list(&page, "entries") {
-        table.row([text(entry, "key"), shown_value(entry)]);
+    for raw in &entries {
+        let entry: StateEntry<'_> = json::read(raw.get())?;
+        let value = entry.shown();
+        table.row([entry.key, value]);
     }
-    output::print(&table.render())?;
-    let (keys, bytes) = (text(&page, "session.state_keys"), text(&page, "session.state_bytes"));
-    output::complain(&output::harmless(
-        &format!("{keys} keys, {bytes} bytes, as of {}", text(&page, "session.position")),
-        false,
-    ));
+    if !entries.is_empty() {
+        output::print(&table.render())?;
+    }
+    let size = |name: &str| page["session"][name].as_u64().unwrap_or(0) as usize;
+    let keys = output::count(size("state_keys"), "key");
+    let bytes = output::count(size("state_bytes"), "byte");
+    let position = text(&page, "session.position");
+    // Of the whole session, whatever was asked for.
+    let whole = match (prefix, entries.is_empty()) {
+        (Some(prefix), true) => format!(
+            "no keys that begin with {prefix:?}; the session has {keys}, {bytes}, as of {position}"
+        ),
+        (Some(_), false) => format!("of {keys}, {bytes}, as of {position}"),
+        (None, _) => format!("{keys}, {bytes}, as of {position}"),
+    };
+    output::complain(&output::harmless(&whole, false));
     if let Some(next) = page["next_after"].as_str() {
         output::complain(&format!("more: --after {:?}", output::harmless(next, false)));
     }
     Ok(())
 }
 
-/// A value on one line; JSON's null is one, too.
-fn shown_value(entry: &Value) -> String {
-    match entry.get("value") {
-        Some(json) => output::harmless(&json.to_string(), false),
-        None => shown(entry, "value"),
-    }
-}
-
 pub async fn set(args: SessionSet, json: bool) -> Result<(), CliError> {
     let path = path(&args.service, &args.session, "/state")?;
     let client = args.admin.client()?;
+    let who = operator("--as", args.who.as_deref())?;
     let change = match (args.value, args.delete) {
-        (None, true) => json!({"key": args.key, "delete": true}),
+        (None, true) => {
+            has_key(&client, &path, &args.key).await?;
+            json!({"key": args.key, "delete": true})
+        }
         (Some(value), false) => {
             let bytes = match value.as_str() {
                 "-" => read_input()?,
@@ -131,7 +136,6 @@ pub async fn set(args: SessionSet, json: bool) -> Result<(), CliError> {
     let body = json!({
         "changes": [change], "reason": args.reason, "position": args.if_position,
     });
-    let who = operator(args.who);
     let headers = [("content-type", "application/json"), ("slotd-operator", who.as_str())];
     let body = Bytes::from(body.to_string());
     let answer = client.request(Method::POST, &path, &headers, body).await?.json()?;
@@ -140,6 +144,20 @@ pub async fn set(args: SessionSet, json: bool) -> Result<(), CliError> {
     }
     let seq = text(&answer, "seq");
     output::line(&format!("corrected; it stands as message {seq} in the session's history"))
+}
+
+/// Whether there is anything to delete: a correction that corrects nothing would stand in the history
+/// for good.
+async fn has_key(client: &Client, path: &str, key: &str) -> Result<(), CliError> {
+    let parameters = query(&[("prefix", Some(key.into())), ("limit", Some("1".into()))]);
+    let page = client.get(&format!("{path}{parameters}")).await?.json()?;
+    match page["entries"][0]["key"] == key {
+        true => Ok(()),
+        false => Err(CliError::new(
+            Exit::Refused,
+            format!("the session has no key {key:?} in its state: nothing was done"),
+        )),
+    }
 }
 
 fn read_input() -> Result<Vec<u8>, CliError> {
@@ -161,21 +179,36 @@ pub async fn export(args: SessionExport, json: bool) -> Result<(), CliError> {
     let Some(file) = args.file.filter(|file| file.as_os_str() != "-") else {
         return save(&client, &path, &mut std::io::stdout().lock()).await.map(drop);
     };
+    // By its kind alone: the message would name a file of which the user knows nothing.
     let failed = |error: std::io::Error| {
-        CliError::failure(format!("can't write {}: {error}", file.display()))
+        let why = std::io::Error::from(error.kind());
+        CliError::failure(format!("can't write {}: {why}", file.display()))
     };
     // There in whole, or not at all.
     let folder = file.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let mut out =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    let folder = folder.unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(CliError::failure(format!(
+            "can't write {}: there is no folder {}",
+            file.display(),
+            folder.display()
+        )));
+    }
+    let mut out = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     let end = save(&client, &path, &mut out).await?;
     out.as_file().sync_all().map_err(failed)?;
     out.persist(&file).map_err(|error| failed(error.error))?;
     if json {
         return output::line(&end.to_string());
     }
-    let (messages, keys) = (text(&end, "end.messages"), text(&end, "end.keys"));
-    output::line(&format!("{}: {messages} messages, {keys} keys", file.display()))
+    output::line(&format!("{}: {}", file.display(), held(&end["end"])))
+}
+
+/// What a session's file has.
+fn held(counts: &Value) -> String {
+    let size = |name: &str| counts[name].as_u64().unwrap_or(0) as usize;
+    let (messages, keys) = (size("messages"), size("keys"));
+    format!("{}, {}", output::count(messages, "message"), output::count(keys, "key"))
 }
 
 /// Writes an export; gives its last line.
@@ -219,18 +252,12 @@ async fn save(
 pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
     let path = path(&args.service, &args.session, "/import")?;
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(&args.file);
-    let read =
-        file.and_then(|file| file.take(limits::IMPORT_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|e| CliError::failure(format!("can't read {}: {e}", args.file.display())))?;
-    if bytes.len() as u64 > limits::IMPORT_BYTES_MAX {
-        return Err(CliError::failure(format!(
-            "{} is larger than this command sends, {} bytes: send it with curl --data-binary",
-            args.file.display(),
-            limits::IMPORT_BYTES_MAX
-        )));
-    }
+    let who = operator("--as", args.who.as_deref())?;
+    let bytes = files::read(&args.file, limits::IMPORT_BYTES_MAX).map_err(|error| {
+        let too_large = matches!(error, files::ReadError::TooLarge(_));
+        let hint = if too_large { ": send it with curl --data-binary" } else { "" };
+        CliError::failure(format!("{} {error}{hint}", args.file.display()))
+    })?;
     // Before anything is replaced by it.
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let last = text.rsplit(|b| *b == b'\n').next().unwrap_or_default();
@@ -244,17 +271,22 @@ pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
     let flag = |set: bool| set.then(|| "true".to_owned());
     let parameters =
         query(&[("replace", flag(args.replace)), ("assume_current", flag(args.assume_current))]);
-    let who = operator(args.who);
     let headers = [("content-type", "application/x-ndjson"), ("slotd-operator", who.as_str())];
     let path = path + &parameters;
-    let answer = client.request(Method::POST, &path, &headers, bytes.into()).await?.json()?;
+    let answer = client.request(Method::POST, &path, &headers, bytes.into()).await;
+    let answer = answer.map_err(|mut error| {
+        if error.problem.as_ref().is_some_and(|problem| problem["code"] == "session-exists") {
+            error.message += "\n  --replace puts the file in its place, and deletes what it has.";
+        }
+        error
+    })?;
+    let answer = answer.json()?;
     if json {
         return output::line(&answer.to_string());
     }
     output::line(&format!(
-        "{} messages, {} keys; that it was imported is message {}",
-        output::text(&answer, "messages"),
-        output::text(&answer, "keys"),
+        "{}; that it was imported is message {}",
+        held(&answer),
         output::text(&answer, "seq")
     ))
 }
@@ -263,7 +295,9 @@ pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
 
 pub async fn delete(args: SessionDelete, json: bool) -> Result<(), CliError> {
     let Some(prefix) = args.prefix else {
-        let session = args.session.ok_or_else(|| CliError::usage("give a SESSION or --prefix"))?;
+        let session = args.session.ok_or_else(|| {
+            CliError::usage("give a SESSION, or --prefix for all whose ids begin with it")
+        })?;
         return delete_one(&args.service, &session, &args.api, json).await;
     };
     let timeout = args.api.wait.timeout.unwrap_or(limits::CLIENT_TIMEOUT_DEFAULT);

@@ -3,7 +3,10 @@
 use super::exit::CliError;
 use crate::telemetry::{sink, text};
 use serde_json::Value;
-use std::io::{self, IsTerminal as _};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal as _},
+};
 
 /// Writes to standard output.
 ///
@@ -32,6 +35,49 @@ pub fn write_bytes(bytes: &[u8]) -> Result<(), CliError> {
 /// Writes a line to standard error; if that fails there is nobody to tell.
 pub fn complain(text: &str) {
     let _ = sink::err(format!("{text}\n").as_bytes());
+}
+
+/// What is said on standard error: on a terminal, long lines broken between words.
+pub fn for_terminal(text: &str) -> Cow<'_, str> {
+    match io::stderr().is_terminal() {
+        true => wrapped(text, WIDTH).into(),
+        false => text.into(),
+    }
+}
+
+/// A width at which long sentences are read with ease.
+const WIDTH: usize = 100;
+
+fn wrapped(text: &str, width: usize) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    for (number, line) in text.lines().enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let indent = line.len() - line.trim_start().len();
+        let mut column = 0;
+        for word in line[indent..].split(' ') {
+            let chars = word.chars().count();
+            match column {
+                0 => {
+                    out.push_str(&line[..indent]);
+                    column = indent;
+                }
+                _ if column + 1 + chars > width => {
+                    out.push('\n');
+                    out.extend(std::iter::repeat_n(' ', indent + 2));
+                    column = indent + 2;
+                }
+                _ => {
+                    out.push(' ');
+                    column += 1;
+                }
+            }
+            out.push_str(word);
+            column += chars;
+        }
+    }
+    out
 }
 
 /// Writes a body as it is; on a terminal, made harmless and ended with a line break.
@@ -118,13 +164,14 @@ pub fn number(value: &Value, name: &str) -> f64 {
 
 /// Milliseconds since the Unix epoch as `2026-01-31 09:05:07Z`; `-` for none.
 pub fn time(value: &Value, name: &str) -> String {
-    match value.get(name).and_then(Value::as_u64) {
-        None | Some(0) => "-".into(),
-        Some(ms) => format_time(ms),
-    }
+    format_time(value.get(name).and_then(Value::as_u64).unwrap_or(0))
 }
 
-fn format_time(ms: u64) -> String {
+/// As [`time`].
+pub fn format_time(ms: u64) -> String {
+    if ms == 0 {
+        return "-".into();
+    }
     let seconds = ms / 1_000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days to a date in the proleptic Gregorian calendar, with years that start in March, so that
@@ -157,7 +204,8 @@ pub fn bytes(n: f64) -> String {
     const KIB: f64 = 1024.0;
     match n {
         n if n < KIB => format!("{n:.0} B"),
-        n if n < KIB * KIB => format!("{:.0} KiB", n / KIB),
+        // 1023.6 KiB would be shown as 1024.
+        n if n < KIB * (KIB - 0.5) => format!("{:.0} KiB", n / KIB),
         n if n < KIB * KIB * KIB => format!("{:.1} MiB", n / KIB / KIB),
         n => format!("{:.2} GiB", n / KIB / KIB / KIB),
     }
@@ -194,6 +242,14 @@ mod tests {
         table.row(["a\u{1b}[2J", "512"]);
         assert_eq!(table.render(), "NAME        SLOTS\nünï             7\na\\u{1b}[2J    512\n");
         assert_eq!(harmless("a\n\tb\u{7}", true), "a\n\tb\\u{7}");
+    }
+
+    /// Without it, an error of several sentences is one line that a terminal breaks within words.
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        assert_eq!(wrapped("one two three\n  four five", 9), "one two\n  three\n  four\n    five");
+        assert_eq!(wrapped("averylongword b", 5), "averylongword\n  b");
+        assert_eq!(wrapped("a  b\n\nc", 9), "a  b\n\nc");
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! `slotd service`.
 
 use super::{
-    admin::{deployments_of, service_path},
+    admin::{SENDER, deployments_of, service_path},
     args::ServiceRm,
-    client::Client,
+    client::{Client, operator},
     exit::{CliError, Exit},
+    json::Json,
     output::{self, list, number, text},
 };
 use crate::limits;
 use bytes::Bytes;
 use http::Method;
-use serde_json::Value;
 use std::io::{self, BufRead as _, IsTerminal as _};
 use tokio::time::{Instant, sleep};
 
@@ -60,12 +60,14 @@ async fn ask(client: &Client, service: &str) -> Result<(), CliError> {
 }
 
 /// Removes it, and waits until its sessions are gone.
-async fn removed(client: &Client, service: &str) -> Result<Value, CliError> {
+async fn removed(client: &Client, service: &str) -> Result<Json, CliError> {
+    let by = operator("--by", None)?;
+    let headers = [(SENDER, by.as_str())];
     let path = service_path(service, "")?;
     let until = Instant::now() + client.timeout();
     let mut told = 0;
     loop {
-        let answer = client.request(Method::DELETE, &path, &[], Bytes::new()).await?.json()?;
+        let answer = client.request(Method::DELETE, &path, &headers, Bytes::new()).await?.json()?;
         if answer["done"].as_bool() != Some(false) {
             return Ok(answer);
         }

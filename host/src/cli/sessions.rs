@@ -2,18 +2,21 @@
 
 use super::{
     args::{ApiArgs, History, Query, Send, SessionArgs, Sessions},
-    client::{Answer, encode, query},
+    client::{Answer, encode, plain, query},
     exit::CliError,
-    output::{self, Table, list, text, time},
+    json::{Page, one_line},
+    output::{self, Table, format_time, list, text, time},
     tail::nothing_after,
 };
 use crate::{
+    http::is_json,
     limits,
     names::{ServiceName, SessionKey},
 };
 use bytes::Bytes;
 use http::Method;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 use std::io::Read as _;
 
 /// The path of a session, whatever its id has in it.
@@ -56,15 +59,27 @@ fn body(given: Option<String>, content_type: Option<String>) -> Result<(Bytes, S
     Ok((body.into(), content_type))
 }
 
-/// A body in JSON, as the API's own pages have it: `body`, or `body_base64`.
-fn put_body(into: &mut Value, content_type: &str, bytes: &[u8]) {
-    use base64::Engine as _;
-    let is_json = content_type.split(';').next().is_some_and(|t| t.trim().ends_with("json"));
-    match (std::str::from_utf8(bytes), is_json.then(|| serde_json::from_slice::<Value>(bytes))) {
-        (_, Some(Ok(value))) => into["body"] = value,
-        (Ok(text), _) => into["body"] = text.into(),
-        _ => into["body_base64"] = base64::engine::general_purpose::STANDARD.encode(bytes).into(),
-    }
+/// A plugin's answer for `--json`: what else is known about it, and `body` or `body_base64`.
+#[derive(Serialize)]
+struct Answered<'a> {
+    seq: Option<u64>,
+    slot: Option<u64>,
+    plugin: &'a str,
+    replayed: bool,
+    content_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// A body as it stands in JSON, if it does: JSON as it is, a text as a string.
+fn inline(content_type: &str, bytes: &[u8]) -> Option<Box<RawValue>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let json = is_json(content_type)
+        .then(|| RawValue::from_string(one_line(text).into_owned()).ok())
+        .flatten();
+    json.or_else(|| serde_json::value::to_raw_value(text).ok())
 }
 
 /// Prints a plugin's answer: its body to standard output, what else is known to standard error.
@@ -75,12 +90,13 @@ fn plugin_answer(answer: &Answer, json: bool) -> Result<(), CliError> {
     let replayed = answer.header("slotd-replayed") == Some("true");
     let content_type = answer.header("content-type").unwrap_or("");
     if json {
-        let mut value = json!({
-            "seq": seq, "slot": slot, "plugin": plugin, "replayed": replayed,
-            "content_type": content_type,
-        });
-        put_body(&mut value, content_type, &answer.body);
-        return output::line(&value.to_string());
+        use base64::Engine as _;
+        let body = inline(content_type, &answer.body);
+        let base64 = || base64::engine::general_purpose::STANDARD.encode(&answer.body);
+        let body_base64 = body.is_none().then(base64);
+        let told = Answered { seq, slot, plugin, replayed, content_type, body, body_base64 };
+        let told = serde_json::to_string(&told);
+        return output::line(&told.map_err(|error| CliError::failure(error.to_string()))?);
     }
     output::body(&answer.body)?;
     let show = |n: Option<u64>| n.map_or_else(|| "-".into(), |n| n.to_string());
@@ -97,18 +113,28 @@ pub async fn send(args: Send, json: bool) -> Result<(), CliError> {
     let path = session_path(&args.service, &args.session, "/messages")?;
     let client = args.api.client()?;
     let (body, content_type) = body(args.body, args.content_type)?;
-    let mut headers = vec![("content-type", content_type.as_str())];
-    headers.extend(args.sender.as_deref().map(|sender| ("slotd-sender", sender)));
-    headers.extend(args.id.as_deref().map(|id| ("idempotency-key", id)));
+    let content_type = content_type_of(&content_type)?;
+    let mut headers = vec![("content-type", content_type)];
+    if let Some(sender) = &args.sender {
+        headers.push(("slotd-sender", plain("--sender", sender, limits::SENDER_BYTES_MAX)?));
+    }
+    if let Some(id) = &args.id {
+        let id = plain("--id", id, limits::IDEMPOTENCY_KEY_BYTES_MAX)?;
+        headers.push(("idempotency-key", id));
+    }
     let answer = client.request(Method::POST, &path, &headers, body).await?;
     plugin_answer(&answer, json)
+}
+
+fn content_type_of(told: &str) -> Result<&str, CliError> {
+    plain("--content-type", told, limits::CONTENT_TYPE_BYTES_MAX)
 }
 
 pub async fn ask(args: Query, json: bool) -> Result<(), CliError> {
     let path = session_path(&args.service, &args.session, "/query")?;
     let client = args.api.client()?;
     let (body, content_type) = body(args.body, args.content_type)?;
-    let headers = [("content-type", content_type.as_str())];
+    let headers = [("content-type", content_type_of(&content_type)?)];
     let answer = client.request(Method::POST, &path, &headers, body).await?;
     plugin_answer(&answer, json)
 }
@@ -124,15 +150,16 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
     if json {
         return output::line(&answer.to_string());
     }
-    let entries = list(&answer, "entries");
+    let page: Page<'_> = answer.read()?;
+    let entries = &page.entries;
     for entry in entries {
-        let sender = entry["sender"].as_str().map(|s| format!("  {s}")).unwrap_or_default();
-        let events = list(entry, "events").len();
+        let sender = entry.sender.as_ref().map(|s| format!("  {s}")).unwrap_or_default();
+        let events = entry.events.len();
         let head = format!(
             "#{}  {}{sender}  {}{}",
-            text(entry, "seq"),
-            time(entry, "time_ms"),
-            text(entry, "plugin"),
+            entry.seq,
+            format_time(entry.time_ms),
+            entry.plugin,
             if events > 0 {
                 format!("  {}", output::count(events, "event"))
             } else {
@@ -142,13 +169,15 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
         let lines = format!(
             "{}\n  > {}\n  < {}\n",
             output::harmless(&head, false),
-            shown(entry, "body"),
-            shown(entry, "reply")
+            entry.body(),
+            entry.reply()
         );
         output::print(&lines)?;
     }
-    let last_seq = answer["last_seq"].as_u64().unwrap_or(0);
-    if let Some(next) = next_page(&answer) {
+    let last_seq = page.last_seq;
+    // A node of an earlier version gives the number alone.
+    if let Some(number) = page.next_after {
+        let next = page.position.clone().unwrap_or_else(|| number.to_string());
         output::complain(&output::harmless(&format!("more: --after {next}"), false));
     }
     match args.after {
@@ -163,25 +192,6 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
         _ => {}
     }
     Ok(())
-}
-
-/// Where the page behind this one begins, if there is one. A node of an earlier version gives the
-/// number alone.
-pub fn next_page(page: &Value) -> Option<String> {
-    let number = page["next_after"].as_u64()?;
-    Some(page["position"].as_str().map_or_else(|| number.to_string(), str::to_owned))
-}
-
-/// A body of a page on one line.
-pub fn shown(value: &Value, name: &str) -> String {
-    match (&value[name], value[&format!("{name}_base64")].as_str()) {
-        (Value::Null, Some("")) => "(empty)".into(),
-        (Value::Null, Some(base64)) => format!("(base64) {base64}"),
-        (Value::Null, None) => "(empty)".into(),
-        (Value::String(text), _) if text.is_empty() => "(empty)".into(),
-        (Value::String(text), _) => output::harmless(text, false),
-        (json, _) => output::harmless(&json.to_string(), false),
-    }
 }
 
 pub async fn sessions(args: Sessions, json: bool) -> Result<(), CliError> {
@@ -256,8 +266,9 @@ pub async fn show(args: SessionArgs, json: bool) -> Result<(), CliError> {
     out += &field("created", time(&answer, "created_ms"));
     out += &field("last", time(&answer, "updated_ms"));
     out += &field("plugin", text(&answer, "plugin"));
-    let (keys, bytes) = (text(&answer, "state_keys"), text(&answer, "state_bytes"));
-    out += &field("state", format!("{keys} keys, {bytes} bytes"));
+    let size = |name: &str| answer[name].as_u64().unwrap_or(0) as usize;
+    let keys = output::count(size("state_keys"), "key");
+    out += &field("state", format!("{keys}, {}", output::count(size("state_bytes"), "byte")));
     if answer["pinned"].is_object() {
         let (against, reason) = (text(&answer, "pinned.against"), text(&answer, "pinned.reason"));
         out += &field("pinned", format!("{against} refused to migrate it: {reason}"));

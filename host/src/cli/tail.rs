@@ -2,10 +2,11 @@
 
 use super::{
     args::Tail,
-    client::{Client, query},
+    client::{Client, plain, query},
     exit::{CliError, Exit},
-    output::{self, list, text, time},
-    sessions::{session_path, shown},
+    json::{self, Event, Json, Page, one_line},
+    output::{self, format_time, text},
+    sessions::session_path,
     sse::{SseEvent, SseParser},
 };
 use crate::limits;
@@ -19,6 +20,9 @@ const RECONNECT_MIN: Duration = Duration::from_millis(250);
 pub async fn tail(args: Tail, json: bool) -> Result<(), CliError> {
     let client = args.api.client()?;
     let messages = session_path(&args.service, &args.session, "/messages")?;
+    if let Some(after) = &args.after {
+        plain("--after", after, limits::SENDER_BYTES_MAX)?;
+    }
     let mut cursor = match (&args.after, args.follow) {
         // The stream itself begins there.
         (Some(after), true) => after.clone(),
@@ -45,16 +49,17 @@ fn is_missing_session(error: &CliError) -> bool {
 async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<String, CliError> {
     let tail = n.clamp(1, limits::PAGE_ENTRIES_MAX as u64).to_string();
     let page = client.get(&format!("{path}{}", query(&[("tail", Some(tail))]))).await?.json()?;
-    let last_seq = page["last_seq"].as_u64().unwrap_or(0);
+    let page: Page<'_> = page.read()?;
+    let last_seq = page.last_seq;
     let reached = position(&page, last_seq);
     if n == 0 {
         return Ok(reached);
     }
-    let (entries, wanted) = (list(&page, "entries"), n.min(last_seq));
-    let found = match entries.len() as u64 >= wanted {
+    let (messages, wanted) = (page.entries.len(), n.min(last_seq));
+    let found = match messages as u64 >= wanted {
         true => {
-            let events = print_events(entries, None, json)?;
-            Paged { messages: entries.len(), events, reached, last_seq }
+            let events = print_events(&page, None, json)?;
+            Paged { messages, events, reached, last_seq }
         }
         // They are more than one page holds: from the first of them on.
         false => {
@@ -72,8 +77,8 @@ async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<String,
 }
 
 /// The place behind a page. A node of an earlier version gives numbers alone.
-fn position(page: &Value, reached: u64) -> String {
-    page["position"].as_str().map_or_else(|| reached.to_string(), str::to_owned)
+fn position(page: &Page<'_>, reached: u64) -> String {
+    page.position.clone().unwrap_or_else(|| reached.to_string())
 }
 
 /// The session that a position names, as it stands there.
@@ -114,9 +119,10 @@ impl Place {
         }
     }
     /// Whether an event is no later than it.
-    fn covers(&self, event: &Value) -> bool {
-        let number = |name| event[name].as_u64().unwrap_or(u64::MAX);
-        self.index.is_some_and(|index| (number("seq"), number("index")) <= (self.seq, index))
+    fn covers(&self, event: &Event<'_>) -> bool {
+        let number = |number: Option<u64>| number.unwrap_or(u64::MAX);
+        let at = (number(event.seq), number(event.index));
+        self.index.is_some_and(|index| at <= (self.seq, index))
     }
 }
 
@@ -158,12 +164,12 @@ async fn pages(client: &Client, path: &str, place: Place, json: bool) -> Result<
         let (after, limit) = (all.reached.clone(), limits::PAGE_ENTRIES_MAX.to_string());
         let parameters = query(&[("after", Some(after)), ("limit", Some(limit))]);
         let page = client.get(&format!("{path}{parameters}")).await?.json()?;
-        let entries = list(&page, "entries");
-        all.messages += entries.len();
-        all.events += print_events(entries, Some(&place), json)?;
-        all.last_seq = page["last_seq"].as_u64().unwrap_or(0);
-        let last = entries.last().and_then(|entry| entry["seq"].as_u64());
-        match (last, page["next_after"].is_u64()) {
+        let page: Page<'_> = page.read()?;
+        all.messages += page.entries.len();
+        all.events += print_events(&page, Some(&place), json)?;
+        all.last_seq = page.last_seq;
+        let last = page.entries.last().map(|entry| entry.seq);
+        match (last, page.next_after.is_some()) {
             (Some(last), more) if last > before => {
                 before = last;
                 all.reached = position(&page, last);
@@ -176,29 +182,51 @@ async fn pages(client: &Client, path: &str, place: Place, json: bool) -> Result<
     }
 }
 
-fn print_events(entries: &[Value], after: Option<&Place>, json: bool) -> Result<usize, CliError> {
+fn print_events(page: &Page<'_>, after: Option<&Place>, as_json: bool) -> Result<usize, CliError> {
+    let of = page.position.as_deref().map(of).unwrap_or_default();
     let mut printed = 0;
-    for event in entries.iter().flat_map(|entry| list(entry, "events")) {
-        if after.is_none_or(|place| !place.covers(event)) {
-            print_event(event, json)?;
+    for raw in page.entries.iter().flat_map(|entry| &entry.events) {
+        let event: Event<'_> = json::read(raw.get())?;
+        if after.is_none_or(|place| !place.covers(&event)) {
+            let (seq, index) = (event.seq.unwrap_or(0), event.index.unwrap_or(0));
+            print_event(raw.get(), &event, &format!("{seq}.{index}{of}"), as_json)?;
             printed += 1;
         }
     }
     Ok(printed)
 }
 
-fn print_event(event: &Value, json: bool) -> Result<(), CliError> {
-    if json {
-        return output::line(&event.to_string());
+/// `position`: what `--after` goes on with behind it.
+fn print_event(
+    raw: &str,
+    event: &Event<'_>,
+    position: &str,
+    as_json: bool,
+) -> Result<(), CliError> {
+    if as_json {
+        return output::line(&with_position(raw, event, position));
     }
+    let number = |number: Option<u64>| number.map_or_else(|| "-".into(), |n| n.to_string());
     let head = format!(
         "#{}.{}  {}  {}",
-        text(event, "seq"),
-        text(event, "index"),
-        time(event, "time_ms"),
-        text(event, "kind"),
+        number(event.seq),
+        number(event.index),
+        format_time(event.time_ms.unwrap_or(0)),
+        event.kind.as_deref().unwrap_or("-"),
     );
-    output::line(&format!("{}  {}", output::harmless(&head, false), shown(event, "body")))
+    output::line(&format!("{}  {}", output::harmless(&head, false), event.body()))
+}
+
+/// An event as the node gave it, with its position, which pages and streams have beside it.
+fn with_position(raw: &str, event: &Event<'_>, position: &str) -> String {
+    let line = one_line(raw);
+    match line.trim_end().strip_suffix('}') {
+        Some(head) if event.position.is_none() => {
+            let comma = if head.trim_end().ends_with('{') { "" } else { "," };
+            format!("{head}{comma}\"position\":{}}}", Value::from(position))
+        }
+        _ => line.into_owned(),
+    }
 }
 
 /// How one stream ended.
@@ -247,7 +275,7 @@ async fn stream(
     client: &Client,
     path: &str,
     cursor: &mut String,
-    json: bool,
+    as_json: bool,
 ) -> Result<Ended, CliError> {
     let headers = [("last-event-id", cursor.as_str()), ("accept", "text/event-stream")];
     let mut body = client.stream(path, &headers).await?;
@@ -261,16 +289,15 @@ async fn stream(
         };
         let Ok(chunk) = frame.into_data() else { continue };
         for SseEvent { id, kind, data } in parser.push(&chunk).map_err(CliError::failure)? {
-            let value: Value = serde_json::from_str(&data).map_err(|error| {
-                CliError::new(Exit::Server, format!("an event is not JSON: {error}"))
-            })?;
+            let event: Event<'_> = json::read(&data)?;
             // What a handler emitted has a number, whatever it calls itself: it is no word of the
             // node's own.
-            let own = if value["seq"].is_u64() { "" } else { kind.as_str() };
+            let own = if event.seq.is_some() { "" } else { kind.as_str() };
             match own {
                 "slotd.deleted" => return Ok(Ended::Deleted),
                 "slotd.gap" => return Ok(Ended::Broken("too slow for the stream".into())),
                 "slotd.error" => {
+                    let value = Json::parse(data.as_bytes())?.into_value();
                     let (code, detail) = (text(&value, "code"), text(&value, "detail"));
                     let error = CliError {
                         exit: Exit::Refused,
@@ -283,10 +310,27 @@ async fn stream(
                     };
                 }
                 _ => {
-                    print_event(&value, json)?;
+                    print_event(&data, &event, &id, as_json)?;
                     *cursor = id;
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it, a script that reads `tail --json` could not go on where it was.
+    #[test]
+    fn every_event_says_where_it_is() {
+        let raw = "{\"seq\": 3,\n \"index\": 1, \"body\": 1.10 }";
+        let event = json::read(raw).unwrap();
+        let expected = r#"{"seq": 3,  "index": 1, "body": 1.10 ,"position":"3.1-ab"}"#;
+        assert_eq!(with_position(raw, &event, "3.1-ab"), expected);
+        assert_eq!(with_position("{}", &Event::default(), "1.0"), r#"{"position":"1.0"}"#);
+        let raw = r#"{"seq":3,"position":"3.0-cd"}"#;
+        assert_eq!(with_position(raw, &json::read(raw).unwrap(), "3.1-ab"), raw);
     }
 }

@@ -144,18 +144,18 @@ impl Cluster {
     }
 
     async fn ask_within(&self, peer: &str, ask: &Ask, wait: Duration) -> Result<Told, Error> {
-        let silent = |why: String| {
-            Error::new(Code::Unavailable, format!("node {peer} does not answer: {why}"))
-        };
+        let late =
+            |_| Error::new(Code::Unavailable, format!("node {peer} does not answer in time"));
         let request = Request::Control(control::encode(ask)?);
         let answer = self.forwarder.peers().call(peer, request);
-        let answer = answer.map_err(|e| silent(e.to_string()))?;
+        let answer = answer.map_err(|e| Error::new(Code::Unavailable, e.to_string()))?;
         let answer = tokio::time::timeout(wait, answer).await;
-        match answer.map_err(|_| silent("no answer in time".into()))? {
+        match answer.map_err(late)? {
             Ok(Response::Control(told)) => control::decode(&told),
             Ok(_) => Err(Error::internal(format!("node {peer} answered something else"))),
             Err(crate::rpc::PeerError::Refused(error)) => Err(error),
-            Err(error) => Err(silent(error.to_string())),
+            // It names the node.
+            Err(error) => Err(Error::new(Code::Unavailable, error.to_string())),
         }
     }
 

@@ -69,7 +69,7 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
     (
         "SLOTD_TOOLS_DIR",
         "where `slotd plugin build` and `test` keep fetched tools, for all plugins (else in each \
-         plugin's `.slotd/tools`)",
+         plugin's `.slotd/tools`); `slotd cluster` looks there for a `nats-server`, too",
     ),
     (
         "SLOTD_NODEJS",

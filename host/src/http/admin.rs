@@ -140,9 +140,9 @@ fn said(query: &Query, headers: &HeaderMap) -> Result<Said, Error> {
     tag = "admin",
     params(
         ("service" = String, Path, description = "The service"),
-        ("to" = Option<String>, Query, description = "A version, a label or a deployment's number; default: what ran before"),
+        ("to" = Option<String>, Query, description = "A version, a label, a deployment's number, or its digest's first digits (6 or more); default: what ran before"),
         ("force" = Option<bool>, Query, description = "Go on although sessions stay behind: they keep working on the version that handled them last"),
-        ("same_state" = Option<bool>, Query, description = "The version reads the state of every other one as it is: take all sessions over"),
+        ("same_state" = Option<bool>, Query, description = "The version reads the state of every other one as it is: take all sessions over. It holds for this rollback: one to a version of which it was said before must say it again"),
     ),
     responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
 )]
@@ -157,12 +157,13 @@ pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: Head
 
 /// Removes a service with all its sessions
 ///
-/// It is gone at once for who asks; its sessions are deleted meanwhile, slot by slot, between the
-/// messages of others. The answer comes when all are gone, or earlier with `done` false: the rest
+/// From now on requests for it are refused with `service-not-found`. Its sessions are deleted in the
+/// background, slot by slot, between the messages of others. The answer comes when all are gone, or earlier with `done` false: the rest
 /// goes on by itself, also after a restart, and asking again says how far it is. A service of the
 /// same name can be deployed at any time, and sees nothing of it.
 #[utoipa::path(
     delete,
+    operation_id = "remove_service",
     path = "/admin/v1/services/{service}",
     tag = "admin",
     params(("service" = String, Path, description = "The service")),
@@ -217,6 +218,7 @@ pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
 /// Those whose `migrate` refused, each with the reason.
 #[utoipa::path(
     get,
+    operation_id = "pinned_sessions",
     path = "/admin/v1/services/{service}/pinned",
     tag = "admin",
     params(
@@ -264,11 +266,13 @@ pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Drains a slot
 ///
-/// It finishes what it has and gives up its term in its log; messages that come meanwhile wait. In
-/// a cluster another node takes it over, and it is kept off this one until the next rebalance. On
-/// one node it starts again there at its next message.
+/// It finishes what it has and gives up its term in its log; messages that come meanwhile wait.
+/// Another node takes it over, and it is kept off this one until the next rebalance. Where there is
+/// no other node it is refused (`no-other-node`); only a resettable node, for test suites, drains it
+/// all the same, and has it start again at its next message.
 #[utoipa::path(
     post,
+    operation_id = "drain_slot",
     path = "/admin/v1/slots/{slot}/drain",
     tag = "admin",
     params(("slot" = u16, Path, description = "The slot's number")),

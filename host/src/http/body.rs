@@ -19,7 +19,7 @@ pub(super) enum Shown<'a> {
 
 /// Whether a body of this content type is JSON in UTF-8: `application/json`, `text/json` or
 /// `...+json`.
-pub(super) fn is_json(content_type: &str) -> bool {
+pub(crate) fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let ends = |suffix: &str| {
         essence.len() >= suffix.len()

@@ -34,6 +34,7 @@ use std::{convert::Infallible, sync::Arc};
 /// event's id, `0`, begins with the next session of that name), or `slotd.error`. `access_token` may stand in for the `Authorization` header.
 #[utoipa::path(
     get,
+    operation_id = "events",
     path = "/v1/services/{service}/sessions/{session}/events",
     tag = "sessions",
     params(

@@ -25,6 +25,7 @@ use http::{Response, Uri};
 /// that the session was made again.
 #[utoipa::path(
     get,
+    operation_id = "history",
     path = "/v1/services/{service}/sessions/{session}/messages",
     tag = "sessions",
     params(

@@ -220,6 +220,7 @@ fn plugin_value(label: &str) -> HeaderValue {
 /// applied once, and the first reply is given again.
 #[utoipa::path(
     post,
+    operation_id = "send",
     path = "/v1/services/{service}/sessions/{session}/messages",
     tag = "sessions",
     params(

@@ -41,6 +41,7 @@ mod views;
 mod websocket;
 
 pub use auth::Token;
+pub(crate) use body::is_json;
 pub use openapi::{document, document_json};
 pub use places::PlaceLimits;
 pub use problem::{Problem, errors_markdown};

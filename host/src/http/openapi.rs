@@ -379,6 +379,29 @@ mod tests {
         }
     }
 
+    /// Without it a client can't be made from the document: generators name functions by these, and
+    /// refuse or overwrite what comes twice.
+    #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let document = json();
+        let mut names = std::collections::BTreeMap::new();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let name = operation["operationId"].as_str().unwrap_or_default();
+                assert!(!name.is_empty(), "{method} {path} has none");
+                let before = names.insert(name.to_owned(), format!("{method} {path}"));
+                assert!(before.is_none(), "{name}: {method} {path} and {before:?}");
+            }
+        }
+        for (name, operation) in [
+            ("session", "get /v1/services/{service}/sessions/{session}"),
+            ("history", "get /v1/services/{service}/sessions/{session}/messages"),
+            ("send", "post /v1/services/{service}/sessions/{session}/messages"),
+        ] {
+            assert_eq!(names.get(name).map(String::as_str), Some(operation));
+        }
+    }
+
     /// Without it a client that is made from the document sends what is refused, or takes an
     /// answer that it gets for one that it can't get.
     #[test]

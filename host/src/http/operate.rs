@@ -224,6 +224,7 @@ fn note(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
 /// ends with the reason instead.
 #[utoipa::path(
     get,
+    operation_id = "export_session",
     path = "/admin/v1/services/{service}/sessions/{session}/export",
     tag = "admin",
     params(
@@ -253,6 +254,7 @@ pub(super) async fn export(State(admin): State<Admin>, uri: Uri) -> Answer {
 /// state has must be among the service's deployments.
 #[utoipa::path(
     post,
+    operation_id = "import_session",
     path = "/admin/v1/services/{service}/sessions/{session}/import",
     tag = "admin",
     params(
@@ -370,5 +372,9 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
 pub(super) async fn reset(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let node = admin.node()?.clone();
-    change(async move { Ok(ResetDone { slots: node.reset().await? }) }).await
+    change(async move {
+        let (slots, sessions) = node.reset().await?;
+        Ok(ResetDone { slots, sessions })
+    })
+    .await
 }

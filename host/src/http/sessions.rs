@@ -17,6 +17,7 @@ use http::{Response, StatusCode, Uri};
 /// Describes a session
 #[utoipa::path(
     get,
+    operation_id = "session",
     path = "/v1/services/{service}/sessions/{session}",
     tag = "sessions",
     params(
@@ -40,6 +41,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
 /// number 1.
 #[utoipa::path(
     delete,
+    operation_id = "delete_session",
     path = "/v1/services/{service}/sessions/{session}",
     tag = "sessions",
     params(
@@ -61,6 +63,7 @@ pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCod
 /// In order of their ids, a page at a time.
 #[utoipa::path(
     get,
+    operation_id = "sessions",
     path = "/v1/services/{service}/sessions",
     tag = "sessions",
     params(

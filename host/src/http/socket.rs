@@ -41,6 +41,7 @@ use tokio::time::{Instant, Sleep};
 /// `access_token` may stand in for the `Authorization` header.
 #[utoipa::path(
     get,
+    operation_id = "socket",
     path = "/v1/services/{service}/sessions/{session}/socket",
     tag = "sessions",
     params(

@@ -267,6 +267,8 @@ pub struct SessionsDeleted {
 pub struct ResetDone {
     /// Slots that ran, or had sessions.
     pub slots: u32,
+    /// The sessions that they had when it began.
+    pub sessions: u64,
 }
 
 /// Bytes, as they are.

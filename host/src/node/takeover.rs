@@ -96,8 +96,7 @@ impl Node {
                 Ok::<_, Error>(all)
             };
             let counted = tokio::task::spawn_blocking(count).await;
-            let counted = counted.map_err(|e| Error::internal(format!("counting failed: {e}")))?;
-            counted
+            counted.map_err(|e| Error::internal(format!("counting failed: {e}")))?
         }
     }
 
@@ -190,10 +189,10 @@ fn would_stay(
     Error::new(
         Code::SessionsWouldStay,
         format!(
-            "{them} of {service} would stay on the version that handled them last: {}. To move \
-             them, deploy a version whose migrate reads what they have, or say --same-state if \
-             version {} reads their state as it is. With --force they stay behind and keep \
-             working there, and the others go",
+            "{them} of {service} would stay on the version that handled them last: {}.\n\
+             To move them, deploy a version whose migrate reads what they have, or say --same-state \
+             if version {} reads their state as it is.\n\
+             With --force they stay behind and keep working there, and the others go.",
             why.unwrap_or_default(),
             target.version
         ),

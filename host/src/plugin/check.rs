@@ -335,11 +335,27 @@ fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Problems) {
         let entity = types.component_item_for_import(name).map(|item| item.ty);
         check_import(types, name, entity, problems);
     }
+    let mut lacking = Vec::new();
     for (name, wanted) in &WORLD.exports {
-        let entity = types.component_item_for_export(name).map(|item| item.ty);
-        if let Some(problem) = check_export(types, name, wanted, entity) {
-            problems.push(problem);
+        match types.component_item_for_export(name).map(|item| item.ty) {
+            Some(entity) => {
+                if let Some(problem) = check_export(types, name, wanted, entity) {
+                    problems.push(problem);
+                }
+            }
+            None => lacking.push(format!("`{name}`")),
         }
+    }
+    if let Some((last, others)) = lacking.split_last() {
+        let (s, them) = match others {
+            [] => ("", last.clone()),
+            _ => ("s", format!("{} and {last}", others.join(", "))),
+        };
+        problems.push(format!(
+            "it lacks the export{s} {them}: build it against the world `handler` of \
+             {PACKAGE}@{}; {REBUILD}",
+            WORLD.version
+        ));
     }
     for name in &names.exports {
         let (interface, version) = split(name);
@@ -412,18 +428,11 @@ fn check_export(
     types: wasmparser::types::TypesRef<'_>,
     name: &str,
     wanted: &str,
-    entity: Option<ComponentEntityType>,
+    entity: ComponentEntityType,
 ) -> Option<String> {
     let found = match entity {
-        Some(ComponentEntityType::Func(id)) => types::function(types, id),
-        Some(_) => "something that is not a function".to_owned(),
-        None => {
-            return Some(format!(
-                "it lacks the export `{name}`: build it against the world `handler` of \
-                 {PACKAGE}@{}; {REBUILD}",
-                WORLD.version
-            ));
-        }
+        ComponentEntityType::Func(id) => types::function(types, id),
+        _ => "something that is not a function".to_owned(),
     };
     (found != wanted).then(|| {
         format!(

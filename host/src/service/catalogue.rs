@@ -60,6 +60,8 @@ pub struct Change {
 
 /// The current deployment of a removed service; no deployment has this number.
 pub const REMOVED: DeploymentId = 0;
+/// Hex digits that name a digest: more than the number of any deployment has.
+const DIGEST_DIGITS_MIN: usize = 6;
 /// Its label; those of deployments have a `+`.
 pub const REMOVED_LABEL: &str = "removed";
 
@@ -245,19 +247,30 @@ impl Service {
         }
     }
 
+    /// Whether two deployments are of the same component under the same version, whatever was said of
+    /// their state.
+    fn is_same(&self, one: DeploymentId, other: DeploymentId) -> bool {
+        let (one, other) = (self.deployment(one), self.deployment(other));
+        one.zip(other).is_some_and(|(a, b)| a.digest == b.digest && a.version == b.version)
+    }
+
     fn switch_to(&mut self, id: DeploymentId, change: &Change) {
         let from = (self.current != REMOVED).then_some(self.current);
         self.switched = Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() });
         self.current = id;
         self.generation += 1;
+        // A step back to what runs would be none.
+        while self.previous.last().is_some_and(|before| self.is_same(*before, id)) {
+            self.previous.pop();
+        }
     }
 
     /// The service after a rollback: to the deployment before, or to the one that `to` names by its
-    /// version, its label or its number.
+    /// version, its label, its number or the beginning of its digest. Unchanged where that runs.
     ///
     /// # Errors
-    /// `nothing-to-roll-back`; `deployment-not-found`; `request-invalid` when `same_state` would be
-    /// a deployment too many.
+    /// `nothing-to-roll-back`; `deployment-not-found`; `request-invalid` when what `change` says of
+    /// its state would be a deployment too many.
     pub fn rolled_back(&self, to: Option<&str>, change: &Change) -> Result<Service, Error> {
         let mut service = self.clone();
         let target = match to {
@@ -265,15 +278,27 @@ impl Service {
             None => self.previous.last().and_then(|id| self.deployment(*id)).ok_or_else(|| {
                 Error::new(
                     Code::NothingToRollBack,
-                    format!("{} has no version before the one that runs", self.name),
+                    match self.deployments.len() {
+                        0 | 1 => format!("{} has no version before the one that runs", self.name),
+                        _ => format!(
+                            "{0} has no version before the one that runs; --to goes to any of its \
+                             deployments, which `slotd deployments {0}` lists",
+                            self.name
+                        ),
+                    },
                 )
             })?,
         };
+        let runs = self.deployment(self.current).filter(|runs| self.is_same(runs.id, target.id));
+        if runs.is_some_and(|runs| runs.same_state || !change.same_state) {
+            return Ok(service);
+        }
         // What is said of a version makes another deployment of it: sessions that stayed behind
-        // are tried afresh, and what a deployment is never changes.
-        let id = match change.same_state && !target.same_state {
-            true => service.add(Some(&target.version), target.digest, change)?,
-            false => target.id,
+        // are tried afresh, and what a deployment is never changes. It holds for the change that it
+        // was said with: what is not said again is taken for not so.
+        let id = match change.same_state == target.same_state {
+            true => target.id,
+            false => service.add(Some(&target.version), target.digest, change)?,
         };
         match service.previous.iter().rposition(|id| *id == target.id) {
             // What came after it is what is rolled back.
@@ -284,12 +309,21 @@ impl Service {
         Ok(service)
     }
 
-    /// The deployment that an operator names: by its label, its version (the latest of several), or
-    /// its number.
+    /// The deployment that an operator names: by its label, its version (the latest of several), its
+    /// number, or the beginning of its digest.
     fn find(&self, named: &str) -> Result<&Deployment, Error> {
         let by_name = |d: &&Deployment| *d.label == *named || d.version == named;
         let by_number = || self.deployment(named.parse().ok()?);
-        let found = self.deployments.iter().rfind(by_name).or_else(by_number);
+        let hex = named.to_ascii_lowercase();
+        let is_digest =
+            hex.len() >= DIGEST_DIGITS_MIN && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        let by_digest = |d: &&Deployment| is_digest && d.digest.to_string().starts_with(&hex);
+        let all = || self.deployments.iter();
+        let found = all().rfind(by_name).or_else(by_number).or_else(|| {
+            let found = all().rfind(by_digest)?;
+            // Two digests that begin so: none of them is named.
+            all().filter(by_digest).all(|d| d.digest == found.digest).then_some(found)
+        });
         found.ok_or_else(|| {
             Error::new(
                 Code::DeploymentNotFound,
@@ -468,6 +502,75 @@ mod tests {
         );
         let again = deploy(Some(&back), 2)?.ok_or_else(|| Error::internal("no change"))?;
         assert_eq!((again.current, again.deployments.len(), again.generation), (2, 3, 6));
+        Ok(())
+    }
+
+    /// A word that was said once would otherwise hold for every rollback after it: sessions would be
+    /// taken over in a shape that nobody vouched for.
+    #[test]
+    fn what_is_said_of_the_state_is_not_inherited() -> Result<(), Error> {
+        let name = ServiceName::parse("cart")?;
+        let plain = Change::default();
+        let same = Change { same_state: true, ..Change::default() };
+        let none = || Error::internal("no change");
+        let deploy = |s: Option<&Service>, version, n| {
+            Service::deployed(s, &name, Some(version), digest(n), &plain)?.ok_or_else(none)
+        };
+        let first = deploy(None, "0.1.0", 1)?;
+        let second = deploy(Some(&first), "0.2.0", 2)?;
+        let said = second.rolled_back(Some("0.1.0"), &same)?;
+        assert_eq!((said.current, said.deployments.len()), (3, 3));
+        let again = said.rolled_back(Some("0.1.0"), &plain)?;
+        assert_eq!((again.current, again.generation), (3, said.generation), "it runs already");
+        let forward = said.rolled_back(Some("0.2.0"), &plain)?;
+        // By its version, and by the number of the deployment of which it was said.
+        for to in ["0.1.0", "3", "1"] {
+            let back = forward.rolled_back(Some(to), &plain)?;
+            assert_eq!((back.current, back.deployments.len()), (1, 3), "--to {to}");
+        }
+        let back = forward.rolled_back(Some("0.1.0"), &same)?;
+        assert_eq!((back.current, back.deployments.len()), (3, 3));
+        // Nor by the way back without a name.
+        let last = deploy(Some(&said), "0.3.0", 3)?;
+        assert_eq!(last.previous.last(), Some(&3));
+        assert_eq!(last.rolled_back(None, &plain)?.current, 1);
+        assert_eq!(last.rolled_back(None, &same)?.current, 3);
+        // The deployments of one component are one step.
+        assert_eq!((said.previous.len(), forward.previous.as_slice()), (0, &[3][..]));
+        let again = forward.rolled_back(None, &plain)?;
+        let on = again.rolled_back(None, &plain).map_err(|e| e.code);
+        assert_eq!(on.map(|s| s.current), Err(Code::NothingToRollBack));
+        let redeployed = Service::deployed(Some(&second), &name, Some("0.2.0"), digest(2), &same)?;
+        let redeployed = redeployed.ok_or_else(none)?;
+        assert_eq!((redeployed.current, redeployed.previous.as_slice()), (3, &[1][..]));
+        Ok(())
+    }
+
+    /// What `slotd deployments` prints must be what `--to` understands.
+    #[test]
+    fn a_deployment_is_named_by_what_is_printed_of_it() -> Result<(), Error> {
+        let name = ServiceName::parse("cart")?;
+        let change = Change::default();
+        let mut service = None;
+        for n in [1, 2] {
+            let version = format!("0.{n}.0");
+            service =
+                Service::deployed(service.as_ref(), &name, Some(&version), digest(n), &change)?
+                    .or(service);
+        }
+        let service = service.ok_or_else(|| Error::internal("no service"))?;
+        for to in ["0.1.0", "1", &digest(1).short(), "010101", &service.deployments[0].label] {
+            assert_eq!(service.rolled_back(Some(to), &change)?.current, 1, "--to {to}");
+        }
+        for to in ["01010", "0303030303", "0.1", "3"] {
+            let code = service.rolled_back(Some(to), &change).map_err(|e| e.code);
+            assert_eq!(code.map(|s| s.current), Err(Code::DeploymentNotFound), "--to {to}");
+        }
+        // Back at the first, the way on has to be named.
+        let back = service.rolled_back(None, &change)?;
+        let refused = back.rolled_back(None, &change).map_err(|e| (e.code, e.detail));
+        let Err((Code::NothingToRollBack, detail)) = refused else { panic!("{refused:?}") };
+        assert!(detail.contains("--to") && detail.contains("slotd deployments cart"), "{detail}");
         Ok(())
     }
 

@@ -263,11 +263,7 @@ impl Task {
     }
 
     /// Makes changes to a session; nothing of it is in the log yet. On an error it is as it was.
-    fn merge(
-        &self,
-        session: Box<Session>,
-        changes: Vec<(String, Option<Bytes>)>,
-    ) -> Result<(Box<Session>, Vec<Write>), (Box<Session>, Error)> {
+    fn merge(&self, session: Box<Session>, changes: Vec<(String, Option<Bytes>)>) -> Changed {
         let mut tx = Transaction::new(self.slot, self.context.store.clone(), session);
         for (key, value) in changes {
             let written = match value {
@@ -389,6 +385,9 @@ impl Task {
         Ok(false)
     }
 }
+
+/// A session with the changes that were made to it, or as it was.
+type Changed = Result<(Box<Session>, Vec<Write>), (Box<Session>, Error)>;
 
 /// What an operator's entry has beside what it does.
 struct Entering {

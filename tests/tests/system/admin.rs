@@ -144,6 +144,8 @@ fn a_node_that_stands_alone_is_a_cluster_of_one() {
         let own = own.as_str().context("no name")?;
         let drained = admin.post(&format!("/admin/v1/nodes/{own}/drain"), "").await?;
         expect_problem(&drained, 409, "no-other-node")?;
+        let drained = admin.post("/admin/v1/slots/7/drain", "").await?;
+        expect_problem(&drained, 409, "no-other-node")?;
         let drained = admin.post("/admin/v1/nodes/nobody/drain", "").await?;
         expect_problem(&drained, 404, "node-not-found")?;
         let cancel = async |path: &str| admin.request(Method::DELETE, path, &[], "").await;

@@ -66,8 +66,10 @@ fn a_service_is_run_from_the_command_line() {
         let slot = number.to_string();
         let shown = value(&node, &["session", "show", "chat", "a"]).await?;
         ensure!(shown["seq"] == 2, "{shown}");
-        let drained = value(&node, &["slot", "drain", &slot]).await?;
-        ensure!(drained["slot"] == number, "{drained}");
+        let alone = node.run(&["slot", "drain", &slot]).await?;
+        ensure!(alone.status.code() == Some(4), "nobody is there to take it: {alone:?}");
+        ensure!(alone.stderr.contains("no-other-node"), "{alone:?}");
+        ensure!(value(&node, &["slot", "show", &slot]).await?["slot"] == number);
         ensure!(value(&node, &["slots", "--all"]).await?["slots"].is_array());
         ensure!(value(&node, &["ring"]).await?["slot_count"] == 512);
         ensure!(value(&node, &["rebalance"]).await?["moves"] == 0);
@@ -97,6 +99,78 @@ fn a_service_is_run_from_the_command_line() {
         good(&node, &["session", "delete", "chat", "a"]).await?;
         let gone = node.run(&["session", "show", "chat", "a"]).await?;
         ensure!(gone.status.code() == Some(4), "{gone:?}");
+        Ok(())
+    });
+}
+
+/// Without it, what a session holds would be shown as something else, and a correction copied from
+/// what was shown would change it.
+#[test]
+fn what_is_stored_is_shown_byte_for_byte() {
+    scenario(async {
+        let node = node_with("counter", "counter").await?;
+        let stored = r#"{"z": 1.10, "a": 12345678901234567890123, "e": 1E5, "n": null}"#;
+        let sent = good(&node, &["send", "counter", "a", stored, "--json"]).await?;
+        ensure!(sent.lines().count() == 1 && value_of(&sent)?["body"] == 1, "{sent}");
+        let history = ["history", "counter", "a"];
+        for text in [
+            good(&node, &history).await?,
+            good(&node, &[&history[..], &["--json"]].concat()).await?,
+        ] {
+            ensure!(text.contains(stored), "{text}");
+        }
+        good(&node, &["session", "set", "counter", "a", "k", stored]).await?;
+        let state = ["session", "state", "counter", "a"];
+        ensure!(good(&node, &[&state[..], &["k"]].concat()).await?.trim_end() == stored);
+        for more in [&[][..], &["--json"], &["k", "--json"]] {
+            let text = good(&node, &[&state[..], more].concat()).await?;
+            ensure!(text.contains(stored), "{more:?}: {text}");
+        }
+        // What is not there is not summed up from what is, nor deleted.
+        let none = node.run(&["session", "state", "counter", "a", "--prefix", "zz"]).await?;
+        ensure!(none.stdout.is_empty() && none.stderr.contains("no keys that begin with \"zz\""));
+        let none = node.run(&["session", "set", "counter", "a", "zz", "--delete"]).await?;
+        ensure!(
+            none.status.code() == Some(4) && none.stderr.contains("nothing was done"),
+            "{none:?}"
+        );
+        Ok(())
+    });
+}
+
+fn value_of(text: &str) -> anyhow::Result<Value> {
+    serde_json::from_str(text).with_context(|| text.to_owned())
+}
+
+/// Without it, a user would have to guess which flag, which port or which file was meant.
+#[test]
+fn errors_name_what_to_change() {
+    scenario(async {
+        let node = node_with("counter", "counter").await?;
+        good(&node, &["send", "counter", "a", "1"]).await?;
+        let file = node.scratch().join("a.jsonl").to_string_lossy().into_owned();
+        good(&node, &["session", "export", "counter", "a", &file]).await?;
+        let api = format!("http://{}", node.api().client.address());
+        let none = node.scratch().join("none/a.jsonl").to_string_lossy().into_owned();
+        let component = plugins::path("counter").to_string_lossy().into_owned();
+        for (args, code, says) in [
+            (&["send", "counter", "a", "1", "--id", "a\nb"][..], 2, "--id"),
+            (&["send", "counter", "a", "1", "--sender", ""], 2, "--sender"),
+            (&["deploy", "counter", &component, "--by", ""], 2, "--by"),
+            (&["rollback", "counter", "--by", "a\tb"], 2, "--by"),
+            (&["session", "import", "counter", "a", &file], 4, "--replace"),
+            (&["session", "delete", "counter"], 2, "--prefix"),
+            (&["session", "export", "counter", "a", &none], 1, "there is no folder"),
+            (&["services", "--admin-url", &api], 4, "Is this the node's API?"),
+            (&["deploy", "counter", "/dev/zero"], 1, "not a regular file"),
+            (&["plugin", "check", "/dev/zero"], 1, "not a regular file"),
+            (&["session", "import", "counter", "a", "/dev/zero"], 1, "not a regular file"),
+        ] {
+            let finished = node.run(args).await?;
+            ensure!(finished.status.code() == Some(code), "{args:?}: {finished:?}");
+            ensure!(finished.stderr.contains(says), "{args:?}: {finished:?}");
+        }
+        good(&node, &["plugin", "setup", "--lang", "ts"]).await?;
         Ok(())
     });
 }
@@ -168,6 +242,12 @@ fn tail_shows_all_that_it_is_asked_for() {
             let ids: Vec<_> =
                 events.iter().map(|e| format!("{}.{}", e["seq"], e["index"])).collect();
             ensure!(ids == expected, "{args:?}: {ids:?}");
+            // Whoever reads them can go on behind any of them.
+            if let Some(event) = events.iter().rev().nth(1) {
+                let position = event["position"].as_str().context("no position")?;
+                let rest = ["tail", "hostile", "large", "--json", "--after", position];
+                ensure!(good(&node, &rest).await?.lines().count() == 1, "after {position}");
+            }
         }
 
         // Several events of one message: the place is within it.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use slotd_tests::{
     api::{Event, Message},
     http::{Answer, Problem},
-    node::Node,
+    node::{Node, NodeOptions},
     plugins,
     sse::{Sse, SseEvent},
 };
@@ -17,6 +17,14 @@ pub const SOON: Duration = Duration::from_secs(60);
 /// A node with one service on it.
 pub async fn node_with(service: &str, plugin: &str) -> anyhow::Result<Node> {
     let node = Node::start().await?;
+    node.admin().deploy(service, plugins::load(plugin)?).await?;
+    Ok(node)
+}
+
+/// A node with one service on it, for test suites: a slot of it that is drained starts again there.
+pub async fn resettable_node_with(service: &str, plugin: &str) -> anyhow::Result<Node> {
+    let args = vec!["--resettable".into()];
+    let node = Node::start_with(NodeOptions { args, ..NodeOptions::default() }).await?;
     node.admin().deploy(service, plugins::load(plugin)?).await?;
     Ok(node)
 }

@@ -69,6 +69,27 @@ fn code_lines(text: &str) -> Vec<String> {
     lines
 }
 
+/// Commands that stand in the text, between backticks; a document names many that way alone.
+fn inline_commands(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut fenced = false;
+    let mut prose = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            // A span may go on in the next line.
+            prose.push_str(line.trim());
+            prose.push(if line.trim().is_empty() { '\n' } else { ' ' });
+        }
+    }
+    for paragraph in prose.lines() {
+        let spans = paragraph.split('`').skip(1).step_by(2);
+        found.extend(spans.filter(|span| span.starts_with("slotd ")).map(ToOwned::to_owned));
+    }
+    found
+}
+
 /// The words of a command up to a comment, a pipe, what is for another program, or the like.
 fn command(line: &str, program: &str) -> Option<Vec<String>> {
     let line = line.strip_prefix("$ ").unwrap_or(line);
@@ -85,7 +106,7 @@ fn documented_commands_exist() {
         let mut known: BTreeMap<Vec<String>, String> = BTreeMap::new();
         let mut checked = 0;
         for (path, text) in documents()? {
-            for line in code_lines(&text) {
+            for line in code_lines(&text).into_iter().chain(inline_commands(&text)) {
                 let Some(words) = command(&line, "slotd") else { continue };
                 let place = format!("{}: `{line}`", path.display());
                 let names: Vec<String> = words
@@ -95,10 +116,21 @@ fn documented_commands_exist() {
                     .take(2)
                     .cloned()
                     .collect();
-                let help = help(&mut known, &names).await.with_context(|| place.clone())?;
+                let help = help_of(&mut known, &names).await.with_context(|| place.clone())?;
                 for flag in words.iter().filter(|word| word.starts_with("--")) {
                     let flag = flag.split('=').next().unwrap_or(flag);
                     ensure!(help.contains(flag), "{place}: no {flag} in its help");
+                }
+                // What these two hand on to `slotd serve`.
+                let handed_on = line.split_once(" -- ").filter(|_| {
+                    names == ["dev"] || names.first().is_some_and(|name| name == "cluster")
+                });
+                if let Some((_, flags)) = handed_on {
+                    let help = help_of(&mut known, &["serve".to_owned()]).await?;
+                    for flag in flags.split_whitespace().filter(|word| word.starts_with("--")) {
+                        let flag = flag.split('=').next().unwrap_or(flag);
+                        ensure!(help.contains(flag), "{place}: no {flag} in the help of serve");
+                    }
                 }
                 checked += 1;
             }
@@ -109,11 +141,12 @@ fn documented_commands_exist() {
 }
 
 /// The help of a command; `names` may have an argument at its end.
-async fn help(
+async fn help_of(
     known: &mut BTreeMap<Vec<String>, String>,
     names: &[String],
 ) -> anyhow::Result<String> {
-    for take in (1..=names.len()).rev() {
+    // Without a name it is the whole program's.
+    for take in (names.len().min(1)..=names.len()).rev() {
         let names = &names[..take];
         if let Some(help) = known.get(names) {
             return Ok(help.clone());

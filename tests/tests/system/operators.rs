@@ -386,7 +386,8 @@ fn a_resettable_node_forgets_every_session() {
             if round == 1 {
                 admin.client.post(&format!("/admin/v1/slots/{slot}/drain"), "").await?.success()?;
             }
-            node.reset().await?;
+            let reset: Value = admin.client.post("/admin/v1/reset", "").await?.success()?.json()?;
+            ensure!(reset["sessions"] == 4, "{reset}");
             let event = next_event(&mut stream).await?;
             ensure!(event.event.as_deref() == Some("slotd.deleted"), "{event:?}");
             for service in ["counter", "hostile"] {

@@ -1,6 +1,6 @@
 //! A place in a session that was deleted is none in the one that has its name now.
 
-use crate::common::{deed, expect_problem, ids, next_event, node_with};
+use crate::common::{deed, expect_problem, ids, next_event, node_with, resettable_node_with};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use slotd_tests::{
@@ -89,7 +89,7 @@ async fn is_whole(api: &Api, session: &str) -> anyhow::Result<()> {
 #[test]
 fn a_position_does_not_outlive_its_session() {
     scenario(async {
-        let mut node: Node = node_with(SERVICE, "hostile-v1").await?;
+        let mut node: Node = resettable_node_with(SERVICE, "hostile-v1").await?;
         let api = node.api();
         let (places, slot) = reborn(&api, "a").await?;
         for place in &places {

@@ -1,6 +1,6 @@
 //! What a restart must not change.
 
-use crate::common::{node_with, say};
+use crate::common::{node_with, resettable_node_with, say};
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use serde_json::json;
@@ -144,7 +144,7 @@ fn a_swap_that_a_crash_cuts_short_is_completed() {
 #[test]
 fn a_drained_slot_goes_on_under_a_new_term() {
     scenario(async {
-        let node = node_with("counter", "counter").await?;
+        let node = resettable_node_with("counter", "counter").await?;
         let (api, admin) = (node.api(), node.admin());
         let first = api.send("counter", "a", Message::bytes("x")).await?;
         let term = async || {

@@ -55,6 +55,23 @@ fn a_rollback_leaves_no_session_behind_unasked() {
             ensure!(sent.plugin == first.label && sent.seq == seq, "{session}: {sent:?}");
         }
         ensure!(admin.pinned(SERVICE).await?.is_empty());
+
+        // It was said of that rollback, and shows; the next one has to say it again.
+        ensure!(same.stdout.contains("same state"), "{}", same.stdout);
+        let listed = node.run(&["deployments", SERVICE]).await?.stdout;
+        ensure!(listed.lines().any(|line| line.contains("current") && line.contains("same state")));
+        let forward = node.run(&["rollback", SERVICE, "--to", "0.2.0", "--wait"]).await?;
+        ensure!(forward.status.success(), "{forward:?}");
+        ensure!(api.send(SERVICE, "a", add()).await?.plugin == second.current.label);
+        let asked = node.run(&["rollback", SERVICE, "--to", "0.1.0"]).await?;
+        ensure!(asked.stderr.contains("sessions-would-stay"), "{asked:?}");
+        let digest = first.label.split_once('+').context("no digest")?.1;
+        let by = ["rollback", SERVICE, "--to", digest, "--force", "--wait", "--by", "bea"];
+        let forced = node.run(&by).await?;
+        ensure!(forced.status.success() && !forced.stdout.contains("same state"), "{forced:?}");
+        ensure!(api.send(SERVICE, "a", add()).await?.plugin == second.current.label);
+        let listed = node.run(&["deployments", SERVICE]).await?.stdout;
+        ensure!(listed.lines().any(|l| l.contains("current since") && l.contains("by bea")));
         Ok(())
     });
 }

@@ -1,6 +1,6 @@
 //! Event streams and sockets: resumed from anywhere, told when they end, and why.
 
-use crate::common::{SOON, deed, ids, next_event, node_with, say};
+use crate::common::{SOON, deed, ids, next_event, node_with, resettable_node_with, say};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use slotd_tests::{
@@ -255,7 +255,7 @@ fn a_deletion_ends_streams_and_sockets() {
 #[test]
 fn streams_outlive_their_slot() {
     scenario(async {
-        let mut node: Node = node_with("chat", "chat-v1").await?;
+        let mut node: Node = resettable_node_with("chat", "chat-v1").await?;
         let api = node.api();
         let slot = api.send("chat", "a", say("ann", "1")).await?.slot;
         let mut stream: Sse = api.events("chat", "a", Some(0), None).await?;

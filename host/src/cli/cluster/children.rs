@@ -1,17 +1,97 @@
 //! `slotd serve` processes that a development cluster runs. They die with it, however it ends
-//! (on Linux), and what they log comes out line by line under their names.
+//! (on Linux). What they log goes to a file each, and what a person should see of it comes out line by
+//! line under their names.
 
 use super::plan::NodePlan;
-use crate::cli::output;
+use crate::{cli::output, limits};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    io::{self, BufRead as _, BufReader, Read},
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
 };
+use tracing::Level;
 
 /// A longer line comes out in pieces.
 const LINE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Which of the nodes' lines are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    All,
+    /// While they serve.
+    Warnings,
+    /// While they start and stop, when links and servers are expected to be missing.
+    Errors,
+}
+
+/// The nodes' lines on the terminal.
+#[derive(Debug)]
+pub struct Console(AtomicU8);
+
+impl Console {
+    pub fn new(shown: Shown) -> Arc<Self> {
+        Arc::new(Self(AtomicU8::new(shown as u8)))
+    }
+    /// From now on, unless all are shown.
+    pub fn show(&self, shown: Shown) {
+        let all = Shown::All as u8;
+        let change = |now| (now != all).then_some(shown as u8);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+    /// What has no level is no line of a log: why a node does not start, a panic.
+    fn shows(&self, line: &str) -> bool {
+        let Some(level) = level(line) else { return true };
+        match self.0.load(Ordering::Relaxed) {
+            now if now == Shown::All as u8 => true,
+            now if now == Shown::Warnings as u8 => level <= Level::WARN,
+            _ => level <= Level::ERROR,
+        }
+    }
+}
+
+/// The level of a line of a node's log, in either format.
+fn level(line: &str) -> Option<Level> {
+    let word = match line.strip_prefix('{') {
+        Some(json) => json.split_once("\"level\":\"")?.1.split('"').next()?,
+        None => {
+            let mut words = line.split_whitespace();
+            words.next().filter(|time| time.starts_with(|c: char| c.is_ascii_digit()))?;
+            words.next()?
+        }
+    };
+    word.parse().ok().filter(|_| word.bytes().all(|b| b.is_ascii_uppercase()))
+}
+
+/// The file that has all of a node's lines. What can't be written is not.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl LogFile {
+    fn create(path: PathBuf) -> io::Result<Self> {
+        Ok(Self { file: File::create(&path)?, path, bytes: 0 })
+    }
+    fn line(&mut self, line: &str) {
+        if self.bytes > limits::CLUSTER_DEV_LOG_BYTES_MAX {
+            let _ = std::fs::rename(&self.path, self.path.with_extension("old"));
+            if let Ok(new) = File::create(&self.path) {
+                (self.file, self.bytes) = (new, 0);
+            }
+        }
+        let line = format!("{line}\n");
+        self.bytes += line.len() as u64;
+        let _ = self.file.write_all(line.as_bytes());
+    }
+}
 
 /// One node's process; dropping it kills it.
 pub struct Node {
@@ -27,8 +107,9 @@ impl Node {
     ///
     /// # Errors
     /// The program can't be started.
-    pub fn start(plan: &NodePlan, width: usize) -> io::Result<Self> {
+    pub fn start(plan: &NodePlan, width: usize, console: &Arc<Console>) -> io::Result<Self> {
         let name = &plan.name;
+        let mut file = LogFile::create(plan.log())?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(plan.arguments());
         for (variable, _) in std::env::vars_os() {
@@ -53,10 +134,17 @@ impl Node {
         let mut child = command.spawn()?;
         if let Some(log) = child.stderr.take() {
             let prefix = format!("{name:width$} | ");
+            let console = console.clone();
+            let each = move |line: &str| {
+                file.line(line);
+                if console.shows(line) {
+                    output::complain(&format!("{prefix}{line}"));
+                }
+            };
             // Ends with the process.
             std::thread::Builder::new()
                 .name(format!("log of {name}"))
-                .spawn(move || lines(log, |line| output::complain(&format!("{prefix}{line}"))))?;
+                .spawn(move || lines(log, each))?;
         }
         Ok(Self { name: name.to_owned(), child, ended: None })
     }
@@ -123,6 +211,40 @@ fn lines(from: impl Read, mut each: impl FnMut(&str)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A new user would otherwise look for the table among forty lines, or be warned of what is as it
+    /// should be; or never hear of what is not.
+    #[test]
+    fn lines_are_shown_by_their_level() {
+        let text = |level: &str| {
+            format!("2026-11-29T08:17:10.123456Z {level:>5} slotd::cluster: said ERROR")
+        };
+        let json =
+            |level: &str| format!(r#"{{"timestamp":"2026","level":"{level}","message":"x"}}"#);
+        let console = Console::new(Shown::Errors);
+        let shown = |console: &Console| {
+            let shows = |level: &&&str| [text(level), json(level)].iter().all(|l| console.shows(l));
+            ["ERROR", "WARN", "INFO", "DEBUG"].iter().filter(|level| shows(level)).count()
+        };
+        assert_eq!(shown(&console), 1);
+        console.show(Shown::Warnings);
+        assert_eq!(shown(&console), 2);
+        assert!(console.shows("slotd: the node does not start") && console.shows("{\"error\": 1}"));
+        let all = Console::new(Shown::All);
+        all.show(Shown::Errors);
+        assert_eq!(shown(&all), 4);
+    }
+
+    #[test]
+    fn a_log_begins_anew_when_it_is_large() {
+        let home = tempfile::tempdir().unwrap();
+        let mut log = LogFile::create(home.path().join("log")).unwrap();
+        log.line("first");
+        log.bytes = limits::CLUSTER_DEV_LOG_BYTES_MAX + 1;
+        log.line("second");
+        let read = |name| std::fs::read_to_string(home.path().join(name)).unwrap();
+        assert_eq!((read("log.old"), read("log")), ("first\n".into(), "second\n".into()));
+    }
 
     /// A node that writes without line breaks must not fill the memory, nor hold up its log.
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     Dev, Folder, LOOK, PORT_DEFAULT,
-    children::Node,
+    children::{Console, Node, Shown},
     plan::{self, Chosen, NodePlan, at},
     servers_json, servers_table, watch_servers,
 };
@@ -10,6 +10,7 @@ use crate::{
     cli::{
         admin::read_component,
         client::{ADMIN, Client, encode},
+        dev::ANY_MESSAGE,
         exit::{CliError, Exit},
         output::{self, Table, text},
         serve::Signals,
@@ -23,9 +24,11 @@ use crate::{
 use http::Method;
 use serde_json::{Value, json};
 use std::{
+    ffi::OsString,
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::time::{Instant, sleep};
 
@@ -36,7 +39,7 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
     // The nodes' lines pass through here: a terminal that is paused must not hold them up.
     sink::start();
     let mut signals = Signals::listen()?;
-    let mut cluster = Cluster::default();
+    let mut cluster = Cluster::new(&args);
     let told = tokio::select! {
         name = signals.stop_or_hangup() => {
             output::complain(&format!("{name}: stopping before all was ready"));
@@ -47,8 +50,9 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
     if let Some(told) = &told {
         match json {
             true => output::line(&told.to_string())?,
-            false => output::print(&tables(told))?,
+            false => output::print(&tables(told, args.plugin.is_none()))?,
         }
+        cluster.console.show(Shown::Warnings);
         if !args.exit_when_ready {
             tokio::select! {
                 name = signals.stop_or_hangup() => output::complain(&format!("{name}: stopping")),
@@ -56,6 +60,7 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
             }
         }
     }
+    cluster.console.show(Shown::Errors);
     tokio::select! {
         name = signals.stop_or_hangup() => {
             // Dropping it kills everything.
@@ -66,8 +71,8 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
 }
 
 /// Everything that runs. Fields are dropped in this order: the nodes before their log.
-#[derive(Default)]
 struct Cluster {
+    console: Arc<Console>,
     nodes: Vec<Node>,
     plans: Vec<NodePlan>,
     servers: Option<LocalServers>,
@@ -76,6 +81,19 @@ struct Cluster {
 }
 
 impl Cluster {
+    fn new(args: &Dev) -> Self {
+        let asked = |flag: &OsString| flag.to_string_lossy().starts_with("--log-filter");
+        let all = args.serve.iter().any(asked);
+        Self {
+            console: Console::new(if all { Shown::All } else { Shown::Errors }),
+            nodes: Vec::new(),
+            plans: Vec::new(),
+            servers: None,
+            folder: None,
+            ports: None,
+        }
+    }
+
     /// Starts all and waits until it is ready. Gives what there is to tell.
     async fn start(&mut self, args: &Dev) -> Result<Value, CliError> {
         let started = Instant::now();
@@ -114,6 +132,7 @@ impl Cluster {
                 "peer": at(plan.ports.peer),
                 "pid": node.pid(),
                 "data_dir": plan.data_dir(),
+                "log": plan.log(),
                 "config": plan.config(),
                 "command": plan.command(),
             })
@@ -130,7 +149,7 @@ impl Cluster {
 
     fn start_node(&self, node: &NodePlan) -> Result<Node, CliError> {
         let width = self.plans.iter().map(|node| node.name.len()).max().unwrap_or_default();
-        let process = Node::start(node, width);
+        let process = Node::start(node, width, &self.console);
         process.map_err(super::can_not("start a node with", &node.config()))
     }
 
@@ -151,7 +170,11 @@ impl Cluster {
                         continue;
                     }
                     let (name, how) = (&node.name, node.how_it_ended());
-                    let said = format!("{name} {how} before it was ready; its log is above");
+                    let log = self.plans[index].log();
+                    let said = format!(
+                        "{name} {how} before it was ready; why is above, and its log in {}",
+                        log.display()
+                    );
                     return Err(CliError::new(Exit::CannotStart, said));
                 }
                 let why = match admin.get("/readyz").await {
@@ -178,7 +201,9 @@ impl Cluster {
         let path = format!("/admin/v1/services/{}/deploy", encode(service.as_str()));
         let headers = [("content-type", "application/wasm")];
         let admin = self.admin(0)?;
-        admin.request(Method::POST, &path, &headers, component.into()).await?.json()
+        let answer =
+            admin.request(Method::POST, &path, &headers, component.into()).await?.json()?;
+        Ok(answer.into_value())
     }
 
     /// Says which of it ends; returns when no node is left.
@@ -288,8 +313,8 @@ fn make_secret(file: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Everything, for a person.
-fn tables(told: &Value) -> String {
+/// Everything, for a person. `own`: what was deployed is the counter that comes with slotd.
+fn tables(told: &Value, own: bool) -> String {
     let (nodes, servers) = (output::list(told, "nodes"), output::list(told, "servers"));
     let mut out = format!(
         "\n{} and {} are ready after {}, in {}\n\n",
@@ -324,7 +349,8 @@ fn tables(told: &Value) -> String {
             let label = text(told, "deployed.current.label");
             let runs = format!("{service} runs {label} on all of them\n");
             out.insert_str(out.find("\nTo try").map_or(0, |at| at + 1), &(runs + "\n"));
-            tries.push((format!("slotd send {service} alice 1"), "a message to a session"));
+            let message = if own { "1".into() } else { format!("'{ANY_MESSAGE}'") };
+            tries.push((format!("slotd send {service} alice {message}"), "a message to a session"));
         }
         None => {
             tries.push((
@@ -339,13 +365,20 @@ fn tables(told: &Value) -> String {
         format!("slotd node drain {}", text(last, "node")),
         "it gives its slots away and ends",
     ));
-    tries.push((format!("kill -9 {}", text(last, "pid")), "or so: the others take its slots"));
+    tries.push((
+        format!("kill -9 {}", text(last, "pid")),
+        "or ends it without a word: the others take its slots",
+    ));
     tries.push((text(last, "command"), "brings it back"));
     let width = tries.iter().map(|(command, _)| command.len()).max().unwrap_or(0).min(60);
     for (command, what) in tries {
         out += &format!("  {command:width$}  # {what}\n");
     }
-    out += "\nCtrl-C stops everything; what it keeps stays.\n\n";
+    out += &format!(
+        "\nThe nodes' warnings are shown here; all that they log is in {}/NODE/log.\n\
+         Ctrl-C stops everything; what it keeps stays.\n\n",
+        text(told, "dir")
+    );
     output::harmless(&out, true)
 }
 
@@ -374,7 +407,7 @@ mod tests {
     #[test]
     fn what_is_printed_can_be_followed() {
         let deployed = json!({"service": "counter", "current": {"label": "0.1.0+abc"}});
-        let text = tables(&told("http://127.0.0.1:7070", deployed));
+        let text = tables(&told("http://127.0.0.1:7070", deployed.clone()), true);
         for part in [
             "1 node and 1 NATS server are ready after 2.9 s, in /tmp/c\n",
             "node-1  http://127.0.0.1:7070  http://127.0.0.1:7071  127.0.0.1:7072   41  /tmp/c/node-1/data\n",
@@ -388,7 +421,9 @@ mod tests {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
         assert!(!text.contains("export"), "client commands find the defaults by themselves");
-        let text = tables(&told("http://127.0.0.1:39999", Value::Null));
+        let text = tables(&told("http://127.0.0.1:7070", deployed), false);
+        assert!(text.contains("slotd send counter alice '<a message"), "what does it read? {text}");
+        let text = tables(&told("http://127.0.0.1:39999", Value::Null), true);
         let export =
             "export SLOTD_URL=http://127.0.0.1:39999 SLOTD_ADMIN_URL=http://127.0.0.1:7071";
         assert!(text.contains(export) && text.contains("slotd deploy hello"), "{text}");

@@ -37,8 +37,9 @@ pub enum ClusterCmd {
     /// Run a whole cluster on this machine: nodes, NATS servers and a plugin
     ///
     /// Starts NATS servers and nodes on loopback, deploys a plugin, prints where everything is, and
-    /// shows what the nodes log, each line under its node's name. Ctrl-C stops all of it. What it
-    /// keeps is in one folder and is used again by the next start.
+    /// shows the nodes' warnings, each line under its node's name. All that a node logs is in the
+    /// file log of its folder; with `-- --log-filter info`, say, it is shown too. Ctrl-C stops all of
+    /// it. What it keeps is in one folder and is used again by the next start.
     Dev(Dev),
     /// Run NATS servers with JetStream on this machine, as a cluster's log engine
     ///

@@ -106,6 +106,10 @@ impl NodePlan {
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
+    /// What it has logged.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
     pub fn config(&self) -> PathBuf {
         self.dir.join("slotd.toml")
     }

@@ -14,7 +14,7 @@ use super::{
     serve::{self, Running, Signals},
     serving::Serving,
 };
-use crate::{config::Loaded, limits, names::ServiceName, plugin::Digest, telemetry};
+use crate::{config::Loaded, files, limits, names::ServiceName, plugin::Digest, telemetry};
 use clap::{Args, Command, FromArgMatches as _};
 use serde_json::json;
 use show::{Show, Tone};
@@ -128,7 +128,15 @@ async fn run(
         running = serve::start(config, &serving) => running.map_err(|error| {
             let mut error = CliError::from(error);
             if error.exit == Exit::CannotStart {
-                error.message.push_str("\n  `slotd dev --port 0` takes ports that are free");
+                // Those are flags of `serve`.
+                for name in ["api", "admin"] {
+                    let flag = format!(": choose with --{name}-listen");
+                    error.message = error.message.replace(&flag, "");
+                }
+                error.message.push_str(
+                    "\n  `slotd dev --port PORT` listens on that port and the next one; --port 0 takes \
+                     ports that are free",
+                );
             }
             error
         })?,
@@ -274,7 +282,7 @@ impl Plugin {
         self.service = Some(service.clone());
         self.running = Some((digest, label.clone()));
         let took = output::micros(started.elapsed().as_micros() as f64);
-        let size = format!("{:.1} KiB", size as f64 / 1024.0);
+        let size = output::bytes(size as f64);
         let did = match changed {
             true => format!("{service} runs {label} ({size}, {took} after the change)"),
             false => format!("{service} runs {label} as before ({size})"),
@@ -302,12 +310,23 @@ impl Plugin {
             let (api, admin) = (&self.api, self.admin.url());
             to_try += &format!("  export SLOTD_URL={api} SLOTD_ADMIN_URL={admin}\n");
         }
-        let readme = std::fs::read_to_string(self.options.dir.join("README.md"));
-        let shown = readme.ok().and_then(|text| first_send(&text, plugin, service.as_str()));
-        let send = shown.unwrap_or_else(|| format!("slotd send {service} room-1 '{{}}'"));
-        to_try + "  " + &send
+        to_try + "  " + &line_to_try(&self.options.dir, service, plugin)
     }
 }
+
+/// A message that the handler understands, as far as anyone here can know.
+fn line_to_try(dir: &Path, service: &ServiceName, plugin: &str) -> String {
+    let readme = files::read_text(&dir.join("README.md")).ok();
+    let (handler, shows) = Lang::of(dir)
+        .map_or((false, false), |lang| plugin::as_written(dir, lang.language(), plugin));
+    // A README that `slotd plugin new` has written knows that one handler.
+    let readme = readme.filter(|_| handler || !shows);
+    let shown = readme.and_then(|text| first_send(&text, plugin, service.as_str()));
+    shown.unwrap_or_else(|| format!("slotd send {service} room-1 '{ANY_MESSAGE}'"))
+}
+
+/// Where nobody here knows what the handler reads.
+pub const ANY_MESSAGE: &str = "<a message for your handler>";
 
 /// The first message that the plugin's own README sends: it knows what the handler reads.
 fn first_send(readme: &str, plugin: &str, service: &str) -> Option<String> {

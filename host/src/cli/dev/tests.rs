@@ -45,3 +45,25 @@ fn the_line_to_try_is_the_readmes() {
     );
     assert_eq!(first_send(readme, "chat", "chat"), None);
 }
+
+/// Whoever follows what is printed must not be answered by their own handler that it does not
+/// understand.
+#[test]
+fn a_handler_that_was_changed_is_not_sent_the_templates_message() {
+    let home = tempfile::tempdir().unwrap();
+    let service = ServiceName::parse("cart").unwrap();
+    for (lang, handler) in [(Lang::Python, "handler.py"), (Lang::C, "src/handler.c")] {
+        let dir = home.path().join(lang.to_string());
+        let new =
+            plugin::NewOptions { lang, name: "cart".into(), path: Some(dir.clone()), sdk: None };
+        plugin::new(&new).unwrap();
+        let vote = r#"slotd send cart lunch '{"vote": "tea"}' --sender ann"#;
+        assert_eq!(line_to_try(&dir, &service, "cart"), vote, "{lang}");
+        std::fs::write(dir.join(handler), "# another one").unwrap();
+        let any = "slotd send cart room-1 '<a message for your handler>'";
+        assert_eq!(line_to_try(&dir, &service, "cart"), any, "{lang}");
+        // What its author writes is taken for right.
+        std::fs::write(dir.join("README.md"), "    slotd send cart alice 1\n").unwrap();
+        assert_eq!(line_to_try(&dir, &service, "cart"), "slotd send cart alice 1", "{lang}");
+    }
+}

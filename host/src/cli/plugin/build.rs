@@ -7,7 +7,7 @@ use super::{
     stamp_version,
     steps::Steps,
 };
-use crate::{limits, plugin::Digest};
+use crate::{cli::output, limits, plugin::Digest};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::{fmt, path::PathBuf, time::Instant};
@@ -57,14 +57,14 @@ impl fmt::Display for BuildReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "built {} {} from {} by {} in {:.1} s: {} ({:.1} KiB, sha-256 {})",
+            "built {} {} from {} by {} in {:.1} s: {} ({}, sha-256 {})",
             self.name,
             self.version,
             self.lang,
             self.by,
             self.elapsed_ms as f64 / 1e3,
             self.file.display(),
-            self.bytes as f64 / 1024.0,
+            output::bytes(self.bytes as f64),
             self.digest.short(),
         )
     }

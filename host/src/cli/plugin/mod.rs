@@ -15,7 +15,7 @@ pub mod tools;
 pub use build::{BuildOptions, BuildReport, Built, Component, build, component};
 pub use componentize::componentize;
 pub use lang::{Lang, Language, Package};
-pub use new::{NewOptions, NewReport, new};
+pub use new::{NewOptions, NewReport, as_written, new};
 pub use script::{ScriptOptions, ScriptReport, play};
 pub use stamp::stamp_version;
 pub use steps::Steps;

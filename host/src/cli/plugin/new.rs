@@ -1,7 +1,10 @@
 //! `slotd plugin new`.
 
-use super::{lang::Lang, sdk};
-use crate::limits;
+use super::{
+    lang::{Lang, Language},
+    sdk,
+};
+use crate::{files, limits};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::{
@@ -93,6 +96,22 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
     let files = templates.iter().chain([&SCRIPT]);
     let files = files.map(|(file, _)| PathBuf::from(file)).collect();
     Ok(NewReport { name: name.clone(), lang: *lang, dir, files })
+}
+
+/// Whether the handler in a plugin's folder is still the one that [`new`] writes, and whether its
+/// README is: what the README shows holds for that handler.
+pub fn as_written(dir: &Path, language: &dyn Language, name: &str) -> (bool, bool) {
+    let placeholders = [("name", name.to_owned())];
+    let is_written = |(file, template): &(&str, &str)| {
+        let stands = files::read_text(&dir.join(file));
+        stands.is_ok_and(|text| text == fill(template, &placeholders))
+    };
+    let templates = language.templates();
+    let stem =
+        |file: &str| Path::new(file).file_stem().is_some_and(|s| s == "handler" || s == "lib");
+    let handler = templates.iter().find(|(file, _)| stem(file)).is_some_and(is_written);
+    let readme = templates.iter().find(|(file, _)| *file == "README.md").is_some_and(is_written);
+    (handler, readme)
 }
 
 fn fill(template: &str, placeholders: &[(&str, String)]) -> String {

@@ -3,11 +3,11 @@
 
 use super::{build::BuildOptions, build::component, steps::Steps};
 use crate::{
-    limits,
+    files, limits,
     names::ServiceName,
     script::{self, Runner, Step},
 };
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use serde::Serialize;
 use std::{
@@ -147,9 +147,6 @@ fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>>
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let reading = || format!("reading {}", file.display());
-    let bytes = fs::metadata(file).with_context(reading)?.len();
-    let bytes_max = limits::COMPONENT_BYTES_MAX as u64;
-    ensure!(bytes <= bytes_max, "{} has {bytes} bytes, over {bytes_max}", file.display());
-    fs::read(file).with_context(reading)
+    let read = files::read(file, limits::COMPONENT_BYTES_MAX as u64);
+    read.map_err(|error| anyhow!("{} {error}", file.display()))
 }

@@ -12,12 +12,13 @@ use super::{
     sdk::Files,
     steps::Steps,
 };
+use crate::files;
 use anyhow::{bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::{
     ffi::OsString,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     process::ExitStatus,
 };
@@ -188,10 +189,10 @@ pub fn is_source(name: &str, is_dir: bool) -> bool {
 /// A manifest's text; `None` where it is not there.
 fn read_manifest(dir: &Path, name: &str) -> anyhow::Result<Option<String>> {
     let file = dir.join(name);
-    match fs::read_to_string(&file) {
+    match files::read_text(&file) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => bail!("can't read {}: {error}", file.display()),
+        Err(files::ReadError::Missing) => Ok(None),
+        Err(error) => bail!("{} {error}", file.display()),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     },
     Language, read_manifest,
 };
+use crate::files;
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use std::{
@@ -180,7 +181,7 @@ fn sdk_dependency(given: Option<&Path>) -> anyhow::Result<String> {
 }
 
 fn is_sdk(dir: &Path) -> bool {
-    fs::read_to_string(dir.join("Cargo.toml"))
+    files::read_text(&dir.join("Cargo.toml"))
         .ok()
         .and_then(|text| text.parse::<toml::Table>().ok())
         .is_some_and(|manifest| {

@@ -1,4 +1,5 @@
 use super::*;
+use std::fs;
 
 const RUST: (&str, &str) = ("Cargo.toml", "[package]\nname = \"x\"\nversion = \"0.1.0\"\n");
 const JS: (&str, &str) =

@@ -1,0 +1,226 @@
+//! JSON of a node as it came. What others stored stands in it, and is shown byte for byte: read into
+//! values and written again it would have its keys sorted and its numbers rounded.
+
+use super::{
+    exit::{CliError, Exit},
+    output,
+};
+use crate::http::is_json;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, value::RawValue};
+use std::{borrow::Cow, fmt, ops::Deref};
+
+/// An answer: read as a [`Value`], shown as the text that it was.
+#[derive(Clone, Debug)]
+pub struct Json {
+    text: String,
+    value: Value,
+}
+
+impl Json {
+    /// # Errors
+    /// It is no JSON: not slotd's.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CliError> {
+        let text = std::str::from_utf8(bytes).map_err(|error| no_json(&error))?;
+        let value = serde_json::from_str(text).map_err(|error| no_json(&error))?;
+        Ok(Self { text: text.to_owned(), value })
+    }
+    /// A part of it, with what others stored as it stands there.
+    ///
+    /// # Errors
+    /// It is of another form.
+    pub fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, CliError> {
+        read(&self.text)
+    }
+    pub fn into_value(self) -> Value {
+        self.value
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self { text: value.to_string(), value }
+    }
+}
+
+impl Deref for Json {
+    type Target = Value;
+    fn deref(&self) -> &Value {
+        &self.value
+    }
+}
+
+/// On one line.
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&self.text))
+    }
+}
+
+fn no_json(error: &dyn fmt::Display) -> CliError {
+    CliError::new(
+        Exit::Server,
+        format!("the answer is not JSON as slotd's is ({error}): is that a slotd node?"),
+    )
+}
+
+/// # Errors
+/// It is of another form.
+pub fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, CliError> {
+    serde_json::from_str(json).map_err(|error| no_json(&error))
+}
+
+/// JSON without line breaks: they can only stand between its parts, where a space is as good.
+pub fn one_line(json: &str) -> Cow<'_, str> {
+    match json.contains(['\n', '\r']) {
+        true => json.trim().replace(['\n', '\r'], " ").into(),
+        false => json.into(),
+    }
+}
+
+/// A field that is there with whatever is in it, `null` too.
+fn raw<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(d).map(Some)
+}
+
+/// A page of a session's history. A node of an earlier version lacks some of it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Page<'a> {
+    #[serde(borrow)]
+    pub entries: Vec<Entry<'a>>,
+    pub last_seq: u64,
+    pub next_after: Option<u64>,
+    pub position: Option<String>,
+}
+
+/// A message with its reply and events.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Entry<'a> {
+    pub seq: u64,
+    pub sender: Option<String>,
+    pub time_ms: u64,
+    pub plugin: String,
+    content_type: String,
+    #[serde(borrow, deserialize_with = "raw")]
+    body: Option<&'a RawValue>,
+    body_base64: Option<String>,
+    reply_content_type: String,
+    #[serde(borrow, deserialize_with = "raw")]
+    reply: Option<&'a RawValue>,
+    reply_base64: Option<String>,
+    /// Each as [`Event`].
+    #[serde(borrow)]
+    pub events: Vec<&'a RawValue>,
+}
+
+impl Entry<'_> {
+    pub fn body(&self) -> String {
+        shown(&self.content_type, self.body, self.body_base64.as_deref())
+    }
+    pub fn reply(&self) -> String {
+        shown(&self.reply_content_type, self.reply, self.reply_base64.as_deref())
+    }
+}
+
+/// An event, of a page or of a stream. What the node says of its own has no `seq`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Event<'a> {
+    pub seq: Option<u64>,
+    pub index: Option<u64>,
+    pub time_ms: Option<u64>,
+    pub kind: Option<String>,
+    pub position: Option<String>,
+    content_type: String,
+    #[serde(borrow, deserialize_with = "raw")]
+    body: Option<&'a RawValue>,
+    body_base64: Option<String>,
+}
+
+impl Event<'_> {
+    pub fn body(&self) -> String {
+        shown(&self.content_type, self.body, self.body_base64.as_deref())
+    }
+}
+
+/// A page of a session's state, each entry as [`StateEntry`].
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct StatePage<'a> {
+    #[serde(borrow)]
+    pub entries: Vec<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct StateEntry<'a> {
+    pub key: String,
+    #[serde(borrow, deserialize_with = "raw")]
+    pub value: Option<&'a RawValue>,
+    pub value_base64: Option<String>,
+}
+
+impl StateEntry<'_> {
+    /// On one line.
+    pub fn shown(&self) -> String {
+        shown("application/json", self.value, self.value_base64.as_deref())
+    }
+}
+
+/// What was stored, on one line for a person: JSON as it stands, a text as it reads.
+fn shown(content_type: &str, inline: Option<&RawValue>, base64: Option<&str>) -> String {
+    match (inline.map(RawValue::get), base64) {
+        (None, Some("") | None) => "(empty)".into(),
+        (None, Some(base64)) => format!("(base64) {}", output::harmless(base64, false)),
+        (Some(json), _) => match serde_json::from_str::<String>(json) {
+            Ok(text) if !is_json(content_type) => match text.is_empty() {
+                true => "(empty)".into(),
+                false => output::harmless(&text, false),
+            },
+            _ => output::harmless(&one_line(json), false),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it, what a session holds would be shown as something else: 1.10 as 1.1, a number of
+    /// twenty digits rounded, keys in another order.
+    #[test]
+    fn what_was_stored_is_shown_as_it_is() {
+        let stored = "{\"z\": 1.10, \"a\": 12345678901234567890123,\n \"e\": 1E5, \"z\": null}";
+        let line = stored.replace('\n', " ");
+        let page = format!(
+            r#"{{"last_seq": 9, "entries": [{{"seq": 9, "content_type": "application/json",
+                "body": {stored}, "reply_content_type": "text/plain", "reply": "a\u001bb",
+                "events": [{{"seq": 9, "index": 0, "content_type": "application/json", "body": null}}]}}]}}"#
+        );
+        let json = Json::parse(page.as_bytes()).unwrap();
+        assert!(json.to_string().contains(&line) && !json.to_string().contains('\n'), "{json}");
+        let page: Page<'_> = json.read().unwrap();
+        let entry = &page.entries[0];
+        assert_eq!((entry.body(), entry.reply()), (line, "a\\u{1b}b".into()));
+        let event: Event<'_> = read(entry.events[0].get()).unwrap();
+        assert_eq!((event.index, event.body()), (Some(0), "null".into()));
+        assert!(Json::parse(b"{\"cut").is_err());
+    }
+
+    #[test]
+    fn texts_and_bytes_are_told_from_json() {
+        let raw = |json: &'static str| Some(serde_json::from_str::<&RawValue>(json).unwrap());
+        for (content_type, inline, base64, expected) in [
+            ("text/plain", raw(r#""tea""#), None, "tea"),
+            ("application/json", raw(r#""tea""#), None, r#""tea""#),
+            ("text/plain", raw(r#""""#), None, "(empty)"),
+            ("application/octet-stream", None, Some("AAE="), "(base64) AAE="),
+            ("application/octet-stream", None, Some(""), "(empty)"),
+            ("", None, None, "(empty)"),
+        ] {
+            assert_eq!(shown(content_type, inline, base64), expected, "{content_type}");
+        }
+    }
+}
