@@ -5,8 +5,8 @@ use super::{
     exit::{CliError, Exit},
     output,
 };
-use crate::http::is_json;
-use serde::{Deserialize, Deserializer};
+use crate::http::{is_json, present};
+use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use std::{borrow::Cow, fmt, ops::Deref};
 
@@ -78,11 +78,6 @@ pub fn one_line(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// A field that is there with whatever is in it, `null` too.
-fn raw<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(d).map(Some)
-}
-
 /// A page of a session's history. A node of an earlier version lacks some of it.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -103,11 +98,11 @@ pub struct Entry<'a> {
     pub time_ms: u64,
     pub plugin: String,
     content_type: String,
-    #[serde(borrow, deserialize_with = "raw")]
+    #[serde(borrow, deserialize_with = "present")]
     body: Option<&'a RawValue>,
     body_base64: Option<String>,
     reply_content_type: String,
-    #[serde(borrow, deserialize_with = "raw")]
+    #[serde(borrow, deserialize_with = "present")]
     reply: Option<&'a RawValue>,
     reply_base64: Option<String>,
     /// Each as [`Event`].
@@ -134,7 +129,7 @@ pub struct Event<'a> {
     pub kind: Option<String>,
     pub position: Option<String>,
     content_type: String,
-    #[serde(borrow, deserialize_with = "raw")]
+    #[serde(borrow, deserialize_with = "present")]
     body: Option<&'a RawValue>,
     body_base64: Option<String>,
 }
@@ -157,7 +152,7 @@ pub struct StatePage<'a> {
 #[serde(default)]
 pub struct StateEntry<'a> {
     pub key: String,
-    #[serde(borrow, deserialize_with = "raw")]
+    #[serde(borrow, deserialize_with = "present")]
     pub value: Option<&'a RawValue>,
     pub value_base64: Option<String>,
 }

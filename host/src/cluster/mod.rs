@@ -112,14 +112,14 @@ pub type SayUnfit = dyn Fn(Option<Unfit>) + Send + Sync;
 
 /// Who has which slot, and under which term.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Owners {
+struct Owners {
     owners: BTreeMap<(SlotId, Term), Arc<str>>,
     slot_count: u16,
 }
 
 impl Owners {
     /// Whether each slot has exactly one owner.
-    pub fn is_whole(&self) -> bool {
+    fn is_whole(&self) -> bool {
         self.owners.len() == usize::from(self.slot_count)
             && (0..self.slot_count).zip(self.owners.keys()).all(|(slot, (owned, _))| slot == *owned)
     }
@@ -226,8 +226,16 @@ impl Cluster {
         &self.own
     }
 
+    /// Does `work`, which adds up what each node says of its slots, and says whether it has all of
+    /// them: a slot that nobody has, or that moves meanwhile, is in no node's share, or in two.
+    pub async fn over_all_slots<T>(&self, work: impl Future<Output = T>) -> (T, bool) {
+        let before = self.owners().await;
+        let done = work.await;
+        (done, before.is_whole() && before == self.owners().await)
+    }
+
     /// Which node has which slot, as the nodes that answer say it.
-    pub async fn owners(&self) -> Owners {
+    async fn owners(&self) -> Owners {
         let mut owners = BTreeMap::new();
         owners.extend(self.router.here().into_iter().map(|slot| (slot, self.own.clone())));
         for (node, told) in self.ask_all(&Ask::Owned).await {

@@ -4,7 +4,7 @@
 use crate::limits;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{
-    Deserializer, Serialize, Serializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
@@ -15,6 +15,11 @@ pub(super) enum Shown<'a> {
     Json(&'a RawValue),
     Text(&'a str),
     Binary(&'a [u8]),
+}
+
+/// A field that is there with whatever is in it: `null` is a value, and not the lack of one.
+pub(crate) fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(d).map(Some)
 }
 
 /// Whether a body of this content type is JSON in UTF-8: `application/json`, `text/json` or

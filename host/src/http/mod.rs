@@ -41,7 +41,7 @@ mod views;
 mod websocket;
 
 pub use auth::Token;
-pub(crate) use body::is_json;
+pub(crate) use body::{is_json, present};
 pub use openapi::{document, document_json};
 pub use places::PlaceLimits;
 pub use problem::{Problem, errors_markdown};

@@ -27,7 +27,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -100,18 +100,13 @@ pub(super) struct StateChanges<'a> {
 struct StateChange<'a> {
     key: String,
     /// JSON, kept byte by byte as written: what the SDKs write and read.
-    #[serde(borrow, default, deserialize_with = "present")]
+    #[serde(borrow, default, deserialize_with = "super::body::present")]
     #[schema(value_type = Option<serde_json::Value>)]
     value: Option<&'a RawValue>,
     /// Any bytes.
     value_base64: Option<String>,
     #[serde(default)]
     delete: bool,
-}
-
-/// So that `null` is a value and not the lack of one.
-fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(d).map(Some)
 }
 
 impl StateChange<'_> {

@@ -86,8 +86,11 @@ impl Node {
     async fn purged(&self, service: &Service) -> ServiceRemoved {
         let mut removed = ServiceRemoved::new(service.name.clone());
         let own = || self.purges.lock().get(&service.name).map(|purge| purge.share());
-        if let Some(cluster) = &self.cluster {
-            let before = cluster.owners().await;
+        let Some(cluster) = &self.cluster else {
+            removed.add(own(), service.since);
+            return removed;
+        };
+        let shares = async {
             removed.add(own(), service.since);
             let ask = Ask::Purge { service: service.name.clone() };
             for (_, told) in cluster.ask_all(&ask).await {
@@ -97,11 +100,9 @@ impl Node {
                 };
                 removed.add(share, service.since);
             }
-            // A slot that nobody has, or that moved meanwhile, is in no node's share.
-            removed.done &= before.is_whole() && before == cluster.owners().await;
-        } else {
-            removed.add(own(), service.since);
-        }
+        };
+        let ((), is_whole) = cluster.over_all_slots(shares).await;
+        removed.done &= is_whole;
         removed
     }
 
@@ -112,18 +113,18 @@ impl Node {
         }
     }
 
-    /// As [`Self::follow_removal`] at a start, where most of it was done long ago.
-    pub(super) fn resume_removal(self: &Arc<Self>, service: &Arc<Service>) {
+    /// As [`Self::follow_removal_in`] at a start, where most of it was done long ago.
+    pub(super) fn resume_removal(self: &Arc<Self>, service: &Arc<Service>, slots: &Slots) {
         if service.since > 0 && service.purged == service.since {
             let done = Purge {
                 since: service.since,
-                clean: Mutex::new(self.purgeable()),
+                clean: Mutex::new(slots.clone()),
                 done: AtomicBool::new(true),
                 ..Purge::default()
             };
             self.purges.lock().insert(service.name.clone(), Arc::new(done));
         }
-        self.follow_removal(service);
+        self.follow_removal_in(service, slots);
     }
 
     /// As [`Self::follow_removal`], with the slots that this node has now. It is asked again and again

@@ -436,8 +436,9 @@ impl Node {
                 }
             }
         }
+        let slots = self.purgeable();
         for service in services {
-            self.resume_removal(&service);
+            self.resume_removal(&service, &slots);
             if service.is_removed() {
                 continue;
             }

@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::{
-    cluster::Owners,
     log::record::DeploymentId,
     plugin::Migrates,
     service::takeover::{Migrate, takes_over},
@@ -41,34 +40,39 @@ impl Node {
         &self,
         service: &ServiceName,
     ) -> Result<(SessionCounts, Vec<SilentNode>), Error> {
-        let before = match &self.cluster {
-            Some(cluster) => Some(cluster.owners().await),
-            None => None,
+        let Some(cluster) = &self.cluster else {
+            return Ok((self.count_here(service.clone()).await?, Vec::new()));
         };
+        let (counted, is_whole) =
+            cluster.over_all_slots(self.count_everywhere(cluster, service)).await;
+        let (counts, mut silent) = counted?;
+        if silent.is_empty() && !is_whole {
+            let why = "slots move, or have no owner yet".into();
+            silent.push(SilentNode { node: cluster.own().to_string(), why });
+        }
+        Ok((counts, silent))
+    }
+
+    async fn count_everywhere(
+        &self,
+        cluster: &Cluster,
+        service: &ServiceName,
+    ) -> Result<(SessionCounts, Vec<SilentNode>), Error> {
         let mut counts = self.count_here(service.clone()).await?;
         let mut silent = Vec::new();
-        if let Some(cluster) = &self.cluster {
-            let ask = Ask::Sessions { service: service.clone() };
-            for (node, told) in cluster.ask_all_within(&ask, limits::SESSIONS_COUNT_WAIT).await {
-                match told {
-                    Ok(Told::Sessions(theirs)) => {
-                        for (id, count) in theirs {
-                            counts.entry(id).or_default().add(count);
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        let why = error.detail.into();
-                        silent.push(SilentNode { node: node.to_string(), why });
+        let ask = Ask::Sessions { service: service.clone() };
+        for (node, told) in cluster.ask_all_within(&ask, limits::SESSIONS_COUNT_WAIT).await {
+            match told {
+                Ok(Told::Sessions(theirs)) => {
+                    for (id, count) in theirs {
+                        counts.entry(id).or_default().add(count);
                     }
                 }
-            }
-            // A slot that nobody has, or that moved meanwhile, is in no node's count, or in two.
-            let is_whole = |before: Owners, after: Owners| before.is_whole() && before == after;
-            let after = cluster.owners().await;
-            if silent.is_empty() && !before.is_some_and(|before| is_whole(before, after)) {
-                let why = "slots move, or have no owner yet".into();
-                silent.push(SilentNode { node: cluster.own().to_string(), why });
+                Ok(_) => {}
+                Err(error) => {
+                    let why = error.detail.into();
+                    silent.push(SilentNode { node: node.to_string(), why });
+                }
             }
         }
         Ok((counts, silent))

@@ -353,7 +353,7 @@ async fn a_service_that_was_removed_costs_nothing_later() {
     let kept = fixture.node.context.catalogue.get(&fixture.service).unwrap();
     assert_eq!((kept.purged, kept.generation), (kept.since, removed.generation));
     fixture.node.purges.lock().clear();
-    fixture.node.resume_removal(&kept);
+    fixture.node.resume_removal(&kept, &fixture.node.purgeable());
     let purge = fixture.node.purges.lock().get(&fixture.service).unwrap().clone();
     assert!(purge.share().done && !purge.runs());
     assert_eq!(fixture.node.stop(PATIENCE).await, 0);

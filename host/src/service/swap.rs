@@ -249,38 +249,21 @@ async fn activate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
-    use std::io::{self, Write};
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::{error::Code, telemetry::said::Said};
 
     /// Five hundred slots that can't go over try every two seconds: they would fill the disk with
     /// lines that do not say what is to be mended.
     #[test]
     fn slots_that_can_not_go_over_say_so_a_few_times_and_of_what() {
-        let lines = Lines::default();
-        let written = lines.clone();
-        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone());
+        let said = Said::default();
+        let _listening = said.listen();
         let service = ServiceName::parse("stuck-in-a-swap").unwrap();
         let swap = Swap::new(2, Some("1.0.0+ab".into()), "2.0.0+cd".into(), (0..512).collect());
-        tracing::subscriber::with_default(log.finish(), || {
-            for slot in 0..512 {
-                let error = Error::new(Code::StorageUnavailable, "no room");
-                swap.tell_of_retry(&service, slot, &error);
-            }
-        });
-        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        for slot in 0..512 {
+            let error = Error::new(Code::StorageUnavailable, "no room");
+            swap.tell_of_retry(&service, slot, &error);
+        }
+        let text = said.text();
         let told: Vec<&str> =
             text.lines().filter(|line| line.contains("did not go over")).collect();
         assert_eq!(told.len(), limits::REPEATS_LOGGED_MAX as usize, "{text}");

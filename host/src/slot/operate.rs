@@ -96,32 +96,34 @@ impl Task {
             return Ok(Some(sent));
         }
         self.check_room()?;
-        match &operation.action {
-            // It was answered, and the answer was lost.
-            Action::Import(part)
-                if (part.after > 0 || !part.replace)
-                    && came_before(session, part)
-                    && is_of(session, operation.expected) =>
-            {
-                return Ok(Some(self.sent_at(session)));
-            }
-            Action::Import(part) if part.after > 0 => {
-                check_expected(session, operation.expected)
-                    .map_err(|_| changed(in_between(session, part)))?;
-            }
-            _ => check_expected(session, operation.expected)?,
+        if let Action::Import(part) = &operation.action {
+            return self.check_part(session, part, operation.expected);
         }
-        match &operation.action {
-            Action::Set(_) if !session.exists() => Err(no_session(&session.key)),
-            Action::Import(part) if part.history.is_empty() && part.entered.is_none() => {
-                Err(invalid("a part of a session with nothing in it".into()))
-            }
-            Action::Import(part) => self.check_part(session, part),
-            _ => Ok(None),
+        check_expected(session, operation.expected)?;
+        match session.exists() {
+            true => Ok(None),
+            false => Err(no_session(&session.key)),
         }
     }
 
-    fn check_part(&self, session: &Session, part: &Import) -> Result<Option<Sent>, Error> {
+    fn check_part(
+        &self,
+        session: &Session,
+        part: &Import,
+        expected: Option<Cursor>,
+    ) -> Result<Option<Sent>, Error> {
+        let is_later = part.after > 0;
+        if (is_later || !part.replace) && came_before(session, part) && is_of(session, expected) {
+            // It was answered, and the answer was lost.
+            return Ok(Some(self.sent_at(session)));
+        }
+        check_expected(session, expected).map_err(|error| match is_later {
+            true => in_between(session, part),
+            false => error,
+        })?;
+        if part.history.is_empty() && part.entered.is_none() {
+            return Err(invalid("a part of a session with nothing in it".into()));
+        }
         let service = self.context.catalogue.require(&session.key.service)?;
         let deployments = part.history.iter().map(|imported| imported.deployment);
         for deployment in deployments.chain([part.deployment]) {
@@ -137,11 +139,9 @@ impl Task {
                 ));
             }
         }
-        match part.after {
-            0 if !part.replace && session.exists() => Err(session_exists(&session.key)),
-            after if after > 0 && session.head.seq != after => {
-                Err(changed(in_between(session, part)))
-            }
+        match is_later {
+            true if session.head.seq != part.after => Err(in_between(session, part)),
+            false if !part.replace && session.exists() => Err(session_exists(&session.key)),
             _ => Ok(None),
         }
     }
@@ -402,11 +402,11 @@ fn is_of(session: &Session, expected: Option<Cursor>) -> bool {
     of.is_none_or(|of| of == Incarnation::of(&session.head))
 }
 
-fn in_between(session: &Session, part: &Import) -> String {
-    format!(
+fn in_between(session: &Session, part: &Import) -> Error {
+    changed(format!(
         "{} changed while it was imported: it is at {}, not at {}; import it again",
         session.key, session.head.seq, part.after
-    )
+    ))
 }
 
 /// Whether this part of a history came before, and its answer got lost: the session is where it ends.
@@ -421,14 +421,11 @@ fn came_before(session: &Session, part: &Import) -> bool {
 }
 
 fn check_expected(session: &Session, expected: Option<Cursor>) -> Result<(), Error> {
-    let now = Incarnation::of(&session.head);
     match expected {
-        Some(expected)
-            if expected.seq != session.head.seq || expected.of.is_some_and(|of| of != now) =>
-        {
+        Some(place) if place.seq != session.head.seq || !is_of(session, expected) => {
+            let now = Cursor::after(session.head.seq, Some(Incarnation::of(&session.head)));
             Err(changed(format!(
-                "the session is at {}, not at {expected} as was expected; nothing was done",
-                Cursor::after(session.head.seq, Some(now))
+                "the session is at {now}, not at {place} as was expected; nothing was done"
             )))
         }
         _ => Ok(()),

@@ -9,6 +9,7 @@ use crate::{
     plugin::{Digest, PluginOptions, testkit},
     service::catalogue::Service,
     storage::{DataDir, StorageOptions},
+    telemetry::said::Said,
 };
 use faulty::Faulty;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -486,32 +487,6 @@ async fn a_slot_that_stops_waits_for_one_call_and_not_for_each() {
     assert!(refused >= 8, "{refused}");
     drop(fixture.ownership.lock().await);
     assert!(fixture.logged().await.is_empty());
-}
-
-/// What is written to the log while a guard lives, on this thread.
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Said {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Said {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let said = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || said.clone()).finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().clone()).unwrap()
-    }
 }
 
 /// A plugin that can't be loaded, or started, fails each message: nobody but its clients would know.

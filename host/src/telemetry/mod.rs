@@ -5,6 +5,8 @@ pub mod metrics;
 pub mod panics;
 mod recorder;
 pub mod repeats;
+#[cfg(test)]
+pub mod said;
 pub mod scrape;
 pub mod services;
 pub mod sink;
