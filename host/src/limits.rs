@@ -97,8 +97,10 @@ pub const IMPORT_PART_HOLD: Duration = Duration::from_secs(60);
 pub const IMPORT_PAIR_BYTES: usize = 96;
 /// Sessions that are imported at a time: each holds a part of a file in memory.
 pub const IMPORTS_MAX: usize = 2;
-/// How long a file that is imported may not come any further.
+/// How long a file that is imported is waited for until so much more of it has come: who sends a
+/// byte now and then would keep others from importing.
 pub const IMPORT_STALL: Duration = Duration::from_secs(30);
+pub const IMPORT_STALL_BYTES_MIN: usize = 16 * 1024;
 /// A line of a session's file: a message with its reply and events in base64.
 pub const IMPORT_LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The largest file that `slotd session import` sends: it is read into memory.

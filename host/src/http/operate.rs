@@ -5,8 +5,8 @@ use super::{
     Admin,
     admin::{change, to_its_end},
     messages::{Deadline, outcome_unknown, read_body},
-    operate_file::{Export, Reader, Reading},
     params::{self, Query, invalid},
+    session_file::{Export, Reader, Reading},
     views::{
         Binary, ResetDone, SessionImported, SessionsDeleted, StateChanged, StateEntry, StateView,
         json,

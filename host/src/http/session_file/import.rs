@@ -1,288 +1,26 @@
-//! A session as a file: JSON lines that one node writes and another reads, of another cluster or
-//! version perhaps.
-//!
-//! | line | what |
-//! |---|---|
-//! | `{"slotd_session": 1, ...}` | the head: the format's version, the session, whose shape its state has |
-//! | `{"message": {...}}` | an entry of its history, from number 1 up, without a gap |
-//! | `{"state": {...}}` | a key with its value |
-//! | `{"end": {...}}` | how many of both there were; without it the file is not whole |
-//!
-//! Unknown fields are ignored, so that a later version may add some; what it may not ignore is a new
-//! number of the format. Bytes are in base64.
+//! Reads a file into a session, a part at a time.
 
-use super::{body::decode_base64, operate::NOTE_FORMAT, params, views::SessionImported};
+use super::{EndLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
 use crate::{
     error::{Code, Error},
+    http::{body::decode_base64, operate::NOTE_FORMAT, params, views::SessionImported},
     limits,
-    log::record::{DeploymentId, Entry, Event},
+    log::record::{DeploymentId, Event},
     names::SessionKey,
-    node::{Consistency, Cursor, History, Node, Range, ReadBy},
-    operator::{
-        Action, Entered, Import, Imported, Operation, StatePage, StateRange, session_exists,
-    },
+    node::{Consistency, Cursor, Node},
+    operator::{Action, Entered, Import, Imported, Operation, session_exists},
     plugin::{Digest, check_content_type, check_event_kind},
     service::catalogue::Service,
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{convert::Infallible, sync::Arc};
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The version of the file's format.
-const FORMAT: u32 = 1;
-
-#[derive(Serialize, Deserialize)]
-enum Line {
-    #[serde(rename = "message")]
-    Message(Box<MessageLine>),
-    #[serde(rename = "state")]
-    State(StateLine),
-    #[serde(rename = "end")]
-    End(EndLine),
-    /// The export failed on its way.
-    #[serde(rename = "failed")]
-    Failed(String),
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct HeadLine {
-    slotd_session: u32,
-    service: String,
-    session: String,
-    /// Its last message.
-    seq: u64,
-    created_ms: u64,
-    exported_ms: u64,
-    /// The version whose shape the state has.
-    version: String,
-    digest: Option<Digest>,
-    /// Whether the history is in the file.
-    history: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct MessageLine {
-    seq: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    operator: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    sender: Option<String>,
-    time_ms: u64,
-    content_type: String,
-    body_base64: String,
-    reply_content_type: String,
-    reply_base64: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    digest: Option<Digest>,
-    #[serde(default)]
-    events: Vec<EventLine>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct EventLine {
-    kind: String,
-    content_type: String,
-    body_base64: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StateLine {
-    key: String,
-    value_base64: String,
-}
-
-#[derive(Serialize, Deserialize, PartialEq, Eq, Debug)]
-struct EndLine {
-    messages: u64,
-    keys: u64,
-}
-
-// ---- out ---------------------------------------------------------------------------------------
-
-/// A session on its way into a file.
-pub(super) struct Export {
-    node: Arc<Node>,
-    key: SessionKey,
-    service: Arc<Service>,
-    head: HeadLine,
-    /// The state's first page, read with the head.
-    first: Option<StatePage>,
-    at: Cursor,
-    step: Step,
-    end: EndLine,
-}
-
-enum Step {
-    Head,
-    /// What comes after this message.
-    History(u64),
-    /// The first page, or what comes after a key.
-    State(Option<String>),
-    End,
-    Done,
-}
-
-impl Export {
-    /// # Errors
-    /// `session-not-found`, and whatever reading it can meet.
-    pub(super) async fn begin(
-        node: Arc<Node>,
-        key: SessionKey,
-        history: bool,
-    ) -> Result<Self, Error> {
-        let first = node.session_state(&key, whole(None)).await?;
-        let (service, info) = (node.catalogued(&key.service)?, &first.info);
-        let shape = service.deployments.iter().rfind(|known| *known.label == *info.plugin);
-        let head = HeadLine {
-            slotd_session: FORMAT,
-            service: key.service.to_string(),
-            session: key.session.to_string(),
-            seq: info.seq,
-            created_ms: info.created_ms,
-            exported_ms: crate::slot::now_ms(),
-            version: info.plugin.clone(),
-            digest: shape.map(|known| known.digest),
-            history,
-        };
-        let at = Cursor::after(info.seq, info.incarnation);
-        let first = Some(first);
-        let end = EndLine { messages: 0, keys: 0 };
-        Ok(Self { node, key, service, head, first, at, step: Step::Head, end })
-    }
-
-    pub(super) fn lines(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
-        stream::unfold(self, |mut export| async move {
-            if matches!(export.step, Step::Done) {
-                return None;
-            }
-            let mut out = BytesMut::new();
-            if let Err(error) = export.step(&mut out).await {
-                // Too late for another answer: the reader sees that the end is missing, and why.
-                line(&mut out, &Line::Failed(error.to_string()));
-                export.step = Step::Done;
-            }
-            // It waits for its reader: what it grew by is not to wait with it.
-            Some((Ok(Bytes::copy_from_slice(&out)), export))
-        })
-    }
-
-    async fn step(&mut self, out: &mut BytesMut) -> Result<(), Error> {
-        self.step = match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Head => {
-                line(out, &self.head);
-                if self.head.history { Step::History(0) } else { Step::State(None) }
-            }
-            Step::History(after) if after >= self.at.seq => Step::State(None),
-            Step::History(after) => self.history(out, after).await?,
-            Step::State(after) => self.state(out, after).await?,
-            Step::End => {
-                let EndLine { messages, keys } = self.end;
-                line(out, &Line::End(EndLine { messages, keys }));
-                Step::Done
-            }
-            Step::Done => Step::Done,
-        };
-        Ok(())
-    }
-
-    async fn history(&mut self, out: &mut BytesMut, after: u64) -> Result<Step, Error> {
-        let range = Range::After { seq: after, limit: limits::PAGE_ENTRIES_MAX };
-        // Another node does not know who asks. Who does not read what that holds is cut by then.
-        let until = Instant::now() + limits::WRITE_STALL;
-        let page = loop {
-            let (reader, consistency) = (ReadBy::Operator, Consistency::Current);
-            match self.node.history(&self.key, range, reader, consistency).await {
-                Err(full) if full.code == Code::BuffersFull && Instant::now() < until => {
-                    tokio::time::sleep(limits::EXPORT_RETRY).await;
-                }
-                page => break page?,
-            }
-        };
-        let History { entries, incarnation, .. } = page;
-        self.is_same(incarnation == self.at.of || incarnation.is_none())?;
-        let mut reached = after;
-        for (entry, _) in entries.iter().filter(|(entry, _)| entry.seq <= self.at.seq) {
-            line(out, &Line::Message(Box::new(self.message(entry))));
-            self.end.messages += 1;
-            reached = entry.seq;
-        }
-        self.is_same(reached > after)?;
-        Ok(Step::History(reached))
-    }
-
-    fn message(&self, entry: &Entry) -> MessageLine {
-        let events = entry.events.iter().map(|event| EventLine {
-            kind: event.kind.clone(),
-            content_type: event.content_type.clone(),
-            body_base64: BASE64.encode(&event.body),
-        });
-        MessageLine {
-            seq: entry.seq,
-            id: entry.client_key().map(str::to_owned),
-            operator: entry.is_operators(),
-            sender: entry.sender.clone(),
-            time_ms: entry.time_ms,
-            content_type: entry.content_type.clone(),
-            body_base64: BASE64.encode(&entry.body),
-            reply_content_type: entry.reply_content_type.clone(),
-            reply_base64: BASE64.encode(&entry.reply),
-            digest: self.service.deployment(entry.deployment).map(|known| known.digest),
-            events: events.collect(),
-        }
-    }
-
-    async fn state(&mut self, out: &mut BytesMut, after: Option<String>) -> Result<Step, Error> {
-        let page = match self.first.take() {
-            Some(first) => first,
-            None => {
-                let page = self.node.session_state(&self.key, whole(after)).await?;
-                let at = Cursor::after(page.info.seq, page.info.incarnation);
-                self.is_same(at == self.at)?;
-                page
-            }
-        };
-        for (key, value) in &page.pairs {
-            let state = StateLine { key: key.clone(), value_base64: BASE64.encode(value) };
-            line(out, &Line::State(state));
-            self.end.keys += 1;
-        }
-        let last = page.pairs.into_iter().next_back().filter(|_| page.more);
-        Ok(last.map_or(Step::End, |(key, _)| Step::State(Some(key))))
-    }
-
-    fn is_same(&self, same: bool) -> Result<(), Error> {
-        match same {
-            true => Ok(()),
-            false => Err(Error::new(
-                Code::SessionChanged,
-                format!("{} changed while it was exported: export it again", self.key),
-            )),
-        }
-    }
-}
-
-fn whole(after: Option<String>) -> StateRange {
-    StateRange { prefix: String::new(), after, limit: limits::STATE_SCAN_ENTRIES_MAX }
-}
-
-fn line(out: &mut BytesMut, value: &impl Serialize) {
-    // Every line above has a JSON form.
-    out.extend_from_slice(&serde_json::to_vec(value).unwrap_or_default());
-    out.extend_from_slice(b"\n");
-}
-
-// ---- in ----------------------------------------------------------------------------------------
-
 /// Reads a file into a session, a part at a time: a small session in one, all of it or nothing.
-pub(super) struct Reader {
+pub(in crate::http) struct Reader {
     node: Arc<Node>,
     key: SessionKey,
     who: String,
@@ -302,17 +40,22 @@ pub(super) struct Reader {
 }
 
 /// How a file is to be read.
-pub(super) struct Reading {
+pub(in crate::http) struct Reading {
     /// A session that is there goes.
-    pub(super) replace: bool,
+    pub(in crate::http) replace: bool,
     /// Where the version is unknown whose shape the state has, it is the current one's.
-    pub(super) assume_current: bool,
+    pub(in crate::http) assume_current: bool,
     /// Of a message, as this node takes them: the log has room for so many.
-    pub(super) body_bytes_max: usize,
+    pub(in crate::http) body_bytes_max: usize,
 }
 
 impl Reader {
-    pub(super) fn new(node: Arc<Node>, key: SessionKey, who: String, reading: Reading) -> Self {
+    pub(in crate::http) fn new(
+        node: Arc<Node>,
+        key: SessionKey,
+        who: String,
+        reading: Reading,
+    ) -> Self {
         Self {
             node,
             key,
@@ -333,7 +76,7 @@ impl Reader {
     /// # Errors
     /// What is wrong with the file, or what the slot says; of a session that came in parts nothing is
     /// left then, unless a message came to it.
-    pub(super) async fn import<B>(mut self, body: B) -> Result<SessionImported, Error>
+    pub(in crate::http) async fn import<B>(mut self, body: B) -> Result<SessionImported, Error>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -369,14 +112,12 @@ impl Reader {
         let mut number = 0_u64;
         // So much of `partial` has no end of a line.
         let mut looked_at = 0;
+        let mut pace = Pace::default();
         loop {
-            let frame = tokio::time::timeout(limits::IMPORT_STALL, body.frame()).await;
-            let frame = frame.map_err(|_| {
-                Error::new(Code::RequestTimeout, "the file did not come any further in time")
-            })?;
-            let Some(frame) = frame else { break };
+            let Some(frame) = pace.limit(body.frame()).await? else { break };
             let frame = frame.map_err(|_| params::invalid("the body broke off"))?;
             let Ok(chunk) = frame.into_data() else { continue };
+            pace.bytes += chunk.len();
             partial.extend_from_slice(&chunk);
             while let Some(at) = partial[looked_at..].iter().position(|b| *b == b'\n') {
                 let text = partial.split_to(looked_at + at + 1);
@@ -588,6 +329,34 @@ impl Reader {
     }
 }
 
+/// How fast a file comes. Only the time counts in which it is waited for: a slot may be slow.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: usize,
+}
+
+impl Pace {
+    async fn limit<T>(&mut self, next: impl Future<Output = T>) -> Result<T, Error> {
+        if self.bytes >= limits::IMPORT_STALL_BYTES_MIN {
+            *self = Self::default();
+        }
+        let since = Instant::now();
+        let next = tokio::time::timeout(limits::IMPORT_STALL - self.waited, next).await;
+        self.waited = (self.waited + since.elapsed()).min(limits::IMPORT_STALL);
+        next.map_err(|_| {
+            Error::new(
+                Code::RequestTimeout,
+                format!(
+                    "less than {} bytes of the file came while {:?} were waited for them",
+                    limits::IMPORT_STALL_BYTES_MIN,
+                    limits::IMPORT_STALL
+                ),
+            )
+        })
+    }
+}
+
 /// What is brought in at a time: one message may be more, and then comes alone. A batch of the log
 /// has room for it, as it has for what one message may do.
 const PART_BYTES: usize = limits::STATE_WRITE_BYTES_MAX / 2;
@@ -639,4 +408,28 @@ fn deployed(service: &Service, digest: Digest) -> Option<DeploymentId> {
 
 fn bad(line: u64, why: impl std::fmt::Display) -> Error {
     params::invalid(format!("line {line} of the file: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A byte now and then would hold one of the few places for as long as it likes.
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_trickles_is_given_up() {
+        let most = limits::IMPORT_STALL;
+        let mut pace = Pace::default();
+        pace.limit(tokio::time::sleep(most / 2)).await.unwrap();
+        pace.bytes += 1;
+        let error = pace.limit(tokio::time::sleep(most)).await.unwrap_err();
+        assert_eq!(error.code, Code::RequestTimeout, "{error}");
+        let mut steady = Pace::default();
+        for _ in 0..10 {
+            steady.limit(tokio::time::sleep(most / 2)).await.unwrap();
+            steady.bytes += limits::IMPORT_STALL_BYTES_MIN;
+            // A slot that takes its time is not the file's fault.
+            tokio::time::sleep(2 * most).await;
+        }
+    }
 }

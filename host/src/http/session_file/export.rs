@@ -1,0 +1,190 @@
+//! Writes a session as a file, a page at a time.
+
+use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
+use crate::{
+    error::{Code, Error},
+    limits,
+    log::record::Entry,
+    names::SessionKey,
+    node::{Consistency, Cursor, History, Node, Range, ReadBy},
+    operator::{StatePage, StateRange},
+    service::catalogue::Service,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use serde::Serialize;
+use std::{convert::Infallible, sync::Arc};
+use tokio::time::Instant;
+
+/// A session on its way into a file.
+pub(in crate::http) struct Export {
+    node: Arc<Node>,
+    key: SessionKey,
+    service: Arc<Service>,
+    head: HeadLine,
+    /// The state's first page, read with the head.
+    first: Option<StatePage>,
+    at: Cursor,
+    step: Step,
+    end: EndLine,
+}
+
+enum Step {
+    Head,
+    /// What comes after this message.
+    History(u64),
+    /// The first page, or what comes after a key.
+    State(Option<String>),
+    End,
+    Done,
+}
+
+impl Export {
+    /// # Errors
+    /// `session-not-found`, and whatever reading it can meet.
+    pub(in crate::http) async fn begin(
+        node: Arc<Node>,
+        key: SessionKey,
+        history: bool,
+    ) -> Result<Self, Error> {
+        let first = node.session_state(&key, whole(None)).await?;
+        let (service, info) = (node.catalogued(&key.service)?, &first.info);
+        let shape = service.deployments.iter().rfind(|known| *known.label == *info.plugin);
+        let head = HeadLine {
+            slotd_session: FORMAT,
+            service: key.service.to_string(),
+            session: key.session.to_string(),
+            seq: info.seq,
+            created_ms: info.created_ms,
+            exported_ms: crate::slot::now_ms(),
+            version: info.plugin.clone(),
+            digest: shape.map(|known| known.digest),
+            history,
+        };
+        let at = Cursor::after(info.seq, info.incarnation);
+        let first = Some(first);
+        let end = EndLine { messages: 0, keys: 0 };
+        Ok(Self { node, key, service, head, first, at, step: Step::Head, end })
+    }
+
+    pub(in crate::http) fn lines(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
+        stream::unfold(self, |mut export| async move {
+            if matches!(export.step, Step::Done) {
+                return None;
+            }
+            let mut out = BytesMut::new();
+            if let Err(error) = export.step(&mut out).await {
+                // Too late for another answer: the reader sees that the end is missing, and why.
+                line(&mut out, &Line::Failed(error.to_string()));
+                export.step = Step::Done;
+            }
+            // It waits for its reader: what it grew by is not to wait with it.
+            Some((Ok(Bytes::copy_from_slice(&out)), export))
+        })
+    }
+
+    async fn step(&mut self, out: &mut BytesMut) -> Result<(), Error> {
+        self.step = match std::mem::replace(&mut self.step, Step::Done) {
+            Step::Head => {
+                line(out, &self.head);
+                if self.head.history { Step::History(0) } else { Step::State(None) }
+            }
+            Step::History(after) if after >= self.at.seq => Step::State(None),
+            Step::History(after) => self.history(out, after).await?,
+            Step::State(after) => self.state(out, after).await?,
+            Step::End => {
+                let EndLine { messages, keys } = self.end;
+                line(out, &Line::End(EndLine { messages, keys }));
+                Step::Done
+            }
+            Step::Done => Step::Done,
+        };
+        Ok(())
+    }
+
+    async fn history(&mut self, out: &mut BytesMut, after: u64) -> Result<Step, Error> {
+        let range = Range::After { seq: after, limit: limits::PAGE_ENTRIES_MAX };
+        // Another node does not know who asks. Who does not read what that holds is cut by then.
+        let until = Instant::now() + limits::WRITE_STALL;
+        let page = loop {
+            let (reader, consistency) = (ReadBy::Operator, Consistency::Current);
+            match self.node.history(&self.key, range, reader, consistency).await {
+                Err(full) if full.code == Code::BuffersFull && Instant::now() < until => {
+                    tokio::time::sleep(limits::EXPORT_RETRY).await;
+                }
+                page => break page?,
+            }
+        };
+        let History { entries, incarnation, .. } = page;
+        self.is_same(incarnation == self.at.of || incarnation.is_none())?;
+        let mut reached = after;
+        for (entry, _) in entries.iter().filter(|(entry, _)| entry.seq <= self.at.seq) {
+            line(out, &Line::Message(Box::new(self.message(entry))));
+            self.end.messages += 1;
+            reached = entry.seq;
+        }
+        self.is_same(reached > after)?;
+        Ok(Step::History(reached))
+    }
+
+    fn message(&self, entry: &Entry) -> MessageLine {
+        let events = entry.events.iter().map(|event| EventLine {
+            kind: event.kind.clone(),
+            content_type: event.content_type.clone(),
+            body_base64: BASE64.encode(&event.body),
+        });
+        MessageLine {
+            seq: entry.seq,
+            id: entry.client_key().map(str::to_owned),
+            operator: entry.is_operators(),
+            sender: entry.sender.clone(),
+            time_ms: entry.time_ms,
+            content_type: entry.content_type.clone(),
+            body_base64: BASE64.encode(&entry.body),
+            reply_content_type: entry.reply_content_type.clone(),
+            reply_base64: BASE64.encode(&entry.reply),
+            digest: self.service.deployment(entry.deployment).map(|known| known.digest),
+            events: events.collect(),
+        }
+    }
+
+    async fn state(&mut self, out: &mut BytesMut, after: Option<String>) -> Result<Step, Error> {
+        let page = match self.first.take() {
+            Some(first) => first,
+            None => {
+                let page = self.node.session_state(&self.key, whole(after)).await?;
+                let at = Cursor::after(page.info.seq, page.info.incarnation);
+                self.is_same(at == self.at)?;
+                page
+            }
+        };
+        for (key, value) in &page.pairs {
+            let state = StateLine { key: key.clone(), value_base64: BASE64.encode(value) };
+            line(out, &Line::State(state));
+            self.end.keys += 1;
+        }
+        let last = page.pairs.into_iter().next_back().filter(|_| page.more);
+        Ok(last.map_or(Step::End, |(key, _)| Step::State(Some(key))))
+    }
+
+    fn is_same(&self, same: bool) -> Result<(), Error> {
+        match same {
+            true => Ok(()),
+            false => Err(Error::new(
+                Code::SessionChanged,
+                format!("{} changed while it was exported: export it again", self.key),
+            )),
+        }
+    }
+}
+
+fn whole(after: Option<String>) -> StateRange {
+    StateRange { prefix: String::new(), after, limit: limits::STATE_SCAN_ENTRIES_MAX }
+}
+
+fn line(out: &mut BytesMut, value: &impl Serialize) {
+    // Every line above has a JSON form.
+    out.extend_from_slice(&serde_json::to_vec(value).unwrap_or_default());
+    out.extend_from_slice(b"\n");
+}
