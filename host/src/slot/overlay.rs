@@ -67,12 +67,14 @@ impl Transaction {
     /// Ends the transaction with everything it wrote: the session has it, and the log shall.
     ///
     /// # Errors
-    /// The store could not say how large a value was that is replaced, or the session's state is
-    /// over its limit. Then nothing has changed.
+    /// The store could not say how large a value was that is replaced, or the session's state, or
+    /// what is written in all, is over its limit. Then nothing has changed.
     pub fn merge(mut self) -> Merged {
         let (mut keys, mut bytes) = (self.session.head.state_keys, self.session.head.state_bytes);
         let writes = std::mem::take(&mut self.writes);
+        let mut written = 0;
         for (key, value) in &writes {
+            written += key.len() + value.as_ref().map_or(0, Bytes::len);
             let old = match self.committed(key) {
                 Ok(old) => old,
                 Err(fault) => return Err((self.session, fault)),
@@ -85,6 +87,15 @@ impl Transaction {
                 keys += 1;
                 bytes += (key.len() + new.len()) as u64;
             }
+        }
+        // One call alone never gets here: `migrate` and the message after it are one record.
+        if written > limits::STATE_WRITE_BYTES_MAX {
+            let fault = StateFault::Limit(format!(
+                "`migrate` and the message after it write {written} bytes of state, and {} at the \
+                 most together",
+                limits::STATE_WRITE_BYTES_MAX
+            ));
+            return Err((self.session, fault));
         }
         if bytes > limits::SESSION_STATE_BYTES_MAX {
             let fault = StateFault::Limit(format!(
@@ -230,6 +241,39 @@ mod tests {
 
     fn begin(store: &Arc<dyn StateStore>, session: Box<Session>) -> Transaction {
         Transaction::new(0, store.clone(), session)
+    }
+
+    /// `migrate` and the message after it each have a budget, and go to the log as one record: two
+    /// full ones would not fit it, and the slot would stop at each try.
+    #[test]
+    fn two_calls_of_one_record_write_what_one_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path(), StorageOptions::default()).unwrap();
+        let store: Arc<dyn StateStore> = data.state();
+        let value = || Bytes::from(vec![0; limits::STATE_VALUE_BYTES_MAX.min(1024 * 1024)]);
+        let fill = |tx: &mut Transaction, name: &str| {
+            let most = limits::STATE_WRITE_BYTES_MAX / (value().len() + 8);
+            for n in 0..most {
+                tx.set(&format!("{name}{n}"), value()).unwrap();
+            }
+        };
+        let name = SessionKey::parse("s", "x").unwrap();
+        let head = Head { session_number: 1, seq: 1, ..Head::default() };
+        let mut tx = begin(&store, Box::new(Session::new(name, head)));
+        fill(&mut tx, "migrated");
+        tx.end_phase();
+        // The same keys again are the same record.
+        fill(&mut tx, "migrated");
+        let (session, writes) = tx.merge().ok().unwrap();
+        assert!(!writes.is_empty());
+        let before = session.head.clone();
+        let mut tx = begin(&store, session);
+        fill(&mut tx, "migrated");
+        tx.end_phase();
+        fill(&mut tx, "handled");
+        let (session, fault) = tx.merge().err().unwrap();
+        assert!(matches!(fault, StateFault::Limit(_)), "{fault:?}");
+        assert_eq!(session.head, before, "the session is as it was");
     }
 
     proptest! {

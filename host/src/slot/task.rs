@@ -261,7 +261,11 @@ impl Task {
         relaxed_store(&self.stats.last_mail, taken);
         let writes = matches!(
             mail,
-            Mail::Message { .. } | Mail::Delete { .. } | Mail::Operate { .. } | Mail::Reset { .. }
+            Mail::Message { .. }
+                | Mail::Delete { .. }
+                | Mail::Operate { .. }
+                | Mail::Reset { .. }
+                | Mail::Purge { .. }
         );
         if writes && self.is_behind() && !self.context.store.is_writable() {
             // Nothing makes room as long as the store takes nothing; reads go on.
