@@ -633,6 +633,9 @@ pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Entries and bytes of one stored piece of history.
 pub const HISTORY_CHUNK_ENTRIES_MAX: usize = 256;
 pub const HISTORY_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// From this size on a piece of history lies apart from the others, where no merge writes it again;
+/// reading it takes one more look at the disk.
+pub const HISTORY_APART_BYTES_MIN: usize = 16 * 1024;
 /// Disk space of removed rows below which it is not worth to merge tables for it.
 pub const RECLAIM_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// As a share of what the tables hold: a fifth, so that a byte that is given back costs five bytes

@@ -1,15 +1,16 @@
 //! The state store on the node's own database.
 
-use super::{Remembered, SlotMeta, StateError, StateStore, changes::Changes, keys};
+use super::{Remembered, SlotMeta, StateError, StateStore, changes::Changes, history, keys};
 use crate::{
     limits,
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::SessionCount,
-    storage::engine::{Db, Engine, VALUE_FORMAT},
+    storage::engine::{Bodies, Db, Engine, VALUE_FORMAT},
 };
 use bytes::Bytes;
-use fjall::{Keyspace, OwnedWriteBatch};
+use fjall::{Keyspace, OwnedWriteBatch, Readable as _};
+use parking_lot::MutexGuard;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -33,6 +34,22 @@ impl FjallState {
 
     fn decode<T: DeserializeOwned>(&self, from: &Keyspace, value: &[u8]) -> Result<T, StateError> {
         decode(value).map_err(|why| self.engine.value_error(from, why))
+    }
+
+    /// Pieces of a session's history from `start` on, in order, as they are at one moment.
+    fn pieces<'a>(
+        &'a self,
+        db: &'a Db,
+        prefix: &[u8],
+        start: Bound<Vec<u8>>,
+    ) -> impl DoubleEndedIterator<Item = Result<Vec<Arc<Entry>>, StateError>> + 'a {
+        let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
+        let snapshot = db.database.snapshot();
+        let range = snapshot.range::<Vec<u8>, _>(&db.history, (start, end));
+        range.map(move |row| {
+            let row = row.value().map_err(|e| self.engine.read_error(&db.history, &e))?;
+            history::read(&self.engine, db, &snapshot, &row)
+        })
     }
 
     /// Rows from `start` on whose key starts with `prefix`, in order.
@@ -126,9 +143,8 @@ impl StateStore for FjallState {
         let db = self.db()?;
         let from = Bound::Included(keys::history(slot, session, first).to_vec());
         let (mut bytes, mut reached) = (0, after);
-        for row in self.rows(&db.history, &keys::number(slot, session), from) {
-            let chunk: Vec<Arc<Entry>> = self.decode(&db.history, &row?.1)?;
-            for entry in chunk {
+        for piece in self.pieces(&db, &keys::number(slot, session), from) {
+            for entry in piece? {
                 if entry.seq <= reached {
                     continue;
                 }
@@ -155,9 +171,8 @@ impl StateStore for FjallState {
         let db = self.db()?;
         let prefix = keys::number(slot, session);
         let (mut bytes, mut reached) = (0, before);
-        for row in self.rows(&db.history, &prefix, Bound::Included(prefix.to_vec())).rev() {
-            let chunk: Vec<Arc<Entry>> = self.decode(&db.history, &row?.1)?;
-            for entry in chunk.into_iter().rev().filter(|entry| entry.seq < before) {
+        for piece in self.pieces(&db, &prefix, Bound::Included(prefix.to_vec())).rev() {
+            for entry in piece?.into_iter().rev().filter(|entry| entry.seq < before) {
                 if out.len() >= limit || bytes >= bytes_max {
                     return Ok(out);
                 }
@@ -281,10 +296,13 @@ pub(crate) fn write(
 }
 
 /// A batch that is committed when it is large enough, if it need not be atomic.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     engine: &'a Engine,
-    db: &'a Db,
+    pub(super) db: &'a Db,
     batch: OwnedWriteBatch,
+    /// Held from the first number taken until they are all committed: so what is written later
+    /// has greater ones.
+    bodies: Option<MutexGuard<'a, u64>>,
     bytes: usize,
     rows_max: usize,
     bytes_max: usize,
@@ -293,16 +311,37 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn atomic(engine: &'a Engine, db: &'a Db, rows: usize) -> Self {
         let batch = db.batch(rows, false);
-        Self { engine, db, batch, bytes: 0, rows_max: usize::MAX, bytes_max: usize::MAX }
+        let (rows_max, bytes_max) = (usize::MAX, usize::MAX);
+        Self { engine, db, batch, bodies: None, bytes: 0, rows_max, bytes_max }
     }
 
     fn piecemeal(engine: &'a Engine, db: &'a Db) -> Self {
         let (rows_max, bytes_max) = (limits::LOAD_WRITE_ROWS_MAX, limits::LOAD_WRITE_BYTES_MAX);
         let batch = db.batch(rows_max, false);
-        Self { engine, db, batch, bytes: 0, rows_max, bytes_max }
+        Self { engine, db, batch, bodies: None, bytes: 0, rows_max, bytes_max }
     }
 
-    fn insert(
+    /// The number of the next body that is written apart.
+    pub(super) fn next_body(&mut self, bodies: &'a Bodies) -> u64 {
+        let next = self.bodies.get_or_insert_with(|| bodies.next.lock());
+        **next += 1;
+        **next - 1
+    }
+
+    /// Two rows of which never one is there alone.
+    pub(super) fn insert_both(
+        &mut self,
+        one: (&Keyspace, &[u8], Vec<u8>),
+        other: (&Keyspace, &[u8], Vec<u8>),
+    ) -> Result<(), StateError> {
+        for (keyspace, key, value) in [one, other] {
+            self.bytes += value.len();
+            self.batch.insert(keyspace, key, value);
+        }
+        self.commit_full()
+    }
+
+    pub(super) fn insert(
         &mut self,
         keyspace: &Keyspace,
         key: impl Into<fjall::UserKey>,
@@ -329,11 +368,13 @@ impl<'a> Writer<'a> {
         }
         self.bytes = 0;
         let next = self.db.batch(self.rows_max, false);
-        Ok(self.engine.commit(self.db, std::mem::replace(&mut self.batch, next))?)
+        self.engine.commit(self.db, std::mem::replace(&mut self.batch, next))?;
+        self.bodies = None;
+        Ok(())
     }
 }
 
-fn broken(error: postcard::Error) -> StateError {
+pub(super) fn broken(error: postcard::Error) -> StateError {
     StateError::Unavailable(format!("cannot encode: {error}"))
 }
 
@@ -370,7 +411,7 @@ fn write_by(
                 None => to.remove(&db.state, row)?,
             }
         }
-        write_history(&mut to, slot, number, session.history)?;
+        history::write(&mut to, slot, number, &session.history)?;
         for (id, remembered) in &session.remembered {
             let row = keys::of_session(slot, number, id.as_bytes());
             to.insert(&db.remembered, row, encode(remembered).map_err(broken)?)?;
@@ -384,34 +425,8 @@ fn write_by(
     Ok(engine.commit(db, to.batch)?)
 }
 
-/// Writes entries in pieces: whole chunks are read back, so they are bounded.
-fn write_history(
-    to: &mut Writer<'_>,
-    slot: SlotId,
-    session: u64,
-    entries: Vec<Arc<Entry>>,
-) -> Result<(), StateError> {
-    let history = &to.db.history;
-    let mut rest = &entries[..];
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = rest.iter().take(limits::HISTORY_CHUNK_ENTRIES_MAX).take_while(|entry| {
-            let first = bytes == 0;
-            bytes += entry_bytes(entry).max(1);
-            first || bytes <= limits::HISTORY_CHUNK_BYTES_MAX
-        });
-        let (chunk, tail) = rest.split_at(fits.count());
-        if let Some(last) = chunk.last() {
-            let row = keys::history(slot, session, last.seq);
-            to.insert(history, row, encode(chunk).map_err(broken)?)?;
-        }
-        rest = tail;
-    }
-    Ok(())
-}
-
 /// Bytes of an entry, about: what was sent and what was answered.
-fn entry_bytes(entry: &Entry) -> usize {
+pub(super) fn entry_bytes(entry: &Entry) -> usize {
     let events = entry.events.iter().map(|event| event.body.len() + event.kind.len());
     entry.body.len() + entry.reply.len() + events.sum::<usize>() + 64
 }
@@ -426,7 +441,7 @@ pub(super) fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
     postcard::from_bytes(body).map_err(|e| format!("a slot's row does not decode: {e}"))
 }
 
-fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, postcard::Error> {
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, postcard::Error> {
     // Most rows fit without growing.
     let mut out = Vec::with_capacity(256);
     out.push(VALUE_FORMAT);
@@ -482,6 +497,10 @@ pub(crate) fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> 
             }
             let (row, value) = row.into_inner().map_err(|e| engine.read_error(keyspace, &e))?;
             bytes += row.len() + value.len();
+            if keyspace.id() == db.history.id() {
+                bytes += history::bytes(&value) - value.len();
+                history::remove_apart(&db, &mut batch, &value);
+            }
             batch.remove(keyspace, row);
         }
     }

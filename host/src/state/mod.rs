@@ -8,6 +8,7 @@
 pub mod changes;
 pub mod deleted;
 pub mod fjall;
+mod history;
 pub mod keys;
 pub mod rows;
 pub mod snapshot;

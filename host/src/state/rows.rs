@@ -4,11 +4,11 @@ use super::{
     SlotMeta, StateError,
     changes::Changes,
     fjall::{FjallState, decode, decode_slot, plain},
-    keys,
+    history, keys,
 };
 use crate::{
     limits,
-    log::record::{Entry, Head},
+    log::record::Head,
     names::{ServiceName, SessionKey, SlotId},
     storage::engine::Db,
 };
@@ -86,7 +86,11 @@ impl FjallState {
         let mut batch = db.batch(limits::GARBAGE_ROWS_PER_STEP, false);
         while let Some(keyspace) = all.get(from.keyspace) {
             for row in keyspace.range(range(&prefix, from.after.take())) {
-                let key = row.key().map_err(|e| self.engine.read_error(keyspace, &e))?;
+                let row = row.into_inner().map_err(|e| self.engine.read_error(keyspace, &e))?;
+                let (key, value) = row;
+                if keyspace.id() == db.history.id() {
+                    history::remove_apart(&db, &mut batch, &value);
+                }
                 batch.remove(keyspace, key.clone());
                 if batch.len() >= limits::GARBAGE_ROWS_PER_STEP {
                     from.after = Some(key.to_vec());
@@ -154,10 +158,15 @@ impl SlotView {
                             _ => !self.is_deleted(&db, number)?,
                         };
                         session = Some((number, live));
-                        if live {
-                            of_session(&mut page, rows, number, &key, &value)
-                        } else {
-                            Ok(())
+                        match rows {
+                            _ if !live => Ok(()),
+                            Rows::History => {
+                                bytes += history::bytes(&value) - value.len();
+                                let piece = history::read(engine, &db, &self.snapshot, &value)?;
+                                page.sessions.entry(number).or_default().history.extend(piece);
+                                Ok(())
+                            }
+                            _ => of_session(&mut page, rows, number, &key, &value),
                         }
                     }
                     None => Err("a key is too short".into()),
@@ -210,7 +219,7 @@ fn of_session(
     let session = page.sessions.entry(number).or_default();
     let rest = key.get(10..).unwrap_or_default();
     match rows {
-        Rows::Heads => {}
+        Rows::Heads | Rows::History => {}
         Rows::State => {
             let value = Bytes::copy_from_slice(plain(value)?);
             session.state.insert(Bytes::copy_from_slice(rest), Some(value));
@@ -219,7 +228,6 @@ fn of_session(
             let id = std::str::from_utf8(rest).map_err(|_| "a key is no idempotency key")?;
             session.remembered.push((id.to_owned(), decode(value)?));
         }
-        Rows::History => session.history.extend(decode::<Vec<Arc<Entry>>>(value)?),
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Health, OpenError,
-    engine::{Db, Engine, LAST_ID, WriteError},
+    engine::{self, Db, Engine, WriteError},
     housekeeping::{Housekeeper, Stop},
     identity::{self, Identity, Mark},
     journal,
@@ -85,7 +85,7 @@ impl DataDir {
         let (identity, create) = identity_of(path, &options)?;
         let db_path = path.join(identity::DATABASE);
         if create {
-            let made = Db::open(&db_path, &options, true)?;
+            let made = Db::open(&db_path, &options, identity.format, true)?;
             drop(made);
             fs::remove_file(path.join(identity::CREATING)).map_err(|e| unavailable(path, &e))?;
             identity::sync_dir(path).map_err(|e| unavailable(path, &e))?;
@@ -281,13 +281,14 @@ fn meta_key(key: &str) -> String {
 
 /// Checks the files, opens the database and recovers. Gives the tables still to be checked.
 fn open_database(engine: &Engine, shared: &Shared, mark: u64) -> Result<Vec<TableFile>, OpenError> {
-    let mut files = tables::check_manifests(&engine.db_path, LAST_ID)?;
+    let format = engine.identity.format;
+    let mut files = tables::check_manifests(&engine.db_path, engine::last_keyspace(format))?;
     if files.iter().map(|file| file.bytes).sum::<u64>() <= engine.options.verify_bytes_max {
         files.iter().try_for_each(TableFile::check)?;
         files.clear();
     }
     journal::check(&engine.db_path, engine.identity.salt)?;
-    let db = Db::open(&engine.db_path, &engine.options, false)?;
+    let db = Db::open(&engine.db_path, &engine.options, format, false)?;
     let tables = recovery::run(engine, &db, mark)?;
     let mut place = engine.db.write();
     shared.set_tables(tables);

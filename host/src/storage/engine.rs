@@ -1,6 +1,10 @@
 //! The fjall database, its keyspaces and their tuning, and what happens when it fails.
 
-use super::{OpenError, StorageOptions, identity::Identity, tables};
+use super::{
+    OpenError, StorageOptions,
+    identity::{self, Identity},
+    tables,
+};
 use crate::{limits, state::StateError};
 use fjall::{
     AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
@@ -55,7 +59,10 @@ impl From<WriteError> for StateError {
 pub const META_ID: u64 = 1;
 pub const LOG_ID: u64 = 2;
 pub const SLOTS_ID: u64 = 3;
-pub const LAST_ID: u64 = 9;
+const LAST_ID: u64 = 9;
+/// The keyspace that directories have from format 2 on.
+const BODIES: &str = "bodies";
+const BODIES_ID: u64 = 10;
 const NAMES: [&str; 9] =
     ["meta", "log", "slots", "heads", "state", "history", "remembered", "pinned", "garbage"];
 
@@ -77,9 +84,35 @@ pub struct Db {
     pub remembered: Keyspace,
     pub pinned: Keyspace,
     pub garbage: Keyspace,
+    /// Large pieces of history. `None`: the directory is older than that.
+    pub bodies: Option<Bodies>,
     /// Tells this opening of the database from others of this process.
     pub opened: u64,
     rotating: Mutex<()>,
+}
+
+/// Large pieces of history, by a number that only rises (see `state/history.rs`).
+pub struct Bodies {
+    pub keyspace: Keyspace,
+    /// The next number.
+    pub next: Mutex<u64>,
+}
+
+impl Bodies {
+    fn open(keyspace: Keyspace) -> fjall::Result<Self> {
+        let last = match keyspace.last_key_value() {
+            Some(row) => Some(<[u8; 8]>::try_from(&*row.key()?)),
+            None => None,
+        };
+        let last = last.transpose().map_err(|_| fjall::Error::Unrecoverable)?;
+        let next = last.map_or(0, |last| u64::from_be_bytes(last).saturating_add(1));
+        Ok(Self { keyspace, next: Mutex::new(next) })
+    }
+}
+
+/// The last of the keyspaces that a directory of a format has.
+pub fn last_keyspace(format: u32) -> u64 {
+    if format >= identity::FORMAT_BODIES { BODIES_ID } else { LAST_ID }
 }
 
 static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -144,17 +177,24 @@ fn keyspace_options(name: &str) -> KeyspaceCreateOptions {
 fn memtable_bytes(name: &str) -> u64 {
     match name {
         "log" => 8 * MIB,
-        // Holds every message, and each merge writes the tables again that the new ones overlap: with
-        // memtables of 4 MiB the disk got eight times what was sent, with these six.
-        "history" => 16 * MIB,
+        // Hold every message: the larger what is written at once, the less is merged.
+        "history" | BODIES => 16 * MIB,
         "heads" | "state" | "remembered" => 4 * MIB,
         _ => 2 * MIB,
     }
 }
 
 impl Db {
-    /// Opens the database at `path`, which has been checked, or makes it when `create`.
-    pub fn open(path: &Path, options: &StorageOptions, create: bool) -> Result<Self, OpenError> {
+    /// Opens the database at `path` of a directory of format `format`, which has been checked, or
+    /// makes it when `create`.
+    pub fn open(
+        path: &Path,
+        options: &StorageOptions,
+        format: u32,
+        create: bool,
+    ) -> Result<Self, OpenError> {
+        let names = NAMES.iter().chain((last_keyspace(format) == BODIES_ID).then_some(&BODIES));
+        let names: Vec<&str> = names.copied().collect();
         let run = || -> fjall::Result<Self> {
             let database = Database::builder(path)
                 .cache_size(options.block_cache_bytes)
@@ -164,12 +204,12 @@ impl Db {
                 .max_cached_files(Some(128))
                 .open()?;
             if create {
-                for name in NAMES {
+                for name in &names {
                     database.keyspace(name, || keyspace_options(name))?;
                 }
             }
             let open = |i: usize| {
-                let keyspace = database.keyspace(NAMES[i], || keyspace_options(NAMES[i]))?;
+                let keyspace = database.keyspace(names[i], || keyspace_options(names[i]))?;
                 if keyspace.id() == i as u64 + 1 {
                     Ok(keyspace)
                 } else {
@@ -186,6 +226,10 @@ impl Db {
                 remembered: open(6)?,
                 pinned: open(7)?,
                 garbage: open(8)?,
+                bodies: match names.len() {
+                    10.. => Some(Bodies::open(open(9)?)?),
+                    _ => None,
+                },
                 opened: OPENED.fetch_add(1, Ordering::Relaxed),
                 rotating: Mutex::new(()),
                 database,
@@ -203,7 +247,7 @@ impl Db {
         }
     }
 
-    pub fn all(&self) -> [&Keyspace; 9] {
+    pub fn all(&self) -> impl Iterator<Item = &Keyspace> {
         [
             &self.meta,
             &self.log,
@@ -215,11 +259,13 @@ impl Db {
             &self.pinned,
             &self.garbage,
         ]
+        .into_iter()
+        .chain(self.bodies.as_ref().map(|bodies| &bodies.keyspace))
     }
 
     /// The keyspaces whose levels are merged: all but the log.
     pub fn compacted(&self) -> impl Iterator<Item = &Keyspace> {
-        self.all().into_iter().filter(|keyspace| keyspace.id() != LOG_ID)
+        self.all().filter(|keyspace| keyspace.id() != LOG_ID)
     }
 
     /// Has fjall (3.1.13) find out how far back the oldest open snapshot reaches, which it does
@@ -235,7 +281,8 @@ impl Db {
     /// # Errors
     /// What fjall says of a rotation that failed.
     pub fn rotate_removed(&self) -> fjall::Result<()> {
-        for keyspace in [&self.state, &self.history, &self.remembered] {
+        let bodies = self.bodies.as_ref().map(|bodies| &bodies.keyspace);
+        for keyspace in [&self.state, &self.history, &self.remembered].into_iter().chain(bodies) {
             keyspace.rotate_memtable()?;
         }
         Ok(())
@@ -271,7 +318,7 @@ impl Db {
 
     /// Whether everything is in tables, which are synced, and nothing in the journals only.
     fn is_flushed(&self) -> bool {
-        self.all().iter().all(|keyspace| {
+        self.all().all(|keyspace| {
             keyspace.tree.active_memtable().is_empty() && keyspace.sealed_memtable_count() == 0
         })
     }
@@ -317,7 +364,7 @@ impl Db {
         }
         let started = Instant::now();
         // A worker that died never gets there; the write path reports that.
-        while self.all().iter().any(|k| k.sealed_memtable_count() > 0) {
+        while self.all().any(|k| k.sealed_memtable_count() > 0) {
             self.database.persist(PersistMode::Buffer)?;
             if started.elapsed() > limits::FLUSH_WAIT_MAX {
                 break;

@@ -16,7 +16,12 @@ pub const CREATING: &str = "creating";
 pub const DATABASE: &str = "db";
 pub const LOCK: &str = "slotd.lock";
 pub const MARK: &str = "commit.mark";
-const FORMAT: u32 = 1;
+/// What new directories are made with.
+const FORMAT: u32 = 2;
+/// The first directories were made with this one, and are used as they are.
+const FORMAT_MIN: u32 = 1;
+/// From this one on large pieces of history lie apart.
+pub const FORMAT_BODIES: u32 = 2;
 
 /// What a data directory says of itself. Never changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +61,9 @@ impl Identity {
             return Err(damaged("its checksum is wrong".into()));
         }
         let identity: Self = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
-        if identity.format != FORMAT {
+        if !(FORMAT_MIN..=FORMAT).contains(&identity.format) {
             return Err(OpenError::Mismatch(format!(
-                "{} has format {}, this slotd reads {FORMAT}",
+                "{} has format {}, this slotd reads {FORMAT_MIN} to {FORMAT}",
                 dir.display(),
                 identity.format
             )));

@@ -1,7 +1,11 @@
 //! The state store against plain maps, and what becomes of deleted sessions.
 
-use super::*;
+use super::{
+    super::{engine, identity},
+    *,
+};
 use crate::names::SessionId;
+use fjall::AbstractTree as _;
 
 /// Listings are what clients page through: an entry skipped or given twice is lost or doubled.
 #[tokio::test]
@@ -211,6 +215,9 @@ async fn deleted_sessions_give_their_disk_space_back() {
             Some(&b"v"[..])
         );
     }
+    let db = dir.engine_for_test().open_db().unwrap();
+    assert_eq!(db.bodies.as_ref().unwrap().keyspace.iter().count(), 10, "no body stays behind");
+    drop(db);
     let want = dump(&dir, 8);
     dir.close();
     drop(dir);
@@ -219,5 +226,69 @@ async fn deleted_sessions_give_their_disk_space_back() {
 
 /// Bytes that the tables of the history take.
 fn history_bytes(dir: &DataDir) -> u64 {
-    dir.engine_for_test().open_db().unwrap().history.disk_space()
+    let db = dir.engine_for_test().open_db().unwrap();
+    db.history.disk_space() + db.bodies.as_ref().unwrap().keyspace.disk_space()
+}
+
+/// A body that each merge of tables writes again costs the disk many times what was sent: bodies of
+/// all slots come one after the other, also when slots are flushed at the same time, so no two
+/// tables of them overlap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn large_bodies_are_not_merged() {
+    let home = scratch();
+    let dir = std::sync::Arc::new(open(home.path()));
+    let mut writers = tokio::task::JoinSet::new();
+    for slot in 0..4 {
+        let dir = dir.clone();
+        writers.spawn(async move {
+            let mut slot = Slot::start(&dir, slot).await;
+            let body = vec![b'x'; 128 * 1024];
+            for round in 0..160 {
+                let record = slot.message(&dir, &format!("room-{}", round % 7), &body, vec![]);
+                slot.commit(&dir, vec![record]).await;
+                slot.flush(&dir).await;
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    let db = dir.engine_for_test().open_db().unwrap();
+    assert!(db.flush().unwrap());
+    let bodies = &db.bodies.as_ref().unwrap().keyspace;
+    let version = bodies.tree.current_version();
+    let mut ranges: Vec<_> = version
+        .iter_tables()
+        .map(|table| {
+            (table.metadata.key_range.min().clone(), table.metadata.key_range.max().clone())
+        })
+        .collect();
+    ranges.sort();
+    assert!(ranges.len() > 3, "{} tables", ranges.len());
+    assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
+}
+
+/// A directory that was made before large bodies lay apart (format 1) is used as it is, and stays
+/// readable by the slotd that made it.
+#[tokio::test]
+async fn a_directory_of_the_first_format_stays_one() {
+    let home = scratch();
+    let path = home.path();
+    let identity = identity::Identity { format: 1, ..identity::Identity::new(8, false).unwrap() };
+    identity.write(path).unwrap();
+    identity::Mark::create(path).unwrap();
+    drop(engine::Db::open(&path.join(identity::DATABASE), &options(8), 1, true).unwrap());
+    let mut want = Vec::new();
+    for _ in 0..2 {
+        let dir = open(path);
+        assert!(want.is_empty() || dump(&dir, 8) == want);
+        let mut slot = Slot::start(&dir, 0).await;
+        let record = slot.message(&dir, "a", &vec![b'x'; 200_000], vec![write("k", "v")]);
+        slot.commit(&dir, vec![record]).await;
+        slot.flush(&dir).await;
+        assert!(dir.engine_for_test().open_db().unwrap().bodies.is_none());
+        want = dump(&dir, 8);
+        dir.close();
+    }
+    assert_eq!(identity::Identity::read(path).unwrap().unwrap().format, 1);
 }
