@@ -727,9 +727,9 @@ pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 pub const SLOTS_LISTED_AT_A_TIME: usize = 64;
 /// How long `slot drain` waits for the slot to be elsewhere.
 pub const SLOT_DRAIN_WAIT: Duration = Duration::from_secs(20);
-/// Default number of streams that the slots' logs are spread over: enough for their leaders to be
-/// on different servers, few enough to be set up in a second.
-pub const LOG_STREAMS_DEFAULT: u16 = 16;
+/// Streams that the slots' logs of a new cluster are spread over: enough for their leaders to be on
+/// three servers, and few, since a server syncs each stream's appends by themselves (ADR 14).
+pub const LOG_STREAMS_DEFAULT: u16 = 3;
 /// How long a start waits for the log engine.
 pub const ENGINE_BOOT_WAIT_DEFAULT: Duration = Duration::from_secs(60);
 /// How long a start may be held up before the API refuses its clients rather than have them wait.

@@ -131,12 +131,14 @@ pub(super) struct Engine {
 pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, StartError> {
     doing.step("the node waits for NATS");
     let servers = config.nats.servers.as_deref().unwrap_or_default();
+    let given = config.nats.streams;
+    let streams = given.unwrap_or(limits::LOG_STREAMS_DEFAULT);
     let options = NatsOptions {
         servers: servers.split(',').map(ToOwned::to_owned).collect(),
         credentials: config.nats.credentials.as_ref().map(Into::into),
         cluster: config.cluster.name.clone(),
         replicas: config.nats.replicas,
-        streams: config.nats.streams,
+        streams,
         boot_wait: config.nats.boot_wait,
     };
     let nats = Nats::connect_telling(options, |why| doing.failed(why)).await?;
@@ -145,11 +147,12 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
     let settings = Settings {
         slot_count: config.slot_count,
         ring_scheme: RING_SCHEME.into(),
-        streams: config.nats.streams,
+        streams,
         id: format!("{:032x}", rand::random::<u128>()),
     };
-    let open = || Registry::open(&nats, &settings, catalogue.clone());
+    let open = || Registry::open(&nats, &settings, given.is_some(), catalogue.clone());
     let registry = patiently(config, doing, "the registry", open).await?;
+    let nats = nats.over_streams(registry.settings().streams);
     Ok(Engine { nats, registry, catalogue })
 }
 

@@ -441,14 +441,18 @@ pub static KEYS: &[Key] = &[
         |v: u64| v as usize,
         "Servers that keep each batch: 3 or 5; 1 is for development. The same on every node."
     ),
-    count!(
-        "nats.streams",
-        1,
-        limits::NATS_STREAMS_MAX,
-        u16,
-        nats.streams,
-        "Streams that the slots' logs are spread over. Recorded at the cluster's first start."
-    ),
+    Key {
+        name: "nats.streams",
+        kind: Kind::Count { min: 1, max: limits::NATS_STREAMS_MAX as u64 },
+        doc: "Streams that the slots' logs are spread over. Recorded at the cluster's first start.",
+        get: |config| config.nats.streams.map(|v| Value::Count(v.into())),
+        set: |config, value| {
+            if let Value::Count(v) = value {
+                config.nats.streams = Some(v as u16);
+            }
+        },
+        default_doc: Some("as many as the cluster has; 3 for a new one"),
+    },
     same!(
         "nats.boot_wait",
         ms(0, HOUR),

@@ -74,7 +74,8 @@ pub struct NatsConfig {
     /// With commas between.
     pub monitor: Option<String>,
     pub replicas: usize,
-    pub streams: u16,
+    /// `None`: as many as the cluster has.
+    pub streams: Option<u16>,
     pub boot_wait: Duration,
 }
 
@@ -187,7 +188,7 @@ impl Default for Config {
                 credentials: None,
                 monitor: None,
                 replicas: 3,
-                streams: limits::LOG_STREAMS_DEFAULT,
+                streams: None,
                 boot_wait: limits::ENGINE_BOOT_WAIT_DEFAULT,
             },
             cluster: ClusterConfig {

@@ -72,6 +72,13 @@ pub struct Nats {
 }
 
 impl Nats {
+    /// The same connection, for slots that are spread over so many streams.
+    #[must_use]
+    pub fn over_streams(mut self, streams: u16) -> Self {
+        Arc::make_mut(&mut self.options).streams = streams;
+        self
+    }
+
     /// Connects, and checks that the servers are new enough and have JetStream. Tries again with
     /// back-off until [`NatsOptions::boot_wait`] has passed.
     ///

@@ -65,7 +65,7 @@ pub struct Registry {
 }
 
 struct Inner {
-    id: String,
+    settings: Settings,
     bucket: Bucket,
     components: Components,
     shared: Arc<Shared>,
@@ -139,8 +139,8 @@ impl Shared {
 }
 
 impl Registry {
-    /// Opens the registry, or makes it; checks `settings` against it; reads it whole into
-    /// `catalogue` and watches it from then on.
+    /// Opens the registry, or makes it; checks `settings` against it, their `streams` only when
+    /// `all_given`; reads it whole into `catalogue` and watches it from then on.
     ///
     /// # Errors
     /// [`NatsError::Refused`] when the cluster was made with other settings, or a bucket is set
@@ -148,11 +148,13 @@ impl Registry {
     pub async fn open(
         nats: &Nats,
         settings: &Settings,
+        all_given: bool,
         catalogue: Arc<Catalogue>,
     ) -> Result<Self, NatsError> {
         let bucket =
             Bucket::open(nats, &format!("slotd-{}-registry", nats.options.cluster)).await?;
-        let id = check_settings(&bucket, &nats.options.cluster, settings).await?;
+        let name = &nats.options.cluster;
+        let settings = check_settings(&bucket, name, settings, all_given).await?;
         let components = Components::open(nats).await?;
         let shared = Arc::new(Shared {
             catalogue,
@@ -164,8 +166,8 @@ impl Registry {
         let task = watch::run(bucket.clone(), components.clone(), shared.clone(), current);
         let task = tokio::spawn(task);
         let ensuring = tokio::sync::Mutex::default();
-        let this =
-            Self { inner: Arc::new(Inner { id, bucket, components, shared, ensuring, task }) };
+        let this = Inner { settings, bucket, components, shared, ensuring, task };
+        let this = Self { inner: Arc::new(this) };
         let wait = is_current.wait_for(|current| *current);
         let waited = tokio::time::timeout(limits::REGISTRY_TIMEOUT, wait).await;
         match waited {
@@ -176,7 +178,12 @@ impl Registry {
 
     /// What tells this cluster from every other, whatever its name.
     pub fn cluster_id(&self) -> &str {
-        &self.inner.id
+        &self.inner.settings.id
+    }
+
+    /// What the cluster's first node has set.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
     }
 
     pub fn components(&self) -> &Components {
@@ -337,28 +344,30 @@ impl Changes {
     }
 }
 
-/// Writes the settings, or compares them with those that the cluster has.
+/// Writes the settings, or compares them with those that the cluster has. Gives the latter.
 async fn check_settings(
     bucket: &Bucket,
     cluster: &str,
     settings: &Settings,
-) -> Result<String, NatsError> {
+    all_given: bool,
+) -> Result<Settings, NatsError> {
     let found = match bucket.swap(SETTINGS, settings, 0).await? {
-        Swapped::Won { .. } => return Ok(settings.id.clone()),
+        Swapped::Won { .. } => return Ok(settings.clone()),
         Swapped::Lost { value, .. } => bucket::decode::<Settings>(&value)
             .map_err(|why| NatsError::Refused(format!("the settings of the cluster: {why}")))?,
     };
+    let streams = if all_given { settings.streams } else { found.streams };
     let differences = [
         ("slot_count", settings.slot_count.to_string(), found.slot_count.to_string()),
         ("ring scheme", settings.ring_scheme.clone(), found.ring_scheme.clone()),
-        ("streams", settings.streams.to_string(), found.streams.to_string()),
+        ("streams", streams.to_string(), found.streams.to_string()),
     ];
     let differences = differences.into_iter().filter(|(_, own, theirs)| own != theirs);
     let differences = differences
         .map(|(what, own, theirs)| format!("{what} is {theirs} there and {own} on this node"));
     let differences: Vec<_> = differences.collect();
     if differences.is_empty() {
-        return Ok(found.id);
+        return Ok(found);
     }
     Err(NatsError::Refused(format!(
         "this node does not fit cluster {cluster:?}: {}; they were fixed when its first node \

@@ -12,7 +12,7 @@ fn settings() -> Settings {
 async fn node(server: &Server, cluster: &str) -> (Registry, Arc<Catalogue>) {
     let catalogue = Arc::new(Catalogue::of_cluster());
     let nats = server.connect_as(cluster).await;
-    let registry = Registry::open(&nats, &settings(), catalogue.clone()).await.unwrap();
+    let registry = Registry::open(&nats, &settings(), true, catalogue.clone()).await.unwrap();
     (registry, catalogue)
 }
 
@@ -91,11 +91,16 @@ async fn a_node_with_other_settings_is_refused() {
     let nats = server.connect_as("settings").await;
     let other =
         Settings { slot_count: 64, ring_scheme: "scheme-2".into(), streams: 4, id: "two".into() };
-    let refused = Registry::open(&nats, &other, Arc::new(Catalogue::of_cluster())).await;
+    let catalogue = || Arc::new(Catalogue::of_cluster());
+    let refused = Registry::open(&nats, &other, true, catalogue()).await;
     let Err(NatsError::Refused(why)) = refused else { panic!("not refused") };
     for part in ["slot_count is 512 there and 64", "scheme-1", "streams is 16 there and 4"] {
         assert!(why.contains(part), "{why}");
     }
+    // Who says nothing of the streams takes those that the cluster has: the default may change.
+    let unsaid = Settings { streams: 3, ..settings() };
+    let joined = Registry::open(&nats, &unsaid, false, catalogue()).await.unwrap();
+    assert_eq!(joined.settings().streams, 16);
 }
 
 /// A deploy while the engine is away must be settled when it is back, once; and no node may stay
