@@ -31,6 +31,8 @@ pub const SLOT_COUNT_DEFAULT: u16 = 512;
 pub const SLOT_COUNT_MAX: u16 = 16_384;
 /// Messages that wait for one slot; past it the caller gets 503 `mailbox-full`.
 pub const MAILBOX_MESSAGES_DEFAULT: usize = 1_024;
+/// Places that an empty mailbox keeps after a burst.
+pub const MAILBOX_KEPT: usize = 64;
 /// Control orders (swap, drain, flush) that wait for one slot; their senders wait, not refuse.
 pub const CONTROL_ORDERS_MAX: usize = 16;
 /// Messages in one batch of one slot: bounds what one commit failure refuses.
@@ -600,6 +602,9 @@ pub const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 pub const BLOCK_CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
 /// Journals on disk beyond which memtables are written out; also bounds replay at start.
 pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A group commit of one slot that is larger has its answers given by a worker, as those of several
+/// slots are: the next one waits for the committer.
+pub const ANSWER_HERE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of one group commit; the rest goes to the next one. Bounds the time of one fsync.
 pub const GROUP_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// One batch of one slot, encoded: the largest message with all that it may write, twice over.

@@ -74,6 +74,9 @@ pub enum LogError {
     Corrupt(String),
 }
 
+/// What is done with the end of a commit. Must not block.
+pub type Then = Box<dyn FnOnce(Result<Position, LogError>) + Send>;
+
 /// The ordered, durable, fenced log of every slot. One append of a slot is in flight at a time.
 ///
 /// Futures are eager where it matters: `commit` has queued the batch when it returns its future.
@@ -97,6 +100,17 @@ pub trait SlotLog: Send + Sync + 'static {
 
     /// Appends a batch; resolves when it is durable.
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>>;
+
+    /// As [`SlotLog::commit`], for who need not be woken to learn how it ended: a log may call `then`
+    /// where it knows, in the context of a runtime, and gives no future then.
+    fn commit_then(
+        &self,
+        append: Append,
+        then: Then,
+    ) -> Option<BoxFuture<'static, Result<Position, LogError>>> {
+        drop(then);
+        Some(self.commit(append))
+    }
 
     /// The batches of `slot` after `after`, in order, claims included; at least one if there is
     /// any, then up to about `bytes_max`. Empty: `after` is the end, as far as this reader sees. A

@@ -30,6 +30,8 @@ impl Node {
         if let Some(cluster) = &self.cluster {
             return cluster.forwarder.enqueue(key, message).await;
         }
+        // Its handler may run right here: a socket that has many frames lets others run between.
+        tokio::task::consume_budget().await;
         let (reply, pending) = oneshot::channel();
         let mail = Mail::Message { key: key.clone(), message, reply };
         self.router.deliver(self.router.slot_of(key), mail)?;

@@ -440,7 +440,7 @@ impl Journey {
         let (reply, answer) = oneshot::channel();
         let (key, message) = (self.key.clone(), self.message.clone());
         let mail = Mail::Message { key, message, reply };
-        match self.forwarder.router.try_deliver(self.slot, mail)? {
+        match self.forwarder.router.try_queue(self.slot, mail)? {
             Ok(Ok(())) => {
                 self.ticket.sent(self.attempt, To::Here);
                 Ok(Some(Sending::Here(answer)))

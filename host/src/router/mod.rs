@@ -11,7 +11,7 @@ use crate::{
     error::{Code, Error},
     log::{Last, Term},
     names::{SessionKey, SlotId},
-    slot::{Mail, Order, Ownership, SlotContext, SlotHandle, open},
+    slot::{Mail, Mailbox, Order, Ownership, SlotContext, SlotHandle, open},
     telemetry::panics,
 };
 use parking_lot::RwLock;
@@ -102,22 +102,43 @@ impl Router {
         slot: SlotId,
         mail: Mail,
     ) -> Result<Result<Result<(), Error>, Mail>, Error> {
-        let handle = self.seat(slot)?.handle.read();
-        Ok(match &*handle {
-            Some(handle) => handle.try_mail(mail),
+        // Its handler may run before this comes back: without the lock.
+        Ok(match self.mailbox(slot)? {
+            Some(mailbox) => mailbox.try_mail(mail),
             None => Err(mail),
         })
     }
 
-    /// Puts mail into the mailbox of a slot that runs here; `false`: it does not run.
+    fn mailbox(&self, slot: SlotId) -> Result<Option<Mailbox>, Error> {
+        Ok(self.seat(slot)?.handle.read().as_ref().map(|it| it.mailbox().clone()))
+    }
+
+    /// Puts mail into the mailbox of a slot that runs here; `false`: it does not run. No handler runs
+    /// meanwhile: a link between nodes has mail of many slots, and who waits for its place behind this one
+    /// is not to wait for a handler.
     ///
     /// # Errors
     /// `mailbox-full`, `slot-not-found`.
     pub fn mail_here(&self, slot: SlotId, mail: Mail) -> Result<bool, Error> {
-        match self.try_deliver(slot, mail)? {
+        match self.try_queue(slot, mail)? {
             Ok(result) => result.map(|()| true),
             Err(_) => Ok(false),
         }
+    }
+
+    /// As [`Router::mail_here`].
+    ///
+    /// # Errors
+    /// `slot-not-found`. The mail comes back when the slot does not run.
+    pub fn try_queue(
+        &self,
+        slot: SlotId,
+        mail: Mail,
+    ) -> Result<Result<Result<(), Error>, Mail>, Error> {
+        Ok(match self.mailbox(slot)? {
+            Some(mailbox) => mailbox.try_queue(mail),
+            None => Err(mail),
+        })
     }
 
     /// Gives a slot an order, starting the slot if need be. Waits for room.

@@ -8,20 +8,17 @@ use crate::{
     names::{ServiceName, SessionKey},
     plugin::{self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, Work},
     service::Deployment,
-    slot::{
-        Mail, SlotStats, commits::committed, overlay::Transaction, session::Session, task::Task,
-    },
+    slot::{SlotStats, commits::decided, overlay::Transaction, session::Session, task::Task},
     telemetry::{repeats, services::Called},
 };
 use futures_util::FutureExt;
 use std::{
     future::poll_fn,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::Poll,
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
 
 /// A call's transaction, and what it came to.
 pub(super) type Settled = (Box<Transaction>, Result<Done, Failure>);
@@ -101,9 +98,7 @@ impl Task {
             tokio::select! {
                 biased;
                 output = &mut call => return output,
-                result = committed(&mut self.in_flight), if self.in_flight.is_some() => {
-                    self.on_committed(result);
-                }
+                result = decided(&mut self.in_flight, &self.shared), if self.in_flight.is_some() => self.on_committed(result),
             }
         }
     }
@@ -133,7 +128,7 @@ impl Task {
     /// See [`ending`].
     fn ending(&self, begun: Instant, alone: Duration) -> impl Future<Output = Cut> + use<> {
         let deadline = self.context.plugins.deadline();
-        ending(self.stats.clone(), self.mailbox.clone(), begun, deadline, alone)
+        ending(self.stats.clone(), begun, deadline, alone)
     }
 
     /// Runs a call beside commits: on this thread for its first slice, unless those of this slot, or
@@ -233,13 +228,7 @@ impl Task {
 /// Resolves when a slot has something to do that can't wait any more for a call, or for what one needs: an
 /// order, when the call, or the order, has waited for as long as a call may run; mail, after `alone`. So an
 /// order waits for one call's time, however many calls are in the mailbox before it.
-async fn ending(
-    stats: Arc<SlotStats>,
-    mailbox: Option<mpsc::WeakSender<Mail>>,
-    begun: Instant,
-    deadline: Duration,
-    alone: Duration,
-) -> Cut {
+async fn ending(stats: Arc<SlotStats>, begun: Instant, deadline: Duration, alone: Duration) -> Cut {
     let mut asked = stats.asked.subscribe();
     let ordered = async {
         loop {
@@ -253,10 +242,7 @@ async fn ending(
             }
         }
     };
-    let has_mail = || {
-        let mailbox = mailbox.as_ref().and_then(mpsc::WeakSender::upgrade);
-        mailbox.is_some_and(|mailbox| mailbox.capacity() < mailbox.max_capacity())
-    };
+    let has_mail = || stats.waiting.load(Ordering::Relaxed) > 0;
     let crowded = async {
         tokio::time::sleep_until((begun + alone).into()).await;
         while !has_mail() {
@@ -359,15 +345,12 @@ mod tests {
     /// patience; but where nobody waits, it is to have the time.
     #[tokio::test]
     async fn a_call_is_cut_once_others_wait_for_its_slot() {
-        let (mailbox, _mail) = mpsc::channel(4);
-        let deadline = Duration::from_millis(1);
-        let (mailbox_of, now) = (Some(mailbox.downgrade()), Instant::now());
-        let mut ending = Box::pin(ending(Arc::default(), mailbox_of, now, deadline, 2 * deadline));
+        let (stats, deadline) = (Arc::<SlotStats>::default(), Duration::from_millis(1));
+        let ending = ending(stats.clone(), Instant::now(), deadline, 2 * deadline);
+        let mut ending = Box::pin(ending);
         let long = 2 * deadline + 3 * limits::LONG_CALL_LOOK;
         assert!(tokio::time::timeout(long, &mut ending).await.is_err(), "nobody waits");
-        let (reply, _) = tokio::sync::oneshot::channel();
-        let key = SessionKey::parse("s", "x").unwrap();
-        assert!(mailbox.try_send(Mail::Delete { key, reply }).is_ok());
+        stats.waiting.store(1, Ordering::Relaxed);
         assert_eq!(ending.await, Cut::Crowded);
     }
 
@@ -378,11 +361,11 @@ mod tests {
         stats.asked();
         let earlier = Instant::now() - deadline;
         stats.asked.send_modify(|asked| asked.since = Some(earlier));
-        let next = ending(stats.clone(), None, Instant::now(), deadline, deadline);
+        let next = ending(stats.clone(), Instant::now(), deadline, deadline);
         assert_eq!(next.await, Cut::Ending);
         // One that has had its time does not get more.
         stats.asked.send_modify(|asked| asked.since = Some(Instant::now()));
-        let begun = ending(stats, None, earlier, deadline, deadline);
+        let begun = ending(stats, earlier, deadline, deadline);
         assert_eq!(begun.await, Cut::Ending);
     }
 
@@ -391,7 +374,7 @@ mod tests {
     async fn an_order_that_is_given_up_cuts_nothing() {
         let (stats, deadline) = (Arc::<SlotStats>::default(), Duration::from_millis(50));
         stats.asked();
-        let mut ending = Box::pin(ending(stats.clone(), None, Instant::now(), deadline, deadline));
+        let mut ending = Box::pin(ending(stats.clone(), Instant::now(), deadline, deadline));
         assert!(poll_fn(|cx| Poll::Ready(ending.as_mut().poll(cx).is_pending())).await);
         stats.taken();
         assert!(tokio::time::timeout(4 * deadline, &mut ending).await.is_err(), "it was cut");

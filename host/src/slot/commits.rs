@@ -4,7 +4,7 @@ use crate::{
     error::{Code, Error},
     limits,
     log::{
-        Append, LogError, Position,
+        Append,
         record::{Batch, Record},
     },
     names::ServiceName,
@@ -14,24 +14,44 @@ use crate::{
         batch::{Building, Gate, commit_error},
         relaxed_store,
         session::Session,
+        shared::{Decided, Shared},
         task::{End, Task},
     },
     telemetry::{metrics, services::Committed},
 };
 use futures_util::future::BoxFuture;
 use std::{
-    sync::atomic::Ordering,
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 /// A batch that is on its way into the log.
 pub(super) struct InFlight {
     pub number: u64,
-    pub commit: BoxFuture<'static, Result<Position, LogError>>,
+    commit: Commit,
     pub started: Instant,
     batch: Batch,
     bytes: usize,
     pub gate: Gate,
+}
+
+/// How its end is learnt.
+enum Commit {
+    /// The log calls [`Shared::committed`].
+    Told,
+    Future(BoxFuture<'static, Decided>),
+}
+
+impl InFlight {
+    /// Its end, if it has to be asked for.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Decided> {
+        match &mut self.commit {
+            Commit::Told => Poll::Pending,
+            Commit::Future(commit) => commit.as_mut().poll(cx),
+        }
+    }
 }
 
 impl Task {
@@ -60,18 +80,27 @@ impl Task {
         };
         let (slot, term, after) = (self.slot, self.term, self.position);
         let append = Append { slot, term, after, batch: encoded };
+        let (bytes, started) = (append.batch.len(), Instant::now());
+        let commit = match &self.shared {
+            Some(shared) => {
+                let shared = shared.clone();
+                self.context.log.commit_then(append, Box::new(move |it| shared.committed(it)))
+            }
+            None => Some(self.context.log.commit(append)),
+        };
+        self.attention |= commit.is_some();
         self.in_flight = Some(InFlight {
             number: building.number,
-            bytes: append.batch.len(),
-            commit: self.context.log.commit(append),
-            started: Instant::now(),
+            bytes,
+            commit: commit.map_or(Commit::Told, Commit::Future),
+            started,
             batch,
             gate,
         });
     }
 
     /// The commit in flight has ended: answers and events leave, or everyone is told.
-    pub(super) fn on_committed(&mut self, result: Result<Position, LogError>) {
+    pub(super) fn on_committed(&mut self, result: Decided) {
         let Some(in_flight) = self.in_flight.take() else { return };
         match result {
             Ok(position) => {
@@ -241,11 +270,17 @@ impl Task {
     }
 }
 
-pub(super) async fn committed(in_flight: &mut Option<InFlight>) -> Result<Position, LogError> {
-    match in_flight {
-        Some(in_flight) => (&mut in_flight.commit).await,
-        None => std::future::pending().await,
-    }
+/// The end of the commit in flight, for who works on the slot; never without one.
+pub(super) async fn decided(
+    in_flight: &mut Option<InFlight>,
+    shared: &Option<Arc<Shared>>,
+) -> Decided {
+    poll_fn(|cx| match (&mut *in_flight, shared) {
+        (None, _) => Poll::Pending,
+        (Some(InFlight { commit: Commit::Told, .. }), Some(shared)) => shared.poll_decided(cx),
+        (Some(in_flight), _) => in_flight.poll(cx),
+    })
+    .await
 }
 
 /// A batch's attempt id: unique, not secret.

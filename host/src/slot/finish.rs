@@ -5,27 +5,27 @@ use crate::{
     limits,
     log::{Position, Term, record::Record},
     slot::{
-        Mail, Reply,
-        commits::committed,
+        Reply,
+        commits::decided,
         flush::flushed,
+        shared::Shared,
         task::{End, Task},
     },
 };
 use std::{sync::atomic::Ordering, time::Instant};
-use tokio::sync::mpsc;
 
 impl Task {
     /// Takes no more mail, finishes what is there, and leaves nothing unflushed.
     pub(super) async fn finish(
         &mut self,
-        mail: &mut mpsc::Receiver<Mail>,
+        shared: &Shared,
         release: bool,
         reply: &mut Option<Reply<(Term, Position)>>,
     ) -> Result<(Term, Position), Error> {
         self.stats.stopping.store(true, Ordering::Relaxed);
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
-        mail.close();
+        shared.close();
         let asked = self.stats.asked_since().unwrap_or_else(Instant::now);
         let until = asked + self.context.plugins.deadline().max(limits::STOP_DRAIN);
         let mut drained = false;
@@ -71,9 +71,7 @@ impl Task {
             let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
             tokio::select! {
                 biased;
-                result = committed(&mut self.in_flight), if self.in_flight.is_some() => {
-                    self.on_committed(result);
-                }
+                result = decided(&mut self.in_flight, &self.shared), if self.in_flight.is_some() => self.on_committed(result),
                 result = flushed(&mut self.flushing), if self.flushing.is_some() => {
                     self.on_flushed(result);
                 }
@@ -81,7 +79,7 @@ impl Task {
                 () = tokio::time::sleep_until(impatient.into()), if self.in_flight.is_some() => {
                     self.check_patience();
                 }
-                next = mail.recv(), if has_room && !drained => match next {
+                () = tokio::task::consume_budget(), if has_room && !drained => match shared.next_mail() {
                     Some(next) if next.takes_time() && Instant::now() >= until => {
                         next.refuse(Error::new(
                             Code::Unavailable,

@@ -9,8 +9,11 @@ use crate::{
     state::{SlotMeta, StateError, StateStore, changes::Changes},
     telemetry::{metrics, repeats},
 };
+use futures_util::FutureExt as _;
 use std::{
+    future::poll_fn,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
     time::Instant,
 };
 use tokio::{
@@ -30,6 +33,14 @@ pub(super) struct Flushing {
     up_to_batch: u64,
     bytes: usize,
     handle: JoinHandle<Result<Flushed, StateError>>,
+}
+
+impl Flushing {
+    /// What it came to.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Flushed, StateError>> {
+        let failed = |e| Err(StateError::Unavailable(format!("the flush failed: {e}")));
+        self.handle.poll_unpin(cx).map(|result| result.unwrap_or_else(failed))
+    }
 }
 
 impl Task {
@@ -83,6 +94,7 @@ impl Task {
         });
         let up_to_batch = self.committed_batch;
         self.flushing = Some(Flushing { up_to_batch, bytes, handle });
+        self.attention = true;
     }
 
     pub(super) fn on_flushed(&mut self, result: Result<Flushed, StateError>) {
@@ -145,6 +157,7 @@ impl Task {
         let (snapshots, turns) = (cluster.snapshots.clone(), cluster.snapshot_turns.clone());
         let (slot, term, log) = (self.slot, self.term, self.context.log.clone());
         let store = cluster.store.clone();
+        self.attention = true;
         self.snapshotting = Some(tokio::spawn(async move {
             let _turn = turns.acquire_owned().await.map_err(|e| e.to_string())?;
             let taken = snapshots.take(slot, term, &*log, &store).await;
@@ -195,20 +208,9 @@ impl Task {
     }
 }
 
-pub(super) async fn snapshotted(
-    running: &mut Option<JoinHandle<Result<Position, String>>>,
-) -> Result<Position, String> {
-    match running {
-        Some(running) => running.await.unwrap_or_else(|e| Err(e.to_string())),
-        None => std::future::pending().await,
-    }
-}
-
 pub(super) async fn flushed(flushing: &mut Option<Flushing>) -> Result<Flushed, StateError> {
     match flushing {
-        Some(flushing) => (&mut flushing.handle)
-            .await
-            .unwrap_or_else(|e| Err(StateError::Unavailable(format!("the flush failed: {e}")))),
+        Some(flushing) => poll_fn(|cx| flushing.poll(cx)).await,
         None => std::future::pending().await,
     }
 }

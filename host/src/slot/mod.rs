@@ -20,6 +20,7 @@ mod purge;
 pub mod read;
 mod scan;
 pub mod session;
+mod shared;
 pub mod subscribers;
 pub mod task;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use crate::{
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
+use shared::Put;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -201,10 +203,14 @@ pub struct Activation {
     pub record: crate::log::record::Activate,
 }
 
+/// Where a slot's mail goes. Cheap to clone.
+#[derive(Clone)]
+pub struct Mailbox(Arc<shared::Shared>);
+
 /// The way to a running slot. Cheap to clone.
 #[derive(Clone)]
 pub struct SlotHandle {
-    mailbox: mpsc::Sender<Mail>,
+    mailbox: Mailbox,
     control: mpsc::Sender<Order>,
     pub stats: Arc<SlotStats>,
 }
@@ -223,6 +229,8 @@ pub struct SlotStats {
     pub last_mail: AtomicU64,
     /// Orders that wait for the call at hand to end, and can't wait for long.
     pub(crate) asked: watch::Sender<Urgent>,
+    /// Mail in the mailbox.
+    waiting: AtomicUsize,
     /// The task has claimed the slot and serves it.
     pub serving: AtomicBool,
     /// Committed changes wait for the state store.
@@ -253,6 +261,39 @@ impl Ownership {
     }
 }
 
+impl Mailbox {
+    /// Has mail taken: at once if nobody works on the slot, else after what came before. Does not
+    /// wait. Hold no lock: a handler may run.
+    ///
+    /// # Errors
+    /// The mail itself, when the slot is stopping: give it to the next task.
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    pub fn try_mail(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
+        self.told(self.0.put(mail))
+    }
+
+    /// As [`Mailbox::try_mail`], never at once: for who has more to do than this mail.
+    ///
+    /// # Errors
+    /// As [`Mailbox::try_mail`].
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    pub fn try_queue(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
+        self.told(self.0.queue(mail))
+    }
+
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    fn told(&self, put: Put) -> Result<Result<(), Error>, Mail> {
+        match put {
+            Put::Done => Ok(Ok(())),
+            Put::Closed(mail) => Err(mail),
+            Put::Full => Ok(Err(Error::new(
+                Code::MailboxFull,
+                format!("{} messages already wait for this slot; slow down", self.0.mailbox_max),
+            ))),
+        }
+    }
+}
+
 impl SlotHandle {
     /// Spawns the slot's task, which opens the slot as soon as a predecessor has ended. Mail is
     /// held meanwhile; when opening fails it is answered with the reason.
@@ -269,39 +310,26 @@ impl SlotHandle {
         last: Option<Last>,
         opened: Option<Reply<Term>>,
     ) -> Self {
-        let (mailbox, mail) = mpsc::channel(context.options.mailbox_messages);
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
+        let shared = shared::Shared::new(context.options.mailbox_messages, stats.clone());
         let open = open::Open { slot, ownership, context, last, told: opened };
-        let run = open::run(open, mail, orders, stats.clone(), mailbox.downgrade());
+        let run = open::run(open, open::Ending(shared.clone()), orders, stats.clone());
         // What a slot has in memory ends with its task; the next one opens it from the log.
         tokio::spawn(panics::contain("slot", run));
-        Self { mailbox, control, stats }
+        Self { mailbox: Mailbox(shared), control, stats }
     }
 
     pub fn is_closed(&self) -> bool {
-        self.mailbox.is_closed()
+        self.mailbox.0.is_closed()
     }
 
     pub fn mailbox_depth(&self) -> usize {
-        self.mailbox.max_capacity() - self.mailbox.capacity()
+        self.stats.waiting.load(Ordering::Relaxed)
     }
 
-    /// # Errors
-    /// The mail itself, when the slot is stopping: give it to the next task.
-    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
-    pub fn try_mail(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
-        match self.mailbox.try_send(mail) {
-            Ok(()) => Ok(Ok(())),
-            Err(mpsc::error::TrySendError::Closed(mail)) => Err(mail),
-            Err(mpsc::error::TrySendError::Full(_)) => Ok(Err(Error::new(
-                Code::MailboxFull,
-                format!(
-                    "{} messages already wait for this slot; slow down",
-                    self.mailbox.max_capacity()
-                ),
-            ))),
-        }
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
     }
 
     /// Sends an order, waiting for room.
@@ -372,6 +400,23 @@ impl Mail {
             Mail::Message { .. }
             | Mail::Delete { .. }
             | Mail::Subscribe { .. }
+            | Mail::Operate { .. }
+            | Mail::Reset { .. }
+            | Mail::Purge { .. } => false,
+        }
+    }
+
+    /// Whoever brings it may take it where it is: it looks at one session, and at no page of it.
+    fn is_short(&self) -> bool {
+        match self {
+            Mail::Message { .. }
+            | Mail::Query { .. }
+            | Mail::Session { .. }
+            | Mail::Delete { .. } => true,
+            Mail::History { .. }
+            | Mail::Subscribe { .. }
+            | Mail::Sessions { .. }
+            | Mail::State { .. }
             | Mail::Operate { .. }
             | Mail::Reset { .. }
             | Mail::Purge { .. } => false,

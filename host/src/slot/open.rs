@@ -14,6 +14,7 @@ use crate::{
         batch::commit_error,
         flush::{CatchUp, catch_up_alone},
         relaxed_store,
+        shared::Shared,
         task::{End, Task},
     },
     telemetry::{metrics, repeats},
@@ -36,21 +37,20 @@ pub(super) struct Open {
 /// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
 pub(super) async fn run(
     open: Open,
-    mut mail: mpsc::Receiver<Mail>,
+    shared: Ending,
     mut orders: mpsc::Receiver<Order>,
     stats: Arc<SlotStats>,
-    mailbox: mpsc::WeakSender<Mail>,
 ) {
     let (slot, context, asked) = (open.slot, open.context.clone(), open.told.is_some());
     let mut opened = open_while_wanted(open, stats.clone()).await;
     if let Ok(task) = &mut opened {
-        task.mailbox = Some(mailbox);
+        task.shared = Some(shared.0.clone());
     }
     let was_open = opened.is_ok();
     let error = match opened {
-        Ok(mut task) => match task.serve(&mut mail, &mut orders).await {
-            End::Stop { release, mut reply } => {
-                match task.finish(&mut mail, release, &mut reply).await {
+        Ok(task) => match Box::new(task).serve(&shared.0, &mut orders).await {
+            (mut task, End::Stop { release, mut reply }) => {
+                match task.finish(&shared.0, release, &mut reply).await {
                     Ok(at) => {
                         stats.flushed.store(true, Ordering::Release);
                         if let Some(reply) = reply {
@@ -66,7 +66,7 @@ pub(super) async fn run(
                     }
                 }
             }
-            End::Failed(error) => error,
+            (_, End::Failed(error)) => error,
         },
         Err(error) => error,
     };
@@ -75,9 +75,9 @@ pub(super) async fn run(
         tracing::warn!(slot, %error, "slot stopped");
     }
     orders.close();
-    mail.close();
+    shared.0.close();
     let readable = !was_open && has_whole_copy(slot, &context, &error).await;
-    while let Some(mail) = mail.recv().await {
+    while let Some(mail) = shared.0.next_mail() {
         match readable && mail.is_read() {
             true => read_copy(slot, context.clone(), mail).await,
             false => mail.refuse(error.clone()),
@@ -86,6 +86,15 @@ pub(super) async fn run(
     // Whoever asked for a slot that could not be opened has been told.
     if let Some(cluster) = context.cluster.as_ref().filter(|_| was_open || !asked) {
         let _ = cluster.ended.send(Ended { slot, error });
+    }
+}
+
+/// However a slot's task ends: what waits is answered, and nothing of the slot is kept.
+pub(super) struct Ending(pub Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

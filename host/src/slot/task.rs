@@ -1,8 +1,9 @@
 //! The slot's task: the single writer of its sessions.
 //!
-//! It waits for orders, for the commit in flight and for mail, in that order. A message is applied
-//! to the cached session at once and goes into the batch that fills; the batch is appended when
-//! none is in flight. Answers leave when their batch is durable. When a commit fails, everything
+//! A message is applied where it comes in if nobody works on the slot just then (see [`shared`](super::shared));
+//! the task looks after orders, commits, flushes and what waits, in that order. A message changes the
+//! cached session at once and goes into the batch that fills; the batch is appended when none is in
+//! flight. Answers leave when their batch is durable. When a commit fails, everything
 //! in memory is dropped and the next task opens the slot again from the log: failure, fencing and
 //! restart are one path.
 
@@ -18,22 +19,25 @@ use crate::{
     slot::{
         Activation, LastUse, Mail, Order, Reply, SlotContext, SlotStats,
         batch::Building,
-        commits::{InFlight, committed},
-        flush::{Flushing, flushed, snapshotted},
+        commits::{InFlight, decided},
+        flush::{Flushed, Flushing},
         long::LongCalls,
         relaxed_store,
         session::Session,
+        shared::{Decided, Shared, Turn},
         subscribers::Subscribers,
     },
-    state::SlotMeta,
+    state::{SlotMeta, StateError},
     telemetry::services,
 };
+use futures_util::FutureExt as _;
 use std::{
     collections::{BTreeMap, HashMap},
     future::poll_fn,
-    pin::Pin,
+    panic::resume_unwind,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -45,6 +49,16 @@ use tokio::{
 pub(super) enum End {
     Stop { release: bool, reply: Option<Reply<(Term, Position)>> },
     Failed(Error),
+}
+
+/// What the slot's task does next.
+enum Next {
+    Failed,
+    Order(Option<Order>),
+    Decided(Decided),
+    Flushed(Result<Flushed, StateError>),
+    Snapshot(Result<Position, String>),
+    Mail,
 }
 
 pub(super) struct Task {
@@ -87,8 +101,10 @@ pub(super) struct Task {
     /// Where the slot counts what it does for each service.
     pub(super) services: services::Known,
     pub(super) subscribers: Subscribers,
-    /// For whether mail waits; `None`: it has none.
-    pub(super) mailbox: Option<mpsc::WeakSender<Mail>>,
+    /// Where this is kept while nobody works on it; `None`: nobody else ever does.
+    pub(super) shared: Option<Arc<Shared>>,
+    /// Something was begun that the slot's task has to look after.
+    pub(super) attention: bool,
     /// Of the call that runs.
     pub(super) signal: Arc<Signal>,
     pub(super) long: LongCalls,
@@ -138,7 +154,8 @@ impl Task {
             trim_after: None,
             services: services::Known::default(),
             subscribers: Subscribers::default(),
-            mailbox: None,
+            shared: None,
+            attention: false,
             signal: Arc::default(),
             long: LongCalls::default(),
             last_use: LastUse::now(),
@@ -147,68 +164,122 @@ impl Task {
         }
     }
 
-    pub(super) async fn serve(
+    /// Whether mail can be taken where it comes in. Calls that tend to be long belong to the slot's task.
+    pub(super) fn may_take_at_once(&mut self) -> bool {
+        self.failed.is_none() && self.has_room() && !self.long.are_likely()
+    }
+
+    /// Whether there is something that only the slot's task does.
+    pub(super) fn needs_its_task(&self) -> bool {
+        self.failed.is_some() || self.attention
+    }
+
+    /// What there is to do, most urgent first. Asks to be woken when there is something.
+    fn next(
         &mut self,
-        mail: &mut mpsc::Receiver<Mail>,
+        has_mail: bool,
         orders: &mut mpsc::Receiver<Order>,
-    ) -> End {
+        cx: &mut Context<'_>,
+    ) -> Option<Next> {
+        self.attention = false;
+        if self.failed.is_some() {
+            return Some(Next::Failed);
+        }
+        if let Poll::Ready(order) = orders.poll_recv(cx) {
+            return Some(Next::Order(order));
+        }
+        if let Some(Poll::Ready(decided)) = self.in_flight.as_mut().map(|it| it.poll(cx)) {
+            return Some(Next::Decided(decided));
+        }
+        if let Some(Poll::Ready(result)) = self.flushing.as_mut().map(|it| it.poll(cx)) {
+            return Some(Next::Flushed(result));
+        }
+        if let Some(Poll::Ready(taken)) = self.snapshotting.as_mut().map(|it| it.poll_unpin(cx)) {
+            return Some(Next::Snapshot(taken.unwrap_or_else(|e| Err(e.to_string()))));
+        }
+        (has_mail && self.has_room()).then_some(Next::Mail)
+    }
+
+    /// Serves until the slot has to end.
+    pub(super) async fn serve(
+        self: Box<Self>,
+        shared: &Arc<Shared>,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> (Box<Self>, End) {
+        shared.give_back(self);
         loop {
-            self.submit();
-            if let Some(error) = self.failed.take() {
-                return self.fail(error);
+            let mut next = None;
+            let turn = shared.turn(|task, has_mail, cx| {
+                next = task.next(has_mail, orders, cx);
+                next.is_some()
+            });
+            let mut task = match turn.await {
+                Turn::Free(task) => task,
+                Turn::Begun(begun) => begun.await,
+                Turn::Panicked => resume_unwind(Box::new("what a message brought has panicked")),
+            };
+            if let Some(next) = next
+                && let Some(end) = task.go_on(next, shared).await
+            {
+                return (task, end);
             }
-            let has_room = self.has_room();
-            tokio::select! {
-                biased;
-                order = orders.recv() => match order {
-                    Some(Order::Activate { activation, reply }) => {
-                        self.stats.taken();
-                        self.activate(activation, reply);
+            shared.give_back(task);
+            // What follows may always be ready.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    async fn go_on(&mut self, next: Next, shared: &Shared) -> Option<End> {
+        match next {
+            Next::Failed => {
+                let error = self.failed.take()?;
+                return Some(self.fail(error));
+            }
+            Next::Decided(decided) => self.on_committed(decided),
+            Next::Flushed(result) => self.on_flushed(result),
+            Next::Snapshot(taken) => self.on_snapshot(taken),
+            Next::Mail => self.take_ready(shared).await,
+            Next::Order(Some(order)) => return self.order(order, shared),
+            // The node is gone.
+            Next::Order(None) => return Some(End::Stop { release: false, reply: None }),
+        }
+        None
+    }
+
+    fn order(&mut self, order: Order, shared: &Shared) -> Option<End> {
+        match order {
+            Order::Activate { activation, reply } => {
+                self.stats.taken();
+                self.activate(activation, reply);
+            }
+            Order::Flush => self.start_flush(),
+            Order::StopIfIdle { idle } => {
+                self.check_patience();
+                if self.is_idle(idle) && shared.mailbox_depth() == 0 {
+                    if self.context.cluster.is_none() {
+                        return Some(End::Stop { release: false, reply: None });
                     }
-                    Some(Order::Flush) => self.start_flush(),
-                    Some(Order::StopIfIdle { idle }) => {
-                        self.check_patience();
-                        if self.is_idle(idle) && mail.is_empty() {
-                            if self.context.cluster.is_none() {
-                                return End::Stop { release: false, reply: None };
-                            }
-                            self.rest();
-                        }
-                    }
-                    Some(Order::Prove) => {
-                        if !self.subscribers.is_empty()
-                            && self.last_commit.elapsed() >= limits::PROVE_INTERVAL
-                        {
-                            self.building.barrier = true;
-                        }
-                    }
-                    Some(Order::Abandon { term }) => {
-                        self.stats.taken();
-                        if term > self.term {
-                            self.give_up(Error::new(Code::Fenced, "the slot has another owner now"));
-                        }
-                    }
-                    Some(Order::Stop { release, reply }) => {
-                        return End::Stop { release, reply: Some(reply) };
-                    }
-                    // The node is gone.
-                    None => return End::Stop { release: false, reply: None },
-                },
-                result = committed(&mut self.in_flight), if self.in_flight.is_some() => {
-                    self.on_committed(result);
+                    self.rest();
                 }
-                result = flushed(&mut self.flushing), if self.flushing.is_some() => {
-                    self.on_flushed(result);
+            }
+            Order::Prove => {
+                if !self.subscribers.is_empty()
+                    && self.last_commit.elapsed() >= limits::PROVE_INTERVAL
+                {
+                    self.building.barrier = true;
                 }
-                taken = snapshotted(&mut self.snapshotting), if self.snapshotting.is_some() => {
-                    self.on_snapshot(taken);
+            }
+            Order::Abandon { term } => {
+                self.stats.taken();
+                if term > self.term {
+                    self.give_up(Error::new(Code::Fenced, "the slot has another owner now"));
                 }
-                first = mail.recv(), if has_room => match first {
-                    Some(first) => self.take_ready(first, mail).await,
-                    None => return End::Stop { release: false, reply: None },
-                },
+            }
+            Order::Stop { release, reply } => {
+                return Some(End::Stop { release, reply: Some(reply) });
             }
         }
+        None
     }
 
     /// Gives back what an idle slot has no use for.
@@ -221,20 +292,20 @@ impl Task {
         }
     }
 
-    /// Takes one mail and what else is there, but not for ever: orders and commits come first.
-    async fn take_ready(&mut self, first: Mail, mail: &mut mpsc::Receiver<Mail>) {
-        self.take(first).await;
-        for _ in 1..limits::MAIL_PER_TURN_MAX {
+    /// Takes what waits, but not for ever: orders and commits come first.
+    async fn take_ready(&mut self, shared: &Shared) {
+        for _ in 0..limits::MAIL_PER_TURN_MAX {
+            let Some(next) = shared.next_mail() else { return };
+            self.take(next).await;
             // Where calls tend to be long, neither an order nor what is decided must wait for several.
             if self.failed.is_some() || !self.has_room() || self.long.are_likely() {
                 return;
             }
-            let Ok(next) = mail.try_recv() else { return };
-            self.take(next).await;
-            if let Some(in_flight) = &mut self.in_flight
-                && let Poll::Ready(result) = poll_once(&mut in_flight.commit).await
+            if self.in_flight.is_some()
+                && let Poll::Ready(decided) =
+                    poll_once(decided(&mut self.in_flight, &self.shared)).await
             {
-                self.on_committed(result);
+                self.on_committed(decided);
             }
         }
     }
@@ -330,8 +401,9 @@ impl Task {
 }
 
 /// Looks at a future without waiting for it.
-async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
+async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 impl Drop for Task {

@@ -15,6 +15,7 @@ use faulty::Faulty;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::timeout;
 
+mod at_once;
 mod faulty;
 mod operate;
 
@@ -54,6 +55,15 @@ impl SlotLog for HeldLog {
             }
         }
         .boxed()
+    }
+    fn commit_then(
+        &self,
+        append: Append,
+        then: crate::log::Then,
+    ) -> Option<BoxFuture<'static, Result<Position, LogError>>> {
+        let commit = self.commit(append);
+        tokio::spawn(async move { then(commit.await) });
+        None
     }
     fn read(
         &self,
@@ -170,14 +180,14 @@ impl Fixture {
             body: Bytes::from_static(body),
         };
         let mail = Mail::Message { key: key(), message, reply };
-        assert!(matches!(self.slot.try_mail(mail), Ok(Ok(()))));
+        assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
         answer
     }
 
     fn subscribe(&self) -> oneshot::Receiver<Result<Subscribed, Error>> {
         let (reply, answer) = oneshot::channel();
         let mail = Mail::Subscribe { key: key(), after: 0, reply };
-        assert!(matches!(self.slot.try_mail(mail), Ok(Ok(()))));
+        assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
         answer
     }
 
@@ -185,7 +195,7 @@ impl Fixture {
     fn describe(&self) -> oneshot::Receiver<Result<SessionInfo, Error>> {
         let (reply, answer) = oneshot::channel();
         let mail = Mail::Session { key: key(), consistency: Consistency::Local, reply };
-        assert!(matches!(self.slot.try_mail(mail), Ok(Ok(()))));
+        assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
         answer
     }
 

@@ -1,7 +1,7 @@
 //! The committer's thread: wait for the first request, take what else is ready, one durable
 //! write, then the answers.
 
-use super::{FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
+use super::{Answer, FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
 use crate::{
     limits,
     log::{
@@ -18,14 +18,14 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{collections::VecDeque, time::Instant};
-use tokio::{runtime::Handle, sync::oneshot};
-
-type Reply = oneshot::Sender<Result<Claim, LogError>>;
+use tokio::runtime::Handle;
 
 struct Commit {
     writer: Writer,
     /// Those who wait for this commit, with the term their slot has after it.
-    waiting: Vec<(SlotId, u64, Reply)>,
+    waiting: Vec<(SlotId, u64, Answer)>,
+    /// Those who are refused. Answered without a lock: who waits may go on with what it has.
+    refused: Vec<(Answer, LogError)>,
     /// By slot: whether it has a batch in this commit.
     taken: Vec<bool>,
 }
@@ -35,6 +35,7 @@ pub fn run(shared: &Shared, runtime: Option<&Handle>) {
     let mut commit = Commit {
         writer: Writer::new(),
         waiting: Vec::new(),
+        refused: Vec::new(),
         taken: vec![false; usize::from(shared.engine.identity.slot_count)],
     };
     let mut arrived = Vec::new();
@@ -69,8 +70,9 @@ fn group_commit(
     let db = match ready {
         Ok(db) => db,
         Err(why) => {
+            let _context = runtime.map(Handle::enter);
             for request in held.drain(..) {
-                let _ = request.reply.send(Err(LogError::Unavailable(why.clone())));
+                request.answer.give(Err(LogError::Unavailable(why.clone())));
             }
             return;
         }
@@ -80,6 +82,10 @@ fn group_commit(
         commit.fill(&tables, held);
         tables.fence_wanted.then(|| tables.fence_row())
     };
+    if !commit.refused.is_empty() {
+        let _context = runtime.map(Handle::enter);
+        commit.refused.drain(..).for_each(|(answer, why)| answer.give(Err(why)));
+    }
     if commit.waiting.is_empty() {
         return;
     }
@@ -118,21 +124,25 @@ fn group_commit(
     }
     let waiting = std::mem::take(&mut commit.waiting);
     let answer_all = move || {
-        for (_, term, reply) in waiting {
+        for (_, term, to) in waiting {
             let answer = match &written {
                 Ok(()) => Ok(Claim { term, position: number }),
                 Err(WriteError::Refused(why)) => Err(LogError::Unavailable(why.clone())),
                 Err(WriteError::Undecided(why)) => Err(LogError::Undecided(why.clone())),
             };
-            // Whoever asked may have gone; what it asked for stands.
-            let _ = reply.send(answer);
+            to.give(answer);
         }
     };
     match runtime {
         // From here each answer would wake a worker with a system call of its own; on a worker
         // they cost one together.
-        Some(runtime) if several => drop(runtime.spawn(async move { answer_all() })),
-        _ => answer_all(),
+        Some(runtime) if several || bytes > limits::ANSWER_HERE_BYTES_MAX => {
+            drop(runtime.spawn(async move { answer_all() }))
+        }
+        runtime => {
+            let _context = runtime.map(Handle::enter);
+            answer_all();
+        }
     }
 }
 
@@ -160,22 +170,23 @@ impl Commit {
     }
 
     fn take(&mut self, tables: &Tables, request: Request) {
-        let Request { slot, kind, reply } = request;
+        let Request { slot, kind, answer } = request;
         let Some(state) = tables.slots.get(usize::from(slot)) else {
-            let _ = reply.send(Err(LogError::Unavailable(format!("there is no slot {slot}"))));
+            let why = LogError::Unavailable(format!("there is no slot {slot}"));
+            self.refused.push((answer, why));
             return;
         };
         let (term, batch) = match kind {
             Kind::Append { term, after, .. } if term != state.term || after != state.last => {
                 let (term, position) = (state.term, state.last);
-                let _ = reply.send(Err(LogError::Fenced { slot, term, position }));
+                self.refused.push((answer, LogError::Fenced { slot, term, position }));
                 return;
             }
             Kind::Append { term, batch, .. } => (term, batch),
             Kind::Claim { claimant } => match claim_batch(slot, state.term + 1, claimant) {
                 Ok(batch) => (state.term + 1, batch),
                 Err(why) => {
-                    let _ = reply.send(Err(LogError::Unavailable(why)));
+                    self.refused.push((answer, LogError::Unavailable(why)));
                     return;
                 }
             },
@@ -186,12 +197,12 @@ impl Commit {
                 batch.len(),
                 limits::LOG_BATCH_BYTES_MAX
             );
-            let _ = reply.send(Err(LogError::Unavailable(why)));
+            self.refused.push((answer, LogError::Unavailable(why)));
             return;
         }
         self.writer.push(slot, term, &batch);
         self.taken[usize::from(slot)] = true;
-        self.waiting.push((slot, term, reply));
+        self.waiting.push((slot, term, answer));
     }
 }
 

@@ -10,7 +10,7 @@
 
 mod committer;
 
-use super::{Append, Claim, LogError, Logged, Position, SlotLog, Term};
+use super::{Append, Claim, LogError, Logged, Position, SlotLog, Term, Then};
 use crate::{
     limits,
     names::SlotId,
@@ -23,8 +23,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use std::{collections::VecDeque, sync::Arc};
-use tokio::sync::oneshot;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
+use tokio::{runtime::Handle, sync::oneshot};
 
 pub(crate) const FENCE_KEY: &str = "log-fence";
 
@@ -48,6 +51,8 @@ pub(crate) struct Shared {
     wake: Condvar,
     tables: Mutex<Tables>,
     queue_max: usize,
+    /// Where those who wait for answers run, if there is one.
+    runtime: OnceLock<Handle>,
 }
 
 #[derive(Default)]
@@ -59,7 +64,41 @@ struct Queue {
 struct Request {
     slot: SlotId,
     kind: Kind,
-    reply: oneshot::Sender<Result<Claim, LogError>>,
+    answer: Answer,
+}
+
+/// The answer's way. One that is dropped says that nobody knows.
+struct Answer(Option<To>);
+
+enum To {
+    Waiter(oneshot::Sender<Result<Claim, LogError>>),
+    Then(Then),
+}
+
+impl Answer {
+    fn waiter() -> (Self, oneshot::Receiver<Result<Claim, LogError>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(To::Waiter(sender))), receiver)
+    }
+
+    fn give(mut self, answer: Result<Claim, LogError>) {
+        self.give_once(answer);
+    }
+
+    fn give_once(&mut self, answer: Result<Claim, LogError>) {
+        match self.0.take() {
+            // Whoever asked may have gone; what it asked for stands.
+            Some(To::Waiter(sender)) => drop(sender.send(answer)),
+            Some(To::Then(then)) => then(answer.map(|claim| claim.position)),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.give_once(Err(LogError::Undecided("the log was closed".into())));
+    }
 }
 
 enum Kind {
@@ -113,16 +152,19 @@ impl Shared {
             wake: Condvar::new(),
             tables: Mutex::default(),
             queue_max: slots * limits::COMMIT_QUEUE_PER_SLOT_MAX,
+            runtime: OnceLock::new(),
         })
     }
 
     /// Starts the committer. It ends when [`Shared::stop`] is called.
     pub fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let shared = self.clone();
-        let runtime = tokio::runtime::Handle::try_current().ok();
+        if let Ok(runtime) = Handle::try_current() {
+            let _ = self.runtime.set(runtime);
+        }
         std::thread::Builder::new()
             .name("log-committer".into())
-            .spawn(move || committer::run(&shared, runtime.as_ref()))
+            .spawn(move || committer::run(&shared, shared.runtime.get()))
     }
 
     /// Puts what was recovered in place. The caller holds the store's write lock.
@@ -151,8 +193,7 @@ impl Shared {
         tables.droppable
     }
 
-    fn push(&self, slot: SlotId, kind: Kind) -> oneshot::Receiver<Result<Claim, LogError>> {
-        let (reply, receiver) = oneshot::channel();
+    fn push(&self, slot: SlotId, kind: Kind, answer: Answer) {
         let refused = if slot >= self.engine.identity.slot_count {
             Some(format!("there is no slot {slot}"))
         } else {
@@ -163,18 +204,17 @@ impl Shared {
                 Some("too many appends are waiting".to_owned())
             } else {
                 let first = queue.requests.is_empty();
-                queue.requests.push(Request { slot, kind, reply });
+                queue.requests.push(Request { slot, kind, answer });
                 drop(queue);
                 if first {
                     self.wake.notify_one();
                 }
-                return receiver;
+                return;
             }
         };
         if let Some(why) = refused {
-            let _ = reply.send(Err(LogError::Unavailable(why)));
+            answer.give(Err(LogError::Unavailable(why)));
         }
-        receiver
     }
 
     fn read(&self, slot: SlotId, after: Position, max: usize) -> Result<Vec<Logged>, LogError> {
@@ -234,14 +274,29 @@ impl EmbeddedLog {
 
 impl SlotLog for EmbeddedLog {
     fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>> {
-        let receiver = self.shared.push(slot, Kind::Claim { claimant: claimant.to_owned() });
+        let (answer, receiver) = Answer::waiter();
+        self.shared.push(slot, Kind::Claim { claimant: claimant.to_owned() }, answer);
         Box::pin(Self::answer(receiver))
     }
 
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {
         let Append { slot, term, after, batch } = append;
-        let receiver = self.shared.push(slot, Kind::Append { term, after, batch });
+        let (answer, receiver) = Answer::waiter();
+        self.shared.push(slot, Kind::Append { term, after, batch }, answer);
         Box::pin(async move { Ok(Self::answer(receiver).await?.position) })
+    }
+
+    fn commit_then(
+        &self,
+        append: Append,
+        then: Then,
+    ) -> Option<BoxFuture<'static, Result<Position, LogError>>> {
+        if self.shared.runtime.get().is_none() {
+            return Some(self.commit(append));
+        }
+        let Append { slot, term, after, batch } = append;
+        self.shared.push(slot, Kind::Append { term, after, batch }, Answer(Some(To::Then(then))));
+        None
     }
 
     fn read(

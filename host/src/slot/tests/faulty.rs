@@ -15,6 +15,9 @@ use std::{
     },
 };
 
+/// A session whose head can't be read without a panic.
+pub(super) const PANICS: &str = "panics";
+
 pub(super) struct Faulty {
     pub store: Arc<dyn StateStore>,
     pub fails: Arc<AtomicBool>,
@@ -40,6 +43,7 @@ impl StateStore for Faulty {
         self.store.has_room()
     }
     fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError> {
+        assert_ne!(key.session.as_str(), PANICS, "as the test wants it");
         self.store.head(slot, key)
     }
     fn scan(

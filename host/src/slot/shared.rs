@@ -1,0 +1,286 @@
+//! Who works on a slot's state. One at a time: whoever brings a message while nobody does applies it
+//! there and then; the slot's own task does all else.
+//!
+//! A message that comes while somebody works waits in the mailbox, in order. One that can't be
+//! finished at once (its handler computes for long, a plugin has to be loaded) is given to the task
+//! as it is. So whoever brings a message never waits, and may go away at any time.
+
+use crate::{
+    limits,
+    log::{LogError, Position},
+    slot::{Mail, SlotStats, task::Task},
+    telemetry::panics,
+};
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker},
+};
+
+/// What ended of a commit.
+pub(super) type Decided = Result<Position, LogError>;
+
+/// A mail that is being taken; gives the state back.
+pub(super) type Begun = BoxFuture<'static, Box<Task>>;
+
+pub(super) struct Shared {
+    inner: Mutex<Inner>,
+    /// So much mail may wait.
+    pub mailbox_max: usize,
+    stats: Arc<SlotStats>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The slot's state. `None`: somebody works on it, or the slot is not open yet or any more.
+    idle: Option<Box<Task>>,
+    mailbox: VecDeque<Mail>,
+    /// Takes no more mail.
+    closed: bool,
+    /// What somebody has begun and could not finish at once: the task goes on with it.
+    begun: Option<Begun>,
+    /// The commit in flight has ended, and whoever works has not seen it.
+    decided: Option<Decided>,
+    /// Of who waits for that while it works.
+    deciding: Option<Waker>,
+    /// Of the slot's task.
+    task: Option<Waker>,
+    /// The task has something to do and could not have the state: nobody else takes it before.
+    wanted: bool,
+    /// Somebody else's work has panicked; the state is gone.
+    panicked: bool,
+}
+
+/// What became of mail.
+#[expect(clippy::large_enum_variant, reason = "it comes back in the same place, rarely")]
+pub(super) enum Put {
+    /// It is taken, or waits.
+    Done,
+    /// Too much waits already.
+    Full,
+    /// The slot takes none any more.
+    Closed(Mail),
+}
+
+/// What the task goes on with.
+pub(super) enum Turn {
+    /// It has the state.
+    Free(Box<Task>),
+    /// It finishes what somebody has begun.
+    Begun(Begun),
+    /// A panic while somebody else worked: the slot ends as if it had been the task's own.
+    Panicked,
+}
+
+impl Shared {
+    pub fn new(mailbox_max: usize, stats: Arc<SlotStats>) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), mailbox_max, stats })
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.inner.lock().closed
+    }
+
+    pub fn mailbox_depth(&self) -> usize {
+        self.stats.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes mail at once if nobody works on the slot, else as [`Shared::queue`]. Does not wait, but for
+    /// a handler's first slice.
+    pub fn put(self: &Arc<Self>, mail: Mail) -> Put {
+        let mut inner = self.inner.lock();
+        // What waits was there first, be it mail or an order.
+        let free = !inner.closed && inner.mailbox.is_empty() && !inner.wanted && mail.is_short();
+        if free && let Some(task) = inner.idle.take_if(|task| task.may_take_at_once()) {
+            drop(inner);
+            self.contained(|| self.take_at_once(task, mail));
+            return Put::Done;
+        }
+        self.push(inner, mail)
+    }
+
+    /// Puts mail into the mailbox, for the slot's task: who brings it has more to do.
+    pub fn queue(&self, mail: Mail) -> Put {
+        self.push(self.inner.lock(), mail)
+    }
+
+    fn push(&self, mut inner: MutexGuard<'_, Inner>, mail: Mail) -> Put {
+        if inner.closed {
+            return Put::Closed(mail);
+        }
+        if inner.mailbox.len() >= self.mailbox_max {
+            return Put::Full;
+        }
+        inner.mailbox.push_back(mail);
+        self.stats.waiting.store(inner.mailbox.len(), Ordering::Relaxed);
+        // Whoever works looks into the mailbox at the end.
+        let waker = inner.task.as_ref().filter(|_| inner.idle.is_some()).cloned();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Put::Done
+    }
+
+    /// Does work on the slot's state that is not its task's. A panic ends the slot and nothing else, as if
+    /// the task had met it.
+    fn contained(&self, work: impl FnOnce()) {
+        if panics::contain_sync("slot", work).is_err() {
+            let mut inner = self.inner.lock();
+            (inner.panicked, inner.closed) = (true, true);
+            self.wake_task(inner);
+        }
+    }
+
+    /// Applies mail where it came in: as far as it gets without waiting.
+    fn take_at_once(self: &Arc<Self>, mut task: Box<Task>, mail: Mail) {
+        let mut begun: Begun = Box::pin(async move {
+            task.take(mail).await;
+            task
+        });
+        // Whoever goes on with it asks again.
+        match begun.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(task) => self.give_back(task),
+            Poll::Pending => {
+                let mut inner = self.inner.lock();
+                if inner.closed {
+                    // The slot's task has gone, and with it who would ever end this one.
+                    drop(inner);
+                    return drop(begun);
+                }
+                inner.begun = Some(begun);
+                self.wake_task(inner);
+            }
+        }
+    }
+
+    fn wake_task(&self, inner: MutexGuard<'_, Inner>) {
+        let waker = inner.task.clone();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Gives the state back, with what filled sent to the log, and has the task do what only it can.
+    pub fn give_back(self: &Arc<Self>, mut task: Box<Task>) {
+        loop {
+            task.submit();
+            let mut inner = self.inner.lock();
+            if let Some(decided) = inner.decided.take() {
+                drop(inner);
+                task.on_committed(decided);
+                continue;
+            }
+            if inner.closed {
+                drop(inner);
+                return drop(task);
+            }
+            let attention = task.needs_its_task() || !inner.mailbox.is_empty();
+            inner.idle = Some(task);
+            let wakes = attention || inner.wanted;
+            let waker = inner.task.as_ref().filter(|_| wakes).cloned();
+            drop(inner);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return;
+        }
+    }
+
+    /// The commit in flight has ended. Called where the log says so.
+    pub fn committed(self: &Arc<Self>, decided: Decided) {
+        let mut inner = self.inner.lock();
+        match inner.idle.take() {
+            Some(mut task) => {
+                drop(inner);
+                self.contained(|| {
+                    task.on_committed(decided);
+                    self.give_back(task);
+                });
+            }
+            None => {
+                inner.decided = Some(decided);
+                let waker = inner.deciding.take();
+                drop(inner);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// For who works: the end of the commit in flight, if the log tells of it here.
+    pub fn poll_decided(&self, cx: &mut Context<'_>) -> Poll<Decided> {
+        let mut inner = self.inner.lock();
+        match inner.decided.take() {
+            Some(decided) => Poll::Ready(decided),
+            None => {
+                if inner.deciding.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                    inner.deciding = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// For who works: the next of what waits.
+    pub fn next_mail(&self) -> Option<Mail> {
+        let mut inner = self.inner.lock();
+        let mail = inner.mailbox.pop_front();
+        if inner.mailbox.is_empty() && inner.mailbox.capacity() > limits::MAILBOX_KEPT {
+            inner.mailbox = VecDeque::new();
+        }
+        self.stats.waiting.store(inner.mailbox.len(), Ordering::Relaxed);
+        mail
+    }
+
+    /// For the slot's task: has the state when `ready` says that there is something to do with it.
+    pub async fn turn(
+        &self,
+        mut ready: impl FnMut(&mut Task, bool, &mut Context<'_>) -> bool,
+    ) -> Turn {
+        poll_fn(|cx| {
+            let mut inner = self.inner.lock();
+            if inner.task.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                inner.task = Some(cx.waker().clone());
+            }
+            inner.wanted = false;
+            if inner.panicked {
+                return Poll::Ready(Turn::Panicked);
+            }
+            if let Some(begun) = inner.begun.take() {
+                return Poll::Ready(Turn::Begun(begun));
+            }
+            let has_mail = !inner.mailbox.is_empty();
+            let Inner { idle, wanted, .. } = &mut *inner;
+            match idle.take_if(|task| ready(task, has_mail, cx)) {
+                Some(task) => Poll::Ready(Turn::Free(task)),
+                None => {
+                    *wanted = idle.is_none();
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes no more mail; what waits stays.
+    pub fn close(&self) {
+        self.inner.lock().closed = true;
+    }
+
+    /// The slot has ended: nothing of it is kept.
+    pub fn end(&self) {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        let Inner { idle, mailbox, begun, task, deciding, .. } = &mut *inner;
+        let gone =
+            (idle.take(), std::mem::take(mailbox), begun.take(), task.take(), deciding.take());
+        MutexGuard::unlocked(&mut inner, || drop(gone));
+        self.stats.waiting.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,133 @@
+//! Mail that is taken where it comes in, and what several do who bring some at the same time.
+
+use super::*;
+use crate::slot::shared::Put;
+
+/// A slot over the real log, which says itself how commits end.
+fn over_the_log(fixture: &Fixture, slot: SlotId) -> SlotHandle {
+    let context = &fixture.context;
+    let context = SlotContext {
+        node: "n".into(),
+        log: fixture.data.log(),
+        store: context.store.clone(),
+        plugins: context.plugins.clone(),
+        catalogue: context.catalogue.clone(),
+        cached_bytes: 0.into(),
+        mail_taken: 0.into(),
+        options: context.options.clone(),
+        cluster: None,
+    };
+    SlotHandle::spawn(slot, Ownership::default(), Arc::new(context))
+}
+
+fn message(
+    session: &SessionKey,
+    body: impl Into<Bytes>,
+) -> (Mail, oneshot::Receiver<Result<Sent, Error>>) {
+    let (reply, answer) = oneshot::channel();
+    let content_type = "text/plain".into();
+    let message = Incoming { id: None, sender: None, content_type, body: body.into() };
+    (Mail::Message { key: session.clone(), message, reply }, answer)
+}
+
+/// What all of this is for: a message would wake the slot's task, wait for it, and be answered
+/// by it.
+#[tokio::test]
+async fn a_message_is_applied_where_it_comes_in() {
+    let mut fixture = Fixture::new().await;
+    // Opened, and with its plugin loaded.
+    let first = fixture.send(b"sone");
+    fixture.append().await.send(Word::Pass).unwrap();
+    first.await.unwrap().unwrap();
+    fixture.describe().await.unwrap().unwrap();
+    // Nothing is waited for between these two.
+    let second = fixture.send(b"stwo");
+    let word = fixture.appends.try_recv().expect("it is on its way to the log");
+    word.send(Word::Pass).unwrap();
+    assert_eq!(second.await.unwrap().unwrap().seq, 2);
+}
+
+/// One that overtakes another of its sender, is applied twice or not at all would be seen as lost or out
+/// of order; so would a slot that nobody looks after any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn messages_of_each_sender_keep_their_order() {
+    const SENDERS: u64 = 8;
+    const MESSAGES: u64 = 200;
+    let fixture = Fixture::new().await;
+    let slot = over_the_log(&fixture, SLOT + 1);
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..SENDERS {
+        let mailbox = slot.mailbox().clone();
+        senders.spawn(async move {
+            let session = SessionKey::parse("s", &format!("of-{}", sender % 2)).unwrap();
+            let mut answers = Vec::new();
+            for n in 0..MESSAGES {
+                loop {
+                    let (mail, answer) = message(&session, format!("m{sender}-{n}"));
+                    match mailbox.0.put(mail) {
+                        Put::Done => break answers.push(answer),
+                        Put::Full => tokio::task::yield_now().await,
+                        Put::Closed(_) => panic!("the slot ended"),
+                    }
+                }
+            }
+            let mut seqs = Vec::new();
+            for answer in answers {
+                seqs.push(answer.await.unwrap().unwrap().seq);
+            }
+            assert!(seqs.is_sorted(), "{seqs:?}");
+            (sender % 2, seqs)
+        });
+    }
+    let mut all = [Vec::new(), Vec::new()];
+    let ended = async {
+        while let Some(sent) = senders.join_next().await {
+            let (session, seqs) = sent.unwrap();
+            all[session as usize].extend(seqs);
+        }
+    };
+    timeout(Duration::from_secs(60), ended).await.expect("somebody waits for ever");
+    for mut seqs in all {
+        seqs.sort_unstable();
+        assert!(seqs.into_iter().eq(1..=MESSAGES * SENDERS / 2), "one is missing or doubled");
+    }
+    assert_eq!(slot.mailbox_depth(), 0);
+}
+
+/// Who goes away while a handler computes would take the slot's state with it.
+#[tokio::test]
+async fn a_sender_that_goes_away_leaves_the_slot_whole() {
+    let (fixture, source) = Fixture::over_source(Duration::from_secs(20));
+    let slot = over_the_log(&fixture, SLOT + 1);
+    let (mail, answer) = message(&key(), "sone");
+    assert!(matches!(slot.mailbox().0.put(mail), Put::Done));
+    while source.asked.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(answer);
+    source.given.send_replace(Some(Ok(testkit::guest().into())));
+    let (mail, answer) = message(&key(), "stwo");
+    assert!(matches!(slot.mailbox().0.put(mail), Put::Done));
+    let sent = timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+    assert_eq!(sent.seq, 1, "nothing is kept of what nobody waited for");
+}
+
+/// A panic on a connection's task must end the slot, which begins again from its log, and nothing
+/// else: half of what it did may stand in the state.
+#[tokio::test]
+async fn a_panic_where_a_message_comes_in_ends_the_slot() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.send(b"sone");
+    fixture.append().await.send(Word::Pass).unwrap();
+    first.await.unwrap().unwrap();
+    let session = SessionKey::parse("s", faulty::PANICS).unwrap();
+    let (mail, answer) = message(&session, "sone");
+    assert!(matches!(fixture.slot.mailbox().0.put(mail), Put::Done));
+    assert!(answer.await.is_err(), "nobody answers");
+    drop(timeout(PATIENCE, fixture.ownership.lock()).await.expect("the state is still there"));
+    assert!(fixture.slot.is_closed());
+    fixture.slot = SlotHandle::spawn(SLOT, fixture.ownership.clone(), fixture.context.clone());
+    let again = fixture.send(b"stwo");
+    fixture.append().await.send(Word::Pass).unwrap();
+    assert_eq!(again.await.unwrap().unwrap().seq, 2);
+}
