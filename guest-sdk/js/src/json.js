@@ -27,29 +27,33 @@ export function parse(text) {
 }
 
 /**
+ * @param {boolean} [isKept] it is for this handler itself to read: it must come back of the same type, too
  * @returns {Uint8Array | undefined} undefined where the value has no form in JSON
  * @throws {TypeError} where its form would be read as something else
  */
-export function stringifyBytes(value) {
+export function stringifyBytes(value, isKept = false) {
     const text = stringify(value);
     if (text === undefined) return undefined;
-    const why = inexact(value);
+    const why = inexact(value, isKept);
     if (why !== undefined) throw new TypeError(`${why}: it would not be read as it was`);
     return encode(text);
 }
 
 /**
- * What JSON.stringify writes as something else without a word: numbers that are not finite, holes in
- * arrays, and objects whose content is not in their properties.
+ * What JSON.stringify writes as something else without a word: numbers that are not finite, those that
+ * are read as BigInts, holes in arrays, and objects whose content is not in their properties.
  * @returns {string | undefined} the first that is found
  */
-function inexact(root) {
+function inexact(root, isKept) {
     // `stringify` has refused what holds itself.
     const open = [root];
     while (open.length > 0) {
         const node = open.pop();
         if (typeof node === "number") {
             if (!Number.isFinite(node)) return `${node} is no number of JSON`;
+            if (isKept && isUnsafe(node) && Math.abs(node) < WRITTEN_WITH_EXPONENT) {
+                return `${node} is a whole number beyond 2^53, which is read as a BigInt: write a BigInt`;
+            }
         } else if (typeof node === "function" || typeof node === "symbol") {
             return `a ${typeof node} has no form in JSON`;
         } else if (typeof node === "object" && node !== null && typeof node.toJSON !== "function") {
@@ -67,6 +71,9 @@ function inexact(root) {
     }
     return undefined;
 }
+
+/** From here on numbers are written with an exponent, and read as numbers. */
+const WRITTEN_WITH_EXPONENT = 1e21;
 
 const UNLIKE = [Map, Set, WeakMap, WeakSet, ArrayBuffer, DataView, Object.getPrototypeOf(Uint8Array), RegExp, Promise];
 

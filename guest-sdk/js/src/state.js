@@ -51,7 +51,7 @@ export class State extends StateView {
         this.#host = host;
     }
     set(key, value) {
-        const bytes = stringifyBytes(value);
+        const bytes = stringifyBytes(value, true);
         if (bytes === undefined) {
             throw new TypeError(`the value for ${JSON.stringify(key)} is ${typeof value}, which has no form in JSON`);
         }

@@ -38,6 +38,8 @@ class Notes(Handler):
             case {"emit-many": count}:
                 for i in range(count):
                     cx.emit("many", i)
+            case {"emit": kind}:
+                cx.emit(kind, 1)
             case {"drop": key}:
                 del cx.state[key]
             case "put-then-raise":
@@ -88,6 +90,22 @@ class HarnessTest(unittest.TestCase):
             self.assertEqual(self.notes.session, before)
         self.assertEqual(self.notes.send({"emit-many": 256}).parse(), 2)
         self.assertEqual((len(self.notes.events), self.notes.events[1].seq), (257, 2))
+
+    def test_reserved_kinds_are_refused(self) -> None:
+        """A test that passes here would trap on the host: clients take such events for slotd's."""
+        for kind in ("error", "slotd.deleted", "slotd.gap", "slotd."):
+            with self.assertRaises(Failure) as refused:
+                self.notes.send({"emit": kind})
+            self.assertIn("reserved", str(refused.exception))
+        self.assertEqual((self.notes.seq, self.notes.events), (0, []))
+        self.notes.send({"emit": "slotd"})
+
+    def test_reset_forgets_the_session(self) -> None:
+        """What is left of one test would be seen by the next."""
+        self.notes.send({"put": ["a", 1]})
+        self.notes.reset()
+        self.assertEqual((self.notes.seq, self.notes.state, self.notes.events), (0, {}, []))
+        self.assertEqual(self.notes.send({"put": ["b", 2]}).parse(), 1)
 
     def test_what_is_not_understood_is_rejected(self) -> None:
         """Anything else would be a trap that any client can cause."""

@@ -111,3 +111,26 @@ pub fn published(entry: &Entry, of: Incarnation) -> Published {
     let events = entry.events.clone().into();
     Published { seq: entry.seq, incarnation: Some(of), time_ms: entry.time_ms, events }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Refused as a slot that moves is, a node that forwards would look for the slot elsewhere until its
+    /// deadline.
+    #[test]
+    fn too_many_subscribers_are_not_told_that_the_slot_moved() {
+        let (key, other) = (SessionKey::parse("s", "x"), SessionKey::parse("s", "y"));
+        let (key, other) = (key.unwrap(), other.unwrap());
+        let mut subscribers = Subscribers::default();
+        let add = |subscribers: &mut Subscribers, key| subscribers.add(key, Place::default());
+        let all = (0..limits::SUBSCRIBERS_PER_SESSION_MAX).map(|_| add(&mut subscribers, &key));
+        let mut all: Vec<_> = all.map(Result::unwrap).collect();
+        let refused = add(&mut subscribers, &key).err().unwrap();
+        assert_eq!((refused.code, refused.code.status()), (Code::LimitReached, 503));
+        assert!(add(&mut subscribers, &other).is_ok(), "it is this session's limit");
+        all.pop();
+        assert!(add(&mut subscribers, &key).is_ok(), "one that has gone makes room");
+    }
+}

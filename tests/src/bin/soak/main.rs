@@ -6,8 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slotd_tests::soak::{Plan, run};
 use std::{process::ExitCode, time::Duration};
 
-/// Wears on one node, then (with --cluster, only) on three, beside honest clients whose history is
-/// judged. Prints what held; exit code 1 when something did not.
+/// Wears on one node, or with --cluster on three, beside honest clients whose history is judged. Prints what held; exit code 1 when something did not.
 #[derive(Parser)]
 struct Args {
     /// Minutes under pressure
