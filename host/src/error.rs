@@ -52,6 +52,8 @@ codes! {
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deploy or rollback of the service is being prepared, or was made durable first by another node; nothing has changed.
     SwapInProgress = "swap-in-progress", 409, true;
+    /// Not every node, or not this slotd, can read what the feature level asked for would have written: upgrade it first. The detail names the nodes.
+    LevelUnreadable = "level-unreadable", 409, false;
     /// There is no other node that could take what is to be drained.
     NoOtherNode = "no-other-node", 409, false;
     /// The move has come too far to be cancelled, or is over.

@@ -98,6 +98,11 @@ pub enum Cmd {
     /// Ask any node: it asks all others. OWNS are the slots that a node has, SHOULD those that the
     /// ring of its view gives it; they are equal when all is settled.
     Nodes(AdminOnly),
+    /// Show which feature level is in force and what each node can read, or raise it
+    ///
+    /// The level decides what nodes may write. It is raised by itself once every node could read the
+    /// next one for `level_wait`; until then an upgrade can be taken back.
+    Level(Level),
     /// Ask whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if it is not there
     ///
     /// For health checks of containers without another program in them.
@@ -507,6 +512,18 @@ pub enum SlotCmd {
     /// It finishes what it has in flight; messages that come meanwhile wait. Where there is no other
     /// node it is refused.
     Drain(SlotArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct Level {
+    /// Raise it, for good: no node can go back to an earlier version after that
+    #[arg(long)]
+    pub raise: bool,
+    /// Raise it to this level instead of to the next one
+    #[arg(long, value_name = "LEVEL")]
+    pub to: Option<u16>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 #[derive(Debug, Args)]
