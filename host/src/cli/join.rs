@@ -2,11 +2,7 @@
 
 use super::serve::StartError;
 use crate::{
-    cluster::{
-        ClusterOptions, LateHandler,
-        member::Member,
-        registry::{Registry, Settings},
-    },
+    cluster::{ClusterOptions, LateHandler},
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
     http::Doing,
@@ -15,6 +11,8 @@ use crate::{
     membership::{self, Fatal, Membership, Terms},
     nats::{Nats, NatsError, NatsOptions},
     node::Shared,
+    peer::member::Member,
+    registry::{Registry, Settings},
     ring::RING_SCHEME,
     rpc::{self, PeerLinks, RpcOptions},
     service::Catalogue,

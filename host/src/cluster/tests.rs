@@ -1,11 +1,12 @@
 //! Several nodes in one process: each with a store of its own, over one real log.
 
-use super::{member::Member, *};
+use super::*;
 use crate::{
     log::{Append, Claim, LogError, Logged, Position, SlotLog},
     names::SessionKey,
     node::{Foundation, Node, NodeOptions, Shared},
     node_types::{Consistency, Incoming, MoveState, Range, ReadBy},
+    peer::member::Member,
     plugin::testkit,
     rpc::{Handler, PeerError, Peers},
     service::{Catalogue, catalogue::Service},

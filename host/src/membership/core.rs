@@ -11,9 +11,9 @@ use super::{
     },
 };
 use crate::{
-    cluster::member::{Member, Members, Unfit},
     discovery::Found,
     limits,
+    peer::member::{Member, Members, Unfit},
     telemetry::metrics::metrics,
 };
 use bytes::Buf;

@@ -27,13 +27,13 @@ pub use refusal::{Fatal, Reason, Refusal};
 pub use wire::Terms;
 
 use crate::{
-    cluster::{
-        member::{Member, Members, Unfit},
-        protocol,
-    },
     discovery::Found,
     limits,
     names::is_cluster_name,
+    peer::{
+        member::{Member, Members, Unfit},
+        protocol,
+    },
     ring::RING_SCHEME,
     watchdog::Heartbeat,
 };

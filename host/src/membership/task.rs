@@ -6,8 +6,7 @@ use super::{
     refusal::Fatal,
 };
 use crate::{
-    cluster::member::Unfit, discovery::Found, limits, telemetry::metrics::metrics,
-    watchdog::Heartbeat,
+    discovery::Found, limits, peer::member::Unfit, telemetry::metrics::metrics, watchdog::Heartbeat,
 };
 use std::{io, net::UdpSocket as StdSocket, time::Instant};
 use tokio::{

@@ -35,13 +35,13 @@ pub use handshake::Reason;
 pub use link::LinkStatus;
 
 use crate::{
-    cluster::member::{Member, Members},
     discovery::Found,
     error::{Code, Error},
     log::{Position, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, History, Incoming, Range, Sent, SessionInfo, SlotInfo, Subscribed},
     operator::{Operation, StatePage, StateRange},
+    peer::member::{Member, Members},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -3,7 +3,7 @@
 //!
 //! Variants and fields are told apart by their place: a change of any type here, or of a type of
 //! `log::record` that is used here, is a new version of the
-//! [protocol](crate::cluster::protocol). What a node may do without goes behind the head, as
+//! [protocol](crate::peer::protocol). What a node may do without goes behind the head, as
 //! [`Beside`]: a version that does not know it stops reading before it.
 
 use super::{Request, Response};

@@ -29,7 +29,6 @@ mod tests;
 pub use gone::{Purpose, gone};
 
 use crate::{
-    cluster::registry::Registry,
     error::{Code, Error},
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
@@ -39,6 +38,7 @@ use crate::{
     },
     operator::{Operation, StatePage, StateRange},
     plugin::PluginHost,
+    registry::Registry,
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,
