@@ -14,6 +14,7 @@ pub mod limits;
 pub mod log;
 mod mac;
 pub mod membership;
+mod memory;
 pub mod names;
 pub mod nats;
 pub mod node;

@@ -369,7 +369,7 @@ impl Own {
 
     /// Counts a refusal and, now and then, says it.
     pub fn refused(&self, from: IpAddr, what: &str, refusal: &Refusal) {
-        metrics().peer_refused(refusal.reason);
+        metrics().peer_refused(refusal.reason.as_str());
         let now = Instant::now();
         let more = {
             let noted = &mut *self.noted.lock();
