@@ -6,6 +6,7 @@ pub mod buffers;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod database;
 pub mod discovery;
 pub mod error;
 mod files;

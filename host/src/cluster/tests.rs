@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    database::StorageOptions,
     log::{Append, Claim, LogError, Logged, Position, SlotLog},
     names::SessionKey,
     node::{Foundation, Node, NodeOptions, Shared},
@@ -11,7 +12,7 @@ use crate::{
     rpc::{Handler, PeerError, Peers},
     service::{Catalogue, catalogue::Service},
     state::snapshot::{Objects, SnapshotOptions, Snapshots, Target},
-    storage::{DataDir, StorageOptions},
+    storage::DataDir,
 };
 use bytes::Bytes;
 use std::time::Duration;

@@ -27,6 +27,7 @@ use crate::{
         Teller,
         control::{Ask, Told},
     },
+    database::Health,
     error::{Code, Error},
     limits,
     log::SlotLog,
@@ -47,7 +48,7 @@ use crate::{
         read,
     },
     state::snapshot::Snapshots,
-    storage::{DataDir, Health},
+    storage::DataDir,
     telemetry::Snapshot,
 };
 use bytes::Bytes;

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::{
+    database::StorageOptions,
     log::{
         Append, Claim, LogError, Logged,
         record::{Activate, Batch, Record},
     },
     plugin::{Digest, PluginOptions, testkit},
     service::catalogue::Service,
-    storage::{DataDir, StorageOptions},
+    storage::DataDir,
     telemetry::said::Said,
 };
 use faulty::Faulty;

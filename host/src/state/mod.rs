@@ -14,7 +14,7 @@ pub mod rows;
 pub mod snapshot;
 
 use crate::{
-    error::{Code, Error},
+    error::StateError,
     log::{
         Position, Term,
         record::{Activate, DeploymentId, Entry, Head},
@@ -47,27 +47,6 @@ pub struct Remembered {
     /// The message that it was used for; its entry holds the reply.
     pub seq: u64,
     pub fingerprint: u128,
-}
-
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StateError {
-    /// The store refused or failed; may work later.
-    #[error("state store unavailable: {0}")]
-    Unavailable(String),
-    /// Something stored does not decode or fails its checksum.
-    #[error("state store corrupt: {0}")]
-    Corrupt(String),
-}
-
-/// What is damaged stays so: to try again would help nobody.
-impl From<StateError> for Error {
-    fn from(error: StateError) -> Self {
-        let code = match error {
-            StateError::Unavailable(_) => Code::StorageUnavailable,
-            StateError::Corrupt(_) => Code::Internal,
-        };
-        Self::new(code, error.to_string())
-    }
 }
 
 /// The materialised state of slots. All reads see the last applied changes. Methods block on the
@@ -150,19 +129,4 @@ pub trait StateStore: Send + Sync + 'static {
         changes: changes::Changes,
         meta: &SlotMeta,
     ) -> Result<(), StateError>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Who reads of a damaged store that it may work later tries for ever, and nobody looks at the disk.
-    #[test]
-    fn only_a_store_that_may_work_later_is_tried_again() {
-        let lost = Error::from(StateError::Corrupt("a checksum".into()));
-        assert_eq!((lost.code, lost.code.retriable()), (Code::Internal, false));
-        let busy = Error::from(StateError::Unavailable("no room".into()));
-        assert_eq!((busy.code, busy.code.retriable()), (Code::StorageUnavailable, true));
-        assert!(lost.retry_after.is_none() && busy.retry_after.is_some());
-    }
 }

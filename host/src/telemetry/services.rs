@@ -335,8 +335,8 @@ fn always(count: &AtomicU64, name: &str, service: &str, labels: &str, out: &mut 
 mod tests {
     use super::*;
     use crate::{
+        error::StateError,
         plugin::{Failure, PluginError},
-        state::StateError,
     };
 
     fn name(name: &str) -> ServiceName {
