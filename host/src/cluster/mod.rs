@@ -18,17 +18,19 @@ mod plan;
 #[cfg(test)]
 mod tests;
 mod trust;
+pub mod views;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
 pub use fitness::EngineProbe;
 pub use handler::{LateHandler, Teller};
 
 use crate::{
+    cluster::views::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
     error::{Code, Error},
     limits,
     log::Term,
+    message::SlotInfo,
     names::{ServiceName, SlotId},
-    node_types::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode, SlotInfo, SwapShare},
     peer::member::{Members, Unfit},
     plugin::Plugin,
     registry::Placement,
@@ -36,6 +38,7 @@ use crate::{
     router::{Place, Router, forward::Forwarder},
     rpc::{Request, Response},
     slot::SlotContext,
+    swap::SwapShare,
 };
 use backoff::Backoffs;
 use control::{Ask, Told};

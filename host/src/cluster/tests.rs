@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::{
+    cluster::views::MoveState,
     database::StorageOptions,
     log::{Append, Claim, LogError, Logged, Position, SlotLog},
+    message::{Consistency, Incoming, Range, ReadBy},
     names::SessionKey,
     node::{Foundation, Node, NodeOptions, Shared},
-    node_types::{Consistency, Incoming, MoveState, Range, ReadBy},
     peer::member::Member,
     plugin::testkit,
     rpc::{Handler, PeerError, Peers},

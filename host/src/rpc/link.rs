@@ -13,7 +13,7 @@ use crate::{
     buffers::{self, Charge, Held, Kind},
     error::{Code, Error},
     limits,
-    node_types::{LiveReceiver, LiveSender, live_channel},
+    message::{LiveReceiver, LiveSender, live_channel},
     peer::member::Member,
     telemetry::metrics,
 };

@@ -15,11 +15,11 @@ use crate::{
         Position, Term,
         record::{Entry, Event},
     },
-    names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{
+    message::{
         Answer, History, Incoming, Live, PinInfo, Published, Range, Sent, SessionInfo, SlotInfo,
         Subscribed,
     },
+    names::{ServiceName, SessionId, SessionKey, SlotId},
     operator::StatePage,
     position::Incarnation,
 };

@@ -7,8 +7,8 @@ use crate::{
         Append,
         record::{Batch, Entry, Record},
     },
+    message::Consistency,
     names::ServiceName,
-    node_types::Consistency,
     slot::{
         Reply,
         batch::{Building, Gate, commit_error},

@@ -5,10 +5,10 @@ use crate::{
     error::{Error, StateError},
     limits,
     log::record::{Entry, Head},
-    names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{
+    message::{
         Consistency, History, PinInfo, Range, ReadBy, SessionInfo, Subscribed, hold_backlog,
     },
+    names::{ServiceName, SessionId, SessionKey, SlotId},
     position::Incarnation,
     service::Catalogue,
     slot::{Reply, apply::no_session, session::Session, subscribers::published, task::Task},

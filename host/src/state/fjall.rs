@@ -6,7 +6,7 @@ use crate::{
     limits,
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::SessionCount,
+    state::SessionCount,
 };
 use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch, Readable as _};

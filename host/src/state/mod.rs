@@ -20,7 +20,6 @@ use crate::{
         record::{Activate, DeploymentId, Entry, Head},
     },
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::SessionCount,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -48,6 +47,24 @@ pub struct Remembered {
     pub seq: u64,
     pub fingerprint: u128,
 }
+
+/// Sessions that run on one deployment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCount {
+    pub sessions: u64,
+    /// Those of them that stay there because a later deployment did not take them over.
+    pub pinned: u64,
+}
+
+impl SessionCount {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.pinned += other.pinned;
+    }
+}
+
+/// Sessions of a service, by the deployment that they run on.
+pub type SessionCounts = BTreeMap<DeploymentId, SessionCount>;
 
 /// The materialised state of slots. All reads see the last applied changes. Methods block on the
 /// disk at worst; they are called from the slot's own task.

@@ -13,7 +13,7 @@ pub mod sink;
 pub mod text;
 
 pub use metrics::{Metrics, metrics};
-pub use scrape::{Snapshot, SourceGuard, on_scrape};
+pub use scrape::{ServiceMemory, Snapshot, SourceGuard, on_scrape};
 
 use std::{fmt, io::IsTerminal as _, sync::OnceLock};
 use tracing_subscriber::{

@@ -4,8 +4,7 @@ use crate::{
     error::StateError,
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::SessionCount,
-    state::{Remembered, SlotMeta, StateStore, changes::Changes},
+    state::{Remembered, SessionCount, SlotMeta, StateStore, changes::Changes},
 };
 use bytes::Bytes;
 use std::{
