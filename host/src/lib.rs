@@ -1,6 +1,15 @@
 //! slotd: a WebAssembly-pluggable sharding host.
 //!
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
+//!
+//! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
+//! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, and
+//!   `telemetry`, `watchdog`;
+//! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
+//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `slot`;
+//! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
+//! - who has which slot: `router`, `swap`, `cluster`;
+//! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `script`, `cli`.
 
 pub mod buffers;
 pub mod cli;

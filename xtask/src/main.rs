@@ -1,5 +1,6 @@
 //! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|soak|lint`.
 
+mod circles;
 mod languages;
 mod nats;
 mod packages;
@@ -83,7 +84,7 @@ enum Task {
         #[arg(last = true)]
         rest: Vec<OsString>,
     },
-    /// Checks format and lints
+    /// Checks format, lints, and that no modules of slotd name each other in a circle
     Lint,
 }
 
@@ -322,7 +323,7 @@ impl Workshop {
             let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
             self.run(self.cargo().args(clippy).current_dir(&dir))?;
         }
-        Ok(())
+        circles::check(&self.root.join("host/src"))
     }
 
     /// Sets up the toolchain for plugins; slotd's own command says what it did.
