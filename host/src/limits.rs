@@ -992,7 +992,7 @@ pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
 pub const CLUSTER_SECRET_BYTES_MIN: usize = TOKEN_BYTES_MIN;
 pub const CLUSTER_SECRET_BYTES_MAX: usize = TOKEN_BYTES_MAX;
 /// What a cluster's secret must be worth, by its looks: out of reach for whoever tries secrets
-/// against what he heard. See [`crate::cluster::secret`].
+/// against what he heard. See [`crate::peer::secret`].
 pub const CLUSTER_SECRET_BITS_MIN: u32 = 128;
 /// A node's version travels with its identity.
 pub const NODE_VERSION_BYTES_MAX: usize = 32;

@@ -9,8 +9,8 @@
 //!   back to all of them, all have said so before anybody does: nothing moves.
 //! - When no node is fit, all are on the ring.
 
-use super::{Cluster, member::Unfit};
-use crate::{limits, telemetry::metrics};
+use super::Cluster;
+use crate::{limits, peer::member::Unfit, telemetry::metrics};
 use futures_util::future::BoxFuture;
 use std::{
     sync::Weak,
