@@ -71,6 +71,11 @@ impl RawSocket {
         Ok(Self { stream, read })
     }
 
+    /// The connection, and what was read of it and not looked at.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.read)
+    }
+
     /// # Errors
     /// When the connection is broken.
     pub async fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
@@ -138,7 +143,7 @@ impl<S: AsyncRead + Unpin> RawSocket<S> {
 }
 
 /// Where the first frame's payload begins and ends, if it is whole.
-fn bounds(read: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
+pub(crate) fn bounds(read: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
     let &[_, length, ..] = read else { return Ok(None) };
     ensure!(length & 0x80 == 0, "a server's frame is masked");
     let (start, length) = match length {

@@ -138,6 +138,7 @@ fn main() -> anyhow::Result<()> {
             };
             let plugins = match name {
                 "bench-languages" => Plugins::All,
+                "bench" if measures_languages(&rest) => Plugins::All,
                 _ => Plugins::Rust,
             };
             work.program(name, Profile::Release, plugins, name == "bench-cluster", &rest)
@@ -151,6 +152,13 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Lint => work.lint(),
     }
+}
+
+/// Whether the benchmark's part `languages` is asked for: by its name, or with all parts.
+fn measures_languages(rest: &[OsString]) -> bool {
+    let parts = |arg: &OsString| arg.to_string_lossy().starts_with("--parts");
+    let languages = |arg: &OsString| arg.to_string_lossy().contains("languages");
+    rest.iter().any(languages) || !rest.iter().any(parts)
 }
 
 /// The languages whose plugins are built, and those whose tools can't be had, with the reason.

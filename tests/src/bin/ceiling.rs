@@ -1,6 +1,7 @@
 //! The ceiling that the benchmark holds slotd against: what is left of a durable HTTP server when
 //! everything but the durability is taken away. Appends each message to one file, with group
-//! commit and `fdatasync`; no slots, no state, no plugins.
+//! commit and `fdatasync`; no slots, no state, no plugins. Takes messages by POST, and on a port of
+//! its own over WebSockets.
 
 use anyhow::Context;
 use axum::{
@@ -11,6 +12,8 @@ use axum::{
     routing::{get, post},
 };
 use clap::Parser;
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     fs::File,
@@ -22,7 +25,17 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+};
+use tokio_tungstenite::{
+    accept_hdr_async,
+    tungstenite::{
+        Message,
+        handshake::server::{Request, Response},
+    },
+};
 
 #[derive(Parser)]
 struct Args {
@@ -33,8 +46,10 @@ struct Args {
     file: PathBuf,
 }
 
-/// Messages that wait for the writer; far more than there are connections.
-const QUEUE_MESSAGES: usize = 4096;
+/// Messages that wait for the writer; more than are under way on all connections.
+const QUEUE_MESSAGES: usize = 8192;
+/// Acknowledgements that wait for one socket; more than its client has messages under way.
+const SOCKET_ANSWERS: usize = 1024;
 
 struct Append {
     session: String,
@@ -69,8 +84,10 @@ fn main() -> anyhow::Result<()> {
         }
     });
     tokio::runtime::Runtime::new()?.block_on(async {
-        let listener = tokio::net::TcpListener::bind(args.listen).await?;
-        println!("listening on {}", listener.local_addr()?);
+        let listener = TcpListener::bind(args.listen).await?;
+        let sockets = TcpListener::bind((args.listen.ip(), 0)).await?;
+        println!("listening on {} {}", listener.local_addr()?, sockets.local_addr()?);
+        tokio::spawn(take_sockets(sockets, ceiling.clone()));
         let router = Router::new()
             .route("/v1/services/{service}/sessions/{session}/messages", post(append))
             .route("/stats", get(stats))
@@ -94,6 +111,69 @@ async fn append(
     ceiling.queue.send(Append { session, body, done }).await.map_err(|_| gone(()))?;
     let number = durable.await.map_err(|_| gone(()))?;
     Ok(number.to_string())
+}
+
+async fn take_sockets(listener: TcpListener, ceiling: Ceiling) -> anyhow::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        // How a client goes away is its own business.
+        tokio::spawn(socket(stream, ceiling.clone()));
+    }
+}
+
+/// A message over a WebSocket, as slotd takes it.
+#[derive(Deserialize)]
+struct Send {
+    id: String,
+    body: String,
+}
+
+async fn socket(stream: TcpStream, ceiling: Ceiling) -> anyhow::Result<()> {
+    let mut path = String::new();
+    #[allow(clippy::result_large_err)] // As the library has it.
+    let accepted = |request: &Request, response: Response| {
+        path = request.uri().path().to_owned();
+        Ok(response)
+    };
+    let (mut write, mut read) = accept_hdr_async(stream, accepted).await?.split();
+    // "/v1/services/SERVICE/sessions/SESSION/socket"
+    let session = path.split('/').nth(5).context("no session")?;
+    let (answers, mut waiting) = mpsc::channel(SOCKET_ANSWERS);
+    let take = async move {
+        while let Some(Ok(message)) = read.next().await {
+            let Message::Text(text) = message else { continue };
+            let Send { id, body } = serde_json::from_str(&text)?;
+            let (done, durable) = oneshot::channel();
+            let append = Append { session: session.to_owned(), body: body.into(), done };
+            ceiling.queue.send(append).await.ok().context("the writer is gone")?;
+            answers.send((id, durable)).await.ok().context("the answers' end is gone")?;
+        }
+        anyhow::Ok(())
+    };
+    let answer = async move {
+        loop {
+            // What is durable goes with one write; who has to wait sends before.
+            let next = match waiting.try_recv() {
+                Ok(next) => Some(next),
+                Err(_) => {
+                    write.flush().await?;
+                    waiting.recv().await
+                }
+            };
+            let Some((id, mut durable)) = next else { return Ok(()) };
+            let number = match durable.try_recv() {
+                Ok(number) => number,
+                Err(_) => {
+                    write.flush().await?;
+                    (&mut durable).await.context("the writer is gone")?
+                }
+            };
+            let ack = format!(r#"{{"type":"ack","id":"{id}","seq":{number}}}"#);
+            write.feed(Message::text(ack)).await?;
+        }
+    };
+    tokio::try_join!(take, answer).map(|_| ())
 }
 
 async fn stats(State(ceiling): State<Ceiling>) -> Json<Value> {

@@ -1,20 +1,24 @@
 //! The load generator: one process, one thread. Prints its outcome as one line of JSON.
 
-use anyhow::ensure;
 use clap::Parser;
-use slotd_tests::load::{Extent, Plan, run};
+use slotd_tests::load::{Extent, Plan, Protocol, run};
 use std::{net::SocketAddr, time::Duration};
 
-/// Sends POST requests to a slotd (or the benchmark's ceiling) and prints what came of it.
+/// Sends messages to a slotd (or the benchmark's ceiling, or a Redis) and prints what came of it.
 #[derive(Parser)]
 struct Args {
-    /// Where the API listens.
+    /// Where messages are taken.
     #[arg(long)]
     address: SocketAddr,
     #[arg(long, default_value = "counter")]
     service: String,
+    #[arg(long, value_enum, default_value = "http")]
+    protocol: Protocol,
     #[arg(long, default_value_t = 64)]
     connections: usize,
+    /// Messages under way on each connection; over HTTP it is one.
+    #[arg(long, default_value_t = 1)]
+    in_flight: usize,
     #[arg(long, default_value_t = 10_000)]
     sessions: u64,
     #[arg(long, default_value_t = 32)]
@@ -34,7 +38,6 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    ensure!(args.sessions > 0 && args.connections > 0, "there must be sessions and connections");
     let extent = if args.each_once {
         Extent::EachOnce
     } else {
@@ -46,7 +49,9 @@ fn main() -> anyhow::Result<()> {
     let outcome = run(&Plan {
         address: args.address,
         service: args.service,
+        protocol: args.protocol,
         connections: args.connections,
+        in_flight: args.in_flight,
         sessions: args.sessions,
         body: vec![b'x'; args.body_bytes],
         seed: args.seed,

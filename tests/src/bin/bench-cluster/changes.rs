@@ -12,11 +12,10 @@ use slotd_tests::{
         Cluster, Member,
         settle::{Change, Pauses},
     },
-    node::{finish, sibling},
+    load::Plan,
 };
 use std::{
     collections::BTreeMap,
-    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -200,14 +199,6 @@ async fn handoffs(
 
 /// One message to each of so many sessions.
 async fn fill(through: &Arc<Member>, sessions: u64) -> anyhow::Result<()> {
-    let mut command = Command::new(sibling("load")?);
-    command.args(["--address", &through.addresses().api.to_string(), "--service", SERVICE]);
-    command.args(["--each-once", "--sessions", &sessions.to_string()]);
-    command.stdin(Stdio::null());
-    let ended = finish(command).await?;
-    ensure!(ended.status.success(), "the load generator: {}\n{}", ended.status, ended.stderr);
-    let outcome: slotd_tests::load::Outcome = serde_json::from_str(&ended.stdout)?;
-    let (failed, first) = (outcome.failed, &outcome.first_failure);
-    ensure!(failed == 0, "{failed} failed, first {first:?}");
+    Plan::each_once(through.addresses().api, SERVICE, sessions).run_apart().await?;
     Ok(())
 }

@@ -6,13 +6,10 @@ use slotd_tests::{
     api::{Message, metric},
     cluster::{Cluster, engine::Engine, nats::Requests},
     histogram::Histogram,
-    load::Outcome,
-    node::{cpu_time, finish, sibling},
+    load::{Outcome, Plan},
+    node::cpu_time,
 };
-use std::{
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const CONNECTIONS_PER_NODE: usize = 64;
 /// Sessions that the keys are drawn from.
@@ -177,27 +174,17 @@ pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> 
 
 /// The load generator, a process for each node.
 async fn loads(cluster: &Cluster, seed: u64, measure: f64) -> anyhow::Result<Vec<Outcome>> {
-    let mut running = Vec::new();
+    let mut plans = Vec::new();
     for (number, member) in cluster.members().iter().enumerate() {
-        let mut command = Command::new(sibling("load")?);
-        command.args(["--address", &member.addresses().api.to_string(), "--service", SERVICE]);
-        command.args(["--connections", &CONNECTIONS_PER_NODE.to_string()]);
-        command.args(["--sessions", &SESSIONS.to_string(), "--measure", &measure.to_string()]);
-        command.args(["--warm-up", &WARM_UP.as_secs_f64().to_string()]);
-        command.args(["--body-bytes", &BODY_BYTES.to_string()]);
-        command.args(["--seed", &(seed * 16 + number as u64).to_string()]);
-        command.stdin(Stdio::null());
-        running.push(finish(command));
+        plans.push(Plan {
+            connections: CONNECTIONS_PER_NODE,
+            sessions: SESSIONS,
+            body: vec![b'x'; BODY_BYTES],
+            seed: seed * 16 + number as u64,
+            ..Plan::timed(member.addresses().api, SERVICE, measure)
+        });
     }
-    let mut outcomes: Vec<Outcome> = Vec::new();
-    for ended in futures_util::future::try_join_all(running).await? {
-        ensure!(ended.status.success(), "the load generator: {}\n{}", ended.status, ended.stderr);
-        let outcome: Outcome = serde_json::from_str(&ended.stdout)?;
-        let (failed, first) = (outcome.failed, &outcome.first_failure);
-        ensure!(failed == 0, "{failed} failed, first {first:?}");
-        outcomes.push(outcome);
-    }
-    Ok(outcomes)
+    futures_util::future::try_join_all(plans.iter().map(Plan::run_apart)).await
 }
 
 /// The same sessions through the node that owns them and through another, in turn.

@@ -9,15 +9,14 @@ use bytes::Bytes;
 use serde::Serialize;
 use slotd_tests::{
     api::{Swap, metric},
-    load::Outcome,
-    node::{Node, NodeOptions, eventually, finish, sibling, slotd},
+    load::{Extent, Plan, ended},
+    node::{Node, NodeOptions, eventually, finish, slotd},
     plugins,
 };
 use std::{
     fs,
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -26,7 +25,6 @@ const SERVICE: &str = "counter";
 const OTHERS: &str = "others";
 /// So many sessions that every one of 512 slots has some.
 const SESSIONS_FOR_ALL_SLOTS: u64 = 8_192;
-const SESSIONS: u64 = 10_000;
 /// Messages after which every slot has had some: one of 512 is left out in 3 of 100 runs.
 const BUSY_CALLS: f64 = 5_000.0;
 /// All instances at once: nothing must be dropped while their memory is read.
@@ -241,11 +239,11 @@ async fn speed(args: &Args, node: &Node, figures: &mut Figures) -> anyhow::Resul
         anyhow::Ok(names.map(|name| metric(&text, name, "call=\"handle\"")))
     };
     let before = read().await?;
-    run_load(api, SERVICE, 1, args.measure).await?;
+    let load = Plan::timed(api, SERVICE, args.measure);
+    Plan { connections: 1, ..load.clone() }.run_apart().await?;
     let after = read().await?;
     figures.guest_us = (after[0] - before[0]) * 1e6 / (after[1] - before[1]);
-    let outcome = run_load(api, SERVICE, 64, args.measure).await?;
-    figures.messages_per_second = outcome.requests_per_second;
+    figures.messages_per_second = load.run_apart().await?.requests_per_second;
     Ok(())
 }
 
@@ -266,11 +264,11 @@ async fn swaps(
     let mut failed = 0;
     for _ in 0..args.swaps {
         for (target, swaps) in [(component, &mut to), (&rust, &mut from)] {
-            let mut load = load_command(api, SERVICE)?;
-            load.args(["--connections", "64", "--sessions", &SESSIONS.to_string()]);
             // Until every slot is busy, and a swap longer.
             let seconds = 3.0 + BUSY_CALLS / figures.messages_per_second;
-            load.args(["--warm-up", "0", "--measure", &seconds.to_string()]);
+            let measure = Duration::from_secs_f64(seconds);
+            let extent = Extent::Timed { warm_up: Duration::ZERO, measure };
+            let load = Plan { extent, ..Plan::timed(api, SERVICE, seconds) };
             let before = calls(node).await?;
             let mut load = load.spawn()?;
             eventually("load on every slot", async || {
@@ -317,36 +315,6 @@ impl Pauses {
 
 /// One message to each of so many sessions that every slot has some.
 async fn each_once(api: SocketAddr, service: &str) -> anyhow::Result<()> {
-    let mut load = load_command(api, service)?;
-    load.args(["--each-once", "--sessions", &SESSIONS_FOR_ALL_SLOTS.to_string()]);
-    let outcome = ended(load.spawn()?).await?;
-    ensure!(outcome.failed == 0, "{} failed, first {:?}", outcome.failed, outcome.first_failure);
+    Plan::each_once(api, service, SESSIONS_FOR_ALL_SLOTS).run_apart().await?;
     Ok(())
-}
-
-async fn run_load(
-    api: SocketAddr,
-    service: &str,
-    connections: usize,
-    measure: f64,
-) -> anyhow::Result<Outcome> {
-    let mut load = load_command(api, service)?;
-    load.args(["--connections", &connections.to_string()]);
-    load.args(["--sessions", &SESSIONS.to_string(), "--measure", &measure.to_string()]);
-    let outcome = ended(load.spawn()?).await?;
-    ensure!(outcome.failed == 0, "{} failed, first {:?}", outcome.failed, outcome.first_failure);
-    Ok(outcome)
-}
-
-fn load_command(api: SocketAddr, service: &str) -> anyhow::Result<Command> {
-    let mut command = Command::new(sibling("load")?);
-    command.args(["--address", &api.to_string(), "--service", service]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    Ok(command)
-}
-
-async fn ended(load: Child) -> anyhow::Result<Outcome> {
-    let output = tokio::task::spawn_blocking(move || load.wait_with_output()).await??;
-    ensure!(output.status.success(), "the load generator ended with {}", output.status);
-    Ok(serde_json::from_slice(&output.stdout)?)
 }
