@@ -496,7 +496,7 @@ pub(super) async fn end(
         () = serving.heartbeat.stalled() => {
             return Err(CliError::new(
                 Exit::Bug,
-                "ended without an orderly stop, as the threads that serve do not move; nothing \
+                "ended without an orderly stop, as the worker threads are stalled; nothing \
                  acknowledged is lost",
             ));
         }

@@ -26,7 +26,7 @@ type Answer = Result<Response<Body>, Error>;
 
 impl Admin {
     pub(super) fn node(&self) -> Result<&Arc<Node>, Error> {
-        self.0.node.as_ref().ok_or_else(|| Error::new(Code::Unavailable, "there is no node"))
+        self.0.node.as_ref().ok_or_else(|| Error::new(Code::Unavailable, "no node is running"))
     }
     pub(super) fn request_deadline(&self) -> std::time::Duration {
         self.0.options.request_deadline

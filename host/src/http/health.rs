@@ -23,7 +23,7 @@ pub(super) async fn live() -> Response<Body> {
     json(&Health { status: "ok", note: None })
 }
 
-/// As `/healthz` of the API listener, which can't answer while the threads that serve do not move.
+/// As `/healthz` of the API listener, which can't answer while the worker threads are stalled.
 pub(super) async fn admin_live(State(admin): State<Admin>) -> Result<Response<Body>, Error> {
     moves(&admin)?;
     Ok(live().await)

@@ -99,7 +99,7 @@ where
 }
 
 fn body_late() -> Error {
-    Error::new(Code::RequestTimeout, "the body did not arrive before the deadline")
+    Error::new(Code::RequestTimeout, "the request's body did not arrive before the deadline")
 }
 
 pub(super) fn outcome_unknown() -> Error {
@@ -134,7 +134,7 @@ where
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame
-            .map_err(|_| params::invalid("the body broke off, or is not encoded as announced"))?;
+            .map_err(|_| params::invalid("the body ended early, or is not encoded as announced"))?;
         // Trailers are of no use here.
         let Ok(chunk) = frame.into_data() else { continue };
         let held = first.as_ref().map_or(all.len(), Bytes::len);

@@ -433,7 +433,7 @@ mod tests {
         assert!(codes("post", &messages, "422").contains("rejected"));
         assert!(codes("post", &messages, "415").contains("encoding-unsupported"));
         // A probe's answer is no problem document: it names no code.
-        assert!(codes("get", "/healthz", "503").contains("do not move"));
+        assert!(codes("get", "/healthz", "503").contains("stalled"));
         // No code is without a place; these two are of no route.
         let text = document["paths"].to_string();
         for code in Code::ALL {

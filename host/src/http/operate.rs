@@ -156,11 +156,13 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let (who, id) = (operator(&head.headers)?, params::idempotency_key(&head.headers)?);
     let mut room = Charge::new(&*admin.0.options.buffers, Kind::Bodies);
     let deadline = Deadline::after(admin.request_deadline());
-    let late = || Error::new(Code::RequestTimeout, "the body did not arrive before the deadline");
+    let late = || {
+        Error::new(Code::RequestTimeout, "the request's body did not arrive before the deadline")
+    };
     let body = deadline.limit(read_body(body, limits::CORRECTION_BYTES_MAX, &mut room)).await;
     let body = body.unwrap_or_else(|| Err(late()))?;
     let given: StateChanges<'_> = serde_json::from_slice(&body)
-        .map_err(|e| invalid(format!("the body is not a correction of a state: {e}")))?;
+        .map_err(|e| invalid(format!("the body is not a state correction: {e}")))?;
     let expected = given.position.as_deref();
     let expected = expected.map(|text| Cursor::parse(text, "\"position\"")).transpose()?;
     let changes = given.changes.into_iter().map(StateChange::read);
@@ -171,13 +173,13 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let mut keys: Vec<_> = changes.iter().map(|(key, _)| key).collect();
     keys.sort_unstable();
     if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(invalid(format!("key {:?} comes twice", twice[0])));
+        return Err(invalid(format!("key {:?} is given twice", twice[0])));
     }
     if let Some(bytes) = given.reason.as_ref().map(String::len)
         && bytes > limits::REASON_BYTES_MAX
     {
         let most = limits::REASON_BYTES_MAX;
-        return Err(invalid(format!("\"reason\" has {bytes} bytes, allowed are up to {most}")));
+        return Err(invalid(format!("\"reason\" has {bytes} bytes; it may have up to {most}")));
     }
     let note = note(&changes, given.reason.as_deref());
     let entered = Entered { changes, note };

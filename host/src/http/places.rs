@@ -154,7 +154,7 @@ impl Places {
             last = %address,
             ended,
             refused,
-            "connections at the limit: idle ones are ended for new ones, or new ones refused"
+            "connection limit reached: closing idle connections for new ones, or refusing new ones"
         );
     }
 

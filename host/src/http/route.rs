@@ -93,7 +93,7 @@ fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, guard: Guard) -> 
         .method_not_allowed_fallback(async |request: Request| {
             Error::new(
                 Code::MethodNotAllowed,
-                format!("{} does not take {}", request.uri().path(), request.method()),
+                format!("{} does not accept {}", request.uri().path(), request.method()),
             )
         })
         .layer(from_fn_with_state(guard, guarded))
@@ -135,7 +135,7 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     let ready = allowed.and_then(|()| match matched {
         Some(path) if WITHOUT_BODY.contains(&path) && !request.body().is_end_stream() => {
             // Options that are not read would seem to be followed.
-            Err(Error::new(Code::RequestInvalid, "a body comes with a request that takes none"))
+            Err(Error::new(Code::RequestInvalid, "this request takes no body"))
         }
         _ => Ok(()),
     });
@@ -163,7 +163,7 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
         tokio::time::sleep(limits::STOPPING_ANSWER).await;
     };
     let unknown = |why: &str| {
-        let detail = format!("{why}; what it was asked for may have been done, or be done yet");
+        let detail = format!("{why}; the request may have been carried out, or may still be");
         Error::new(Code::Unavailable, detail).into_response()
     };
     tokio::select! {
@@ -173,7 +173,7 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
             _ => messages::outcome_unknown().into_response(),
         },
         () = stopping => unknown("the node is stopping"),
-        () = admin.0.heartbeat.stalled() => unknown("the threads that serve do not move"),
+        () = admin.0.heartbeat.stalled() => unknown("the worker threads are stalled"),
     }
 }
 

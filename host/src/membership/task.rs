@@ -99,7 +99,7 @@ impl Task {
         }
     }
 
-    /// As long as the threads that serve do not move, nothing is said and nothing is read: to the
+    /// As long as the worker threads are stalled, nothing is said and nothing is read: to the
     /// others this is a process that was stopped, and to [`Core`] afterwards a pause.
     async fn stand_still(&self) {
         if self.heartbeat.stalled_for().is_none() {

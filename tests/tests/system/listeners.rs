@@ -47,7 +47,7 @@ fn silent_strangers_lock_no_listener() {
             ensure!(count.is_some_and(|count| count >= 40), "{line}{count:?}");
         }
         let log = node.log();
-        ensure!(log.contains("connections at the limit"), "the log says nothing of it");
+        ensure!(log.contains("connection limit reached"), "the log says nothing of it");
         Ok(())
     });
 }
