@@ -110,8 +110,8 @@ impl Buffers {
         Error::new(
             Code::BuffersFull,
             format!(
-                "connections hold what they may of {} bytes (api.buffers): bodies, answers and \
-                 events that wait; slow down",
+                "connection buffers are full: {} bytes (api.buffers) of bodies, answers and \
+                 events are waiting; slow down",
                 self.limit.load(Relaxed)
             ),
         )

@@ -169,7 +169,7 @@ pub struct StatePage {
 
 /// An import would take the place of a session, and was not told to.
 pub fn session_exists(key: &SessionKey) -> Error {
-    Error::new(Code::SessionExists, format!("{key} is there already; it can be replaced"))
+    Error::new(Code::SessionExists, format!("{key} already exists; to replace it, ask for that"))
 }
 
 /// A node that owns the session's slot, and can't read what it was asked.
@@ -177,8 +177,7 @@ pub fn or_too_old(error: Error) -> Error {
     match rpc::is_undecoded(&error) {
         true => Error::new(
             Code::Unavailable,
-            "the session is on a node of an earlier version of slotd, which can't do this: \
-             upgrade that node",
+            "the session is on a node with an older slotd that can't do this; upgrade that node",
         ),
         false => error,
     }

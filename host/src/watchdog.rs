@@ -59,7 +59,7 @@ impl Heartbeat {
     /// As [`Self::stalled_for`], in words for a person.
     pub fn complaint(&self) -> Option<String> {
         let seconds = self.stalled_for()?.as_secs();
-        Some(format!("the threads that serve have not moved for {seconds} s"))
+        Some(format!("the worker threads have been stalled for {seconds} s"))
     }
 
     /// Resolves once the serving threads have not moved for too long. Await it elsewhere.
@@ -121,7 +121,7 @@ impl Watchdog {
         let Some(Ending { left, code }) = &mut *ending else { return };
         *left = left.saturating_sub(since);
         if left.is_zero() {
-            tracing::error!("did not stop in time: ending at once; nothing acknowledged is lost");
+            tracing::error!("did not stop in time: exiting now; nothing acknowledged is lost");
             end(*code);
         }
     }
@@ -151,20 +151,20 @@ fn tell(was: Duration, still: Duration, limit: Duration) {
     if was < limits::SERVING_STALL && still >= limits::SERVING_STALL {
         tracing::error!(
             threads = threads(),
-            "the threads that serve have not moved for {still:.1?}: this node is not fit, its peers \
-             take its slots, and it ends itself after {limit:?} (stall_limit)"
+            "the worker threads have been stalled for {still:.1?}: this node can't serve, its \
+             peers take its slots, and it exits after {limit:?} (stall_limit)"
         );
     }
     if still >= limit {
         tracing::error!(
             threads = threads(),
-            "the threads that serve have not moved for {still:.1?}: this node ends itself; what it \
-             acknowledged is safe, start it again"
+            "the worker threads have been stalled for {still:.1?}: this node exits. Acknowledged \
+             messages are safe; start it again"
         );
         end(panics::EXIT_CODE);
     }
     if was >= limits::SERVING_STALL && still.is_zero() {
-        tracing::warn!("the threads that serve move again, after {was:.1?}");
+        tracing::warn!("the worker threads run again, after {was:.1?}");
     }
 }
 

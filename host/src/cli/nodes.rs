@@ -256,7 +256,7 @@ mod tests {
         let mut cut = node("c", &["c"], &[]);
         cut["not_ready"] = "the log engine does not answer".into();
         let mut unfit = node("e", &["a", "b", "c"], &["b"]);
-        unfit["unfit"] = "its disk takes no writes".into();
+        unfit["unfit"] = "its disk refuses writes".into();
         let (a, b) = (node("a", &["a", "b", "c"], &["b"]), node("b", &["a", "b", "c"], &["b"]));
         let answer = json!({
             "own": "a",
@@ -276,7 +276,7 @@ mod tests {
             notes(&answer),
             [
                 "c is not ready: the log engine does not answer",
-                "e can't serve: its disk takes no writes",
+                "e can't serve: its disk refuses writes",
                 "node d does not answer: \\u{1b}[2J",
                 "the nodes do not agree on who is there:",
                 "  a, b, e sees a, b, c",

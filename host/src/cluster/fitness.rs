@@ -123,7 +123,8 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         metrics().unfit.set(f64::from(u8::from(unfit.is_some())));
         if said != unfit {
             match unfit {
-                Some(why) => tracing::warn!(%why, "this node can't serve; the others are told"),
+                Some(why) => tracing::warn!(%why, "this node can't serve; reported to the other \
+                    nodes"),
                 None => tracing::info!("this node can serve again"),
             }
             said = unfit;

@@ -57,7 +57,7 @@ pub struct State {
 impl Default for State {
     /// Nobody has looked yet.
     fn default() -> Self {
-        let said = Some("its links to the other nodes are not made yet".into());
+        let said = Some("its links to the other nodes are not up yet".into());
         Self { cut_off: true, said, missing_to: 0, missing_from: 0 }
     }
 }
@@ -139,12 +139,12 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         }
         match &now {
             Some((true, Some(said))) => tracing::warn!(
-                "this node reaches too few of the others to serve requests for their slots, and is \
+                "this node reaches too few of the other nodes to forward requests to them, and is \
                  not ready: {said}"
             ),
-            Some((_, Some(said))) => tracing::warn!("links with other nodes are missing: {said}"),
+            Some((_, Some(said))) => tracing::warn!("links to other nodes are down: {said}"),
             Some((_, None)) if last.is_some() => {
-                tracing::info!("the links with all other nodes stand");
+                tracing::info!("links to all other nodes are up");
             }
             _ => {}
         }

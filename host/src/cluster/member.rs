@@ -36,8 +36,8 @@ pub enum Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Disk => "its disk takes no writes",
-            Self::Engine => "the log engine does not answer it",
+            Self::Disk => "its disk refuses writes",
+            Self::Engine => "the log engine does not answer this node",
         })
     }
 }

@@ -94,10 +94,10 @@ pub fn check(secret: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "too weak: by its looks it has {bits} bits and can be guessed by whoever hears one message \
-         between nodes; {least} are needed, as 22 random characters of base64 or 32 of hexadecimal \
-         have. `slotd cluster secret` makes one. Until all nodes of a cluster can be stopped to \
-         change theirs, cluster.accept_weak_secret = true keeps it in use"
+        "too weak: it looks like {bits} bits, and anyone who captures one message between nodes \
+         can guess it. At least {least} bits are needed: 22 random base64 characters, or 32 \
+         hexadecimal. Make one with `slotd cluster secret`. To keep using this one until all \
+         nodes can be stopped and changed, set cluster.accept_weak_secret = true"
     ))
 }
 

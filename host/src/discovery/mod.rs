@@ -158,7 +158,7 @@ impl Discovery {
     fn failed(&mut self, name: String, error: &str) {
         metrics().discovery_failures.increment(1);
         if !self.failing.contains(&name) {
-            warn!(%name, error, "DNS gives no answer: keeping what was known of this name");
+            warn!(%name, error, "DNS did not answer; using the last known addresses of this name");
             self.failing.insert(name);
         }
     }
@@ -202,7 +202,7 @@ impl Discovery {
         let overfull = all.len() > limits::DISCOVERY_ADDRESSES_MAX;
         if overfull && !self.overfull {
             let (found, kept) = (all.len(), limits::DISCOVERY_ADDRESSES_MAX);
-            warn!(found, kept, "more addresses of peers than can be: the rest is left out");
+            warn!(found, kept, "too many peer addresses; ignoring the rest");
         }
         self.overfull = overfull;
         let addresses: Arc<[_]> = all.into_iter().take(limits::DISCOVERY_ADDRESSES_MAX).collect();

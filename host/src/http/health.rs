@@ -16,7 +16,7 @@ use http::{HeaderValue, Response, Uri, header};
     security(()),
     responses(
         (status = 200, description = "It does", body = Health, content_type = "application/json"),
-        (status = 503, description = "The threads that serve do not move (said by the admin listener, which has its own)", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The worker threads are stalled (reported by the admin listener, which has its own threads)", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn live() -> Response<Body> {

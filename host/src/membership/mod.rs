@@ -128,7 +128,7 @@ pub enum Error {
     Cluster(String),
     #[error("the cluster's secret has {min} to {max} bytes, this one has {0}", min = limits::CLUSTER_SECRET_BYTES_MIN, max = limits::CLUSTER_SECRET_BYTES_MAX)]
     Secret(usize),
-    #[error("this node can't be a member: name, version or peer address {0:?} is not fit")]
+    #[error("this node can't join: its name, version or peer address {0:?} is invalid")]
     Member(Box<Member>),
     #[error("probe_rtt must be less than half of probe_period, and no time zero")]
     Timings,

@@ -105,7 +105,7 @@ impl Task {
         if self.heartbeat.stalled_for().is_none() {
             return;
         }
-        warn!("this node says nothing to its peers until the threads that serve move again");
+        warn!("the worker threads are stalled; not sending to peers until they run again");
         while self.heartbeat.stalled_for().is_some() {
             tokio::time::sleep(limits::STALL_LOOK).await;
         }
@@ -151,7 +151,7 @@ impl Task {
         }
         let Some(error) = failed else { return };
         self.failures += 1;
-        debug!(%error, "the peer port failed to be read");
+        debug!(%error, "can't read from the peer port");
         if self.failures > limits::SOCKET_FAILURES_MAX {
             self.core.break_off(Fatal::Socket(error.to_string()));
         }
@@ -165,7 +165,7 @@ impl Task {
             m.datagrams_out.increment(1);
             if let Err(error) = self.socket.try_send_to(&datagram, to) {
                 m.send_failures.increment(1);
-                debug!(%to, %error, "a datagram was not sent");
+                debug!(%to, %error, "can't send a datagram");
             }
         }
     }

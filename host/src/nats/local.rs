@@ -409,7 +409,7 @@ impl Keeper {
             });
         }
         let (reply, child) = oneshot::channel();
-        let gone = || std::io::Error::other("the thread that starts processes is gone");
+        let gone = || std::io::Error::other("the thread that starts processes has ended");
         self.0.send((command, reply)).map_err(|_| gone())?;
         child.await.map_err(|_| gone())?
     }

@@ -187,7 +187,8 @@ impl Node {
                     match self.purge_slot(service, slot, purge).await {
                         Ok(()) => _ = purge.clean.lock().insert((slot, term)),
                         Err(error) => {
-                            tracing::debug!(slot, %error, "deleting its sessions is tried again");
+                            tracing::debug!(slot, %error, "deleting a removed service's sessions \
+                                failed; trying again");
                             failed.store(true, Ordering::Relaxed);
                         }
                     }
@@ -219,7 +220,8 @@ impl Node {
         match tokio::task::spawn_blocking(kept).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%service, %error, "the next start looks for them again")
+                tracing::warn!(%service, %error, "a removed service's sessions could not all be \
+                    deleted; the next start tries again")
             }
             // The process ends.
             Err(_) => {}

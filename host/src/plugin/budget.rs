@@ -79,12 +79,12 @@ impl Need {
 pub enum NoMemory {
     /// All of the node's memory for instances is in use, and none of it was given up in time.
     #[error(
-        "the instances of all plugins may have {bytes_max} bytes on this node (guests.memory_total), and all are in use"
+        "all {bytes_max} bytes for plugin instances on this node (guests.memory_total) are in use"
     )]
     InUse { bytes_max: usize },
     /// As [`NoMemory::InUse`], for the system's memory maps.
     #[error(
-        "the instances of all plugins may have {max} memory maps on this node, of the {process} that the system lets a process have (sysctl vm.max_map_count), and all are in use"
+        "all {max} memory maps for plugin instances on this node are in use, of the {process} that the system allows a process (sysctl vm.max_map_count)"
     )]
     Maps { max: usize, process: usize },
     /// The system refuses the process a mapping.
@@ -119,12 +119,12 @@ impl std::fmt::Display for NoMapping {
         match self.address_bytes_max {
             Some(bytes) => write!(
                 f,
-                "the slotd process may map {bytes} bytes of addresses (ulimit -v, RLIMIT_AS), and an \
-                 instance needs more than is left, as each reserves 4 GiB of them: raise that limit"
+                "the address space limit of the slotd process ({bytes} bytes; ulimit -v, \
+                 RLIMIT_AS) is too low: each instance reserves 4 GiB of it. Raise that limit"
             ),
             None => f.write_str(
-                "the system gives the slotd process no more memory, or no more memory maps \
-                 (sysctl vm.max_map_count)",
+                "the system refuses the slotd process more memory, or more memory maps (sysctl \
+                 vm.max_map_count)",
             ),
         }
     }

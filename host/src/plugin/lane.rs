@@ -265,7 +265,7 @@ impl Shared {
             });
             match started {
                 Ok(_) => queue.threads += 1,
-                Err(error) => tracing::warn!(%error, "no thread for calls that compute for long"),
+                Err(error) => tracing::warn!(%error, "can't start a thread for long-running calls"),
             }
         }
         queue.threads > 0

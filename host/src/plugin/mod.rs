@@ -150,9 +150,9 @@ pub enum Failure {
     Rejected(Rejection),
     #[error("trapped: {0}")]
     Trapped(String),
-    #[error("passed its deadline of {0:?}")]
+    #[error("exceeded its deadline of {0:?}")]
     Deadline(Duration),
-    #[error("passed a limit: {0}")]
+    #[error("exceeded a limit: {0}")]
     Limit(String),
     /// The state store failed under the call: not the plugin's fault.
     #[error(transparent)]
@@ -164,7 +164,7 @@ pub enum Failure {
     #[error(transparent)]
     NoInstance(PluginError),
     /// It computed for long and was ended, as it had not done anything wrong.
-    #[error("ended before its time: {0}")]
+    #[error("ended early: {0}")]
     Cut(Cut),
 }
 
@@ -238,7 +238,7 @@ pub enum PluginError {
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
     /// The instance took long to be made, and was not waited for.
-    #[error("its instance was not made in time: {0}")]
+    #[error("instantiating it took too long: {0}")]
     Cut(Cut),
 }
 

@@ -17,7 +17,7 @@ pub enum Migrates {
 
 /// Why `migrate` could not be asked.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("its migrate could not be asked: {0}")]
+#[error("can't call its migrate: {0}")]
 pub struct NoProbe(String);
 
 /// Has nothing, and keeps nothing: a probe must not take memory.

@@ -104,8 +104,8 @@ impl Refusal {
     }
     /// Of one that did not prove that it knows the secret.
     fn unproven(detail: String) -> Self {
-        let told = "this node's secret, or its cluster's name, is not that of the node it called, \
-                    whose log says which";
+        let told = "this node's secret or cluster name differs from the called node's; its log \
+            says which";
         Self { reason: Reason::Secret, detail, told: Some(told) }
     }
     pub fn malformed(detail: impl Into<String>) -> Self {
@@ -121,7 +121,7 @@ impl Refusal {
     /// What the other side said.
     pub fn read(item: &Item) -> Self {
         let Ok(Farewell { reason, detail }) = Farewell::decode(&*item.head) else {
-            return Self::malformed("its farewell does not decode");
+            return Self::malformed("its goodbye can't be decoded");
         };
         let known = Reason::ALL.iter().find(|known| known.as_str() == reason);
         Self::new(known.copied().unwrap_or(Reason::Malformed), clean(&detail))
@@ -316,14 +316,14 @@ impl Own {
             return identity(format!("another process calls itself {name:?}, like this node"));
         }
         if let Some(expected) = expected.filter(|expected| *expected != theirs.name) {
-            return identity(format!("node {name:?} is where {expected:?} should be"));
+            return identity(format!("expected node {expected:?} at this address, found {name:?}"));
         }
         // One that is not known yet is fine: views differ in time.
         if let Some(known) = self.members.borrow().get(&theirs.name)
             && theirs.boot < known.boot
         {
             return identity(format!(
-                "node {name:?} is an older process (start {}) than the one this node knows (start {})",
+                "node {name:?} is an older process (start {}) than the one known to this node (start {})",
                 theirs.boot, known.boot
             ));
         }
@@ -357,7 +357,7 @@ impl Own {
             same if same == ours => String::new(),
             other => format!(", and its cluster is {:?}, this node's {ours:?}", clean(other)),
         };
-        let detail = format!("node {name:?} has another secret than this node{cluster}");
+        let detail = format!("node {name:?} and this node have different secrets{cluster}");
         Err(Refusal::unproven(detail))
     }
 
@@ -439,7 +439,7 @@ async fn expect(frames: &mut Streaming<Frame>, kind: u32) -> Result<Bytes, Parte
     match &*frame.items {
         [item] if item.kind == kind => Ok(item.head.clone()),
         [item, ..] if item.kind == kind::FAREWELL => Err(Parted::Theirs(Refusal::read(item))),
-        _ => Err(Refusal::malformed("it does not say what a peer would say").into()),
+        _ => Err(Refusal::malformed("it does not speak the peer protocol").into()),
     }
 }
 

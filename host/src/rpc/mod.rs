@@ -299,7 +299,7 @@ impl Peers for PeerLinks {
         let link = self.links.0.read().get(&peer.name).cloned();
         let to = match link {
             Some(link) => link.status().connected.map(drop),
-            None => Err("it was not connected yet".into()),
+            None => Err("not connected yet".into()),
         };
         Some(Reach { to, from: self.inbound.has(&peer.name, peer.instance) })
     }

@@ -288,7 +288,10 @@ impl Mailbox {
             Put::Closed(mail) => Err(mail),
             Put::Full => Ok(Err(Error::new(
                 Code::MailboxFull,
-                format!("{} messages already wait for this slot; slow down", self.0.mailbox_max),
+                format!(
+                    "{} messages are already waiting for this slot; slow down",
+                    self.0.mailbox_max
+                ),
             ))),
         }
     }

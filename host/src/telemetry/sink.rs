@@ -173,7 +173,7 @@ impl Sink {
             if dropped > 0 {
                 tracing::warn!(
                     dropped,
-                    "log lines were dropped: {} was not read fast enough, or could not be written",
+                    "log lines were dropped: {} was read too slowly, or could not be written",
                     self.name
                 );
             }

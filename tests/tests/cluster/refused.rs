@@ -172,7 +172,7 @@ fn a_start_without_the_engine_ends_when_its_time_is_over() {
         command.env("SLOTD_NATS_SERVERS", format!("nats://slotd:hunter2@{}", port.address));
         command.env("SLOTD_CLUSTER_SECRET", SECRET);
         let finished = finish(command).await?;
-        expect(&finished, 6, &["no NATS to work with", &port.address.to_string()])?;
+        expect(&finished, 6, &["can't use NATS at", &port.address.to_string()])?;
         ensure!(!finished.stderr.contains("hunter2"), "{}", finished.stderr);
         Ok(())
     });
@@ -187,7 +187,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
         let scratch = tempfile::tempdir()?;
         let own = cluster.member(2)?.node.lock().await.data_dir().to_owned();
         let finished = intruder(&cluster, &own, &[]).await?;
-        expect(&finished, 6, &[&own.display().to_string(), "another slotd uses it"])?;
+        expect(&finished, 6, &[&own.display().to_string(), "in use by another slotd"])?;
         let data = scratch.path().join("data");
         let finished = intruder(&cluster, &data, &[("SLOTD_NODE", "node-2")]).await?;
         expect(&finished, 7, &["node-2"])?;

@@ -293,7 +293,7 @@ fn a_file_that_no_node_wrote_is_refused() {
             (&|lines| lines[2]["message"]["time_ms"] = 1.into(), "before the previous message"),
             (&|lines| lines[2]["message"]["time_ms"] = u64::MAX.into(), "this node's clock"),
             (&|lines| lines[state]["state"]["key"] = "".into(), "a key must have 1 to"),
-            (&|lines| lines[0]["session"] = "x".repeat(100_000).into(), "a session id has"),
+            (&|lines| lines[0]["session"] = "x".repeat(100_000).into(), "a session id must have"),
             (&|lines| lines[0]["version"] = "1".repeat(1_000).into(), "the version has"),
         ];
         for (change, why) in changes {

@@ -20,20 +20,20 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         (
             |o| o.terms.cluster = "other".into(),
             Reason::Cluster,
-            "its cluster is \"other\", ours is \"cluster\"",
-            "its cluster is not ours",
+            "its cluster is \"other\", this node's \"cluster\"",
+            "its cluster is not this node's",
         ),
         (
             |o| o.secret = b"another secret".to_vec(),
             Reason::Secret,
-            "its secret is not ours",
-            "our secret, or our cluster \"cluster\", is not its own",
+            "its secret differs from this node's",
+            "this node's secret or cluster name \"cluster\" differs from its own",
         ),
         (
             |o| o.terms.slot_count = 256,
             Reason::SlotCount,
-            "its slot count is 256, ours is 512",
-            "its slot count is 512, ours is 256",
+            "its slot count is 256, this node's 512",
+            "its slot count is 512, this node's 256",
         ),
         (
             |o| o.terms.ring_scheme = "r2".into(),

@@ -154,12 +154,14 @@ impl Compiler {
             let busy = |what: String| PluginError::Busy(format!("{what}; nothing has changed"));
             let _waiting = self.waiting.try_acquire().map_err(|_| {
                 let waiting = limits::COMPILES_WAITING_MAX;
-                busy(format!("{waiting} deploys wait for others that are being compiled"))
+                busy(format!(
+                    "{waiting} deploys are already waiting to be compiled; try again later"
+                ))
             })?;
             match timeout(self.options.deadline, self.deploys.acquire()).await {
                 Ok(permit) => Ok(permit.ok()),
                 Err(_) => Err(busy(format!(
-                    "other deploys were being compiled for {:?}",
+                    "waited {:?} for other deploys to be compiled; try again",
                     self.options.deadline
                 ))),
             }
@@ -237,14 +239,14 @@ fn work(task: Task, component: &[u8], out: Option<File>) -> Report {
         };
     }
     if Digest::of(component) != digest {
-        return Report::Failed("what arrived to be compiled is not what was sent".to_owned());
+        return Report::Failed("the component was damaged on its way to the compiler".to_owned());
     }
     let engine = match Engine::new(&engine::config()) {
         Ok(engine) => engine,
         Err(e) => return Report::Failed(format!("no engine to compile for: {e:#}")),
     };
     if engine::compatibility(&engine) != compatibility {
-        let why = "the program that compiles is another version than the one that runs";
+        let why = "the slotd binary was replaced since this node started: restart the node";
         return Report::Failed(why.to_owned());
     }
     let code = match engine.precompile_component(component) {
