@@ -34,16 +34,16 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-A whole cluster to try on this machine:
+Try a whole cluster on this machine:
   slotd cluster dev
 
-A first plugin, built and swapped in each time it is saved (--lang rust, ts, js, python, c):
+Write a first plugin, built and swapped in on each save (--lang rust, ts, js, python, c):
   slotd plugin new hello && slotd dev hello
   slotd send hello lunch '{\"vote\": \"tea\"}' --sender ann
 
-Exit codes: 0 it worked, 1 failed on this side, 2 called wrongly or configuration wrong,
-3 node not reached, 4 node refused (4xx), 5 node failed (5xx), 6 serve can't start now,
-7 data directory damaged or of another kind, 70 serve ended itself because of a bug.
+Exit codes: 0 success, 1 failed on this side, 2 wrong usage or configuration,
+3 node not reachable, 4 node refused (4xx), 5 node failed (5xx), 6 serve can't start now,
+7 data directory damaged or of another kind, 70 serve stopped itself because of a bug.
 More: docs/cli.md.";
 
 #[derive(Debug, Subcommand)]

@@ -60,7 +60,7 @@ impl fmt::Display for Json {
 fn no_json(error: &dyn fmt::Display) -> CliError {
     CliError::new(
         Exit::Server,
-        format!("the answer is not JSON as slotd's is ({error}): is that a slotd node?"),
+        format!("the answer is not slotd's JSON ({error}); is it a slotd node?"),
     )
 }
 

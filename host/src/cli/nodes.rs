@@ -82,7 +82,7 @@ fn silent(node: &Value) -> String {
     let (name, why) = (text(node, "node"), text(node, "why"));
     match why.starts_with(&format!("node {name} ")) || why.contains(&format!(" node {name} ")) {
         true => why,
-        false => format!("{name} is silent: {why}"),
+        false => format!("{name} does not answer: {why}"),
     }
 }
 
@@ -105,7 +105,7 @@ fn notes(answer: &Value) -> Vec<String> {
         views.entry(names(node, "members")).or_default().push(text(node, "node"));
     }
     if views.len() > 1 {
-        notes.push("the nodes do not agree on who is there:".into());
+        notes.push("the nodes see different members:".into());
         for (members, by) in &views {
             notes.push(format!("  {} sees {}", by.join(", "), members.join(", ")));
         }
@@ -114,7 +114,7 @@ fn notes(answer: &Value) -> Vec<String> {
     let moving = sum("moving");
     let count = output::count(nodes.len(), "node");
     let slots = output::count(sum("owned"), "slot");
-    notes.push(format!("{count} with {slots} in all; {} under way", output::count(moving, "move")));
+    notes.push(format!("{count}, {slots} in all, {} in progress", output::count(moving, "move")));
     notes.into_iter().map(|note| harmless(&note, false)).collect()
 }
 
@@ -129,8 +129,8 @@ pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
         let asked = client.get("/admin/v1/nodes").await?.json()?;
         if asked["own"] == **node {
             return Err(CliError::usage(format!(
-                "{} is {node} itself, which can't say when it is gone: with --wait name another \
-                 node by --admin-url",
+                "{} is {node} itself, which can't report that it is gone: with --wait, use \
+                 another node's --admin-url",
                 client.url()
             )));
         }
@@ -143,17 +143,17 @@ pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
     } else {
         let slots = output::count(number(&answer, "slots") as usize, "slot");
         let takers = names(&answer, "takers").join(", ");
-        output::line(&format!("{node} gives its {slots} to {takers} and ends"))?;
+        output::line(&format!("{node} moves its {slots} to {takers} and stops"))?;
     }
     if !args.wait {
-        output::complain("`slotd nodes` shows how far it is");
+        output::complain("`slotd nodes` shows the progress");
         return Ok(());
     }
     while is_there(&client, node).await? {
         if started.elapsed() > client.timeout() {
             return Err(CliError::new(
                 Exit::Unreachable,
-                format!("{node} is not gone in time; `slotd nodes` shows how far it is"),
+                format!("{node} is not gone in time; `slotd nodes` shows the progress"),
             ));
         }
         sleep(limits::CLIENT_LOOK).await;
@@ -178,8 +178,8 @@ pub async fn moves(args: Moves, json: bool) -> Result<(), CliError> {
         return match json {
             true => output::line(&answer.to_string()),
             false => output::line(&format!(
-                "move {id} to {node} is cancelled; its slot stays where it is until the view changes, \
-                 or `slotd rebalance`"
+                "move {id} to {node} is cancelled; its slot stays where it is until nodes join or \
+                 leave, or until `slotd rebalance`"
             )),
         };
     }
@@ -199,7 +199,7 @@ pub async fn moves(args: Moves, json: bool) -> Result<(), CliError> {
 }
 
 fn moves_table(answer: &Value) -> String {
-    let headings = [">SLOT", "FROM", "TO", ">ID", "STATE", ">TOOK", ">PAUSE", "STARTED", "WHY NOT"];
+    let headings = [">SLOT", "FROM", "TO", ">ID", "STATE", ">TOOK", ">PAUSE", "STARTED", "ERROR"];
     let mut table = Table::new(&headings);
     for info in list(answer, "moves") {
         let millis = |name: &str| match info[name].as_f64() {
@@ -230,7 +230,7 @@ fn moves_summary(answer: &Value) -> String {
     let shown = list(answer, "moves").len() as f64 - running;
     let more = if shown < ended { "; -n shows more" } else { "" };
     format!(
-        "{running} under way; remembered: {} done, {} failed, {} cancelled{more}",
+        "{running} in progress; recent: {} done, {} failed, {} cancelled{more}",
         number(counts, "done"),
         number(counts, "failed"),
         number(counts, "cancelled"),
@@ -278,7 +278,7 @@ mod tests {
                 "c is not ready: the log engine does not answer",
                 "e can't serve: its disk refuses writes",
                 "node d does not answer: \\u{1b}[2J",
-                "the nodes do not agree on who is there:",
+                "the nodes see different members:",
                 "  a, b, e sees a, b, c",
                 "  c sees c",
                 "4 nodes with 684 slots in all; 4 moves under way",

@@ -92,7 +92,7 @@ pub fn body(bytes: &[u8]) -> Result<(), CliError> {
         Ok(text) => line(&harmless(text, true)),
         Err(_) => {
             complain(&format!(
-                "({} bytes that are not text; redirect them to see them)",
+                "({} bytes that are not text; redirect the output to get them)",
                 bytes.len()
             ));
             Ok(())

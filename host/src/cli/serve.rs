@@ -79,10 +79,13 @@ impl StartError {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 format!(
-                    "; another program listens there, or another slotd: choose with --{name}-listen"
+                    "; another program is listening there: choose another address with \
+                     --{name}-listen"
                 )
             }
-            std::io::ErrorKind::AddrNotAvailable => "; this machine does not have it".into(),
+            std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that \
+                address"
+                .into(),
             _ => String::new(),
         };
         Self::Unavailable(format!("can't listen on {address} ({name}.listen): {error}{hint}"))
@@ -95,7 +98,7 @@ impl From<StartError> for CliError {
             StartError::Unavailable(_) => Exit::CannotStart,
             StartError::Damaged(_) | StartError::Refused(_) => Exit::Damaged,
         };
-        Self::new(exit, format!("the node does not start: {error}"))
+        Self::new(exit, format!("the node can't start: {error}"))
     }
 }
 
@@ -115,7 +118,7 @@ pub(super) async fn start(config: &Config, serving: &Serving) -> Result<Running,
         runtime.block_on(async {
             tokio::select! {
                 started = assemble(&config, &own, &control) => started,
-                _ = given_up => Err(StartError::Unavailable("given up".into())),
+                _ = given_up => Err(StartError::Unavailable("timed out".into())),
             }
         })
     });
@@ -278,12 +281,13 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     let clients = left().mul_f64(limits::CONNECTIONS_SHARE);
     let waiting = timeout(clients, &mut ended).await.is_err();
     if waiting {
-        tracing::warn!(after = ?clients, "clients have not finished; stopping the slots meanwhile");
+        tracing::warn!(after = ?clients, "some clients have not finished; stopping the slots \
+            meanwhile");
     }
     let late = node.stop(left()).await;
     // Some waited for their slots, and are answered now; who does not read is cut.
     if waiting && timeout(limits::LINGER, ended).await.is_err() {
-        tracing::warn!("clients that do not read are cut off");
+        tracing::warn!("disconnecting clients that do not read");
     }
     if let Some(cluster) = cluster {
         cluster.leave().await;
@@ -293,7 +297,7 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     closed.map_err(|e| format!("the store was not closed: {e}"))?;
     match late {
         0 => Ok(()),
-        late => Err(format!("{late} slots did not finish within {grace:?}")),
+        late => Err(format!("{late} slots did not finish within {grace:?} (shutdown_grace)")),
     }
 }
 
@@ -315,7 +319,7 @@ impl Listeners {
         match self {
             Self::Idle(api, admin) => Ok((api, admin)),
             Self::Booting(booting) => {
-                let gone = || StartError::Unavailable("a listener has ended".into());
+                let gone = || StartError::Unavailable("a listener failed".into());
                 booting.done().await.ok_or_else(gone)
             }
         }
@@ -375,9 +379,7 @@ pub async fn serve(args: Serve, json: bool, serving: Serving) -> Result<(), CliE
     let sources = config.clone();
     let mut loaded = config.load()?;
     if resettable && loaded.config.is_cluster() {
-        return Err(CliError::usage(
-            "--resettable is for a node that stands alone: unset nats.servers",
-        ));
+        return Err(CliError::usage("--resettable is for a single node: unset nats.servers"));
     }
     loaded.config.resettable = resettable;
     join::name_by_dns(&mut loaded).map_err(CliError::usage)?;
@@ -404,7 +406,7 @@ pub(super) async fn or_a_bug(
         // was acknowledged is in the log.
         cause = panics::fatal() => Err(CliError::new(
             Exit::Bug,
-            format!("a bug ended this node: {cause}\n  What it acknowledged is safe; start it again."),
+            format!("a bug stopped this node: {cause}\n  Acknowledged messages are safe; start it again."),
         )),
         result = serving => result,
     }
@@ -461,7 +463,7 @@ async fn run(
                 break None;
             }
             reason = &mut failed => {
-                tracing::error!(reason, "a part of the node has ended; stopping");
+                tracing::error!(reason, "a part of the node failed; stopping");
                 break Some(reason);
             }
         }
@@ -469,7 +471,7 @@ async fn run(
     let stopped = end(stop, config.shutdown_grace, &mut signals, serving, watchdog).await;
     match failure {
         Some(reason) => {
-            Err(CliError::new(Exit::Bug, format!("a part of the node has ended: {reason}")))
+            Err(CliError::new(Exit::Bug, format!("a part of the node failed: {reason}")))
         }
         None => stopped.inspect(|()| tracing::info!("stopped")),
     }
@@ -491,12 +493,12 @@ pub(super) async fn end(
     let stopped = tokio::select! {
         name = signals.stop() => {
             tracing::warn!(signal = name, "second signal: exiting immediately");
-            return Err(CliError::failure("ended before everything in flight was finished"));
+            return Err(CliError::failure("stopped before everything in flight was finished"));
         }
         () = serving.heartbeat.stalled() => {
             return Err(CliError::new(
                 Exit::Bug,
-                "ended without an orderly stop, as the worker threads are stalled; nothing \
+                "exited without a clean stop, because the worker threads are stalled; nothing \
                  acknowledged is lost",
             ));
         }
@@ -506,7 +508,7 @@ pub(super) async fn end(
     match stopped {
         Ok(Ok(())) => Ok(()),
         Ok(Err(left)) => {
-            Err(CliError::failure(format!("stopped, but not all was finished: {left}")))
+            Err(CliError::failure(format!("stopped, but some work was not finished: {left}")))
         }
         Err(_) => Err(CliError::failure("did not stop in time; nothing acknowledged is lost")),
     }

@@ -125,7 +125,7 @@ fn a_start_waits_for_the_engine_and_says_so() {
         .await?;
         let problem = eventually("why it is not ready", async || {
             let problem = admin.get("/readyz").await?.problem()?;
-            Ok(problem.detail.contains("waits for NATS: nats://127.0.0.1").then_some(problem))
+            Ok(problem.detail.contains("waiting for NATS: nats://127.0.0.1").then_some(problem))
         })
         .await?;
         ensure!((problem.status, problem.code.as_str()) == (503, "unavailable"), "{problem:?}");
@@ -134,7 +134,7 @@ fn a_start_waits_for_the_engine_and_says_so() {
         let mut ready = slotd()?;
         ready.arg("ready").env("SLOTD_ADMIN_URL", format!("http://{}", admin.address()));
         let ready = finish(ready).await?;
-        ensure!(!ready.status.success() && ready.stderr.contains("waits for NATS"), "{ready:?}");
+        ensure!(!ready.status.success() && ready.stderr.contains("waiting for NATS"), "{ready:?}");
         engine.restart(0).await?;
         eventually("it is ready", async || {
             Ok(admin.get("/readyz").await.ok().filter(|answer| answer.status == 200))

@@ -78,7 +78,7 @@ fn open_streams_leave_the_store_its_descriptors() {
         };
         ensure!(streams.len() > 10, "{} streams, then {refused:#}", streams.len());
         ensure!(
-            node.log().contains("file descriptors divided"),
+            node.log().contains("file descriptors assigned"),
             "the log does not say what is left"
         );
         // Told, and not left waiting.

@@ -137,14 +137,14 @@ impl Folder {
         let lock = path.join("lock");
         let lock = File::create(&lock).map_err(can_not("make", &lock))?;
         if lock.try_lock().is_err() {
-            let said = format!("another `slotd cluster` runs in {}", path.display());
+            let said = format!("another `slotd cluster` is running in {}", path.display());
             return Err(CliError::new(Exit::CannotStart, said));
         }
         // Servers that replicate keep each other's names: one of three does not work alone.
         let noted = path.join("nats-servers");
         match std::fs::read_to_string(&noted) {
             Ok(before) if before.trim() != servers.to_string() => Err(CliError::usage(format!(
-                "{} was made with another number of NATS servers ({}): start as many, or use \
+                "{} was created with another number of NATS servers ({}): start as many, or use \
                  another folder",
                 path.display(),
                 before.trim()
@@ -200,16 +200,16 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
         output::line(&json!({"dir": folder.path, "servers": list}).to_string())?;
     } else {
         output::line(&format!(
-            "{} with JetStream, every write synced, in {}\n",
+            "{} with JetStream, syncing every write, in {}\n",
             output::count(args.servers, "NATS server"),
             folder.path.display()
         ))?;
         output::print(&servers_table(&list))?;
         let urls = servers.urls().join(",");
         output::line(&format!(
-            "\nA node of a cluster on them:\n  \
-             SLOTD_CLUSTER_SECRET={} slotd serve --nats-servers {urls}{}\n\n\
-             Ctrl-C stops them; what they keep stays.",
+            "\nStart a node that uses them:\n  SLOTD_CLUSTER_SECRET={} slotd serve --nats-servers \
+             {urls}{}\n\n\
+             Ctrl-C stops them and keeps the data.",
             secret::generate(),
             if args.servers == 1 { " --nats-replicas 1" } else { "" }
         ))?;
@@ -236,7 +236,7 @@ async fn watch_servers(servers: &LocalServers, dir: &Path) -> std::convert::Infa
             if !pids.iter().any(|(i, _)| *i == index) {
                 let config = dir.join(name).join("nats.conf");
                 let back = format!("nats-server --config {}", config.display());
-                output::complain(&format!("to bring {name} back: {back}"));
+                output::complain(&format!("to restart {name}: {back}"));
             }
         }
     }
@@ -257,7 +257,11 @@ mod tests {
         folder.note(3).unwrap();
         let error = Folder::open(&dir, 3).err().unwrap();
         assert_eq!(error.exit, Exit::CannotStart);
-        assert!(error.message.contains("another `slotd cluster` runs in"), "{}", error.message);
+        assert!(
+            error.message.contains("another `slotd cluster` is running in"),
+            "{}",
+            error.message
+        );
         drop(folder);
         let error = Folder::open(&dir, 1).err().unwrap();
         assert!(error.message.contains("another number of NATS servers (3)"), "{}", error.message);

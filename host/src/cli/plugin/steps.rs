@@ -108,7 +108,7 @@ impl Steps {
             let _ = sink::err(&out).and_then(|()| sink::err(&err));
         }
         ensure!(!self.is_stopped(), "stopped");
-        anyhow::bail!("`{said}` failed ({status}); what it said is above")
+        anyhow::bail!("`{said}` failed ({status}); its output is above")
     }
 
     fn announce(&self, what: &str) {
