@@ -66,7 +66,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
     /// # Errors
-    /// The answer is no JSON: not slotd's.
+    /// The answer is not JSON, so not slotd's.
     pub fn json(&self) -> Result<Json, CliError> {
         Json::parse(&self.body)
     }
@@ -74,7 +74,7 @@ impl Answer {
 
 impl Client {
     /// # Errors
-    /// The URL is none, or one of https.
+    /// Invalid URL, or an https URL.
     pub fn new(
         url: &str,
         token: Option<String>,

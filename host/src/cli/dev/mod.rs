@@ -39,10 +39,10 @@ pub struct Dev {
     /// Deploy it as this service [default: the plugin's name]
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Keep the node's sessions here [default: .slotd/data in the plugin's folder]
+    /// Keep the node's sessions in this folder [default: .slotd/data in the plugin's folder]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// The API's port; the admin port comes after it; 0: any that are free
+    /// The API's port; the admin port is the next one. 0: any free ports
     #[arg(long, value_name = "PORT", default_value_t = PORT_DEFAULT)]
     pub port: u16,
     /// For test suites: `POST /admin/v1/reset` on the admin port deletes every session
@@ -51,7 +51,7 @@ pub struct Dev {
     /// The cargo profile, for Rust [default: release]
     #[arg(long)]
     pub profile: Option<String>,
-    /// Further flags for the node, as `slotd serve` takes them
+    /// More flags for the node, as for `slotd serve`
     #[arg(last = true, value_name = "FLAGS")]
     pub serve: Vec<OsString>,
 }
