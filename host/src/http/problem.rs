@@ -21,7 +21,7 @@ pub struct Problem {
     pub title: String,
     #[schema(example = 503)]
     pub status: u16,
-    /// Stable: programs decide by it.
+    /// Stable; programs match on it.
     #[schema(example = "mailbox-full")]
     pub code: &'static str,
     /// One sentence for a person.
@@ -31,7 +31,7 @@ pub struct Problem {
     /// `<version>+<short digest>` of the plugin at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
-    /// The handler's own refusal (code `rejected`).
+    /// The handler's own error (code `rejected`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<RejectionView>,
 }
@@ -42,7 +42,7 @@ pub struct RejectionView {
     /// Chosen by the plugin.
     pub code: String,
     pub message: String,
-    /// Whether the plugin thinks that a retry can help.
+    /// Whether the plugin says that a retry can help.
     pub retriable: bool,
 }
 

@@ -47,11 +47,11 @@ use tokio::time::{Instant, Sleep};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("after" = Option<String>, Query, description = "A position as slotd gave it (`position` of an event or acknowledgement); 0: from the beginning"),
-        ("subscribe" = Option<bool>, Query, description = "`false`: no events; default true"),
-        ("sender" = Option<String>, Query, description = "The sender of messages that do not name one"),
+        ("after" = Option<String>, Query, description = "A position from slotd (`position` of an event or acknowledgement); 0: from the beginning"),
+        ("subscribe" = Option<bool>, Query, description = "`false`: send no events; default true"),
+        ("sender" = Option<String>, Query, description = "The sender of messages without one"),
     ),
-    responses((status = 101, description = "The connection is a WebSocket from here on"))
+    responses((status = 101, description = "The connection switches to WebSocket"))
 )]
 pub(super) async fn get(
     State(api): State<Api>,
