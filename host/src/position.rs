@@ -1,4 +1,4 @@
-//! Places in a session's events and history, as clients are given them and give them back.
+//! Positions in a session's events and history, which clients receive and pass back.
 //!
 //! A place is `seq` (after all of a message) or `seq.index` (after one of its events), followed by
 //! `-` and the session's [`Incarnation`]: a session that was deleted and made again under its name

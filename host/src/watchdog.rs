@@ -1,15 +1,16 @@
-//! Whether the threads that serve move, seen from outside of them.
+//! Watches from outside whether the worker threads make progress.
 //!
-//! A process whose serving threads are all blocked looks alive: its connections stay, its other
-//! threads answer. So a task on the serving runtime beats ([`Heartbeat::beat`]), and a thread outside
-//! of every runtime looks whether it did. When it has not for [`limits::SERVING_STALL`],
-//! - `/healthz` and `/readyz` of the admin listener, which has a runtime of its own, say so;
-//! - membership (a thread of its own too) says nothing to the other nodes any more, who take the
-//!   slots as those of a dead node. What this node may still do to them, the log fences;
-//! - and when it lasts for `stall_limit`, the process ends itself with [`panics::EXIT_CODE`].
+//! A process whose worker threads are all blocked looks alive: its connections stay open, its other
+//! threads answer. So a task on the serving runtime beats ([`Heartbeat::beat`]), and a thread
+//! outside of every runtime checks that it does. If there was no beat for
+//! [`limits::SERVING_STALL`],
+//! - `/healthz` and `/readyz` of the admin listener, which has its own runtime, fail;
+//! - membership (also on its own thread) stops sending to the other nodes, which take the slots as
+//!   those of a dead node. The log fences anything that this node may still write to them;
+//! - and if it lasts for `stall_limit`, the process exits with [`panics::EXIT_CODE`].
 //!
-//! Time in which this thread did not run either does not count: a process that was stopped, a
-//! machine that slept, or one so busy that no thread gets its turn, is not stuck.
+//! Time in which this thread did not run does not count either: a process that was stopped, a
+//! machine that slept, or one so busy that no thread gets its turn, is not stalled.
 
 use crate::{
     limits,

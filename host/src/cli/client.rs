@@ -1,5 +1,5 @@
-//! A small HTTP client for one node: one connection per request, every wait bounded, every
-//! failure told in words that help.
+//! A small HTTP client for one node: one connection per request, every wait bounded, every failure
+//! with a helpful message.
 
 use super::{
     exit::{CliError, Exit},

@@ -1,4 +1,4 @@
-//! How a command ends: one table of exit codes, and errors that carry theirs.
+//! Exit codes of commands, in one table, and errors with their exit code.
 
 use serde_json::{Value, json};
 

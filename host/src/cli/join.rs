@@ -1,4 +1,4 @@
-//! Joining a cluster: the engine and what is kept there, the way to the peers, and who they are.
+//! Joining a cluster: opening the engine and the data in it, and finding the peers.
 
 use super::serve::StartError;
 use crate::{

@@ -1,4 +1,4 @@
-//! What commands print: tables, times, texts that may come from strangers.
+//! The output of commands: tables, times, and text from untrusted sources.
 
 use super::exit::CliError;
 use crate::telemetry::{sink, text};

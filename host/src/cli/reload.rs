@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again, and what can change while a node runs is taken from it.
+//! SIGHUP: reloads the configuration and applies the values that can change while a node runs.
 
 use super::args::ConfigArgs;
 use crate::{

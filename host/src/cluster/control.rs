@@ -1,4 +1,4 @@
-//! What nodes say to each other about slots. As JSON: it is little, and rare.
+//! Control messages between nodes about slots. JSON, because they are small and infrequent.
 
 use crate::{
     error::Error,

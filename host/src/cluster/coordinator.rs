@@ -1,4 +1,4 @@
-//! The task that compares what this node has with what the ring gives it, and begins moves.
+//! The task that compares this node's slots with the ring's assignment, and starts moves.
 
 use super::{
     ChangeAvoid, Cluster, EngineProbe, SayUnfit,

@@ -1,10 +1,10 @@
-//! A slot on its way from one node to another.
+//! Moving a slot from one node to another.
 //!
-//! The new owner prepares (plugins compiled, state caught up) while the old one serves. Then it asks
-//! the old owner to release the slot: that one takes no more messages for it, commits what is in
-//! flight, appends a release record, and holds what comes. The new owner claims the slot, tells the
-//! old one, and whatever was held goes over. A release that is not followed by a claim in time is
-//! undone by the old owner's claiming the slot again; the log decides between two that do.
+//! The new owner prepares (compiles plugins, catches up the state) while the old one serves. Then
+//! it asks the old owner to release the slot. The old owner accepts no more messages for it,
+//! commits what is in flight, appends a release record, and holds new messages. The new owner
+//! claims the slot and notifies the old one, which forwards the held messages. If no claim follows
+//! in time, the old owner claims the slot again; if both claim, the log decides.
 
 use super::{
     Cluster,

@@ -1,4 +1,4 @@
-//! What a node of a cluster says of itself, and the set of nodes that one node sees.
+//! A node's description of itself, and the set of nodes that one node sees.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, sync::Arc};

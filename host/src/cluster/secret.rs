@@ -1,9 +1,9 @@
-//! The cluster's secret: how one is made, and which are too weak.
+//! The cluster's secret: making one, and refusing weak ones.
 //!
-//! What nodes send each other is authenticated by keys made from the secret, over data that anybody
-//! on the way can read. Whoever hears one such message can try secrets against it without asking
-//! anybody, as fast as their machines compute: so the secret itself must be out of reach, and no
-//! slow function between it and the keys can make up for one that a person thought of.
+//! Messages between nodes are authenticated by keys derived from the secret, over data that anyone
+//! on the path can read. Anyone who captures one such message can guess secrets offline, as fast as
+//! their machines compute. So the secret itself must be unguessable, and no slow key derivation
+//! makes up for one that a person invented.
 
 use crate::limits;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -1,4 +1,4 @@
-//! Reads every source, checks every value, and says all that is wrong.
+//! Reads every source, checks every value, and reports all problems.
 
 use super::{
     Config, Listener,

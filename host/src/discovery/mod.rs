@@ -1,8 +1,8 @@
 //! How a node finds its peers: fixed seeds, or DNS.
 //!
-//! One task asks for all names again and again and publishes the addresses it found. An address is
-//! a hint, no more: membership sends it one datagram now and then, and only what answers with the
-//! cluster's secret counts. So old, wrong and forged addresses cost datagrams, nothing else.
+//! One task resolves all names periodically and publishes the addresses it found. An address is
+//! only a hint: membership sends it a datagram now and then, and only answers with the cluster's
+//! secret count. So old, wrong and forged addresses only cost datagrams.
 //!
 //! - A *failure* (no server, no answer in time, an error code, bytes that make no sense) keeps the
 //!   last answer of that name and record type. It shows in metrics and, when it begins and ends, in

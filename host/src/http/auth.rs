@@ -1,4 +1,4 @@
-//! Bearer tokens, and who may ask where there is none.
+//! Bearer tokens, and which requests are allowed without one.
 
 use super::strict::{Head, host_in};
 use crate::error::{Code, Error};

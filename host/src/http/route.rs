@@ -1,4 +1,4 @@
-//! Which path is whose, and what every request but a message's short cut passes.
+//! The routes, and the checks for every request except those on the short path of messages.
 
 use super::{
     Admin, Api, Token, admin, auth, events, health, history, messages, operate, sessions, socket,

@@ -1,5 +1,5 @@
-//! What the head of every request must be like before anything looks at it: what slotd does not
-//! understand, and what two readers could understand differently, is refused.
+//! Checks of every request's head: slotd refuses what it does not understand, and what two readers
+//! could understand differently.
 //!
 //! The parser has refused what is no HTTP/1.1 at all; it takes fields that come twice, codings that
 //! it does not decode, and requests that do not say which host they mean.

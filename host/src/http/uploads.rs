@@ -1,4 +1,4 @@
-//! Components on their way in: so many at once, of so many bytes together, each at a minimal rate.
+//! Uploads of components, limited in number, total bytes, and by a minimal rate.
 
 use super::messages::{Deadline, read_body};
 use crate::{

@@ -1,8 +1,8 @@
-//! How nodes meet: hello, welcome, refusal; and what happens when two bear one name.
+//! How nodes meet: hello, welcome, refusal; and how two nodes with one name are resolved.
 //!
-//! A node greets every address that discovery gives, or where a node died, and that is no member's.
-//! Who welcomes it is asked, by SWIM, to let it in. Greetings go on for as long as the node lives,
-//! so two sides of a partition find each other again, however long it was.
+//! A node greets every address that discovery finds, or where a node died, if it is not a member's.
+//! It asks each node that welcomes it to let it join by SWIM. It keeps greeting for as long as it
+//! lives, so two sides of a partition find each other again, however long it lasted.
 //!
 //! **Two processes with one name.** The one that is there stays. A newcomer hears, from whomever it
 //! greets, that its name is known under another instance. Unless that one was at the newcomer's own

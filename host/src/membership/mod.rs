@@ -1,6 +1,6 @@
 //! Who is alive: SWIM (by `foca`) over the node's peer port, UDP.
 //!
-//! What it says is a hint: it may start a handoff or a takeover, and never grants ownership. One
+//! Its result is a hint: it may start a handoff or a takeover, but never grants ownership. One
 //! task owns all of it, on a thread and a runtime of its own: a node whose workers are busy with
 //! guests for a moment is not dead, and must be able to say so. But when its workers do not move at
 //! all ([`crate::watchdog`]) it says nothing, as a process that was stopped: the others then take its

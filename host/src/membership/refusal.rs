@@ -1,4 +1,4 @@
-//! Why a node is not let in, in words that both sides log.
+//! Why a node is refused, in words that both sides log.
 
 use crate::telemetry::metrics::metrics;
 use std::{fmt, net::SocketAddr, sync::Arc};

@@ -1,7 +1,7 @@
 //! The connection to NATS, the engine that a cluster's nodes share.
 //!
-//! Once it stands it is kept for good: async-nats connects again by itself, to whichever server
-//! answers. [`Nats::connected`] says whether it stands now.
+//! Once connected, it is kept: async-nats reconnects by itself, to any server that answers.
+//! [`Nats::connected`] tells whether it is connected now.
 
 pub mod find;
 pub mod inbox;

@@ -1,4 +1,4 @@
-//! What each configured server says of itself in its first line, before anyone logs in.
+//! The greeting of each configured server, which it sends before a login.
 
 use super::{
     NatsError, NatsOptions, addresses,

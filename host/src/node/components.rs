@@ -1,4 +1,4 @@
-//! Components that nothing needs any more leave the disk.
+//! Removes unneeded components from the disk.
 //!
 //! A deployment's record stays for good; its component is needed as long as it is current, a
 //! rollback may go back to it, a slot runs it, or a session has its state's shape: such a session

@@ -1,4 +1,4 @@
-//! What a node does on its own: flushes, idle slots, a store that failed.
+//! Background work of a node: flushes, idle slots, recovery of a failed store.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What operators ask of a node about sessions.
+//! Requests of operators on sessions.
 
 use super::*;
 use crate::{

@@ -1,5 +1,5 @@
-//! Removes a service: requests are refused at once, and its sessions are deleted a few at a time in
-//! each slot, on the node that has the slot.
+//! Removes a service: refuses requests at once, and deletes its sessions a few at a time in each
+//! slot, on the slot's node.
 //!
 //! The first durable step is the service without a deployment, in a generation of its own. This
 //! entry stays in the catalogue: generations and deployments of a later service of the same name

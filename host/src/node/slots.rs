@@ -1,4 +1,4 @@
-//! Slots as operators see them.
+//! Requests of operators on slots.
 
 use super::*;
 

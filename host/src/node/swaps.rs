@@ -1,4 +1,4 @@
-//! What this node did of each service's last swap, kept for after a restart.
+//! This node's part of each service's last swap, stored for after a restart.
 
 use crate::{names::ServiceName, node_types::SwapShare, storage::DataDir};
 use parking_lot::Mutex;

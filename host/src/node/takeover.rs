@@ -1,4 +1,4 @@
-//! What becomes of a service's sessions when another version is to run. Checked before a deploy or
+//! What happens to a service's sessions when another version is to run. Checked before a deploy or
 //! rollback becomes durable.
 
 use super::*;

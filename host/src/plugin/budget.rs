@@ -1,10 +1,10 @@
 //! The memory of all instances of a node: who holds how much, and the bound that none may pass.
 //!
 //! Memory is counted in pages, and the system's memory maps with it, of which a process may have only
-//! so many: without one it can do nothing more, and ends. Both are counted as they are asked for, so
-//! that there is never more than the bound. Who finds none left waits, not for long; whoever owns idle
-//! instances is told how much is lacking and gives some up. New instances leave a part of the memory
-//! to those that run: were all of it held by calls that need a page more, none of them could end.
+//! so many: without one it can do nothing more, and ends. Both are counted before they are
+//! allocated, so the total never exceeds the bound. A request that finds no memory waits briefly;
+//! holders of idle instances are asked to release the shortfall. New instances leave a part of the
+//! memory to running ones: if calls that each need one more page used all of it, none could finish.
 
 use crate::{limits, names::ServiceName};
 use parking_lot::Mutex;

@@ -1,4 +1,4 @@
-//! From bytes to compiled plugins: each digest is compiled once, off the threads that serve.
+//! From bytes to compiled plugins: each digest is compiled once, off the worker threads.
 
 use super::{
     Account, Budget, Digest, Lane, Needed, Plugin, PluginError, PluginOptions, Pool, Removed, Room,

@@ -1,5 +1,5 @@
-//! The plugin host: components stored by digest, checked, compiled once, instantiated as needed,
-//! called with a session's state behind them, and contained when they misbehave.
+//! The plugin host: stores components by digest, checks and compiles them once, creates instances
+//! as needed, calls them with a session's state, and contains them when they misbehave.
 
 mod bindings;
 mod budget;

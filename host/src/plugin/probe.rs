@@ -1,4 +1,4 @@
-//! What a plugin's `migrate` would say to a version, asked without a session.
+//! Calls a plugin's `migrate` for a version without a session, to learn its answer.
 
 use super::{Account, Call, Failure, Input, Plugin, PluginError, Reply, State, StateFault};
 use crate::{limits, names::SessionKey};

@@ -1,4 +1,4 @@
-//! Between a call and those who run it: where it lets others run, and why it is cut short.
+//! Signals between a call and its runner: where it yields, and why it is ended early.
 
 use std::{
     fmt,

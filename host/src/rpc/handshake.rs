@@ -1,4 +1,4 @@
-//! How two nodes find out that they belong together, before anything else is said on a link.
+//! How two nodes verify that they belong to the same cluster, before any other message on a link.
 //!
 //! The caller sends its [`Hello`], the other side answers with its own. Then the caller proves that
 //! it knows the cluster's secret: an HMAC-SHA256 (RFC 2104) over the role and both hellos, which hold

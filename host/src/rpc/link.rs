@@ -1,4 +1,4 @@
-//! The way to one peer: the calls that wait for its answers, and the task that keeps the
+//! The link to one peer: the calls that wait for its answers, and the task that keeps the
 //! connection.
 
 use super::{

@@ -1,4 +1,4 @@
-//! What waits to be written to one link, and how it is packed into frames.
+//! The write queue of one link, and how it is packed into frames.
 //!
 //! Whoever has something to say pushes it here; the link's connection takes as much as is ready
 //! whenever it can write, so the frames grow with the load. Three lanes: words about the link go

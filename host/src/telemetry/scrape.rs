@@ -1,4 +1,4 @@
-//! Metrics that are read when someone asks, rather than kept up to date on the way of a message.
+//! Metrics that are computed when scraped, instead of updated for each message.
 
 use super::{metrics::Metric, services};
 use crate::{

@@ -1,6 +1,5 @@
-//! `slotd serve` processes that a development cluster runs. They die with it, however it ends
-//! (on Linux). What they log goes to a file each, and what a person should see of it comes out line by
-//! line under their names.
+//! The `slotd serve` processes of a development cluster. They die with it, however it ends (on
+//! Linux). Each logs to its own file; warnings are also shown, line by line, with the node's name.
 
 use super::plan::NodePlan;
 use crate::{cli::output, limits};

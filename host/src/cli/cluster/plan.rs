@@ -1,5 +1,5 @@
-//! What `slotd cluster dev` makes before anything runs: ports, configurations, names. No process,
-//! and of sockets only a look at which ports are free.
+//! The plan of `slotd cluster dev` before anything runs: ports, configurations, names. It starts no
+//! process, and opens sockets only to check which ports are free.
 
 use std::{
     ffi::OsString,

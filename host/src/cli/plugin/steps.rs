@@ -1,5 +1,5 @@
-//! What is done is shown: each other program that is run is announced, and what it says reaches
-//! the reader unchanged.
+//! Shows each step: every program is announced before it runs, and its output is passed on
+//! unchanged.
 
 use crate::{limits, telemetry::sink};
 use anyhow::{Context, ensure};

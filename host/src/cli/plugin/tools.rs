@@ -1,5 +1,5 @@
-//! Programs that building needs: those that the user has, found, and those that slotd fetches, at
-//! pinned versions, into the plugin's own folder.
+//! The programs that a build needs: finds those that are installed, and fetches others, at pinned
+//! versions, into the plugin's folder.
 
 use super::{sdk, steps::Steps};
 use crate::plugin::Digest;

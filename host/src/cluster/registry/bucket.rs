@@ -1,5 +1,5 @@
-//! A key-value bucket that is only changed by compare-and-swap, with every answer but an
-//! acknowledgement taken as undecided.
+//! A key-value bucket that is only changed by compare-and-swap; any answer except an
+//! acknowledgement counts as undecided.
 
 use crate::{
     limits,

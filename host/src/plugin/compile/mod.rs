@@ -1,9 +1,9 @@
 //! Checking and compiling, in a process of its own.
 //!
-//! What an upload may make of a compiler nobody can tell beforehand: a few kilobytes can take all
-//! memory, never end, or overflow its stack. So the node only looks at a component's size and
-//! first bytes. All else ([`work`]) is done by a child, slotd itself under another command, with
-//! limits of memory and time and a low priority; the kernel ends it with the node.
+//! The cost of compiling an upload is unpredictable: a few kilobytes can take all memory, never
+//! end, or overflow the stack. So the node only checks a component's size and first bytes. All else
+//! ([`work`]) is done by a child, slotd itself under another command, with limits of memory and
+//! time and a low priority; the kernel ends it with the node.
 //!
 //! The child is given the component on its standard input. It writes native code to a file that
 //! the node has opened in its private folder, and a [`Report`] as the last line of its standard

@@ -1,4 +1,4 @@
-//! The node's side: starts a child, feeds it, waits, and says what its end means.
+//! The node's side: starts a child, feeds it, waits, and interprets how it ended.
 
 use super::{
     CompileOptions, Report, Task,
