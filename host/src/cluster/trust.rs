@@ -14,7 +14,7 @@ struct State {
     distrust_until: Option<Instant>,
 }
 
-/// Longer between two turns of the coordinator is no chance.
+/// A longer gap is not jitter: the process was paused.
 const SUSPECT: Duration = limits::RECONCILE_INTERVAL.saturating_add(limits::PAUSE_SUSPECT);
 
 impl Trust {

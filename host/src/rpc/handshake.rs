@@ -77,7 +77,7 @@ reasons! {
     Crowded = "crowded";
 }
 
-/// A link that is not to be.
+/// Rejected link.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub reason: Reason,

@@ -73,7 +73,7 @@ pub struct SlotContext {
     pub cluster: Option<ClusterContext>,
 }
 
-/// How a slot does in a cluster what a node that stands alone need not do.
+/// Dependencies that a slot needs only in a cluster.
 pub struct ClusterContext {
     pub snapshots: Arc<Snapshots>,
     /// Where deployments are looked up that the catalogue does not have yet.
