@@ -281,7 +281,7 @@ mod tests {
                 "the nodes see different members:",
                 "  a, b, e sees a, b, c",
                 "  c sees c",
-                "4 nodes with 684 slots in all; 4 moves under way",
+                "4 nodes, 684 slots in all, 4 moves in progress",
             ]
         );
     }
@@ -301,13 +301,13 @@ mod tests {
         });
         assert_eq!(
             moves_table(&answer),
-            "SLOT  FROM  TO  ID  STATE        TOOK   PAUSE  STARTED               WHY NOT\n \
+            "SLOT  FROM  TO  ID  STATE        TOOK   PAUSE  STARTED               ERROR\n \
              301  a     b   12  preparing   1.5 s       -  -                     -\n   \
              7  -     c   11  failed     400 µs  3.2 ms  1970-01-01 00:00:01Z  took too long\n"
         );
         assert_eq!(
             moves_summary(&answer),
-            "1 under way; remembered: 7 done, 1 failed, 0 cancelled; -n shows more"
+            "1 in progress; recent: 7 done, 1 failed, 0 cancelled; -n shows more"
         );
     }
 }

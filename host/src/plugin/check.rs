@@ -598,7 +598,7 @@ mod tests {
             "imports slotd:slot/timers@1.1.0, which",
             "imports slotd:slot/log@2.0.0, but this slotd supports slotd:slot@1.0.0",
             "imports `schedule` of slotd:slot/effects@1.1.0, which slotd (slotd:slot@1.0.0)",
-            "imports `emit` of slotd:slot/effects@1.1.0 as func(), but slotd gives func(record{",
+            "imports `emit` of slotd:slot/effects@1.1.0 as func(), but slotd provides func(record{",
         ] {
             assert!(greedy.contains(says), "{says:?} is not in: {greedy}");
         }

@@ -203,7 +203,7 @@ fn strangers_are_refused_and_told_why() {
         let scratch = tempfile::tempdir()?;
         let cases: [(Env, &[&str]); 2] = [
             (&[("SLOTD_SLOT_COUNT", "32")], &["slot_count", "16", "32"]),
-            (&[("SLOTD_NATS_STREAMS", "5")], &["streams is 3 there and 5"]),
+            (&[("SLOTD_NATS_STREAMS", "5")], &["streams is 3 in the cluster and 5"]),
         ];
         for (number, (env, says)) in cases.into_iter().enumerate() {
             let data = scratch.path().join(number.to_string());

@@ -130,7 +130,7 @@ async fn run(
             if error.exit == Exit::CannotStart {
                 // Those are flags of `serve`.
                 for name in ["api", "admin"] {
-                    let flag = format!(": choose with --{name}-listen");
+                    let flag = format!(": choose another address with --{name}-listen");
                     error.message = error.message.replace(&flag, "");
                 }
                 error.message.push_str(

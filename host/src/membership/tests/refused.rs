@@ -38,20 +38,20 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         (
             |o| o.terms.ring_scheme = "r2".into(),
             Reason::RingScheme,
-            "its ring scheme is \"r2\", ours is",
+            "its ring scheme is \"r2\", this node's",
             "its ring scheme is \"hashring-",
         ),
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (0, 0),
             Reason::Protocol,
-            "it speaks protocol 0 to 0, we speak 1 to 1",
-            "it speaks protocol 1 to 1, we speak 0 to 0",
+            "it speaks protocol 0 to 0, this node 1 to 1",
+            "it speaks protocol 1 to 1, this node 0 to 0",
         ),
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 2),
             Reason::Protocol,
-            "it speaks protocol 2 to 9, we speak 1 to 1",
-            "it speaks protocol 1 to 1, we speak 2 to 9",
+            "it speaks protocol 2 to 9, this node 1 to 1",
+            "it speaks protocol 1 to 1, this node 2 to 9",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
@@ -169,7 +169,7 @@ fn a_hello_of_another_format_is_refused_by_name() {
     let said = sim.refusals(0);
     assert!(
         said.iter()
-            .any(|r| r.reason == Reason::Protocol && r.text == "it speaks format 7, we speak 1")
+            .any(|r| r.reason == Reason::Protocol && r.text == "it uses format 7, this node 1")
     );
     let captured = sim.captured.take().unwrap();
     let answer = captured.iter().find(|(_, to, _)| *to == address(8)).unwrap();

@@ -163,7 +163,10 @@ async fn who_waits_for_others_is_refused_in_time() {
     assert!(started.elapsed() >= deadline);
     let refused: Vec<_> =
         waited.into_iter().map(|place| place.err().unwrap().to_string()).collect();
-    assert_eq!(refused.iter().filter(|why| why.contains("16 deploys wait")).count(), 1);
+    assert_eq!(
+        refused.iter().filter(|why| why.contains("16 deploys are already waiting")).count(),
+        1
+    );
     assert!(refused.iter().all(|why| why.contains("nothing has changed")), "{refused:?}");
     let load = compiler.place(For::Load).await;
     assert!(load.is_ok());

@@ -84,7 +84,7 @@ async fn nodes_that_are_not_who_they_should_be_are_refused() {
     // Another node listens where b should be.
     let c = node("c").await;
     a.see(&[&Member { peer: c.member().peer, ..b.member().clone() }]);
-    a.refused("b", "node \"c\" is where \"b\" should be").await;
+    a.refused("b", "expected node \"b\" at this address, found \"c\"").await;
     eventually("the reason", || c.links.own.reasons().contains(&Reason::Identity)).await;
     // A second process with the same name.
     let twin = node("a").await;
