@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod error;
 mod files;
 pub mod http;
+pub mod level;
 pub mod limits;
 pub mod log;
 mod mac;

@@ -382,6 +382,11 @@ pub const DISK_PIECE_BYTES: usize = 1024 * 1024;
 
 // --- configuration ----------------------------------------------------------------------------
 
+/// How long every node must have been able to read the next feature level before it is raised by
+/// itself: until then an upgrade can be taken back.
+pub const LEVEL_WAIT_DEFAULT: Duration = Duration::from_secs(60 * 60);
+/// How often a node looks whether it may be raised.
+pub const LEVEL_LOOK: Duration = Duration::from_secs(1);
 /// A node's name is part of claims, tables and the ring.
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 /// A shorter bearer token is guessed too soon.

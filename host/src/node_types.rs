@@ -708,6 +708,25 @@ pub struct NodesInfo {
     pub silent: Vec<SilentNode>,
 }
 
+/// The feature level: what nodes may write while earlier versions have to read it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LevelInfo {
+    /// The one in force.
+    pub level: u16,
+    /// The next one, if everything that has to read it can: it is raised by itself after `level_wait`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub may_rise_to: Option<u16>,
+    /// What each node that is alive can read.
+    pub nodes: Vec<LevelOf>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LevelOf {
+    pub node: String,
+    /// The newest level that it reads.
+    pub reads: u16,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SilentNode {
     pub node: String,

@@ -7,6 +7,7 @@ use crate::{
     api::{Admin, Api},
     cluster::place::Place,
     http::Client,
+    notice::not_tested,
 };
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -55,6 +56,8 @@ pub struct NodeOptions {
     pub unread: bool,
     /// It is started with SIGHUP ignored, as `nohup` does it.
     pub hangup_ignored: bool,
+    /// Another `slotd` than the one under test.
+    pub program: Option<PathBuf>,
 }
 
 /// Where a running node listens.
@@ -97,6 +100,16 @@ pub fn slotd_binary() -> anyhow::Result<PathBuf> {
     sibling("slotd").context("build it with `cargo build -p slotd`, or run `cargo xtask test`")
 }
 
+/// The `slotd` of 25 November 2026, which `cargo xtask test` builds from its commit
+/// (`SLOTD_TEST_OLD_BIN`); `None`, with a notice, where it could not.
+pub fn old_slotd_or_skip(test: &str) -> Option<PathBuf> {
+    let old = std::env::var_os("SLOTD_TEST_OLD_BIN").filter(|path| !path.is_empty());
+    if old.is_none() {
+        not_tested(&format!("{test}: SLOTD_TEST_OLD_BIN does not name an earlier slotd"));
+    }
+    old.map(Into::into)
+}
+
 /// A program of the same build as this one.
 ///
 /// # Errors
@@ -119,11 +132,11 @@ pub fn slotd() -> anyhow::Result<Command> {
     Ok(clean(Command::new(slotd_binary()?)))
 }
 
-/// As [`slotd`], with a limit of file descriptors.
-fn slotd_limited(files_max: u32) -> anyhow::Result<Command> {
+/// A program with a limit of file descriptors.
+fn limited(program: PathBuf, files_max: u32) -> Command {
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\"")]).arg(slotd_binary()?);
-    Ok(clean(shell))
+    shell.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\"")]).arg(program);
+    clean(shell)
 }
 
 fn clean(mut command: Command) -> Command {
@@ -217,6 +230,11 @@ impl Node {
         }
     }
 
+    /// Takes another `slotd` from its next start on; `None`: the one under test.
+    pub fn set_program(&mut self, program: Option<PathBuf>) {
+        self.options.program = program;
+    }
+
     /// Starts the process, on the same data if it ran before, and waits until it is ready.
     ///
     /// # Errors
@@ -262,10 +280,11 @@ impl Node {
             address.map_or_else(|| "127.0.0.1:0".to_owned(), |address| address.to_string())
         };
         let (api, admin) = (text(listen.map(|l| l.api)), text(listen.map(|l| l.admin)));
+        let program = self.options.program.clone().map_or_else(slotd_binary, Ok)?;
         let mut command = match (self.options.files_max, self.options.hangup_ignored) {
-            (Some(files_max), _) => slotd_limited(files_max)?,
-            (None, true) => ignoring_hangup(&slotd()?),
-            (None, false) => slotd()?,
+            (Some(files_max), _) => limited(program, files_max),
+            (None, true) => ignoring_hangup(&clean(Command::new(program))),
+            (None, false) => clean(Command::new(program)),
         };
         command
             .arg("serve")

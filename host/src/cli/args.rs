@@ -99,7 +99,12 @@ pub enum Cmd {
     /// SHOULD the number that the ring of its view assigns; they are equal when the cluster is
     /// settled.
     Nodes(AdminOnly),
-    /// Check whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if unreachable
+    /// Show which feature level is in force and what each node can read, or raise it
+    ///
+    /// The level decides what nodes may write. It is raised by itself once every node could read the
+    /// next one for `level_wait`; until then an upgrade can be taken back.
+    Level(Level),
+    /// Ask whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if it is not there
     ///
     /// For health checks in containers that have no other program.
     Ready(Ready),
@@ -510,6 +515,18 @@ pub enum SlotCmd {
     ///
     /// It finishes what is in flight; new messages wait. Refused if there is no other node.
     Drain(SlotArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct Level {
+    /// Raise it, for good: no node can go back to an earlier version after that
+    #[arg(long)]
+    pub raise: bool,
+    /// Raise it to this level instead of to the next one
+    #[arg(long, value_name = "LEVEL")]
+    pub to: Option<u16>,
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,11 +5,12 @@ use crate::{
     cluster::{
         ClusterOptions, LateHandler,
         member::Member,
-        registry::{Registry, Settings},
+        registry::{Reader, Registry, Settings},
     },
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
     http::Doing,
+    level::{self, FeatureLevel},
     limits,
     log::jetstream::{self, JetStreamLog},
     membership::{self, Fatal, Membership, Terms},
@@ -149,8 +150,10 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
         ring_scheme: RING_SCHEME.into(),
         streams,
         id: format!("{:032x}", rand::random::<u128>()),
+        level: level::NEWEST,
+        unknown: Default::default(),
     };
-    let open = || Registry::open(&nats, &settings, given.is_some(), catalogue.clone());
+    let open = || Registry::open(&nats, &settings, given, catalogue.clone());
     let registry = patiently(config, doing, "the registry", open).await?;
     let nats = nats.over_streams(registry.settings().streams);
     Ok(Engine { nats, registry, catalogue })
@@ -211,15 +214,21 @@ pub(super) async fn join(
         advertised.set_port(bound.port());
     }
     let instance: u128 = rand::random();
+    let boot = count_boot(data_dir)?;
+    let version: Arc<str> = env!("CARGO_PKG_VERSION").into();
+    let name: Arc<str> = config.node.as_str().into();
+    let reader = Reader { name, newest: level::NEWEST, boot, version: version.clone() };
+    patiently(config, doing, "the registry", || registry.introduce(&reader)).await?;
+    let level = registry.level();
     let member = Member {
         name: config.node.as_str().into(),
         peer: advertised,
         api,
-        boot: count_boot(data_dir)?,
+        boot,
         instance,
         leaving: false,
         unfit: None,
-        version: env!("CARGO_PKG_VERSION").into(),
+        version,
     };
     let secret = config.cluster.secret.as_ref();
     let secret =
@@ -237,7 +246,7 @@ pub(super) async fn join(
         membership::Options {
             member: member.clone(),
             secret: secret.to_vec(),
-            terms: Terms::new(&config.cluster.name, config.slot_count),
+            terms: Terms::new(&config.cluster.name, config.slot_count, level.get()),
             timings,
             heartbeat,
         },
@@ -253,6 +262,7 @@ pub(super) async fn join(
             member,
             ring_scheme: RING_SCHEME.into(),
             slot_count: config.slot_count,
+            level: level.clone(),
         },
         port.tcp,
         membership.members(),
@@ -260,7 +270,8 @@ pub(super) async fn join(
         handler.clone(),
     );
     let links = Arc::new(links);
-    doing.step("looking for the cluster's nodes");
+    tokio::spawn(follow_level(membership.clone(), level));
+    doing.step("the node looks for its cluster");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
     let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
     let placement = registry.placement();
@@ -325,6 +336,15 @@ async fn patiently<T, E: Into<StartError>>(
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
+    }
+}
+
+/// Refuses nodes that are too old from the moment on at which the level is raised.
+async fn follow_level(membership: Membership, level: Arc<FeatureLevel>) {
+    let mut level = level.watch();
+    while level.changed().await.is_ok() {
+        let now = *level.borrow_and_update();
+        membership.set_level(now).await;
     }
 }
 

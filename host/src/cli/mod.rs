@@ -117,6 +117,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Rebalance(args) => admin::rebalance(args, json).await,
         Cmd::Ring(args) => admin::ring(args, json).await,
         Cmd::Nodes(args) => nodes::nodes(args, json).await,
+        Cmd::Level(args) => nodes::level(args, json).await,
         Cmd::Ready(args) => nodes::ready(args, json).await,
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,

@@ -1,7 +1,7 @@
 //! Commands on the nodes of a cluster and on slots that move between them.
 
 use super::{
-    args::{AdminOnly, Moves, NodeDrain, Ready},
+    args::{AdminOnly, Level, Moves, NodeDrain, Ready},
     client::{Client, encode, query},
     exit::{CliError, Exit},
     output::{self, Table, harmless, list, number, text, time},
@@ -20,6 +20,30 @@ pub async fn nodes(args: AdminOnly, json: bool) -> Result<(), CliError> {
     }
     output::print(&nodes_table(&answer))?;
     notes(&answer).iter().for_each(|note| output::complain(note));
+    Ok(())
+}
+
+pub async fn level(args: Level, json: bool) -> Result<(), CliError> {
+    let client = args.admin.client()?;
+    let answer = if args.raise || args.to.is_some() {
+        let path = format!("/admin/v1/level{}", query(&[("to", args.to.map(|to| to.to_string()))]));
+        client.request(Method::POST, &path, &[], Bytes::new()).await?.json()?
+    } else {
+        client.get("/admin/v1/level").await?.json()?
+    };
+    if json {
+        return output::line(&answer.to_string());
+    }
+    let mut table = Table::new(&["NODE", ">READS UP TO"]);
+    for node in list(&answer, "nodes") {
+        table.row([text(node, "node"), text(node, "reads")]);
+    }
+    output::print(&table.render())?;
+    let next = match answer["may_rise_to"].as_u64() {
+        Some(next) => format!("; it may be raised to {next} (`slotd level --raise`)"),
+        None => String::new(),
+    };
+    output::complain(&format!("feature level {} is in force{next}", text(&answer, "level")));
     Ok(())
 }
 

@@ -185,6 +185,7 @@ async fn assemble(
         instance_idle: config.guest_idle,
         session_cache_bytes: config.session_cache_bytes,
         resettable: config.resettable,
+        level_wait: config.level_wait,
     };
     let joined = match (engine, peers) {
         (Some(engine), Some(port)) => {

@@ -1,6 +1,7 @@
 //! Versions of what nodes send each other, and the one rule of which versions work together:
 //! membership and links both ask [`Protocols::common`].
 
+use crate::level::{self, Level};
 use std::fmt;
 
 /// The versions that a node speaks: all from the oldest to the newest.
@@ -10,11 +11,14 @@ pub struct Protocols {
     pub newest: u16,
 }
 
-/// What this build speaks. A change of what datagrams or items mean, or of how they are encoded, is
-/// a new version; the oldest one rises only with a release that says so.
-pub const OURS: Protocols = Protocols { oldest: 1, newest: 1 };
-
 impl Protocols {
+    /// What this build speaks in a cluster at this feature level. A change of what datagrams or items
+    /// mean, or of how they are encoded, is a new level; who does not know the level in force can't
+    /// read what the others write, and is refused.
+    pub fn at(level: Level) -> Self {
+        Self { oldest: level, newest: level::NEWEST.max(level) }
+    }
+
     /// The version that two nodes use with each other: the newest that both speak. `None`: they
     /// refuse each other.
     pub fn common(self, other: Self) -> Option<u16> {

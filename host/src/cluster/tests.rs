@@ -218,6 +218,7 @@ impl World {
             },
         };
         let options = NodeOptions {
+            level_wait: limits::LEVEL_WAIT_DEFAULT,
             name: name.to_string(),
             slot_count: SLOTS,
             mailbox_messages: 1_000,

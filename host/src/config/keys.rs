@@ -185,6 +185,15 @@ pub static KEYS: &[Key] = &[
          then do everything."
     ),
     same!(
+        "level_wait",
+        ms(0, 30 * 24 * HOUR),
+        Duration,
+        level_wait,
+        "How long every node must have been able to read the next feature level before it is raised \
+         by itself. Until then an upgrade of slotd can be taken back; `slotd level --raise` does not \
+         wait."
+    ),
+    same!(
         "shutdown_grace",
         ms(0, HOUR),
         Duration,

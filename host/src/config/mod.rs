@@ -28,6 +28,7 @@ pub struct Config {
     pub insecure: bool,
     /// For test suites. Only a flag on the command line: no file or variable that stays behind.
     pub resettable: bool,
+    pub level_wait: Duration,
     pub shutdown_grace: Duration,
     /// Without progress of the threads that serve.
     pub stall_limit: Duration,
@@ -159,6 +160,7 @@ impl Default for Config {
             slot_count: limits::SLOT_COUNT_DEFAULT,
             insecure: false,
             resettable: false,
+            level_wait: limits::LEVEL_WAIT_DEFAULT,
             shutdown_grace: limits::SHUTDOWN_GRACE_DEFAULT,
             stall_limit: limits::STALL_LIMIT_DEFAULT,
             api: local(7070),

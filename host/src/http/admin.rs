@@ -10,8 +10,8 @@ use crate::{
     error::{Code, Error},
     names::{SessionId, check_plugin_version},
     node::{
-        Deployed, Deployments, Drained, MoveCancelled, MovesInfo, Node, NodeDraining, NodesInfo,
-        Rebalanced, RingInfo, Said, ServiceInfo, ServiceRemoved, SlotInfo,
+        Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node, NodeDraining,
+        NodesInfo, Rebalanced, RingInfo, Said, ServiceInfo, ServiceRemoved, SlotInfo,
     },
 };
 use axum::{
@@ -326,6 +326,41 @@ pub(super) async fn nodes(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let node = admin.node()?;
     Ok(json(&admin.reading(async { Ok(node.nodes().await) }).await?))
+}
+
+/// Says which feature level is in force, and what the nodes can read
+///
+/// The level decides what nodes may write while earlier versions have to read it.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/level",
+    tag = "admin",
+    responses((status = 200, description = "The level", body = LevelInfo, content_type = "application/json"))
+)]
+pub(super) async fn level(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    Ok(json(&admin.node()?.level()))
+}
+
+/// Raises the feature level
+///
+/// For good: from then on no earlier version can be gone back to. Refused while a node can't read what
+/// the level allows (`level-unreadable`). It is raised by itself once all could for `level_wait`.
+#[utoipa::path(
+    post,
+    path = "/admin/v1/level",
+    tag = "admin",
+    params(("to" = Option<u16>, Query, description = "The level; default: the next one")),
+    responses((status = 200, description = "The level that is in force now", body = LevelInfo, content_type = "application/json"))
+)]
+pub(super) async fn raise_level(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let query = Query::parse(&uri, &["to"])?;
+    let to = query
+        .get("to")
+        .map(|to| to.parse::<u16>().map_err(|_| invalid("query parameter \"to\": not a level")));
+    let to = to.transpose()?;
+    let node = admin.node()?.clone();
+    change(async move { node.raise_level(to).await }).await
 }
 
 /// Has a node give all its slots away and end

@@ -180,6 +180,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             (_, "/slots/{slot}/drain") => {
                 of(&[&CHANGE, &[SlotNotFound, NoOtherNode, Fenced, MailboxFull]])
             }
+            ("POST", "/level") => of(&[&CHANGE, &[RequestInvalid, LevelUnreadable]]),
             (_, "/nodes/{node}/drain") => of(&[&CHANGE, &[NodeNotFound, NoOtherNode]]),
             ("DELETE", "/moves/{node}/{id}") => {
                 of(&[&CHANGE, &[NodeNotFound, MoveNotFound, MoveTooLate]])

@@ -57,6 +57,7 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(admin::ring))
         .routes(routes!(admin::nodes))
         .routes(routes!(admin::drain_node))
+        .routes(routes!(admin::level, admin::raise_level))
         .routes(routes!(admin::moves))
         .routes(routes!(admin::cancel_move))
         .routes(routes!(admin::metrics))
@@ -106,11 +107,12 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 5] = [
+const WITHOUT_BODY: [&str; 6] = [
     "/admin/v1/services/{service}/rollback",
     "/admin/v1/slots/{slot}/drain",
     "/admin/v1/rebalance",
     "/admin/v1/nodes/{node}/drain",
+    "/admin/v1/level",
     "/admin/v1/reset",
 ];
 

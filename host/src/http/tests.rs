@@ -462,6 +462,8 @@ async fn the_admin_api_guards_itself() {
         ("GET", "/admin/v1/services/chat/pinned?limit=0", 400),
         ("GET", "/admin/v1/ring?x=1", 400),
         ("GET", "/admin/v1/nodes?x=1", 400),
+        ("GET", "/admin/v1/level?x=1", 400),
+        ("POST", "/admin/v1/level?to=x", 400),
         ("GET", "/admin/v1/moves?limit=0", 400),
         ("DELETE", "/admin/v1/moves/a/x", 404),
         ("GET", "/admin/v1/nodes/a/drain", 405),

@@ -1,16 +1,22 @@
-//! What a slot's log holds. Encoded with postcard behind one version byte.
+//! What a slot's log holds, behind one byte that names the format: 1 is postcard's, of the batch as
+//! a whole; 2 has framed records ([`framed`]), and is written from feature level 2 on.
+
+mod framed;
 
 use crate::{
+    level::Level,
     log::{LogError, Term},
-    names::SessionKey,
-    names::{ServiceName, SlotId},
+    names::{ServiceName, SessionKey, SlotId},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The version of the encoding, the first byte of every batch.
+/// The first byte of batches that every version reads. Claims are always written so: whoever is too
+/// old for the rest of a log still reads who has it.
 pub const BATCH_FORMAT: u8 = 1;
+/// The feature level from which on batches are framed.
+const FRAMED_FROM: Level = 2;
 
 /// What one commit of one slot makes durable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,13 +182,28 @@ impl Record {
 }
 
 impl Batch {
+    /// As every version reads it.
+    ///
     /// # Errors
     /// [`LogError::Unavailable`]: a bug; nothing may be appended in its place.
     pub fn encode(&self) -> Result<Bytes, LogError> {
+        self.encode_at(crate::level::OLDEST)
+    }
+
+    /// As it is written at a feature level.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_at(&self, level: Level) -> Result<Bytes, LogError> {
         let mut out =
             Vec::with_capacity(64 + self.records.iter().map(Record::about_bytes).sum::<usize>());
-        out.push(BATCH_FORMAT);
-        postcard::to_extend(self, out)
+        let encoded = if level >= FRAMED_FROM {
+            framed::encode(self, out)
+        } else {
+            out.push(BATCH_FORMAT);
+            postcard::to_extend(self, out).map_err(|e| e.to_string())
+        };
+        encoded
             .map(Bytes::from)
             .map_err(|e| LogError::Unavailable(format!("a bug: the batch can't be encoded: {e}")))
     }
@@ -196,7 +217,8 @@ impl Batch {
             // The first fields of a struct are encoded as a tuple is.
             Some((&BATCH_FORMAT, rest)) => postcard::take_from_bytes(rest)
                 .map(|(head, _)| head)
-                .map_err(|e| LogError::Corrupt(format!("a batch can't be decoded: {e}"))),
+                .map_err(|e| LogError::Corrupt(format!("a batch does not decode: {e}"))),
+            Some((&framed::FORMAT, rest)) => framed::peek(rest).map_err(broken),
             _ => Self::decode(bytes).map(|batch| (batch.slot, batch.term, batch.attempt)),
         }
     }
@@ -206,11 +228,20 @@ impl Batch {
     pub fn decode(bytes: &[u8]) -> Result<Self, LogError> {
         match bytes.split_first() {
             Some((&BATCH_FORMAT, rest)) => postcard::from_bytes(rest)
-                .map_err(|e| LogError::Corrupt(format!("a batch can't be decoded: {e}"))),
+                .map_err(|e| LogError::Corrupt(format!("a batch does not decode: {e}"))),
+            Some((&framed::FORMAT, rest)) => framed::decode(rest).map_err(broken),
             Some((format, _)) => Err(LogError::Corrupt(format!(
-                "a batch has format {format}; this slotd reads {BATCH_FORMAT}"
+                "a batch has format {format}, this slotd reads {BATCH_FORMAT} to {}",
+                framed::FORMAT
             ))),
             None => Err(LogError::Corrupt("an empty batch".into())),
         }
     }
 }
+
+fn broken(why: String) -> LogError {
+    LogError::Corrupt(format!("a batch does not decode: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     cluster::member::{Member, Members, Unfit},
     discovery::Found,
+    level::Level,
     limits,
     telemetry::metrics::metrics,
 };
@@ -251,6 +252,11 @@ impl Core {
     /// This node can't serve from now on, or can again; all are told.
     pub fn set_unfit(&mut self, now: Instant, unfit: Option<Unfit>) {
         self.say_of_itself(now, |member| member.unfit = unfit);
+    }
+
+    /// What this node expects of others from now on.
+    pub fn set_level(&mut self, level: Level) {
+        self.terms.set_level(level);
     }
 
     fn say_of_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {

@@ -29,9 +29,10 @@ pub use wire::Terms;
 use crate::{
     cluster::{
         member::{Member, Members, Unfit},
-        protocol,
+        protocol::Protocols,
     },
     discovery::Found,
+    level::Level,
     limits,
     names::is_cluster_name,
     ring::RING_SCHEME,
@@ -47,15 +48,21 @@ use task::Order;
 use tokio::sync::{mpsc, oneshot, watch};
 
 impl Terms {
-    /// What this build expects of a cluster of this name.
-    pub fn new(cluster: &str, slot_count: u16) -> Self {
+    /// What this build expects of a cluster of this name that is at this feature level.
+    pub fn new(cluster: &str, slot_count: u16, level: Level) -> Self {
+        let protocols = Protocols::at(level);
         Self {
             cluster: cluster.to_owned(),
-            protocol: protocol::OURS.newest,
-            protocol_oldest: protocol::OURS.oldest,
+            protocol: protocols.newest,
+            protocol_oldest: protocols.oldest,
             ring_scheme: RING_SCHEME.to_owned(),
             slot_count,
         }
+    }
+
+    fn set_level(&mut self, level: Level) {
+        let protocols = Protocols::at(level);
+        (self.protocol, self.protocol_oldest) = (protocols.newest, protocols.oldest);
     }
 }
 
@@ -244,6 +251,10 @@ impl Membership {
     /// as long as others are fit.
     pub async fn set_unfit(&self, unfit: Option<Unfit>) {
         self.order(|done| Order::SetUnfit(unfit, done)).await;
+    }
+    /// The cluster's feature level was raised: nodes that do not know it are refused from now on.
+    pub async fn set_level(&self, level: Level) {
+        self.order(|done| Order::SetLevel(level, done)).await;
     }
     /// Says farewell and ends the task; returns after
     /// [`limits::FAREWELLS`] x [`limits::FAREWELL_INTERVAL`].

@@ -6,7 +6,7 @@ use super::{
     refusal::Fatal,
 };
 use crate::{
-    cluster::member::Unfit, discovery::Found, limits, telemetry::metrics::metrics,
+    cluster::member::Unfit, discovery::Found, level::Level, limits, telemetry::metrics::metrics,
     watchdog::Heartbeat,
 };
 use std::{io, net::UdpSocket as StdSocket, time::Instant};
@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 pub(super) enum Order {
     SetLeaving(oneshot::Sender<()>),
     SetUnfit(Option<Unfit>, oneshot::Sender<()>),
+    SetLevel(Level, oneshot::Sender<()>),
     Leave(oneshot::Sender<()>),
     /// Does not run for this long, as if stopped.
     #[cfg(test)]
@@ -120,6 +121,10 @@ impl Task {
             }
             Order::SetUnfit(unfit, done) => {
                 self.core.set_unfit(now, unfit);
+                let _ = done.send(());
+            }
+            Order::SetLevel(level, done) => {
+                self.core.set_level(level);
                 let _ = done.send(());
             }
             Order::Leave(done) => {

@@ -2,6 +2,7 @@
 
 mod components;
 mod house;
+mod level;
 mod memory;
 mod messages;
 mod operate;
@@ -94,6 +95,7 @@ pub struct Node {
     /// Set once, at start, on a node of a cluster.
     cluster: Option<Arc<Cluster>>,
     registry: Option<Registry>,
+    data_dir: Arc<DataDir>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,6 +110,8 @@ pub struct NodeOptions {
     pub instance_idle: Duration,
     /// Memory for cached sessions over all slots.
     pub session_cache_bytes: usize,
+    /// How long everything must have been able to read the next feature level before it is raised.
+    pub level_wait: Duration,
     /// For test suites: [`Node::reset`] deletes every session.
     pub resettable: bool,
 }
@@ -187,6 +191,10 @@ impl Node {
                 cache_bytes: options.session_cache_bytes,
                 patience: limits::ENGINE_PATIENCE,
             },
+            level: match shared.as_ref().and_then(|shared| shared.registry.as_ref()) {
+                Some(registry) => registry.level(),
+                None => data_dir.level(),
+            },
             cluster: shared.as_ref().map(|shared| ClusterContext {
                 snapshots: shared.snapshots.clone(),
                 registry: shared.registry.clone(),
@@ -221,6 +229,7 @@ impl Node {
             router,
             cluster,
             registry,
+            data_dir: data_dir.clone(),
             table: ring::Table::new(&view, options.slot_count),
             context,
             options,
@@ -245,6 +254,7 @@ impl Node {
             tokio::spawn(Self::follow_registry(Arc::downgrade(&node), registry.changes()));
         }
         tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
+        tokio::spawn(level::keep(Arc::downgrade(&node), node.stopping.subscribe()));
         tokio::spawn(components::tidy(Arc::downgrade(&node), node.stopping.subscribe()));
         let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
         tokio::spawn(memory::shed_instances(plugins, stopping));

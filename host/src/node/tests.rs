@@ -57,6 +57,7 @@ impl Fixture {
             instance_idle: Duration::from_secs(300),
             session_cache_bytes: 1 << 20,
             resettable: false,
+            level_wait: limits::LEVEL_WAIT_DEFAULT,
         };
         let foundation = Foundation { data_dir, plugins: plugins.clone(), shared: None };
         let node = Node::start(options, foundation).unwrap();

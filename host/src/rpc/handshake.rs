@@ -19,10 +19,7 @@ use super::{
     proto::{Farewell, Frame, Hello, Item, kind},
 };
 use crate::{
-    cluster::{
-        member::Members,
-        protocol::{self, Protocols},
-    },
+    cluster::{member::Members, protocol::Protocols},
     discovery::Found,
     limits,
     mac::Mac,
@@ -259,9 +256,11 @@ impl Own {
 
     fn hello_of(&self, cluster: String) -> Vec<u8> {
         let own = &self.options.member;
+        let protocols = Protocols::at(self.options.level.get());
         Hello {
-            protocol: protocol::OURS.newest.into(),
-            protocol_oldest: protocol::OURS.oldest.into(),
+            protocol: protocols.oldest.into(),
+            protocol_oldest: protocols.oldest.into(),
+            protocol_newest: protocols.newest.into(),
             cluster,
             name: own.name.to_string(),
             instance: own.instance.to_be_bytes().to_vec(),
@@ -281,7 +280,7 @@ impl Own {
     /// The first thing that does not fit.
     fn check(&self, theirs: Hello, expected: Option<&str>) -> Result<Introduced, Refusal> {
         let (name, version) = (clean(&theirs.name), clean(&theirs.version));
-        let (protocols, ours) = (protocols(&theirs), protocol::OURS);
+        let (protocols, ours) = (protocols(&theirs), Protocols::at(self.options.level.get()));
         if ours.common(protocols).is_none() {
             let age = if protocols.newest < ours.oldest { "older" } else { "newer" };
             return Err(Refusal::new(
@@ -413,7 +412,7 @@ fn read(hello: &[u8]) -> Result<Hello, Refusal> {
 
 fn protocols(hello: &Hello) -> Protocols {
     let version = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-    let newest = version(hello.protocol);
+    let newest = version(hello.protocol.max(hello.protocol_newest));
     match hello.protocol_oldest {
         0 => Protocols { oldest: newest, newest },
         oldest => Protocols { oldest: version(oldest), newest },

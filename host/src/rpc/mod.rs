@@ -38,6 +38,7 @@ use crate::{
     cluster::member::{Member, Members},
     discovery::Found,
     error::{Code, Error},
+    level::FeatureLevel,
     log::{Position, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{Answer, History, Incoming, Range, Sent, SessionInfo, SlotInfo, Subscribed},
@@ -219,6 +220,8 @@ pub struct RpcOptions {
     /// [`crate::ring::RING_SCHEME`].
     pub ring_scheme: Arc<str>,
     pub slot_count: u16,
+    /// The cluster's: who does not know it is refused.
+    pub level: Arc<FeatureLevel>,
 }
 
 /// The links of a node with its peers.

@@ -100,7 +100,8 @@ pub(super) mod kind {
 /// read it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Hello {
-    /// The newest version that the node speaks.
+    /// The cluster's feature level: nodes up to 0.1.0 of 25 November 2026 take no other number
+    /// than their own, which is 1.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
     /// Of the node that calls; the other side says the same, whatever its own is, until the caller
@@ -127,6 +128,9 @@ pub(super) struct Hello {
     /// The oldest version that the node speaks; 0, as nodes up to 0.1.0 send it: `protocol` alone.
     #[prost(uint32, tag = "10")]
     pub protocol_oldest: u32,
+    /// The newest version that the node speaks; 0: `protocol`.
+    #[prost(uint32, tag = "11")]
+    pub protocol_newest: u32,
 }
 
 /// Why a side closes the link. As stable as [`Hello`].

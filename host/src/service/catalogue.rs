@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Code, Error},
+    level::Unknown,
     limits,
     log::record::{Activate, DeploymentId},
     names::ServiceName,
@@ -36,6 +37,9 @@ pub struct Deployment {
     /// Who deployed it, if the request said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
+    /// What a later version has put there.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// What brought the current generation about.
@@ -92,6 +96,9 @@ pub struct Service {
     /// Absent of a generation from before it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched: Option<Switched>,
+    /// What a later version has put there.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 fn one() -> DeploymentId {
@@ -154,6 +161,7 @@ impl Service {
             since: self.generation + 1,
             purged: 0,
             switched: Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() }),
+            unknown: self.unknown.clone(),
         }
     }
 
@@ -187,6 +195,7 @@ impl Service {
             since: 0,
             purged: 0,
             switched: None,
+            unknown: Unknown::default(),
         });
         let runs = service.deployment(service.current);
         if runs.is_some_and(|d| d.digest == digest && (d.same_state || !change.same_state)) {
@@ -234,6 +243,7 @@ impl Service {
             deployed_ms: change.now_ms,
             same_state: change.same_state,
             by: change.by.clone(),
+            unknown: Unknown::default(),
         });
         Ok(id)
     }
@@ -592,6 +602,23 @@ mod tests {
         assert!(!service.is_removed() && service.deployment(1).is_some_and(|d| !d.same_state));
         let kept: serde_json::Value = serde_json::from_str(&kept).map_err(json)?;
         assert_eq!(serde_json::to_value(&service).map_err(json)?, kept);
+        // What a later version has put there stays, whatever this one changes.
+        let mut later = kept.clone();
+        later["canary"] = serde_json::json!({"slots": [1]});
+        later["deployments"][0]["signed"] = true.into();
+        let known: Service = serde_json::from_value(later).map_err(json)?;
+        let removed = serde_json::to_value(known.removed(&Change::default())).map_err(json)?;
+        assert_eq!(removed["canary"]["slots"][0], 1);
+        let next = Service::deployed(
+            Some(&known),
+            &service.name,
+            None,
+            Digest([8; 32]),
+            &Change::default(),
+        )?;
+        let next = serde_json::to_value(next.ok_or_else(|| Error::internal("no change"))?)
+            .map_err(json)?;
+        assert!(next["deployments"][0]["signed"] == true && next["canary"]["slots"][0] == 1);
         // Numbers go on behind a removal: no record of the old service is one of the new.
         let removed = service.removed(&Change::default());
         assert_eq!((removed.generation, removed.since, removed.first), (4, 4, 2));

@@ -69,7 +69,7 @@ impl Task {
             attempt: rand_u128(),
             records: building.records,
         };
-        let encoded = match batch.encode() {
+        let encoded = match batch.encode_at(self.context.level.get()) {
             Ok(encoded) => encoded,
             Err(error) => {
                 let error = commit_error(&error);

@@ -31,6 +31,7 @@ pub use gone::{Purpose, gone};
 use crate::{
     cluster::registry::Registry,
     error::{Code, Error},
+    level::FeatureLevel,
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     node_types::{
@@ -69,6 +70,8 @@ pub struct SlotContext {
     /// Mail that all slots have taken, for telling an idle node.
     pub mail_taken: AtomicU64,
     pub options: SlotOptions,
+    /// What may be written.
+    pub level: Arc<FeatureLevel>,
     /// What a slot of a cluster has beside that. `None` on a node that stands alone.
     pub cluster: Option<ClusterContext>,
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    level,
     log::{
         Append, Claim, LogError, Logged,
         record::{Activate, Batch, Record},
@@ -156,6 +157,7 @@ impl Fixture {
             cached_bytes: 0.into(),
             mail_taken: 0.into(),
             options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20, patience },
+            level: Arc::new(FeatureLevel::new(level::NEWEST)),
             cluster: None,
         });
         let ownership = Ownership::default();

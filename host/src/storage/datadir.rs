@@ -11,6 +11,7 @@ use super::{
     tables::{self, TableFile},
 };
 use crate::{
+    level::{FeatureLevel, Level},
     limits,
     log::{
         LogError,
@@ -61,6 +62,7 @@ impl Default for StorageOptions {
 /// An open data directory. Dropping it closes it.
 pub struct DataDir {
     path: PathBuf,
+    level: Arc<FeatureLevel>,
     engine: Arc<Engine>,
     shared: Arc<Shared>,
     log: Arc<EmbeddedLog>,
@@ -85,12 +87,13 @@ impl DataDir {
         let (identity, create) = identity_of(path, &options)?;
         let db_path = path.join(identity::DATABASE);
         if create {
-            let made = Db::open(&db_path, &options, identity.format, true)?;
+            let made = Db::open(&db_path, &options, identity.has_bodies(), true)?;
             drop(made);
             fs::remove_file(path.join(identity::CREATING)).map_err(|e| unavailable(path, &e))?;
             identity::sync_dir(path).map_err(|e| unavailable(path, &e))?;
         }
         let mark = Arc::new(Mutex::new(Mark::open(path)?));
+        let level = Arc::new(FeatureLevel::new(identity.level()));
         let engine = Arc::new(Engine::new(options, identity, db_path));
         let shared = Shared::new(engine.clone());
         let unchecked = open_database(&engine, &shared, mark.lock().number())?;
@@ -107,6 +110,7 @@ impl DataDir {
         };
         let this = Self {
             path: path.to_owned(),
+            level,
             log: Arc::new(EmbeddedLog::new(shared.clone())),
             state: Arc::new(FjallState::new(engine.clone())),
             engine,
@@ -135,6 +139,22 @@ impl DataDir {
     }
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the log in it may hold. Of a node of a cluster the cluster's level counts, not this one.
+    pub fn level(&self) -> Arc<FeatureLevel> {
+        self.level.clone()
+    }
+
+    /// Raises the level for good: from then on versions of slotd that can't read it refuse the
+    /// directory. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The identity can't be written; then nothing has changed.
+    pub fn raise_level(&self, to: Level) -> io::Result<()> {
+        self.engine.identity.raised(to).write(&self.path)?;
+        self.level.raise(to);
+        Ok(())
     }
 
     /// What the store can do; changes are seen through the receiver.
@@ -283,14 +303,14 @@ fn meta_key(key: &str) -> String {
 
 /// Checks the files, opens the database and recovers. Gives the tables still to be checked.
 fn open_database(engine: &Engine, shared: &Shared, mark: u64) -> Result<Vec<TableFile>, OpenError> {
-    let format = engine.identity.format;
-    let mut files = tables::check_manifests(&engine.db_path, engine::last_keyspace(format))?;
+    let bodies = engine.identity.has_bodies();
+    let mut files = tables::check_manifests(&engine.db_path, engine::last_keyspace(bodies))?;
     if files.iter().map(|file| file.bytes).sum::<u64>() <= engine.options.verify_bytes_max {
         files.iter().try_for_each(TableFile::check)?;
         files.clear();
     }
     journal::check(&engine.db_path, engine.identity.salt)?;
-    let db = Db::open(&engine.db_path, &engine.options, format, false)?;
+    let db = Db::open(&engine.db_path, &engine.options, bodies, false)?;
     let tables = recovery::run(engine, &db, mark)?;
     let mut place = engine.db.write();
     shared.set_tables(tables);

@@ -1,10 +1,6 @@
 //! The fjall database, its keyspaces and their tuning, and what happens when it fails.
 
-use super::{
-    OpenError, StorageOptions,
-    identity::{self, Identity},
-    tables,
-};
+use super::{OpenError, StorageOptions, identity::Identity, tables};
 use crate::{limits, state::StateError};
 use fjall::{
     AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
@@ -110,9 +106,9 @@ impl Bodies {
     }
 }
 
-/// The last of the keyspaces that a directory of a format has.
-pub fn last_keyspace(format: u32) -> u64 {
-    if format >= identity::FORMAT_BODIES { BODIES_ID } else { LAST_ID }
+/// The last of the keyspaces that a directory has, with large bodies apart or without.
+pub fn last_keyspace(bodies: bool) -> u64 {
+    if bodies { BODIES_ID } else { LAST_ID }
 }
 
 static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -185,15 +181,15 @@ fn memtable_bytes(name: &str) -> u64 {
 }
 
 impl Db {
-    /// Opens the database at `path` of a directory of format `format`, which has been checked, or
-    /// makes it when `create`.
+    /// Opens the database at `path`, which has been checked, or makes it when `create`. `bodies`: large
+    /// pieces of history lie apart.
     pub fn open(
         path: &Path,
         options: &StorageOptions,
-        format: u32,
+        bodies: bool,
         create: bool,
     ) -> Result<Self, OpenError> {
-        let names = NAMES.iter().chain((last_keyspace(format) == BODIES_ID).then_some(&BODIES));
+        let names = NAMES.iter().chain(bodies.then_some(&BODIES));
         let names: Vec<&str> = names.copied().collect();
         let run = || -> fjall::Result<Self> {
             let database = Database::builder(path)

@@ -1,6 +1,7 @@
 //! The small files beside the database: what the directory is, and how far its log surely went.
 
 use super::OpenError;
+use crate::level::{self, Level, Unknown};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -16,14 +17,17 @@ pub const CREATING: &str = "creating";
 pub const DATABASE: &str = "db";
 pub const LOCK: &str = "slotd.lock";
 pub const MARK: &str = "commit.mark";
-/// What new directories are made with.
-const FORMAT: u32 = 2;
+/// What new directories are made with, and others get with feature level 2.
+const FORMAT: u32 = 3;
 /// The first directories were made with this one, and are used as they are.
 const FORMAT_MIN: u32 = 1;
-/// From this one on large pieces of history lie apart.
-pub const FORMAT_BODIES: u32 = 2;
+/// From this one on the identity says what is in the directory. Up to here the format does: with 2
+/// large pieces of history lie apart.
+const FORMAT_SAYS: u32 = 3;
+const FORMAT_BODIES: u32 = 2;
 
-/// What a data directory says of itself. Never changes.
+/// What a data directory says of itself. Never changes, but for the feature level and the format
+/// that keeps older versions out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub format: u32,
@@ -36,12 +40,57 @@ pub struct Identity {
     /// The log is a cluster's, elsewhere: positions in the state are that log's.
     #[serde(default)]
     pub clustered: bool,
+    /// From format 3 on: what its log may hold. See [`crate::level`].
+    #[serde(default = "oldest")]
+    level: Level,
+    /// From format 3 on: large pieces of history lie apart.
+    #[serde(default)]
+    bodies: bool,
+    /// What a later version has put there.
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+fn oldest() -> Level {
+    level::OLDEST
 }
 
 impl Identity {
     pub fn new(slot_count: u16, clustered: bool) -> io::Result<Self> {
         let (node, salt) = (random_u128()?, random_u128()? as u64);
-        Ok(Self { format: FORMAT, slot_count, node: format!("{node:032x}"), salt, clustered })
+        Ok(Self {
+            format: FORMAT,
+            slot_count,
+            node: format!("{node:032x}"),
+            salt,
+            clustered,
+            level: level::NEWEST,
+            bodies: true,
+            unknown: Unknown::default(),
+        })
+    }
+
+    /// As a version made it that knew formats up to this one.
+    #[cfg(test)]
+    pub fn of_format(format: u32, slot_count: u16) -> io::Result<Self> {
+        let made = Self::new(slot_count, false)?;
+        Ok(Self { format, level: level::OLDEST, bodies: false, ..made })
+    }
+
+    /// What the log in it may hold.
+    pub fn level(&self) -> Level {
+        if self.format >= FORMAT_SAYS { self.level } else { level::OLDEST }
+    }
+
+    /// Whether large pieces of history lie apart.
+    pub fn has_bodies(&self) -> bool {
+        if self.format >= FORMAT_SAYS { self.bodies } else { self.format >= FORMAT_BODIES }
+    }
+
+    /// The same directory at a higher level: versions that can't read that refuse it from then on.
+    pub fn raised(&self, to: Level) -> Self {
+        let bodies = self.has_bodies();
+        Self { format: FORMAT, level: to.max(self.level()), bodies, ..self.clone() }
     }
 
     /// Reads it; `None` when there is none.
@@ -66,6 +115,15 @@ impl Identity {
                 "{} has format {}; this slotd reads {FORMAT_MIN} to {FORMAT}",
                 dir.display(),
                 identity.format
+            )));
+        }
+        if identity.level() > level::NEWEST {
+            return Err(OpenError::Mismatch(format!(
+                "{} is at feature level {}, this slotd reads {} to {}",
+                dir.display(),
+                identity.level(),
+                level::OLDEST,
+                level::NEWEST
             )));
         }
         Ok(Some(identity))

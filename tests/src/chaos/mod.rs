@@ -66,7 +66,7 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
         // Every other hour: whichever node a slot goes to, its clock is another.
         options.own.extend((1..=NODES_EVER_MAX).map(|number| {
             let env = clock.env([0, 3_600, -3_600][number as usize % 3]).into();
-            (number, Own { env, data_dir: None })
+            (number, Own { env, ..Own::default() })
         }));
     }
     let cluster = Cluster::start(options, net).await?;

@@ -50,6 +50,8 @@ pub struct ClusterOptions {
 pub struct Own {
     pub env: Vec<(String, String)>,
     pub data_dir: Option<PathBuf>,
+    /// Another `slotd` than the one under test.
+    pub program: Option<PathBuf>,
 }
 
 /// A running cluster. Dropping it kills all of it and removes its data.
@@ -217,13 +219,21 @@ impl Cluster {
         let mut env = self.env(&[peer]);
         env.push(("SLOTD_NODE".into(), name.clone()));
         env.push(("SLOTD_CLUSTER_LISTEN".into(), peer.to_string()));
-        let Own { env: own, data_dir } = self.options.own.get(&number).cloned().unwrap_or_default();
+        let Own { env: own, data_dir, program } =
+            self.options.own.get(&number).cloned().unwrap_or_default();
         env.extend(own);
         let addresses = Addresses { api, admin };
         let (listen, place) = (Some(addresses), Some(place));
         let files_max = self.options.files_max;
-        let options =
-            NodeOptions { env, listen, place, data_dir, files_max, ..NodeOptions::default() };
+        let options = NodeOptions {
+            env,
+            listen,
+            place,
+            data_dir,
+            files_max,
+            program,
+            ..NodeOptions::default()
+        };
         let node = tokio::sync::Mutex::new(Node::prepare(options)?);
         let _reserved = reserved;
         let member = Member { number, name, node, host, addresses, peer, _reserved };

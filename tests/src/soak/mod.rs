@@ -178,7 +178,7 @@ impl System {
         }
         let own = (1..)
             .zip(folders)
-            .map(|(number, folder)| (number, Own { env: Vec::new(), data_dir: folder.clone() }));
+            .map(|(number, folder)| (number, Own { data_dir: folder.clone(), ..Own::default() }));
         let options = ClusterOptions {
             nodes: plan.nodes,
             slots: SLOTS,

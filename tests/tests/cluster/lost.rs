@@ -158,6 +158,7 @@ async fn without_room(disk: PathBuf) -> anyhow::Result<()> {
     let own = Own {
         env: vec![("SLOTD_STORE_DISK_RESERVE".into(), "16MiB".into())],
         data_dir: Some(disk.join("data")),
+        ..Own::default()
     };
     let options = ClusterOptions {
         nodes: 2,

@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     io::Write,
     net::{SocketAddr, TcpStream, UdpSocket},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -436,7 +436,7 @@ fn clocks_that_are_an_hour_off_are_of_no_matter() {
                 return Ok(());
             }
         };
-        let off = |seconds| Own { env: clock.env(seconds).into(), data_dir: None::<PathBuf> };
+        let off = |seconds| Own { env: clock.env(seconds).into(), ..Own::default() };
         let own = BTreeMap::from([(2, off(HOUR)), (3, off(-HOUR))]);
         let cluster = small(own, 3).await?;
         cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;

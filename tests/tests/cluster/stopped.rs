@@ -139,7 +139,7 @@ fn a_node_that_stands_still_holds_up_nobody_else() {
 #[test]
 fn a_node_whose_serving_threads_hang_loses_its_slots_and_ends() {
     scenario(async {
-        let stall = Own { env: vec![("SLOTD_STALL_LIMIT".into(), "20s".into())], data_dir: None };
+        let stall = Own { env: vec![("SLOTD_STALL_LIMIT".into(), "20s".into())], ..Own::default() };
         let own = BTreeMap::from([(3, stall)]);
         let cluster =
             Cluster::start(ClusterOptions { own, ..ClusterOptions::default() }, None).await?;

@@ -3,6 +3,7 @@
 //!
 //! The key-value bucket `slotd-<cluster>-registry` has
 //! - `settings`: what every node must agree on, written by the first one;
+//! - `node.<name>`: what each node can read, for the feature level in the settings;
 //! - `service.<name>`: a [`Service`] of the catalogue, changed by compare-and-swap, so that of two
 //!   deploys one wins and the other is told;
 //! - `placement`: slots that were told to leave a node.
@@ -13,14 +14,17 @@
 
 mod bucket;
 mod components;
+mod readers;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub use components::Components;
+pub use readers::{Reader, too_old};
 
 use crate::{
     error::{Code, Error},
+    level::{self, FeatureLevel, Level, Unknown},
     limits,
     log::record::DeploymentId,
     names::{ServiceName, SlotId},
@@ -47,6 +51,16 @@ pub struct Settings {
     /// Made at random by each node, and kept of the first: tells a cluster from one of the same
     /// name whose engine was emptied.
     pub id: String,
+    /// What the nodes may write. The only one that changes: it rises.
+    #[serde(default = "oldest")]
+    pub level: Level,
+    /// What a later version has put there. It stays when this one changes the level.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+fn oldest() -> Level {
+    level::OLDEST
 }
 
 /// Where slots may not be, beside what the ring says.
@@ -56,6 +70,8 @@ pub struct Placement {
     /// node go, the one after it. One name a slot: a slot that is told to leave the next node too
     /// may come back to the first.
     pub avoid: BTreeMap<SlotId, Arc<str>>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// The cluster's registry. Cheap to clone; the watch ends with the last clone.
@@ -80,6 +96,9 @@ struct Shared {
     /// The revision of each key that was last seen.
     revisions: Mutex<HashMap<String, u64>>,
     placement: signal::Sender<Arc<Placement>>,
+    level: Arc<FeatureLevel>,
+    /// What the nodes can read, by name.
+    readers: Mutex<HashMap<Arc<str>, Reader>>,
     /// Counts changes of the catalogue.
     changed: signal::Sender<u64>,
 }
@@ -121,7 +140,12 @@ impl Shared {
             bucket::decode::<Placement>(value).map(|placement| {
                 self.placement.send_replace(placement.into());
             })
+        } else if key == SETTINGS {
+            self.learn_settings(value)
+        } else if key.starts_with(readers::NODE) {
+            self.learn_reader(value)
         } else {
+            // Of a later version.
             Ok(())
         };
         if let Err(why) = read {
@@ -139,8 +163,8 @@ impl Shared {
 }
 
 impl Registry {
-    /// Opens the registry, or makes it; checks `settings` against it, their `streams` only when
-    /// `all_given`; reads it whole into `catalogue` and watches it from then on.
+    /// Opens the registry, or makes it; checks `settings` against it, the number of streams only when
+    /// it is `given`; reads it whole into `catalogue` and watches it from then on.
     ///
     /// # Errors
     /// [`NatsError::Refused`] when the cluster was made with other settings, or a bucket is set
@@ -148,18 +172,20 @@ impl Registry {
     pub async fn open(
         nats: &Nats,
         settings: &Settings,
-        all_given: bool,
+        given: Option<u16>,
         catalogue: Arc<Catalogue>,
     ) -> Result<Self, NatsError> {
         let bucket =
             Bucket::open(nats, &format!("slotd-{}-registry", nats.options.cluster)).await?;
         let name = &nats.options.cluster;
-        let settings = check_settings(&bucket, name, settings, all_given).await?;
+        let settings = check_settings(&bucket, name, settings, given).await?;
         let components = Components::open(nats).await?;
         let shared = Arc::new(Shared {
             catalogue,
             revisions: Mutex::default(),
             placement: signal::Sender::new(Arc::default()),
+            level: Arc::new(FeatureLevel::new(settings.level)),
+            readers: Mutex::default(),
             changed: signal::Sender::new(0),
         });
         let (current, mut is_current) = signal::channel(false);
@@ -352,14 +378,15 @@ async fn check_settings(
     bucket: &Bucket,
     cluster: &str,
     settings: &Settings,
-    all_given: bool,
+    streams: Option<u16>,
 ) -> Result<Settings, NatsError> {
     let found = match bucket.swap(SETTINGS, settings, 0).await? {
         Swapped::Won { .. } => return Ok(settings.clone()),
         Swapped::Lost { value, .. } => bucket::decode::<Settings>(&value)
             .map_err(|why| NatsError::Refused(format!("the settings of the cluster: {why}")))?,
     };
-    let streams = if all_given { settings.streams } else { found.streams };
+    readers::check_level(found.level)?;
+    let streams = streams.unwrap_or(found.streams);
     let differences = [
         ("slot_count", settings.slot_count.to_string(), found.slot_count.to_string()),
         ("ring scheme", settings.ring_scheme.clone(), found.ring_scheme.clone()),

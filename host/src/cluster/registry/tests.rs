@@ -6,13 +6,20 @@ use crate::{cluster::nats_for_tests::Server, plugin::Digest};
 use bytes::Bytes;
 
 fn settings() -> Settings {
-    Settings { slot_count: 512, ring_scheme: "scheme-1".into(), streams: 16, id: "one".into() }
+    Settings {
+        slot_count: 512,
+        ring_scheme: "scheme-1".into(),
+        streams: 16,
+        id: "one".into(),
+        level: level::OLDEST,
+        unknown: Unknown::default(),
+    }
 }
 
 async fn node(server: &Server, cluster: &str) -> (Registry, Arc<Catalogue>) {
     let catalogue = Arc::new(Catalogue::of_cluster());
     let nats = server.connect_as(cluster).await;
-    let registry = Registry::open(&nats, &settings(), true, catalogue.clone()).await.unwrap();
+    let registry = Registry::open(&nats, &settings(), Some(16), catalogue.clone()).await.unwrap();
     (registry, catalogue)
 }
 
@@ -90,9 +97,9 @@ async fn a_node_with_other_settings_is_refused() {
     let _same = node(&server, "settings").await;
     let nats = server.connect_as("settings").await;
     let other =
-        Settings { slot_count: 64, ring_scheme: "scheme-2".into(), streams: 4, id: "two".into() };
+        Settings { slot_count: 64, ring_scheme: "scheme-2".into(), streams: 4, ..settings() };
     let catalogue = || Arc::new(Catalogue::of_cluster());
-    let refused = Registry::open(&nats, &other, true, catalogue()).await;
+    let refused = Registry::open(&nats, &other, Some(4), catalogue()).await;
     let Err(NatsError::Refused(why)) = refused else { panic!("not refused") };
     for part in [
         "slot_count is 512 in the cluster and 64",
@@ -103,7 +110,7 @@ async fn a_node_with_other_settings_is_refused() {
     }
     // Who says nothing of the streams takes those that the cluster has: the default may change.
     let unsaid = Settings { streams: 3, ..settings() };
-    let joined = Registry::open(&nats, &unsaid, false, catalogue()).await.unwrap();
+    let joined = Registry::open(&nats, &unsaid, None, catalogue()).await.unwrap();
     assert_eq!(joined.settings().streams, 16);
 }
 

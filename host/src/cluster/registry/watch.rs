@@ -1,6 +1,6 @@
 //! The task that watches the registry.
 
-use super::{Components, PLACEMENT, Shared, bucket::Bucket};
+use super::{Components, PLACEMENT, Shared, bucket::Bucket, readers::NODE};
 use crate::limits;
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
@@ -59,6 +59,8 @@ fn see(shared: &Shared, entry: &kv::Entry) {
                 br#"{"format":1,"attempt":"","value":{"avoid":{}}}"#,
             );
         }
+        // A node that has left says so by that.
+        kv::Operation::Delete | kv::Operation::Purge if entry.key.starts_with(NODE) => {}
         // Sessions and logs name deployments by number for good.
         kv::Operation::Delete | kv::Operation::Purge => {
             tracing::error!(

@@ -257,7 +257,7 @@ async fn options_of_no_use_are_refused() {
     let changes: [fn(&mut Options); 7] = [
         |o| o.secret = b"short".to_vec(),
         |o| o.secret = vec![1; limits::CLUSTER_SECRET_BYTES_MAX + 1],
-        |o| o.terms = Terms::new("a b", 512),
+        |o| o.terms = Terms::new("a b", 512, 1),
         |o| o.member.name = "".into(),
         |o| o.member.peer = "0.0.0.0:7000".parse().unwrap(),
         |o| o.member.version = "x".repeat(40).into(),

@@ -44,14 +44,14 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (0, 0),
             Reason::Protocol,
-            "it speaks protocol 0 to 0, this node 1 to 1",
-            "it speaks protocol 1 to 1, this node 0 to 0",
+            "it speaks protocol 0 to 0, we speak 1 to 2",
+            "it speaks protocol 1 to 2, we speak 0 to 0",
         ),
         (
-            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 2),
+            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 3),
             Reason::Protocol,
-            "it speaks protocol 2 to 9, this node 1 to 1",
-            "it speaks protocol 1 to 1, this node 2 to 9",
+            "it speaks protocol 3 to 9, we speak 1 to 2",
+            "it speaks protocol 1 to 2, we speak 3 to 9",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
@@ -242,7 +242,7 @@ fn who_has_not_shown_the_key_learns_nothing_that_depends_on_it() {
         let sent: Vec<_> = captured.iter().filter(|(_, to, _)| *to == from).collect();
         let [(_, _, answer)] = &sent[..] else { panic!("{} answers", sent.len()) };
         for cluster in ["cluster", "other"] {
-            let ours = Sealer::new(b"a shared secret", &Terms::new(cluster, 512), 0);
+            let ours = Sealer::new(b"a shared secret", &Terms::new(cluster, 512, 1), 0);
             for kind in [Kind::Refusal, Kind::Gossip] {
                 assert!(ours.open(kind, answer).is_none_or(|(authentic, _)| !authentic));
             }

@@ -77,7 +77,7 @@ pub fn options(name: &str, peer: SocketAddr, boot: u64, instance: u128) -> Optio
             version: "1.2.3".into(),
         },
         secret: b"a shared secret".to_vec(),
-        terms: Terms::new("cluster", 512),
+        terms: Terms::new("cluster", 512, 1),
         timings: Timings::default(),
         heartbeat: Default::default(),
     }

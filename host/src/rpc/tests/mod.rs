@@ -10,6 +10,7 @@ mod trouble;
 use super::*;
 use crate::{
     error::Code,
+    level,
     node_types::{LiveReceiver, LiveSender, live_channel},
 };
 use std::{
@@ -152,6 +153,7 @@ async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
         member,
         ring_scheme: crate::ring::RING_SCHEME.into(),
         slot_count: 512,
+        level: Arc::new(FeatureLevel::new(level::OLDEST)),
     };
     change(&mut options);
     let own = options.member.clone();

@@ -104,17 +104,32 @@ async fn nodes_that_are_not_who_they_should_be_are_refused() {
     other.echo("n").await;
 }
 
-/// An upgrade in the wrong order must be told, not guessed at.
+/// An upgrade in the wrong order must be told, not guessed at; and at a raised feature level a node
+/// that can't read what the others write must not be let in.
 #[tokio::test]
 async fn another_version_is_refused() {
     let a = node("a").await;
-    // The last two: a build of later that still speaks this version, and one from before ranges.
-    let cases = [(0, 0, "older"), (99, 0, "newer"), (99, 2, "newer"), (99, 1, ""), (1, 0, "")];
-    for (version, oldest, word_for_it) in cases {
+    // The feature level, then: a build of later that still speaks this version, one from before
+    // ranges, and one from before levels.
+    let cases = [
+        (1, 0, 0, "older"),
+        (1, 99, 0, "newer"),
+        (1, 99, 3, "newer"),
+        (1, 99, 2, ""),
+        (1, 99, 1, ""),
+        (1, 1, 0, ""),
+        (1, 1, 1, ""),
+        (2, 1, 0, "older"),
+        (2, 1, 1, "older"),
+        (2, 2, 1, ""),
+    ];
+    for (level, version, oldest, word_for_it) in cases {
+        a.options.level.raise(level);
         let (outbox, mut frames) = raw(a.member().peer).await;
         let old = node("old").await;
         let mut hello = Hello::decode(&*old.links.own.hello()).unwrap();
         (hello.protocol, hello.protocol_oldest) = (version, oldest);
+        hello.protocol_newest = 0;
         let hello = hello.encode_to_vec();
         outbox.urgent(word(kind::HELLO, &hello));
         let called = within(frames.message()).await.unwrap().unwrap().items[0].head.clone();

@@ -274,10 +274,10 @@ async fn large_bodies_are_not_merged() {
 async fn a_directory_of_the_first_format_stays_one() {
     let home = scratch();
     let path = home.path();
-    let identity = identity::Identity { format: 1, ..identity::Identity::new(8, false).unwrap() };
+    let identity = identity::Identity::of_format(1, 8).unwrap();
     identity.write(path).unwrap();
     identity::Mark::create(path).unwrap();
-    drop(engine::Db::open(&path.join(identity::DATABASE), &options(8), 1, true).unwrap());
+    drop(engine::Db::open(&path.join(identity::DATABASE), &options(8), false, true).unwrap());
     let mut want = Vec::new();
     for _ in 0..2 {
         let dir = open(path);

@@ -1,0 +1,154 @@
+//! Which feature levels the nodes can read, and the level in force.
+//!
+//! Each node writes at its start what it can read (`node.<name>`), *then* reads the level; who raises
+//! the level reads what the nodes have written first. So either sees the other.
+
+use super::{Registry, SETTINGS, Settings, Shared, bucket};
+use crate::{
+    error::{Code, Error},
+    level::{self, FeatureLevel, Level},
+    limits,
+    nats::NatsError,
+};
+use bucket::{BucketError, Swapped};
+use serde::{Deserialize, Serialize};
+use std::{fmt::Write as _, sync::Arc};
+
+pub(super) const NODE: &str = "node.";
+
+/// What a node says of the slotd that it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reader {
+    pub name: Arc<str>,
+    /// The newest level that it can read.
+    pub newest: Level,
+    /// The start of the node that says so: another start may run another version.
+    pub boot: u64,
+    /// For people.
+    pub version: Arc<str>,
+}
+
+/// The key of a node: keys have fewer characters than names.
+fn key_of(name: &str) -> String {
+    let mut key = NODE.to_owned();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => key.push(byte.into()),
+            // Writing to a String can't fail.
+            other => _ = write!(key, "={other:02x}"),
+        }
+    }
+    key
+}
+
+impl Shared {
+    pub(super) fn learn_settings(&self, value: &[u8]) -> Result<(), String> {
+        let settings = bucket::decode::<Settings>(value)?;
+        self.level.raise(settings.level);
+        Ok(())
+    }
+
+    pub(super) fn learn_reader(&self, value: &[u8]) -> Result<(), String> {
+        let reader = bucket::decode::<Reader>(value)?;
+        self.readers.lock().insert(reader.name.clone(), reader);
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// The level in force, as far as this node has seen.
+    pub fn level(&self) -> Arc<FeatureLevel> {
+        self.inner.shared.level.clone()
+    }
+
+    /// What a node, in the start that its peers know, can read. One that says nothing is of a version
+    /// from before there were levels.
+    pub fn reads(&self, name: &str, boot: u64) -> Level {
+        let readers = self.inner.shared.readers.lock();
+        let known = readers.get(name).filter(|reader| reader.boot == boot);
+        known.map_or(level::OLDEST, |reader| reader.newest)
+    }
+
+    /// Says what this node can read, and then looks at the level again.
+    ///
+    /// # Errors
+    /// [`NatsError::Refused`] when the cluster's level is too new for this slotd;
+    /// [`NatsError::Unavailable`].
+    pub async fn introduce(&self, reader: &Reader) -> Result<(), NatsError> {
+        let super::Inner { bucket, shared, .. } = &*self.inner;
+        let key = key_of(&reader.name);
+        let mut expected = bucket.read(&key).await?.map_or(0, |(revision, _)| revision);
+        for _ in 0..limits::REGISTRY_SWAP_TRIES {
+            match bucket.swap(&key, reader, expected).await? {
+                Swapped::Won { revision, value } => {
+                    shared.learn(&key, revision, &value);
+                    let Some((revision, value)) = bucket.read(SETTINGS).await? else { break };
+                    shared.learn(SETTINGS, revision, &value);
+                    return check_level(shared.level.get());
+                }
+                Swapped::Lost { revision, .. } => expected = revision,
+            }
+        }
+        Err(NatsError::Unavailable(format!("{key} can't be written to the registry")))
+    }
+
+    /// Raises the level for good. The caller has made sure that all nodes can read it.
+    ///
+    /// # Errors
+    /// `storage-unavailable`, `outcome-unknown`.
+    pub async fn raise_level(&self, to: Level) -> Result<Level, Error> {
+        let super::Inner { bucket, shared, .. } = &*self.inner;
+        for _ in 0..limits::REGISTRY_SWAP_TRIES {
+            let found = bucket.read(SETTINGS).await?;
+            let Some((revision, value)) = found else { break };
+            let settings: Settings = bucket::decode(&value).map_err(BucketError::from)?;
+            if settings.level >= to {
+                shared.learn(SETTINGS, revision, &value);
+                return Ok(settings.level);
+            }
+            let raised = Settings { level: to, ..settings };
+            if let Swapped::Won { revision, value } =
+                bucket.swap(SETTINGS, &raised, revision).await?
+            {
+                shared.learn(SETTINGS, revision, &value);
+                return Ok(to);
+            }
+        }
+        Err(Error::new(Code::StorageUnavailable, "the cluster's settings can't be changed now"))
+    }
+}
+
+/// # Errors
+/// [`NatsError::Refused`]: this slotd is too old for the cluster.
+pub(super) fn check_level(level: Level) -> Result<(), NatsError> {
+    if level <= level::NEWEST {
+        return Ok(());
+    }
+    Err(NatsError::Refused(too_old(level)))
+}
+
+/// What an operator is told whose node is too old.
+pub fn too_old(level: Level) -> String {
+    format!(
+        "the cluster is at feature level {level}, this slotd ({}) reads levels {} to {}: upgrade \
+         this node",
+        env!("CARGO_PKG_VERSION"),
+        level::OLDEST,
+        level::NEWEST
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two nodes under one key would vouch for each other.
+    #[test]
+    fn each_name_has_a_key_of_its_own() {
+        let names = ["a", "a.b", "a=2eb", "a b", "ä", "A", "a*", "a>"];
+        let keys: std::collections::BTreeSet<_> = names.iter().map(|name| key_of(name)).collect();
+        assert_eq!(keys.len(), names.len(), "{keys:?}");
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_=.".contains(c);
+        assert!(keys.iter().all(|key| key.chars().all(fits)), "{keys:?}");
+    }
+}

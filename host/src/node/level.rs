@@ -1,0 +1,131 @@
+//! The node's part in the feature level ([`crate::level`]): who can read what, and when it is raised.
+//!
+//! It is raised by an operator, or by itself once everything that has to read it could for
+//! `level_wait`: until then every node can go back to the version before.
+
+use super::Node;
+use crate::{
+    cluster::registry,
+    error::{Code, Error},
+    level::{self, Level, may_raise},
+    limits,
+    node_types::{LevelInfo, LevelOf},
+};
+use std::{
+    sync::{Arc, Weak},
+    time::Instant,
+};
+use tokio::sync::watch;
+
+impl Node {
+    /// The level in force, and what each node can read.
+    pub fn level(&self) -> LevelInfo {
+        let level = self.context.level.get();
+        let nodes = self.readers();
+        let may_rise_to = next(level)
+            .filter(|&to| may_raise(to, nodes.iter().map(|n| (n.node.as_str(), n.reads))).is_ok());
+        LevelInfo { level, may_rise_to, nodes }
+    }
+
+    fn readers(&self) -> Vec<LevelOf> {
+        let Some((cluster, registry)) = self.cluster.as_ref().zip(self.registry.as_ref()) else {
+            return vec![LevelOf { node: self.name.clone(), reads: level::NEWEST }];
+        };
+        let members = cluster.members();
+        let reads = members.alive.iter().map(|member| LevelOf {
+            node: member.name.to_string(),
+            reads: match *member.name == *self.name {
+                true => level::NEWEST,
+                false => registry.reads(&member.name, member.boot),
+            },
+        });
+        reads.collect()
+    }
+
+    /// Raises the level for good, by default to the next one.
+    ///
+    /// # Errors
+    /// `request-invalid`: there is no such level, or the node knows of none; `level-unreadable`: some
+    /// nodes can't read it; `storage-unavailable`, `outcome-unknown`: it can't be written.
+    pub async fn raise_level(&self, to: Option<Level>) -> Result<LevelInfo, Error> {
+        let level = self.context.level.get();
+        let to = to.or_else(|| next(level)).unwrap_or(level);
+        if !(level..=level::NEWEST).contains(&to) {
+            return Err(Error::new(
+                Code::RequestInvalid,
+                format!(
+                    "the level is {level} and can be raised up to {}, which is what this slotd \
+                     reads; it is never lowered",
+                    level::NEWEST
+                ),
+            ));
+        }
+        let readers = self.readers();
+        may_raise(to, readers.iter().map(|n| (n.node.as_str(), n.reads))).map_err(|short| {
+            let short: Vec<_> =
+                short.iter().map(|(node, reads)| format!("{node} reads up to {reads}")).collect();
+            Error::new(
+                Code::LevelUnreadable,
+                format!(
+                    "not every node can read level {to}: {}; upgrade them first",
+                    short.join(", ")
+                ),
+            )
+        })?;
+        if to > level {
+            self.write_level(to).await?;
+            tracing::info!(from = level, to, "the feature level is raised");
+        }
+        Ok(self.level())
+    }
+
+    async fn write_level(&self, to: Level) -> Result<(), Error> {
+        if let Some(registry) = &self.registry {
+            return registry.raise_level(to).await.map(drop);
+        }
+        let data_dir = self.data_dir.clone();
+        let raised = tokio::task::spawn_blocking(move || data_dir.raise_level(to)).await;
+        let raised = raised.map_err(|_| Error::internal("the level was not written"))?;
+        raised.map_err(|e| {
+            Error::new(Code::StorageUnavailable, format!("the data directory's identity: {e}"))
+        })
+    }
+}
+
+/// The level after this one that this build knows.
+fn next(level: Level) -> Option<Level> {
+    (level < level::NEWEST).then_some(level + 1)
+}
+
+/// Raises the level by itself, and ends the node when the level is too new for it.
+pub(super) async fn keep(node: Weak<Node>, mut stopping: watch::Receiver<bool>) {
+    let mut able_since = None;
+    let mut tick = tokio::time::interval(limits::LEVEL_LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+            _ = tick.tick() => {}
+        }
+        let Some(node) = node.upgrade() else { return };
+        let level = node.context.level.get();
+        if level > level::NEWEST {
+            node.fatal.send_replace(Some(registry::too_old(level)));
+            return;
+        }
+        let able = node.ready().is_ok() && node.level().may_rise_to.is_some();
+        let since = able.then(|| able_since.unwrap_or_else(Instant::now));
+        able_since = since;
+        if since.is_some_and(|since| since.elapsed() >= node.options.level_wait) {
+            raise(&node).await;
+            able_since = None;
+        }
+    }
+}
+
+async fn raise(node: &Arc<Node>) {
+    // Another node may have been first, which is as good.
+    if let Err(error) = node.raise_level(None).await {
+        tracing::warn!(%error, "the feature level was not raised; it is tried again");
+    }
+}
