@@ -52,9 +52,9 @@ codes! {
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deploy or rollback of the service is in progress, or another node committed one first. Nothing has changed.
     SwapInProgress = "swap-in-progress", 409, true;
-    /// Not every node, or not this slotd, can read what the feature level asked for would have written: upgrade it first. The detail names the nodes.
+    /// Some node, or this slotd, can't read the formats of the requested feature level. Upgrade it first; the detail names the nodes.
     LevelUnreadable = "level-unreadable", 409, false;
-    /// There is no other node that could take what is to be drained.
+    /// No other node can take the slots to be drained.
     NoOtherNode = "no-other-node", 409, false;
     /// It is too late to cancel the move, or it has ended.
     MoveTooLate = "move-too-late", 409, false;

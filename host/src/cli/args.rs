@@ -99,12 +99,12 @@ pub enum Cmd {
     /// SHOULD the number that the ring of its view assigns; they are equal when the cluster is
     /// settled.
     Nodes(AdminOnly),
-    /// Show which feature level is in force and what each node can read, or raise it
+    /// Show the feature level in force and what each node can read, or raise it
     ///
-    /// The level decides what nodes may write. It is raised by itself once every node could read the
-    /// next one for `level_wait`; until then an upgrade can be taken back.
+    /// The level decides which formats nodes may write. It is raised automatically once every node
+    /// has been able to read the next one for `level_wait`; until then you can undo an upgrade.
     Level(Level),
-    /// Ask whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if it is not there
+    /// Check whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if unreachable
     ///
     /// For health checks in containers that have no other program.
     Ready(Ready),
@@ -519,10 +519,10 @@ pub enum SlotCmd {
 
 #[derive(Debug, Args)]
 pub struct Level {
-    /// Raise it, for good: no node can go back to an earlier version after that
+    /// Raise it permanently: after that no node can go back to an earlier version
     #[arg(long)]
     pub raise: bool,
-    /// Raise it to this level instead of to the next one
+    /// Raise it to this level instead of the next one
     #[arg(long, value_name = "LEVEL")]
     pub to: Option<u16>,
     #[command(flatten)]

@@ -271,7 +271,7 @@ pub(super) async fn join(
     );
     let links = Arc::new(links);
     tokio::spawn(follow_level(membership.clone(), level));
-    doing.step("the node looks for its cluster");
+    doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
     let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
     let placement = registry.placement();

@@ -40,7 +40,7 @@ pub async fn level(args: Level, json: bool) -> Result<(), CliError> {
     }
     output::print(&table.render())?;
     let next = match answer["may_rise_to"].as_u64() {
-        Some(next) => format!("; it may be raised to {next} (`slotd level --raise`)"),
+        Some(next) => format!("; it can be raised to {next} (`slotd level --raise`)"),
         None => String::new(),
     };
     output::complain(&format!("feature level {} is in force{next}", text(&answer, "level")));

@@ -189,9 +189,9 @@ pub static KEYS: &[Key] = &[
         ms(0, 30 * 24 * HOUR),
         Duration,
         level_wait,
-        "How long every node must have been able to read the next feature level before it is raised \
-         by itself. Until then an upgrade of slotd can be taken back; `slotd level --raise` does not \
-         wait."
+        "How long every node must have been able to read the next feature level before it is \
+         raised automatically. Until then you can undo an upgrade of slotd; `slotd level --raise` \
+         does not wait."
     ),
     same!(
         "shutdown_grace",

@@ -328,9 +328,9 @@ pub(super) async fn nodes(State(admin): State<Admin>, uri: Uri) -> Answer {
     Ok(json(&admin.reading(async { Ok(node.nodes().await) }).await?))
 }
 
-/// Says which feature level is in force, and what the nodes can read
+/// Shows the feature level in force, and what the nodes can read
 ///
-/// The level decides what nodes may write while earlier versions have to read it.
+/// The level decides which formats nodes may write, while earlier versions have to read them.
 #[utoipa::path(
     get,
     path = "/admin/v1/level",
@@ -344,14 +344,15 @@ pub(super) async fn level(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Raises the feature level
 ///
-/// For good: from then on no earlier version can be gone back to. Refused while a node can't read what
-/// the level allows (`level-unreadable`). It is raised by itself once all could for `level_wait`.
+/// Permanent: after that you can't go back to an earlier version. Refused while a node can't read
+/// the level's formats (`level-unreadable`). It is raised automatically once all nodes have been
+/// able to for `level_wait`.
 #[utoipa::path(
     post,
     path = "/admin/v1/level",
     tag = "admin",
     params(("to" = Option<u16>, Query, description = "The level; default: the next one")),
-    responses((status = 200, description = "The level that is in force now", body = LevelInfo, content_type = "application/json"))
+    responses((status = 200, description = "The level in force", body = LevelInfo, content_type = "application/json"))
 )]
 pub(super) async fn raise_level(State(admin): State<Admin>, uri: Uri) -> Answer {
     let query = Query::parse(&uri, &["to"])?;

@@ -119,7 +119,7 @@ impl Identity {
         }
         if identity.level() > level::NEWEST {
             return Err(OpenError::Mismatch(format!(
-                "{} is at feature level {}, this slotd reads {} to {}",
+                "{} is at feature level {}; this slotd reads {} to {}",
                 dir.display(),
                 identity.level(),
                 level::OLDEST,

@@ -120,7 +120,7 @@ fn what_a_later_version_wrote_is_refused() {
     assert!(refused(&more).contains("1 bytes follow"), "{}", refused(&more));
     let mut format = encoded;
     format[0] = 3;
-    assert!(refused(&format).contains("format 3, this slotd reads 1 to 2"), "{}", refused(&format));
+    assert!(refused(&format).contains("format 3; this slotd reads 1 to 2"), "{}", refused(&format));
     assert!(Batch::peek(&format).is_err());
 }
 

@@ -44,14 +44,14 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (0, 0),
             Reason::Protocol,
-            "it speaks protocol 0 to 0, we speak 1 to 2",
-            "it speaks protocol 1 to 2, we speak 0 to 0",
+            "it speaks protocol 0 to 0, this node 1 to 2",
+            "it speaks protocol 1 to 2, this node 0 to 0",
         ),
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 3),
             Reason::Protocol,
-            "it speaks protocol 3 to 9, we speak 1 to 2",
-            "it speaks protocol 1 to 2, we speak 3 to 9",
+            "it speaks protocol 3 to 9, this node 1 to 2",
+            "it speaks protocol 1 to 2, this node 3 to 9",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
