@@ -5,13 +5,14 @@
 
 use bytes::Bytes;
 use slotd::{
+    database::StorageOptions,
     log::{
         Append, Claim, SlotLog,
         record::{Batch, Entry, Head, Message, Record, Write},
     },
     names::SessionKey,
     state::{SlotMeta, StateStore, changes::Changes},
-    storage::{DataDir, StorageOptions},
+    storage::DataDir,
 };
 use std::{path::Path, sync::Arc, time::Instant};
 

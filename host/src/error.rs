@@ -161,3 +161,40 @@ impl Error {
         Self::new(Code::Internal, detail)
     }
 }
+
+/// Why the state store has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StateError {
+    /// The store refused or failed; may work later.
+    #[error("state store unavailable: {0}")]
+    Unavailable(String),
+    /// Something stored does not decode or fails its checksum.
+    #[error("state store corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// What is damaged stays so: to try again would help nobody.
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        let code = match error {
+            StateError::Unavailable(_) => Code::StorageUnavailable,
+            StateError::Corrupt(_) => Code::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who reads of a damaged store that it may work later tries for ever, and nobody looks at the disk.
+    #[test]
+    fn only_a_store_that_may_work_later_is_tried_again() {
+        let lost = Error::from(StateError::Corrupt("a checksum".into()));
+        assert_eq!((lost.code, lost.code.retriable()), (Code::Internal, false));
+        let busy = Error::from(StateError::Unavailable("no room".into()));
+        assert_eq!((busy.code, busy.code.retriable()), (Code::StorageUnavailable, true));
+        assert!(lost.retry_after.is_none() && busy.retry_after.is_some());
+    }
+}

@@ -9,7 +9,7 @@
 //! | 1 | 25 November 2026 | batches of format 1 in the log |
 //! | 2 | 29 November 2026 | batches of format 2 |
 //!
-//! A level is also the version of the [protocol](crate::cluster::protocol) between nodes: a cluster
+//! A level is also the version of the [protocol](crate::peer::protocol) between nodes: a cluster
 //! at level 2 has no node that speaks only version 1.
 //!
 //! To change what is written: add a level and its line here, write the new form only at that level,

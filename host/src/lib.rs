@@ -1,11 +1,21 @@
 //! slotd: durable sessions by name; a WebAssembly plugin handles each message.
 //!
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
+//!
+//! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
+//! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, and
+//!   `telemetry`, `watchdog`;
+//! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
+//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `slot`;
+//! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
+//! - who has which slot: `router`, `swap`, `cluster`;
+//! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `script`, `cli`.
 
 pub mod buffers;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod database;
 pub mod discovery;
 pub mod error;
 mod files;
@@ -15,13 +25,16 @@ pub mod limits;
 pub mod log;
 mod mac;
 pub mod membership;
+mod memory;
+pub mod message;
 pub mod names;
 pub mod nats;
 pub mod node;
-mod node_types;
 mod operator;
+pub mod peer;
 pub mod plugin;
 mod position;
+pub mod registry;
 pub mod ring;
 pub mod router;
 pub mod rpc;
@@ -32,6 +45,7 @@ mod skipped;
 pub mod slot;
 pub mod state;
 pub mod storage;
+pub mod swap;
 pub mod telemetry;
 pub mod text;
 pub mod watchdog;

@@ -6,10 +6,9 @@
 use crate::{
     error::{Code, Error},
     log::record::{DeploymentId, Entry, Event, INTERNAL_KEY},
+    message::SessionInfo,
     names::SessionKey,
-    node_types::SessionInfo,
     position::Cursor,
-    rpc,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -172,34 +171,11 @@ pub fn session_exists(key: &SessionKey) -> Error {
     Error::new(Code::SessionExists, format!("{key} already exists; to replace it, ask for that"))
 }
 
-/// A node that owns the session's slot, and can't read what it was asked.
-pub fn or_too_old(error: Error) -> Error {
-    match rpc::is_undecoded(&error) {
-        true => Error::new(
-            Code::Unavailable,
-            "the session is on a node with an older slotd that can't do this; upgrade that node",
-        ),
-        false => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{log::record::BATCH_FORMAT, rpc::undecoded};
-
-    /// It would be told for a bug of this node, and nobody would upgrade the other.
-    #[test]
-    fn a_node_that_can_not_read_what_it_was_asked_is_told_for_too_old() {
-        // As nodes of all versions say it.
-        let said = Error::internal("the request does not decode: no such variant");
-        let own = undecoded("no such variant");
-        assert_eq!((own.code, &own.detail), (said.code, &said.detail));
-        let told = or_too_old(said);
-        assert!(told.code == Code::Unavailable && told.detail.contains("upgrade"), "{told}");
-        assert_eq!(or_too_old(Error::internal("another")).code, Code::Internal);
-    }
+    use crate::log::record::BATCH_FORMAT;
 
     /// In a cluster that is upgraded, and after a step back, nodes of the version before read what an
     /// operator did. They must take it for a message: nothing of the format may have changed.

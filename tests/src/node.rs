@@ -230,6 +230,11 @@ impl Node {
         }
     }
 
+    /// Gives it a further variable, from its next start on.
+    pub fn add_env(&mut self, name: &str, value: String) {
+        self.options.env.push((name.to_owned(), value));
+    }
+
     /// Takes another `slotd` from its next start on; `None`: the one under test.
     pub fn set_program(&mut self, program: Option<PathBuf>) {
         self.options.program = program;

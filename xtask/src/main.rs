@@ -1,7 +1,9 @@
 //! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|soak|lint`.
 
+mod circles;
 mod languages;
 mod nats;
+mod old;
 mod packages;
 
 use anyhow::{Context, ensure};
@@ -83,7 +85,7 @@ enum Task {
         #[arg(last = true)]
         rest: Vec<OsString>,
     },
-    /// Checks format and lints
+    /// Checks format, lints, and that no modules of slotd name each other in a circle
     Lint,
 }
 
@@ -172,6 +174,7 @@ struct Workshop {
 
 impl Workshop {
     fn test(&self, rest: &[OsString]) -> anyhow::Result<()> {
+        let old = old::build(&self.root, &self.target(), &|what| self.say(what));
         self.build(Profile::Dev)?;
         self.setup(Profile::Dev)?;
         let nats = self.nats()?;
@@ -192,6 +195,7 @@ impl Workshop {
                 .env("SLOTD_TEST_WITHOUT", without.join(","))
                 .env("SLOTD_TEST_SKIPPED", &skipped)
                 .env("SLOTD_TEST_TOOLS", self.tools())
+                .env("SLOTD_TEST_OLD_BIN", old.unwrap_or_default())
                 .env("SLOTD_NATS_SERVER", nats),
         );
         if tested.is_err() {
@@ -322,7 +326,7 @@ impl Workshop {
             let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
             self.run(self.cargo().args(clippy).current_dir(&dir))?;
         }
-        Ok(())
+        circles::check(&self.root.join("host/src"))
     }
 
     /// Sets up the toolchain for plugins; slotd's own command says what it did.

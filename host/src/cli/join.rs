@@ -2,11 +2,7 @@
 
 use super::serve::StartError;
 use crate::{
-    cluster::{
-        ClusterOptions, LateHandler,
-        member::Member,
-        registry::{Reader, Registry, Settings},
-    },
+    cluster::{ClusterOptions, LateHandler},
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
     http::Doing,
@@ -16,6 +12,8 @@ use crate::{
     membership::{self, Fatal, Membership, Terms},
     nats::{Nats, NatsError, NatsOptions},
     node::Shared,
+    peer::member::Member,
+    registry::{Reader, Registry, Settings},
     ring::RING_SCHEME,
     rpc::{self, PeerLinks, RpcOptions},
     service::Catalogue,

@@ -13,11 +13,12 @@ use super::{
 use crate::{
     buffers,
     config::{Config, Listener, Loaded},
+    database::{OpenError, StorageOptions},
     http::{Admin, Api, App, Doing, HttpOptions, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
     plugin::{CompileOptions, ComponentSource, PluginHost, PluginOptions},
-    storage::{DataDir, OpenError, StorageOptions},
+    storage::DataDir,
     telemetry::{self, panics},
     watchdog::Watchdog,
 };

@@ -1,10 +1,12 @@
 //! Control messages between nodes about slots. JSON, because they are small and infrequent.
 
 use crate::{
+    cluster::views::{MoveInfo, NodeView, PurgeShare},
     error::Error,
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
-    node_types::{MoveInfo, NodeView, PurgeShare, SessionCount, SwapShare},
+    state::SessionCount,
+    swap::SwapShare,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -4,15 +4,15 @@ use super::{
     ChangeAvoid, Cluster, EngineProbe, SayUnfit,
     control::{Ask, Told},
     fitness, links,
-    member::{Member, Members, Unfit},
     plan::{self, Action, SlotState},
-    registry::Placement,
     trust::Trust,
 };
 use crate::{
     error::{Code, Error},
     limits,
     names::SlotId,
+    peer::member::{Member, Members, Unfit},
+    registry::Placement,
     ring::{Table, View},
     router::{Place, Router, forward::Forwarder},
     rpc::Peers,

@@ -9,8 +9,8 @@
 //!   when it comes back, all have reported fit before any node considers reports again: no slot moves.
 //! - When no node is fit, all are on the ring.
 
-use super::{Cluster, member::Unfit};
-use crate::{limits, telemetry::metrics};
+use super::Cluster;
+use crate::{limits, peer::member::Unfit, telemetry::metrics};
 use futures_util::future::BoxFuture;
 use std::{
     sync::Weak,

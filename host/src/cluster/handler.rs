@@ -7,11 +7,11 @@ use super::{
 use crate::{
     error::{Code, Error},
     limits,
+    message::{Consistency, Incoming, Purpose, ReadBy, gone},
     names::{SessionKey, SlotId},
-    node_types::{Consistency, Incoming, ReadBy},
     router::Place,
     rpc::{Handler, Request, Response},
-    slot::{Mail, Purpose, Reply, gone},
+    slot::{Mail, Reply},
 };
 use bytes::Bytes;
 use futures_util::{
@@ -23,14 +23,17 @@ use tokio::sync::oneshot;
 
 /// What a node can tell of itself beyond its slots.
 pub trait Teller: Send + Sync + 'static {
-    fn slots(&self) -> Vec<crate::node_types::SlotInfo>;
-    fn swap(&self, service: &crate::names::ServiceName) -> Option<crate::node_types::SwapShare>;
+    fn slots(&self) -> Vec<crate::message::SlotInfo>;
+    fn swap(&self, service: &crate::names::ServiceName) -> Option<crate::swap::SwapShare>;
     /// How many sessions of a service are here, by deployment.
     fn sessions(
         &self,
         service: crate::names::ServiceName,
-    ) -> BoxFuture<'static, Result<crate::node::SessionCounts, Error>>;
-    fn purge(&self, service: &crate::names::ServiceName) -> Option<crate::node_types::PurgeShare>;
+    ) -> BoxFuture<'static, Result<crate::state::SessionCounts, Error>>;
+    fn purge(
+        &self,
+        service: &crate::names::ServiceName,
+    ) -> Option<crate::cluster::views::PurgeShare>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);

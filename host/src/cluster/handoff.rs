@@ -12,11 +12,11 @@ use super::{
     moves::Job,
 };
 use crate::{
+    cluster::views::MoveState,
     error::{Code, Error},
     limits,
     log::{Last, Position, Term},
     names::SlotId,
-    node_types::MoveState,
     router::Place,
     slot::{
         Activation, Order,

@@ -15,11 +15,13 @@
 //! nothing. Nor does a dead peer: it leaves the view well before [`limits::PEER_LINK_GRACE`]. A
 //! node that has just started waits for its links before it is ready for the first time.
 
-use super::{
-    Cluster,
-    member::{Member, Members},
+use super::Cluster;
+use crate::{
+    limits,
+    peer::member::{Member, Members},
+    rpc::Reach,
+    telemetry::metrics,
 };
-use crate::{limits, rpc::Reach, telemetry::metrics};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},

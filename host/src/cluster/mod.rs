@@ -11,41 +11,40 @@ mod fitness;
 mod handler;
 mod handoff;
 mod links;
-pub mod member;
 pub mod moves;
 #[cfg(test)]
 pub(crate) mod nats_for_tests;
 mod plan;
-pub mod protocol;
-pub mod registry;
-pub mod secret;
 #[cfg(test)]
 mod tests;
 mod trust;
+pub mod views;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
 pub use fitness::EngineProbe;
 pub use handler::{LateHandler, Teller};
 
 use crate::{
+    cluster::views::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
     error::{Code, Error},
     limits,
     log::Term,
+    message::SlotInfo,
     names::{ServiceName, SlotId},
-    node_types::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode, SlotInfo, SwapShare},
+    peer::member::{Members, Unfit},
     plugin::Plugin,
+    registry::Placement,
     ring::{Table, View},
     router::{Place, Router, forward::Forwarder},
     rpc::{Request, Response},
     slot::SlotContext,
+    swap::SwapShare,
 };
 use backoff::Backoffs;
 use control::{Ask, Told};
 use futures_util::future::BoxFuture;
-use member::{Members, Unfit};
 use moves::Moves;
 use parking_lot::{Mutex, RwLock};
-use registry::Placement;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{

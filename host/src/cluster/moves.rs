@@ -1,9 +1,9 @@
 //! The moves of slots to this node, running and ended.
 
 use crate::{
+    cluster::views::{MoveInfo, MoveState},
     limits,
     names::SlotId,
-    node_types::{MoveInfo, MoveState},
     slot::now_ms,
     telemetry::metrics,
 };
@@ -185,7 +185,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node_types::{MoveCounts, MovesInfo};
+    use crate::cluster::views::{MoveCounts, MovesInfo};
 
     /// Without it a slot could be cancelled while its old owner has given it up already, and a
     /// cancelled move could go on.

@@ -1,16 +1,19 @@
 //! Several nodes in one process: each with a store of its own, over one real log.
 
-use super::{member::Member, *};
+use super::*;
 use crate::{
+    cluster::views::MoveState,
+    database::StorageOptions,
     log::{Append, Claim, LogError, Logged, Position, SlotLog},
+    message::{Consistency, Incoming, Range, ReadBy},
     names::SessionKey,
     node::{Foundation, Node, NodeOptions, Shared},
-    node_types::{Consistency, Incoming, MoveState, Range, ReadBy},
+    peer::member::Member,
     plugin::testkit,
     rpc::{Handler, PeerError, Peers},
     service::{Catalogue, catalogue::Service},
     state::snapshot::{Objects, SnapshotOptions, Snapshots, Target},
-    storage::{DataDir, StorageOptions},
+    storage::DataDir,
 };
 use bytes::Bytes;
 use std::time::Duration;

@@ -448,7 +448,7 @@ impl Loading {
         }
         if let Some(secret) = &cluster.secret
             && !cluster.accept_weak_secret
-            && let Err(weak) = crate::cluster::secret::check(secret.reveal())
+            && let Err(weak) = crate::peer::secret::check(secret.reveal())
         {
             let origin = of(self, "cluster.secret");
             self.problem("cluster.secret", Some(REDACTED.into()), &origin, weak);
@@ -498,7 +498,7 @@ fn warnings(config: &Config) -> Vec<String> {
     }
     if config.is_cluster()
         && let Some(secret) = &config.cluster.secret
-        && let Err(weak) = crate::cluster::secret::check(secret.reveal())
+        && let Err(weak) = crate::peer::secret::check(secret.reveal())
     {
         warnings.push(format!(
             "insecure: cluster.accept_weak_secret is set, and cluster.secret is {weak}"

@@ -13,9 +13,9 @@ mod tests;
 mod value;
 
 pub use load::{Loaded, Origin, Problem, Problems, Sources, load};
-pub use value::{Kind, Secret, Value, default_compile_memory};
+pub use value::{Kind, Secret, Value};
 
-use crate::{limits, plugin::Isolation};
+use crate::{limits, memory, plugin::Isolation, telemetry::LogFormat};
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// What a node is told at its start. Durations and sizes are within the bounds of [`keys::KEYS`].
@@ -129,24 +129,6 @@ pub struct Listener {
     pub token_file: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-impl LogFormat {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-        }
-    }
-    fn parse(name: &str) -> Self {
-        if name == "json" { LogFormat::Json } else { LogFormat::Text }
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         let local = |port| Listener {
@@ -178,7 +160,7 @@ impl Default for Config {
             guest_idle: limits::INSTANCE_IDLE_DEFAULT,
             guest_deadline: limits::GUEST_DEADLINE_DEFAULT,
             guest_host_calls: limits::HOST_CALLS_MAX,
-            guest_compile_memory_bytes: value::default_compile_memory(),
+            guest_compile_memory_bytes: memory::default_compile_memory(),
             guest_compile_deadline: limits::COMPILE_DEADLINE_DEFAULT,
             guest_isolation: Isolation::Shared,
             guest_long_threads: value::default_long_threads(),

@@ -7,7 +7,6 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
-pub mod embedded;
 pub mod jetstream;
 pub mod record;
 

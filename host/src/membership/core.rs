@@ -11,10 +11,10 @@ use super::{
     },
 };
 use crate::{
-    cluster::member::{Member, Members, Unfit},
     discovery::Found,
     level::Level,
     limits,
+    peer::member::{Member, Members, Unfit},
     telemetry::metrics::metrics,
 };
 use bytes::Buf;

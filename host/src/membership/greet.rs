@@ -17,7 +17,7 @@ use super::{
     refusal::{Fatal, Reason, Refusal},
     wire::{Hello, Kind, Refused, Shown, Start, Terms, Welcome, decode},
 };
-use crate::{cluster::protocol::Protocols, limits, telemetry::metrics::metrics};
+use crate::{limits, peer::protocol::Protocols, telemetry::metrics::metrics};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 use tracing::{error, info, warn};
 

@@ -1,6 +1,6 @@
 //! A node's identity in SWIM.
 
-use crate::{cluster::member::Member, limits};
+use crate::{limits, peer::member::Member};
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
 

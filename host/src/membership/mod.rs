@@ -27,14 +27,14 @@ pub use refusal::{Fatal, Reason, Refusal};
 pub use wire::Terms;
 
 use crate::{
-    cluster::{
-        member::{Member, Members, Unfit},
-        protocol::Protocols,
-    },
     discovery::Found,
     level::Level,
     limits,
     names::is_cluster_name,
+    peer::{
+        member::{Member, Members, Unfit},
+        protocol::Protocols,
+    },
     ring::RING_SCHEME,
     watchdog::Heartbeat,
 };

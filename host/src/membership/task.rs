@@ -6,7 +6,7 @@ use super::{
     refusal::Fatal,
 };
 use crate::{
-    cluster::member::Unfit, discovery::Found, level::Level, limits, telemetry::metrics::metrics,
+    discovery::Found, level::Level, limits, peer::member::Unfit, telemetry::metrics::metrics,
     watchdog::Heartbeat,
 };
 use std::{io, net::UdpSocket as StdSocket, time::Instant};

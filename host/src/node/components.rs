@@ -106,7 +106,7 @@ fn of_sessions(
     store: &dyn crate::state::StateStore,
     slots: u16,
     services: &[Arc<Service>],
-) -> Result<HashSet<Digest>, crate::state::StateError> {
+) -> Result<HashSet<Digest>, crate::error::StateError> {
     let mut found = HashSet::new();
     for slot in 0..slots {
         let meta = store.slot(slot)?;

@@ -5,11 +5,10 @@
 
 use super::Node;
 use crate::{
-    cluster::registry,
+    cluster::views::{LevelInfo, LevelOf},
     error::{Code, Error},
     level::{self, Level, may_raise},
-    limits,
-    node_types::{LevelInfo, LevelOf},
+    limits, registry,
 };
 use std::{
     sync::{Arc, Weak},

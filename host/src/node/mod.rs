@@ -14,12 +14,23 @@ mod takeover;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod views;
 
 pub use crate::{
-    node_types::*,
+    cluster::views::*,
+    message::{
+        Answer, Consistency, History, Incoming, Live, LiveReceiver, LiveSender, Pending, PinInfo,
+        Published, Purged, Range, ReadBy, Sent, SessionInfo, SlotInfo, Subscribed, live_channel,
+    },
     position::{Cursor, Incarnation},
+    ring::{RingInfo, RingNode},
+    service::DeploymentInfo,
+    state::{SessionCount, SessionCounts},
+    swap::{SwapInfo, SwapShare},
+    telemetry::ServiceMemory,
 };
-pub use takeover::{Said, SessionCounts};
+pub use takeover::Said;
+pub use views::*;
 
 use self::turns::Turns;
 use crate::{
@@ -27,28 +38,27 @@ use crate::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
         Teller,
         control::{Ask, Told},
-        member::Members,
-        registry::{Changes, Placement, Registry},
     },
+    database::Health,
     error::{Code, Error},
     limits,
     log::SlotLog,
+    message::{Purpose, gone},
     names::{ServiceName, SessionId, SessionKey, SlotId},
+    peer::member::Members,
     plugin::{Guests, Plugin, PluginError, PluginHost},
+    registry::{Changes, Placement, Registry},
     ring,
     router::Router,
     rpc::{Peers, Request, Response},
     service::{
         Catalogue, Change, Deployment,
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
-        swap::Swap,
     },
-    slot::{
-        Activation, ClusterContext, Mail, Order, Purpose, SlotContext, SlotOptions, gone, now_ms,
-        read,
-    },
+    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, now_ms, read},
     state::snapshot::Snapshots,
-    storage::{DataDir, Health},
+    storage::DataDir,
+    swap::Swap,
     telemetry::Snapshot,
 };
 use bytes::Bytes;

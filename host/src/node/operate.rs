@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    operator::{Operation, StatePage, StateRange, or_too_old},
+    operator::{Operation, StatePage, StateRange},
+    rpc::or_too_old,
     service::catalogue::Service,
 };
 

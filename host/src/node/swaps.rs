@@ -1,6 +1,6 @@
 //! This node's part of each service's last swap, stored for after a restart.
 
-use crate::{names::ServiceName, node_types::SwapShare, storage::DataDir};
+use crate::{names::ServiceName, storage::DataDir, swap::SwapShare};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};

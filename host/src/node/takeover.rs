@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::{
-    log::record::DeploymentId,
     plugin::Migrates,
     service::takeover::{Migrate, takes_over},
     slot::SlotHandle,
@@ -25,9 +24,6 @@ impl Said {
         Change { same_state: self.same_state, by: self.by.clone(), now_ms: now_ms() }
     }
 }
-
-/// Sessions of a service, by the deployment that they run on.
-pub type SessionCounts = BTreeMap<DeploymentId, SessionCount>;
 
 impl Node {
     /// How many sessions run on each deployment of a service, over all nodes, and which nodes did

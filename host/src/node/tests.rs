@@ -3,9 +3,9 @@
 use super::*;
 use crate::slot::SlotHandle;
 use crate::{
+    database::StorageOptions,
     operator::{Action, Entered, Import, Imported, Operation},
     plugin::{Digest, testkit},
-    storage::StorageOptions,
 };
 use std::collections::BTreeSet;
 use tokio::time::timeout;

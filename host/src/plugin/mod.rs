@@ -36,7 +36,11 @@ pub use signal::{Cut, Signal};
 
 #[cfg(doc)]
 use crate::limits;
-use crate::{error::Rejection, log::record::Event, names::SessionKey, state::StateError};
+use crate::{
+    error::{Rejection, StateError},
+    log::record::Event,
+    names::SessionKey,
+};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};

@@ -105,7 +105,7 @@ impl State for MapState {
     fn set(&mut self, key: &str, value: Bytes) -> Result<(), StateFault> {
         match &value[..] {
             b"store-fails" => {
-                Err(StateFault::Store(crate::state::StateError::Unavailable("no disk".into())))
+                Err(StateFault::Store(crate::error::StateError::Unavailable("no disk".into())))
             }
             b"limit" => Err(StateFault::Limit("state: a session may have 1 key".into())),
             _ => {

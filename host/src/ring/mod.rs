@@ -20,17 +20,16 @@ mod tests;
 pub use moves::{Move, SlotCountDiffers, plan_moves};
 pub use ranges::format_ranges;
 
-use crate::{
-    names::SlotId,
-    node_types::{RingInfo, RingNode},
-};
+use crate::names::SlotId;
 use hash::{PinnedHash, Point};
 use hashring::HashRing;
+use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap},
     hash::BuildHasher,
     sync::Arc,
 };
+use utoipa::ToSchema;
 
 /// Names this function, its hash and its constants. It travels with membership; nodes whose
 /// schemes differ compute different tables and refuse to join each other.
@@ -232,4 +231,24 @@ impl Table {
             nodes: self.view.nodes.iter().map(node).collect(),
         }
     }
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RingInfo {
+    pub scheme: String,
+    /// The view's number.
+    pub view: u64,
+    pub slot_count: u16,
+    pub virtual_nodes: u32,
+    /// The most slots that a node may have.
+    pub cap: u32,
+    pub nodes: Vec<RingNode>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RingNode {
+    pub node: String,
+    pub slots: u32,
+    /// As ranges, `0-511`.
+    pub ranges: String,
 }

@@ -13,10 +13,10 @@ use crate::{
     error::{Code, Error},
     limits,
     log::record::INTERNAL_KEY,
+    message::{Incoming, Pending, Purpose, Sent, gone},
     names::{SessionKey, SlotId},
-    node_types::{Incoming, Pending, Sent},
     rpc::{PeerError, Peers, Request, Response},
-    slot::{Mail, Purpose, Reply, gone},
+    slot::{Mail, Reply},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;

@@ -11,7 +11,7 @@
 //! or not. What is wrong stands in the log of the node that refused. One side has to prove itself
 //! first, and it is the caller, who chose whom to call: who takes the place of a member at its
 //! address sees a proof, against which secrets can be tried. That is what a secret of 128 bits is
-//! for ([`crate::cluster::secret`]).
+//! for ([`crate::peer::secret`]).
 
 use super::{
     RpcOptions,
@@ -19,10 +19,10 @@ use super::{
     proto::{Farewell, Frame, Hello, Item, kind},
 };
 use crate::{
-    cluster::{member::Members, protocol::Protocols},
     discovery::Found,
     limits,
     mac::Mac,
+    peer::{member::Members, protocol::Protocols},
     telemetry::metrics,
 };
 use bytes::Bytes;
@@ -368,7 +368,7 @@ impl Own {
 
     /// Counts a refusal and, now and then, says it.
     pub fn refused(&self, from: IpAddr, what: &str, refusal: &Refusal) {
-        metrics().peer_refused(refusal.reason);
+        metrics().peer_refused(refusal.reason.as_str());
         let now = Instant::now();
         let more = {
             let noted = &mut *self.noted.lock();

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     buffers::{self, Charge, Held, Kind},
-    cluster::member::Member,
     error::{Code, Error},
     limits,
-    node_types::{LiveReceiver, LiveSender, live_channel},
+    message::{LiveReceiver, LiveSender, live_channel},
+    peer::member::Member,
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;

@@ -35,14 +35,14 @@ pub use handshake::Reason;
 pub use link::LinkStatus;
 
 use crate::{
-    cluster::member::{Member, Members},
     discovery::Found,
     error::{Code, Error},
     level::FeatureLevel,
     log::{Position, Term},
+    message::{Answer, History, Incoming, Purpose, Range, Sent, SessionInfo, SlotInfo, Subscribed},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{Answer, History, Incoming, Range, Sent, SessionInfo, SlotInfo, Subscribed},
     operator::{Operation, StatePage, StateRange},
+    peer::member::{Member, Members},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -127,6 +127,37 @@ pub(crate) fn undecoded(why: &str) -> Error {
 /// Whether a peer could not read the request: it is of a version that does not know such requests.
 pub fn is_undecoded(error: &Error) -> bool {
     error.code == Code::Internal && error.detail.starts_with(UNDECODED)
+}
+
+/// A node that owns the session's slot, and can't read what it was asked.
+pub fn or_too_old(error: Error) -> Error {
+    match is_undecoded(&error) {
+        true => Error::new(
+            Code::Unavailable,
+            "the session is on a node of an earlier version of slotd, which can't do this: \
+             upgrade that node",
+        ),
+        false => error,
+    }
+}
+
+impl Purpose {
+    /// What a peer's request asks of a slot.
+    pub fn by(request: &Request) -> Self {
+        match request {
+            Request::Message { .. } => Self::Message,
+            Request::Delete { .. } => Self::Delete,
+            Request::Operate { .. } => Self::Operation,
+            Request::Query { .. }
+            | Request::History { .. }
+            | Request::Session { .. }
+            | Request::Sessions { .. }
+            | Request::Subscribe { .. }
+            | Request::Slots
+            | Request::State { .. }
+            | Request::Control(_) => Self::Read,
+        }
+    }
 }
 
 /// What a peer answers, one for each [`Request`].

@@ -24,7 +24,7 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// The method's path. Its `v1` is the form of the frames and of [`Hello`], which never changes:
 /// so two versions can always tell each other why they part. All else that nodes say to each other,
-/// what items mean and how they are encoded, has a version: [`crate::cluster::protocol`].
+/// what items mean and how they are encoded, has a version: [`crate::peer::protocol`].
 pub(super) const PATH: &str = "/slotd.peer.v1.Peer/Link";
 
 /// What one item costs in a frame beside its head and body, at most.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::{Code, Error},
     limits,
-    node_types::LiveReceiver,
+    message::LiveReceiver,
     telemetry::{metrics, repeats},
 };
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 //!
 //! Variants and fields are told apart by their place: a change of any type here, or of a type of
 //! `log::record` that is used here, is a new version of the
-//! [protocol](crate::cluster::protocol). What a node may do without goes behind the head, as
+//! [protocol](crate::peer::protocol). What a node may do without goes behind the head, as
 //! [`Beside`]: a version that does not know it stops reading before it.
 
 use super::{Request, Response};
@@ -15,11 +15,11 @@ use crate::{
         Position, Term,
         record::{Entry, Event},
     },
-    names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{
+    message::{
         Answer, History, Incoming, Live, PinInfo, Published, Range, Sent, SessionInfo, SlotInfo,
         Subscribed,
     },
+    names::{ServiceName, SessionId, SessionKey, SlotId},
     operator::StatePage,
     position::Incarnation,
 };

@@ -4,6 +4,7 @@
 
 use super::{Call, Event, Observed, Outcome, Step};
 use crate::{
+    database::StorageOptions,
     limits,
     log::record::Head,
     names::SessionKey,
@@ -13,7 +14,7 @@ use crate::{
     },
     slot::{overlay::Transaction, session::Session},
     state::StateStore,
-    storage::{DataDir, StorageOptions},
+    storage::DataDir,
 };
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;

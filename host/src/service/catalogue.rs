@@ -6,8 +6,8 @@ use crate::{
     limits,
     log::record::{Activate, DeploymentId},
     names::ServiceName,
-    node_types::DeploymentInfo,
     plugin::Digest,
+    service::DeploymentInfo,
 };
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,8 @@
 use crate::{
     error::{Code, Error},
     log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
+    message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
-    node_types::{Answer, Consistency, Incoming, Sent},
     operator,
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,

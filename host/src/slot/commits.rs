@@ -5,10 +5,10 @@ use crate::{
     limits,
     log::{
         Append,
-        record::{Batch, Record},
+        record::{Batch, Entry, Record},
     },
+    message::Consistency,
     names::ServiceName,
-    node_types::Consistency,
     slot::{
         Reply,
         batch::{Building, Gate, commit_error},
@@ -290,4 +290,14 @@ fn rand_u128() -> u128 {
     static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
     static NEXT: AtomicU64 = AtomicU64::new(0);
     (u128::from(*NODE) << 64) | u128::from(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Committed {
+    fn add(&mut self, entry: &Entry) {
+        self.messages += 1;
+        self.events += entry.events.len() as u64;
+        self.bytes_in += entry.body.len() as u64;
+        let events: usize = entry.events.iter().map(|event| event.body.len()).sum();
+        self.bytes_out += (entry.reply.len() + events) as u64;
+    }
 }

@@ -1,12 +1,12 @@
 //! The way of committed batches into the state store, beside the slot's loop.
 
 use crate::{
-    error::{Code, Error},
+    error::{Code, Error, StateError},
     limits,
     log::{LogError, Logged, Position, record::Batch},
     names::{SessionKey, SlotId},
     slot::{SlotContext, batch::commit_error, relaxed_store, task::Task},
-    state::{SlotMeta, StateError, StateStore, changes::Changes},
+    state::{SlotMeta, StateStore, changes::Changes},
     telemetry::{metrics, repeats},
 };
 use futures_util::FutureExt as _;

@@ -11,7 +11,6 @@ mod calls;
 mod commits;
 mod finish;
 pub mod flush;
-mod gone;
 mod long;
 pub mod open;
 mod operate;
@@ -26,20 +25,18 @@ pub mod task;
 #[cfg(test)]
 mod tests;
 
-pub use gone::{Purpose, gone};
-
 use crate::{
-    cluster::registry::Registry,
     error::{Code, Error},
     level::FeatureLevel,
     log::{Last, Position, SlotLog, Term},
-    names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{
+    message::{
         Answer, Consistency, History, Incoming, Purged, Range, ReadBy, Sent, SessionInfo,
         Subscribed,
     },
+    names::{ServiceName, SessionId, SessionKey, SlotId},
     operator::{Operation, StatePage, StateRange},
     plugin::PluginHost,
+    registry::Registry,
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,

@@ -4,8 +4,8 @@ use crate::{
     error::{Code, Error},
     limits,
     log::record::{Delete, Entry, Head, Record, Write},
+    message::{Consistency, Sent},
     names::SessionKey,
-    node_types::{Consistency, Sent},
     operator::{
         Action, CONTENT_TYPE, Entered, Import, Operation, StatePage, StateRange, session_exists,
     },

@@ -198,10 +198,11 @@ impl State for Transaction {
 mod tests {
     use super::*;
     use crate::{
+        database::StorageOptions,
         log::record::Head,
         names::SessionKey,
         state::{SlotMeta, changes::Changes},
-        storage::{DataDir, StorageOptions},
+        storage::DataDir,
     };
     use proptest::prelude::*;
 

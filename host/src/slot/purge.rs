@@ -8,8 +8,8 @@ use crate::{
     error::{Code, Error},
     limits,
     log::record::{Activate, Record},
+    message::Purged,
     names::{ServiceName, SessionKey},
-    node_types::Purged,
     service::catalogue::{REMOVED, not_deployed},
     slot::{Mail, Reply, task::Task},
 };

@@ -2,17 +2,17 @@
 //! start of a subscription. Cached sessions come before the store, which may be behind.
 
 use crate::{
-    error::Error,
+    error::{Error, StateError},
     limits,
     log::record::{Entry, Head},
-    names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::{
+    message::{
         Consistency, History, PinInfo, Range, ReadBy, SessionInfo, Subscribed, hold_backlog,
     },
+    names::{ServiceName, SessionId, SessionKey, SlotId},
     position::Incarnation,
     service::Catalogue,
     slot::{Reply, apply::no_session, session::Session, subscribers::published, task::Task},
-    state::{StateError, StateStore, deleted},
+    state::{StateStore, deleted},
 };
 use std::{collections::BTreeMap, sync::Arc};
 

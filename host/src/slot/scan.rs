@@ -2,12 +2,7 @@
 //! the cache knows before what the store has. Works for what the page shows, not for what the
 //! session holds.
 
-use crate::{
-    limits,
-    names::SlotId,
-    plugin::StateFault,
-    state::{StateError, StateStore},
-};
+use crate::{error::StateError, limits, names::SlotId, plugin::StateFault, state::StateStore};
 use bytes::Bytes;
 use std::cmp::Ordering;
 
@@ -148,8 +143,9 @@ impl<'a> Stored<'a> {
 mod tests {
     use super::*;
     use crate::{
+        database::StorageOptions,
         state::{SlotMeta, changes::Changes},
-        storage::{DataDir, StorageOptions},
+        storage::DataDir,
     };
     use std::{cell::Cell, collections::BTreeMap};
 

@@ -4,8 +4,8 @@ use crate::{
     error::{Code, Error},
     limits,
     log::record::{Entry, Record},
+    message::{Live, LiveReceiver, LiveSender, Published, Queued, live_channel},
     names::SessionKey,
-    node_types::{Live, LiveReceiver, LiveSender, Published, Queued, live_channel},
     position::Incarnation,
     state::deleted,
 };

@@ -8,7 +8,7 @@
 //! restart are one path.
 
 use crate::{
-    error::{Code, Error},
+    error::{Code, Error, StateError},
     limits,
     log::{
         Claim, Position, Term,
@@ -27,7 +27,7 @@ use crate::{
         shared::{Decided, Shared, Turn},
         subscribers::Subscribers,
     },
-    state::{SlotMeta, StateError},
+    state::SlotMeta,
     telemetry::services,
 };
 use futures_util::FutureExt as _;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    database::StorageOptions,
     level,
     log::{
         Append, Claim, LogError, Logged,
@@ -9,7 +10,7 @@ use crate::{
     },
     plugin::{Digest, PluginOptions, testkit},
     service::catalogue::Service,
-    storage::{DataDir, StorageOptions},
+    storage::DataDir,
     telemetry::said::Said,
 };
 use faulty::Faulty;
@@ -258,7 +259,7 @@ async fn nothing_leaves_before_its_batch_is_durable() {
     word.send(Word::Pass).unwrap();
     assert_eq!(first.await.unwrap().unwrap().seq, 1);
     assert_eq!(seen.await.unwrap().unwrap().backlog.len(), 1);
-    assert!(matches!(live.recv().await, Some(crate::node_types::Live::Published(p)) if p.seq == 1));
+    assert!(matches!(live.recv().await, Some(crate::message::Live::Published(p)) if p.seq == 1));
 }
 
 /// Invariants 3 and 4: what filled while a commit failed rests on what was refused. Were it

@@ -2,11 +2,11 @@
 
 use super::{Remembered, SlotMeta, StateError, StateStore, changes::Changes, history, keys};
 use crate::{
+    database::engine::{Bodies, Db, Engine, VALUE_FORMAT},
     limits,
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::SessionCount,
-    storage::engine::{Bodies, Db, Engine, VALUE_FORMAT},
+    state::SessionCount,
 };
 use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch, Readable as _};

@@ -12,10 +12,10 @@ use super::{
     keys,
 };
 use crate::{
+    database::engine::{Db, Engine},
     limits,
     log::record::Entry,
     names::SlotId,
-    storage::engine::{Db, Engine},
 };
 use fjall::{OwnedWriteBatch, Readable as _, Snapshot};
 use std::sync::Arc;

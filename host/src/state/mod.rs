@@ -14,13 +14,12 @@ pub mod rows;
 pub mod snapshot;
 
 use crate::{
-    error::{Code, Error},
+    error::StateError,
     log::{
         Position, Term,
         record::{Activate, DeploymentId, Entry, Head},
     },
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::SessionCount,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -49,26 +48,23 @@ pub struct Remembered {
     pub fingerprint: u128,
 }
 
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StateError {
-    /// The store refused or failed; may work later.
-    #[error("state store unavailable: {0}")]
-    Unavailable(String),
-    /// Something stored does not decode or fails its checksum.
-    #[error("state store corrupt: {0}")]
-    Corrupt(String),
+/// Sessions that run on one deployment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCount {
+    pub sessions: u64,
+    /// Those of them that stay there because a later deployment did not take them over.
+    pub pinned: u64,
 }
 
-/// What is damaged stays so: to try again would help nobody.
-impl From<StateError> for Error {
-    fn from(error: StateError) -> Self {
-        let code = match error {
-            StateError::Unavailable(_) => Code::StorageUnavailable,
-            StateError::Corrupt(_) => Code::Internal,
-        };
-        Self::new(code, error.to_string())
+impl SessionCount {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.pinned += other.pinned;
     }
 }
+
+/// Sessions of a service, by the deployment that they run on.
+pub type SessionCounts = BTreeMap<DeploymentId, SessionCount>;
 
 /// The materialised state of slots. All reads see the last applied changes. Methods block on the
 /// disk at worst; they are called from the slot's own task.
@@ -150,19 +146,4 @@ pub trait StateStore: Send + Sync + 'static {
         changes: changes::Changes,
         meta: &SlotMeta,
     ) -> Result<(), StateError>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Who reads of a damaged store that it may work later tries for ever, and nobody looks at the disk.
-    #[test]
-    fn only_a_store_that_may_work_later_is_tried_again() {
-        let lost = Error::from(StateError::Corrupt("a checksum".into()));
-        assert_eq!((lost.code, lost.code.retriable()), (Code::Internal, false));
-        let busy = Error::from(StateError::Unavailable("no room".into()));
-        assert_eq!((busy.code, busy.code.retriable()), (Code::StorageUnavailable, true));
-        assert!(lost.retry_after.is_none() && busy.retry_after.is_some());
-    }
 }

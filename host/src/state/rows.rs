@@ -7,10 +7,10 @@ use super::{
     history, keys,
 };
 use crate::{
+    database::engine::Db,
     limits,
     log::record::Head,
     names::{ServiceName, SessionKey, SlotId},
-    storage::engine::Db,
 };
 use bytes::Bytes;
 use fjall::{Keyspace, Readable as _, Snapshot};

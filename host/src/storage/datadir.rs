@@ -1,23 +1,24 @@
 //! A data directory: opened, checked, recovered, opened again after a failure, closed.
 
 use super::{
-    Health, OpenError,
-    engine::{self, Db, Engine, WriteError},
     housekeeping::{Housekeeper, Stop},
-    identity::{self, Identity, Mark},
-    journal,
-    reclaim::Reclaim,
+    log::{EmbeddedLog, Shared},
     recovery,
-    tables::{self, TableFile},
 };
 use crate::{
+    database::{
+        Health, OpenError, StorageOptions,
+        engine::{self, Db, Engine, WriteError},
+        identity::{self, Identity, Mark},
+        journal,
+        reclaim::Reclaim,
+        tables::{self, TableFile},
+    },
+    error::StateError,
     level::{FeatureLevel, Level},
     limits,
-    log::{
-        LogError,
-        embedded::{EmbeddedLog, Shared},
-    },
-    state::{StateError, fjall::FjallState},
+    log::LogError,
+    state::fjall::FjallState,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -31,33 +32,6 @@ use std::{
     time::Instant,
 };
 use tokio::sync::watch;
-
-/// What an operator may set.
-#[derive(Clone, Debug)]
-pub struct StorageOptions {
-    /// Slots; fixed for the life of a data directory.
-    pub slot_count: u16,
-    /// The log is a cluster's, and only the state is here; fixed like the slots.
-    pub clustered: bool,
-    /// Memory for blocks read from tables.
-    pub block_cache_bytes: u64,
-    /// Free bytes on the disk below which writes are refused.
-    pub reserve_bytes: u64,
-    /// Bytes of tables up to which all of them are checked before the directory is served.
-    pub verify_bytes_max: u64,
-}
-
-impl Default for StorageOptions {
-    fn default() -> Self {
-        Self {
-            slot_count: limits::SLOT_COUNT_DEFAULT,
-            clustered: false,
-            block_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT,
-            reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
-            verify_bytes_max: limits::VERIFY_AT_OPEN_BYTES_MAX,
-        }
-    }
-}
 
 /// An open data directory. Dropping it closes it.
 pub struct DataDir {

@@ -1,13 +1,17 @@
 //! The store's background thread: the mark, dropping what is trimmed, removing what is deleted,
 //! and checking tables that were too large to check at start. Never on a message's path.
 
-use super::{
-    engine::{self, Engine},
-    identity::Mark,
-    reclaim::Reclaim,
-    tables::TableFile,
+use super::log::Shared;
+use crate::{
+    database::{
+        engine::{self, Engine},
+        identity::{self, Mark},
+        reclaim::Reclaim,
+        tables::TableFile,
+    },
+    limits,
+    state::fjall::collect_garbage,
 };
-use crate::{limits, log::embedded::Shared, state::fjall::collect_garbage};
 use parking_lot::{Condvar, Mutex};
 use std::{sync::Arc, time::Instant};
 
@@ -66,7 +70,7 @@ impl Housekeeper {
             if now_and_then {
                 marked = Instant::now();
                 if let Err(e) = self.mark.lock().advance(self.log.last(), false) {
-                    tracing::warn!("cannot write {}: {e}", super::identity::MARK);
+                    tracing::warn!("cannot write {}: {e}", identity::MARK);
                 }
             }
             self.drop_trimmed();

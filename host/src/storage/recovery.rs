@@ -1,13 +1,15 @@
 //! Brings the state store up to the end of the log, by the same fold that a running slot uses,
 //! and builds what the log keeps in memory.
 
-use super::{OpenError, engine::Db, engine::Engine, record};
+use super::log::{FENCE_KEY, FenceRow, SlotState, Tables};
 use crate::{
-    limits,
-    log::{
-        embedded::{FENCE_KEY, FenceRow, SlotState, Tables},
-        record::Batch,
+    database::{
+        OpenError,
+        engine::{Db, Engine},
+        record,
     },
+    limits,
+    log::record::Batch,
     names::SlotId,
     state::{SlotMeta, changes::Changes, fjall as store},
 };

@@ -6,8 +6,9 @@ mod fold;
 mod log;
 mod model;
 
-use super::{DataDir, OpenError, StorageOptions};
+use super::DataDir;
 use crate::{
+    database::{OpenError, StorageOptions},
     log::{
         Append, Claim, LogError, Position, SlotLog,
         record::{Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},

@@ -351,8 +351,8 @@ impl Metrics {
         }
     }
     /// Counts a link between nodes that was refused.
-    pub fn peer_refused(&self, reason: crate::rpc::Reason) {
-        let labels = vec![Label::from_static_parts("reason", reason.as_str())];
+    pub fn peer_refused(&self, reason: &'static str) {
+        let labels = vec![Label::from_static_parts("reason", reason)];
         let key = Key::from_parts(PEER_REFUSED, labels);
         self.registry.register_counter(&key, &METADATA).increment(1);
     }

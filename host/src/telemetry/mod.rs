@@ -13,9 +13,8 @@ pub mod sink;
 pub mod text;
 
 pub use metrics::{Metrics, metrics};
-pub use scrape::{Snapshot, SourceGuard, on_scrape};
+pub use scrape::{ServiceMemory, Snapshot, SourceGuard, on_scrape};
 
-use crate::config::LogFormat;
 use std::{fmt, io::IsTerminal as _, sync::OnceLock};
 use tracing_subscriber::{
     EnvFilter,
@@ -27,6 +26,25 @@ use tracing_subscriber::{
     },
     reload,
 };
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+    pub(crate) fn parse(name: &str) -> Self {
+        if name == "json" { LogFormat::Json } else { LogFormat::Text }
+    }
+}
 
 /// The fields of a line, their text made [`text::printable`].
 struct Printable(DefaultFields);

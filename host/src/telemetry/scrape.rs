@@ -4,14 +4,27 @@ use super::{metrics::Metric, services};
 use crate::{
     buffers,
     names::{ServiceName, SlotId},
-    node_types::ServiceMemory,
 };
 use parking_lot::Mutex;
+use serde::Serialize;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
+use utoipa::ToSchema;
+
+/// What a service's instances hold on the node that answers.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct ServiceMemory {
+    pub instances: u64,
+    /// Their memories, and what each needs beside them.
+    pub bytes: u64,
+    /// Compiled code of the current version, which all instances share; absent while it is not
+    /// loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_bytes: Option<u64>,
+}
 
 /// What a node says of itself at a scrape.
 #[derive(Clone, Debug, Default)]

@@ -10,7 +10,7 @@ use super::{
     metrics::Metric,
     recorder::escape,
 };
-use crate::{error::Code, limits, log::record::Entry, names::ServiceName};
+use crate::{error::Code, limits, names::ServiceName};
 use metrics::HistogramFn as _;
 use parking_lot::Mutex;
 use std::{
@@ -120,16 +120,6 @@ pub struct Committed {
     pub bytes_in: u64,
     /// Of replies and events.
     pub bytes_out: u64,
-}
-
-impl Committed {
-    pub fn add(&mut self, entry: &Entry) {
-        self.messages += 1;
-        self.events += entry.events.len() as u64;
-        self.bytes_in += entry.body.len() as u64;
-        let events: usize = entry.events.iter().map(|event| event.body.len()).sum();
-        self.bytes_out += (entry.reply.len() + events) as u64;
-    }
 }
 
 struct Services {
@@ -345,8 +335,8 @@ fn always(count: &AtomicU64, name: &str, service: &str, labels: &str, out: &mut 
 mod tests {
     use super::*;
     use crate::{
+        error::StateError,
         plugin::{Failure, PluginError},
-        state::StateError,
     };
 
     fn name(name: &str) -> ServiceName {

@@ -38,3 +38,4 @@ mod stuck;
 mod swap;
 mod telemetry;
 mod unread;
+mod upgrade;

@@ -15,10 +15,10 @@ use crate::{
         output::{self, Table, text},
         serve::Signals,
     },
-    cluster::secret,
     limits,
     names::ServiceName,
     nats::local::{LocalOptions, LocalServers},
+    peer::secret,
     telemetry::sink,
 };
 use http::Method;

@@ -10,11 +10,11 @@ use super::{
     serve::Signals,
 };
 use crate::{
-    cluster::secret,
     nats::{
         NatsError,
         local::{LocalOptions, LocalServers},
     },
+    peer::secret,
 };
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use super::{
     super::{Fatal, Membership, Options, Reason, Terms, Timings, bind, task::Order},
     sim::options,
 };
-use crate::{cluster::member::Members, discovery::Found, limits};
+use crate::{discovery::Found, limits, peer::member::Members};
 use parking_lot::Mutex;
 use std::{
     collections::HashSet,

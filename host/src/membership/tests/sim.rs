@@ -7,8 +7,8 @@ use super::super::{
     refusal::{Fatal, Refusal},
 };
 use crate::{
-    cluster::member::{Member, Members},
     discovery::Found,
+    peer::member::{Member, Members},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{

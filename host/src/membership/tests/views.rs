@@ -1,7 +1,7 @@
 //! Joining, leaving and dying, as the views show it.
 
 use super::sim::{MS, S, Sim, address, options, seeds};
-use crate::{cluster::member::Unfit, discovery::Found, limits};
+use crate::{discovery::Found, limits, peer::member::Unfit};
 use rand::RngExt;
 
 /// Nodes that see different sets propose different owners, for as long as they do.

@@ -15,7 +15,7 @@ mod process;
 mod tests;
 
 use super::{Digest, Inspection, PluginError, check, engine, store};
-use crate::limits;
+use crate::{limits, memory};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{fs::File, time::Duration};
@@ -37,7 +37,7 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     fn default() -> Self {
         Self {
-            memory_bytes: crate::config::default_compile_memory(),
+            memory_bytes: memory::default_compile_memory(),
             deadline: limits::COMPILE_DEADLINE_DEFAULT,
         }
     }

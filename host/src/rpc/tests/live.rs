@@ -1,7 +1,7 @@
 //! Subscriptions over a link.
 
 use super::*;
-use crate::{limits, node_types::Live};
+use crate::{limits, message::Live};
 
 async fn next_seq(live: &mut LiveReceiver) -> Option<u64> {
     match within(live.recv()).await {

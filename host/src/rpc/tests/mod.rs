@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     error::Code,
     level,
-    node_types::{LiveReceiver, LiveSender, live_channel},
+    message::{LiveReceiver, LiveSender, live_channel},
 };
 use std::{
     future::Future,
@@ -115,11 +115,11 @@ impl Handler for Script {
     }
 }
 
-fn published(seq: u64, bytes: usize) -> crate::node_types::Published {
+fn published(seq: u64, bytes: usize) -> crate::message::Published {
     let body = vec![0; bytes].into();
     let event = crate::log::record::Event { kind: "k".into(), content_type: "t".into(), body };
     let events = [event].into();
-    crate::node_types::Published { seq, incarnation: None, time_ms: 1, events }
+    crate::message::Published { seq, incarnation: None, time_ms: 1, events }
 }
 
 pub(super) struct Node {
@@ -265,4 +265,16 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it takes for ever")
+}
+
+/// It would be told for a bug of this node, and nobody would upgrade the other.
+#[test]
+fn a_node_that_can_not_read_what_it_was_asked_is_told_for_too_old() {
+    // As nodes of all versions say it.
+    let said = Error::internal("the request does not decode: no such variant");
+    let own = undecoded("no such variant");
+    assert_eq!((own.code, &own.detail), (said.code, &said.detail));
+    let told = or_too_old(said);
+    assert!(told.code == Code::Unavailable && told.detail.contains("upgrade"), "{told}");
+    assert_eq!(or_too_old(Error::internal("another")).code, Code::Internal);
 }

@@ -1,10 +1,10 @@
 //! A store whose reads of values fail when a test says so.
 
 use crate::{
+    error::StateError,
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    node_types::SessionCount,
-    state::{Remembered, SlotMeta, StateError, StateStore, changes::Changes},
+    state::{Remembered, SessionCount, SlotMeta, StateStore, changes::Changes},
 };
 use bytes::Bytes;
 use std::{

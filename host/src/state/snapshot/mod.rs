@@ -57,10 +57,10 @@ pub use objects::{Objects, Target};
 pub use take::Taken;
 
 use crate::{
+    error::StateError,
     limits,
     log::{LogError, Position, Term},
     names::SlotId,
-    state::StateError,
     telemetry::metrics,
 };
 use bytes::Bytes;

@@ -15,7 +15,7 @@
 //! that was acknowledged before. A part that is "not found" is asked for again.
 
 use super::{SnapshotError, objects::Listed};
-use crate::{limits, names::SlotId, nats::Nats, storage::identity::random_u128};
+use crate::{database::identity::random_u128, limits, names::SlotId, nats::Nats};
 use async_nats::jetstream::{
     context::PublishErrorKind,
     message::PublishMessage,

@@ -9,13 +9,14 @@ mod zombie;
 
 use super::{Objects, SnapshotError, SnapshotOptions, Snapshots, Target};
 use crate::{
+    database::StorageOptions,
     log::{
         Append, Claim, LogError, Logged, Position, SlotLog, Term,
         record::{Activate, Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},
     },
     names::{ServiceName, SessionKey, SlotId},
     state::{SlotMeta, StateStore, changes::Changes, fjall::FjallState},
-    storage::{DataDir, StorageOptions},
+    storage::DataDir,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -2,7 +2,7 @@
 //! that opens has everything that was acknowledged; else it names the file and refuses.
 
 use super::*;
-use crate::storage::tables;
+use crate::database::tables;
 use std::path::PathBuf;
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {

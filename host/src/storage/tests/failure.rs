@@ -1,7 +1,7 @@
 //! A disk that fills up: refused, nothing lost, and on again without a new process.
 
 use super::*;
-use crate::{skipped::not_tested, storage::Health};
+use crate::{database::Health, skipped::not_tested};
 use std::process::Command;
 
 /// A small file system of its own, unmounted when dropped.

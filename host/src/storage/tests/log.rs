@@ -1,7 +1,7 @@
 //! The log: conformance, group commits, restarts, and what it leaves on the disk.
 
 use super::*;
-use crate::log::{conformance, embedded::EmbeddedLog};
+use crate::{log::conformance, storage::log::EmbeddedLog};
 use std::sync::Arc;
 
 /// The embedded log is one of the logs that slots run on; all must fence alike.

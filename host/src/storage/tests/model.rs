@@ -1,10 +1,10 @@
 //! The state store against plain maps, and what becomes of deleted sessions.
 
-use super::{
-    super::{engine, identity},
-    *,
+use super::*;
+use crate::{
+    database::{engine, identity},
+    names::SessionId,
 };
-use crate::names::SessionId;
 use fjall::AbstractTree as _;
 
 /// Listings are what clients page through: an entry skipped or given twice is lost or doubled.

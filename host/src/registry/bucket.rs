@@ -2,9 +2,9 @@
 //! acknowledgement counts as undecided.
 
 use crate::{
+    database::identity::random_u128,
     limits,
     nats::{Nats, NatsError},
-    storage::identity::random_u128,
 };
 use async_nats::jetstream::{
     kv,

@@ -3,17 +3,17 @@
 
 use super::{Answer, FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
 use crate::{
+    database::{
+        engine::{Db, WriteError},
+        identity::random_u128,
+        record::Writer,
+    },
     limits,
     log::{
         Claim, LogError,
         record::{Batch, Record},
     },
     names::SlotId,
-    storage::{
-        engine::{Db, WriteError},
-        identity::random_u128,
-        record::Writer,
-    },
     telemetry::metrics,
 };
 use bytes::Bytes;

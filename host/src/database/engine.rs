@@ -1,7 +1,7 @@
 //! The fjall database, its keyspaces and their tuning, and what happens when it fails.
 
 use super::{OpenError, StorageOptions, identity::Identity, tables};
-use crate::{limits, state::StateError};
+use crate::{error::StateError, limits};
 use fjall::{
     AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
     compaction::{Fifo, Leveled},
@@ -28,7 +28,7 @@ pub enum Health {
     /// reads and a slot's own upkeep need is still written, down to a quarter of the reserve. Goes
     /// back to `Ready` by itself.
     Full(String),
-    /// A write failed: everything is refused until [`super::DataDir::reopen`]. Stop all slots
+    /// A write failed: everything is refused until [`crate::storage::DataDir::reopen`]. Stop all slots
     /// first; they start afresh after it.
     Failed(String),
     /// A data file is damaged; the message names it. The node must stop.

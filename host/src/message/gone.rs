@@ -1,9 +1,6 @@
 //! What is said when a slot's task ended without an answer: it failed, was fenced or is stopping.
 
-use crate::{
-    error::{Code, Error},
-    rpc::Request,
-};
+use crate::error::{Code, Error};
 
 /// What a slot was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,25 +14,6 @@ pub enum Purpose {
     Operation,
     /// What the node does with the slot, by an order or for all of its sessions; again does no harm.
     Step,
-}
-
-impl Purpose {
-    /// What a peer's request asks of a slot.
-    pub fn by(request: &Request) -> Self {
-        match request {
-            Request::Message { .. } => Self::Message,
-            Request::Delete { .. } => Self::Delete,
-            Request::Operate { .. } => Self::Operation,
-            Request::Query { .. }
-            | Request::History { .. }
-            | Request::Session { .. }
-            | Request::Sessions { .. }
-            | Request::Subscribe { .. }
-            | Request::Slots
-            | Request::State { .. }
-            | Request::Control(_) => Self::Read,
-        }
-    }
 }
 
 /// The slot's task ended before it answered. What was to change something may have been kept: it may

@@ -1,17 +1,22 @@
 //! A swap: every slot goes over to another deployment, at a message boundary of its own, by a
 //! record in its own log.
 
+mod info;
+
+pub use info::{SwapInfo, SwapShare};
+
 use crate::{
     error::Error,
     limits,
     log::record::Activate,
+    message::{Purpose, gone},
     names::{ServiceName, SlotId},
-    node_types::{SwapInfo, SwapShare, quantile},
     router::{Place, Router},
-    slot::{Activation, Order, Purpose, gone, now_ms},
+    slot::{Activation, Order, now_ms},
     telemetry::{metrics, repeats},
 };
 use futures_util::{StreamExt, stream};
+use info::quantile;
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,

@@ -10,14 +10,15 @@
 
 mod committer;
 
-use super::{Append, Claim, LogError, Logged, Position, SlotLog, Term, Then};
 use crate::{
-    limits,
-    names::SlotId,
-    storage::{
+    database::{
         engine::{Db, Engine},
         record,
     },
+    error::StateError,
+    limits,
+    log::{Append, Claim, LogError, Logged, Position, SlotLog, Term, Then},
+    names::SlotId,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -245,8 +246,8 @@ impl Shared {
         let engine = &self.engine;
         let key = number.to_be_bytes();
         let value = db.log.get(key).map_err(|e| match engine.read_error(&db.log, &e) {
-            crate::state::StateError::Corrupt(why) => LogError::Corrupt(why),
-            crate::state::StateError::Unavailable(why) => LogError::Unavailable(why),
+            StateError::Corrupt(why) => LogError::Corrupt(why),
+            StateError::Unavailable(why) => LogError::Unavailable(why),
         })?;
         let corrupt = |why: String| LogError::Corrupt(engine.value_error(&db.log, why).to_string());
         let value = value.ok_or_else(|| corrupt(format!("log record {number} is missing")))?;

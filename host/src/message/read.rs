@@ -1,0 +1,148 @@
+//! What is read of sessions and slots.
+
+use crate::{
+    buffers::{self, Charge, Held, Kind},
+    error::Error,
+    limits,
+    log::{Position, Term, record::Entry},
+    names::{ServiceName, SessionId, SessionKey, SlotId},
+    position::Incarnation,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// Which part of a session's history.
+#[derive(Clone, Copy, Debug)]
+pub enum Range {
+    /// Entries with a greater sequence number, up to `limit`.
+    After { seq: u64, limit: usize },
+    /// The last `limit` entries.
+    Tail { limit: usize },
+}
+
+/// Who reads a page. What it takes is charged to what connections hold as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBy {
+    /// Refused where connections hold all that they may.
+    Client,
+    /// Not to be kept out by what clients hold.
+    Operator,
+}
+
+impl ReadBy {
+    /// Whether a page may be read: before that is done, which costs more than to say no.
+    ///
+    /// # Errors
+    /// `buffers-full`.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Client => buffers::shared().check(Kind::Answers, limits::PAGE_BYTES_MAX),
+            Self::Operator => Ok(()),
+        }
+    }
+    /// Charges a page of so many bytes, and the answer that is made of it while it is there: as
+    /// base64 that has a third more.
+    ///
+    /// # Errors
+    /// `buffers-full`.
+    pub(crate) fn hold(self, bytes: usize) -> Result<Held, Error> {
+        let mut charge = Charge::new(buffers::shared().clone(), Kind::Answers);
+        let with_answer = bytes.saturating_add(bytes / 3 * 4);
+        match (charge.set(with_answer), self) {
+            (Err(full), Self::Client) => Err(full),
+            _ => Ok(charge.into()),
+        }
+    }
+}
+
+/// A page of history.
+#[derive(Clone, Debug)]
+pub struct History {
+    pub slot: SlotId,
+    /// In order. Each with its plugin's label.
+    pub entries: Vec<(Arc<Entry>, Arc<str>)>,
+    /// The session's last sequence number as of this read.
+    pub last_seq: u64,
+    /// As in [`super::Sent`].
+    pub incarnation: Option<Incarnation>,
+    /// The slot remembers an earlier session of that name.
+    pub made_again: bool,
+    /// What the page takes, until it has become an answer.
+    pub held: Held,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SessionInfo {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    #[schema(value_type = String)]
+    pub session: SessionId,
+    pub slot: SlotId,
+    /// The last message's sequence number.
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    pub updated_ms: u64,
+    /// The label of the plugin whose shape the state has.
+    pub plugin: String,
+    /// Keys of the session's state, and bytes of keys and values.
+    pub state_keys: u64,
+    pub state_bytes: u64,
+    /// Why the session stays on an older plugin, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<PinInfo>,
+    /// The place behind its last message, in this session and no other of its name; not in
+    /// listings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// As in [`super::Sent`]; in listings not said.
+    #[serde(skip)]
+    pub incarnation: Option<Incarnation>,
+    /// The slot remembers an earlier session of that name.
+    #[serde(skip)]
+    pub made_again: bool,
+}
+
+impl SessionInfo {
+    pub fn key(&self) -> SessionKey {
+        SessionKey { service: self.service.clone(), session: self.session.clone() }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PinInfo {
+    /// The label of the plugin whose `migrate` refused the session.
+    pub against: String,
+    pub reason: String,
+}
+
+/// What a slot has done of a purge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub deleted: u64,
+    /// There are more.
+    pub left: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SlotInfo {
+    pub slot: SlotId,
+    /// The node that owns it (or would, by the ring, if it is not started).
+    pub owner: String,
+    /// `running`, `stopped` (starts at its next message), `opening`, `draining`; `unknown`: its
+    /// owner did not say, the rest is of the copy that the asked node has.
+    pub state: String,
+    pub term: Term,
+    pub position: Position,
+    /// Up to where the state store has it.
+    pub applied: Position,
+    pub mailbox: usize,
+    pub sessions: u64,
+    /// Label per service.
+    pub plugins: std::collections::BTreeMap<String, String>,
+}
+
+impl SlotInfo {
+    pub(crate) const UNKNOWN: &str = "unknown";
+}

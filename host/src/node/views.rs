@@ -1,0 +1,125 @@
+//! What a node tells of its services, beside what those below it tell.
+
+use crate::{
+    cluster::views::{PurgeShare, SilentNode},
+    names::ServiceName,
+    service::DeploymentInfo,
+    swap::SwapInfo,
+    telemetry::ServiceMemory,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A deployment with the sessions that it has.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DeploymentLine {
+    #[serde(flatten)]
+    pub deployment: DeploymentInfo,
+    /// It is what the service runs.
+    pub current: bool,
+    /// What `rollback` goes back to if it is not told another.
+    pub previous: bool,
+    /// Sessions that it handled last; absent where they were not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+    /// Those of them that stay there because a later deployment did not take them over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<u64>,
+}
+
+/// The deploy or rollback that made a deployment current.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SwitchedInfo {
+    /// The label of what ran before, if anything did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Who asked for it, if the request said so by `Slotd-Sender`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Every deployment of a service.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Deployments {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    pub generation: u64,
+    /// What made the current one current; absent where that was before it was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switched: Option<SwitchedInfo>,
+    /// The latest first.
+    pub deployments: Vec<DeploymentLine>,
+    /// Nodes that did not say what they have, with the reason: their sessions are not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<SilentNode>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ServiceInfo {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    pub current: DeploymentInfo,
+    /// What `rollback` would go back to.
+    pub previous: Option<DeploymentInfo>,
+    pub generation: u64,
+    pub memory: ServiceMemory,
+    pub swap: Option<SwapInfo>,
+}
+
+/// How far the removal of a service is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ServiceRemoved {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    /// Sessions that were deleted since the nodes started.
+    pub deleted: u64,
+    /// Nothing of it is left. While it is false the rest is being deleted; ask again to see how far
+    /// that is.
+    pub done: bool,
+}
+
+impl ServiceRemoved {
+    pub(crate) fn new(service: ServiceName) -> Self {
+        Self { service, deleted: 0, done: true }
+    }
+
+    /// Adds what one node has done; `None`: it did not say, or has not begun.
+    pub(crate) fn add(&mut self, share: Option<PurgeShare>, since: u64) {
+        match share.filter(|share| share.since >= since) {
+            Some(share) => {
+                self.deleted += share.deleted;
+                self.done &= share.done;
+            }
+            None => self.done = false,
+        }
+    }
+}
+
+/// What becomes of the sessions of one deployment when another one is to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct SessionsOutlook {
+    /// The label of the version that they run on.
+    pub from: String,
+    pub sessions: u64,
+    /// Why they stay there. Absent: they go to the version that is to run, or its `migrate` says of
+    /// each whether it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stays: Option<String>,
+}
+
+/// What a deploy or rollback did.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Deployed {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    pub current: DeploymentInfo,
+    /// False: that digest was already what runs, nothing was done.
+    pub changed: bool,
+    /// Where the version that runs now is no later than all before: the sessions that ran on
+    /// others, and what becomes of them at their next message.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<SessionsOutlook>,
+    pub swap: Option<SwapInfo>,
+}
