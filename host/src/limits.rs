@@ -991,8 +991,8 @@ pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
 /// A cluster's secret is configured, and bounded, as a bearer token is.
 pub const CLUSTER_SECRET_BYTES_MIN: usize = TOKEN_BYTES_MIN;
 pub const CLUSTER_SECRET_BYTES_MAX: usize = TOKEN_BYTES_MAX;
-/// What a cluster's secret must be worth, by its looks: out of reach for whoever tries secrets
-/// against what he heard. See [`crate::peer::secret`].
+/// The least apparent strength of a cluster's secret: out of reach for offline guessing against a
+/// captured message. See [`crate::peer::secret`].
 pub const CLUSTER_SECRET_BITS_MIN: u32 = 128;
 /// A node's version travels with its identity.
 pub const NODE_VERSION_BYTES_MAX: usize = 32;

@@ -134,8 +134,7 @@ pub fn or_too_old(error: Error) -> Error {
     match is_undecoded(&error) {
         true => Error::new(
             Code::Unavailable,
-            "the session is on a node of an earlier version of slotd, which can't do this: \
-             upgrade that node",
+            "the session is on a node with an older slotd that can't do this; upgrade that node",
         ),
         false => error,
     }
