@@ -1,15 +1,15 @@
-//! The memory that connections hold: one budget, in bytes, for all of them.
+//! The memory of connection buffers: one budget, in bytes, for all connections.
 //!
-//! What a peer can make the node keep is charged here, by what it is ([`Kind`]): a body or frame
-//! while it arrives and until its message is answered, an answer until its peer has taken it, an
-//! event until its last subscriber has. What is new and does not fit is refused at once, with
-//! `buffers-full`; what is there already is served.
+//! Everything that a peer can make the node keep is charged here, by [`Kind`]: a body or frame from
+//! its arrival until its message is answered, an answer until its peer has read it, an event until
+//! its last subscriber has. New data that does not fit is refused at once with `buffers-full`;
+//! existing data is still served.
 //!
-//! What comes in and what goes out may each take three quarters of it: peers that read nothing
-//! can't keep messages out, nor the other way round.
+//! Incoming and outgoing data may each use three quarters of it, so peers that read nothing can't
+//! block messages, nor the other way round.
 //!
-//! An event is held once, however many subscribers wait for it, and charged once: its bytes go
-//! with the last queue that has it. Each queue is charged for its own entries beside that.
+//! An event is stored and charged once, however many subscribers wait for it: its bytes are
+//! released with the last queue that has it. Each queue is also charged for its own entries.
 
 use crate::{
     error::{Code, Error},
@@ -110,8 +110,8 @@ impl Buffers {
         Error::new(
             Code::BuffersFull,
             format!(
-                "connections hold what they may of {} bytes (api.buffers): bodies, answers and \
-                 events that wait; slow down",
+                "connection buffers are full: {} bytes (api.buffers) of bodies, answers and \
+                 events are waiting; slow down",
                 self.limit.load(Relaxed)
             ),
         )

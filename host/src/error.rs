@@ -1,4 +1,4 @@
-//! What a caller is told when a request fails: one stable code, one status, one sentence.
+//! Errors that callers receive: a stable code, an HTTP status, a sentence.
 
 use crate::{limits, text};
 use serde::{Deserialize, Serialize};
@@ -30,89 +30,91 @@ codes! {
     NameInvalid = "name-invalid", 400, false;
     /// The bearer token is missing or wrong.
     Unauthorized = "unauthorized", 401, false;
-    /// A web page may be behind it: another origin, or on loopback another host than localhost, asked a listener without a token.
+    /// The request comes from another web origin, or names a non-local `Host`, and the listener has no token. Set a token.
     OriginRefused = "origin-refused", 403, false;
-    /// There is no such route.
+    /// No such route.
     RouteNotFound = "route-not-found", 404, false;
     /// No service of that name is deployed.
     ServiceNotFound = "service-not-found", 404, false;
     /// The session has no message yet, or was deleted.
     SessionNotFound = "session-not-found", 404, false;
-    /// There is no slot of that number.
+    /// No slot has that number.
     SlotNotFound = "slot-not-found", 404, false;
-    /// The cluster has no node of that name.
+    /// No node of the cluster has that name.
     NodeNotFound = "node-not-found", 404, false;
-    /// That node knows of no such move.
+    /// That node has no record of such a move.
     MoveNotFound = "move-not-found", 404, false;
     /// The service has no such deployment.
     DeploymentNotFound = "deployment-not-found", 404, false;
-    /// Sessions would stay on the version that they are on, because the one to run does not take them over; nothing has changed. The detail has how many, why, and what to do.
+    /// The version to run does not take over some sessions; they would stay on their current version. Nothing has changed. The detail says how many, why, and what to do.
     SessionsWouldStay = "sessions-would-stay", 409, false;
-    /// The service has no version to go back to.
+    /// The service has no earlier version to roll back to.
     NothingToRollBack = "nothing-to-roll-back", 409, false;
-    /// Another deploy or rollback of the service is being prepared, or was made durable first by another node; nothing has changed.
+    /// Another deploy or rollback of the service is in progress, or another node committed one first. Nothing has changed.
     SwapInProgress = "swap-in-progress", 409, true;
-    /// Not every node, or not this slotd, can read what the feature level asked for would have written: upgrade it first. The detail names the nodes.
+    /// Some node, or this slotd, can't read the formats of the requested feature level. Upgrade it first; the detail names the nodes.
     LevelUnreadable = "level-unreadable", 409, false;
-    /// There is no other node that could take what is to be drained.
+    /// No other node can take the slots to be drained.
     NoOtherNode = "no-other-node", 409, false;
-    /// The move has come too far to be cancelled, or is over.
+    /// It is too late to cancel the move, or it has ended.
     MoveTooLate = "move-too-late", 409, false;
-    /// The route exists, with another method.
+    /// The route exists, but not with this method.
     MethodNotAllowed = "method-not-allowed", 405, false;
-    /// The request's body did not arrive before the deadline; nothing was kept.
+    /// The request's body did not arrive before the deadline. Nothing was kept.
     RequestTimeout = "request-timeout", 408, true;
     /// The idempotency key was used before with another body.
     IdempotencyConflict = "idempotency-conflict", 409, false;
-    /// There is a session of that name already.
+    /// A session of that name already exists.
     SessionExists = "session-exists", 409, false;
-    /// The session is not where it was said to be: a message came in between. Nothing was done.
+    /// The session is no longer at the expected position: a message came in between. Nothing was
+    /// done.
     SessionChanged = "session-changed", 409, false;
-    /// The version whose shape a session's state has is none of the service's deployments.
+    /// The session's state was written by a version that the service never deployed.
     ShapeUnknown = "shape-unknown", 409, false;
-    /// The node was not started with `--resettable`, or is part of a cluster: it forgets nothing.
+    /// The node was not started with `--resettable`, or is part of a cluster, so it does not reset.
     ResetRefused = "reset-refused", 403, false;
-    /// The position (`after`) is of a session of that name that was deleted, or may be: begin at `after=0`.
+    /// The position (`after`) belongs, or may belong, to a deleted session of the same name. Start again from `after=0`.
     PositionGone = "position-gone", 410, false;
-    /// The body is over the limit.
+    /// The body is larger than the limit.
     BodyTooLarge = "body-too-large", 413, false;
-    /// The body has a content coding (`Content-Encoding`) that slotd does not decode: send it as it is.
+    /// The body has a `Content-Encoding`, which slotd does not decode. Send it unencoded.
     EncodingUnsupported = "encoding-unsupported", 415, false;
     /// The request has a transfer coding other than `chunked`.
     TransferUnsupported = "transfer-unsupported", 501, false;
-    /// The component was refused: what it lacks or asks for is in the detail.
+    /// The component was refused. The detail says what is missing or not allowed.
     PluginRefused = "plugin-refused", 422, false;
-    /// Checking and compiling the component would take, or took, more than it may: what, and the limit, is in the detail.
+    /// Checking and compiling the component takes more than is allowed. The detail names the limit.
     PluginTooCostly = "plugin-too-costly", 422, false;
     /// The handler rejected the message; its own code is in `rejection`.
     Rejected = "rejected", 422, false;
-    /// The handler trapped; nothing it did was kept.
+    /// The handler trapped (panic, abort or uncaught error). Nothing it did was kept.
     PluginTrapped = "plugin-trapped", 500, false;
-    /// The handler passed one of its limits (memory, host calls, reply, events); nothing was kept.
+    /// The handler exceeded a limit (memory, host calls, reply, events). Nothing it did was kept.
     PluginLimit = "plugin-limit", 500, false;
-    /// The version that the slot must run could not be loaded, or is being loaded and compiled.
+    /// The plugin version that the slot runs is still being loaded and compiled, or could not be
+    /// loaded.
     PluginUnavailable = "plugin-unavailable", 503, true;
-    /// A bug or an unexpected failure inside slotd; the log has more.
+    /// A bug or an unexpected failure inside slotd. See the node's log.
     Internal = "internal", 500, false;
-    /// All memory for instances of plugins (`guests.memory_total`), or all of the system's memory maps for them (`vm.max_map_count`), is in use, and none was given up in time; nothing was kept.
+    /// All memory for plugin instances (`guests.memory_total`), or all of the system's memory maps for them (`vm.max_map_count`), is in use, and none was released in time. Nothing was kept.
     MemoryFull = "memory-full", 503, true;
-    /// Too many calls of plugins compute for long on the node, or others waited for the slot and the call got too little running time; nothing was kept.
+    /// Too many long-running plugin calls on the node, or the call got too little processor time while others waited for its slot. Nothing was kept.
     GuestsBusy = "guests-busy", 503, true;
-    /// The slot's mailbox is full: slow down.
+    /// The slot's mailbox is full. Slow down and retry.
     MailboxFull = "mailbox-full", 503, true;
-    /// What the node's connections hold (bodies and frames that arrive, answers and events that their readers have not taken) is all that it may be (`api.buffers`); nothing was kept.
+    /// The node's connection buffers (`api.buffers`) are full: incoming bodies and frames, and answers and events not yet read. Nothing was kept.
     BuffersFull = "buffers-full", 503, true;
-    /// A limit of the node or the session is reached (connections, uploads, subscribers): others must end first.
+    /// A limit of the node or the session is reached (connections, uploads, subscribers). Retry when others have ended.
     LimitReached = "limit-reached", 503, true;
-    /// This node can't do it now: it starts or stops, the slot moves or stopped, another node does not answer, or too much is under way; the detail says which. Of a message, nothing was kept.
+    /// The node can't do this now: it is starting or stopping, the slot is moving or has stopped, another node does not answer, or too much is in progress. The detail says which. A message was not kept.
     Unavailable = "unavailable", 503, true;
-    /// The log or the store refused a write (disk full, I/O error); the message was not kept.
+    /// The log or the store refused the write (disk full, I/O error). The message was not kept.
     StorageUnavailable = "storage-unavailable", 503, true;
-    /// The slot moved to another writer before the message was committed; it was not kept.
+    /// Another node took over the slot before the message was committed. The message was not kept.
     Fenced = "fenced", 503, true;
-    /// The commit failed in a way that leaves open whether the message was kept: repeat it with the same idempotency key.
+    /// It is not known whether the message was kept. Repeat it with the same idempotency key to find out.
     OutcomeUnknown = "outcome-unknown", 504, true;
-    /// The handler passed its deadline; nothing it did was kept.
+    /// The handler exceeded its deadline. Nothing it did was kept.
     PluginDeadline = "plugin-deadline", 504, false;
 }
 

@@ -1,4 +1,4 @@
-//! Reading files that a user names: no more than is of use, and nothing that has no end.
+//! Reading files that a user names, with a size limit, and regular files only.
 
 use crate::limits;
 use std::{

@@ -1,4 +1,4 @@
-//! slotd: a WebAssembly-pluggable sharding host.
+//! slotd: durable sessions by name; a WebAssembly plugin handles each message.
 //!
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 //!

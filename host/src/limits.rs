@@ -29,7 +29,7 @@ pub const PLUGIN_VERSION_BYTES_MAX: usize = 64;
 pub const SLOT_COUNT_DEFAULT: u16 = 512;
 /// Slots cost a task each; more than this has no use on one cluster.
 pub const SLOT_COUNT_MAX: u16 = 16_384;
-/// Messages that wait for one slot; past it the caller gets 503 `mailbox-full`.
+/// Messages that wait for one slot; more get 503 `mailbox-full`.
 pub const MAILBOX_MESSAGES_DEFAULT: usize = 1_024;
 /// Places that an empty mailbox keeps after a burst.
 pub const MAILBOX_KEPT: usize = 64;
@@ -42,7 +42,7 @@ pub const BATCH_MESSAGES_MAX: usize = 256;
 pub const HELD_ANSWERS_MAX: usize = 4 * BATCH_MESSAGES_MAX;
 /// Bytes after which a batch takes no further message; one message more may pass it.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Mail that a slot takes in one turn before it looks at its orders again.
+/// Messages that a slot takes in one turn before it checks its orders again.
 pub const MAIL_PER_TURN_MAX: usize = 64;
 /// A slot without a message, subscriber or unflushed change for this long stops.
 pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
@@ -166,12 +166,12 @@ pub const GUEST_SLICE: Duration = Duration::from_millis(5);
 /// Epochs after which a call has had its slice whatever it used of it: what it waits for the disk, or
 /// for its processor, is no running time.
 pub const GUEST_SLICE_EPOCHS: u32 = 5;
-/// Calls that compute for long, on a node: the rest is refused. Each is a slot that waits.
+/// Long-running calls on a node; more are refused. Each blocks a slot.
 pub const LONG_CALLS_MAX: usize = 1_024;
-/// Deadlines of a call that one may take in all, with what it waits for its turns, while other mail waits
-/// for its slot: that must not be kept for as long as a client has patience with a crowded node.
+/// How many deadlines a call may take in total, including waiting for its turns, while other
+/// messages wait for its slot: they must not wait until their clients time out on a busy node.
 pub const LONG_CALL_DEADLINES: u32 = 2;
-/// Between two looks whether mail waits for the slot of such a call.
+/// How often to check whether messages wait for the slot of such a call.
 pub const LONG_CALL_LOOK: Duration = Duration::from_millis(100);
 /// A slot forgets that a service's call was long when it has not had another for this long: until then it
 /// takes one mail a turn. Some request deadlines' worth of calls that come one after the other.
@@ -180,11 +180,11 @@ pub const LONG_CALL_REMEMBERED: Duration = Duration::from_secs(10);
 /// may run; then what needs a handler or writes is refused. Well below [`HANDOFF_DEADLINE`] and
 /// [`CONTROL_TIMEOUT`], within which whoever waits for the slot gives up.
 pub const STOP_DRAIN: Duration = Duration::from_secs(2);
-/// Calls of one service that have begun and go on in turn, or as many as there are threads for them: each
+/// Started calls of one service that take turns, or as many as there are threads for them: each
 /// holds an instance, and the more there are, the longer each takes. The others wait.
 pub const LONG_CALLS_BEGUN_MAX: usize = 4;
-/// First slices that long calls of one service may use up on the threads that serve: at once, and a
-/// second. Past that its calls begin on the threads for long ones.
+/// First slices that long calls of one service may use on the worker threads: at once, and per
+/// second. Beyond that, its calls start on the threads for long calls.
 pub const LONG_SLICES_MAX: f64 = 8.0;
 pub const LONG_SLICES_PER_SECOND: f64 = 20.0;
 /// How far these threads give way, as for nice(1): where every core is busy with serving, they have a
@@ -228,7 +228,7 @@ pub const EVENT_KIND_BYTES_MAX: usize = 64;
 pub const REJECTION_CODE_BYTES_MAX: usize = 64;
 /// Bytes of a rejection's message: one sentence for people.
 pub const REJECTION_MESSAGE_BYTES_MAX: usize = 4_096;
-/// Bytes of what is told of a trap.
+/// Bytes of a trap's reason.
 pub const TRAP_TEXT_BYTES_MAX: usize = 512;
 /// Stack of a guest. Deep recursion ends here; what it touched stays with the instance.
 pub const GUEST_STACK_BYTES: usize = 512 * 1024;
@@ -251,8 +251,7 @@ pub const MEMORY_MAPS: usize = 4;
 pub const INSTANCE_MAPS_BESIDE: usize = 4;
 /// One part in so many of the process's maps that instances leave to everything else.
 pub const MAPS_BESIDE_SHARE: usize = 4;
-/// How long a call waits for memory that other instances are to give up; half of a call's deadline
-/// at most.
+/// How long a call waits for other instances to release memory; at most half of a call's deadline.
 pub const INSTANCE_PATIENCE: Duration = Duration::from_secs(2);
 /// One part in so many of the memory of all instances that new ones leave to those that run, whose
 /// calls may need some more before they can end.
@@ -266,7 +265,7 @@ pub const INSTANCES_IDLE_MAX: usize = 256;
 pub const INSTANCE_IDLE_SUPERSEDED: Duration = Duration::from_secs(5);
 /// Turns of the housekeeping between two looks for idle instances: half a second.
 pub const INSTANCE_SWEEP_TICKS: u32 = 8;
-/// An instance that did nothing for this long is dropped: making it again takes less than a
+/// An instance that is idle for this long is dropped: creating it again takes less than a
 /// millisecond, and a Python handler's holds megabytes.
 pub const INSTANCE_IDLE_DEFAULT: Duration = Duration::from_secs(60);
 /// The part of the machine's memory (or of what the container may have) that instances may take in
@@ -275,7 +274,7 @@ pub const GUEST_MEMORY_TOTAL_SHARE: u64 = 2;
 /// Deploys whose components are compiled at the same time, each in a process of its own. One more is
 /// kept for what a node must load to serve.
 pub const COMPILES_MAX: usize = 2;
-/// Deploys that wait for one of these places; past it 503 `unavailable`.
+/// Deploys that wait for one of these places; more get 503 `unavailable`.
 pub const COMPILES_WAITING_MAX: usize = 16;
 /// Bytes of all components that deploys hold, from their arrival until they are stored or refused:
 /// four of the largest. Past it 503 `unavailable`.
@@ -392,7 +391,7 @@ pub const LEVEL_LOOK: Duration = Duration::from_secs(1);
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 /// A shorter bearer token is guessed too soon.
 pub const TOKEN_BYTES_MIN: usize = 8;
-/// A bearer token travels with every request.
+/// A bearer token is part of every request.
 pub const TOKEN_BYTES_MAX: usize = 512;
 /// A configuration file or token file; more is a mistake.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -665,33 +664,33 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);
 
 // --- clusters ---------------------------------------------------------------------------------
 
-/// How long a slot waits for the log before it tells those who wait. Longer than the log engine
-/// takes to elect another leader (4 to 9 s), so that they are answered late rather than refused;
-/// shorter than a request's deadline.
+/// How long a slot waits for the log before it fails the waiting requests. Longer than the log
+/// engine takes to elect another leader (4 to 9 s), so that they are answered late instead of
+/// refused; shorter than a request's deadline.
 pub const ENGINE_PATIENCE: Duration = Duration::from_secs(14);
-/// How often a slot with subscribers and nothing to commit shows that it still is the owner.
+/// How often a slot with subscribers and nothing to commit confirms that it is still the owner.
 pub const PROVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Bytes that a slot's log grows before the slot makes a snapshot: what a take-over replays.
 pub const SNAPSHOT_LOG_BYTES: usize = 1024 * 1024;
 /// Between looks at a log whose server does not show yet what is known to be there.
 pub const REPLAY_RETRY: Duration = Duration::from_millis(10);
-/// Back-off of a request whose slot is not where it was sought.
+/// Back-off of a request whose slot was not on the node that it was sent to.
 pub const FORWARD_RETRY_MIN: Duration = Duration::from_millis(2);
 pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(250);
-/// How long a message to where a slot is now waits for those that are under way to where it was: as
-/// long as a node that is there takes to send them back.
+/// How long a message waits for earlier ones still in flight to the previous owner: as long as a
+/// live node takes to return them.
 pub const LANE_PATIENCE: Duration = Duration::from_millis(500);
-/// How long a node remembers what it sent back to a peer that is no member any more: longer than
-/// anything of that peer's can be under way.
+/// How long a node remembers what it returned to a peer that is no longer a member: longer than any
+/// request of that peer can be in flight.
 pub const REFUSED_KEPT: Duration = Duration::from_secs(600);
-/// Reads of a node that wait for slots that are nowhere now.
+/// Reads of a node that wait for slots without an owner.
 pub const WAITING_READS_MAX: usize = 4_096;
-/// Slots that one node takes over from another in an orderly way at a time. Each needs little more
-/// than two commits; more at a time would make each wait for the others.
+/// Concurrent handoffs to one node. Each needs little more than two commits; more at a time would
+/// make each wait for the others.
 pub const HANDOFFS_MAX: usize = 8;
-/// Slots that one node claims at a time when their owner is gone.
+/// Concurrent takeovers by one node, of slots whose owner is gone.
 pub const TAKEOVERS_MAX: usize = 32;
-/// A slot that was released for another node, which did not take it within this time, goes back.
+/// A released slot that the new owner does not claim within this time returns to the old one.
 pub const HANDOFF_DEADLINE: Duration = Duration::from_secs(5);
 /// The whole of one move, with all of its preparation.
 pub const MOVE_DEADLINE: Duration = Duration::from_secs(120);
@@ -701,31 +700,32 @@ pub const MOVE_RETRY_MAX: Duration = Duration::from_secs(30);
 /// A slot that was lost to another node in this time is claimed again only after a back-off:
 /// views that differ must not make two nodes claim it in turns.
 pub const CLAIM_DAMPING: Duration = Duration::from_secs(60);
-/// How often a node compares what it has with what it should have, when nothing happens.
+/// How often a node compares its slots with the ring's assignment when nothing happens.
 pub const RECONCILE_INTERVAL: Duration = Duration::from_millis(250);
 /// A node that found itself paused for longer than this does not trust its view at once.
 pub const PAUSE_SUSPECT: Duration = Duration::from_secs(1);
-/// How long it does not: membership tells the living from the dead again within that time.
+/// For how long: membership distinguishes live and dead nodes again within that time.
 pub const PAUSE_DISTRUST: Duration = Duration::from_secs(4);
-/// How often a node looks whether the log engine answers it and its disk takes writes, and how long
+/// How often a node checks that the log engine answers it and its disk accepts writes, and how long
 /// it waits for an answer.
 pub const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Looks in a row that failed after which a node says that it can't serve. More than one lost
-/// answer; and with the claims of its successors, requests are answered inside their deadline.
+/// Failed checks in a row after which a node reports that it can't serve. More than one lost
+/// answer; and few enough that, after the claims of its successors, requests are answered within
+/// their deadline.
 pub const FITNESS_MISSES: u32 = 4;
-/// So many that it does not act on what others say of theirs: whatever it is, all may have it. Half,
-/// since two nodes do not look at the same time.
+/// Failed checks after which peers' reports are ignored, since the outage may be cluster-wide.
+/// Half, because two nodes do not check at the same time.
 pub const FITNESS_DOUBTS: u32 = 2;
-/// How long all must be well before it says that it can serve again, doubled with each relapse.
+/// Time without failures before it reports that it can serve again, doubled with each relapse.
 pub const FITNESS_PATIENCE: Duration = Duration::from_secs(5);
 pub const FITNESS_PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// A node that is unfit again after less than this has a relapse.
+/// Being unfit again after less than this is a relapse.
 pub const FITNESS_RELAPSE: Duration = Duration::from_secs(600);
-/// How long a node waits for a peer to say what it owns before it looks at the log alone.
+/// How long a node waits for a peer's list of owned slots before it relies on the log alone.
 pub const OWNED_WAIT: Duration = Duration::from_secs(2);
-/// How often a node repeats what it owns, for those who could not be told.
+/// How often a node repeats its list of owned slots, for peers that it could not reach.
 pub const OWNED_REPEAT: Duration = Duration::from_secs(3);
-/// One question of one node to another about the cluster.
+/// Timeout of one control request between nodes.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Finished moves that a node remembers, for `slotd moves`.
 pub const MOVES_KEPT: usize = 1_000;
@@ -740,9 +740,9 @@ pub const SLOT_DRAIN_WAIT: Duration = Duration::from_secs(20);
 /// Streams that the slots' logs of a new cluster are spread over: enough for their leaders to be on
 /// three servers, and few, since a server syncs each stream's appends by themselves (ADR 14).
 pub const LOG_STREAMS_DEFAULT: u16 = 3;
-/// How long a start waits for the log engine.
+/// How long a node waits for the log engine at its start.
 pub const ENGINE_BOOT_WAIT_DEFAULT: Duration = Duration::from_secs(60);
-/// How long a start may be held up before the API refuses its clients rather than have them wait.
+/// How long a start may take before the API refuses clients instead of letting them wait.
 pub const BOOT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a node that finds no peer waits before it takes slots.
 pub const JOIN_WAIT_DEFAULT: Duration = Duration::from_secs(3);
@@ -827,7 +827,7 @@ pub const LOG_UNDECIDED_RETRY_MIN: Duration = Duration::from_millis(2);
 pub const LOG_UNDECIDED_RETRY_MAX: Duration = Duration::from_secs(2);
 /// Answers of one undecided append that wait to be looked at; the rest says nothing new.
 pub const LOG_ANSWERS_MAX: usize = 8;
-/// A batch that is undecided for this long is said so in the log, once.
+/// A batch that is undecided for this long is logged, once.
 pub const LOG_UNDECIDED_SAID: Duration = Duration::from_secs(5);
 /// Time that a claim's first look, a read or a trim tries for: longer than an election (9 s).
 pub const LOG_WAIT: Duration = Duration::from_secs(12);
@@ -917,13 +917,13 @@ pub const PEER_PIECE_BYTES: usize = 64 * 1024;
 /// A frame that is larger ends the link: more than twice what this side ever packs into one.
 pub const PEER_FRAME_BYTES_MAX: usize = 512 * 1024;
 
-/// A frame of a peer that has not proven who it is.
+/// A frame of an unauthenticated peer.
 pub const PEER_HELLO_BYTES_MAX: usize = 4 * 1024;
 /// Body of one request or answer: a page of history that one large entry ends, twice over.
 pub const PEER_ITEM_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Large answers of one link that are sent in turns; the peer holds what it has of each.
 pub const PEER_PIECED_MAX: usize = 8;
-/// Requests that wait to be written to one peer, and their bytes; past it the caller is refused.
+/// Requests that wait to be written to one peer, and their bytes; more are refused.
 pub const PEER_QUEUE_ITEMS_MAX: usize = 8_192;
 pub const PEER_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Requests to one peer that have no answer yet.
@@ -950,20 +950,20 @@ pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for the first bytes of a connection to the peer port: a peer sends them with its first
 /// packet.
 pub const PEER_SILENT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections that have not proven yet that they are a peer's: so many from addresses that members
-/// have or that discovery gave, and as many again from all others. When there are more, the one
-/// that has said least, and of those the oldest, gives way.
+/// Unauthenticated peer connections: so many from addresses of members or from discovery, and as
+/// many from all others. When there are more, the one that has sent least, and of those the oldest,
+/// is closed.
 pub const PEER_UNPROVEN_MAX: usize = 64;
-/// Such connections from one address that nobody knows: each takes a round trip.
+/// Such connections from one unknown address: each takes a round trip.
 pub const PEER_UNPROVEN_PER_ADDRESS_MAX: usize = 8;
 /// How often a node looks which links with its peers are missing.
 pub const PEER_LINK_LOOK: Duration = Duration::from_millis(250);
-/// How long a link may be missing before a node says so: a dead peer leaves the view well before,
-/// and a link that broke is tried again ten times.
+/// How long a link may be missing before a node reports it: a dead peer leaves the view well
+/// before, and a lost link is tried again ten times.
 pub const PEER_LINK_GRACE: Duration = Duration::from_secs(10);
 /// Reasons and addresses of refused connections that are kept, so that lines about them stay few.
 pub const PEER_LOG_KEYS_MAX: usize = 64;
-/// A link that broke is made again after this long at first, then twice that, and so on.
+/// Back-off for reopening a lost link: doubles from this.
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(10);
 pub const PEER_RETRY_MAX: Duration = Duration::from_secs(1);
 /// How often a peer is pinged.
@@ -978,7 +978,7 @@ pub const PEER_UNANSWERED_PINGS_MAX: u32 = 18;
 pub const PEER_STOP_GRACE: Duration = Duration::from_millis(500);
 /// Pause before connections are accepted again after that failed, as for want of file descriptors.
 pub const PEER_ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Bytes of what a stranger says of itself that go into a log line.
+/// Bytes of an unauthenticated peer's self-description that go into a log line.
 pub const PEER_TEXT_BYTES_MAX: usize = 256;
 /// One log line a while for each reason and address from which connections are refused.
 pub const PEER_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -991,8 +991,8 @@ pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
 /// A cluster's secret is configured, and bounded, as a bearer token is.
 pub const CLUSTER_SECRET_BYTES_MIN: usize = TOKEN_BYTES_MIN;
 pub const CLUSTER_SECRET_BYTES_MAX: usize = TOKEN_BYTES_MAX;
-/// What a cluster's secret must be worth, by its looks: out of reach for whoever tries secrets
-/// against what he heard. See [`crate::peer::secret`].
+/// The least apparent strength of a cluster's secret: out of reach for offline guessing against a
+/// captured message. See [`crate::peer::secret`].
 pub const CLUSTER_SECRET_BITS_MIN: u32 = 128;
 /// A node's version travels with its identity.
 pub const NODE_VERSION_BYTES_MAX: usize = 32;
@@ -1000,7 +1000,7 @@ pub const NODE_VERSION_BYTES_MAX: usize = 32;
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 96;
 /// Refusals that a node remembers for people to see.
 pub const REFUSALS_KEPT_MAX: usize = 32;
-/// Answers to strangers: one an address in this time, and so many addresses.
+/// Answers to unauthenticated senders: one per address in this time, and for so many addresses.
 pub const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
 pub const REFUSAL_ADDRESSES_MAX: usize = 64;
 /// Log lines about one address and reason: one in this time, and so many addresses.
@@ -1039,19 +1039,19 @@ pub const GREETING_WAIT: Duration = Duration::from_secs(2);
 pub const DISCOVERY_WAIT: Duration = Duration::from_secs(15);
 /// A refusal that is older than this has no part in what a node does next.
 pub const REFUSAL_FRESH: Duration = Duration::from_secs(5);
-/// What is known as the bearer of a node's own name is asked so often, so far apart, before it
+/// How often, and how far apart, another process with this node's name is challenged before it
 /// counts as gone.
 pub const CHALLENGE_TRIES: u32 = 3;
 pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(200);
-/// Dead nodes are remembered, and greeted, for this long.
+/// How long dead nodes are remembered, and greeted.
 pub const DEAD_REMEMBERED: Duration = Duration::from_secs(600);
 pub const DEAD_REMEMBERED_MAX: usize = 256;
-/// Times that a leaving node says so, and how far apart.
+/// How often a leaving node announces it, and how far apart.
 pub const FAREWELLS: u32 = 5;
 pub const FAREWELL_INTERVAL: Duration = Duration::from_millis(30);
-/// Timers that are later than this were kept from running: the time does not count.
+/// If timers are later than this, the process was paused: that time does not count.
 pub const TIMER_GRACE: Duration = Duration::from_millis(50);
-/// The part of the shutdown grace in which a node may give its slots away before it stops serving.
+/// The part of the shutdown grace in which a node may move its slots away before it stops serving.
 pub const DRAIN_SHARE: f64 = 0.6;
-/// How long a node that leaves waits until its farewell is said and its links have ended.
+/// How long a leaving node waits until its goodbye is sent and its links have ended.
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);

@@ -1,4 +1,5 @@
-//! HMAC-SHA256 (RFC 2104), by which nodes show each other that they know the cluster's secret.
+//! HMAC-SHA256 (RFC 2104), with which nodes prove to each other that they know the cluster's
+//! secret.
 
 use sha2::{Digest as _, Sha256};
 

@@ -37,7 +37,7 @@ pub fn check_plugin_version(version: &str) -> Result<(), String> {
     }
     // It may be anything that a file carries.
     let shown: String = version.chars().take(max).collect();
-    Err(format!("{shown:?} is no version: it has 1 to {max} of A-Z a-z 0-9 . _ + -"))
+    Err(format!("{shown:?} is not a version: use 1 to {max} of A-Z a-z 0-9 . _ + -"))
 }
 
 /// One session of one service: the unit that a message is addressed to.
@@ -53,7 +53,7 @@ impl ServiceName {
     pub fn parse(name: &str) -> Result<Self, Error> {
         if name.is_empty() || name.len() > limits::SERVICE_NAME_BYTES_MAX {
             return Err(Error::name_invalid(format!(
-                "a service name has 1 to {} bytes, this one has {}",
+                "a service name must have 1 to {} bytes; this one has {}",
                 limits::SERVICE_NAME_BYTES_MAX,
                 name.len()
             )));
@@ -78,7 +78,7 @@ impl SessionId {
     pub fn parse(id: &str) -> Result<Self, Error> {
         if id.is_empty() || id.len() > limits::SESSION_ID_BYTES_MAX {
             return Err(Error::name_invalid(format!(
-                "a session id has 1 to {} bytes, this one has {}",
+                "a session id must have 1 to {} bytes; this one has {}",
                 limits::SESSION_ID_BYTES_MAX,
                 id.len()
             )));

@@ -168,7 +168,7 @@ pub struct StatePage {
 
 /// An import would take the place of a session, and was not told to.
 pub fn session_exists(key: &SessionKey) -> Error {
-    Error::new(Code::SessionExists, format!("{key} is there already; it can be replaced"))
+    Error::new(Code::SessionExists, format!("{key} already exists; to replace it, ask for that"))
 }
 
 #[cfg(test)]

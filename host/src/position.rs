@@ -1,4 +1,4 @@
-//! Places in a session's events and history, as clients are given them and give them back.
+//! Positions in a session's events and history, which clients receive and pass back.
 //!
 //! A place is `seq` (after all of a message) or `seq.index` (after one of its events), followed by
 //! `-` and the session's [`Incarnation`]: a session that was deleted and made again under its name
@@ -89,8 +89,8 @@ impl Cursor {
             Error::new(
                 Code::RequestInvalid,
                 format!(
-                    "{what} is {text:?}: give a position as slotd gave it (an event's id, say), \
-                     a message's number, or `seq.index`"
+                    "{what} is {text:?}; it must be a position from slotd (such as an event's \
+                     id), a message's number, or `seq.index`"
                 ),
             )
         })
@@ -140,13 +140,13 @@ impl Cursor {
     pub fn gone(self, key: &SessionKey, now: Option<Incarnation>) -> Error {
         let detail = match self.of {
             Some(_) => format!(
-                "{self} is a place in a session {key} that was deleted; \
-                 the one that is there now begins after 0"
+                "{self} is a position in a deleted session {key}; to read the one that exists \
+                 now, start after 0"
             ),
             None => format!(
-                "{key} was deleted and made again, and {self} does not say of which of the two it \
-                 is: begin after 0, or give a position as slotd gave it (of the session that is \
-                 there now, it would be {})",
+                "{key} was deleted and created again, and {self} may belong to either: start \
+                 after 0, or give a position as slotd returned it ({} in the session that exists \
+                 now)",
                 Self { of: now, ..self }
             ),
         };

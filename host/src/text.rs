@@ -1,5 +1,4 @@
-//! Texts that name what somebody else has made: bounded before they go into answers, logs and
-//! terminals.
+//! Bounds text from others before it goes into answers, logs and terminals.
 
 use crate::limits;
 use std::borrow::Cow;

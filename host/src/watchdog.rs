@@ -1,15 +1,16 @@
-//! Whether the threads that serve move, seen from outside of them.
+//! Watches from outside whether the worker threads make progress.
 //!
-//! A process whose serving threads are all blocked looks alive: its connections stay, its other
-//! threads answer. So a task on the serving runtime beats ([`Heartbeat::beat`]), and a thread outside
-//! of every runtime looks whether it did. When it has not for [`limits::SERVING_STALL`],
-//! - `/healthz` and `/readyz` of the admin listener, which has a runtime of its own, say so;
-//! - membership (a thread of its own too) says nothing to the other nodes any more, who take the
-//!   slots as those of a dead node. What this node may still do to them, the log fences;
-//! - and when it lasts for `stall_limit`, the process ends itself with [`panics::EXIT_CODE`].
+//! A process whose worker threads are all blocked looks alive: its connections stay open, its other
+//! threads answer. So a task on the serving runtime beats ([`Heartbeat::beat`]), and a thread
+//! outside of every runtime checks that it does. If there was no beat for
+//! [`limits::SERVING_STALL`],
+//! - `/healthz` and `/readyz` of the admin listener, which has its own runtime, fail;
+//! - membership (also on its own thread) stops sending to the other nodes, which take the slots as
+//!   those of a dead node. The log fences anything that this node may still write to them;
+//! - and if it lasts for `stall_limit`, the process exits with [`panics::EXIT_CODE`].
 //!
-//! Time in which this thread did not run either does not count: a process that was stopped, a
-//! machine that slept, or one so busy that no thread gets its turn, is not stuck.
+//! Time in which this thread did not run does not count either: a process that was stopped, a
+//! machine that slept, or one so busy that no thread gets its turn, is not stalled.
 
 use crate::{
     limits,
@@ -59,7 +60,7 @@ impl Heartbeat {
     /// As [`Self::stalled_for`], in words for a person.
     pub fn complaint(&self) -> Option<String> {
         let seconds = self.stalled_for()?.as_secs();
-        Some(format!("the threads that serve have not moved for {seconds} s"))
+        Some(format!("the worker threads have been stalled for {seconds} s"))
     }
 
     /// Resolves once the serving threads have not moved for too long. Await it elsewhere.
@@ -121,7 +122,7 @@ impl Watchdog {
         let Some(Ending { left, code }) = &mut *ending else { return };
         *left = left.saturating_sub(since);
         if left.is_zero() {
-            tracing::error!("did not stop in time: ending at once; nothing acknowledged is lost");
+            tracing::error!("did not stop in time: exiting now; nothing acknowledged is lost");
             end(*code);
         }
     }
@@ -151,20 +152,20 @@ fn tell(was: Duration, still: Duration, limit: Duration) {
     if was < limits::SERVING_STALL && still >= limits::SERVING_STALL {
         tracing::error!(
             threads = threads(),
-            "the threads that serve have not moved for {still:.1?}: this node is not fit, its peers \
-             take its slots, and it ends itself after {limit:?} (stall_limit)"
+            "the worker threads have been stalled for {still:.1?}: this node can't serve, its \
+             peers take its slots, and it exits after {limit:?} (stall_limit)"
         );
     }
     if still >= limit {
         tracing::error!(
             threads = threads(),
-            "the threads that serve have not moved for {still:.1?}: this node ends itself; what it \
-             acknowledged is safe, start it again"
+            "the worker threads have been stalled for {still:.1?}: this node exits. Acknowledged \
+             messages are safe; start it again"
         );
         end(panics::EXIT_CODE);
     }
     if was >= limits::SERVING_STALL && still.is_zero() {
-        tracing::warn!("the threads that serve move again, after {was:.1?}");
+        tracing::warn!("the worker threads run again, after {was:.1?}");
     }
 }
 

@@ -131,7 +131,7 @@ impl<S: AsyncRead + Unpin> RawSocket<S> {
                 (CLOSE, payload) if payload.is_empty() => return Ok((texts, 1005, String::new())),
                 (CLOSE, payload) => {
                     let (code, reason) =
-                        payload.split_first_chunk().context("half a close code")?;
+                        payload.split_first_chunk().context("a truncated close code")?;
                     let reason = std::str::from_utf8(reason)?.to_owned();
                     return Ok((texts, u16::from_be_bytes(*code), reason));
                 }

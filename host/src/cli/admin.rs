@@ -24,7 +24,7 @@ const SLOTS_SHOWN: usize = 20;
 pub fn read_component(file: &Path) -> Result<Vec<u8>, CliError> {
     files::read(file, limits::COMPONENT_BYTES_MAX as u64).map_err(|error| {
         let too_large = matches!(error, files::ReadError::TooLarge(_));
-        let hint = if too_large { ", the most that a component may have" } else { "" };
+        let hint = if too_large { ", the maximum for a component" } else { "" };
         CliError::failure(format!("{} {error}{hint}", file.display()))
     })
 }
@@ -102,7 +102,7 @@ pub async fn deploy_and_wait(
 }
 
 fn does_not_proceed(error: &str) -> CliError {
-    CliError::new(Exit::Server, format!("the swap does not proceed: {error}"))
+    CliError::new(Exit::Server, format!("the swap is stuck: {error}"))
 }
 
 /// Waits until every slot has moved; gives the answer with the swap as it ended.
@@ -117,7 +117,7 @@ async fn moved(client: &Client, service: &str, answer: Json) -> Result<Json, Cli
             return Err(CliError::new(
                 Exit::Unreachable,
                 format!(
-                    "not every slot has moved in time; `slotd swap status {service}` shows how far it is"
+                    "not every slot has switched in time; `slotd swap status {service}` shows the progress"
                 ),
             ));
         }
@@ -149,7 +149,7 @@ async fn changed(
         output::line(&answer.to_string())?;
     } else {
         let same_state = match answer["current"]["same_state"].as_bool() {
-            Some(true) => " (same state: it takes every version's sessions over, as it was told)",
+            Some(true) => " (same state: takes over every version's sessions, as requested)",
             _ => "",
         };
         let label = text(&answer, "current.label") + same_state;
@@ -165,7 +165,7 @@ async fn changed(
         }
         if !wait && is_moving(&answer["swap"]) {
             output::complain(&format!(
-                "still moving; `slotd swap status {service}` shows how far it is"
+                "still switching; `slotd swap status {service}` shows the progress"
             ));
         }
     }
@@ -182,7 +182,7 @@ pub fn outlook(answer: &Value) -> String {
         let (label, it) = (text(from, "from"), if sessions == "1 session" { "it" } else { "they" });
         match from["stays"].as_str() {
             Some(why) => format!(
-                "  {sessions} of {label}: {it} stay{} there: {}\n",
+                "  {sessions} of {label}: {it} stay{} on that version: {}\n",
                 if it == "it" { "s" } else { "" },
                 output::harmless(why, false)
             ),
@@ -205,7 +205,7 @@ pub fn swapped(swap: &Value) -> Option<String> {
     (moved > 0.0).then(|| {
         let pause = output::micros(number(swap, "pause_max_us"));
         let slots = output::count(moved as usize, "slot");
-        output::harmless(&format!("{from} -> {to}: {slots} moved, pause at most {pause}"), false)
+        output::harmless(&format!("{from} -> {to}: {slots} switched, longest pause {pause}"), false)
     })
 }
 
@@ -213,7 +213,7 @@ fn swap_lines(swap: &Value) -> String {
     let pause = |name| output::micros(number(swap, name));
     let from = swap["from"].as_str().map(|from| format!("{from} -> ")).unwrap_or_default();
     let mut out = format!(
-        "  {from}{}: {} of {} slots moved in {}{}\n",
+        "  {from}{}: {} of {} slots switched in {}{}\n",
         text(swap, "to"),
         text(swap, "moved"),
         text(swap, "slots"),
@@ -229,7 +229,7 @@ fn swap_lines(swap: &Value) -> String {
         ));
     }
     if let Some(error) = swap["error"].as_str() {
-        out.push_str(&format!("  does not proceed: {}\n", output::harmless(error, false)));
+        out.push_str(&format!("  stuck: {}\n", output::harmless(error, false)));
     }
     out
 }
@@ -239,7 +239,7 @@ pub async fn swap(args: Swap, json: bool) -> Result<(), CliError> {
         Swap { cmd: Some(SwapCmd::Status(args)), .. } => (args.service, args.admin),
         Swap { cmd: None, service, admin } => {
             let service = service.unwrap_or_default();
-            output::complain(&format!("this is `slotd swap status {service}` now"));
+            output::complain(&format!("this command is now `slotd swap status {service}`"));
             (service, admin)
         }
     };
@@ -257,7 +257,7 @@ async fn swap_status(client: &Client, service: &str, json: bool) -> Result<(), C
             output::line(&format!("{service}: {state}"))?;
             output::print(&swap_lines(&answer["swap"]))
         }
-        false => output::line(&format!("{service}: no swap is known")),
+        false => output::line(&format!("{service}: no swap since the node started")),
     }
 }
 
@@ -285,7 +285,7 @@ pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError>
             });
         }
         if is("previous") {
-            state.push("before: rollback goes here".into());
+            state.push("previous: rollback goes here".into());
         }
         if is("same_state") {
             state.push("same state".into());
@@ -306,7 +306,7 @@ pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError>
     output::print(&table.render())?;
     for silent in list(&answer, "silent") {
         output::complain(&format!(
-            "node {} did not say what it has, its sessions are not counted: {}",
+            "node {} did not answer; its sessions are not counted: {}",
             text(silent, "node"),
             text(silent, "why")
         ));
@@ -321,7 +321,7 @@ pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
     }
     let services = list(&answer, "services");
     if services.is_empty() {
-        output::complain("nothing is deployed; `slotd deploy SERVICE FILE` does");
+        output::complain("nothing is deployed yet; try: slotd deploy SERVICE FILE");
         return Ok(());
     }
     let columns =
@@ -398,7 +398,7 @@ pub async fn slots(args: Slots, json: bool) -> Result<(), CliError> {
         "{}: {running} running{}, {stopped_count} stopped{}; {}{}",
         output::count(slots.len(), "slot"),
         if cut { format!(" (these are the {SLOTS_SHOWN} busiest)") } else { String::new() },
-        if unknown > 0 { format!(", {unknown} whose owner did not say") } else { String::new() },
+        if unknown > 0 { format!(", {unknown} whose owner did not answer") } else { String::new() },
         output::count(sum("sessions") as usize, "session"),
         if shown.len() < slots.len() { "; --all lists every slot" } else { "" },
     ));
@@ -424,7 +424,7 @@ pub async fn drain(args: SlotArgs, json: bool) -> Result<(), CliError> {
         return output::line(&answer.to_string());
     }
     output::line(&format!(
-        "slot {} drained at term {}, position {}; it goes to {}",
+        "slot {} drained at term {}, position {}; it moves to {}",
         text(&answer, "slot"),
         text(&answer, "term"),
         text(&answer, "position"),

@@ -19,14 +19,13 @@ use crate::{
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock, time::Duration};
 
-/// A WebAssembly-pluggable sharding host: durable sessions, handled by plugins that are swapped
-/// while they serve.
+/// Durable sessions by name; your plugin handles each message, and is swapped while it serves.
 #[derive(Debug, Parser)]
 #[command(name = "slotd", version, max_term_width = 100, after_help = AFTER_HELP)]
 #[command(propagate_version = false, disable_help_subcommand = true, subcommand_required = true)]
 #[command(arg_required_else_help = true)]
 pub struct Cli {
-    /// Print JSON: the server's own answers as they came, and errors as one object on standard error
+    /// Print JSON: the server's responses unchanged, and errors as one object on standard error
     #[arg(long, global = true, display_order = 900)]
     pub json: bool,
     #[command(subcommand)]
@@ -34,16 +33,16 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-A whole cluster to try on this machine:
+Try a whole cluster on this machine:
   slotd cluster dev
 
-A first plugin, built and swapped in each time it is saved (--lang rust, ts, js, python, c):
+Write a first plugin, built and swapped in on each save (--lang rust, ts, js, python, c):
   slotd plugin new hello && slotd dev hello
   slotd send hello lunch '{\"vote\": \"tea\"}' --sender ann
 
-Exit codes: 0 it worked, 1 failed on this side, 2 called wrongly or configuration wrong,
-3 node not reached, 4 node refused (4xx), 5 node failed (5xx), 6 serve can't start now,
-7 data directory damaged or of another kind, 70 serve ended itself because of a bug.
+Exit codes: 0 success, 1 failed on this side, 2 wrong usage or configuration,
+3 node not reachable, 4 node refused (4xx), 5 node failed (5xx), 6 serve can't start now,
+7 data directory damaged or of another kind, 70 serve stopped itself because of a bug.
 More: docs/cli.md.";
 
 #[derive(Debug, Subcommand)]
@@ -51,18 +50,19 @@ pub enum Cmd {
     /// Run a node
     ///
     /// Prints one line with its addresses when it is ready, and logs to standard error. SIGTERM or
-    /// SIGINT (Ctrl-C) stops it: it takes no more, finishes what is in flight, and exits with 0.
+    /// SIGINT (Ctrl-C) stops it: it accepts no new requests, finishes those in flight, and exits
+    /// with 0.
     Serve(Serve),
 
     /// Deploy a component as a service, or swap a service to it while it serves
     Deploy(Deploy),
-    /// Go back to the version before
+    /// Roll back to the previous version
     Rollback(Rollback),
-    /// List what is deployed
+    /// List the deployed services
     Services(AdminOnly),
-    /// List a service's deployments, with the sessions that each handled last
+    /// List a service's deployments, and how many sessions each handled last
     Deployments(AdminService),
-    /// Show how far a service's last swap is
+    /// Show the progress of a service's last swap
     Swap(Swap),
     /// Remove a service
     #[command(subcommand)]
@@ -70,9 +70,9 @@ pub enum Cmd {
 
     /// Send a message to a session and print the reply
     Send(Send),
-    /// Ask a session something without changing it
+    /// Query a session without changing it
     Query(Query),
-    /// Print a session's events, and with --follow what comes
+    /// Print a session's events; with --follow, also new ones as they come
     Tail(Tail),
     /// Print a session's messages with their replies
     History(History),
@@ -82,35 +82,36 @@ pub enum Cmd {
     #[command(subcommand)]
     Session(SessionCmd),
 
-    /// List the slots that run, the busiest if they are many
+    /// List the running slots (the busiest, if there are many)
     Slots(Slots),
     /// Show or drain one slot
     #[command(subcommand)]
     Slot(SlotCmd),
-    /// Move slots to where the ring wants them
+    /// Move slots to the nodes that the ring assigns
     ///
-    /// Also those that were drained by hand: they are kept off their node until then.
+    /// Includes slots drained by hand, which stay off their node until then.
     Rebalance(AdminOnly),
     /// Show which node should have which slots
     Ring(AdminOnly),
-    /// List the nodes, what each has and whom it sees
+    /// List the nodes, their slots, and the members each sees
     ///
-    /// Ask any node: it asks all others. OWNS are the slots that a node has, SHOULD those that the
-    /// ring of its view gives it; they are equal when all is settled.
+    /// Works on any node, which asks all others. OWNS is the number of slots that a node has,
+    /// SHOULD the number that the ring of its view assigns; they are equal when the cluster is
+    /// settled.
     Nodes(AdminOnly),
-    /// Show which feature level is in force and what each node can read, or raise it
+    /// Show the feature level in force and what each node can read, or raise it
     ///
-    /// The level decides what nodes may write. It is raised by itself once every node could read the
-    /// next one for `level_wait`; until then an upgrade can be taken back.
+    /// The level decides which formats nodes may write. It is raised automatically once every node
+    /// has been able to read the next one for `level_wait`; until then you can undo an upgrade.
     Level(Level),
-    /// Ask whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if it is not there
+    /// Check whether a node can take requests: exit code 0 if so, 5 if not yet, 3 if unreachable
     ///
-    /// For health checks of containers without another program in them.
+    /// For health checks in containers that have no other program.
     Ready(Ready),
-    /// Drain a node: it gives all its slots away and ends
+    /// Drain a node: move all its slots to other nodes, then stop it
     #[command(subcommand)]
     Node(NodeCmd),
-    /// List slots on their way between nodes, or cancel a move
+    /// List moves of slots between nodes, or cancel one
     Moves(Moves),
     /// Run a cluster, or its log engine, on this machine
     #[command(subcommand)]
@@ -119,11 +120,11 @@ pub enum Cmd {
     /// Work on a plugin: run a node with it, and swap it in each time a source file is saved
     ///
     /// Runs a node on this machine, builds the plugin in the folder, deploys it and watches its
-    /// sources: each save builds it anew, checks it and swaps it in while the node serves. What
-    /// does not build or does not fit is shown, and the version before goes on. Handlers' log
-    /// lines stand between. Sessions are kept; Ctrl-C ends it.
+    /// sources: each save builds it again, checks it and swaps it in while the node serves. If it
+    /// does not build or slotd can't run it, the reason is shown and the previous version keeps
+    /// serving. Handlers' log lines appear in between. Sessions are kept; Ctrl-C stops it.
     Dev(Dev),
-    /// Begin, build, test and check plugins
+    /// Create, build, test and check plugins
     #[command(subcommand)]
     Plugin(PluginCmd),
     /// Show or check the configuration that `serve` would use
@@ -140,7 +141,7 @@ pub struct Serve {
     pub config: ConfigArgs,
     /// Write {"api": ADDRESS, "admin": ADDRESS} to this file once the listeners are bound
     ///
-    /// For scripts that let the system choose ports. The file is there in whole or not at all.
+    /// For scripts that let the system choose ports. The file appears complete or not at all.
     #[arg(long, value_name = "FILE")]
     pub addresses_file: Option<PathBuf>,
     /// For test suites: `POST /admin/v1/reset` deletes every session. Not in a cluster
@@ -154,12 +155,12 @@ pub struct Deploy {
     pub service: String,
     /// The component, as `slotd plugin build` makes it
     pub file: PathBuf,
-    /// A name for this version; without it the one that the component carries
+    /// A name for this version [default: the version in the component]
     #[arg(long)]
     pub version: Option<String>,
     #[command(flatten)]
     pub said: SaidArgs,
-    /// Wait until every slot has moved
+    /// Wait until every slot has switched
     #[arg(long)]
     pub wait: bool,
     #[command(flatten)]
@@ -169,19 +170,21 @@ pub struct Deploy {
 /// What becomes of sessions that the version to run does not take over by itself.
 #[derive(Debug, Args)]
 pub struct SaidArgs {
-    /// Go on although sessions stay behind, on the version that handled them last
+    /// Deploy even if some sessions stay on the version that last handled them
     ///
-    /// They keep working there. Without it nothing is done where some would: a version that has no
-    /// migrate of its own takes sessions over from earlier versions and from its own only.
+    /// They keep working on that version. Without this flag, nothing is done if any session would
+    /// stay: a version that does not implement migrate takes over sessions only from earlier
+    /// versions and its own.
     #[arg(long)]
     pub force: bool,
-    /// Say that this version reads the state of every other one as it is: all sessions go over
+    /// Declare that this version reads every other version's state as it is: all sessions switch
     ///
-    /// It holds for this deploy or rollback. `slotd deployments` shows it as "same state"; another one
-    /// to the same version has to say it again, and without it sessions stay, or it is refused.
+    /// Applies to this deploy or rollback only. `slotd deployments` shows it as "same state". A
+    /// later one to the same version needs the flag again; without it, sessions stay, or it is
+    /// refused.
     #[arg(long)]
     pub same_state: bool,
-    /// Who does it, for `slotd deployments` [default: $USER, else $LOGNAME, else "operator"]
+    /// Your name, for `slotd deployments` [default: $USER, else $LOGNAME, else "operator"]
     #[arg(long, value_name = "NAME")]
     pub by: Option<String>,
 }
@@ -190,13 +193,13 @@ pub struct SaidArgs {
 pub struct Rollback {
     /// The service's name
     pub service: String,
-    /// Go to this version, label, deployment's number or digest's first digits (6 or more), not to
-    /// what ran before
+    /// Roll back to this version, label, deployment number or digest prefix (6 digits or more),
+    /// instead of the previous version
     #[arg(long, value_name = "VERSION")]
     pub to: Option<String>,
     #[command(flatten)]
     pub said: SaidArgs,
-    /// Wait until every slot has moved
+    /// Wait until every slot has switched
     #[arg(long)]
     pub wait: bool,
     #[command(flatten)]
@@ -219,10 +222,10 @@ pub struct Swap {
 pub enum ServiceCmd {
     /// Remove a service with all its sessions and deployments
     ///
-    /// Nothing brings them back. From then on requests for the service are refused with 404
-    /// (`service-not-found`), while its sessions are deleted in the background; the command waits for
-    /// that. On a terminal it says first what there is, and asks for the service's name; where there
-    /// is none, as in a script, it needs --yes.
+    /// This can't be undone. Requests for the service get 404 (`service-not-found`) at once, while
+    /// its sessions are deleted in the background; the command waits for that. On a terminal it
+    /// shows what will be deleted and asks for the service's name; without one, as in a script, it
+    /// needs --yes.
     Rm(ServiceRm),
 }
 
@@ -230,7 +233,7 @@ pub enum ServiceCmd {
 pub struct ServiceRm {
     /// The service's name
     pub service: String,
-    /// Don't ask; needed where standard input is no terminal
+    /// Don't ask; required when standard input is not a terminal
     #[arg(long)]
     pub yes: bool,
     #[command(flatten)]
@@ -239,7 +242,7 @@ pub struct ServiceRm {
 
 #[derive(Debug, Subcommand)]
 pub enum SwapCmd {
-    /// Show how far a service's last swap is, how long slots paused, and what does not proceed
+    /// Show the progress of a service's last swap, how long slots paused, and what is stuck
     Status(AdminService),
 }
 
@@ -263,16 +266,16 @@ pub struct Send {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// The body; `-` reads it from standard input; without it the body is empty
+    /// The body; `-` reads it from standard input [default: empty]
     #[arg(allow_hyphen_values = true)]
     pub body: Option<String>,
-    /// The body's type; without it application/json where it is JSON, else text or bytes
+    /// The body's type [default: application/json if it is JSON, else text or bytes]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
-    /// Who sends it
+    /// The sender's name
     #[arg(long, value_name = "NAME")]
     pub sender: Option<String>,
-    /// The idempotency key: a message with the same one is applied once, and answered the same
+    /// The idempotency key: messages with the same key are applied once and get the same reply
     #[arg(long, value_name = "KEY")]
     pub id: Option<String>,
     #[command(flatten)]
@@ -285,10 +288,10 @@ pub struct Query {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// The body; `-` reads it from standard input; without it the body is empty
+    /// The body; `-` reads it from standard input [default: empty]
     #[arg(allow_hyphen_values = true)]
     pub body: Option<String>,
-    /// The body's type; without it application/json where it is JSON, else text or bytes
+    /// The body's type [default: application/json if it is JSON, else text or bytes]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
     #[command(flatten)]
@@ -301,14 +304,14 @@ pub struct Tail {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// Go on with what comes, until Ctrl-C; reconnects without gap or repeat
+    /// Keep printing new events until Ctrl-C; reconnects without gaps or repeats
     #[arg(long, short)]
     pub follow: bool,
-    /// Begin after this message (0: at the beginning), or after this position, as given (an
-    /// event's id, say)
+    /// Start after this message (0: from the beginning), or after this position, such as an event's
+    /// id
     #[arg(long, value_name = "SEQ", conflicts_with = "last")]
     pub after: Option<String>,
-    /// Begin with the events of the last N messages
+    /// Start with the events of the last N messages
     #[arg(short = 'n', value_name = "N", default_value_t = 10)]
     pub last: u64,
     #[command(flatten)]
@@ -321,11 +324,11 @@ pub struct History {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// Messages after this position, as slotd gave it, or after a message's number (0: from the
-    /// first), rather than the last
+    /// Messages after this position (as printed by slotd) or message number (0: from the first),
+    /// instead of the last ones
     #[arg(long, value_name = "SEQ")]
     pub after: Option<String>,
-    /// At most so many
+    /// The maximum number to list
     #[arg(short = 'n', value_name = "N", default_value_t = 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=limits::PAGE_ENTRIES_MAX as u64))]
     pub limit: u64,
@@ -343,10 +346,10 @@ pub struct Sessions {
     /// Only ids after this one
     #[arg(long, value_name = "SESSION")]
     pub after: Option<String>,
-    /// At most so many
+    /// The maximum number to list
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// Only those that stay on an older version, because the newer one refused to migrate them
+    /// Only sessions that stay on an older version, because the newer one refused to migrate them
     #[arg(long, conflicts_with = "prefix")]
     pub pinned: bool,
     #[command(flatten)]
@@ -359,18 +362,18 @@ pub struct Sessions {
 pub enum SessionCmd {
     /// Show a session
     Show(SessionArgs),
-    /// Print a session's state, or one value of it as it is
+    /// Print a session's state, or the raw bytes of one value
     State(SessionState),
-    /// Correct a value of a session's state, beside its handler
+    /// Correct a value of a session's state, without its handler
     ///
-    /// The correction stands in the session's history, with a number of its own, who made it and
-    /// why. It works where the handler can't read the state.
+    /// The correction is recorded in the session's history with its own number, who made it and
+    /// why. Works even if the handler can't read the state.
     Set(SessionSet),
     /// Write a session to a file, with its state and history
     Export(SessionExport),
-    /// Make a session of a file that `export` wrote
+    /// Create a session from a file that `export` wrote
     Import(SessionImport),
-    /// Delete a session, or all whose ids begin alike, with all they have; there is no way back
+    /// Delete a session, or all sessions with an id prefix, permanently
     Delete(SessionDelete),
 }
 
@@ -380,7 +383,7 @@ pub struct SessionState {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// Only this key's value, as it is
+    /// Print only this key's value, as raw bytes
     pub key: Option<String>,
     /// Only keys that start with this
     #[arg(long, conflicts_with = "key")]
@@ -388,7 +391,7 @@ pub struct SessionState {
     /// Only keys after this one
     #[arg(long, value_name = "KEY", conflicts_with = "key")]
     pub after: Option<String>,
-    /// At most so many
+    /// The maximum number to list
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
     #[command(flatten)]
@@ -409,17 +412,17 @@ pub struct SessionSet {
     /// Delete the key
     #[arg(long)]
     pub delete: bool,
-    /// Take the value as it is, be it JSON or not
+    /// Store the value's bytes as they are, JSON or not
     #[arg(long)]
     pub raw: bool,
-    /// Why, for the session's history
+    /// The reason, for the session's history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Who does it, for the session's history [default: $USER, else $LOGNAME, else "operator"]
+    /// Your name, for the session's history [default: $USER, else $LOGNAME, else "operator"]
     #[arg(long = "as", value_name = "NAME")]
     pub who: Option<String>,
     /// Only if the session is still at this position, which `session state` prints (`as of ...`):
-    /// nothing is done if a message came since
+    /// nothing is done if a message has come since
     #[arg(long, value_name = "POSITION")]
     pub if_position: Option<String>,
     #[command(flatten)]
@@ -432,9 +435,9 @@ pub struct SessionExport {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// Where to; without it, or with `-`, standard output
+    /// The file to write [default, and `-`: standard output]
     pub file: Option<PathBuf>,
-    /// The state alone
+    /// Leave the history out
     #[arg(long)]
     pub no_history: bool,
     #[command(flatten)]
@@ -445,17 +448,18 @@ pub struct SessionExport {
 pub struct SessionImport {
     /// The service's name
     pub service: String,
-    /// The session's id; need not be the one that was exported
+    /// The session's id; may differ from the exported one
     pub session: String,
     /// The file
     pub file: PathBuf,
-    /// In place of a session that is there, which goes with its history
+    /// Replace an existing session, and delete its history
     #[arg(long)]
     pub replace: bool,
-    /// Take the state for one of the current version, if the service never had its own
+    /// Assume that the current version can read the state, if the service never had the version
+    /// that wrote it
     #[arg(long)]
     pub assume_current: bool,
-    /// Who does it, for the session's history [default: $USER, else $LOGNAME, else "operator"]
+    /// Your name, for the session's history [default: $USER, else $LOGNAME, else "operator"]
     #[arg(long = "as", value_name = "NAME")]
     pub who: Option<String>,
     #[command(flatten)]
@@ -466,16 +470,16 @@ pub struct SessionImport {
 pub struct SessionDelete {
     /// The service's name
     pub service: String,
-    /// The session's id; for all whose ids begin alike there is --prefix
+    /// The session's id; to delete by prefix, use --prefix
     #[arg(conflicts_with = "prefix")]
     pub session: Option<String>,
-    /// All whose ids start with this; they are counted first. May be run again when it was cut short
+    /// Delete all sessions whose ids start with this. Counts them first. If interrupted, run it again
     #[arg(long)]
     pub prefix: Option<String>,
-    /// Only count them
+    /// Only count the sessions
     #[arg(long, requires = "prefix", conflicts_with = "yes")]
     pub dry_run: bool,
-    /// Delete what was counted
+    /// Delete the counted sessions
     #[arg(long, requires = "prefix")]
     pub yes: bool,
     #[command(flatten)]
@@ -496,7 +500,7 @@ pub struct SessionArgs {
 
 #[derive(Debug, Args)]
 pub struct Slots {
-    /// Every slot, also those that are stopped; they start at their next message
+    /// List stopped slots too; a stopped slot starts at its next message
     #[arg(long, short)]
     pub all: bool,
     #[command(flatten)]
@@ -509,17 +513,16 @@ pub enum SlotCmd {
     Show(SlotArgs),
     /// Move a slot to another node, and keep it off this one until the next rebalance
     ///
-    /// It finishes what it has in flight; messages that come meanwhile wait. Where there is no other
-    /// node it is refused.
+    /// It finishes what is in flight; new messages wait. Refused if there is no other node.
     Drain(SlotArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct Level {
-    /// Raise it, for good: no node can go back to an earlier version after that
+    /// Raise it permanently: after that no node can go back to an earlier version
     #[arg(long)]
     pub raise: bool,
-    /// Raise it to this level instead of to the next one
+    /// Raise it to this level instead of the next one
     #[arg(long, value_name = "LEVEL")]
     pub to: Option<u16>,
     #[command(flatten)]
@@ -528,7 +531,7 @@ pub struct Level {
 
 #[derive(Debug, Args)]
 pub struct Ready {
-    /// Only whether the process serves
+    /// Only check that the process is alive
     #[arg(long)]
     pub live: bool,
     #[command(flatten)]
@@ -537,9 +540,9 @@ pub struct Ready {
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCmd {
-    /// Have a node give all its slots away and end, as SIGTERM does; from any node
+    /// Move all of a node's slots to other nodes and stop it, as SIGTERM does; works from any node
     ///
-    /// The process ends with exit code 0. A service manager that starts it again brings it back.
+    /// The process exits with code 0. A service manager may restart it.
     Drain(NodeDrain),
 }
 
@@ -547,7 +550,7 @@ pub enum NodeCmd {
 pub struct NodeDrain {
     /// The node's name, as `slotd nodes` shows it
     pub node: String,
-    /// Wait until no node sees it any more, at most --timeout [default: 3m]
+    /// Wait until no node sees it any more, for at most --timeout [default: 3m]
     #[arg(long)]
     pub wait: bool,
     #[command(flatten)]
@@ -556,14 +559,14 @@ pub struct NodeDrain {
 
 #[derive(Debug, Args)]
 pub struct Moves {
-    /// Cancel the move of this ID to --node, while the slot still is where it was; it stays there
-    /// until the view changes, or a rebalance
+    /// Cancel the move with this ID to --node, if the slot has not left yet; it stays until nodes
+    /// join or leave, or until a rebalance
     #[arg(long, value_name = "ID", requires = "node")]
     pub cancel: Option<u64>,
-    /// The node that the slot would move to
+    /// The node that the slot was to move to
     #[arg(long, value_name = "NODE", requires = "cancel")]
     pub node: Option<String>,
-    /// At most so many that have ended
+    /// The maximum number of ended moves to list
     #[arg(short = 'n', value_name = "N", default_value_t = 20, conflicts_with = "cancel")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=limits::PAGE_ENTRIES_MAX as u64))]
     pub last: u64,
@@ -581,24 +584,24 @@ pub struct SlotArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum PluginCmd {
-    /// Write a plugin to begin with: a handler, its tests, and what builds them
+    /// Create a plugin: a handler, its tests, and the files to build them
     New {
         /// The plugin's name
         name: String,
         /// The language
         #[arg(long, value_enum, default_value_t = Lang::Rust)]
         lang: Lang,
-        /// Where to put it; without it a folder of that name here
+        /// The folder to create [default: ./NAME]
         #[arg(long, value_name = "DIR")]
         path: Option<PathBuf>,
-        /// The folder of Rust's guest SDK to depend on
+        /// The folder of the Rust guest SDK to depend on
         #[arg(long, value_name = "DIR")]
         sdk: Option<PathBuf>,
     },
-    /// Build a plugin to a component
+    /// Build a plugin into a component
     ///
-    /// What is missing is fetched with the language's own package manager, at pinned versions, into
-    /// the plugin's folder .slotd/tools, or that which $SLOTD_TOOLS_DIR names.
+    /// Missing tools are fetched with the language's package manager, at pinned versions, into the
+    /// plugin's folder .slotd/tools, or into $SLOTD_TOOLS_DIR.
     Build {
         /// The plugin's folder
         #[arg(default_value = ".")]
@@ -606,16 +609,18 @@ pub enum PluginCmd {
         /// The cargo profile, for Rust [default: release]
         #[arg(long)]
         profile: Option<String>,
-        /// Where to put the component
+        /// The file to write the component to
         #[arg(long, short, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Run a plugin's own tests, with its language's usual runner
+    /// Run a plugin's own tests with its language's usual test runner
     ///
-    /// cargo test, node --test, python -m unittest, or C's test program. Ends with its exit code.
+    /// Uses cargo test, node --test, python -m unittest, or C's test program, and exits with its
+    /// exit code.
     ///
-    /// With --wasm it builds the component instead and plays scripts to it, in the plugin host that
-    /// a node has: JSON lines, each a message and what must come of it, as docs/plugins.md says.
+    /// With --wasm it builds the component instead and plays scripts to it, in the same plugin host
+    /// that a node uses. A script is JSON lines, each a message and its expected result; see
+    /// docs/plugins.md.
     Test {
         /// The plugin's folder
         #[arg(default_value = ".")]
@@ -626,25 +631,25 @@ pub enum PluginCmd {
         /// With --wasm: test this component instead of building one
         #[arg(long, value_name = "FILE", requires = "wasm")]
         component: Option<PathBuf>,
-        /// Further arguments, for the runner
+        /// More arguments for the test runner
         #[arg(last = true, conflicts_with = "wasm")]
         args: Vec<OsString>,
     },
-    /// Set up what building Rust or C plugins needs, and say what was done
+    /// Install what building Rust or C plugins needs
     ///
-    /// For Rust, rustup's targets or, where they cannot be fetched, Debian's packages; for C,
-    /// Debian's packages of clang, its linker and wasi-libc. Does nothing where all is there. The
-    /// other languages need nothing, and it says so: what building them needs is fetched when they
-    /// are built.
+    /// For Rust: rustup's targets or, if they can't be fetched, Debian's packages. For C: Debian's
+    /// packages of clang, its linker and wasi-libc. Does nothing if all is installed, and prints
+    /// what it did. The other languages need no setup: their tools are fetched when a plugin is
+    /// built.
     Setup {
         /// The language
         #[arg(long, value_enum, default_value_t = Lang::Rust)]
         lang: Lang,
-        /// The folder whose toolchain counts
+        /// The folder whose toolchain is set up
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Say what a file is, what it imports and exports, and whether slotd can run it
+    /// Show what a file is, what it imports and exports, and whether slotd can run it
     Check {
         /// The component
         file: PathBuf,
@@ -653,9 +658,9 @@ pub enum PluginCmd {
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCmd {
-    /// Print every value and where it came from, as a file that could be used
+    /// Print every value and its source, as a valid configuration file
     Print(ConfigArgs),
-    /// Only say whether all is well
+    /// Only check that the configuration is valid
     Check(ConfigArgs),
 }
 
@@ -664,7 +669,7 @@ pub enum ConfigCmd {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub struct ApiArgs {
-    /// The node's API
+    /// The URL of the node's API
     #[arg(long, env = "SLOTD_URL", value_name = "URL", default_value = "http://127.0.0.1:7070")]
     #[arg(hide_env_values = true)]
     pub url: String,
@@ -687,7 +692,7 @@ pub struct AdminArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub struct AdminOnlyArgs {
-    /// The node's admin API
+    /// The URL of the node's admin API
     #[arg(long, env = "SLOTD_ADMIN_URL", value_name = "URL")]
     #[arg(default_value = "http://127.0.0.1:7071", hide_env_values = true)]
     pub admin_url: String,
@@ -699,7 +704,7 @@ pub struct AdminOnlyArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub struct WaitArgs {
-    /// How long to wait for an answer [default: 30s, for a deploy 3m]
+    /// How long to wait for an answer [default: 30s; 3m for a deploy]
     #[arg(long, env = "SLOTD_TIMEOUT", value_name = "TIME", hide_env_values = true)]
     #[arg(value_parser = timeout)]
     pub timeout: Option<Duration>,
@@ -720,7 +725,7 @@ fn given(token: &Option<String>) -> Option<String> {
 
 impl ApiArgs {
     /// # Errors
-    /// The URL is none.
+    /// The URL is invalid.
     pub fn client(&self) -> Result<Client, CliError> {
         let timeout = self.wait.timeout.unwrap_or(limits::CLIENT_TIMEOUT_DEFAULT);
         Client::new(&self.url, given(&self.token), timeout, API)
@@ -729,7 +734,7 @@ impl ApiArgs {
 
 impl AdminOnlyArgs {
     /// # Errors
-    /// The URL is none.
+    /// The URL is invalid.
     pub fn client(&self, timeout: Duration) -> Result<Client, CliError> {
         Client::new(&self.admin_url, given(&self.admin_token), timeout, ADMIN)
     }
@@ -737,14 +742,14 @@ impl AdminOnlyArgs {
 
 impl AdminArgs {
     /// # Errors
-    /// The URL is none.
+    /// The URL is invalid.
     pub fn client(&self) -> Result<Client, CliError> {
         self.client_waiting(limits::CLIENT_TIMEOUT_DEFAULT)
     }
     /// With another default for how long to wait.
     ///
     /// # Errors
-    /// The URL is none.
+    /// The URL is invalid.
     pub fn client_waiting(&self, timeout: Duration) -> Result<Client, CliError> {
         self.admin.client(self.wait.timeout.unwrap_or(timeout))
     }
@@ -792,7 +797,7 @@ impl Args for ConfigArgs {
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
             .help(
-                "The configuration file; without it $SLOTD_CONFIG, else ./slotd.toml if it exists",
+                "The configuration file [default: $SLOTD_CONFIG, else ./slotd.toml if it exists]",
             );
         // clap keeps names for as long as the program runs.
         static FLAGS: LazyLock<Vec<String>> =

@@ -1,5 +1,5 @@
-//! What a node answers while it starts: in a cluster it may have to wait for the log engine, and
-//! whoever asks meanwhile must be told so.
+//! The answers of a node while it starts: in a cluster it may have to wait for the log engine, and
+//! requests in that time get the reason.
 
 use crate::{
     http::{App, Doing, Server},

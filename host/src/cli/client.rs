@@ -1,5 +1,5 @@
-//! A small HTTP client for one node: one connection per request, every wait bounded, every
-//! failure told in words that help.
+//! A small HTTP client for one node: one connection per request, every wait bounded, every failure
+//! with a helpful message.
 
 use super::{
     exit::{CliError, Exit},
@@ -44,13 +44,13 @@ pub struct Hints {
 pub const API: Hints = Hints {
     url: "--url or $SLOTD_URL",
     token: "--token or $SLOTD_API_TOKEN",
-    other: "Is this the node's admin API? Name its API with --url or $SLOTD_URL.",
+    other: "Is this the node's admin API? Give the API's URL with --url or $SLOTD_URL.",
 };
 pub const ADMIN: Hints = Hints {
     url: "--admin-url or $SLOTD_ADMIN_URL",
     token: "--admin-token or $SLOTD_ADMIN_TOKEN",
-    other: "Is this the node's API? Its admin API has a port of its own: name it with --admin-url \
-            or $SLOTD_ADMIN_URL.",
+    other: "Is this the node's API? Its admin API has its own port; give its URL with --admin-url \
+        or $SLOTD_ADMIN_URL.",
 };
 
 /// A successful answer.
@@ -66,7 +66,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
     /// # Errors
-    /// The answer is no JSON: not slotd's.
+    /// The answer is not JSON, so not slotd's.
     pub fn json(&self) -> Result<Json, CliError> {
         Json::parse(&self.body)
     }
@@ -74,7 +74,7 @@ impl Answer {
 
 impl Client {
     /// # Errors
-    /// The URL is none, or one of https.
+    /// Invalid URL, or an https URL.
     pub fn new(
         url: &str,
         token: Option<String>,
@@ -87,12 +87,12 @@ impl Client {
                 hints.url
             ))
         };
-        let uri: Uri = url.parse().map_err(|_| bad("it does not parse"))?;
+        let uri: Uri = url.parse().map_err(|_| bad("it can't be parsed"))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
                 return Err(bad(
-                    "slotd speaks plain HTTP; for TLS put a proxy before it and a tunnel before this command",
+                    "slotd speaks plain HTTP only; for TLS, put a proxy in front of slotd and reach it through a tunnel",
                 ));
             }
             _ => return Err(bad("it does not start with http://")),
@@ -201,7 +201,7 @@ impl Client {
         if let Some(token) = &self.token {
             let mut value =
                 http::HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
-                    CliError::usage("the token has characters that a header can't carry")
+                    CliError::usage("the token has characters that are not allowed in a header")
                 })?;
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
@@ -210,22 +210,22 @@ impl Client {
             // What flags carry is checked where the flag is known.
             let value = http::HeaderValue::try_from(*value).map_err(|_| {
                 CliError::usage(format!(
-                    "{value:?} can't be sent: a header ({name}) has no control characters"
+                    "{value:?} can't be sent: header {name} must have no control characters"
                 ))
             })?;
             request = request.header(*name, value);
         }
         let request = request
             .body(Full::new(body))
-            .map_err(|error| CliError::usage(format!("that can't be sent: {error}")))?;
+            .map_err(|error| CliError::usage(format!("the request can't be sent: {error}")))?;
 
         let connect_until = until.min(Instant::now() + limits::CLIENT_CONNECT_TIMEOUT);
         let address = format!("{}:{}", self.host, self.port);
         let stream = timeout_at(connect_until, TcpStream::connect(address))
             .await
-            .map_err(|_| self.unreachable("no connection in time"))?
+            .map_err(|_| self.unreachable("connecting timed out"))?
             .map_err(|error| match error.kind() {
-                std::io::ErrorKind::ConnectionRefused => self.unreachable("nobody listens there"),
+                std::io::ErrorKind::ConnectionRefused => self.unreachable("connection refused"),
                 _ => self.unreachable(&error.to_string()),
             })?;
         // Small requests must not wait for more to send.
@@ -245,7 +245,7 @@ impl Client {
         CliError::new(
             Exit::Unreachable,
             format!(
-                "can't reach {}: {why}\n  Is slotd running? Start it with `slotd serve`, or name another node with {}.",
+                "can't reach {}: {why}\n  Is slotd running? Start it with `slotd serve`, or choose another node with {}.",
                 self.url, self.hints.url
             ),
         )
@@ -254,7 +254,7 @@ impl Client {
         CliError::new(
             Exit::Unreachable,
             format!(
-                "{} did not answer within {:?} (--timeout); what was asked may have been done",
+                "{} did not answer within {:?} (--timeout); the request may have been carried out",
                 self.url, self.timeout
             ),
         )
@@ -263,7 +263,7 @@ impl Client {
         CliError::new(
             Exit::Unreachable,
             format!(
-                "the connection to {} broke before the answer: {error}; what was asked may have been done",
+                "lost the connection to {} before the answer: {error}; the request may have been carried out",
                 self.url
             ),
         )
@@ -277,7 +277,7 @@ impl Client {
             return CliError::new(
                 exit,
                 format!(
-                    "{} answered {status}, and not as slotd does: is that a slotd node?",
+                    "{} answered {status}, but not in slotd's format; is it a slotd node?",
                     self.url
                 ),
             );
@@ -294,7 +294,7 @@ impl Client {
         if let (Some(code), Some(text)) = (field("rejection.code"), field("rejection.message")) {
             let _ = write!(message, ": {code}: {text}");
             if field("rejection.retriable").as_deref() == Some("true") {
-                message.push_str(" (a retry may help)");
+                message.push_str(" (retriable)");
             }
         } else if let Some(detail) = field("detail").filter(|detail| !detail.is_empty()) {
             let _ = write!(message, ": {detail}");
@@ -303,13 +303,13 @@ impl Client {
             let _ = write!(message, "\n  plugin: {plugin}");
         }
         if let Some(after) = answer.header("retry-after") {
-            let _ = write!(message, "\n  It may work later: try again in {after} s.");
+            let _ = write!(message, "\n  Try again in {after} s.");
         }
         if code == "route-not-found" {
             let _ = write!(message, "\n  {}", self.hints.other);
         }
         if status == 401 {
-            let _ = write!(message, "\n  Give the token with {}.", self.hints.token);
+            let _ = write!(message, "\n  Pass the token with {}.", self.hints.token);
         }
         CliError { exit, message, problem: Some(problem) }
     }

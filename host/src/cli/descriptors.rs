@@ -23,15 +23,15 @@ pub fn divide(api: usize, api_per_address: usize) -> Descriptors {
         api = for_api.max,
         api_per_address = for_api.per_address,
         admin = admin.max,
-        "file descriptors divided"
+        "file descriptors assigned"
     );
     if for_api.max < api {
         tracing::warn!(
             limit,
             asked = api,
             connections = for_api.max,
-            "fewer file descriptors than api.connections needs: the API takes fewer connections; \
-             raise the limit (ulimit -n), or lower the key"
+            "too few file descriptors for api.connections, so the API accepts fewer connections; \
+             raise the limit (ulimit -n), or lower api.connections"
         );
     }
     divided

@@ -11,18 +11,18 @@ mod tests {
 
 <!-- Made from host/src/cli/args.rs. To renew: SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs -->
 
-`slotd` is both the node (`slotd serve`) and a client for one. Commands on sessions talk to the API
-(`--url`, by default http://127.0.0.1:7070), commands on services and slots to the admin API
-(`--admin-url`, by default http://127.0.0.1:7071). Tokens are best given in `SLOTD_API_TOKEN` and
+`slotd` is both the node (`slotd serve`) and a client for one. Commands on sessions use the API
+(`--url`, by default http://127.0.0.1:7070), commands on services and slots the admin API
+(`--admin-url`, by default http://127.0.0.1:7071). Pass tokens in `SLOTD_API_TOKEN` and
 `SLOTD_ADMIN_TOKEN`.
 
-Answers go to standard output, everything said about them to standard error, so `slotd send chat
-room-17 … > reply.json` has the reply alone. `--json` gives the server's own JSON on one line, with what
-sessions hold byte for byte as it was stored (for `tail`: one line an event, with its `position`, which
-`--after` goes on from), and errors as one object on standard error:
+Results go to standard output, messages about them to standard error, so `slotd send chat room-17
+… > reply.json` writes only the reply. `--json` prints the server's own JSON on one line, with session
+data byte for byte as stored (for `tail`: one line per event, with its `position`, for `--after`), and
+errors as one object on standard error:
 `{\"error\": TEXT, \"exit\": CODE, \"problem\": the server's problem+json or null}`.
 
-What others wrote is printed to a terminal with its control characters as escapes.
+On a terminal, control characters in session data are printed as escapes.
 
 ## Exit codes
 
@@ -36,7 +36,7 @@ What others wrote is printed to a terminal with its control characters as escape
             let _ = writeln!(out, "| {code} | {meaning} |");
         }
         out.push_str(
-            "\nA service manager need not restart a node that ended with 2 or 7: it would end the same way.\n\n\
+            "\nA service manager should not restart a node that exited with 2 or 7: it would fail again.\n\n\
              ## Commands\n",
         );
         let mut root = Cli::command().term_width(96);

@@ -1,4 +1,4 @@
-//! How a command ends: one table of exit codes, and errors that carry theirs.
+//! Exit codes of commands, in one table, and errors with their exit code.
 
 use serde_json::{Value, json};
 
@@ -10,27 +10,27 @@ macro_rules! exits {
         impl Exit {
             /// Every code with its meaning, for `--help` and `docs/cli.md`.
             pub const ALL: &'static [(u8, &'static str)] =
-                &[(0, "It worked."), $(($code, concat!($($doc),*).trim_ascii()),)*];
+                &[(0, "Success."), $(($code, concat!($($doc),*).trim_ascii()),)*];
         }
     };
 }
 
 exits! {
-    /// It failed on this side: a file that can't be read, a component that does not fit.
+    /// Failed on this side: a file that can't be read, a component that slotd can't run.
     Failure = 1;
-    /// It was called wrongly, or the configuration is wrong.
+    /// Wrong usage, or a wrong configuration.
     Usage = 2;
-    /// The node can't be reached, or did not answer in time.
+    /// The node is not reachable, or did not answer in time.
     Unreachable = 3;
     /// The node refused (HTTP 4xx): not found, not allowed, rejected by the plugin.
     Refused = 4;
-    /// The node failed (HTTP 5xx): a trap, a deadline, no room; it may work later.
+    /// The node failed (HTTP 5xx): a trap, a deadline, a full buffer. It may work later.
     Server = 5;
     /// `serve` can't start now: an address is taken, the data directory is in use or can't be written.
     CannotStart = 6;
-    /// `serve` must not start: the data directory is damaged, or was made with another slot count; or the cluster does not take the node.
+    /// `serve` must not start: the data directory is damaged or was made with another slot count, or the cluster refuses the node.
     Damaged = 7;
-    /// `serve` met a bug, or its serving threads did not move any more (`stall_limit`), and ended itself; what it acknowledged is safe, start it again.
+    /// `serve` stopped itself because of a bug or stalled worker threads (`stall_limit`). Acknowledged messages are safe; start it again.
     Bug = 70;
 }
 

@@ -1,4 +1,4 @@
-//! Joining a cluster: the engine and what is kept there, the way to the peers, and who they are.
+//! Joining a cluster: opening the engine and the data in it, and finding the peers.
 
 use super::serve::StartError;
 use crate::{
@@ -128,7 +128,7 @@ pub(super) struct Engine {
 /// # Errors
 /// The engine can't be had in time, or must not be used.
 pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, StartError> {
-    doing.step("the node waits for NATS");
+    doing.step("waiting for NATS");
     let servers = config.nats.servers.as_deref().unwrap_or_default();
     let given = config.nats.streams;
     let streams = given.unwrap_or(limits::LOG_STREAMS_DEFAULT);
@@ -161,8 +161,8 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
 async fn check_sync(config: &Config) -> Result<(), StartError> {
     let Some(monitors) = &config.nats.monitor else {
         tracing::warn!(
-            "whether the NATS servers sync before they acknowledge can't be seen: see to \
-             `sync_interval: always`, and set nats.monitor to have it checked"
+            "can't check that the NATS servers sync before they acknowledge: make sure they have \
+             `sync_interval: always`, and set nats.monitor to have slotd check it"
         );
         return Ok(());
     };
@@ -171,7 +171,7 @@ async fn check_sync(config: &Config) -> Result<(), StartError> {
             // It may be down; the others are asked all the same.
             Err(NatsError::Unavailable(why)) => tracing::warn!(
                 why,
-                "whether a NATS server syncs before it acknowledges is not known"
+                "can't check whether a NATS server syncs before it acknowledges"
             ),
             checked => checked?,
         }
@@ -269,7 +269,7 @@ pub(super) async fn join(
     );
     let links = Arc::new(links);
     tokio::spawn(follow_level(membership.clone(), level));
-    doing.step("the node looks for its cluster");
+    doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
     let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
     let placement = registry.placement();
@@ -317,13 +317,17 @@ async fn patiently<T, E: Into<StartError>>(
     what: &str,
     mut open: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, StartError> {
-    doing.step(format!("the node waits for {what}"));
+    doing.step(format!("waiting for {what}"));
     let until = Instant::now() + config.nats.boot_wait;
     let mut pause = limits::NATS_BOOT_RETRY_MIN;
     loop {
         match open().await.map_err(Into::into) {
             Err(StartError::Unavailable(why)) if Instant::now() + pause < until => {
-                tracing::warn!(why, next_try_ms = pause.as_millis(), "{what} can't be opened yet");
+                tracing::warn!(
+                    why,
+                    next_try_ms = pause.as_millis(),
+                    "can't open {what} yet; retrying"
+                );
                 doing.failed(&why);
             }
             done => return done,
@@ -351,8 +355,8 @@ fn belong(data_dir: &DataDir, cluster: &str) -> Result<(), StartError> {
     match known {
         Some(known) if known == cluster.as_bytes() => Ok(()),
         Some(_) => Err(StartError::Refused(format!(
-            "the data directory {} is of another cluster, or of one of this name whose engine was \
-             emptied: what it holds is only a copy; take an empty directory",
+            "the data directory {} belongs to another cluster, or the cluster's NATS data was \
+             deleted. It holds only a copy: use an empty directory",
             data_dir.path().display()
         ))),
         None => {

@@ -1,5 +1,5 @@
-//! JSON of a node as it came. What others stored stands in it, and is shown byte for byte: read into
-//! values and written again it would have its keys sorted and its numbers rounded.
+//! A node's JSON, unchanged. It contains data that users stored, which is shown byte for byte:
+//! parsing it into values and writing it again would sort keys and round numbers.
 
 use super::{
     exit::{CliError, Exit},
@@ -60,7 +60,7 @@ impl fmt::Display for Json {
 fn no_json(error: &dyn fmt::Display) -> CliError {
     CliError::new(
         Exit::Server,
-        format!("the answer is not JSON as slotd's is ({error}): is that a slotd node?"),
+        format!("the answer is not slotd's JSON ({error}); is it a slotd node?"),
     )
 }
 

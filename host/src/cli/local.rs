@@ -30,9 +30,7 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
         PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchain::ensure(&dir), json),
         PluginCmd::Setup { lang: Lang::C, .. } => report(lang::setup_c(), json),
         PluginCmd::Setup { lang, .. } => {
-            let said = format!(
-                "{lang} needs no set-up: what building it needs is fetched when it is built"
-            );
+            let said = format!("{lang} needs no setup: its tools are fetched at the first build");
             match json {
                 true => {
                     output::line(&serde_json::json!({"lang": lang, "needed": false}).to_string())
@@ -62,7 +60,7 @@ fn test(dir: &Path, args: &[OsString]) -> Result<(), CliError> {
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => std::process::exit(code),
-        None => Err(CliError::failure(format!("the tests were ended: {status}"))),
+        None => Err(CliError::failure(format!("the tests were killed: {status}"))),
     }
 }
 
@@ -92,13 +90,14 @@ const NAMES_SHOWN: usize = 64;
 /// Fails when the component does not fit, so that a script can ask.
 async fn check(file: &Path, json: bool) -> Result<(), CliError> {
     let found = inspect_apart(read_component(file)?.into()).await;
-    let found = found.map_err(|error| CliError::failure(format!("it does not fit: {error}")))?;
+    let found = found.map_err(|error| CliError::failure(format!("slotd can't run it: {error}")))?;
     if json {
         output::line(&serde_json::json!(found).to_string())?;
     } else {
         let mut out = format!("{}: {}, {} bytes\n", file.display(), found.kind, found.bytes);
         out += &format!("  digest   {}\n", found.digest);
-        out += &format!("  version  {}\n", found.version.as_deref().unwrap_or("(it carries none)"));
+        out +=
+            &format!("  version  {}\n", found.version.as_deref().unwrap_or("(none in the file)"));
         out += &format!("  memory   {} bytes to begin with\n", found.memory_bytes);
         for (title, names) in [("imports", &found.imports), ("exports", &found.exports)] {
             for (index, name) in names.iter().take(NAMES_SHOWN).enumerate() {
@@ -123,17 +122,17 @@ async fn check(file: &Path, json: bool) -> Result<(), CliError> {
             let (needs, most) = (found.memory_bytes, limits::GUEST_MEMORY_BYTES_DEFAULT as u64);
             out += &match needs > most {
                 true => format!(
-                    "It fits: slotd can run it where guests.memory is {needs} bytes at least; by \
-                     default it is {most}.\n"
+                    "OK: slotd can run it if guests.memory is at least {needs} bytes (default: \
+                     {most}).\n"
                 ),
-                false => "It fits: slotd can run it.\n".to_owned(),
+                false => "OK: slotd can run it.\n".to_owned(),
             };
         }
         output::print(&output::harmless(&out, true))?;
     }
     match found.problems.len() {
         0 => Ok(()),
-        n => Err(CliError::failure(format!("it does not fit: {}", output::count(n, "problem")))),
+        n => Err(CliError::failure(format!("slotd can't run it: {}", output::count(n, "problem")))),
     }
 }
 
@@ -158,7 +157,7 @@ pub fn config(command: ConfigCmd, json: bool) -> Result<(), CliError> {
             let set = loaded.origins.len();
             let from = file.unwrap_or_else(|| "no file".into());
             output::line(&format!(
-                "the configuration is fine ({from}; {set} of {} keys set)",
+                "the configuration is valid ({from}; {set} of {} keys set)",
                 KEYS.len()
             ))
         }

@@ -40,7 +40,7 @@ pub async fn level(args: Level, json: bool) -> Result<(), CliError> {
     }
     output::print(&table.render())?;
     let next = match answer["may_rise_to"].as_u64() {
-        Some(next) => format!("; it may be raised to {next} (`slotd level --raise`)"),
+        Some(next) => format!("; it can be raised to {next} (`slotd level --raise`)"),
         None => String::new(),
     };
     output::complain(&format!("feature level {} is in force{next}", text(&answer, "level")));
@@ -106,7 +106,7 @@ fn silent(node: &Value) -> String {
     let (name, why) = (text(node, "node"), text(node, "why"));
     match why.starts_with(&format!("node {name} ")) || why.contains(&format!(" node {name} ")) {
         true => why,
-        false => format!("{name} is silent: {why}"),
+        false => format!("{name} does not answer: {why}"),
     }
 }
 
@@ -129,7 +129,7 @@ fn notes(answer: &Value) -> Vec<String> {
         views.entry(names(node, "members")).or_default().push(text(node, "node"));
     }
     if views.len() > 1 {
-        notes.push("the nodes do not agree on who is there:".into());
+        notes.push("the nodes see different members:".into());
         for (members, by) in &views {
             notes.push(format!("  {} sees {}", by.join(", "), members.join(", ")));
         }
@@ -138,7 +138,7 @@ fn notes(answer: &Value) -> Vec<String> {
     let moving = sum("moving");
     let count = output::count(nodes.len(), "node");
     let slots = output::count(sum("owned"), "slot");
-    notes.push(format!("{count} with {slots} in all; {} under way", output::count(moving, "move")));
+    notes.push(format!("{count}, {slots} in all, {} in progress", output::count(moving, "move")));
     notes.into_iter().map(|note| harmless(&note, false)).collect()
 }
 
@@ -153,8 +153,8 @@ pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
         let asked = client.get("/admin/v1/nodes").await?.json()?;
         if asked["own"] == **node {
             return Err(CliError::usage(format!(
-                "{} is {node} itself, which can't say when it is gone: with --wait name another \
-                 node by --admin-url",
+                "{} is {node} itself, which can't report that it is gone: with --wait, use \
+                 another node's --admin-url",
                 client.url()
             )));
         }
@@ -167,17 +167,17 @@ pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
     } else {
         let slots = output::count(number(&answer, "slots") as usize, "slot");
         let takers = names(&answer, "takers").join(", ");
-        output::line(&format!("{node} gives its {slots} to {takers} and ends"))?;
+        output::line(&format!("{node} moves its {slots} to {takers} and stops"))?;
     }
     if !args.wait {
-        output::complain("`slotd nodes` shows how far it is");
+        output::complain("`slotd nodes` shows the progress");
         return Ok(());
     }
     while is_there(&client, node).await? {
         if started.elapsed() > client.timeout() {
             return Err(CliError::new(
                 Exit::Unreachable,
-                format!("{node} is not gone in time; `slotd nodes` shows how far it is"),
+                format!("{node} is not gone in time; `slotd nodes` shows the progress"),
             ));
         }
         sleep(limits::CLIENT_LOOK).await;
@@ -202,8 +202,8 @@ pub async fn moves(args: Moves, json: bool) -> Result<(), CliError> {
         return match json {
             true => output::line(&answer.to_string()),
             false => output::line(&format!(
-                "move {id} to {node} is cancelled; its slot stays where it is until the view changes, \
-                 or `slotd rebalance`"
+                "move {id} to {node} is cancelled; its slot stays where it is until nodes join or \
+                 leave, or until `slotd rebalance`"
             )),
         };
     }
@@ -223,7 +223,7 @@ pub async fn moves(args: Moves, json: bool) -> Result<(), CliError> {
 }
 
 fn moves_table(answer: &Value) -> String {
-    let headings = [">SLOT", "FROM", "TO", ">ID", "STATE", ">TOOK", ">PAUSE", "STARTED", "WHY NOT"];
+    let headings = [">SLOT", "FROM", "TO", ">ID", "STATE", ">TOOK", ">PAUSE", "STARTED", "ERROR"];
     let mut table = Table::new(&headings);
     for info in list(answer, "moves") {
         let millis = |name: &str| match info[name].as_f64() {
@@ -254,7 +254,7 @@ fn moves_summary(answer: &Value) -> String {
     let shown = list(answer, "moves").len() as f64 - running;
     let more = if shown < ended { "; -n shows more" } else { "" };
     format!(
-        "{running} under way; remembered: {} done, {} failed, {} cancelled{more}",
+        "{running} in progress; recent: {} done, {} failed, {} cancelled{more}",
         number(counts, "done"),
         number(counts, "failed"),
         number(counts, "cancelled"),
@@ -280,7 +280,7 @@ mod tests {
         let mut cut = node("c", &["c"], &[]);
         cut["not_ready"] = "the log engine does not answer".into();
         let mut unfit = node("e", &["a", "b", "c"], &["b"]);
-        unfit["unfit"] = "its disk takes no writes".into();
+        unfit["unfit"] = "its disk refuses writes".into();
         let (a, b) = (node("a", &["a", "b", "c"], &["b"]), node("b", &["a", "b", "c"], &["b"]));
         let answer = json!({
             "own": "a",
@@ -300,12 +300,12 @@ mod tests {
             notes(&answer),
             [
                 "c is not ready: the log engine does not answer",
-                "e can't serve: its disk takes no writes",
+                "e can't serve: its disk refuses writes",
                 "node d does not answer: \\u{1b}[2J",
-                "the nodes do not agree on who is there:",
+                "the nodes see different members:",
                 "  a, b, e sees a, b, c",
                 "  c sees c",
-                "4 nodes with 684 slots in all; 4 moves under way",
+                "4 nodes, 684 slots in all, 4 moves in progress",
             ]
         );
     }
@@ -325,13 +325,13 @@ mod tests {
         });
         assert_eq!(
             moves_table(&answer),
-            "SLOT  FROM  TO  ID  STATE        TOOK   PAUSE  STARTED               WHY NOT\n \
+            "SLOT  FROM  TO  ID  STATE        TOOK   PAUSE  STARTED               ERROR\n \
              301  a     b   12  preparing   1.5 s       -  -                     -\n   \
              7  -     c   11  failed     400 µs  3.2 ms  1970-01-01 00:00:01Z  took too long\n"
         );
         assert_eq!(
             moves_summary(&answer),
-            "1 under way; remembered: 7 done, 1 failed, 0 cancelled; -n shows more"
+            "1 in progress; recent: 7 done, 1 failed, 0 cancelled; -n shows more"
         );
     }
 }

@@ -124,8 +124,8 @@ pub async fn set(args: SessionSet, json: bool) -> Result<(), CliError> {
             match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
                 Err(error) if !args.raw => {
                     return Err(CliError::usage(format!(
-                        "the value is not JSON ({error}): quote a text, or say --raw for bytes as \
-                         they are"
+                        "the value is not JSON ({error}): put text in quotes, or pass --raw to \
+                         store the bytes as they are"
                     )));
                 }
                 _ => json!({"key": args.key, "value_base64": base64}),
@@ -143,7 +143,7 @@ pub async fn set(args: SessionSet, json: bool) -> Result<(), CliError> {
         return output::line(&answer.to_string());
     }
     let seq = text(&answer, "seq");
-    output::line(&format!("corrected; it stands as message {seq} in the session's history"))
+    output::line(&format!("corrected; it is message {seq} in the session's history"))
 }
 
 /// Whether there is anything to delete: a correction that corrects nothing would stand in the history
@@ -221,10 +221,10 @@ async fn save(
     let mut last = Vec::new();
     loop {
         let frame = match timeout(limits::CLIENT_STREAM_SILENCE, body.frame()).await {
-            Err(_) => return Err(CliError::new(Exit::Unreachable, "the export fell silent")),
+            Err(_) => return Err(CliError::new(Exit::Unreachable, "the export stalled")),
             Ok(None) => break,
             Ok(Some(Err(error))) => {
-                let why = format!("the export broke off: {error}");
+                let why = format!("the export ended early: {error}");
                 return Err(CliError::new(Exit::Unreachable, why));
             }
             Ok(Some(Ok(frame))) => frame,
@@ -242,7 +242,7 @@ async fn save(
     if last["end"].is_object() {
         return Ok(last);
     }
-    let why = last["failed"].as_str().unwrap_or("it broke off");
+    let why = last["failed"].as_str().unwrap_or("it ended early");
     Err(CliError::new(
         Exit::Server,
         format!("the session was not exported: {}", output::harmless(why, false)),
@@ -264,7 +264,7 @@ pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
     let last: Value = serde_json::from_slice(last).unwrap_or_default();
     if !last["end"].is_object() {
         return Err(CliError::failure(format!(
-            "{} is not a whole export: its last line is not {{\"end\": ...}}",
+            "{} is an incomplete export: its last line is not {{\"end\": ...}}",
             args.file.display()
         )));
     }
@@ -276,7 +276,7 @@ pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
     let answer = client.request(Method::POST, &path, &headers, bytes.into()).await;
     let answer = answer.map_err(|mut error| {
         if error.problem.as_ref().is_some_and(|problem| problem["code"] == "session-exists") {
-            error.message += "\n  --replace puts the file in its place, and deletes what it has.";
+            error.message += "\n  --replace deletes it and puts the file in its place.";
         }
         error
     })?;
@@ -285,7 +285,7 @@ pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
         return output::line(&answer.to_string());
     }
     output::line(&format!(
-        "{}; that it was imported is message {}",
+        "{}; the import is recorded as message {}",
         held(&answer),
         output::text(&answer, "seq")
     ))
@@ -296,7 +296,7 @@ pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
 pub async fn delete(args: SessionDelete, json: bool) -> Result<(), CliError> {
     let Some(prefix) = args.prefix else {
         let session = args.session.ok_or_else(|| {
-            CliError::usage("give a SESSION, or --prefix for all whose ids begin with it")
+            CliError::usage("give a SESSION, or --prefix for all sessions whose ids start with it")
         })?;
         return delete_one(&args.service, &session, &args.api, json).await;
     };
@@ -306,14 +306,12 @@ pub async fn delete(args: SessionDelete, json: bool) -> Result<(), CliError> {
     let many = Many { client, service, prefix };
     let counted = many.go_through(true, json).await?;
     let these = output::count(counted, "session");
-    let of = format!("{these} of {} begin with {:?}", args.service, many.prefix);
+    let of = format!("{these} of {} start with {:?}", args.service, many.prefix);
     if args.dry_run || counted == 0 {
         return many.say(json, counted, true, &of);
     }
     if !args.yes {
-        return Err(CliError::usage(format!(
-            "{of}; to delete them, with all they have and for good, say --yes"
-        )));
+        return Err(CliError::usage(format!("{of}; to delete them permanently, pass --yes")));
     }
     let deleted = many.go_through(false, json).await?;
     many.say(json, deleted, false, &format!("deleted {}", output::count(deleted, "session")))
@@ -344,7 +342,8 @@ impl Many {
             let answer = self.client.request(Method::DELETE, &path, &[], Bytes::new()).await;
             let page = answer.and_then(|answer| answer.json()).map_err(|mut error| {
                 if !dry_run && total > 0 {
-                    error.message += &format!("\n  {total} are deleted; run it again for the rest");
+                    error.message +=
+                        &format!("\n  {total} are deleted; run the command again for the rest");
                 }
                 error
             })?;

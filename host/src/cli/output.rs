@@ -1,4 +1,4 @@
-//! What commands print: tables, times, texts that may come from strangers.
+//! The output of commands: tables, times, and text from untrusted sources.
 
 use super::exit::CliError;
 use crate::telemetry::{sink, text};
@@ -92,7 +92,7 @@ pub fn body(bytes: &[u8]) -> Result<(), CliError> {
         Ok(text) => line(&harmless(text, true)),
         Err(_) => {
             complain(&format!(
-                "({} bytes that are not text; redirect them to see them)",
+                "({} bytes that are not text; redirect the output to get them)",
                 bytes.len()
             ));
             Ok(())

@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again, and what can change while a node runs is taken from it.
+//! SIGHUP: reloads the configuration and applies the values that can change while a node runs.
 
 use super::args::ConfigArgs;
 use crate::{
@@ -108,7 +108,7 @@ fn replace(now: &Option<Token>, then: Option<&str>) -> Result<bool, String> {
 }
 
 fn refused(why: &str) {
-    tracing::error!("SIGHUP: the configuration stays as it was: {why}");
+    tracing::error!("SIGHUP: keeping the old configuration: {why}");
 }
 
 fn tell(changes: &Changes) {
@@ -119,7 +119,7 @@ fn tell(changes: &Changes) {
     tracing::info!(
         changed = list(&changes.now),
         changes_at_the_next_start = list(&changes.at_restart),
-        "SIGHUP: read the configuration again"
+        "SIGHUP: reloaded the configuration"
     );
 }
 

@@ -1,4 +1,4 @@
-//! `slotd serve`: a node from its configuration to its orderly end.
+//! `slotd serve`: a node from its configuration to its clean stop.
 
 use super::{
     args::{ConfigArgs, Serve},
@@ -80,10 +80,13 @@ impl StartError {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 format!(
-                    "; another program listens there, or another slotd: choose with --{name}-listen"
+                    "; another program is listening there: choose another address with \
+                     --{name}-listen"
                 )
             }
-            std::io::ErrorKind::AddrNotAvailable => "; this machine does not have it".into(),
+            std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that \
+                address"
+                .into(),
             _ => String::new(),
         };
         Self::Unavailable(format!("can't listen on {address} ({name}.listen): {error}{hint}"))
@@ -96,7 +99,7 @@ impl From<StartError> for CliError {
             StartError::Unavailable(_) => Exit::CannotStart,
             StartError::Damaged(_) | StartError::Refused(_) => Exit::Damaged,
         };
-        Self::new(exit, format!("the node does not start: {error}"))
+        Self::new(exit, format!("the node can't start: {error}"))
     }
 }
 
@@ -116,7 +119,7 @@ pub(super) async fn start(config: &Config, serving: &Serving) -> Result<Running,
         runtime.block_on(async {
             tokio::select! {
                 started = assemble(&config, &own, &control) => started,
-                _ = given_up => Err(StartError::Unavailable("given up".into())),
+                _ = given_up => Err(StartError::Unavailable("timed out".into())),
             }
         })
     });
@@ -280,12 +283,13 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     let clients = left().mul_f64(limits::CONNECTIONS_SHARE);
     let waiting = timeout(clients, &mut ended).await.is_err();
     if waiting {
-        tracing::warn!(after = ?clients, "clients have not finished; stopping the slots meanwhile");
+        tracing::warn!(after = ?clients, "some clients have not finished; stopping the slots \
+            meanwhile");
     }
     let late = node.stop(left()).await;
     // Some waited for their slots, and are answered now; who does not read is cut.
     if waiting && timeout(limits::LINGER, ended).await.is_err() {
-        tracing::warn!("clients that do not read are cut off");
+        tracing::warn!("disconnecting clients that do not read");
     }
     if let Some(cluster) = cluster {
         cluster.leave().await;
@@ -295,7 +299,7 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     closed.map_err(|e| format!("the store was not closed: {e}"))?;
     match late {
         0 => Ok(()),
-        late => Err(format!("{late} slots did not finish within {grace:?}")),
+        late => Err(format!("{late} slots did not finish within {grace:?} (shutdown_grace)")),
     }
 }
 
@@ -317,7 +321,7 @@ impl Listeners {
         match self {
             Self::Idle(api, admin) => Ok((api, admin)),
             Self::Booting(booting) => {
-                let gone = || StartError::Unavailable("a listener has ended".into());
+                let gone = || StartError::Unavailable("a listener failed".into());
                 booting.done().await.ok_or_else(gone)
             }
         }
@@ -377,9 +381,7 @@ pub async fn serve(args: Serve, json: bool, serving: Serving) -> Result<(), CliE
     let sources = config.clone();
     let mut loaded = config.load()?;
     if resettable && loaded.config.is_cluster() {
-        return Err(CliError::usage(
-            "--resettable is for a node that stands alone: unset nats.servers",
-        ));
+        return Err(CliError::usage("--resettable is for a single node: unset nats.servers"));
     }
     loaded.config.resettable = resettable;
     join::name_by_dns(&mut loaded).map_err(CliError::usage)?;
@@ -406,7 +408,7 @@ pub(super) async fn or_a_bug(
         // was acknowledged is in the log.
         cause = panics::fatal() => Err(CliError::new(
             Exit::Bug,
-            format!("a bug ended this node: {cause}\n  What it acknowledged is safe; start it again."),
+            format!("a bug stopped this node: {cause}\n  Acknowledged messages are safe; start it again."),
         )),
         result = serving => result,
     }
@@ -463,7 +465,7 @@ async fn run(
                 break None;
             }
             reason = &mut failed => {
-                tracing::error!(reason, "a part of the node has ended; stopping");
+                tracing::error!(reason, "a part of the node failed; stopping");
                 break Some(reason);
             }
         }
@@ -471,7 +473,7 @@ async fn run(
     let stopped = end(stop, config.shutdown_grace, &mut signals, serving, watchdog).await;
     match failure {
         Some(reason) => {
-            Err(CliError::new(Exit::Bug, format!("a part of the node has ended: {reason}")))
+            Err(CliError::new(Exit::Bug, format!("a part of the node failed: {reason}")))
         }
         None => stopped.inspect(|()| tracing::info!("stopped")),
     }
@@ -493,12 +495,12 @@ pub(super) async fn end(
     let stopped = tokio::select! {
         name = signals.stop() => {
             tracing::warn!(signal = name, "second signal: exiting immediately");
-            return Err(CliError::failure("ended before everything in flight was finished"));
+            return Err(CliError::failure("stopped before everything in flight was finished"));
         }
         () = serving.heartbeat.stalled() => {
             return Err(CliError::new(
                 Exit::Bug,
-                "ended without an orderly stop, as the threads that serve do not move; nothing \
+                "exited without a clean stop, because the worker threads are stalled; nothing \
                  acknowledged is lost",
             ));
         }
@@ -508,7 +510,7 @@ pub(super) async fn end(
     match stopped {
         Ok(Ok(())) => Ok(()),
         Ok(Err(left)) => {
-            Err(CliError::failure(format!("stopped, but not all was finished: {left}")))
+            Err(CliError::failure(format!("stopped, but some work was not finished: {left}")))
         }
         Err(_) => Err(CliError::failure("did not stop in time; nothing acknowledged is lost")),
     }

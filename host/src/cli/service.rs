@@ -43,19 +43,19 @@ async fn ask(client: &Client, service: &str) -> Result<(), CliError> {
     );
     if !io::stdin().is_terminal() {
         return Err(CliError::usage(format!(
-            "{there}: removing a service deletes all of that; say --yes"
+            "{there}: removing a service deletes all of it; pass --yes to confirm"
         )));
     }
-    output::complain(&format!("{there}. All of that is deleted, and nothing brings it back."));
-    output::complain(&format!("Type {service} to go on:"));
+    output::complain(&format!("{there}. All of it will be deleted permanently."));
+    output::complain(&format!("Type {service} to continue:"));
     let mut typed = String::new();
     let mut stdin = io::Read::take(io::stdin().lock(), TYPED_BYTES_MAX);
     stdin
         .read_line(&mut typed)
-        .map_err(|error| CliError::failure(format!("can't read what is typed: {error}")))?;
+        .map_err(|error| CliError::failure(format!("can't read the input: {error}")))?;
     match typed.trim() == service {
         true => Ok(()),
-        false => Err(CliError::failure("that is not its name: nothing was removed")),
+        false => Err(CliError::failure("the name does not match; nothing was removed")),
     }
 }
 
@@ -80,8 +80,8 @@ async fn removed(client: &Client, service: &str) -> Result<Json, CliError> {
             return Err(CliError::new(
                 Exit::Unreachable,
                 format!(
-                    "{service} is removed, and {} of its sessions are deleted; the rest goes on by \
-                     itself, and the same command shows how far it is",
+                    "{service} is removed, and {} of its sessions are deleted; the rest is \
+                     deleted in the background. Run the command again to see the progress",
                     text(&answer, "deleted")
                 ),
             ));

@@ -1,5 +1,5 @@
-//! The runtimes of a process that serves: one for what clients and peers ask, and a small one that
-//! answers probes, takes signals and ends the other, however busy or stuck that is.
+//! The runtimes of a serving process: one for requests of clients and peers, and a small one that
+//! answers probes, handles signals and stops the other, however busy or stalled that is.
 
 use super::{RUNTIME_END, exit::CliError};
 use crate::{

@@ -104,7 +104,7 @@ fn plugin_answer(answer: &Answer, json: bool) -> Result<(), CliError> {
         "message {}, slot {}, plugin {plugin}{}",
         show(seq),
         show(slot),
-        if replayed { "; answered before, this is the same answer" } else { "" }
+        if replayed { "; a repeat, with the stored reply" } else { "" }
     ));
     Ok(())
 }
@@ -187,7 +187,9 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
         None if (entries.len() as u64) < args.limit.min(last_seq) => {
             let first = last_seq - args.limit.min(last_seq);
             let fits = output::count(entries.len(), "message");
-            output::complain(&format!("only {fits} fit one page; from the first: --after {first}"));
+            output::complain(&format!(
+                "only {fits} fit on one page; for the earlier ones: --after {first}"
+            ));
         }
         _ => {}
     }

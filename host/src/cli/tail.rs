@@ -129,7 +129,7 @@ impl Place {
 /// Prints the events after a place, or says why there are none.
 async fn rest(client: &Client, path: &str, after: &str, json: bool) -> Result<(), CliError> {
     let place = Place::parse(after).ok_or_else(|| {
-        CliError::usage(format!("--after {after:?} is neither a number nor a position"))
+        CliError::usage(format!("--after {after:?} is not a number or a position"))
     })?;
     let seq = place.seq;
     let all = pages(client, path, place, json).await?;
@@ -144,7 +144,7 @@ async fn rest(client: &Client, path: &str, after: &str, json: bool) -> Result<()
 
 /// Why nothing was shown.
 pub fn nothing_after(after: &str, last_seq: u64) -> String {
-    format!("there is nothing after {after}: the session's last message is {last_seq}")
+    format!("nothing after {after}: the session's last message is {last_seq}")
 }
 
 /// What [`pages`] found.
@@ -262,7 +262,7 @@ pub(super) async fn follow(
         }
         if !told || *cursor != before {
             let first = why.lines().next().unwrap_or_default();
-            output::complain(&format!("{first}; connecting again after event {cursor}"));
+            output::complain(&format!("{first}; reconnecting after event {cursor}"));
         }
         told = true;
         sleep(wait).await;
@@ -282,9 +282,9 @@ async fn stream(
     let mut parser = SseParser::default();
     loop {
         let frame = match timeout(limits::CLIENT_STREAM_SILENCE, body.frame()).await {
-            Err(_) => return Ok(Ended::Broken("the stream fell silent".into())),
+            Err(_) => return Ok(Ended::Broken("the stream stalled".into())),
             Ok(None) => return Ok(Ended::Broken("the stream ended".into())),
-            Ok(Some(Err(error))) => return Ok(Ended::Broken(format!("the stream broke: {error}"))),
+            Ok(Some(Err(error))) => return Ok(Ended::Broken(format!("lost the stream: {error}"))),
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(chunk) = frame.into_data() else { continue };

@@ -149,12 +149,12 @@ async fn problems_are_told_in_full() {
     use Exit::*;
     assert_eq!(exits, [Refused, Server, Refused, Server, Unreachable, Unreachable]);
     for (error, expected) in errors.iter().zip([
-        "rejected (422): too-long: say\\u{1b} less (a retry may help)\n  plugin: 1.0+ab",
-        "mailbox-full (503)\n  It may work later: try again in 3 s.",
-        "Give the token with --token or $SLOTD_API_TOKEN",
-        "not as slotd does",
-        "broke before the answer",
-        "broke before the answer",
+        "rejected (422): too-long: say\\u{1b} less (retriable)\n  plugin: 1.0+ab",
+        "mailbox-full (503)\n  Try again in 3 s.",
+        "Pass the token with --token or $SLOTD_API_TOKEN",
+        "not in slotd's format",
+        "before the answer",
+        "before the answer",
     ]) {
         assert!(error.message.contains(expected), "{expected:?} is not in {:?}", error.message);
     }

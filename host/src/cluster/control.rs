@@ -1,4 +1,4 @@
-//! What nodes say to each other about slots. As JSON: it is little, and rare.
+//! Control messages between nodes about slots. JSON, because they are small and infrequent.
 
 use crate::{
     cluster::views::{MoveInfo, NodeView, PurgeShare},
@@ -76,12 +76,14 @@ pub enum Told {
 /// `internal`: a bug.
 pub fn encode<T: Serialize>(value: &T) -> Result<Bytes, Error> {
     let encoded = serde_json::to_vec(value);
-    encoded.map(Into::into).map_err(|e| Error::internal(format!("a question does not encode: {e}")))
+    encoded
+        .map(Into::into)
+        .map_err(|e| Error::internal(format!("a control request can't be encoded: {e}")))
 }
 
 /// # Errors
 /// `internal`: the peer speaks otherwise.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes)
-        .map_err(|e| Error::internal(format!("a peer's words do not decode: {e}")))
+        .map_err(|e| Error::internal(format!("a peer's control message can't be decoded: {e}")))
 }

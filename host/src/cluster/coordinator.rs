@@ -1,4 +1,4 @@
-//! The task that compares what this node has with what the ring gives it, and begins moves.
+//! The task that compares this node's slots with the ring's assignment, and starts moves.
 
 use super::{
     ChangeAvoid, Cluster, EngineProbe, SayUnfit,
@@ -186,7 +186,7 @@ impl Cluster {
         if error.code == Code::Fenced {
             metrics().fences.increment(1);
         }
-        tracing::info!(slot, %error, "a slot is not here any more");
+        tracing::info!(slot, %error, "a slot is no longer on this node");
     }
 
     fn back_off(&self, slot: SlotId, error: &Error) {
@@ -208,8 +208,8 @@ impl Cluster {
                 self.backoffs.failed(slot, Instant::now());
                 tracing::warn!(
                     slot,
-                    "a slot's task ended without notice; an earlier line has its panic or its \
-                     store's error; the slot is claimed again"
+                    "a slot's task ended unexpectedly (an earlier line has its panic or its \
+                     store's error); claiming the slot again"
                 );
             }
         }
@@ -275,12 +275,10 @@ impl Cluster {
         tokio::spawn(async move {
             let moved = this.carry_out(&job, from);
             let moved = tokio::time::timeout(limits::MOVE_DEADLINE, moved).await;
-            let moved = moved.unwrap_or_else(|_| {
-                Err(Error::new(Code::Unavailable, "it took too long and was given up"))
-            });
+            let moved = moved.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "timed out")));
             if let Err(error) = &moved {
                 let from = owner.as_deref();
-                tracing::warn!(slot, from, to = %this.own, %error, "a slot did not move");
+                tracing::warn!(slot, from, to = %this.own, %error, "moving a slot failed");
                 // Whoever asks for the move of a slot that was kept where it is wants it now; and one
                 // whose owner is gone is to be taken over at once.
                 let is_gone = |owner: &Arc<str>| this.members.borrow().get(owner).is_none();
@@ -350,7 +348,10 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
         }
         // A process that was stopped finds everyone dead that did not answer it meanwhile.
         if let Some(paused) = this.trust.turn(Instant::now()) {
-            tracing::warn!(?paused, "this process was paused; waiting for membership to settle");
+            tracing::warn!(
+                ?paused,
+                "this process was paused; waiting for membership to settle before acting on it"
+            );
         }
         // Number 0: it has not met its cluster yet, nor found that there is none.
         let joining = this.members.borrow().number == 0;

@@ -1,12 +1,12 @@
-//! Whether this node can serve what the ring gives it: whether the log engine answers it, and its
-//! disk takes writes. A node that can't says so to the others, which leave it out of their rings.
+//! Decides whether this node can serve slots: whether the log engine answers it, and its disk
+//! accepts writes. A node that can't reports it to the others, which leave it out of their rings.
 //!
-//! It is a hint as all of membership is. What makes it a calm one:
-//! - A node says that it is unfit after several looks in a row that failed, and that it is fit again
-//!   only when all has been well for a while, which doubles with each relapse.
-//! - A node believes others only while it has itself been well for twice as long
-//!   ([`Fitness::is_steady`]). When all lose the engine, nobody believes anybody, and when it comes
-//!   back to all of them, all have said so before anybody does: nothing moves.
+//! It is a hint, like all of membership. These rules prevent oscillation:
+//! - A node reports itself unfit after several failed checks in a row, and fit again only after a
+//!   time without failures, which doubles with each relapse.
+//! - A node considers others' reports only after it had no failures itself for twice as long
+//!   ([`Fitness::is_steady`]). So when all nodes lose the engine, all ignore each other's reports, and
+//!   when it comes back, all have reported fit before any node considers reports again: no slot moves.
 //! - When no node is fit, all are on the ring.
 
 use super::Cluster;
@@ -123,7 +123,8 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         metrics().unfit.set(f64::from(u8::from(unfit.is_some())));
         if said != unfit {
             match unfit {
-                Some(why) => tracing::warn!(%why, "this node can't serve; the others are told"),
+                Some(why) => tracing::warn!(%why, "this node can't serve; reported to the other \
+                    nodes"),
                 None => tracing::info!("this node can serve again"),
             }
             said = unfit;

@@ -1,10 +1,10 @@
-//! A slot on its way from one node to another.
+//! Moving a slot from one node to another.
 //!
-//! The new owner prepares (plugins compiled, state caught up) while the old one serves. Then it asks
-//! the old owner to release the slot: that one takes no more messages for it, commits what is in
-//! flight, appends a release record, and holds what comes. The new owner claims the slot, tells the
-//! old one, and whatever was held goes over. A release that is not followed by a claim in time is
-//! undone by the old owner's claiming the slot again; the log decides between two that do.
+//! The new owner prepares (compiles plugins, catches up the state) while the old one serves. Then
+//! it asks the old owner to release the slot. The old owner accepts no more messages for it,
+//! commits what is in flight, appends a release record, and holds new messages. The new owner
+//! claims the slot and notifies the old one, which forwards the held messages. If no claim follows
+//! in time, the old owner claims the slot again; if both claim, the log decides.
 
 use super::{
     Cluster,
@@ -40,7 +40,7 @@ impl Cluster {
         if !self.context.store.is_writable() || !self.context.store.has_room() {
             return Err(Error::new(
                 Code::StorageUnavailable,
-                "this node's disk takes no writes: it can't open a slot",
+                "this node's disk refuses writes, so it can't open a slot",
             ));
         }
         // Nobody knows of a preparation: one that is given up ends its replay, and the copy that it
@@ -49,7 +49,7 @@ impl Cluster {
             prepared = self.prepare(slot, from.is_some()) => prepared?,
             () = job.cancelled() => {}
             () = self.gone(from.as_deref()) => {
-                return Err(Error::new(Code::Unavailable, "the slot's owner is gone"));
+                return Err(Error::new(Code::Unavailable, "the node that owned the slot is gone"));
             }
         }
         let Some(from) = from else {
@@ -62,7 +62,7 @@ impl Cluster {
         let asked = Instant::now();
         let last = match self.ask(&from, &release).await {
             Ok(Told::Released { term, position }) => Last { term, position },
-            Ok(_) => return Err(Error::internal(format!("node {from} answered something else"))),
+            Ok(_) => return Err(Error::internal(format!("node {from} sent an unexpected answer"))),
             Err(error) => {
                 if error.code == Code::Fenced {
                     // It is not the owner any more; who is will be found out.
@@ -86,7 +86,7 @@ impl Cluster {
             _ => None,
         };
         let told = asked.elapsed();
-        tracing::debug!(slot, %from, ?pause, ?released, ?claimed, ?told, "a slot was handed over");
+        tracing::debug!(slot, %from, ?pause, ?released, ?claimed, ?told, "slot handed over");
         Ok(pause)
     }
 
@@ -231,7 +231,7 @@ impl Cluster {
         }
         self.sealed.lock().remove(&slot);
         if self.router.replace_place(slot, &Place::Moving, Place::UNKNOWN) {
-            tracing::warn!(slot, "a released slot was not taken in time; taking it back");
+            tracing::warn!(slot, "a released slot was not claimed in time; taking it back");
             self.begin_move(slot, None);
         }
     }

@@ -1,5 +1,4 @@
-//! Which links with the other nodes are missing, and whether that is a reason to send this node no
-//! requests.
+//! Which links to other nodes are missing, and whether this node is not ready because of it.
 //!
 //! A load balancer takes a node that is not ready out, so a node must say so only when others do
 //! better. A node that can't reach the owners of most slots answers most requests with 503: it is not
@@ -12,9 +11,9 @@
 //! - nodes whose links fail for each other in turns are never all unready by the rule of the half,
 //!   as there are not enough links to be missing.
 //!
-//! A link *from* a peer that is missing is that peer's trouble in the first place: it is said, and
-//! changes nothing. Nor does a dead peer: it leaves the view well before [`limits::PEER_LINK_GRACE`].
-//! A node that has just started waits for its links before it is ready for the first time.
+//! A missing link *from* a peer is primarily that peer's problem: it is reported, and changes
+//! nothing. Nor does a dead peer: it leaves the view well before [`limits::PEER_LINK_GRACE`]. A
+//! node that has just started waits for its links before it is ready for the first time.
 
 use super::Cluster;
 use crate::{
@@ -59,7 +58,7 @@ pub struct State {
 impl Default for State {
     /// Nobody has looked yet.
     fn default() -> Self {
-        let said = Some("its links to the other nodes are not made yet".into());
+        let said = Some("its links to the other nodes are not up yet".into());
         Self { cut_off: true, said, missing_to: 0, missing_from: 0 }
     }
 }
@@ -141,12 +140,12 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         }
         match &now {
             Some((true, Some(said))) => tracing::warn!(
-                "this node reaches too few of the others to serve requests for their slots, and is \
+                "this node reaches too few of the other nodes to forward requests to them, and is \
                  not ready: {said}"
             ),
-            Some((_, Some(said))) => tracing::warn!("links with other nodes are missing: {said}"),
+            Some((_, Some(said))) => tracing::warn!("links to other nodes are down: {said}"),
             Some((_, None)) if last.is_some() => {
-                tracing::info!("the links with all other nodes stand");
+                tracing::info!("links to all other nodes are up");
             }
             _ => {}
         }

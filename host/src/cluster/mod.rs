@@ -143,15 +143,14 @@ impl Cluster {
     }
 
     async fn ask_within(&self, peer: &str, ask: &Ask, wait: Duration) -> Result<Told, Error> {
-        let late =
-            |_| Error::new(Code::Unavailable, format!("node {peer} does not answer in time"));
+        let late = |_| Error::new(Code::Unavailable, format!("node {peer} did not answer in time"));
         let request = Request::Control(control::encode(ask)?);
         let answer = self.forwarder.peers().call(peer, request);
         let answer = answer.map_err(|e| Error::new(Code::Unavailable, e.to_string()))?;
         let answer = tokio::time::timeout(wait, answer).await;
         match answer.map_err(late)? {
             Ok(Response::Control(told)) => control::decode(&told),
-            Ok(_) => Err(Error::internal(format!("node {peer} answered something else"))),
+            Ok(_) => Err(Error::internal(format!("node {peer} sent an unexpected answer"))),
             Err(crate::rpc::PeerError::Refused(error)) => Err(error),
             // It names the node.
             Err(error) => Err(Error::new(Code::Unavailable, error.to_string())),
@@ -316,10 +315,10 @@ impl Cluster {
     pub async fn drain_slot(&self, slot: SlotId) -> Result<Drained, Error> {
         let mut place = self.router.watch_place(slot)?;
         let from = self.owner(slot).ok_or_else(|| {
-            Error::new(Code::Unavailable, format!("no node is known to own slot {slot} now"))
+            Error::new(Code::Unavailable, format!("no known node owns slot {slot} right now"))
         })?;
         let nobody =
-            || Error::new(Code::NoOtherNode, format!("there is no other node to take slot {slot}"));
+            || Error::new(Code::NoOtherNode, format!("no other node can take slot {slot}"));
         if self.members().staying().all(|member| *member.name == *from) {
             return Err(nobody());
         }
@@ -338,7 +337,7 @@ impl Cluster {
         if !moved {
             return Err(Error::new(
                 Code::Unavailable,
-                format!("slot {slot} has not left {from} yet: see `slotd moves`"),
+                format!("slot {slot} is still on {from}; check `slotd moves`"),
             ));
         }
         let info = self.slots_of_peers().await.remove(&slot);
@@ -362,9 +361,11 @@ impl Cluster {
         let moves = misplaced.count() as u32;
         let nodes = view.nodes().len();
         let what = if moves == 1 { "slot moves" } else { "slots move" };
-        let mut detail = format!("{moves} {what} between {nodes} nodes; see `slotd moves`");
+        let mut detail =
+            format!("{moves} {what} between {nodes} nodes; follow them with `slotd moves`");
         if !silent.is_empty() {
-            detail += &format!("; moves that were cancelled stay so at {}", silent.join(", "));
+            detail +=
+                &format!("; moves that were cancelled stay cancelled on {}", silent.join(", "));
         }
         Ok(Rebalanced { view: view.number, moves, detail })
     }

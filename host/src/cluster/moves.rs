@@ -1,4 +1,4 @@
-//! The moves of slots to this node: those under way, and those that were.
+//! The moves of slots to this node, running and ended.
 
 use crate::{
     cluster::views::{MoveInfo, MoveState},

@@ -1,6 +1,6 @@
-//! Whether this process ran all the time. One that was stopped for a while finds everyone dead that
-//! did not answer it meanwhile, and everything late that it was waiting for; what it believes must
-//! not be acted on at once.
+//! Detects pauses of this process. After a pause, every node that did not answer in the meantime
+//! looks dead, and everything that it waited for looks late, so the process must not act on its
+//! view at once.
 
 use crate::limits;
 use parking_lot::Mutex;
@@ -14,7 +14,7 @@ struct State {
     distrust_until: Option<Instant>,
 }
 
-/// Longer between two turns of the coordinator is no chance.
+/// A longer gap is not jitter: the process was paused.
 const SUSPECT: Duration = limits::RECONCILE_INTERVAL.saturating_add(limits::PAUSE_SUSPECT);
 
 impl Trust {

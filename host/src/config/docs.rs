@@ -11,21 +11,20 @@ const HEAD: &str = "\
 
 <!-- Made from host/src/config/keys.rs. To renew: SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs -->
 
-`slotd serve` takes its configuration from four places; the later wins:
+`slotd serve` reads its configuration from four places; a later one overrides an earlier one:
 
 1. the defaults below,
 2. a TOML file: `--config FILE`, else `$SLOTD_CONFIG`, else `slotd.toml` in the working directory
    if there is one,
 3. environment variables, `SLOTD_` and the key: `SLOTD_API_LISTEN` for `api.listen`
-   (one that is empty counts as not set),
+   (an empty variable counts as not set),
 4. flags: `--api-listen` for `api.listen`.
 
-`slotd config print` shows every value and where it came from; `slotd config check` only says
-whether all is well. Both take the same flags as `slotd serve`.
+`slotd config print` shows every value and its source; `slotd config check` only checks. Both take
+the same flags as `slotd serve`.
 
-A key or a variable `SLOTD_*` that does not exist, or a value that is not allowed, stops the start
-(exit code 2). Everything that is wrong is reported at once, with the key, the value, where it
-came from and what is allowed:
+With an unknown key or `SLOTD_*` variable, or a value that is not allowed, slotd does not start (exit
+code 2). It reports all problems at once, with the key, the value, its source and what is allowed:
 
     the configuration has 2 problems:
       slotd.toml:4: api.listn = \"0.0.0.0:7070\"
@@ -39,12 +38,13 @@ Times have a unit: `500ms`, `10s`, `5m`, `1h`. Sizes are in bytes or have one: `
 ## Tokens
 
 `api.token` and `admin.token` are bearer tokens: clients send `Authorization: Bearer <token>`.
-They are optional on loopback (127.0.0.0/8 and ::1). A listener off loopback without one refuses to
-start, unless `insecure` is set. A token never shows: not in `config print`, not in logs, not in
-complaints about the configuration; nor does the cluster's secret, or a password in `nats.servers`. `token_file` reads it from a file; where both are set in one
-place (two flags, say) the start is refused, else the later place wins.
+They are optional on loopback (127.0.0.0/8 and ::1). On any other address, slotd refuses to start
+without one, unless `insecure` is set. Tokens, the cluster's secret and passwords in `nats.servers`
+are never shown: not in `config print`, in logs or in configuration errors. `token_file` reads the
+token from a file. Setting both in the same place (two flags, for example) is an error; otherwise the
+later place wins.
 
-A whole file:
+A complete file:
 
 ```toml
 data_dir = \"/var/lib/slotd\"
@@ -62,21 +62,21 @@ format = \"json\"
 pub fn configuration_md() -> String {
     let mut out = String::from(HEAD);
     out.push_str("\n## Keys\n");
-    section(&mut out, "The node", "Not in a table: these stand at the top of the file.", None);
+    section(&mut out, "The node", "Top-level keys, outside any table.", None);
     for (table, about) in TABLES {
         section(&mut out, &format!("`[{table}]`"), about, Some(table));
     }
     out.push_str(
-        "\n## Other variables\n\nNo keys of the file. `slotd serve` (and `slotd config`) read \
-         `SLOTD_CONFIG`, nodes of a cluster\nthe `DNS_*`; the rest is for other commands, and \
-         `slotd serve` accepts it.\n\n",
+        "\n## Other variables\n\nThese are not keys of the file. `slotd serve` and `slotd config` \
+         read `SLOTD_CONFIG`; nodes of a cluster\nread the `DNS_*` variables; the others are for \
+         other commands, and `slotd serve` ignores them.\n\n",
     );
     for (name, about) in OTHER_ENV {
         let _ = writeln!(out, "- `{name}`: {about}.");
     }
     out.push_str(
         "\nClient commands also read their tokens from `SLOTD_API_TOKEN` and `SLOTD_ADMIN_TOKEN`, \
-         the same\nvariables as the server's. Variables that Kubernetes makes for a service named \
+         the same\nvariables as the server's. Variables that Kubernetes sets for a service named \
          `slotd`\n(`SLOTD_SERVICE_*`, `SLOTD_PORT*`) are ignored, and so are `SLOTD_TEST_*` and \
          `SLOTD_BENCH_*`.\n",
     );

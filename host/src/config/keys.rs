@@ -48,47 +48,50 @@ impl Key {
 
 /// Environment variables that are no key of the configuration.
 pub const OTHER_ENV: &[(&str, &str)] = &[
-    ("SLOTD_CONFIG", "the configuration file, where `--config` does not name it"),
-    ("SLOTD_URL", "the API that client commands talk to (`--url`)"),
-    ("SLOTD_ADMIN_URL", "the admin API that client commands talk to (`--admin-url`)"),
-    ("DNS_CLUSTER_QUERY", "names that are polled for the addresses of peers; blank: none are"),
+    ("SLOTD_CONFIG", "the configuration file, if `--config` is not given"),
+    ("SLOTD_URL", "the API's URL for client commands (`--url`)"),
+    ("SLOTD_ADMIN_URL", "the admin API's URL for client commands (`--admin-url`)"),
+    ("DNS_CLUSTER_QUERY", "DNS names to poll for the addresses of peers; blank: none"),
     (
         "DNS_CLUSTER_NODE_BASENAME",
-        "what comes before `@` and the address in names of nodes, `slotd` by default",
+        "the part before `@` and the address in node names; default `slotd`",
     ),
-    ("DNS_POLL_INTERVAL_MS", "how often they are polled, 5000 by default"),
+    ("DNS_POLL_INTERVAL_MS", "how often to poll them; default 5000"),
     (
         "DNS_CLUSTER_SERVER",
-        "the name server (`ip` or `ip:port`) that is asked for them, instead of the machine's own",
+        "the name server (`ip` or `ip:port`) to ask, instead of the machine's own",
     ),
     (
         "SLOTD_NATS_SERVER",
-        "the `nats-server` that `slotd cluster` starts, rather than one of the path",
+        "the `nats-server` that `slotd cluster` starts, instead of the one on the `PATH`",
     ),
-    ("SLOTD_PYTHON", "the Python that `slotd plugin build` and `test` use, else that in the path"),
+    (
+        "SLOTD_PYTHON",
+        "the Python that `slotd plugin build` and `test` use, instead of the one on the `PATH`",
+    ),
     (
         "SLOTD_TOOLS_DIR",
-        "where `slotd plugin build` and `test` keep fetched tools, for all plugins (else in each \
-         plugin's `.slotd/tools`); `slotd cluster` looks there for a `nats-server`, too",
+        "where `slotd plugin build` and `test` keep fetched tools for all plugins, instead of \
+         each plugin's `.slotd/tools`; `slotd cluster` also looks there for a `nats-server`",
     ),
     (
         "SLOTD_NODEJS",
-        "the Node.js for plugins in JavaScript and TypeScript, else `node` of the path",
+        "the Node.js for JavaScript and TypeScript plugins, instead of `node` on the `PATH`",
     ),
-    ("SLOTD_NPM", "the npm for them, else `npm` of the path"),
+    ("SLOTD_NPM", "the npm for them, instead of `npm` on the `PATH`"),
     ("SLOTD_TIMEOUT", "how long client commands wait for an answer (`--timeout`)"),
 ];
 
 /// Tables of the file in the order in which they are shown, with what they hold.
 pub const TABLES: &[(&str, &str)] = &[
-    ("api", "The listener that clients talk to."),
-    ("admin", "The listener that operators talk to: deploys, slots, metrics, health."),
-    ("slots", "What one slot may use."),
-    ("guests", "What a plugin may use."),
+    ("api", "The listener for clients."),
+    ("admin", "The listener for operators: deploys, slots, metrics, health."),
+    ("slots", "Limits of a slot."),
+    ("guests", "Limits of plugins."),
     ("store", "The embedded log and state."),
-    ("nats", "The log engine of a cluster. A node without `nats.servers` stands alone."),
+    ("nats", "The log engine of a cluster. Without `nats.servers`, slotd runs as a single node."),
     ("cluster", "How the nodes of a cluster find and trust each other."),
-    ("snapshots", "Where a cluster keeps the state that its log has forgotten."),
+    ("snapshots", "Where a cluster keeps the state behind the part of the log that was trimmed."),
     ("log", "What slotd writes to its standard error."),
 ];
 
@@ -151,7 +154,8 @@ pub static KEYS: &[Key] = &[
         data_dir,
         |v: std::path::PathBuf| v.to_string_lossy().into_owned(),
         |v: String| v.into(),
-        "Everything the node keeps. Created if it does not exist. One process at a time."
+        "The directory for all of the node's data. Created if it does not exist. Only one process \
+         may use it."
     ),
     Key {
         default_doc: Some("the machine's host name"),
@@ -160,7 +164,7 @@ pub static KEYS: &[Key] = &[
             Kind::Name,
             Text,
             node,
-            "The node's name, unique in its cluster. It is part of claims in the log and of the ring."
+            "The node's name, unique in its cluster. Claims in the log and the ring use it."
         )
     },
     count!(
@@ -169,56 +173,57 @@ pub static KEYS: &[Key] = &[
         limits::SLOT_COUNT_MAX,
         u16,
         slot_count,
-        "How many slots the sessions are divided over. Recorded in the data directory at the \
-         first start; another number is refused from then on."
+        "The number of slots that sessions are spread over. Fixed at the first start, in the data \
+         directory; starting with another number fails."
     ),
     same!(
         "insecure",
         Kind::Flag,
         Flag,
         insecure,
-        "Lets a listener off loopback start without a token. Whoever reaches it can then do \
-         everything."
+        "Allow a listener on a non-loopback address without a token. Anyone who reaches it can \
+         then do everything."
     ),
     same!(
         "level_wait",
         ms(0, 30 * 24 * HOUR),
         Duration,
         level_wait,
-        "How long every node must have been able to read the next feature level before it is raised \
-         by itself. Until then an upgrade of slotd can be taken back; `slotd level --raise` does not \
-         wait."
+        "How long every node must have been able to read the next feature level before it is \
+         raised automatically. Until then you can undo an upgrade of slotd; `slotd level --raise` \
+         does not wait."
     ),
     same!(
         "shutdown_grace",
         ms(0, HOUR),
         Duration,
         shutdown_grace,
-        "Time to finish what is in flight after SIGTERM or SIGINT. A second signal ends it at once."
+        "Time to finish what is in flight after SIGTERM or SIGINT. A second signal stops the node \
+         at once."
     ),
     same!(
         "stall_limit",
         ms(10 * SECOND, HOUR),
         Duration,
         stall_limit,
-        "A node whose serving threads have not moved for this long ends itself, with exit code 70. \
-         After 5 s already its probes fail, and in a cluster other nodes take its slots."
+        "A node whose worker threads are stalled for this long exits with code 70. Its probes \
+         fail after 5 s, and in a cluster other nodes then take its slots."
     ),
-    same!("api.listen", Kind::Address, Address, api.listen, "Where the API listens."),
+    same!("api.listen", Kind::Address, Address, api.listen, "The API's address."),
     optional!(
         "api.token",
         Kind::Secret,
         Secret,
         api.token,
-        "The bearer token that API clients must send. A flag shows in the process list: prefer \
-         the file or the environment."
+        "The bearer token that API clients must send. Flags are visible in the process list; \
+         prefer the file or the environment."
     ),
     optional!(
         "api.token_file",
         Kind::Path,
         Text,
         api.token_file,
-        "A file that holds the API token; a line break at its end does not count."
+        "A file that contains the API token; a line break at its end is ignored."
     ),
     size!(
         "api.body_max",
@@ -226,14 +231,15 @@ pub static KEYS: &[Key] = &[
         limits::BODY_BYTES_MAX,
         usize,
         body_bytes_max,
-        "The largest body of a message or query; past it 413 `body-too-large`."
+        "The largest body of a message or query. Larger ones get 413 `body-too-large`."
     ),
     same!(
         "api.request_deadline",
         ms(100, 10 * 60 * SECOND),
         Duration,
         request_deadline,
-        "Time from a request's arrival to its answer; past it 504 `outcome-unknown`."
+        "The longest time from a request's arrival to its answer. After it the client gets 504 \
+         `outcome-unknown`."
     ),
     count!(
         "api.connections",
@@ -241,8 +247,9 @@ pub static KEYS: &[Key] = &[
         1_000_000,
         usize,
         connections_max,
-        "Connections, sockets included; past it idle ones make room, or new ones get 503. Each \
-         needs a file descriptor: where the system gives fewer, fewer are taken."
+        "The number of connections, WebSockets included. At the limit, idle ones are closed for \
+         new ones, or new ones get 503. Each needs a file descriptor; if the system allows fewer, \
+         so does slotd."
     ),
     size!(
         "api.buffers",
@@ -250,9 +257,9 @@ pub static KEYS: &[Key] = &[
         1024 * GIB,
         usize,
         buffers_bytes,
-        "Memory for what connections hold: bodies and frames that arrive, answers and events that \
-         their readers have not taken. What comes in may take three quarters of it, and so may \
-         what goes out; past it 503 `buffers-full`, and a WebSocket closes with 1013."
+        "Memory for connection buffers: incoming bodies and frames, and answers and events not \
+         yet read. Incoming and outgoing data may each use three quarters of it. Beyond that, \
+         requests get 503 `buffers-full`, and a WebSocket closes with 1013."
     ),
     Key {
         default_doc: Some("half of `api.connections`"),
@@ -262,8 +269,9 @@ pub static KEYS: &[Key] = &[
             1_000_000,
             usize,
             connections_per_address,
-            "Connections of one address (IPv6: of one /64 network); 0 is the default. Loopback has no \
-             such limit. Raise it where all clients come through one proxy on another machine."
+            "Connections from one address (IPv6: from one /64 network); 0 means the default. \
+             Loopback has no such limit. Raise it if all clients come through one proxy on \
+             another machine."
         )
     },
     same!(
@@ -271,21 +279,22 @@ pub static KEYS: &[Key] = &[
         Kind::Address,
         Address,
         admin.listen,
-        "Where the admin API, `/metrics`, `/healthz` and `/readyz` listen."
+        "The address of the admin API, `/metrics`, `/healthz` and `/readyz`."
     ),
     optional!(
         "admin.token",
         Kind::Secret,
         Secret,
         admin.token,
-        "The bearer token that admin clients must send. As for `api.token`."
+        "The bearer token that admin clients must send. As with `api.token`, prefer the file or \
+         the environment."
     ),
     optional!(
         "admin.token_file",
         Kind::Path,
         Text,
         admin.token_file,
-        "A file that holds the admin token."
+        "A file that contains the admin token."
     ),
     count!(
         "slots.mailbox",
@@ -293,14 +302,14 @@ pub static KEYS: &[Key] = &[
         1_000_000,
         usize,
         mailbox_messages,
-        "Messages that wait for one slot; past it 503 `mailbox-full`."
+        "The number of messages that may wait for one slot. More get 503 `mailbox-full`."
     ),
     same!(
         "slots.idle",
         ms(SECOND, 24 * HOUR),
         Duration,
         slot_idle,
-        "A slot that had nothing to do for this long stops; its next message starts it."
+        "A slot that is idle for this long stops; its next message starts it again."
     ),
     size!(
         "slots.cache",
@@ -308,7 +317,7 @@ pub static KEYS: &[Key] = &[
         1024 * GIB,
         usize,
         session_cache_bytes,
-        "Memory for the state of sessions, over all slots."
+        "Memory for caching the state of sessions, over all slots."
     ),
     size!(
         "guests.memory",
@@ -316,7 +325,7 @@ pub static KEYS: &[Key] = &[
         4 * GIB,
         usize,
         guest_memory_bytes,
-        "Memory of one instance; past it the call fails with 500 `plugin-limit`."
+        "Memory of one plugin instance. A call that needs more fails with 500 `plugin-limit`."
     ),
     Key {
         default_doc: Some("half of the machine's memory, or of the container's"),
@@ -326,9 +335,9 @@ pub static KEYS: &[Key] = &[
             1024 * GIB,
             u64,
             guest_memory_total_bytes,
-            "Memory of all instances of the node together. Where it is used up, instances go that \
-             were used least recently; where none can, messages get 503 `memory-full`. No less than \
-             `guests.memory`."
+            "Memory of all plugin instances of the node together. When it is used up, the least \
+             recently used instances are dropped; if all are in use, messages get 503 \
+             `memory-full`. At least `guests.memory`."
         )
     },
     same!(
@@ -336,7 +345,7 @@ pub static KEYS: &[Key] = &[
         ms(SECOND, 24 * HOUR),
         Duration,
         guest_idle,
-        "An instance that had nothing to do for this long is dropped; the next message makes another."
+        "An instance that is idle for this long is dropped; the next message creates another."
     ),
     key!(
         "guests.isolation",
@@ -346,20 +355,21 @@ pub static KEYS: &[Key] = &[
         |v: Isolation| v.as_str().into(),
         // The choice was checked: any other name never comes here.
         |v: String| Isolation::parse(&v).unwrap_or(Isolation::Call),
-        "What an instance is used for after its first call. `shared`: any call of its version; \
-         `session`: calls for the same session; `call`: none. The stricter ones cost time, make no \
-         difference to a handler that keeps nothing in memory between calls, and show one that does."
+        "Which calls an instance serves after its first. `shared`: any call of its version; \
+         `session`: calls for the same session; `call`: none. The stricter settings cost time. \
+         They change nothing for a handler that keeps nothing in memory between calls, and expose \
+         one that does."
     ),
     Key {
-        default_doc: Some("half of the processor's cores, one at least"),
+        default_doc: Some("half of the processor's cores, at least one"),
         ..count!(
             "guests.long_threads",
             1,
             limits::LONG_THREADS_MAX,
             usize,
             guest_long_threads,
-            "Threads for calls that compute for long. They give way to those that serve, and run such \
-             calls in turn, a slice each."
+            "Threads for long-running calls. They have a lower priority than the worker threads, \
+             and run such calls in turns."
         )
     },
     same!(
@@ -367,8 +377,8 @@ pub static KEYS: &[Key] = &[
         ms(10, limits::GUEST_DEADLINE_MAX.as_millis() as u64),
         Duration,
         guest_deadline,
-        "Running time of one call; past it 504 `plugin-deadline`. No longer than \
-         `api.request_deadline`."
+        "The longest running time of one call. After it the call fails with 504 \
+         `plugin-deadline`. At most `api.request_deadline`."
     ),
     count!(
         "guests.host_calls",
@@ -376,7 +386,8 @@ pub static KEYS: &[Key] = &[
         100_000_000,
         u32,
         guest_host_calls,
-        "Host calls (state, effects, log) of one call; past it 500 `plugin-limit`."
+        "The number of host calls (state, effects, log) that one call may make. A call that makes \
+         more fails with 500 `plugin-limit`."
     ),
     Key {
         default_doc: Some(
@@ -388,8 +399,9 @@ pub static KEYS: &[Key] = &[
             1024 * GIB,
             u64,
             guest_compile_memory_bytes,
-            "Address space of the process that checks and compiles one component; past it 422 \
-             `plugin-too-costly`. Two deploys and one load are compiled at a time."
+            "Address space of the process that checks and compiles one component. A component \
+             that needs more gets 422 `plugin-too-costly`. Two deploys and one load are compiled \
+             at a time."
         )
     },
     same!(
@@ -397,8 +409,9 @@ pub static KEYS: &[Key] = &[
         ms(SECOND, limits::COMPILE_DEADLINE_MAX.as_millis() as u64),
         Duration,
         guest_compile_deadline,
-        "Time to check and compile one component; past it 422 `plugin-too-costly`. \
-         Also how long a deploy waits for others to be compiled; past it 503 `unavailable`."
+        "Time to check and compile one component. A component that needs longer gets 422 \
+         `plugin-too-costly`. Also how long a deploy waits for others to be compiled before it \
+         gets 503 `unavailable`."
     ),
     size!(
         "store.cache",
@@ -406,7 +419,7 @@ pub static KEYS: &[Key] = &[
         1024 * GIB,
         u64,
         store_cache_bytes,
-        "Memory for blocks of the store."
+        "Memory for the store's block cache."
     ),
     size!(
         "store.disk_reserve",
@@ -414,31 +427,32 @@ pub static KEYS: &[Key] = &[
         1024 * GIB,
         u64,
         disk_reserve_bytes,
-        "Free room on the data directory's disk below which messages are refused with 503 \
-         `storage-unavailable`, until there is room again."
+        "Free space to keep on the data directory's disk. With less, messages get 503 \
+         `storage-unavailable` until there is space again."
     ),
     optional!(
         "nats.servers",
         Kind::NatsServers,
         Text,
         nats.servers,
-        "The servers, several so that one may be down. Makes the node one of a cluster, whose log \
-         is there instead of on this disk."
+        "The NATS servers; name several, so that one may be down. This makes the node part of a \
+         cluster, whose log is on these servers instead of on this disk."
     ),
     optional!(
         "nats.credentials",
         Kind::Path,
         Text,
         nats.credentials,
-        "A NATS credentials file. A user and password, or a token, may also stand in the addresses."
+        "A NATS credentials file. A user and password, or a token, can also be part of the \
+         addresses."
     ),
     optional!(
         "nats.monitor",
         Kind::Monitors,
         Text,
         nats.monitor,
-        "The servers' monitoring ports. With them a start checks that every server syncs before it \
-         acknowledges (`sync_interval: always`), which can't be seen otherwise."
+        "The servers' monitoring ports. With them, slotd checks at its start that every server \
+         syncs before it acknowledges (`sync_interval: always`); it can't check this otherwise."
     ),
     key!(
         "nats.replicas",
@@ -448,80 +462,82 @@ pub static KEYS: &[Key] = &[
         nats.replicas,
         |v: usize| v as u64,
         |v: u64| v as usize,
-        "Servers that keep each batch: 3 or 5; 1 is for development. The same on every node."
+        "The number of servers that store each batch: 3 or 5; 1 for development. The same on \
+         every node."
     ),
     Key {
         name: "nats.streams",
         kind: Kind::Count { min: 1, max: limits::NATS_STREAMS_MAX as u64 },
-        doc: "Streams that the slots' logs are spread over. Recorded at the cluster's first start.",
+        doc: "The number of streams that the slots' logs are spread over. Fixed at the cluster's \
+            first start.",
         get: |config| config.nats.streams.map(|v| Value::Count(v.into())),
         set: |config, value| {
             if let Value::Count(v) = value {
                 config.nats.streams = Some(v as u16);
             }
         },
-        default_doc: Some("as many as the cluster has; 3 for a new one"),
+        default_doc: Some("the cluster's number; 3 for a new cluster"),
     },
     same!(
         "nats.boot_wait",
         ms(0, HOUR),
         Duration,
         nats.boot_wait,
-        "How long a start waits for the servers before it gives up (exit code 6)."
+        "How long the node waits for the servers at its start before it exits with code 6."
     ),
     same!(
         "cluster.name",
         Kind::ClusterName,
         Text,
         cluster.name,
-        "Part of every stream's name: clusters of other names may share the servers. Nodes of \
-         another name are not let in."
+        "The cluster's name, part of every stream's name, so several clusters may share the \
+         servers. Nodes with another cluster name are refused."
     ),
     optional!(
         "cluster.secret",
         Kind::Secret,
         Secret,
         cluster.secret,
-        "What all nodes of the cluster share, so that strangers are not let in: 128 random bits at \
-         least, as `slotd cluster secret` makes them. Prefer the file or the environment."
+        "The secret that all nodes of the cluster share to authenticate each other: at least 128 \
+         random bits; `slotd cluster secret` makes one. Prefer the file or the environment."
     ),
     optional!(
         "cluster.secret_file",
         Kind::Path,
         Text,
         cluster.secret_file,
-        "A file that holds the cluster's secret; a line break at its end does not count."
+        "A file that contains the cluster's secret; a line break at its end is ignored."
     ),
     same!(
         "cluster.accept_weak_secret",
         Kind::Flag,
         Flag,
         cluster.accept_weak_secret,
-        "Lets a node start with a secret that looks weaker than 128 bits. For clusters from before \
-         that was asked for, until all their nodes can be stopped to change it: whoever hears one \
-         message between nodes can try secrets against it."
+        "Allow a secret that looks weaker than 128 bits. For clusters that are older than this \
+         check, until all their nodes can be stopped to change it: anyone who captures one \
+         message between nodes can try to guess the secret."
     ),
     same!(
         "cluster.listen",
         Kind::Address,
         Address,
         cluster.listen,
-        "Where peers reach this node, over TCP (requests) and UDP (membership) of one port."
+        "The address for peers, TCP (requests) and UDP (membership) on one port."
     ),
     optional!(
         "cluster.advertise",
         Kind::Address,
         Address,
         cluster.advertise,
-        "The address that peers are told, where it is not the one that is listened on. Needed when \
-         that is 0.0.0.0 or [::]."
+        "The address that peers use to reach this node, if it differs from `cluster.listen`. \
+         Required if that is 0.0.0.0 or [::]."
     ),
     optional!(
         "cluster.seeds",
         Kind::Seeds,
         Text,
         cluster.seeds,
-        "Some peers, resolved again and again. DNS is the other way to find them \
+        "Addresses of some peers, resolved periodically. DNS is the other way to find peers \
          (`DNS_CLUSTER_QUERY`)."
     ),
     same!(
@@ -536,7 +552,7 @@ pub static KEYS: &[Key] = &[
         Kind::Snapshots,
         Text,
         snapshots,
-        "Where snapshots go. A directory must be one that all nodes share."
+        "Where snapshots are stored. A directory must be shared by all nodes."
     ),
     key!(
         "log.format",
@@ -545,14 +561,14 @@ pub static KEYS: &[Key] = &[
         log_format,
         |v: super::LogFormat| v.as_str().into(),
         |v: String| super::LogFormat::parse(&v),
-        "Lines for a person, or one JSON object a line."
+        "Text lines, or one JSON object per line."
     ),
     same!(
         "log.filter",
         Kind::Filter,
         Text,
         log_filter,
-        "Which lines are written: a level, or levels by module."
+        "Which lines to write: a level, or levels by module."
     ),
 ];
 

@@ -1,4 +1,4 @@
-//! Reads every source, checks every value, and says all that is wrong.
+//! Reads every source, checks every value, and reports all problems.
 
 use super::{
     Config, Listener,
@@ -173,8 +173,8 @@ impl Loading {
             more => format!(" and {more} more"),
         };
         vec![format!(
-            "ignored variables that describe Kubernetes services: {named}{more} \
-             (enableServiceLinks: false keeps them out)"
+            "ignored variables set by Kubernetes for services: {named}{more} (to avoid them, set \
+             enableServiceLinks: false)"
         )]
     }
 
@@ -255,7 +255,7 @@ impl Loading {
                     let near = keys::nearest(&full, names.chain(tables));
                     let message = match near {
                         Some(near) => format!("unknown key; did you mean {near}?"),
-                        None => "unknown key; `slotd serve --help` lists those there are".into(),
+                        None => "unknown key; `slotd serve --help` lists all keys".into(),
                     };
                     let shown = scalar(value).map(|(_, raw)| format!("{raw:?}"));
                     let shown = shown.map(|raw| redact_unknown(&full, near, raw));
@@ -309,8 +309,8 @@ impl Loading {
                 let near = keys::nearest(&shown, known.iter().map(String::as_str).chain(others));
                 let message = match near {
                     Some(near) => format!("unknown variable; did you mean {near}?"),
-                    None => "unknown variable; `slotd serve --help` lists the keys: SLOTD_API_LISTEN is \
-                             api.listen"
+                    None => "unknown variable; `slotd serve --help` lists the keys \
+                        (SLOTD_API_LISTEN sets api.listen)"
                         .into(),
                 };
                 let value = value.map(|v| redact_unknown(&shown, near, format!("{v:?}")));
@@ -331,7 +331,7 @@ impl Loading {
                     std::cmp::Ordering::Greater => continue,
                     std::cmp::Ordering::Less => {}
                     std::cmp::Ordering::Equal => {
-                        let message = format!("set together with {token_key}: use one of the two");
+                        let message = format!("both this and {token_key} are set; use one of them");
                         self.problem(file_key, None, &file_origin, message);
                         continue;
                     }
@@ -348,7 +348,7 @@ impl Loading {
                     None => {
                         let allowed = super::value::Kind::Secret.allowed();
                         let message =
-                            format!("what the file holds is no token: it must be {allowed}");
+                            format!("the file's content is not a token: it must be {allowed}");
                         self.problem(file_key, Some(format!("{path:?}")), &file_origin, message);
                     }
                 },
@@ -380,8 +380,8 @@ impl Loading {
                 && sound(&[&listen, &token, &file])
             {
                 let message = format!(
-                    "off loopback without a token, whoever reaches it can use it: set {token} or \
-                     {file}, or say --insecure if that is meant"
+                    "without a token, anyone who reaches this address can use it: set {token} or \
+                     {file}, or pass --insecure if you mean it"
                 );
                 self.problem(
                     &listen,
@@ -393,7 +393,7 @@ impl Loading {
         }
         let (api, admin) = (self.config.api.listen, self.config.admin.listen);
         if api == admin && api.port() != 0 && sound(&["api.listen", "admin.listen"]) {
-            let message = "the same as api.listen: the two listeners need an address each";
+            let message = "the same as api.listen; the two listeners need different addresses";
             let origin = origin(self, "admin.listen");
             self.problem("admin.listen", Some(format!("{admin:?}")), &origin, message);
         }
@@ -402,7 +402,7 @@ impl Loading {
             (self.config.guest_memory_bytes, self.config.guest_memory_total_bytes);
         if memory as u64 > total && sound(&["guests.memory", "guests.memory_total"]) {
             let message = format!(
-                "more than guests.memory_total ({}): an instance could never have it",
+                "more than guests.memory_total ({}), so no instance could ever use it",
                 Value::Size(total)
             );
             let shown = Value::Size(memory as u64).to_string();
@@ -417,7 +417,7 @@ impl Loading {
             && sound(&["guests.deadline", "api.request_deadline"])
         {
             let message = format!(
-                "longer than api.request_deadline ({}): a call could outlast the request it answers",
+                "longer than api.request_deadline ({}), so a call could outlast its request",
                 Value::Duration(self.config.request_deadline)
             );
             let shown = Value::Duration(self.config.guest_deadline).to_string();
@@ -441,8 +441,8 @@ impl Loading {
             return;
         }
         if cluster.secret.is_none() && sound(&["cluster.secret", "cluster.secret_file"]) {
-            let message = "not set: nodes of a cluster need a secret that strangers don't have; \
-                           `slotd cluster secret` makes one";
+            let message = "not set; the nodes of a cluster authenticate each other with it. Make \
+                one with `slotd cluster secret`";
             let origin = of(self, "cluster.secret");
             self.problem("cluster.secret", None, &origin, message);
         }
@@ -455,7 +455,8 @@ impl Loading {
         }
         let advertised = cluster.advertise.unwrap_or(cluster.listen);
         if advertised.ip().is_unspecified() && sound(&["cluster.listen", "cluster.advertise"]) {
-            let message = "not an address that peers can reach: set cluster.advertise to one";
+            let message = "peers can't connect to this address; set cluster.advertise to one they \
+                can reach";
             let key =
                 if cluster.advertise.is_some() { "cluster.advertise" } else { "cluster.listen" };
             let origin = of(self, key);
@@ -491,7 +492,7 @@ fn warnings(config: &Config) -> Vec<String> {
         if listener.token.is_none() && !listener.listen.ip().to_canonical().is_loopback() {
             let address = listener.listen;
             warnings.push(format!(
-                "insecure: the {name} listener on {address} asks for no token; whoever reaches it can use it"
+                "insecure: the {name} listener on {address} has no token; anyone who reaches it can use it"
             ));
         }
     }
@@ -499,14 +500,16 @@ fn warnings(config: &Config) -> Vec<String> {
         && let Some(secret) = &config.cluster.secret
         && let Err(weak) = crate::peer::secret::check(secret.reveal())
     {
-        warnings.push(format!("insecure: cluster.secret is accepted, and is {weak}"));
+        warnings.push(format!(
+            "insecure: cluster.accept_weak_secret is set, and cluster.secret is {weak}"
+        ));
     }
     if !config.is_cluster() && (config.cluster.seeds.is_some() || config.cluster.secret.is_some()) {
-        warnings.push("cluster.* is set and nats.servers is not: this node stands alone".into());
+        warnings.push("cluster.* is set but nats.servers is not: running as a single node".into());
     }
     if config.api.token.is_some() && config.api.token == config.admin.token {
         warnings.push(
-            "api.token and admin.token are the same: every client of the API can deploy".into(),
+            "api.token and admin.token are the same: every API client can also deploy".into(),
         );
     }
     warnings

@@ -1,7 +1,8 @@
-//! The configuration: defaults, then a TOML file, then the environment, then flags; the later wins.
+//! The configuration: defaults, then a TOML file, then the environment, then flags; a later source
+//! overrides an earlier one.
 //!
-//! [`keys::KEYS`] is the one table that drives all of it. Whatever is wrong, in whichever source,
-//! is reported at once and stops the boot.
+//! [`keys::KEYS`] is the one table that drives all of it. All problems, in any source, are reported
+//! at once and stop the start.
 
 pub mod docs;
 pub mod keys;

@@ -136,15 +136,15 @@ fn tokens_come_from_files_and_conflicts_are_refused() {
     assert_eq!(later.unwrap().config.api.token.unwrap().reveal(), "from-the-flag");
 
     let both = [("api.token", "from-the-flag"), ("api.token_file", good.as_str())];
-    assert!(complaint(&sources(None, &[], &both)).contains("use one of the two"));
+    assert!(complaint(&sources(None, &[], &both)).contains("use one of them"));
     let text = complaint(&sources(None, &[], &[("admin.token_file", &bad)]));
-    assert!(text.contains("no token") && !text.contains("two words"), "{text}");
+    assert!(text.contains("not a token") && !text.contains("two words"), "{text}");
 }
 
 #[test]
 fn values_must_fit_each_other() {
     let same = [("api.listen", "127.0.0.1:5"), ("admin.listen", "127.0.0.1:5")];
-    assert!(complaint(&sources(None, &[], &same)).contains("an address each"));
+    assert!(complaint(&sources(None, &[], &same)).contains("different addresses"));
     let deadlines = [("guests.deadline", "10s"), ("api.request_deadline", "5s")];
     assert!(
         complaint(&sources(None, &[], &deadlines))

@@ -462,12 +462,12 @@ impl Engine {
         let full = space.full.clone();
         self.health.send_if_modified(|health| match (&*health, full) {
             (Health::Ready, Some(why)) => {
-                tracing::warn!("{why}: messages are refused until there is room; reads go on");
+                tracing::warn!("{why}: refusing messages until there is space; reads still work");
                 *health = Health::Full(why);
                 true
             }
             (Health::Full(_), None) => {
-                tracing::info!("there is room on the disk again: messages are accepted");
+                tracing::info!("the disk has space again: accepting messages");
                 *health = Health::Ready;
                 true
             }
@@ -487,7 +487,8 @@ impl Engine {
         match free {
             Ok(free) if *free >= least => None,
             Ok(free) => Some(format!(
-                "{free} bytes are free on the disk of {}, less than the {least} that are kept free",
+                "{free} bytes are free on the disk of {}, less than the {least} of \
+                 store.disk_reserve",
                 self.db_path.display(),
             )),
             Err(why) => Some(why.clone()),
@@ -507,7 +508,7 @@ impl Engine {
             // Said before anything is written.
             Err(e @ fjall::Error::Poisoned) => {
                 self.fail(format!("{e}"));
-                Err(WriteError::Refused("the store failed in the background".into()))
+                Err(WriteError::Refused("the store failed in a background task".into()))
             }
             Err(e) => {
                 self.fail(format!("{e}"));

@@ -112,14 +112,14 @@ impl Identity {
         let identity: Self = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
         if !(FORMAT_MIN..=FORMAT).contains(&identity.format) {
             return Err(OpenError::Mismatch(format!(
-                "{} has format {}, this slotd reads {FORMAT_MIN} to {FORMAT}",
+                "{} has format {}; this slotd reads {FORMAT_MIN} to {FORMAT}",
                 dir.display(),
                 identity.format
             )));
         }
         if identity.level() > level::NEWEST {
             return Err(OpenError::Mismatch(format!(
-                "{} is at feature level {}, this slotd reads {} to {}",
+                "{} is at feature level {}; this slotd reads {} to {}",
                 dir.display(),
                 identity.level(),
                 level::OLDEST,

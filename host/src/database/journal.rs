@@ -199,7 +199,8 @@ fn ends_with_end(data: &[u8]) -> bool {
 
 fn cut(path: &Path, at: usize) -> Result<(), OpenError> {
     set_len(path, at as u64)?;
-    tracing::info!(journal = %path.display(), at, "cut an unfinished write off a journal");
+    tracing::info!(journal = %path.display(), at, "removed an unfinished write from the end of a \
+        journal");
     Ok(())
 }
 

@@ -48,7 +48,7 @@ impl Default for StorageOptions {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("data directory {0}: another slotd uses it")]
+    #[error("data directory {0} is in use by another slotd")]
     Locked(String),
     /// It was made with other settings than those asked for.
     #[error("data directory {0}")]

@@ -1,4 +1,4 @@
-//! Gives the disk space of removed rows back.
+//! Reclaims the disk space of removed rows.
 //!
 //! Removing a row writes a tombstone, which takes the row's space back only when compaction brings
 //! both together in the last level. fjall compacts a level when it is too large, and tombstones are

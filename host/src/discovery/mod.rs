@@ -1,8 +1,8 @@
 //! How a node finds its peers: fixed seeds, or DNS.
 //!
-//! One task asks for all names again and again and publishes the addresses it found. An address is
-//! a hint, no more: membership sends it one datagram now and then, and only what answers with the
-//! cluster's secret counts. So old, wrong and forged addresses cost datagrams, nothing else.
+//! One task resolves all names periodically and publishes the addresses it found. An address is
+//! only a hint: membership sends it a datagram now and then, and only answers with the cluster's
+//! secret count. So old, wrong and forged addresses only cost datagrams.
 //!
 //! - A *failure* (no server, no answer in time, an error code, bytes that make no sense) keeps the
 //!   last answer of that name and record type. It shows in metrics and, when it begins and ends, in
@@ -158,7 +158,7 @@ impl Discovery {
     fn failed(&mut self, name: String, error: &str) {
         metrics().discovery_failures.increment(1);
         if !self.failing.contains(&name) {
-            warn!(%name, error, "DNS gives no answer: keeping what was known of this name");
+            warn!(%name, error, "DNS did not answer; using the last known addresses of this name");
             self.failing.insert(name);
         }
     }
@@ -202,7 +202,7 @@ impl Discovery {
         let overfull = all.len() > limits::DISCOVERY_ADDRESSES_MAX;
         if overfull && !self.overfull {
             let (found, kept) = (all.len(), limits::DISCOVERY_ADDRESSES_MAX);
-            warn!(found, kept, "more addresses of peers than can be: the rest is left out");
+            warn!(found, kept, "too many peer addresses; ignoring the rest");
         }
         self.overfull = overfull;
         let addresses: Arc<[_]> = all.into_iter().take(limits::DISCOVERY_ADDRESSES_MAX).collect();

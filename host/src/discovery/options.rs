@@ -1,4 +1,4 @@
-//! What an operator says about discovery: seeds, and the three variables of DNS polling.
+//! The configuration of discovery: seeds, and the three variables of DNS polling.
 
 use crate::limits;
 use std::{
@@ -9,7 +9,7 @@ use std::{
 
 /// A setting that can't be used. Its text names the setting, its value and what is right.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is {value:?}: wanted is {wanted}")]
+#[error("{name} is {value:?}; it must be {wanted}")]
 pub struct Invalid {
     pub name: String,
     pub value: String,
@@ -179,7 +179,7 @@ fn names(raw: &str) -> Result<Vec<String>, Invalid> {
     for name in raw.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         if !is_dns_name(name) {
             let what = "DNS names with commas between (a-z 0-9 - _ and dots, no scheme, no port)";
-            return Err(wrong(format!("{what}; {name:?} is none")));
+            return Err(wrong(format!("{what}; {name:?} is not")));
         }
         let name = name.to_ascii_lowercase();
         if !names.contains(&name) {
@@ -267,7 +267,7 @@ mod tests {
             let wrong = read(&[(name, value)]).unwrap_err();
             assert_eq!((wrong.name.as_str(), wrong.value.as_str()), (name, value));
             let text = wrong.to_string();
-            assert!(text.starts_with(&format!("{name} is {value:?}: wanted is ")), "{text}");
+            assert!(text.starts_with(&format!("{name} is {value:?}; it must be ")), "{text}");
         }
         let many = (0..99).map(|n| format!("n{n}")).collect::<Vec<_>>().join(",");
         assert!(read(&[("DNS_CLUSTER_QUERY", &many)]).is_err());

@@ -26,7 +26,7 @@ type Answer = Result<Response<Body>, Error>;
 
 impl Admin {
     pub(super) fn node(&self) -> Result<&Arc<Node>, Error> {
-        self.0.node.as_ref().ok_or_else(|| Error::new(Code::Unavailable, "there is no node"))
+        self.0.node.as_ref().ok_or_else(|| Error::new(Code::Unavailable, "no node is running"))
     }
     pub(super) fn request_deadline(&self) -> std::time::Duration {
         self.0.options.request_deadline
@@ -62,7 +62,7 @@ pub(super) async fn change<T: Serialize + Send + 'static>(
     get,
     path = "/admin/v1/services",
     tag = "admin",
-    responses((status = 200, description = "All of them", body = Services, content_type = "application/json"))
+    responses((status = 200, description = "The list", body = Services, content_type = "application/json"))
 )]
 pub(super) async fn services(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -75,7 +75,7 @@ pub(super) async fn services(State(admin): State<Admin>, uri: Uri) -> Answer {
     path = "/admin/v1/services/{service}",
     tag = "admin",
     params(("service" = String, Path, description = "The service")),
-    responses((status = 200, description = "What it runs", body = ServiceInfo, content_type = "application/json"))
+    responses((status = 200, description = "The deployments", body = ServiceInfo, content_type = "application/json"))
 )]
 pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -95,13 +95,13 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
     path = "/admin/v1/services/{service}/deploy",
     tag = "admin",
     params(
-        ("service" = String, Path, description = "The service; it need not exist"),
-        ("version" = Option<String>, Query, description = "The version's name, 1 to 64 of A-Z a-z 0-9 . _ + -; default: the one that the component carries"),
-        ("force" = Option<bool>, Query, description = "Go on although sessions stay on the version that handled them last: the new one is no later version, and has no migrate that takes them. Default: refuse with `sessions-would-stay`"),
-        ("same_state" = Option<bool>, Query, description = "This version reads the state of every other one as it is: take all sessions over"),
+        ("service" = String, Path, description = "The service; created if it does not exist"),
+        ("version" = Option<String>, Query, description = "The version's name, 1 to 64 of A-Z a-z 0-9 . _ + -; default: the version in the component"),
+        ("force" = Option<bool>, Query, description = "Deploy even if some sessions stay on the version that last handled them, because the new version is not later and has no migrate that takes them over. Default: refuse with `sessions-would-stay`"),
+        ("same_state" = Option<bool>, Query, description = "This version reads every other version's state as it is, so all sessions switch"),
     ),
     request_body(content = Binary, content_type = "application/wasm", description = "A WebAssembly component, up to 64 MiB"),
-    responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
+    responses((status = 200, description = "The result", body = Deployed, content_type = "application/json"))
 )]
 pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answer {
     let (head, body) = request.into_parts();
@@ -140,11 +140,11 @@ fn said(query: &Query, headers: &HeaderMap) -> Result<Said, Error> {
     tag = "admin",
     params(
         ("service" = String, Path, description = "The service"),
-        ("to" = Option<String>, Query, description = "A version, a label, a deployment's number, or its digest's first digits (6 or more); default: what ran before"),
-        ("force" = Option<bool>, Query, description = "Go on although sessions stay behind: they keep working on the version that handled them last"),
-        ("same_state" = Option<bool>, Query, description = "The version reads the state of every other one as it is: take all sessions over. It holds for this rollback: one to a version of which it was said before must say it again"),
+        ("to" = Option<String>, Query, description = "A version, label, deployment number or digest prefix (6 digits or more); default: the previous version"),
+        ("force" = Option<bool>, Query, description = "Roll back even if some sessions stay behind; they keep working on the version that last handled them"),
+        ("same_state" = Option<bool>, Query, description = "The version reads every other version's state as it is, so all sessions switch. Applies to this rollback only; a later one must set it again"),
     ),
-    responses((status = 200, description = "What was done", body = Deployed, content_type = "application/json"))
+    responses((status = 200, description = "The result", body = Deployed, content_type = "application/json"))
 )]
 pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> Answer {
     let service = params::admin_service_of(&uri)?;
@@ -167,7 +167,7 @@ pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: Head
     path = "/admin/v1/services/{service}",
     tag = "admin",
     params(("service" = String, Path, description = "The service")),
-    responses((status = 200, description = "It is removed", body = ServiceRemoved, content_type = "application/json"))
+    responses((status = 200, description = "The service is removed", body = ServiceRemoved, content_type = "application/json"))
 )]
 pub(super) async fn remove(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> Answer {
     params::no_query(&uri)?;
@@ -189,7 +189,7 @@ pub(super) async fn remove(State(admin): State<Admin>, uri: Uri, headers: Header
         ("service" = String, Path, description = "The service"),
         ("sessions" = Option<bool>, Query, description = "Whether to count sessions; default true"),
     ),
-    responses((status = 200, description = "All of them", body = Deployments, content_type = "application/json"))
+    responses((status = 200, description = "The list", body = Deployments, content_type = "application/json"))
 )]
 pub(super) async fn deployments(State(admin): State<Admin>, uri: Uri) -> Answer {
     let service = params::admin_service_of(&uri)?;
@@ -223,8 +223,8 @@ pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
     tag = "admin",
     params(
         ("service" = String, Path, description = "The service"),
-        ("after" = Option<String>, Query, description = "Ids that come after it"),
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Sessions at most; default 100"),
+        ("after" = Option<String>, Query, description = "Only ids after this one"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The maximum number of sessions; default 100"),
     ),
     responses((status = 200, description = "A page", body = SessionsPage, content_type = "application/json"))
 )]
@@ -242,7 +242,7 @@ pub(super) async fn pinned(State(admin): State<Admin>, uri: Uri) -> Answer {
     get,
     path = "/admin/v1/slots",
     tag = "admin",
-    responses((status = 200, description = "All of them", body = Slots, content_type = "application/json"))
+    responses((status = 200, description = "The list", body = Slots, content_type = "application/json"))
 )]
 pub(super) async fn slots(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -256,7 +256,7 @@ pub(super) async fn slots(State(admin): State<Admin>, uri: Uri) -> Answer {
     path = "/admin/v1/slots/{slot}",
     tag = "admin",
     params(("slot" = u16, Path, description = "The slot's number")),
-    responses((status = 200, description = "Where it is", body = SlotInfo, content_type = "application/json"))
+    responses((status = 200, description = "The slot", body = SlotInfo, content_type = "application/json"))
 )]
 pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -276,7 +276,7 @@ pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
     path = "/admin/v1/slots/{slot}/drain",
     tag = "admin",
     params(("slot" = u16, Path, description = "The slot's number")),
-    responses((status = 200, description = "It is drained", body = Drained, content_type = "application/json"))
+    responses((status = 200, description = "The slot is drained", body = Drained, content_type = "application/json"))
 )]
 pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -292,7 +292,7 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
     post,
     path = "/admin/v1/rebalance",
     tag = "admin",
-    responses((status = 200, description = "What moves", body = Rebalanced, content_type = "application/json"))
+    responses((status = 200, description = "The moves that were started", body = Rebalanced, content_type = "application/json"))
 )]
 pub(super) async fn rebalance(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -320,7 +320,7 @@ pub(super) async fn ring(State(admin): State<Admin>, uri: Uri) -> Answer {
     get,
     path = "/admin/v1/nodes",
     tag = "admin",
-    responses((status = 200, description = "All of them", body = NodesInfo, content_type = "application/json"))
+    responses((status = 200, description = "The list", body = NodesInfo, content_type = "application/json"))
 )]
 pub(super) async fn nodes(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -328,9 +328,9 @@ pub(super) async fn nodes(State(admin): State<Admin>, uri: Uri) -> Answer {
     Ok(json(&admin.reading(async { Ok(node.nodes().await) }).await?))
 }
 
-/// Says which feature level is in force, and what the nodes can read
+/// Shows the feature level in force, and what the nodes can read
 ///
-/// The level decides what nodes may write while earlier versions have to read it.
+/// The level decides which formats nodes may write, while earlier versions have to read them.
 #[utoipa::path(
     get,
     path = "/admin/v1/level",
@@ -344,14 +344,15 @@ pub(super) async fn level(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Raises the feature level
 ///
-/// For good: from then on no earlier version can be gone back to. Refused while a node can't read what
-/// the level allows (`level-unreadable`). It is raised by itself once all could for `level_wait`.
+/// Permanent: after that you can't go back to an earlier version. Refused while a node can't read
+/// the level's formats (`level-unreadable`). It is raised automatically once all nodes have been
+/// able to for `level_wait`.
 #[utoipa::path(
     post,
     path = "/admin/v1/level",
     tag = "admin",
     params(("to" = Option<u16>, Query, description = "The level; default: the next one")),
-    responses((status = 200, description = "The level that is in force now", body = LevelInfo, content_type = "application/json"))
+    responses((status = 200, description = "The level in force", body = LevelInfo, content_type = "application/json"))
 )]
 pub(super) async fn raise_level(State(admin): State<Admin>, uri: Uri) -> Answer {
     let query = Query::parse(&uri, &["to"])?;
@@ -372,7 +373,7 @@ pub(super) async fn raise_level(State(admin): State<Admin>, uri: Uri) -> Answer 
     path = "/admin/v1/nodes/{node}/drain",
     tag = "admin",
     params(("node" = String, Path, description = "The node's name")),
-    responses((status = 200, description = "It has begun", body = NodeDraining, content_type = "application/json"))
+    responses((status = 200, description = "The drain has begun", body = NodeDraining, content_type = "application/json"))
 )]
 pub(super) async fn drain_node(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -388,7 +389,7 @@ pub(super) async fn drain_node(State(admin): State<Admin>, uri: Uri) -> Answer {
     get,
     path = "/admin/v1/moves",
     tag = "admin",
-    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Moves that have ended at most; default 100")),
+    params(("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The maximum number of ended moves; default 100")),
     responses((status = 200, description = "The moves", body = MovesInfo, content_type = "application/json"))
 )]
 pub(super) async fn moves(State(admin): State<Admin>, uri: Uri) -> Answer {
@@ -408,10 +409,10 @@ pub(super) async fn moves(State(admin): State<Admin>, uri: Uri) -> Answer {
     path = "/admin/v1/moves/{node}/{id}",
     tag = "admin",
     params(
-        ("node" = String, Path, description = "The node that the slot would move to"),
+        ("node" = String, Path, description = "The node that the slot was to move to"),
         ("id" = u64, Path, description = "The move's number on that node"),
     ),
-    responses((status = 200, description = "It is cancelled", body = MoveCancelled, content_type = "application/json"))
+    responses((status = 200, description = "The move is cancelled", body = MoveCancelled, content_type = "application/json"))
 )]
 pub(super) async fn cancel_move(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
@@ -425,7 +426,7 @@ pub(super) async fn cancel_move(State(admin): State<Admin>, uri: Uri) -> Answer 
     get,
     path = "/metrics",
     tag = "admin",
-    responses((status = 200, description = "All of them", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "The list", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;

@@ -1,4 +1,4 @@
-//! The body of an answer on its way to hyper, and what it holds until the peer has taken it.
+//! The body of an answer, and the memory that it uses until the peer has read it.
 
 use super::connection::{ConnShared, InFlight};
 use crate::{error::Error, limits};

@@ -1,4 +1,4 @@
-//! Bearer tokens, and who may ask where there is none.
+//! Bearer tokens, and which requests are allowed without one.
 
 use super::strict::{Head, host_in};
 use crate::error::{Code, Error};
@@ -80,7 +80,7 @@ pub(super) fn check(
         Code::Unauthorized,
         match bearer {
             Some(_) => "the bearer token is wrong",
-            None => "this listener asks for `Authorization: Bearer <token>`",
+            None => "this listener requires `Authorization: Bearer <token>`",
         },
     ))
 }
@@ -105,8 +105,8 @@ pub(super) fn check_local_host(head: &Head<'_>) -> Result<(), Error> {
     }
     Err(Error::new(
         Code::OriginRefused,
-        "without a token, a loopback listener is reached as localhost or by its address; \
-         behind a proxy set a token, or have the proxy set `Host`",
+        "without a token, a loopback listener only accepts a `Host` of localhost or an IP \
+         address; behind a proxy, set a token or have the proxy set `Host`",
     ))
 }
 
@@ -134,8 +134,8 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
         (Some(a), Some(h)) if a.eq_ignore_ascii_case(h) => Ok(()),
         _ => Err(Error::new(
             Code::OriginRefused,
-            "without a token, web pages of other origins are refused; serve the page and slotd from \
-             one origin, through a proxy, or set a token and use the WebSocket",
+            "without a token, requests from web pages of another origin are refused; serve the \
+             page and slotd from one origin, through a proxy, or set a token and use the WebSocket",
         )),
     }
 }

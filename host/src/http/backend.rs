@@ -1,4 +1,4 @@
-//! What the handlers call: a node, or in this folder's own tests a stand-in for one.
+//! The interface that the handlers call: a node, or a stand-in for one in this folder's tests.
 
 #[cfg(test)]
 use super::fake::FakeNode;

@@ -1,4 +1,4 @@
-//! One connection: what watches over it, so that none stays for ever and none costs a timer a
+//! One connection, with its time limits: none stays open for ever, and none costs a timer per
 //! request.
 //!
 //! Everything of a connection runs in one task. It keeps one lazy timer: armed for whatever is

@@ -40,10 +40,10 @@ use std::{convert::Infallible, sync::Arc};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("after" = Option<String>, Query, description = "An event's id or another position as slotd gave it, or a message's sequence number; 0: from the beginning"),
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen"),
+        ("after" = Option<String>, Query, description = "A position from slotd (such as an event's id), or a message's sequence number; 0: from the beginning"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received"),
     ),
-    responses((status = 200, description = "Events, without end", body = EventView, content_type = "text/event-stream"))
+    responses((status = 200, description = "A stream of events", body = EventView, content_type = "text/event-stream"))
 )]
 pub(super) async fn get(
     State(api): State<Api>,

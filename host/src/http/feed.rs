@@ -71,7 +71,7 @@ impl Feed {
             Some(cursor) if !cursor.belongs_to(now.incarnation, now.made_again) => return Ok(feed),
             Some(cursor) if cursor.seq > now.last => {
                 return Err(params::invalid(format!(
-                    "{cursor} is past message {}, the session's last; was the session deleted?",
+                    "{cursor} is beyond message {}, the session's last; was the session deleted?",
                     now.last
                 )));
             }

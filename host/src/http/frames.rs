@@ -61,7 +61,7 @@ pub(super) fn parse(
 ) -> Result<SendFrame, Refused> {
     let frame: ClientFrame<'_> = serde_json::from_str(text).map_err(|e| Refused {
         id: serde_json::from_str::<Named>(text).ok().and_then(|n| n.id),
-        error: invalid(format!("the frame is not one of this protocol: {e}")),
+        error: invalid(format!("not a frame of this protocol: {e}")),
     })?;
     let id = frame.id.clone();
     read(frame, sender, body_bytes_max).map_err(|error| Refused { id, error })
@@ -73,11 +73,15 @@ fn read(
     body_bytes_max: usize,
 ) -> Result<SendFrame, Error> {
     if frame.kind != "send" {
-        return Err(invalid(format!("type is {:?}, a client's frame is a \"send\"", frame.kind)));
+        return Err(invalid(format!(
+            "type is {:?}; clients send frames of type \"send\"",
+            frame.kind
+        )));
     }
     let id = frame.id.ok_or_else(|| {
         invalid(
-            "a \"send\" needs an id: its acknowledgement carries it, and repeats are told by it",
+            "a \"send\" needs an id: its acknowledgement carries it, and a repeated id is applied \
+             once",
         )
     })?;
     params::check_idempotency_key(&id)?;
@@ -100,7 +104,9 @@ fn read(
             (frame.content_type.unwrap_or_else(|| OCTET_STREAM.into()), body.into())
         }
         (None, None) => return Err(invalid("a \"send\" needs a body or a body_base64")),
-        (Some(_), Some(_)) => return Err(invalid("a \"send\" has either body or body_base64")),
+        (Some(_), Some(_)) => {
+            return Err(invalid("a \"send\" takes body or body_base64, not both"));
+        }
     };
     if body.len() > body_bytes_max {
         return Err(Error::new(
@@ -118,10 +124,10 @@ fn inline_body(content_type: &str, body: &RawValue) -> Result<Bytes, Error> {
     }
     if is_text(content_type) {
         let text: String = serde_json::from_str(body.get())
-            .map_err(|_| invalid("with a text content type the body is a string"))?;
+            .map_err(|_| invalid("with a text content type the body must be a string"))?;
         return Ok(text.into());
     }
-    Err(invalid("body is for JSON and text; give other content types as body_base64"))
+    Err(invalid("body takes JSON and text; send other content types in body_base64"))
 }
 
 /// What the server sends.

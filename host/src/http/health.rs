@@ -16,14 +16,14 @@ use http::{HeaderValue, Response, Uri, header};
     security(()),
     responses(
         (status = 200, description = "It does", body = Health, content_type = "application/json"),
-        (status = 503, description = "The threads that serve do not move (said by the admin listener, which has its own)", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The worker threads are stalled (reported by the admin listener, which has its own threads)", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn live() -> Response<Body> {
     json(&Health { status: "ok", note: None })
 }
 
-/// As `/healthz` of the API listener, which can't answer while the threads that serve do not move.
+/// As `/healthz` of the API listener, which can't answer while the worker threads are stalled.
 pub(super) async fn admin_live(State(admin): State<Admin>) -> Result<Response<Body>, Error> {
     moves(&admin)?;
     Ok(live().await)

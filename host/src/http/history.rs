@@ -31,10 +31,10 @@ use http::{Response, Uri};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("after" = Option<String>, Query, description = "Entries behind this position, as slotd gave it (a page's `position`), or after a message's number; default 0: from the beginning"),
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Entries at most; default 100"),
-        ("tail" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The last entries, as many as fit one page; not together with the other two"),
-        ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
+        ("after" = Option<String>, Query, description = "Only entries after this position from slotd (such as a page's `position`) or message number; default 0: from the beginning"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The maximum number of entries; default 100"),
+        ("tail" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The last entries, as many as fit on one page; can't be combined with `after` or `limit`"),
+        ("consistency" = Option<String>, Query, description = "`current` (default): includes everything acknowledged before the request; `local`: what the slot's node knows right now, which may be stale in a cluster"),
     ),
     responses((status = 200, description = "A page", body = HistoryPage, content_type = "application/json"))
 )]

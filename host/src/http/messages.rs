@@ -99,7 +99,7 @@ where
 }
 
 fn body_late() -> Error {
-    Error::new(Code::RequestTimeout, "the body did not arrive before the deadline")
+    Error::new(Code::RequestTimeout, "the request's body did not arrive before the deadline")
 }
 
 pub(super) fn outcome_unknown() -> Error {
@@ -134,7 +134,7 @@ where
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame
-            .map_err(|_| params::invalid("the body broke off, or is not encoded as announced"))?;
+            .map_err(|_| params::invalid("the body ended early, or is not encoded as announced"))?;
         // Trailers are of no use here.
         let Ok(chunk) = frame.into_data() else { continue };
         let held = first.as_ref().map_or(all.len(), Bytes::len);
@@ -226,17 +226,17 @@ fn plugin_value(label: &str) -> HeaderValue {
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Names this message, 1 to 128 bytes: repeats of it are applied once"),
-        ("Slotd-Sender" = Option<String>, Header, description = "Who says it, 1 to 256 bytes; given to the handler and kept in history"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Identifies this message, 1 to 128 bytes: repeats are applied once"),
+        ("Slotd-Sender" = Option<String>, Header, description = "The sender, 1 to 256 bytes; passed to the handler and kept in the history"),
     ),
     request_body(content = Binary, content_type = "*/*", description = "The message, of any content type"),
     responses(
-        (status = 200, description = "The handler's reply, of the content type that it gave", body = Binary, content_type = "*/*", headers(
+        (status = 200, description = "The handler's reply, with the content type that it set", body = Binary, content_type = "*/*", headers(
             ("Slotd-Seq" = u64, description = "The message's sequence number in its session"),
-            ("Slotd-Position" = String, description = "The place behind it, in this session and no other of its name: give it as `after`"),
+            ("Slotd-Position" = String, description = "The position after this message, for `after`; it belongs to this session only, not to a later one of the same name"),
             ("Slotd-Slot" = u16, description = "The session's slot"),
-            ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that handled it"),
-            ("Slotd-Replayed" = Option<bool>, description = "`true`: a repeat, whose stored reply this is"),
+            ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that handled the message"),
+            ("Slotd-Replayed" = Option<bool>, description = "`true`: the message is a repeat, and this is the stored reply"),
         )),
     )
 )]
@@ -257,11 +257,11 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<a
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
+        ("consistency" = Option<String>, Query, description = "`current` (default): includes everything acknowledged before the request; `local`: what the slot's node knows right now, which may be stale in a cluster"),
     ),
     request_body(content = Binary, content_type = "*/*", description = "The query, of any content type"),
     responses(
-        (status = 200, description = "The handler's answer, of the content type that it gave", body = Binary, content_type = "*/*", headers(
+        (status = 200, description = "The handler's answer, with the content type that it set", body = Binary, content_type = "*/*", headers(
             ("Slotd-Seq" = u64, description = "The last message that the answer reflects"),
             ("Slotd-Slot" = u16, description = "The session's slot"),
             ("Slotd-Plugin" = String, description = "The version and short digest of the plugin that answered"),

@@ -2,7 +2,7 @@
 //!
 //! A request meets, in this order: its connection (`connection`, `server`), the token (`auth`),
 //! the checks of names and parameters (`params`), its handler, and a [`crate::node::Node`].
-//! `POST .../messages` takes a short cut past the router: it is what everything else waits for.
+//! `POST .../messages` bypasses the router, because it is the hot path.
 
 mod admin;
 mod answer;

@@ -19,7 +19,7 @@ use utoipa::{
 #[openapi(
     info(
         title = "slotd",
-        description = "Messages to durable sessions, handled by WebAssembly plugins.\n\nThe paths under `/admin` and `/metrics` are on the admin listener, the others on the API listener; `/healthz`, `/readyz` and `/openapi.json` are on both. Every error is `application/problem+json` with a stable `code`: see docs/errors.md.",
+        description = "Send messages to durable sessions; WebAssembly plugins handle them.\n\nThe paths under `/admin` and `/metrics` are on the admin listener, the others on the API listener; `/healthz`, `/readyz` and `/openapi.json` are on both. Every error is `application/problem+json` with a stable `code`: see docs/errors.md.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
@@ -61,7 +61,7 @@ pub fn document() -> openapi::OpenApi {
     components.responses.insert(
         "Problem".to_owned(),
         ResponseBuilder::new()
-            .description("It failed; `code` says why")
+            .description("The request failed; see `code`")
             .content(problem::CONTENT_TYPE, content)
             .header("Retry-After", seconds())
             .build()
@@ -434,7 +434,7 @@ mod tests {
         assert!(codes("post", &messages, "422").contains("rejected"));
         assert!(codes("post", &messages, "415").contains("encoding-unsupported"));
         // A probe's answer is no problem document: it names no code.
-        assert!(codes("get", "/healthz", "503").contains("do not move"));
+        assert!(codes("get", "/healthz", "503").contains("stalled"));
         // No code is without a place; these two are of no route.
         let text = document["paths"].to_string();
         for code in Code::ALL {

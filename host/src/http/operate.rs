@@ -59,9 +59,9 @@ fn operator(headers: &HeaderMap) -> Result<String, Error> {
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("prefix" = Option<String>, Query, description = "Keys that start with it"),
-        ("after" = Option<String>, Query, description = "Keys that come after it"),
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Keys at most; default 100"),
+        ("prefix" = Option<String>, Query, description = "Only keys that start with this"),
+        ("after" = Option<String>, Query, description = "Only keys after this one"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The maximum number of keys; default 100"),
     ),
     responses((status = 200, description = "A page", body = StateView, content_type = "application/json"))
 )]
@@ -143,11 +143,11 @@ impl StateChange<'_> {
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("Slotd-Operator" = Option<String>, Header, description = "Who does it, 1 to 256 bytes, for the session's history; default `operator`"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Names this correction, 1 to 128 bytes: repeats of it are applied once"),
+        ("Slotd-Operator" = Option<String>, Header, description = "The operator's name, 1 to 256 bytes, for the session's history; default `operator`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Identifies this correction, 1 to 128 bytes: repeats are applied once"),
     ),
-    request_body(content = StateChanges, content_type = "application/json", description = "What changes, up to 4 MiB of keys and values"),
-    responses((status = 200, description = "It is durable", body = StateChanged, content_type = "application/json"))
+    request_body(content = StateChanges, content_type = "application/json", description = "The changes, up to 4 MiB of keys and values"),
+    responses((status = 200, description = "Durable", body = StateChanged, content_type = "application/json"))
 )]
 pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -> Answer {
     let (head, body) = request.into_parts();
@@ -156,11 +156,13 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let (who, id) = (operator(&head.headers)?, params::idempotency_key(&head.headers)?);
     let mut room = Charge::new(&*admin.0.options.buffers, Kind::Bodies);
     let deadline = Deadline::after(admin.request_deadline());
-    let late = || Error::new(Code::RequestTimeout, "the body did not arrive before the deadline");
+    let late = || {
+        Error::new(Code::RequestTimeout, "the request's body did not arrive before the deadline")
+    };
     let body = deadline.limit(read_body(body, limits::CORRECTION_BYTES_MAX, &mut room)).await;
     let body = body.unwrap_or_else(|| Err(late()))?;
     let given: StateChanges<'_> = serde_json::from_slice(&body)
-        .map_err(|e| invalid(format!("the body is not a correction of a state: {e}")))?;
+        .map_err(|e| invalid(format!("the body is not a state correction: {e}")))?;
     let expected = given.position.as_deref();
     let expected = expected.map(|text| Cursor::parse(text, "\"position\"")).transpose()?;
     let changes = given.changes.into_iter().map(StateChange::read);
@@ -171,13 +173,13 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let mut keys: Vec<_> = changes.iter().map(|(key, _)| key).collect();
     keys.sort_unstable();
     if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(invalid(format!("key {:?} comes twice", twice[0])));
+        return Err(invalid(format!("key {:?} is given twice", twice[0])));
     }
     if let Some(bytes) = given.reason.as_ref().map(String::len)
         && bytes > limits::REASON_BYTES_MAX
     {
         let most = limits::REASON_BYTES_MAX;
-        return Err(invalid(format!("\"reason\" has {bytes} bytes, allowed are up to {most}")));
+        return Err(invalid(format!("\"reason\" has {bytes} bytes; it may have up to {most}")));
     }
     let note = note(&changes, given.reason.as_deref());
     let entered = Entered { changes, note };
@@ -225,7 +227,8 @@ fn note(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("history" = Option<bool>, Query, description = "`false`: the state alone; default true"),
+        ("history" = Option<bool>, Query, description = "`false`: leave the history out; default \
+            true"),
     ),
     responses((status = 200, description = "The session", body = Binary, content_type = "application/x-ndjson"))
 )]
@@ -254,13 +257,13 @@ pub(super) async fn export(State(admin): State<Admin>, uri: Uri) -> Answer {
     tag = "admin",
     params(
         ("service" = String, Path, description = "The service"),
-        ("session" = String, Path, description = "The session's id, percent-encoded; need not be the one that was exported"),
-        ("replace" = Option<bool>, Query, description = "`true`: a session that is there goes, with its history"),
-        ("assume_current" = Option<bool>, Query, description = "`true`: if the service never had the version whose shape the state has, take it for one of the current version"),
-        ("Slotd-Operator" = Option<String>, Header, description = "Who does it, 1 to 256 bytes, for the session's history; default `operator`"),
+        ("session" = String, Path, description = "The session's id, percent-encoded; may differ from the exported one"),
+        ("replace" = Option<bool>, Query, description = "`true`: replace an existing session and its history"),
+        ("assume_current" = Option<bool>, Query, description = "`true`: if the service never had the version that wrote the state, assume that the current version can read it"),
+        ("Slotd-Operator" = Option<String>, Header, description = "The operator's name, 1 to 256 bytes, for the session's history; default `operator`"),
     ),
     request_body(content = Binary, content_type = "application/x-ndjson", description = "The file"),
-    responses((status = 200, description = "It is durable", body = SessionImported, content_type = "application/json"))
+    responses((status = 200, description = "Durable", body = SessionImported, content_type = "application/json"))
 )]
 pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answer {
     /// Files that are read at a time: each may hold a part in memory.
@@ -298,12 +301,12 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
     tag = "admin",
     params(
         ("service" = String, Path, description = "The service"),
-        ("prefix" = String, Query, description = "Ids that start with it; empty: all"),
-        ("after" = Option<String>, Query, description = "Ids that come after it"),
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Sessions at most; default 100"),
-        ("dry_run" = Option<bool>, Query, description = "`true`: nothing is deleted"),
+        ("prefix" = String, Query, description = "Only ids that start with this; empty: all"),
+        ("after" = Option<String>, Query, description = "Only ids after this one"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The maximum number of sessions; default 100"),
+        ("dry_run" = Option<bool>, Query, description = "`true`: only count, delete nothing"),
     ),
-    responses((status = 200, description = "They are deleted, or were counted", body = SessionsDeleted, content_type = "application/json"))
+    responses((status = 200, description = "The sessions are deleted or counted", body = SessionsDeleted, content_type = "application/json"))
 )]
 pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Answer {
     let service = params::admin_service_of(&uri)?;
@@ -362,7 +365,7 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
     post,
     path = "/admin/v1/reset",
     tag = "admin",
-    responses((status = 200, description = "All are gone", body = ResetDone, content_type = "application/json"))
+    responses((status = 200, description = "All sessions are deleted", body = ResetDone, content_type = "application/json"))
 )]
 pub(super) async fn reset(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;

@@ -35,7 +35,9 @@ pub(super) fn decode<'a>(raw: &'a str, what: &str) -> Result<Cow<'a, str>, Error
         return Ok(raw.into());
     }
     if !escapes_are_whole(raw) {
-        return Err(invalid(format!("the {what} in the path has a '%' without two hex digits")));
+        return Err(invalid(format!(
+            "the {what} in the path has a '%' that two hex digits do not follow"
+        )));
     }
     percent_decode_str(raw)
         .decode_utf8()
@@ -86,8 +88,7 @@ pub(super) fn admin_session_of(uri: &Uri) -> Result<SessionKey, Error> {
 /// The slot of `/admin/v1/slots/{slot}/...`.
 pub(super) fn slot_of(uri: &Uri) -> Result<crate::names::SlotId, Error> {
     let raw = segment(uri, 4);
-    raw.parse()
-        .map_err(|_| Error::new(Code::SlotNotFound, format!("{raw:?} is not a slot's number")))
+    raw.parse().map_err(|_| Error::new(Code::SlotNotFound, format!("{raw:?} is not a slot number")))
 }
 
 /// The node of `/admin/v1/nodes/{node}/...` and `/admin/v1/moves/{node}/...`.
@@ -98,8 +99,7 @@ pub(super) fn node_of(uri: &Uri) -> Result<String, Error> {
 /// The move of `/admin/v1/moves/{node}/{id}`.
 pub(super) fn move_of(uri: &Uri) -> Result<u64, Error> {
     let raw = segment(uri, 5);
-    raw.parse()
-        .map_err(|_| Error::new(Code::MoveNotFound, format!("{raw:?} is not a move's number")))
+    raw.parse().map_err(|_| Error::new(Code::MoveNotFound, format!("{raw:?} is not a move number")))
 }
 
 /// The first value of a query parameter, decoded; for what needs no error.
@@ -133,18 +133,21 @@ impl Query {
         for (raw, value) in pairs(uri.query().unwrap_or_default()) {
             if raw == "access_token" {
                 if std::mem::replace(&mut token, true) {
-                    return Err(invalid("query parameter \"access_token\" comes twice"));
+                    return Err(invalid("query parameter \"access_token\" is given twice"));
                 }
                 continue;
             }
             let Some(&name) = known.iter().find(|k| **k == raw) else {
                 return Err(invalid(match known {
                     [] => format!("unknown query parameter {raw:?}: this route takes none"),
-                    _ => format!("unknown query parameter {raw:?}: known are {}", known.join(", ")),
+                    _ => format!(
+                        "unknown query parameter {raw:?}: this route takes {}",
+                        known.join(", ")
+                    ),
                 }));
             };
             if found.iter().any(|(n, _)| *n == name) {
-                return Err(invalid(format!("query parameter {name:?} comes twice")));
+                return Err(invalid(format!("query parameter {name:?} is given twice")));
             }
             let value = decode_query(value).map_err(|()| {
                 invalid(format!("query parameter {name:?} is not percent-encoded UTF-8"))
@@ -160,7 +163,7 @@ impl Query {
         self.get(name)
             .map(|v| {
                 v.parse().map_err(|_| {
-                    invalid(format!("query parameter {name:?} is {v:?}, not a whole number"))
+                    invalid(format!("query parameter {name:?} is {v:?}; it must be a whole number"))
                 })
             })
             .transpose()
@@ -171,7 +174,7 @@ impl Query {
             Some("true" | "1") => Ok(Some(true)),
             Some("false" | "0") => Ok(Some(false)),
             Some(v) => {
-                Err(invalid(format!("query parameter {name:?} is {v:?}, not true or false")))
+                Err(invalid(format!("query parameter {name:?} is {v:?}; it must be true or false")))
             }
         }
     }
@@ -181,7 +184,7 @@ impl Query {
             None | Some("current") => Ok(Consistency::Current),
             Some("local") => Ok(Consistency::Local),
             Some(v) => Err(invalid(format!(
-                "query parameter \"consistency\" is {v:?}, not current or local"
+                "query parameter \"consistency\" is {v:?}; it must be current or local"
             ))),
         }
     }
@@ -191,7 +194,7 @@ impl Query {
             None => Ok(None),
             Some(n) if (1..=limits::PAGE_ENTRIES_MAX as u64).contains(&n) => Ok(Some(n as usize)),
             Some(n) => Err(invalid(format!(
-                "query parameter {name:?} is {n}, allowed are 1 to {}",
+                "query parameter {name:?} is {n}; it must be 1 to {}",
                 limits::PAGE_ENTRIES_MAX
             ))),
         }
@@ -216,7 +219,7 @@ pub(super) fn text<'h>(
 ) -> Result<Option<&'h str>, Error> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     if headers.get_all(name).iter().nth(1).is_some() {
-        return Err(invalid(format!("header {name} comes twice")));
+        return Err(invalid(format!("header {name} is given twice")));
     }
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => Ok(Some(text)),
@@ -228,7 +231,7 @@ pub(super) fn text<'h>(
 pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Error> {
     if name.is_empty() || name.len() > bytes_max {
         return Err(Error::name_invalid(format!(
-            "{what} has {} bytes, allowed are 1 to {bytes_max}",
+            "{what} has {} bytes; it must have 1 to {bytes_max}",
             name.len()
         )));
     }
@@ -250,7 +253,7 @@ pub(super) fn check_content_type(content_type: &str) -> Result<(), Error> {
     let good = |b: u8| b.is_ascii_graphic() || b == b' ';
     if content_type.is_empty() || content_type.len() > limits::CONTENT_TYPE_BYTES_MAX {
         return Err(invalid(format!(
-            "the content type has {} bytes, allowed are 1 to {}",
+            "the content type has {} bytes; it must have 1 to {}",
             content_type.len(),
             limits::CONTENT_TYPE_BYTES_MAX
         )));

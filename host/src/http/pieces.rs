@@ -1,5 +1,5 @@
-//! A body that is made in pieces, each of which is given back as soon as it is on its way: what
-//! waits for a slow reader is what it has not got, and nothing that it grew by.
+//! A body that is made in pieces, each freed as soon as it is sent, so only the unsent part waits
+//! for a slow reader.
 
 use crate::limits;
 use axum::body::Body;

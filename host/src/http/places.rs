@@ -1,9 +1,10 @@
-//! The places of a listener: who may have a connection, and who goes when all are taken.
+//! The connection limit of a listener: which connections are admitted, and which are closed when it
+//! is full.
 //!
-//! Whoever connects and sends nothing costs nothing yet, so it must not keep others out: when no
-//! place is left, the connection goes that has waited longest for its first request, then those
-//! that are idle between two requests. Where all are at work, a few more places are kept, on which
-//! probes are answered and everybody else is told so.
+//! A connection without a request must not keep others out: at the limit, the connection that has
+//! waited longest for its first request is closed, then those that are idle between two requests.
+//! If all are busy, a few reserved places still answer probes, and refuse all other requests with
+//! 503.
 
 use super::connection::ConnShared;
 use crate::{limits, telemetry::metrics};
@@ -154,7 +155,7 @@ impl Places {
             last = %address,
             ended,
             refused,
-            "connections at the limit: idle ones are ended for new ones, or new ones refused"
+            "connection limit reached: closing idle connections for new ones, or refusing new ones"
         );
     }
 

@@ -21,7 +21,7 @@ pub struct Problem {
     pub title: String,
     #[schema(example = 503)]
     pub status: u16,
-    /// Stable: programs decide by it.
+    /// Stable; programs match on it.
     #[schema(example = "mailbox-full")]
     pub code: &'static str,
     /// One sentence for a person.
@@ -31,7 +31,7 @@ pub struct Problem {
     /// `<version>+<short digest>` of the plugin at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
-    /// The handler's own refusal (code `rejected`).
+    /// The handler's own error (code `rejected`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<RejectionView>,
 }
@@ -42,7 +42,7 @@ pub struct RejectionView {
     /// Chosen by the plugin.
     pub code: String,
     pub message: String,
-    /// Whether the plugin thinks that a retry can help.
+    /// Whether the plugin says that a retry can help.
     pub retriable: bool,
 }
 
@@ -116,13 +116,14 @@ pub fn errors_markdown() -> String {
          \"detail\": \"unreachable executed\",\n  \"retriable\": false,\n  \
          \"plugin\": \"1.0.0+0123456789ab\"\n}\n\
          ```\n\n\
-         Programs decide by `code`, which never changes its meaning; `detail` is for people. \
-         `plugin` names the plugin's version where it is at fault. `rejection` (with the code \
-         `rejected`) is the handler's own refusal: `{code, message, retriable}`. A WebSocket's \
+         Programs match on `code`, whose meaning never changes; `detail` is for people. \
+         `plugin` names the plugin's version when the plugin is at fault. `rejection` (with the \
+         code \
+         `rejected`) is the handler's own error: `{code, message, retriable}`. A WebSocket's \
          `error` frame carries the same fields.\n\n\
-         *Retriable* means that the same request may succeed later, unchanged; with an \
-         `Idempotency-Key` it is never applied twice. For `rejected` the handler says whether it \
-         is. Answers with status 503 carry `Retry-After`.\n\n\
+         *Retriable* means that the same request may succeed later, unchanged. With an \
+         `Idempotency-Key` a retry is never applied twice. For `rejected`, the handler decides. \
+         Responses with status 503 carry `Retry-After`.\n\n\
          | code | status | retriable | meaning |\n|---|---|---|---|\n",
     );
     for code in Code::ALL {

@@ -1,4 +1,4 @@
-//! Which path is whose, and what every request but a message's short cut passes.
+//! The routes, and the checks for every request except those on the short path of messages.
 
 use super::{
     Admin, Api, Token, admin, auth, events, health, history, messages, operate, sessions, socket,
@@ -94,7 +94,7 @@ fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, guard: Guard) -> 
         .method_not_allowed_fallback(async |request: Request| {
             Error::new(
                 Code::MethodNotAllowed,
-                format!("{} does not take {}", request.uri().path(), request.method()),
+                format!("{} does not accept {}", request.uri().path(), request.method()),
             )
         })
         .layer(from_fn_with_state(guard, guarded))
@@ -137,7 +137,7 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     let ready = allowed.and_then(|()| match matched {
         Some(path) if WITHOUT_BODY.contains(&path) && !request.body().is_end_stream() => {
             // Options that are not read would seem to be followed.
-            Err(Error::new(Code::RequestInvalid, "a body comes with a request that takes none"))
+            Err(Error::new(Code::RequestInvalid, "this request takes no body"))
         }
         _ => Ok(()),
     });
@@ -165,7 +165,7 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
         tokio::time::sleep(limits::STOPPING_ANSWER).await;
     };
     let unknown = |why: &str| {
-        let detail = format!("{why}; what it was asked for may have been done, or be done yet");
+        let detail = format!("{why}; the request may have been carried out, or may still be");
         Error::new(Code::Unavailable, detail).into_response()
     };
     tokio::select! {
@@ -175,7 +175,7 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
             _ => messages::outcome_unknown().into_response(),
         },
         () = stopping => unknown("the node is stopping"),
-        () = admin.0.heartbeat.stalled() => unknown("the threads that serve do not move"),
+        () = admin.0.heartbeat.stalled() => unknown("the worker threads are stalled"),
     }
 }
 

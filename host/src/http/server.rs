@@ -177,8 +177,8 @@ impl Server {
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of file descriptors, most likely: others must close first.
-                    if repeats::admit("connections could not be accepted", self.address) {
-                        tracing::warn!(%error, address = %self.address, "could not accept a connection");
+                    if repeats::admit("can't accept connections", self.address) {
+                        tracing::warn!(%error, address = %self.address, "can't accept a connection");
                     }
                     tokio::time::sleep(limits::ACCEPT_RETRY).await;
                 }
@@ -266,8 +266,8 @@ fn check(app: &App, connection: &ConnShared, request: &Request<Incoming>) -> Res
             return Err(Error::new(
                 Code::LimitReached,
                 format!(
-                    "the listener has as many connections as it may: {max}, or {per_address} of \
-                     one address; end some, or come back later"
+                    "connection limit reached: {max} for this listener, {per_address} for one \
+                     address; close some, or retry later"
                 ),
             ));
         }

@@ -23,7 +23,7 @@ use http::{Response, StatusCode, Uri};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("consistency" = Option<String>, Query, description = "`current` (default): reflects everything acknowledged before; `local`: what the node that has the slot knows at once, which may be stale in a cluster"),
+        ("consistency" = Option<String>, Query, description = "`current` (default): includes everything acknowledged before the request; `local`: what the slot's node knows right now, which may be stale in a cluster"),
     ),
     responses((status = 200, description = "The session", body = SessionInfo, content_type = "application/json"))
 )]
@@ -68,9 +68,9 @@ pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCod
     tag = "sessions",
     params(
         ("service" = String, Path, description = "The service"),
-        ("prefix" = Option<String>, Query, description = "Ids that start with it"),
-        ("after" = Option<String>, Query, description = "Ids that come after it"),
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Sessions at most; default 100"),
+        ("prefix" = Option<String>, Query, description = "Only ids that start with this"),
+        ("after" = Option<String>, Query, description = "Only ids after this one"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The maximum number of sessions; default 100"),
     ),
     responses((status = 200, description = "A page", body = SessionsPage, content_type = "application/json"))
 )]

@@ -1,4 +1,4 @@
-//! The order to stop, given once, heard by everyone who holds a clone.
+//! The stop signal: sent once, received by every holder of a clone.
 
 use std::{
     sync::Arc,

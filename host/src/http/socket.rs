@@ -47,11 +47,11 @@ use tokio::time::{Instant, Sleep};
     params(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
-        ("after" = Option<String>, Query, description = "A position as slotd gave it (`position` of an event or acknowledgement); 0: from the beginning"),
-        ("subscribe" = Option<bool>, Query, description = "`false`: no events; default true"),
-        ("sender" = Option<String>, Query, description = "The sender of messages that do not name one"),
+        ("after" = Option<String>, Query, description = "A position from slotd (`position` of an event or acknowledgement); 0: from the beginning"),
+        ("subscribe" = Option<bool>, Query, description = "`false`: send no events; default true"),
+        ("sender" = Option<String>, Query, description = "The sender of messages without one"),
     ),
-    responses((status = 101, description = "The connection is a WebSocket from here on"))
+    responses((status = 101, description = "The connection switches to WebSocket"))
 )]
 pub(super) async fn get(
     State(api): State<Api>,
@@ -203,7 +203,7 @@ impl Session {
         loop {
             turn = (turn + 1) % 3;
             let written = match self.step(turn, dirty).await {
-                Step::Stop => return End::Close(code::RESTART, "the node is stopping: come back"),
+                Step::Stop => return End::Close(code::RESTART, "the node is stopping; reconnect"),
                 Step::Decided(id, result) => self.decided(&id, result).await,
                 Step::Events(item) => self.events(item).await,
                 Step::Heard(heard) => self.heard(heard).await,
@@ -285,10 +285,10 @@ impl Session {
         let deadline = self.api.options().request_deadline;
         let due = self.wire.unfinished_since().map(|since| since + deadline);
         if due.is_some_and(|due| due <= now) {
-            return Err(End::Close(code::POLICY, "a message did not arrive whole in time"));
+            return Err(End::Close(code::POLICY, "a message did not arrive completely in time"));
         }
         if now.duration_since(self.heard) > limits::SOCKET_SILENCE {
-            return Err(End::Close(code::POLICY, "nothing heard for too long"));
+            return Err(End::Close(code::POLICY, "no frame from the client for too long"));
         }
         if self.ping_at <= now {
             self.ping_at = now + limits::SOCKET_PING;
@@ -310,7 +310,7 @@ impl Session {
         match message {
             Message::Text(text) => return self.send(&text).await,
             Message::Binary => {
-                let error = params::invalid("this protocol has text frames only");
+                let error = params::invalid("this protocol uses text frames only");
                 self.write(TEXT, frames::error(None, &error).as_bytes());
             }
             Message::Ping(payload) => self.write(PONG, &payload),
@@ -381,7 +381,7 @@ impl Session {
             }
             Item::Gap { after } => {
                 self.write(TEXT, frames::gap(after).as_bytes());
-                let why = "too slow: come back after the gap's cursor";
+                let why = "too slow; reconnect after the gap's cursor";
                 Err(End::Close(code::TRY_AGAIN_LATER, why))
             }
             Item::Deleted => {
@@ -437,7 +437,7 @@ impl Session {
             (0, code) => code,
             (n, code) => {
                 let also = if reason.is_empty() { "" } else { "; " };
-                reason += &format!("{also}not decided: {n}; send again, with the same ids");
+                reason += &format!("{also}undecided: {n}; send them again with the same ids");
                 let clean = matches!(code, None | Some(code::NORMAL | 3000..=4999));
                 if clean { Some(code::TRY_AGAIN_LATER) } else { code }
             }

@@ -1,5 +1,5 @@
-//! What the head of every request must be like before anything looks at it: what slotd does not
-//! understand, and what two readers could understand differently, is refused.
+//! Checks of every request's head: slotd refuses what it does not understand, and what two readers
+//! could understand differently.
 //!
 //! The parser has refused what is no HTTP/1.1 at all; it takes fields that come twice, codings that
 //! it does not decode, and requests that do not say which host they mean.
@@ -34,14 +34,16 @@ pub(super) fn check<'a>(
             header::TRANSFER_ENCODING => chunked_alone(value)?,
             header::CONTENT_ENCODING => not_encoded(value)?,
             header::EXPECT if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-                return Err(invalid("header expect asks for what slotd does not know"));
+                return Err(invalid("header expect: slotd supports 100-continue only"));
             }
             // To do it all the same would do what its sender excluded.
             header::IF_MATCH | header::IF_NONE_MATCH | header::IF_UNMODIFIED_SINCE if changes => {
-                return Err(invalid(format!("header {name}: slotd knows no conditional changes")));
+                return Err(invalid(format!(
+                    "header {name}: slotd does not support conditional writes"
+                )));
             }
             header::CONTENT_RANGE if changes => {
-                return Err(invalid("header content-range: a part of a body is not taken"));
+                return Err(invalid("header content-range: slotd does not accept partial bodies"));
             }
             _ => {}
         }
@@ -50,7 +52,7 @@ pub(super) fn check<'a>(
         once_each(headers)?;
     }
     if host.is_none() && version >= Version::HTTP_11 {
-        return Err(invalid("header host is missing; HTTP/1.1 wants one"));
+        return Err(invalid("header host is missing; HTTP/1.1 requires it"));
     }
     if let Some(authority) = uri.authority()
         && *method != Method::CONNECT
@@ -60,19 +62,19 @@ pub(super) fn check<'a>(
             .get(header::HOST)
             .is_none_or(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()));
         if !same {
-            return Err(invalid("the target names another host than header host"));
+            return Err(invalid("the request target and header host name different hosts"));
         }
         let known = host_in(authority.as_str());
-        host = Some(known.ok_or_else(|| invalid("the target's host is none"))?);
+        host = Some(known.ok_or_else(|| invalid("the request target has an invalid host"))?);
     }
     if has_body && matches!(*method, Method::GET | Method::HEAD | Method::DELETE) {
-        return Err(invalid(format!("a body comes with {method}, which takes none")));
+        return Err(invalid(format!("{method} takes no body")));
     }
     Ok(Head { host })
 }
 
 fn bad_host(value: &HeaderValue) -> Error {
-    invalid(format!("header host is {value:?}, which is no host with or without a port"))
+    invalid(format!("header host is {value:?}, which is not HOST or HOST:PORT"))
 }
 
 /// A field of which a second one could say something else to another reader.
@@ -89,7 +91,7 @@ fn once_each(headers: &HeaderMap) -> Result<(), Error> {
     ];
     for name in ONCE.iter().chain(&super::params::ONCE) {
         if headers.get_all(name).iter().nth(1).is_some() {
-            return Err(invalid(format!("header {name} comes twice")));
+            return Err(invalid(format!("header {name} is given twice")));
         }
     }
     Ok(())
@@ -100,9 +102,7 @@ fn chunked_alone(value: &HeaderValue) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::new(
             Code::TransferUnsupported,
-            format!(
-                "header transfer-encoding is {value:?}; of transfer codings slotd knows chunked"
-            ),
+            format!("header transfer-encoding is {value:?}; slotd supports chunked only"),
         )),
     }
 }
@@ -114,8 +114,8 @@ fn not_encoded(value: &HeaderValue) -> Result<(), Error> {
         false => Err(Error::new(
             Code::EncodingUnsupported,
             format!(
-                "header content-encoding is {value:?}: slotd would hand the encoded bytes to the \
-                 plugin; send the body as it is"
+                "header content-encoding is {value:?}: slotd does not decode bodies; send it \
+                 unencoded"
             ),
         )),
     }

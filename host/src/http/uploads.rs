@@ -1,4 +1,4 @@
-//! Components on their way in: so many at once, of so many bytes together, each at a minimal rate.
+//! Uploads of components, limited in number, total bytes, and by a minimal rate.
 
 use super::messages::{Deadline, read_body};
 use crate::{
@@ -47,7 +47,10 @@ impl Uploads {
     {
         let _place = self.places.try_acquire().map_err(|_| {
             let max = limits::UPLOADS_MAX;
-            Error::new(Code::LimitReached, format!("{max} components are being uploaded already"))
+            Error::new(
+                Code::LimitReached,
+                format!("{max} components are already being uploaded; try again"),
+            )
         })?;
         let mut room = Charge::new(self.buffers.clone(), Kind::Bodies);
         let mut paced = Paced::new(body);
@@ -59,15 +62,15 @@ impl Uploads {
             Some(Err(error)) if error.code == Code::BuffersFull => Err(Error::new(
                 Code::LimitReached,
                 format!(
-                    "components that are being uploaded and deployed take the {} bytes that they \
-                     may; try again",
+                    "components being uploaded and deployed use all {} bytes reserved for them; \
+                     try again",
                     limits::UPLOADS_BYTES_MAX
                 ),
             )),
             Some(Err(_)) if paced.slow => Err(Error::new(
                 Code::RequestTimeout,
                 format!(
-                    "less than {} bytes of the component came within {:?}",
+                    "less than {} bytes of the component arrived within {:?}",
                     limits::UPLOAD_WINDOW_BYTES_MIN,
                     limits::UPLOAD_WINDOW
                 ),

@@ -217,7 +217,7 @@ impl Batch {
             // The first fields of a struct are encoded as a tuple is.
             Some((&BATCH_FORMAT, rest)) => postcard::take_from_bytes(rest)
                 .map(|(head, _)| head)
-                .map_err(|e| LogError::Corrupt(format!("a batch does not decode: {e}"))),
+                .map_err(|e| LogError::Corrupt(format!("a batch can't be decoded: {e}"))),
             Some((&framed::FORMAT, rest)) => framed::peek(rest).map_err(broken),
             _ => Self::decode(bytes).map(|batch| (batch.slot, batch.term, batch.attempt)),
         }
@@ -228,10 +228,10 @@ impl Batch {
     pub fn decode(bytes: &[u8]) -> Result<Self, LogError> {
         match bytes.split_first() {
             Some((&BATCH_FORMAT, rest)) => postcard::from_bytes(rest)
-                .map_err(|e| LogError::Corrupt(format!("a batch does not decode: {e}"))),
+                .map_err(|e| LogError::Corrupt(format!("a batch can't be decoded: {e}"))),
             Some((&framed::FORMAT, rest)) => framed::decode(rest).map_err(broken),
             Some((format, _)) => Err(LogError::Corrupt(format!(
-                "a batch has format {format}, this slotd reads {BATCH_FORMAT} to {}",
+                "a batch has format {format}; this slotd reads {BATCH_FORMAT} to {}",
                 framed::FORMAT
             ))),
             None => Err(LogError::Corrupt("an empty batch".into())),
@@ -240,7 +240,7 @@ impl Batch {
 }
 
 fn broken(why: String) -> LogError {
-    LogError::Corrupt(format!("a batch does not decode: {why}"))
+    LogError::Corrupt(format!("a batch can't be decoded: {why}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is to be done when, and views that do not follow every step.
+//! Timers, and views that coalesce steps.
 
 use std::{
     collections::BTreeMap,

@@ -193,7 +193,7 @@ impl Core {
         match start.kind {
             Some(Kind::Refusal) => self.refusal(now, from, datagram),
             Some(Kind::Hello) if start.format != FORMAT => {
-                let theirs = format!("it speaks format {}, we speak {FORMAT}", start.format);
+                let theirs = format!("it uses format {}, this node {FORMAT}", start.format);
                 // The tag is the same in all formats.
                 let known = self.sealer.open(Kind::Hello, datagram).is_some_and(|(known, _)| known);
                 let shown = if known { Shown::Key } else { Shown::Nothing };
@@ -235,7 +235,11 @@ impl Core {
         if let Some(late) = self.agenda.forgive(now, limits::TIMER_GRACE) {
             metrics().stalls.increment(1);
             let ms = late.as_millis() as u64;
-            debug!(ms, "did not run for a while: others are given that time");
+            debug!(
+                ms,
+                "membership did not run for a while; extending the timeouts of other nodes by \
+                 that time"
+            );
             self.heard = (self.heard + late).min(now);
         }
     }
@@ -292,7 +296,7 @@ impl Core {
         if self.stage == Stage::Broken {
             return;
         }
-        error!(error = %fatal, "this node can't stay in its cluster");
+        error!(error = %fatal, "this node must leave its cluster");
         self.stage = Stage::Broken;
         self.agenda.clear(|_| false);
         self.outlets.fatal.send_replace(Some(fatal));
@@ -317,7 +321,7 @@ impl Core {
             if src.rivals(&self.own) && src.wins(&self.own) {
                 return self.superseded(&src);
             } else if src.rivals(&self.own) {
-                let text = "its name is ours, and ours is the newer claim".to_owned();
+                let text = "it has this node's name, but this node's claim is newer".to_owned();
                 let name = Some(src.member.name.clone());
                 let (room, reason) = (datagram.len(), Reason::Superseded);
                 self.refuse(now, from, start, room, Shown::Key, reason, name, text);
@@ -426,7 +430,7 @@ impl Core {
                 }
             }
             OwnedNotification::Rejoin(id) => {
-                warn!("the others gave this node up for dead: it joins again");
+                warn!("the other nodes declared this node dead; rejoining");
                 metrics().declared_down.increment(1);
                 self.own = id;
             }
@@ -455,7 +459,7 @@ impl Core {
         let deaf = silent && (self.deaf || self.swim.num_members() >= 2);
         if deaf != self.deaf {
             self.deaf = deaf;
-            debug!(deaf, "hearing of peers changed");
+            debug!(deaf, "the set of peers heard from changed");
         }
     }
 
@@ -489,7 +493,7 @@ impl Core {
             }
             return;
         }
-        info!("no peer answers: this node goes on alone");
+        info!("no peer answers; starting without peers");
         self.stage = Stage::Settled;
         self.publish();
     }

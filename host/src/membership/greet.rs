@@ -1,8 +1,8 @@
-//! How nodes meet: hello, welcome, refusal; and what happens when two bear one name.
+//! How nodes meet: hello, welcome, refusal; and how two nodes with one name are resolved.
 //!
-//! A node greets every address that discovery gives, or where a node died, and that is no member's.
-//! Who welcomes it is asked, by SWIM, to let it in. Greetings go on for as long as the node lives,
-//! so two sides of a partition find each other again, however long it was.
+//! A node greets every address that discovery finds, or where a node died, if it is not a member's.
+//! It asks each node that welcomes it to let it join by SWIM. It keeps greeting for as long as it
+//! lives, so two sides of a partition find each other again, however long it lasted.
 //!
 //! **Two processes with one name.** The one that is there stays. A newcomer hears, from whomever it
 //! greets, that its name is known under another instance. Unless that one was at the newcomer's own
@@ -31,19 +31,19 @@ impl Terms {
         if ours.common(theirs).is_none() {
             return Some((
                 Reason::Protocol,
-                format!("it speaks protocol {theirs}, we speak {ours}"),
+                format!("it speaks protocol {theirs}, this node {ours}"),
             ));
         }
         if self.ring_scheme != other.ring_scheme {
             let (theirs, ours) = (&other.ring_scheme, &self.ring_scheme);
-            let text = format!("its ring scheme is {theirs:?}, ours is {ours:?}");
+            let text = format!("its ring scheme is {theirs:?}, this node's {ours:?}");
             return Some((Reason::RingScheme, text));
         }
         if self.slot_count != other.slot_count {
             let (theirs, ours) = (other.slot_count, self.slot_count);
             return Some((
                 Reason::SlotCount,
-                format!("its slot count is {theirs}, ours is {ours}"),
+                format!("its slot count is {theirs}, this node's {ours}"),
             ));
         }
         None
@@ -100,7 +100,7 @@ impl Core {
         let hello = Hello { terms: self.terms.clone(), id: self.own.clone(), settled };
         let body = match postcard::to_stdvec(&hello) {
             Ok(body) => body,
-            Err(error) => return error!(%error, "a bug: this node's hello can't be encoded"),
+            Err(error) => return error!(%error, "bug: can't encode this node's hello"),
         };
         let (number, datagram) = self.sealer.seal(Kind::Hello, &body);
         self.pending.insert(number, Pending { to, at: now, settled });
@@ -124,7 +124,7 @@ impl Core {
                 let (_, datagram) = self.sealer.seal(Kind::Welcome, &body);
                 self.outbox.push((peer, datagram));
             }
-            Err(error) => error!(%error, "a bug: a welcome can't be encoded"),
+            Err(error) => error!(%error, "bug: can't encode a welcome"),
         }
     }
 
@@ -150,15 +150,15 @@ impl Core {
         if theirs != ours {
             let known = self.sealer.knows_secret(theirs, datagram);
             let shown = if known { Shown::InCluster(theirs.clone()) } else { Shown::Nothing };
-            let secret = if known { "" } else { ", and its secret is not ours" };
+            let secret = if known { "" } else { ", and its secret differs from this node's" };
             let theirs: String = theirs.chars().take(limits::CLUSTER_NAME_BYTES_MAX).collect();
             let text = format!(
-                "its cluster is {theirs:?}, ours is {ours:?}{secret} (it calls itself {name})"
+                "its cluster is {theirs:?}, this node's {ours:?}{secret} (its name is {name})"
             );
             return self.refuse(now, from, start, room, shown, Reason::Cluster, None, text);
         }
         if !authentic {
-            let text = format!("its secret is not ours (it calls itself {name})");
+            let text = format!("its secret differs from this node's (its name is {name})");
             return self.refuse(now, from, start, room, Shown::Nothing, Reason::Secret, None, text);
         }
         if !self.windows.take(start.sender, start.number, now) {
@@ -209,7 +209,7 @@ impl Core {
             true => self.name_taken(hello.id.member.peer),
             false => {
                 let name = hello.id.member.name.clone();
-                let text = format!("its name {name} is that of this node, which is alive");
+                let text = format!("its name {name} is this node's, and this node is alive");
                 self.refuse(now, from, start, room, Shown::Key, Reason::Name, Some(name), text);
             }
         }
@@ -265,7 +265,7 @@ impl Core {
         let (peer, name) = (pending.to, Some(welcome.id.member.name.clone()));
         let own = self.own.member.peer;
         let text = format!(
-            "it hears this node, but its answers to {own}, which this node advertises as its address, do not arrive"
+            "it receives this node's messages, but its answers to {own} (cluster.advertise of this node) do not arrive"
         );
         let (reason, by_us) = (Reason::Address, false);
         self.refused = Some((now, Refusal { peer, name, reason, by_us, text, times: 1 }, true));
@@ -285,7 +285,7 @@ impl Core {
         {
             info!(
                 ?rival,
-                "another process is known by this node's name: asking whether it is there"
+                "another process is known by this node's name; checking whether it is alive"
             );
             let instance = rival.member.instance;
             self.challenge = Some(Challenge { rival, tries: 0 });
@@ -306,7 +306,7 @@ impl Core {
             return;
         }
         let rival = challenge.rival.clone();
-        warn!(?rival, "it does not answer: this node takes its place");
+        warn!(?rival, "it does not answer; this node takes over the name");
         self.challenge = None;
         self.cleared = Some(instance);
         if !self.own.outranks(&rival) {
@@ -344,22 +344,22 @@ impl Core {
         }
         let (theirs, terms) = (&refused.text, &self.terms);
         let text = match reason {
-            Reason::Cluster => format!("its cluster is not ours ({:?})", terms.cluster),
+            Reason::Cluster => format!("its cluster is not this node's ({:?})", terms.cluster),
             Reason::Secret => format!(
-                "our secret, or our cluster {:?}, is not its own: its log says which",
+                "this node's secret or cluster name {:?} differs from its own; its log says which",
                 terms.cluster
             ),
             Reason::Protocol => {
-                format!("it speaks protocol {theirs}, we speak {}", terms.protocols())
+                format!("it speaks protocol {theirs}, this node {}", terms.protocols())
             }
             Reason::RingScheme => {
-                format!("its ring scheme is {theirs:?}, ours is {:?}", terms.ring_scheme)
+                format!("its ring scheme is {theirs:?}, this node's {:?}", terms.ring_scheme)
             }
             Reason::SlotCount => {
-                format!("its slot count is {theirs}, ours is {}", terms.slot_count)
+                format!("its slot count is {theirs}, this node's {}", terms.slot_count)
             }
             Reason::Name => {
-                format!("it bears our name {} and is alive ({theirs})", self.own.member.name)
+                format!("it has this node's name {} and is alive ({theirs})", self.own.member.name)
             }
             Reason::Superseded | Reason::Address => theirs.clone(),
         };

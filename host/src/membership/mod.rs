@@ -1,6 +1,6 @@
 //! Who is alive: SWIM (by `foca`) over the node's peer port, UDP.
 //!
-//! What it says is a hint: it may start a handoff or a takeover, and never grants ownership. One
+//! Its result is a hint: it may start a handoff or a takeover, but never grants ownership. One
 //! task owns all of it, on a thread and a runtime of its own: a node whose workers are busy with
 //! guests for a moment is not dead, and must be able to say so. But when its workers do not move at
 //! all ([`crate::watchdog`]) it says nothing, as a process that was stopped: the others then take its
@@ -135,7 +135,7 @@ pub enum Error {
     Cluster(String),
     #[error("the cluster's secret has {min} to {max} bytes, this one has {0}", min = limits::CLUSTER_SECRET_BYTES_MIN, max = limits::CLUSTER_SECRET_BYTES_MAX)]
     Secret(usize),
-    #[error("this node can't be a member: name, version or peer address {0:?} is not fit")]
+    #[error("this node can't join: its name, version or peer address {0:?} is invalid")]
     Member(Box<Member>),
     #[error("probe_rtt must be less than half of probe_period, and no time zero")]
     Timings,

@@ -1,4 +1,4 @@
-//! Why a node is not let in, in words that both sides log.
+//! Why a node is refused, in words that both sides log.
 
 use crate::telemetry::metrics::metrics;
 use std::{fmt, net::SocketAddr, sync::Arc};
@@ -99,16 +99,14 @@ impl fmt::Display for Refusal {
 /// says, or another process is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fatal {
-    #[error(
-        "another node named {name} is alive at {holder}: give this one another name, or stop that one"
-    )]
+    #[error("another node named {name} is alive at {holder}: rename this node, or stop that one")]
     NameTaken { name: Arc<str>, holder: SocketAddr },
     #[error(
-        "another process has taken over the name {name} (it is {by}): this one was given up for dead"
+        "another process ({by}) has taken over the name {name}, because this one was declared dead"
     )]
     Superseded { name: Arc<str>, by: String },
-    #[error("this node does not fit the cluster: {0}")]
+    #[error("this node can't join the cluster: {0}")]
     Refused(Refusal),
-    #[error("the peer port can't be read any more: {0}")]
+    #[error("can't read from the peer port: {0}")]
     Socket(String),
 }

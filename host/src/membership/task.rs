@@ -100,13 +100,13 @@ impl Task {
         }
     }
 
-    /// As long as the threads that serve do not move, nothing is said and nothing is read: to the
+    /// As long as the worker threads are stalled, nothing is said and nothing is read: to the
     /// others this is a process that was stopped, and to [`Core`] afterwards a pause.
     async fn stand_still(&self) {
         if self.heartbeat.stalled_for().is_none() {
             return;
         }
-        warn!("this node says nothing to its peers until the threads that serve move again");
+        warn!("the worker threads are stalled; not sending to peers until they run again");
         while self.heartbeat.stalled_for().is_some() {
             tokio::time::sleep(limits::STALL_LOOK).await;
         }
@@ -156,7 +156,7 @@ impl Task {
         }
         let Some(error) = failed else { return };
         self.failures += 1;
-        debug!(%error, "the peer port failed to be read");
+        debug!(%error, "can't read from the peer port");
         if self.failures > limits::SOCKET_FAILURES_MAX {
             self.core.break_off(Fatal::Socket(error.to_string()));
         }
@@ -170,7 +170,7 @@ impl Task {
             m.datagrams_out.increment(1);
             if let Err(error) = self.socket.try_send_to(&datagram, to) {
                 m.send_failures.increment(1);
-                debug!(%to, %error, "a datagram was not sent");
+                debug!(%to, %error, "can't send a datagram");
             }
         }
     }

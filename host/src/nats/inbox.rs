@@ -62,7 +62,7 @@ pub enum NoAnswer {
     Timeout,
     #[error("the connection was lost")]
     Lost,
-    #[error("nobody answers this subject")]
+    #[error("no responder on this subject")]
     NoResponders,
     #[error("larger than the server's max_payload")]
     TooLarge,

@@ -344,7 +344,7 @@ fn configuration(
     let payload = limits::NATS_LOCAL_PAYLOAD_BYTES;
     let sync = if *sync_always { "always" } else { "2m" };
     let mut out = format!(
-        "# Written by slotd; made anew at each start.\n\
+        "# Written by slotd at each start; changes are lost.\n\
          server_name: {name}\n\
          listen: \"{client}\"\n\
          http: \"{monitor}\"\n\
@@ -409,7 +409,7 @@ impl Keeper {
             });
         }
         let (reply, child) = oneshot::channel();
-        let gone = || std::io::Error::other("the thread that starts processes is gone");
+        let gone = || std::io::Error::other("the thread that starts processes has ended");
         self.0.send((command, reply)).map_err(|_| gone())?;
         child.await.map_err(|_| gone())?
     }

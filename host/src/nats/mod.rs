@@ -1,7 +1,7 @@
 //! The connection to NATS, the engine that a cluster's nodes share.
 //!
-//! Once it stands it is kept for good: async-nats connects again by itself, to whichever server
-//! answers. [`Nats::connected`] says whether it stands now.
+//! Once connected, it is kept: async-nats reconnects by itself, to any server that answers.
+//! [`Nats::connected`] tells whether it is connected now.
 
 pub mod find;
 pub mod inbox;
@@ -108,7 +108,7 @@ impl Nats {
             let servers = names(&options);
             if started.elapsed() + pause > options.boot_wait {
                 let waited = options.boot_wait.as_secs();
-                let said = format!("no NATS to work with at {servers} in {waited} s: {why}");
+                let said = format!("can't use NATS at {servers} after {waited} s: {why}");
                 return Err(NatsError::Unavailable(said));
             }
             tracing::warn!(%servers, %why, next_try_ms = pause.as_millis(), "waiting for NATS");
@@ -159,8 +159,8 @@ impl Nats {
         let replicas = self.options.replicas;
         if replicas > 1 && info.cluster.is_none() {
             return Err(NatsError::Refused(format!(
-                "nats.replicas is {replicas}, and NATS server {server} is in no cluster: set \
-                 nats.replicas to 1 (for development: nothing survives the loss of that server)"
+                "nats.replicas is {replicas}, but NATS server {server} is not clustered: set \
+                 nats.replicas to 1 (for development only: if that server is lost, so is all data)"
             )));
         }
         match self.jetstream.query_account().await {
@@ -179,8 +179,8 @@ impl Nats {
                     Err(NatsError::Unavailable(format!("JetStream on {server}: {e}")))
                 }
                 _ => Err(NatsError::Unavailable(format!(
-                    "JetStream on {server} does not answer (is it enabled, and has it a quorum?): \
-                     {e}"
+                    "JetStream on {server} does not answer (is it enabled, does it have a \
+                     quorum?): {e}"
                 ))),
             },
         }
@@ -200,9 +200,9 @@ impl Nats {
             let name = about["server_name"].as_str().unwrap_or("?");
             if about["jetstream"]["config"]["sync_always"] != true {
                 return Err(NatsError::Refused(format!(
-                    "NATS server {name} ({url}) acknowledges before it fsyncs, and a power loss \
-                     loses what it acknowledged: set `sync_interval: always` in the `jetstream` \
-                     block of its configuration"
+                    "NATS server {name} ({url}) acknowledges writes before it syncs them, so a \
+                     power loss can lose acknowledged messages: set `sync_interval: always` in \
+                     the `jetstream` block of its configuration"
                 )));
             }
         }
@@ -224,7 +224,7 @@ impl Nats {
         }
         let silent = self.silent.fetch_add(1, Ordering::Relaxed) + 1;
         if connected && silent.is_multiple_of(limits::NATS_SILENT_MAX) {
-            tracing::warn!("the NATS server can't do its work; trying another one");
+            tracing::warn!("a NATS server is not usable; trying another one");
             // An error means that the client is closed; then everything fails by itself.
             let _ = self.client.force_reconnect().await;
         }
@@ -246,13 +246,13 @@ fn note(event: &Event, waiters: &Waiters, connected: &watch::Sender<bool>) {
             connected.send_replace(true);
         }
         Event::Disconnected | Event::Closed => {
-            tracing::warn!("the connection to NATS is lost");
+            tracing::warn!("lost the connection to NATS");
             metrics().nats_connected.set(0.0);
             metrics().nats_disconnects.increment(1);
             connected.send_replace(false);
             waiters.lose();
         }
-        Event::ServerError(error) if repeats::admit("errors of NATS", "NATS") => {
+        Event::ServerError(error) if repeats::admit("NATS errors", "NATS") => {
             tracing::warn!(%error, "NATS");
         }
         Event::ClientError(error) => tracing::debug!(%error, "NATS"),
@@ -283,7 +283,7 @@ async fn connect_options(
     let mut users = servers.iter().map(|server| (server.username(), server.password()));
     let first = users.next().unwrap_or_default();
     if users.any(|user| user != first) {
-        let said = "the URLs of nats.servers name different users; one is used for all";
+        let said = "the URLs in nats.servers name different users; use one for all";
         return Err(NatsError::Refused(said.into()));
     }
     let decoded =
@@ -302,11 +302,11 @@ fn check_options(options: &NatsOptions) -> Result<(), NatsError> {
         return refused(format!("the cluster's name {cluster:?} is not letters, digits, - and _"));
     }
     if !matches!(replicas, 1 | 3 | 5) {
-        return refused(format!("nats.replicas is {replicas}; 1, 3 and 5 make sense"));
+        return refused(format!("nats.replicas is {replicas}; it must be 1, 3 or 5"));
     }
     if *streams == 0 || *streams > limits::NATS_STREAMS_MAX {
         let most = limits::NATS_STREAMS_MAX;
-        return refused(format!("nats.streams is {streams}; 1 to {most} are possible"));
+        return refused(format!("nats.streams is {streams}; it must be 1 to {most}"));
     }
     if servers.is_empty() {
         return refused("nats.servers is empty".into());
@@ -352,7 +352,7 @@ fn reconnect_delay(attempt: usize) -> Duration {
 fn connect_error(error: async_nats::ConnectError) -> NatsError {
     match error.kind() {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-            NatsError::Refused(format!("NATS does not let us in: {error}"))
+            NatsError::Refused(format!("NATS refused the credentials: {error}"))
         }
         ConnectErrorKind::ServerParse => NatsError::Refused(format!("nats.servers: {error}")),
         _ => NatsError::Unavailable(error.to_string()),

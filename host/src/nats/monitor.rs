@@ -1,4 +1,4 @@
-//! nats-server's monitoring port: what a client can't see over NATS itself.
+//! nats-server's monitoring port: settings that a client can't read over NATS itself.
 
 use crate::limits;
 use serde_json::Value;

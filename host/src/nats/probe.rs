@@ -1,4 +1,4 @@
-//! What each configured server says of itself in its first line, before anyone logs in.
+//! The greeting of each configured server, which it sends before a login.
 
 use super::{
     NatsError, NatsOptions, addresses,
@@ -34,12 +34,13 @@ pub(super) async fn servers(options: &NatsOptions) -> Result<usize, NatsError> {
         match Version::parse(&info.version) {
             Some(version) if version < REFUSED_BELOW => {
                 return Err(NatsError::Refused(format!(
-                    "NATS server {name} is {version}: before {REFUSED_BELOW} several writers can \
-                     win the same append, so a slot could have two owners"
+                    "NATS server {name} is {version}; upgrade it to {REFUSED_BELOW} or later: in \
+                     older ones several writers can win the same append, so a slot could have two \
+                     owners"
                 )));
             }
             Some(version) if version < WARNED_BELOW => {
-                tracing::warn!(server = %name, %version, "NATS before {WARNED_BELOW} is not tested");
+                tracing::warn!(server = %name, %version, "NATS older than {WARNED_BELOW} is not tested");
             }
             Some(_) => {}
             None => tracing::warn!(server = %name, version = %info.version, "unknown NATS version"),

@@ -1,4 +1,4 @@
-//! Components that nothing needs any more leave the disk.
+//! Removes unneeded components from the disk.
 //!
 //! A deployment's record stays for good; its component is needed as long as it is current, a
 //! rollback may go back to it, a slot runs it, or a session has its state's shape: such a session
@@ -29,7 +29,7 @@ pub(super) async fn tidy(node: std::sync::Weak<Node>, mut stopping: watch::Recei
         suspects = match node.remove_unneeded_components(suspects).await {
             Ok(suspects) => suspects,
             Err(error) => {
-                tracing::warn!(%error, "components that nothing needs stay on the disk for now");
+                tracing::warn!(%error, "can't remove unneeded components now; will try again");
                 HashSet::new()
             }
         };
@@ -78,7 +78,7 @@ impl Node {
                 files = removed.files,
                 bytes = removed.bytes,
                 components = sure.len(),
-                "removed components that nothing needs"
+                "removed unneeded components"
             );
         }
         Ok(fresh)

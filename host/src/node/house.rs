@@ -1,4 +1,4 @@
-//! What a node does on its own: flushes, idle slots, a store that failed.
+//! Background work of a node: flushes, idle slots, recovery of a failed store.
 
 use super::*;
 
@@ -62,7 +62,7 @@ pub(super) async fn watch_storage(
                 let dir = data_dir.clone();
                 let reopened = tokio::task::spawn_blocking(move || dir.reopen()).await;
                 if let Ok(Err(error)) = reopened {
-                    tracing::warn!(%error, ?backoff, "the store can't be opened again yet");
+                    tracing::warn!(%error, ?backoff, "can't reopen the store yet; will try again");
                     drop(node);
                     tokio::select! {
                         () = tokio::time::sleep(backoff) => {}

@@ -73,7 +73,7 @@ impl Node {
         })?;
         if to > level {
             self.write_level(to).await?;
-            tracing::info!(from = level, to, "the feature level is raised");
+            tracing::info!(from = level, to, "the feature level was raised");
         }
         Ok(self.level())
     }
@@ -125,6 +125,6 @@ pub(super) async fn keep(node: Weak<Node>, mut stopping: watch::Receiver<bool>) 
 async fn raise(node: &Arc<Node>) {
     // Another node may have been first, which is as good.
     if let Err(error) = node.raise_level(None).await {
-        tracing::warn!(%error, "the feature level was not raised; it is tried again");
+        tracing::warn!(%error, "can't raise the feature level; trying again");
     }
 }

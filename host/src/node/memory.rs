@@ -1,5 +1,5 @@
-//! Memory of instances as the node has it in all: idle ones go when it is lacking, and what operators
-//! see.
+//! The node's memory of instances in total: dropping idle ones when memory is short, and the
+//! numbers for operators.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What clients ask of a node: messages, reads, subscriptions, listings.
+//! Requests of clients: messages, reads, subscriptions, listings.
 
 use super::*;
 use crate::{

@@ -389,7 +389,7 @@ impl Node {
             }
             match stopped.await {
                 Ok(Err(error)) => {
-                    tracing::warn!(slot, %error, "a slot did not stop in order");
+                    tracing::warn!(slot, %error, "a slot did not stop cleanly");
                     false
                 }
                 _ => true,

@@ -1,4 +1,4 @@
-//! What operators ask of a node about sessions.
+//! Requests of operators on sessions.
 
 use super::*;
 use crate::{
@@ -67,13 +67,11 @@ impl Node {
         let refused = |why: &'static str| Err(Error::new(Code::ResetRefused, why));
         if self.cluster.is_some() {
             return refused(
-                "a node of a cluster does not forget its sessions: the others have them",
+                "a node of a cluster can't reset: the other nodes have the sessions too",
             );
         }
         if !self.options.resettable {
-            return refused(
-                "this node was not started with --resettable: it does not forget its sessions",
-            );
+            return refused("this node can't reset: it was not started with --resettable");
         }
         let slots = (0..self.router.slot_count()).map(|slot| self.reset_slot(slot));
         let mut slots =

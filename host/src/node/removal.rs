@@ -1,5 +1,5 @@
-//! Removes a service: requests are refused at once, and its sessions are deleted a few at a time in
-//! each slot, on the node that has the slot.
+//! Removes a service: refuses requests at once, and deletes its sessions a few at a time in each
+//! slot, on the slot's node.
 //!
 //! The first durable step is the service without a deployment, in a generation of its own. This
 //! entry stays in the catalogue: generations and deployments of a later service of the same name
@@ -187,7 +187,8 @@ impl Node {
                     match self.purge_slot(service, slot, purge).await {
                         Ok(()) => _ = purge.clean.lock().insert((slot, term)),
                         Err(error) => {
-                            tracing::debug!(slot, %error, "deleting its sessions is tried again");
+                            tracing::debug!(slot, %error, "deleting a removed service's sessions \
+                                failed; trying again");
                             failed.store(true, Ordering::Relaxed);
                         }
                     }
@@ -219,7 +220,8 @@ impl Node {
         match tokio::task::spawn_blocking(kept).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%service, %error, "the next start looks for them again")
+                tracing::warn!(%service, %error, "a removed service's sessions could not all be \
+                    deleted; the next start tries again")
             }
             // The process ends.
             Err(_) => {}

@@ -266,7 +266,7 @@ impl Node {
                     return;
                 }
                 Err(error) => tracing::warn!(
-                    service = %service.name, %error, "the current plugin can't be had yet"
+                    service = %service.name, %error, "the current plugin is not available yet"
                 ),
             }
             tokio::select! {
@@ -343,7 +343,7 @@ impl Node {
                     service = %record.service,
                     from = %older.to,
                     to = %swap.to,
-                    "a swap took over from one that was not done"
+                    "a new swap replaces one that was still running"
                 );
             }
         }
@@ -388,7 +388,8 @@ impl Node {
             if slots.is_empty() {
                 continue;
             }
-            tracing::info!(service = %service.name, slots = slots.len(), "slots missed a swap");
+            tracing::info!(service = %service.name, slots = slots.len(), "slots missed a swap; \
+                moving them now");
             let to = self.context.catalogue.label(&service.name, service.current);
             let swap = Arc::new(Swap::new(service.generation, None, to, slots));
             self.stragglers.lock().insert(service.name.clone(), swap.clone());
@@ -400,7 +401,7 @@ impl Node {
                         swap.run(node.router.clone(), activation, stopping).await;
                     }
                     Err(error) => tracing::warn!(
-                        service = %service.name, %error, "the current plugin can't be had yet"
+                        service = %service.name, %error, "the current plugin is not available yet"
                     ),
                 }
                 // Whatever is left is found again.
@@ -415,7 +416,7 @@ impl Node {
         tokio::time::timeout(limits::SWAP_WAIT, self.deploying.take(service)).await.map_err(|_| {
             Error::new(
                 Code::SwapInProgress,
-                format!("another deploy of {service} is being prepared: try again"),
+                format!("another deploy of {service} is in progress; try again"),
             )
         })
     }

@@ -1,4 +1,4 @@
-//! Slots as operators see them.
+//! Requests of operators on slots.
 
 use super::*;
 
@@ -91,7 +91,7 @@ impl Node {
             self.router.running(slot)?;
             return Err(Error::new(
                 Code::NoOtherNode,
-                format!("there is no other node to take slot {slot}"),
+                format!("no other node can take slot {slot}"),
             ));
         }
         let (reply, drained) = oneshot::channel();
@@ -111,7 +111,7 @@ impl Node {
             None => Ok(Rebalanced {
                 view: self.table.view().number,
                 moves: 0,
-                detail: format!("{} is the only node: every slot is its own", self.name),
+                detail: format!("{} is the only node and owns every slot", self.name),
             }),
         }
     }
@@ -185,7 +185,7 @@ impl Node {
             (None, None) => Vec::new(),
         };
         Err(match known.iter().find(|info| info.id == id) {
-            None => Error::new(Code::MoveNotFound, format!("node {node} knows of no move {id}")),
+            None => Error::new(Code::MoveNotFound, format!("node {node} has no move {id}")),
             Some(info) if info.state.has_ended() => {
                 Error::new(Code::MoveTooLate, format!("move {id} of slot {} is over", info.slot))
             }
@@ -212,7 +212,9 @@ impl Node {
         let Some(cluster) = self.cluster.as_ref().filter(|_| !takers.is_empty()) else {
             return Err(Error::new(
                 Code::NoOtherNode,
-                format!("there is no other node to take the slots of {node}; SIGTERM stops it"),
+                format!(
+                    "no other node can take the slots of {node}; to stop it anyway, send SIGTERM"
+                ),
             ));
         };
         let owned = |slot: &SlotId| cluster.owner(*slot).as_deref() == Some(node);
@@ -233,7 +235,7 @@ impl Node {
         let unknown = || {
             Error::new(
                 Code::NodeNotFound,
-                format!("{} knows of no node {node:?}: see `slotd nodes`", self.name),
+                format!("{} knows no node {node:?}; `slotd nodes` lists them", self.name),
             )
         };
         known.then_some(()).ok_or_else(unknown)

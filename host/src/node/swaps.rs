@@ -1,4 +1,4 @@
-//! What this node did of each service's last swap, kept for after a restart.
+//! This node's part of each service's last swap, stored for after a restart.
 
 use crate::{names::ServiceName, storage::DataDir, swap::SwapShare};
 use parking_lot::Mutex;
@@ -30,7 +30,7 @@ impl PastSwaps {
         let stored = data_dir.meta_get(SWAPS).map_err(|e| e.to_string());
         let swaps = stored.and_then(|bytes| bytes.map_or(Ok(BTreeMap::new()), |b| read(&b)));
         let swaps = swaps.unwrap_or_else(|why| {
-            tracing::warn!("how earlier swaps ended is not known: {why}");
+            tracing::warn!("can't read how earlier swaps ended: {why}");
             BTreeMap::new()
         });
         Self { data_dir, swaps: Mutex::new(swaps), writing: Mutex::default() }
@@ -70,7 +70,10 @@ impl PastSwaps {
                 .map_err(|e| e.to_string())
                 .and_then(|b| this.data_dir.meta_put_durable(SWAPS, &b).map_err(|e| e.to_string()));
             if let Err(why) = written {
-                tracing::warn!("how a swap ended is not kept for after a restart: {why}");
+                tracing::warn!(
+                    "can't store how a swap ended; the record will be missing after a restart: \
+                     {why}"
+                );
             }
         });
     }

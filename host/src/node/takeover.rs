@@ -1,4 +1,4 @@
-//! What becomes of a service's sessions when another version is to run. Checked before a deploy or
+//! What happens to a service's sessions when another version is to run. Checked before a deploy or
 //! rollback becomes durable.
 
 use super::*;
@@ -126,8 +126,8 @@ impl Node {
             return Err(Error::new(
                 Code::Unavailable,
                 format!(
-                    "how many sessions would stay behind is not known, because node {node} can't \
-                     tell ({why}): try again, or go on with --force"
+                    "can't count the sessions that would stay behind, because node {node} did not \
+                     answer ({why}): try again, or use --force"
                 ),
             ));
         }
@@ -189,10 +189,10 @@ fn would_stay(
     Error::new(
         Code::SessionsWouldStay,
         format!(
-            "{them} of {service} would stay on the version that handled them last: {}.\n\
-             To move them, deploy a version whose migrate reads what they have, or say --same-state \
-             if version {} reads their state as it is.\n\
-             With --force they stay behind and keep working there, and the others go.",
+            "{them} of {service} would stay on the version that last handled them: {}.\n\
+             To move them, deploy a version whose migrate can read their state, or pass \
+             --same-state if version {} reads it as it is.\n\
+             With --force they stay on their version and keep working, and the others switch.",
             why.unwrap_or_default(),
             target.version
         ),

@@ -214,7 +214,7 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
 
     let refused = fixture.rollback(None, Said::default()).await.unwrap_err();
     assert_eq!(refused.code, Code::SessionsWouldStay);
-    for says in ["1 session of s", "0.1.0 has no migrate of its own", "--same-state", "--force"] {
+    for says in ["1 session of s", "0.1.0 does not implement migrate", "--same-state", "--force"] {
         assert!(refused.detail.contains(says), "{says:?} is not in {}", refused.detail);
     }
     let service = fixture.node.service(&fixture.service).unwrap();

@@ -1,4 +1,4 @@
-//! What a node of a cluster says of itself, and the set of nodes that one node sees.
+//! A node's description of itself, and the set of nodes that one node sees.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, sync::Arc};
@@ -36,8 +36,8 @@ pub enum Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Disk => "its disk takes no writes",
-            Self::Engine => "the log engine does not answer it",
+            Self::Disk => "its disk refuses writes",
+            Self::Engine => "the log engine does not answer this node",
         })
     }
 }

@@ -1,9 +1,9 @@
-//! The cluster's secret: how one is made, and which are too weak.
+//! The cluster's secret: making one, and refusing weak ones.
 //!
-//! What nodes send each other is authenticated by keys made from the secret, over data that anybody
-//! on the way can read. Whoever hears one such message can try secrets against it without asking
-//! anybody, as fast as their machines compute: so the secret itself must be out of reach, and no
-//! slow function between it and the keys can make up for one that a person thought of.
+//! Messages between nodes are authenticated by keys derived from the secret, over data that anyone
+//! on the path can read. Anyone who captures one such message can guess secrets offline, as fast as
+//! their machines compute. So the secret itself must be unguessable, and no slow key derivation
+//! makes up for one that a person invented.
 
 use crate::limits;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -94,10 +94,10 @@ pub fn check(secret: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "too weak: by its looks it has {bits} bits and can be guessed by whoever hears one message \
-         between nodes; {least} are needed, as 22 random characters of base64 or 32 of hexadecimal \
-         have. `slotd cluster secret` makes one. Until all nodes of a cluster can be stopped to \
-         change theirs, cluster.accept_weak_secret = true keeps it in use"
+        "too weak: it looks like {bits} bits, and anyone who captures one message between nodes \
+         can guess it. At least {least} bits are needed: 22 random base64 characters, or 32 \
+         hexadecimal. Make one with `slotd cluster secret`. To keep using this one until all \
+         nodes can be stopped and changed, set cluster.accept_weak_secret = true"
     ))
 }
 

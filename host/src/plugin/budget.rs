@@ -1,10 +1,10 @@
 //! The memory of all instances of a node: who holds how much, and the bound that none may pass.
 //!
 //! Memory is counted in pages, and the system's memory maps with it, of which a process may have only
-//! so many: without one it can do nothing more, and ends. Both are counted as they are asked for, so
-//! that there is never more than the bound. Who finds none left waits, not for long; whoever owns idle
-//! instances is told how much is lacking and gives some up. New instances leave a part of the memory
-//! to those that run: were all of it held by calls that need a page more, none of them could end.
+//! so many: without one it can do nothing more, and ends. Both are counted before they are
+//! allocated, so the total never exceeds the bound. A request that finds no memory waits briefly;
+//! holders of idle instances are asked to release the shortfall. New instances leave a part of the
+//! memory to running ones: if calls that each need one more page used all of it, none could finish.
 
 use crate::{limits, names::ServiceName};
 use parking_lot::Mutex;
@@ -79,12 +79,12 @@ impl Need {
 pub enum NoMemory {
     /// All of the node's memory for instances is in use, and none of it was given up in time.
     #[error(
-        "the instances of all plugins may have {bytes_max} bytes on this node (guests.memory_total), and all are in use"
+        "all {bytes_max} bytes for plugin instances on this node (guests.memory_total) are in use"
     )]
     InUse { bytes_max: usize },
     /// As [`NoMemory::InUse`], for the system's memory maps.
     #[error(
-        "the instances of all plugins may have {max} memory maps on this node, of the {process} that the system lets a process have (sysctl vm.max_map_count), and all are in use"
+        "all {max} memory maps for plugin instances on this node are in use, of the {process} that the system allows a process (sysctl vm.max_map_count)"
     )]
     Maps { max: usize, process: usize },
     /// The system refuses the process a mapping.
@@ -119,12 +119,12 @@ impl std::fmt::Display for NoMapping {
         match self.address_bytes_max {
             Some(bytes) => write!(
                 f,
-                "the slotd process may map {bytes} bytes of addresses (ulimit -v, RLIMIT_AS), and an \
-                 instance needs more than is left, as each reserves 4 GiB of them: raise that limit"
+                "the address space limit of the slotd process ({bytes} bytes; ulimit -v, \
+                 RLIMIT_AS) is too low: each instance reserves 4 GiB of it. Raise that limit"
             ),
             None => f.write_str(
-                "the system gives the slotd process no more memory, or no more memory maps \
-                 (sysctl vm.max_map_count)",
+                "the system refuses the slotd process more memory, or more memory maps (sysctl \
+                 vm.max_map_count)",
             ),
         }
     }

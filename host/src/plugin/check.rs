@@ -24,7 +24,7 @@ const REBUILD: &str = "build it with `slotd plugin build`, or wrap it with wasm-
 pub(super) fn unlike(file: &[u8]) -> Option<String> {
     if file.len() > limits::COMPONENT_BYTES_MAX {
         return Some(format!(
-            "it has {} bytes, a component may have {}: strip its debug information, or build it \
+            "it has {} bytes; a component may have {}. Strip its debug information, or build it \
              for size",
             file.len(),
             limits::COMPONENT_BYTES_MAX
@@ -51,7 +51,7 @@ pub fn inspect(component: &[u8]) -> Inspection {
         return inspection;
     }
     if let Err(excess) = structure::check(component) {
-        inspection.problems.push(format!("it has too much of something: {excess}"));
+        inspection.problems.push(format!("it exceeds a limit: {excess}"));
         inspection.too_costly = true;
         return inspection;
     }
@@ -371,8 +371,8 @@ fn of_package(interface: &str) -> bool {
 
 fn other_version(does: &str, name: &str) -> String {
     format!(
-        "it {does} {name}, but this slotd speaks {PACKAGE}@{}: build it against that version of \
-         the interface, or run it on a slotd that knows its own",
+        "it {does} {name}, but this slotd supports {PACKAGE}@{}: build it against that version, \
+         or run it on a slotd that supports its own",
         WORLD.version
     )
 }
@@ -396,12 +396,12 @@ fn check_import(
                 match given.get(function) {
                     Some(given) if given == wanted => {}
                     Some(given) => problems.push(format!(
-                        "it imports `{function}` of {name} as {wanted}, but slotd gives {given}: \
-                         build it against slotd's wit folder"
+                        "it imports `{function}` of {name} as {wanted}, but slotd provides \
+                         {given}: build it against slotd's wit folder"
                     )),
                     None => problems.push(format!(
                         "it imports `{function}` of {name}, which slotd ({PACKAGE}@{}) does not \
-                         give: a newer slotd may",
+                         provide; a newer slotd may",
                         WORLD.version
                     )),
                 }
@@ -412,16 +412,17 @@ fn check_import(
         return;
     }
     let hint = match interface.split('/').next().unwrap_or_default() {
-        "wasi:sockets" | "wasi:http" => ": a handler has no network, build it without",
+        "wasi:sockets" | "wasi:http" => ": handlers have no network; build it without",
         _ if interface.starts_with("wasi:") && track(version) != "0.2" => {
-            ": of WASI it gives parts of 0.2, build it for wasip2, or without WASI"
+            ": slotd provides parts of WASI 0.2; build it for wasip2, or without WASI"
         }
         package if package.starts_with("wasi:") => {
-            ": of WASI it gives clocks, random, stdio, an empty environment and filesystem"
+            ": of WASI, slotd provides clocks, random, stdio, and an empty environment and \
+             filesystem"
         }
         _ => ": build it without",
     };
-    problems.push(format!("it imports {name}, which slotd does not give{hint}"));
+    problems.push(format!("it imports {name}, which slotd does not provide{hint}"));
 }
 
 fn check_export(
@@ -588,16 +589,16 @@ mod tests {
             .unwrap(),
         );
         for says in [
-            "imports wasi:http/outgoing-handler@0.2.0, which slotd does not give: a handler has no network",
+            "imports wasi:http/outgoing-handler@0.2.0, which slotd does not provide: handlers have no network",
             "imports wasi:http/types@0.3.0, which",
-            "imports wasi:clocks/wall-clock@0.3.0, which slotd does not give: of WASI it gives parts of 0.2",
-            "imports wasi:keyvalue/store@0.2.0, which slotd does not give: of WASI it gives clocks",
+            "imports wasi:clocks/wall-clock@0.3.0, which slotd does not provide: slotd provides parts of WASI 0.2",
+            "imports wasi:keyvalue/store@0.2.0, which slotd does not provide: of WASI, slotd provides clocks",
             "imports acme:db/query, which",
             "imports run, which",
             "imports slotd:slot/timers@1.1.0, which",
-            "imports slotd:slot/log@2.0.0, but this slotd speaks slotd:slot@1.0.0",
+            "imports slotd:slot/log@2.0.0, but this slotd supports slotd:slot@1.0.0",
             "imports `schedule` of slotd:slot/effects@1.1.0, which slotd (slotd:slot@1.0.0)",
-            "imports `emit` of slotd:slot/effects@1.1.0 as func(), but slotd gives func(record{",
+            "imports `emit` of slotd:slot/effects@1.1.0 as func(), but slotd provides func(record{",
         ] {
             assert!(greedy.contains(says), "{says:?} is not in: {greedy}");
         }

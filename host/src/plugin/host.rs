@@ -1,4 +1,4 @@
-//! From bytes to compiled plugins: each digest is compiled once, off the threads that serve.
+//! From bytes to compiled plugins: each digest is compiled once, off the worker threads.
 
 use super::{
     Account, Budget, Digest, Lane, Needed, Plugin, PluginError, PluginOptions, Pool, Removed, Room,
@@ -278,7 +278,7 @@ impl Inner {
         let inner = Arc::clone(self);
         blocking(move || {
             if Digest::of(&bytes) != digest {
-                let why = format!("what was fetched as component {digest} has another digest");
+                let why = format!("the content fetched for component {digest} has another digest");
                 return Err(PluginError::Failed(why));
             }
             inner.disk.put_component(digest, &bytes)?;
@@ -296,7 +296,8 @@ impl Inner {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let permits = Arc::clone(&self.room).try_acquire_many_owned(kib).map_err(|_| {
             PluginError::Busy(
-                "other deploys hold all room for components; nothing has changed".into(),
+                "other deploys use all memory for components; nothing has changed, try again"
+                    .into(),
             )
         })?;
         Ok(Room { _permits: permits })
@@ -413,7 +414,7 @@ impl Inner {
             }
         };
         // Without it the next start is slower, that is all.
-        tracing::warn!(plugin = %digest.short(), "compiled code is not kept: {why}");
+        tracing::warn!(plugin = %digest.short(), "can't cache compiled code: {why}");
         let file = memory_file().map_err(|e| PluginError::Failed(format!("{why}; {e}")))?;
         let copy = file.try_clone().map_err(|e| PluginError::Failed(e.to_string()))?;
         let code_bytes = match self.compiler.run(&place, task, bytes, Some(copy)).await? {
@@ -428,7 +429,7 @@ impl Inner {
     fn keep(&self, digest: Digest, artifact: &Artifact) -> Result<Component, PluginError> {
         self.disk.keep_compiled(digest, artifact)?;
         self.compiled(digest)
-            .ok_or_else(|| PluginError::Failed("what was compiled can't be used".to_owned()))
+            .ok_or_else(|| PluginError::Failed("can't use compiled code".to_owned()))
     }
 
     /// Code that was compiled into memory.
@@ -437,11 +438,11 @@ impl Inner {
         let read = file
             .seek(SeekFrom::Start(0))
             .and_then(|_| file.take(code_bytes).read_to_end(&mut code));
-        read.map_err(|e| PluginError::Failed(format!("what was compiled can't be read: {e}")))?;
+        read.map_err(|e| PluginError::Failed(format!("can't read the compiled code: {e}")))?;
         // SAFETY: these are the bytes that `precompile_component` of an engine like this one gave a
         // moment ago in a child of this process, by way of memory that only the two share.
         unsafe { Component::deserialize(&self.engine, &code) }
-            .map_err(|e| PluginError::Failed(format!("what was compiled can't be used: {e:#}")))
+            .map_err(|e| PluginError::Failed(format!("can't use the compiled code: {e:#}")))
     }
 
     /// What was compiled before and is still good.
@@ -457,7 +458,7 @@ impl Inner {
         match unsafe { Component::deserialize_file(&self.engine, &path) } {
             Ok(component) => Some(component),
             Err(e) => {
-                tracing::warn!(plugin = %digest.short(), "compiling anew: {e:#}");
+                tracing::warn!(plugin = %digest.short(), "compiling again: {e:#}");
                 None
             }
         }

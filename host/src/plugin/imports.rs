@@ -20,12 +20,12 @@ impl HostState {
         let host_calls_max = self.host_calls_max;
         let Some(current) = self.current.as_mut() else {
             return Err(wasmtime::format_err!(
-                "called a host function while it was instantiated: there is no session yet"
+                "called a host function during instantiation, when there is no session yet"
             ));
         };
         current.host_calls += 1;
         if current.host_calls > host_calls_max {
-            let limit = format!("host calls: a call may make {host_calls_max}");
+            let limit = format!("host calls: a call may make at most {host_calls_max}");
             return Err(current.fail(Failure::Limit(limit)));
         }
         Ok(current)
@@ -131,19 +131,21 @@ fn event_bytes(event: &wit::effects::Event) -> usize {
 
 fn check_event(event: &wit::effects::Event, current: &Current) -> Result<(), Failure> {
     if current.events.len() >= limits::EVENTS_MAX {
-        let limit = format!("events: a message may emit {}", limits::EVENTS_MAX);
+        let limit = format!("events: a message may emit at most {}", limits::EVENTS_MAX);
         return Err(Failure::Limit(limit));
     }
     if current.event_bytes + event_bytes(event) > limits::EVENT_BYTES_MAX {
-        let limit =
-            format!("events: those of a message may have {} bytes", limits::EVENT_BYTES_MAX);
+        let limit = format!(
+            "events: all events of a message may have at most {} bytes",
+            limits::EVENT_BYTES_MAX
+        );
         return Err(Failure::Limit(limit));
     }
     check_event_kind(&event.kind)?;
     if is_reserved_kind(&event.kind) {
         return Err(Failure::Trapped(format!(
-            "the event kind {:?} is reserved: \"error\" and kinds that begin with \"slotd.\" mean \
-             something to readers of event streams; choose another",
+            "the event kind {:?} is reserved: event streams use \"error\" and kinds that begin \
+             with \"slotd.\"; choose another",
             event.kind
         )));
     }
@@ -153,7 +155,8 @@ fn check_event(event: &wit::effects::Event, current: &Current) -> Result<(), Fai
 /// It becomes a line of its own in a stream of events.
 pub fn check_event_kind(kind: &str) -> Result<(), Failure> {
     if kind.len() > limits::EVENT_KIND_BYTES_MAX {
-        let limit = format!("events: a kind may have {} bytes", limits::EVENT_KIND_BYTES_MAX);
+        let limit =
+            format!("events: a kind may have at most {} bytes", limits::EVENT_KIND_BYTES_MAX);
         return Err(Failure::Limit(limit));
     }
     if kind.is_empty() || kind.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -166,7 +169,7 @@ pub fn check_event_kind(kind: &str) -> Result<(), Failure> {
 pub fn check_content_type(content_type: &str, of: &str) -> Result<(), Failure> {
     if content_type.len() > limits::CONTENT_TYPE_BYTES_MAX {
         return Err(Failure::Limit(format!(
-            "the content type of {of} may have {} bytes, this one has {}",
+            "the content type of {of} may have {} bytes; this one has {}",
             limits::CONTENT_TYPE_BYTES_MAX,
             content_type.len()
         )));

@@ -328,31 +328,34 @@ impl HostState {
         if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
             // JavaScript has no other way to trap: its SDK has logged what was thrown.
             return Failure::Trapped(format!(
-                "it gave up, with exit code {code} (an error that it did not catch, most likely)"
+                "it exited with code {code} (most likely an uncaught error in the handler; see \
+                 the node's log)"
             ));
         }
         let cause = error.root_cause().to_string();
         let table = error.downcast_ref::<ResourceTableError>();
         if matches!(table, Some(ResourceTableError::Full)) || cause.contains("store handle limit") {
             let handles = limits::GUEST_HANDLES_MAX;
-            return Failure::Limit(format!("handles: an instance may hold {handles}"));
+            return Failure::Limit(format!("handles: an instance may hold at most {handles}"));
         }
         if cause.contains("fuel allocated for hostcalls") {
             let bytes = limits::HOST_CALL_BYTES_MAX;
-            return Failure::Limit(format!("a host call or a reply may carry {bytes} bytes"));
+            return Failure::Limit(format!(
+                "a host call or a reply may carry at most {bytes} bytes"
+            ));
         }
         Failure::Trapped(match trap {
             Some(Trap::StackOverflow) => format!(
-                "stack overflow: it recursed too deep for its stack of {} KiB",
+                "stack overflow: it recursed too deeply for its stack of {} KiB",
                 limits::GUEST_STACK_BYTES / 1024
             ),
             // Rust and C keep a stack of their own at the bottom of their memory.
             Some(Trap::MemoryOutOfBounds) => {
-                "it reached outside of its memory (it recursed too deep, or has a bad pointer)"
+                "out-of-bounds memory access (most likely deep recursion or a bad pointer)"
                     .to_owned()
             }
             Some(Trap::UnreachableCodeReached) => {
-                "it reached unreachable code (a panic or an abort, most likely)".to_owned()
+                "unreachable executed (most likely a panic or an abort)".to_owned()
             }
             _ => text::cut(&text::printable(&cause), limits::TRAP_TEXT_BYTES_MAX).to_owned(),
         })
@@ -393,7 +396,7 @@ fn check_reply(content_type: String, body: Vec<u8>) -> Result<Reply, Failure> {
     check_content_type(&content_type, "a reply")?;
     if body.len() > limits::REPLY_BYTES_MAX {
         return Err(Failure::Limit(format!(
-            "a reply may have {} bytes, this one has {}",
+            "a reply may have {} bytes; this one has {}",
             limits::REPLY_BYTES_MAX,
             body.len()
         )));
@@ -404,7 +407,7 @@ fn check_reply(content_type: String, body: Vec<u8>) -> Result<Reply, Failure> {
 fn check_rejection(rejection: GuestRejection) -> Failure {
     let too_long = |what: &str, bytes_max: usize, bytes: usize| {
         Failure::Limit(format!(
-            "a rejection's {what} may have {bytes_max} bytes, this one has {bytes}"
+            "a rejection's {what} may have {bytes_max} bytes; this one has {bytes}"
         ))
     };
     let GuestRejection { code, message, retriable } = rejection;

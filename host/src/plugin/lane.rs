@@ -1,14 +1,14 @@
-//! Where calls go on that compute for long.
+//! Long-running calls.
 //!
-//! A call begins on the thread that serves its message. One that has not ended after its first slice
-//! goes on here: on a few threads of low priority, slice by slice, services in turn, and the slots of
-//! a service in turn. So a quiet service never waits for more than first slices, and of those a
-//! service has only a few a second: one that used them up, and a slot whose last call was long, begin
-//! their calls here.
+//! A call starts on the worker thread of its message. If it has not ended after its first slice, it
+//! continues here: on a few low-priority threads, slice by slice, with services taking turns, and
+//! the slots of a service taking turns. So a quiet service never waits for more than first slices.
+//! A service has only a few first slices per second: one that has used them up, and a slot whose
+//! last call was long, start their calls here.
 //!
-//! What waits here is bounded. A call that waits for its first turn holds no instance yet. It is
-//! charged for the time in which it ran, not for that of others; it is cut short when whoever asked
-//! has gone, or when its slot has to do something else.
+//! The queue is bounded. A call that waits for its first turn holds no instance yet. It is charged
+//! for its own running time only. It is ended early when its client has gone, or when its slot has
+//! to do something else.
 
 mod job;
 mod queue;
@@ -265,7 +265,7 @@ impl Shared {
             });
             match started {
                 Ok(_) => queue.threads += 1,
-                Err(error) => tracing::warn!(%error, "no thread for calls that compute for long"),
+                Err(error) => tracing::warn!(%error, "can't start a thread for long-running calls"),
             }
         }
         queue.threads > 0

@@ -69,7 +69,7 @@ impl ResourceLimiterAsync for Limiter {
         let total = self.memory.saturating_add(growth);
         if total > self.memory_max {
             self.refused = Some(format!(
-                "memory: an instance may have {} bytes, this one asked for {total}",
+                "memory: an instance may have {} bytes; this one asked for {total}",
                 self.memory_max
             ));
             return Ok(false);
@@ -94,7 +94,7 @@ impl ResourceLimiterAsync for Limiter {
         let total = self.table_elements.saturating_add(desired.saturating_sub(current));
         if total > limits::GUEST_TABLE_ELEMENTS_MAX {
             self.refused = Some(format!(
-                "tables: those of an instance may have {} elements, this one asked for {total}",
+                "tables: an instance may have {} table elements; this one asked for {total}",
                 limits::GUEST_TABLE_ELEMENTS_MAX
             ));
             return Ok(false);

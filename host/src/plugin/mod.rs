@@ -1,5 +1,5 @@
-//! The plugin host: components stored by digest, checked, compiled once, instantiated as needed,
-//! called with a session's state behind them, and contained when they misbehave.
+//! The plugin host: stores components by digest, checks and compiles them once, creates instances
+//! as needed, calls them with a session's state, and contains them when they misbehave.
 
 mod bindings;
 mod budget;
@@ -154,9 +154,9 @@ pub enum Failure {
     Rejected(Rejection),
     #[error("trapped: {0}")]
     Trapped(String),
-    #[error("passed its deadline of {0:?}")]
+    #[error("exceeded its deadline of {0:?}")]
     Deadline(Duration),
-    #[error("passed a limit: {0}")]
+    #[error("exceeded a limit: {0}")]
     Limit(String),
     /// The state store failed under the call: not the plugin's fault.
     #[error(transparent)]
@@ -168,7 +168,7 @@ pub enum Failure {
     #[error(transparent)]
     NoInstance(PluginError),
     /// It computed for long and was ended, as it had not done anything wrong.
-    #[error("ended before its time: {0}")]
+    #[error("ended early: {0}")]
     Cut(Cut),
 }
 
@@ -242,7 +242,7 @@ pub enum PluginError {
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
     /// The instance took long to be made, and was not waited for.
-    #[error("its instance was not made in time: {0}")]
+    #[error("instantiating it took too long: {0}")]
     Cut(Cut),
 }
 

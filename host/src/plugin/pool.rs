@@ -1,5 +1,5 @@
-//! The instances of a node: those of a deployment serve every slot. A handler keeps nothing between
-//! calls, so any instance will do; there are as many as calls run at once.
+//! The instances of a node; a deployment's instances serve every slot. A handler keeps nothing
+//! between calls, so any instance will do; there are as many as calls run at once.
 //!
 //! An instance is taken for a call and put back after it. One whose call failed is dropped, and so
 //! is one that nobody used for a while, that runs a version nobody should run any more, or whose

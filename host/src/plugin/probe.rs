@@ -1,4 +1,4 @@
-//! What a plugin's `migrate` would say to a version, asked without a session.
+//! Calls a plugin's `migrate` for a version without a session, to learn its answer.
 
 use super::{Account, Call, Failure, Input, Plugin, PluginError, Reply, State, StateFault};
 use crate::{limits, names::SessionKey};
@@ -17,7 +17,7 @@ pub enum Migrates {
 
 /// Why `migrate` could not be asked.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("its migrate could not be asked: {0}")]
+#[error("can't call its migrate: {0}")]
 pub struct NoProbe(String);
 
 /// Has nothing, and keeps nothing: a probe must not take memory.

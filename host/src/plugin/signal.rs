@@ -1,4 +1,4 @@
-//! Between a call and those who run it: where it lets others run, and why it is cut short.
+//! Signals between a call and its runner: where it yields, and why it is ended early.
 
 use std::{
     fmt,
@@ -25,10 +25,10 @@ pub enum Cut {
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Cut::Gone => "nobody waits for it any more",
-            Cut::Full => "too many calls compute for long on this node",
-            Cut::Ending => "the slot has to stop or change its version",
-            Cut::Crowded => "others wait for its slot",
+            Cut::Gone => "no client is waiting for it any more",
+            Cut::Full => "too many long-running calls on this node",
+            Cut::Ending => "the slot must stop or switch its version",
+            Cut::Crowded => "others are waiting for its slot",
         })
     }
 }

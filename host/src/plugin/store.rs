@@ -88,8 +88,8 @@ impl Disk {
         let found = Digest::of(&bytes);
         if found != digest {
             return Err(PluginError::Failed(format!(
-                "{} is damaged: the sha-256 of its {} bytes is {found}, not its name; \
-                 any copy of that component will do in its place",
+                "{} is damaged: the sha-256 of its {} bytes is {found}, not its name. Replace it \
+                 with any copy of that component",
                 path.display(),
                 bytes.len()
             )));
@@ -101,7 +101,7 @@ impl Disk {
     pub(super) fn verify(&self, digest: Digest) -> Result<(), PluginError> {
         match self.component(digest) {
             Err(PluginError::Missing(_)) => Err(PluginError::Failed(format!(
-                "{} is missing; any copy of that component will do in its place",
+                "{} is missing. Put any copy of that component there",
                 self.component_path(digest).display()
             ))),
             read => read.map(drop),
@@ -129,9 +129,9 @@ impl Disk {
                 });
                 return Some(path);
             }
-            Ok(false) => tracing::warn!("{} is damaged, so compiling anew", path.display()),
+            Ok(false) => tracing::warn!("{} is damaged; compiling again", path.display()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => tracing::warn!("can't read {}, so compiling anew: {e}", path.display()),
+            Err(e) => tracing::warn!("can't read {}; compiling again: {e}", path.display()),
         }
         None
     }
@@ -166,7 +166,7 @@ impl Disk {
         let path = self.compiled_path(digest);
         let kept = self.is_intact(digest, &artifact.path).and_then(|intact| match intact {
             true => rename(&artifact.path, &path),
-            false => Err(io::Error::other("what was compiled did not arrive whole")),
+            false => Err(io::Error::other("the compiled code did not arrive completely")),
         });
         kept.map_err(|e| failed("write", &path, &e))
     }

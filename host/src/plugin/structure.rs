@@ -62,7 +62,7 @@ pub struct Excess {
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, found, limit, at } = self;
-        write!(f, "{what}: {found} by byte {at} of the file, a component may have {limit}")
+        write!(f, "{what}: {found} by byte {at} of the file; a component may have {limit}")
     }
 }
 

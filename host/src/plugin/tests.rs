@@ -131,15 +131,15 @@ async fn a_trap_gives_the_state_back() {
     let outcome = outcome(&mut instance, message(b"tdirty")).await;
     let failure = outcome.result.as_ref().unwrap_err();
     assert_eq!(failure.kind(), "trap");
-    assert!(failure.to_string().contains("unreachable code"), "{failure}");
+    assert!(failure.to_string().contains("unreachable executed"), "{failure}");
     assert_eq!(state_of(outcome).get("k").unwrap(), "dirty");
 }
 
 #[tokio::test]
 async fn deep_recursion_is_contained() {
-    failure!(b"r", "trap", "stack overflow: it recursed too deep for its stack of 512 KiB");
+    failure!(b"r", "trap", "stack overflow: it recursed too deeply for its stack of 512 KiB");
     // So ends recursion in a guest whose own stack ends first, as Rust's and C's do.
-    failure!(b"p", "trap", "it reached outside of its memory (it recursed too deep, or");
+    failure!(b"p", "trap", "out-of-bounds memory access (most likely deep recursion or");
 }
 
 /// Without it, "unreachable" is all that an author is told of a guest that ran out of memory.
@@ -226,16 +226,16 @@ async fn host_calls_are_limited() {
 
 #[tokio::test]
 async fn what_a_guest_gives_is_limited() {
-    failure!(b"b", "limit", "a reply may have 1048576 bytes, this one has 1048577");
-    failure!(b"z", "limit", "a host call or a reply may carry 1114112 bytes");
-    failure!(b"v", "limit", "a host call or a reply may carry 1114112 bytes");
-    failure!(b"X", "limit", "a rejection's message may have 4096 bytes, this one has 5000");
-    failure!(b"Mx", "limit", "events: a message may emit 256");
+    failure!(b"b", "limit", "a reply may have 1048576 bytes; this one has 1048577");
+    failure!(b"z", "limit", "a host call or a reply may carry at most 1114112 bytes");
+    failure!(b"v", "limit", "a host call or a reply may carry at most 1114112 bytes");
+    failure!(b"X", "limit", "a rejection's message may have 4096 bytes; this one has 5000");
+    failure!(b"Mx", "limit", "events: a message may emit at most 256");
     failure!(b"K", "trap", "an event's kind is a word, not \"line of the guest\"");
     failure!(b"T", "trap", "the content type of a reply is printable ASCII, not \"t\\nxt/plain\"");
     let mut large = vec![b'x'; 5_000];
     large[0] = b'M';
-    failure!(&large, "limit", "events: those of a message may have 1048576 bytes");
+    failure!(&large, "limit", "events: all events of a message may have at most 1048576 bytes");
 }
 
 /// The state's own limits and failures must reach the caller as what they are: a full disk is not
@@ -369,9 +369,12 @@ async fn a_refused_component_leaves_nothing() {
     cut.truncate(2_000);
     for (bytes, says) in [
         (cut, "truncated"),
-        (traps, "it can't be instantiated: it trapped: it reached unreachable code"),
-        (calls, "it can't be instantiated: it trapped: called a host function while it was"),
-        (hungry, "it can't be instantiated: it passed a limit: memory: an instance may have"),
+        (traps, "it can't be instantiated: it trapped: unreachable executed"),
+        (
+            calls,
+            "it can't be instantiated: it trapped: called a host function during instantiation",
+        ),
+        (hungry, "it can't be instantiated: it exceeded a limit: memory: an instance may have"),
     ] {
         let Err(PluginError::Refused(reason)) = host.add(bytes.into()).await else {
             panic!("not refused: {says}")
@@ -385,7 +388,7 @@ async fn a_refused_component_leaves_nothing() {
     let Err(PluginError::Refused(reason)) = host.add(spins.into()).await else {
         panic!("not refused")
     };
-    assert!(reason.contains("it passed its deadline of 100ms"), "{reason}");
+    assert!(reason.contains("it exceeded its deadline of 100ms"), "{reason}");
     assert_eq!(files(dir.path()), [""; 0]);
 }
 
@@ -572,9 +575,9 @@ async fn the_rest_of_wasi_is_empty_and_bounded() {
     assert!(ask(&mut instance, b"phello\nworld").await.is_ok());
     assert_eq!(ask(&mut instance, b"v").await.unwrap(), 0_u32.to_le_bytes());
     for (body, kind, says) in [
-        (b"S", "limit", "handles: an instance may hold 1000"),
-        (b"R", "limit", "random: one call gives 65536 bytes"),
-        (b"x", "trap", "it gave up"),
+        (b"S", "limit", "handles: an instance may hold at most 1000"),
+        (b"R", "limit", "one call gives at most 65536"),
+        (b"x", "trap", "it exited with code"),
     ] {
         let mut instance = plugin.fresh().await.unwrap();
         let failure = ask(&mut instance, body).await.unwrap_err();
@@ -752,13 +755,13 @@ async fn a_source_that_fails_is_not_asked_again_by_each_who_waits() {
 #[test]
 fn cuts_are_told_in_words() {
     for (why, says) in [
-        (Cut::Full, "too many calls compute for long on this node"),
-        (Cut::Ending, "the slot has to stop or change its version"),
-        (Cut::Gone, "nobody waits for it any more"),
-        (Cut::Crowded, "others wait for its slot"),
+        (Cut::Full, "too many long-running calls on this node"),
+        (Cut::Ending, "the slot must stop or switch its version"),
+        (Cut::Gone, "no client is waiting for it any more"),
+        (Cut::Crowded, "others are waiting for its slot"),
     ] {
-        assert_eq!(Failure::Cut(why).to_string(), format!("ended before its time: {says}"));
+        assert_eq!(Failure::Cut(why).to_string(), format!("ended early: {says}"));
         let unmade = PluginError::Cut(why).to_string();
-        assert_eq!(unmade, format!("its instance was not made in time: {says}"));
+        assert_eq!(unmade, format!("instantiating it took too long: {says}"));
     }
 }

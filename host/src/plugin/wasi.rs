@@ -203,12 +203,14 @@ impl HostState {
         let Some(current) = self.current.as_deref_mut() else {
             // Nothing may depend on when an instance was made.
             return asked.map(|bytes| vec![0; bytes]).ok_or_else(|| {
-                wasmtime::format_err!("asked for {bytes} random bytes, one call gives {bytes_max}")
+                wasmtime::format_err!(
+                    "asked for {bytes} random bytes; one call gives at most {bytes_max}"
+                )
             });
         };
         let Some(asked) = asked else {
             return Err(current.fail(Failure::Limit(format!(
-                "random: one call gives {bytes_max} bytes at most, {bytes} were asked for"
+                "random: asked for {bytes} bytes; one call gives at most {bytes_max}"
             ))));
         };
         if current.random.is_none() {

@@ -1,5 +1,5 @@
-//! The threads that hash, read and write whole components. They give way to every other thread of
-//! the machine: no message may wait for it.
+//! The threads that hash, read and write whole components. They have the lowest priority, so that
+//! no message waits for them.
 
 use super::PluginError;
 use crate::limits;

@@ -1,5 +1,5 @@
-//! A key-value bucket that is only changed by compare-and-swap, with every answer but an
-//! acknowledgement taken as undecided.
+//! A key-value bucket that is only changed by compare-and-swap; any answer except an
+//! acknowledgement counts as undecided.
 
 use crate::{
     database::identity::random_u128,
@@ -26,11 +26,11 @@ pub enum BucketError {
     /// Nothing was changed.
     #[error("the registry can't be reached: {0}")]
     Unavailable(String),
-    #[error("it is not known whether the registry was changed: {0}")]
+    #[error("unknown whether the registry was changed: {0}")]
     Undecided(String),
     #[error("{0}")]
     TooLarge(String),
-    #[error("a value of the registry is not understood: {0}")]
+    #[error("can't read a value of the registry: {0}")]
     Unreadable(String),
 }
 
@@ -74,7 +74,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let broken = |e: serde_json::Error| format!("it does not decode: {e}");
     let Format { format } = serde_json::from_slice(bytes).map_err(broken)?;
     if format != FORMAT {
-        return Err(format!("it has format {format}, this slotd reads {FORMAT}"));
+        return Err(format!("it has format {format}; this slotd reads {FORMAT}"));
     }
     Ok(serde_json::from_slice::<Stamped<T>>(bytes).map_err(broken)?.value)
 }
@@ -113,8 +113,8 @@ impl Bucket {
         let found = &store.stream.cached_info().config;
         if !found.max_age.is_zero() || found.storage != StorageType::File {
             return Err(NatsError::Refused(format!(
-                "bucket {name} exists and is not set up as slotd needs it: its values must stay, \
-                 in files"
+                "bucket {name} exists with other settings than slotd needs: file storage, and \
+                 values that never expire"
             )));
         }
         let value_bytes_max = nats.client.server_info().max_payload.saturating_sub(4096);
@@ -165,7 +165,7 @@ impl Bucket {
         let encoded = Bytes::from(encoded);
         if encoded.len() > self.value_bytes_max {
             return Err(BucketError::TooLarge(format!(
-                "{key} has {} bytes; the engine takes messages of {} (max_payload)",
+                "{key} has {} bytes; the NATS servers accept {} (max_payload)",
                 encoded.len(),
                 self.value_bytes_max
             )));

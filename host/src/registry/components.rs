@@ -180,7 +180,7 @@ impl Components {
         let orphans = match self.orphans().await {
             Ok(orphans) => orphans,
             Err(why) => {
-                tracing::debug!(why, "pieces of components are looked at later");
+                tracing::debug!(why, "the search for leftover component chunks is postponed");
                 return suspects;
             }
         };
@@ -188,7 +188,7 @@ impl Components {
             orphans.into_iter().partition(|orphan| suspects.contains(orphan));
         for subject in sure {
             match self.stream.purge().filter(&subject).await {
-                Ok(_) => tracing::info!(subject, "removed what a broken upload left"),
+                Ok(_) => tracing::info!(subject, "removed leftovers of an interrupted upload"),
                 Err(error) => tracing::debug!(%error, subject, "not removed"),
             }
         }

@@ -149,7 +149,7 @@ impl Shared {
             Ok(())
         };
         if let Err(why) = read {
-            tracing::error!(key, revision, why, "a value of the registry is not understood");
+            tracing::error!(key, revision, why, "can't read a value of the registry");
         }
     }
 
@@ -232,7 +232,7 @@ impl Registry {
             Error::new(
                 Code::SwapInProgress,
                 format!(
-                    "another node has just deployed {} (generation {found}): look at it, then try \
+                    "another node has just deployed {} (generation {found}); check it, then try \
                      again",
                     next.name
                 ),
@@ -259,7 +259,7 @@ impl Registry {
     /// watch is behind.
     ///
     /// # Errors
-    /// `plugin-unavailable` when the registry does not have it or can't be asked.
+    /// `plugin-unavailable` when it is not in the registry or can't be asked.
     pub async fn ensure(
         &self,
         service: &ServiceName,
@@ -286,9 +286,9 @@ impl Registry {
                     if let Some(known) = known() {
                         return Ok(known);
                     }
-                    "the registry does not have it".to_owned()
+                    "it is not in the registry".to_owned()
                 }
-                Ok(None) => "the registry does not have the service".to_owned(),
+                Ok(None) => "the service is not in the registry".to_owned(),
                 Err(error) => error.to_string(),
             };
             // The record was committed after the deployment was stored: a read that does not
@@ -344,7 +344,10 @@ impl Registry {
                 Swapped::Lost { revision, value } => current = Some((revision, value)),
             }
         }
-        Err(Error::new(Code::StorageUnavailable, "too many change the placement at once"))
+        Err(Error::new(
+            Code::StorageUnavailable,
+            "too many concurrent changes of the placement; try again",
+        ))
     }
 }
 
@@ -390,15 +393,16 @@ async fn check_settings(
         ("streams", streams.to_string(), found.streams.to_string()),
     ];
     let differences = differences.into_iter().filter(|(_, own, theirs)| own != theirs);
-    let differences = differences
-        .map(|(what, own, theirs)| format!("{what} is {theirs} there and {own} on this node"));
+    let differences = differences.map(|(what, own, theirs)| {
+        format!("{what} is {theirs} in the cluster and {own} on this node")
+    });
     let differences: Vec<_> = differences.collect();
     if differences.is_empty() {
         return Ok(found);
     }
     Err(NatsError::Refused(format!(
-        "this node does not fit cluster {cluster:?}: {}; they were fixed when its first node \
-         started and can't be changed",
+        "this node's settings differ from cluster {cluster:?}: {}. They were fixed when the \
+         cluster's first node started and can't be changed",
         differences.join(", ")
     )))
 }

@@ -114,7 +114,7 @@ impl Registry {
                 return Ok(to);
             }
         }
-        Err(Error::new(Code::StorageUnavailable, "the cluster's settings can't be changed now"))
+        Err(Error::new(Code::StorageUnavailable, "can't change the cluster's settings now"))
     }
 }
 

@@ -101,7 +101,11 @@ async fn a_node_with_other_settings_is_refused() {
     let catalogue = || Arc::new(Catalogue::of_cluster());
     let refused = Registry::open(&nats, &other, Some(4), catalogue()).await;
     let Err(NatsError::Refused(why)) = refused else { panic!("not refused") };
-    for part in ["slot_count is 512 there and 64", "scheme-1", "streams is 16 there and 4"] {
+    for part in [
+        "slot_count is 512 in the cluster and 64",
+        "scheme-1",
+        "streams is 16 in the cluster and 4",
+    ] {
         assert!(why.contains(part), "{why}");
     }
     // Who says nothing of the streams takes those that the cluster has: the default may change.

@@ -34,7 +34,7 @@ pub async fn run(
                             }
                         }
                         Some(Err(error)) => {
-                            tracing::warn!(%error, "the watch of the registry broke");
+                            tracing::warn!(%error, "lost the watch on the registry");
                             break;
                         }
                         None => break,
@@ -42,7 +42,7 @@ pub async fn run(
                     _ = sweep.tick() => suspects = components.sweep(suspects).await,
                 }
             },
-            Err(error) => tracing::warn!(%error, "the registry can't be watched now"),
+            Err(error) => tracing::warn!(%error, "can't watch the registry; retrying"),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(limits::REGISTRY_RETRY_MAX);
@@ -65,7 +65,7 @@ fn see(shared: &Shared, entry: &kv::Entry) {
         kv::Operation::Delete | kv::Operation::Purge => {
             tracing::error!(
                 key = entry.key,
-                "a value of the registry was deleted; it is kept here"
+                "a value was deleted from the registry; this node keeps its copy"
             );
         }
     }

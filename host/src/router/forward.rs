@@ -122,7 +122,9 @@ impl Forwarder {
         // On its own, so that whoever does not look at its answer holds up nobody behind it.
         let arrived = tokio::spawn(journey.arrive(first));
         Ok(Pending::on_its_way(Box::pin(async move {
-            arrived.await.unwrap_or_else(|_| Err(Error::internal("a message was lost sight of")))
+            arrived.await.unwrap_or_else(|_| {
+                Err(Error::internal("a forwarding task ended without a result"))
+            })
         })))
     }
 
@@ -151,7 +153,7 @@ impl Forwarder {
         let ticket = self.lane(slot)?.enter(self.held_max).ok_or_else(|| {
             Error::new(
                 Code::MailboxFull,
-                format!("{} messages already wait for this slot; slow down", self.held_max),
+                format!("{} messages are already waiting for this slot; slow down", self.held_max),
             )
         })?;
         let mut journey = Journey {
@@ -262,7 +264,7 @@ impl Forwarder {
                     Some(peer) => match self.forward(slot, &peer, request()).await {
                         Ok(response) => {
                             return pick(response).ok_or_else(|| {
-                                Error::internal(format!("node {peer} answered something else"))
+                                Error::internal(format!("node {peer} sent an unexpected answer"))
                             });
                         }
                         Err(PeerError::Refused(error)) if may_ask_again(asked, &error) => {
@@ -293,7 +295,7 @@ impl Forwarder {
                 Error::new(
                     Code::OutcomeUnknown,
                     format!(
-                        "it is not known whether it was done; look at the session's history: {}",
+                        "it is not known whether this was done; check the session's history: {}",
                         trouble.detail
                     ),
                 )
@@ -335,7 +337,7 @@ impl Forwarder {
         if waiting >= limits::WAITING_READS_MAX {
             return Err(Error::new(
                 Code::MailboxFull,
-                format!("{waiting} reads already wait for slots of this node; slow down"),
+                format!("{waiting} reads are already waiting for slots of this node; slow down"),
             ));
         }
         self.pause(slot, backoff, deadline, trouble).await
@@ -477,8 +479,8 @@ impl Journey {
                 true => Error::new(
                     Code::OutcomeUnknown,
                     format!(
-                        "it is not known whether the message was kept; \
-                         repeat it with the same idempotency key: {}",
+                        "it is not known whether the message was kept; repeat it with the same \
+                         idempotency key to find out: {}",
                         trouble.error.detail
                     ),
                 ),
@@ -515,11 +517,11 @@ impl Journey {
                 Ok(Response::NotOwner { owner, term, .. }) => {
                     let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
-                    let why = format!("node {peer} does not own slot {} any more", self.slot);
+                    let why = format!("node {peer} no longer owns slot {}", self.slot);
                     let error = Error::new(Code::Unavailable, why);
                     Err(Trouble { error, doubtful: false, moved })
                 }
-                Ok(_) => Ok(Err(Error::internal(format!("node {peer} answered something else")))),
+                Ok(_) => Ok(Err(Error::internal(format!("node {peer} sent an unexpected answer")))),
                 Err(PeerError::Refused(error)) => self.classify(error),
                 Err(error @ PeerError::Unreachable { .. }) => {
                     let error = Error::new(Code::Unavailable, error.to_string());
@@ -573,7 +575,7 @@ fn being_moved(slot: SlotId) -> Error {
     Error::new(Code::Unavailable, format!("slot {slot} is being moved"))
 }
 fn nobody(slot: SlotId) -> Error {
-    Error::new(Code::Unavailable, format!("no node is known to own slot {slot}"))
+    Error::new(Code::Unavailable, format!("no known node owns slot {slot}"))
 }
 
 struct Leave<'a>(&'a AtomicUsize);

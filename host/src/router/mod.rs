@@ -246,7 +246,7 @@ impl Router {
             let mut handle = seat.handle.write();
             if let Some(running) = handle.as_ref().filter(|handle| !handle.is_closed()) {
                 if !running.stats.serving.load(Ordering::Acquire) {
-                    let why = "an opening of the slot that was given up is not over yet";
+                    let why = "a cancelled open of this slot has not finished";
                     return Err(Error::new(Code::Unavailable, why));
                 }
                 seat.place.send_replace(Place::Here);
@@ -255,7 +255,7 @@ impl Router {
             let (ownership, context) = (seat.ownership.clone(), self.context.clone());
             *handle = Some(SlotHandle::spawn_telling(slot, ownership, context, last, Some(told)));
         }
-        let gone = || Err(Error::new(Code::Unavailable, "the slot ended while it was opened"));
+        let gone = || Err(Error::new(Code::Unavailable, "the slot stopped while it was opening"));
         let term = opened.await.unwrap_or_else(|_| gone())?;
         seat.silenced.store(false, Ordering::Release);
         seat.place.send_replace(Place::Here);

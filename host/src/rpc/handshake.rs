@@ -1,4 +1,4 @@
-//! How two nodes find out that they belong together, before anything else is said on a link.
+//! How two nodes verify that they belong to the same cluster, before any other message on a link.
 //!
 //! The caller sends its [`Hello`], the other side answers with its own. Then the caller proves that
 //! it knows the cluster's secret: an HMAC-SHA256 (RFC 2104) over the role and both hellos, which hold
@@ -74,7 +74,7 @@ reasons! {
     Crowded = "crowded";
 }
 
-/// A link that is not to be.
+/// Rejected link.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub reason: Reason,
@@ -101,8 +101,8 @@ impl Refusal {
     }
     /// Of one that did not prove that it knows the secret.
     fn unproven(detail: String) -> Self {
-        let told = "this node's secret, or its cluster's name, is not that of the node it called, \
-                    whose log says which";
+        let told = "this node's secret or cluster name differs from the called node's; its log \
+            says which";
         Self { reason: Reason::Secret, detail, told: Some(told) }
     }
     pub fn malformed(detail: impl Into<String>) -> Self {
@@ -118,7 +118,7 @@ impl Refusal {
     /// What the other side said.
     pub fn read(item: &Item) -> Self {
         let Ok(Farewell { reason, detail }) = Farewell::decode(&*item.head) else {
-            return Self::malformed("its farewell does not decode");
+            return Self::malformed("its goodbye can't be decoded");
         };
         let known = Reason::ALL.iter().find(|known| known.as_str() == reason);
         Self::new(known.copied().unwrap_or(Reason::Malformed), clean(&detail))
@@ -315,14 +315,14 @@ impl Own {
             return identity(format!("another process calls itself {name:?}, like this node"));
         }
         if let Some(expected) = expected.filter(|expected| *expected != theirs.name) {
-            return identity(format!("node {name:?} is where {expected:?} should be"));
+            return identity(format!("expected node {expected:?} at this address, found {name:?}"));
         }
         // One that is not known yet is fine: views differ in time.
         if let Some(known) = self.members.borrow().get(&theirs.name)
             && theirs.boot < known.boot
         {
             return identity(format!(
-                "node {name:?} is an older process (start {}) than the one this node knows (start {})",
+                "node {name:?} is an older process (start {}) than the one known to this node (start {})",
                 theirs.boot, known.boot
             ));
         }
@@ -356,7 +356,7 @@ impl Own {
             same if same == ours => String::new(),
             other => format!(", and its cluster is {:?}, this node's {ours:?}", clean(other)),
         };
-        let detail = format!("node {name:?} has another secret than this node{cluster}");
+        let detail = format!("node {name:?} and this node have different secrets{cluster}");
         Err(Refusal::unproven(detail))
     }
 
@@ -438,7 +438,7 @@ async fn expect(frames: &mut Streaming<Frame>, kind: u32) -> Result<Bytes, Parte
     match &*frame.items {
         [item] if item.kind == kind => Ok(item.head.clone()),
         [item, ..] if item.kind == kind::FAREWELL => Err(Parted::Theirs(Refusal::read(item))),
-        _ => Err(Refusal::malformed("it does not say what a peer would say").into()),
+        _ => Err(Refusal::malformed("it does not speak the peer protocol").into()),
     }
 }
 

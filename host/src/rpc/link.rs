@@ -1,4 +1,4 @@
-//! The way to one peer: the calls that wait for its answers, and the task that keeps the
+//! The link to one peer: the calls that wait for its answers, and the task that keeps the
 //! connection.
 
 use super::{
@@ -130,7 +130,7 @@ pub struct LinkStatus {
 impl Link {
     pub fn new(peer: Arc<str>) -> Arc<Self> {
         let state = State {
-            up: Err("it was not connected yet".into()),
+            up: Err("not connected yet".into()),
             next_id: 1,
             calls: HashMap::new(),
             bytes: 0,
@@ -160,11 +160,11 @@ impl Link {
             let state = &mut *self.state.lock();
             let up = state.up.as_ref().map_err(|why| self.unreachable(why))?;
             if state.calls.len() >= limits::PEER_IN_FLIGHT_MAX {
-                return Err(self.full("too many requests have no answer yet"));
+                return Err(self.full("too many requests are waiting for an answer"));
             }
             let bytes = head.len() + body.len();
             if state.bytes.saturating_add(bytes) > limits::PEER_IN_FLIGHT_BYTES_MAX {
-                return Err(self.full("requests of too many bytes have no answer yet"));
+                return Err(self.full("requests with too many bytes are waiting for an answer"));
             }
             let id = state.next_id;
             let item = Item { head, body, ..Item::new(kind::REQUEST, id) };
@@ -269,7 +269,7 @@ impl Future for Answer {
         let Reply { parts, live, held } =
             answer.unwrap_or_else(|_| Err(broken("the link was closed".into())))?;
         let mut response = wire::decode_response(parts)
-            .map_err(|e| broken(format!("its answer does not decode: {e}")))?;
+            .map_err(|e| broken(format!("can't decode its answer: {e}")))?;
         match &mut response {
             Ok(Response::Subscribed(subscribed)) => {
                 subscribed.live = live;
@@ -302,13 +302,13 @@ pub(super) async fn run(link: Arc<Link>, own: Arc<Own>, mut target: watch::Recei
             why = connection(&link, &own, &member) => why,
             () = moved(&link, &mut target, &member) => {
                 wait = limits::PEER_RETRY_MIN;
-                "it was started anew".into()
+                "it was restarted".into()
             }
         };
         let was_up = link.state.lock().up.is_ok();
         link.broke(&why);
         if was_up {
-            tracing::warn!(peer = %link.peer, "the link to a peer broke: {why}");
+            tracing::warn!(peer = %link.peer, "lost the link to a peer: {why}");
         } else if said != why {
             tracing::info!(peer = %link.peer, address = %member.peer, "no link to a peer: {why}");
         }
@@ -415,7 +415,7 @@ async fn open(link: &Link, own: &Own, member: &Member, exec: Crew) -> Result<Ope
             codec,
         )
         .await
-        .map_err(|status| format!("{address} is no peer: {}", clean(status.message())))?
+        .map_err(|status| format!("{address} is not a slotd peer: {}", clean(status.message())))?
         .into_inner();
     match own.introduce(&link.peer, &mut frames, &outbox, &hello).await {
         Ok(peer) => {

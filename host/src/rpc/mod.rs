@@ -134,8 +134,7 @@ pub fn or_too_old(error: Error) -> Error {
     match is_undecoded(&error) {
         true => Error::new(
             Code::Unavailable,
-            "the session is on a node of an earlier version of slotd, which can't do this: \
-             upgrade that node",
+            "the session is on a node with an older slotd that can't do this; upgrade that node",
         ),
         false => error,
     }
@@ -333,7 +332,7 @@ impl Peers for PeerLinks {
         let link = self.links.0.read().get(&peer.name).cloned();
         let to = match link {
             Some(link) => link.status().connected.map(drop),
-            None => Err("it was not connected yet".into()),
+            None => Err("not connected yet".into()),
         };
         Some(Reach { to, from: self.inbound.has(&peer.name, peer.instance) })
     }

@@ -1,4 +1,4 @@
-//! What waits to be written to one link, and how it is packed into frames.
+//! The write queue of one link, and how it is packed into frames.
 //!
 //! Whoever has something to say pushes it here; the link's connection takes as much as is ready
 //! whenever it can write, so the frames grow with the load. Three lanes: words about the link go
@@ -266,11 +266,11 @@ impl Assembler {
         let at = self.open.iter().position(|(open, _)| open.id == item.id);
         match item.kind {
             kind::PIECE => {
-                let Some(at) = at else { return Err("a piece of nothing".into()) };
+                let Some(at) = at else { return Err("a fragment without an item".into()) };
                 let Some((open, body)) = self.open.get_mut(at) else { return Ok(None) };
                 let total = open.total as usize;
                 if item.body.is_empty() || item.body.len() > total - body.len() {
-                    return Err("a piece of a wrong size".into());
+                    return Err("a fragment of the wrong size".into());
                 }
                 body.extend_from_slice(&item.body);
                 if body.len() < total {
@@ -289,10 +289,10 @@ impl Assembler {
                     ));
                 }
                 if at.is_some() || self.open.len() > limits::PEER_PIECED_MAX {
-                    return Err("too many items in pieces".into());
+                    return Err("too many fragmented items".into());
                 }
                 if item.body.len() >= total {
-                    return Err("a piece of a wrong size".into());
+                    return Err("a fragment of the wrong size".into());
                 }
                 let mut body = Vec::with_capacity(total);
                 body.extend_from_slice(&item.body);

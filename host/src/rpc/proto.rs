@@ -190,7 +190,7 @@ impl codec::Decoder for FrameDecoder {
         let size = bytes.remaining();
         if size > limits::PEER_HELLO_BYTES_MAX && !self.trusted.load(Ordering::Acquire) {
             return Err(Status::out_of_range(format!(
-                "a frame of {size} bytes is too large for a stranger"
+                "a frame of {size} bytes is too large for an unauthenticated peer"
             )));
         }
         self.frames.decode(bytes)

@@ -42,7 +42,8 @@ use tonic::{Status, Streaming, server::Grpc};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const NOT_HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
-    connection: close\r\n\r\nThis port is for the nodes of a slotd cluster. The API has another.\n";
+    connection: close\r\n\r\nThis port is for the nodes of a slotd cluster. The API is on another \
+    port.\n";
 
 /// A node's name and instance.
 type Process = (Arc<str>, u128);
@@ -88,7 +89,7 @@ impl Server {
                         connections.spawn(connection(server, stream, from, place, cut, stop));
                     }
                     Err(e) => {
-                        if repeats::admit("can't accept connections of peers", "peers") {
+                        if repeats::admit("can't accept connections from peers", "peers") {
                             tracing::warn!("can't accept a peer's connection: {e}");
                         }
                         sleep(limits::PEER_ACCEPT_RETRY).await;
@@ -144,7 +145,7 @@ async fn connection(
 ) {
     tokio::select! {
         Ok(()) = cut => {
-            let what = "it had not shown that it is a peer's when others needed the room";
+            let what = "not authenticated yet when other connections needed its place";
             server.own.refused(from, "a connection", &Refusal::new(Reason::Crowded, what));
         }
         () = converse(&server, stream, from, place, stop) => {}
@@ -195,7 +196,7 @@ async fn converse(
         };
         match (ended, &peer) {
             (Err(Err(e)), None) => {
-                let refusal = Refusal::malformed(format!("it is no slotd peer: {}", deep(&e)));
+                let refusal = Refusal::malformed(format!("not a slotd peer: {}", deep(&e)));
                 own.refused(from, "a connection", &refusal);
             }
             (Err(ended), Some(name)) => {
@@ -218,7 +219,7 @@ async fn converse(
 
 fn late(within: Duration) -> Refusal {
     let secs = within.as_secs();
-    Refusal::new(Reason::Timeout, format!("it did not introduce itself within {secs} s"))
+    Refusal::new(Reason::Timeout, format!("no handshake within {secs} s"))
 }
 
 /// An error with its causes, fit for a log line.
@@ -251,7 +252,7 @@ async fn begins_well(stream: &mut TcpStream) -> Result<bool, Refusal> {
         let mut rest = [0; 4096];
         let _ = timeout(limits::PEER_STOP_GRACE, stream.readable()).await;
         let _ = stream.try_read(&mut rest);
-        return Err(Refusal::malformed("it speaks HTTP/1: the API has another port"));
+        return Err(Refusal::malformed("it speaks HTTP/1; the API is on another port"));
     }
     Err(Refusal::malformed("it does not speak HTTP/2"))
 }
@@ -270,7 +271,7 @@ async fn respond(
         return Ok(status.into_http());
     }
     let Some((give, outbox)) = give else {
-        return Ok(Status::resource_exhausted("one link a connection").into_http());
+        return Ok(Status::resource_exhausted("a connection can carry only one link").into_http());
     };
     let (codec, trust) = Codec::new();
     let mut give = Some((give, trust));
@@ -309,7 +310,7 @@ async fn session(
     let own = &server.own;
     let Caller { from, until, place, known } = caller;
     let introduced = timeout_at(until, async {
-        let what = "it did not ask for the peers' stream";
+        let what = "it did not request the peer stream";
         let (mut frames, trust) = frames.await.map_err(|_| Refusal::malformed(what))?;
         let named = || place.iter().for_each(|place| place.reached(Progress::Named));
         let peer = own.receive(&mut frames, outbox, named).await?;

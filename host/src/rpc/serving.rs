@@ -136,7 +136,7 @@ impl<'a> Serving<'a> {
                     // The peer pings this often, and finds out sooner that a link is dead.
                     self.silent += 1;
                     if self.silent > limits::PEER_SILENT_PINGS_MAX + 2 {
-                        return End::Gone("the peer is silent".into());
+                        return End::Gone("the peer sends nothing".into());
                     }
                 }
                 _ = &mut replaced => return End::Gone("the peer made another link".into()),
@@ -194,8 +194,8 @@ impl<'a> Serving<'a> {
         let request = match wire::decode_request(parts) {
             Ok(request) => request,
             Err(why) => {
-                if repeats::admit("a peer's request does not decode", &self.name) {
-                    tracing::warn!(peer = %self.name, "a peer's request does not decode: {why}");
+                if repeats::admit("can't decode a peer's request", &self.name) {
+                    tracing::warn!(peer = %self.name, "can't decode a peer's request: {why}");
                 }
                 return self.answer(id, Err(super::undecoded(&why)));
             }
@@ -256,7 +256,7 @@ impl<'a> Serving<'a> {
         let Parts { mut head, mut body } = encode(answer);
         if !wire::fits(&head, &body) {
             let error = Error::internal(format!(
-                "an answer of {} bytes is more than nodes send each other, {}",
+                "an answer of {} bytes is larger than the limit between nodes, {}",
                 body.len(),
                 limits::PEER_ITEM_BYTES_MAX
             ));
@@ -306,7 +306,7 @@ impl<'a> Serving<'a> {
 fn encode(answer: Result<Response, Error>) -> Parts {
     wire::encode_response(answer).or_else(|error| wire::encode_response(Err(error))).unwrap_or_else(
         |error| {
-            tracing::error!(%error, "a peer gets no answer");
+            tracing::error!(%error, "can't answer a peer");
             Parts { head: Bytes::new(), body: Bytes::new() }
         },
     )

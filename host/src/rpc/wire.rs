@@ -464,13 +464,13 @@ fn parts_and(head: &impl Serialize, beside: &Beside, body: Bytes) -> Result<Part
 fn bytes(start: Vec<u8>, value: &impl Serialize) -> Result<Bytes, Error> {
     postcard::to_extend(value, start)
         .map(Bytes::from)
-        .map_err(|e| Error::internal(format!("a bug: what a peer is sent can't be encoded: {e}")))
+        .map_err(|e| Error::internal(format!("bug: can't encode a message for a peer: {e}")))
 }
 
 fn head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     match bytes.split_first() {
         Some((&WIRE_FORMAT, rest)) => value(rest),
-        Some((format, _)) => Err(format!("its format is {format}, this slotd reads {WIRE_FORMAT}")),
+        Some((format, _)) => Err(format!("its format is {format}; this slotd reads {WIRE_FORMAT}")),
         None => Err("it is empty".into()),
     }
 }

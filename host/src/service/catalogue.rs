@@ -226,7 +226,7 @@ impl Service {
             return Err(Error::new(
                 Code::RequestInvalid,
                 format!(
-                    "{} has had {} different deployments, the most that are kept apart",
+                    "{} has had {} different deployments, which is the maximum",
                     self.name,
                     self.deployments.len()
                 ),
@@ -289,10 +289,12 @@ impl Service {
                 Error::new(
                     Code::NothingToRollBack,
                     match self.deployments.len() {
-                        0 | 1 => format!("{} has no version before the one that runs", self.name),
+                        0 | 1 => {
+                            format!("{} has no earlier version than the one that runs", self.name)
+                        }
                         _ => format!(
-                            "{0} has no version before the one that runs; --to goes to any of its \
-                             deployments, which `slotd deployments {0}` lists",
+                            "{0} has no earlier version than the one that runs; use --to with one \
+                             of those that `slotd deployments {0}` lists",
                             self.name
                         ),
                     },

@@ -51,12 +51,12 @@ impl Refusal {
     pub fn reason(self, from: &str, to: &str) -> impl fmt::Display {
         match self {
             Self::Later => format!(
-                "version {to} has no migrate of its own, so it takes sessions over from earlier \
+                "version {to} does not implement migrate, so it takes over sessions from earlier \
                  versions only, and {from} is later"
             ),
             Self::Unordered => format!(
-                "version {to} has no migrate of its own, so it takes sessions over from earlier \
-                 versions only, and of {from} and {to} one is not a semantic version (as 1.4.0)"
+                "version {to} does not implement migrate, so it takes over sessions from earlier \
+                 versions only, and {from} or {to} is not a semantic version (such as 1.4.0)"
             ),
         }
     }

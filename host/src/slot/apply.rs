@@ -147,8 +147,8 @@ impl Task {
         if self.context.cluster.is_none() && !self.context.store.has_room() {
             return Err(Error::new(
                 Code::StorageUnavailable,
-                "this node's disk has less room than `store.disk_reserve`; \
-                 nothing was kept, reads go on",
+                "this node's disk has less free space than `store.disk_reserve`; nothing was \
+                 kept, reads still work",
             ));
         }
         Ok(())

@@ -122,12 +122,13 @@ impl Gate {
 pub fn commit_error(error: &crate::log::LogError) -> Error {
     use crate::log::LogError;
     match error {
-        LogError::Fenced { .. } => {
-            Error::new(Code::Fenced, "the slot has another writer now; the message was not kept")
-        }
+        LogError::Fenced { .. } => Error::new(
+            Code::Fenced,
+            "another node has taken over the slot; the message was not kept",
+        ),
         LogError::Unavailable(why) => Error::new(
             Code::StorageUnavailable,
-            format!("the log refused the write, the message was not kept: {why}"),
+            format!("the log refused the write; the message was not kept: {why}"),
         ),
         LogError::Undecided(why) => Error::new(
             Code::OutcomeUnknown,

@@ -58,7 +58,7 @@ impl Task {
                         slot = self.slot,
                         %service,
                         plugin = %label,
-                        "{label} could not be loaded: {why}; its messages are answered with 503"
+                        "can't load {label}: {why}; its messages get 503"
                     );
                 }
                 Err(unavailable(&label, why))
@@ -191,7 +191,7 @@ impl Task {
                         slot = self.slot,
                         service = %guests.service,
                         plugin = %guests.label,
-                        "no instance of {} could be made: {why}; its messages are answered with 503",
+                        "can't instantiate {}: {why}; its messages get 503",
                         guests.label
                     );
                 }
@@ -207,7 +207,7 @@ impl Task {
                         plugin = %guests.label,
                         kind = failure.kind(),
                         %failure,
-                        "a call failed; its instance is replaced"
+                        "a call failed; replacing its instance"
                     );
                 }
             }
@@ -272,15 +272,15 @@ fn not_waited_for(label: &Arc<str>, why: Cut) -> Error {
         Cut::Ending => Error::new(
             Code::Unavailable,
             format!(
-                "the slot moves, stops or changes its version, and plugin {label} is not loaded yet; \
-                 nothing was kept"
+                "the slot is moving, stopping or switching its version, and plugin {label} is not \
+                 loaded yet; nothing was kept"
             ),
         ),
         Cut::Gone | Cut::Full | Cut::Crowded => Error::new(
             Code::PluginUnavailable,
             format!(
-                "plugin {label} is being loaded, and compiled where need be, and others wait for the \
-                 slot; nothing was kept, try again"
+                "plugin {label} is still being loaded, and others are waiting for the slot; \
+                 nothing was kept, try again"
             ),
         ),
     };
@@ -297,15 +297,15 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
         }
         Failure::Trapped(why) => Error::new(
             Code::PluginTrapped,
-            format!("plugin {label} trapped, nothing it did was kept: {why}"),
+            format!("plugin {label} trapped; nothing it did was kept: {why}"),
         ),
         Failure::Deadline(deadline) => Error::new(
             Code::PluginDeadline,
-            format!("plugin {label} took longer than its {deadline:?}, nothing it did was kept"),
+            format!("plugin {label} took longer than {deadline:?}; nothing it did was kept"),
         ),
         Failure::Limit(what) => Error::new(
             Code::PluginLimit,
-            format!("plugin {label} passed a limit, nothing it did was kept: {what}"),
+            format!("plugin {label} exceeded a limit; nothing it did was kept: {what}"),
         ),
         Failure::Store(error) => return error.into(),
         Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
@@ -313,26 +313,27 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
         Failure::Cut(Cut::Full) => Error::new(
             Code::GuestsBusy,
             format!(
-                "{} calls of plugins compute for long on this node already; nothing was kept",
+                "{} long-running plugin calls are already active on this node; nothing was kept",
                 limits::LONG_CALLS_MAX
             ),
         ),
         Failure::Cut(Cut::Ending) => Error::new(
             Code::Unavailable,
-            "the slot moves, stops or changes its version, and the call takes too long to wait for; \
-             nothing was kept",
+            "the slot is moving, stopping or switching its version, and can't wait for this long \
+             call; nothing was kept",
         ),
         Failure::Cut(Cut::Crowded) => Error::new(
             Code::GuestsBusy,
             format!(
-                "others wait for the slot, and the call got too little running time within {:?}; \
-                 nothing was kept",
+                "the call got too little processor time within {:?} while others waited for its \
+                 slot; nothing was kept",
                 deadline * limits::LONG_CALL_DEADLINES
             ),
         ),
-        Failure::Cut(Cut::Gone) => {
-            Error::new(Code::Unavailable, "nobody waited for the call any more; nothing was kept")
-        }
+        Failure::Cut(Cut::Gone) => Error::new(
+            Code::Unavailable,
+            "no client was waiting for the call any more; nothing was kept",
+        ),
     };
     error.with_plugin(&**label)
 }

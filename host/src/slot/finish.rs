@@ -61,7 +61,7 @@ impl Task {
                 if self.flushing.is_none() {
                     return Err(Error::new(
                         Code::StorageUnavailable,
-                        "the state store takes no writes now; what was acknowledged is in the log",
+                        "the state store refuses writes; acknowledged messages are safe in the log",
                     ));
                 }
             }
@@ -83,8 +83,8 @@ impl Task {
                     Some(next) if next.takes_time() && Instant::now() >= until => {
                         next.refuse(Error::new(
                             Code::Unavailable,
-                            "the slot moves or stops, and there was no time left for what waited; \
-                             nothing was kept",
+                            "the slot is moving or stopping and has no time left for waiting \
+                             messages; nothing was kept",
                         ));
                     }
                     Some(next) => self.take(next).await,

@@ -216,8 +216,8 @@ pub(super) async fn flushed(flushing: &mut Option<Flushing>) -> Result<Flushed, 
 }
 
 /// As [`catch_up`], by the one that has the slot, which is kept until what was begun is written: it
-/// must not meet what the next task writes. Up to a claim it goes on when nobody waits for it any
-/// more.
+/// must not meet what the next task writes. Up to a claim it goes on when no client is waiting for
+/// it any more.
 pub async fn catch_up_alone(
     slot: SlotId,
     context: Arc<SlotContext>,

@@ -73,7 +73,7 @@ pub struct SlotContext {
     pub cluster: Option<ClusterContext>,
 }
 
-/// How a slot does in a cluster what a node that stands alone need not do.
+/// Dependencies that a slot needs only in a cluster.
 pub struct ClusterContext {
     pub snapshots: Arc<Snapshots>,
     /// Where deployments are looked up that the catalogue does not have yet.
@@ -288,7 +288,10 @@ impl Mailbox {
             Put::Closed(mail) => Err(mail),
             Put::Full => Ok(Err(Error::new(
                 Code::MailboxFull,
-                format!("{} messages already wait for this slot; slow down", self.0.mailbox_max),
+                format!(
+                    "{} messages are already waiting for this slot; slow down",
+                    self.0.mailbox_max
+                ),
             ))),
         }
     }

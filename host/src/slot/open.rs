@@ -137,7 +137,7 @@ async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Er
         Task::open(slot, context, stats, owner, last).await
     };
     let Some(mut told) = told else { return open.await };
-    let given_up = || Error::new(Code::Unavailable, "the slot was not wanted any more");
+    let given_up = || Error::new(Code::Unavailable, "the slot is no longer needed on this node");
     let opened = tokio::select! {
         biased;
         () = told.closed() => return Err(given_up()),
@@ -181,7 +181,7 @@ impl Task {
         let claim = claim.unwrap_or_else(|_| Err(LogError::Undecided("no answer".into())));
         let (claim, follows) = claim.map_err(|e| match e {
             LogError::Undecided(why) | LogError::Unavailable(why) => {
-                Error::new(Code::StorageUnavailable, format!("the slot can't be claimed: {why}"))
+                Error::new(Code::StorageUnavailable, format!("can't claim the slot: {why}"))
             }
             other => commit_error(&other),
         })?;

@@ -122,7 +122,7 @@ impl Task {
             false => error,
         })?;
         if part.history.is_empty() && part.entered.is_none() {
-            return Err(invalid("a part of a session with nothing in it".into()));
+            return Err(invalid("an empty part of a session".into()));
         }
         let service = self.context.catalogue.require(&session.key.service)?;
         let deployments = part.history.iter().map(|imported| imported.deployment);
@@ -154,7 +154,7 @@ impl Task {
         expected: Option<Cursor>,
     ) -> Result<Option<Sent>, Error> {
         if expected.and_then(|expected| expected.of).is_none() {
-            return Err(invalid("what is to be discarded must be said exactly".into()));
+            return Err(invalid("the position to discard up to must be exact".into()));
         }
         if !session.exists() {
             return Ok(Some(self.sent_at(session)));
@@ -239,7 +239,7 @@ impl Task {
         match self.held_back.get(key).is_some_and(|until| *until > Instant::now()) {
             true => Err(Error::new(
                 Code::Unavailable,
-                format!("{key} is being imported; try again when that has ended"),
+                format!("{key} is being imported; try again when the import has ended"),
             )),
             false => Ok(()),
         }
@@ -404,7 +404,7 @@ fn is_of(session: &Session, expected: Option<Cursor>) -> bool {
 
 fn in_between(session: &Session, part: &Import) -> Error {
     changed(format!(
-        "{} changed while it was imported: it is at {}, not at {}; import it again",
+        "{} changed during the import: it is at {}, not at {}; import it again",
         session.key, session.head.seq, part.after
     ))
 }
@@ -425,7 +425,7 @@ fn check_expected(session: &Session, expected: Option<Cursor>) -> Result<(), Err
         Some(place) if place.seq != session.head.seq || !is_of(session, expected) => {
             let now = Cursor::after(session.head.seq, Some(Incarnation::of(&session.head)));
             Err(changed(format!(
-                "the session is at {now}, not at {place} as was expected; nothing was done"
+                "the session is at {now}, not at the expected {place}; nothing was done"
             )))
         }
         _ => Ok(()),

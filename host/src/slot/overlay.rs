@@ -91,8 +91,8 @@ impl Transaction {
         // One call alone never gets here: `migrate` and the message after it are one record.
         if written > limits::STATE_WRITE_BYTES_MAX {
             let fault = StateFault::Limit(format!(
-                "`migrate` and the message after it write {written} bytes of state, and {} at the \
-                 most together",
+                "`migrate` and the message after it wrote {written} bytes of state; together they \
+                 may write {}",
                 limits::STATE_WRITE_BYTES_MAX
             ));
             return Err((self.session, fault));
@@ -134,7 +134,7 @@ impl Transaction {
         }
         if key.is_empty() || key.len() > limits::STATE_KEY_BYTES_MAX {
             return Err(StateFault::Limit(format!(
-                "a state key has 1 to {} bytes, this one has {}",
+                "a state key must have 1 to {} bytes; this one has {}",
                 limits::STATE_KEY_BYTES_MAX,
                 key.len()
             )));
@@ -142,14 +142,14 @@ impl Transaction {
         let value_bytes = value.as_ref().map_or(0, Bytes::len);
         if value_bytes > limits::STATE_VALUE_BYTES_MAX {
             return Err(StateFault::Limit(format!(
-                "a state value has at most {} bytes, this one has {value_bytes}",
+                "a state value may have {} bytes; this one has {value_bytes}",
                 limits::STATE_VALUE_BYTES_MAX
             )));
         }
         let total = self.write_bytes + key.len() + value_bytes;
         if total > limits::STATE_WRITE_BYTES_MAX {
             return Err(StateFault::Limit(format!(
-                "one message writes at most {} bytes of state",
+                "one message may write at most {} bytes of state",
                 limits::STATE_WRITE_BYTES_MAX
             )));
         }

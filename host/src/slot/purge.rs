@@ -57,7 +57,10 @@ impl Task {
         }
         Err(Error::new(
             Code::Unavailable,
-            format!("the sessions of the {service} that was removed are still being deleted"),
+            format!(
+                "the sessions of the removed service {service} are still being deleted; try again \
+                 later"
+            ),
         ))
     }
 

@@ -216,7 +216,7 @@ impl Task {
             let mut task = match turn.await {
                 Turn::Free(task) => task,
                 Turn::Begun(begun) => begun.await,
-                Turn::Panicked => resume_unwind(Box::new("what a message brought has panicked")),
+                Turn::Panicked => resume_unwind(Box::new("handling a message panicked")),
             };
             if let Some(next) = next
                 && let Some(end) = task.go_on(next, shared).await
@@ -342,7 +342,7 @@ impl Task {
             // Nothing makes room as long as the store takes nothing; reads go on.
             return mail.refuse(Error::new(
                 Code::StorageUnavailable,
-                "this node's state store takes no writes now, and too much waits for it already",
+                "this node's state store refuses writes, and too much is already waiting for it",
             ));
         }
         if let Some(error) = self.removed(&mail) {

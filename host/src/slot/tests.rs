@@ -520,7 +520,7 @@ async fn a_plugin_without_instances_is_told_of() {
     assert_eq!(error.code, Code::PluginUnavailable);
     let label = error.plugin.unwrap();
     let text = said.text();
-    assert!(text.contains(&format!("no instance of {label} could be made: ")), "{text}");
+    assert!(text.contains(&format!("can't instantiate {label}: ")), "{text}");
 
     let (mut fixture, source) = Fixture::over_source(PATIENCE);
     fixture.pass_all();
@@ -528,6 +528,6 @@ async fn a_plugin_without_instances_is_told_of() {
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();
     assert_eq!(error.code, Code::PluginUnavailable);
     let text = said.text();
-    let line = text.lines().find(|line| line.contains("could not be loaded"));
+    let line = text.lines().find(|line| line.contains("can't load"));
     assert!(line.is_some_and(|line| line.contains("the source is away")), "{text}");
 }

@@ -160,7 +160,9 @@ impl DataDir {
         match flushed {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
-                return Err(OpenError::Unavailable("not everything could be written again".into()));
+                return Err(OpenError::Unavailable(
+                    "not everything could be written to the reopened store".into(),
+                ));
             }
             Ok(Err(e)) => {
                 self.engine.fail(e.to_string());
@@ -320,8 +322,8 @@ fn identity_of(path: &Path, options: &StorageOptions) -> Result<(Identity, bool)
     let identity = match known {
         Some(identity) if identity.slot_count != options.slot_count => {
             return Err(OpenError::Mismatch(format!(
-                "{} has slot_count {}, the configuration says {}; it cannot be changed: use \
-                 slot_count = {} or another data directory",
+                "{} has slot_count {}, but the configuration says {}. It can't be changed: set \
+                 slot_count = {}, or use another data directory",
                 path.display(),
                 identity.slot_count,
                 options.slot_count,
@@ -330,11 +332,11 @@ fn identity_of(path: &Path, options: &StorageOptions) -> Result<(Identity, bool)
         }
         Some(identity) if identity.clustered != options.clustered => {
             let (has, wants) = match identity.clustered {
-                true => ("a copy of a cluster's state", "a node that stands alone"),
-                false => ("the log of a node that stands alone", "a node of a cluster"),
+                true => ("a copy of a cluster's state", "a single node"),
+                false => ("the log of a single node", "a node of a cluster"),
             };
             return Err(OpenError::Mismatch(format!(
-                "{} has {has}, and this is {wants}: use another data directory",
+                "{} contains {has}, but this is {wants}: use another data directory",
                 path.display()
             )));
         }

@@ -79,7 +79,8 @@ pub fn run(engine: &Engine, db: &Db, mark: u64) -> Result<Tables, OpenError> {
     let known = known.unwrap_or_default().max(mark).max(fence.dropped_through);
     if last < known {
         return Err(damaged(format!(
-            "the log ends at record {last}, but record {known} was acknowledged: its end is lost"
+            "the log ends at record {last}, but record {known} was acknowledged: the end of the \
+             log is lost"
         )));
     }
     apply(engine, db, &mut pending, &slots)?;

@@ -163,14 +163,14 @@ impl Swap {
 
     /// All slots of a node may fail for one reason, again and again.
     fn tell_of_retry(&self, service: &ServiceName, slot: SlotId, error: &Error) {
-        if repeats::admit("a slot did not go over", service) {
+        if repeats::admit("a slot did not switch", service) {
             tracing::warn!(
                 %service,
                 from = self.from.as_deref(),
                 to = %self.to,
                 slot,
                 %error,
-                "a slot did not go over; trying again"
+                "a slot did not switch; trying again"
             );
         }
     }
@@ -269,8 +269,7 @@ mod tests {
             swap.tell_of_retry(&service, slot, &error);
         }
         let text = said.text();
-        let told: Vec<&str> =
-            text.lines().filter(|line| line.contains("did not go over")).collect();
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("did not switch")).collect();
         assert_eq!(told.len(), limits::REPEATS_LOGGED_MAX as usize, "{text}");
         for part in ["service=stuck-in-a-swap", "1.0.0+ab", "to=2.0.0+cd", "slot=0", "no room"] {
             assert!(told[0].contains(part), "{part}: {}", told[0]);

@@ -67,196 +67,202 @@ table! {
     bytes_in: Counter "slotd_http_bytes_total" {"direction" = "in"};
     /// Bytes over all connections, heads included.
     bytes_out: Counter "slotd_http_bytes_total" {"direction" = "out"};
-    /// From the hand-over of one slot's batch to the log until it is durable.
+    /// Time from passing one slot's batch to the log until it is durable.
     append_seconds: Histogram "slotd_append_seconds" [SECONDS];
     /// Messages in one batch of one slot.
     batch_messages: Histogram "slotd_batch_messages" [COUNT];
-    /// One group commit: the write and the fsync.
+    /// Time of one group commit: the write and the fsync.
     commit_seconds: Histogram "slotd_commit_seconds" [SECONDS];
-    /// Batches (one a slot) in one group commit.
+    /// Batches (one per slot) in one group commit.
     commit_slots: Histogram "slotd_commit_slots" [COUNT];
     /// Bytes of one group commit.
     commit_bytes: Histogram "slotd_commit_bytes" [BYTES];
     /// Calls of fsync or fdatasync by the log.
     fsyncs: Counter "slotd_fsyncs_total";
-    /// One write of a slot's committed changes to the state store.
+    /// Time of one write of a slot's committed changes to the state store.
     flush_seconds: Histogram "slotd_flush_seconds" [SECONDS];
-    /// Instances of plugins that were made.
+    /// Plugin instances created.
     instantiations: Counter "slotd_instantiations_total";
-    /// One instance that was made, without the time that it waited for memory.
+    /// Time to create one instance, without waiting for memory.
     instantiate_seconds: Histogram "slotd_instantiate_seconds" [SECONDS];
-    /// Instances that were dropped: unused for a while, or so that others had memory.
+    /// Plugin instances dropped: idle for a while, or to free memory for others.
     instances_idle: Counter "slotd_instances_dropped_total" {"why" = "idle"};
-    /// Instances that were dropped: unused for a while, or so that others had memory.
+    /// Plugin instances dropped: idle for a while, or to free memory for others.
     instances_shed: Counter "slotd_instances_dropped_total" {"why" = "memory"};
-    /// Calls of plugins that computed for long, on threads that give way to those that serve.
+    /// Long-running plugin calls, which run on separate low-priority threads.
     long_calls: Counter "slotd_long_calls_total";
-    /// Those that are there now, and run in turn.
+    /// Long-running plugin calls in progress.
     long_calls_now: Gauge "slotd_long_calls";
-    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    /// Long-running plugin calls ended early: no client was waiting (gone), too many (full), the slot had to stop (ending), or others waited for the slot (crowded).
     long_calls_gone: Counter "slotd_long_calls_cut_total" {"why" = "gone"};
-    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    /// Long-running plugin calls ended early: no client was waiting (gone), too many (full), the slot had to stop (ending), or others waited for the slot (crowded).
     long_calls_full: Counter "slotd_long_calls_cut_total" {"why" = "full"};
-    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    /// Long-running plugin calls ended early: no client was waiting (gone), too many (full), the slot had to stop (ending), or others waited for the slot (crowded).
     long_calls_ending: Counter "slotd_long_calls_cut_total" {"why" = "ending"};
-    /// Those that were ended early: nobody waited for them, there were too many, their slot had to stop, or others waited for it.
+    /// Long-running plugin calls ended early: no client was waiting (gone), too many (full), the slot had to stop (ending), or others waited for the slot (crowded).
     long_calls_crowded: Counter "slotd_long_calls_cut_total" {"why" = "crowded"};
-    /// One compilation of a component to native code.
+    /// Time to compile one component to native code.
     compile_seconds: Histogram "slotd_compile_seconds" [SECONDS];
-    /// How long one slot took no message because of a swap.
+    /// How long one slot accepted no message because of a swap.
     swap_pause_seconds: Histogram "slotd_swap_pause_seconds" [SECONDS];
-    /// Requests that were sent to the node that owns their slot.
+    /// Requests forwarded to the node that owns their slot.
     forwards: Counter "slotd_forwards_total";
-    /// Times that a request waited because its slot was nowhere, or was sent again.
+    /// Times that a request waited because no node owned its slot, or was forwarded again.
     forward_retries: Counter "slotd_forward_retries_total";
-    /// The number of the node's view of the cluster, counted by the node itself.
+    /// The number of the node's current view of the cluster; each node counts its own.
     view_number: Gauge "slotd_view_number";
-    /// Nodes that this node believes to be alive, itself included.
+    /// Nodes that this node considers alive, including itself.
     view_members: Gauge "slotd_view_members";
     /// Slots that this node owns.
     slots_owned: Gauge "slotd_slots_owned";
-    /// Claims of slots that this node has won.
+    /// Slots that this node has claimed.
     claims: Counter "slotd_claims_total";
-    /// Whether this node can't serve (no engine, no room) and has told the others: 1 or 0.
+    /// 1 if this node can't serve (log engine unreachable or disk full) and has reported so to the
+    /// others, else 0.
     unfit: Gauge "slotd_unfit";
-    /// Slots that this node lost to another's claim while it served them.
+    /// Slots that another node claimed while this node was serving them.
     fences: Counter "slotd_fences_total";
-    /// Slots that were moved to this node by their owner.
+    /// Slots that came to this node: handed over by their owner (handoff), or taken over from no
+    /// live owner (takeover).
     handoffs: Counter "slotd_moves_total" {"kind" = "handoff"};
-    /// Slots that this node took because nobody alive had them.
+    /// Slots that came to this node: handed over by their owner (handoff), or taken over from no
+    /// live owner (takeover).
     takeovers: Counter "slotd_moves_total" {"kind" = "takeover"};
-    /// Moves that failed or were cancelled.
+    /// Slot moves that failed or were cancelled.
     moves_failed: Counter "slotd_moves_failed_total";
-    /// How long nobody served a slot that was moved to this node by its owner.
+    /// How long no node served a slot while its owner handed it over to this node.
     handoff_pause_seconds: Histogram "slotd_handoff_pause_seconds" [SECONDS];
-    /// Slots that were started: claimed, and brought to the end of their log.
+    /// Slots started: claimed, and replayed to the end of their log.
     slot_starts: Counter "slotd_slot_starts_total";
-    /// Slots that lost their log to another term, or its answer.
+    /// Slots stopped because another term took over their log, or because an append had no clear
+    /// result.
     slot_failures: Counter "slotd_slot_failures_total";
-    /// What is open: HTTP connections, and the WebSockets and event streams among them.
+    /// Open HTTP connections, and the WebSockets and event streams among them.
     connections: Gauge "slotd_open_sockets" {"kind" = "http"};
-    /// What is open: HTTP connections, and the WebSockets and event streams among them.
+    /// Open HTTP connections, and the WebSockets and event streams among them.
     websockets: Gauge "slotd_open_sockets" {"kind" = "websocket"};
-    /// What is open: HTTP connections, and the WebSockets and event streams among them.
+    /// Open HTTP connections, and the WebSockets and event streams among them.
     event_streams: Gauge "slotd_open_sockets" {"kind" = "sse"};
-    /// Subscribers that were too slow, told of a gap and disconnected.
+    /// Subscribers disconnected with a gap because they read too slowly.
     subscriber_gaps: Counter "slotd_subscriber_gaps_total";
-    /// How late the threads that serve come to a task that is due, looked at ten times a second.
+    /// How late the worker threads run a task that is due, measured ten times a second.
     serving_delay_seconds: Histogram "slotd_serving_delay_seconds" [SECONDS];
-    /// Lines of the log (or of standard output) that were dropped because nobody read them fast enough, or could not be written.
+    /// Lines of the log or standard output dropped because they were read too slowly or could not be written.
     log_lines_dropped: Counter "slotd_log_lines_dropped_total";
-    /// Panics inside slotd: bugs. The log has each with its place.
+    /// Panics inside slotd, which are bugs. The log has each with its location.
     panics: Counter "slotd_panics_total";
-    /// Whether the connection to NATS stands: 1 or 0.
+    /// 1 if connected to NATS, else 0.
     nats_connected: Gauge "slotd_nats_connected";
     /// Times that the connection to NATS was lost.
     nats_disconnects: Counter "slotd_nats_disconnects_total";
-    /// One request to JetStream, appends not among them, until its answer.
+    /// Time of one request to JetStream, appends excluded.
     nats_request_seconds: Histogram "slotd_nats_request_seconds" [SECONDS];
-    /// One batch or claim on JetStream until it is settled, however many tries it took.
+    /// Time until one batch or claim on JetStream is decided, retries included.
     log_append_seconds: Histogram "slotd_log_append_seconds" [SECONDS];
-    /// Appends whose first answer was not an acknowledgement, or did not come.
+    /// Appends whose first publish got no acknowledgement.
     log_undecided: Counter "slotd_log_undecided_total";
     /// Times that an undecided append was published again.
     log_republished: Counter "slotd_log_republished_total";
-    /// Answers "wrong last sequence" without a number: spurious, or a lost quorum.
+    /// "Wrong last sequence" answers without a number: spurious, or from a lost quorum.
     log_conflicts: Counter "slotd_log_conflicts_total";
-    /// Appends that were refused because another owner, or another batch, came before.
+    /// Appends refused because another owner's batch, or another batch, came first.
     log_fenced: Counter "slotd_log_fenced_total";
-    /// Claims of slots that another node's claim came before.
+    /// Claims of slots that lost to another node's claim.
     log_claims_lost: Counter "slotd_claims_lost_total";
     // Discovery and membership.
-    /// Addresses of peers that discovery gives now.
+    /// Peer addresses that discovery currently finds.
     discovery_addresses: Gauge "slotd_discovery_addresses";
-    /// When DNS last answered for a name, in seconds since 1970.
+    /// Unix time of the last DNS answer, in seconds.
     discovery_success: Gauge "slotd_discovery_last_success_timestamp_seconds";
-    /// Looks at a name that DNS did not answer; the last answer stays in use.
+    /// DNS lookups that failed; the last answer stays in use.
     discovery_failures: Counter "slotd_discovery_failures_total";
-    /// Addresses that DNS gave where no node can be (unspecified, multicast, link-local).
+    /// Addresses from DNS that can't be a node's (unspecified, multicast, link-local).
     discovery_unusable: Counter "slotd_discovery_unusable_addresses_total";
 
     // Between nodes.
-    /// Requests that were queued for a peer.
+    /// Requests queued for peers.
     peer_requests: Counter "slotd_peer_requests_total";
-    /// From the queueing of a request for a peer until its answer.
+    /// Time from queueing a request for a peer to its answer.
     peer_request_seconds: Histogram "slotd_peer_request_seconds" [SECONDS];
-    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    /// Requests to peers without an answer: no connection (unreachable), a full queue (full), or a connection lost after they were written (broken).
     peer_unreachable: Counter "slotd_peer_failures_total" {"kind" = "unreachable"};
-    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    /// Requests to peers without an answer: no connection (unreachable), a full queue (full), or a connection lost after they were written (broken).
     peer_full: Counter "slotd_peer_failures_total" {"kind" = "full"};
-    /// Requests to peers that got no answer: no connection (unreachable), no room in its queue (full), or the connection broke after they were written (broken).
+    /// Requests to peers without an answer: no connection (unreachable), a full queue (full), or a connection lost after they were written (broken).
     peer_broken: Counter "slotd_peer_failures_total" {"kind" = "broken"};
-    /// Requests of peers that were taken.
+    /// Requests accepted from peers.
     peer_served: Counter "slotd_peer_served_total";
-    /// Links to peers that are up: those that this node made (out) and those that peers made (in).
+    /// Links to peers that are up: opened by this node (out), or by peers (in).
     peer_links_out: Gauge "slotd_peer_links" {"direction" = "out"};
-    /// Links to peers that are up: those that this node made (out) and those that peers made (in).
+    /// Links to peers that are up: opened by this node (out), or by peers (in).
     peer_links_in: Gauge "slotd_peer_links" {"direction" = "in"};
-    /// Links with live nodes that are missing for more than 10 s: to them (out), or from them (in).
+    /// Links to live nodes that have been missing for more than 10 s: to them (out), or from them
+    /// (in).
     peer_links_missing_out: Gauge "slotd_peer_links_missing" {"direction" = "out"};
-    /// Links with live nodes that are missing for more than 10 s: to them (out), or from them (in).
+    /// Links to live nodes that have been missing for more than 10 s: to them (out), or from them
+    /// (in).
     peer_links_missing_in: Gauge "slotd_peer_links_missing" {"direction" = "in"};
-    /// Links to peers that were made; more than peers were added means that links broke.
+    /// Links opened to peers; if it grows more than the number of peers, links were lost.
     peer_connects: Counter "slotd_peer_connects_total";
     /// Frames over all links.
     peer_frames_out: Counter "slotd_peer_frames_total" {"direction" = "out"};
     /// Frames over all links.
     peer_frames_in: Counter "slotd_peer_frames_total" {"direction" = "in"};
-    /// Bytes over all links, without what HTTP/2 adds.
+    /// Bytes over all links, without HTTP/2 overhead.
     peer_bytes_out: Counter "slotd_peer_bytes_total" {"direction" = "out"};
-    /// Bytes over all links, without what HTTP/2 adds.
+    /// Bytes over all links, without HTTP/2 overhead.
     peer_bytes_in: Counter "slotd_peer_bytes_total" {"direction" = "in"};
-    /// Requests, answers and other items in one frame that was written.
+    /// Requests, answers and other items in one written frame.
     peer_frame_items: Histogram "slotd_peer_frame_items" [COUNT];
-    /// Views of this node: each change of what it sees is one.
+    /// Views of this node; each membership change makes one.
     views: Counter "slotd_views_total";
-    /// Nodes that left, or were given up for dead.
+    /// Nodes that left or were declared dead.
     nodes_lost: Counter "slotd_nodes_lost_total";
-    /// Times that the others gave this node up for dead, and it joined again.
+    /// Times that the other nodes declared this node dead, and it rejoined.
     declared_down: Counter "slotd_declared_down_total";
-    /// Times that membership did not run when it should have.
+    /// Times that membership ran late, because the process was paused or overloaded.
     stalls: Counter "slotd_membership_stalls_total";
-    /// Datagrams of membership.
+    /// Membership datagrams.
     datagrams_in: Counter "slotd_membership_datagrams_total" {"direction" = "in"};
-    /// Datagrams of membership.
+    /// Membership datagrams.
     datagrams_out: Counter "slotd_membership_datagrams_total" {"direction" = "out"};
-    /// Datagrams of membership that the kernel did not take.
+    /// Membership datagrams that the kernel refused to send.
     send_failures: Counter "slotd_membership_send_failures_total";
-    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    /// Datagrams on the peer port that were ignored, by reason.
     dropped_garbage: Counter "slotd_membership_dropped_total" {"reason" = "garbage"};
-    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    /// Datagrams on the peer port that were ignored, by reason.
     dropped_unauthentic: Counter "slotd_membership_dropped_total" {"reason" = "unauthentic"};
-    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    /// Datagrams on the peer port that were ignored, by reason.
     dropped_replayed: Counter "slotd_membership_dropped_total" {"reason" = "replayed"};
-    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    /// Datagrams on the peer port that were ignored, by reason.
     dropped_invalid: Counter "slotd_membership_dropped_total" {"reason" = "invalid"};
-    /// Datagrams at the peer port that were not heeded, by what was wrong with them.
+    /// Datagrams on the peer port that were ignored, by reason.
     dropped_own: Counter "slotd_membership_dropped_total" {"reason" = "own"};
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_cluster: Counter "slotd_membership_refusals_total" {"reason" = "cluster"};
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_secret: Counter "slotd_membership_refusals_total" {"reason" = "secret"};
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_protocol: Counter "slotd_membership_refusals_total" {"reason" = "protocol"};
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_ring_scheme: Counter "slotd_membership_refusals_total" {"reason" = "ring-scheme"};
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_slot_count: Counter "slotd_membership_refusals_total" {"reason" = "slot-count"};
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_name: Counter "slotd_membership_refusals_total" {"reason" = "name"};
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_superseded: Counter "slotd_membership_refusals_total" {"reason" = "superseded"};
-    /// Snapshots of slots that were taken.
+    /// Slot snapshots taken.
     snapshots: Counter "slotd_snapshots_total";
-    /// Bytes of objects that were put for snapshots.
+    /// Bytes of snapshot objects stored.
     snapshot_bytes: Counter "slotd_snapshot_bytes_total";
-    /// One snapshot that was taken, or one slot that was restored from one.
+    /// Time to take one snapshot (take), or to restore one slot from one (restore).
     snapshot_seconds: Histogram "slotd_snapshot_seconds" [SECONDS] {"work" = "take"};
-    /// One snapshot that was taken, or one slot that was restored from one.
+    /// Time to take one snapshot (take), or to restore one slot from one (restore).
     restore_seconds: Histogram "slotd_snapshot_seconds" [SECONDS] {"work" = "restore"};
-    /// Objects of snapshots that were found damaged or missing. The log names each.
+    /// Snapshot objects found damaged or missing. The log names each.
     snapshot_damage: Counter "slotd_snapshot_damage_total";
-    /// Nodes that were refused, here or this one by others, by what differs.
+    /// Nodes refused, by this node or this node by others, by what differs.
     refused_address: Counter "slotd_membership_refusals_total" {"reason" = "address"};
 }
 
@@ -272,29 +278,29 @@ static LABELLED: &[Metric] = &[
         name: HTTP_REQUESTS,
         kind: "Counter",
         labels: &[("route", "…"), ("status", "…")],
-        doc: "HTTP requests that were answered.",
+        doc: "HTTP requests answered.",
         bounds: None,
     },
     Metric {
         name: HTTP_SECONDS,
         kind: "Histogram",
         labels: &[("route", "…")],
-        doc: "From a request's head to its answer.",
+        doc: "Time from a request's head to its answer.",
         bounds: Some(SECONDS),
     },
     Metric {
         name: ERRORS,
         kind: "Counter",
         labels: &[("code", "…")],
-        doc: "Requests that were refused or failed, by the error's code (docs/errors.md).",
+        doc: "Requests that failed, by error code (docs/errors.md).",
         bounds: None,
     },
     Metric {
         name: CONNECTIONS_ENDED,
         kind: "Counter",
         labels: &[("listener", "api|admin"), ("why", "silent|idle|refused|dropped")],
-        doc: "Connections of a listener that has all that it may have: ended for a new one (they \
-              sent no request yet, or were idle), refused with 503, or dropped unanswered.",
+        doc: "Connections that a listener at its limit closed to admit a new one (silent: no \
+            request sent yet; idle), refused with 503 (refused), or dropped unanswered (dropped).",
         bounds: None,
     },
     Metric {
@@ -304,7 +310,7 @@ static LABELLED: &[Metric] = &[
             "reason",
             "malformed|protocol|cluster|ring|slot-count|secret|identity|timeout|crowded",
         )],
-        doc: "Links between nodes that one side refused, counted on both sides, by why.",
+        doc: "Links between nodes that one side refused, by reason; both sides count it.",
         bounds: None,
     },
 ];
@@ -483,17 +489,16 @@ pub fn metrics_md() -> String {
     }
     out.push_str(
         "\n## How many series\n\n\
-         Of services, those that were there first have series of their own, 50 at most; all others \
-         are counted\ntogether as `service=\"other\"`, so that sums stay right. A service that was \
-         removed loses its series. Where a\nkind of failure (`slotd_traps_total`, \
-         `slotd_service_errors_total`) or of call (`slotd_guest_call_seconds`) never\nhappened, there \
-         is no series of it.\n\n\
-         `slotd_slot_mailbox_depth` has a series for each slot in whose mailbox something waits, \
-         `slotd_slot_claims_total`\none for each slot that this process has claimed more than once. \
-         Both are read when they are asked for: nothing is\nspent on them per message.\n\n\
+         The first 50 services have their own series; all others are counted together as \
+         `service=\"other\"`, so that\nsums stay right. A removed service loses its series. A \
+         kind of failure (`slotd_traps_total`,\n`slotd_service_errors_total`) or of call \
+         (`slotd_guest_call_seconds`) that never happened has no series.\n\n\
+         `slotd_slot_mailbox_depth` has a series for each slot with waiting messages, \
+         `slotd_slot_claims_total` one for\neach slot that this process has claimed more than \
+         once. Both are computed when scraped, at no cost per message.\n\n\
          Metrics of a cluster (`slotd_nats_*`, `slotd_log_*`, `slotd_view*`, `slotd_membership_*`, \
-         `slotd_discovery_*`,\n`slotd_peer_*`, `slotd_snapshot*`, moves, forwards and claims) are not \
-         shown by a node that stands alone.\n",
+         `slotd_discovery_*`,\n`slotd_peer_*`, `slotd_snapshot*`, moves, forwards and claims) do \
+         not appear on a single node.\n",
     );
     out
 }
@@ -535,7 +540,7 @@ mod tests {
             "# TYPE slotd_append_seconds histogram",
             "slotd_append_seconds_bucket{le=\"0.000005\"} ",
             "slotd_append_seconds_bucket{le=\"+Inf\"} ",
-            "# HELP slotd_guest_call_seconds One call of a plugin",
+            "# HELP slotd_guest_call_seconds Time of one plugin call",
             "# TYPE slotd_guest_call_seconds histogram",
             "slotd_guest_call_seconds_count{service=\"render-test\",call=\"handle\"} 1",
             "slotd_swap_pause_seconds_sum ",

@@ -1,4 +1,4 @@
-//! What slotd says of itself: log lines, metrics, panics.
+//! Log lines, metrics, and the handling of panics.
 
 mod histogram;
 pub mod metrics;

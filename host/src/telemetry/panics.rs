@@ -111,11 +111,7 @@ fn hook(panic: &PanicHookInfo<'_>) {
     let thread = thread.name().unwrap_or("unnamed");
     super::metrics().panics.increment(1);
     if tracing::dispatcher::has_been_set() {
-        let consequence = if contained {
-            "what panicked is made anew"
-        } else {
-            "nothing contains this: the process ends"
-        };
+        let consequence = if contained { "it is restarted" } else { "the process ends" };
         tracing::error!(%message, %place, thread, "panic, a bug in slotd; {consequence}");
     } else {
         let line = format!("slotd: a bug: thread {thread} panicked at {place}: {message}\n");

@@ -1,8 +1,8 @@
-//! Lines that guests, clients, peers or a broken disk can cause as often as they like.
+//! Limits log lines that guests, clients, peers or a broken disk can cause without end.
 //!
-//! Of lines that are alike (the same statement, about the same thing) the first few are logged, and
-//! how many more there were is said once at the end of each [`limits::REPEATS_INTERVAL`]. So a
-//! client whose every call fails costs some lines a second, however fast it is.
+//! Of similar lines (the same statement, about the same thing), the first few are logged, and one
+//! line at the end of each [`limits::REPEATS_INTERVAL`] gives the number of the others. So a client
+//! whose every call fails costs a few lines per second, however fast it is.
 
 use crate::limits;
 use parking_lot::Mutex;

@@ -1,4 +1,4 @@
-//! Metrics that are read when someone asks, rather than kept up to date on the way of a message.
+//! Metrics that are computed when scraped, instead of updated for each message.
 
 use super::{metrics::Metric, services};
 use crate::{
@@ -61,42 +61,51 @@ pub(super) static SCRAPED: &[Metric] = &[
     Metric::scraped(
         "slotd_slot_mailbox_depth",
         LABEL_SLOT,
-        "Messages that wait for a slot, where any do.",
+        "Messages waiting for a slot; slots without any have no series.",
     ),
     Metric::scraped_counter(
         "slotd_slot_claims_total",
         LABEL_SLOT,
-        "Claims of a slot that this node has won more than once; many: nodes claim it in turns.",
+        "Claims of a slot by this node, once there are more than one. Many mean that nodes keep \
+         claiming it from each other.",
     ),
-    Metric::scraped("slotd_slots_running", &[], "Slots that run."),
+    Metric::scraped("slotd_slots_running", &[], "Running slots."),
     Metric::scraped(
         "slotd_buffers_bytes",
         LABEL_HELD,
-        "Memory that connections hold, of `api.buffers`: bodies of messages under way, frames and \
-         heads that are not whole, answers and events that their readers have not taken.",
+        "Memory of connection buffers (`api.buffers`): bodies of messages in progress, incomplete \
+         frames and heads, answers and events not yet read.",
     ),
-    Metric::scraped("slotd_instances", &[], "Instances of plugins that are alive."),
+    Metric::scraped("slotd_instances", &[], "Live plugin instances."),
     Metric::scraped(
         "slotd_instance_memory_bytes",
         &[],
-        "Memory that instances hold, with what each needs beside its own memories.",
+        "Memory of plugin instances, overhead included.",
     ),
     Metric::scraped(
         "slotd_instance_memory_max_bytes",
         &[],
-        "The most that they may hold (`guests.memory_total`).",
+        "The limit for the memory of plugin instances (`guests.memory_total`).",
     ),
-    Metric::scraped("slotd_service_instances", LABEL_SERVICE, "Instances of a service's plugins."),
-    Metric::scraped("slotd_service_memory_bytes", LABEL_SERVICE, "Memory that they hold."),
+    Metric::scraped("slotd_service_instances", LABEL_SERVICE, "Plugin instances of a service."),
+    Metric::scraped(
+        "slotd_service_memory_bytes",
+        LABEL_SERVICE,
+        "Memory of a service's plugin instances.",
+    ),
     Metric::scraped(
         "slotd_service_code_bytes",
         LABEL_SERVICE,
         "Compiled code of a service's current plugin, shared by its instances.",
     ),
     Metric::scraped("slotd_sessions_cached", &[], "Sessions whose state is in memory."),
-    Metric::scraped("slotd_session_cache_bytes", &[], "Memory of these sessions."),
-    Metric::scraped("slotd_ready", &[], "1 when requests can be served."),
-    Metric::scraped("slotd_build_info", LABEL_VERSION, "1; the label has the version of slotd."),
+    Metric::scraped(
+        "slotd_session_cache_bytes",
+        &[],
+        "Memory of the sessions whose state is in memory.",
+    ),
+    Metric::scraped("slotd_ready", &[], "1 if the node can serve requests, else 0."),
+    Metric::scraped("slotd_build_info", LABEL_VERSION, "Always 1; the label has slotd's version."),
     Metric::scraped("process_resident_memory_bytes", &[], "Resident memory."),
     Metric::scraped("process_open_fds", &[], "Open file descriptors."),
     Metric::scraped("process_start_time_seconds", &[], "Start, in seconds since the Unix epoch."),

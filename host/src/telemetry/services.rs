@@ -242,47 +242,47 @@ const SERVICE: &[(&str, &str)] = &[("service", "…")];
 
 /// In the order of [`FAMILIES`].
 pub(super) static ROWS: [Metric; 9] = [
-    Metric::scraped_counter("slotd_messages_total", SERVICE, "Messages that were committed."),
+    Metric::scraped_counter("slotd_messages_total", SERVICE, "Messages committed."),
     Metric::scraped_counter(
         "slotd_events_total",
         SERVICE,
-        "Events that were committed, whether somebody listened or not.",
+        "Events committed, with or without subscribers.",
     ),
     Metric::scraped_counter(
         "slotd_message_bytes_total",
         &[("service", "…"), ("direction", "in|out")],
-        "Bytes of committed messages: their bodies (in), their replies and events (out).",
+        "Bytes of committed messages: bodies (in), replies and events (out).",
     ),
     Metric::scraped_counter(
         "slotd_replays_total",
         SERVICE,
-        "Stored replies that were given again to a repeated idempotency key.",
+        "Stored replies returned for a repeated idempotency key.",
     ),
     Metric::scraped_counter(
         "slotd_rejections_total",
         SERVICE,
-        "Messages and queries that a plugin refused.",
+        "Messages and queries that a plugin rejected.",
     ),
     Metric::scraped_counter(
         "slotd_traps_total",
         &[("service", "…"), ("kind", "trap|deadline|limit|store|no-memory|no-instance")],
-        "Calls of plugins that ended badly, by how; no-instance: none could be made for them.",
+        "Failed plugin calls, by kind; no-instance: no instance could be created.",
     ),
     Metric::scraped_counter(
         "slotd_service_errors_total",
         &[("service", "…"), ("code", "…")],
-        "Requests for a service that were refused or failed, over HTTP and WebSockets, by the \
-         error's code (docs/errors.md), counted by the node that the client asked.",
+        "Failed requests for a service, over HTTP and WebSockets, by error code (docs/errors.md), \
+         counted by the node that received them.",
     ),
     Metric::scraped_counter(
         "slotd_host_calls_total",
         SERVICE,
-        "Calls that plugins made into the host: state, effects, log.",
+        "Host calls made by plugins: state, effects, log.",
     ),
     Metric::scraped_histogram(
         "slotd_guest_call_seconds",
         &[("service", "…"), ("call", "handle|query|migrate")],
-        "One call of a plugin, by what was called.",
+        "Time of one plugin call, by function.",
     ),
 ];
 

@@ -1,10 +1,10 @@
-//! Standard output and error of a process that serves.
+//! Standard output and error of a serving process.
 //!
-//! Whoever reads them may stop reading: a log driver that stalls, a terminal that was paused, a
-//! supervisor without a reader. So nothing that serves writes there itself. It hands its line to a
-//! thread and goes on. What that thread can't write waits, up to [`limits::LOG_WAITING_BYTES_MAX`];
-//! further lines are dropped and counted (`slotd_log_lines_dropped_total`). The end of the process
-//! waits for the thread a moment only ([`flush`]).
+//! Their reader may stop reading: a stalled log driver, a paused terminal, a supervisor without a
+//! reader. So a serving thread never writes there itself, but passes its line to a separate thread.
+//! Lines that can't be written wait, up to [`limits::LOG_WAITING_BYTES_MAX`]; further lines are
+//! dropped and counted (`slotd_log_lines_dropped_total`). At its end, the process waits only
+//! briefly for that thread ([`flush`]).
 //!
 //! Commands that only talk to a node don't [`start`] the threads and write directly.
 
@@ -173,7 +173,7 @@ impl Sink {
             if dropped > 0 {
                 tracing::warn!(
                     dropped,
-                    "log lines were dropped: {} was not read fast enough, or could not be written",
+                    "log lines were dropped: {} was read too slowly, or could not be written",
                     self.name
                 );
             }

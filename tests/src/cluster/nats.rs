@@ -53,7 +53,7 @@ impl Requests {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
                 ["PING"] => self.stream.write_all(b"PONG\r\n").await?,
-                ["HMSG", ..] => bail!("nobody answers"),
+                ["HMSG", ..] => bail!("no server answers"),
                 ["MSG", subject, .., length] => {
                     let mut payload = vec![0; length.parse::<usize>()? + 2];
                     self.stream.read_exact(&mut payload).await?;

@@ -107,7 +107,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Account> {
         disks.iter().map(|disk| Some(disk.as_ref()?.path().join("data"))).collect();
     let mut system = System::start(plan, &folders).await?;
     let nodes = system.addresses().await?;
-    let first = nodes.first().context("there is no node")?;
+    let first = nodes.first().context("no node is running")?;
     let admin = crate::api::Admin::new(crate::http::Client::new(first.admin));
     for (service, plugin) in
         [("counter", "counter"), ("chat", "chat-v1"), (QUIET, "counter"), ("hostile", "hostile-v1")]

@@ -125,7 +125,7 @@ fn a_start_waits_for_the_engine_and_says_so() {
         .await?;
         let problem = eventually("why it is not ready", async || {
             let problem = admin.get("/readyz").await?.problem()?;
-            Ok(problem.detail.contains("waits for NATS: nats://127.0.0.1").then_some(problem))
+            Ok(problem.detail.contains("waiting for NATS: nats://127.0.0.1").then_some(problem))
         })
         .await?;
         ensure!((problem.status, problem.code.as_str()) == (503, "unavailable"), "{problem:?}");
@@ -134,7 +134,7 @@ fn a_start_waits_for_the_engine_and_says_so() {
         let mut ready = slotd()?;
         ready.arg("ready").env("SLOTD_ADMIN_URL", format!("http://{}", admin.address()));
         let ready = finish(ready).await?;
-        ensure!(!ready.status.success() && ready.stderr.contains("waits for NATS"), "{ready:?}");
+        ensure!(!ready.status.success() && ready.stderr.contains("waiting for NATS"), "{ready:?}");
         engine.restart(0).await?;
         eventually("it is ready", async || {
             Ok(admin.get("/readyz").await.ok().filter(|answer| answer.status == 200))
@@ -172,7 +172,7 @@ fn a_start_without_the_engine_ends_when_its_time_is_over() {
         command.env("SLOTD_NATS_SERVERS", format!("nats://slotd:hunter2@{}", port.address));
         command.env("SLOTD_CLUSTER_SECRET", SECRET);
         let finished = finish(command).await?;
-        expect(&finished, 6, &["no NATS to work with", &port.address.to_string()])?;
+        expect(&finished, 6, &["can't use NATS at", &port.address.to_string()])?;
         ensure!(!finished.stderr.contains("hunter2"), "{}", finished.stderr);
         Ok(())
     });
@@ -187,7 +187,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
         let scratch = tempfile::tempdir()?;
         let own = cluster.member(2)?.node.lock().await.data_dir().to_owned();
         let finished = intruder(&cluster, &own, &[]).await?;
-        expect(&finished, 6, &[&own.display().to_string(), "another slotd uses it"])?;
+        expect(&finished, 6, &[&own.display().to_string(), "in use by another slotd"])?;
         let data = scratch.path().join("data");
         let finished = intruder(&cluster, &data, &[("SLOTD_NODE", "node-2")]).await?;
         expect(&finished, 7, &["node-2"])?;
@@ -203,7 +203,7 @@ fn strangers_are_refused_and_told_why() {
         let scratch = tempfile::tempdir()?;
         let cases: [(Env, &[&str]); 2] = [
             (&[("SLOTD_SLOT_COUNT", "32")], &["slot_count", "16", "32"]),
-            (&[("SLOTD_NATS_STREAMS", "5")], &["streams is 3 there and 5"]),
+            (&[("SLOTD_NATS_STREAMS", "5")], &["streams is 3 in the cluster and 5"]),
         ];
         for (number, (env, says)) in cases.into_iter().enumerate() {
             let data = scratch.path().join(number.to_string());

@@ -160,7 +160,7 @@ fn a_node_whose_serving_threads_hang_loses_its_slots_and_ends() {
         // Its probe has threads of its own, and tells the truth about the others.
         let probe = hung.admin().client.get("/healthz").await?;
         ensure!(probe.status == 503, "the probe says {}", probe.status);
-        ensure!(probe.text().contains("have not moved"), "{}", probe.text());
+        ensure!(probe.text().contains("stalled"), "{}", probe.text());
         let status = hung.node.lock().await.wait_exit().await?;
         ensure!(status.code() == Some(70), "it ended with {status}");
         println!("it ended itself after {:?}", since.elapsed());

@@ -266,12 +266,12 @@ fn tail_shows_all_that_it_is_asked_for() {
             ["history", "hostile", "many", "--after", "9"],
         ] {
             let finished = node.run(&args).await?;
-            let says = "there is nothing after 9: the session's last message is 1";
+            let says = "nothing after 9: the session's last message is 1";
             ensure!(finished.status.success() && finished.stderr.contains(says), "{finished:?}");
         }
         let short = node.run(&["history", "hostile", "large", "-n", "6"]).await?;
         ensure!(
-            short.stderr.contains("fit one page; from the first: --after 0"),
+            short.stderr.contains("fit on one page; for the earlier ones: --after 0"),
             "{}",
             short.stderr
         );

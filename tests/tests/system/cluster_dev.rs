@@ -166,7 +166,7 @@ fn a_development_cluster_can_be_played_with() {
         });
         let again = again.await?;
         ensure!(again.status.code() == Some(6), "two in one folder: {again:?}");
-        ensure!(again.stderr.contains("another `slotd cluster` runs in"), "{again:?}");
+        ensure!(again.stderr.contains("another `slotd cluster` is running in"), "{again:?}");
 
         // Slots, by hand.
         let before = dev.ask(1, &["slot", "show", "5"]).await?;
@@ -187,7 +187,7 @@ fn a_development_cluster_can_be_played_with() {
         send(dev.told["nodes"][2]["pid"].as_u64().context("no pid")?, Signal::KILL)?;
         dev.settled(2).await?;
         let back = dev.node(2, "command")?;
-        let said = format!("node-3 was ended by signal 9; to bring it back: {back}\n");
+        let said = format!("node-3 was killed by signal 9; to restart it: {back}\n");
         eventually("word of it", async || Ok(dev.stderr().contains(&said).then_some(()))).await?;
         // It comes back, as it says there.
         let mut node = slotd()?;

@@ -126,7 +126,7 @@ fn a_compiler_that_is_killed_ends_nothing_else() {
         });
         killed?;
         let problem = expect_problem(&answer?, 503, "unavailable")?;
-        ensure!(problem.detail.contains("ended from outside"), "{}", problem.detail);
+        ensure!(problem.detail.contains("was killed"), "{}", problem.detail);
         admin.deploy("counter", plugins::load("counter")?).await?;
         Ok(())
     });

@@ -67,7 +67,7 @@ fn ctrl_c_ends_the_demo_and_leaves_nothing() {
                 Ok(said().contains(told_at).then_some(()))
             });
             reached.await.with_context(said)?;
-            ensure!(!running_in(&made)?.is_empty(), "there is no node");
+            ensure!(!running_in(&made)?.is_empty(), "no node is running");
             if told_at.starts_with("Serving") {
                 shows_the_past(&said()).await?;
             }

@@ -49,7 +49,7 @@ fn an_idle_slot_stops_and_goes_on_where_it_was() {
         api.send("hostile", "watched", emit()).await?;
         let event = next_event(&mut stream).await?;
         ensure!(event.place() == Some("2.0"), "{event:?}");
-        ensure!(slot(&admin, watched).await?.term == before.term, "it was started anew");
+        ensure!(slot(&admin, watched).await?.term == before.term, "it was restarted");
 
         let next = api.send("counter", "quiet", Message::bytes("x")).await?;
         ensure!(next.seq == 4 && next.json()? == 4, "{next:?}");

@@ -47,7 +47,7 @@ fn silent_strangers_lock_no_listener() {
             ensure!(count.is_some_and(|count| count >= 40), "{line}{count:?}");
         }
         let log = node.log();
-        ensure!(log.contains("connections at the limit"), "the log says nothing of it");
+        ensure!(log.contains("connection limit reached"), "the log says nothing of it");
         Ok(())
     });
 }
@@ -78,7 +78,7 @@ fn open_streams_leave_the_store_its_descriptors() {
         };
         ensure!(streams.len() > 10, "{} streams, then {refused:#}", streams.len());
         ensure!(
-            node.log().contains("file descriptors divided"),
+            node.log().contains("file descriptors assigned"),
             "the log does not say what is left"
         );
         // Told, and not left waiting.

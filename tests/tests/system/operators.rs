@@ -290,10 +290,10 @@ fn a_file_that_no_node_wrote_is_refused() {
         let state = lines.iter().position(|line| line.get("state").is_some()).context("a key")?;
         type Change<'a> = (&'a dyn Fn(&mut Vec<Value>), &'a str);
         let changes: [Change<'_>; 5] = [
-            (&|lines| lines[2]["message"]["time_ms"] = 1.into(), "the message before has"),
+            (&|lines| lines[2]["message"]["time_ms"] = 1.into(), "before the previous message"),
             (&|lines| lines[2]["message"]["time_ms"] = u64::MAX.into(), "this node's clock"),
-            (&|lines| lines[state]["state"]["key"] = "".into(), "a key has 1 to"),
-            (&|lines| lines[0]["session"] = "x".repeat(100_000).into(), "a session id has"),
+            (&|lines| lines[state]["state"]["key"] = "".into(), "a key must have 1 to"),
+            (&|lines| lines[0]["session"] = "x".repeat(100_000).into(), "a session id must have"),
             (&|lines| lines[0]["version"] = "1".repeat(1_000).into(), "the version has"),
         ];
         for (change, why) in changes {

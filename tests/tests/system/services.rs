@@ -46,7 +46,7 @@ fn a_rollback_leaves_no_session_behind_unasked() {
         let pinned = admin.pinned(SERVICE).await?;
         ensure!(pinned.len() == 1 && pinned[0].session == "a", "{pinned:?}");
         let reason = pinned[0].pinned.as_ref().map(|pin| pin.reason.as_str());
-        ensure!(reason.is_some_and(|why| why.contains("no migrate of its own")), "{reason:?}");
+        ensure!(reason.is_some_and(|why| why.contains("does not implement migrate")), "{reason:?}");
 
         let same = node.run(&["rollback", SERVICE, "--to", "0.1.0", "--same-state"]).await?;
         ensure!(same.status.success(), "{same:?}");

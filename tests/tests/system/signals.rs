@@ -42,7 +42,7 @@ fn sighup_reads_the_configuration_again() {
         ensure!(status("the-first-token").await? == 401, "the old token is still good");
         eventually("what changed", async || {
             let log = node.log();
-            let said = log.lines().find(|line| line.contains("read the configuration again"));
+            let said = log.lines().find(|line| line.contains("reloaded the configuration"));
             Ok(said.map(ToOwned::to_owned))
         })
         .await

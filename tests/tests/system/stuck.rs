@@ -34,7 +34,7 @@ fn hung_threads_are_told_by_the_probe_and_end_at_sigterm() {
                 let told = Instant::now();
                 let status = node.terminate().await?;
                 ensure!(status.code() == Some(70), "{status} after {:?}", told.elapsed());
-                ensure!(node.log().contains("do not move"), "it does not say why");
+                ensure!(node.log().contains("stalled"), "it does not say why");
                 return Ok(());
             }
             drop(stuck);

@@ -1,6 +1,5 @@
-//! `slotd serve` processes that a development cluster runs. They die with it, however it ends
-//! (on Linux). What they log goes to a file each, and what a person should see of it comes out line by
-//! line under their names.
+//! The `slotd serve` processes of a development cluster. They die with it, however it ends (on
+//! Linux). Each logs to its own file; warnings are also shown, line by line, with the node's name.
 
 use super::plan::NodePlan;
 use crate::{cli::output, limits};
@@ -175,12 +174,12 @@ impl Node {
     /// How it ended, for a person.
     pub fn how_it_ended(&self) -> String {
         match self.ended {
-            None => "still runs".into(),
+            None => "is still running".into(),
             Some(status) => match (status.code(), status.signal()) {
-                (Some(0), _) => "has ended in an orderly way".into(),
-                (Some(code), _) => format!("has ended with exit code {code}"),
-                (None, Some(signal)) => format!("was ended by signal {signal}"),
-                (None, None) => format!("has ended: {status}"),
+                (Some(0), _) => "exited with code 0".into(),
+                (Some(code), _) => format!("exited with code {code}"),
+                (None, Some(signal)) => format!("was killed by signal {signal}"),
+                (None, None) => format!("ended: {status}"),
             },
         }
     }
@@ -229,7 +228,7 @@ mod tests {
         assert_eq!(shown(&console), 1);
         console.show(Shown::Warnings);
         assert_eq!(shown(&console), 2);
-        assert!(console.shows("slotd: the node does not start") && console.shows("{\"error\": 1}"));
+        assert!(console.shows("slotd: the node can't start") && console.shows("{\"error\": 1}"));
         let all = Console::new(Shown::All);
         all.show(Shown::Errors);
         assert_eq!(shown(&all), 4);

@@ -42,7 +42,7 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
     let mut cluster = Cluster::new(&args);
     let told = tokio::select! {
         name = signals.stop_or_hangup() => {
-            output::complain(&format!("{name}: stopping before all was ready"));
+            output::complain(&format!("{name}: stopping before everything was ready"));
             None
         }
         told = cluster.start(&args) => Some(told?),
@@ -56,7 +56,7 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
         if !args.exit_when_ready {
             tokio::select! {
                 name = signals.stop_or_hangup() => output::complain(&format!("{name}: stopping")),
-                () = cluster.watch() => output::complain("no node is left: stopping"),
+                () = cluster.watch() => output::complain("no node is running any more; stopping"),
             }
         }
     }
@@ -64,7 +64,7 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
     tokio::select! {
         name = signals.stop_or_hangup() => {
             // Dropping it kills everything.
-            Err(CliError::failure(format!("{name}: told twice, killed what still ran")))
+            Err(CliError::failure(format!("{name}: second signal; killed what was still running")))
         }
         stopped = cluster.stop() => stopped,
     }
@@ -172,7 +172,7 @@ impl Cluster {
                     let (name, how) = (&node.name, node.how_it_ended());
                     let log = self.plans[index].log();
                     let said = format!(
-                        "{name} {how} before it was ready; why is above, and its log in {}",
+                        "{name} {how} before it was ready; the reason is above, its log in {}",
                         log.display()
                     );
                     return Err(CliError::new(Exit::CannotStart, said));
@@ -214,7 +214,7 @@ impl Cluster {
                 for (node, plan) in nodes.iter_mut().zip(plans) {
                     if node.has_just_ended() {
                         output::complain(&format!(
-                            "{} {}; to bring it back: {}",
+                            "{} {}; to restart it: {}",
                             node.name,
                             node.how_it_ended(),
                             plan.command()
@@ -252,7 +252,7 @@ impl Cluster {
             });
             if Instant::now() > until {
                 let names: Vec<_> = running.iter().map(|node| &*node.name).collect();
-                badly.push(format!("killed what did not stop in time: {}", names.join(", ")));
+                badly.push(format!("did not stop in time, killed: {}", names.join(", ")));
                 break;
             }
             sleep(LOOK).await;
@@ -266,14 +266,17 @@ impl Cluster {
 
 fn choose(args: &Dev) -> Result<Chosen, CliError> {
     let taken = |why: String| {
-        CliError::new(Exit::CannotStart, format!("a port can't be used: {why}; choose with --port"))
+        CliError::new(
+            Exit::CannotStart,
+            format!("can't use a port: {why}; choose others with --port"),
+        )
     };
     let free = || Chosen::free(args.nodes).map_err(|e| taken(e.to_string()));
     match args.port {
         Some(0) => free(),
         Some(port) => Chosen::fixed(port, args.nodes).map_err(taken),
         None => Chosen::fixed(PORT_DEFAULT, args.nodes).or_else(|why| {
-            output::complain(&format!("using free ports, as one is taken: {why}"));
+            output::complain(&format!("using free ports, because one is taken: {why}"));
             free()
         }),
     }
@@ -283,7 +286,7 @@ fn choose(args: &Dev) -> Result<Chosen, CliError> {
 fn plugin(args: &Dev) -> Result<Option<(ServiceName, Vec<u8>)>, CliError> {
     let Some(file) = args.plugin.clone().or_else(shipped) else {
         if args.service.is_some() {
-            return Err(CliError::usage("--service needs a --plugin to deploy"));
+            return Err(CliError::usage("--service needs --plugin"));
         }
         return Ok(None);
     };
@@ -342,41 +345,44 @@ fn tables(told: &Value, own: bool) -> String {
             text(first, "api"),
             text(first, "admin")
         );
-        tries.push((set, "client commands talk to the first node"));
+        tries.push((set, "client commands use the first node"));
     }
     match told["deployed"]["service"].as_str() {
         Some(service) => {
             let label = text(told, "deployed.current.label");
-            let runs = format!("{service} runs {label} on all of them\n");
+            let runs = format!("{service} runs {label} on every node\n");
             out.insert_str(out.find("\nTo try").map_or(0, |at| at + 1), &(runs + "\n"));
             let message = if own { "1".into() } else { format!("'{ANY_MESSAGE}'") };
-            tries.push((format!("slotd send {service} alice {message}"), "a message to a session"));
+            tries.push((
+                format!("slotd send {service} alice {message}"),
+                "send a message to a session",
+            ));
         }
         None => {
             tries.push((
                 "slotd plugin new hello && slotd plugin build hello".into(),
-                "nothing is deployed yet: make a plugin",
+                "write and build a plugin",
             ));
-            tries.push(("slotd deploy hello hello-0.1.0.wasm".into(), "and deploy it"));
+            tries.push(("slotd deploy hello hello-0.1.0.wasm".into(), "deploy it"));
         }
     }
-    tries.push(("slotd nodes".into(), "who is there, and who has what"));
+    tries.push(("slotd nodes".into(), "list the nodes and their slots"));
     tries.push((
         format!("slotd node drain {}", text(last, "node")),
-        "it gives its slots away and ends",
+        "move its slots to the others and stop it",
     ));
     tries.push((
         format!("kill -9 {}", text(last, "pid")),
-        "or ends it without a word: the others take its slots",
+        "or kill it: the others take over its slots",
     ));
-    tries.push((text(last, "command"), "brings it back"));
+    tries.push((text(last, "command"), "restart it"));
     let width = tries.iter().map(|(command, _)| command.len()).max().unwrap_or(0).min(60);
     for (command, what) in tries {
         out += &format!("  {command:width$}  # {what}\n");
     }
     out += &format!(
-        "\nThe nodes' warnings are shown here; all that they log is in {}/NODE/log.\n\
-         Ctrl-C stops everything; what it keeps stays.\n\n",
+        "\nWarnings of the nodes appear here; their full logs are in {}/NODE/log.\n\
+         Ctrl-C stops everything and keeps the data.\n\n",
         text(told, "dir")
     );
     output::harmless(&out, true)
@@ -412,7 +418,7 @@ mod tests {
             "1 node and 1 NATS server are ready after 2.9 s, in /tmp/c\n",
             "node-1  http://127.0.0.1:7070  http://127.0.0.1:7071  127.0.0.1:7072   41  /tmp/c/node-1/data\n",
             "slotd-1  nats://127.0.0.1:4001  http://127.0.0.1:4002   42  /tmp/c/nats/slotd-1/nats.conf\n",
-            "\n\ncounter runs 0.1.0+abc on all of them\n\nTo try",
+            "\n\ncounter runs 0.1.0+abc on every node\n\nTo try",
             "  slotd send counter alice 1 ",
             "  slotd node drain node-1 ",
             "  kill -9 41 ",

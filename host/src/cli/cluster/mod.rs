@@ -36,37 +36,37 @@ const LOOK: Duration = Duration::from_millis(100);
 pub enum ClusterCmd {
     /// Run a whole cluster on this machine: nodes, NATS servers and a plugin
     ///
-    /// Starts NATS servers and nodes on loopback, deploys a plugin, prints where everything is, and
-    /// shows the nodes' warnings, each line under its node's name. All that a node logs is in the
-    /// file log of its folder; with `-- --log-filter info`, say, it is shown too. Ctrl-C stops all of
-    /// it. What it keeps is in one folder and is used again by the next start.
+    /// Starts NATS servers and nodes on loopback, deploys a plugin, prints the addresses, and shows
+    /// the nodes' warnings, each line with its node's name. A node's full log is in the file `log`
+    /// in its folder; to see more on the terminal, pass for example `-- --log-filter info`. Ctrl-C
+    /// stops everything. All data is in one folder, which the next start uses again.
     Dev(Dev),
     /// Run NATS servers with JetStream on this machine, as a cluster's log engine
     ///
-    /// They replicate and sync every write to the disk, on free ports of loopback. Ctrl-C stops
-    /// them; what they keep stays in the folder.
+    /// They replicate and sync every write to the disk, and listen on free loopback ports. Ctrl-C
+    /// stops them and keeps the data in the folder.
     Nats(Nats),
     /// Make a secret for a cluster, and print it
     ///
-    /// 256 random bits, for `cluster.secret_file` or SLOTD_CLUSTER_SECRET of all nodes. Nothing keeps
-    /// it: `slotd cluster secret > FILE`, where only slotd can read it.
+    /// Prints 256 random bits, for `cluster.secret_file` or SLOTD_CLUSTER_SECRET of all nodes. It
+    /// is not stored: redirect it to a file that only slotd can read.
     Secret,
 }
 
 #[derive(Debug, Args)]
 pub struct Dev {
-    /// How many nodes
+    /// The number of nodes
     #[arg(long, value_name = "N", default_value_t = 3)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
     pub nodes: u16,
-    /// How many NATS servers: 3, or 1 for a start that takes less
+    /// The number of NATS servers: 3, or 1 for a smaller setup
     #[arg(long, value_name = "N", default_value = "3", value_parser = servers)]
     pub nats_servers: usize,
-    /// Keep everything here
+    /// The folder for all data
     #[arg(long, value_name = "DIR", default_value = "slotd-cluster")]
     pub dir: PathBuf,
-    /// The first node's API port; its admin port and its peers' come after it, the next node's ten
-    /// further on; 0: any that are free [default: 7070, or any if one is taken]
+    /// The first node's API port. Its admin and peer ports come next; each further node's are ten
+    /// higher. 0: any free ports [default: 7070, or free ports if one is taken]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
     /// Deploy this component [default: plugins/counter.wasm beside this program's build]
@@ -75,20 +75,20 @@ pub struct Dev {
     /// Deploy it as this service [default: the file's name without its version]
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Stop again once all is ready and was printed
+    /// Stop once everything is ready and printed
     #[arg(long)]
     pub exit_when_ready: bool,
-    /// Further flags for each node's `slotd serve`
+    /// More flags for each node's `slotd serve`
     #[arg(last = true, value_name = "FLAGS")]
     pub serve: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
 pub struct Nats {
-    /// How many: 1, or 3 that replicate
+    /// The number of servers: 1, or 3 that replicate
     #[arg(long, value_name = "N", default_value = "3", value_parser = servers)]
     pub servers: usize,
-    /// Keep their stores and logs here
+    /// The folder for their data and logs
     #[arg(long, value_name = "DIR", default_value = "slotd-nats")]
     pub dir: PathBuf,
 }
@@ -137,14 +137,14 @@ impl Folder {
         let lock = path.join("lock");
         let lock = File::create(&lock).map_err(can_not("make", &lock))?;
         if lock.try_lock().is_err() {
-            let said = format!("another `slotd cluster` runs in {}", path.display());
+            let said = format!("another `slotd cluster` is running in {}", path.display());
             return Err(CliError::new(Exit::CannotStart, said));
         }
         // Servers that replicate keep each other's names: one of three does not work alone.
         let noted = path.join("nats-servers");
         match std::fs::read_to_string(&noted) {
             Ok(before) if before.trim() != servers.to_string() => Err(CliError::usage(format!(
-                "{} was made with another number of NATS servers ({}): start as many, or use \
+                "{} was created with another number of NATS servers ({}): start as many, or use \
                  another folder",
                 path.display(),
                 before.trim()
@@ -200,16 +200,16 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
         output::line(&json!({"dir": folder.path, "servers": list}).to_string())?;
     } else {
         output::line(&format!(
-            "{} with JetStream, every write synced, in {}\n",
+            "{} with JetStream, syncing every write, in {}\n",
             output::count(args.servers, "NATS server"),
             folder.path.display()
         ))?;
         output::print(&servers_table(&list))?;
         let urls = servers.urls().join(",");
         output::line(&format!(
-            "\nA node of a cluster on them:\n  \
-             SLOTD_CLUSTER_SECRET={} slotd serve --nats-servers {urls}{}\n\n\
-             Ctrl-C stops them; what they keep stays.",
+            "\nStart a node that uses them:\n  SLOTD_CLUSTER_SECRET={} slotd serve --nats-servers \
+             {urls}{}\n\n\
+             Ctrl-C stops them and keeps the data.",
             secret::generate(),
             if args.servers == 1 { " --nats-replicas 1" } else { "" }
         ))?;
@@ -236,7 +236,7 @@ async fn watch_servers(servers: &LocalServers, dir: &Path) -> std::convert::Infa
             if !pids.iter().any(|(i, _)| *i == index) {
                 let config = dir.join(name).join("nats.conf");
                 let back = format!("nats-server --config {}", config.display());
-                output::complain(&format!("to bring {name} back: {back}"));
+                output::complain(&format!("to restart {name}: {back}"));
             }
         }
     }
@@ -257,7 +257,11 @@ mod tests {
         folder.note(3).unwrap();
         let error = Folder::open(&dir, 3).err().unwrap();
         assert_eq!(error.exit, Exit::CannotStart);
-        assert!(error.message.contains("another `slotd cluster` runs in"), "{}", error.message);
+        assert!(
+            error.message.contains("another `slotd cluster` is running in"),
+            "{}",
+            error.message
+        );
         drop(folder);
         let error = Folder::open(&dir, 1).err().unwrap();
         assert!(error.message.contains("another number of NATS servers (3)"), "{}", error.message);

@@ -1,5 +1,5 @@
-//! What `slotd cluster dev` makes before anything runs: ports, configurations, names. No process,
-//! and of sockets only a look at which ports are free.
+//! The plan of `slotd cluster dev` before anything runs: ports, configurations, names. It starts no
+//! process, and opens sockets only to check which ports are free.
 
 use std::{
     ffi::OsString,
@@ -50,8 +50,9 @@ impl Chosen {
     /// # Errors
     /// The address that is taken, or that there are no such ports.
     pub fn fixed(first: u16, nodes: u16) -> Result<Self, String> {
-        let ports = ports_from(first, nodes)
-            .ok_or_else(|| format!("{nodes} nodes need more ports than there are after {first}"))?;
+        let ports = ports_from(first, nodes).ok_or_else(|| {
+            format!("{nodes} nodes need more ports than are available after {first}")
+        })?;
         for node in &ports {
             for port in [node.api, node.admin, node.peer] {
                 TcpListener::bind(at(port)).map_err(|e| format!("{}: {e}", at(port)))?;
@@ -160,7 +161,7 @@ pub fn configuration(
     let seeds: Vec<String> = all.iter().map(|node| at(node.ports.peer).to_string()).collect();
     let Ports { api, admin, peer } = node.ports;
     let mut out = format!(
-        "# Written by `slotd cluster dev`, made anew at each of its starts.\n\
+        "# Written by `slotd cluster dev` at each start; changes are lost.\n\
          node = {}\n\
          data_dir = {}\n",
         text(&node.name),

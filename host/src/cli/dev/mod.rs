@@ -39,10 +39,10 @@ pub struct Dev {
     /// Deploy it as this service [default: the plugin's name]
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Keep the node's sessions here [default: .slotd/data in the plugin's folder]
+    /// Keep the node's sessions in this folder [default: .slotd/data in the plugin's folder]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// The API's port; the admin port comes after it; 0: any that are free
+    /// The API's port; the admin port is the next one. 0: any free ports
     #[arg(long, value_name = "PORT", default_value_t = PORT_DEFAULT)]
     pub port: u16,
     /// For test suites: `POST /admin/v1/reset` on the admin port deletes every session
@@ -51,7 +51,7 @@ pub struct Dev {
     /// The cargo profile, for Rust [default: release]
     #[arg(long)]
     pub profile: Option<String>,
-    /// Further flags for the node, as `slotd serve` takes them
+    /// More flags for the node, as for `slotd serve`
     #[arg(last = true, value_name = "FLAGS")]
     pub serve: Vec<OsString>,
 }
@@ -106,7 +106,7 @@ fn configuration(args: &Dev, dir: &Path) -> Result<Loaded, CliError> {
     loaded.config.resettable = args.resettable;
     if loaded.config.is_cluster() {
         return Err(CliError::usage(
-            "slotd dev runs a node that stands alone; unset nats.servers, or use `slotd cluster dev`",
+            "slotd dev runs a single node; unset nats.servers, or use `slotd cluster dev`",
         ));
     }
     Ok(loaded)
@@ -130,12 +130,12 @@ async fn run(
             if error.exit == Exit::CannotStart {
                 // Those are flags of `serve`.
                 for name in ["api", "admin"] {
-                    let flag = format!(": choose with --{name}-listen");
+                    let flag = format!(": choose another address with --{name}-listen");
                     error.message = error.message.replace(&flag, "");
                 }
                 error.message.push_str(
-                    "\n  `slotd dev --port PORT` listens on that port and the next one; --port 0 takes \
-                     ports that are free",
+                    "\n  `slotd dev --port PORT` uses that port and the next; --port 0 uses free \
+                     ports",
                 );
             }
             error
@@ -170,7 +170,7 @@ async fn run(
         }
         () = drained => Ok(()),
         reason = &mut failed => {
-            Err(CliError::new(Exit::Bug, format!("a part of the node has ended: {reason}")))
+            Err(CliError::new(Exit::Bug, format!("a part of the node failed: {reason}")))
         }
         ended = plugin.serve() => ended,
     };
@@ -202,7 +202,7 @@ impl Plugin {
             n if n >= watch::FILES_MAX => format!("the first {n} files"),
             n => output::count(n, "file"),
         };
-        self.show.say(Tone::Plain, &format!("watching {files}; Ctrl-C ends it"));
+        self.show.say(Tone::Plain, &format!("watching {files}; Ctrl-C stops"));
         loop {
             self.turn().await?;
             // A path may have come in with the change.
@@ -255,8 +255,8 @@ impl Plugin {
     fn failed(&self, event: &str, why: &str) -> Result<(), CliError> {
         self.show.say(Tone::Bad, why);
         let goes_on = match &self.running {
-            Some((_, label)) => format!("{label} goes on; mend it and save"),
-            None => "nothing of it runs yet; mend it and save".to_owned(),
+            Some((_, label)) => format!("{label} keeps serving; fix it and save"),
+            None => "nothing is running yet; fix it and save".to_owned(),
         };
         self.show.say(Tone::Plain, &goes_on);
         let runs = self.running.as_ref().map(|(_, label)| label);
@@ -273,7 +273,7 @@ impl Plugin {
         };
         let (digest, size) = (Digest::of(&bytes), bytes.len());
         if self.running.as_ref().is_some_and(|(running, _)| *running == digest) {
-            self.show.say(Tone::Plain, "the same component as before: nothing to swap");
+            self.show.say(Tone::Plain, "the component has not changed; nothing to swap");
             return self.show.event(&json!({"event": "same", "digest": digest}));
         }
         let Moved { answer, changed, label } =
@@ -284,8 +284,8 @@ impl Plugin {
         let took = output::micros(started.elapsed().as_micros() as f64);
         let size = output::bytes(size as f64);
         let did = match changed {
-            true => format!("{service} runs {label} ({size}, {took} after the change)"),
-            false => format!("{service} runs {label} as before ({size})"),
+            true => format!("{service} runs {label} ({size}, ready in {took})"),
+            false => format!("{service} still runs {label} ({size})"),
         };
         self.show.say(Tone::Good, &did);
         for line in admin::outlook(&answer).lines() {

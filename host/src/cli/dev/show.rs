@@ -1,5 +1,5 @@
-//! What `slotd dev` shows: one stream of lines, each under the name of whom it is from. The
-//! builds' own output stands between them as it is.
+//! The output of `slotd dev`: one stream of lines, each with the name of its source. The builds'
+//! own output appears in between, unchanged.
 
 use crate::{
     cli::{exit::CliError, output},

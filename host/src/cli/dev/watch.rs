@@ -1,9 +1,9 @@
-//! Tells when a plugin's sources have changed: what they hold, not what was touched.
+//! Detects changes of a plugin's sources, by content, not by timestamps.
 //!
-//! It looks at each file's content again and again, rather than wait for the system's notices: that
-//! works on every mount, needs no watch per folder, and an editor which writes beside and renames
-//! over, a checkout, and a save that changes nothing are all told apart. A plugin has few sources;
-//! where they are many, it looks less often.
+//! It polls each file's content instead of waiting for the system's notifications: that works on
+//! every mount, needs no watch per folder, and handles editors that write a copy and rename it,
+//! checkouts, and saves that change nothing. A plugin has few sources; with many, it polls less
+//! often.
 
 use crate::cli::plugin::lang::is_source;
 use std::{

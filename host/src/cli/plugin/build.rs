@@ -128,7 +128,7 @@ pub fn component(options: &BuildOptions, steps: &Steps) -> anyhow::Result<Compon
     let Built { package, component, by } = language.build(&dir, options, steps)?;
     check_package(&package)?;
     let bytes = stamp_version(&component, &package.version)
-        .with_context(|| format!("what {by} built is not as expected"))?;
+        .with_context(|| format!("{by} built something unexpected"))?;
     Ok(Component { lang, package, bytes, by })
 }
 
@@ -137,11 +137,11 @@ fn check_package(package: &Package) -> anyhow::Result<()> {
     let Package { name, version } = package;
     ensure!(
         !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.'),
-        "{name:?} is no name for a plugin's file"
+        "{name:?} can't be used in a plugin's file name"
     );
     let max = limits::PLUGIN_VERSION_BYTES_MAX;
     ensure!(!version.is_empty(), "the plugin {name} has no version");
     ensure!(version.len() <= max, "the version {version} has more than {max} characters");
-    ensure!(!version.contains('/'), "{version:?} is no version");
+    ensure!(!version.contains('/'), "{version:?} is not a version");
     Ok(())
 }

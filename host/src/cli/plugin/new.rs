@@ -43,11 +43,10 @@ impl fmt::Display for NewReport {
         let dir = dir.display();
         write!(
             f,
-            "wrote the {lang} plugin {name} to {dir}; next:\n  \
+            "wrote the {lang} plugin {name} to {dir}. Next:\n  \
              cd {dir}\n  slotd plugin test\n  slotd plugin build\n  \
              slotd deploy {name} {name}-0.1.0.wasm\n\
-             or a node that builds and swaps it in at each save:\n  \
-             slotd dev"
+             or run a node that builds it and swaps it in on each save:\n  slotd dev"
         )
     }
 }
@@ -136,13 +135,13 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     let max = limits::SERVICE_NAME_BYTES_MAX;
     ensure!(
         !name.is_empty() && name.len() <= max,
-        "a plugin's name has 1 to {max} characters, this one has {}",
+        "a plugin's name must have 1 to {max} characters; this one has {}",
         name.len()
     );
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     ensure!(
         name.as_bytes()[0].is_ascii_lowercase() && name.bytes().all(allowed),
-        "{name:?} is no name for a plugin: use a-z, 0-9, '-' and '_', starting with a letter"
+        "{name:?} can't be a plugin's name: use a-z, 0-9, '-' and '_', starting with a letter"
     );
     Ok(())
 }

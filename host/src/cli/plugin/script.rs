@@ -132,11 +132,11 @@ fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>>
         let file = file.strip_prefix(".").map(Path::to_owned).unwrap_or(file);
         ensure!(
             !file.is_dir(),
-            "{0} is a folder; a plugin's comes first: slotd plugin test {0} --wasm",
+            "{0} is a folder; put a plugin's folder first: slotd plugin test {0} --wasm",
             file.display()
         );
         let text = String::from_utf8(read(&file)?);
-        let text = text.with_context(|| format!("{} is no text", file.display()))?;
+        let text = text.with_context(|| format!("{} is not text", file.display()))?;
         match script::parse(&text) {
             Ok(steps) if steps.is_empty() => bail!("{} calls nothing", file.display()),
             Ok(steps) => scripts.push((file, steps)),

@@ -19,13 +19,13 @@ const VERSION_SECTION: &[u8] = b"version";
 /// # Errors
 /// When `component` is none, or is cut off.
 pub fn stamp_version(component: &[u8], version: &str) -> anyhow::Result<Vec<u8>> {
-    ensure!(component.starts_with(&COMPONENT_HEADER), "this is no WebAssembly component");
+    ensure!(component.starts_with(&COMPONENT_HEADER), "not a WebAssembly component");
     let mut stamped = Vec::with_capacity(component.len() + version.len() + 16);
     stamped.extend_from_slice(&COMPONENT_HEADER);
     let mut rest = &component[COMPONENT_HEADER.len()..];
     while !rest.is_empty() {
         let section = rest;
-        let (id, content) = section_of(&mut rest).context("the component is cut off")?;
+        let (id, content) = section_of(&mut rest).context("the component is truncated")?;
         let is_version = id == CUSTOM && custom_name(content) == Some(VERSION_SECTION);
         if !is_version {
             stamped.extend_from_slice(&section[..section.len() - rest.len()]);

@@ -1,5 +1,5 @@
-//! What is done is shown: each other program that is run is announced, and what it says reaches
-//! the reader unchanged.
+//! Shows each step: every program is announced before it runs, and its output is passed on
+//! unchanged.
 
 use crate::{limits, telemetry::sink};
 use anyhow::{Context, ensure};
@@ -108,7 +108,7 @@ impl Steps {
             let _ = sink::err(&out).and_then(|()| sink::err(&err));
         }
         ensure!(!self.is_stopped(), "stopped");
-        anyhow::bail!("`{said}` failed ({status}); what it said is above")
+        anyhow::bail!("`{said}` failed ({status}); its output is above")
     }
 
     fn announce(&self, what: &str) {

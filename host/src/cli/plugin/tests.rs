@@ -52,7 +52,7 @@ fn what_cannot_be_built_is_said() -> anyhow::Result<()> {
         build(&options, &Steps::quiet()).err().map(|error| format!("{error:#}")).unwrap_or_default()
     };
     assert!(failure(home.path().join("nowhere")).contains("no folder"));
-    assert!(failure(home.path().into()).contains("is no plugin"));
+    assert!(failure(home.path().into()).contains("is not a plugin"));
     if Toolchain::detect(home.path())?.is_none() {
         return Ok(());
     }

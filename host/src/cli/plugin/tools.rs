@@ -1,5 +1,5 @@
-//! Programs that building needs: those that the user has, found, and those that slotd fetches, at
-//! pinned versions, into the plugin's own folder.
+//! The programs that a build needs: finds those that are installed, and fetches others, at pinned
+//! versions, into the plugin's folder.
 
 use super::{sdk, steps::Steps};
 use crate::plugin::Digest;
@@ -67,7 +67,7 @@ impl Tools {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                steps.say(format_args!("waiting for another slotd, which fetches {name}"));
+                steps.say(format_args!("waiting for another slotd that is fetching {name}"));
                 lock.lock().with_context(|| can_not("lock", &lock_file))?;
             }
             Err(TryLockError::Error(error)) => {
@@ -126,7 +126,7 @@ pub fn need(what: &str, names: &[&str], variable: &str, get: &str) -> anyhow::Re
         let program = PathBuf::from(program);
         return match find(&program) {
             Some(found) => Ok(found),
-            None => bail!("{what} is not there: ${variable} says {}", program.display()),
+            None => bail!("{what} does not exist: ${variable} is {}", program.display()),
         };
     }
     if let Some(found) = names.iter().find_map(|name| find(Path::new(name))) {
@@ -134,7 +134,7 @@ pub fn need(what: &str, names: &[&str], variable: &str, get: &str) -> anyhow::Re
     }
     let path = env::var_os("PATH").unwrap_or_default();
     bail!(
-        "{what} is not installed: looked for {} in {}\n  {get}\n  or name it with ${variable}",
+        "{what} is not installed: looked for {} in {}\n  {get}\n  or set ${variable} to its path",
         names.join(", "),
         path.display()
     )

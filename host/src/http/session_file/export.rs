@@ -173,7 +173,7 @@ impl Export {
             true => Ok(()),
             false => Err(Error::new(
                 Code::SessionChanged,
-                format!("{} changed while it was exported: export it again", self.key),
+                format!("{} changed during the export; export it again", self.key),
             )),
         }
     }

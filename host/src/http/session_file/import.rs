@@ -96,8 +96,11 @@ impl Reader {
             // A removal takes its sessions with it.
             Err(gone) if gone.code == Code::ServiceNotFound => error,
             Err(why) => {
-                tracing::warn!(session = %self.key, %why, "a part of an import is left");
-                let left = format!("{}; what came in before is left: {}", error.detail, why.detail);
+                tracing::warn!(session = %self.key, %why, "a failed import left data behind");
+                let left = format!(
+                    "{}; the part imported before is still there: {}",
+                    error.detail, why.detail
+                );
                 Error { detail: Error::new(error.code, left).detail, ..error }
             }
         }
@@ -142,10 +145,10 @@ impl Reader {
         let counted = EndLine { messages: self.messages, keys: self.keys };
         match end {
             None => Err(params::invalid(
-                "the file is not whole: its last line is not {\"end\": ...}; export it again",
+                "the file is incomplete: its last line is not {\"end\": ...}; export it again",
             )),
             Some(end) if end != counted => Err(params::invalid(format!(
-                "the file is not whole: it says {end:?}, it has {counted:?}"
+                "the file is incomplete: its end line says {end:?}, but it has {counted:?}"
             ))),
             Some(_) => self.finish().await,
         }
@@ -156,12 +159,12 @@ impl Reader {
             return Ok(None);
         }
         if ended {
-            return Err(bad(at, "it comes after the end"));
+            return Err(bad(at, "there is data after the end line"));
         }
         if self.head.is_none() {
             let head = serde_json::from_slice(text);
             let head: HeadLine =
-                head.map_err(|e| bad(at, format!("it is no session's head: {e}")))?;
+                head.map_err(|e| bad(at, format!("it is not a session header: {e}")))?;
             self.begin(head).await?;
             return Ok(None);
         }
@@ -184,7 +187,7 @@ impl Reader {
                     let most = limits::STATE_KEY_BYTES_MAX;
                     return Err(bad(
                         at,
-                        format!("a key has 1 to {most} bytes, this one {}", key.len()),
+                        format!("a key must have 1 to {most} bytes; this one has {}", key.len()),
                     ));
                 }
                 let bytes = limits::IMPORT_PAIR_BYTES + key.len() + value.len();
@@ -197,7 +200,9 @@ impl Reader {
             }
             Line::End(end) => return Ok(Some(end)),
             Line::Failed(why) => {
-                return Err(params::invalid(format!("the export had failed: {why}")));
+                return Err(params::invalid(format!(
+                    "the export had failed ({why}); export the session again"
+                )));
             }
         }
         Ok(None)
@@ -206,7 +211,7 @@ impl Reader {
     async fn begin(&mut self, head: HeadLine) -> Result<(), Error> {
         if head.slotd_session != FORMAT {
             return Err(params::invalid(format!(
-                "the file's format is {}, this slotd reads {FORMAT}",
+                "the file has format {}; this slotd reads {FORMAT}",
                 head.slotd_session
             )));
         }
@@ -221,8 +226,8 @@ impl Reader {
                 return Err(Error::new(
                     Code::ShapeUnknown,
                     format!(
-                        "the state has the shape of {}, which {} never ran: deploy that version \
-                         first, or say that the current one can read it (assume_current)",
+                        "the state was written by {}, which {} never ran: deploy that version \
+                         first, or set assume_current if the current version can read it",
                         head.version, self.key.service
                     ),
                 ));
@@ -248,7 +253,7 @@ impl Reader {
             return Err("a message comes before the state".into());
         }
         if line.seq != self.messages + 1 {
-            return Err(format!("it is message {}, due is {}", line.seq, self.messages + 1));
+            return Err(format!("it is message {}; expected {}", line.seq, self.messages + 1));
         }
         let checked = |checked: Result<(), Error>| checked.map_err(|e| e.detail.into_owned());
         if let Some(id) = &line.id {
@@ -348,7 +353,7 @@ impl Pace {
             Error::new(
                 Code::RequestTimeout,
                 format!(
-                    "less than {} bytes of the file came while {:?} were waited for them",
+                    "less than {} bytes of the file arrived in {:?}",
                     limits::IMPORT_STALL_BYTES_MIN,
                     limits::IMPORT_STALL
                 ),
@@ -365,7 +370,7 @@ const PART_BYTES: usize = limits::STATE_WRITE_BYTES_MAX / 2;
 /// are reserved now may be in what was stored before.
 fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
     let within = |what: &str, have: usize, limit: usize| match have > limit {
-        true => Err(format!("{what} has {have} bytes, this node takes {limit}")),
+        true => Err(format!("{what} has {have} bytes; this node accepts {limit}")),
         false => Ok(()),
     };
     let body_bytes_max = if message.is_operators { limits::NOTE_BYTES_MAX } else { body_bytes_max };
@@ -375,7 +380,7 @@ fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
     if message.events.len() > limits::EVENTS_MAX {
         let events = message.events.len();
         return Err(format!(
-            "it has {events} events, a message emits up to {}",
+            "it has {events} events; a message may emit up to {}",
             limits::EVENTS_MAX
         ));
     }
@@ -392,11 +397,15 @@ fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
 /// A session's times never go back, and its next message's can't be before its last one's.
 fn check_time(time_ms: u64, before_ms: u64, now_ms: u64) -> Result<(), String> {
     if time_ms < before_ms {
-        return Err(format!("time_ms is {time_ms}, the message before has {before_ms}"));
+        return Err(format!(
+            "time_ms is {time_ms}, which is before the previous message's {before_ms}"
+        ));
     }
     let latest = now_ms.saturating_add(limits::IMPORT_AHEAD_MAX.as_millis() as u64);
     match time_ms > latest {
-        true => Err(format!("time_ms is {time_ms}, this node's clock is at {now_ms}")),
+        true => {
+            Err(format!("time_ms is {time_ms}, which is ahead of this node's clock ({now_ms})"))
+        }
         false => Ok(()),
     }
 }

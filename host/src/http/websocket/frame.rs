@@ -147,7 +147,7 @@ impl Decoder {
         let opcode = first & 0x0f;
         let protocol = |why| Err(Fault::Protocol(why));
         if first & RESERVED != 0 {
-            return protocol("a reserved bit is set, and no extension was agreed on");
+            return protocol("a reserved bit is set, and no extension was negotiated");
         }
         if second & MASKED == 0 {
             return protocol("a client's frame is not masked");
@@ -161,13 +161,13 @@ impl Decoder {
             }
             CLOSE | PING | PONG => {}
             CONTINUATION if self.kind.is_none() => {
-                return protocol("a continuation without a beginning");
+                return protocol("a continuation frame without a first frame");
             }
             TEXT | BINARY if self.kind.is_some() => {
-                return protocol("a new message before the end of the last");
+                return protocol("a new message before the previous one ended");
             }
             CONTINUATION | TEXT | BINARY => {}
-            _ => return protocol("an opcode that is not defined"),
+            _ => return protocol("an undefined opcode"),
         }
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Decoder {
             _ => true,
         };
         if !shortest {
-            return Err(Fault::Protocol("a length is not written in its shortest form"));
+            return Err(Fault::Protocol("a length is not in its shortest encoding"));
         }
         let opcode = first & 0x0f;
         let left = usize::try_from(length).unwrap_or(usize::MAX);
@@ -259,7 +259,7 @@ fn close(payload: &[u8]) -> Result<Option<u16>, Fault> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return match payload.is_empty() {
             true => Ok(None),
-            false => Err(Fault::Protocol("half a close code")),
+            false => Err(Fault::Protocol("a truncated close code")),
         };
     };
     let code = u16::from_be_bytes(*code);

@@ -41,7 +41,7 @@ impl Upgrade {
         let accept = HeaderValue::from_str(&derive_accept_key(key))
             .map_err(|_| wrong("`Sec-WebSocket-Key` must be 16 bytes in base64"))?;
         let on_upgrade = request.extensions.remove::<OnUpgrade>();
-        let on_upgrade = on_upgrade.ok_or_else(|| wrong("this connection can't become one"))?;
+        let on_upgrade = on_upgrade.ok_or_else(|| wrong("this connection can't be upgraded"))?;
         Ok(Self { on_upgrade, accept })
     }
 

@@ -43,7 +43,7 @@ impl Fault {
         match self {
             Self::Protocol(why) => (code::PROTOCOL, why),
             Self::NotUtf8 => (code::NOT_UTF8, "text is not UTF-8"),
-            Self::TooLarge => (code::TOO_LARGE, "the message is over the limit"),
+            Self::TooLarge => (code::TOO_LARGE, "the message is larger than the limit"),
             Self::NoMemory => {
                 (code::TRY_AGAIN_LATER, "the node has no memory for the rest of the message")
             }

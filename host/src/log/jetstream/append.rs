@@ -82,7 +82,7 @@ impl Answer {
                     _ => Self::Other(format!("{description} ({err_code})")),
                 }
             }
-            _ => Self::Other("an answer that is none".into()),
+            _ => Self::Other("not a JetStream acknowledgement".into()),
         }
     }
 }
@@ -149,8 +149,8 @@ impl Shared {
                     let since = *behind_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > self.waits.behind {
                         return Err(LogError::Corrupt(format!(
-                            "the log of slot {} ends at {last}, and {} was acknowledged: the \
-                             servers have lost it (is their `sync_interval` always?)",
+                            "the log of slot {} ends at {last}, but {} was acknowledged: the NATS \
+                             servers lost data (is their `sync_interval` set to always?)",
                             attempt.slot, attempt.after
                         )));
                     }
@@ -170,7 +170,7 @@ impl Shared {
                             after = attempt.after,
                             why,
                             seconds = started.elapsed().as_secs(),
-                            "an append to the log is undecided; trying on"
+                            "the result of an append to the log is unknown; still trying"
                         );
                     }
                 }
@@ -188,7 +188,7 @@ impl Shared {
                 if link.after != attempt.after {
                     // Another owner has trimmed what stood there: it may have been this batch.
                     return Err(LogError::Undecided(format!(
-                        "what follows position {} of slot {} is trimmed",
+                        "the log of slot {} was trimmed after position {}",
                         attempt.after, attempt.slot
                     )));
                 }

@@ -95,7 +95,7 @@ impl Shared {
                 "JetStream: {} ({})",
                 error.description, error.err_code
             ))),
-            Answer { .. } => Err(unreadable("neither a message nor an error".into())),
+            Answer { .. } => Err(unreadable("the answer is neither a message nor an error".into())),
         }
     }
 
@@ -135,7 +135,8 @@ pub(super) fn link(
 ) -> Result<Link, LogError> {
     // Whoever wrote that could have written anything.
     let foreign = || {
-        let said = "was written without an expectation, by something that is not slotd";
+        let said = "written without an expected sequence: something other than slotd wrote to \
+            this log";
         LogError::Corrupt(format!("slot {slot}, position {position}: {said}"))
     };
     let after = after.filter(|&after| after < position).ok_or_else(foreign)?;

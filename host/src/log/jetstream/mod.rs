@@ -138,9 +138,9 @@ impl JetStreamLog {
         let have = nats.max_payload;
         if have < batch_bytes_max {
             return Err(NatsError::Refused(format!(
-                "a batch of the log can have {batch_bytes_max} bytes, and the NATS servers take \
-                 messages of {have}: set `max_payload: {}MB` on every one of them, or lower the \
-                 limit of messages' bodies",
+                "log batches can have {batch_bytes_max} bytes, but the NATS servers accept \
+                 messages of {have}: set `max_payload: {}MB` on every server, or lower \
+                 api.body_max",
                 batch_bytes_max.div_ceil(1024 * 1024)
             )));
         }

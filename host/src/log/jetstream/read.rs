@@ -88,7 +88,7 @@ impl Shared {
                 Some(status) => {
                     let why = message.description.unwrap_or_default();
                     let said = match StatusCode::NO_RESPONDERS.as_u16() == status {
-                        true => "nobody answers".into(),
+                        true => "no server answers".into(),
                         false => format!("{status} {why}"),
                     };
                     return Err(LogError::Unavailable(format!("JetStream: {said}")));

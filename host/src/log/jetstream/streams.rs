@@ -77,7 +77,7 @@ async fn open_one(nats: &Nats, slot_count: u16, group: u16) -> Result<(), NatsEr
     let wanted = config(&nats.options, slot_count, group);
     let name = wanted.name.clone();
     let unavailable = |e: &dyn std::fmt::Display| {
-        NatsError::Unavailable(format!("stream {name}: {e}; has JetStream a quorum?"))
+        NatsError::Unavailable(format!("stream {name}: {e}; does JetStream have a quorum?"))
     };
     let found = match nats.jetstream.get_stream(&name).await {
         Ok(stream) => stream.cached_info().config.clone(),
@@ -92,9 +92,9 @@ async fn open_one(nats: &Nats, slot_count: u16, group: u16) -> Result<(), NatsEr
     };
     match difference(&wanted, &found) {
         None => Ok(()),
-        Some(said) => Err(NatsError::Refused(format!(
-            "the stream {name} is there, and set up otherwise: {said}"
-        ))),
+        Some(said) => {
+            Err(NatsError::Refused(format!("stream {name} exists with other settings: {said}")))
+        }
     }
 }
 
@@ -167,5 +167,5 @@ fn difference(wanted: &Config, found: &Config) -> Option<String> {
         ("subject transform", flag(false), flag(found.subject_transform.is_some())),
     ];
     let (what, want, have) = rows.into_iter().find(|(_, want, have)| want != have)?;
-    Some(format!("its {what} is {have}, slotd wants {want}"))
+    Some(format!("its {what} is {have}, expected {want}"))
 }

@@ -96,7 +96,7 @@ pub(super) fn encode(batch: &Batch, mut out: Vec<u8>) -> Result<Vec<u8>, String>
             Record::Message(message) => {
                 let (head, entry) = (&message.head, &message.entry);
                 if (head.session_number, head.seq) != (message.session_number, entry.seq) {
-                    return Err("a message and its head are of different places".into());
+                    return Err("a message and its head have different positions".into());
                 }
                 (MESSAGE, put(&Fields::of(message), out)?)
             }
@@ -132,7 +132,7 @@ pub(super) fn decode(rest: &[u8]) -> Result<Batch, String> {
     // Bounded by what is there, whatever the count says.
     let mut records = Vec::with_capacity(count.min(rest.len() / RECORD_HEAD_BYTES));
     for _ in 0..count {
-        let short = || "a record is cut short".to_owned();
+        let short = || "a record is truncated".to_owned();
         let (head, tail) = rest.split_first_chunk::<RECORD_HEAD_BYTES>().ok_or_else(short)?;
         let [kind, length @ ..] = *head;
         let (fields, tail) =
@@ -143,7 +143,7 @@ pub(super) fn decode(rest: &[u8]) -> Result<Batch, String> {
             ACTIVATE => Record::Activate(get::<Activate>(fields)?),
             MESSAGE => Record::Message(Box::new(get::<Fields<'_>>(fields)?.message())),
             DELETE => Record::Delete(get::<Delete>(fields)?),
-            other => return Err(format!("a record of kind {other} is of a later slotd")),
+            other => return Err(format!("a record of kind {other} is from a later slotd")),
         });
         rest = tail;
     }
@@ -157,6 +157,6 @@ fn get<T: DeserializeOwned>(fields: &[u8]) -> Result<T, String> {
     let (value, rest) = postcard::take_from_bytes(fields).map_err(|e| e.to_string())?;
     match rest.len() {
         0 => Ok(value),
-        left => Err(format!("{left} bytes of a record are fields of a later slotd")),
+        left => Err(format!("{left} bytes of a record are fields from a later slotd")),
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 fn message(seq: u64, body: &[u8], pinned: Option<Pin>) -> Message {
     let entry = Entry {
         seq,
-        id: (seq % 2 == 0).then(|| format!("key-{seq}")),
+        id: seq.is_multiple_of(2).then(|| format!("key-{seq}")),
         sender: Some("ann".into()),
         time_ms: 1_700_000_000_000 + seq,
         content_type: "text/plain".into(),
@@ -120,7 +120,7 @@ fn what_a_later_version_wrote_is_refused() {
     assert!(refused(&more).contains("1 bytes follow"), "{}", refused(&more));
     let mut format = encoded;
     format[0] = 3;
-    assert!(refused(&format).contains("format 3, this slotd reads 1 to 2"), "{}", refused(&format));
+    assert!(refused(&format).contains("format 3; this slotd reads 1 to 2"), "{}", refused(&format));
     assert!(Batch::peek(&format).is_err());
 }
 

@@ -218,9 +218,13 @@ async fn who_does_not_fit_is_refused_and_the_rest_goes_on() {
             tokio::task::yield_now().await;
         }
     });
-    assert!(refused(&nodes[0], Reason::Secret, true).await.contains("it calls itself x"));
-    assert!(refused(&secret, Reason::Secret, false).await.contains("our secret, or our cluster"));
-    assert!(refused(&nodes[0], Reason::SlotCount, true).await.contains("64, ours is 512"));
+    assert!(refused(&nodes[0], Reason::Secret, true).await.contains("its name is x"));
+    assert!(
+        refused(&secret, Reason::Secret, false)
+            .await
+            .contains("this node's secret or cluster name")
+    );
+    assert!(refused(&nodes[0], Reason::SlotCount, true).await.contains("64, this node's 512"));
     assert!(matches!(fatal(&slots).await, Fatal::Refused(r) if r.reason == Reason::SlotCount));
     assert!(matches!(fatal(&copy).await, Fatal::NameTaken { .. }));
     assert!(copy.membership.arrived().await.is_err());

@@ -20,38 +20,38 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         (
             |o| o.terms.cluster = "other".into(),
             Reason::Cluster,
-            "its cluster is \"other\", ours is \"cluster\"",
-            "its cluster is not ours",
+            "its cluster is \"other\", this node's \"cluster\"",
+            "its cluster is not this node's",
         ),
         (
             |o| o.secret = b"another secret".to_vec(),
             Reason::Secret,
-            "its secret is not ours",
-            "our secret, or our cluster \"cluster\", is not its own",
+            "its secret differs from this node's",
+            "this node's secret or cluster name \"cluster\" differs from its own",
         ),
         (
             |o| o.terms.slot_count = 256,
             Reason::SlotCount,
-            "its slot count is 256, ours is 512",
-            "its slot count is 512, ours is 256",
+            "its slot count is 256, this node's 512",
+            "its slot count is 512, this node's 256",
         ),
         (
             |o| o.terms.ring_scheme = "r2".into(),
             Reason::RingScheme,
-            "its ring scheme is \"r2\", ours is",
+            "its ring scheme is \"r2\", this node's",
             "its ring scheme is \"hashring-",
         ),
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (0, 0),
             Reason::Protocol,
-            "it speaks protocol 0 to 0, we speak 1 to 2",
-            "it speaks protocol 1 to 2, we speak 0 to 0",
+            "it speaks protocol 0 to 0, this node 1 to 2",
+            "it speaks protocol 1 to 2, this node 0 to 0",
         ),
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 3),
             Reason::Protocol,
-            "it speaks protocol 3 to 9, we speak 1 to 2",
-            "it speaks protocol 1 to 2, we speak 3 to 9",
+            "it speaks protocol 3 to 9, this node 1 to 2",
+            "it speaks protocol 1 to 2, this node 3 to 9",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
@@ -169,7 +169,7 @@ fn a_hello_of_another_format_is_refused_by_name() {
     let said = sim.refusals(0);
     assert!(
         said.iter()
-            .any(|r| r.reason == Reason::Protocol && r.text == "it speaks format 7, we speak 1")
+            .any(|r| r.reason == Reason::Protocol && r.text == "it uses format 7, this node 1")
     );
     let captured = sim.captured.take().unwrap();
     let answer = captured.iter().find(|(_, to, _)| *to == address(8)).unwrap();

@@ -66,12 +66,12 @@ impl Arguments {
 pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     let words: Option<Vec<String>> = words.map(|word| word.into_string().ok()).collect();
     let Some(arguments) = words.as_deref().and_then(Arguments::parse) else {
-        eprintln!("`{COMMAND}` is how slotd calls itself; `slotd plugin check FILE` is for people");
+        eprintln!("`{COMMAND}` is internal to slotd; use `slotd plugin check FILE`");
         return ExitCode::from(2);
     };
     let report = match prepare(arguments) {
         Ok(()) => serve(arguments.task),
-        Err(e) => Report::Failed(format!("the process that compiles can't limit itself: {e}")),
+        Err(e) => Report::Failed(format!("the compiler process can't set its limits: {e}")),
     };
     // A report is made of text and numbers: it is always JSON.
     let line = serde_json::to_string(&report).unwrap_or_default();

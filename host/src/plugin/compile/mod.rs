@@ -1,9 +1,9 @@
 //! Checking and compiling, in a process of its own.
 //!
-//! What an upload may make of a compiler nobody can tell beforehand: a few kilobytes can take all
-//! memory, never end, or overflow its stack. So the node only looks at a component's size and
-//! first bytes. All else ([`work`]) is done by a child, slotd itself under another command, with
-//! limits of memory and time and a low priority; the kernel ends it with the node.
+//! The cost of compiling an upload is unpredictable: a few kilobytes can take all memory, never
+//! end, or overflow the stack. So the node only checks a component's size and first bytes. All else
+//! ([`work`]) is done by a child, slotd itself under another command, with limits of memory and
+//! time and a low priority; the kernel ends it with the node.
 //!
 //! The child is given the component on its standard input. It writes native code to a file that
 //! the node has opened in its private folder, and a [`Report`] as the last line of its standard
@@ -154,12 +154,14 @@ impl Compiler {
             let busy = |what: String| PluginError::Busy(format!("{what}; nothing has changed"));
             let _waiting = self.waiting.try_acquire().map_err(|_| {
                 let waiting = limits::COMPILES_WAITING_MAX;
-                busy(format!("{waiting} deploys wait for others that are being compiled"))
+                busy(format!(
+                    "{waiting} deploys are already waiting to be compiled; try again later"
+                ))
             })?;
             match timeout(self.options.deadline, self.deploys.acquire()).await {
                 Ok(permit) => Ok(permit.ok()),
                 Err(_) => Err(busy(format!(
-                    "other deploys were being compiled for {:?}",
+                    "waited {:?} for other deploys to be compiled; try again",
                     self.options.deadline
                 ))),
             }
@@ -237,14 +239,14 @@ fn work(task: Task, component: &[u8], out: Option<File>) -> Report {
         };
     }
     if Digest::of(component) != digest {
-        return Report::Failed("what arrived to be compiled is not what was sent".to_owned());
+        return Report::Failed("the component was damaged on its way to the compiler".to_owned());
     }
     let engine = match Engine::new(&engine::config()) {
         Ok(engine) => engine,
         Err(e) => return Report::Failed(format!("no engine to compile for: {e:#}")),
     };
     if engine::compatibility(&engine) != compatibility {
-        let why = "the program that compiles is another version than the one that runs";
+        let why = "the slotd binary was replaced since this node started: restart the node";
         return Report::Failed(why.to_owned());
     }
     let code = match engine.precompile_component(component) {

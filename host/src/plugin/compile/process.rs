@@ -1,4 +1,4 @@
-//! The node's side: starts a child, feeds it, waits, and says what its end means.
+//! The node's side: starts a child, feeds it, waits, and interprets how it ended.
 
 use super::{
     CompileOptions, Report, Task,
@@ -60,7 +60,7 @@ enum Order {
     Collect(Child),
 }
 
-/// A child, killed when nobody waits for it any more.
+/// A child, killed when no client is waiting for it any more.
 struct Running {
     child: Option<Child>,
     orders: mpsc::Sender<Order>,
@@ -149,13 +149,13 @@ impl Starter {
             }
         };
         let started = std::thread::Builder::new().name("slotd-compile".into()).spawn(work);
-        started.map_err(|e| PluginError::Failed(format!("no thread to compile with: {e}")))?;
+        started.map_err(|e| PluginError::Failed(format!("can't start a compiler thread: {e}")))?;
         Ok(Self { program, orders })
     }
 
     async fn start(&self, command: Command) -> io::Result<Running> {
         let (reply, started) = oneshot::channel();
-        let gone = || io::Error::other("the thread that starts processes is gone");
+        let gone = || io::Error::other("the thread that starts processes has ended");
         let order = Order::Start(command, self.orders.clone(), reply);
         self.orders.send(order).map_err(|_| gone())?;
         started.await.map_err(|_| gone())?
@@ -184,12 +184,13 @@ impl Starter {
         command.stdout(out.map_or_else(Stdio::null, Stdio::from));
         // A terminal's Ctrl-C is for the node, which ends its children itself.
         command.process_group(0);
-        let mut running = self.start(command).await.map_err(|e| {
-            PluginError::Busy(format!("the process that compiles does not start: {e}"))
-        })?;
+        let mut running = self
+            .start(command)
+            .await
+            .map_err(|e| PluginError::Busy(format!("can't start the compiler process: {e}")))?;
         match tokio::time::timeout(options.deadline, running.attend(component)).await {
             Ok(Ok((status, said))) => explain(status, &said, options),
-            Ok(Err(e)) => Err(PluginError::Busy(format!("lost the process that compiles: {e}"))),
+            Ok(Err(e)) => Err(PluginError::Busy(format!("lost the compiler process: {e}"))),
             Err(_) => {
                 let pid = running.child.as_ref().map(Child::id);
                 Err(late(pid.and_then(processor_time), options))
@@ -215,7 +216,7 @@ fn late(used: Option<Duration>, options: CompileOptions) -> PluginError {
     let deadline = options.deadline;
     match used {
         Some(used) if used < deadline / 2 => PluginError::Busy(format!(
-            "compiling it was given {used:.0?} of processor time within {deadline:?} \
+            "compiling it got only {used:.0?} of processor time within {deadline:?} \
              (guests.compile_deadline): the node is too busy"
         )),
         _ => too_long(options),
@@ -245,17 +246,16 @@ pub(super) fn explain(
     let said = String::from_utf8_lossy(said);
     let report = said.lines().rev().find_map(|line| line.strip_prefix(MARK));
     if let Some(report) = report.filter(|_| status.success()) {
-        return serde_json::from_str(report).map_err(|e| {
-            PluginError::Crashed(format!("what the compiler reports is not understood: {e}"))
-        });
+        return serde_json::from_str(report)
+            .map_err(|e| PluginError::Crashed(format!("can't read the compiler's result: {e}")));
     }
     if ["memory allocation of ", "Cannot allocate memory"].iter().any(|sign| said.contains(sign)) {
         return Err(too_much_memory(options));
     }
     if said.contains("has overflowed its stack") {
         return Err(PluginError::TooCostly(
-            "checking and compiling it takes more than the compiler's stack: something in it, \
-             types most likely, is nested too deep"
+            "checking and compiling it overflows the compiler's stack: something in it, most \
+             likely types, is nested too deeply"
                 .to_owned(),
         ));
     }
@@ -266,14 +266,14 @@ pub(super) fn explain(
             limits::COMPILED_BYTES_MAX >> 20
         )),
         Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT) => PluginError::Busy(format!(
-            "the process that compiles was ended from outside ({status}): by the kernel because \
-             the machine or container had no memory left, or by someone"
+            "the compiler process was killed ({status}): by the kernel, because the machine or \
+             container ran out of memory, or by someone"
         )),
         _ => {
             let last = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(3);
             let last = last.collect::<Vec<_>>().join("; ");
             PluginError::Crashed(crate::plugin::check::shortened(
-                format!("the process that compiles it crashed ({status}): {last}"),
+                format!("the compiler process crashed ({status}): {last}"),
                 limits::COMPONENT_PROBLEM_BYTES_MAX,
             ))
         }

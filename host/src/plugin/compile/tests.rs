@@ -44,8 +44,8 @@ async fn a_child_takes_the_component_and_reports() {
 #[tokio::test]
 async fn each_end_of_a_child_is_told_as_what_it_is() {
     for (script, kind, says) in [
-        ("kill -9 $$", "busy", "ended from outside"),
-        ("kill -15 $$", "busy", "ended from outside"),
+        ("kill -9 $$", "busy", "was killed"),
+        ("kill -15 $$", "busy", "was killed"),
         ("kill -XCPU $$", "costly", "guests.compile_deadline"),
         ("kill -XFSZ $$", "costly", "native code"),
         ("echo 'memory allocation of 12 bytes failed' >&2; kill -ABRT $$", "costly", "512 MiB"),
@@ -54,7 +54,7 @@ async fn each_end_of_a_child_is_told_as_what_it_is() {
         ("echo 'a panic' >&2; exit 101", "crashed", "101): a panic"),
         ("exit 0", "crashed", "crashed (exit status: 0)"),
         ("echo rubbish >&2", "crashed", "rubbish"),
-        ("echo 'slotd-compile-1 {rubbish}' >&2", "crashed", "not understood"),
+        ("echo 'slotd-compile-1 {rubbish}' >&2", "crashed", "can't read the compiler"),
         // A report counts only from a child that ended well.
         (r#"echo 'slotd-compile-1 {"Compiled":{"code_bytes":1}}' >&2; exit 1"#, "crashed", "1)"),
         // A flood ends with its listener.
@@ -74,7 +74,10 @@ async fn each_end_of_a_child_is_told_as_what_it_is() {
     let missing = Program { path: "/no/such/program".into(), arguments: Vec::new() };
     let means = Means::Child(process::Starter::new(missing).unwrap());
     let error = run(&Compiler::with(means, CompileOptions::default())).await.unwrap_err();
-    assert!(matches!(&error, PluginError::Busy(why) if why.contains("does not start")), "{error}");
+    assert!(
+        matches!(&error, PluginError::Busy(why) if why.contains("can't start the compiler")),
+        "{error}"
+    );
 }
 
 /// A component that compiles for ever would hold a place for ever; one that the node had no time
@@ -160,7 +163,10 @@ async fn who_waits_for_others_is_refused_in_time() {
     assert!(started.elapsed() >= deadline);
     let refused: Vec<_> =
         waited.into_iter().map(|place| place.err().unwrap().to_string()).collect();
-    assert_eq!(refused.iter().filter(|why| why.contains("16 deploys wait")).count(), 1);
+    assert_eq!(
+        refused.iter().filter(|why| why.contains("16 deploys are already waiting")).count(),
+        1
+    );
     assert!(refused.iter().all(|why| why.contains("nothing has changed")), "{refused:?}");
     let load = compiler.place(For::Load).await;
     assert!(load.is_ok());

@@ -1,4 +1,4 @@
-//! First slices on the threads that serve, of which a service whose calls are long has a few a second.
+//! First slices on the worker threads; a service with long calls gets a few per second.
 
 use crate::{limits, names::ServiceName};
 use parking_lot::Mutex;

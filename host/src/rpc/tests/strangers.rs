@@ -54,7 +54,7 @@ async fn peers_that_do_not_fit_are_refused() {
     type Change = fn(&mut RpcOptions);
     let cases: [(Reason, &str, Change); 4] = [
         (Reason::Cluster, "other-cluster", |o| o.cluster = "other-cluster".into()),
-        (Reason::Secret, "this node's secret, or", |o| o.secret = b"another".as_slice().into()),
+        (Reason::Secret, "this node's secret or", |o| o.secret = b"another".as_slice().into()),
         (Reason::Ring, "other-ring", |o| o.ring_scheme = "other-ring".into()),
         (Reason::SlotCount, "\"1024\"", |o| o.slot_count = 1024),
     ];
@@ -84,7 +84,7 @@ async fn nodes_that_are_not_who_they_should_be_are_refused() {
     // Another node listens where b should be.
     let c = node("c").await;
     a.see(&[&Member { peer: c.member().peer, ..b.member().clone() }]);
-    a.refused("b", "node \"c\" is where \"b\" should be").await;
+    a.refused("b", "expected node \"b\" at this address, found \"c\"").await;
     eventually("the reason", || c.links.own.reasons().contains(&Reason::Identity)).await;
     // A second process with the same name.
     let twin = node("a").await;
@@ -190,7 +190,7 @@ async fn garbage_is_refused() {
     };
     let answer = say(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(answer.starts_with(b"HTTP/1.1 400 "));
-    assert!(String::from_utf8_lossy(&answer).contains("API has another"));
+    assert!(String::from_utf8_lossy(&answer).contains("API is on another"));
     eventually("it is counted", || a.links.own.reasons().contains(&Reason::Malformed)).await;
     say(&[0xff; 5_000]).await;
     say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nno frames at all, but long enough to be one").await;

@@ -133,7 +133,7 @@ async fn bytes_in_flight_are_bounded() {
             Err(e) => break e,
         }
     };
-    assert!(refused.to_string().contains("no answer yet"), "{refused}");
+    assert!(refused.to_string().contains("waiting for an answer"), "{refused}");
     assert_eq!(answers.len(), limits::PEER_IN_FLIGHT_BYTES_MAX / (1024 * 1024) - 1);
     b.script.gate.send_replace(true);
     for answer in answers {

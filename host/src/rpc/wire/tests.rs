@@ -311,7 +311,7 @@ fn bytes_of_another_format_are_refused() {
     }
 }
 
-/// What can't be encoded would arrive as an empty answer, or become an empty batch of the log.
+/// What can't encode would arrive as an empty answer, or become an empty batch of the log.
 #[test]
 fn what_can_not_be_encoded_is_refused() {
     struct Unfit;
@@ -322,6 +322,6 @@ fn what_can_not_be_encoded_is_refused() {
     }
     for refused in [parts(&Unfit, Bytes::new()).err(), bytes(Vec::new(), &Unfit).err()] {
         let error = refused.unwrap();
-        assert!(error.code == Code::Internal && error.detail.contains("can't be encoded"));
+        assert!(error.code == Code::Internal && error.detail.contains("can't encode"));
     }
 }

@@ -124,7 +124,7 @@ async fn a_panic_where_a_message_comes_in_ends_the_slot() {
     let session = SessionKey::parse("s", faulty::PANICS).unwrap();
     let (mail, answer) = message(&session, "sone");
     assert!(matches!(fixture.slot.mailbox().0.put(mail), Put::Done));
-    assert!(answer.await.is_err(), "nobody answers");
+    assert!(answer.await.is_err(), "no server answers");
     drop(timeout(PATIENCE, fixture.ownership.lock()).await.expect("the state is still there"));
     assert!(fixture.slot.is_closed());
     fixture.slot = SlotHandle::spawn(SLOT, fixture.ownership.clone(), fixture.context.clone());

@@ -229,7 +229,7 @@ impl Snapshots {
     }
 
     /// Reads all objects of the newest snapshot that `term` builds on and compares their
-    /// checksums. When one is damaged, the next snapshot is taken whole.
+    /// checksums. When one is damaged, the next snapshot will be a full one.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] with the object's name; [`SnapshotError::Unavailable`].
@@ -270,7 +270,7 @@ impl Snapshots {
                 Ok(manifest) if i == 0 => known.last = Some(manifest),
                 Ok(manifest) => known.before = Some(manifest),
                 Err(error @ SnapshotError::Damaged { .. }) => {
-                    tracing::error!(slot, %error, "the next snapshot is taken whole");
+                    tracing::error!(slot, %error, "the next snapshot will be a full one");
                 }
                 Err(error) => return Err(error),
             }

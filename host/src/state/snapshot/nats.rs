@@ -78,7 +78,7 @@ impl NatsObjects {
             && !found.deny_purge;
         if !same {
             return Err(SnapshotError::Refused(format!(
-                "stream {name} exists and is not set up as slotd needs it: expected {config:?}, \
+                "stream {name} exists with other settings than slotd needs: expected {config:?}, \
                  found {found:?}"
             )));
         }

@@ -51,7 +51,7 @@ impl Snapshots {
             match self.restore_now(slot, log, store, &turn).await {
                 // Collected while it was read, and the log trimmed behind a newer one.
                 Err(SnapshotError::Lost { why, .. }) => {
-                    tracing::warn!(slot, why, "looking for snapshots again");
+                    tracing::warn!(slot, why, "can't list the snapshots; trying again");
                 }
                 done => return done,
             }
@@ -86,7 +86,7 @@ impl Snapshots {
         let mut problems = Vec::new();
         for (position, name) in manifests.into_iter().rev() {
             if !reaches(log, slot, position).await? {
-                problems.push(format!("the log no longer reaches the snapshot at {position}"));
+                problems.push(format!("the log was trimmed past the snapshot at {position}"));
                 break;
             }
             let loaded = self.load(slot, name, &listed, store, turn).await;
@@ -103,12 +103,12 @@ impl Snapshots {
         }
         if reaches(log, slot, 0).await? {
             for problem in problems {
-                tracing::error!(slot, problem, "the slot is replayed from the log's beginning");
+                tracing::error!(slot, problem, "replaying the slot from the beginning of its log");
             }
             self.wipe(slot, store, turn).await?;
             return Ok(SlotMeta::default());
         }
-        problems.push("the log's beginning is trimmed".into());
+        problems.push("the beginning of the log was trimmed".into());
         Err(SnapshotError::Lost { slot, why: problems.join("; ") })
     }
 

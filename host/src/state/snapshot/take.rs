@@ -176,7 +176,7 @@ impl Take<'_> {
                 error @ (SnapshotError::Damaged { .. }
                 | SnapshotError::Log(LogError::Trimmed { .. })),
             ) => {
-                tracing::error!(slot = self.slot, %error, "the snapshot is taken whole");
+                tracing::error!(slot = self.slot, %error, "taking a full snapshot");
             }
             Err(error) => return Err(error),
         }
@@ -354,7 +354,7 @@ impl Take<'_> {
             return Ok(deletes);
         }
         Err(SnapshotError::Refused(format!(
-            "slot {}: the state store does not agree with the log: {found:?}, not {meta:?}",
+            "slot {}: the state store does not match the log: {found:?}, not {meta:?}",
             self.slot
         )))
     }

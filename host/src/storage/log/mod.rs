@@ -1,8 +1,8 @@
 //! The log of a node on its own: one record of the store per *group commit*, fsynced once.
 //!
-//! A thread of its own, the committer, takes what all slots have ready, checks each append
-//! against its slot's fence, writes one record and answers everyone. A position is the number of
-//! the group commit, so a slot has one batch in a commit at most; a second one waits for the next.
+//! A separate thread, the committer, takes the ready batches of all slots, checks each append
+//! against its slot's fence, writes one record and answers all. A position is the number of the
+//! group commit, so a slot has one batch in a commit at most; a second one waits for the next.
 //!
 //! What the log has to remember of a slot once its batches are trimmed, the term and the last
 //! position, is in the state store's `SlotMeta` and, before tables of the log are dropped, in the

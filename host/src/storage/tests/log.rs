@@ -119,11 +119,11 @@ async fn a_directory_in_use_or_of_other_settings_is_refused() {
     let dir = open(home.path());
     let node = dir.node_id().to_owned();
     let again = DataDir::open(home.path(), options(8)).err().unwrap().to_string();
-    assert!(again.contains("another slotd uses it"), "{again}");
+    assert!(again.contains("in use by another slotd"), "{again}");
     assert!(again.contains(&home.path().display().to_string()), "{again}");
     drop(dir);
     let other = DataDir::open(home.path(), options(16)).err().unwrap().to_string();
-    assert!(other.contains("slot_count 8, the configuration says 16"), "{other}");
+    assert!(other.contains("slot_count 8, but the configuration says 16"), "{other}");
     let dir = open(home.path());
     assert_eq!(dir.node_id(), node);
     dir.meta_put_durable("a", b"1").unwrap();

@@ -105,8 +105,8 @@ fn yes() -> bool {
 fn manifest(dir: &Path) -> anyhow::Result<Option<PluginTable>> {
     let Some(text) = read_manifest(dir, MANIFEST)? else { return Ok(None) };
     let file = dir.join(MANIFEST);
-    let manifest: SlotdToml = toml::from_str(&text)
-        .with_context(|| format!("{} is not as it should be", file.display()))?;
+    let manifest: SlotdToml =
+        toml::from_str(&text).with_context(|| format!("{} is invalid", file.display()))?;
     Ok(manifest.plugin)
 }
 
@@ -119,7 +119,7 @@ impl PluginTable {
         );
         for file in plugin.sources.iter().chain(plugin.tests.iter().flatten()) {
             let path = dir.join(file);
-            ensure!(path.is_file(), "slotd.toml names {}, which is not there", file.display());
+            ensure!(path.is_file(), "slotd.toml names {}, which does not exist", file.display());
         }
         Ok(plugin)
     }
@@ -237,7 +237,9 @@ impl Language for C {
         if clang.has_sanitizers() {
             how.extend(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
         } else {
-            steps.say("memory is not checked: clang's sanitizers are not there (libclang-rt-dev)");
+            steps.say(
+                "memory is not checked: clang's sanitizers are not installed (libclang-rt-dev)",
+            );
         }
         compiler.args.extend(how.iter().map(OsString::from));
         let cflags: Vec<_> = cflags.iter().map(String::as_str).collect();

@@ -19,7 +19,7 @@ pub fn commands(sudo: &str, packages: &[&str]) -> [String; 2] {
 /// lists.
 pub fn install(packages: &[&str], did: &mut Vec<String>, failed: &mut Vec<String>) {
     if !Path::new("/usr/bin/apt-get").exists() {
-        return failed.push("apt-get: this is no Debian".into());
+        return failed.push("apt-get: this is not Debian".into());
     }
     let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo -n " };
     for command in commands(sudo, packages) {

@@ -138,8 +138,8 @@ impl SlotdKey {
 fn manifest(dir: &Path) -> anyhow::Result<Option<PackageJson>> {
     let Some(text) = read_manifest(dir, MANIFEST)? else { return Ok(None) };
     let file = dir.join(MANIFEST);
-    let manifest: PackageJson = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not as it should be", file.display()))?;
+    let manifest: PackageJson =
+        serde_json::from_str(&text).with_context(|| format!("{} is invalid", file.display()))?;
     Ok(Some(manifest))
 }
 
@@ -162,7 +162,7 @@ impl Language for Script {
     }
 
     fn package(&self, dir: &Path) -> anyhow::Result<Package> {
-        let manifest = manifest(dir)?.context("there is no package.json")?;
+        let manifest = manifest(dir)?.context("package.json is missing")?;
         let name = manifest.name.context("package.json has no \"name\"")?;
         let version = manifest.version.context("package.json has no \"version\"")?;
         // A scope is npm's affair, and no part of a file's name.
@@ -177,7 +177,7 @@ impl Language for Script {
         let entry = entry.entry;
         ensure!(
             dir.join(&entry).is_file(),
-            "there is no {entry}, which \"slotd\": {{\"entry\": ..}} of package.json names"
+            "{entry} does not exist; \"slotd\": {{\"entry\": ..}} of package.json names it"
         );
         let node = Node::find()?;
         let tools = self.fetched(dir, &node, steps)?;
@@ -258,7 +258,7 @@ fn dependencies(dir: &Path, node: &Node, steps: &Steps) -> anyhow::Result<()> {
 fn check_types(dir: &Path, node: &Node, tools: &Path, steps: &Steps) -> anyhow::Result<()> {
     let config = dir.join("tsconfig.json");
     if !config.is_file() {
-        steps.say("there is no tsconfig.json: the types are not checked");
+        steps.say("no tsconfig.json, so types are not checked");
         return Ok(());
     }
     let mut tsc = node.command();
@@ -287,7 +287,7 @@ impl Node {
                 bail!("{} is Node.js {}, which is too old\n  {get}", node.display(), version.trim())
             }
             None => bail!(
-                "{} says no version of Node.js: {:?}\n  {get}",
+                "{} did not print a Node.js version: {:?}\n  {get}",
                 node.display(),
                 version.trim()
             ),
@@ -306,8 +306,8 @@ impl Node {
     }
 
     fn npm(&self) -> anyhow::Result<Command> {
-        let get = "it comes with Node.js from https://nodejs.org/en/download; Debian and Ubuntu \
-                   have it apart: `apt install npm`";
+        let get = "it comes with Node.js from https://nodejs.org/en/download; on Debian and \
+            Ubuntu it is separate: `apt install npm`";
         let npm = tools::need("npm", &["npm"], "SLOTD_NPM", get)?;
         let mut command = Command::new(npm);
         // It looks for `node` in the path itself.

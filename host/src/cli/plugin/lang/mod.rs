@@ -118,8 +118,8 @@ impl Lang {
             if let Some(first) = found {
                 let (a, b) = (lang.language().manifest(), Self::language(first).manifest());
                 bail!(
-                    "{} is a plugin in two languages, {first} ({b}) and {lang} ({a}): keep one of \
-                     the files, or put the plugins into folders of their own",
+                    "{} has a plugin in two languages, {first} ({b}) and {lang} ({a}): keep one \
+                     of the files, or use a folder for each plugin",
                     dir.display()
                 );
             }
@@ -129,13 +129,13 @@ impl Lang {
             return Ok(lang);
         }
         let hint = |file: &str, lacks: &str| match dir.join(file).is_file() {
-            true => format!("\n  {file} is there, and has no {lacks}"),
+            true => format!("\n  {file} exists, but has no {lacks}"),
             false => String::new(),
         };
         bail!(
-            "{} is no plugin: it has no Cargo.toml (Rust), package.json with a \"slotd\" key \
-             (JavaScript, TypeScript), pyproject.toml with [tool.slotd] (Python) or slotd.toml with \
-             [plugin] (C); `slotd plugin new` writes one{}{}{}",
+            "{} is not a plugin: it has no Cargo.toml (Rust), package.json with a \"slotd\" key \
+             (JavaScript, TypeScript), pyproject.toml with [tool.slotd] (Python) or slotd.toml \
+             with [plugin] (C); `slotd plugin new` writes one{}{}{}",
             dir.display(),
             hint(js::MANIFEST, "\"slotd\": {\"entry\": \"src/handler.js\"}"),
             hint(python::MANIFEST, "[tool.slotd] with entry = \"handler\""),

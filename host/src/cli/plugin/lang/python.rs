@@ -106,8 +106,8 @@ struct SlotdTable {
 fn manifest(dir: &Path) -> anyhow::Result<Option<PyProject>> {
     let Some(text) = read_manifest(dir, MANIFEST)? else { return Ok(None) };
     let file = dir.join(MANIFEST);
-    let manifest: PyProject = toml::from_str(&text)
-        .with_context(|| format!("{} is not as it should be", file.display()))?;
+    let manifest: PyProject =
+        toml::from_str(&text).with_context(|| format!("{} is invalid", file.display()))?;
     Ok(Some(manifest))
 }
 
@@ -166,8 +166,8 @@ impl Interpreter {
         let mut numbers = text.split_whitespace().map(str::parse::<u32>);
         let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
             bail!(
-                "{} is no Python that works: asked for its version, it said {:?} and {:?}\n  \
-                 {GET_PYTHON}\n  or name another with $SLOTD_PYTHON",
+                "{} is not a working Python: asked for its version, it printed {:?} and {:?}\n  \
+                 {GET_PYTHON}\n  or choose another with $SLOTD_PYTHON",
                 program.display(),
                 text.trim(),
                 String::from_utf8_lossy(&output.stderr).trim()
@@ -175,7 +175,7 @@ impl Interpreter {
         };
         ensure!(
             (major, minor) >= PYTHON_MIN,
-            "{} is Python {major}.{minor}, which is too old\n  {GET_PYTHON}\n  or name another \
+            "{} is Python {major}.{minor}, which is too old\n  {GET_PYTHON}\n  or choose another \
              with $SLOTD_PYTHON",
             program.display()
         );
@@ -195,7 +195,7 @@ impl Interpreter {
         ensure!(
             has_pip.is_ok_and(|output| output.status.success()),
             "pip is not installed for {}\n  install it with `apt install python3-pip`, or with \
-             `{0} -m ensurepip --user`\n  or name another Python with $SLOTD_PYTHON",
+             `{0} -m ensurepip --user`\n  or choose another Python with $SLOTD_PYTHON",
             self.0.display()
         );
         let mut pip = self.command();
@@ -244,8 +244,8 @@ impl Interpreter {
                 .args(packages);
             let what = format!("fetching {} with pip", packages.join(", "));
             steps.run(&what, &mut pip).context(
-                "the [project] dependencies of pyproject.toml can't be had: a component takes pure \
-                 Python only, packages with a wheel py3-none-any",
+                "can't install the [project] dependencies of pyproject.toml: a component takes \
+                 pure Python only (packages with a py3-none-any wheel)",
             )
         })
     }
@@ -293,7 +293,7 @@ impl Language for Python {
 
     fn build(&self, dir: &Path, _options: &BuildOptions, steps: &Steps) -> anyhow::Result<Built> {
         let package = self.package(dir)?;
-        let manifest = manifest(dir)?.context("there is no pyproject.toml")?;
+        let manifest = manifest(dir)?.context("pyproject.toml is missing")?;
         let entry = manifest.entry()?;
         let root = root(dir, entry)?;
         let python = Interpreter::find()?;
@@ -336,7 +336,7 @@ impl Language for Python {
     }
 
     fn test(&self, dir: &Path, args: &[OsString], steps: &Steps) -> anyhow::Result<ExitStatus> {
-        let manifest = manifest(dir)?.context("there is no pyproject.toml")?;
+        let manifest = manifest(dir)?.context("pyproject.toml is missing")?;
         let root = root(dir, manifest.entry()?)?;
         let python = Interpreter::find()?;
         let mut path = vec![dir.join(sdk::OWN_DIR).join("sdk"), root];
@@ -347,7 +347,7 @@ impl Language for Python {
         }
         let theirs = env::var_os("PYTHONPATH").unwrap_or_default();
         path.extend(env::split_paths(&theirs).filter(|path| !path.as_os_str().is_empty()));
-        let path = env::join_paths(path).context("a folder's name has a colon in it")?;
+        let path = env::join_paths(path).context("a folder's name contains a colon")?;
         // As its own documentation has it, a project says so in its table.
         let pytest = manifest.tool.is_some_and(|tool| tool.pytest.is_some());
         let runner = if pytest { "pytest" } else { "unittest" };

@@ -121,7 +121,7 @@ impl Language for Rust {
         let NewOptions { name, sdk, .. } = options;
         ensure!(
             !RESERVED.contains(&name.replace('_', "-").as_str()),
-            "{name:?} is no name for a plugin: cargo or Rust uses it otherwise"
+            "{name:?} can't be a plugin's name: cargo or Rust reserves it"
         );
         Ok(vec![("sdk", sdk_dependency(sdk.as_deref())?)])
     }
@@ -252,7 +252,8 @@ fn package(dir: &Path) -> anyhow::Result<Package> {
     match here {
         Some(package) if package.is_plugin() => Ok(package),
         Some(package) => bail!(
-            "the crate {} makes no component: add to {}\n  [lib]\n  crate-type = [\"cdylib\"]",
+            "the crate {} does not build a component: add to {}\n  [lib]\n  crate-type = \
+             [\"cdylib\"]",
             package.name,
             dir.join(MANIFEST).display()
         ),

@@ -47,14 +47,14 @@ fn a_folders_language_is_found() -> anyhow::Result<()> {
 fn what_is_no_plugin_or_two_is_said() {
     let said = |files: &[(&str, &str)]| found(files).map_err(|e| format!("{e:#}")).unwrap_err();
     let none = said(&[]);
-    assert!(none.contains("is no plugin") && none.contains("slotd plugin new"), "{none}");
+    assert!(none.contains("is not a plugin") && none.contains("slotd plugin new"), "{none}");
     let two = said(&[RUST, PYTHON]);
     for part in ["two languages", "Rust (Cargo.toml)", "Python (pyproject.toml)"] {
         assert!(two.contains(part), "{two}");
     }
     let lacking = said(&[("package.json", "{}"), ("slotd.toml", "node = \"a\"\n")]);
-    assert!(lacking.contains("package.json is there, and has no \"slotd\""), "{lacking}");
-    assert!(lacking.contains("slotd.toml is there, and has no [plugin]"), "{lacking}");
+    assert!(lacking.contains("package.json exists, but has no \"slotd\""), "{lacking}");
+    assert!(lacking.contains("slotd.toml exists, but has no [plugin]"), "{lacking}");
     for broken in [("package.json", "{"), ("pyproject.toml", "="), ("slotd.toml", "[plugin]\n")] {
         assert!(said(&[broken]).contains(broken.0), "{broken:?}");
     }

@@ -79,7 +79,7 @@ async fn nats_keeps_objects() {
     };
     other.jetstream.create_stream(config).await.unwrap();
     let refused = Objects::open(&Target::Nats, "", Some(&other)).await.err().unwrap();
-    assert!(refused.to_string().contains("not set up as slotd needs it"), "{refused}");
+    assert!(refused.to_string().contains("other settings than slotd needs"), "{refused}");
 }
 
 /// What a broken put leaves must neither be read as an object nor stay for ever.

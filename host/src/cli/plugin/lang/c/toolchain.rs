@@ -1,5 +1,5 @@
-//! What C is built with: clang, its linker for WebAssembly, wasi-libc, and the compiler's own
-//! library. Each distribution puts them elsewhere.
+//! The tools that build C: clang, its linker for WebAssembly, wasi-libc, and the compiler's own
+//! library. Each distribution puts them in another place.
 
 use super::super::{super::tools, debian};
 use anyhow::bail;

@@ -105,7 +105,7 @@ impl Toolchain {
         };
         if !linkers.join(executable("wasm-component-ld")).is_file() {
             bail!(
-                "{} has no wasm-component-ld in {}: {GET_RUSTUP}, whose toolchains have it",
+                "{} has no wasm-component-ld in {}: {GET_RUSTUP}, whose toolchains include it",
                 compiler.version,
                 linkers.display()
             );
@@ -120,9 +120,9 @@ impl Toolchain {
     pub fn require(dir: &Path) -> anyhow::Result<Self> {
         Self::detect(dir)?.with_context(|| {
             format!(
-                "the target {TARGET} is not installed; `slotd plugin setup` does it, or by hand:\n  \
+                "the target {TARGET} is not installed; run `slotd plugin setup`, or:\n  \
                  rustup target add {TARGET}\n\
-                 where rustup cannot fetch it, on Debian:\n  {}",
+                 if rustup can't fetch it, on Debian:\n  {}",
                 debian::commands("", &DEBIAN_PACKAGES).join("\n  ")
             )
         })
