@@ -358,6 +358,8 @@ mod tests {
                 "POST /admin/v1/slots/{slot}/drain",
                 "POST /admin/v1/rebalance",
                 "GET /admin/v1/ring",
+                "GET /admin/v1/level",
+                "POST /admin/v1/level",
                 "GET /admin/v1/nodes",
                 "POST /admin/v1/nodes/{node}/drain",
                 "GET /admin/v1/moves",

@@ -38,8 +38,7 @@ async fn use_it(node: &Node, round: u32) -> anyhow::Result<()> {
         api.send("chat", &room, line).await?;
         api.send("counter", &format!("c-{number}"), Message::bytes("x")).await?;
     }
-    // Apart from the rest in directories that this version makes.
-    let large = say("bob", &"x".repeat(3_000));
+    let large = say("bob", &"x".repeat(1_900));
     api.send("chat", "room-0", large).await?;
     api.send("counter", "gone", Message::bytes("x")).await?;
     api.delete("counter", "gone").await?;
