@@ -42,8 +42,10 @@ fn build_from(root: &Path, target: &Path, binary: &Path) -> anyhow::Result<()> {
     build.args(["build", "--workspace", "--bin", "slotd"]).current_dir(&sources);
     run(build.env("CARGO_TARGET_DIR", target).env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     let built = target.join("debug/slotd");
-    std::fs::copy(&built, binary).with_context(|| format!("{}", built.display()))?;
-    Ok(())
+    // Whole or not at all.
+    let copy = binary.with_extension("new");
+    std::fs::copy(&built, &copy).with_context(|| format!("{}", built.display()))?;
+    Ok(std::fs::rename(copy, binary)?)
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {

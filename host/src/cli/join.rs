@@ -13,7 +13,7 @@ use crate::{
     nats::{Nats, NatsError, NatsOptions},
     node::Shared,
     peer::member::Member,
-    registry::{Reader, Registry, Settings},
+    registry::{self, Reader, Registry, Settings},
     ring::RING_SCHEME,
     rpc::{self, PeerLinks, RpcOptions},
     service::Catalogue,
@@ -215,7 +215,9 @@ pub(super) async fn join(
     let boot = count_boot(data_dir)?;
     let version: Arc<str> = env!("CARGO_PKG_VERSION").into();
     let name: Arc<str> = config.node.as_str().into();
-    let reader = Reader { name, newest: level::NEWEST, boot, version: version.clone() };
+    let newest = level::NEWEST;
+    let instance_text = registry::hex(instance);
+    let reader = Reader { name, newest, instance: instance_text, version: version.clone() };
     patiently(config, doing, "the registry", || registry.introduce(&reader)).await?;
     let level = registry.level();
     let member = Member {
@@ -271,7 +273,10 @@ pub(super) async fn join(
     tokio::spawn(follow_level(membership.clone(), level));
     doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
+    // Another process of this name may have written there before it was refused.
+    patiently(config, doing, "the registry", || registry.introduce(&reader)).await?;
     let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
+    let expeller = membership.clone();
     let placement = registry.placement();
     let shared = Shared {
         log: Arc::new(log),
@@ -291,6 +296,10 @@ pub(super) async fn join(
         leave: Box::new(move || {
             let leaver = leaver.clone();
             tokio::spawn(async move { leaver.set_leaving().await });
+        }),
+        expel: Box::new(move |instance| {
+            let expeller = expeller.clone();
+            tokio::spawn(async move { expeller.expel(instance).await });
         }),
         say_unfit: Box::new(move |unfit| {
             let sayer = sayer.clone();
@@ -340,6 +349,8 @@ async fn patiently<T, E: Into<StartError>>(
 /// Refuses nodes that are too old from the moment on at which the level is raised.
 async fn follow_level(membership: Membership, level: Arc<FeatureLevel>) {
     let mut level = level.watch();
+    // It may have been raised since membership began.
+    level.mark_changed();
     while level.changed().await.is_ok() {
         let now = *level.borrow_and_update();
         membership.set_level(now).await;

@@ -232,6 +232,11 @@ impl Cluster {
         (done, before.is_whole() && before == self.owners().await)
     }
 
+    /// Whether the nodes that answer have every slot, each one of them.
+    pub async fn has_all_slots(&self) -> bool {
+        self.owners().await.is_whole()
+    }
+
     /// Which node has which slot, as the nodes that answer say it.
     async fn owners(&self) -> Owners {
         let mut owners = BTreeMap::new();

@@ -23,7 +23,7 @@ use foca::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
     num::{NonZeroU8, NonZeroUsize},
     sync::Arc,
@@ -108,6 +108,8 @@ pub(super) struct Core {
     refusals: VecDeque<Refusal>,
     answers: Limiter<SocketAddr>,
     lines: Limiter<(IpAddr, Reason, bool)>,
+    /// Processes that can't read what the others write.
+    expelled: HashSet<u128>,
     pub(super) outbox: Vec<(SocketAddr, Vec<u8>)>,
     outlets: Outlets,
 }
@@ -146,6 +148,7 @@ impl Core {
             refusals: VecDeque::new(),
             answers: Limiter::new(limits::REFUSAL_INTERVAL, limits::REFUSAL_ADDRESSES_MAX),
             lines: Limiter::new(limits::REFUSAL_LOG_INTERVAL, limits::REFUSAL_LOG_KEYS_MAX),
+            expelled: HashSet::new(),
             outbox: Vec::new(),
             outlets,
         }
@@ -259,6 +262,13 @@ impl Core {
         self.terms.set_level(level);
     }
 
+    /// Whenever this process is heard from now on, it is told to end.
+    pub fn expel(&mut self, instance: u128) {
+        if self.expelled.len() < limits::EXPELLED_MAX {
+            self.expelled.insert(instance);
+        }
+    }
+
     fn say_of_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
         self.forgive(now);
         let mut id = self.own.next();
@@ -315,6 +325,14 @@ impl Core {
         self.heard = now;
         self.hearing(now);
         let Some((src, updates)) = inspect(body) else { return m.dropped_invalid.increment(1) };
+        // It may be heard because it was away when the level was raised, or joined in that moment.
+        if self.expelled.contains(&src.member.instance) {
+            let level = self.terms.protocol_oldest;
+            let text = format!("the cluster, at feature level {level}: upgrade this node");
+            let name = Some(src.member.name.clone());
+            let (room, reason) = (datagram.len(), Reason::Superseded);
+            return self.refuse(now, from, start, room, Shown::Key, reason, name, text);
+        }
         // Two processes of one name: the greater claim is right, and the other must hear of it.
         // SWIM would let each declare the other dead, without end.
         if src.member.name == self.own.member.name {

@@ -25,6 +25,10 @@ impl Terms {
     pub(super) fn protocols(&self) -> Protocols {
         Protocols { oldest: self.protocol_oldest, newest: self.protocol }
     }
+    /// Whether the cluster's level is above what a node speaks at best.
+    fn is_past(&self, newest: u16) -> bool {
+        newest < self.protocol_oldest
+    }
     /// What keeps a node with `other` out, and how the two differ.
     fn mismatch(&self, other: &Self) -> Option<(Reason, String)> {
         let (theirs, ours) = (other.protocols(), self.protocols());
@@ -167,6 +171,9 @@ impl Core {
         self.heard = now;
         let name = hello.id.member.name.clone();
         if let Some((reason, text)) = self.terms.mismatch(&hello.terms) {
+            // One that serves already can't be let go on: it would fight for slots in the log.
+            let too_old = reason == Reason::Protocol && self.terms.is_past(hello.terms.protocol);
+            let reason = if too_old && hello.settled { Reason::Superseded } else { reason };
             return self.refuse(now, from, start, room, Shown::Key, reason, Some(name), text);
         }
         if name == self.own.member.name {
@@ -364,8 +371,12 @@ impl Core {
             Reason::Superseded | Reason::Address => theirs.clone(),
         };
         let refusal = Refusal { peer: from, name: None, reason, by_us: false, text, times: 1 };
-        // Clusters of one secret may meet where they look for peers: that is no reason to end.
-        let certain = authentic && reason != Reason::Cluster;
+        // Clusters of one secret may meet where they look for peers: that is no reason to end. Nor is
+        // a node that is too old for the level, which this one has from the registry.
+        let its_newest = theirs.rsplit(' ').next().and_then(|newest| newest.parse().ok());
+        let is_too_old = its_newest.is_some_and(|newest| terms.is_past(newest));
+        let certain =
+            authentic && reason != Reason::Cluster && !(reason == Reason::Protocol && is_too_old);
         self.refused = Some((now, refusal.clone(), certain));
         self.tell_refusal(now, refusal);
         match reason {

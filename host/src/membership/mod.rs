@@ -256,6 +256,10 @@ impl Membership {
     pub async fn set_level(&self, level: Level) {
         self.order(|done| Order::SetLevel(level, done)).await;
     }
+    /// A process can't read what the others write: it is told to end whenever it is heard.
+    pub async fn expel(&self, instance: u128) {
+        self.order(|done| Order::Expel(instance, done)).await;
+    }
     /// Says farewell and ends the task; returns after
     /// [`limits::FAREWELLS`] x [`limits::FAREWELL_INTERVAL`].
     pub async fn leave(&self) {

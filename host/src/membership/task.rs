@@ -20,6 +20,7 @@ pub(super) enum Order {
     SetLeaving(oneshot::Sender<()>),
     SetUnfit(Option<Unfit>, oneshot::Sender<()>),
     SetLevel(Level, oneshot::Sender<()>),
+    Expel(u128, oneshot::Sender<()>),
     Leave(oneshot::Sender<()>),
     /// Does not run for this long, as if stopped.
     #[cfg(test)]
@@ -125,6 +126,10 @@ impl Task {
             }
             Order::SetLevel(level, done) => {
                 self.core.set_level(level);
+                let _ = done.send(());
+            }
+            Order::Expel(instance, done) => {
+                self.core.expel(instance);
                 let _ = done.send(());
             }
             Order::Leave(done) => {

@@ -8,12 +8,12 @@ use crate::{
     cluster::views::{LevelInfo, LevelOf},
     error::{Code, Error},
     level::{self, Level, may_raise},
-    limits, registry,
+    limits,
+    peer::member::Member,
+    registry,
+    telemetry::repeats,
 };
-use std::{
-    sync::{Arc, Weak},
-    time::Instant,
-};
+use std::{collections::HashMap, sync::Weak, time::Instant};
 use tokio::sync::watch;
 
 impl Node {
@@ -35,7 +35,7 @@ impl Node {
             node: member.name.to_string(),
             reads: match *member.name == *self.name {
                 true => level::NEWEST,
-                false => registry.reads(&member.name, member.boot),
+                false => registry.reads(&member.name, member.instance),
             },
         });
         reads.collect()
@@ -45,7 +45,8 @@ impl Node {
     ///
     /// # Errors
     /// `request-invalid`: there is no such level, or the node knows of none; `level-unreadable`: some
-    /// nodes can't read it; `storage-unavailable`, `outcome-unknown`: it can't be written.
+    /// nodes can't read it; `unavailable`: slots move, or are with nodes that this one does not see;
+    /// `storage-unavailable`, `outcome-unknown`: it can't be written.
     pub async fn raise_level(&self, to: Option<Level>) -> Result<LevelInfo, Error> {
         let level = self.context.level.get();
         let to = to.or_else(|| next(level)).unwrap_or(level);
@@ -72,6 +73,16 @@ impl Node {
             )
         })?;
         if to > level {
+            // A part of a cluster that does not see the rest must not decide for it.
+            if let Some(cluster) = &self.cluster
+                && !cluster.has_all_slots().await
+            {
+                return Err(Error::new(
+                    Code::Unavailable,
+                    "the nodes that this one sees do not have every slot: see `slotd nodes`, and \
+                     raise the level when the cluster is whole",
+                ));
+            }
             self.write_level(to).await?;
             tracing::info!(from = level, to, "the feature level was raised");
         }
@@ -96,9 +107,15 @@ fn next(level: Level) -> Option<Level> {
     (level < level::NEWEST).then_some(level + 1)
 }
 
-/// Raises the level by itself, and ends the node when the level is too new for it.
-pub(super) async fn keep(node: Weak<Node>, mut stopping: watch::Receiver<bool>) {
+/// Raises the level by itself, ends the node when the level is too new for it, and has processes told
+/// to end that can't read it.
+pub(super) async fn keep(
+    node: Weak<Node>,
+    expel: Option<Box<dyn Fn(u128) + Send + Sync>>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut able_since = None;
+    let mut doubted = HashMap::new();
     let mut tick = tokio::time::interval(limits::LEVEL_LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -112,19 +129,55 @@ pub(super) async fn keep(node: Weak<Node>, mut stopping: watch::Receiver<bool>) 
             node.fatal.send_replace(Some(registry::too_old(level)));
             return;
         }
-        let able = node.ready().is_ok() && node.level().may_rise_to.is_some();
+        if let Some(expel) = &expel {
+            node.expel_old(level, &mut doubted, expel).await;
+        }
+        let settled = node.cluster.as_ref().is_none_or(|cluster| cluster.is_settled());
+        let able = settled && node.ready().is_ok() && node.level().may_rise_to.is_some();
         let since = able.then(|| able_since.unwrap_or_else(Instant::now));
         able_since = since;
-        if since.is_some_and(|since| since.elapsed() >= node.options.level_wait) {
-            raise(&node).await;
-            able_since = None;
+        if since.is_some_and(|since| since.elapsed() >= node.options.level_wait)
+            // Another node may have been first, which is as good.
+            && let Err(error) = node.raise_level(None).await
+            && repeats::admit("the feature level was not raised", "levels")
+        {
+            tracing::warn!(%error, "can't raise the feature level; trying again");
         }
     }
 }
 
-async fn raise(node: &Arc<Node>) {
-    // Another node may have been first, which is as good.
-    if let Err(error) = node.raise_level(None).await {
-        tracing::warn!(%error, "can't raise the feature level; trying again");
+impl Node {
+    /// Members that can't read the level, which were away when it was raised or joined in that moment.
+    /// `doubted`: since when each has been one; what is known of a newcomer may be behind.
+    async fn expel_old(
+        &self,
+        level: Level,
+        doubted: &mut HashMap<u128, Instant>,
+        expel: &(dyn Fn(u128) + Send + Sync),
+    ) {
+        let Some((cluster, registry)) = self.cluster.as_ref().zip(self.registry.as_ref()) else {
+            return;
+        };
+        let members = cluster.members();
+        let others = members.alive.iter().filter(|member| *member.name != *self.name);
+        let short = |member: &&Member| registry.reads(&member.name, member.instance) < level;
+        let short: Vec<&Member> = others.filter(short).collect();
+        doubted.retain(|instance, _| short.iter().any(|member| member.instance == *instance));
+        for member in short {
+            let since = *doubted.entry(member.instance).or_insert_with(Instant::now);
+            if since.elapsed() < limits::EXPEL_AFTER {
+                continue;
+            }
+            let reads = registry.reads_now(&member.name, member.instance).await;
+            if reads.is_ok_and(|reads| reads < level) {
+                if repeats::admit("a node is too old for the feature level", &member.name) {
+                    tracing::error!(
+                        node = %member.name, version = %member.version, level,
+                        "a node can't read what the others write and is told to end; upgrade it"
+                    );
+                }
+                expel(member.instance);
+            }
+        }
     }
 }

@@ -148,6 +148,8 @@ pub struct Shared {
     pub placement: watch::Receiver<Arc<Placement>>,
     /// Tells the others that this node gives its slots away.
     pub leave: Box<dyn Fn() + Send + Sync>,
+    /// Has a process told to end that can't read what the others write.
+    pub expel: Box<dyn Fn(u128) + Send + Sync>,
     /// Tells the others that this node can't serve, or that it can again.
     pub say_unfit: Box<SayUnfit>,
     /// Whether the log engine answers.
@@ -217,7 +219,9 @@ impl Node {
         let view = ring::View::new(1, [options.name.clone()]);
         let router = Arc::new(Router::new(options.slot_count, context.clone()));
         let (mut handler, mut cluster, mut registry) = (None, None, None);
+        let mut expel = None;
         if let Some(shared) = shared {
+            expel = Some(shared.expel);
             registry = shared.registry;
             handler = Some(shared.handler);
             let parts = ClusterParts {
@@ -264,7 +268,7 @@ impl Node {
             tokio::spawn(Self::follow_registry(Arc::downgrade(&node), registry.changes()));
         }
         tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
-        tokio::spawn(level::keep(Arc::downgrade(&node), node.stopping.subscribe()));
+        tokio::spawn(level::keep(Arc::downgrade(&node), expel, node.stopping.subscribe()));
         tokio::spawn(components::tidy(Arc::downgrade(&node), node.stopping.subscribe()));
         let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
         tokio::spawn(memory::shed_instances(plugins, stopping));

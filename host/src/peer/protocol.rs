@@ -16,7 +16,7 @@ impl Protocols {
     /// mean, or of how they are encoded, is a new level; who does not know the level in force can't
     /// read what the others write, and is refused.
     pub fn at(level: Level) -> Self {
-        Self { oldest: level, newest: level::NEWEST.max(level) }
+        Self { oldest: level, newest: level::NEWEST }
     }
 
     /// The version that two nodes use with each other: the newest that both speak. `None`: they

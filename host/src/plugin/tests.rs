@@ -221,7 +221,7 @@ async fn an_instance_has_no_more_maps_than_it_counts_for() {
 
 #[tokio::test]
 async fn host_calls_are_limited() {
-    failure!(b"h", "limit", "host calls: a call may make 100000");
+    failure!(b"h", "limit", "host calls: a call may make at most 100000");
 }
 
 #[tokio::test]

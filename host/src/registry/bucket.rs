@@ -62,19 +62,30 @@ struct Stamped<T> {
     value: T,
 }
 
-const FORMAT: u32 = 1;
+/// The format of every value, unless its writer says otherwise.
+pub const FORMAT: u32 = 1;
+/// A value in it is refused by versions that read only [`FORMAT`].
+pub const FORMAT_LATER: u32 = 2;
 
 /// # Errors
 /// Why the bytes are not such a value.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    decode_up_to(FORMAT, bytes)
+}
+
+/// As [`decode`], of values that may have a later format.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_up_to<T: DeserializeOwned>(newest: u32, bytes: &[u8]) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let broken = |e: serde_json::Error| format!("it does not decode: {e}");
     let Format { format } = serde_json::from_slice(bytes).map_err(broken)?;
-    if format != FORMAT {
-        return Err(format!("it has format {format}; this slotd reads {FORMAT}"));
+    if !(FORMAT..=newest).contains(&format) {
+        return Err(format!("it has format {format}; this slotd reads up to {newest}"));
     }
     Ok(serde_json::from_slice::<Stamped<T>>(bytes).map_err(broken)?.value)
 }
@@ -157,9 +168,23 @@ impl Bucket {
         value: &T,
         expected: u64,
     ) -> Result<Swapped, BucketError> {
+        self.swap_as(FORMAT, key, value, expected).await
+    }
+
+    /// As [`Self::swap`], in a format that the caller names.
+    ///
+    /// # Errors
+    /// As [`Self::swap`].
+    pub async fn swap_as<T: Serialize>(
+        &self,
+        format: u32,
+        key: &str,
+        value: &T,
+        expected: u64,
+    ) -> Result<Swapped, BucketError> {
         let attempt = random_u128().map_err(|e| BucketError::Unavailable(e.to_string()))?;
         let attempt = format!("{attempt:032x}");
-        let stamped = Stamped { format: FORMAT, attempt: attempt.clone(), value };
+        let stamped = Stamped { format, attempt: attempt.clone(), value };
         let encoded = serde_json::to_vec(&stamped)
             .map_err(|e| BucketError::TooLarge(format!("{key} does not encode: {e}")))?;
         let encoded = Bytes::from(encoded);

@@ -20,7 +20,7 @@ mod tests;
 mod watch;
 
 pub use components::Components;
-pub use readers::{Reader, too_old};
+pub use readers::{Reader, hex, too_old};
 
 use crate::{
     error::{Code, Error},
@@ -380,9 +380,9 @@ async fn check_settings(
     settings: &Settings,
     streams: Option<u16>,
 ) -> Result<Settings, NatsError> {
-    let found = match bucket.swap(SETTINGS, settings, 0).await? {
+    let found = match bucket.swap_as(settings.format(), SETTINGS, settings, 0).await? {
         Swapped::Won { .. } => return Ok(settings.clone()),
-        Swapped::Lost { value, .. } => bucket::decode::<Settings>(&value)
+        Swapped::Lost { value, .. } => Settings::decode(&value)
             .map_err(|why| NatsError::Refused(format!("the settings of the cluster: {why}")))?,
     };
     readers::check_level(found.level)?;

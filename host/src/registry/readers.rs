@@ -1,7 +1,8 @@
 //! Which feature levels the nodes can read, and the level in force.
 //!
-//! Each node writes at its start what it can read (`node.<name>`), *then* reads the level; who raises
-//! the level reads what the nodes have written first. So either sees the other.
+//! Each process writes at its start what it can read (`node.<name>`), *then* reads the level. Who raises
+//! it looks at what the members have written. A process that joins meanwhile learns the new level by
+//! its watch, and one from before there were levels is expelled ([`crate::node`]).
 
 use super::{Registry, SETTINGS, Settings, Shared, bucket};
 use crate::{
@@ -22,10 +23,14 @@ pub struct Reader {
     pub name: Arc<str>,
     /// The newest level that it can read.
     pub newest: Level,
-    /// The start of the node that says so: another start may run another version.
-    pub boot: u64,
+    /// The process that says so, in hexadecimal: another start of the node may run another version.
+    pub instance: String,
     /// For people.
     pub version: Arc<str>,
+}
+
+pub fn hex(instance: u128) -> String {
+    format!("{instance:032x}")
 }
 
 /// The key of a node: keys have fewer characters than names.
@@ -41,11 +46,24 @@ fn key_of(name: &str) -> String {
     key
 }
 
+impl Settings {
+    /// Versions from before there were levels refuse settings of a later format, at their start and
+    /// by themselves: nobody need be there to keep them out.
+    pub(super) fn format(&self) -> u32 {
+        if self.level > level::OLDEST { bucket::FORMAT_LATER } else { bucket::FORMAT }
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, String> {
+        bucket::decode_up_to(bucket::FORMAT_LATER, value)
+    }
+}
+
 impl Shared {
     pub(super) fn learn_settings(&self, value: &[u8]) -> Result<(), String> {
-        let settings = bucket::decode::<Settings>(value)?;
-        self.level.raise(settings.level);
-        Ok(())
+        let settings = Settings::decode(value);
+        // What can't be read is of a later version: this one must not go on in its cluster.
+        self.level.raise(settings.as_ref().map_or(Level::MAX, |settings| settings.level));
+        settings.map(drop)
     }
 
     pub(super) fn learn_reader(&self, value: &[u8]) -> Result<(), String> {
@@ -61,12 +79,24 @@ impl Registry {
         self.inner.shared.level.clone()
     }
 
-    /// What a node, in the start that its peers know, can read. One that says nothing is of a version
-    /// from before there were levels.
-    pub fn reads(&self, name: &str, boot: u64) -> Level {
+    /// What a process can read. One that says nothing is of a version from before there were levels.
+    pub fn reads(&self, name: &str, instance: u128) -> Level {
         let readers = self.inner.shared.readers.lock();
-        let known = readers.get(name).filter(|reader| reader.boot == boot);
+        let known = readers.get(name).filter(|reader| reader.instance == hex(instance));
         known.map_or(level::OLDEST, |reader| reader.newest)
+    }
+
+    /// As [`Self::reads`], asking the engine: what is known here may be behind.
+    ///
+    /// # Errors
+    /// `storage-unavailable`.
+    pub async fn reads_now(&self, name: &str, instance: u128) -> Result<Level, Error> {
+        let super::Inner { bucket, shared, .. } = &*self.inner;
+        let key = key_of(name);
+        if let Some((revision, value)) = bucket.read(&key).await? {
+            shared.learn(&key, revision, &value);
+        }
+        Ok(self.reads(name, instance))
     }
 
     /// Says what this node can read, and then looks at the level again.
@@ -101,14 +131,14 @@ impl Registry {
         for _ in 0..limits::REGISTRY_SWAP_TRIES {
             let found = bucket.read(SETTINGS).await?;
             let Some((revision, value)) = found else { break };
-            let settings: Settings = bucket::decode(&value).map_err(BucketError::from)?;
+            let settings = Settings::decode(&value).map_err(BucketError::from)?;
             if settings.level >= to {
                 shared.learn(SETTINGS, revision, &value);
                 return Ok(settings.level);
             }
             let raised = Settings { level: to, ..settings };
             if let Swapped::Won { revision, value } =
-                bucket.swap(SETTINGS, &raised, revision).await?
+                bucket.swap_as(raised.format(), SETTINGS, &raised, revision).await?
             {
                 shared.learn(SETTINGS, revision, &value);
                 return Ok(to);
@@ -129,8 +159,12 @@ pub(super) fn check_level(level: Level) -> Result<(), NatsError> {
 
 /// What an operator is told whose node is too old.
 pub fn too_old(level: Level) -> String {
+    let level = match level {
+        Level::MAX => "a later feature level".to_owned(),
+        level => format!("feature level {level}"),
+    };
     format!(
-        "the cluster is at feature level {level}, this slotd ({}) reads levels {} to {}: upgrade \
+        "the cluster is at {level}; this slotd ({}) reads levels {} to {}: upgrade \
          this node",
         env!("CARGO_PKG_VERSION"),
         level::OLDEST,

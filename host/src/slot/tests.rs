@@ -444,7 +444,7 @@ async fn a_slot_does_not_wait_for_a_load_for_longer_than_for_a_call() {
     assert_eq!(read.unwrap().unwrap_err().code, Code::SessionNotFound);
     let error = first.await.unwrap().unwrap_err();
     assert_eq!((error.code, error.code.status()), (Code::PluginUnavailable, 503));
-    assert!(error.retry_after.is_some() && error.detail.contains("compiled"), "{error}");
+    assert!(error.retry_after.is_some() && error.detail.contains("being loaded"), "{error}");
     // Who comes later waits for the same load.
     let later = fixture.send(b"sone");
     assert!(timeout(PATIENCE, fixture.describe()).await.is_ok());

@@ -37,6 +37,8 @@ use tokio::sync::watch;
 pub struct DataDir {
     path: PathBuf,
     level: Arc<FeatureLevel>,
+    /// The identity file is written by one at a time.
+    raising: Mutex<()>,
     engine: Arc<Engine>,
     shared: Arc<Shared>,
     log: Arc<EmbeddedLog>,
@@ -85,6 +87,7 @@ impl DataDir {
         let this = Self {
             path: path.to_owned(),
             level,
+            raising: Mutex::default(),
             log: Arc::new(EmbeddedLog::new(shared.clone())),
             state: Arc::new(FjallState::new(engine.clone())),
             engine,
@@ -124,10 +127,13 @@ impl DataDir {
     /// directory. Blocks on the disk.
     ///
     /// # Errors
-    /// The identity can't be written; then nothing has changed.
+    /// The identity can't be written; then nothing is written at the new level.
     pub fn raise_level(&self, to: Level) -> io::Result<()> {
-        self.engine.identity.raised(to).write(&self.path)?;
-        self.level.raise(to);
+        let _turn = self.raising.lock();
+        if self.level.get() < to {
+            self.engine.identity.raised(to).write(&self.path)?;
+            self.level.raise(to);
+        }
         Ok(())
     }
 

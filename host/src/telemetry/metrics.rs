@@ -536,7 +536,7 @@ mod tests {
         let text = metrics.render();
         for start in [
             "slotd_messages_total{service=\"render-test\"} 3",
-            "# HELP slotd_append_seconds From the hand-over",
+            "# HELP slotd_append_seconds Time from passing",
             "# TYPE slotd_append_seconds histogram",
             "slotd_append_seconds_bucket{le=\"0.000005\"} ",
             "slotd_append_seconds_bucket{le=\"+Inf\"} ",
