@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod golden;
+
 fn key() -> SessionKey {
     SessionKey::parse("chat", "room-1").unwrap()
 }
