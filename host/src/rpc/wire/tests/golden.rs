@@ -38,6 +38,13 @@ fn incarnation() -> Option<Incarnation> {
     Some(Incarnation::from_wire(300))
 }
 
+const CURRENT: Consistency = Consistency::Current;
+const LOCAL: Consistency = Consistency::Local;
+
+fn history(range: Range, consistency: Consistency) -> Request {
+    ReadHistory { key: key(), range, reader: ReadBy::Client, consistency }.request()
+}
+
 fn requests() -> Vec<Request> {
     let (text, body) = (|| "t/x".to_owned(), || Bytes::from_static(b"body"));
     let incoming =
@@ -51,30 +58,33 @@ fn requests() -> Vec<Request> {
     vec![
         Request::Message { key: key(), message: incoming(Some("i".into()), None), lane: 300 },
         Request::Message { key: key(), message: incoming(None, Some("s".into())), lane: 0 },
-        Request::Query { key: key(), content_type: text(), body: body(), local: true },
-        Request::Query { key: key(), content_type: text(), body: Bytes::new(), local: false },
-        Request::History { key: key(), range: Range::After { seq: 300, limit: 5 }, local: false },
-        Request::History { key: key(), range: Range::Tail { limit: 6 }, local: true },
-        Request::Session { key: key(), local: true },
-        Request::Session { key: key(), local: false },
-        Request::Delete { key: key() },
-        Request::Sessions {
-            slots: vec![7],
+        Query { key: key(), content_type: text(), body: body(), consistency: LOCAL }.request(),
+        Query { key: key(), content_type: text(), body: Bytes::new(), consistency: CURRENT }
+            .request(),
+        history(Range::After { seq: 300, limit: 5 }, CURRENT),
+        history(Range::Tail { limit: 6 }, LOCAL),
+        Describe { key: key(), consistency: LOCAL }.request(),
+        Describe { key: key(), consistency: CURRENT }.request(),
+        Delete { key: key() }.request(),
+        List {
+            slot: 7,
             service: key().service,
             prefix: "p".into(),
             after: Some(key().session),
             limit: 300,
             pinned: true,
-        },
-        Request::Subscribe { key: key(), after: 300 },
+        }
+        .request(),
+        Subscribe { key: key(), after: 300 }.request(),
         Request::Slots,
         Request::Control(body()),
-        Request::State {
+        ReadState {
             key: key(),
             range: StateRange { prefix: "p".into(), after: Some("a".into()), limit: 300 },
-        },
-        Request::Operate { key: key(), operation: operation(action) },
-        Request::Operate { key: key(), operation: operation(Action::Discard) },
+        }
+        .request(),
+        Operate { key: key(), operation: operation(action) }.request(),
+        Operate { key: key(), operation: operation(Action::Discard) }.request(),
     ]
 }
 
@@ -186,7 +196,7 @@ fn responses() -> Vec<Result<Response, Error>> {
         })),
         Ok(Response::History(history)),
         Ok(Response::Session(Box::new(info()))),
-        Ok(Response::Deleted),
+        Ok(Response::Deleted(())),
         Ok(Response::Sessions(vec![info(), SessionInfo { pinned: None, ..info() }])),
         Ok(Response::Subscribed(subscribed)),
         Ok(Response::Slots(vec![slot])),
