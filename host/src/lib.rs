@@ -6,7 +6,8 @@
 //! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, and
 //!   `telemetry`, `watchdog`;
 //! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
-//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `slot`;
+//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
+//!   `slot`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `script`, `cli`.
@@ -30,6 +31,7 @@ pub mod message;
 pub mod names;
 pub mod nats;
 pub mod node;
+mod operation;
 mod operator;
 pub mod peer;
 pub mod plugin;

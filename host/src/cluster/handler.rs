@@ -7,11 +7,12 @@ use super::{
 use crate::{
     error::{Code, Error},
     limits,
-    message::{Consistency, Incoming, Purpose, ReadBy, gone},
+    message::{Incoming, Purpose, gone},
     names::{SessionKey, SlotId},
-    router::Place,
+    operation::{Message, operations},
+    router::{Place, Routed},
     rpc::{Handler, Request, Response},
-    slot::{Mail, Reply},
+    slot::{Mail, Mailed, Reply},
 };
 use bytes::Bytes;
 use futures_util::{
@@ -57,72 +58,37 @@ impl Handler for LateHandler {
             let error = Error::new(Code::Unavailable, "the node is starting");
             return ready(Err(error)).boxed();
         };
-        match request {
-            Request::Message { key, message, lane } => cluster.message(from, key, message, lane),
-            Request::Query { key, content_type, body, local } => {
-                let slot = cluster.router.slot_of(&key);
-                let consistency = consistency(local);
-                cluster.local(
-                    slot,
-                    |reply| Mail::Query { key, content_type, body, consistency, reply },
-                    Response::Answer,
-                )
-            }
-            Request::History { key, range, local } => {
-                let (slot, consistency) = (cluster.router.slot_of(&key), consistency(local));
-                // Whoever reads there: what waits for a peer is bounded here.
-                let reader = ReadBy::Client;
-                let mail = |reply| Mail::History { key, range, reader, consistency, reply };
-                cluster.local(slot, mail, Response::History)
-            }
-            Request::Session { key, local } => {
-                let (slot, consistency) = (cluster.router.slot_of(&key), consistency(local));
-                let mail = |reply| Mail::Session { key, consistency, reply };
-                cluster.local(slot, mail, |info| Response::Session(Box::new(info)))
-            }
-            Request::Delete { key } => {
-                let slot = cluster.router.slot_of(&key);
-                let mail = |reply| Mail::Delete { key, reply };
-                cluster.deliver(slot, mail, |()| Response::Deleted, Purpose::Delete, |_| {})
-            }
-            Request::Sessions { slots, service, prefix, after, limit, pinned } => {
-                let Some(&slot) = slots.first() else {
-                    return ready(Ok(Response::Sessions(Vec::new()))).boxed();
-                };
-                let mail = |reply| Mail::Sessions { service, prefix, after, limit, pinned, reply };
-                cluster.local(slot, mail, Response::Sessions)
-            }
-            Request::Subscribe { key, after } => {
-                let slot = cluster.router.slot_of(&key);
-                let mail = |reply| Mail::Subscribe { key, after, reply };
-                cluster.local(slot, mail, Response::Subscribed)
-            }
-            Request::State { key, range } => {
-                let slot = cluster.router.slot_of(&key);
-                let mail = |reply| Mail::State { key, range, reply };
-                cluster.local(slot, mail, |page| Response::State(Box::new(page)))
-            }
-            Request::Operate { key, operation } => {
-                let slot = cluster.router.slot_of(&key);
-                let mail = |reply| Mail::Operate { key, operation, reply };
-                cluster.deliver(slot, mail, Response::Sent, Purpose::Operation, |_| {})
-            }
-            Request::Slots => ready(Ok(Response::Slots(teller.slots()))).boxed(),
-            Request::Control(words) => {
-                let (cluster, teller, from) = (cluster.clone(), teller.clone(), from.clone());
-                async move {
-                    let told = cluster.answer(&*teller, &from, &words).await?;
-                    Ok(Response::Control(control::encode(&told)?))
-                }
-                .boxed()
-            }
-        }
+        handle(cluster, teller, from, request)
     }
 }
 
-fn consistency(local: bool) -> Consistency {
-    if local { Consistency::Local } else { Consistency::Current }
+macro_rules! handle {
+    (forwarded { $($Op:ident,)* } $($rest:tt)*) => {
+        fn handle(
+            cluster: &Arc<Cluster>,
+            teller: &Arc<dyn Teller>,
+            from: &Arc<str>,
+            request: Request,
+        ) -> Handled {
+            match request {
+                $(Request::$Op(operation) => cluster.operation(operation),)*
+                Request::Message { key, message, lane } => {
+                    cluster.message(from, key, message, lane)
+                }
+                Request::Slots => ready(Ok(Response::Slots(teller.slots()))).boxed(),
+                Request::Control(words) => {
+                    let (cluster, teller, from) = (cluster.clone(), teller.clone(), from.clone());
+                    async move {
+                        let told = cluster.answer(&*teller, &from, &words).await?;
+                        Ok(Response::Control(control::encode(&told)?))
+                    }
+                    .boxed()
+                }
+            }
+        }
+    };
 }
+operations!(handle);
 
 impl Cluster {
     /// A message for a slot that should be here.
@@ -134,21 +100,17 @@ impl Cluster {
         let from = from.clone();
         self.deliver(
             slot,
-            |reply| Mail::Message { key, message, reply },
+            |reply| Message { key, message }.mail(reply),
             Response::Sent,
             Purpose::Message,
             move |this| this.forwarder.refused().add(&from, slot, lane),
         )
     }
 
-    /// A read of a slot that should be here.
-    fn local<T: Send + 'static>(
-        &self,
-        slot: SlotId,
-        mail: impl FnOnce(Reply<T>) -> Mail,
-        response: impl FnOnce(T) -> Response + Send + 'static,
-    ) -> Handled {
-        self.deliver(slot, mail, response, Purpose::Read, |_| {})
+    /// An operation on a slot that should be here.
+    fn operation<O: Routed>(&self, operation: O) -> Handled {
+        let slot = operation.slot(self.router.slot_count());
+        self.deliver(slot, |reply| operation.mail(reply), O::response, O::PURPOSE, |_| {})
     }
 
     /// Puts mail into a slot's mailbox before it returns; where the slot is not here, or leaves

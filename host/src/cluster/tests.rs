@@ -8,6 +8,7 @@ use crate::{
     message::{Consistency, Incoming, Range, ReadBy},
     names::SessionKey,
     node::{Foundation, Node, NodeOptions, Shared},
+    operation::ReadHistory,
     peer::member::Member,
     plugin::testkit,
     rpc::{Handler, PeerError, Peers},
@@ -23,6 +24,10 @@ const SLOTS: u16 = 24;
 
 mod moves;
 mod trouble;
+
+fn history(key: &SessionKey, range: Range, consistency: Consistency) -> ReadHistory {
+    ReadHistory { key: key.clone(), range, reader: ReadBy::Client, consistency }
+}
 
 /// One node's way to the log, which can be cut.
 struct Link {
@@ -291,10 +296,8 @@ impl World {
         let mut bodies = Vec::new();
         loop {
             let range = Range::After { seq: bodies.len() as u64, limit: 1_000 };
-            let page = node
-                .history(&key(session), range, ReadBy::Client, Consistency::Current)
-                .await
-                .unwrap();
+            let page =
+                node.call(history(&key(session), range, Consistency::Current)).await.unwrap();
             if page.entries.is_empty() {
                 return bodies;
             }

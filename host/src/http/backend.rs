@@ -5,12 +5,9 @@ use super::fake::FakeNode;
 use crate::{
     error::Error,
     names::{ServiceName, SessionId, SessionKey},
-    node::{
-        Answer, Consistency, History, Incoming, Node, Pending, Range, ReadBy, Sent, SessionInfo,
-        Subscribed,
-    },
+    node::{Incoming, Node, Pending, Sent, SessionInfo},
+    router::Routed,
 };
-use bytes::Bytes;
 use std::sync::Arc;
 
 /// An enum rather than a trait: no boxed future on the way of a message.
@@ -43,32 +40,17 @@ impl Backend {
     pub(super) async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
         delegate!(self, node => node.send(key, message).await)
     }
-    pub(super) async fn query(
-        &self,
-        key: &SessionKey,
-        content_type: String,
-        body: Bytes,
-        consistency: Consistency,
-    ) -> Result<Answer, Error> {
-        delegate!(self, node => node.query(key, content_type, body, consistency).await)
-    }
-    pub(super) async fn history(
-        &self,
-        key: &SessionKey,
-        range: Range,
-        consistency: Consistency,
-    ) -> Result<History, Error> {
-        delegate!(self, node => node.history(key, range, ReadBy::Client, consistency).await)
-    }
-    pub(super) async fn session(
-        &self,
-        key: &SessionKey,
-        consistency: Consistency,
-    ) -> Result<SessionInfo, Error> {
-        delegate!(self, node => node.session(key, consistency).await)
-    }
-    pub(super) async fn delete(&self, key: &SessionKey) -> Result<(), Error> {
-        delegate!(self, node => node.delete(key).await)
+    /// Everything that one slot is asked, but messages.
+    pub(super) async fn call<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
+        match self {
+            Self::Node(node) => node.call(operation).await,
+            #[cfg(test)]
+            Self::Fake(node) => {
+                let (reply, answer) = tokio::sync::oneshot::channel();
+                node.take(operation.mail(reply)).await;
+                answer.await.unwrap_or_else(|_| Err(Error::internal("no answer")))
+            }
+        }
     }
     pub(super) async fn sessions(
         &self,
@@ -78,13 +60,6 @@ impl Backend {
         limit: usize,
     ) -> Result<Vec<SessionInfo>, Error> {
         delegate!(self, node => node.sessions(service, prefix, after, limit).await)
-    }
-    pub(super) async fn subscribe(
-        &self,
-        key: &SessionKey,
-        after: u64,
-    ) -> Result<Subscribed, Error> {
-        delegate!(self, node => node.subscribe(key, after).await)
     }
     pub(super) fn ready(&self) -> Result<Option<String>, Error> {
         delegate!(self, node => node.ready())

@@ -9,9 +9,11 @@ use crate::{
     log::record::{Entry, Event},
     names::{ServiceName, SessionId, SessionKey},
     node::{
-        Answer, Consistency, History, Incarnation, Incoming, Live, LiveSender, Pending, Published,
-        Range, ReadBy, Sent, SessionInfo, Subscribed, live_channel,
+        Answer, History, Incarnation, Incoming, Live, LiveSender, Pending, Published, Range, Sent,
+        SessionInfo, Subscribed, live_channel,
     },
+    operation::{Delete, Describe, Query, ReadHistory, Subscribe},
+    slot::Mail,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -127,6 +129,24 @@ impl FakeNode {
         self.enqueue(key, message).await?.await
     }
 
+    /// Answers mail as a slot would.
+    pub(super) async fn take(&self, mail: Mail) {
+        match mail {
+            Mail::Query(Query { key, content_type, body, .. }, reply) => {
+                drop(reply.send(self.query(&key, content_type, body)));
+            }
+            Mail::ReadHistory(ReadHistory { key, range, .. }, reply) => {
+                drop(reply.send(self.history(&key, range)));
+            }
+            Mail::Describe(Describe { key, .. }, reply) => drop(reply.send(self.session(&key))),
+            Mail::Delete(Delete { key }, reply) => drop(reply.send(self.delete(&key).await)),
+            Mail::Subscribe(Subscribe { key, after }, reply) => {
+                drop(reply.send(self.subscribe(&key, after)));
+            }
+            other => other.refuse(Error::internal("the stand-in does not know this operation")),
+        }
+    }
+
     fn apply(&self, key: &SessionKey, message: Incoming, json: &Value) -> Result<Sent, Error> {
         if let Some(code) = json["reject"].as_str() {
             let mut error = Error::new(Code::Rejected, "rejected").with_plugin(PLUGIN);
@@ -182,24 +202,12 @@ impl FakeNode {
         Ok(sent(seq, false, message.body.clone()))
     }
 
-    pub(super) async fn query(
-        &self,
-        key: &SessionKey,
-        content_type: String,
-        body: Bytes,
-        consistency: Consistency,
-    ) -> Result<Answer, Error> {
-        let seq = self.session(key, consistency).await?.seq;
+    fn query(&self, key: &SessionKey, content_type: String, body: Bytes) -> Result<Answer, Error> {
+        let seq = self.session(key)?.seq;
         Ok(Answer { slot: key.slot(512), plugin: PLUGIN.into(), seq, content_type, body })
     }
 
-    pub(super) async fn history(
-        &self,
-        key: &SessionKey,
-        range: Range,
-        _: ReadBy,
-        _: Consistency,
-    ) -> Result<History, Error> {
+    fn history(&self, key: &SessionKey, range: Range) -> Result<History, Error> {
         let sessions = self.sessions.lock();
         let session = sessions.get(key).ok_or_else(|| not_found(key))?;
         let (after, limit) = match range {
@@ -217,11 +225,7 @@ impl FakeNode {
         })
     }
 
-    pub(super) async fn session(
-        &self,
-        key: &SessionKey,
-        _: Consistency,
-    ) -> Result<SessionInfo, Error> {
+    fn session(&self, key: &SessionKey) -> Result<SessionInfo, Error> {
         service_exists(&key.service)?;
         let sessions = self.sessions.lock();
         let session = sessions.get(key).filter(|s| s.seq() > 0).ok_or_else(|| not_found(key))?;
@@ -255,11 +259,7 @@ impl FakeNode {
             .collect())
     }
 
-    pub(super) async fn subscribe(
-        &self,
-        key: &SessionKey,
-        after: u64,
-    ) -> Result<Subscribed, Error> {
+    fn subscribe(&self, key: &SessionKey, after: u64) -> Result<Subscribed, Error> {
         service_exists(&key.service)?;
         {
             let mut refuse = self.refuse_subscriptions.lock();

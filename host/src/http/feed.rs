@@ -8,6 +8,7 @@ use crate::{
     limits,
     names::SessionKey,
     node::{Consistency, Cursor, Incarnation, Live, LiveReceiver, Published, Subscribed},
+    operation::{Describe, Subscribe},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -78,7 +79,8 @@ impl Feed {
             Some(cursor) => feed.cursor = Cursor { of: cursor.of.or(now.existing()), ..cursor },
             None => feed.cursor = Cursor { of: now.existing(), ..Cursor::after(now.last, None) },
         }
-        let first = feed.backend.subscribe(&feed.key, feed.cursor.after_message()).await?;
+        let first = Subscribe { key: feed.key.clone(), after: feed.cursor.after_message() };
+        let first = feed.backend.call(first).await?;
         feed.subscribed(first);
         Ok(feed)
     }
@@ -192,7 +194,7 @@ impl Feed {
             if Now::of(&backend, &key).await?.last < given {
                 return Err(Error::new(Code::SessionNotFound, "the session was deleted"));
             }
-            backend.subscribe(&key, after).await
+            backend.call(Subscribe { key, after }).await
         }));
     }
 }
@@ -215,7 +217,8 @@ struct Now {
 
 impl Now {
     async fn of(backend: &Backend, key: &SessionKey) -> Result<Self, Error> {
-        match backend.session(key, Consistency::Current).await {
+        let describe = Describe { key: key.clone(), consistency: Consistency::Current };
+        match backend.call(describe).await {
             Ok(info) => Ok(Self {
                 last: info.seq,
                 incarnation: info.incarnation,

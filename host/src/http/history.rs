@@ -10,7 +10,8 @@ use crate::{
     buffers::Kind,
     error::Error,
     limits,
-    node::{Cursor, Range},
+    node::{Cursor, Range, ReadBy},
+    operation::ReadHistory,
 };
 use axum::{body::Body, extract::State};
 use http::{Response, Uri};
@@ -54,7 +55,9 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
     let consistency = query.consistency()?;
     // Before it is read and made, which costs more than to say no.
     api.buffers().check(Kind::Answers, limits::PAGE_BYTES_MAX)?;
-    let history = reading(&api, api.backend().history(&key, range, consistency)).await?;
+    let reader = ReadBy::Client;
+    let read = ReadHistory { key: key.clone(), range, reader, consistency };
+    let history = reading(&api, api.backend().call(read)).await?;
     if !after.belongs_to(history.incarnation, history.made_again) {
         return Err(after.gone(&key, history.incarnation));
     }

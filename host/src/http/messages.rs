@@ -13,6 +13,7 @@ use crate::{
     limits,
     names::SessionKey,
     node::{Answer, Cursor, Incoming, Sent},
+    operation::Query,
 };
 use axum::extract::{Request, State};
 use bytes::{Bytes, BytesMut};
@@ -283,7 +284,7 @@ pub(super) async fn query(
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     let answer = deadline
-        .limit(api.backend().query(&key, content_type, body, consistency))
+        .limit(api.backend().call(Query { key, content_type, body, consistency }))
         .await
         .unwrap_or_else(|| Err(read_late()))?;
     Ok(query_answer(answer).map(Into::into))

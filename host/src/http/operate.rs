@@ -18,6 +18,7 @@ use crate::{
     limits,
     names::SessionId,
     node::Cursor,
+    operation::Delete,
     operator::{Action, Entered, Operation, StateRange},
 };
 use axum::{
@@ -329,7 +330,7 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
             let deletes = keys.map(|key| {
                 let node = node.clone();
                 async move {
-                    match node.delete(&key).await {
+                    match node.call(Delete { key }).await {
                         Ok(()) => Ok(1),
                         // It went by itself.
                         Err(error) if error.code == Code::SessionNotFound => Ok(0),

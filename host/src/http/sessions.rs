@@ -10,6 +10,7 @@ use crate::{
     error::Error,
     names::SessionId,
     node::{Cursor, SessionInfo},
+    operation::{Delete, Describe},
 };
 use axum::{body::Body, extract::State};
 use http::{Response, StatusCode, Uri};
@@ -30,7 +31,7 @@ use http::{Response, StatusCode, Uri};
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
     let key = params::session_of(&uri)?;
     let consistency = Query::parse(&uri, &["consistency"])?.consistency()?;
-    let mut info = reading(&api, api.backend().session(&key, consistency)).await?;
+    let mut info = reading(&api, api.backend().call(Describe { key, consistency })).await?;
     info.position = Some(Cursor::after(info.seq, info.incarnation).to_string());
     Ok(json(&info))
 }
@@ -54,7 +55,10 @@ pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCod
     let key = params::session_of(&uri)?;
     params::no_query(&uri)?;
     let deadline = Deadline::after(api.options().request_deadline);
-    deadline.limit(api.backend().delete(&key)).await.unwrap_or_else(|| Err(outcome_unknown()))?;
+    deadline
+        .limit(api.backend().call(Delete { key }))
+        .await
+        .unwrap_or_else(|| Err(outcome_unknown()))?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -16,6 +16,7 @@ use crate::{
     limits,
     names::SessionKey,
     node::{Consistency, Cursor, Sent},
+    operation::Describe,
 };
 use axum::{
     Extension,
@@ -73,10 +74,8 @@ pub(super) async fn get(
         true => Some(reading(&api, Feed::open(api.backend().clone(), key.clone(), cursor)).await?),
         false => {
             // Says at once that there is no such service.
-            reading(&api, api.backend().session(&key, Consistency::Current))
-                .await
-                .map(drop)
-                .or_else(missing_is_fine)?;
+            let describe = Describe { key: key.clone(), consistency: Consistency::Current };
+            reading(&api, api.backend().call(describe)).await.map(drop).or_else(missing_is_fine)?;
             None
         }
     };

@@ -111,3 +111,12 @@ pub enum Consistency {
     /// What the node that answers has, at once: it may be stale.
     Local,
 }
+
+impl Consistency {
+    pub fn local(is_local: bool) -> Self {
+        if is_local { Self::Local } else { Self::Current }
+    }
+    pub fn is_local(self) -> bool {
+        self == Self::Local
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    buffers::{self, Kind},
+    operation::{List, Message},
     telemetry::services,
 };
 
@@ -33,7 +33,7 @@ impl Node {
         // Its handler may run right here: a socket that has many frames lets others run between.
         tokio::task::consume_budget().await;
         let (reply, pending) = oneshot::channel();
-        let mail = Mail::Message { key: key.clone(), message, reply };
+        let mail = Message { key: key.clone(), message }.mail(reply);
         self.router.deliver(self.router.slot_of(key), mail)?;
         Ok(Pending::here(pending))
     }
@@ -53,105 +53,17 @@ impl Node {
         counted(&key.service, sent)
     }
 
-    pub async fn query(
-        &self,
-        key: &SessionKey,
-        content_type: String,
-        body: Bytes,
-        consistency: Consistency,
-    ) -> Result<Answer, Error> {
-        let mail = |reply| Mail::Query {
-            key: key.clone(),
-            content_type: content_type.clone(),
-            body: body.clone(),
-            consistency,
-            reply,
-        };
-        let request = || Request::Query {
-            key: key.clone(),
-            content_type: content_type.clone(),
-            body: body.clone(),
-            local: consistency == Consistency::Local,
-        };
-        let pick = |response| match response {
-            Response::Answer(answer) => Some(answer),
-            _ => None,
-        };
-        counted(&key.service, self.ask(self.router.slot_of(key), mail, request, pick).await)
-    }
-
-    pub async fn history(
-        &self,
-        key: &SessionKey,
-        range: Range,
-        reader: ReadBy,
-        consistency: Consistency,
-    ) -> Result<History, Error> {
-        let local = consistency == Consistency::Local;
-        let pick = |response| match response {
-            Response::History(history) => Some(history),
-            _ => None,
-        };
-        let answer = self.ask(
-            self.router.slot_of(key),
-            |reply| Mail::History { key: key.clone(), range, reader, consistency, reply },
-            || Request::History { key: key.clone(), range, local },
-            pick,
-        );
-        counted(&key.service, answer.await)
-    }
-
-    pub async fn session(
-        &self,
-        key: &SessionKey,
-        consistency: Consistency,
-    ) -> Result<SessionInfo, Error> {
-        let local = consistency == Consistency::Local;
-        let pick = |response| match response {
-            Response::Session(info) => Some(*info),
-            _ => None,
-        };
-        let answer = self.ask(
-            self.router.slot_of(key),
-            |reply| Mail::Session { key: key.clone(), consistency, reply },
-            || Request::Session { key: key.clone(), local },
-            pick,
-        );
-        counted(&key.service, answer.await)
-    }
-
-    /// Deletes a session with all it has. Its subscribers are told.
-    pub async fn delete(&self, key: &SessionKey) -> Result<(), Error> {
-        let answer = self.ask(
-            self.router.slot_of(key),
-            |reply| Mail::Delete { key: key.clone(), reply },
-            || Request::Delete { key: key.clone() },
-            |response| matches!(response, Response::Deleted).then_some(()),
-        );
-        counted(&key.service, answer.await)
-    }
-
-    /// One step of a subscription to a session's events. See [`Subscribed`]. A session need not
-    /// exist yet; the service must.
-    pub async fn subscribe(&self, key: &SessionKey, after: u64) -> Result<Subscribed, Error> {
-        let pick = |response| match response {
-            Response::Subscribed(subscribed) => Some(subscribed),
-            _ => None,
-        };
-        let answer = self.ask(
-            self.router.slot_of(key),
-            |reply| Mail::Subscribe { key: key.clone(), after, reply },
-            || Request::Subscribe { key: key.clone(), after },
-            pick,
-        );
-        let answer = answer.await.and_then(|subscribed| {
-            // Here is not where it was read, where that is another node.
-            if subscribed.held.bytes() > limits::SUBSCRIBER_BYTES_FREE {
-                buffers::shared().check(Kind::Events, 0)?;
-            }
-            Ok(subscribed)
-        });
-        counted(&key.service, answer)
+    /// Carries out an operation for a client: here, or in a cluster wherever its slot is.
+    ///
+    /// # Errors
+    /// What the slot says, or why it could not be asked.
+    pub async fn call<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
+        let service = operation.service().cloned();
+        let answer = self.ask(operation).await.and_then(O::accept);
+        match service {
+            Some(service) => counted(&service, answer),
+            None => answer,
+        }
     }
 
     /// Sessions of a service over all slots, in order of their ids.
@@ -175,20 +87,15 @@ impl Node {
         self.list(service, "", after, limit, true).await
     }
 
-    /// Asks a slot: here, or in a cluster wherever it is.
-    pub(super) async fn ask<T>(
-        &self,
-        slot: SlotId,
-        mail: impl Fn(oneshot::Sender<Result<T, Error>>) -> Mail,
-        request: impl Fn() -> Request,
-        pick: impl Fn(Response) -> Option<T>,
-    ) -> Result<T, Error> {
+    /// As [`Node::call`], for who is no client.
+    pub(super) async fn ask<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
         if let Some(cluster) = &self.cluster {
-            return cluster.forwarder.ask(slot, mail, request, pick).await;
+            return cluster.forwarder.call(operation).await;
         }
+        let slot = operation.slot(self.router.slot_count());
         let (reply, answer) = oneshot::channel();
-        self.router.deliver(slot, mail(reply))?;
-        answer.await.unwrap_or_else(|_| Err(gone(Purpose::by(&request()))))
+        self.router.deliver(slot, operation.mail(reply))?;
+        answer.await.unwrap_or_else(|_| Err(gone(O::PURPOSE)))
     }
 
     /// Merges the slots' listings: a heap over one small page a slot, refilled as it is used up.
@@ -248,28 +155,8 @@ impl Node {
         if !self.router.rests(slot)?
             || (since > 0 && self.may_have_sessions(service, slot, since)?)
         {
-            let (prefix, after) = (prefix.to_owned(), after.cloned());
-            let mail = |reply| Mail::Sessions {
-                service: service.clone(),
-                prefix: prefix.clone(),
-                after: after.clone(),
-                limit,
-                pinned,
-                reply,
-            };
-            let request = || Request::Sessions {
-                slots: vec![slot],
-                service: service.clone(),
-                prefix: prefix.clone(),
-                after: after.clone(),
-                limit,
-                pinned,
-            };
-            let pick = |response| match response {
-                Response::Sessions(sessions) => Some(sessions),
-                _ => None,
-            };
-            return self.ask(slot, mail, request, pick).await;
+            let (service, prefix, after) = (service.clone(), prefix.to_owned(), after.cloned());
+            return self.ask(List { slot, service, prefix, after, limit, pinned }).await;
         }
         let store = &*self.context.store;
         let found = read::stored(store, slot, service, prefix, after, limit, pinned)?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    operation::{Operate, ReadState, Reset},
     operator::{Operation, StatePage, StateRange},
     rpc::or_too_old,
     service::catalogue::Service,
@@ -17,18 +18,7 @@ impl Node {
         key: &SessionKey,
         range: StateRange,
     ) -> Result<StatePage, Error> {
-        let pick = |response| match response {
-            Response::State(page) => Some(*page),
-            _ => None,
-        };
-        self.ask(
-            self.router.slot_of(key),
-            |reply| Mail::State { key: key.clone(), range: range.clone(), reply },
-            || Request::State { key: key.clone(), range: range.clone() },
-            pick,
-        )
-        .await
-        .map_err(or_too_old)
+        self.ask(ReadState { key: key.clone(), range }).await.map_err(or_too_old)
     }
 
     /// Carries out what an operator wants of a session; once, however often it is sent around.
@@ -36,18 +26,10 @@ impl Node {
     /// # Errors
     /// What the slot says; `outcome-unknown` where it is not known whether it was done.
     pub async fn operate(&self, key: &SessionKey, operation: Operation) -> Result<Sent, Error> {
-        let pick = |response| match response {
-            Response::Sent(sent) => Some(sent),
-            _ => None,
-        };
-        let done = self.ask(
-            self.router.slot_of(key),
-            |reply| Mail::Operate { key: key.clone(), operation: operation.clone(), reply },
-            || Request::Operate { key: key.clone(), operation: operation.clone() },
-            pick,
-        );
+        let who = operation.who.clone();
+        let done = self.ask(Operate { key: key.clone(), operation });
         let sent = done.await.map_err(or_too_old)?;
-        tracing::info!(session = %key, seq = sent.seq, who = %operation.who, "an operator changed a session");
+        tracing::info!(session = %key, seq = sent.seq, %who, "an operator changed a session");
         Ok(sent)
     }
 
@@ -94,7 +76,7 @@ impl Node {
         }
         loop {
             let (reply, left) = oneshot::channel();
-            self.router.deliver(slot, Mail::Reset { reply })?;
+            self.router.deliver(slot, Reset.mail(reply))?;
             if !left.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))? {
                 return Ok(Some(sessions));
             }

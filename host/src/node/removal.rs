@@ -255,7 +255,8 @@ impl Node {
         tokio::task::yield_now().await;
         while self.may_have_sessions(service, slot, purge.since)? {
             let (reply, purged) = oneshot::channel();
-            let mail = Mail::Purge { service: service.clone(), since: purge.since, reply };
+            let (service, since) = (service.clone(), purge.since);
+            let mail = operation::Purge { service, since }.mail(reply);
             if self.cluster.is_none() {
                 self.router.deliver(slot, mail)?;
             } else if !self.router.mail_here(slot, mail)? {

@@ -4,6 +4,7 @@ use super::*;
 use crate::slot::SlotHandle;
 use crate::{
     database::StorageOptions,
+    operation::Describe,
     operator::{Action, Entered, Import, Imported, Operation},
     plugin::{Digest, testkit},
 };
@@ -29,6 +30,10 @@ fn large() -> Bytes {
 
 fn key() -> SessionKey {
     SessionKey::parse("s", "x").unwrap()
+}
+
+async fn describe(fixture: &Fixture, key: SessionKey) -> Result<SessionInfo, Error> {
+    fixture.node.call(Describe { key, consistency: Consistency::Current }).await
 }
 
 fn message(body: &'static [u8]) -> Incoming {
@@ -290,7 +295,7 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     assert!(removed.done && removed.deleted == 100, "{removed:?}");
     let not_found = |code: Code| assert_eq!(code, Code::ServiceNotFound);
     not_found(fixture.node.send(&key(0), message("again")).await.unwrap_err().code);
-    not_found(fixture.node.session(&key(0), Consistency::Current).await.unwrap_err().code);
+    not_found(describe(&fixture, key(0)).await.unwrap_err().code);
     not_found(fixture.node.sessions(&fixture.service, "", None, 10).await.unwrap_err().code);
     not_found(fixture.rollback(None, FORCE).await.unwrap_err().code);
     not_found(fixture.node.deployments(&fixture.service, true).await.unwrap_err().code);
@@ -382,7 +387,7 @@ async fn a_slot_that_missed_a_removal_is_cleared_first() {
     let next = catalogue.put(next.unwrap().unwrap()).unwrap();
     assert_eq!((next.since, next.generation, next.current), (2, 3, 2));
     let key = SessionKey::parse("s", "x").unwrap();
-    let refused = fixture.node.session(&key, Consistency::Current).await.unwrap_err();
+    let refused = describe(&fixture, key).await.unwrap_err();
     assert_eq!(refused.code, Code::Unavailable, "{refused}");
     let activation = fixture.node.activation(&next).await.unwrap();
     let swap = fixture.node.start_swap(activation, None);

@@ -6,7 +6,7 @@
 //! so that sending it again is safe whatever became of the first time.
 
 use super::{
-    Place, Router,
+    Place, Routed, Router,
     lane::{Lane, Refused, Ticket, To},
 };
 use crate::{
@@ -15,8 +15,9 @@ use crate::{
     log::record::INTERNAL_KEY,
     message::{Incoming, Pending, Purpose, Sent, gone},
     names::{SessionKey, SlotId},
+    operation::Message,
     rpc::{PeerError, Peers, Request, Response},
-    slot::{Mail, Reply},
+    slot::Mailed,
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -209,19 +210,14 @@ impl Forwarder {
 
     // ---- everything else -----------------------------------------------------------------------
 
-    /// Asks a slot, wherever it is. `mail` and `request` ask the same thing; both may be made
-    /// several times.
+    /// Asks a slot, wherever it is; several times if need be.
     ///
     /// # Errors
     /// The slot's own, or `unavailable` when it could not be asked before the deadline.
-    pub async fn ask<T>(
-        &self,
-        slot: SlotId,
-        mail: impl Fn(Reply<T>) -> Mail,
-        request: impl Fn() -> Request,
-        pick: impl Fn(Response) -> Option<T>,
-    ) -> Result<T, Error> {
-        let asked = Purpose::by(&request());
+    pub async fn call<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
+        let (slot, asked) = (operation.slot(self.router.slot_count()), O::PURPOSE);
+        let mail = |reply| operation.clone().mail(reply);
+        let request = || operation.clone().request();
         // What may have been kept by an attempt whose answer is lost: a later one may be refused for
         // reasons that say nothing of the first.
         let mut doubtful = false;
@@ -263,7 +259,7 @@ impl Forwarder {
                     None => nobody(slot),
                     Some(peer) => match self.forward(slot, &peer, request()).await {
                         Ok(response) => {
-                            return pick(response).ok_or_else(|| {
+                            return O::answer(response).ok_or_else(|| {
                                 Error::internal(format!("node {peer} sent an unexpected answer"))
                             });
                         }
@@ -441,7 +437,7 @@ impl Journey {
     fn deliver(&self) -> Result<Option<Sending>, Error> {
         let (reply, answer) = oneshot::channel();
         let (key, message) = (self.key.clone(), self.message.clone());
-        let mail = Mail::Message { key, message, reply };
+        let mail = Message { key, message }.mail(reply);
         match self.forwarder.router.try_queue(self.slot, mail)? {
             Ok(Ok(())) => {
                 self.ticket.sent(self.attempt, To::Here);

@@ -11,7 +11,8 @@ use crate::{
     error::{Code, Error},
     log::{Last, Term},
     names::{SessionKey, SlotId},
-    slot::{Mail, Mailbox, Order, Ownership, SlotContext, SlotHandle, open},
+    rpc,
+    slot::{Mail, Mailbox, Mailed, Order, Ownership, SlotContext, SlotHandle, open},
     telemetry::panics,
 };
 use parking_lot::RwLock;
@@ -20,6 +21,14 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 use tokio::sync::{oneshot, watch};
+
+/// Mail is in a mailbox, or there is no room for it; or it comes back, as its slot does not run.
+type Put = Result<Result<(), Error>, Mail>;
+
+/// An operation that has a way to its slot, wherever that is.
+pub trait Routed: rpc::Callable + Mailed {}
+
+impl<T: rpc::Callable + Mailed> Routed for T {}
 
 /// The slots of a node.
 pub struct Router {
@@ -93,18 +102,23 @@ impl Router {
         }
     }
 
-    /// Puts mail into the mailbox of a slot that runs here.
+    /// Puts mail into the mailbox of a slot that runs here. A handler may run before this comes back.
     ///
     /// # Errors
     /// `slot-not-found`. The mail comes back when the slot does not run.
-    fn try_deliver(
+    fn try_deliver(&self, slot: SlotId, mail: Mail) -> Result<Put, Error> {
+        self.put(slot, mail, Mailbox::try_mail)
+    }
+
+    /// With no lock held: a handler may run.
+    fn put(
         &self,
         slot: SlotId,
         mail: Mail,
-    ) -> Result<Result<Result<(), Error>, Mail>, Error> {
-        // Its handler may run before this comes back: without the lock.
+        put: impl FnOnce(&Mailbox, Mail) -> Put,
+    ) -> Result<Put, Error> {
         Ok(match self.mailbox(slot)? {
-            Some(mailbox) => mailbox.try_mail(mail),
+            Some(mailbox) => put(&mailbox, mail),
             None => Err(mail),
         })
     }
@@ -130,15 +144,8 @@ impl Router {
     ///
     /// # Errors
     /// `slot-not-found`. The mail comes back when the slot does not run.
-    pub fn try_queue(
-        &self,
-        slot: SlotId,
-        mail: Mail,
-    ) -> Result<Result<Result<(), Error>, Mail>, Error> {
-        Ok(match self.mailbox(slot)? {
-            Some(mailbox) => mailbox.try_queue(mail),
-            None => Err(mail),
-        })
+    pub fn try_queue(&self, slot: SlotId, mail: Mail) -> Result<Put, Error> {
+        self.put(slot, mail, Mailbox::try_queue)
     }
 
     /// Gives a slot an order, starting the slot if need be. Waits for room.

@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `proto` | frames and items as they are on the wire |
+//! | `request` | what is asked and answered |
 //! | `wire` | requests and answers as the content of items |
 //! | `handshake` | who is who, and who knows the secret |
 //! | `outbox` | what waits to be written, packed into frames |
@@ -24,6 +25,7 @@ mod handshake;
 mod link;
 mod outbox;
 mod proto;
+mod request;
 mod server;
 mod serving;
 #[cfg(test)]
@@ -33,87 +35,20 @@ mod wire;
 
 pub use handshake::Reason;
 pub use link::LinkStatus;
+pub use request::{Callable, Request, Response};
 
 use crate::{
     discovery::Found,
     error::{Code, Error},
     level::FeatureLevel,
-    log::{Position, Term},
-    message::{Answer, History, Incoming, Purpose, Range, Sent, SessionInfo, SlotInfo, Subscribed},
-    names::{ServiceName, SessionId, SessionKey, SlotId},
-    operator::{Operation, StatePage, StateRange},
     peer::member::{Member, Members},
 };
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use handshake::Own;
 use link::Link;
 use parking_lot::{Mutex, RwLock};
 use std::{collections::HashMap, sync::Arc};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-
-/// What a node asks of a peer.
-pub enum Request {
-    Message {
-        key: SessionKey,
-        message: Incoming,
-        lane: u64,
-    },
-    Query {
-        key: SessionKey,
-        content_type: String,
-        body: Bytes,
-        local: bool,
-    },
-    History {
-        key: SessionKey,
-        range: Range,
-        local: bool,
-    },
-    Session {
-        key: SessionKey,
-        local: bool,
-    },
-    Delete {
-        key: SessionKey,
-    },
-    Sessions {
-        slots: Vec<SlotId>,
-        service: ServiceName,
-        prefix: String,
-        after: Option<SessionId>,
-        limit: usize,
-        pinned: bool,
-    },
-    Subscribe {
-        key: SessionKey,
-        after: u64,
-    },
-    /// Of the slots that the peer has.
-    Slots,
-    /// Of a session's state, for an operator.
-    State {
-        key: SessionKey,
-        range: StateRange,
-    },
-    /// An operator changes a session. The same one may come again.
-    Operate {
-        key: SessionKey,
-        operation: Operation,
-    },
-    /// An encoded request of `cluster`: moves, drains, what a node believes.
-    Control(Bytes),
-}
-
-impl Request {
-    /// Changes nothing, so that it can be given up at any time.
-    fn is_read(&self) -> bool {
-        !matches!(
-            self,
-            Self::Message { .. } | Self::Delete { .. } | Self::Operate { .. } | Self::Control(_)
-        )
-    }
-}
 
 /// What the error begins with of a node that can't read a request. Never another text: a later version
 /// tells by it that the node is of one before ([`is_undecoded`]).
@@ -138,46 +73,6 @@ pub fn or_too_old(error: Error) -> Error {
         ),
         false => error,
     }
-}
-
-impl Purpose {
-    /// What a peer's request asks of a slot.
-    pub fn by(request: &Request) -> Self {
-        match request {
-            Request::Message { .. } => Self::Message,
-            Request::Delete { .. } => Self::Delete,
-            Request::Operate { .. } => Self::Operation,
-            Request::Query { .. }
-            | Request::History { .. }
-            | Request::Session { .. }
-            | Request::Sessions { .. }
-            | Request::Subscribe { .. }
-            | Request::Slots
-            | Request::State { .. }
-            | Request::Control(_) => Self::Read,
-        }
-    }
-}
-
-/// What a peer answers, one for each [`Request`].
-pub enum Response {
-    Sent(Sent),
-    Answer(Answer),
-    History(History),
-    Session(Box<SessionInfo>),
-    Deleted,
-    Sessions(Vec<SessionInfo>),
-    /// Its live end is fed over the stream, within its bound.
-    Subscribed(Subscribed),
-    Slots(Vec<SlotInfo>),
-    State(Box<StatePage>),
-    Control(Bytes),
-    /// The peer does not own the slot; `owner` does, as far as it knows.
-    NotOwner {
-        owner: Option<Arc<str>>,
-        term: Term,
-        position: Position,
-    },
 }
 
 /// Why there is no answer.

@@ -6,15 +6,17 @@ use crate::{
     log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
-    operator,
+    operation, operator,
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::takeover::{Migrate, takes_over},
-    slot::{Reply, calls::Done, now_ms, overlay::Transaction, session::Session, task::Task},
+    slot::{
+        Reply, calls::Done, mail::Serve, now_ms, overlay::Transaction, session::Session, task::Task,
+    },
     telemetry::repeats,
 };
 use bytes::Bytes;
-use std::{sync::Arc, task::Context};
+use std::{future::Future, sync::Arc, task::Context};
 
 /// What became of a message.
 enum Applied {
@@ -26,6 +28,24 @@ enum Applied {
 struct Choice {
     deployment: DeploymentId,
     pinned: Option<Pin>,
+}
+
+impl Serve for operation::Message {
+    fn serve(self, task: &mut Task, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
+        task.message(self.key, self.message, reply)
+    }
+}
+
+impl Serve for operation::Query {
+    fn serve(self, task: &mut Task, reply: Reply<Answer>) -> impl Future<Output = ()> + Send {
+        task.query(self.key, self.content_type, self.body, self.consistency, reply)
+    }
+}
+
+impl Serve for operation::Delete {
+    async fn serve(self, task: &mut Task, reply: Reply<()>) {
+        task.delete(&self.key, reply);
+    }
 }
 
 impl Task {

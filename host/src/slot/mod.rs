@@ -12,6 +12,7 @@ mod commits;
 mod finish;
 pub mod flush;
 mod long;
+mod mail;
 pub mod open;
 mod operate;
 pub mod overlay;
@@ -25,23 +26,19 @@ pub mod task;
 #[cfg(test)]
 mod tests;
 
+pub use mail::{Mail, Mailed};
+
 use crate::{
     error::{Code, Error},
     level::FeatureLevel,
     log::{Last, Position, SlotLog, Term},
-    message::{
-        Answer, Consistency, History, Incoming, Purged, Range, ReadBy, Sent, SessionInfo,
-        Subscribed,
-    },
-    names::{ServiceName, SessionId, SessionKey, SlotId},
-    operator::{Operation, StatePage, StateRange},
+    names::{ServiceName, SlotId},
     plugin::PluginHost,
     registry::Registry,
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
     telemetry::panics,
 };
-use bytes::Bytes;
 use parking_lot::Mutex;
 use shared::Put;
 use std::{
@@ -108,74 +105,6 @@ pub struct SlotOptions {
 
 /// The answer's way back.
 pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What waits in a slot's mailbox.
-pub enum Mail {
-    Message {
-        key: SessionKey,
-        message: Incoming,
-        reply: Reply<Sent>,
-    },
-    Query {
-        key: SessionKey,
-        content_type: String,
-        body: Bytes,
-        consistency: Consistency,
-        reply: Reply<Answer>,
-    },
-    History {
-        key: SessionKey,
-        range: Range,
-        reader: ReadBy,
-        consistency: Consistency,
-        reply: Reply<History>,
-    },
-    Session {
-        key: SessionKey,
-        consistency: Consistency,
-        reply: Reply<SessionInfo>,
-    },
-    Delete {
-        key: SessionKey,
-        reply: Reply<()>,
-    },
-    Sessions {
-        service: ServiceName,
-        prefix: String,
-        after: Option<SessionId>,
-        limit: usize,
-        pinned: bool,
-        reply: Reply<Vec<SessionInfo>>,
-    },
-    Subscribe {
-        key: SessionKey,
-        after: u64,
-        reply: Reply<Subscribed>,
-    },
-    /// An operator looks at a session's state.
-    State {
-        key: SessionKey,
-        range: StateRange,
-        reply: Reply<StatePage>,
-    },
-    /// An operator changes a session.
-    Operate {
-        key: SessionKey,
-        operation: Operation,
-        reply: Reply<Sent>,
-    },
-    /// Deletes sessions of every service. Answered with whether any are left.
-    Reset {
-        reply: Reply<bool>,
-    },
-    /// Stop running a service that was removed in generation `since`, and delete some of its
-    /// sessions.
-    Purge {
-        service: ServiceName,
-        since: u64,
-        reply: Reply<Purged>,
-    },
-}
 
 /// What a node tells a slot; taken before any mail.
 pub enum Order {
@@ -328,7 +257,7 @@ impl SlotHandle {
     }
 
     pub fn mailbox_depth(&self) -> usize {
-        self.stats.waiting.load(Ordering::Relaxed)
+        self.mailbox.0.mailbox_depth()
     }
 
     pub fn mailbox(&self) -> &Mailbox {
@@ -355,118 +284,6 @@ impl SlotHandle {
             && let Some(asked) = asked
         {
             asked.arrived();
-        }
-    }
-}
-
-impl Mail {
-    /// Answers with an error, whatever was asked.
-    pub fn refuse(self, error: Error) {
-        match self {
-            Mail::Message { reply, .. } => drop(reply.send(Err(error))),
-            Mail::Query { reply, .. } => drop(reply.send(Err(error))),
-            Mail::History { reply, .. } => drop(reply.send(Err(error))),
-            Mail::Session { reply, .. } => drop(reply.send(Err(error))),
-            Mail::Delete { reply, .. } => drop(reply.send(Err(error))),
-            Mail::Sessions { reply, .. } => drop(reply.send(Err(error))),
-            Mail::Subscribe { reply, .. } => drop(reply.send(Err(error))),
-            Mail::State { reply, .. } => drop(reply.send(Err(error))),
-            Mail::Operate { reply, .. } => drop(reply.send(Err(error))),
-            Mail::Reset { reply } => drop(reply.send(Err(error))),
-            Mail::Purge { reply, .. } => drop(reply.send(Err(error))),
-        }
-    }
-
-    pub fn service(&self) -> Option<&ServiceName> {
-        match self {
-            Mail::Message { key, .. }
-            | Mail::Query { key, .. }
-            | Mail::History { key, .. }
-            | Mail::Session { key, .. }
-            | Mail::Delete { key, .. }
-            | Mail::State { key, .. }
-            | Mail::Operate { key, .. }
-            | Mail::Subscribe { key, .. } => Some(&key.service),
-            Mail::Sessions { service, .. } | Mail::Purge { service, .. } => Some(service),
-            Mail::Reset { .. } => None,
-        }
-    }
-
-    /// A read that is answered at once, by whoever has the slot's state.
-    pub fn is_read(&self) -> bool {
-        match self {
-            Mail::Query { .. }
-            | Mail::History { .. }
-            | Mail::Session { .. }
-            | Mail::Sessions { .. }
-            | Mail::State { .. } => true,
-            Mail::Message { .. }
-            | Mail::Delete { .. }
-            | Mail::Subscribe { .. }
-            | Mail::Operate { .. }
-            | Mail::Reset { .. }
-            | Mail::Purge { .. } => false,
-        }
-    }
-
-    /// Whoever brings it may take it where it is: it looks at one session, and at no page of it.
-    fn is_short(&self) -> bool {
-        match self {
-            Mail::Message { .. }
-            | Mail::Query { .. }
-            | Mail::Session { .. }
-            | Mail::Delete { .. } => true,
-            Mail::History { .. }
-            | Mail::Subscribe { .. }
-            | Mail::Sessions { .. }
-            | Mail::State { .. }
-            | Mail::Operate { .. }
-            | Mail::Reset { .. }
-            | Mail::Purge { .. } => false,
-        }
-    }
-
-    /// It writes, or calls a handler: more than a slot that has to end may still have time for.
-    fn takes_time(&self) -> bool {
-        match self {
-            Mail::Message { .. }
-            | Mail::Query { .. }
-            | Mail::Delete { .. }
-            | Mail::Operate { .. }
-            | Mail::Reset { .. }
-            | Mail::Purge { .. } => true,
-            Mail::History { .. }
-            | Mail::Session { .. }
-            | Mail::Sessions { .. }
-            | Mail::State { .. }
-            | Mail::Subscribe { .. } => false,
-        }
-    }
-
-    /// A read that need not reflect all that was acknowledged before.
-    pub fn may_be_stale(&self) -> bool {
-        match self {
-            Mail::Query { consistency, .. }
-            | Mail::History { consistency, .. }
-            | Mail::Session { consistency, .. } => *consistency == Consistency::Local,
-            _ => false,
-        }
-    }
-
-    /// The asker is gone: nobody would see the answer, so nothing need be done.
-    fn is_abandoned(&self) -> bool {
-        match self {
-            Mail::Message { reply, .. } => reply.is_closed(),
-            Mail::Query { reply, .. } => reply.is_closed(),
-            Mail::History { reply, .. } => reply.is_closed(),
-            Mail::Session { reply, .. } => reply.is_closed(),
-            Mail::Delete { reply, .. } => reply.is_closed(),
-            Mail::Sessions { reply, .. } => reply.is_closed(),
-            Mail::Subscribe { reply, .. } => reply.is_closed(),
-            Mail::State { reply, .. } => reply.is_closed(),
-            Mail::Operate { reply, .. } => reply.is_closed(),
-            Mail::Reset { reply } => reply.is_closed(),
-            Mail::Purge { reply, .. } => reply.is_closed(),
         }
     }
 }

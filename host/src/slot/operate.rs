@@ -6,6 +6,7 @@ use crate::{
     log::record::{Delete, Entry, Head, Record, Write},
     message::{Consistency, Sent},
     names::SessionKey,
+    operation::{Operate, ReadState, Reset},
     operator::{
         Action, CONTENT_TYPE, Entered, Import, Operation, StatePage, StateRange, session_exists,
     },
@@ -14,6 +15,7 @@ use crate::{
     slot::{
         Reply,
         apply::{self, new_record, no_session},
+        mail::Serve,
         now_ms,
         overlay::Transaction,
         read::info,
@@ -24,6 +26,24 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Instant};
+
+impl Serve for ReadState {
+    async fn serve(self, task: &mut Task, reply: Reply<StatePage>) {
+        task.state(&self.key, self.range, reply);
+    }
+}
+
+impl Serve for Operate {
+    async fn serve(self, task: &mut Task, reply: Reply<Sent>) {
+        task.operate(&self.key, self.operation, reply);
+    }
+}
+
+impl Serve for Reset {
+    async fn serve(self, task: &mut Task, reply: Reply<bool>) {
+        task.reset(reply);
+    }
+}
 
 impl Task {
     /// Carries an operation out. What it needs of the session and the log is what a message needs.

@@ -10,9 +10,16 @@ use crate::{
     log::record::{Activate, Record},
     message::Purged,
     names::{ServiceName, SessionKey},
+    operation::Purge,
     service::catalogue::{REMOVED, not_deployed},
-    slot::{Mail, Reply, task::Task},
+    slot::{Mail, Reply, mail::Serve, task::Task},
 };
+
+impl Serve for Purge {
+    async fn serve(self, task: &mut Task, reply: Reply<Purged>) {
+        task.purge(&self.service, self.since, reply);
+    }
+}
 
 impl Task {
     /// Whether the slot has sessions of `service` from before it was removed, in generation
@@ -31,7 +38,7 @@ impl Task {
 
     /// Why mail is refused because its service was removed; `None`: it is not.
     pub(super) fn removed(&self, mail: &Mail) -> Option<Error> {
-        if !self.context.catalogue.has_removals() || matches!(mail, Mail::Purge { .. }) {
+        if !self.context.catalogue.has_removals() || matches!(mail, Mail::Purge(..)) {
             return None;
         }
         self.check_not_removed(mail.service()?).err()

@@ -9,12 +9,40 @@ use crate::{
         Consistency, History, PinInfo, Range, ReadBy, SessionInfo, Subscribed, hold_backlog,
     },
     names::{ServiceName, SessionId, SessionKey, SlotId},
+    operation::{Describe, List, ReadHistory, Subscribe},
     position::Incarnation,
     service::Catalogue,
-    slot::{Reply, apply::no_session, session::Session, subscribers::published, task::Task},
+    slot::{
+        Reply, apply::no_session, mail::Serve, session::Session, subscribers::published, task::Task,
+    },
     state::{StateStore, deleted},
 };
 use std::{collections::BTreeMap, sync::Arc};
+
+impl Serve for ReadHistory {
+    async fn serve(self, task: &mut Task, reply: Reply<History>) {
+        task.history(&self.key, self.range, self.reader, self.consistency, reply);
+    }
+}
+
+impl Serve for Describe {
+    async fn serve(self, task: &mut Task, reply: Reply<SessionInfo>) {
+        task.describe(&self.key, self.consistency, reply);
+    }
+}
+
+impl Serve for Subscribe {
+    async fn serve(self, task: &mut Task, reply: Reply<Subscribed>) {
+        task.subscribe(&self.key, self.after, reply);
+    }
+}
+
+impl Serve for List {
+    async fn serve(self, task: &mut Task, reply: Reply<Vec<SessionInfo>>) {
+        let Self { slot: _, service, prefix, after, limit, pinned } = self;
+        task.list(&service, &prefix, after.as_ref(), limit, pinned, reply);
+    }
+}
 
 impl Task {
     pub(super) fn history(

@@ -323,49 +323,29 @@ impl Task {
         self.unflushed_bytes >= limits::BEHIND_BYTES_MAX
     }
 
-    pub(super) async fn take(&mut self, mail: Mail) {
+    /// What is to be done with mail that has come to the state; `None`: nothing, it was refused or its
+    /// asker has gone.
+    pub(super) fn admit(&mut self, mail: Mail) -> Option<Mail> {
         if mail.is_abandoned() {
-            return;
+            return None;
         }
         self.last_use.touch();
         let taken = self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
         relaxed_store(&self.stats.last_mail, taken);
-        let writes = matches!(
-            mail,
-            Mail::Message { .. }
-                | Mail::Delete { .. }
-                | Mail::Operate { .. }
-                | Mail::Reset { .. }
-                | Mail::Purge { .. }
-        );
-        if writes && self.is_behind() && !self.context.store.is_writable() {
+        if mail.writes() && self.is_behind() && !self.context.store.is_writable() {
             // Nothing makes room as long as the store takes nothing; reads go on.
-            return mail.refuse(Error::new(
+            mail.refuse(Error::new(
                 Code::StorageUnavailable,
                 "this node's state store refuses writes, and too much is already waiting for it",
             ));
+            return None;
         }
-        if let Some(error) = self.removed(&mail) {
-            return mail.refuse(error);
-        }
-        match mail {
-            Mail::Message { key, message, reply } => self.message(key, message, reply).await,
-            Mail::Query { key, content_type, body, consistency, reply } => {
-                self.query(key, content_type, body, consistency, reply).await;
+        match self.removed(&mail) {
+            Some(error) => {
+                mail.refuse(error);
+                None
             }
-            Mail::Delete { key, reply } => self.delete(&key, reply),
-            Mail::History { key, range, reader, consistency, reply } => {
-                self.history(&key, range, reader, consistency, reply);
-            }
-            Mail::Session { key, consistency, reply } => self.describe(&key, consistency, reply),
-            Mail::Sessions { service, prefix, after, limit, pinned, reply } => {
-                self.list(&service, &prefix, after.as_ref(), limit, pinned, reply);
-            }
-            Mail::Subscribe { key, after, reply } => self.subscribe(&key, after, reply),
-            Mail::State { key, range, reply } => self.state(&key, range, reply),
-            Mail::Operate { key, operation, reply } => self.operate(&key, operation, reply),
-            Mail::Reset { reply } => self.reset(reply),
-            Mail::Purge { service, since, reply } => self.purge(&service, since, reply),
+            None => Some(mail),
         }
     }
 

@@ -8,11 +8,15 @@ use crate::{
         Append, Claim, LogError, Logged,
         record::{Activate, Batch, Record},
     },
+    message::{Consistency, Incoming, Sent, SessionInfo, Subscribed},
+    names::SessionKey,
+    operation::{Describe, Message, Subscribe},
     plugin::{Digest, PluginOptions, testkit},
     service::catalogue::Service,
     storage::DataDir,
     telemetry::said::Said,
 };
+use bytes::Bytes;
 use faulty::Faulty;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::timeout;
@@ -182,14 +186,14 @@ impl Fixture {
             content_type: "text/plain".into(),
             body: Bytes::from_static(body),
         };
-        let mail = Mail::Message { key: key(), message, reply };
+        let mail = Message { key: key(), message }.mail(reply);
         assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
         answer
     }
 
     fn subscribe(&self) -> oneshot::Receiver<Result<Subscribed, Error>> {
         let (reply, answer) = oneshot::channel();
-        let mail = Mail::Subscribe { key: key(), after: 0, reply };
+        let mail = Subscribe { key: key(), after: 0 }.mail(reply);
         assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
         answer
     }
@@ -197,7 +201,7 @@ impl Fixture {
     /// Asks for the description of the session, which needs no handler.
     fn describe(&self) -> oneshot::Receiver<Result<SessionInfo, Error>> {
         let (reply, answer) = oneshot::channel();
-        let mail = Mail::Session { key: key(), consistency: Consistency::Local, reply };
+        let mail = Describe { key: key(), consistency: Consistency::Local }.mail(reply);
         assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
         answer
     }

@@ -1,8 +1,15 @@
 //! Moves that are cancelled, what waits for one, and slots that are claimed in turns or by nobody.
 
 use super::*;
-use crate::slot::Order;
+use crate::{
+    operation::{Describe, Query},
+    slot::Order,
+};
 use futures_util::{StreamExt, poll, stream::FuturesUnordered};
+
+fn describe(key: &SessionKey, consistency: Consistency) -> Describe {
+    Describe { key: key.clone(), consistency }
+}
 
 impl World {
     /// Has a slot leave a node, as an operator's drain does.
@@ -84,7 +91,7 @@ async fn what_waits_for_a_move_is_bounded() {
     let (node, of) = (&world.node("b").node, key(&session));
     let reads = 0..limits::WAITING_READS_MAX + 6;
     let mut reads: FuturesUnordered<_> =
-        reads.map(|_| node.session(&of, Consistency::Current)).collect();
+        reads.map(|_| node.call(describe(&of, Consistency::Current))).collect();
     for _ in 0..6 {
         let refused = reads.next().await.unwrap().unwrap_err();
         assert_eq!(refused.code, Code::MailboxFull, "{refused}");
@@ -204,21 +211,18 @@ async fn a_local_read_is_answered_while_the_log_is_silent() {
     until("a has it no more", || router.place(slot) == Place::UNKNOWN).await;
 
     let range = Range::After { seq: 0, limit: 10 };
-    let mut current = std::pin::pin!(world.node("a").node.history(
-        &of,
-        range,
-        ReadBy::Client,
-        Consistency::Current
-    ));
+    let mut current =
+        std::pin::pin!(world.node("a").node.call(history(&of, range, Consistency::Current)));
     for name in ["a", "b"] {
         let node = &world.node(name).node;
         let stale = async {
-            let history =
-                node.history(&of, range, ReadBy::Client, Consistency::Local).await.unwrap();
+            let history = node.call(history(&of, range, Consistency::Local)).await.unwrap();
             assert_eq!((history.last_seq, &history.entries[0].0.body[..]), (1, &b"sone"[..]));
-            assert_eq!(node.session(&of, Consistency::Local).await.unwrap().seq, 1);
+            assert_eq!(node.call(describe(&of, Consistency::Local)).await.unwrap().seq, 1);
             let body = Bytes::from_static(b"g");
-            let answer = node.query(&of, "text/plain".into(), body, Consistency::Local).await;
+            let (content_type, consistency) = ("text/plain".into(), Consistency::Local);
+            let query = Query { key: of.clone(), content_type, body, consistency };
+            let answer = node.call(query).await;
             assert_eq!(answer.unwrap().body, "one");
         };
         tokio::select! {
@@ -236,7 +240,6 @@ async fn a_local_read_is_answered_while_the_log_is_silent() {
     }
     assert_eq!(current.await.unwrap().last_seq, 1);
     assert_eq!(world.send("b", &session, "sthree").await.unwrap(), 2);
-    let history =
-        world.node("a").node.history(&of, range, ReadBy::Client, Consistency::Local).await.unwrap();
+    let history = world.node("a").node.call(history(&of, range, Consistency::Local)).await.unwrap();
     assert_eq!(history.last_seq, 2, "from the slot itself again");
 }

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::{
+    operation::{Describe, Operate},
     operator::{Action, Entered, Operation},
     rpc::{Request, Response},
     service::catalogue::Service,
-    slot::Mail,
 };
 use std::sync::atomic::AtomicUsize;
 
@@ -243,21 +243,10 @@ async fn an_operation_whose_answer_is_lost_may_have_been_done() {
     };
     let set = Action::Set(Entered { changes: Vec::new(), note: Bytes::new() });
     let operation = Operation::new(None, "ann".into(), None, set);
-    let (slot, picked) = (router.slot_of(&key), |_| None);
     let (operates, reads) = (forwarder(), forwarder());
-    let done = operates.ask(
-        slot,
-        |reply| Mail::Operate { key: key.clone(), operation: operation.clone(), reply },
-        || Request::Operate { key: key.clone(), operation: operation.clone() },
-        picked,
-    );
+    let done = operates.call(Operate { key: key.clone(), operation });
     assert_eq!(done.await.unwrap_err().code, Code::OutcomeUnknown);
     // A read that is lost is asked for again, and nothing is in doubt.
-    let read = reads.ask(
-        slot,
-        |reply| Mail::Session { key: key.clone(), consistency: Consistency::Current, reply },
-        || Request::Session { key: key.clone(), local: false },
-        |_| None,
-    );
+    let read = reads.call(Describe { key, consistency: Consistency::Current });
     assert_eq!(read.await.unwrap_err().code, Code::Unavailable);
 }

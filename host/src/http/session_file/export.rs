@@ -7,6 +7,7 @@ use crate::{
     log::record::Entry,
     names::SessionKey,
     node::{Consistency, Cursor, History, Node, Range, ReadBy},
+    operation::ReadHistory,
     operator::{StatePage, StateRange},
     service::catalogue::Service,
 };
@@ -109,7 +110,8 @@ impl Export {
         let until = Instant::now() + limits::WRITE_STALL;
         let page = loop {
             let (reader, consistency) = (ReadBy::Operator, Consistency::Current);
-            match self.node.history(&self.key, range, reader, consistency).await {
+            let read = ReadHistory { key: self.key.clone(), range, reader, consistency };
+            match self.node.call(read).await {
                 Err(full) if full.code == Code::BuffersFull && Instant::now() < until => {
                     tokio::time::sleep(limits::EXPORT_RETRY).await;
                 }

@@ -8,6 +8,7 @@ use crate::{
     log::record::{DeploymentId, Event},
     names::SessionKey,
     node::{Consistency, Cursor, Node},
+    operation::Describe,
     operator::{Action, Entered, Import, Imported, Operation, session_exists},
     plugin::{Digest, check_content_type, check_event_kind},
     service::catalogue::Service,
@@ -235,7 +236,8 @@ impl Reader {
         };
         if !self.reading.replace {
             // The slot looks, too; but it takes a first part that is there for one that came twice.
-            match self.node.session(&self.key, Consistency::Current).await {
+            let describe = Describe { key: self.key.clone(), consistency: Consistency::Current };
+            match self.node.call(describe).await {
                 Ok(_) => return Err(session_exists(&self.key)),
                 Err(error) if error.code == Code::SessionNotFound => {}
                 Err(error) => return Err(error),

@@ -119,7 +119,7 @@ async fn a_dropped_subscription_ends_at_the_peer() {
     drop(live);
     eventually("the end at the peer", || sender.is_closed()).await;
     // One whose caller did not even wait for the answer.
-    drop(a.links.call("b", Request::Subscribe { key: key(), after: 0 }).unwrap());
+    drop(a.links.call("b", subscribe()).unwrap());
     within(a.echo("b")).await;
     eventually("its end too", || b.script.live.lock().iter().all(LiveSender::is_closed)).await;
 }

@@ -11,8 +11,13 @@ use super::*;
 use crate::{
     error::Code,
     level,
-    message::{LiveReceiver, LiveSender, live_channel},
+    message::{
+        Answer, Consistency, Incoming, LiveReceiver, LiveSender, Sent, Subscribed, live_channel,
+    },
+    names::SessionKey,
+    operation::{Query, Subscribe},
 };
+use bytes::Bytes;
 use std::{
     future::Future,
     net::SocketAddr,
@@ -42,6 +47,10 @@ impl Drop for Hanging {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+fn subscribe() -> Request {
+    Subscribe { key: key(), after: 0 }.request()
 }
 
 fn answer(body: Bytes) -> Response {
@@ -79,7 +88,7 @@ impl Handler for Script {
                     }))
                 })
             }
-            Request::Query { content_type, body, .. } => match &*content_type {
+            Request::Query(Query { content_type, body, .. }) => match &*content_type {
                 // As many bytes as the body says.
                 "size" => {
                     let size = std::str::from_utf8(&body).unwrap().parse().unwrap();
@@ -96,7 +105,7 @@ impl Handler for Script {
                 "panic" => Box::pin(async { panic!("a bug, for the test") }),
                 _ => Box::pin(async { Ok(answer(body)) }),
             },
-            Request::Subscribe { .. } => {
+            Request::Subscribe(_) => {
                 let (sender, live) = live_channel();
                 self.live.lock().push(sender);
                 Box::pin(async {
@@ -228,11 +237,12 @@ impl Node {
         body: String,
     ) -> BoxFuture<'static, Result<Response, PeerError>> {
         let content_type = content_type.to_owned();
-        let query = Request::Query { key: key(), content_type, body: body.into(), local: false };
-        self.links.call(peer, query).unwrap()
+        let (body, consistency) = (body.into(), Consistency::Current);
+        let query = Query { key: key(), content_type, body, consistency };
+        self.links.call(peer, query.request()).unwrap()
     }
     async fn subscribe(&self, peer: &str) -> LiveReceiver {
-        let answer = self.links.call(peer, Request::Subscribe { key: key(), after: 0 }).unwrap();
+        let answer = self.links.call(peer, subscribe()).unwrap();
         match answer.await {
             Ok(Response::Subscribed(subscribed)) => {
                 assert_eq!(subscribed.backlog.len(), 1);

@@ -1,6 +1,22 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::{
+    buffers::Held,
+    log::record::{Entry, Event},
+    message::{
+        Answer, Consistency, History, PinInfo, Published, Range, ReadBy, Sent, SessionInfo,
+        Subscribed,
+    },
+    names::SessionKey,
+    operation::{Delete, Describe, List, Operate, Query, ReadHistory, ReadState, Subscribe},
+    operator::StatePage,
+    position::Incarnation,
+    rpc::Callable,
+};
+use std::collections::BTreeSet;
+
+mod golden;
 
 fn key() -> SessionKey {
     SessionKey::parse("chat", "room-1").unwrap()
@@ -88,7 +104,7 @@ fn answers_arrive_as_they_were_sent() {
                 held: Held::default(),
             }),
             Response::Session(Box::new(info.clone())),
-            Response::Deleted,
+            Response::Deleted(()),
             Response::Sessions(vec![pinned.clone()]),
             Response::Subscribed(Subscribed {
                 backlog: vec![published.clone()],
@@ -121,7 +137,7 @@ fn shown(response: &Response) -> String {
         Response::Answer(v) => format!("{v:?}"),
         Response::History(v) => format!("{v:?}"),
         Response::Session(v) => format!("{v:?}"),
-        Response::Deleted => "deleted".into(),
+        Response::Deleted(()) => "deleted".into(),
         Response::Sessions(v) => format!("{v:?}"),
         Response::Subscribed(v) => {
             format!("{:?} {} {:?}", v.backlog, v.live.is_some(), v.incarnation)
@@ -141,7 +157,7 @@ fn slots_have_the_form_of_earlier_versions() {
         (7_u16, "a", "running", 2_u64, 3_u64, 4_u64, 5_usize, 6_u64),
         (0_u64, 0_u64, BTreeMap::from([("chat", "1+ab")])),
     );
-    let list = bytes(Vec::new(), &vec![earlier]).unwrap();
+    let list = body(&vec![earlier]).unwrap();
     let read: Vec<Slot> = value(&list).unwrap();
     let info = SlotInfo::from(read.into_iter().next().unwrap());
     assert_eq!((info.slot, info.sessions, info.plugins.len()), (7, 6, 1));
@@ -183,37 +199,45 @@ fn requests_arrive_as_they_were_sent() {
         }
         _ => panic!("another request"),
     }
-    let sent = Request::Sessions {
-        slots: (0..512).collect(),
+    let sent = List {
+        slot: 300,
         service: key().service,
         prefix: "p".into(),
         after: Some(key().session),
         limit: 10,
         pinned: true,
     };
-    match decode_request(encode_request(sent).unwrap()).unwrap() {
-        Request::Sessions { slots, service, prefix, after, limit: 10, pinned: true } => {
-            assert_eq!((slots.len(), service, &*prefix), (512, key().service, "p"));
+    match decode_request(encode_request(sent.request()).unwrap()).unwrap() {
+        Request::List(List { slot: 300, service, prefix, after, limit: 10, pinned: true }) => {
+            assert_eq!((service, &*prefix), (key().service, "p"));
             assert_eq!(after, Some(key().session));
         }
         _ => panic!("another request"),
     }
+    let (reader, consistency) = (ReadBy::Client, Consistency::Local);
     let range = Range::After { seq: 4, limit: 5 };
-    match decode_request(
-        encode_request(Request::History { key: key(), range, local: true }).unwrap(),
-    ) {
-        Ok(Request::History { range: Range::After { seq: 4, limit: 5 }, local: true, .. }) => {}
+    let sent = ReadHistory { key: key(), range, reader, consistency };
+    match decode_request(encode_request(sent.request()).unwrap()) {
+        Ok(Request::ReadHistory(ReadHistory {
+            range: Range::After { seq: 4, limit: 5 },
+            consistency: Consistency::Local,
+            ..
+        })) => {}
         _ => panic!("another request"),
     }
-    let range = Range::Tail { limit: 6 };
-    match decode_request(
-        encode_request(Request::History { key: key(), range, local: false }).unwrap(),
-    ) {
-        Ok(Request::History { range: Range::Tail { limit: 6 }, local: false, .. }) => {}
+    let (range, consistency) = (Range::Tail { limit: 6 }, Consistency::Current);
+    let sent = ReadHistory { key: key(), range, reader, consistency };
+    match decode_request(encode_request(sent.request()).unwrap()) {
+        Ok(Request::ReadHistory(ReadHistory {
+            range: Range::Tail { limit: 6 },
+            consistency: Consistency::Current,
+            ..
+        })) => {}
         _ => panic!("another request"),
     }
-    match decode_request(encode_request(Request::Subscribe { key: key(), after: 9 }).unwrap()) {
-        Ok(Request::Subscribe { after: 9, .. }) => {}
+    let sent = Subscribe { key: key(), after: 9 };
+    match decode_request(encode_request(sent.request()).unwrap()) {
+        Ok(Request::Subscribe(Subscribe { after: 9, .. })) => {}
         _ => panic!("another request"),
     }
 }
@@ -222,9 +246,8 @@ fn requests_arrive_as_they_were_sent() {
 /// send has to be read, and what they are sent they have to be able to read.
 #[test]
 fn the_version_before_is_understood_and_understands() {
-    let head = ResponseHead::History { slot: 3, last_seq: 4 };
     let entries: Vec<(Arc<Entry>, Arc<str>)> = Vec::new();
-    let before = parts(&head, bytes(Vec::new(), &entries).unwrap()).unwrap();
+    let before = parts(History::TAG, &(3_u16, 4_u64), body(&entries).unwrap()).unwrap();
     match decode_response(Parts { head: before.head.clone(), body: before.body }) {
         Ok(Ok(Response::History(History { last_seq: 4, incarnation: None, .. }))) => {}
         _ => panic!("another answer"),
@@ -240,12 +263,10 @@ fn the_version_before_is_understood_and_understands() {
     let now = encode_response(Ok(Response::History(now))).unwrap();
     assert!(now.head.len() > before.head.len() && now.head.starts_with(&before.head));
     // It reads the head in this way, and no further.
-    match self::head::<ResponseHead>(&now.head) {
-        Ok(ResponseHead::History { slot: 3, last_seq: 4 }) => {}
-        _ => panic!("another head"),
-    }
+    let (tag, fields) = split(&now.head).unwrap();
+    assert_eq!((tag, value::<(u16, u64)>(fields).unwrap()), (History::TAG, (3, 4)));
     let step = Step { seq: 1, time_ms: 2, events: Arc::new([]) };
-    let live = parts(&LiveHead::Published, bytes(Vec::new(), &step).unwrap()).unwrap();
+    let live = parts(live::PUBLISHED, &(), body(&step).unwrap()).unwrap();
     match decode_live(&live) {
         Ok(Live::Published(Published { seq: 1, incarnation: None, .. })) => {}
         other => panic!("{other:?}"),
@@ -275,7 +296,7 @@ fn what_the_version_before_can_not_do_it_does_not_read() {
     let at = Some(Cursor::after(3, Some(Incarnation::from_wire(7))));
     let sent = |action| {
         let operation = Operation::new(Some("k"), "ann".into(), at, action);
-        encode_request(Request::Operate { key: key(), operation }).unwrap()
+        encode_request(Operate { key: key(), operation }.request()).unwrap()
     };
     let set = sent(Action::Set(Entered { changes: Vec::new(), note: "n".into() }));
     let read: Before = value(&set.body).unwrap();
@@ -294,7 +315,7 @@ fn what_the_version_before_can_not_do_it_does_not_read() {
     let discard = sent(Action::Discard);
     assert!(value::<Before>(&discard.body).is_err());
     match decode_request(discard) {
-        Ok(Request::Operate { operation, .. }) => {
+        Ok(Request::Operate(Operate { operation, .. })) => {
             assert!(matches!(operation.action, Action::Discard) && operation.expected == at);
         }
         _ => panic!("another request"),
@@ -320,8 +341,30 @@ fn what_can_not_be_encoded_is_refused() {
             Err(serde::ser::Error::custom("it has no form"))
         }
     }
-    for refused in [parts(&Unfit, Bytes::new()).err(), bytes(Vec::new(), &Unfit).err()] {
+    for refused in [parts(0, &Unfit, Bytes::new()).err(), body(&Unfit).err()] {
         let error = refused.unwrap();
         assert!(error.code == Code::Internal && error.detail.contains("can't encode"));
+    }
+}
+
+/// Two of one tag: a node would take one for the other.
+#[test]
+fn every_tag_is_one_operations() {
+    macro_rules! tags {
+        (
+            forwarded { $($Op:ident,)* }
+            other { $($other:tt)* }
+            answers { $($Variant:ident($Answer:ty),)* }
+            boxed { $($Boxed:ident($Large:ty),)* }
+        ) => {{
+            let requests: Vec<&[u32]> = vec![$($Op::TAGS,)*];
+            (requests.concat(), vec![$(<$Answer>::TAG,)* $(<$Large>::TAG,)*])
+        }};
+    }
+    let (mut requests, mut answers) = operations!(tags);
+    requests.extend([request::MESSAGE, request::SLOTS, request::CONTROL]);
+    answers.extend([response::SLOTS, response::CONTROL, response::NOT_OWNER, response::FAILED]);
+    for tags in [requests, answers] {
+        assert_eq!(tags.iter().collect::<BTreeSet<_>>().len(), tags.len(), "{tags:?}");
     }
 }

@@ -28,7 +28,7 @@ fn message(
     let (reply, answer) = oneshot::channel();
     let content_type = "text/plain".into();
     let message = Incoming { id: None, sender: None, content_type, body: body.into() };
-    (Mail::Message { key: session.clone(), message, reply }, answer)
+    (Message { key: session.clone(), message }.mail(reply), answer)
 }
 
 /// What all of this is for: a message would wake the slot's task, wait for it, and be answered

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    operator::{Action, Entered, Import, Imported},
+    operation::Operate,
+    operator::{Action, Entered, Import, Imported, Operation},
     position::{Cursor, Incarnation},
 };
 
@@ -11,7 +12,7 @@ impl Fixture {
     async fn operate(&mut self, expected: Option<Cursor>, action: Action) -> Result<Sent, Error> {
         let (reply, mut answer) = oneshot::channel();
         let operation = Operation::new(None, "ann".into(), expected, action);
-        let mail = Mail::Operate { key: key(), operation, reply };
+        let mail = Operate { key: key(), operation }.mail(reply);
         assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
         loop {
             tokio::select! {

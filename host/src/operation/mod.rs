@@ -1,0 +1,117 @@
+//! The operations on sessions: what is asked, what is answered, and the form of both between nodes.
+//! One file each.
+//!
+//! An operation goes unchanged from the gateway to the slot's mailbox, here or on another node. The
+//! layers between are generic over [`Operation`]; where one of them needs an enum, it makes it from
+//! [`operations`].
+
+mod delete;
+mod describe;
+mod history;
+mod list;
+mod message;
+mod operate;
+mod query;
+mod slot;
+mod state;
+mod subscribe;
+pub mod wire;
+
+pub use delete::Delete;
+pub use describe::Describe;
+pub use history::ReadHistory;
+pub use list::List;
+pub use message::Message;
+pub use operate::Operate;
+pub use query::Query;
+pub use slot::{Purge, Reset};
+pub use state::ReadState;
+pub use subscribe::Subscribe;
+
+use crate::{
+    error::Error,
+    message::Purpose,
+    names::{ServiceName, SlotId},
+};
+use bytes::Bytes;
+use wire::Parts;
+
+/// Something that a slot is asked.
+pub trait Operation: Clone + Send + Sync + 'static {
+    type Answer: Send + 'static;
+
+    /// Whether it changes something: what is said when no answer comes, and whether it is asked
+    /// again.
+    const PURPOSE: Purpose;
+    /// What the state store has is enough to answer it, where the slot can't be opened.
+    const FROM_COPY: bool = false;
+    /// Whoever brings it may carry it out: it needs one session, and no page of it.
+    const AT_ONCE: bool = false;
+    /// It calls the session's handler.
+    const CALLS_HANDLER: bool = false;
+
+    /// `None`: it is about sessions of every service.
+    fn service(&self) -> Option<&ServiceName>;
+
+    /// It need not reflect all that was acknowledged before.
+    fn may_be_stale(&self) -> bool {
+        false
+    }
+
+    /// Checks an answer on the node that asked for a client.
+    ///
+    /// # Errors
+    /// Why the client can't have it.
+    fn accept(answer: Self::Answer) -> Result<Self::Answer, Error> {
+        Ok(answer)
+    }
+}
+
+/// An operation that a node sends to the slot's owner.
+pub trait Forwarded: Operation {
+    /// What its form begins with: never another one for what has one. A node that does not know it
+    /// says that the request does not decode. 0, 8 and 9 are of [`crate::rpc`].
+    const TAGS: &[u32];
+
+    fn slot(&self, slot_count: u16) -> SlotId;
+
+    /// # Errors
+    /// `internal`: a bug; it must not be sent.
+    fn encode(self) -> Result<Parts, Error>;
+
+    /// From the fields behind one of its tags, and the body.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    fn decode(tag: u32, fields: &[u8], body: Bytes) -> Result<Self, String>;
+}
+
+/// Hands the table of operations to the macro `$then`, whose module names `message`, `operation` and
+/// `operator`.
+macro_rules! operations {
+    ($then:ident) => {
+        $then! {
+            // What nodes send each other.
+            forwarded {
+                Query, ReadHistory, Describe, Delete, List, Subscribe, ReadState, Operate,
+            }
+            // What has another way to its slot, or never leaves its node.
+            other { Message, Reset, Purge, }
+            // What operations of the first kind are answered.
+            answers {
+                Sent(message::Sent),
+                Answer(message::Answer),
+                History(message::History),
+                Deleted(()),
+                Sessions(Vec<message::SessionInfo>),
+                Subscribed(message::Subscribed),
+            }
+            // As above; large, so that it goes in a box: a message's answer goes the same way.
+            boxed {
+                Session(message::SessionInfo),
+                State(operator::StatePage),
+            }
+        }
+    };
+}
+pub(crate) use operations;

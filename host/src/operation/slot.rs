@@ -1,0 +1,36 @@
+//! What a node has its own slots do.
+
+use super::Operation;
+use crate::{
+    message::{Purged, Purpose},
+    names::ServiceName,
+};
+
+/// Deletes sessions of every service. Answered with whether any are left.
+#[derive(Clone, Debug)]
+pub struct Reset;
+
+/// Stop running a service that was removed in generation `since`, and delete some of its sessions.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    pub service: ServiceName,
+    pub since: u64,
+}
+
+impl Operation for Reset {
+    type Answer = bool;
+    const PURPOSE: Purpose = Purpose::Step;
+
+    fn service(&self) -> Option<&ServiceName> {
+        None
+    }
+}
+
+impl Operation for Purge {
+    type Answer = Purged;
+    const PURPOSE: Purpose = Purpose::Step;
+
+    fn service(&self) -> Option<&ServiceName> {
+        Some(&self.service)
+    }
+}

@@ -1,0 +1,209 @@
+//! How operations and their answers become bytes: a small head (postcard behind a version byte) and
+//! a body that may be large and is not copied where it is one piece.
+//!
+//! A head is a tag and fields, which are told apart by their place: a change of any type here, or of
+//! a type of `log::record` that is used here, is a new version of the
+//! [protocol](crate::peer::protocol). What a node may do without goes behind the fields, as
+//! [`Beside`]: a version that does not know it stops reading before it.
+
+use crate::{
+    error::Error,
+    limits,
+    log::record::Event,
+    message::{PinInfo, Published, SessionInfo},
+    names::{ServiceName, SessionId, SlotId},
+    position::Incarnation,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::Arc;
+
+/// The first byte of every head.
+const WIRE_FORMAT: u8 = 1;
+
+/// An encoded request or answer.
+pub struct Parts {
+    pub head: Bytes,
+    pub body: Bytes,
+}
+
+/// An answer in its form between nodes.
+pub trait Answered: Sized {
+    /// As [`super::Forwarded::TAGS`]; 7 to 10 are of [`crate::rpc`].
+    const TAG: u32;
+
+    /// # Errors
+    /// `internal`: a bug; the caller must be told something else.
+    fn encode(self) -> Result<Parts, Error>;
+
+    /// # Errors
+    /// What is wrong with the bytes.
+    fn decode(fields: &[u8], body: Bytes) -> Result<Self, String>;
+}
+
+/// What an answer or live item says beside its fields, if a version wrote it that knows of it. What a
+/// later one adds goes behind it in the same way.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Beside {
+    /// [`Incarnation`].
+    pub incarnation: Option<u64>,
+    pub made_again: bool,
+}
+
+impl Beside {
+    pub fn of(incarnation: Option<Incarnation>) -> Self {
+        Self { incarnation: incarnation.map(Incarnation::to_wire), made_again: false }
+    }
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation.map(Incarnation::from_wire)
+    }
+}
+
+/// [`SessionInfo`] without what JSON leaves out.
+#[derive(Serialize, Deserialize)]
+pub struct Session {
+    service: ServiceName,
+    session: SessionId,
+    slot: SlotId,
+    seq: u64,
+    created_ms: u64,
+    updated_ms: u64,
+    plugin: String,
+    state_keys: u64,
+    state_bytes: u64,
+    pinned: Option<(String, String)>,
+}
+
+/// [`Published`].
+#[derive(Serialize, Deserialize)]
+pub struct Step {
+    pub seq: u64,
+    pub time_ms: u64,
+    pub events: Arc<[Event]>,
+}
+
+/// # Errors
+/// `internal`: a bug.
+pub fn parts(tag: u32, fields: &impl Serialize, body: Bytes) -> Result<Parts, Error> {
+    Ok(Parts { head: bytes(vec![WIRE_FORMAT], &(tag, fields))?, body })
+}
+
+/// # Errors
+/// `internal`: a bug.
+pub fn parts_and(
+    tag: u32,
+    fields: &impl Serialize,
+    beside: &Beside,
+    body: Bytes,
+) -> Result<Parts, Error> {
+    Ok(Parts { head: bytes(vec![WIRE_FORMAT], &(tag, fields, beside))?, body })
+}
+
+/// A value as a body.
+///
+/// # Errors
+/// `internal`: a bug.
+pub fn body(value: &impl Serialize) -> Result<Bytes, Error> {
+    bytes(Vec::new(), value)
+}
+
+fn bytes(start: Vec<u8>, value: &impl Serialize) -> Result<Bytes, Error> {
+    postcard::to_extend(value, start)
+        .map(Bytes::from)
+        .map_err(|e| Error::internal(format!("bug: can't encode a message for a peer: {e}")))
+}
+
+/// A head's tag, and what stands behind it.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn split(head: &[u8]) -> Result<(u32, &[u8]), String> {
+    match head.split_first() {
+        Some((&WIRE_FORMAT, rest)) => postcard::take_from_bytes(rest).map_err(|e| e.to_string()),
+        Some((format, _)) => Err(format!("its format is {format}; this slotd reads {WIRE_FORMAT}")),
+        None => Err("it is empty".into()),
+    }
+}
+
+/// A tag that this version does not know.
+pub fn unknown_tag() -> String {
+    postcard::Error::SerdeDeCustom.to_string()
+}
+
+/// Fields, and what stands beside them: nothing, if a version wrote it that does not know of it.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn fields_and<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Beside), String> {
+    let (fields, rest) = postcard::take_from_bytes(bytes).map_err(|e| e.to_string())?;
+    let beside = if rest.is_empty() { Beside::default() } else { value(rest)? };
+    Ok((fields, beside))
+}
+
+/// What comes behind it, from a later version, is not looked at.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(|e| e.to_string())
+}
+
+/// A small body would keep its whole frame in memory for as long as someone has it.
+pub fn detached(body: Bytes) -> Bytes {
+    if body.len() <= limits::BODY_COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body }
+}
+
+/// A limit as it was sent.
+pub fn size(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+impl From<SessionInfo> for Session {
+    fn from(info: SessionInfo) -> Self {
+        Self {
+            service: info.service,
+            session: info.session,
+            slot: info.slot,
+            seq: info.seq,
+            created_ms: info.created_ms,
+            updated_ms: info.updated_ms,
+            plugin: info.plugin,
+            state_keys: info.state_keys,
+            state_bytes: info.state_bytes,
+            pinned: info.pinned.map(|pin| (pin.against, pin.reason)),
+        }
+    }
+}
+
+impl From<Session> for SessionInfo {
+    fn from(session: Session) -> Self {
+        Self {
+            service: session.service,
+            session: session.session,
+            slot: session.slot,
+            seq: session.seq,
+            created_ms: session.created_ms,
+            updated_ms: session.updated_ms,
+            plugin: session.plugin,
+            state_keys: session.state_keys,
+            state_bytes: session.state_bytes,
+            pinned: session.pinned.map(|(against, reason)| PinInfo { against, reason }),
+            incarnation: None,
+            position: None,
+            made_again: false,
+        }
+    }
+}
+
+impl From<Published> for Step {
+    fn from(Published { seq, incarnation: _, time_ms, events }: Published) -> Self {
+        Self { seq, time_ms, events }
+    }
+}
+
+impl Step {
+    pub fn published(self, incarnation: Option<Incarnation>) -> Published {
+        let Self { seq, time_ms, events } = self;
+        Published { seq, incarnation, time_ms, events }
+    }
+}

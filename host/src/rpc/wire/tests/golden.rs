@@ -1,0 +1,265 @@
+//! Every request, answer and live item, byte for byte: nodes of other versions read and write them.
+
+use super::*;
+use crate::{
+    operator::{Action, Entered, Operation, StateRange},
+    position::Cursor,
+};
+use std::fmt::Write;
+
+/// A head and a body.
+type Golden = (&'static str, &'static str);
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Bytes {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+fn parts_of((head, body): Golden) -> Parts {
+    Parts { head: unhex(head), body: unhex(body) }
+}
+
+#[track_caller]
+fn is(parts: &Parts, (head, body): Golden) {
+    let got = (hex(&parts.head), hex(&parts.body));
+    assert_eq!((got.0.as_str(), got.1.as_str()), (head, body));
+}
+
+fn incarnation() -> Option<Incarnation> {
+    Some(Incarnation::from_wire(300))
+}
+
+const CURRENT: Consistency = Consistency::Current;
+const LOCAL: Consistency = Consistency::Local;
+
+fn history(range: Range, consistency: Consistency) -> Request {
+    ReadHistory { key: key(), range, reader: ReadBy::Client, consistency }.request()
+}
+
+fn requests() -> Vec<Request> {
+    let (text, body) = (|| "t/x".to_owned(), || Bytes::from_static(b"body"));
+    let incoming =
+        |id, sender| Incoming { id, sender, content_type: "t/x".to_owned(), body: body() };
+    let action = Action::Set(Entered {
+        changes: vec![("k".into(), Some("v".into())), ("gone".into(), None)],
+        note: "note".into(),
+    });
+    let expected = Some(Cursor::after(3, incarnation()));
+    let operation = |action| Operation::new(Some("fix"), "ann".into(), expected, action);
+    vec![
+        Request::Message { key: key(), message: incoming(Some("i".into()), None), lane: 300 },
+        Request::Message { key: key(), message: incoming(None, Some("s".into())), lane: 0 },
+        Query { key: key(), content_type: text(), body: body(), consistency: LOCAL }.request(),
+        Query { key: key(), content_type: text(), body: Bytes::new(), consistency: CURRENT }
+            .request(),
+        history(Range::After { seq: 300, limit: 5 }, CURRENT),
+        history(Range::Tail { limit: 6 }, LOCAL),
+        Describe { key: key(), consistency: LOCAL }.request(),
+        Describe { key: key(), consistency: CURRENT }.request(),
+        Delete { key: key() }.request(),
+        List {
+            slot: 7,
+            service: key().service,
+            prefix: "p".into(),
+            after: Some(key().session),
+            limit: 300,
+            pinned: true,
+        }
+        .request(),
+        Subscribe { key: key(), after: 300 }.request(),
+        Request::Slots,
+        Request::Control(body()),
+        ReadState {
+            key: key(),
+            range: StateRange { prefix: "p".into(), after: Some("a".into()), limit: 300 },
+        }
+        .request(),
+        Operate { key: key(), operation: operation(action) }.request(),
+        Operate { key: key(), operation: operation(Action::Discard) }.request(),
+    ]
+}
+
+const REQUESTS: [Golden; 16] = [
+    ("0100046368617406726f6f6d2d310101690003742f78ac02", "626f6479"),
+    ("0100046368617406726f6f6d2d310001017303742f7800", "626f6479"),
+    ("0101046368617406726f6f6d2d3103742f7801", "626f6479"),
+    ("0101046368617406726f6f6d2d3103742f7800", ""),
+    ("0102046368617406726f6f6d2d31ac020500", ""),
+    ("0103046368617406726f6f6d2d310601", ""),
+    ("0104046368617406726f6f6d2d3101", ""),
+    ("0104046368617406726f6f6d2d3100", ""),
+    ("0105046368617406726f6f6d2d31", ""),
+    ("0106", "0107046368617401700106726f6f6d2d31ac0201"),
+    ("0107046368617406726f6f6d2d31ac02", ""),
+    ("0108", ""),
+    ("0109", "626f6479"),
+    ("010a046368617406726f6f6d2d31", "0170010161ac02"),
+    (
+        "010b046368617406726f6f6d2d31",
+        "0d016f70657261746f722066697803616e6e01030001ac020002016b01017604676f6e6500046e6f7465",
+    ),
+    ("010b046368617406726f6f6d2d31", "0d016f70657261746f722066697803616e6e01030001ac0202"),
+];
+
+fn info() -> SessionInfo {
+    SessionInfo {
+        service: key().service,
+        session: key().session,
+        slot: 300,
+        seq: 2,
+        created_ms: 3,
+        updated_ms: 4,
+        plugin: "1+ab".into(),
+        state_keys: 5,
+        state_bytes: 6,
+        pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
+        position: None,
+        incarnation: incarnation(),
+        made_again: true,
+    }
+}
+
+fn published() -> Published {
+    let event = Event { kind: "k".into(), content_type: "t".into(), body: "e".into() };
+    Published { seq: 1, incarnation: incarnation(), time_ms: 300, events: [event].into() }
+}
+
+fn responses() -> Vec<Result<Response, Error>> {
+    let body = || Bytes::from_static(b"body");
+    let sent = Sent {
+        seq: 300,
+        incarnation: incarnation(),
+        slot: 2,
+        plugin: "1+ab".into(),
+        replayed: true,
+        content_type: "t/x".into(),
+        body: body(),
+    };
+    let entry = Entry {
+        seq: 3,
+        id: Some("i".into()),
+        sender: None,
+        time_ms: 5,
+        content_type: "t/x".into(),
+        body: body(),
+        reply_content_type: "r".into(),
+        reply: "reply".into(),
+        deployment: 2,
+        events: published().events.to_vec(),
+    };
+    let history = History {
+        slot: 3,
+        entries: vec![(Arc::new(entry), "1+ab".into())],
+        last_seq: 300,
+        incarnation: incarnation(),
+        made_again: true,
+        held: Held::default(),
+    };
+    let subscribed = Subscribed {
+        backlog: vec![published()],
+        live: None,
+        incarnation: incarnation(),
+        held: Held::default(),
+    };
+    let slot = SlotInfo {
+        slot: 1,
+        owner: "a".into(),
+        state: "running".into(),
+        term: 2,
+        position: 300,
+        applied: 4,
+        mailbox: 5,
+        sessions: 6,
+        plugins: [("chat".to_owned(), "1+ab".to_owned())].into(),
+    };
+    let mut error = Error::new(Code::Rejected, "no").with_plugin("1+ab");
+    error.rejection =
+        Some(Box::new(Rejection { code: "c".into(), message: "m".into(), retriable: true }));
+    vec![
+        Ok(Response::Sent(sent.clone())),
+        Ok(Response::Sent(Sent { incarnation: None, replayed: false, ..sent })),
+        Ok(Response::Answer(Answer {
+            slot: 2,
+            plugin: "1+ab".into(),
+            seq: 300,
+            content_type: "t/x".into(),
+            body: body(),
+        })),
+        Ok(Response::History(history)),
+        Ok(Response::Session(Box::new(info()))),
+        Ok(Response::Deleted(())),
+        Ok(Response::Sessions(vec![info(), SessionInfo { pinned: None, ..info() }])),
+        Ok(Response::Subscribed(subscribed)),
+        Ok(Response::Slots(vec![slot])),
+        Ok(Response::Control(body())),
+        Ok(Response::NotOwner { owner: Some("b".into()), term: 300, position: 5 }),
+        Err(error),
+        Ok(Response::State(Box::new(StatePage {
+            info: info(),
+            pairs: vec![("k".into(), "v".into())],
+            more: true,
+        }))),
+    ]
+}
+
+const RESPONSES: [Golden; 13] = [
+    ("0100ac020204312b61620103742f7801ac0200", "626f6479"),
+    ("0100ac020204312b61620003742f780000", "626f6479"),
+    ("01010204312b6162ac0203742f78", "626f6479"),
+    (
+        "010203ac0201ac0201",
+        "0103010169000503742f7804626f64790172057265706c790201016b0174016504312b6162",
+    ),
+    ("010301ac0201", "046368617406726f6f6d2d31ac0202030404312b616205060104322b6364026e6f"),
+    ("0104", ""),
+    (
+        "0105",
+        "02046368617406726f6f6d2d31ac0202030404312b616205060104322b6364026e6f046368617406726f6f6d2d31ac0202030404312b6162050600",
+    ),
+    ("010601ac0200", "0101ac0201016b01740165"),
+    ("0107", "010101610772756e6e696e6702ac02040506000001046368617404312b6162"),
+    ("0108", "626f6479"),
+    ("0109010162ac0205", ""),
+    ("010a", "0872656a6563746564026e6f0104312b6162010163016d0100"),
+    (
+        "010b01ac0200",
+        "046368617406726f6f6d2d31ac0202030404312b616205060104322b6364026e6f01016b017601",
+    ),
+];
+
+const LIVE: [Golden; 2] = [("010001ac0200", "01ac0201016b01740165"), ("0101", "")];
+
+#[test]
+fn a_request_has_the_bytes_that_it_always_had() {
+    for (request, golden) in requests().into_iter().zip(REQUESTS) {
+        is(&encode_request(request).unwrap(), golden);
+        is(&encode_request(decode_request(parts_of(golden)).unwrap()).unwrap(), golden);
+    }
+    assert_eq!(requests().len(), REQUESTS.len());
+}
+
+#[test]
+fn an_answer_has_the_bytes_that_it_always_had() {
+    for (response, golden) in responses().into_iter().zip(RESPONSES) {
+        is(&encode_response(response).unwrap(), golden);
+        is(&encode_response(decode_response(parts_of(golden)).unwrap()).unwrap(), golden);
+    }
+    assert_eq!(responses().len(), RESPONSES.len());
+}
+
+#[test]
+fn a_live_item_has_the_bytes_that_it_always_had() {
+    for (item, golden) in [Live::Published(published()), Live::Deleted].into_iter().zip(LIVE) {
+        is(&encode_live(item).unwrap(), golden);
+        is(&encode_live(decode_live(&parts_of(golden)).unwrap()).unwrap(), golden);
+    }
+}
