@@ -13,6 +13,7 @@ use crate::{
     nats::{Nats, NatsError, NatsOptions},
     node::Shared,
     peer::member::Member,
+    random,
     registry::{Reader, Registry, Settings},
     ring::RING_SCHEME,
     rpc::{self, PeerLinks, RpcOptions},
@@ -147,7 +148,7 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
         slot_count: config.slot_count,
         ring_scheme: RING_SCHEME.into(),
         streams,
-        id: format!("{:032x}", rand::random::<u128>()),
+        id: random::hex_id(),
         level: level::NEWEST,
         unknown: Default::default(),
     };
@@ -211,7 +212,7 @@ pub(super) async fn join(
     if advertised.port() == 0 {
         advertised.set_port(bound.port());
     }
-    let instance: u128 = rand::random();
+    let instance = random::id();
     let boot = count_boot(data_dir)?;
     let version: Arc<str> = env!("CARGO_PKG_VERSION").into();
     let name: Arc<str> = config.node.as_str().into();

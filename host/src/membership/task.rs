@@ -52,7 +52,7 @@ pub(super) fn start(
     };
     std::thread::Builder::new().name("slotd-members".into()).spawn(move || {
         let heartbeat = options.heartbeat.clone();
-        let core = Core::new(options, outlets, Instant::now(), rand::random());
+        let core = Core::new(options, outlets, Instant::now(), crate::random::seed());
         let task =
             Task { heartbeat, core, socket, found, orders, leaving: Vec::new(), failures: 0 };
         runtime.block_on(task.run());

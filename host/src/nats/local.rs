@@ -293,7 +293,7 @@ impl Drop for Server {
 
 /// Folders, ports and configurations.
 fn prepare(options: &LocalOptions, binary: &Path) -> std::io::Result<Vec<Server>> {
-    let route_secret = format!("{:032x}", rand::random::<u128>());
+    let route_secret = crate::random::hex_id();
     let mut servers = Vec::new();
     let mut routes = Vec::new();
     for number in 1..=options.servers {

@@ -13,6 +13,7 @@ pub mod version;
 use crate::{
     limits,
     names::is_cluster_name,
+    random,
     telemetry::{metrics::metrics, repeats},
 };
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
@@ -346,7 +347,7 @@ fn reconnect_delay(attempt: usize) -> Duration {
     let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
     let factor = 2_u32.saturating_pow(u32::try_from(doublings).unwrap_or(u32::MAX));
     let most = limits::NATS_RECONNECT_MIN.saturating_mul(factor).min(limits::NATS_RECONNECT_MAX);
-    most.mul_f64(rand::random_range(0.5..1.0))
+    random::spread(most, 0.5..1.0)
 }
 
 fn connect_error(error: async_nats::ConnectError) -> NatsError {

@@ -2,9 +2,9 @@
 //! acknowledgement counts as undecided.
 
 use crate::{
-    database::identity::random_u128,
     limits,
     nats::{Nats, NatsError},
+    random,
 };
 use async_nats::jetstream::{
     kv,
@@ -157,7 +157,7 @@ impl Bucket {
         value: &T,
         expected: u64,
     ) -> Result<Swapped, BucketError> {
-        let attempt = random_u128().map_err(|e| BucketError::Unavailable(e.to_string()))?;
+        let attempt = random::lasting_id().map_err(|e| BucketError::Unavailable(e.to_string()))?;
         let attempt = format!("{attempt:032x}");
         let stamped = Stamped { format: FORMAT, attempt: attempt.clone(), value };
         let encoded = serde_json::to_vec(&stamped)

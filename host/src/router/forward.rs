@@ -601,6 +601,6 @@ impl Backoff {
         let step = limits::FORWARD_RETRY_MIN * 2_u32.saturating_pow(self.0);
         self.0 = (self.0 + 1).min(16);
         let step = step.min(limits::FORWARD_RETRY_MAX);
-        step.mul_f64(rand::random_range(0.5..=1.0))
+        crate::random::spread(step, 0.5..1.0)
     }
 }

@@ -267,7 +267,7 @@ impl Own {
             boot: own.boot,
             ring_scheme: self.options.ring_scheme.to_string(),
             slot_count: self.options.slot_count.into(),
-            nonce: rand::random::<[u8; NONCE_BYTES]>().to_vec(),
+            nonce: crate::random::bytes::<NONCE_BYTES>().to_vec(),
             version: own.version.to_string(),
         }
         .encode_to_vec()

@@ -318,7 +318,7 @@ pub(super) async fn run(link: Arc<Link>, own: Arc<Own>, mut target: watch::Recei
             wait = limits::PEER_RETRY_MIN;
         }
         tokio::select! {
-            () = sleep(wait.mul_f64(rand::random_range(0.5..1.0))) => {
+            () = sleep(crate::random::spread(wait, 0.5..1.0)) => {
                 wait = (2 * wait).min(limits::PEER_RETRY_MAX);
             }
             changed = target.changed() => {

@@ -9,6 +9,7 @@ use crate::{
     },
     message::Consistency,
     names::ServiceName,
+    random,
     slot::{
         Reply,
         batch::{Building, Gate, commit_error},
@@ -22,7 +23,7 @@ use crate::{
 use futures_util::future::BoxFuture;
 use std::{
     future::poll_fn,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -66,7 +67,7 @@ impl Task {
         let batch = Batch {
             slot: self.slot,
             term: self.term,
-            attempt: rand_u128(),
+            attempt: random::batch_id(),
             records: building.records,
         };
         let encoded = match batch.encode_at(self.context.level.get()) {
@@ -281,15 +282,6 @@ pub(super) async fn decided(
         (Some(in_flight), _) => in_flight.poll(cx),
     })
     .await
-}
-
-/// A batch's attempt id: unique, not secret.
-fn rand_u128() -> u128 {
-    use std::hash::{BuildHasher, RandomState};
-    use std::sync::{LazyLock, atomic::AtomicU64};
-    static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    (u128::from(*NODE) << 64) | u128::from(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Committed {

@@ -16,6 +16,7 @@ use crate::{
     },
     names::{ServiceName, SessionKey, SlotId},
     plugin::Signal,
+    random,
     slot::{
         Activation, LastUse, Mail, Order, Reply, SlotContext, SlotStats,
         batch::Building,
@@ -149,7 +150,7 @@ impl Task {
             last_flush: Instant::now(),
             // What earlier owners wrote since their last snapshot is not known. A guess, so that
             // slots that open together do not all make one at once.
-            log_bytes: rand::random_range(0..limits::SNAPSHOT_LOG_BYTES),
+            log_bytes: random::below(limits::SNAPSHOT_LOG_BYTES),
             snapshotting: None,
             trim_after: None,
             services: services::Known::default(),

@@ -6,6 +6,7 @@ use crate::{
     log::{LogError, Position, Term},
     names::SlotId,
     nats::inbox::NoAnswer,
+    random,
     telemetry::metrics::metrics,
 };
 use async_nats::{
@@ -13,7 +14,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::{sync::mpsc, time::timeout};
 
 /// JetStream's "wrong last sequence: N".
@@ -176,7 +177,8 @@ impl Shared {
                 }
             }
             // An acknowledgement that was only late ends it all.
-            let paused = timeout(jittered(pause), late(&mut expected.answers)).await;
+            let paused =
+                timeout(random::spread(pause, 0.5..1.5), late(&mut expected.answers)).await;
             if let Ok(position) = paused {
                 return Ok(Settled::Stored(position));
             }
@@ -235,8 +237,4 @@ async fn late(answers: &mut mpsc::Receiver<Message>) -> Position {
             None => std::future::pending().await,
         }
     }
-}
-
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..1.5))
 }

@@ -33,7 +33,7 @@ impl Shared {
         let started = Instant::now();
         let mut tries = 0;
         // One for all tries: whichever comes to stand is known as ours.
-        let attempt = rand::random();
+        let attempt = crate::random::id();
         loop {
             // May be stale, and then the claim is refused.
             let (after, term) = match said.take() {

@@ -15,7 +15,7 @@
 //! that was acknowledged before. A part that is "not found" is asked for again.
 
 use super::{SnapshotError, objects::Listed};
-use crate::{database::identity::random_u128, limits, names::SlotId, nats::Nats};
+use crate::{limits, names::SlotId, nats::Nats, random};
 use async_nats::jetstream::{
     context::PublishErrorKind,
     message::PublishMessage,
@@ -220,7 +220,7 @@ impl NatsObjects {
         let mut retry = Retry::new();
         let objects = loop {
             // A new one for each try: another reader's sweep may have taken the last.
-            let random = random_u128().map_err(|e| self.unavailable(slot, "", e))?;
+            let random = random::lasting_id().map_err(|e| self.unavailable(slot, "", e))?;
             let mark = format!("{MARK}{random:032x}");
             self.publish(slot, &mark, 0, Bytes::new()).await?;
             let found = self.subjects(slot).await;

@@ -5,7 +5,6 @@ use super::{Answer, FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
 use crate::{
     database::{
         engine::{Db, WriteError},
-        identity::random_u128,
         record::Writer,
     },
     limits,
@@ -14,6 +13,7 @@ use crate::{
         record::{Batch, Record},
     },
     names::SlotId,
+    random,
     telemetry::metrics,
 };
 use bytes::Bytes;
@@ -207,7 +207,7 @@ impl Commit {
 }
 
 fn claim_batch(slot: SlotId, term: u64, node: String) -> Result<Bytes, String> {
-    let attempt = random_u128().map_err(|e| format!("/dev/urandom: {e}"))?;
+    let attempt = random::lasting_id().map_err(|e| format!("/dev/urandom: {e}"))?;
     let batch = Batch { slot, term, attempt, records: vec![Record::Claim { node }] };
     batch.encode().map_err(|e| e.to_string())
 }
