@@ -3,7 +3,8 @@
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, `random`, and
+//! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, `random`,
+//!   `backoff`, and
 //!   `telemetry`, `watchdog`;
 //! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `slot`;
@@ -14,6 +15,7 @@
 // `clippy.toml` forbids what has one home in the crate; tests may use it.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod backoff;
 pub mod buffers;
 pub mod cli;
 pub mod cluster;

@@ -2,6 +2,7 @@
 
 use super::serve::StartError;
 use crate::{
+    backoff::Backoff,
     cluster::{ClusterOptions, LateHandler},
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
@@ -319,22 +320,19 @@ async fn patiently<T, E: Into<StartError>>(
     mut open: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, StartError> {
     doing.step(format!("waiting for {what}"));
-    let until = Instant::now() + config.nats.boot_wait;
-    let mut pause = limits::NATS_BOOT_RETRY_MIN;
+    let started = Instant::now();
+    let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
     loop {
-        match open().await.map_err(Into::into) {
-            Err(StartError::Unavailable(why)) if Instant::now() + pause < until => {
-                tracing::warn!(
-                    why,
-                    next_try_ms = pause.as_millis(),
-                    "can't open {what} yet; retrying"
-                );
-                doing.failed(&why);
-            }
+        let why = match open().await.map_err(Into::into) {
+            Err(StartError::Unavailable(why)) => why,
             done => return done,
-        }
+        };
+        let Some(pause) = backoff.next_within(config.nats.boot_wait, started.elapsed()) else {
+            return Err(StartError::Unavailable(why));
+        };
+        tracing::warn!(why, next_try_ms = pause.as_millis(), "can't open {what} yet; retrying");
+        doing.failed(&why);
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
     }
 }
 

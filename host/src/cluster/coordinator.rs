@@ -8,6 +8,7 @@ use super::{
     trust::Trust,
 };
 use crate::{
+    backoff::Backoff,
     error::{Code, Error},
     limits,
     names::SlotId,
@@ -127,7 +128,7 @@ impl Cluster {
     /// Asks a peer what it owns, until it answers or had its time.
     async fn learn_owned(self: Arc<Self>, member: Member) {
         let until = Instant::now() + limits::OWNED_WAIT;
-        let mut wait = limits::FORWARD_RETRY_MIN;
+        let mut wait = Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX);
         loop {
             match self.ask(&member.name, &Ask::Owned).await {
                 Ok(Told::Owned(slots)) => {
@@ -137,8 +138,7 @@ impl Cluster {
                 _ if Instant::now() >= until => break,
                 _ => {}
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(limits::FORWARD_RETRY_MAX);
+            tokio::time::sleep(wait.next()).await;
         }
         self.told.lock().insert(member.instance);
         self.nudge();

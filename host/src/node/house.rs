@@ -43,13 +43,13 @@ pub(super) async fn watch_storage(
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut health = data_dir.health();
-    let mut backoff = limits::REOPEN_RETRY_MIN;
+    let mut backoff = Backoff::new(limits::REOPEN_RETRY_MIN, limits::REOPEN_RETRY_MAX);
     loop {
         let now = health.borrow_and_update().clone();
         let Some(node) = node.upgrade() else { return };
         match now {
             Health::Ready | Health::Full(_) => {
-                backoff = limits::REOPEN_RETRY_MIN;
+                backoff.reset();
                 drop(node);
                 tokio::select! {
                     changed = health.changed() => if changed.is_err() { return },
@@ -62,13 +62,15 @@ pub(super) async fn watch_storage(
                 let dir = data_dir.clone();
                 let reopened = tokio::task::spawn_blocking(move || dir.reopen()).await;
                 if let Ok(Err(error)) = reopened {
-                    tracing::warn!(%error, ?backoff, "can't reopen the store yet; will try again");
+                    let wait = backoff.next();
+                    tracing::warn!(
+                        %error, backoff = ?wait, "can't reopen the store yet; will try again"
+                    );
                     drop(node);
                     tokio::select! {
-                        () = tokio::time::sleep(backoff) => {}
+                        () = tokio::time::sleep(wait) => {}
                         _ = stopping.wait_for(|stopping| *stopping) => return,
                     }
-                    backoff = (backoff * 2).min(limits::REOPEN_RETRY_MAX);
                 }
             }
             Health::Corrupt(why) => {

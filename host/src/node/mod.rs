@@ -34,6 +34,7 @@ pub use views::*;
 
 use self::turns::Turns;
 use crate::{
+    backoff::Backoff,
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
         Teller,

@@ -167,7 +167,7 @@ impl Node {
 
     /// Deletes the service's sessions in the slots of this node until none is left.
     async fn purge(&self, service: &ServiceName, purge: &Purge) {
-        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut backoff = Backoff::new(limits::SWAP_RETRY_MIN, limits::SWAP_RETRY_MAX);
         let mut stopping = self.stopping.subscribe();
         loop {
             let todo = self.unpurged(purge);
@@ -202,10 +202,9 @@ impl Node {
             }
             if failed.into_inner() {
                 tokio::select! {
-                    () = tokio::time::sleep(backoff) => {}
+                    () = tokio::time::sleep(backoff.next()) => {}
                     _ = stopping.wait_for(|stopping| *stopping) => return,
                 }
-                backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
             }
         }
     }

@@ -248,7 +248,7 @@ impl Node {
     }
 
     async fn follow(self: Arc<Self>, service: Arc<Service>) {
-        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut backoff = Backoff::new(limits::SWAP_RETRY_MIN, limits::SWAP_RETRY_MAX);
         let mut stopping = self.stopping.subscribe();
         loop {
             // A later change has a follower of its own.
@@ -270,10 +270,9 @@ impl Node {
                 ),
             }
             tokio::select! {
-                () = tokio::time::sleep(backoff) => {}
+                () = tokio::time::sleep(backoff.next()) => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
-            backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
         }
     }
 

@@ -275,7 +275,7 @@ impl Registry {
         }
         let _turn = ensuring.lock().await;
         let key = format!("{SERVICE}{service}");
-        let mut retry = bucket::Retry::new();
+        let mut retry = bucket::retry();
         loop {
             if let Some(known) = known() {
                 return Ok(known);

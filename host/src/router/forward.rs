@@ -10,6 +10,7 @@ use super::{
     lane::{Lane, Refused, Ticket, To},
 };
 use crate::{
+    backoff::Backoff,
     error::{Code, Error},
     limits,
     log::record::INTERNAL_KEY,
@@ -164,7 +165,7 @@ impl Forwarder {
             ticket,
             attempt: 0,
             deadline,
-            backoff: Backoff::default(),
+            backoff: backoff(),
             doubtful: false,
             followed: false,
         };
@@ -226,7 +227,7 @@ impl Forwarder {
         // reasons that say nothing of the first.
         let mut doubtful = false;
         let deadline = Instant::now() + self.deadline;
-        let mut backoff = Backoff::default();
+        let mut backoff = backoff();
         loop {
             let place = self.router.place(slot);
             if place == Place::UNKNOWN {
@@ -592,15 +593,7 @@ impl KeySource {
     }
 }
 
-/// Exponential, with jitter: half to all of the step.
-#[derive(Default)]
-struct Backoff(u32);
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let step = limits::FORWARD_RETRY_MIN * 2_u32.saturating_pow(self.0);
-        self.0 = (self.0 + 1).min(16);
-        let step = step.min(limits::FORWARD_RETRY_MAX);
-        crate::random::spread(step, 0.5..1.0)
-    }
+/// Half to all of a step.
+fn backoff() -> Backoff {
+    Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX).spread(0.5..1.0)
 }

@@ -6,6 +6,7 @@ mod info;
 pub use info::{SwapInfo, SwapShare};
 
 use crate::{
+    backoff::Backoff,
     error::Error,
     limits,
     log::record::Activate,
@@ -135,7 +136,7 @@ impl Swap {
     }
 
     async fn move_slot(&self, router: &Router, slot: SlotId, activation: &Activation) {
-        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut backoff = Backoff::new(limits::SWAP_RETRY_MIN, limits::SWAP_RETRY_MAX);
         loop {
             match activate(router, slot, activation).await {
                 Ok(pause) => {
@@ -156,8 +157,7 @@ impl Swap {
                     self.progress.lock().errors.insert(slot, error.to_string());
                 }
             }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
+            tokio::time::sleep(backoff.next()).await;
         }
     }
 

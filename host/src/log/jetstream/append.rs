@@ -2,11 +2,11 @@
 
 use super::{Found, Shared, Slot};
 use crate::{
+    backoff::Backoff,
     limits,
     log::{LogError, Position, Term},
     names::SlotId,
     nats::inbox::NoAnswer,
-    random,
     telemetry::metrics::metrics,
 };
 use async_nats::{
@@ -138,7 +138,9 @@ impl Shared {
         mut expected: crate::nats::inbox::Expected<mpsc::Receiver<Message>>,
         started: Instant,
     ) -> Result<Settled, LogError> {
-        let mut pause = limits::LOG_UNDECIDED_RETRY_MIN;
+        let mut pause =
+            Backoff::new(limits::LOG_UNDECIDED_RETRY_MIN, limits::LOG_UNDECIDED_RETRY_MAX)
+                .spread(0.5..1.5);
         let mut behind_since: Option<Instant> = None;
         let mut said = false;
         loop {
@@ -159,7 +161,7 @@ impl Shared {
                 // Says that it is behind, or nothing.
                 Answer::WrongLast(_) => {
                     behind_since = None;
-                    pause = limits::LOG_UNDECIDED_RETRY_MIN;
+                    pause.reset();
                 }
                 Answer::Other(ref why) => {
                     tracing::debug!(slot = attempt.slot, after = attempt.after, why, "undecided");
@@ -177,12 +179,10 @@ impl Shared {
                 }
             }
             // An acknowledgement that was only late ends it all.
-            let paused =
-                timeout(random::spread(pause, 0.5..1.5), late(&mut expected.answers)).await;
+            let paused = timeout(pause.next(), late(&mut expected.answers)).await;
             if let Ok(position) = paused {
                 return Ok(Settled::Stored(position));
             }
-            pause = (pause * 2).min(limits::LOG_UNDECIDED_RETRY_MAX);
             self.nats.wait_connected().await;
             // What stands there decides; that nothing does, does not: a read may be stale, and
             // the batch may come to stand there yet.

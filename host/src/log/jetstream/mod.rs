@@ -20,6 +20,7 @@ mod tests;
 
 use super::{Append, Claim, Last, LogError, Logged, Position, SlotLog, Term, record};
 use crate::{
+    backoff::Backoff,
     limits,
     names::SlotId,
     nats::{Nats, NatsError},
@@ -144,16 +145,16 @@ impl JetStreamLog {
                 batch_bytes_max.div_ceil(1024 * 1024)
             )));
         }
-        let (started, mut pause) = (Instant::now(), limits::NATS_BOOT_RETRY_MIN);
+        let started = Instant::now();
+        let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
         while let Err(e) = streams::open(&nats, slot_count).await {
             // A stream that another node is just making has no leader yet.
-            let over = started.elapsed() + pause > nats.options.boot_wait;
-            if over || matches!(e, NatsError::Refused(_)) {
+            let pause = backoff.next_within(nats.options.boot_wait, started.elapsed());
+            let Some(pause) = pause.filter(|_| !matches!(e, NatsError::Refused(_))) else {
                 return Err(e);
-            }
+            };
             tracing::warn!(why = %e, next_try_ms = pause.as_millis(), "waiting for the log's streams");
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
         }
         let slots = (0..slot_count).map(|slot| {
             let names = streams::Names::of(&nats.options, slot);
