@@ -4,10 +4,8 @@ use super::{Digest, bindings::slotd::slot::log::Level};
 use crate::{
     limits,
     names::SessionKey,
-    telemetry::{
-        repeats::{self, Rate, Window},
-        text::{cut, printable},
-    },
+    telemetry::repeats::{self, Rate, Window},
+    text::{Keep, cut, printable},
 };
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
@@ -76,7 +74,7 @@ impl CallLog {
             return;
         }
         self.lines += 1;
-        let line = printable(cut(text, limits::LOG_LINE_BYTES_MAX));
+        let line = printable(cut(text, limits::LOG_LINE_BYTES_MAX), Keep::Tabs);
         let digest = plugin.digest.short();
         macro_rules! line {
             ($level:ident) => {

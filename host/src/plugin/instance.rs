@@ -18,7 +18,8 @@ use crate::{
     limits,
     log::record::Event,
     names::{SessionId, SessionKey},
-    telemetry::{metrics, text},
+    telemetry::metrics,
+    text::{self, Keep},
 };
 use bytes::Bytes;
 use std::{
@@ -357,7 +358,8 @@ impl HostState {
             Some(Trap::UnreachableCodeReached) => {
                 "unreachable executed (most likely a panic or an abort)".to_owned()
             }
-            _ => text::cut(&text::printable(&cause), limits::TRAP_TEXT_BYTES_MAX).to_owned(),
+            _ => text::cut(&text::printable(&cause, Keep::Tabs), limits::TRAP_TEXT_BYTES_MAX)
+                .to_owned(),
         })
     }
 

@@ -221,7 +221,7 @@ impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let given = line.len();
         let text = std::str::from_utf8(line).ok().filter(|_| self.json);
-        let _ = match text.and_then(super::text::in_json) {
+        let _ = match text.and_then(crate::text::in_json) {
             Some(clean) => err(clean.as_bytes()),
             None => err(line),
         };
