@@ -5,7 +5,7 @@
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
 //! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, `random`,
 //!   `backoff`, and
-//!   `telemetry`, `watchdog`;
+//!   `thread`, `telemetry`, `task`, `watchdog`;
 //! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `slot`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
@@ -52,6 +52,8 @@ pub mod slot;
 pub mod state;
 pub mod storage;
 pub mod swap;
+mod task;
 pub mod telemetry;
 pub mod text;
+mod thread;
 pub mod watchdog;

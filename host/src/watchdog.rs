@@ -90,7 +90,7 @@ impl Watchdog {
     pub fn start(heartbeat: Heartbeat, limit: Duration) -> io::Result<Self> {
         let this = Self(Arc::default());
         let ending = this.clone();
-        thread::Builder::new().name("slotd-watchdog".into()).spawn(move || {
+        crate::thread::start("slotd-watchdog", move || {
             let mut swept = Duration::ZERO;
             let mut look = Look { beats: heartbeat.0.beats.load(Relaxed), still: Duration::ZERO };
             loop {

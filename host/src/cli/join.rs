@@ -270,7 +270,7 @@ pub(super) async fn join(
         handler.clone(),
     );
     let links = Arc::new(links);
-    tokio::spawn(follow_level(membership.clone(), level));
+    crate::task::spawn("feature level", follow_level(membership.clone(), level));
     doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
     let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
@@ -292,11 +292,11 @@ pub(super) async fn join(
         }),
         leave: Box::new(move || {
             let leaver = leaver.clone();
-            tokio::spawn(async move { leaver.set_leaving().await });
+            crate::task::spawn("leaving", async move { leaver.set_leaving().await });
         }),
         say_unfit: Box::new(move |unfit| {
             let sayer = sayer.clone();
-            tokio::spawn(async move { sayer.set_unfit(unfit).await });
+            crate::task::spawn("fitness", async move { sayer.set_unfit(unfit).await });
         }),
         engine: Box::new(move || {
             let nats = nats.clone();

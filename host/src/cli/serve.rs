@@ -145,7 +145,7 @@ async fn assemble(
         false => None,
     };
     let (path, storage) = (config.data_dir.clone(), storage_options(config));
-    let opened = tokio::task::spawn_blocking(move || DataDir::open(&path, storage)).await;
+    let opened = crate::task::blocking(move || DataDir::open(&path, storage)).await;
     let data_dir = opened.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let data_dir = Arc::new(data_dir);
     let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
@@ -227,7 +227,7 @@ async fn assemble(
     let (api, admin) = listeners.take().await?;
     let grace = config.shutdown_grace;
     let servers = (
-        tokio::spawn(api.serve(api_app, grace)),
+        crate::task::spawn("API", api.serve(api_app, grace)),
         control.spawn(admin.serve(App::admin(admin_inside), grace)),
     );
     let watched = node.clone();
@@ -294,7 +294,7 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     if let Some(cluster) = cluster {
         cluster.leave().await;
     }
-    let closed = tokio::task::spawn_blocking(move || data_dir.close()).await;
+    let closed = crate::task::blocking(move || data_dir.close()).await;
     drop(scrape);
     closed.map_err(|e| format!("the store was not closed: {e}"))?;
     match late {

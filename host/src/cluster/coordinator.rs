@@ -18,7 +18,7 @@ use crate::{
     router::{Place, Router, forward::Forwarder},
     rpc::Peers,
     slot::{Ended, Order},
-    telemetry::{metrics, panics},
+    telemetry::metrics,
 };
 use std::{
     collections::HashSet,
@@ -94,9 +94,9 @@ impl Cluster {
             engine,
             change_avoid,
         });
-        tokio::spawn(panics::contain("coordinator", run(Arc::downgrade(&cluster), ended)));
-        tokio::spawn(panics::contain("fitness", fitness::watch(Arc::downgrade(&cluster))));
-        tokio::spawn(panics::contain("links", links::watch(Arc::downgrade(&cluster))));
+        crate::task::spawn_contained("coordinator", run(Arc::downgrade(&cluster), ended));
+        crate::task::spawn_contained("fitness", fitness::watch(Arc::downgrade(&cluster)));
+        crate::task::spawn_contained("links", links::watch(Arc::downgrade(&cluster)));
         cluster
     }
 
@@ -121,7 +121,7 @@ impl Cluster {
         for member in members.alive.iter().filter(|member| !told.contains(&member.instance)) {
             self.forwarder.refused().forget(&member.name);
             let Some(this) = self.me.upgrade() else { return };
-            tokio::spawn(this.learn_owned(member.clone()));
+            crate::task::spawn("owned slots", this.learn_owned(member.clone()));
         }
     }
 
@@ -272,7 +272,7 @@ impl Cluster {
         let Some(this) = self.me.upgrade() else { return };
         let Some(job) = self.moves.begin(slot, from.as_deref(), &self.own) else { return };
         let owner = from.clone();
-        tokio::spawn(async move {
+        crate::task::spawn("move", async move {
             let moved = this.carry_out(&job, from);
             let moved = tokio::time::timeout(limits::MOVE_DEADLINE, moved).await;
             let moved = moved.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "timed out")));
@@ -305,7 +305,7 @@ impl Cluster {
             else {
                 return;
             };
-            tokio::spawn(async move {
+            crate::task::run(async move {
                 // Whoever does not hear of it is told when it asks the wrong node.
                 let _ = this.ask(&name, &ask).await;
             });

@@ -191,7 +191,7 @@ impl Cluster {
         }
         self.sealed.lock().insert(slot, sealed);
         if let Some(this) = self.me.upgrade() {
-            tokio::spawn(this.take_back_unless_taken(slot));
+            crate::task::spawn("handoff", this.take_back_unless_taken(slot));
         }
         let (reply, released) = oneshot::channel();
         let stop = Order::Stop { release: true, reply };

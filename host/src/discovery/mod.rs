@@ -89,7 +89,7 @@ impl Discovery {
             found,
         };
         discovery.publish();
-        tokio::spawn(discovery.run());
+        crate::task::spawn("discovery", discovery.run());
         receiver
     }
 

@@ -50,7 +50,7 @@ pub(super) fn start(
         let _inside = runtime.enter();
         UdpSocket::from_std(socket)?
     };
-    std::thread::Builder::new().name("slotd-members".into()).spawn(move || {
+    crate::thread::start("slotd-members", move || {
         let heartbeat = options.heartbeat.clone();
         let core = Core::new(options, outlets, Instant::now(), crate::random::seed());
         let task =

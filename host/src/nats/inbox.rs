@@ -99,7 +99,7 @@ impl Inbox {
         let mut answers = client.subscribe(format!("{prefix}.*")).await?;
         let dispatcher = {
             let (waiters, skip) = (waiters.clone(), prefix.len() + 1);
-            tokio::spawn(async move {
+            crate::task::spawn("NATS answers", async move {
                 while let Some(message) = answers.next().await {
                     let token = message.subject.get(skip..).and_then(|token| token.parse().ok());
                     if let Some(token) = token {

@@ -94,7 +94,7 @@ impl LocalServers {
         let binary = match &options.binary {
             Some(path) => path.clone(),
             None => {
-                let found = tokio::task::spawn_blocking(find::find).await;
+                let found = crate::task::blocking(find::find).await;
                 found.map_err(|e| NatsError::Unavailable(e.to_string()))??.path
             }
         };
@@ -385,7 +385,7 @@ type Order = (Command, oneshot::Sender<std::io::Result<Child>>);
 impl Keeper {
     fn start() -> std::io::Result<Self> {
         let (sender, orders) = mpsc::channel::<Order>();
-        std::thread::Builder::new().name("nats-keeper".into()).spawn(move || {
+        crate::thread::start("nats-keeper", move || {
             while let Ok((mut command, reply)) = orders.recv() {
                 if let Err(Ok(mut child)) = reply.send(command.spawn()) {
                     // Whoever wanted it is gone.

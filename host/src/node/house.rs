@@ -19,7 +19,7 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
         }
         if turn % limits::INSTANCE_SWEEP_TICKS == 0 {
             let (plugins, idle) = (node.context.plugins.clone(), node.options.instance_idle);
-            tokio::task::spawn_blocking(move || plugins.pool().sweep(idle));
+            crate::task::blocking(move || plugins.pool().sweep(idle));
         }
         for (slot, handle) in node.router.all_running() {
             if u32::from(slot) % ticks != turn {
@@ -60,7 +60,7 @@ pub(super) async fn watch_storage(
                 // What the slots have in memory may not be what the store comes back with.
                 node.stop_slots(limits::REOPEN_GRACE).await;
                 let dir = data_dir.clone();
-                let reopened = tokio::task::spawn_blocking(move || dir.reopen()).await;
+                let reopened = crate::task::blocking(move || dir.reopen()).await;
                 if let Ok(Err(error)) = reopened {
                     let wait = backoff.next();
                     tracing::warn!(

@@ -83,7 +83,7 @@ impl Node {
             return registry.raise_level(to).await.map(drop);
         }
         let data_dir = self.data_dir.clone();
-        let raised = tokio::task::spawn_blocking(move || data_dir.raise_level(to)).await;
+        let raised = crate::task::blocking(move || data_dir.raise_level(to)).await;
         let raised = raised.map_err(|_| Error::internal("the level was not written"))?;
         raised.map_err(|e| {
             Error::new(Code::StorageUnavailable, format!("the data directory's identity: {e}"))

@@ -262,18 +262,29 @@ impl Node {
             _ => node.resume_swaps()?,
         }
         if let Some(registry) = &node.registry {
-            tokio::spawn(Self::follow_registry(Arc::downgrade(&node), registry.changes()));
+            crate::task::spawn(
+                "registry changes",
+                Self::follow_registry(Arc::downgrade(&node), registry.changes()),
+            );
         }
-        tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
-        tokio::spawn(level::keep(Arc::downgrade(&node), node.stopping.subscribe()));
-        tokio::spawn(components::tidy(Arc::downgrade(&node), node.stopping.subscribe()));
+        crate::task::spawn(
+            "housekeeping",
+            house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()),
+        );
+        crate::task::spawn(
+            "feature level",
+            level::keep(Arc::downgrade(&node), node.stopping.subscribe()),
+        );
+        crate::task::spawn(
+            "components",
+            components::tidy(Arc::downgrade(&node), node.stopping.subscribe()),
+        );
         let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
-        tokio::spawn(memory::shed_instances(plugins, stopping));
-        tokio::spawn(house::watch_storage(
-            Arc::downgrade(&node),
-            data_dir,
-            node.stopping.subscribe(),
-        ));
+        crate::task::spawn("instances", memory::shed_instances(plugins, stopping));
+        crate::task::spawn(
+            "storage",
+            house::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
+        );
         Ok(node)
     }
 
@@ -396,7 +407,7 @@ impl Node {
                 _ => true,
             }
         });
-        let stops: Vec<_> = stops.map(tokio::spawn).collect();
+        let stops: Vec<_> = stops.map(crate::task::run).collect();
         let late = stops.len();
         let mut stopped = 0;
         let all = async {

@@ -150,7 +150,7 @@ impl Node {
             self.past_swaps.forget(&service.name);
             if is_new {
                 let (plugins, name) = (self.context.plugins.clone(), service.name.clone());
-                tokio::task::spawn_blocking(move || plugins.pool().supersede(&name, REMOVED));
+                crate::task::blocking(move || plugins.pool().supersede(&name, REMOVED));
             }
         }
         if purge.done.load(Ordering::Acquire) && *purge.clean.lock() == *slots {
@@ -158,7 +158,7 @@ impl Node {
         }
         if !purge.runs.swap(true, Ordering::AcqRel) {
             let (node, service) = (self.clone(), service.name.clone());
-            tokio::spawn(async move {
+            crate::task::spawn("purge", async move {
                 node.purge(&service, &purge).await;
                 purge.runs.store(false, Ordering::Release);
             });
@@ -216,7 +216,7 @@ impl Node {
         }
         let (context, name) = (self.context.clone(), service.clone());
         let kept = move || context.catalogue.put_purged(&name, since);
-        match tokio::task::spawn_blocking(kept).await {
+        match crate::task::blocking(kept).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%service, %error, "a removed service's sessions could not all be \

@@ -193,7 +193,7 @@ impl Node {
             return registry.put(next).await;
         }
         let context = self.context.clone();
-        let saved = tokio::task::spawn_blocking(move || context.catalogue.put(next)).await;
+        let saved = crate::task::blocking(move || context.catalogue.put(next)).await;
         saved.map_err(|e| Error::internal(format!("saving the catalogue failed: {e}")))?
     }
 
@@ -242,7 +242,7 @@ impl Node {
         while let Some(services) = changes.next().await {
             for service in services {
                 let Some(node) = node.upgrade() else { return };
-                tokio::spawn(node.follow(service));
+                crate::task::spawn("registry changes", node.follow(service));
             }
         }
     }
@@ -350,7 +350,7 @@ impl Node {
         let service = record.service.clone();
         let (past, ran) = (self.past_swaps.clone(), swap.clone());
         let run = swap.clone().run(self.router.clone(), activation, stopping);
-        tokio::spawn(async move {
+        crate::task::spawn("swap", async move {
             run.await;
             if ran.is_done() {
                 past.keep(&service, ran.share());
@@ -393,7 +393,7 @@ impl Node {
             let swap = Arc::new(Swap::new(service.generation, None, to, slots));
             self.stragglers.lock().insert(service.name.clone(), swap.clone());
             let node = self.clone();
-            tokio::spawn(async move {
+            crate::task::spawn("late swap", async move {
                 match node.activation(&service).await {
                     Ok(activation) => {
                         let stopping = node.stopping.subscribe();
@@ -444,7 +444,7 @@ impl Node {
             }
             let slots = behind.get(&service.name).copied().unwrap_or(0);
             let node = self.clone();
-            tokio::spawn(async move {
+            crate::task::spawn("resumed swap", async move {
                 let Ok(_turn) = node.turn(&service.name).await else { return };
                 // After a deploy that came first, there is nothing left to resume.
                 if node.swaps.lock().contains_key(&service.name) {

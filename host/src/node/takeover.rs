@@ -95,7 +95,7 @@ impl Node {
                 }
                 Ok::<_, Error>(all)
             };
-            let counted = tokio::task::spawn_blocking(count).await;
+            let counted = crate::task::blocking(count).await;
             counted.map_err(|e| Error::internal(format!("counting failed: {e}")))?
         }
     }

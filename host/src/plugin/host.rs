@@ -92,15 +92,13 @@ impl Failures {
 pub(super) async fn finish<T: Send + 'static>(
     work: impl Future<Output = Result<T, PluginError>> + Send + 'static,
 ) -> Result<T, PluginError> {
-    tokio::spawn(work).await.unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
+    crate::task::run(work).await.unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
 ) -> Result<T, PluginError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
+    crate::task::blocking(work).await.unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
 }
 
 /// The bytes of the code, if there is any.

@@ -121,7 +121,7 @@ impl Forwarder {
     ) -> Result<Pending, Error> {
         let (journey, first) = self.begin(key, message).await?;
         // On its own, so that whoever does not look at its answer holds up nobody behind it.
-        let arrived = tokio::spawn(journey.arrive(first));
+        let arrived = crate::task::run(journey.arrive(first));
         Ok(Pending::on_its_way(Box::pin(async move {
             arrived.await.unwrap_or_else(|_| {
                 Err(Error::internal("a forwarding task ended without a result"))

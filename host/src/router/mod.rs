@@ -12,7 +12,6 @@ use crate::{
     log::{Last, Term},
     names::{SessionKey, SlotId},
     slot::{Mail, Mailbox, Order, Ownership, SlotContext, SlotHandle, open},
-    telemetry::panics,
 };
 use parking_lot::RwLock;
 use std::sync::{
@@ -283,7 +282,7 @@ impl Router {
         let is_stale = mail.may_be_stale();
         if is_stale {
             let read = open::read_copy(slot, self.context.clone(), mail);
-            tokio::spawn(panics::contain("copy", read));
+            crate::task::spawn_contained("copy", read);
         }
         is_stale
     }

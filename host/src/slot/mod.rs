@@ -39,7 +39,6 @@ use crate::{
     registry::Registry,
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
-    telemetry::panics,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -319,7 +318,7 @@ impl SlotHandle {
         let open = open::Open { slot, ownership, context, last, told: opened };
         let run = open::run(open, open::Ending(shared.clone()), orders, stats.clone());
         // What a slot has in memory ends with its task; the next one opens it from the log.
-        tokio::spawn(panics::contain("slot", run));
+        crate::task::spawn_contained("slot", run);
         Self { mailbox: Mailbox(shared), control, stats }
     }
 

@@ -57,7 +57,7 @@ pub struct Housekeeper {
 
 impl Housekeeper {
     pub fn start(self) -> std::io::Result<std::thread::JoinHandle<()>> {
-        std::thread::Builder::new().name("housekeeping".into()).spawn(move || self.run())
+        crate::thread::start("housekeeping", move || self.run())
     }
 
     fn run(mut self) {

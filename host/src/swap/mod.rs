@@ -237,7 +237,7 @@ fn give_up_older(router: &Router, record: &Activate) {
     let newest = context.catalogue.get(&record.service);
     let current = newest.map_or(record.deployment, |newest| newest.current);
     let (plugins, service) = (context.plugins.clone(), record.service.clone());
-    tokio::task::spawn_blocking(move || plugins.pool().supersede(&service, current));
+    crate::task::blocking(move || plugins.pool().supersede(&service, current));
 }
 
 /// Has a slot go over; gives the time for which it took no message.

@@ -100,7 +100,7 @@ impl Sink {
             emptied: Condvar::new(),
         });
         let own = sink.clone();
-        let started = thread::Builder::new().name("slotd-output".into()).spawn(move || own.run(to));
+        let started = crate::thread::start("slotd-output", move || own.run(to));
         if started.is_err() {
             // A system without room for one more thread: what would be said is counted as dropped.
             sink.state.lock().closed = true;
