@@ -4,7 +4,7 @@
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
 //! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, `random`,
-//!   `backoff`, and
+//!   `backoff`, `clock`, and
 //!   `thread`, `telemetry`, `task`, `watchdog`;
 //! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `slot`;
@@ -18,6 +18,7 @@
 mod backoff;
 pub mod buffers;
 pub mod cli;
+mod clock;
 pub mod cluster;
 pub mod config;
 pub mod database;

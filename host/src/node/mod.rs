@@ -35,6 +35,7 @@ pub use views::*;
 use self::turns::Turns;
 use crate::{
     backoff::Backoff,
+    clock::now_ms,
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
         Teller,
@@ -56,7 +57,7 @@ use crate::{
         Catalogue, Change, Deployment,
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
     },
-    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, now_ms, read},
+    slot::{Activation, ClusterContext, Mail, Order, SlotContext, SlotOptions, read},
     state::snapshot::Snapshots,
     storage::DataDir,
     swap::Swap,

@@ -10,7 +10,7 @@ use crate::{
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::takeover::{Migrate, takes_over},
-    slot::{Reply, calls::Done, now_ms, overlay::Transaction, session::Session, task::Task},
+    slot::{Reply, calls::Done, overlay::Transaction, session::Session, task::Task},
     telemetry::repeats,
 };
 use bytes::Bytes;
@@ -87,7 +87,7 @@ impl Task {
         }
         let key = session.key.clone();
         let seq = session.head.seq + 1;
-        let time_ms = now_ms().max(session.head.updated_ms);
+        let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
         let (tx, choice, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
@@ -350,7 +350,7 @@ impl Task {
         };
         let key = session.key.clone();
         let seq = session.head.seq;
-        let time_ms = now_ms().max(session.head.updated_ms);
+        let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
         let (tx, _, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,

@@ -533,12 +533,6 @@ impl SlotStats {
     }
 }
 
-/// Milliseconds since the Unix epoch.
-pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_millis() as u64
-}
-
 /// When a slot last did something, for idleness; kept apart from wall time.
 pub(crate) struct LastUse(Instant);
 

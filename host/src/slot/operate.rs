@@ -14,7 +14,6 @@ use crate::{
     slot::{
         Reply,
         apply::{self, new_record, no_session},
-        now_ms,
         overlay::Transaction,
         read::info,
         session::Session,
@@ -288,7 +287,7 @@ impl Task {
             seq: session.head.seq + 1,
             id: Some(entering.id),
             sender: Some(entering.who),
-            time_ms: now_ms().max(session.head.updated_ms),
+            time_ms: crate::clock::now_ms().max(session.head.updated_ms),
             content_type: CONTENT_TYPE.into(),
             body: note,
             reply_content_type: CONTENT_TYPE.into(),

@@ -13,7 +13,7 @@ use crate::{
     message::{Purpose, gone},
     names::{ServiceName, SlotId},
     router::{Place, Router},
-    slot::{Activation, Order, now_ms},
+    slot::{Activation, Order},
     telemetry::{metrics, repeats},
 };
 use futures_util::{StreamExt, stream};
@@ -65,7 +65,7 @@ impl Swap {
             from,
             to,
             slots,
-            started_ms: now_ms(),
+            started_ms: crate::clock::now_ms(),
             started: Instant::now(),
             progress: Mutex::default(),
             end: watch::Sender::new(End::No),
