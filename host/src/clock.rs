@@ -2,7 +2,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is their home")]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The time that only goes on, as the system has it. Where tests make the time, tokio's is asked.
+#[inline]
+pub fn now() -> Instant {
+    Instant::now()
+}
 
 /// The time of day, which may jump: for people, files and other machines.
 pub fn wall() -> SystemTime {

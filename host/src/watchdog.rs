@@ -25,7 +25,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// What the serving threads and the watchdog share. Cheap to clone. One that nobody watches is never
@@ -94,7 +94,7 @@ impl Watchdog {
             let mut swept = Duration::ZERO;
             let mut look = Look { beats: heartbeat.0.beats.load(Relaxed), still: Duration::ZERO };
             loop {
-                let before = Instant::now();
+                let before = crate::clock::now();
                 thread::sleep(limits::WATCHDOG_INTERVAL);
                 let since = counted(before.elapsed());
                 ending.count(since);

@@ -26,7 +26,6 @@ use crate::{
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
-    time::Instant,
 };
 use tokio::{net::TcpListener, sync::watch};
 
@@ -320,7 +319,7 @@ async fn patiently<T, E: Into<StartError>>(
     mut open: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, StartError> {
     doing.step(format!("waiting for {what}"));
-    let started = Instant::now();
+    let started = crate::clock::now();
     let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
     loop {
         let why = match open().await.map_err(Into::into) {

@@ -24,12 +24,8 @@ use crate::{
 };
 use futures_util::future::BoxFuture;
 use std::{
-    fs::Permissions,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
+    fs::Permissions, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    time::Duration,
 };
 use tokio::{
     runtime::Handle,
@@ -272,7 +268,7 @@ struct Parts {
 /// What did not finish.
 async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     let Parts { node, shutdown, servers, cluster, data_dir, scrape } = parts;
-    let started = Instant::now();
+    let started = crate::clock::now();
     let left = || grace.saturating_sub(started.elapsed());
     // No deploy that still is being compiled may take of the slots' grace.
     node.stop_compiling();

@@ -23,7 +23,7 @@ use crate::{
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -78,7 +78,7 @@ impl Cluster {
             table: parking_lot::RwLock::new(Arc::new(empty)),
             hints: Default::default(),
             backoffs: Default::default(),
-            trust: Trust::new(Instant::now()),
+            trust: Trust::new(crate::clock::now()),
             steady: watch::Sender::new(true),
             told: Default::default(),
             sealed: Default::default(),
@@ -127,7 +127,7 @@ impl Cluster {
 
     /// Asks a peer what it owns, until it answers or had its time.
     async fn learn_owned(self: Arc<Self>, member: Member) {
-        let until = Instant::now() + limits::OWNED_WAIT;
+        let until = crate::clock::now() + limits::OWNED_WAIT;
         let mut wait = Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX);
         loop {
             match self.ask(&member.name, &Ask::Owned).await {
@@ -135,7 +135,7 @@ impl Cluster {
                     self.learn(&member.name, &slots);
                     break;
                 }
-                _ if Instant::now() >= until => break,
+                _ if crate::clock::now() >= until => break,
                 _ => {}
             }
             tokio::time::sleep(wait.next()).await;
@@ -190,7 +190,7 @@ impl Cluster {
     }
 
     fn back_off(&self, slot: SlotId, error: &Error) {
-        let now = Instant::now();
+        let now = crate::clock::now();
         match error.code {
             Code::Fenced => self.backoffs.lost(slot, now),
             _ => self.backoffs.failed(slot, now),
@@ -205,7 +205,7 @@ impl Cluster {
             {
                 self.router.replace_place(slot, &Place::Here, Place::UNKNOWN);
                 // Its word may be on its way yet, and be that another node took it.
-                self.backoffs.failed(slot, Instant::now());
+                self.backoffs.failed(slot, crate::clock::now());
                 tracing::warn!(
                     slot,
                     "a slot's task ended unexpectedly (an earlier line has its panic or its \
@@ -235,7 +235,7 @@ impl Cluster {
             takeovers: limits::TAKEOVERS_MAX.saturating_sub(takeovers),
             handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
         };
-        let now = Instant::now();
+        let now = crate::clock::now();
         let slots = (0..self.router.slot_count()).map(|slot| SlotState {
             place: self.router.place(slot),
             busy: self.moves.is_running(slot),
@@ -319,7 +319,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
     let mut steady = this.steady.subscribe();
     drop(this);
     members.mark_changed();
-    let mut last_told = Instant::now();
+    let mut last_told = crate::clock::now();
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -347,7 +347,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
             _ = tick.tick() => {}
         }
         // A process that was stopped finds everyone dead that did not answer it meanwhile.
-        if let Some(paused) = this.trust.turn(Instant::now()) {
+        if let Some(paused) = this.trust.turn(crate::clock::now()) {
             tracing::warn!(
                 ?paused,
                 "this process was paused; waiting for membership to settle before acting on it"
@@ -355,12 +355,12 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
         }
         // Number 0: it has not met its cluster yet, nor found that there is none.
         let joining = this.members.borrow().number == 0;
-        if !joining && this.trust.is_good(Instant::now()) {
+        if !joining && this.trust.is_good(crate::clock::now()) {
             this.reconcile();
         }
         if last_told.elapsed() >= limits::OWNED_REPEAT {
             // Whoever was cut off has missed what was said meanwhile.
-            last_told = Instant::now();
+            last_told = crate::clock::now();
             *this.gained.lock() = this.router.here();
         }
         this.announce();

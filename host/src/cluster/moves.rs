@@ -56,7 +56,7 @@ impl Moves {
         };
         let job = Arc::new(Job {
             slot,
-            started: Instant::now(),
+            started: crate::clock::now(),
             info: Mutex::new(info),
             cancelled: watch::Sender::new(false),
         });

@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -145,7 +145,7 @@ impl Inbox {
         payload: Bytes,
         wait: Duration,
     ) -> Result<Message, NoAnswer> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let mut expected = self.one();
         let asked = async {
             expected.token.publish(subject.into(), None, payload).await?;

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{net::TcpSocket, sync::oneshot};
 
@@ -180,7 +180,7 @@ impl LocalServers {
     /// # Errors
     /// When one ends, or none of this comes within [`limits::NATS_LOCAL_READY`].
     pub async fn ready(&self) -> Result<(), NatsError> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         loop {
             let not_yet = match self.look().await? {
                 None => return Ok(()),

@@ -25,7 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -100,7 +100,7 @@ impl Nats {
     ) -> Result<Self, NatsError> {
         check_options(&options)?;
         let options = Arc::new(options);
-        let started = Instant::now();
+        let started = crate::clock::now();
         let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
         loop {
             let why = match Self::try_connect(&options).await {

@@ -10,10 +10,7 @@ use crate::{
     level::{self, Level, may_raise},
     limits, registry,
 };
-use std::{
-    sync::{Arc, Weak},
-    time::Instant,
-};
+use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 
 impl Node {
@@ -113,7 +110,7 @@ pub(super) async fn keep(node: Weak<Node>, mut stopping: watch::Receiver<bool>) 
             return;
         }
         let able = node.ready().is_ok() && node.level().may_rise_to.is_some();
-        let since = able.then(|| able_since.unwrap_or_else(Instant::now));
+        let since = able.then(|| able_since.unwrap_or_else(crate::clock::now));
         able_since = since;
         if since.is_some_and(|since| since.elapsed() >= node.options.level_wait) {
             raise(&node).await;

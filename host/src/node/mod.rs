@@ -74,7 +74,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use swaps::PastSwaps;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -374,7 +374,7 @@ impl Node {
     /// Gives every slot to the other nodes of the cluster, if there are any; serves meanwhile.
     pub async fn give_away(&self, wait: Duration) {
         let Some(cluster) = &self.cluster else { return };
-        let started = Instant::now();
+        let started = crate::clock::now();
         let left = cluster.drain(wait).await;
         tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
     }

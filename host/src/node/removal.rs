@@ -72,10 +72,10 @@ impl Node {
         };
         drop(turn);
         self.follow_removal(&removed);
-        let until = Instant::now() + limits::SWAP_WAIT;
+        let until = crate::clock::now() + limits::SWAP_WAIT;
         loop {
             let removed = self.purged(&removed).await;
-            if removed.done || Instant::now() > until {
+            if removed.done || crate::clock::now() > until {
                 return Ok(removed);
             }
             tokio::time::sleep(limits::SWAP_POLL).await;

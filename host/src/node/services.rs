@@ -217,10 +217,10 @@ impl Node {
     /// [`limits::SWAP_WAIT`] at most. Gives this node's part of the swap.
     async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) -> Option<Arc<Swap>> {
         let cluster = self.cluster.as_ref()?;
-        let until = Instant::now() + limits::SWAP_WAIT;
+        let until = crate::clock::now() + limits::SWAP_WAIT;
         let is_done = |share: &SwapShare| share.info.generation >= generation && share.info.done;
         let mut own = None;
-        while Instant::now() < until {
+        while crate::clock::now() < until {
             match self.swaps.lock().get(service) {
                 Some(swap) if swap.generation() > generation => break,
                 Some(swap) if swap.generation() == generation => own = Some(swap.clone()),

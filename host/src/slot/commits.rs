@@ -81,7 +81,7 @@ impl Task {
         };
         let (slot, term, after) = (self.slot, self.term, self.position);
         let append = Append { slot, term, after, batch: encoded };
-        let (bytes, started) = (append.batch.len(), Instant::now());
+        let (bytes, started) = (append.batch.len(), crate::clock::now());
         let commit = match &self.shared {
             Some(shared) => {
                 let shared = shared.clone();
@@ -107,7 +107,7 @@ impl Task {
             Ok(position) => {
                 self.position = position;
                 self.committed_batch = in_flight.number;
-                self.last_commit = Instant::now();
+                self.last_commit = crate::clock::now();
                 relaxed_store(&self.stats.position, position);
                 relaxed_store(&self.stats.sessions, self.live_sessions);
                 in_flight.gate.open();

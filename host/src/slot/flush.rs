@@ -14,7 +14,6 @@ use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
-    time::Instant,
 };
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
@@ -68,7 +67,7 @@ impl Task {
         {
             return;
         }
-        self.last_flush = Instant::now();
+        self.last_flush = crate::clock::now();
         let batches = std::mem::take(&mut self.unflushed);
         self.stats.dirty.store(false, Ordering::Relaxed);
         let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
@@ -87,7 +86,7 @@ impl Task {
                     head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
                 })
                 .collect();
-            let started = Instant::now();
+            let started = crate::clock::now();
             store.apply(slot, changes, &meta)?;
             metrics().flush_seconds.record(started.elapsed());
             Ok(Flushed { meta, sessions })
@@ -248,7 +247,7 @@ async fn catch_up(
         let cleared = cluster.snapshots.clear(slot, &cluster.store).await;
         cleared.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
     }
-    let started = Instant::now();
+    let started = crate::clock::now();
     loop {
         if let CatchUp::To(claimed) = until
             && meta.applied >= claimed

@@ -504,7 +504,7 @@ impl SlotStats {
     fn asked(&self) {
         self.asked.send_modify(|asked| {
             asked.orders += 1;
-            asked.since.get_or_insert_with(Instant::now);
+            asked.since.get_or_insert_with(crate::clock::now);
         });
     }
 
@@ -538,10 +538,10 @@ pub(crate) struct LastUse(Instant);
 
 impl LastUse {
     pub fn now() -> Self {
-        Self(Instant::now())
+        Self(crate::clock::now())
     }
     pub fn touch(&mut self) {
-        self.0 = Instant::now();
+        self.0 = crate::clock::now();
     }
     pub fn is_older_than(&self, idle: Duration) -> bool {
         self.0.elapsed() >= idle

@@ -22,7 +22,7 @@ use crate::{
     state::deleted,
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 impl Task {
     /// Carries an operation out. What it needs of the session and the log is what a message needs.
@@ -223,7 +223,7 @@ impl Task {
         match is_whole {
             true => self.held_back.remove(&key),
             false => {
-                let now = Instant::now();
+                let now = crate::clock::now();
                 self.held_back.retain(|_, until| *until > now);
                 self.held_back.insert(key, now + limits::IMPORT_PART_HOLD)
             }
@@ -235,7 +235,7 @@ impl Task {
     /// A session of which parts were imported and not yet the last: a handler would see half a state. A
     /// node that takes the slot over in the middle does not know of it until the next part comes.
     pub(super) fn check_is_whole(&self, key: &SessionKey) -> Result<(), Error> {
-        match self.held_back.get(key).is_some_and(|until| *until > Instant::now()) {
+        match self.held_back.get(key).is_some_and(|until| *until > crate::clock::now()) {
             true => Err(Error::new(
                 Code::Unavailable,
                 format!("{key} is being imported; try again when the import has ended"),

@@ -66,7 +66,7 @@ impl Swap {
             to,
             slots,
             started_ms: crate::clock::now_ms(),
-            started: Instant::now(),
+            started: crate::clock::now(),
             progress: Mutex::default(),
             end: watch::Sender::new(End::No),
         }

@@ -129,14 +129,14 @@ impl Repeats {
 
 /// Whether a line that says `what` about something is to be logged now. Counts it otherwise.
 pub fn admit(what: &'static str, about: impl Display) -> bool {
-    let (admitted, before) = REPEATS.lock().admit(what, about.to_string(), Instant::now());
+    let (admitted, before) = REPEATS.lock().admit(what, about.to_string(), crate::clock::now());
     tell(before);
     admitted
 }
 
 /// Says how many lines were suppressed in intervals that are over. Called now and then.
 pub fn sweep() {
-    let suppressed = REPEATS.lock().sweep(Instant::now());
+    let suppressed = REPEATS.lock().sweep(crate::clock::now());
     tell(suppressed);
 }
 

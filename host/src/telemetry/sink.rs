@@ -85,7 +85,7 @@ pub fn err(bytes: &[u8]) -> io::Result<()> {
 /// Waits until all is written that was handed over, at most this long: nobody may be reading.
 pub fn flush(wait: Duration) {
     let Some(Streams { out, err }) = STREAMS.get() else { return };
-    let until = Instant::now() + wait;
+    let until = crate::clock::now() + wait;
     for sink in [out, err] {
         sink.flush(until);
     }

@@ -236,7 +236,7 @@ impl Plugin {
 
     /// One build and what follows. What goes wrong with the plugin is shown; an error is `dev`'s.
     async fn turn(&mut self) -> Result<(), CliError> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let (options, steps) = (self.options.clone(), self.steps.clone());
         let built = crate::task::blocking(move || plugin::component(&options, &steps)).await;
         let component = match built {

@@ -97,7 +97,7 @@ impl Shared {
     /// [`LogError::Unavailable`]: nothing was sent, because it is too large.
     /// [`LogError::Corrupt`]: the log has lost what it had acknowledged.
     pub(super) async fn append(&self, attempt: Attempt) -> Result<Settled, LogError> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let slot = self.slot(attempt.slot)?;
         let mut expected = self.nats.inbox.one();
         let asked = async {
@@ -149,7 +149,7 @@ impl Shared {
                 Answer::WrongLast(last) if last < attempt.after => {
                     // What we go on from was acknowledged. A server that was paused, and takes
                     // itself for the leader, can say so for a while; not for ever.
-                    let since = *behind_since.get_or_insert_with(Instant::now);
+                    let since = *behind_since.get_or_insert_with(crate::clock::now);
                     if since.elapsed() > self.waits.behind {
                         return Err(LogError::Corrupt(format!(
                             "the log of slot {} ends at {last}, but {} was acknowledged: the NATS \

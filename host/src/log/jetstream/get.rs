@@ -166,7 +166,7 @@ pub(super) struct Tries {
 impl Tries {
     pub fn new() -> Self {
         let (min, max) = (limits::LOG_UNDECIDED_RETRY_MIN, limits::LOG_UNDECIDED_RETRY_MAX);
-        Self { started: Instant::now(), backoff: Backoff::new(min, max) }
+        Self { started: crate::clock::now(), backoff: Backoff::new(min, max) }
     }
 
     /// # Errors

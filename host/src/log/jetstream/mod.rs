@@ -38,7 +38,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// The largest batch of a node whose messages have bodies up to `body_bytes_max`: what one message
@@ -145,7 +145,7 @@ impl JetStreamLog {
                 batch_bytes_max.div_ceil(1024 * 1024)
             )));
         }
-        let started = Instant::now();
+        let started = crate::clock::now();
         let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
         while let Err(e) = streams::open(&nats, slot_count).await {
             // A stream that another node is just making has no leader yet.

@@ -18,11 +18,7 @@ use crate::{
     telemetry::metrics,
 };
 use bytes::Bytes;
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// What the object store has of a slot after a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +122,7 @@ impl Snapshots {
         if newest == applied || known.last.is_some() && !take.is_due(newest).await? {
             return Ok(taken(&known, false));
         }
-        let started = Instant::now();
+        let started = crate::clock::now();
         let manifest = Arc::new(take.run(known.last.as_deref()).await?);
         let (name, bytes) = manifest.encode()?;
         // Until it is certain, also when this future is dropped.

@@ -17,7 +17,7 @@ use crate::{
     telemetry::metrics,
 };
 use bytes::Bytes;
-use std::{collections::VecDeque, time::Instant};
+use std::collections::VecDeque;
 use tokio::runtime::Handle;
 
 struct Commit {
@@ -96,7 +96,7 @@ fn group_commit(
     let mut batch = db.batch(2, true);
     batch.insert(&db.log, number.to_be_bytes(), value);
     let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
-    let started = Instant::now();
+    let started = crate::clock::now();
     let written = shared.engine.commit(db, batch);
     let several = commit.waiting.len() > 1;
     let metrics = metrics();
