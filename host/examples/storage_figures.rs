@@ -3,6 +3,9 @@
 //! Appends a second at 1, 16 and 64 in flight; the cost of applying changes; then a million
 //! sessions of one message each: resident memory, size on disk, and the time to open it again.
 
+// Its tasks are its own, not the library's.
+#![allow(clippy::disallowed_methods)]
+
 use bytes::Bytes;
 use slotd::{
     database::StorageOptions,

@@ -3,8 +3,9 @@
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, and
-//!   `telemetry`, `watchdog`;
+//! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, `random`,
+//!   `backoff`, `clock`, and
+//!   `thread`, `telemetry`, `task`, `watchdog`;
 //! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
 //!   `slot`;
@@ -12,8 +13,13 @@
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `script`, `cli`.
 
+// `clippy.toml` forbids what has one home in the crate; tests may use it.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
+mod backoff;
 pub mod buffers;
 pub mod cli;
+mod clock;
 pub mod cluster;
 pub mod config;
 pub mod database;
@@ -36,6 +42,7 @@ mod operator;
 pub mod peer;
 pub mod plugin;
 mod position;
+mod random;
 pub mod registry;
 pub mod ring;
 pub mod router;
@@ -48,6 +55,8 @@ pub mod slot;
 pub mod state;
 pub mod storage;
 pub mod swap;
+mod task;
 pub mod telemetry;
 pub mod text;
+mod thread;
 pub mod watchdog;

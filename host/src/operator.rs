@@ -9,6 +9,7 @@ use crate::{
     message::SessionInfo,
     names::SessionKey,
     position::Cursor,
+    random,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ pub struct Operation {
 impl Operation {
     /// `key` names it, as an idempotency key does; without one nobody else has it.
     pub fn new(key: Option<&str>, who: String, expected: Option<Cursor>, action: Action) -> Self {
-        let key = key.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned);
+        let key = key.map_or_else(random::hex_id, str::to_owned);
         debug_assert!(KEY.starts_with(INTERNAL_KEY));
         Self { id: format!("{KEY}{key}"), who, expected, action }
     }

@@ -25,7 +25,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// What the serving threads and the watchdog share. Cheap to clone. One that nobody watches is never
@@ -90,11 +90,11 @@ impl Watchdog {
     pub fn start(heartbeat: Heartbeat, limit: Duration) -> io::Result<Self> {
         let this = Self(Arc::default());
         let ending = this.clone();
-        thread::Builder::new().name("slotd-watchdog".into()).spawn(move || {
+        crate::thread::start("slotd-watchdog", move || {
             let mut swept = Duration::ZERO;
             let mut look = Look { beats: heartbeat.0.beats.load(Relaxed), still: Duration::ZERO };
             loop {
-                let before = Instant::now();
+                let before = crate::clock::now();
                 thread::sleep(limits::WATCHDOG_INTERVAL);
                 let since = counted(before.elapsed());
                 ending.count(since);

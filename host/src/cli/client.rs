@@ -233,7 +233,7 @@ impl Client {
         let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream));
         let (mut sender, connection) = connected.await.map_err(|error| self.broken(&error))?;
         // Ends with the answer's body, or when the sender and body are dropped.
-        tokio::spawn(connection);
+        crate::task::run(connection);
         let answer = timeout_at(until, sender.send_request(request))
             .await
             .map_err(|_| self.late())?

@@ -2,6 +2,7 @@
 
 use super::serve::StartError;
 use crate::{
+    backoff::Backoff,
     cluster::{ClusterOptions, LateHandler},
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
@@ -13,6 +14,7 @@ use crate::{
     nats::{Nats, NatsError, NatsOptions},
     node::Shared,
     peer::member::Member,
+    random,
     registry::{self, Reader, Registry, Settings},
     ring::RING_SCHEME,
     rpc::{self, PeerLinks, RpcOptions},
@@ -24,7 +26,6 @@ use crate::{
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
-    time::Instant,
 };
 use tokio::{net::TcpListener, sync::watch};
 
@@ -147,7 +148,7 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
         slot_count: config.slot_count,
         ring_scheme: RING_SCHEME.into(),
         streams,
-        id: format!("{:032x}", rand::random::<u128>()),
+        id: random::hex_id(),
         level: level::NEWEST,
         unknown: Default::default(),
     };
@@ -211,7 +212,7 @@ pub(super) async fn join(
     if advertised.port() == 0 {
         advertised.set_port(bound.port());
     }
-    let instance: u128 = rand::random();
+    let instance = random::id();
     let boot = count_boot(data_dir)?;
     let version: Arc<str> = env!("CARGO_PKG_VERSION").into();
     let name: Arc<str> = config.node.as_str().into();
@@ -270,7 +271,7 @@ pub(super) async fn join(
         handler.clone(),
     );
     let links = Arc::new(links);
-    tokio::spawn(follow_level(membership.clone(), level));
+    crate::task::spawn("feature level", follow_level(membership.clone(), level));
     doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
     // Another process of this name may have written there before it was refused.
@@ -295,15 +296,15 @@ pub(super) async fn join(
         }),
         leave: Box::new(move || {
             let leaver = leaver.clone();
-            tokio::spawn(async move { leaver.set_leaving().await });
+            crate::task::spawn("leaving", async move { leaver.set_leaving().await });
         }),
         expel: Box::new(move |instance| {
             let expeller = expeller.clone();
-            tokio::spawn(async move { expeller.expel(instance).await });
+            crate::task::spawn("expelling", async move { expeller.expel(instance).await });
         }),
         say_unfit: Box::new(move |unfit| {
             let sayer = sayer.clone();
-            tokio::spawn(async move { sayer.set_unfit(unfit).await });
+            crate::task::spawn("fitness", async move { sayer.set_unfit(unfit).await });
         }),
         engine: Box::new(move || {
             let nats = nats.clone();
@@ -327,22 +328,19 @@ async fn patiently<T, E: Into<StartError>>(
     mut open: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, StartError> {
     doing.step(format!("waiting for {what}"));
-    let until = Instant::now() + config.nats.boot_wait;
-    let mut pause = limits::NATS_BOOT_RETRY_MIN;
+    let started = crate::clock::now();
+    let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
     loop {
-        match open().await.map_err(Into::into) {
-            Err(StartError::Unavailable(why)) if Instant::now() + pause < until => {
-                tracing::warn!(
-                    why,
-                    next_try_ms = pause.as_millis(),
-                    "can't open {what} yet; retrying"
-                );
-                doing.failed(&why);
-            }
+        let why = match open().await.map_err(Into::into) {
+            Err(StartError::Unavailable(why)) => why,
             done => return done,
-        }
+        };
+        let Some(pause) = backoff.next_within(config.nats.boot_wait, started.elapsed()) else {
+            return Err(StartError::Unavailable(why));
+        };
+        tracing::warn!(why, next_try_ms = pause.as_millis(), "can't open {what} yet; retrying");
+        doing.failed(&why);
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
     }
 }
 

@@ -1,7 +1,10 @@
 //! The output of commands: tables, times, and text from untrusted sources.
 
 use super::exit::CliError;
-use crate::telemetry::{sink, text};
+use crate::{
+    telemetry::sink,
+    text::{self, Keep},
+};
 use serde_json::Value;
 use std::{
     borrow::Cow,
@@ -102,10 +105,7 @@ pub fn body(bytes: &[u8]) -> Result<(), CliError> {
 
 /// Control and format characters as escapes: what others wrote must not drive the reader's terminal.
 pub fn harmless(text: &str, keep_lines: bool) -> String {
-    match keep_lines {
-        true => text::printable_lines(text).into_owned(),
-        false => text::printable(text).replace('\t', "\\t"),
-    }
+    text::printable(text, if keep_lines { Keep::Lines } else { Keep::Nothing }).into_owned()
 }
 
 /// Columns with a heading; numbers to the right.

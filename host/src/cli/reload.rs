@@ -39,7 +39,7 @@ impl Reload {
     pub async fn reload(&mut self) {
         let sources = self.sources.clone();
         // A file may be a pipe, or lie on a disk that hangs.
-        let reading = tokio::task::spawn_blocking(move || sources.load());
+        let reading = crate::task::blocking(move || sources.load());
         let loaded = match timeout(limits::RELOAD_WAIT, reading).await {
             Ok(Ok(Ok(loaded))) => loaded,
             Ok(Ok(Err(error))) => return refused(&error.message),

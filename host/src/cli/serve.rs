@@ -24,12 +24,8 @@ use crate::{
 };
 use futures_util::future::BoxFuture;
 use std::{
-    fs::Permissions,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
+    fs::Permissions, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    time::Duration,
 };
 use tokio::{
     runtime::Handle,
@@ -145,7 +141,7 @@ async fn assemble(
         false => None,
     };
     let (path, storage) = (config.data_dir.clone(), storage_options(config));
-    let opened = tokio::task::spawn_blocking(move || DataDir::open(&path, storage)).await;
+    let opened = crate::task::blocking(move || DataDir::open(&path, storage)).await;
     let data_dir = opened.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let data_dir = Arc::new(data_dir);
     let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
@@ -227,7 +223,7 @@ async fn assemble(
     let (api, admin) = listeners.take().await?;
     let grace = config.shutdown_grace;
     let servers = (
-        tokio::spawn(api.serve(api_app, grace)),
+        crate::task::spawn("API", api.serve(api_app, grace)),
         control.spawn(admin.serve(App::admin(admin_inside), grace)),
     );
     let watched = node.clone();
@@ -272,7 +268,7 @@ struct Parts {
 /// What did not finish.
 async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     let Parts { node, shutdown, servers, cluster, data_dir, scrape } = parts;
-    let started = Instant::now();
+    let started = crate::clock::now();
     let left = || grace.saturating_sub(started.elapsed());
     // No deploy that still is being compiled may take of the slots' grace.
     node.stop_compiling();
@@ -294,7 +290,7 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     if let Some(cluster) = cluster {
         cluster.leave().await;
     }
-    let closed = tokio::task::spawn_blocking(move || data_dir.close()).await;
+    let closed = crate::task::blocking(move || data_dir.close()).await;
     drop(scrape);
     closed.map_err(|e| format!("the store was not closed: {e}"))?;
     match late {

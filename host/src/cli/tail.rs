@@ -9,7 +9,7 @@ use super::{
     sessions::session_path,
     sse::{SseEvent, SseParser},
 };
-use crate::limits;
+use crate::{backoff::Backoff, limits};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use std::time::Duration;
@@ -242,7 +242,7 @@ pub(super) async fn follow(
     cursor: &mut String,
     json: bool,
 ) -> Result<(), CliError> {
-    let mut wait = RECONNECT_MIN;
+    let mut wait = Backoff::new(RECONNECT_MIN, limits::CLIENT_RECONNECT_MAX);
     let mut told = false;
     loop {
         let before = cursor.clone();
@@ -258,15 +258,14 @@ pub(super) async fn follow(
             Err(error) => return Err(error),
         };
         if *cursor != before {
-            wait = RECONNECT_MIN;
+            wait.reset();
         }
         if !told || *cursor != before {
             let first = why.lines().next().unwrap_or_default();
             output::complain(&format!("{first}; reconnecting after event {cursor}"));
         }
         told = true;
-        sleep(wait).await;
-        wait = (wait * 2).min(limits::CLIENT_RECONNECT_MAX);
+        sleep(wait.next()).await;
     }
 }
 

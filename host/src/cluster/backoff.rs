@@ -1,7 +1,7 @@
 //! When a slot may be tried again that could not be opened, or that another node took. Pure but for
 //! its lock: the caller says what time it is.
 
-use crate::{limits, names::SlotId};
+use crate::{backoff::step, limits, names::SlotId, random};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -39,9 +39,9 @@ impl Backoffs {
             (backoff.failures, backoff.losses) = (0, 0);
         }
         count(backoff);
-        let doublings = (backoff.failures + backoff.losses).saturating_sub(1).min(16);
-        let step = (limits::MOVE_RETRY_MIN * 2_u32.pow(doublings)).min(limits::MOVE_RETRY_MAX);
-        backoff.until = now + step.mul_f64(rand::random_range(0.5..=1.0));
+        let doublings = (backoff.failures + backoff.losses).saturating_sub(1);
+        let step = step(limits::MOVE_RETRY_MIN, limits::MOVE_RETRY_MAX, doublings);
+        backoff.until = now + random::spread(step, 0.5..1.0);
     }
 
     /// The slot was opened: what failed before says nothing of the next time.

@@ -8,6 +8,7 @@ use super::{
     trust::Trust,
 };
 use crate::{
+    backoff::Backoff,
     error::{Code, Error},
     limits,
     names::SlotId,
@@ -17,12 +18,12 @@ use crate::{
     router::{Place, Router, forward::Forwarder},
     rpc::Peers,
     slot::{Ended, Order},
-    telemetry::{metrics, panics},
+    telemetry::metrics,
 };
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -77,7 +78,7 @@ impl Cluster {
             table: parking_lot::RwLock::new(Arc::new(empty)),
             hints: Default::default(),
             backoffs: Default::default(),
-            trust: Trust::new(Instant::now()),
+            trust: Trust::new(crate::clock::now()),
             steady: watch::Sender::new(true),
             told: Default::default(),
             sealed: Default::default(),
@@ -93,9 +94,9 @@ impl Cluster {
             engine,
             change_avoid,
         });
-        tokio::spawn(panics::contain("coordinator", run(Arc::downgrade(&cluster), ended)));
-        tokio::spawn(panics::contain("fitness", fitness::watch(Arc::downgrade(&cluster))));
-        tokio::spawn(panics::contain("links", links::watch(Arc::downgrade(&cluster))));
+        crate::task::spawn_contained("coordinator", run(Arc::downgrade(&cluster), ended));
+        crate::task::spawn_contained("fitness", fitness::watch(Arc::downgrade(&cluster)));
+        crate::task::spawn_contained("links", links::watch(Arc::downgrade(&cluster)));
         cluster
     }
 
@@ -120,25 +121,24 @@ impl Cluster {
         for member in members.alive.iter().filter(|member| !told.contains(&member.instance)) {
             self.forwarder.refused().forget(&member.name);
             let Some(this) = self.me.upgrade() else { return };
-            tokio::spawn(this.learn_owned(member.clone()));
+            crate::task::spawn("owned slots", this.learn_owned(member.clone()));
         }
     }
 
     /// Asks a peer what it owns, until it answers or had its time.
     async fn learn_owned(self: Arc<Self>, member: Member) {
-        let until = Instant::now() + limits::OWNED_WAIT;
-        let mut wait = limits::FORWARD_RETRY_MIN;
+        let until = crate::clock::now() + limits::OWNED_WAIT;
+        let mut wait = Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX);
         loop {
             match self.ask(&member.name, &Ask::Owned).await {
                 Ok(Told::Owned(slots)) => {
                     self.learn(&member.name, &slots);
                     break;
                 }
-                _ if Instant::now() >= until => break,
+                _ if crate::clock::now() >= until => break,
                 _ => {}
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(limits::FORWARD_RETRY_MAX);
+            tokio::time::sleep(wait.next()).await;
         }
         self.told.lock().insert(member.instance);
         self.nudge();
@@ -190,7 +190,7 @@ impl Cluster {
     }
 
     fn back_off(&self, slot: SlotId, error: &Error) {
-        let now = Instant::now();
+        let now = crate::clock::now();
         match error.code {
             Code::Fenced => self.backoffs.lost(slot, now),
             _ => self.backoffs.failed(slot, now),
@@ -205,7 +205,7 @@ impl Cluster {
             {
                 self.router.replace_place(slot, &Place::Here, Place::UNKNOWN);
                 // Its word may be on its way yet, and be that another node took it.
-                self.backoffs.failed(slot, Instant::now());
+                self.backoffs.failed(slot, crate::clock::now());
                 tracing::warn!(
                     slot,
                     "a slot's task ended unexpectedly (an earlier line has its panic or its \
@@ -235,7 +235,7 @@ impl Cluster {
             takeovers: limits::TAKEOVERS_MAX.saturating_sub(takeovers),
             handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
         };
-        let now = Instant::now();
+        let now = crate::clock::now();
         let slots = (0..self.router.slot_count()).map(|slot| SlotState {
             place: self.router.place(slot),
             busy: self.moves.is_running(slot),
@@ -272,7 +272,7 @@ impl Cluster {
         let Some(this) = self.me.upgrade() else { return };
         let Some(job) = self.moves.begin(slot, from.as_deref(), &self.own) else { return };
         let owner = from.clone();
-        tokio::spawn(async move {
+        crate::task::spawn("move", async move {
             let moved = this.carry_out(&job, from);
             let moved = tokio::time::timeout(limits::MOVE_DEADLINE, moved).await;
             let moved = moved.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "timed out")));
@@ -305,7 +305,7 @@ impl Cluster {
             else {
                 return;
             };
-            tokio::spawn(async move {
+            crate::task::run(async move {
                 // Whoever does not hear of it is told when it asks the wrong node.
                 let _ = this.ask(&name, &ask).await;
             });
@@ -319,7 +319,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
     let mut steady = this.steady.subscribe();
     drop(this);
     members.mark_changed();
-    let mut last_told = Instant::now();
+    let mut last_told = crate::clock::now();
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -347,7 +347,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
             _ = tick.tick() => {}
         }
         // A process that was stopped finds everyone dead that did not answer it meanwhile.
-        if let Some(paused) = this.trust.turn(Instant::now()) {
+        if let Some(paused) = this.trust.turn(crate::clock::now()) {
             tracing::warn!(
                 ?paused,
                 "this process was paused; waiting for membership to settle before acting on it"
@@ -355,12 +355,12 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
         }
         // Number 0: it has not met its cluster yet, nor found that there is none.
         let joining = this.members.borrow().number == 0;
-        if !joining && this.trust.is_good(Instant::now()) {
+        if !joining && this.trust.is_good(crate::clock::now()) {
             this.reconcile();
         }
         if last_told.elapsed() >= limits::OWNED_REPEAT {
             // Whoever was cut off has missed what was said meanwhile.
-            last_told = Instant::now();
+            last_told = crate::clock::now();
             *this.gained.lock() = this.router.here();
         }
         this.announce();

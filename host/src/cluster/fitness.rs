@@ -104,7 +104,7 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         tick.tick().await;
         let Some(this) = cluster.upgrade() else { return };
         let answered = (this.engine)().await;
-        let now = Instant::now();
+        let now = crate::clock::now();
         let was_reached = engine.missed == 0;
         engine.looked(answered, now);
         // A disk that is full on a node of a cluster keeps nothing from the log.

@@ -23,10 +23,7 @@ use crate::{
         flush::{CatchUp, catch_up_alone},
     },
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 impl Cluster {
@@ -59,7 +56,7 @@ impl Cluster {
         };
         self.next(job, MoveState::Sealing)?;
         let release = Ask::Release { slot, to: self.own.clone() };
-        let asked = Instant::now();
+        let asked = crate::clock::now();
         let last = match self.ask(&from, &release).await {
             Ok(Told::Released { term, position }) => Last { term, position },
             Ok(_) => return Err(Error::internal(format!("node {from} sent an unexpected answer"))),
@@ -184,14 +181,14 @@ impl Cluster {
                 format!("view {number} of {} does not give slot {slot} to {to}", self.own),
             ));
         }
-        let sealed = Instant::now();
+        let sealed = crate::clock::now();
         let was_here = self.router.replace_place(slot, &Place::Here, Place::Moving);
         if !was_here {
             return Err(Error::new(Code::Fenced, format!("{} does not own slot {slot}", self.own)));
         }
         self.sealed.lock().insert(slot, sealed);
         if let Some(this) = self.me.upgrade() {
-            tokio::spawn(this.take_back_unless_taken(slot));
+            crate::task::spawn("handoff", this.take_back_unless_taken(slot));
         }
         let (reply, released) = oneshot::channel();
         let stop = Order::Stop { release: true, reply };
@@ -225,7 +222,7 @@ impl Cluster {
                 return;
             }
             // It may have been taken while this process did not run; its new owner says so soon.
-            if self.trust.is_good(Instant::now()) {
+            if self.trust.is_good(crate::clock::now()) {
                 break;
             }
         }

@@ -131,7 +131,7 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
     loop {
         tick.tick().await;
         let Some(this) = cluster.upgrade() else { return };
-        let state = this.look_at_links(Instant::now());
+        let state = this.look_at_links(crate::clock::now());
         metrics().peer_links_missing_out.set(state.missing_to as f64);
         metrics().peer_links_missing_in.set(state.missing_from as f64);
         let now = this.links.lock().reached.then(|| (state.cut_off, state.said.clone()));

@@ -406,14 +406,14 @@ impl Cluster {
     /// Gives all slots away; returns how many are left when it is done, or after `wait`.
     pub async fn drain(&self, wait: Duration) -> usize {
         (self.leave)();
-        let until = Instant::now() + wait;
+        let until = crate::clock::now() + wait;
         loop {
             let slots = 0..self.router.slot_count();
             let left = slots.filter(|&slot| !matches!(self.router.place(slot), Place::Away { .. }));
             let left = left.count();
             let members = self.members();
             let takers = members.staying().filter(|member| member.name != self.own).count();
-            if left == 0 || takers == 0 || Instant::now() >= until {
+            if left == 0 || takers == 0 || crate::clock::now() >= until {
                 return left;
             }
             tokio::time::sleep(limits::DRAIN_POLL).await;

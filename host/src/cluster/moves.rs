@@ -4,7 +4,6 @@ use crate::{
     cluster::views::{MoveInfo, MoveState},
     limits,
     names::SlotId,
-    slot::now_ms,
     telemetry::metrics,
 };
 use parking_lot::Mutex;
@@ -51,13 +50,13 @@ impl Moves {
             to: to.to_owned(),
             state: MoveState::Preparing,
             error: None,
-            started_ms: now_ms(),
+            started_ms: crate::clock::now_ms(),
             elapsed_ms: 0.0,
             pause_ms: None,
         };
         let job = Arc::new(Job {
             slot,
-            started: Instant::now(),
+            started: crate::clock::now(),
             info: Mutex::new(info),
             cancelled: watch::Sender::new(false),
         });

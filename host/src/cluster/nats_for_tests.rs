@@ -61,7 +61,7 @@ impl Server {
 
     /// A connection for a cluster of its own.
     pub async fn connect(&self) -> Nats {
-        let random = crate::database::identity::random_u128().unwrap();
+        let random = crate::random::id();
         self.connect_as(&format!("t{random:x}")).await
     }
 

@@ -358,7 +358,7 @@ impl Db {
         for keyspace in self.all() {
             keyspace.rotate_memtable()?;
         }
-        let started = Instant::now();
+        let started = crate::clock::now();
         // A worker that died never gets there; the write path reports that.
         while self.all().any(|k| k.sealed_memtable_count() > 0) {
             self.database.persist(PersistMode::Buffer)?;
@@ -448,7 +448,7 @@ impl Engine {
 
     fn look_at_space(&self) -> MutexGuard<'_, Space> {
         let mut space = self.space.lock();
-        let now = Instant::now();
+        let now = crate::clock::now();
         let fresh = |at: Instant| now.duration_since(at) < limits::DISK_CHECK_INTERVAL;
         if space.checked.is_some_and(fresh) {
             return space;

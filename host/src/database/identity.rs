@@ -1,11 +1,14 @@
 //! The small files beside the database: what the directory is, and how far its log surely went.
 
 use super::OpenError;
-use crate::level::{self, Level, Unknown};
+use crate::{
+    level::{self, Level, Unknown},
+    random,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -57,7 +60,7 @@ fn oldest() -> Level {
 
 impl Identity {
     pub fn new(slot_count: u16, clustered: bool) -> io::Result<Self> {
-        let (node, salt) = (random_u128()?, random_u128()? as u64);
+        let (node, salt) = (random::lasting_id()?, random::lasting_id()? as u64);
         Ok(Self {
             format: FORMAT,
             slot_count,
@@ -199,11 +202,4 @@ fn encode_mark(number: u64) -> [u8; 16] {
     let sum = xxh3_64(&out[..8]);
     out[8..].copy_from_slice(&sum.to_le_bytes());
     out
-}
-
-/// From the system's generator.
-pub fn random_u128() -> io::Result<u128> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u128::from_le_bytes(bytes))
 }

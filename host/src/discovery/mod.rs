@@ -23,7 +23,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -89,7 +89,7 @@ impl Discovery {
             found,
         };
         discovery.publish();
-        tokio::spawn(discovery.run());
+        crate::task::spawn("discovery", discovery.run());
         receiver
     }
 
@@ -165,8 +165,7 @@ impl Discovery {
 
     fn succeeded(&mut self, name: &str) {
         // For people to see, as Prometheus has it. Nothing is decided by it.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        metrics().discovery_success.set(now.as_secs_f64());
+        metrics().discovery_success.set(crate::clock::since_epoch().as_secs_f64());
         if self.failing.remove(name) {
             info!(%name, "DNS answers again");
         }

@@ -46,7 +46,7 @@ impl Admin {
 pub(super) fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> impl Future<Output = Result<T, Error>> {
-    let running = tokio::spawn(work);
+    let running = crate::task::run(work);
     async { running.await.map_err(|_| outcome_unknown())? }
 }
 

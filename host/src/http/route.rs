@@ -17,7 +17,6 @@ use axum::{
 };
 use http::Method;
 use http_body::Body as _;
-use std::time::Instant;
 use tokio::task::JoinSet;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -122,7 +121,7 @@ fn is_public(path: &str) -> bool {
 }
 
 async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let began = Instant::now();
+    let began = crate::clock::now();
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     // Labels are of a known set: what a client sends must not make new ones.
     let route = match matched {

@@ -208,7 +208,7 @@ fn start(app: &App, stream: TcpStream, shared: Arc<ConnShared>) {
         |http| http.graceful_shutdown(),
         |http| http.into_parts().map(|parts| parts.io.into_inner()),
     );
-    tokio::spawn(async move {
+    crate::task::run(async move {
         task.await;
         shared.hand_on();
     });

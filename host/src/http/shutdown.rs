@@ -33,7 +33,7 @@ impl Shutdown {
     }
     /// As [`Self::trigger`]; connections that are not done in this time are cut.
     pub fn trigger_within(&self, grace: Duration) {
-        self.0.send_replace(Order::Stop(Some(Instant::now() + grace)));
+        self.0.send_replace(Order::Stop(Some(crate::clock::now() + grace)));
     }
     pub fn is_triggered(&self) -> bool {
         matches!(*self.0.borrow(), Order::Stop(_))
@@ -41,7 +41,9 @@ impl Shutdown {
     /// How long connections have from now on; `most` when nothing else was said.
     pub(super) fn grace(&self, most: Duration) -> Duration {
         match *self.0.borrow() {
-            Order::Stop(Some(until)) => until.saturating_duration_since(Instant::now()).min(most),
+            Order::Stop(Some(until)) => {
+                until.saturating_duration_since(crate::clock::now()).min(most)
+            }
             _ => most,
         }
     }

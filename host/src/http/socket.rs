@@ -80,7 +80,7 @@ pub(super) async fn get(
         }
     };
     let (response, upgrading) = upgrade.accept();
-    tokio::spawn(async move {
+    crate::task::run(async move {
         // It fails when the peer was gone before the answer was written.
         if let Some(wire) = connect(&api, upgrading).await {
             let _open = api.0.stats.open_socket();

@@ -13,7 +13,7 @@ use crate::{
     limits,
 };
 use http::{HeaderMap, Version, header};
-use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll, time::SystemTime};
+use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll};
 use tokio::io::AsyncWrite;
 
 /// An answer that takes its connection over.
@@ -37,7 +37,7 @@ impl Takeover {
         in_flight: InFlight,
     ) -> Self {
         let chunked = version == Version::HTTP_11;
-        let date = httpdate::fmt_http_date(SystemTime::now());
+        let date = httpdate::fmt_http_date(crate::clock::wall());
         let mut head =
             format!("HTTP/1.1 200 OK\r\nconnection: close\r\ndate: {date}\r\n").into_bytes();
         // The router has measured a body that is not the stream.

@@ -6,16 +6,14 @@ use super::{
     agenda::{Agenda, Coalescer},
     id::Id,
     refusal::{Fatal, Reason, Refusal},
-    wire::{
-        FORMAT, GOSSIP_BYTES_MAX, Kind, Limiter, Refused, Sealer, Shown, Start, Terms, Windows,
-    },
+    wire::{FORMAT, GOSSIP_BYTES_MAX, Kind, Refused, Sealer, Shown, Start, Terms, Windows},
 };
 use crate::{
     discovery::Found,
     level::Level,
     limits,
     peer::member::{Member, Members, Unfit},
-    telemetry::metrics::metrics,
+    telemetry::{metrics::metrics, repeats::Limiter},
 };
 use bytes::Buf;
 use foca::{
@@ -548,7 +546,7 @@ impl Core {
         name: Option<Arc<str>>,
         text: String,
     ) {
-        if self.answers.allow(from, now) {
+        if self.answers.admit(from, now).is_some() {
             let ours = match reason {
                 Reason::Cluster | Reason::Secret => String::new(),
                 Reason::Protocol => self.terms.protocols().to_string(),
@@ -571,7 +569,8 @@ impl Core {
             (known.peer, known.reason, known.by_us, &known.text)
                 == (refusal.peer, refusal.reason, refusal.by_us, &refusal.text)
         };
-        if self.lines.allow((refusal.peer.ip(), refusal.reason, refusal.by_us), now) {
+        let about = (refusal.peer.ip(), refusal.reason, refusal.by_us);
+        if self.lines.admit(about, now).is_some() {
             warn!(reason = refusal.reason.as_str(), "{refusal}");
         }
         match self.refusals.iter_mut().find(|known| same(known)) {

@@ -9,7 +9,7 @@ use crate::{
     discovery::Found, level::Level, limits, peer::member::Unfit, telemetry::metrics::metrics,
     watchdog::Heartbeat,
 };
-use std::{io, net::UdpSocket as StdSocket, time::Instant};
+use std::{io, net::UdpSocket as StdSocket};
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
@@ -51,9 +51,9 @@ pub(super) fn start(
         let _inside = runtime.enter();
         UdpSocket::from_std(socket)?
     };
-    std::thread::Builder::new().name("slotd-members".into()).spawn(move || {
+    crate::thread::start("slotd-members", move || {
         let heartbeat = options.heartbeat.clone();
-        let core = Core::new(options, outlets, Instant::now(), rand::random());
+        let core = Core::new(options, outlets, crate::clock::now(), crate::random::seed());
         let task =
             Task { heartbeat, core, socket, found, orders, leaving: Vec::new(), failures: 0 };
         runtime.block_on(task.run());
@@ -64,7 +64,7 @@ pub(super) fn start(
 impl Task {
     async fn run(mut self) {
         let found = self.found.borrow_and_update().clone();
-        self.core.found(Instant::now(), found);
+        self.core.found(crate::clock::now(), found);
         let mut discovery = true;
         while !self.core.is_over() {
             self.stand_still().await;
@@ -87,13 +87,13 @@ impl Task {
                 change = self.found.changed(), if discovery => match change {
                     Ok(()) => {
                         let found = self.found.borrow_and_update().clone();
-                        self.core.found(Instant::now(), found);
+                        self.core.found(crate::clock::now(), found);
                     }
                     Err(_) => discovery = false,
                 },
                 () = wait => {}
             }
-            self.core.tick(Instant::now());
+            self.core.tick(crate::clock::now());
         }
         self.flush();
         for done in self.leaving {
@@ -114,7 +114,7 @@ impl Task {
     }
 
     fn obey(&mut self, order: Order) {
-        let now = Instant::now();
+        let now = crate::clock::now();
         match order {
             Order::SetLeaving(done) => {
                 self.core.set_leaving(now);
@@ -150,7 +150,7 @@ impl Task {
                     self.failures = 0;
                     // One that fills the buffer was longer than any of a node's.
                     let datagram = buffer.get(..length).filter(|_| length < buffer.len());
-                    self.core.datagram(Instant::now(), from, datagram.unwrap_or_default());
+                    self.core.datagram(crate::clock::now(), from, datagram.unwrap_or_default());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {

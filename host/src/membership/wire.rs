@@ -36,10 +36,7 @@ use crate::{
     names::is_cluster_name,
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 use subtle::ConstantTimeEq;
 
 /// What the bodies of this version look like.
@@ -307,34 +304,6 @@ impl Windows {
     }
 }
 
-/// Says yes once in a while for each key, and to a bounded number of keys in that time.
-pub(super) struct Limiter<K> {
-    every: Duration,
-    keys_max: usize,
-    last: HashMap<K, Instant>,
-}
-
-impl<K: std::hash::Hash + Eq> Limiter<K> {
-    pub fn new(every: Duration, keys_max: usize) -> Self {
-        Self { every, keys_max, last: HashMap::new() }
-    }
-    pub fn allow(&mut self, key: K, now: Instant) -> bool {
-        let recent = |at: &Instant| now.saturating_duration_since(*at) < self.every;
-        if self.last.get(&key).is_some_and(recent) {
-            return false;
-        }
-        if self.last.len() >= self.keys_max && !self.last.contains_key(&key) {
-            let every = self.every;
-            self.last.retain(|_, at| now.saturating_duration_since(*at) < every);
-            if self.last.len() >= self.keys_max {
-                return false;
-            }
-        }
-        self.last.insert(key, now);
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -423,17 +392,5 @@ mod tests {
             prop_assert!(sealer.open(Kind::Hello, &started).is_none_or(|(ok, _)| !ok));
             let _ = (Refused::read(&bytes), decode::<Hello>(&bytes), decode::<Welcome>(&bytes));
         }
-    }
-
-    /// Log lines and answers to strangers are bounded by this alone.
-    #[test]
-    fn a_limiter_bounds_each_key_and_all_keys() {
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut limiter = Limiter::new(Duration::from_millis(100), 3);
-        assert_eq!([0, 50, 99, 100].map(|ms| limiter.allow(1, at(ms))), [true, false, false, true]);
-        assert_eq!([2, 3, 4].map(|key| limiter.allow(key, at(110))), [true, true, false]);
-        assert!(limiter.allow(4, at(210)));
-        assert!((0..100).filter(|key| limiter.allow(*key, at(211))).count() <= 3);
     }
 }

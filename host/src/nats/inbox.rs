@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -99,7 +99,7 @@ impl Inbox {
         let mut answers = client.subscribe(format!("{prefix}.*")).await?;
         let dispatcher = {
             let (waiters, skip) = (waiters.clone(), prefix.len() + 1);
-            tokio::spawn(async move {
+            crate::task::spawn("NATS answers", async move {
                 while let Some(message) = answers.next().await {
                     let token = message.subject.get(skip..).and_then(|token| token.parse().ok());
                     if let Some(token) = token {
@@ -145,7 +145,7 @@ impl Inbox {
         payload: Bytes,
         wait: Duration,
     ) -> Result<Message, NoAnswer> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let mut expected = self.one();
         let asked = async {
             expected.token.publish(subject.into(), None, payload).await?;

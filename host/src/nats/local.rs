@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{net::TcpSocket, sync::oneshot};
 
@@ -94,7 +94,7 @@ impl LocalServers {
         let binary = match &options.binary {
             Some(path) => path.clone(),
             None => {
-                let found = tokio::task::spawn_blocking(find::find).await;
+                let found = crate::task::blocking(find::find).await;
                 found.map_err(|e| NatsError::Unavailable(e.to_string()))??.path
             }
         };
@@ -180,7 +180,7 @@ impl LocalServers {
     /// # Errors
     /// When one ends, or none of this comes within [`limits::NATS_LOCAL_READY`].
     pub async fn ready(&self) -> Result<(), NatsError> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         loop {
             let not_yet = match self.look().await? {
                 None => return Ok(()),
@@ -293,7 +293,7 @@ impl Drop for Server {
 
 /// Folders, ports and configurations.
 fn prepare(options: &LocalOptions, binary: &Path) -> std::io::Result<Vec<Server>> {
-    let route_secret = format!("{:032x}", rand::random::<u128>());
+    let route_secret = crate::random::hex_id();
     let mut servers = Vec::new();
     let mut routes = Vec::new();
     for number in 1..=options.servers {
@@ -385,7 +385,7 @@ type Order = (Command, oneshot::Sender<std::io::Result<Child>>);
 impl Keeper {
     fn start() -> std::io::Result<Self> {
         let (sender, orders) = mpsc::channel::<Order>();
-        std::thread::Builder::new().name("nats-keeper".into()).spawn(move || {
+        crate::thread::start("nats-keeper", move || {
             while let Ok((mut command, reply)) = orders.recv() {
                 if let Err(Ok(mut child)) = reply.send(command.spawn()) {
                     // Whoever wanted it is gone.

@@ -11,8 +11,10 @@ mod probe;
 pub mod version;
 
 use crate::{
+    backoff::{self, Backoff},
     limits,
     names::is_cluster_name,
+    random,
     telemetry::{metrics::metrics, repeats},
 };
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
@@ -23,7 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -98,23 +100,23 @@ impl Nats {
     ) -> Result<Self, NatsError> {
         check_options(&options)?;
         let options = Arc::new(options);
-        let started = Instant::now();
-        let mut pause = limits::NATS_BOOT_RETRY_MIN;
+        let started = crate::clock::now();
+        let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
         loop {
             let why = match Self::try_connect(&options).await {
                 Err(NatsError::Unavailable(why)) => why,
                 done => return done,
             };
             let servers = names(&options);
-            if started.elapsed() + pause > options.boot_wait {
+            let pause = backoff.next_within(options.boot_wait, started.elapsed());
+            let Some(pause) = pause else {
                 let waited = options.boot_wait.as_secs();
                 let said = format!("can't use NATS at {servers} after {waited} s: {why}");
                 return Err(NatsError::Unavailable(said));
-            }
+            };
             tracing::warn!(%servers, %why, next_try_ms = pause.as_millis(), "waiting for NATS");
             tell(&format!("{servers}: {why}"));
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
         }
     }
 
@@ -344,9 +346,9 @@ fn without_user(url: &str) -> String {
 /// the nodes of a cluster do not come back in step.
 fn reconnect_delay(attempt: usize) -> Duration {
     let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
-    let factor = 2_u32.saturating_pow(u32::try_from(doublings).unwrap_or(u32::MAX));
-    let most = limits::NATS_RECONNECT_MIN.saturating_mul(factor).min(limits::NATS_RECONNECT_MAX);
-    most.mul_f64(rand::random_range(0.5..1.0))
+    let doublings = u32::try_from(doublings).unwrap_or(u32::MAX);
+    let most = backoff::step(limits::NATS_RECONNECT_MIN, limits::NATS_RECONNECT_MAX, doublings);
+    random::spread(most, 0.5..1.0)
 }
 
 fn connect_error(error: async_nats::ConnectError) -> NatsError {

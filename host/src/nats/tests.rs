@@ -12,7 +12,7 @@ fn options(servers: Vec<String>) -> NatsOptions {
     NatsOptions {
         servers,
         credentials: None,
-        cluster: format!("t{:016x}", rand::random::<u64>()),
+        cluster: format!("t{:016x}", crate::random::seed()),
         replicas: 1,
         streams: 1,
         boot_wait: Duration::from_secs(60),

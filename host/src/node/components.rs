@@ -55,7 +55,7 @@ impl Node {
         }
         let (context, slots) = (self.context.clone(), self.router.slot_count());
         let alone = self.cluster.is_none();
-        let look = tokio::task::spawn_blocking(move || -> Result<_, String> {
+        let look = crate::task::blocking(move || -> Result<_, String> {
             let stored = context.plugins.stored().map_err(|e| e.to_string())?;
             let services = context.catalogue.all();
             let mut needed = of_catalogue(&services);

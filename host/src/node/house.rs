@@ -19,7 +19,7 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
         }
         if turn % limits::INSTANCE_SWEEP_TICKS == 0 {
             let (plugins, idle) = (node.context.plugins.clone(), node.options.instance_idle);
-            tokio::task::spawn_blocking(move || plugins.pool().sweep(idle));
+            crate::task::blocking(move || plugins.pool().sweep(idle));
         }
         for (slot, handle) in node.router.all_running() {
             if u32::from(slot) % ticks != turn {
@@ -43,13 +43,13 @@ pub(super) async fn watch_storage(
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut health = data_dir.health();
-    let mut backoff = limits::REOPEN_RETRY_MIN;
+    let mut backoff = Backoff::new(limits::REOPEN_RETRY_MIN, limits::REOPEN_RETRY_MAX);
     loop {
         let now = health.borrow_and_update().clone();
         let Some(node) = node.upgrade() else { return };
         match now {
             Health::Ready | Health::Full(_) => {
-                backoff = limits::REOPEN_RETRY_MIN;
+                backoff.reset();
                 drop(node);
                 tokio::select! {
                     changed = health.changed() => if changed.is_err() { return },
@@ -60,15 +60,17 @@ pub(super) async fn watch_storage(
                 // What the slots have in memory may not be what the store comes back with.
                 node.stop_slots(limits::REOPEN_GRACE).await;
                 let dir = data_dir.clone();
-                let reopened = tokio::task::spawn_blocking(move || dir.reopen()).await;
+                let reopened = crate::task::blocking(move || dir.reopen()).await;
                 if let Ok(Err(error)) = reopened {
-                    tracing::warn!(%error, ?backoff, "can't reopen the store yet; will try again");
+                    let wait = backoff.next();
+                    tracing::warn!(
+                        %error, backoff = ?wait, "can't reopen the store yet; will try again"
+                    );
                     drop(node);
                     tokio::select! {
-                        () = tokio::time::sleep(backoff) => {}
+                        () = tokio::time::sleep(wait) => {}
                         _ = stopping.wait_for(|stopping| *stopping) => return,
                     }
-                    backoff = (backoff * 2).min(limits::REOPEN_RETRY_MAX);
                 }
             }
             Health::Corrupt(why) => {

@@ -94,7 +94,7 @@ impl Node {
             return registry.raise_level(to).await.map(drop);
         }
         let data_dir = self.data_dir.clone();
-        let raised = tokio::task::spawn_blocking(move || data_dir.raise_level(to)).await;
+        let raised = crate::task::blocking(move || data_dir.raise_level(to)).await;
         let raised = raised.map_err(|_| Error::internal("the level was not written"))?;
         raised.map_err(|e| {
             Error::new(Code::StorageUnavailable, format!("the data directory's identity: {e}"))
@@ -134,7 +134,7 @@ pub(super) async fn keep(
         }
         let settled = node.cluster.as_ref().is_none_or(|cluster| cluster.is_settled());
         let able = settled && node.ready().is_ok() && node.level().may_rise_to.is_some();
-        let since = able.then(|| able_since.unwrap_or_else(Instant::now));
+        let since = able.then(|| able_since.unwrap_or_else(crate::clock::now));
         able_since = since;
         if since.is_some_and(|since| since.elapsed() >= node.options.level_wait)
             // Another node may have been first, which is as good.
@@ -164,7 +164,7 @@ impl Node {
         let short: Vec<&Member> = others.filter(short).collect();
         doubted.retain(|instance, _| short.iter().any(|member| member.instance == *instance));
         for member in short {
-            let since = *doubted.entry(member.instance).or_insert_with(Instant::now);
+            let since = *doubted.entry(member.instance).or_insert_with(crate::clock::now);
             if since.elapsed() < limits::EXPEL_AFTER {
                 continue;
             }

@@ -17,7 +17,7 @@ pub(super) async fn shed_instances(plugins: Arc<PluginHost>, mut stopping: watch
             let budget = budget.clone();
             move || plugins.pool().shed(budget.bytes_lacking(), budget.maps_lacking())
         };
-        let shed = tokio::task::spawn_blocking(shed).await.unwrap_or(0);
+        let shed = crate::task::blocking(shed).await.unwrap_or(0);
         if shed == 0 {
             // All are in calls, which give theirs up when they end.
             tokio::time::sleep(limits::SHED_INTERVAL).await;

@@ -34,6 +34,8 @@ pub use views::*;
 
 use self::turns::Turns;
 use crate::{
+    backoff::Backoff,
+    clock::now_ms,
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
         Teller,
@@ -56,7 +58,7 @@ use crate::{
         Catalogue, Change, Deployment,
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
     },
-    slot::{Activation, ClusterContext, Mailed, Order, SlotContext, SlotOptions, now_ms, read},
+    slot::{Activation, ClusterContext, Mailed, Order, SlotContext, SlotOptions, read},
     state::snapshot::Snapshots,
     storage::DataDir,
     swap::Swap,
@@ -73,7 +75,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use swaps::PastSwaps;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -266,18 +268,29 @@ impl Node {
             _ => node.resume_swaps()?,
         }
         if let Some(registry) = &node.registry {
-            tokio::spawn(Self::follow_registry(Arc::downgrade(&node), registry.changes()));
+            crate::task::spawn(
+                "registry changes",
+                Self::follow_registry(Arc::downgrade(&node), registry.changes()),
+            );
         }
-        tokio::spawn(house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()));
-        tokio::spawn(level::keep(Arc::downgrade(&node), expel, node.stopping.subscribe()));
-        tokio::spawn(components::tidy(Arc::downgrade(&node), node.stopping.subscribe()));
+        crate::task::spawn(
+            "housekeeping",
+            house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()),
+        );
+        crate::task::spawn(
+            "feature level",
+            level::keep(Arc::downgrade(&node), expel, node.stopping.subscribe()),
+        );
+        crate::task::spawn(
+            "components",
+            components::tidy(Arc::downgrade(&node), node.stopping.subscribe()),
+        );
         let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
-        tokio::spawn(memory::shed_instances(plugins, stopping));
-        tokio::spawn(house::watch_storage(
-            Arc::downgrade(&node),
-            data_dir,
-            node.stopping.subscribe(),
-        ));
+        crate::task::spawn("instances", memory::shed_instances(plugins, stopping));
+        crate::task::spawn(
+            "storage",
+            house::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
+        );
         Ok(node)
     }
 
@@ -366,7 +379,7 @@ impl Node {
     /// Gives every slot to the other nodes of the cluster, if there are any; serves meanwhile.
     pub async fn give_away(&self, wait: Duration) {
         let Some(cluster) = &self.cluster else { return };
-        let started = Instant::now();
+        let started = crate::clock::now();
         let left = cluster.drain(wait).await;
         tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
     }
@@ -400,7 +413,7 @@ impl Node {
                 _ => true,
             }
         });
-        let stops: Vec<_> = stops.map(tokio::spawn).collect();
+        let stops: Vec<_> = stops.map(crate::task::run).collect();
         let late = stops.len();
         let mut stopped = 0;
         let all = async {

@@ -72,10 +72,10 @@ impl Node {
         };
         drop(turn);
         self.follow_removal(&removed);
-        let until = Instant::now() + limits::SWAP_WAIT;
+        let until = crate::clock::now() + limits::SWAP_WAIT;
         loop {
             let removed = self.purged(&removed).await;
-            if removed.done || Instant::now() > until {
+            if removed.done || crate::clock::now() > until {
                 return Ok(removed);
             }
             tokio::time::sleep(limits::SWAP_POLL).await;
@@ -150,7 +150,7 @@ impl Node {
             self.past_swaps.forget(&service.name);
             if is_new {
                 let (plugins, name) = (self.context.plugins.clone(), service.name.clone());
-                tokio::task::spawn_blocking(move || plugins.pool().supersede(&name, REMOVED));
+                crate::task::blocking(move || plugins.pool().supersede(&name, REMOVED));
             }
         }
         if purge.done.load(Ordering::Acquire) && *purge.clean.lock() == *slots {
@@ -158,7 +158,7 @@ impl Node {
         }
         if !purge.runs.swap(true, Ordering::AcqRel) {
             let (node, service) = (self.clone(), service.name.clone());
-            tokio::spawn(async move {
+            crate::task::spawn("purge", async move {
                 node.purge(&service, &purge).await;
                 purge.runs.store(false, Ordering::Release);
             });
@@ -167,7 +167,7 @@ impl Node {
 
     /// Deletes the service's sessions in the slots of this node until none is left.
     async fn purge(&self, service: &ServiceName, purge: &Purge) {
-        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut backoff = Backoff::new(limits::SWAP_RETRY_MIN, limits::SWAP_RETRY_MAX);
         let mut stopping = self.stopping.subscribe();
         loop {
             let todo = self.unpurged(purge);
@@ -202,10 +202,9 @@ impl Node {
             }
             if failed.into_inner() {
                 tokio::select! {
-                    () = tokio::time::sleep(backoff) => {}
+                    () = tokio::time::sleep(backoff.next()) => {}
                     _ = stopping.wait_for(|stopping| *stopping) => return,
                 }
-                backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
             }
         }
     }
@@ -217,7 +216,7 @@ impl Node {
         }
         let (context, name) = (self.context.clone(), service.clone());
         let kept = move || context.catalogue.put_purged(&name, since);
-        match tokio::task::spawn_blocking(kept).await {
+        match crate::task::blocking(kept).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%service, %error, "a removed service's sessions could not all be \

@@ -193,7 +193,7 @@ impl Node {
             return registry.put(next).await;
         }
         let context = self.context.clone();
-        let saved = tokio::task::spawn_blocking(move || context.catalogue.put(next)).await;
+        let saved = crate::task::blocking(move || context.catalogue.put(next)).await;
         saved.map_err(|e| Error::internal(format!("saving the catalogue failed: {e}")))?
     }
 
@@ -217,10 +217,10 @@ impl Node {
     /// [`limits::SWAP_WAIT`] at most. Gives this node's part of the swap.
     async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) -> Option<Arc<Swap>> {
         let cluster = self.cluster.as_ref()?;
-        let until = Instant::now() + limits::SWAP_WAIT;
+        let until = crate::clock::now() + limits::SWAP_WAIT;
         let is_done = |share: &SwapShare| share.info.generation >= generation && share.info.done;
         let mut own = None;
-        while Instant::now() < until {
+        while crate::clock::now() < until {
             match self.swaps.lock().get(service) {
                 Some(swap) if swap.generation() > generation => break,
                 Some(swap) if swap.generation() == generation => own = Some(swap.clone()),
@@ -242,13 +242,13 @@ impl Node {
         while let Some(services) = changes.next().await {
             for service in services {
                 let Some(node) = node.upgrade() else { return };
-                tokio::spawn(node.follow(service));
+                crate::task::spawn("registry changes", node.follow(service));
             }
         }
     }
 
     async fn follow(self: Arc<Self>, service: Arc<Service>) {
-        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut backoff = Backoff::new(limits::SWAP_RETRY_MIN, limits::SWAP_RETRY_MAX);
         let mut stopping = self.stopping.subscribe();
         loop {
             // A later change has a follower of its own.
@@ -270,10 +270,9 @@ impl Node {
                 ),
             }
             tokio::select! {
-                () = tokio::time::sleep(backoff) => {}
+                () = tokio::time::sleep(backoff.next()) => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
-            backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
         }
     }
 
@@ -351,7 +350,7 @@ impl Node {
         let service = record.service.clone();
         let (past, ran) = (self.past_swaps.clone(), swap.clone());
         let run = swap.clone().run(self.router.clone(), activation, stopping);
-        tokio::spawn(async move {
+        crate::task::spawn("swap", async move {
             run.await;
             if ran.is_done() {
                 past.keep(&service, ran.share());
@@ -394,7 +393,7 @@ impl Node {
             let swap = Arc::new(Swap::new(service.generation, None, to, slots));
             self.stragglers.lock().insert(service.name.clone(), swap.clone());
             let node = self.clone();
-            tokio::spawn(async move {
+            crate::task::spawn("late swap", async move {
                 match node.activation(&service).await {
                     Ok(activation) => {
                         let stopping = node.stopping.subscribe();
@@ -445,7 +444,7 @@ impl Node {
             }
             let slots = behind.get(&service.name).copied().unwrap_or(0);
             let node = self.clone();
-            tokio::spawn(async move {
+            crate::task::spawn("resumed swap", async move {
                 let Ok(_turn) = node.turn(&service.name).await else { return };
                 // After a deploy that came first, there is nothing left to resume.
                 if node.swaps.lock().contains_key(&service.name) {

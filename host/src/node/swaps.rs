@@ -63,7 +63,7 @@ impl PastSwaps {
 
     fn write(self: &Arc<Self>) {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || {
+        crate::task::blocking(move || {
             let _turn = this.writing.lock();
             let stored = Stored { format: FORMAT, swaps: this.swaps.lock().clone() };
             let written = serde_json::to_vec(&stored)

@@ -95,7 +95,7 @@ impl Node {
                 }
                 Ok::<_, Error>(all)
             };
-            let counted = tokio::task::spawn_blocking(count).await;
+            let counted = crate::task::blocking(count).await;
             counted.map_err(|e| Error::internal(format!("counting failed: {e}")))?
         }
     }
@@ -207,12 +207,12 @@ async fn flush(router: &Router, slots: &[SlotId]) {
         Some((handle, position))
     });
     let mut behind: Vec<(SlotHandle, u64)> = behind.collect();
-    let until = Instant::now() + limits::SESSIONS_FLUSH_WAIT;
+    let until = crate::clock::now() + limits::SESSIONS_FLUSH_WAIT;
     loop {
         behind.retain(|(handle, position)| {
             !handle.is_closed() && handle.stats.applied.load(Ordering::Relaxed) < *position
         });
-        if behind.is_empty() || Instant::now() > until {
+        if behind.is_empty() || crate::clock::now() > until {
             return;
         }
         behind.iter().for_each(|(handle, _)| handle.try_order(Order::Flush));

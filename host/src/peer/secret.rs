@@ -5,7 +5,7 @@
 //! their machines compute. So the secret itself must be unguessable, and no slow key derivation
 //! makes up for one that a person invented.
 
-use crate::limits;
+use crate::{limits, random};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 /// Says what the text is for wherever it turns up, and lets scanners for leaked secrets find it.
@@ -14,7 +14,7 @@ const PREFIX: &str = "slotd-";
 /// A new secret of 256 random bits, fit for a header, an environment and a line of a file.
 pub fn generate() -> String {
     loop {
-        let secret = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+        let secret = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random::bytes::<32>()));
         // Chance makes anything, also what looks like words.
         if check(&secret).is_ok() {
             return secret;
@@ -114,11 +114,11 @@ mod tests {
         for _ in 0..2_000 {
             let made = generate();
             assert!(made.len() == PREFIX.len() + 43 && check(&made).is_ok(), "{made}");
-            let hex = format!("{:032x}", rand::random::<u128>());
+            let hex = random::hex_id();
             assert!(check(&hex).is_ok(), "{hex}");
-            let base64 = STANDARD.encode(rand::random::<[u8; 32]>());
+            let base64 = STANDARD.encode(random::bytes::<32>());
             assert!(check(&base64).is_ok(), "{base64}");
-            weak += usize::from(check(&STANDARD.encode(rand::random::<[u8; 16]>())).is_err());
+            weak += usize::from(check(&STANDARD.encode(random::bytes::<16>())).is_err());
         }
         // 22 characters and their padding: too few to tell from words each time.
         assert!(weak <= 20, "{weak} of 2000");

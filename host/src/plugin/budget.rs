@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::Notify;
 
@@ -274,7 +274,7 @@ impl Budget {
             // More than there can ever be; or nobody is to give anything up for it.
             return Err(self.no_memory(need));
         }
-        let (begun, _wanted) = (Instant::now(), Wanted::new(self, queue, need));
+        let (begun, _wanted) = (crate::clock::now(), Wanted::new(self, queue, need));
         let wait = async {
             let _turn = queue.turn.lock().await;
             loop {

@@ -9,7 +9,7 @@ use super::{
     types::{self, Functions},
     wasi,
 };
-use crate::{limits, names::check_plugin_version, telemetry::text};
+use crate::{limits, names::check_plugin_version, text};
 use std::{collections::BTreeMap, sync::LazyLock};
 use wasmparser::{
     Chunk, ComponentTypeRef, Parser, Payload, TypeBounds, Validator,

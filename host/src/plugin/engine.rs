@@ -32,16 +32,15 @@ pub(super) fn new() -> Result<Engine, PluginError> {
     let failed = |e: &dyn std::fmt::Display| PluginError::Failed(format!("the engine: {e}"));
     let engine = Engine::new(&config()).map_err(|e| failed(&format_args!("{e:#}")))?;
     let weak = engine.weak();
-    thread::Builder::new()
-        .name("slotd-epoch".into())
-        .spawn(move || {
-            while let Some(engine) = weak.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                // A thread of its own, and nobody unparks it: an epoch's sleep.
-                thread::park_timeout(limits::GUEST_EPOCH);
-            }
-        })
+    let ticks = move || {
+        while let Some(engine) = weak.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            // A thread of its own, and nobody unparks it: an epoch's sleep.
+            thread::park_timeout(limits::GUEST_EPOCH);
+        }
+    };
+    crate::thread::start("slotd-epoch", ticks)
         .map_err(|e| failed(&format_args!("its ticker does not start: {e}")))?;
     Ok(engine)
 }

@@ -4,13 +4,11 @@ use super::{Digest, bindings::slotd::slot::log::Level};
 use crate::{
     limits,
     names::SessionKey,
-    telemetry::{
-        repeats::{self, Rate, Window},
-        text::{cut, printable},
-    },
+    telemetry::repeats::{self, Rate, Window},
+    text::{Keep, cut, printable},
 };
 use parking_lot::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Lines that all instances of one plugin logged in the current second.
 pub(super) struct PluginLog {
@@ -30,14 +28,14 @@ pub(super) struct CallLog {
 
 impl PluginLog {
     pub(super) fn new(digest: Digest) -> Self {
-        Self { digest, window: Mutex::new(Window::new(Instant::now())) }
+        Self { digest, window: Mutex::new(Window::new(crate::clock::now())) }
     }
 
     /// Whether one more line fits into this second.
     fn admit(&self) -> bool {
         let (dropped, admitted) = {
             let mut window = self.window.lock();
-            (window.turn(RATE, Instant::now()), window.admit(RATE))
+            (window.turn(RATE, crate::clock::now()), window.admit(RATE))
         };
         if dropped > 0 && repeats::admit("a plugin logged too many lines", self.digest.short()) {
             tracing::warn!(
@@ -76,7 +74,7 @@ impl CallLog {
             return;
         }
         self.lines += 1;
-        let line = printable(cut(text, limits::LOG_LINE_BYTES_MAX));
+        let line = printable(cut(text, limits::LOG_LINE_BYTES_MAX), Keep::Tabs);
         let digest = plugin.digest.short();
         macro_rules! line {
             ($level:ident) => {

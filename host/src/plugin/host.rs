@@ -69,7 +69,7 @@ struct Failures(Mutex<HashMap<Digest, (Instant, PluginError)>>);
 impl Failures {
     fn of(&self, digest: Digest) -> Option<PluginError> {
         let mut failures = self.0.lock();
-        let now = Instant::now();
+        let now = crate::clock::now();
         failures.retain(|_, (until, _)| *until > now);
         failures.get(&digest).map(|(_, error)| error.clone())
     }
@@ -83,7 +83,7 @@ impl Failures {
         };
         let mut failures = self.0.lock();
         if failures.len() < limits::COMPILE_FAILURES_MAX {
-            failures.insert(digest, (Instant::now() + wait, error.clone()));
+            failures.insert(digest, (crate::clock::now() + wait, error.clone()));
         }
     }
 }
@@ -92,15 +92,13 @@ impl Failures {
 pub(super) async fn finish<T: Send + 'static>(
     work: impl Future<Output = Result<T, PluginError>> + Send + 'static,
 ) -> Result<T, PluginError> {
-    tokio::spawn(work).await.unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
+    crate::task::run(work).await.unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
 ) -> Result<T, PluginError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
+    crate::task::blocking(work).await.unwrap_or_else(|e| Err(PluginError::Failed(stopped(&e))))
 }
 
 /// The bytes of the code, if there is any.
@@ -257,7 +255,7 @@ impl Inner {
 
     /// To be called by whoever holds the component's place: there is one at a time.
     fn begin(&self, digest: Digest) -> Loading<'_> {
-        self.loading.lock().insert(digest, Instant::now());
+        self.loading.lock().insert(digest, crate::clock::now());
         Loading { loading: &self.loading, digest }
     }
 
@@ -394,7 +392,7 @@ impl Inner {
         who: For,
     ) -> Result<Component, PluginError> {
         let place = self.compiler.place(who).await?;
-        let started = Instant::now();
+        let started = crate::clock::now();
         let (size, task) =
             (bytes.len(), Task::Compile { digest, compatibility: self.compatibility });
         let inner = Arc::clone(self);

@@ -18,7 +18,8 @@ use crate::{
     limits,
     log::record::Event,
     names::{SessionId, SessionKey},
-    telemetry::{metrics, text},
+    telemetry::metrics,
+    text::{self, Keep},
 };
 use bytes::Bytes;
 use std::{
@@ -116,7 +117,7 @@ pub(super) async fn instantiate(
     let of_call = limits::INSTANCE_PATIENCE.min(options.deadline / 2);
     let patience = patience.min(options.deadline / 2);
     let lease = Lease::open(&plugin.budget, account, patience);
-    let started = Instant::now();
+    let started = crate::clock::now();
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::GUEST_HANDLES_MAX);
     let state = HostState {
@@ -176,7 +177,7 @@ impl Inner {
     }
 
     pub(super) async fn call(&mut self, call: Call, signal: Arc<Signal>) -> Outcome {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let Call { session, seq, time_ms, state, input } = call;
         if self.spent {
             let sentence = "the instance had ended in an earlier call".to_owned();
@@ -357,7 +358,8 @@ impl HostState {
             Some(Trap::UnreachableCodeReached) => {
                 "unreachable executed (most likely a panic or an abort)".to_owned()
             }
-            _ => text::cut(&text::printable(&cause), limits::TRAP_TEXT_BYTES_MAX).to_owned(),
+            _ => text::cut(&text::printable(&cause, Keep::Tabs), limits::TRAP_TEXT_BYTES_MAX)
+                .to_owned(),
         })
     }
 
@@ -424,7 +426,7 @@ impl Clock {
     fn new(deadline: Duration, signal: Arc<Signal>) -> Self {
         Self {
             deadline,
-            begun: Instant::now(),
+            begun: crate::clock::now(),
             used: Duration::ZERO,
             slice: Duration::ZERO,
             seen: None,
@@ -437,7 +439,7 @@ impl Clock {
     /// Looks what a call has used, at an epoch. It ends, goes on, or has had its slice. `waited`: it
     /// waited for memory, and others ran on its thread meanwhile.
     fn at_epoch(&mut self, waited: bool) -> UpdateDeadline {
-        let (thread, now, at) = (std::thread::current().id(), thread_time(), Instant::now());
+        let (thread, now, at) = (std::thread::current().id(), thread_time(), crate::clock::now());
         // What goes by where it can't run, as it waits for a disk or a processor, counts in part: a call
         // has to end on any machine.
         let (since, passed) = match self.seen {

@@ -37,7 +37,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    thread,
     time::Duration,
 };
 use tokio::{runtime::Handle, sync::oneshot};
@@ -259,7 +258,7 @@ impl Shared {
         if queue.idle == 0 && queue.threads < self.threads_max {
             let shared = self.clone();
             let name = format!("slotd-long-{}", queue.threads);
-            let started = thread::Builder::new().name(name).spawn(move || {
+            let started = crate::thread::start(name, move || {
                 give_way(limits::LONG_NICE);
                 shared.work();
             });

@@ -196,7 +196,7 @@ impl Pool {
             let is_idle = |one: &mut Idle| match one.since {
                 Some(since) => since.elapsed() >= idle,
                 None => {
-                    one.since = Some(Instant::now());
+                    one.since = Some(crate::clock::now());
                     false
                 }
             };

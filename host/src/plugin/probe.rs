@@ -60,7 +60,7 @@ impl Plugin {
         let call = Call { session, seq: 1, time_ms: 0, state: Box::new(Nothing), input };
         let outcome = instance.call(call).await;
         // Giving its memory back takes a while.
-        tokio::task::spawn_blocking(move || drop(instance));
+        crate::task::blocking(move || drop(instance));
         judge(outcome.used_state, outcome.result)
     }
 }

@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -125,7 +125,7 @@ impl Disk {
             Ok(true) => {
                 // For `remove_unused_code`. Where it can't be set the code is compiled again one day.
                 let _ = fs::File::open(&path).and_then(|file| {
-                    file.set_times(fs::FileTimes::new().set_accessed(SystemTime::now()))
+                    file.set_times(fs::FileTimes::new().set_accessed(crate::clock::wall()))
                 });
                 return Some(path);
             }
@@ -204,7 +204,8 @@ impl Disk {
         let mut removed = Removed::default();
         let path = self.compiled_path(digest);
         let used = fs::metadata(&path).and_then(|data| Ok(data.accessed()?.max(data.modified()?)));
-        if used.is_ok_and(|used| used.elapsed().is_ok_and(|elapsed| elapsed >= unused)) {
+        let since = used.map(|used| crate::clock::wall().duration_since(used));
+        if since.is_ok_and(|since| since.is_ok_and(|since| since >= unused)) {
             remove(&path, &mut removed)?;
         }
         Ok(removed)
@@ -450,7 +451,7 @@ mod tests {
         disk.put_component(digest, b"component").unwrap();
         disk.put_compiled(digest, b"code").unwrap();
         assert_eq!(disk.stored().unwrap(), [digest]);
-        let long_ago = SystemTime::now() - Duration::from_secs(100);
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(100);
         let path = disk.compiled_path(digest);
         let age = |path: &Path| {
             let times = fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago);

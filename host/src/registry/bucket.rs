@@ -2,9 +2,10 @@
 //! acknowledgement counts as undecided.
 
 use crate::{
-    database::identity::random_u128,
+    backoff::{Backoff, Retry},
     limits,
     nats::{Nats, NatsError},
+    random,
 };
 use async_nats::jetstream::{
     kv,
@@ -12,7 +13,6 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::time::Duration;
 
 #[derive(Clone)]
 pub struct Bucket {
@@ -137,7 +137,7 @@ impl Bucket {
     /// # Errors
     /// [`BucketError::Unavailable`].
     pub async fn read(&self, key: &str) -> Result<Option<(u64, Bytes)>, BucketError> {
-        let mut retry = Retry::new();
+        let mut retry = retry();
         loop {
             match self.read_once(key).await {
                 Ok(found) => return Ok(found),
@@ -182,7 +182,7 @@ impl Bucket {
         value: &T,
         expected: u64,
     ) -> Result<Swapped, BucketError> {
-        let attempt = random_u128().map_err(|e| BucketError::Unavailable(e.to_string()))?;
+        let attempt = random::lasting_id().map_err(|e| BucketError::Unavailable(e.to_string()))?;
         let attempt = format!("{attempt:032x}");
         let stamped = Stamped { format, attempt: attempt.clone(), value };
         let encoded = serde_json::to_vec(&stamped)
@@ -195,7 +195,7 @@ impl Bucket {
                 self.value_bytes_max
             )));
         }
-        let mut retry = Retry::new();
+        let mut retry = retry();
         loop {
             let mut why = match self.store.update(key, encoded.clone(), expected).await {
                 Ok(revision) => return Ok(Swapped::Won { revision, value: encoded }),
@@ -221,24 +221,8 @@ impl Bucket {
     }
 }
 
-/// Tries with growing waits, up to [`limits::REGISTRY_TIMEOUT`] in all.
-pub struct Retry {
-    wait: Duration,
-    started: tokio::time::Instant,
-}
-
-impl Retry {
-    pub fn new() -> Self {
-        Self { wait: limits::REGISTRY_RETRY_MIN, started: tokio::time::Instant::now() }
-    }
-
-    /// Waits; `false` when there is no time left for another try.
-    pub async fn again(&mut self) -> bool {
-        if self.started.elapsed() + self.wait > limits::REGISTRY_TIMEOUT {
-            return false;
-        }
-        tokio::time::sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(limits::REGISTRY_RETRY_MAX);
-        true
-    }
+/// Tries for up to [`limits::REGISTRY_TIMEOUT`].
+pub fn retry() -> Retry {
+    let backoff = Backoff::new(limits::REGISTRY_RETRY_MIN, limits::REGISTRY_RETRY_MAX);
+    Retry::new(backoff, limits::REGISTRY_TIMEOUT)
 }

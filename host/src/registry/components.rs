@@ -4,7 +4,7 @@
 //! leaves pieces. So names are digests, a put is repeated whole, and counts once the component was
 //! read back with the right digest; what no object needs is removed.
 
-use super::bucket::Retry;
+use super::bucket;
 use crate::{
     limits,
     nats::{Nats, NatsError},
@@ -79,7 +79,7 @@ impl Components {
             return Err(format!("these {} bytes are not component {digest}", component.len()));
         }
         let work = async {
-            let mut retry = Retry::new();
+            let mut retry = bucket::retry();
             loop {
                 let why = match self.try_put(digest, &component).await {
                     Ok(()) => return Ok(()),
@@ -118,7 +118,7 @@ impl Components {
     /// Why it could not be read.
     pub async fn get(&self, digest: Digest) -> Result<Option<Bytes>, String> {
         let work = async {
-            let mut retry = Retry::new();
+            let mut retry = bucket::retry();
             let mut misses = 0;
             loop {
                 let found = self.try_fetch(digest).await;

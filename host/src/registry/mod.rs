@@ -190,7 +190,7 @@ impl Registry {
         });
         let (current, mut is_current) = signal::channel(false);
         let task = watch::run(bucket.clone(), components.clone(), shared.clone(), current);
-        let task = tokio::spawn(task);
+        let task = crate::task::spawn("registry", task);
         let ensuring = tokio::sync::Mutex::default();
         let this = Inner { settings, bucket, components, shared, ensuring, task };
         let this = Self { inner: Arc::new(this) };
@@ -275,7 +275,7 @@ impl Registry {
         }
         let _turn = ensuring.lock().await;
         let key = format!("{SERVICE}{service}");
-        let mut retry = bucket::Retry::new();
+        let mut retry = bucket::retry();
         loop {
             if let Some(known) = known() {
                 return Ok(known);

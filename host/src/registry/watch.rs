@@ -1,7 +1,7 @@
 //! The task that watches the registry.
 
 use super::{Components, PLACEMENT, Shared, bucket::Bucket, readers::NODE};
-use crate::limits;
+use crate::{backoff::Backoff, limits};
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
 use std::{collections::HashSet, sync::Arc};
@@ -20,14 +20,14 @@ pub async fn run(
 ) {
     let mut suspects = HashSet::new();
     let mut sweep = tokio::time::interval(limits::COMPONENTS_SWEEP_INTERVAL);
-    let mut wait = limits::REGISTRY_RETRY_MIN;
+    let mut wait = Backoff::new(limits::REGISTRY_RETRY_MIN, limits::REGISTRY_RETRY_MAX);
     loop {
         match bucket.store.watch_with_history(">").await {
             Ok(mut watch) => loop {
                 tokio::select! {
                     entry = watch.next() => match entry {
                         Some(Ok(entry)) => {
-                            wait = limits::REGISTRY_RETRY_MIN;
+                            wait.reset();
                             see(&shared, &entry);
                             if entry.seen_current {
                                 current.send_replace(true);
@@ -44,8 +44,7 @@ pub async fn run(
             },
             Err(error) => tracing::warn!(%error, "can't watch the registry; retrying"),
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(limits::REGISTRY_RETRY_MAX);
+        tokio::time::sleep(wait.next()).await;
     }
 }
 

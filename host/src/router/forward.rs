@@ -10,6 +10,7 @@ use super::{
     lane::{Lane, Refused, Ticket, To},
 };
 use crate::{
+    backoff::Backoff,
     error::{Code, Error},
     limits,
     log::record::INTERNAL_KEY,
@@ -121,7 +122,7 @@ impl Forwarder {
     ) -> Result<Pending, Error> {
         let (journey, first) = self.begin(key, message).await?;
         // On its own, so that whoever does not look at its answer holds up nobody behind it.
-        let arrived = tokio::spawn(journey.arrive(first));
+        let arrived = crate::task::run(journey.arrive(first));
         Ok(Pending::on_its_way(Box::pin(async move {
             arrived.await.unwrap_or_else(|_| {
                 Err(Error::internal("a forwarding task ended without a result"))
@@ -165,7 +166,7 @@ impl Forwarder {
             ticket,
             attempt: 0,
             deadline,
-            backoff: Backoff::default(),
+            backoff: backoff(),
             doubtful: false,
             followed: false,
         };
@@ -222,7 +223,7 @@ impl Forwarder {
         // reasons that say nothing of the first.
         let mut doubtful = false;
         let deadline = Instant::now() + self.deadline;
-        let mut backoff = Backoff::default();
+        let mut backoff = backoff();
         loop {
             let place = self.router.place(slot);
             if place == Place::UNKNOWN {
@@ -588,15 +589,7 @@ impl KeySource {
     }
 }
 
-/// Exponential, with jitter: half to all of the step.
-#[derive(Default)]
-struct Backoff(u32);
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let step = limits::FORWARD_RETRY_MIN * 2_u32.saturating_pow(self.0);
-        self.0 = (self.0 + 1).min(16);
-        let step = step.min(limits::FORWARD_RETRY_MAX);
-        step.mul_f64(rand::random_range(0.5..=1.0))
-    }
+/// Half to all of a step.
+fn backoff() -> Backoff {
+    Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX).spread(0.5..1.0)
 }

@@ -13,7 +13,6 @@ use crate::{
     names::{SessionKey, SlotId},
     rpc,
     slot::{Mail, Mailbox, Mailed, Order, Ownership, SlotContext, SlotHandle, open},
-    telemetry::panics,
 };
 use parking_lot::RwLock;
 use std::sync::{
@@ -290,7 +289,7 @@ impl Router {
         let is_stale = mail.may_be_stale();
         if is_stale {
             let read = open::read_copy(slot, self.context.clone(), mail);
-            tokio::spawn(panics::contain("copy", read));
+            crate::task::spawn_contained("copy", read);
         }
         is_stale
     }

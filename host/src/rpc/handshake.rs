@@ -23,13 +23,13 @@ use crate::{
     limits,
     mac::Mac,
     peer::{member::Members, protocol::Protocols},
-    telemetry::metrics,
+    telemetry::{metrics, repeats::Limiter},
+    text::{Keep, cut, printable},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use std::{
-    collections::HashMap,
     error::Error as _,
     fmt,
     net::{IpAddr, SocketAddr},
@@ -149,11 +149,8 @@ impl fmt::Display for Parted {
 
 /// Text from outside: short, and without what a terminal would obey.
 pub(super) fn clean(text: &str) -> String {
-    let mut end = text.len().min(limits::PEER_TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let text = printable(cut(text, limits::PEER_TEXT_BYTES_MAX), Keep::Nothing);
+    cut(&text, limits::PEER_TEXT_BYTES_MAX).to_owned()
 }
 
 /// What this node is to its peers, and what it expects of them.
@@ -161,13 +158,7 @@ pub(super) struct Own {
     pub options: RpcOptions,
     pub members: watch::Receiver<Arc<Members>>,
     found: watch::Receiver<Found>,
-    noted: Mutex<HashMap<(Reason, IpAddr), Noted>>,
-}
-
-struct Noted {
-    at: Instant,
-    /// Since then, without a line.
-    more: u64,
+    noted: Mutex<Limiter<(Reason, IpAddr)>>,
 }
 
 /// Which side of the link a node is. Part of the proof: one can't be played back as the other.
@@ -196,7 +187,8 @@ impl Own {
         members: watch::Receiver<Arc<Members>>,
         found: watch::Receiver<Found>,
     ) -> Self {
-        Self { options, members, found, noted: Mutex::default() }
+        let noted = Limiter::new(limits::PEER_LOG_INTERVAL, limits::PEER_LOG_KEYS_MAX);
+        Self { options, members, found, noted: Mutex::new(noted) }
     }
 
     /// Whether a member has this address, or discovery gave it.
@@ -267,7 +259,7 @@ impl Own {
             boot: own.boot,
             ring_scheme: self.options.ring_scheme.to_string(),
             slot_count: self.options.slot_count.into(),
-            nonce: rand::random::<[u8; NONCE_BYTES]>().to_vec(),
+            nonce: crate::random::bytes::<NONCE_BYTES>().to_vec(),
             version: own.version.to_string(),
         }
         .encode_to_vec()
@@ -369,28 +361,8 @@ impl Own {
     /// Counts a refusal and, now and then, says it.
     pub fn refused(&self, from: IpAddr, what: &str, refusal: &Refusal) {
         metrics().peer_refused(refusal.reason.as_str());
-        let now = Instant::now();
-        let more = {
-            let noted = &mut *self.noted.lock();
-            let old = |noted: &Noted| now - noted.at >= limits::PEER_LOG_INTERVAL;
-            match noted.get_mut(&(refusal.reason, from)) {
-                Some(noted) if !old(noted) => {
-                    noted.more += 1;
-                    return;
-                }
-                Some(noted) => std::mem::replace(noted, Noted { at: now, more: 0 }).more,
-                None => {
-                    if noted.len() >= limits::PEER_LOG_KEYS_MAX {
-                        noted.retain(|_, noted| !old(noted));
-                    }
-                    if noted.len() >= limits::PEER_LOG_KEYS_MAX {
-                        return;
-                    }
-                    noted.insert((refusal.reason, from), Noted { at: now, more: 0 });
-                    0
-                }
-            }
-        };
+        let about = (refusal.reason, from);
+        let Some(more) = self.noted.lock().admit(about, Instant::now().into_std()) else { return };
         let Refusal { reason, detail, .. } = refusal;
         tracing::warn!(
             reason = reason.as_str(), %from, repeated = more,
@@ -465,7 +437,7 @@ mod tests {
     /// A log line that a stranger writes must not pass for one of ours.
     #[test]
     fn text_from_outside_is_cleaned() {
-        assert_eq!(clean("a\nb\u{1b}[31m"), "a?b?[31m");
+        assert_eq!(clean("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
         assert_eq!(clean(&"ü".repeat(500)).len(), limits::PEER_TEXT_BYTES_MAX);
     }
 }

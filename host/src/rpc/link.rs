@@ -10,6 +10,7 @@ use super::{
     wire::{self, Parts},
 };
 use crate::{
+    backoff::Backoff,
     buffers::{self, Charge, Held, Kind},
     error::{Code, Error},
     limits,
@@ -292,7 +293,7 @@ impl Drop for Answer {
 
 /// Keeps the connection to the peer for as long as it runs.
 pub(super) async fn run(link: Arc<Link>, own: Arc<Own>, mut target: watch::Receiver<Member>) {
-    let mut wait = limits::PEER_RETRY_MIN;
+    let mut wait = Backoff::new(limits::PEER_RETRY_MIN, limits::PEER_RETRY_MAX).spread(0.5..1.0);
     // What was said last, so that a peer that stays away is one line in the log.
     let mut said = String::new();
     loop {
@@ -301,7 +302,7 @@ pub(super) async fn run(link: Arc<Link>, own: Arc<Own>, mut target: watch::Recei
         let why = tokio::select! {
             why = connection(&link, &own, &member) => why,
             () = moved(&link, &mut target, &member) => {
-                wait = limits::PEER_RETRY_MIN;
+                wait.reset();
                 "it was restarted".into()
             }
         };
@@ -315,17 +316,15 @@ pub(super) async fn run(link: Arc<Link>, own: Arc<Own>, mut target: watch::Recei
         said = why;
         // A link that breaks as soon as it is there is no reason to hurry.
         if was_up && began.elapsed() >= limits::PEER_RETRY_MAX {
-            wait = limits::PEER_RETRY_MIN;
+            wait.reset();
         }
         tokio::select! {
-            () = sleep(wait.mul_f64(rand::random_range(0.5..1.0))) => {
-                wait = (2 * wait).min(limits::PEER_RETRY_MAX);
-            }
+            () = sleep(wait.next()) => {}
             changed = target.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                wait = limits::PEER_RETRY_MIN;
+                wait.reset();
             }
         }
     }

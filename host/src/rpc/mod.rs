@@ -179,8 +179,8 @@ pub fn start(
     let inbound = Arc::new(server::Inbound::default());
     let server = server::Server::new(own.clone(), handler, inbound.clone());
     let tasks = vec![
-        tokio::spawn(server.run(listener, stopped.clone())),
-        tokio::spawn(keep_links(links.clone(), own.clone(), members, stopped)),
+        crate::task::spawn("listener of peers", server.run(listener, stopped.clone())),
+        crate::task::spawn("links", keep_links(links.clone(), own.clone(), members, stopped)),
     ];
     PeerLinks { links, own, inbound, stop, tasks: Mutex::new(tasks) }
 }
@@ -277,7 +277,8 @@ async fn keep_links(
                 None => {
                     let link = Link::new(member.name.clone());
                     let (target, targets) = watch::channel(member.clone());
-                    let task = tokio::spawn(link::run(link.clone(), own.clone(), targets));
+                    let task =
+                        crate::task::spawn("link", link::run(link.clone(), own.clone(), targets));
                     links.0.write().insert(member.name.clone(), link.clone());
                     kept.insert(member.name.clone(), Kept { link, target, task });
                 }

@@ -208,7 +208,7 @@ impl<'a> Serving<'a> {
             return self.work.push(Work::Answer { id, future });
         }
         // May take long, or the thread: must not hold up the link.
-        let task = tokio::spawn(future);
+        let task = crate::task::run(future);
         if read {
             self.reads.insert(id, task.abort_handle());
         }

@@ -10,9 +10,7 @@ use crate::{
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::takeover::{Migrate, takes_over},
-    slot::{
-        Reply, calls::Done, mail::Serve, now_ms, overlay::Transaction, session::Session, task::Task,
-    },
+    slot::{Reply, calls::Done, mail::Serve, overlay::Transaction, session::Session, task::Task},
     telemetry::repeats,
 };
 use bytes::Bytes;
@@ -107,7 +105,7 @@ impl Task {
         }
         let key = session.key.clone();
         let seq = session.head.seq + 1;
-        let time_ms = now_ms().max(session.head.updated_ms);
+        let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
         let (tx, choice, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
@@ -370,7 +368,7 @@ impl Task {
         };
         let key = session.key.clone();
         let seq = session.head.seq;
-        let time_ms = now_ms().max(session.head.updated_ms);
+        let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
         let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
         let (tx, _, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,

@@ -48,7 +48,7 @@ impl Task {
         let label = known.label;
         // All who wait for one load, here and in other slots, wait as long as a call may run, and not each
         // anew.
-        let begun = context.plugins.loading_since(known.digest).unwrap_or_else(Instant::now);
+        let begun = context.plugins.loading_since(known.digest).unwrap_or_else(crate::clock::now);
         let load = async { context.plugins.load(known.digest).await };
         match self.unless_cut(load, begun, caller).await {
             Ok(Ok(plugin)) => Ok(context.plugins.pool().add(service, deployment, label, plugin)),
@@ -79,7 +79,7 @@ impl Task {
         if let (None, Some(registry)) = (&known, registry) {
             // Another node deployed it a moment ago.
             let ensure = registry.ensure(service, id);
-            let ensured = self.unless_cut(ensure, Instant::now(), caller).await;
+            let ensured = self.unless_cut(ensure, crate::clock::now(), caller).await;
             let label = || self.context.catalogue.label(service, id);
             known = ensured.map_err(|why| not_waited_for(&label(), why))??.deployment(id).cloned();
         }
@@ -156,7 +156,7 @@ impl Task {
         let future = guests.clone().call(call, signal.clone()).boxed();
         let work = Work { service: Some(&guests.service), begin, signal: &signal, future };
         let alone = context.plugins.deadline() * limits::LONG_CALL_DEADLINES;
-        let ending = self.ending(Instant::now(), alone);
+        let ending = self.ending(crate::clock::now(), alone);
         let ran = self.beside_commits(lane.run(work, caller, ending)).await;
         if let Some(elapsed) = ran.output.elapsed {
             let counted = self.services.of(&guests.service);

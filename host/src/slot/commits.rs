@@ -9,6 +9,7 @@ use crate::{
     },
     message::Consistency,
     names::ServiceName,
+    random,
     slot::{
         Reply,
         batch::{Building, Gate, commit_error},
@@ -22,7 +23,7 @@ use crate::{
 use futures_util::future::BoxFuture;
 use std::{
     future::poll_fn,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -66,7 +67,7 @@ impl Task {
         let batch = Batch {
             slot: self.slot,
             term: self.term,
-            attempt: rand_u128(),
+            attempt: random::batch_id(),
             records: building.records,
         };
         let encoded = match batch.encode_at(self.context.level.get()) {
@@ -80,7 +81,7 @@ impl Task {
         };
         let (slot, term, after) = (self.slot, self.term, self.position);
         let append = Append { slot, term, after, batch: encoded };
-        let (bytes, started) = (append.batch.len(), Instant::now());
+        let (bytes, started) = (append.batch.len(), crate::clock::now());
         let commit = match &self.shared {
             Some(shared) => {
                 let shared = shared.clone();
@@ -106,7 +107,7 @@ impl Task {
             Ok(position) => {
                 self.position = position;
                 self.committed_batch = in_flight.number;
-                self.last_commit = Instant::now();
+                self.last_commit = crate::clock::now();
                 relaxed_store(&self.stats.position, position);
                 relaxed_store(&self.stats.sessions, self.live_sessions);
                 in_flight.gate.open();
@@ -281,15 +282,6 @@ pub(super) async fn decided(
         (Some(in_flight), _) => in_flight.poll(cx),
     })
     .await
-}
-
-/// A batch's attempt id: unique, not secret.
-fn rand_u128() -> u128 {
-    use std::hash::{BuildHasher, RandomState};
-    use std::sync::{LazyLock, atomic::AtomicU64};
-    static NODE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    (u128::from(*NODE) << 64) | u128::from(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Committed {

@@ -12,7 +12,7 @@ use crate::{
         task::{End, Task},
     },
 };
-use std::{sync::atomic::Ordering, time::Instant};
+use std::sync::atomic::Ordering;
 
 impl Task {
     /// Takes no more mail, finishes what is there, and leaves nothing unflushed.
@@ -26,7 +26,7 @@ impl Task {
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
         shared.close();
-        let asked = self.stats.asked_since().unwrap_or_else(Instant::now);
+        let asked = self.stats.asked_since().unwrap_or_else(crate::clock::now);
         let until = asked + self.context.plugins.deadline().max(limits::STOP_DRAIN);
         let mut drained = false;
         let mut released = !release;
@@ -65,7 +65,8 @@ impl Task {
                     ));
                 }
             }
-            let since = self.in_flight.as_ref().map_or_else(Instant::now, |commit| commit.started);
+            let since =
+                self.in_flight.as_ref().map_or_else(crate::clock::now, |commit| commit.started);
             let impatient = since + self.context.options.patience;
             // Without a commit or a flush under way nothing else would make room.
             let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
@@ -80,7 +81,7 @@ impl Task {
                     self.check_patience();
                 }
                 () = tokio::task::consume_budget(), if has_room && !drained => match shared.next_mail() {
-                    Some(next) if next.takes_time() && Instant::now() >= until => {
+                    Some(next) if next.takes_time() && crate::clock::now() >= until => {
                         next.refuse(Error::new(
                             Code::Unavailable,
                             "the slot is moving or stopping and has no time left for waiting \

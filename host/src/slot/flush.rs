@@ -14,7 +14,6 @@ use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
-    time::Instant,
 };
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
@@ -68,13 +67,13 @@ impl Task {
         {
             return;
         }
-        self.last_flush = Instant::now();
+        self.last_flush = crate::clock::now();
         let batches = std::mem::take(&mut self.unflushed);
         self.stats.dirty.store(false, Ordering::Relaxed);
         let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
         let bytes = self.unflushed_bytes;
         let owner = self.owner.clone();
-        let handle = tokio::task::spawn_blocking(move || {
+        let handle = crate::task::blocking(move || {
             let _owner = owner;
             let mut changes = Changes::default();
             let mut meta = meta;
@@ -87,7 +86,7 @@ impl Task {
                     head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
                 })
                 .collect();
-            let started = Instant::now();
+            let started = crate::clock::now();
             store.apply(slot, changes, &meta)?;
             metrics().flush_seconds.record(started.elapsed());
             Ok(Flushed { meta, sessions })
@@ -136,7 +135,7 @@ impl Task {
     fn trim(&self, up_to: Position) {
         let trim = self.context.log.trim(self.slot, up_to);
         let slot = self.slot;
-        tokio::spawn(async move {
+        crate::task::run(async move {
             if let Err(error) = trim.await
                 && repeats::admit("logs were not trimmed", "slots")
             {
@@ -158,7 +157,7 @@ impl Task {
         let (slot, term, log) = (self.slot, self.term, self.context.log.clone());
         let store = cluster.store.clone();
         self.attention = true;
-        self.snapshotting = Some(tokio::spawn(async move {
+        self.snapshotting = Some(crate::task::spawn("snapshot", async move {
             let _turn = turns.acquire_owned().await.map_err(|e| e.to_string())?;
             let taken = snapshots.take(slot, term, &*log, &store).await;
             // The one before is kept reachable, in case an object of the newest is lost.
@@ -197,7 +196,7 @@ impl Task {
         self.trim(position);
         if let Some(cluster) = &self.context.cluster {
             let (snapshots, slot, term) = (cluster.snapshots.clone(), self.slot, self.term);
-            tokio::spawn(async move {
+            crate::task::run(async move {
                 if let Err(error) = snapshots.collect(slot, term).await
                     && repeats::admit("old snapshots were not removed", "slots")
                 {
@@ -225,7 +224,7 @@ pub async fn catch_up_alone(
     owner: Arc<OwnedMutexGuard<()>>,
 ) -> Result<SlotMeta, Error> {
     let (_waits, waiter) = oneshot::channel();
-    let caught_up = tokio::spawn(async move {
+    let caught_up = crate::task::run(async move {
         let _owner = owner;
         catch_up(slot, &context, until, waiter).await
     });
@@ -248,7 +247,7 @@ async fn catch_up(
         let cleared = cluster.snapshots.clear(slot, &cluster.store).await;
         cleared.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
     }
-    let started = Instant::now();
+    let started = crate::clock::now();
     loop {
         if let CatchUp::To(claimed) = until
             && meta.applied >= claimed
@@ -303,7 +302,7 @@ async fn catch_up(
             && bytes < limits::REPLAY_WRITE_BYTES_MAX;
         let is_last = bytes < limits::CATCH_UP_BYTES_MAX / 2;
         let store = context.store.clone();
-        meta = tokio::task::spawn_blocking(move || replay(slot, &*store, meta, tail))
+        meta = crate::task::blocking(move || replay(slot, &*store, meta, tail))
             .await
             .map_err(|e| Error::internal(format!("the replay failed: {e}")))??;
         drop(turn);

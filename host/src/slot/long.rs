@@ -51,7 +51,7 @@ impl LongCalls {
             return;
         }
         let before = self.cost(service).unwrap_or_default();
-        let known = Cost { cost: before / 2 + took, at: Instant::now() };
+        let known = Cost { cost: before / 2 + took, at: crate::clock::now() };
         self.0.insert(service.clone(), known);
     }
 }

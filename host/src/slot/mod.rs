@@ -37,7 +37,6 @@ use crate::{
     registry::Registry,
     service::Catalogue,
     state::{StateStore, fjall::FjallState, snapshot::Snapshots},
-    telemetry::panics,
 };
 use parking_lot::Mutex;
 use shared::Put;
@@ -248,7 +247,7 @@ impl SlotHandle {
         let open = open::Open { slot, ownership, context, last, told: opened };
         let run = open::run(open, open::Ending(shared.clone()), orders, stats.clone());
         // What a slot has in memory ends with its task; the next one opens it from the log.
-        tokio::spawn(panics::contain("slot", run));
+        crate::task::spawn_contained("slot", run);
         Self { mailbox: Mailbox(shared), control, stats }
     }
 
@@ -322,7 +321,7 @@ impl SlotStats {
     fn asked(&self) {
         self.asked.send_modify(|asked| {
             asked.orders += 1;
-            asked.since.get_or_insert_with(Instant::now);
+            asked.since.get_or_insert_with(crate::clock::now);
         });
     }
 
@@ -351,21 +350,15 @@ impl SlotStats {
     }
 }
 
-/// Milliseconds since the Unix epoch.
-pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_millis() as u64
-}
-
 /// When a slot last did something, for idleness; kept apart from wall time.
 pub(crate) struct LastUse(Instant);
 
 impl LastUse {
     pub fn now() -> Self {
-        Self(Instant::now())
+        Self(crate::clock::now())
     }
     pub fn touch(&mut self) {
-        self.0 = Instant::now();
+        self.0 = crate::clock::now();
     }
     pub fn is_older_than(&self, idle: Duration) -> bool {
         self.0.elapsed() >= idle

@@ -16,7 +16,6 @@ use crate::{
         Reply,
         apply::{self, new_record, no_session},
         mail::Serve,
-        now_ms,
         overlay::Transaction,
         read::info,
         session::Session,
@@ -25,7 +24,7 @@ use crate::{
     state::deleted,
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 impl Serve for ReadState {
     async fn serve(self, task: &mut Task, reply: Reply<StatePage>) {
@@ -244,7 +243,7 @@ impl Task {
         match is_whole {
             true => self.held_back.remove(&key),
             false => {
-                let now = Instant::now();
+                let now = crate::clock::now();
                 self.held_back.retain(|_, until| *until > now);
                 self.held_back.insert(key, now + limits::IMPORT_PART_HOLD)
             }
@@ -256,7 +255,7 @@ impl Task {
     /// A session of which parts were imported and not yet the last: a handler would see half a state. A
     /// node that takes the slot over in the middle does not know of it until the next part comes.
     pub(super) fn check_is_whole(&self, key: &SessionKey) -> Result<(), Error> {
-        match self.held_back.get(key).is_some_and(|until| *until > Instant::now()) {
+        match self.held_back.get(key).is_some_and(|until| *until > crate::clock::now()) {
             true => Err(Error::new(
                 Code::Unavailable,
                 format!("{key} is being imported; try again when the import has ended"),
@@ -308,7 +307,7 @@ impl Task {
             seq: session.head.seq + 1,
             id: Some(entering.id),
             sender: Some(entering.who),
-            time_ms: now_ms().max(session.head.updated_ms),
+            time_ms: crate::clock::now_ms().max(session.head.updated_ms),
             content_type: CONTENT_TYPE.into(),
             body: note,
             reply_content_type: CONTENT_TYPE.into(),

@@ -16,6 +16,7 @@ use crate::{
     },
     names::{ServiceName, SessionKey, SlotId},
     plugin::Signal,
+    random,
     slot::{
         Activation, LastUse, Mail, Order, Reply, SlotContext, SlotStats,
         batch::Building,
@@ -146,10 +147,10 @@ impl Task {
             unflushed_bytes: 0,
             flushed_batch: 0,
             flushing: None,
-            last_flush: Instant::now(),
+            last_flush: crate::clock::now(),
             // What earlier owners wrote since their last snapshot is not known. A guess, so that
             // slots that open together do not all make one at once.
-            log_bytes: rand::random_range(0..limits::SNAPSHOT_LOG_BYTES),
+            log_bytes: random::below(limits::SNAPSHOT_LOG_BYTES),
             snapshotting: None,
             trim_after: None,
             services: services::Known::default(),
@@ -159,7 +160,7 @@ impl Task {
             signal: Arc::default(),
             long: LongCalls::default(),
             last_use: LastUse::now(),
-            last_commit: Instant::now(),
+            last_commit: crate::clock::now(),
             failed: None,
         }
     }
@@ -353,7 +354,7 @@ impl Task {
 
     /// Goes over to a deployment. Between two messages by construction.
     fn activate(&mut self, Activation { record }: Activation, reply: Reply<Duration>) {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let current = self.active.get(&record.service);
         if current.is_some_and(|current| current.generation >= record.generation) {
             return self.hold_for_all(reply, Ok(Duration::ZERO));

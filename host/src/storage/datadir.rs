@@ -29,7 +29,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
-    time::Instant,
 };
 use tokio::sync::watch;
 
@@ -302,7 +301,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     let file =
         File::options().create(true).truncate(false).write(true).open(path.join(identity::LOCK));
     let file = file.map_err(|e| unavailable(path, &e))?;
-    let started = Instant::now();
+    let started = crate::clock::now();
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),

@@ -13,7 +13,7 @@ use crate::{
     state::fjall::collect_garbage,
 };
 use parking_lot::{Condvar, Mutex};
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 /// Tells the thread to stop.
 #[derive(Default)]
@@ -57,18 +57,18 @@ pub struct Housekeeper {
 
 impl Housekeeper {
     pub fn start(self) -> std::io::Result<std::thread::JoinHandle<()>> {
-        std::thread::Builder::new().name("housekeeping".into()).spawn(move || self.run())
+        crate::thread::start("housekeeping", move || self.run())
     }
 
     fn run(mut self) {
-        let mut marked = Instant::now();
+        let mut marked = crate::clock::now();
         while !self.stop.wait() {
             // Notices room that is free again, also when nobody asks.
             let _ = self.engine.check_space();
             let now_and_then = marked.elapsed() >= limits::FLUSH_INTERVAL;
             self.look_at_database(now_and_then);
             if now_and_then {
-                marked = Instant::now();
+                marked = crate::clock::now();
                 if let Err(e) = self.mark.lock().advance(self.log.last(), false) {
                     tracing::warn!("cannot write {}: {e}", identity::MARK);
                 }

@@ -6,13 +6,14 @@ mod info;
 pub use info::{SwapInfo, SwapShare};
 
 use crate::{
+    backoff::Backoff,
     error::Error,
     limits,
     log::record::Activate,
     message::{Purpose, gone},
     names::{ServiceName, SlotId},
     router::{Place, Router},
-    slot::{Activation, Order, now_ms},
+    slot::{Activation, Order},
     telemetry::{metrics, repeats},
 };
 use futures_util::{StreamExt, stream};
@@ -64,8 +65,8 @@ impl Swap {
             from,
             to,
             slots,
-            started_ms: now_ms(),
-            started: Instant::now(),
+            started_ms: crate::clock::now_ms(),
+            started: crate::clock::now(),
             progress: Mutex::default(),
             end: watch::Sender::new(End::No),
         }
@@ -135,7 +136,7 @@ impl Swap {
     }
 
     async fn move_slot(&self, router: &Router, slot: SlotId, activation: &Activation) {
-        let mut backoff = limits::SWAP_RETRY_MIN;
+        let mut backoff = Backoff::new(limits::SWAP_RETRY_MIN, limits::SWAP_RETRY_MAX);
         loop {
             match activate(router, slot, activation).await {
                 Ok(pause) => {
@@ -156,8 +157,7 @@ impl Swap {
                     self.progress.lock().errors.insert(slot, error.to_string());
                 }
             }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(limits::SWAP_RETRY_MAX);
+            tokio::time::sleep(backoff.next()).await;
         }
     }
 
@@ -237,7 +237,7 @@ fn give_up_older(router: &Router, record: &Activate) {
     let newest = context.catalogue.get(&record.service);
     let current = newest.map_or(record.deployment, |newest| newest.current);
     let (plugins, service) = (context.plugins.clone(), record.service.clone());
-    tokio::task::spawn_blocking(move || plugins.pool().supersede(&service, current));
+    crate::task::blocking(move || plugins.pool().supersede(&service, current));
 }
 
 /// Has a slot go over; gives the time for which it took no message.

@@ -10,11 +10,11 @@ pub mod said;
 pub mod scrape;
 pub mod services;
 pub mod sink;
-pub mod text;
 
 pub use metrics::{Metrics, metrics};
 pub use scrape::{ServiceMemory, Snapshot, SourceGuard, on_scrape};
 
+use crate::text::{self, Keep};
 use std::{fmt, io::IsTerminal as _, sync::OnceLock};
 use tracing_subscriber::{
     EnvFilter,
@@ -53,7 +53,7 @@ impl<'w> FormatFields<'w> for Printable {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
         let mut plain = String::new();
         self.0.format_fields(Writer::new(&mut plain), fields)?;
-        writer.write_str(&text::printable(&plain))
+        writer.write_str(&text::printable(&plain, Keep::Tabs))
     }
 }
 

@@ -39,6 +39,8 @@ static FATAL: std::sync::LazyLock<watch::Sender<Option<String>>> =
 thread_local! {
     /// How many contained scopes this thread is in.
     static CONTAINED: Cell<u32> = const { Cell::new(0) };
+    /// The name of what it runs; empty: it has none.
+    static RUNS: Cell<&'static str> = const { Cell::new("") };
 }
 
 /// What was contained. The log has more.
@@ -49,17 +51,36 @@ pub struct Panicked {
     pub message: String,
 }
 
-struct Scope;
+/// What is put back at the end.
+struct Scope {
+    contained: u32,
+    ran: &'static str,
+}
 impl Scope {
-    fn enter() -> Self {
-        CONTAINED.set(CONTAINED.get() + 1);
-        Self
+    fn named(what: &'static str) -> Self {
+        Self { contained: CONTAINED.get(), ran: RUNS.replace(what) }
+    }
+    fn contained(what: &'static str) -> Self {
+        let this = Self::named(what);
+        CONTAINED.set(this.contained + 1);
+        this
     }
 }
 impl Drop for Scope {
     fn drop(&mut self) {
-        CONTAINED.set(CONTAINED.get() - 1);
+        CONTAINED.set(self.contained);
+        RUNS.set(self.ran);
     }
+}
+
+/// Runs a future whose panic is reported with a name.
+pub async fn named<F: Future>(what: &'static str, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let _scope = Scope::named(what);
+        future.as_mut().poll(context)
+    })
+    .await
 }
 
 /// Runs a future whose panic ends nothing but itself. The caller must drop or make anew whatever
@@ -70,7 +91,7 @@ impl Drop for Scope {
 pub async fn contain<F: Future>(what: &'static str, future: F) -> Result<F::Output, Panicked> {
     let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
     poll_fn(|context| {
-        let _scope = Scope::enter();
+        let _scope = Scope::contained(what);
         future.as_mut().poll(context)
     })
     .await
@@ -82,7 +103,7 @@ pub async fn contain<F: Future>(what: &'static str, future: F) -> Result<F::Outp
 /// # Errors
 /// The panic.
 pub fn contain_sync<T>(what: &'static str, work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    let _scope = Scope::enter();
+    let _scope = Scope::contained(what);
     catch_unwind(AssertUnwindSafe(work))
         .map_err(|payload| Panicked { what, message: message(&*payload).into() })
 }
@@ -112,7 +133,8 @@ fn hook(panic: &PanicHookInfo<'_>) {
     super::metrics().panics.increment(1);
     if tracing::dispatcher::has_been_set() {
         let consequence = if contained { "it is restarted" } else { "the process ends" };
-        tracing::error!(%message, %place, thread, "panic, a bug in slotd; {consequence}");
+        let task = Some(RUNS.get()).filter(|name| !name.is_empty());
+        tracing::error!(%message, %place, thread, task, "panic, a bug in slotd; {consequence}");
     } else {
         let line = format!("slotd: a bug: thread {thread} panicked at {place}: {message}\n");
         let _ = super::sink::err(line.as_bytes());
@@ -140,7 +162,7 @@ fn tell_later(backtrace: Backtrace) {
     if BUSY.swap(true, Ordering::AcqRel) {
         return;
     }
-    let telling = std::thread::Builder::new().name("slotd-backtrace".into()).spawn(move || {
+    let telling = crate::thread::start("slotd-backtrace", move || {
         tell(&backtrace);
         BUSY.store(false, Ordering::Release);
     });
@@ -184,6 +206,7 @@ mod tests {
         assert_eq!(contain("fine", async { 7 }).await.unwrap(), 7);
         let failed: Result<(), Panicked> = contain_sync("work", || panic!("on purpose"));
         assert!(failed.is_err());
-        assert_eq!(CONTAINED.get(), 0);
+        assert_eq!(named("x", async { RUNS.get() }).await, "x");
+        assert_eq!((CONTAINED.get(), RUNS.get()), (0, ""));
     }
 }

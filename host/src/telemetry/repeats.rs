@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     fmt::Display,
+    hash::Hash,
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -35,12 +36,16 @@ impl Window {
         Self { began: now, lines: 0, suppressed: 0 }
     }
 
+    fn is_over(&self, rate: Rate, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) >= rate.interval
+    }
+
     /// How many lines of an interval that is over were suppressed; a new one begins then.
     pub fn turn(&mut self, rate: Rate, now: Instant) -> u64 {
-        if now.saturating_duration_since(self.began) < rate.interval {
-            return 0;
+        match self.is_over(rate, now) {
+            true => std::mem::replace(self, Self::new(now)).suppressed,
+            false => 0,
         }
-        std::mem::replace(self, Self::new(now)).suppressed
     }
 
     /// Whether one more line is to be logged.
@@ -51,6 +56,39 @@ impl Window {
             false => self.suppressed += 1,
         }
         admitted
+    }
+}
+
+/// Admits something once in a while for each key, and for a bounded number of keys in that time.
+pub struct Limiter<K> {
+    rate: Rate,
+    keys_max: usize,
+    windows: HashMap<K, Window>,
+}
+
+impl<K: Hash + Eq> Limiter<K> {
+    pub fn new(every: Duration, keys_max: usize) -> Self {
+        let rate = Rate { lines: 1, interval: every };
+        Self { rate, keys_max, windows: HashMap::new() }
+    }
+
+    /// `None`: not now. Otherwise how often that was said of the key since it was last admitted.
+    pub fn admit(&mut self, key: K, now: Instant) -> Option<u64> {
+        let rate = self.rate;
+        if self.windows.len() >= self.keys_max && !self.windows.contains_key(&key) {
+            self.windows.retain(|_, window| !window.is_over(rate, now));
+            if self.windows.len() >= self.keys_max {
+                return None;
+            }
+        }
+        let window = self.windows.entry(key).or_insert_with(|| Window::new(now));
+        let suppressed = window.turn(rate, now);
+        window.admit(rate).then_some(suppressed)
+    }
+
+    #[cfg(test)]
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.windows.keys()
     }
 }
 
@@ -79,7 +117,7 @@ impl Repeats {
     fn sweep(&mut self, now: Instant) -> Suppressed {
         let mut suppressed = Vec::new();
         self.0.retain(|(what, about), window| {
-            let over = now.saturating_duration_since(window.began) >= RATE.interval;
+            let over = window.is_over(RATE, now);
             if over && window.suppressed > 0 {
                 suppressed.push((*what, about.clone(), window.suppressed));
             }
@@ -91,14 +129,14 @@ impl Repeats {
 
 /// Whether a line that says `what` about something is to be logged now. Counts it otherwise.
 pub fn admit(what: &'static str, about: impl Display) -> bool {
-    let (admitted, before) = REPEATS.lock().admit(what, about.to_string(), Instant::now());
+    let (admitted, before) = REPEATS.lock().admit(what, about.to_string(), crate::clock::now());
     tell(before);
     admitted
 }
 
 /// Says how many lines were suppressed in intervals that are over. Called now and then.
 pub fn sweep() {
-    let suppressed = REPEATS.lock().sweep(Instant::now());
+    let suppressed = REPEATS.lock().sweep(crate::clock::now());
     tell(suppressed);
 }
 
@@ -143,6 +181,20 @@ mod tests {
         let lines = (0..10_000).filter(|n| repeats.admit("x", n.to_string(), now).0).count();
         assert!(repeats.0.len() <= limits::REPEATS_KEPT_MAX + 1);
         assert!(lines <= limits::REPEATS_KEPT_MAX + RATE.lines as usize, "{lines}");
+    }
+
+    /// Log lines about strangers, and answers to them, are bounded by this alone.
+    #[test]
+    fn a_limiter_bounds_each_key_and_all_keys() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut limiter = Limiter::new(Duration::from_millis(100), 3);
+        let admitted = [0, 50, 99, 100].map(|ms| limiter.admit(1, at(ms)));
+        assert_eq!(admitted, [Some(0), None, None, Some(2)]);
+        let admitted = [2, 3, 4].map(|key| limiter.admit(key, at(110)));
+        assert_eq!(admitted, [Some(0), Some(0), None]);
+        assert_eq!(limiter.admit(4, at(210)), Some(0));
+        assert!((0..100).filter(|key| limiter.admit(*key, at(211)).is_some()).count() <= 3);
     }
 
     impl Repeats {

@@ -10,7 +10,6 @@ use serde::Serialize;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
-    time::{SystemTime, UNIX_EPOCH},
 };
 use utoipa::ToSchema;
 
@@ -222,9 +221,7 @@ fn resident_bytes() -> Option<u64> {
 /// When metrics were first asked for or the process told us of its start: near enough.
 pub(super) fn started() -> u64 {
     static STARTED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    *STARTED.get_or_init(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-    })
+    *STARTED.get_or_init(|| crate::clock::since_epoch().as_secs())
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ pub fn err(bytes: &[u8]) -> io::Result<()> {
 /// Waits until all is written that was handed over, at most this long: nobody may be reading.
 pub fn flush(wait: Duration) {
     let Some(Streams { out, err }) = STREAMS.get() else { return };
-    let until = Instant::now() + wait;
+    let until = crate::clock::now() + wait;
     for sink in [out, err] {
         sink.flush(until);
     }
@@ -100,7 +100,7 @@ impl Sink {
             emptied: Condvar::new(),
         });
         let own = sink.clone();
-        let started = thread::Builder::new().name("slotd-output".into()).spawn(move || own.run(to));
+        let started = crate::thread::start("slotd-output", move || own.run(to));
         if started.is_err() {
             // A system without room for one more thread: what would be said is counted as dropped.
             sink.state.lock().closed = true;
@@ -221,7 +221,7 @@ impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let given = line.len();
         let text = std::str::from_utf8(line).ok().filter(|_| self.json);
-        let _ = match text.and_then(super::text::in_json) {
+        let _ = match text.and_then(crate::text::in_json) {
             Some(clean) => err(clean.as_bytes()),
             None => err(line),
         };

@@ -141,9 +141,7 @@ impl Node {
                 }
             };
             // Ends with the process.
-            std::thread::Builder::new()
-                .name(format!("log of {name}"))
-                .spawn(move || lines(log, each))?;
+            crate::thread::start(format!("log of {name}"), move || lines(log, each))?;
         }
         Ok(Self { name: name.to_owned(), child, ended: None })
     }

@@ -215,7 +215,7 @@ impl Plugin {
 
     async fn sources(&self) -> Vec<PathBuf> {
         let dir = self.options.dir.clone();
-        let found = tokio::task::spawn_blocking(move || {
+        let found = crate::task::blocking(move || {
             let sources = Lang::of(&dir).map(|lang| lang.language().sources(&dir));
             // With a broken manifest the folder is still what to watch: it is mended there.
             sources.unwrap_or_else(|_| vec![dir])
@@ -236,9 +236,9 @@ impl Plugin {
 
     /// One build and what follows. What goes wrong with the plugin is shown; an error is `dev`'s.
     async fn turn(&mut self) -> Result<(), CliError> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let (options, steps) = (self.options.clone(), self.steps.clone());
-        let built = tokio::task::spawn_blocking(move || plugin::component(&options, &steps)).await;
+        let built = crate::task::blocking(move || plugin::component(&options, &steps)).await;
         let component = match built {
             Ok(Ok(component)) => component,
             Ok(Err(error)) => return self.failed("build-failed", &format!("{error:#}")),

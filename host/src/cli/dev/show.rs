@@ -3,7 +3,8 @@
 
 use crate::{
     cli::{exit::CliError, output},
-    telemetry::{sink, text::printable},
+    telemetry::sink,
+    text::{Keep, printable},
 };
 use serde_json::Value;
 use std::{
@@ -147,7 +148,7 @@ impl Lines {
         };
         let colour = if self.colour { colour } else { "" };
         let is_guest = target == GUEST;
-        let clean = |text: &str| printable(text).into_owned();
+        let clean = |text: &str| printable(text, Keep::Tabs).into_owned();
         let (message, session) = (clean(&fields.message), clean(&fields.session));
         let others = clean(&fields.others);
         let mut line = tag(if is_guest { "log" } else { "node" }, BOLD, self.colour);

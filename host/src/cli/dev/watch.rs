@@ -100,7 +100,7 @@ impl Watch {
     /// How everything is now, and how long that took to find out.
     async fn look(&self) -> (Files, Duration) {
         let (roots, began) = (self.roots.clone(), Instant::now());
-        let found = tokio::task::spawn_blocking(move || Files::under(&roots)).await;
+        let found = crate::task::blocking(move || Files::under(&roots)).await;
         // Only a process that ends does not run it.
         (found.unwrap_or_else(|_| self.seen.clone()), began.elapsed())
     }

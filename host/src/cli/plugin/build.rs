@@ -10,7 +10,7 @@ use super::{
 use crate::{cli::output, limits, plugin::Digest};
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use std::{fmt, path::PathBuf, time::Instant};
+use std::{fmt, path::PathBuf};
 
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
@@ -86,7 +86,7 @@ pub struct Component {
 /// When the folder is no plugin, a tool is missing (the message has the way to get it), it does not
 /// build, or the file can't be written.
 pub fn build(options: &BuildOptions, steps: &Steps) -> anyhow::Result<BuildReport> {
-    let started = Instant::now();
+    let started = crate::clock::now();
     let Component { lang, package, bytes, by } = component(options, steps)?;
     let Package { name, version } = package;
     let file = match &options.out {

@@ -58,7 +58,7 @@ impl Export {
             session: key.session.to_string(),
             seq: info.seq,
             created_ms: info.created_ms,
-            exported_ms: crate::slot::now_ms(),
+            exported_ms: crate::clock::now_ms(),
             version: info.plugin.clone(),
             digest: shape.map(|known| known.digest),
             history,

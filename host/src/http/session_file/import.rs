@@ -265,7 +265,7 @@ impl Reader {
             checked(params::check_sender(sender))?;
         }
         checked(params::check_content_type(&line.content_type))?;
-        check_time(line.time_ms, self.time_ms, crate::slot::now_ms())?;
+        check_time(line.time_ms, self.time_ms, crate::clock::now_ms())?;
         let service = self.node.catalogued(&self.key.service).map_err(|e| e.to_string())?;
         let deployment = line.digest.and_then(|digest| deployed(&service, digest));
         let events = line.events.into_iter().map(|event| {

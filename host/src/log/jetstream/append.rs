@@ -2,6 +2,7 @@
 
 use super::{Found, Shared, Slot};
 use crate::{
+    backoff::Backoff,
     limits,
     log::{LogError, Position, Term},
     names::SlotId,
@@ -13,7 +14,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::{sync::mpsc, time::timeout};
 
 /// JetStream's "wrong last sequence: N".
@@ -96,7 +97,7 @@ impl Shared {
     /// [`LogError::Unavailable`]: nothing was sent, because it is too large.
     /// [`LogError::Corrupt`]: the log has lost what it had acknowledged.
     pub(super) async fn append(&self, attempt: Attempt) -> Result<Settled, LogError> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let slot = self.slot(attempt.slot)?;
         let mut expected = self.nats.inbox.one();
         let asked = async {
@@ -137,7 +138,9 @@ impl Shared {
         mut expected: crate::nats::inbox::Expected<mpsc::Receiver<Message>>,
         started: Instant,
     ) -> Result<Settled, LogError> {
-        let mut pause = limits::LOG_UNDECIDED_RETRY_MIN;
+        let mut pause =
+            Backoff::new(limits::LOG_UNDECIDED_RETRY_MIN, limits::LOG_UNDECIDED_RETRY_MAX)
+                .spread(0.5..1.5);
         let mut behind_since: Option<Instant> = None;
         let mut said = false;
         loop {
@@ -146,7 +149,7 @@ impl Shared {
                 Answer::WrongLast(last) if last < attempt.after => {
                     // What we go on from was acknowledged. A server that was paused, and takes
                     // itself for the leader, can say so for a while; not for ever.
-                    let since = *behind_since.get_or_insert_with(Instant::now);
+                    let since = *behind_since.get_or_insert_with(crate::clock::now);
                     if since.elapsed() > self.waits.behind {
                         return Err(LogError::Corrupt(format!(
                             "the log of slot {} ends at {last}, but {} was acknowledged: the NATS \
@@ -158,7 +161,7 @@ impl Shared {
                 // Says that it is behind, or nothing.
                 Answer::WrongLast(_) => {
                     behind_since = None;
-                    pause = limits::LOG_UNDECIDED_RETRY_MIN;
+                    pause.reset();
                 }
                 Answer::Other(ref why) => {
                     tracing::debug!(slot = attempt.slot, after = attempt.after, why, "undecided");
@@ -176,11 +179,10 @@ impl Shared {
                 }
             }
             // An acknowledgement that was only late ends it all.
-            let paused = timeout(jittered(pause), late(&mut expected.answers)).await;
+            let paused = timeout(pause.next(), late(&mut expected.answers)).await;
             if let Ok(position) = paused {
                 return Ok(Settled::Stored(position));
             }
-            pause = (pause * 2).min(limits::LOG_UNDECIDED_RETRY_MAX);
             self.nats.wait_connected().await;
             // What stands there decides; that nothing does, does not: a read may be stale, and
             // the batch may come to stand there yet.
@@ -235,8 +237,4 @@ async fn late(answers: &mut mpsc::Receiver<Message>) -> Position {
             None => std::future::pending().await,
         }
     }
-}
-
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..1.5))
 }

@@ -17,7 +17,6 @@ use crate::{
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use std::time::Instant;
 use tokio::time::timeout;
 
 impl Shared {
@@ -30,10 +29,10 @@ impl Shared {
         claimant: &str,
         mut said: Option<Last>,
     ) -> Result<(Claim, Position), LogError> {
-        let started = Instant::now();
+        let started = crate::clock::now();
         let mut tries = 0;
         // One for all tries: whichever comes to stand is known as ours.
-        let attempt = rand::random();
+        let attempt = crate::random::id();
         loop {
             // May be stale, and then the claim is refused.
             let (after, term) = match said.take() {
@@ -99,7 +98,7 @@ impl Shared {
         });
         let consumer = consumer.await.map_err(|e| unavailable(&e))?;
         let mut heard = consumer.messages().await.map_err(|e| unavailable(&e))?;
-        let started = Instant::now();
+        let started = crate::clock::now();
         let batch = claim_batch(slot, term, attempt, claimant)?;
         let mut asked = FuturesUnordered::new();
         while started.elapsed() < limits::LOG_WAIT {

@@ -2,6 +2,7 @@
 
 use super::{Found, Shared, encoded};
 use crate::{
+    backoff::Backoff,
     limits,
     log::{LogError, Logged, Position},
     names::SlotId,
@@ -159,12 +160,13 @@ pub(super) fn expected_in(headers: &HeaderMap) -> Option<Position> {
 /// Tries with back-off, [`limits::LOG_WAIT`] in all.
 pub(super) struct Tries {
     started: Instant,
-    pause: std::time::Duration,
+    backoff: Backoff,
 }
 
 impl Tries {
     pub fn new() -> Self {
-        Self { started: Instant::now(), pause: limits::LOG_UNDECIDED_RETRY_MIN }
+        let (min, max) = (limits::LOG_UNDECIDED_RETRY_MIN, limits::LOG_UNDECIDED_RETRY_MAX);
+        Self { started: crate::clock::now(), backoff: Backoff::new(min, max) }
     }
 
     /// # Errors
@@ -174,8 +176,7 @@ impl Tries {
         if left.is_zero() {
             return Err(LogError::Unavailable(why));
         }
-        tokio::time::sleep(self.pause.min(left)).await;
-        self.pause = (self.pause * 2).min(limits::LOG_UNDECIDED_RETRY_MAX);
+        tokio::time::sleep(self.backoff.next().min(left)).await;
         let _ = tokio::time::timeout(left, shared.nats.wait_connected()).await;
         Ok(())
     }

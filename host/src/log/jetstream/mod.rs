@@ -20,6 +20,7 @@ mod tests;
 
 use super::{Append, Claim, Last, LogError, Logged, Position, SlotLog, Term, record};
 use crate::{
+    backoff::Backoff,
     limits,
     names::SlotId,
     nats::{Nats, NatsError},
@@ -37,7 +38,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// The largest batch of a node whose messages have bodies up to `body_bytes_max`: what one message
@@ -144,16 +145,16 @@ impl JetStreamLog {
                 batch_bytes_max.div_ceil(1024 * 1024)
             )));
         }
-        let (started, mut pause) = (Instant::now(), limits::NATS_BOOT_RETRY_MIN);
+        let started = crate::clock::now();
+        let mut backoff = Backoff::new(limits::NATS_BOOT_RETRY_MIN, limits::NATS_BOOT_RETRY_MAX);
         while let Err(e) = streams::open(&nats, slot_count).await {
             // A stream that another node is just making has no leader yet.
-            let over = started.elapsed() + pause > nats.options.boot_wait;
-            if over || matches!(e, NatsError::Refused(_)) {
+            let pause = backoff.next_within(nats.options.boot_wait, started.elapsed());
+            let Some(pause) = pause.filter(|_| !matches!(e, NatsError::Refused(_))) else {
                 return Err(e);
-            }
+            };
             tracing::warn!(why = %e, next_try_ms = pause.as_millis(), "waiting for the log's streams");
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(limits::NATS_BOOT_RETRY_MAX);
         }
         let slots = (0..slot_count).map(|slot| {
             let names = streams::Names::of(&nats.options, slot);

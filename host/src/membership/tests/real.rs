@@ -41,7 +41,7 @@ fn socket() -> Bound {
 }
 
 fn node(name: &str, at: Bound, seeds: &[SocketAddr], change: impl FnOnce(&mut Options)) -> Node {
-    let mut options = options(name, at.peer, 1, rand::random());
+    let mut options = options(name, at.peer, 1, crate::random::id());
     change(&mut options);
     let addresses: Vec<_> = seeds.iter().copied().filter(|seed| *seed != at.peer).collect();
     let (found, seen) = watch::channel(Found { addresses: addresses.into(), answered: true });

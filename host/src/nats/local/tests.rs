@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use std::io::BufRead;
+use std::{io::BufRead, time::Instant};
 
 async fn stored(servers: &LocalServers, replicas: usize) -> u64 {
     let client = async_nats::connect(servers.urls()).await.unwrap();

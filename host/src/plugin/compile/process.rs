@@ -148,7 +148,7 @@ impl Starter {
                 }
             }
         };
-        let started = std::thread::Builder::new().name("slotd-compile".into()).spawn(work);
+        let started = crate::thread::start("slotd-compile", work);
         started.map_err(|e| PluginError::Failed(format!("can't start a compiler thread: {e}")))?;
         Ok(Self { program, orders })
     }

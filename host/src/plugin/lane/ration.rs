@@ -30,7 +30,7 @@ impl Ration {
         }
         let mut slices = self.slices.lock();
         // Those of all services: one that is not called again would have all the others come here for good.
-        let now = Instant::now();
+        let now = crate::clock::now();
         slices.retain(|_, known| {
             known.refill(now);
             known.left < limits::LONG_SLICES_MAX
@@ -40,7 +40,7 @@ impl Ration {
     }
 
     pub fn used_a_slice(&self, service: &ServiceName) {
-        let (mut slices, now) = (self.slices.lock(), Instant::now());
+        let (mut slices, now) = (self.slices.lock(), crate::clock::now());
         let known = slices
             .entry(service.clone())
             .or_insert_with(|| Slices { left: limits::LONG_SLICES_MAX, at: now });

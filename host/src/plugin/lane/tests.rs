@@ -1,5 +1,6 @@
 use super::{queue::Line, *};
 use crate::plugin::{Failure, testkit};
+use std::thread;
 
 fn service(name: &str) -> ServiceName {
     ServiceName::parse(name).unwrap()

@@ -151,7 +151,7 @@ async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
         peer: listener.local_addr().unwrap(),
         api: "127.0.0.1:1".parse().unwrap(),
         boot: 1,
-        instance: rand::random(),
+        instance: crate::random::id(),
         leaving: false,
         unfit: None,
         version: "0.0.0".into(),

@@ -98,7 +98,7 @@ async fn nodes_that_are_not_who_they_should_be_are_refused() {
     other.refused("n", "older process").await;
     // One that is newer than the view, or not in it, is welcome.
     let other = node("other").await;
-    let (boot, instance) = (2, rand::random());
+    let (boot, instance) = (2, crate::random::id());
     other.see(&[&Member { boot, instance, ..old.member().clone() }]);
     other.linked("n").await;
     other.echo("n").await;

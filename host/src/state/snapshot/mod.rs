@@ -341,7 +341,7 @@ async fn blocking<T: Send + 'static>(
         drop(turn);
         done
     };
-    tokio::task::spawn_blocking(work)
+    crate::task::blocking(work)
         .await
         .unwrap_or_else(|e| Err(SnapshotError::Unavailable(format!("work did not end: {e}"))))
 }

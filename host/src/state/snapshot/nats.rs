@@ -15,7 +15,13 @@
 //! that was acknowledged before. A part that is "not found" is asked for again.
 
 use super::{SnapshotError, objects::Listed};
-use crate::{database::identity::random_u128, limits, names::SlotId, nats::Nats};
+use crate::{
+    backoff::{Backoff, Retry},
+    limits,
+    names::SlotId,
+    nats::Nats,
+    random,
+};
 use async_nats::jetstream::{
     context::PublishErrorKind,
     message::PublishMessage,
@@ -23,7 +29,7 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream as futures};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 #[derive(Clone)]
 pub struct NatsObjects {
@@ -128,7 +134,7 @@ impl NatsObjects {
         payload: Bytes,
     ) -> Result<(), SnapshotError> {
         let subject = self.subject(slot, name, part);
-        let mut retry = Retry::new();
+        let mut retry = retry();
         loop {
             let message = PublishMessage::build()
                 .payload(payload.clone())
@@ -189,7 +195,7 @@ impl NatsObjects {
     ) -> Result<Option<Bytes>, SnapshotError> {
         let subject = self.subject(slot, name, part);
         let stream = &self.inner.stream;
-        let mut retry = Retry::new();
+        let mut retry = retry();
         let mut misses = 0;
         loop {
             let direct = stream.direct_get_last_for_subject(subject.clone()).await;
@@ -217,10 +223,10 @@ impl NatsObjects {
     }
 
     pub async fn list(&self, slot: SlotId) -> Result<Vec<Listed>, SnapshotError> {
-        let mut retry = Retry::new();
+        let mut retry = retry();
         let objects = loop {
             // A new one for each try: another reader's sweep may have taken the last.
-            let random = random_u128().map_err(|e| self.unavailable(slot, "", e))?;
+            let random = random::lasting_id().map_err(|e| self.unavailable(slot, "", e))?;
             let mark = format!("{MARK}{random:032x}");
             self.publish(slot, &mark, 0, Bytes::new()).await?;
             let found = self.subjects(slot).await;
@@ -277,7 +283,7 @@ impl NatsObjects {
 
     pub async fn delete(&self, slot: SlotId, name: &str) -> Result<(), SnapshotError> {
         let filter = format!("{}.{slot}.{name}.*", self.inner.name);
-        let mut retry = Retry::new();
+        let mut retry = retry();
         loop {
             match self.inner.stream.purge().filter(&filter).await {
                 Ok(_) => return Ok(()),
@@ -288,24 +294,8 @@ impl NatsObjects {
     }
 }
 
-/// Tries with growing waits, up to [`limits::SNAPSHOT_OBJECT_TIMEOUT`] in all.
-struct Retry {
-    wait: Duration,
-    started: tokio::time::Instant,
-}
-
-impl Retry {
-    fn new() -> Self {
-        Self { wait: limits::SNAPSHOT_RETRY_MIN, started: tokio::time::Instant::now() }
-    }
-
-    /// Waits; `false` when there is no time left for another try.
-    async fn again(&mut self) -> bool {
-        if self.started.elapsed() + self.wait > limits::SNAPSHOT_OBJECT_TIMEOUT {
-            return false;
-        }
-        tokio::time::sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(limits::SNAPSHOT_RETRY_MAX);
-        true
-    }
+/// Tries for up to [`limits::SNAPSHOT_OBJECT_TIMEOUT`].
+fn retry() -> Retry {
+    let backoff = Backoff::new(limits::SNAPSHOT_RETRY_MIN, limits::SNAPSHOT_RETRY_MAX);
+    Retry::new(backoff, limits::SNAPSHOT_OBJECT_TIMEOUT)
 }

@@ -18,7 +18,7 @@ use crate::{
     telemetry::metrics,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 impl Snapshots {
     /// Brings a slot that the store lacks, or has at a position that the log no longer reaches, to
@@ -123,7 +123,7 @@ impl Snapshots {
     ) -> Result<SlotMeta, SnapshotError> {
         let manifest = self.read_manifest(slot, name).await?;
         self.complete(&manifest, listed)?;
-        let started = Instant::now();
+        let started = crate::clock::now();
         self.wipe(slot, store, turn).await?;
         // Sessions come and go in this order; what is deleted in it is collected afterwards.
         let mutable: Vec<_> = manifest.base.iter().chain(&manifest.deltas).cloned().collect();

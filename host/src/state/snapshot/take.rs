@@ -5,6 +5,7 @@ use super::{
     format::{self, Kind, Manifest, ObjectRef},
 };
 use crate::{
+    backoff::Backoff,
     limits,
     log::{LogError, Position, SlotLog, Term, record::Batch},
     names::SlotId,
@@ -17,11 +18,7 @@ use crate::{
     telemetry::metrics,
 };
 use bytes::Bytes;
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// What the object store has of a slot after a take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +122,7 @@ impl Snapshots {
         if newest == applied || known.last.is_some() && !take.is_due(newest).await? {
             return Ok(taken(&known, false));
         }
-        let started = Instant::now();
+        let started = crate::clock::now();
         let manifest = Arc::new(take.run(known.last.as_deref()).await?);
         let (name, bytes) = manifest.encode()?;
         // Until it is certain, also when this future is dropped.
@@ -432,7 +429,7 @@ struct Tail<'a> {
 impl Tail<'_> {
     /// The next batch with its position and its encoded length; `None` at the end.
     async fn next(&mut self) -> Result<Option<(Position, Batch, usize)>, LogError> {
-        let mut wait = limits::SNAPSHOT_RETRY_MIN;
+        let mut backoff = Backoff::new(limits::SNAPSHOT_RETRY_MIN, limits::SNAPSHOT_RETRY_MAX);
         let mut waited = Duration::ZERO;
         while self.read.is_empty() && self.after < self.to {
             let page = limits::SNAPSHOT_PIECE_BYTES;
@@ -447,9 +444,9 @@ impl Tail<'_> {
                     self.slot, self.to
                 )));
             }
+            let wait = backoff.next();
             tokio::time::sleep(wait).await;
             waited += wait;
-            wait = (wait * 2).min(limits::SNAPSHOT_RETRY_MAX);
         }
         let Some(logged) = self.read.pop_front_if(|logged| logged.position <= self.to) else {
             return Ok(None);

@@ -5,7 +5,6 @@ use super::{Answer, FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
 use crate::{
     database::{
         engine::{Db, WriteError},
-        identity::random_u128,
         record::Writer,
     },
     limits,
@@ -14,10 +13,11 @@ use crate::{
         record::{Batch, Record},
     },
     names::SlotId,
+    random,
     telemetry::metrics,
 };
 use bytes::Bytes;
-use std::{collections::VecDeque, time::Instant};
+use std::collections::VecDeque;
 use tokio::runtime::Handle;
 
 struct Commit {
@@ -96,7 +96,7 @@ fn group_commit(
     let mut batch = db.batch(2, true);
     batch.insert(&db.log, number.to_be_bytes(), value);
     let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
-    let started = Instant::now();
+    let started = crate::clock::now();
     let written = shared.engine.commit(db, batch);
     let several = commit.waiting.len() > 1;
     let metrics = metrics();
@@ -207,7 +207,7 @@ impl Commit {
 }
 
 fn claim_batch(slot: SlotId, term: u64, node: String) -> Result<Bytes, String> {
-    let attempt = random_u128().map_err(|e| format!("/dev/urandom: {e}"))?;
+    let attempt = random::lasting_id().map_err(|e| format!("/dev/urandom: {e}"))?;
     let batch = Batch { slot, term, attempt, records: vec![Record::Claim { node }] };
     batch.encode().map_err(|e| e.to_string())
 }

@@ -163,9 +163,7 @@ impl Shared {
         if let Ok(runtime) = Handle::try_current() {
             let _ = self.runtime.set(runtime);
         }
-        std::thread::Builder::new()
-            .name("log-committer".into())
-            .spawn(move || committer::run(&shared, shared.runtime.get()))
+        crate::thread::start("log-committer", move || committer::run(&shared, shared.runtime.get()))
     }
 
     /// Puts what was recovered in place. The caller holds the store's write lock.

@@ -59,7 +59,7 @@ impl Servers {
         NatsOptions {
             servers: self.local.urls(),
             credentials: None,
-            cluster: format!("t{:016x}", rand::random::<u64>()),
+            cluster: format!("t{:016x}", crate::random::seed()),
             replicas: 3,
             streams: 2,
             boot_wait: Duration::from_secs(60),

@@ -1,0 +1,19 @@
+//! Starts threads. [`crate::task`] starts tasks.
+
+#![expect(clippy::disallowed_methods, reason = "this is their home")]
+
+use std::{
+    io,
+    thread::{Builder, JoinHandle},
+};
+
+/// Starts a thread. Its panic is fatal, as [`crate::telemetry::panics`] says.
+///
+/// # Errors
+/// The system has no room for one more.
+pub fn start<T: Send + 'static>(
+    name: impl Into<String>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    Builder::new().name(name.into()).spawn(work)
+}
