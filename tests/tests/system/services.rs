@@ -38,7 +38,7 @@ fn a_rollback_leaves_no_session_behind_unasked() {
 
         let forced = node.run(&["rollback", SERVICE, "--force", "--wait"]).await?;
         ensure!(forced.status.success(), "{forced:?}");
-        let line = format!("2 sessions of {}: they stay there", second.current.label);
+        let line = format!("2 sessions of {}: they stay on that version", second.current.label);
         ensure!(forced.stdout.contains(&line), "{}", forced.stdout);
         let sent = api.send(SERVICE, "a", add()).await?;
         ensure!(sent.plugin == second.current.label && sent.seq == 2, "it works on: {sent:?}");
