@@ -3,9 +3,8 @@
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`, `random`,
-//!   `backoff`, `clock`, and
-//!   `thread`, `telemetry`, `task`, `watchdog`;
+//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`,
+//!   `random`, `backoff`, `clock`, `thread`, `telemetry`, `task`, `watchdog`;
 //! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
 //!   `slot`;

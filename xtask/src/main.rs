@@ -64,7 +64,7 @@ enum Task {
         /// Measure what a handler costs by the language it is written in
         #[arg(long, conflicts_with = "cluster")]
         languages: bool,
-        /// Passed on to the benchmark: see `cargo xtask bench [--cluster|--languages] -- --help`
+        /// Passed on to the benchmark, as in `--parts sockets`: see `cargo xtask bench [--cluster|--languages] -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },

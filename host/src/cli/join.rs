@@ -12,7 +12,7 @@ use crate::{
     log::jetstream::{self, JetStreamLog},
     membership::{self, Fatal, Membership, Terms},
     nats::{Nats, NatsError, NatsOptions},
-    node::Shared,
+    node::{LevelDuties, Shared},
     peer::member::Member,
     random,
     registry::{self, Reader, Registry, Settings},
@@ -298,9 +298,12 @@ pub(super) async fn join(
             let leaver = leaver.clone();
             crate::task::spawn("leaving", async move { leaver.set_leaving().await });
         }),
-        expel: Box::new(move |instance| {
-            let expeller = expeller.clone();
-            crate::task::spawn("expelling", async move { expeller.expel(instance).await });
+        level: Some(LevelDuties {
+            reader,
+            expel: Box::new(move |instance| {
+                let expeller = expeller.clone();
+                crate::task::spawn("expelling", async move { expeller.expel(instance).await });
+            }),
         }),
         say_unfit: Box::new(move |unfit| {
             let sayer = sayer.clone();

@@ -210,7 +210,7 @@ impl World {
             leave: Box::new(move || {
                 leave.send_replace(true);
             }),
-            expel: Box::new(|_| {}),
+            level: None,
             say_unfit: Box::new(move |unfit| say_unfit(&views, &own, unfit)),
             engine: Box::new(move || {
                 let stands = *stands.borrow();

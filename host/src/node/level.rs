@@ -10,7 +10,7 @@ use crate::{
     level::{self, Level, may_raise},
     limits,
     peer::member::Member,
-    registry,
+    registry::{self, Reader},
     telemetry::repeats,
 };
 use std::{collections::HashMap, sync::Weak, time::Instant};
@@ -107,15 +107,31 @@ fn next(level: Level) -> Option<Level> {
     (level < level::NEWEST).then_some(level + 1)
 }
 
+/// What a node of a cluster does about the level beside raising it.
+pub struct LevelDuties {
+    /// What this process has said of itself.
+    pub reader: Reader,
+    /// Has a process told to end that can't read the level.
+    pub expel: Box<dyn Fn(u128) + Send + Sync>,
+}
+
+/// What [`keep`] remembers from one look to the next.
+#[derive(Default)]
+struct Seen {
+    /// Since when the level could be raised.
+    able_since: Option<Instant>,
+    /// Since when each member has seemed too old; what is known of a newcomer may be behind.
+    doubted: HashMap<u128, Instant>,
+}
+
 /// Raises the level by itself, ends the node when the level is too new for it, and has processes told
 /// to end that can't read it.
 pub(super) async fn keep(
     node: Weak<Node>,
-    expel: Option<Box<dyn Fn(u128) + Send + Sync>>,
+    duties: Option<LevelDuties>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let mut able_since = None;
-    let mut doubted = HashMap::new();
+    let mut seen = Seen::default();
     let mut tick = tokio::time::interval(limits::LEVEL_LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -129,31 +145,44 @@ pub(super) async fn keep(
             node.fatal.send_replace(Some(registry::too_old(level)));
             return;
         }
-        if let Some(expel) = &expel {
-            node.expel_old(level, &mut doubted, expel).await;
-        }
-        let settled = node.cluster.as_ref().is_none_or(|cluster| cluster.is_settled());
-        let able = settled && node.ready().is_ok() && node.level().may_rise_to.is_some();
-        let since = able.then(|| able_since.unwrap_or_else(crate::clock::now));
-        able_since = since;
-        if since.is_some_and(|since| since.elapsed() >= node.options.level_wait)
-            // Another node may have been first, which is as good.
-            && let Err(error) = node.raise_level(None).await
-            && repeats::admit("the feature level was not raised", "levels")
-        {
-            tracing::warn!(%error, "can't raise the feature level; trying again");
+        // It may wait for the engine.
+        tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+            () = node.look_at_level(level, duties.as_ref(), &mut seen) => {}
         }
     }
 }
 
 impl Node {
+    async fn look_at_level(&self, level: Level, duties: Option<&LevelDuties>, seen: &mut Seen) {
+        if let Some((duties, registry)) = duties.zip(self.registry.as_ref()) {
+            // Another process of this name may have written over it before it was refused.
+            if !registry.knows(&duties.reader)
+                && let Err(error) = registry.introduce(&duties.reader).await
+            {
+                tracing::debug!(%error, "what this node reads can't be written to the registry now");
+            }
+            self.expel_old(level, &mut seen.doubted, duties).await;
+        }
+        let settled = self.cluster.as_ref().is_none_or(|cluster| cluster.is_settled());
+        let able = settled && self.ready().is_ok() && self.level().may_rise_to.is_some();
+        let since = able.then(|| seen.able_since.unwrap_or_else(crate::clock::now));
+        seen.able_since = since;
+        if since.is_some_and(|since| since.elapsed() >= self.options.level_wait)
+            // Another node may have been first, which is as good.
+            && let Err(error) = self.raise_level(None).await
+            && repeats::admit("the feature level was not raised", "levels")
+        {
+            tracing::warn!(%error, "can't raise the feature level; trying again");
+        }
+    }
+
     /// Members that can't read the level, which were away when it was raised or joined in that moment.
-    /// `doubted`: since when each has been one; what is known of a newcomer may be behind.
     async fn expel_old(
         &self,
         level: Level,
         doubted: &mut HashMap<u128, Instant>,
-        expel: &(dyn Fn(u128) + Send + Sync),
+        duties: &LevelDuties,
     ) {
         let Some((cluster, registry)) = self.cluster.as_ref().zip(self.registry.as_ref()) else {
             return;
@@ -176,7 +205,7 @@ impl Node {
                         "a node can't read what the others write and is told to end; upgrade it"
                     );
                 }
-                expel(member.instance);
+                (duties.expel)(member.instance);
             }
         }
     }

@@ -29,6 +29,7 @@ pub use crate::{
     swap::{SwapInfo, SwapShare},
     telemetry::ServiceMemory,
 };
+pub use level::LevelDuties;
 pub use takeover::Said;
 pub use views::*;
 
@@ -151,8 +152,8 @@ pub struct Shared {
     pub placement: watch::Receiver<Arc<Placement>>,
     /// Tells the others that this node gives its slots away.
     pub leave: Box<dyn Fn() + Send + Sync>,
-    /// Has a process told to end that can't read what the others write.
-    pub expel: Box<dyn Fn(u128) + Send + Sync>,
+    /// `None` only where tests do without.
+    pub level: Option<LevelDuties>,
     /// Tells the others that this node can't serve, or that it can again.
     pub say_unfit: Box<SayUnfit>,
     /// Whether the log engine answers.
@@ -222,9 +223,9 @@ impl Node {
         let view = ring::View::new(1, [options.name.clone()]);
         let router = Arc::new(Router::new(options.slot_count, context.clone()));
         let (mut handler, mut cluster, mut registry) = (None, None, None);
-        let mut expel = None;
+        let mut duties = None;
         if let Some(shared) = shared {
-            expel = Some(shared.expel);
+            duties = shared.level;
             registry = shared.registry;
             handler = Some(shared.handler);
             let parts = ClusterParts {
@@ -279,7 +280,7 @@ impl Node {
         );
         crate::task::spawn(
             "feature level",
-            level::keep(Arc::downgrade(&node), expel, node.stopping.subscribe()),
+            level::keep(Arc::downgrade(&node), duties, node.stopping.subscribe()),
         );
         crate::task::spawn(
             "components",

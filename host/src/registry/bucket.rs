@@ -147,7 +147,8 @@ impl Bucket {
         }
     }
 
-    async fn read_once(&self, key: &str) -> Result<Option<(u64, Bytes)>, String> {
+    /// As [`Self::read`], without trying again.
+    pub async fn read_once(&self, key: &str) -> Result<Option<(u64, Bytes)>, String> {
         let subject = format!("{}{key}", self.store.prefix);
         match self.store.stream.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => Ok(Some((message.sequence, message.payload))),

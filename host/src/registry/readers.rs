@@ -86,14 +86,20 @@ impl Registry {
         known.map_or(level::OLDEST, |reader| reader.newest)
     }
 
-    /// As [`Self::reads`], asking the engine: what is known here may be behind.
+    /// Whether the registry has this, as far as is known here.
+    pub fn knows(&self, reader: &Reader) -> bool {
+        self.inner.shared.readers.lock().get(&reader.name) == Some(reader)
+    }
+
+    /// As [`Self::reads`], asking the engine once: what is known here may be behind.
     ///
     /// # Errors
     /// `storage-unavailable`.
     pub async fn reads_now(&self, name: &str, instance: u128) -> Result<Level, Error> {
         let super::Inner { bucket, shared, .. } = &*self.inner;
         let key = key_of(name);
-        if let Some((revision, value)) = bucket.read(&key).await? {
+        let unavailable = |why| Error::new(Code::StorageUnavailable, why);
+        if let Some((revision, value)) = bucket.read_once(&key).await.map_err(unavailable)? {
             shared.learn(&key, revision, &value);
         }
         Ok(self.reads(name, instance))

@@ -2,6 +2,7 @@
 //! coped with, said in words, and of no matter to the rest.
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 use slotd_tests::{
     api::{Admin, Api, Message},
     clock::WrongClock,
@@ -191,6 +192,16 @@ fn the_same_directory_and_the_same_name_are_refused() {
         let data = scratch.path().join("data");
         let finished = intruder(&cluster, &data, &[("SLOTD_NODE", "node-2")]).await?;
         expect(&finished, 7, &["node-2"])?;
+        // The second process has said what it reads under the first one's name. Left so, the first
+        // would be taken for a version from before there were levels, and told to end.
+        let admin = cluster.member(1)?.admin().client;
+        eventually("node-2 is vouched for", async || {
+            let info: Value = admin.get("/admin/v1/level").await?.success()?.json()?;
+            let nodes = info["nodes"].as_array().context("no nodes")?;
+            let all = nodes.len() == 2 && nodes.iter().all(|node| node["reads"] == 2);
+            Ok(all.then_some(()))
+        })
+        .await?;
         unharmed(&cluster).await
     });
 }
