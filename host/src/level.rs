@@ -21,6 +21,11 @@ pub type Level = u16;
 
 /// The first one; without a record of a level, this is it.
 pub const OLDEST: Level = 1;
+/// [`OLDEST`], for fields that say nothing of a level.
+pub fn oldest() -> Level {
+    OLDEST
+}
+
 /// What this build can read, and writes where it is allowed.
 pub const NEWEST: Level = 2;
 
@@ -53,19 +58,6 @@ impl FeatureLevel {
     pub fn watch(&self) -> watch::Receiver<Level> {
         self.0.subscribe()
     }
-}
-
-/// Why a level can't be raised: what has to read it and can't.
-///
-/// # Errors
-/// The name of each of `readers` whose newest level is lower, with that level.
-pub fn may_raise<'a>(
-    to: Level,
-    readers: impl IntoIterator<Item = (&'a str, Level)>,
-) -> Result<(), Vec<(String, Level)>> {
-    let short = readers.into_iter().filter(|(_, newest)| *newest < to);
-    let short: Vec<_> = short.map(|(name, newest)| (name.to_owned(), newest)).collect();
-    if short.is_empty() { Ok(()) } else { Err(short) }
 }
 
 #[cfg(test)]

@@ -30,9 +30,14 @@ pub fn id() -> u128 {
     u128::from_le_bytes(bytes())
 }
 
-/// Such an id as 32 hexadecimal digits.
+/// Such an id as text.
 pub fn hex_id() -> String {
-    format!("{:032x}", id())
+    hex(id())
+}
+
+/// An id as 32 hexadecimal digits.
+pub fn hex(id: u128) -> String {
+    format!("{id:032x}")
 }
 
 /// The id of an appended batch: unique, and cheap, but not secret.

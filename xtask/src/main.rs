@@ -193,26 +193,25 @@ impl Workshop {
         let without: Vec<_> = languages.without.iter().map(|(name, _)| *name).collect();
         let skipped = self.target().join("skipped-tests");
         std::fs::write(&skipped, "")?;
-        let tested = self.run(
-            self.cargo()
-                .args(["test", "--workspace", "--no-fail-fast"])
-                .args(rest)
-                .env("PATH", &path)
-                .env("SLOTD_TEST_PLUGINS", &plugins)
-                .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev))
-                .env("SLOTD_TEST_WITHOUT", without.join(","))
-                .env("SLOTD_TEST_SKIPPED", &skipped)
-                .env("SLOTD_TEST_TOOLS", self.tools())
-                .env("SLOTD_TEST_OLD_BIN", old.unwrap_or_default())
-                .env("SLOTD_NATS_SERVER", nats),
-        );
+        let tested = run(self
+            .cargo()
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(rest)
+            .env("PATH", &path)
+            .env("SLOTD_TEST_PLUGINS", &plugins)
+            .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev))
+            .env("SLOTD_TEST_WITHOUT", without.join(","))
+            .env("SLOTD_TEST_SKIPPED", &skipped)
+            .env("SLOTD_TEST_TOOLS", self.tools())
+            .env("SLOTD_TEST_OLD_BIN", old.unwrap_or_default())
+            .env("SLOTD_NATS_SERVER", nats));
         if tested.is_err() {
             self.not_tested(&skipped, &languages)?;
         }
         tested?;
         if rest.is_empty() {
             self.say("testing the plugins natively");
-            self.run(self.cargo().arg("test").current_dir(self.root.join("plugins")))?;
+            run(self.cargo().arg("test").current_dir(self.root.join("plugins")))?;
             for language in &languages.found {
                 let [program, args @ ..] = language.sdk_tests else { continue };
                 self.say(&format!("testing the SDK for {}", language.name));
@@ -223,12 +222,12 @@ impl Workshop {
                 test.args(args).current_dir(&self.root);
                 // What is fetched for them, and what Python compiles, stays out of the clone.
                 test.env("SLOTD_TOOLS_DIR", self.tools()).env("PYTHONDONTWRITEBYTECODE", "1");
-                self.run(test.env("PATH", &path).env("PYTHONPATH", "guest-sdk/python"))?;
+                run(test.env("PATH", &path).env("PYTHONPATH", "guest-sdk/python"))?;
             }
             for plugin in languages.plugins() {
                 self.say(&format!("testing the plugin {plugin}"));
                 let mut test = self.plugin_command(Profile::Dev, "test", plugin, &path);
-                self.run(&mut test)?;
+                run(&mut test)?;
             }
         }
         self.not_tested(&skipped, &languages)?;
@@ -319,7 +318,7 @@ impl Workshop {
     ) -> anyhow::Result<()> {
         self.say(&format!("building the plugin {name}"));
         let mut build = self.plugin_command(profile, "build", name, path);
-        self.run(build.arg("--out").arg(out.join(name).with_extension("wasm")))
+        run(build.arg("--out").arg(out.join(name).with_extension("wasm")))
     }
 
     /// The nats-server that clusters are tested with.
@@ -330,9 +329,9 @@ impl Workshop {
 
     fn lint(&self) -> anyhow::Result<()> {
         for dir in [self.root.clone(), self.root.join("plugins")] {
-            self.run(self.cargo().args(["fmt", "--all", "--check"]).current_dir(&dir))?;
+            run(self.cargo().args(["fmt", "--all", "--check"]).current_dir(&dir))?;
             let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-            self.run(self.cargo().args(clippy).current_dir(&dir))?;
+            run(self.cargo().args(clippy).current_dir(&dir))?;
         }
         circles::check(&self.root.join("host/src"))
     }
@@ -340,9 +339,7 @@ impl Workshop {
     /// Sets up the toolchain for plugins; slotd's own command says what it did.
     fn setup(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("setting up what building plugins needs");
-        self.run(
-            Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root),
-        )
+        run(Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root))
     }
 
     /// Sees to the tools of the other languages, and builds the plugins that ship in them into `out`.
@@ -374,19 +371,11 @@ impl Workshop {
             Profile::Dev => &["--workspace", "--all-targets"],
             Profile::Release => &["--release", "-p", "slotd", "-p", "slotd-tests", "--bins"],
         };
-        self.run(self.cargo().arg("build").args(what))
+        run(self.cargo().arg("build").args(what))
     }
 
     fn cargo(&self) -> Command {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(&self.root);
-        cargo
-    }
-
-    fn run(&self, command: &mut Command) -> anyhow::Result<()> {
-        let status = command.status().with_context(|| format!("starting {command:?}"))?;
-        ensure!(status.success(), "{command:?} ended with {status}");
-        Ok(())
+        cargo_in(&self.root)
     }
 
     fn slotd(&self, profile: Profile) -> PathBuf {
@@ -409,4 +398,17 @@ impl Workshop {
     fn say(&self, what: &str) {
         eprintln!("==> {what} ({} s)", self.started.elapsed().as_secs());
     }
+}
+
+fn cargo_in(dir: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(dir);
+    cargo
+}
+
+/// Runs a command that speaks for itself.
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
 }

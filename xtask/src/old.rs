@@ -1,6 +1,7 @@
 //! The version of 25 November 2026, from which upgrades are tested: built from its commit.
 
-use anyhow::{Context, ensure};
+use crate::{cargo_in, run};
+use anyhow::Context;
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -9,8 +10,8 @@ use std::{
 const COMMIT: &str = "ec25180";
 
 /// Builds it into the same folder as this version, whose dependencies are nearly its own, and keeps
-/// the binary. This version has to be built after that: both are called `slotd`. `None`, and a line that says why, where it can't be built: a clone without history, or
-/// none at all.
+/// the binary. This version has to be built after that: both are called `slotd`. `None`, and a line that
+/// says why, where it can't be built: a clone without history, or none at all.
 pub fn build(root: &Path, target: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
     let binary = target.join(format!("slotd-{COMMIT}"));
     if binary.exists() {
@@ -36,20 +37,13 @@ fn build_from(root: &Path, target: &Path, binary: &Path) -> anyhow::Result<()> {
         run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&sources))?;
         std::fs::remove_file(&archive)?;
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // `--workspace`: with the features that this version's dependencies have, too.
-    let mut build = Command::new(cargo);
-    build.args(["build", "--workspace", "--bin", "slotd"]).current_dir(&sources);
+    let mut build = cargo_in(&sources);
+    build.args(["build", "--workspace", "--bin", "slotd"]);
     run(build.env("CARGO_TARGET_DIR", target).env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     let built = target.join("debug/slotd");
     // Whole or not at all.
     let copy = binary.with_extension("new");
     std::fs::copy(&built, &copy).with_context(|| format!("{}", built.display()))?;
     Ok(std::fs::rename(copy, binary)?)
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("starting {command:?}"))?;
-    ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(())
 }

@@ -15,7 +15,7 @@ use crate::{
     node::{LevelDuties, Shared},
     peer::member::Member,
     random,
-    registry::{self, Reader, Registry, Settings},
+    registry::{Reader, Registry, Settings},
     ring::RING_SCHEME,
     rpc::{self, PeerLinks, RpcOptions},
     service::Catalogue,
@@ -217,8 +217,8 @@ pub(super) async fn join(
     let version: Arc<str> = env!("CARGO_PKG_VERSION").into();
     let name: Arc<str> = config.node.as_str().into();
     let newest = level::NEWEST;
-    let instance_text = registry::hex(instance);
-    let reader = Reader { name, newest, instance: instance_text, version: version.clone() };
+    let said = random::hex(instance);
+    let reader = Reader { name, newest, instance: said, version: version.clone() };
     patiently(config, doing, "the registry", || registry.introduce(&reader)).await?;
     let level = registry.level();
     let member = Member {
@@ -274,8 +274,6 @@ pub(super) async fn join(
     crate::task::spawn("feature level", follow_level(membership.clone(), level));
     doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
-    // Another process of this name may have written there before it was refused.
-    patiently(config, doing, "the registry", || registry.introduce(&reader)).await?;
     let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
     let expeller = membership.clone();
     let placement = registry.placement();

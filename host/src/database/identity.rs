@@ -44,7 +44,7 @@ pub struct Identity {
     #[serde(default)]
     pub clustered: bool,
     /// From format 3 on: what its log may hold. See [`crate::level`].
-    #[serde(default = "oldest")]
+    #[serde(default = "level::oldest")]
     level: Level,
     /// From format 3 on: large pieces of history lie apart.
     #[serde(default)]
@@ -54,17 +54,13 @@ pub struct Identity {
     unknown: Unknown,
 }
 
-fn oldest() -> Level {
-    level::OLDEST
-}
-
 impl Identity {
     pub fn new(slot_count: u16, clustered: bool) -> io::Result<Self> {
         let (node, salt) = (random::lasting_id()?, random::lasting_id()? as u64);
         Ok(Self {
             format: FORMAT,
             slot_count,
-            node: format!("{node:032x}"),
+            node: random::hex(node),
             salt,
             clustered,
             level: level::NEWEST,

@@ -3,6 +3,7 @@
 
 use super::{backend::Backend, params};
 use crate::{
+    backoff,
     buffers::Held,
     error::{Code, Error},
     limits,
@@ -202,8 +203,7 @@ impl Feed {
 fn pause(tries: u32) -> Duration {
     match tries {
         0 => Duration::ZERO,
-        n => (limits::RESUBSCRIBE_MIN * 2u32.saturating_pow(n - 1).min(1 << 16))
-            .min(limits::RESUBSCRIBE_MAX),
+        n => backoff::step(limits::RESUBSCRIBE_MIN, limits::RESUBSCRIBE_MAX, n - 1),
     }
 }
 

@@ -217,7 +217,7 @@ impl Batch {
             // The first fields of a struct are encoded as a tuple is.
             Some((&BATCH_FORMAT, rest)) => postcard::take_from_bytes(rest)
                 .map(|(head, _)| head)
-                .map_err(|e| LogError::Corrupt(format!("a batch can't be decoded: {e}"))),
+                .map_err(|e| broken(e.to_string())),
             Some((&framed::FORMAT, rest)) => framed::peek(rest).map_err(broken),
             _ => Self::decode(bytes).map(|batch| (batch.slot, batch.term, batch.attempt)),
         }
@@ -227,8 +227,9 @@ impl Batch {
     /// [`LogError::Corrupt`] when the bytes are not a batch of a known format.
     pub fn decode(bytes: &[u8]) -> Result<Self, LogError> {
         match bytes.split_first() {
-            Some((&BATCH_FORMAT, rest)) => postcard::from_bytes(rest)
-                .map_err(|e| LogError::Corrupt(format!("a batch can't be decoded: {e}"))),
+            Some((&BATCH_FORMAT, rest)) => {
+                postcard::from_bytes(rest).map_err(|e| broken(e.to_string()))
+            }
             Some((&framed::FORMAT, rest)) => framed::decode(rest).map_err(broken),
             Some((format, _)) => Err(LogError::Corrupt(format!(
                 "a batch has format {format}; this slotd reads {BATCH_FORMAT} to {}",

@@ -7,7 +7,7 @@ use super::Node;
 use crate::{
     cluster::views::{LevelInfo, LevelOf},
     error::{Code, Error},
-    level::{self, Level, may_raise},
+    level::{self, Level},
     limits,
     peer::member::Member,
     registry::{self, Reader},
@@ -21,8 +21,7 @@ impl Node {
     pub fn level(&self) -> LevelInfo {
         let level = self.context.level.get();
         let nodes = self.readers();
-        let may_rise_to = next(level)
-            .filter(|&to| may_raise(to, nodes.iter().map(|n| (n.node.as_str(), n.reads))).is_ok());
+        let may_rise_to = next(level).filter(|&to| short_of(to, &nodes).next().is_none());
         LevelInfo { level, may_rise_to, nodes }
     }
 
@@ -61,17 +60,18 @@ impl Node {
             ));
         }
         let readers = self.readers();
-        may_raise(to, readers.iter().map(|n| (n.node.as_str(), n.reads))).map_err(|short| {
-            let short: Vec<_> =
-                short.iter().map(|(node, reads)| format!("{node} reads up to {reads}")).collect();
-            Error::new(
+        let short = short_of(to, &readers);
+        let short: Vec<_> =
+            short.map(|of| format!("{} reads up to {}", of.node, of.reads)).collect();
+        if !short.is_empty() {
+            return Err(Error::new(
                 Code::LevelUnreadable,
                 format!(
                     "not every node can read level {to}: {}; upgrade them first",
                     short.join(", ")
                 ),
-            )
-        })?;
+            ));
+        }
         if to > level {
             // A part of a cluster that does not see the rest must not decide for it.
             if let Some(cluster) = &self.cluster
@@ -100,6 +100,11 @@ impl Node {
             Error::new(Code::StorageUnavailable, format!("the data directory's identity: {e}"))
         })
     }
+}
+
+/// Who can't read a level.
+fn short_of(level: Level, readers: &[LevelOf]) -> impl Iterator<Item = &LevelOf> {
+    readers.iter().filter(move |reader| reader.reads < level)
 }
 
 /// The level after this one that this build knows.

@@ -184,7 +184,7 @@ impl Bucket {
         expected: u64,
     ) -> Result<Swapped, BucketError> {
         let attempt = random::lasting_id().map_err(|e| BucketError::Unavailable(e.to_string()))?;
-        let attempt = format!("{attempt:032x}");
+        let attempt = random::hex(attempt);
         let stamped = Stamped { format, attempt: attempt.clone(), value };
         let encoded = serde_json::to_vec(&stamped)
             .map_err(|e| BucketError::TooLarge(format!("{key} does not encode: {e}")))?;

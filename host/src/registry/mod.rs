@@ -20,7 +20,7 @@ mod tests;
 mod watch;
 
 pub use components::Components;
-pub use readers::{Reader, hex, too_old};
+pub use readers::{Reader, too_old};
 
 use crate::{
     error::{Code, Error},
@@ -52,15 +52,11 @@ pub struct Settings {
     /// name whose engine was emptied.
     pub id: String,
     /// What the nodes may write. The only one that changes: it rises.
-    #[serde(default = "oldest")]
+    #[serde(default = "level::oldest")]
     pub level: Level,
     /// What a later version has put there. It stays when this one changes the level.
     #[serde(flatten)]
     pub unknown: Unknown,
-}
-
-fn oldest() -> Level {
-    level::OLDEST
 }
 
 /// Where slots may not be, beside what the ring says.

@@ -10,6 +10,7 @@ use crate::{
     level::{self, FeatureLevel, Level},
     limits,
     nats::NatsError,
+    random,
 };
 use bucket::{BucketError, Swapped};
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,6 @@ pub struct Reader {
     pub instance: String,
     /// For people.
     pub version: Arc<str>,
-}
-
-pub fn hex(instance: u128) -> String {
-    format!("{instance:032x}")
 }
 
 /// The key of a node: keys have fewer characters than names.
@@ -82,7 +79,7 @@ impl Registry {
     /// What a process can read. One that says nothing is of a version from before there were levels.
     pub fn reads(&self, name: &str, instance: u128) -> Level {
         let readers = self.inner.shared.readers.lock();
-        let known = readers.get(name).filter(|reader| reader.instance == hex(instance));
+        let known = readers.get(name).filter(|reader| reader.instance == random::hex(instance));
         known.map_or(level::OLDEST, |reader| reader.newest)
     }
 

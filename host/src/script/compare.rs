@@ -1,7 +1,7 @@
 //! What came of a call, held against what was expected.
 
 use super::{Expect, ExpectedEvent, Reason, decode, json::differences};
-use crate::error::Rejection;
+use crate::{error::Rejection, text};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -251,7 +251,7 @@ pub(super) fn shown(bytes: &[u8]) -> String {
     }
 }
 
-fn cut(text: &str) -> String {
-    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
-    if end == text.len() { text.to_owned() } else { format!("{}…", &text[..end]) }
+fn cut(value: &str) -> String {
+    let kept = text::cut(value, SHOWN_BYTES_MAX);
+    if kept.len() == value.len() { value.to_owned() } else { format!("{kept}…") }
 }
