@@ -187,8 +187,8 @@ impl Cluster {
                 self.learn(from, &slots);
                 Told::Done
             }
-            Ask::Release { slot, to } => {
-                let (term, position) = self.release(slot, &to).await?;
+            Ask::Release { slot, to, loaded } => {
+                let (term, position) = self.release(slot, &to, loaded).await?;
                 Told::Released { term, position }
             }
             Ask::Taken { slot, term } => {
