@@ -19,7 +19,9 @@ pub struct Delete {
 impl Operation for Delete {
     type Answer = ();
     const PURPOSE: Purpose = Purpose::Delete;
+    const FROM_COPY: bool = false;
     const AT_ONCE: bool = true;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.key.service)

@@ -24,6 +24,7 @@ impl Operation for Describe {
     const PURPOSE: Purpose = Purpose::Read;
     const FROM_COPY: bool = true;
     const AT_ONCE: bool = true;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.key.service)

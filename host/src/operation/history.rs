@@ -27,6 +27,8 @@ impl Operation for ReadHistory {
     type Answer = History;
     const PURPOSE: Purpose = Purpose::Read;
     const FROM_COPY: bool = true;
+    const AT_ONCE: bool = false;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.key.service)

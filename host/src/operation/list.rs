@@ -26,6 +26,8 @@ impl Operation for List {
     type Answer = Vec<SessionInfo>;
     const PURPOSE: Purpose = Purpose::Read;
     const FROM_COPY: bool = true;
+    const AT_ONCE: bool = false;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.service)

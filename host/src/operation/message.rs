@@ -22,6 +22,7 @@ pub struct Message {
 impl Operation for Message {
     type Answer = Sent;
     const PURPOSE: Purpose = Purpose::Message;
+    const FROM_COPY: bool = false;
     const AT_ONCE: bool = true;
     const CALLS_HANDLER: bool = true;
 

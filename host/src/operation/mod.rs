@@ -44,11 +44,11 @@ pub trait Operation: Clone + Send + Sync + 'static {
     /// again.
     const PURPOSE: Purpose;
     /// What the state store has is enough to answer it, where the slot can't be opened.
-    const FROM_COPY: bool = false;
+    const FROM_COPY: bool;
     /// Whoever brings it may carry it out: it needs one session, and no page of it.
-    const AT_ONCE: bool = false;
+    const AT_ONCE: bool;
     /// It calls the session's handler.
-    const CALLS_HANDLER: bool = false;
+    const CALLS_HANDLER: bool;
 
     /// `None`: it is about sessions of every service.
     fn service(&self) -> Option<&ServiceName>;

@@ -21,6 +21,9 @@ pub struct Operate {
 impl Operation for Operate {
     type Answer = Sent;
     const PURPOSE: Purpose = Purpose::Operation;
+    const FROM_COPY: bool = false;
+    const AT_ONCE: bool = false;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.key.service)

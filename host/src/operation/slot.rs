@@ -20,6 +20,9 @@ pub struct Purge {
 impl Operation for Reset {
     type Answer = bool;
     const PURPOSE: Purpose = Purpose::Step;
+    const FROM_COPY: bool = false;
+    const AT_ONCE: bool = false;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         None
@@ -29,6 +32,9 @@ impl Operation for Reset {
 impl Operation for Purge {
     type Answer = Purged;
     const PURPOSE: Purpose = Purpose::Step;
+    const FROM_COPY: bool = false;
+    const AT_ONCE: bool = false;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.service)

@@ -24,6 +24,8 @@ impl Operation for ReadState {
     type Answer = StatePage;
     const PURPOSE: Purpose = Purpose::Read;
     const FROM_COPY: bool = true;
+    const AT_ONCE: bool = false;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.key.service)

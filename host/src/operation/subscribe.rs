@@ -22,6 +22,9 @@ pub struct Subscribe {
 impl Operation for Subscribe {
     type Answer = Subscribed;
     const PURPOSE: Purpose = Purpose::Read;
+    const FROM_COPY: bool = false;
+    const AT_ONCE: bool = false;
+    const CALLS_HANDLER: bool = false;
 
     fn service(&self) -> Option<&ServiceName> {
         Some(&self.key.service)
