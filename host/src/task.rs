@@ -24,7 +24,7 @@ where
 }
 
 /// Runs the work of one request, or of one connection, on its own. There are many: they have no
-/// names, which would cost each of their polls.
+/// names, which would cost each of their polls. A panic is fatal.
 pub fn run<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -32,7 +32,7 @@ where
     tokio::spawn(future)
 }
 
-/// Runs what blocks on one of the runtime's threads for that.
+/// Runs what blocks on one of the runtime's threads for that. A panic is fatal.
 pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     tokio::task::spawn_blocking(work)
 }

@@ -94,9 +94,9 @@ impl Cluster {
             engine,
             change_avoid,
         });
-        crate::task::spawn_contained("coordinator", run(Arc::downgrade(&cluster), ended));
-        crate::task::spawn_contained("fitness", fitness::watch(Arc::downgrade(&cluster)));
-        crate::task::spawn_contained("links", links::watch(Arc::downgrade(&cluster)));
+        crate::task::spawn("coordinator", run(Arc::downgrade(&cluster), ended));
+        crate::task::spawn("fitness", fitness::watch(Arc::downgrade(&cluster)));
+        crate::task::spawn("links", links::watch(Arc::downgrade(&cluster)));
         cluster
     }
 

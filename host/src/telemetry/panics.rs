@@ -130,13 +130,14 @@ fn hook(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
+    let task = Some(RUNS.get()).filter(|name| !name.is_empty());
+    let who = task.map_or_else(|| format!("thread {thread}"), |task| format!("task {task:?}"));
     super::metrics().panics.increment(1);
     if tracing::dispatcher::has_been_set() {
         let consequence = if contained { "it is restarted" } else { "the process ends" };
-        let task = Some(RUNS.get()).filter(|name| !name.is_empty());
         tracing::error!(%message, %place, thread, task, "panic, a bug in slotd; {consequence}");
     } else {
-        let line = format!("slotd: a bug: thread {thread} panicked at {place}: {message}\n");
+        let line = format!("slotd: a bug: {who} panicked at {place}: {message}\n");
         let _ = super::sink::err(line.as_bytes());
     }
     let backtrace = Backtrace::capture();
@@ -149,7 +150,7 @@ fn hook(panic: &PanicHookInfo<'_>) {
     if !contained {
         FATAL.send_if_modified(|cause| {
             let first = cause.is_none();
-            cause.get_or_insert_with(|| format!("thread {thread} panicked at {place}: {message}"));
+            cause.get_or_insert_with(|| format!("{who} panicked at {place}: {message}"));
             first
         });
     }
