@@ -13,13 +13,14 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 /// What a client sends.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ClientFrame<'a> {
-    #[serde(rename = "type")]
-    kind: String,
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     id: Option<String>,
     sender: Option<String>,
     content_type: Option<String>,

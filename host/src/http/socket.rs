@@ -11,9 +11,10 @@ use super::{
     websocket::{Fault, Heard, Message, PING, PONG, TEXT, Upgrade, Wire, code},
 };
 use crate::{
-    buffers::{Charge, Kind},
+    buffers::{Buffers, Charge, Kind},
     error::{Code, Error},
     limits,
+    message::Pending,
     names::SessionKey,
     node::{Consistency, Cursor, Sent},
     operation::Describe,
@@ -31,7 +32,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 use tokio::time::{Instant, Sleep};
 
@@ -109,14 +110,39 @@ async fn connect(api: &Api, upgrading: OnUpgrade) -> Option<Wire<Watched>> {
 
 type Decided = (String, Result<Sent, Error>);
 
+/// A message that is under way.
+struct UnderWay {
+    id: String,
+    answer: Pending,
+    /// When it is not waited for any longer. The socket's timer sees to it: a timer for each message
+    /// would cost more than the rest of it.
+    until: Instant,
+    late: bool,
+    _charge: Charge<Arc<Buffers>>,
+}
+
+impl Future for UnderWay {
+    type Output = Decided;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decided> {
+        let result = match self.answer.poll_unpin(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending if self.late => Err(outcome_unknown()),
+            Poll::Pending => return Poll::Pending,
+        };
+        Poll::Ready((std::mem::take(&mut self.id), result))
+    }
+}
+
 struct Session {
     api: Api,
     key: SessionKey,
     sender: Option<String>,
     wire: Wire<Watched>,
     feed: Option<Feed>,
-    /// Messages that are under way.
-    pending: FuturesUnordered<BoxFuture<'static, Decided>>,
+    pending: FuturesUnordered<UnderWay>,
+    /// When the first of them is late, at the earliest.
+    late_at: Option<Instant>,
     stopping: BoxFuture<'static, ()>,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set for, at the latest.
@@ -173,6 +199,7 @@ impl Session {
             wire,
             feed,
             pending: FuturesUnordered::new(),
+            late_at: None,
             timer: Box::pin(tokio::time::sleep_until(ping_at)),
             armed: ping_at,
             ping_at,
@@ -190,7 +217,7 @@ impl Session {
         let end = self.take_what_came(end).await;
         // A slot skips messages that nobody waits for. What was read is decided, whatever became
         // of the connection.
-        while let Some((id, result)) = self.pending.next().await {
+        while let Some((id, result)) = self.next_decided().await {
             let _ = self.decided(&id, result).await;
         }
         self.part(end).await;
@@ -225,7 +252,7 @@ impl Session {
     /// What is to be done next. Nothing goes short for another's sake: they take turns.
     async fn step(&mut self, turn: usize, dirty: bool) -> Step {
         let deadline = self.api.options().request_deadline;
-        let Self { wire, feed, pending, stopping, timer, armed, .. } = self;
+        let Self { wire, feed, pending, late_at, stopping, timer, armed, .. } = self;
         let mut item = pin!(async {
             match feed {
                 Some(feed) => feed.next().await,
@@ -257,10 +284,11 @@ impl Session {
                     return Poll::Ready(step);
                 }
             }
-            if let Some(since) = wire.unfinished_since()
-                && since + deadline < *armed
+            let unfinished = wire.unfinished_since().map(|since| since + deadline);
+            if let Some(due) = unfinished.into_iter().chain(*late_at).min()
+                && due < *armed
             {
-                *armed = since + deadline;
+                *armed = due;
                 timer.as_mut().reset(*armed);
             }
             match timer.poll_unpin(cx) {
@@ -276,6 +304,9 @@ impl Session {
     /// The timer has fired: a message takes too long, or it is time for a ping.
     fn time(&mut self) -> Result<(), End> {
         let now = Instant::now();
+        if self.late_at.is_some_and(|at| at <= now) {
+            self.give_up_late(now);
+        }
         if self.pending.len() >= limits::SOCKET_IN_FLIGHT_MAX {
             // The peer can't help it: nothing is read now.
             self.wire.not_read_until(now);
@@ -293,9 +324,35 @@ impl Session {
             self.ping_at = now + limits::SOCKET_PING;
             self.write(PING, &[]);
         }
-        self.armed = due.map_or(self.ping_at, |due| due.min(self.ping_at));
+        let first = due.into_iter().chain(self.late_at).min();
+        self.armed = first.map_or(self.ping_at, |first| first.min(self.ping_at));
         self.timer.as_mut().reset(self.armed);
         Ok(())
+    }
+
+    /// Gives up the messages whose time is over.
+    fn give_up_late(&mut self, now: Instant) {
+        // In a new set, which looks at each of them once more.
+        self.pending = std::mem::take(&mut self.pending)
+            .into_iter()
+            .map(|message| UnderWay { late: message.until <= now, ..message })
+            .collect();
+        self.late_at =
+            self.pending.iter().map(|message| message.until).filter(|&at| at > now).min();
+    }
+
+    /// The next message that is decided, or late; `None`: there are no more.
+    async fn next_decided(&mut self) -> Option<Decided> {
+        loop {
+            let next = self.pending.next();
+            match self.late_at {
+                Some(at) => match tokio::time::timeout_at(at, next).await {
+                    Ok(decided) => return decided,
+                    Err(_) => self.give_up_late(Instant::now()),
+                },
+                None => return next.await,
+            }
+        }
     }
 
     async fn heard(&mut self, heard: Heard) -> Result<(), End> {
@@ -339,13 +396,9 @@ impl Session {
         let queued =
             tokio::time::timeout_at(until, self.api.backend().enqueue(&self.key, message)).await;
         match queued {
-            Ok(Ok(pending)) => {
-                let decided = async move {
-                    let result = tokio::time::timeout_at(until, pending).await;
-                    drop(charge);
-                    (id, result.unwrap_or_else(|_| Err(outcome_unknown())))
-                };
-                self.pending.push(decided.boxed());
+            Ok(Ok(answer)) => {
+                self.late_at.get_or_insert(until);
+                self.pending.push(UnderWay { id, answer, until, late: false, _charge: charge });
                 Ok(())
             }
             Ok(Err(error)) => self.decided(&id, Err(error)).await,
@@ -401,7 +454,7 @@ impl Session {
         let until = Instant::now() + limits::LINGER;
         while came && Instant::now() < until {
             if self.pending.len() >= limits::SOCKET_IN_FLIGHT_MAX
-                && let Some((id, result)) = self.pending.next().await
+                && let Some((id, result)) = self.next_decided().await
             {
                 let _ = self.decided(&id, result).await;
             }
