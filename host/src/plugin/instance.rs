@@ -150,7 +150,7 @@ pub(super) async fn instantiate(
             metrics().instantiations.increment(1);
             metrics().instantiate_seconds.record(started.elapsed());
             let inner = Inner { store, handler, deadline: options.deadline, spent: false };
-            return Ok(Instance { inner });
+            return Ok(Instance { inner: Box::new(inner) });
         }
         Some(Err(error)) => store.data_mut().failure_of(&error, options.deadline),
         None => Failure::Deadline(options.deadline),

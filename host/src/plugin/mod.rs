@@ -362,7 +362,8 @@ pub struct Room {
 
 /// One instance of a plugin. Dropped after any fatal failure.
 pub struct Instance {
-    inner: instance::Inner,
+    /// It goes to a call and back with each message, and is large.
+    inner: Box<instance::Inner>,
 }
 
 impl PluginHost {

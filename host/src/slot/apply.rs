@@ -63,7 +63,7 @@ impl Task {
                 }
                 session.changed_in = self.building.number;
                 self.building.push(Record::Message(record));
-                self.building.hold(reply, Ok(sent));
+                self.building.hold_sent(reply, sent);
             }
             Ok(Applied::Repeat(sent)) => {
                 self.services.of(&session.key.service).replayed();

@@ -5,11 +5,30 @@ use crate::{
     error::{Code, Error},
     limits,
     log::record::Record,
+    message::Sent,
     slot::Reply,
 };
 
+/// Is told why the batch is not durable, or that it is.
+type Later = Box<dyn FnOnce(Option<&Error>) + Send>;
+
 /// An answer that waits behind the gate.
-type Held = Box<dyn FnOnce(Option<&Error>) + Send>;
+enum Held {
+    /// A new message's: nearly all there are.
+    Sent(Reply<Sent>, Sent),
+    Other(Later),
+}
+
+impl Held {
+    /// The asker may have gone away meanwhile: nothing to do about it.
+    fn answer(self, failed: Option<&Error>) {
+        match (self, failed) {
+            (Held::Sent(reply, sent), None) => drop(reply.send(Ok(sent))),
+            (Held::Sent(reply, _), Some(error)) => drop(reply.send(Err(error.clone()))),
+            (Held::Other(answer), failed) => answer(failed),
+        }
+    }
+}
 
 /// What one commit makes durable, and the answers that wait for it.
 #[derive(Default)]
@@ -37,6 +56,11 @@ impl Building {
     /// Holds an answer until this batch is durable; if it is not, the asker gets the error.
     pub fn hold<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
         self.gate.hold(reply, answer);
+    }
+
+    /// As [`Building::hold`], for what a new message is answered.
+    pub fn hold_sent(&mut self, reply: Reply<Sent>, sent: Sent) {
+        self.gate.0.push(Held::Sent(reply, sent));
     }
 
     /// As [`Building::hold`], for the answer of a read: nothing of it can be kept or lost.
@@ -70,19 +94,18 @@ pub struct Gate(Vec<Held>);
 impl Gate {
     /// Holds an answer until the batch is durable; if it is not, the asker gets the error.
     pub fn hold<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
-        self.0.push(Box::new(move |failed| {
+        self.0.push(Held::Other(Box::new(move |failed| {
             let answer = match failed {
                 // A refusal that rests on uncommitted state is as void as an answer.
                 Some(error) => Err(error.clone()),
                 None => answer,
             };
-            // The asker may have gone away meanwhile: nothing to do about it.
             let _ = reply.send(answer);
-        }));
+        })));
     }
 
     fn hold_read<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
-        self.0.push(Box::new(move |failed| {
+        self.0.push(Held::Other(Box::new(move |failed| {
             let answer = match failed {
                 Some(error) if error.code == Code::OutcomeUnknown => Err(Error::new(
                     Code::StorageUnavailable,
@@ -92,7 +115,7 @@ impl Gate {
                 None => answer,
             };
             let _ = reply.send(answer);
-        }));
+        })));
     }
 
     pub fn len(&self) -> usize {
@@ -105,16 +128,12 @@ impl Gate {
 
     /// The batch is durable: everything leaves.
     pub fn open(self) {
-        for release in self.0 {
-            release(None);
-        }
+        self.0.into_iter().for_each(|held| held.answer(None));
     }
 
     /// The batch is not durable, or nobody knows: every asker is told.
     pub fn refuse(self, error: &Error) {
-        for release in self.0 {
-            release(Some(error));
-        }
+        self.0.into_iter().for_each(|held| held.answer(Some(error)));
     }
 }
 

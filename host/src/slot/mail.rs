@@ -97,7 +97,11 @@ macro_rules! mail {
 
         impl Task {
             pub(super) async fn take(&mut self, mail: Mail) {
-                let Some(mail) = self.admit(mail) else { return };
+                match self.admit(&mail) {
+                    Ok(()) => {}
+                    Err(Some(error)) => return mail.refuse(error),
+                    Err(None) => return,
+                }
                 match mail {
                     $(Mail::$Op(operation, reply) => operation.serve(self, reply).await,)*
                 }

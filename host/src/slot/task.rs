@@ -330,30 +330,25 @@ impl Task {
         self.unflushed_bytes >= limits::BEHIND_BYTES_MAX
     }
 
-    /// What is to be done with mail that has come to the state; `None`: nothing, it was refused or its
-    /// asker has gone.
-    pub(super) fn admit(&mut self, mail: Mail) -> Option<Mail> {
+    /// Whether mail that has come to the state is to be served.
+    ///
+    /// # Errors
+    /// Why it is refused; `None`: its asker has gone.
+    pub(super) fn admit(&mut self, mail: &Mail) -> Result<(), Option<Error>> {
         if mail.is_abandoned() {
-            return None;
+            return Err(None);
         }
         self.last_use.touch();
         let taken = self.context.mail_taken.fetch_add(1, Ordering::Relaxed);
         relaxed_store(&self.stats.last_mail, taken);
         if mail.writes() && self.is_behind() && !self.context.store.is_writable() {
             // Nothing makes room as long as the store takes nothing; reads go on.
-            mail.refuse(Error::new(
+            return Err(Some(Error::new(
                 Code::StorageUnavailable,
                 "this node's state store refuses writes, and too much is already waiting for it",
-            ));
-            return None;
+            )));
         }
-        match self.removed(&mail) {
-            Some(error) => {
-                mail.refuse(error);
-                None
-            }
-            None => Some(mail),
-        }
+        self.removed(mail).map_or(Ok(()), |error| Err(Some(error)))
     }
 
     // ---- orders --------------------------------------------------------------------------------
