@@ -82,6 +82,8 @@ pub struct Db {
     pub garbage: Keyspace,
     /// Large pieces of history. `None`: the directory is older than that.
     pub bodies: Option<Bodies>,
+    /// Whether `pinned` may have rows. Set before one is written, and never taken back.
+    pub has_pins: AtomicBool,
     /// Tells this opening of the database from others of this process.
     pub opened: u64,
     rotating: Mutex<()>,
@@ -212,7 +214,10 @@ impl Db {
                     Err(fjall::Error::Unrecoverable)
                 }
             };
+            let pinned = open(7)?;
+            let has_pins = AtomicBool::new(!pinned.is_empty()?);
             Ok(Self {
+                has_pins,
                 meta: open(0)?,
                 log: open(1)?,
                 slots: open(2)?,
@@ -220,7 +225,7 @@ impl Db {
                 state: open(4)?,
                 history: open(5)?,
                 remembered: open(6)?,
-                pinned: open(7)?,
+                pinned,
                 garbage: open(8)?,
                 bodies: match names.len() {
                     10.. => Some(Bodies::open(open(9)?)?),

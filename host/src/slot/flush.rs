@@ -72,24 +72,24 @@ impl Task {
         self.stats.dirty.store(false, Ordering::Relaxed);
         let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
         let bytes = self.unflushed_bytes;
+        let messages = batches.iter().map(|(_, batch)| batch.records.len()).sum::<usize>();
+        // Most of what changed is cached still.
+        let sessions = messages.min(self.cache.len());
         let owner = self.owner.clone();
         let handle = crate::task::blocking(move || {
             let _owner = owner;
-            let mut changes = Changes::default();
+            let mut changes = Changes::with_capacity(sessions);
             let mut meta = meta;
             for (position, batch) in batches {
                 changes.fold(&mut meta, position, batch);
             }
-            let heads = changes.heads.iter();
-            let sessions = heads
-                .filter_map(|(key, head)| {
-                    head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
-                })
-                .collect();
             let started = crate::clock::now();
-            store.apply(slot, changes, &meta)?;
+            store.apply(slot, &changes, &meta)?;
             metrics().flush_seconds.record(started.elapsed());
-            Ok(Flushed { meta, sessions })
+            let heads = changes.heads.into_iter();
+            let sessions =
+                heads.filter_map(|(key, head)| head.map(|h| (key, h.session_number, h.seq)));
+            Ok(Flushed { meta, sessions: sessions.collect() })
         });
         let up_to_batch = self.committed_batch;
         self.flushing = Some(Flushing { up_to_batch, bytes, handle });
@@ -332,7 +332,7 @@ fn replay(
             let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
             changes.fold(&mut meta, logged.position, batch);
         }
-        store.apply(slot, changes, &meta)?;
+        store.apply(slot, &changes, &meta)?;
     }
     Ok(meta)
 }

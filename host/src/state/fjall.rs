@@ -12,7 +12,11 @@ use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch, Readable as _};
 use parking_lot::MutexGuard;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// The materialised state of all slots of a node.
 pub struct FjallState {
@@ -261,7 +265,7 @@ impl StateStore for FjallState {
         Ok(counts)
     }
 
-    fn apply(&self, slot: SlotId, changes: Changes, meta: &SlotMeta) -> Result<(), StateError> {
+    fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         write(&self.engine, &db, slot, changes, meta)
@@ -274,7 +278,7 @@ impl FjallState {
     ///
     /// # Errors
     /// As [`StateStore::apply`]; some of the rows may be there then.
-    pub(super) fn load(&self, slot: SlotId, changes: Changes) -> Result<(), StateError> {
+    pub(super) fn load(&self, slot: SlotId, changes: &Changes) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let nothing = SlotMeta::default();
@@ -288,11 +292,10 @@ pub(crate) fn write(
     engine: &Engine,
     db: &Db,
     slot: SlotId,
-    changes: Changes,
+    changes: &Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
-    let rows = changes.heads.len() + changes.sessions.len() * 2 + changes.deleted.len() + 1;
-    write_by(Writer::atomic(engine, db, rows), slot, changes, meta)
+    write_by(Writer::atomic(engine, db, changes.rows() + 1), slot, changes, meta)
 }
 
 /// A batch that is committed when it is large enough, if it need not be atomic.
@@ -331,8 +334,8 @@ impl<'a> Writer<'a> {
     /// Two rows of which never one is there alone.
     pub(super) fn insert_both(
         &mut self,
-        one: (&Keyspace, &[u8], Vec<u8>),
-        other: (&Keyspace, &[u8], Vec<u8>),
+        one: (&Keyspace, &[u8], &[u8]),
+        other: (&Keyspace, &[u8], &[u8]),
     ) -> Result<(), StateError> {
         for (keyspace, key, value) in [one, other] {
             self.bytes += value.len();
@@ -341,23 +344,19 @@ impl<'a> Writer<'a> {
         self.commit_full()
     }
 
+    /// The store copies key and value.
     pub(super) fn insert(
         &mut self,
         keyspace: &Keyspace,
-        key: impl Into<fjall::UserKey>,
-        value: impl Into<fjall::UserValue>,
+        key: &[u8],
+        value: &[u8],
     ) -> Result<(), StateError> {
-        let value = value.into();
         self.bytes += value.len();
         self.batch.insert(keyspace, key, value);
         self.commit_full()
     }
 
-    fn remove(
-        &mut self,
-        keyspace: &Keyspace,
-        key: impl Into<fjall::UserKey>,
-    ) -> Result<(), StateError> {
+    fn remove(&mut self, keyspace: &Keyspace, key: &[u8]) -> Result<(), StateError> {
         self.batch.remove(keyspace, key);
         self.commit_full()
     }
@@ -374,51 +373,63 @@ impl<'a> Writer<'a> {
     }
 }
 
-pub(super) fn broken(error: postcard::Error) -> StateError {
-    StateError::Unavailable(format!("cannot encode: {error}"))
-}
-
-/// Writes changes, and the meta last.
+/// Writes changes, and the meta last. Rows of a keyspace come one after the other, those of
+/// sessions in order of their numbers, from buffers that are used again for each.
 fn write_by(
     mut to: Writer<'_>,
     slot: SlotId,
-    changes: Changes,
+    changes: &Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
     let (engine, db) = (to.engine, to.db);
+    let (mut row, mut value) = (Vec::with_capacity(64), Vec::with_capacity(256));
     for (key, head) in &changes.heads {
-        let row = keys::session(slot, key);
-        let pinned = head.as_ref().is_some_and(|head| head.pinned.is_some());
-        if pinned {
-            to.insert(&db.pinned, &row[..], [])?;
-        } else {
-            // Nearly always empty: asking is much cheaper than a tombstone for every head.
+        keys::session_into(&mut row, slot, key);
+        if head.as_ref().is_some_and(|head| head.pinned.is_some()) {
+            // First, so that whoever writes the slot next looks.
+            db.has_pins.store(true, Ordering::Release);
+            to.insert(&db.pinned, &row, &[])?;
+        } else if db.has_pins.load(Ordering::Acquire) {
+            // Asking is much cheaper than a tombstone for every head.
             let was = db.pinned.contains_key(&row);
             if was.map_err(|e| engine.read_error(&db.pinned, &e))? {
-                to.remove(&db.pinned, &row[..])?;
+                to.remove(&db.pinned, &row)?;
             }
         }
         match head {
-            Some(head) => to.insert(&db.heads, row, encode(head).map_err(broken)?)?,
-            None => to.remove(&db.heads, row)?,
+            Some(head) => {
+                encode(head, &mut value)?;
+                to.insert(&db.heads, &row, &value)?;
+            }
+            None => to.remove(&db.heads, &row)?,
         }
     }
-    for (number, session) in changes.sessions {
-        for (key, value) in &session.state {
-            let row = keys::of_session(slot, number, key);
-            match value {
-                Some(value) => to.insert(&db.state, row, encode_plain(value))?,
-                None => to.remove(&db.state, row)?,
+    let mut sessions: Vec<_> = changes.sessions.iter().collect();
+    sessions.sort_unstable_by_key(|(number, _)| **number);
+    for (number, session) in &sessions {
+        for (key, written) in &session.state {
+            keys::of_session_into(&mut row, slot, **number, key);
+            match written {
+                Some(written) => {
+                    encode_plain(written, &mut value);
+                    to.insert(&db.state, &row, &value)?;
+                }
+                None => to.remove(&db.state, &row)?,
             }
         }
-        history::write(&mut to, slot, number, &session.history)?;
+    }
+    for (number, session) in &sessions {
         for (id, remembered) in &session.remembered {
-            let row = keys::of_session(slot, number, id.as_bytes());
-            to.insert(&db.remembered, row, encode(remembered).map_err(broken)?)?;
+            keys::of_session_into(&mut row, slot, **number, id.as_str().as_bytes());
+            encode(remembered, &mut value)?;
+            to.insert(&db.remembered, &row, &value)?;
         }
     }
+    for (number, session) in &sessions {
+        history::write(&mut to, slot, **number, &session.history, &mut value)?;
+    }
     for delete in &changes.deleted {
-        to.insert(&db.garbage, keys::number(slot, delete.session_number), [])?;
+        to.insert(&db.garbage, &keys::number(slot, delete.session_number), &[])?;
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
     to.batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
@@ -441,18 +452,26 @@ pub(super) fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
     postcard::from_bytes(body).map_err(|e| format!("a slot's row does not decode: {e}"))
 }
 
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, postcard::Error> {
-    // Most rows fit without growing.
-    let mut out = Vec::with_capacity(256);
-    out.push(VALUE_FORMAT);
-    postcard::to_extend(value, out)
+/// A value's row, in place of what `out` held.
+pub(super) fn encode<T: Serialize + ?Sized>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), StateError> {
+    let mut row = std::mem::take(out);
+    row.clear();
+    row.push(VALUE_FORMAT);
+    *out = postcard::to_extend(value, row).map_err(broken)?;
+    Ok(())
 }
 
-fn encode_plain(value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + value.len());
+fn encode_plain(value: &[u8], out: &mut Vec<u8>) {
+    out.clear();
     out.push(VALUE_FORMAT);
     out.extend_from_slice(value);
-    out
+}
+
+fn broken(error: postcard::Error) -> StateError {
+    StateError::Unavailable(format!("cannot encode: {error}"))
 }
 
 pub(super) fn plain(value: &[u8]) -> Result<&[u8], String> {

@@ -8,7 +8,7 @@
 
 use super::{
     StateError,
-    fjall::{Writer, broken, decode, encode, entry_bytes},
+    fjall::{Writer, decode, encode, entry_bytes},
     keys,
 };
 use crate::{
@@ -45,12 +45,14 @@ impl Place {
     }
 }
 
-/// Writes entries in pieces: whole pieces are read back, so they are bounded.
+/// Writes entries in pieces: whole pieces are read back, so they are bounded. `buffer` is written
+/// over with each.
 pub(super) fn write(
     to: &mut Writer<'_>,
     slot: SlotId,
     session: u64,
     entries: &[Arc<Entry>],
+    buffer: &mut Vec<u8>,
 ) -> Result<(), StateError> {
     let mut rest = entries;
     while !rest.is_empty() {
@@ -63,14 +65,15 @@ pub(super) fn write(
         let (piece, tail) = rest.split_at(fits.count());
         if let Some(last) = piece.last() {
             let row = keys::history(slot, session, last.seq);
-            write_piece(to, row, encode(piece).map_err(broken)?)?;
+            encode(piece, buffer)?;
+            write_piece(to, &row, buffer)?;
         }
         rest = tail;
     }
     Ok(())
 }
 
-fn write_piece(to: &mut Writer<'_>, row: [u8; 18], piece: Vec<u8>) -> Result<(), StateError> {
+fn write_piece(to: &mut Writer<'_>, row: &[u8], piece: &[u8]) -> Result<(), StateError> {
     let db = to.db;
     let length = u32::try_from(piece.len()).ok();
     match (&db.bodies, length) {
@@ -79,7 +82,7 @@ fn write_piece(to: &mut Writer<'_>, row: [u8; 18], piece: Vec<u8>) -> Result<(),
             // Both or none of them: the number stands nowhere else.
             to.insert_both(
                 (&bodies.keyspace, &place.key, piece),
-                (&db.history, &row, place.encode().to_vec()),
+                (&db.history, row, &place.encode()),
             )
         }
         _ => to.insert(&db.history, row, piece),

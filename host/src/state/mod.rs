@@ -8,6 +8,7 @@
 pub mod changes;
 pub mod deleted;
 pub mod fjall;
+pub mod hash;
 mod history;
 pub mod keys;
 pub mod rows;
@@ -143,7 +144,7 @@ pub trait StateStore: Send + Sync + 'static {
     fn apply(
         &self,
         slot: SlotId,
-        changes: changes::Changes,
+        changes: &changes::Changes,
         meta: &SlotMeta,
     ) -> Result<(), StateError>;
 }

@@ -2,7 +2,7 @@
 
 use super::{
     SlotMeta, StateError,
-    changes::Changes,
+    changes::{Changes, UsedKey},
     fjall::{FjallState, decode, decode_slot, plain},
     history, keys,
 };
@@ -226,7 +226,7 @@ fn of_session(
         }
         Rows::Remembered => {
             let id = std::str::from_utf8(rest).map_err(|_| "a key is no idempotency key")?;
-            session.remembered.push((id.to_owned(), decode(value)?));
+            session.remembered.push((UsedKey::Text(id.to_owned()), decode(value)?));
         }
     }
     Ok(())

@@ -105,7 +105,7 @@ fn apply(
 ) -> Result<(), OpenError> {
     for (slot, changes) in std::mem::take(pending) {
         let Some((meta, _)) = slots.get(usize::from(slot)) else { continue };
-        store::write(engine, db, slot, changes, meta)
+        store::write(engine, db, slot, &changes, meta)
             .map_err(|e| OpenError::Unavailable(e.to_string()))?;
     }
     Ok(())

@@ -113,7 +113,7 @@ impl Slot {
     }
 
     async fn flush(&mut self, dir: &DataDir) {
-        dir.state().apply(self.slot, std::mem::take(&mut self.changes), &self.meta).unwrap();
+        dir.state().apply(self.slot, &std::mem::take(&mut self.changes), &self.meta).unwrap();
         dir.log().trim(self.slot, self.meta.applied).await.unwrap();
         self.heads.clear();
     }

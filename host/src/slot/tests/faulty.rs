@@ -104,7 +104,7 @@ impl StateStore for Faulty {
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError> {
         self.store.count_sessions(slot, service)
     }
-    fn apply(&self, slot: SlotId, changes: Changes, meta: &SlotMeta) -> Result<(), StateError> {
+    fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         self.store.apply(slot, changes, meta)
     }
 }

@@ -133,7 +133,7 @@ impl Snapshots {
         self.apply_all(slot, manifest.history.clone(), store, turn, Some(live)).await?;
         let Manifest { meta, .. } = manifest;
         let (store, last) = (store.clone(), meta.clone());
-        let finish = move || Ok(store.apply(slot, Changes::default(), &last)?);
+        let finish = move || Ok(store.apply(slot, &Changes::default(), &last)?);
         blocking(Some(turn.clone()), finish).await?;
         metrics().restore_seconds.record(started.elapsed());
         tracing::info!(slot, position = meta.applied, "restored a slot from its snapshot");
@@ -158,7 +158,7 @@ impl Snapshots {
                 changes.sessions.retain(|number, _| live.binary_search(number).is_ok());
             }
             let store = store.clone();
-            let load = move || Ok(store.load(slot, changes)?);
+            let load = move || Ok(store.load(slot, &changes)?);
             blocking(Some(turn.clone()), load).await?;
         }
         Ok(())

@@ -248,7 +248,7 @@ impl Owner {
     }
 
     fn flush(&mut self) {
-        self.store.apply(SLOT, std::mem::take(&mut self.changes), &self.meta).unwrap();
+        self.store.apply(SLOT, &std::mem::take(&mut self.changes), &self.meta).unwrap();
         self.heads.clear();
     }
 

@@ -64,7 +64,7 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
     let record = slot.message(&dir, "a", b"refused", vec![write("k", "2")]);
     let refused = slot.try_commit(&dir, vec![record]).await;
     assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
-    let applied = dir.state().apply(0, slot.changes.clone(), &slot.meta);
+    let applied = dir.state().apply(0, &slot.changes, &slot.meta);
     assert!(applied.is_err_and(|e| e.to_string().contains("free")));
     disk.empty();
     until(&dir, |health| *health == Health::Ready).await;
@@ -104,7 +104,7 @@ async fn a_failed_write_is_survived_without_a_restart() {
     // Until it is opened again everything is refused, by either handle.
     let refused = dir.log().claim(1, "x").await;
     assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
-    assert!(dir.state().apply(0, slot.changes.clone(), &slot.meta).is_err());
+    assert!(dir.state().apply(0, &slot.changes, &slot.meta).is_err());
     assert!(dir.meta_put_durable("a", b"b").is_err());
     disk.empty();
     dir.reopen().unwrap();
