@@ -14,7 +14,7 @@ use slotd::{
         record::{Batch, Entry, Head, Message, Record, Write},
     },
     names::SessionKey,
-    state::{SlotMeta, StateStore, changes::Changes},
+    state::{SlotMeta, changes::Changes},
     storage::DataDir,
 };
 use std::{path::Path, sync::Arc, time::Instant};

@@ -118,11 +118,9 @@ impl Task {
         }
         self.meta = flushed.meta;
         relaxed_store(&self.stats.applied, self.meta.applied);
-        match self.context.cluster {
-            // The store is on this disk only: the log is needed until a snapshot has it.
-            Some(_) => self.start_snapshot(),
-            None => self.trim(self.meta.applied),
-        }
+        // In a cluster the store is on this disk only: the log is needed until a snapshot has it. A log
+        // on the store's own disk trims itself.
+        self.start_snapshot();
         self.evict();
         // What came meanwhile may be more than `has_room` allows: nobody else would start it.
         if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
@@ -146,7 +144,7 @@ impl Task {
 
     // ---- snapshots -----------------------------------------------------------------------------
 
-    /// Starts a snapshot when the log has grown enough since the last.
+    /// Starts a snapshot, in a cluster, when the log has grown enough since the last.
     fn start_snapshot(&mut self) {
         let Some(cluster) = &self.context.cluster else { return };
         if self.snapshotting.is_some() || self.log_bytes < limits::SNAPSHOT_LOG_BYTES {

@@ -14,7 +14,7 @@ use crate::{
         record::{Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},
     },
     names::{SessionKey, SlotId},
-    state::{SlotMeta, StateStore, changes::Changes},
+    state::{SlotMeta, changes::Changes},
 };
 use bytes::Bytes;
 use std::{collections::BTreeMap, path::Path};

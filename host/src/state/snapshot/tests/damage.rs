@@ -74,7 +74,7 @@ async fn damage_of_any_object_is_said_and_got_around_where_the_log_reaches() {
                             meta,
                             changes: Changes::default(),
                             heads: BTreeMap::new(),
-                            _dir: dir,
+                            dir,
                         };
                         node.replay().await;
                         node.flush();

@@ -109,7 +109,7 @@ async fn run(steps: Vec<Step>) {
                 owner.flush();
                 // The claim, and whatever the old owner had not seen.
                 assert_eq!(dump(&next.store), dump(&owner.store));
-                assert_eq!(leftovers(&next.store).await, 0);
+                assert_eq!(leftovers(&next.dir), 0);
                 owner = next;
             }
         }

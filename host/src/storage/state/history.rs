@@ -6,18 +6,18 @@
 //! are never merged while nothing is removed; in `history` every merge would write each body again.
 //! A directory from before this (format 1) keeps all in `history`.
 
-use super::{
-    StateError,
-    fjall::{Writer, decode, encode, entry_bytes},
-    keys,
-};
+use super::{Writer, decode, encode, entry_bytes, keys};
 use crate::{
-    database::engine::{Db, Engine},
+    database::{
+        db::Db,
+        engine::Engine,
+        rows::{Snapshot, WriteBatch},
+    },
+    error::StateError,
     limits,
     log::record::Entry,
     names::SlotId,
 };
-use fjall::{OwnedWriteBatch, Readable as _, Snapshot};
 use std::sync::Arc;
 
 /// The first byte of a row whose piece lies apart: the piece's number and length follow.
@@ -105,7 +105,7 @@ pub(super) fn read(
         return Err(engine.value_error(&db.history, why));
     };
     let keyspace = &bodies.keyspace;
-    let piece = snapshot.get(keyspace, place.key).map_err(|e| engine.read_error(keyspace, &e))?;
+    let piece = snapshot.get(keyspace, &place.key).map_err(|e| engine.read_error(keyspace, &e))?;
     let piece = piece.filter(|piece| piece.len() == place.bytes as usize).ok_or_else(|| {
         let number = u64::from_be_bytes(place.key);
         engine.value_error(keyspace, format!("body {number}, which a row names, is not there"))
@@ -119,8 +119,8 @@ pub(super) fn bytes(row: &[u8]) -> usize {
 }
 
 /// Removes what lies apart of a row of `history` that is removed with it.
-pub(super) fn remove_apart(db: &Db, batch: &mut OwnedWriteBatch, row: &[u8]) {
+pub(super) fn remove_apart(db: &Db, batch: &mut WriteBatch, row: &[u8]) {
     if let (Some(bodies), Some(place)) = (&db.bodies, Place::decode(row)) {
-        batch.remove(&bodies.keyspace, place.key);
+        batch.remove(&bodies.keyspace, &place.key);
     }
 }

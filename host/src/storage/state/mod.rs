@@ -1,15 +1,31 @@
 //! The state store on the node's own database.
 
-use super::{Remembered, SlotMeta, StateError, StateStore, changes::Changes, history, keys};
+mod durable;
+mod history;
+mod keys;
+mod rows;
+
 use crate::{
-    database::engine::{Bodies, Db, Engine, VALUE_FORMAT},
+    database::{
+        db::{Bodies, Db, VALUE_FORMAT},
+        engine::Engine,
+        rows::{Keyspace, Slice, WriteBatch},
+    },
+    error::StateError,
     limits,
-    log::record::{DeploymentId, Entry, Head},
+    log::{
+        Position,
+        record::{DeploymentId, Entry, Head},
+    },
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    state::SessionCount,
+    state::{
+        Remembered, SessionCount, SlotMeta, StateStore,
+        changes::Changes,
+        rows::{SlotView, WholeSlots, Wiping},
+    },
 };
 use bytes::Bytes;
-use fjall::{Keyspace, OwnedWriteBatch, Readable as _};
+use durable::Durable;
 use parking_lot::MutexGuard;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -19,20 +35,27 @@ use std::{
 };
 
 /// The materialised state of all slots of a node.
-pub struct FjallState {
-    pub(super) engine: Arc<Engine>,
+pub struct DiskState {
+    engine: Arc<Engine>,
+    durable: Durable,
 }
 
-impl FjallState {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+impl DiskState {
+    pub fn new(engine: Arc<Engine>) -> Self {
+        let durable = Durable::new(engine.identity.slot_count);
+        Self { engine, durable }
     }
 
-    pub(super) fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
+    /// As [`StateStore::durable_up_to`], for who has the database.
+    pub fn durable_in(&self, db: &Db, slot: SlotId) -> Position {
+        self.durable.up_to(slot, db.opened, db.synced())
+    }
+
+    fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
         self.engine.open_db().map_err(StateError::Unavailable)
     }
 
-    fn row(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<fjall::Slice>, StateError> {
+    fn row(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Slice>, StateError> {
         keyspace.get(key).map_err(|e| self.engine.read_error(keyspace, &e))
     }
 
@@ -48,10 +71,10 @@ impl FjallState {
         start: Bound<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<Vec<Arc<Entry>>, StateError>> + 'a {
         let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        let snapshot = db.database.snapshot();
-        let range = snapshot.range::<Vec<u8>, _>(&db.history, (start, end));
+        let snapshot = db.snapshot();
+        let range = snapshot.range(&db.history, (start, end));
         range.map(move |row| {
-            let row = row.value().map_err(|e| self.engine.read_error(&db.history, &e))?;
+            let (_, row) = row.map_err(|e| self.engine.read_error(&db.history, &e))?;
             history::read(&self.engine, db, &snapshot, &row)
         })
     }
@@ -62,10 +85,10 @@ impl FjallState {
         keyspace: &'a Keyspace,
         prefix: &[u8],
         start: Bound<Vec<u8>>,
-    ) -> impl DoubleEndedIterator<Item = Result<fjall::KvPair, StateError>> + 'a {
+    ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), StateError>> + 'a {
         let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        let range = keyspace.range::<Vec<u8>, _>((start, end));
-        range.map(|row| row.into_inner().map_err(|e| self.engine.read_error(keyspace, &e)))
+        let range = keyspace.range((start, end));
+        range.map(|row| row.map_err(|e| self.engine.read_error(keyspace, &e)))
     }
 }
 
@@ -77,7 +100,7 @@ fn start(base: &[u8], prefix: &[u8], after: Option<&[u8]>) -> Bound<Vec<u8>> {
     }
 }
 
-impl StateStore for FjallState {
+impl StateStore for DiskState {
     fn slot(&self, slot: SlotId) -> Result<SlotMeta, StateError> {
         let db = self.db()?;
         let Some(value) = self.row(&db.slots, &keys::slot(slot))? else {
@@ -265,20 +288,29 @@ impl StateStore for FjallState {
         Ok(counts)
     }
 
+    fn durable_up_to(&self, slot: SlotId) -> Position {
+        self.db().map_or(0, |db| self.durable_in(&db, slot))
+    }
+
     fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
-        write(&self.engine, &db, slot, changes, meta)
+        write(&self.engine, &db, slot, changes, meta)?;
+        self.durable.wrote(slot, db.opened, db.written(), meta.applied);
+        Ok(())
     }
 }
 
-impl FjallState {
-    /// Writes rows of a slot that counts as empty until all of them are there: not in one batch,
-    /// since the store lets nobody else write during one.
-    ///
-    /// # Errors
-    /// As [`StateStore::apply`]; some of the rows may be there then.
-    pub(super) fn load(&self, slot: SlotId, changes: &Changes) -> Result<(), StateError> {
+impl WholeSlots for DiskState {
+    fn view(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError> {
+        self.view_of(slot)
+    }
+
+    fn wipe(&self, slot: SlotId, from: Wiping) -> Result<Option<Wiping>, StateError> {
+        self.wipe_some(slot, from)
+    }
+
+    fn load(&self, slot: SlotId, changes: &Changes) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let nothing = SlotMeta::default();
@@ -288,7 +320,7 @@ impl FjallState {
 
 /// Writes changes and the slot's new meta in one atomic batch that is not synced: the next group
 /// commit, which goes through the same journal, makes it durable.
-pub(crate) fn write(
+pub fn write(
     engine: &Engine,
     db: &Db,
     slot: SlotId,
@@ -299,10 +331,10 @@ pub(crate) fn write(
 }
 
 /// A batch that is committed when it is large enough, if it need not be atomic.
-pub(super) struct Writer<'a> {
+struct Writer<'a> {
     engine: &'a Engine,
-    pub(super) db: &'a Db,
-    batch: OwnedWriteBatch,
+    db: &'a Db,
+    batch: WriteBatch,
     /// Held from the first number taken until they are all committed: so what is written later
     /// has greater ones.
     bodies: Option<MutexGuard<'a, u64>>,
@@ -325,14 +357,14 @@ impl<'a> Writer<'a> {
     }
 
     /// The number of the next body that is written apart.
-    pub(super) fn next_body(&mut self, bodies: &'a Bodies) -> u64 {
+    fn next_body(&mut self, bodies: &'a Bodies) -> u64 {
         let next = self.bodies.get_or_insert_with(|| bodies.next.lock());
         **next += 1;
         **next - 1
     }
 
     /// Two rows of which never one is there alone.
-    pub(super) fn insert_both(
+    fn insert_both(
         &mut self,
         one: (&Keyspace, &[u8], &[u8]),
         other: (&Keyspace, &[u8], &[u8]),
@@ -345,12 +377,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The store copies key and value.
-    pub(super) fn insert(
-        &mut self,
-        keyspace: &Keyspace,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), StateError> {
+    fn insert(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         self.bytes += value.len();
         self.batch.insert(keyspace, key, value);
         self.commit_full()
@@ -432,31 +459,28 @@ fn write_by(
         to.insert(&db.garbage, &keys::number(slot, delete.session_number), &[])?;
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
-    to.batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
+    to.batch.insert(&db.slots, &keys::slot(slot), &db.value(&meta));
     Ok(engine.commit(db, to.batch)?)
 }
 
 /// Bytes of an entry, about: what was sent and what was answered.
-pub(super) fn entry_bytes(entry: &Entry) -> usize {
+fn entry_bytes(entry: &Entry) -> usize {
     let events = entry.events.iter().map(|event| event.body.len() + event.kind.len());
     entry.body.len() + entry.reply.len() + events.sum::<usize>() + 64
 }
 
-pub(crate) fn read_slot(db: &Db, slot: SlotId) -> Result<SlotMeta, String> {
-    let value = db.slots.get(keys::slot(slot)).map_err(|e| e.to_string())?;
+pub fn read_slot(db: &Db, slot: SlotId) -> Result<SlotMeta, String> {
+    let value = db.slots.get(&keys::slot(slot)).map_err(|e| e.to_string())?;
     value.map_or(Ok(SlotMeta::default()), |value| decode_slot(db, &value))
 }
 
-pub(super) fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
+fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
     let body = db.body(value)?;
     postcard::from_bytes(body).map_err(|e| format!("a slot's row does not decode: {e}"))
 }
 
 /// A value's row, in place of what `out` held.
-pub(super) fn encode<T: Serialize + ?Sized>(
-    value: &T,
-    out: &mut Vec<u8>,
-) -> Result<(), StateError> {
+fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), StateError> {
     let mut row = std::mem::take(out);
     row.clear();
     row.push(VALUE_FORMAT);
@@ -474,19 +498,19 @@ fn broken(error: postcard::Error) -> StateError {
     StateError::Unavailable(format!("cannot encode: {error}"))
 }
 
-pub(super) fn plain(value: &[u8]) -> Result<&[u8], String> {
+fn plain(value: &[u8]) -> Result<&[u8], String> {
     match value.split_first() {
         Some((&VALUE_FORMAT, rest)) => Ok(rest),
         first => Err(format!("a value has format {:?}", first.map(|(format, _)| format))),
     }
 }
 
-pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     postcard::from_bytes(plain(value)?).map_err(|e| format!("a value does not decode: {e}"))
 }
 
 /// What a step of [`collect_garbage`] did.
-pub(crate) struct Collected {
+pub struct Collected {
     /// Rows that were removed, and the bytes of their keys and values.
     pub rows: usize,
     pub bytes: usize,
@@ -498,15 +522,15 @@ pub(crate) struct Collected {
 ///
 /// # Errors
 /// As any write of the store.
-pub(crate) fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> {
+pub fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> {
     let db = engine.open_db().map_err(StateError::Unavailable)?;
     engine.check_upkeep().map_err(StateError::Unavailable)?;
     // Between the look at what is garbage and its removal no slot is wiped and loaded anew.
     let _turn = engine.garbage.lock();
-    let Some(first) = db.garbage.first_key_value() else {
+    let first = || db.garbage.first().map_err(|e| engine.read_error(&db.garbage, &e));
+    let Some(key) = first()? else {
         return Ok(Collected { rows: 0, bytes: 0, more: false });
     };
-    let key = first.key().map_err(|e| engine.read_error(&db.garbage, &e))?;
     let mut batch = db.batch(limits::GARBAGE_ROWS_PER_STEP, false);
     let mut bytes = 0;
     for keyspace in [&db.state, &db.history, &db.remembered] {
@@ -514,19 +538,34 @@ pub(crate) fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> 
             if batch.len() >= limits::GARBAGE_ROWS_PER_STEP {
                 break;
             }
-            let (row, value) = row.into_inner().map_err(|e| engine.read_error(keyspace, &e))?;
+            let (row, value) = row.map_err(|e| engine.read_error(keyspace, &e))?;
             bytes += row.len() + value.len();
             if keyspace.id() == db.history.id() {
                 bytes += history::bytes(&value) - value.len();
                 history::remove_apart(&db, &mut batch, &value);
             }
-            batch.remove(keyspace, row);
+            batch.remove(keyspace, &row);
         }
     }
     if batch.len() < limits::GARBAGE_ROWS_PER_STEP {
-        batch.remove(&db.garbage, key);
+        batch.remove(&db.garbage, &key);
     }
     let rows = batch.len();
     engine.commit(&db, batch)?;
-    Ok(Collected { rows, bytes, more: db.garbage.first_key_value().is_some() })
+    Ok(Collected { rows, bytes, more: first()?.is_some() })
+}
+
+/// The session numbers that a slot's rows stand under, one a row, once what is garbage was removed.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub fn rows_by_session(engine: &Engine, slot: SlotId) -> Vec<u64> {
+    while collect_garbage(engine).unwrap().more {}
+    let db = engine.open_db().unwrap();
+    let mut numbers = Vec::new();
+    for keyspace in [&db.state, &db.history, &db.remembered] {
+        for row in keyspace.prefix(&keys::slot(slot)) {
+            numbers.push(keys::number_of(&row.unwrap().0[..10]).unwrap().1);
+        }
+    }
+    numbers
 }
