@@ -13,6 +13,8 @@ pub(crate) mod reclaim;
 pub(crate) mod record;
 pub mod rows;
 pub(crate) mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use engine::Health;
 
