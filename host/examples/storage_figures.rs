@@ -14,7 +14,7 @@ use slotd::{
         record::{Batch, Entry, Head, Message, Record, Write},
     },
     names::SessionKey,
-    state::{SlotMeta, StateStore, changes::Changes},
+    state::{SlotMeta, changes::Changes},
     storage::DataDir,
 };
 use std::{path::Path, sync::Arc, time::Instant};
@@ -171,7 +171,7 @@ async fn fill(home: &Path, sessions: u64) -> anyhow::Result<()> {
             rows += batch.records.len() * 3 + 1;
             changes.fold(meta, claim.position, batch);
             let apply = Instant::now();
-            state.apply(slot as u16, std::mem::take(changes), meta)?;
+            state.apply(slot as u16, &std::mem::take(changes), meta)?;
             let took = apply.elapsed();
             applying += took;
             longest = longest.max(took.as_secs_f64() * 1e3);

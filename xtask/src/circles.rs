@@ -33,7 +33,7 @@ pub fn check(src: &Path) -> anyhow::Result<()> {
 }
 
 /// Every Rust file under `folder`, by its path from `src`.
-fn read(src: &Path, folder: &Path, files: &mut Vec<(PathBuf, String)>) -> anyhow::Result<()> {
+pub fn read(src: &Path, folder: &Path, files: &mut Vec<(PathBuf, String)>) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() {
@@ -146,7 +146,7 @@ impl Graph {
 }
 
 /// The text with its comments and what stands in literals as blanks.
-fn code_of(text: &str) -> String {
+pub fn code_of(text: &str) -> String {
     let text: Vec<char> = text.chars().collect();
     let starts =
         |at: usize, what: &str| what.chars().enumerate().all(|(i, c)| text.get(at + i) == Some(&c));
@@ -258,7 +258,7 @@ fn end_of_item(code: &str) -> usize {
     code.len()
 }
 
-fn words(code: &str) -> impl Iterator<Item = &str> {
+pub fn words(code: &str) -> impl Iterator<Item = &str> {
     code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 

@@ -5,6 +5,7 @@ mod languages;
 mod nats;
 mod old;
 mod packages;
+mod seams;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -333,6 +334,7 @@ impl Workshop {
             let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
             run(self.cargo().args(clippy).current_dir(&dir))?;
         }
+        seams::check(&self.root.join("host/src"))?;
         circles::check(&self.root.join("host/src"))
     }
 

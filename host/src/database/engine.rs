@@ -1,20 +1,17 @@
-//! The fjall database, its keyspaces and their tuning, and what happens when it fails.
+//! What happens when the database fails, and what may be written.
 
-use super::{OpenError, StorageOptions, identity::Identity, tables};
-use crate::{error::StateError, limits};
-use fjall::{
-    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
-    compaction::{Fifo, Leveled},
-    config::{BlockSizePolicy, PinningPolicy},
+use super::{
+    StorageOptions,
+    db::{Db, is_damage},
+    identity::Identity,
+    rows::{DbError, Keyspace, WriteBatch},
+    tables,
 };
+use crate::{error::StateError, limits};
 use parking_lot::{MappedRwLockReadGuard, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 use tokio::sync::watch;
@@ -51,68 +48,6 @@ impl From<WriteError> for StateError {
     }
 }
 
-/// The keyspaces' numbers, in the order in which they are made.
-pub const META_ID: u64 = 1;
-pub const LOG_ID: u64 = 2;
-pub const SLOTS_ID: u64 = 3;
-const LAST_ID: u64 = 9;
-/// The keyspace that directories have from format 2 on.
-const BODIES: &str = "bodies";
-const BODIES_ID: u64 = 10;
-const NAMES: [&str; 9] =
-    ["meta", "log", "slots", "heads", "state", "history", "remembered", "pinned", "garbage"];
-
-/// The first byte of every stored value.
-pub const VALUE_FORMAT: u8 = 1;
-const MIB: u64 = 1024 * 1024;
-/// Small tables: one compaction is short, and one worker does all.
-pub const TABLE_TARGET_BYTES: u64 = 16 * MIB;
-
-/// An open database.
-pub struct Db {
-    pub database: Database,
-    pub meta: Keyspace,
-    pub log: Keyspace,
-    pub slots: Keyspace,
-    pub heads: Keyspace,
-    pub state: Keyspace,
-    pub history: Keyspace,
-    pub remembered: Keyspace,
-    pub pinned: Keyspace,
-    pub garbage: Keyspace,
-    /// Large pieces of history. `None`: the directory is older than that.
-    pub bodies: Option<Bodies>,
-    /// Tells this opening of the database from others of this process.
-    pub opened: u64,
-    rotating: Mutex<()>,
-}
-
-/// Large pieces of history, by a number that only rises (see `state/history.rs`).
-pub struct Bodies {
-    pub keyspace: Keyspace,
-    /// The next number.
-    pub next: Mutex<u64>,
-}
-
-impl Bodies {
-    fn open(keyspace: Keyspace) -> fjall::Result<Self> {
-        let last = match keyspace.last_key_value() {
-            Some(row) => Some(<[u8; 8]>::try_from(&*row.key()?)),
-            None => None,
-        };
-        let last = last.transpose().map_err(|_| fjall::Error::Unrecoverable)?;
-        let next = last.map_or(0, |last| u64::from_be_bytes(last).saturating_add(1));
-        Ok(Self { keyspace, next: Mutex::new(next) })
-    }
-}
-
-/// The last of the keyspaces that a directory has, with large bodies apart or without.
-pub fn last_keyspace(bodies: bool) -> u64 {
-    if bodies { BODIES_ID } else { LAST_ID }
-}
-
-static OPENED: AtomicU64 = AtomicU64::new(0);
-
 /// Shared by log, state and background work. `db` is empty while it is being opened again.
 pub struct Engine {
     pub options: StorageOptions,
@@ -133,242 +68,6 @@ struct Space {
     full: Option<String>,
     /// Why there is none for upkeep either.
     exhausted: Option<String>,
-}
-
-/// Values of `meta`, `log` and `slots` begin with the format and the least sequence number that
-/// the write of them can have got: what the journal check holds against damaged ones.
-pub fn seqno_floor(keyspace: u64, value: &[u8]) -> Option<u64> {
-    if !matches!(keyspace, META_ID | LOG_ID | SLOTS_ID) {
-        return None;
-    }
-    value.get(1..9).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
-}
-
-/// Every keyspace is small in memory; what is read often is in the shared block cache.
-fn keyspace_options(name: &str) -> KeyspaceCreateOptions {
-    // Full memtables are ours to find: see `Db::rotate_full`.
-    let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
-    let leveled = || {
-        options()
-            .compaction_strategy(Arc::new(
-                Leveled::default().with_table_target_size(TABLE_TARGET_BYTES),
-            ))
-            // Filters and indexes of the first level only; the rest goes through the cache.
-            .filter_block_pinning_policy(PinningPolicy::new([true, false]))
-            .index_block_pinning_policy(PinningPolicy::new([true, false]))
-    };
-    match name {
-        // Never merged: keys only rise, and whole tables are dropped once all in them is trimmed.
-        "log" => options()
-            .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
-            .data_block_size_policy(BlockSizePolicy::all(64 * 1024))
-            .index_block_pinning_policy(PinningPolicy::all(false))
-            .filter_block_pinning_policy(PinningPolicy::all(false)),
-        "history" => leveled().data_block_size_policy(BlockSizePolicy::all(16 * 1024)),
-        _ => leveled(),
-    }
-}
-
-/// The size at which a keyspace's memtable is written to a table.
-fn memtable_bytes(name: &str) -> u64 {
-    match name {
-        "log" => 8 * MIB,
-        // Hold every message: the larger what is written at once, the less is merged.
-        "history" | BODIES => 16 * MIB,
-        "heads" | "state" | "remembered" => 4 * MIB,
-        _ => 2 * MIB,
-    }
-}
-
-impl Db {
-    /// Opens the database at `path`, which has been checked, or makes it when `create`. `bodies`: large
-    /// pieces of history lie apart.
-    pub fn open(
-        path: &Path,
-        options: &StorageOptions,
-        bodies: bool,
-        create: bool,
-    ) -> Result<Self, OpenError> {
-        let names = NAMES.iter().chain(bodies.then_some(&BODIES));
-        let names: Vec<&str> = names.copied().collect();
-        let run = || -> fjall::Result<Self> {
-            let database = Database::builder(path)
-                .cache_size(options.block_cache_bytes)
-                // With two, one spins while the other compacts (3.1.13).
-                .worker_threads(1)
-                .max_journaling_size(limits::JOURNAL_BYTES_MAX)
-                .max_cached_files(Some(128))
-                .open()?;
-            if create {
-                for name in &names {
-                    database.keyspace(name, || keyspace_options(name))?;
-                }
-            }
-            let open = |i: usize| {
-                let keyspace = database.keyspace(names[i], || keyspace_options(names[i]))?;
-                if keyspace.id() == i as u64 + 1 {
-                    Ok(keyspace)
-                } else {
-                    Err(fjall::Error::Unrecoverable)
-                }
-            };
-            Ok(Self {
-                meta: open(0)?,
-                log: open(1)?,
-                slots: open(2)?,
-                heads: open(3)?,
-                state: open(4)?,
-                history: open(5)?,
-                remembered: open(6)?,
-                pinned: open(7)?,
-                garbage: open(8)?,
-                bodies: match names.len() {
-                    10.. => Some(Bodies::open(open(9)?)?),
-                    _ => None,
-                },
-                opened: OPENED.fetch_add(1, Ordering::Relaxed),
-                rotating: Mutex::new(()),
-                database,
-            })
-        };
-        // What fjall cannot make sense of it sometimes answers with a panic.
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(db)) => Ok(db),
-            Ok(Err(fjall::Error::Locked)) => Err(OpenError::Locked(path.display().to_string())),
-            Ok(Err(e)) if !is_damage(&e) => {
-                Err(OpenError::Unavailable(format!("{}: {e}", path.display())))
-            }
-            Ok(Err(e)) => Err(OpenError::corrupt(path, e.to_string())),
-            Err(_) => Err(OpenError::corrupt(path, "the store cannot read it")),
-        }
-    }
-
-    pub fn all(&self) -> impl Iterator<Item = &Keyspace> {
-        [
-            &self.meta,
-            &self.log,
-            &self.slots,
-            &self.heads,
-            &self.state,
-            &self.history,
-            &self.remembered,
-            &self.pinned,
-            &self.garbage,
-        ]
-        .into_iter()
-        .chain(self.bodies.as_ref().map(|bodies| &bodies.keyspace))
-    }
-
-    /// The keyspaces whose levels are merged: all but the log.
-    pub fn compacted(&self) -> impl Iterator<Item = &Keyspace> {
-        self.all().filter(|keyspace| keyspace.id() != LOG_ID)
-    }
-
-    /// Has fjall (3.1.13) find out how far back the oldest open snapshot reaches, which it does
-    /// with every 10,000th one that is closed: what is older is dropped by compactions.
-    pub fn advance_gc_watermark(&self) {
-        for _ in 0..10_000 {
-            drop(self.database.snapshot());
-        }
-    }
-
-    /// Has what was removed written to tables, where it counts.
-    ///
-    /// # Errors
-    /// What fjall says of a rotation that failed.
-    pub fn rotate_removed(&self) -> fjall::Result<()> {
-        let bodies = self.bodies.as_ref().map(|bodies| &bodies.keyspace);
-        for keyspace in [&self.state, &self.history, &self.remembered].into_iter().chain(bodies) {
-            keyspace.rotate_memtable()?;
-        }
-        Ok(())
-    }
-
-    /// The least sequence number that a write from now on can get.
-    pub fn seqno_floor(&self) -> u64 {
-        self.database.supervisor.seqno.get()
-    }
-
-    /// A batch that is as durable as `sync` says when it is committed.
-    pub fn batch(&self, capacity: usize, sync: bool) -> OwnedWriteBatch {
-        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
-        OwnedWriteBatch::with_capacity(self.database.clone(), capacity).durability(Some(mode))
-    }
-
-    /// A value of `meta` or `slots` with its head.
-    pub fn value(&self, body: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(9 + body.len());
-        out.push(VALUE_FORMAT);
-        out.extend_from_slice(&self.seqno_floor().to_le_bytes());
-        out.extend_from_slice(body);
-        out
-    }
-
-    /// The body of a value of `meta` or `slots`.
-    pub fn body<'a>(&self, value: &'a [u8]) -> Result<&'a [u8], String> {
-        match value.first() {
-            Some(&VALUE_FORMAT) if value.len() >= 9 => Ok(&value[9..]),
-            first => Err(format!("a value has format {first:?}")),
-        }
-    }
-
-    /// Whether everything is in tables, which are synced, and nothing in the journals only.
-    fn is_flushed(&self) -> bool {
-        self.all().all(|keyspace| {
-            keyspace.tree.active_memtable().is_empty() && keyspace.sealed_memtable_count() == 0
-        })
-    }
-
-    /// Has memtables that are full written to tables.
-    ///
-    /// fjall (3.1.13) would do it, but asks its worker for it again with every commit until it is
-    /// done, through a queue of 1,000 that the worker itself waits on to write to: a worker that
-    /// is busy for that many commits never moves again, and the store with it.
-    fn rotate_full(&self) -> fjall::Result<()> {
-        for keyspace in self.all() {
-            let full = memtable_bytes(keyspace.name());
-            if keyspace.tree.active_memtable().size() > full
-                // Whoever has it rotates this one too, now or at the next commit.
-                && let Some(_turn) = self.rotating.try_lock()
-                && keyspace.tree.active_memtable().size() > full
-            {
-                keyspace.rotate_memtable()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has memtables written to tables when they keep a journal alive that is finished: fjall
-    /// waits for each of them to fill, and replays all that is left at the next start.
-    pub fn release_journals(&self) -> fjall::Result<()> {
-        if self.database.journal_count() > 1 {
-            for keyspace in self.all() {
-                // One that is being written already will release what it holds.
-                if keyspace.sealed_memtable_count() == 0 {
-                    keyspace.rotate_memtable()?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes every memtable to tables. Blocks until it is done, and [`limits::FLUSH_WAIT_MAX`] at
-    /// the most; `false`: not everything was written by then.
-    pub fn flush(&self) -> fjall::Result<bool> {
-        for keyspace in self.all() {
-            keyspace.rotate_memtable()?;
-        }
-        let started = crate::clock::now();
-        // A worker that died never gets there; the write path reports that.
-        while self.all().any(|k| k.sealed_memtable_count() > 0) {
-            self.database.persist(PersistMode::Buffer)?;
-            if started.elapsed() > limits::FLUSH_WAIT_MAX {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        Ok(self.is_flushed())
-    }
 }
 
 impl Engine {
@@ -496,11 +195,14 @@ impl Engine {
     }
 
     /// Commits a batch, and turns the store off when that fails.
-    pub fn commit(&self, db: &Db, batch: OwnedWriteBatch) -> Result<(), WriteError> {
+    pub fn commit(&self, db: &Db, batch: WriteBatch) -> Result<(), WriteError> {
+        let WriteBatch { batch, sync, touched } = batch;
+        let before = db.written();
         match batch.commit() {
             Ok(()) => {
+                db.count(before, sync);
                 // What is written stands, whatever becomes of the tables.
-                if let Err(e) = db.rotate_full() {
+                if let Err(e) = db.rotate_full(touched) {
                     self.fail(format!("a memtable can't be rotated: {e}"));
                 }
                 Ok(())
@@ -540,8 +242,8 @@ impl Engine {
     }
 
     /// What a failed read means. Damage is looked for, so that the message names the file.
-    pub fn read_error(&self, keyspace: &Keyspace, error: &fjall::Error) -> StateError {
-        if !is_damage(error) {
+    pub fn read_error(&self, keyspace: &Keyspace, error: &DbError) -> StateError {
+        if !is_damage(&error.0) {
             return StateError::Unavailable(error.to_string());
         }
         let mut files = Vec::new();
@@ -561,35 +263,4 @@ impl Engine {
         self.corrupt(why.clone());
         StateError::Corrupt(why)
     }
-}
-
-/// Whether an error of fjall's says that bytes are not what was written.
-fn is_damage(error: &fjall::Error) -> bool {
-    match error {
-        fjall::Error::Storage(fjall::LsmError::Io(e)) | fjall::Error::Io(e) => matches!(
-            e.kind(),
-            std::io::ErrorKind::UnexpectedEof
-                | std::io::ErrorKind::NotFound
-                | std::io::ErrorKind::InvalidData
-        ),
-        fjall::Error::Poisoned | fjall::Error::Locked | fjall::Error::KeyspaceDeleted => false,
-        _ => true,
-    }
-}
-
-/// The largest key of each of a keyspace's tables, and whether it is the newest of them.
-pub fn table_ends(keyspace: &Keyspace) -> Vec<u64> {
-    let version = keyspace.tree.current_version();
-    let mut ends: Vec<u64> = version
-        .iter_tables()
-        .filter_map(|table| (**table.metadata.key_range.max()).try_into().ok())
-        .map(u64::from_be_bytes)
-        .collect();
-    ends.sort_unstable();
-    ends
-}
-
-/// Drops the tables of `log` whose records are all numbered up to `number`.
-pub fn drop_log_tables(log: &Keyspace, number: u64) -> Result<(), String> {
-    log.tree.drop_range(..=number.to_be_bytes()).map_err(|e| e.to_string())
 }

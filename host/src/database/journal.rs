@@ -10,7 +10,7 @@
 //! (`2`, kind u8, compression u8, keyspace u64, key length u16, value length u32, stored length
 //! u32, key, value) or clears (`4`, keyspace u64), and an end (`3`, XXH3-64 of the items, magic).
 
-use super::{OpenError, engine, record};
+use super::{OpenError, db as keyspaces, record};
 use rustix::fs::{SeekFrom, seek};
 use std::{
     fs,
@@ -240,12 +240,12 @@ fn read_batch(data: &[u8], start: usize, salt: u64) -> Result<BatchRead, Bad> {
                 if kind == 0 {
                     // The sequence number has no checksum, but most of what is written says what
                     // it must be at least.
-                    if let Some(floor) = engine::seqno_floor(keyspace, value)
+                    if let Some(floor) = keyspaces::seqno_floor(keyspace, value)
                         && seqno < floor
                     {
                         return Err(Bad::Wrong("its sequence number is too low"));
                     }
-                    if keyspace == engine::LOG_ID
+                    if keyspace == keyspaces::LOG_ID
                         && let Some(number) = record::number_of(key, value, salt)
                     {
                         commit = Some(number);

@@ -6,7 +6,10 @@
 //! thread looks at how many tombstones the tables hold, and merges the levels above the last one
 //! into it when they stand for much. One step at a time, each a compaction of fjall's own.
 
-use super::engine::{Db, TABLE_TARGET_BYTES};
+use super::{
+    db::{Db, TABLE_TARGET_BYTES},
+    rows::Result,
+};
 use crate::limits;
 use fjall::{AbstractTree, Keyspace, compaction::Leveled};
 use std::{collections::BTreeSet, sync::Arc};
@@ -52,7 +55,7 @@ impl Reclaim {
     ///
     /// # Errors
     /// What fjall says of a compaction that failed.
-    pub fn step(&mut self, db: &Db) -> fjall::Result<()> {
+    pub fn step(&mut self, db: &Db) -> Result<()> {
         for keyspace in db.compacted() {
             let held = held(keyspace);
             let goes_on = self.merging.contains(&keyspace.id()) && held.movable > 0;
@@ -65,7 +68,7 @@ impl Reclaim {
                 db.advance_gc_watermark();
             }
             let watermark = db.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
-            keyspace.tree.compact(everything_down(), watermark)?;
+            keyspace.tree.compact(everything_down(), watermark).map_err(fjall::Error::from)?;
             if keyspace.tree.current_version().id() == before {
                 // fjall's own compactions are in the way, or there is nothing to merge.
                 self.merging.remove(&keyspace.id());

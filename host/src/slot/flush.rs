@@ -72,24 +72,24 @@ impl Task {
         self.stats.dirty.store(false, Ordering::Relaxed);
         let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
         let bytes = self.unflushed_bytes;
+        let messages = batches.iter().map(|(_, batch)| batch.records.len()).sum::<usize>();
+        // Most of what changed is cached still.
+        let sessions = messages.min(self.cache.len());
         let owner = self.owner.clone();
         let handle = crate::task::blocking(move || {
             let _owner = owner;
-            let mut changes = Changes::default();
+            let mut changes = Changes::with_capacity(sessions);
             let mut meta = meta;
             for (position, batch) in batches {
                 changes.fold(&mut meta, position, batch);
             }
-            let heads = changes.heads.iter();
-            let sessions = heads
-                .filter_map(|(key, head)| {
-                    head.as_ref().map(|h| (key.clone(), h.session_number, h.seq))
-                })
-                .collect();
             let started = crate::clock::now();
-            store.apply(slot, changes, &meta)?;
+            store.apply(slot, &changes, &meta)?;
             metrics().flush_seconds.record(started.elapsed());
-            Ok(Flushed { meta, sessions })
+            let heads = changes.heads.into_iter();
+            let sessions =
+                heads.filter_map(|(key, head)| head.map(|h| (key, h.session_number, h.seq)));
+            Ok(Flushed { meta, sessions: sessions.collect() })
         });
         let up_to_batch = self.committed_batch;
         self.flushing = Some(Flushing { up_to_batch, bytes, handle });
@@ -118,11 +118,9 @@ impl Task {
         }
         self.meta = flushed.meta;
         relaxed_store(&self.stats.applied, self.meta.applied);
-        match self.context.cluster {
-            // The store is on this disk only: the log is needed until a snapshot has it.
-            Some(_) => self.start_snapshot(),
-            None => self.trim(self.meta.applied),
-        }
+        // In a cluster the store is on this disk only: the log is needed until a snapshot has it. A log
+        // on the store's own disk trims itself.
+        self.start_snapshot();
         self.evict();
         // What came meanwhile may be more than `has_room` allows: nobody else would start it.
         if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
@@ -146,7 +144,7 @@ impl Task {
 
     // ---- snapshots -----------------------------------------------------------------------------
 
-    /// Starts a snapshot when the log has grown enough since the last.
+    /// Starts a snapshot, in a cluster, when the log has grown enough since the last.
     fn start_snapshot(&mut self) {
         let Some(cluster) = &self.context.cluster else { return };
         if self.snapshotting.is_some() || self.log_bytes < limits::SNAPSHOT_LOG_BYTES {
@@ -332,7 +330,7 @@ fn replay(
             let batch = Batch::decode(&logged.batch).map_err(|e| commit_error(&e))?;
             changes.fold(&mut meta, logged.position, batch);
         }
-        store.apply(slot, changes, &meta)?;
+        store.apply(slot, &changes, &meta)?;
     }
     Ok(meta)
 }

@@ -36,7 +36,7 @@ use crate::{
     plugin::PluginHost,
     registry::Registry,
     service::Catalogue,
-    state::{StateStore, fjall::FjallState, snapshot::Snapshots},
+    state::{StateStore, rows::WholeSlots, snapshot::Snapshots},
 };
 use parking_lot::Mutex;
 use shared::Put;
@@ -75,7 +75,7 @@ pub struct ClusterContext {
     /// Where deployments are looked up that the catalogue does not have yet.
     pub registry: Option<Registry>,
     /// The context's `store`, as snapshots need it.
-    pub store: Arc<FjallState>,
+    pub store: Arc<dyn WholeSlots>,
     /// Snapshots that are made at a time.
     pub snapshot_turns: Arc<tokio::sync::Semaphore>,
     /// Pieces of logs that are replayed at a time for slots that are to come.

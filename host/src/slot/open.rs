@@ -199,13 +199,6 @@ impl Task {
                 (catch_up_alone(slot, context.clone(), until, owner.clone()).await?, Vec::new())
             }
         };
-        // All of it is in the store: a slot that is only read must not pin the node's log.
-        if context.cluster.is_none()
-            && let Err(error) = context.log.trim(slot, meta.applied).await
-            && repeats::admit("logs were not trimmed", "slots")
-        {
-            tracing::warn!(slot, %error, "the log was not trimmed");
-        }
         relaxed_store(&stats.term, claim.term);
         relaxed_store(&stats.position, claim.position);
         relaxed_store(&stats.applied, meta.applied);

@@ -337,7 +337,7 @@ mod tests {
                                 let mut changes = Changes::default();
                                 let state = std::mem::take(&mut unflushed);
                                 changes.sessions.entry(1).or_default().state = state;
-                                store.apply(0, changes, &SlotMeta::default()).unwrap();
+                                store.apply(0, &changes, &SlotMeta::default()).unwrap();
                                 Box::new(Session::new(name.clone(), session.head))
                             }
                         };

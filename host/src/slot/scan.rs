@@ -160,7 +160,7 @@ mod tests {
         let big = Bytes::from(vec![1; 512 * 1024]);
         changes.sessions.entry(1).or_default().state =
             (0..40).map(|n| (Bytes::from(format!("k{n:05}x")), Some(big.clone()))).collect();
-        store.apply(0, changes, &SlotMeta::default()).unwrap();
+        store.apply(0, &changes, &SlotMeta::default()).unwrap();
         let values: BTreeMap<String, Option<Bytes>> =
             (0..50_000).map(|n| (format!("k{n:05}"), Some(Bytes::from_static(b"v")))).collect();
         let looked = Cell::new(0);
@@ -196,7 +196,7 @@ mod tests {
         changes.sessions.entry(1).or_default().state = (0..100)
             .map(|n| (Bytes::from(format!("k{n:03}")), Some(Bytes::from_static(b"stored"))))
             .collect();
-        store.apply(0, changes, &SlotMeta::default()).unwrap();
+        store.apply(0, &changes, &SlotMeta::default()).unwrap();
         let hidden: BTreeMap<String, Option<Bytes>> =
             (0..95).map(|n| (format!("k{n:03}"), None)).collect();
         let hidden = hidden.iter().map(|(key, value)| (key.as_str(), value));

@@ -7,23 +7,20 @@ use crate::{
         record::{Batch, Delete, Entry, Head, Message, Record},
     },
     names::SessionKey,
-    state::{Remembered, SlotMeta, deleted},
+    state::{Remembered, SlotMeta, deleted, hash::Map},
 };
 use bytes::Bytes;
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Coalesced changes of one slot: each key once, with its last value.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// By session number. A session that was deleted and made again appears under both numbers.
-    pub sessions: HashMap<u64, SessionChanges>,
+    pub sessions: Map<u64, SessionChanges>,
     /// Sessions that are gone, by number, with their key.
     pub deleted: Vec<Delete>,
     /// The heads that change; `None`: the name is free (deleted, and not made again).
-    pub heads: HashMap<SessionKey, Option<Head>>,
+    pub heads: Map<SessionKey, Option<Head>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -31,10 +28,55 @@ pub struct SessionChanges {
     pub state: BTreeMap<Bytes, Option<Bytes>>,
     /// In order of `seq`.
     pub history: Vec<Arc<Entry>>,
-    pub remembered: Vec<(String, Remembered)>,
+    pub remembered: Vec<(UsedKey, Remembered)>,
+}
+
+/// An idempotency key that was used.
+#[derive(Clone, Debug)]
+pub enum UsedKey {
+    Text(String),
+    /// That of a message whose entry is here anyway.
+    Of(Arc<Entry>),
+}
+
+impl UsedKey {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Of(entry) => entry.id.as_deref().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<UsedKey> for String {
+    fn from(key: UsedKey) -> Self {
+        match key {
+            UsedKey::Text(text) => text,
+            UsedKey::Of(_) => key.as_str().to_owned(),
+        }
+    }
 }
 
 impl Changes {
+    /// With room for the changes of so many sessions.
+    pub fn with_capacity(sessions: usize) -> Self {
+        let mut changes = Self::default();
+        changes.sessions.reserve(sessions);
+        changes.heads.reserve(sessions);
+        changes
+    }
+
+    /// About how many rows they are in a store, and not many less.
+    pub fn rows(&self) -> usize {
+        let of_session = |session: &SessionChanges| {
+            session.state.len()
+                + session.remembered.len()
+                + usize::from(!session.history.is_empty())
+        };
+        let sessions = self.sessions.values().map(of_session).sum::<usize>();
+        self.heads.len() + sessions + self.deleted.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.heads.is_empty() && self.deleted.is_empty() && self.sessions.is_empty()
     }
@@ -87,10 +129,10 @@ impl Changes {
         for write in message.writes {
             session.state.insert(write.key, write.value);
         }
-        if let Some(id) = &message.entry.id {
+        if message.entry.id.is_some() {
             let remembered =
                 Remembered { seq: message.entry.seq, fingerprint: message.fingerprint };
-            session.remembered.push((id.clone(), remembered));
+            session.remembered.push((UsedKey::Of(message.entry.clone()), remembered));
         }
         session.history.push(message.entry);
         self.heads.insert(message.key, Some(message.head));

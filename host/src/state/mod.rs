@@ -7,9 +7,7 @@
 
 pub mod changes;
 pub mod deleted;
-pub mod fjall;
-mod history;
-pub mod keys;
+pub mod hash;
 pub mod rows;
 pub mod snapshot;
 
@@ -138,12 +136,15 @@ pub trait StateStore: Send + Sync + 'static {
         slot: SlotId,
         service: &ServiceName,
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError>;
-    /// Applies changes and moves the slot to `meta`, atomically. Not necessarily durable when it
-    /// returns, but ordered: a later durable write makes it so.
+    /// The position at which the slot would be found after a crash, at least. Behind what is applied
+    /// until that is durable; 0 until something is known. Does not block.
+    fn durable_up_to(&self, slot: SlotId) -> Position;
+    /// Applies changes and moves the slot to `meta`, atomically and in order. Not necessarily durable
+    /// when it returns: [`StateStore::durable_up_to`] says when it is.
     fn apply(
         &self,
         slot: SlotId,
-        changes: changes::Changes,
+        changes: &changes::Changes,
         meta: &SlotMeta,
     ) -> Result<(), StateError>;
 }

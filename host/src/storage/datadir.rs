@@ -4,11 +4,13 @@ use super::{
     housekeeping::{Housekeeper, Stop},
     log::{EmbeddedLog, Shared},
     recovery,
+    state::DiskState,
 };
 use crate::{
     database::{
         Health, OpenError, StorageOptions,
-        engine::{self, Db, Engine, WriteError},
+        db::{self, Db},
+        engine::{Engine, WriteError},
         identity::{self, Identity, Mark},
         journal,
         reclaim::Reclaim,
@@ -18,7 +20,7 @@ use crate::{
     level::{FeatureLevel, Level},
     limits,
     log::LogError,
-    state::fjall::FjallState,
+    state::rows::WholeSlots,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -41,7 +43,7 @@ pub struct DataDir {
     engine: Arc<Engine>,
     shared: Arc<Shared>,
     log: Arc<EmbeddedLog>,
-    state: Arc<FjallState>,
+    state: Arc<DiskState>,
     mark: Arc<Mutex<Mark>>,
     stop: Arc<Stop>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -73,9 +75,11 @@ impl DataDir {
         let shared = Shared::new(engine.clone());
         let unchecked = open_database(&engine, &shared, mark.lock().number())?;
         let stop = Arc::<Stop>::default();
+        let state = Arc::new(DiskState::new(engine.clone()));
         let housekeeper = Housekeeper {
             engine: engine.clone(),
             log: shared.clone(),
+            state: state.clone(),
             mark: mark.clone(),
             stop: stop.clone(),
             unchecked,
@@ -88,7 +92,7 @@ impl DataDir {
             level,
             raising: Mutex::default(),
             log: Arc::new(EmbeddedLog::new(shared.clone())),
-            state: Arc::new(FjallState::new(engine.clone())),
+            state,
             engine,
             shared,
             mark,
@@ -106,7 +110,7 @@ impl DataDir {
     pub fn log(&self) -> Arc<EmbeddedLog> {
         self.log.clone()
     }
-    pub fn state(&self) -> Arc<FjallState> {
+    pub fn state(&self) -> Arc<dyn WholeSlots> {
         self.state.clone()
     }
     /// The node's id, made with the directory: 32 hexadecimal digits.
@@ -186,7 +190,7 @@ impl DataDir {
     /// As any read of the state store.
     pub fn meta_get(&self, key: &str) -> Result<Option<Bytes>, StateError> {
         let db = self.engine.open_db().map_err(StateError::Unavailable)?;
-        let value = db.meta.get(meta_key(key));
+        let value = db.meta.get(meta_key(key).as_bytes());
         let Some(value) = value.map_err(|e| self.engine.read_error(&db.meta, &e))? else {
             return Ok(None);
         };
@@ -202,7 +206,7 @@ impl DataDir {
         let db = self.engine.open_db().map_err(LogError::Unavailable)?;
         self.engine.check_writable().map_err(LogError::Unavailable)?;
         let mut batch = db.batch(1, true);
-        batch.insert(&db.meta, meta_key(key), db.value(value));
+        batch.insert(&db.meta, meta_key(key).as_bytes(), &db.value(value));
         self.engine.commit(&db, batch).map_err(|e| match e {
             WriteError::Refused(why) => LogError::Unavailable(why),
             WriteError::Undecided(why) => LogError::Undecided(why),
@@ -215,7 +219,7 @@ impl DataDir {
     /// When the database is closed or the disk fails.
     pub fn disk_bytes(&self) -> Result<u64, StateError> {
         let db = self.engine.open_db().map_err(StateError::Unavailable)?;
-        db.database.disk_space().map_err(|e| StateError::Unavailable(e.to_string()))
+        db.disk_bytes().map_err(|e| StateError::Unavailable(e.to_string()))
     }
 
     /// Closes in order: what is queued is answered, what is in memory is written to tables, so
@@ -242,6 +246,12 @@ impl DataDir {
     #[cfg(test)]
     pub(super) fn engine_for_test(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The session numbers of a slot's rows, without those that are removed.
+    #[cfg(test)]
+    pub fn rows_by_session(&self, slot: crate::names::SlotId) -> Vec<u64> {
+        super::state::rows_by_session(&self.engine, slot)
     }
 
     fn end_threads(&self) {
@@ -283,7 +293,7 @@ fn meta_key(key: &str) -> String {
 /// Checks the files, opens the database and recovers. Gives the tables still to be checked.
 fn open_database(engine: &Engine, shared: &Shared, mark: u64) -> Result<Vec<TableFile>, OpenError> {
     let bodies = engine.identity.has_bodies();
-    let mut files = tables::check_manifests(&engine.db_path, engine::last_keyspace(bodies))?;
+    let mut files = tables::check_manifests(&engine.db_path, db::last_keyspace(bodies))?;
     if files.iter().map(|file| file.bytes).sum::<u64>() <= engine.options.verify_bytes_max {
         files.iter().try_for_each(TableFile::check)?;
         files.clear();

@@ -1,16 +1,19 @@
 //! The store's background thread: the mark, dropping what is trimmed, removing what is deleted,
 //! and checking tables that were too large to check at start. Never on a message's path.
 
-use super::log::Shared;
+use super::{
+    log::Shared,
+    state::{DiskState, collect_garbage},
+};
 use crate::{
     database::{
-        engine::{self, Engine},
+        db,
+        engine::Engine,
         identity::{self, Mark},
         reclaim::Reclaim,
         tables::TableFile,
     },
     limits,
-    state::fjall::collect_garbage,
 };
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -45,6 +48,7 @@ impl Stop {
 pub struct Housekeeper {
     pub engine: Arc<Engine>,
     pub log: Arc<Shared>,
+    pub state: Arc<DiskState>,
     pub mark: Arc<Mutex<Mark>>,
     pub stop: Arc<Stop>,
     /// Tables that are still to be checked.
@@ -73,6 +77,7 @@ impl Housekeeper {
                     tracing::warn!("cannot write {}: {e}", identity::MARK);
                 }
             }
+            self.trim();
             self.drop_trimmed();
             self.collect_garbage();
             if now_and_then || self.reclaim.is_busy() {
@@ -86,7 +91,7 @@ impl Housekeeper {
     /// telling anyone.
     fn look_at_database(&self, now_and_then: bool) {
         let Ok(db) = self.engine.open_db() else { return };
-        let mut looked = db.database.persist(fjall::PersistMode::Buffer);
+        let mut looked = db.look();
         if now_and_then {
             looked = looked.and_then(|()| db.release_journals());
         }
@@ -95,21 +100,27 @@ impl Housekeeper {
         }
     }
 
-    /// Drops whole tables of the log. The newest one stays: it tells fjall which of the journals'
+    /// Trims the log where the store has durably what it led to.
+    fn trim(&self) {
+        let Ok(db) = self.engine.open_db() else { return };
+        self.log.trim_durable(|slot| self.state.durable_in(&db, slot));
+    }
+
+    /// Drops whole tables of the log. The newest one stays: it tells the store which of the journals'
     /// records are in tables.
     fn drop_trimmed(&self) {
         let Ok(db) = self.engine.open_db() else { return };
         if self.engine.check_upkeep().is_err() {
             return;
         }
-        let mut ends = engine::table_ends(&db.log);
+        let mut ends = db::table_ends(&db.log);
         ends.pop();
         let Some(&newest) = ends.last() else { return };
         let Some(&oldest) = ends.first() else { return };
         let droppable = self.log.droppable(newest);
         let through = droppable.min(newest);
         if through >= oldest
-            && let Err(e) = engine::drop_log_tables(&db.log, through)
+            && let Err(e) = db::drop_log_tables(&db.log, through)
         {
             self.engine.fail(format!("dropping tables of the log failed: {e}"));
         }

@@ -5,6 +5,7 @@ pub mod datadir;
 mod housekeeping;
 pub mod log;
 mod recovery;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -1,17 +1,16 @@
 //! Brings the state store up to the end of the log, by the same fold that a running slot uses,
 //! and builds what the log keeps in memory.
 
-use super::log::{FENCE_KEY, FenceRow, SlotState, Tables};
+use super::{
+    log::{FENCE_KEY, FenceRow, SlotState, Tables},
+    state as store,
+};
 use crate::{
-    database::{
-        OpenError,
-        engine::{Db, Engine},
-        record,
-    },
+    database::{OpenError, db::Db, engine::Engine, record},
     limits,
     log::record::Batch,
     names::SlotId,
-    state::{SlotMeta, changes::Changes, fjall as store},
+    state::{SlotMeta, changes::Changes},
 };
 use std::collections::BTreeMap;
 
@@ -37,7 +36,7 @@ pub fn run(engine: &Engine, db: &Db, mark: u64) -> Result<Tables, OpenError> {
     let mut pending_bytes = 0;
     let mut last: Option<(u64, u64)> = None;
     for item in db.log.iter() {
-        let (key, value) = item.into_inner().map_err(|e| damaged(e.to_string()))?;
+        let (key, value) = item.map_err(|e| damaged(e.to_string()))?;
         let record = record::read(&key, &value, engine.identity.salt).map_err(damaged)?;
         let number = record.number;
         let after = match last {
@@ -84,8 +83,7 @@ pub fn run(engine: &Engine, db: &Db, mark: u64) -> Result<Tables, OpenError> {
         )));
     }
     apply(engine, db, &mut pending, &slots)?;
-    let synced = db.database.persist(fjall::PersistMode::SyncData);
-    synced.map_err(|e| OpenError::Unavailable(e.to_string()))?;
+    db.sync().map_err(|e| OpenError::Unavailable(e.to_string()))?;
     let slots = slots.into_iter().map(|(meta, (term, last))| SlotState {
         term: term.max(meta.term),
         last: last.max(meta.applied),
@@ -105,7 +103,7 @@ fn apply(
 ) -> Result<(), OpenError> {
     for (slot, changes) in std::mem::take(pending) {
         let Some((meta, _)) = slots.get(usize::from(slot)) else { continue };
-        store::write(engine, db, slot, changes, meta)
+        store::write(engine, db, slot, &changes, meta)
             .map_err(|e| OpenError::Unavailable(e.to_string()))?;
     }
     Ok(())
@@ -113,7 +111,7 @@ fn apply(
 
 fn read_fence(db: &Db) -> Result<FenceRow, OpenError> {
     let damaged = |why: String| OpenError::corrupt(db.meta.path(), why);
-    match db.meta.get(FENCE_KEY).map_err(|e| damaged(e.to_string()))? {
+    match db.meta.get(FENCE_KEY.as_bytes()).map_err(|e| damaged(e.to_string()))? {
         Some(value) => {
             let body = db.body(&value).map_err(damaged)?;
             postcard::from_bytes(body).map_err(|e| damaged(e.to_string()))

@@ -14,7 +14,7 @@ use crate::{
         record::{Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},
     },
     names::{SessionKey, SlotId},
-    state::{SlotMeta, StateStore, changes::Changes},
+    state::{SlotMeta, changes::Changes},
 };
 use bytes::Bytes;
 use std::{collections::BTreeMap, path::Path};
@@ -113,7 +113,7 @@ impl Slot {
     }
 
     async fn flush(&mut self, dir: &DataDir) {
-        dir.state().apply(self.slot, std::mem::take(&mut self.changes), &self.meta).unwrap();
+        dir.state().apply(self.slot, &std::mem::take(&mut self.changes), &self.meta).unwrap();
         dir.log().trim(self.slot, self.meta.applied).await.unwrap();
         self.heads.clear();
     }

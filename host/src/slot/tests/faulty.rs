@@ -2,7 +2,10 @@
 
 use crate::{
     error::StateError,
-    log::record::{DeploymentId, Entry, Head},
+    log::{
+        Position,
+        record::{DeploymentId, Entry, Head},
+    },
     names::{ServiceName, SessionId, SessionKey, SlotId},
     state::{Remembered, SessionCount, SlotMeta, StateStore, changes::Changes},
 };
@@ -104,7 +107,10 @@ impl StateStore for Faulty {
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError> {
         self.store.count_sessions(slot, service)
     }
-    fn apply(&self, slot: SlotId, changes: Changes, meta: &SlotMeta) -> Result<(), StateError> {
+    fn durable_up_to(&self, slot: SlotId) -> Position {
+        self.store.durable_up_to(slot)
+    }
+    fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         self.store.apply(slot, changes, meta)
     }
 }

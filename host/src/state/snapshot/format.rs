@@ -13,7 +13,7 @@ use crate::{
     names::{SessionKey, SlotId},
     state::{
         Remembered, SlotMeta,
-        changes::{Changes, SessionChanges},
+        changes::{Changes, SessionChanges, UsedKey},
     },
 };
 use bytes::Bytes;
@@ -75,7 +75,7 @@ impl From<Changes> for Piece {
             number,
             state: session.state.into_iter().collect(),
             history: session.history,
-            remembered: session.remembered,
+            remembered: session.remembered.into_iter().map(|(id, of)| (id.into(), of)).collect(),
         });
         let mut sessions: Vec<_> = sessions.collect();
         sessions.sort_by_key(|session| session.number);
@@ -86,10 +86,11 @@ impl From<Changes> for Piece {
 impl From<Piece> for Changes {
     fn from(piece: Piece) -> Self {
         let sessions = piece.sessions.into_iter().map(|session| {
+            let remembered = session.remembered.into_iter();
             let changes = SessionChanges {
                 state: session.state.into_iter().collect(),
                 history: session.history,
-                remembered: session.remembered,
+                remembered: remembered.map(|(id, of)| (UsedKey::Text(id), of)).collect(),
             };
             (session.number, changes)
         });

@@ -10,10 +10,9 @@ use crate::{
     log::{LogError, Position, SlotLog},
     names::SlotId,
     state::{
-        SlotMeta, StateStore,
+        SlotMeta,
         changes::Changes,
-        fjall::FjallState,
-        rows::{Rows, Wiping},
+        rows::{Rows, WholeSlots, Wiping},
     },
     telemetry::metrics,
 };
@@ -36,7 +35,7 @@ impl Snapshots {
         &self,
         slot: SlotId,
         log: &dyn SlotLog,
-        store: &Arc<FjallState>,
+        store: &Arc<dyn WholeSlots>,
     ) -> Result<SlotMeta, SnapshotError> {
         let state = self.slot(slot);
         let turn = self.turn(&state).await;
@@ -64,7 +63,11 @@ impl Snapshots {
     ///
     /// # Errors
     /// As any write to the store.
-    pub async fn clear(&self, slot: SlotId, store: &Arc<FjallState>) -> Result<(), SnapshotError> {
+    pub async fn clear(
+        &self,
+        slot: SlotId,
+        store: &Arc<dyn WholeSlots>,
+    ) -> Result<(), SnapshotError> {
         let state = self.slot(slot);
         let turn = self.turn(&state).await;
         self.wipe(slot, store, &turn).await
@@ -74,7 +77,7 @@ impl Snapshots {
         &self,
         slot: SlotId,
         log: &dyn SlotLog,
-        store: &Arc<FjallState>,
+        store: &Arc<dyn WholeSlots>,
         turn: &Turn,
     ) -> Result<SlotMeta, SnapshotError> {
         let listed = self.inner.objects.list(slot).await?;
@@ -118,7 +121,7 @@ impl Snapshots {
         slot: SlotId,
         name: &str,
         listed: &[Listed],
-        store: &Arc<FjallState>,
+        store: &Arc<dyn WholeSlots>,
         turn: &Turn,
     ) -> Result<SlotMeta, SnapshotError> {
         let manifest = self.read_manifest(slot, name).await?;
@@ -133,7 +136,7 @@ impl Snapshots {
         self.apply_all(slot, manifest.history.clone(), store, turn, Some(live)).await?;
         let Manifest { meta, .. } = manifest;
         let (store, last) = (store.clone(), meta.clone());
-        let finish = move || Ok(store.apply(slot, Changes::default(), &last)?);
+        let finish = move || Ok(store.apply(slot, &Changes::default(), &last)?);
         blocking(Some(turn.clone()), finish).await?;
         metrics().restore_seconds.record(started.elapsed());
         tracing::info!(slot, position = meta.applied, "restored a slot from its snapshot");
@@ -144,7 +147,7 @@ impl Snapshots {
         &self,
         slot: SlotId,
         objects: Vec<ObjectRef>,
-        store: &Arc<FjallState>,
+        store: &Arc<dyn WholeSlots>,
         turn: &Turn,
         live: Option<Arc<[u64]>>,
     ) -> Result<(), SnapshotError> {
@@ -158,7 +161,7 @@ impl Snapshots {
                 changes.sessions.retain(|number, _| live.binary_search(number).is_ok());
             }
             let store = store.clone();
-            let load = move || Ok(store.load(slot, changes)?);
+            let load = move || Ok(store.load(slot, &changes)?);
             blocking(Some(turn.clone()), load).await?;
         }
         Ok(())
@@ -168,7 +171,7 @@ impl Snapshots {
     async fn live_sessions(
         &self,
         slot: SlotId,
-        store: &Arc<FjallState>,
+        store: &Arc<dyn WholeSlots>,
         turn: &Turn,
     ) -> Result<Arc<[u64]>, SnapshotError> {
         let store = store.clone();
@@ -193,7 +196,7 @@ impl Snapshots {
     async fn wipe(
         &self,
         slot: SlotId,
-        store: &Arc<FjallState>,
+        store: &Arc<dyn WholeSlots>,
         turn: &Turn,
     ) -> Result<(), SnapshotError> {
         let mut wiping = Some(Wiping::default());

@@ -12,8 +12,7 @@ use crate::{
     state::{
         SlotMeta,
         changes::{Changes, SessionChanges},
-        fjall::FjallState,
-        rows::{Rows, SlotView},
+        rows::{Rows, SlotView, WholeSlots},
     },
     telemetry::metrics,
 };
@@ -65,7 +64,7 @@ struct Take<'a> {
     slot: SlotId,
     term: Term,
     log: &'a dyn SlotLog,
-    view: Arc<SlotView>,
+    view: Arc<dyn SlotView>,
     turn: Turn,
 }
 
@@ -85,7 +84,7 @@ impl Snapshots {
         slot: SlotId,
         term: Term,
         log: &dyn SlotLog,
-        store: &Arc<FjallState>,
+        store: &Arc<dyn WholeSlots>,
     ) -> Result<Taken, SnapshotError> {
         let state = self.slot(slot);
         let turn = self.turn(&state).await;
@@ -116,7 +115,7 @@ impl Snapshots {
                  node owns it"
             )));
         }
-        let view = Arc::new(view);
+        let view = Arc::from(view);
         let options = &self.inner.options;
         let take = Take { snapshots: self, options, slot, term, log, view, turn };
         if newest == applied || known.last.is_some() && !take.is_due(newest).await? {

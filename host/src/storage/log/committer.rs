@@ -3,10 +3,7 @@
 
 use super::{Answer, FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
 use crate::{
-    database::{
-        engine::{Db, WriteError},
-        record::Writer,
-    },
+    database::{db::Db, engine::WriteError, record::Writer, rows::WriteBatch},
     limits,
     log::{
         Claim, LogError,
@@ -94,7 +91,7 @@ fn group_commit(
     let (value, chain) = commit.writer.finish(db.seqno_floor(), salt);
     let bytes = value.len();
     let mut batch = db.batch(2, true);
-    batch.insert(&db.log, number.to_be_bytes(), value);
+    batch.insert(&db.log, &number.to_be_bytes(), value);
     let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
     let started = crate::clock::now();
     let written = shared.engine.commit(db, batch);
@@ -146,10 +143,10 @@ fn group_commit(
     }
 }
 
-fn insert_fence(db: &Db, batch: &mut fjall::OwnedWriteBatch, fence: &FenceRow) -> bool {
+fn insert_fence(db: &Db, batch: &mut WriteBatch, fence: &FenceRow) -> bool {
     let encoded = postcard::to_allocvec(fence);
     if let Ok(row) = &encoded {
-        batch.insert(&db.meta, FENCE_KEY, db.value(row));
+        batch.insert(&db.meta, FENCE_KEY.as_bytes(), &db.value(row));
     }
     encoded.is_ok()
 }

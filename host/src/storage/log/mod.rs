@@ -11,10 +11,7 @@
 mod committer;
 
 use crate::{
-    database::{
-        engine::{Db, Engine},
-        record,
-    },
+    database::{db::Db, engine::Engine, record},
     error::StateError,
     limits,
     log::{Append, Claim, LogError, Logged, Position, SlotLog, Term, Then},
@@ -116,8 +113,8 @@ pub(crate) struct Tables {
     pub chain: u64,
     /// Set when a group commit is to carry a [`FenceRow`], so that tables can be dropped.
     pub fence_wanted: bool,
-    /// Records up to here may be dropped: a durable row says what they said, and what they led
-    /// to in the state store was written before that row.
+    /// Records up to here may be dropped: a durable row says what they said, and the state store has
+    /// durably what they led to.
     pub droppable: u64,
 }
 
@@ -129,6 +126,15 @@ pub(crate) struct SlotState {
     pub live: VecDeque<u64>,
     /// The last one that is trimmed, or was applied when the store was opened.
     pub trimmed: Position,
+}
+
+impl SlotState {
+    fn trim(&mut self, up_to: Position) {
+        while let Some(&number) = self.live.front().filter(|&&number| number <= up_to) {
+            self.live.pop_front();
+            self.trimmed = number;
+        }
+    }
 }
 
 impl Tables {
@@ -180,6 +186,16 @@ impl Shared {
     /// The last group commit that is durable.
     pub fn last(&self) -> u64 {
         self.tables.lock().last
+    }
+
+    /// Trims each slot up to what the store has of it durably.
+    pub fn trim_durable(&self, durable: impl Fn(SlotId) -> Position) {
+        let mut tables = self.tables.lock();
+        for (slot, state) in (0..).zip(&mut tables.slots) {
+            if !state.live.is_empty() {
+                state.trim(durable(slot));
+            }
+        }
     }
 
     /// How far tables may be dropped; asks for more when the floor is higher than that and
@@ -243,7 +259,7 @@ impl Shared {
     fn read_one(&self, db: &Db, slot: SlotId, number: u64) -> Result<Logged, LogError> {
         let engine = &self.engine;
         let key = number.to_be_bytes();
-        let value = db.log.get(key).map_err(|e| match engine.read_error(&db.log, &e) {
+        let value = db.log.get(&key).map_err(|e| match engine.read_error(&db.log, &e) {
             StateError::Corrupt(why) => LogError::Corrupt(why),
             StateError::Unavailable(why) => LogError::Unavailable(why),
         })?;
@@ -312,10 +328,7 @@ impl SlotLog for EmbeddedLog {
         {
             let mut tables = self.shared.tables.lock();
             if let Some(state) = tables.slots.get_mut(usize::from(slot)) {
-                while let Some(&number) = state.live.front().filter(|&&number| number <= up_to) {
-                    state.live.pop_front();
-                    state.trimmed = number;
-                }
+                state.trim(up_to);
             }
         }
         Box::pin(std::future::ready(Ok(())))

@@ -64,7 +64,7 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
     let record = slot.message(&dir, "a", b"refused", vec![write("k", "2")]);
     let refused = slot.try_commit(&dir, vec![record]).await;
     assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
-    let applied = dir.state().apply(0, slot.changes.clone(), &slot.meta);
+    let applied = dir.state().apply(0, &slot.changes, &slot.meta);
     assert!(applied.is_err_and(|e| e.to_string().contains("free")));
     disk.empty();
     until(&dir, |health| *health == Health::Ready).await;
@@ -104,7 +104,7 @@ async fn a_failed_write_is_survived_without_a_restart() {
     // Until it is opened again everything is refused, by either handle.
     let refused = dir.log().claim(1, "x").await;
     assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
-    assert!(dir.state().apply(0, slot.changes.clone(), &slot.meta).is_err());
+    assert!(dir.state().apply(0, &slot.changes, &slot.meta).is_err());
     assert!(dir.meta_put_durable("a", b"b").is_err());
     disk.empty();
     dir.reopen().unwrap();
@@ -190,11 +190,10 @@ async fn damage_found_in_the_background_stops_the_store() {
     until(&dir, |health| matches!(health, Health::Corrupt(why) if why.contains(&name))).await;
 }
 
-/// fjall's own way to a full memtable stops for ever when its worker is busy for a thousand
+/// The database's own way to a full memtable stops for ever when its worker is busy for a thousand
 /// commits: nothing is flushed from then on, memory grows, and the node does not end.
 #[test]
 fn a_busy_worker_gets_going_again() {
-    use fjall::AbstractTree;
     use std::sync::atomic::{AtomicU64, Ordering};
     let home = scratch();
     let dir = open(home.path());
@@ -208,29 +207,27 @@ fn a_busy_worker_gets_going_again() {
                 let db = engine.open_db().unwrap();
                 let number = written.fetch_add(1, Ordering::Relaxed);
                 let mut batch = db.batch(1, false);
-                batch.insert(&db.history, number.to_be_bytes(), std::mem::take(&mut value));
+                batch.insert(&db.history, &number.to_be_bytes(), &std::mem::take(&mut value));
                 engine.commit(&db, batch).unwrap();
                 value = vec![7; 5_000];
             }
         });
         let db = engine.open_db().unwrap();
-        let held = db.history.tree.get_flush_lock();
+        let held = db.history.hold_flushes();
         let until = |reached: &dyn Fn() -> bool| {
             let started = std::time::Instant::now();
             while !reached() && started.elapsed().as_secs() < 20 {
                 std::thread::sleep(std::time::Duration::from_millis(2));
             }
         };
-        until(&|| {
-            written.load(Ordering::Relaxed) > 5_000 || db.history.sealed_memtable_count() >= 4
-        });
+        until(&|| written.load(Ordering::Relaxed) > 5_000 || db.history.sealed_memtables() >= 4);
         drop(held);
         let before = written.load(Ordering::Relaxed);
         until(&|| written.load(Ordering::Relaxed) > before + 5_000);
         let after = written.load(Ordering::Relaxed);
         stop.store(1, Ordering::Relaxed);
-        until(&|| writer.is_finished() && db.history.sealed_memtable_count() == 0);
+        until(&|| writer.is_finished() && db.history.sealed_memtables() == 0);
         assert!(after > before + 5_000, "writes stopped at {after}");
-        assert_eq!(db.history.sealed_memtable_count(), 0, "the worker does not move");
+        assert_eq!(db.history.sealed_memtables(), 0, "the worker does not move");
     });
 }

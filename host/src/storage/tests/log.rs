@@ -71,7 +71,7 @@ async fn trimmed_batches_leave_the_disk() {
         last = log.commit(Append { slot: 0, term: claim.term, after: last, batch }).await.unwrap();
         // As the slot does: applied up to here, then trimmed.
         let meta = SlotMeta { applied: last, term: claim.term, ..SlotMeta::default() };
-        dir.state().apply(0, Changes::default(), &meta).unwrap();
+        dir.state().apply(0, &Changes::default(), &meta).unwrap();
         log.trim(0, last).await.unwrap();
         most = most.max(dir.disk_bytes().unwrap());
     }
@@ -154,7 +154,7 @@ fn a_copy_of_a_clusters_state_opens_again() {
     let clustered = || StorageOptions { clustered: true, ..options(8) };
     let dir = DataDir::open(home.path(), clustered()).unwrap();
     let meta = SlotMeta { applied: 77_000, term: 9, next_session: 4, ..SlotMeta::default() };
-    dir.state().apply(3, Changes::default(), &meta).unwrap();
+    dir.state().apply(3, &Changes::default(), &meta).unwrap();
     dir.close();
     drop(dir);
     let dir = DataDir::open(home.path(), clustered()).unwrap();

@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::{
-    database::{engine, identity},
+    database::{db::Db, identity},
     names::SessionId,
 };
-use fjall::AbstractTree as _;
 
 /// Listings are what clients page through: an entry skipped or given twice is lost or doubled.
 #[tokio::test]
@@ -227,7 +226,7 @@ async fn deleted_sessions_give_their_disk_space_back() {
 /// Bytes that the tables of the history take.
 fn history_bytes(dir: &DataDir) -> u64 {
     let db = dir.engine_for_test().open_db().unwrap();
-    db.history.disk_space() + db.bodies.as_ref().unwrap().keyspace.disk_space()
+    db.history.disk_bytes() + db.bodies.as_ref().unwrap().keyspace.disk_bytes()
 }
 
 /// A body that each merge of tables writes again costs the disk many times what was sent: bodies of
@@ -255,14 +254,7 @@ async fn large_bodies_are_not_merged() {
     }
     let db = dir.engine_for_test().open_db().unwrap();
     assert!(db.flush().unwrap());
-    let bodies = &db.bodies.as_ref().unwrap().keyspace;
-    let version = bodies.tree.current_version();
-    let mut ranges: Vec<_> = version
-        .iter_tables()
-        .map(|table| {
-            (table.metadata.key_range.min().clone(), table.metadata.key_range.max().clone())
-        })
-        .collect();
+    let mut ranges = db.bodies.as_ref().unwrap().keyspace.table_ranges();
     ranges.sort();
     assert!(ranges.len() > 3, "{} tables", ranges.len());
     assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
@@ -277,7 +269,7 @@ async fn a_directory_of_the_first_format_stays_one() {
     let identity = identity::Identity::of_format(1, 8).unwrap();
     identity.write(path).unwrap();
     identity::Mark::create(path).unwrap();
-    drop(engine::Db::open(&path.join(identity::DATABASE), &options(8), false, true).unwrap());
+    drop(Db::open(&path.join(identity::DATABASE), &options(8), false, true).unwrap());
     let mut want = Vec::new();
     for _ in 0..2 {
         let dir = open(path);

@@ -74,7 +74,7 @@ async fn damage_of_any_object_is_said_and_got_around_where_the_log_reaches() {
                             meta,
                             changes: Changes::default(),
                             heads: BTreeMap::new(),
-                            _dir: dir,
+                            dir,
                         };
                         node.replay().await;
                         node.flush();
@@ -147,7 +147,7 @@ async fn a_restore_happens_only_where_it_must() {
     let dir = open(there.path());
     snapshots.restore(SLOT, &*log, &dir.state()).await.unwrap();
     let stale = SlotMeta { applied: 1, ..dir.state().slot(SLOT).unwrap() };
-    dir.state().apply(SLOT, Changes::default(), &stale).unwrap();
+    dir.state().apply(SLOT, &Changes::default(), &stale).unwrap();
     log.trim(SLOT, taken.last().unwrap().position).await.unwrap();
     let meta = snapshots.restore(SLOT, &*log, &dir.state()).await.unwrap();
     assert_eq!(meta.applied, taken.last().unwrap().position);

@@ -96,7 +96,7 @@ async fn run(steps: Vec<Step>) {
                 let dir = next_dir();
                 let store = dir.state();
                 // What is left of an older time is not in the way.
-                store.apply(SLOT, junk(), &SlotMeta::default()).unwrap();
+                store.apply(SLOT, &junk(), &SlotMeta::default()).unwrap();
                 let broken = counted(objects.clone(), &Faults::after(requests, false));
                 if broken.restore(SLOT, &*log, &store).await.is_err() {
                     let found = store.slot(SLOT).unwrap();
@@ -109,7 +109,7 @@ async fn run(steps: Vec<Step>) {
                 owner.flush();
                 // The claim, and whatever the old owner had not seen.
                 assert_eq!(dump(&next.store), dump(&owner.store));
-                assert_eq!(leftovers(&next.store).await, 0);
+                assert_eq!(leftovers(&next.dir), 0);
                 owner = next;
             }
         }

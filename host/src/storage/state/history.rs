@@ -6,18 +6,18 @@
 //! are never merged while nothing is removed; in `history` every merge would write each body again.
 //! A directory from before this (format 1) keeps all in `history`.
 
-use super::{
-    StateError,
-    fjall::{Writer, broken, decode, encode, entry_bytes},
-    keys,
-};
+use super::{Writer, decode, encode, entry_bytes, keys};
 use crate::{
-    database::engine::{Db, Engine},
+    database::{
+        db::Db,
+        engine::Engine,
+        rows::{Snapshot, WriteBatch},
+    },
+    error::StateError,
     limits,
     log::record::Entry,
     names::SlotId,
 };
-use fjall::{OwnedWriteBatch, Readable as _, Snapshot};
 use std::sync::Arc;
 
 /// The first byte of a row whose piece lies apart: the piece's number and length follow.
@@ -45,12 +45,14 @@ impl Place {
     }
 }
 
-/// Writes entries in pieces: whole pieces are read back, so they are bounded.
+/// Writes entries in pieces: whole pieces are read back, so they are bounded. `buffer` is written
+/// over with each.
 pub(super) fn write(
     to: &mut Writer<'_>,
     slot: SlotId,
     session: u64,
     entries: &[Arc<Entry>],
+    buffer: &mut Vec<u8>,
 ) -> Result<(), StateError> {
     let mut rest = entries;
     while !rest.is_empty() {
@@ -63,14 +65,15 @@ pub(super) fn write(
         let (piece, tail) = rest.split_at(fits.count());
         if let Some(last) = piece.last() {
             let row = keys::history(slot, session, last.seq);
-            write_piece(to, row, encode(piece).map_err(broken)?)?;
+            encode(piece, buffer)?;
+            write_piece(to, &row, buffer)?;
         }
         rest = tail;
     }
     Ok(())
 }
 
-fn write_piece(to: &mut Writer<'_>, row: [u8; 18], piece: Vec<u8>) -> Result<(), StateError> {
+fn write_piece(to: &mut Writer<'_>, row: &[u8], piece: &[u8]) -> Result<(), StateError> {
     let db = to.db;
     let length = u32::try_from(piece.len()).ok();
     match (&db.bodies, length) {
@@ -79,7 +82,7 @@ fn write_piece(to: &mut Writer<'_>, row: [u8; 18], piece: Vec<u8>) -> Result<(),
             // Both or none of them: the number stands nowhere else.
             to.insert_both(
                 (&bodies.keyspace, &place.key, piece),
-                (&db.history, &row, place.encode().to_vec()),
+                (&db.history, row, &place.encode()),
             )
         }
         _ => to.insert(&db.history, row, piece),
@@ -102,7 +105,7 @@ pub(super) fn read(
         return Err(engine.value_error(&db.history, why));
     };
     let keyspace = &bodies.keyspace;
-    let piece = snapshot.get(keyspace, place.key).map_err(|e| engine.read_error(keyspace, &e))?;
+    let piece = snapshot.get(keyspace, &place.key).map_err(|e| engine.read_error(keyspace, &e))?;
     let piece = piece.filter(|piece| piece.len() == place.bytes as usize).ok_or_else(|| {
         let number = u64::from_be_bytes(place.key);
         engine.value_error(keyspace, format!("body {number}, which a row names, is not there"))
@@ -116,8 +119,8 @@ pub(super) fn bytes(row: &[u8]) -> usize {
 }
 
 /// Removes what lies apart of a row of `history` that is removed with it.
-pub(super) fn remove_apart(db: &Db, batch: &mut OwnedWriteBatch, row: &[u8]) {
+pub(super) fn remove_apart(db: &Db, batch: &mut WriteBatch, row: &[u8]) {
     if let (Some(bodies), Some(place)) = (&db.bodies, Place::decode(row)) {
-        batch.remove(&bodies.keyspace, place.key);
+        batch.remove(&bodies.keyspace, &place.key);
     }
 }

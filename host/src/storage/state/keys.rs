@@ -20,11 +20,21 @@ pub fn session(slot: SlotId, key: &SessionKey) -> Vec<u8> {
 
 pub fn named(slot: SlotId, service: &str, session: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(3 + service.len() + session.len());
+    named_into(&mut out, slot, service, session);
+    out
+}
+
+/// As [`session`], in place of what `out` held.
+pub fn session_into(out: &mut Vec<u8>, slot: SlotId, key: &SessionKey) {
+    out.clear();
+    named_into(out, slot, key.service.as_str(), key.session.as_str());
+}
+
+fn named_into(out: &mut Vec<u8>, slot: SlotId, service: &str, session: &str) {
     out.extend_from_slice(&slot.to_be_bytes());
     out.extend_from_slice(service.as_bytes());
     out.push(0);
     out.extend_from_slice(session.as_bytes());
-    out
 }
 
 /// The session's id in a key of `heads` or `pinned`; `None` when the key is not one.
@@ -50,9 +60,15 @@ pub fn number_of(key: &[u8]) -> Option<(SlotId, u64)> {
 /// `slot | session number | rest`: a key in `state` (its key) or `remembered` (its id).
 pub fn of_session(slot: SlotId, session: u64, rest: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(10 + rest.len());
+    of_session_into(&mut out, slot, session, rest);
+    out
+}
+
+/// As [`of_session`], in place of what `out` held.
+pub fn of_session_into(out: &mut Vec<u8>, slot: SlotId, session: u64, rest: &[u8]) {
+    out.clear();
     out.extend_from_slice(&number(slot, session));
     out.extend_from_slice(rest);
-    out
 }
 
 /// `slot | session number | last seq`: a key in `history`. By the *last* sequence number of the

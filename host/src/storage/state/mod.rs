@@ -1,34 +1,61 @@
 //! The state store on the node's own database.
 
-use super::{Remembered, SlotMeta, StateError, StateStore, changes::Changes, history, keys};
+mod durable;
+mod history;
+mod keys;
+mod rows;
+
 use crate::{
-    database::engine::{Bodies, Db, Engine, VALUE_FORMAT},
+    database::{
+        db::{Bodies, Db, VALUE_FORMAT},
+        engine::Engine,
+        rows::{Keyspace, Slice, WriteBatch},
+    },
+    error::StateError,
     limits,
-    log::record::{DeploymentId, Entry, Head},
+    log::{
+        Position,
+        record::{DeploymentId, Entry, Head},
+    },
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    state::SessionCount,
+    state::{
+        Remembered, SessionCount, SlotMeta, StateStore,
+        changes::Changes,
+        rows::{SlotView, WholeSlots, Wiping},
+    },
 };
 use bytes::Bytes;
-use fjall::{Keyspace, OwnedWriteBatch, Readable as _};
+use durable::Durable;
 use parking_lot::MutexGuard;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// The materialised state of all slots of a node.
-pub struct FjallState {
-    pub(super) engine: Arc<Engine>,
+pub struct DiskState {
+    engine: Arc<Engine>,
+    durable: Durable,
 }
 
-impl FjallState {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+impl DiskState {
+    pub fn new(engine: Arc<Engine>) -> Self {
+        let durable = Durable::new(engine.identity.slot_count);
+        Self { engine, durable }
     }
 
-    pub(super) fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
+    /// As [`StateStore::durable_up_to`], for who has the database.
+    pub fn durable_in(&self, db: &Db, slot: SlotId) -> Position {
+        self.durable.up_to(slot, db.opened, db.synced())
+    }
+
+    fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
         self.engine.open_db().map_err(StateError::Unavailable)
     }
 
-    fn row(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<fjall::Slice>, StateError> {
+    fn row(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Slice>, StateError> {
         keyspace.get(key).map_err(|e| self.engine.read_error(keyspace, &e))
     }
 
@@ -44,10 +71,10 @@ impl FjallState {
         start: Bound<Vec<u8>>,
     ) -> impl DoubleEndedIterator<Item = Result<Vec<Arc<Entry>>, StateError>> + 'a {
         let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        let snapshot = db.database.snapshot();
-        let range = snapshot.range::<Vec<u8>, _>(&db.history, (start, end));
+        let snapshot = db.snapshot();
+        let range = snapshot.range(&db.history, (start, end));
         range.map(move |row| {
-            let row = row.value().map_err(|e| self.engine.read_error(&db.history, &e))?;
+            let (_, row) = row.map_err(|e| self.engine.read_error(&db.history, &e))?;
             history::read(&self.engine, db, &snapshot, &row)
         })
     }
@@ -58,10 +85,10 @@ impl FjallState {
         keyspace: &'a Keyspace,
         prefix: &[u8],
         start: Bound<Vec<u8>>,
-    ) -> impl DoubleEndedIterator<Item = Result<fjall::KvPair, StateError>> + 'a {
+    ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), StateError>> + 'a {
         let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-        let range = keyspace.range::<Vec<u8>, _>((start, end));
-        range.map(|row| row.into_inner().map_err(|e| self.engine.read_error(keyspace, &e)))
+        let range = keyspace.range((start, end));
+        range.map(|row| row.map_err(|e| self.engine.read_error(keyspace, &e)))
     }
 }
 
@@ -73,7 +100,7 @@ fn start(base: &[u8], prefix: &[u8], after: Option<&[u8]>) -> Bound<Vec<u8>> {
     }
 }
 
-impl StateStore for FjallState {
+impl StateStore for DiskState {
     fn slot(&self, slot: SlotId) -> Result<SlotMeta, StateError> {
         let db = self.db()?;
         let Some(value) = self.row(&db.slots, &keys::slot(slot))? else {
@@ -261,20 +288,29 @@ impl StateStore for FjallState {
         Ok(counts)
     }
 
-    fn apply(&self, slot: SlotId, changes: Changes, meta: &SlotMeta) -> Result<(), StateError> {
+    fn durable_up_to(&self, slot: SlotId) -> Position {
+        self.db().map_or(0, |db| self.durable_in(&db, slot))
+    }
+
+    fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
-        write(&self.engine, &db, slot, changes, meta)
+        write(&self.engine, &db, slot, changes, meta)?;
+        self.durable.wrote(slot, db.opened, db.written(), meta.applied);
+        Ok(())
     }
 }
 
-impl FjallState {
-    /// Writes rows of a slot that counts as empty until all of them are there: not in one batch,
-    /// since the store lets nobody else write during one.
-    ///
-    /// # Errors
-    /// As [`StateStore::apply`]; some of the rows may be there then.
-    pub(super) fn load(&self, slot: SlotId, changes: Changes) -> Result<(), StateError> {
+impl WholeSlots for DiskState {
+    fn view(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError> {
+        self.view_of(slot)
+    }
+
+    fn wipe(&self, slot: SlotId, from: Wiping) -> Result<Option<Wiping>, StateError> {
+        self.wipe_some(slot, from)
+    }
+
+    fn load(&self, slot: SlotId, changes: &Changes) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let nothing = SlotMeta::default();
@@ -284,22 +320,21 @@ impl FjallState {
 
 /// Writes changes and the slot's new meta in one atomic batch that is not synced: the next group
 /// commit, which goes through the same journal, makes it durable.
-pub(crate) fn write(
+pub fn write(
     engine: &Engine,
     db: &Db,
     slot: SlotId,
-    changes: Changes,
+    changes: &Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
-    let rows = changes.heads.len() + changes.sessions.len() * 2 + changes.deleted.len() + 1;
-    write_by(Writer::atomic(engine, db, rows), slot, changes, meta)
+    write_by(Writer::atomic(engine, db, changes.rows() + 1), slot, changes, meta)
 }
 
 /// A batch that is committed when it is large enough, if it need not be atomic.
-pub(super) struct Writer<'a> {
+struct Writer<'a> {
     engine: &'a Engine,
-    pub(super) db: &'a Db,
-    batch: OwnedWriteBatch,
+    db: &'a Db,
+    batch: WriteBatch,
     /// Held from the first number taken until they are all committed: so what is written later
     /// has greater ones.
     bodies: Option<MutexGuard<'a, u64>>,
@@ -322,17 +357,17 @@ impl<'a> Writer<'a> {
     }
 
     /// The number of the next body that is written apart.
-    pub(super) fn next_body(&mut self, bodies: &'a Bodies) -> u64 {
+    fn next_body(&mut self, bodies: &'a Bodies) -> u64 {
         let next = self.bodies.get_or_insert_with(|| bodies.next.lock());
         **next += 1;
         **next - 1
     }
 
     /// Two rows of which never one is there alone.
-    pub(super) fn insert_both(
+    fn insert_both(
         &mut self,
-        one: (&Keyspace, &[u8], Vec<u8>),
-        other: (&Keyspace, &[u8], Vec<u8>),
+        one: (&Keyspace, &[u8], &[u8]),
+        other: (&Keyspace, &[u8], &[u8]),
     ) -> Result<(), StateError> {
         for (keyspace, key, value) in [one, other] {
             self.bytes += value.len();
@@ -341,23 +376,14 @@ impl<'a> Writer<'a> {
         self.commit_full()
     }
 
-    pub(super) fn insert(
-        &mut self,
-        keyspace: &Keyspace,
-        key: impl Into<fjall::UserKey>,
-        value: impl Into<fjall::UserValue>,
-    ) -> Result<(), StateError> {
-        let value = value.into();
+    /// The store copies key and value.
+    fn insert(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         self.bytes += value.len();
         self.batch.insert(keyspace, key, value);
         self.commit_full()
     }
 
-    fn remove(
-        &mut self,
-        keyspace: &Keyspace,
-        key: impl Into<fjall::UserKey>,
-    ) -> Result<(), StateError> {
+    fn remove(&mut self, keyspace: &Keyspace, key: &[u8]) -> Result<(), StateError> {
         self.batch.remove(keyspace, key);
         self.commit_full()
     }
@@ -374,100 +400,117 @@ impl<'a> Writer<'a> {
     }
 }
 
-pub(super) fn broken(error: postcard::Error) -> StateError {
-    StateError::Unavailable(format!("cannot encode: {error}"))
-}
-
-/// Writes changes, and the meta last.
+/// Writes changes, and the meta last. Rows of a keyspace come one after the other, those of
+/// sessions in order of their numbers, from buffers that are used again for each.
 fn write_by(
     mut to: Writer<'_>,
     slot: SlotId,
-    changes: Changes,
+    changes: &Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
     let (engine, db) = (to.engine, to.db);
+    let (mut row, mut value) = (Vec::with_capacity(64), Vec::with_capacity(256));
     for (key, head) in &changes.heads {
-        let row = keys::session(slot, key);
-        let pinned = head.as_ref().is_some_and(|head| head.pinned.is_some());
-        if pinned {
-            to.insert(&db.pinned, &row[..], [])?;
-        } else {
-            // Nearly always empty: asking is much cheaper than a tombstone for every head.
+        keys::session_into(&mut row, slot, key);
+        if head.as_ref().is_some_and(|head| head.pinned.is_some()) {
+            // First, so that whoever writes the slot next looks.
+            db.has_pins.store(true, Ordering::Release);
+            to.insert(&db.pinned, &row, &[])?;
+        } else if db.has_pins.load(Ordering::Acquire) {
+            // Asking is much cheaper than a tombstone for every head.
             let was = db.pinned.contains_key(&row);
             if was.map_err(|e| engine.read_error(&db.pinned, &e))? {
-                to.remove(&db.pinned, &row[..])?;
+                to.remove(&db.pinned, &row)?;
             }
         }
         match head {
-            Some(head) => to.insert(&db.heads, row, encode(head).map_err(broken)?)?,
-            None => to.remove(&db.heads, row)?,
+            Some(head) => {
+                encode(head, &mut value)?;
+                to.insert(&db.heads, &row, &value)?;
+            }
+            None => to.remove(&db.heads, &row)?,
         }
     }
-    for (number, session) in changes.sessions {
-        for (key, value) in &session.state {
-            let row = keys::of_session(slot, number, key);
-            match value {
-                Some(value) => to.insert(&db.state, row, encode_plain(value))?,
-                None => to.remove(&db.state, row)?,
+    let mut sessions: Vec<_> = changes.sessions.iter().collect();
+    sessions.sort_unstable_by_key(|(number, _)| **number);
+    for (number, session) in &sessions {
+        for (key, written) in &session.state {
+            keys::of_session_into(&mut row, slot, **number, key);
+            match written {
+                Some(written) => {
+                    encode_plain(written, &mut value);
+                    to.insert(&db.state, &row, &value)?;
+                }
+                None => to.remove(&db.state, &row)?,
             }
         }
-        history::write(&mut to, slot, number, &session.history)?;
+    }
+    for (number, session) in &sessions {
         for (id, remembered) in &session.remembered {
-            let row = keys::of_session(slot, number, id.as_bytes());
-            to.insert(&db.remembered, row, encode(remembered).map_err(broken)?)?;
+            keys::of_session_into(&mut row, slot, **number, id.as_str().as_bytes());
+            encode(remembered, &mut value)?;
+            to.insert(&db.remembered, &row, &value)?;
         }
     }
+    for (number, session) in &sessions {
+        history::write(&mut to, slot, **number, &session.history, &mut value)?;
+    }
     for delete in &changes.deleted {
-        to.insert(&db.garbage, keys::number(slot, delete.session_number), [])?;
+        to.insert(&db.garbage, &keys::number(slot, delete.session_number), &[])?;
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
-    to.batch.insert(&db.slots, keys::slot(slot), db.value(&meta));
+    to.batch.insert(&db.slots, &keys::slot(slot), &db.value(&meta));
     Ok(engine.commit(db, to.batch)?)
 }
 
 /// Bytes of an entry, about: what was sent and what was answered.
-pub(super) fn entry_bytes(entry: &Entry) -> usize {
+fn entry_bytes(entry: &Entry) -> usize {
     let events = entry.events.iter().map(|event| event.body.len() + event.kind.len());
     entry.body.len() + entry.reply.len() + events.sum::<usize>() + 64
 }
 
-pub(crate) fn read_slot(db: &Db, slot: SlotId) -> Result<SlotMeta, String> {
-    let value = db.slots.get(keys::slot(slot)).map_err(|e| e.to_string())?;
+pub fn read_slot(db: &Db, slot: SlotId) -> Result<SlotMeta, String> {
+    let value = db.slots.get(&keys::slot(slot)).map_err(|e| e.to_string())?;
     value.map_or(Ok(SlotMeta::default()), |value| decode_slot(db, &value))
 }
 
-pub(super) fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
+fn decode_slot(db: &Db, value: &[u8]) -> Result<SlotMeta, String> {
     let body = db.body(value)?;
     postcard::from_bytes(body).map_err(|e| format!("a slot's row does not decode: {e}"))
 }
 
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, postcard::Error> {
-    // Most rows fit without growing.
-    let mut out = Vec::with_capacity(256);
-    out.push(VALUE_FORMAT);
-    postcard::to_extend(value, out)
+/// A value's row, in place of what `out` held.
+fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), StateError> {
+    let mut row = std::mem::take(out);
+    row.clear();
+    row.push(VALUE_FORMAT);
+    *out = postcard::to_extend(value, row).map_err(broken)?;
+    Ok(())
 }
 
-fn encode_plain(value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + value.len());
+fn encode_plain(value: &[u8], out: &mut Vec<u8>) {
+    out.clear();
     out.push(VALUE_FORMAT);
     out.extend_from_slice(value);
-    out
 }
 
-pub(super) fn plain(value: &[u8]) -> Result<&[u8], String> {
+fn broken(error: postcard::Error) -> StateError {
+    StateError::Unavailable(format!("cannot encode: {error}"))
+}
+
+fn plain(value: &[u8]) -> Result<&[u8], String> {
     match value.split_first() {
         Some((&VALUE_FORMAT, rest)) => Ok(rest),
         first => Err(format!("a value has format {:?}", first.map(|(format, _)| format))),
     }
 }
 
-pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     postcard::from_bytes(plain(value)?).map_err(|e| format!("a value does not decode: {e}"))
 }
 
 /// What a step of [`collect_garbage`] did.
-pub(crate) struct Collected {
+pub struct Collected {
     /// Rows that were removed, and the bytes of their keys and values.
     pub rows: usize,
     pub bytes: usize,
@@ -479,15 +522,15 @@ pub(crate) struct Collected {
 ///
 /// # Errors
 /// As any write of the store.
-pub(crate) fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> {
+pub fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> {
     let db = engine.open_db().map_err(StateError::Unavailable)?;
     engine.check_upkeep().map_err(StateError::Unavailable)?;
     // Between the look at what is garbage and its removal no slot is wiped and loaded anew.
     let _turn = engine.garbage.lock();
-    let Some(first) = db.garbage.first_key_value() else {
+    let first = || db.garbage.first().map_err(|e| engine.read_error(&db.garbage, &e));
+    let Some(key) = first()? else {
         return Ok(Collected { rows: 0, bytes: 0, more: false });
     };
-    let key = first.key().map_err(|e| engine.read_error(&db.garbage, &e))?;
     let mut batch = db.batch(limits::GARBAGE_ROWS_PER_STEP, false);
     let mut bytes = 0;
     for keyspace in [&db.state, &db.history, &db.remembered] {
@@ -495,19 +538,34 @@ pub(crate) fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> 
             if batch.len() >= limits::GARBAGE_ROWS_PER_STEP {
                 break;
             }
-            let (row, value) = row.into_inner().map_err(|e| engine.read_error(keyspace, &e))?;
+            let (row, value) = row.map_err(|e| engine.read_error(keyspace, &e))?;
             bytes += row.len() + value.len();
             if keyspace.id() == db.history.id() {
                 bytes += history::bytes(&value) - value.len();
                 history::remove_apart(&db, &mut batch, &value);
             }
-            batch.remove(keyspace, row);
+            batch.remove(keyspace, &row);
         }
     }
     if batch.len() < limits::GARBAGE_ROWS_PER_STEP {
-        batch.remove(&db.garbage, key);
+        batch.remove(&db.garbage, &key);
     }
     let rows = batch.len();
     engine.commit(&db, batch)?;
-    Ok(Collected { rows, bytes, more: db.garbage.first_key_value().is_some() })
+    Ok(Collected { rows, bytes, more: first()?.is_some() })
+}
+
+/// The session numbers that a slot's rows stand under, one a row, once what is garbage was removed.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub fn rows_by_session(engine: &Engine, slot: SlotId) -> Vec<u64> {
+    while collect_garbage(engine).unwrap().more {}
+    let db = engine.open_db().unwrap();
+    let mut numbers = Vec::new();
+    for keyspace in [&db.state, &db.history, &db.remembered] {
+        for row in keyspace.prefix(&keys::slot(slot)) {
+            numbers.push(keys::number_of(&row.unwrap().0[..10]).unwrap().1);
+        }
+    }
+    numbers
 }
