@@ -31,7 +31,7 @@ enum Line {
     State(StateLine),
     #[serde(rename = "end")]
     End(EndLine),
-    /// The export failed on its way.
+    /// The export failed midway.
     #[serde(rename = "failed")]
     Failed(String),
 }
@@ -45,10 +45,10 @@ struct HeadLine {
     seq: u64,
     created_ms: u64,
     exported_ms: u64,
-    /// The version whose shape the state has.
+    /// The version whose state format it has.
     version: String,
     digest: Option<Digest>,
-    /// Whether the history is in the file.
+    /// Whether the file has the history.
     history: bool,
 }
 

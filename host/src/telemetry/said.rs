@@ -20,7 +20,7 @@ impl Write for Said {
 }
 
 impl Said {
-    /// Takes it while the guard lives, on this thread.
+    /// Captures lines of this thread while the guard lives.
     pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let said = self.clone();
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || said.clone());
