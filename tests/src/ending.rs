@@ -3,7 +3,7 @@
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ctrl-C and SIGTERM, which end nothing by themselves from when this is made on.
+/// Ctrl-C and SIGTERM, which no longer end the process once this exists.
 pub struct Ending {
     interrupt: Signal,
     terminate: Signal,
@@ -11,7 +11,7 @@ pub struct Ending {
 
 impl Ending {
     /// # Errors
-    /// When the system does not let us listen.
+    /// If the handlers can't be installed.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,

@@ -6,15 +6,15 @@ use slotd::names::SessionKey;
 use std::collections::BTreeSet;
 
 /// # Errors
-/// When a name is none.
+/// If a name is invalid.
 pub fn slot_of(service: &str, session: &str, slots: u16) -> anyhow::Result<u16> {
     Ok(SessionKey::parse(service, session)?.slot(slots))
 }
 
-/// So many sessions, `PREFIX-N`, each in a slot of its own that is none of `taken`.
+/// This many sessions, `PREFIX-N`, each in a different slot and none in `taken`.
 ///
 /// # Errors
-/// When `prefix` begins no session's name, or so many slots are not free.
+/// If `prefix` is not the start of a session name, or there are too few free slots.
 pub fn apart(
     service: &str,
     prefix: &str,

@@ -16,14 +16,14 @@ use tokio::{
 };
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
-/// One writer and one reader in four waits for longer than a node ever does: only they hear of late
-/// acknowledgements, and of what a node says when it gives up.
+/// One writer and one reader in four waits for longer than a node ever does: only they receive late
+/// acknowledgements, and a node's error when it gives up.
 const PATIENCE_LONG: Duration = Duration::from_secs(20);
 /// Attempts under one key before its writer leaves it open.
 const ATTEMPTS_MAX: u32 = 8;
-/// A subscriber that hears nothing for so long connects anew: a cut link does not close.
+/// A subscriber that receives nothing for this long reconnects: a cut link does not close.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// For subscribers to see what was last.
+/// Time for subscribers to receive the last events.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
 
 /// How many clients there are.
@@ -32,9 +32,9 @@ pub struct LoadShape {
     pub sessions: u32,
     pub writers: u32,
     pub readers: u32,
-    /// They make sessions of their own, and delete them.
+    /// They create their own sessions, and delete them.
     pub deleters: u32,
-    /// A writer waits up to so long before its next message: faults are long, disks are small.
+    /// A writer waits up to this long before its next message: faults are long, disks are small.
     pub think: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Default for LoadShape {
     }
 }
 
-/// Clients at work.
+/// Running clients.
 pub struct Load {
     recorder: Arc<Recorder>,
     targets: watch::Receiver<Arc<[SocketAddr]>>,
@@ -60,7 +60,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Lets clients loose on the targets.
+    /// Starts clients on the targets.
     pub fn start(seed: u64, shape: LoadShape, targets: watch::Receiver<Arc<[SocketAddr]>>) -> Self {
         let recorder = Arc::new(Recorder::new(shape.sessions));
         let stop = watch::channel(None).0;
@@ -94,10 +94,10 @@ impl Load {
         &self.recorder
     }
 
-    /// Gives an error as soon as a client has one.
+    /// Returns an error as soon as a client has one.
     ///
     /// # Errors
-    /// When a client met what must not be: a malformed event, for instance.
+    /// If a client observed something invalid: a malformed event, for instance.
     pub async fn failed(&mut self) -> anyhow::Result<()> {
         let ended = match self.subscribers.try_join_next() {
             Some(ended) => Some(ended),
@@ -110,10 +110,10 @@ impl Load {
     }
 
     /// Stops writers and readers, lets subscribers catch up, reads everything back through the
-    /// first target, and gives all that was recorded.
+    /// first target, and returns everything recorded.
     ///
     /// # Errors
-    /// When a client failed, or a session can't be read.
+    /// If a client failed, or a session can't be read.
     pub async fn finish(mut self) -> anyhow::Result<crate::history::History> {
         let at = *self.targets.borrow().first().context("no target is left")?;
         let api = Api::new(Client::new(at));
@@ -140,7 +140,7 @@ struct One {
     recorder: Arc<Recorder>,
     random: Random,
     targets: watch::Receiver<Arc<[SocketAddr]>>,
-    /// `None`: go on. Empty: stop. Else the last number of each session that has an event.
+    /// `None`: continue. Empty: stop. Else the last number of each session that has an event.
     stop: watch::Receiver<Option<Arc<[u64]>>>,
 }
 
@@ -169,7 +169,7 @@ impl One {
         let mut caller = Caller::new(&recorder, patience);
         while !self.stopped() {
             let session = self.session();
-            // One in four is sent once, and its fate left open where it is open.
+            // One in four is sent once, and an unknown outcome stays open.
             let keyed = self.random.below(4) > 0;
             caller.say(|| self.target(), session, keyed, ATTEMPTS_MAX).await;
             self.think(think).await;
@@ -192,9 +192,9 @@ impl One {
         Ok(())
     }
 
-    /// Makes a session, deletes it and makes it again, alone, so that it knows what must be there.
-    /// As soon as an outcome is not known it goes on with another name: what was sent may be
-    /// carried out at any time from then on.
+    /// Creates a session, deletes it and creates it again, alone, so that it knows what must be
+    /// stored. When an outcome is unknown it continues with another name: the request may be
+    /// applied at any time after that.
     async fn delete_on(mut self, number: u32, think: Duration) -> anyhow::Result<()> {
         let service = SERVICES[number as usize % SERVICES.len()];
         for name in 0.. {
@@ -232,7 +232,7 @@ impl One {
                         ensure!(told == seq, "{service}/{name}: number {told} after {}", seq - 1);
                     }
                     (404, true) => bail!("{service}/{name} has {seq} messages and is not there"),
-                    // Refused, or not known: both are rare.
+                    // Refused, or unknown: both are rare.
                     _ => {
                         let problem = answer.problem();
                         let (code, detail) = problem
@@ -261,7 +261,7 @@ impl One {
         Ok(())
     }
 
-    /// Follows a session from its beginning to its end, over as many connections as it takes.
+    /// Follows a session from start to end, over as many connections as needed.
     async fn subscribe(mut self, session: SessionId) -> anyhow::Result<()> {
         let mut events: Vec<Seen> = Vec::new();
         let mut give_up: Option<Instant> = None;
@@ -272,7 +272,7 @@ impl One {
                     break;
                 }
             }
-            // What went wrong with a connection does not matter; what came over it does.
+            // Errors of a connection do not matter; what it delivered does.
             self.follow(session, &mut events).await?;
             self.think(Duration::from_millis(100)).await;
         }
@@ -295,7 +295,7 @@ impl One {
             let silence = Instant::now() + SILENCE_MAX;
             let next = tokio::select! {
                 next = timeout_at(silence, stream.next()) => next,
-                // To see whether this was all.
+                // To check whether this was all.
                 _ = self.stop.changed() => return Ok(()),
             };
             let Ok(Ok(Some(event))) = next else { return Ok(()) };

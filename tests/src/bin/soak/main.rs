@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
         seed: args.seed,
         strict: args.strict,
     };
-    // The clients have more connections than a shell allows by default.
+    // The clients need more connections than a shell's default limit.
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
     let runtime = tokio::runtime::Runtime::new().context("starting a runtime")?;
