@@ -20,7 +20,7 @@ impl Ending {
     }
 
     /// Waits for the next one.
-    pub async fn told(&mut self) {
+    pub async fn signalled(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

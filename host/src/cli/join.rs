@@ -50,11 +50,11 @@ impl Joined {
 impl Presence {
     /// Notifies the peers that it leaves, once all slots are elsewhere, and closes the links.
     pub async fn leave(self) {
-        let farewell = async {
+        let leave = async {
             self.membership.leave().await;
             self.links.stop().await;
         };
-        let _ = tokio::time::timeout(limits::FAREWELL_WAIT, farewell).await;
+        let _ = tokio::time::timeout(limits::LEAVE_WAIT, leave).await;
     }
 }
 

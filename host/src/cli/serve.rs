@@ -451,11 +451,11 @@ async fn run(
     let failure = loop {
         tokio::select! {
             told = signals.next() => match told {
-                Told::Stop(name) => {
+                SignalAction::Stop(name) => {
                     tracing::info!(signal = name, grace = ?config.shutdown_grace, "stopping");
                     break None;
                 }
-                Told::Reload => reload.reload().await,
+                SignalAction::Reload => reload.reload().await,
             },
             () = &mut drained => {
                 tracing::info!(grace = ?config.shutdown_grace, "drained by an operator; stopping");
@@ -564,11 +564,11 @@ impl Signals {
     }
 
     /// The next one.
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
-            () = next(&mut self.interrupt) => Told::Stop("SIGINT"),
-            () = next(&mut self.hangup) => Told::Reload,
+            _ = self.terminate.recv() => SignalAction::Stop("SIGTERM"),
+            () = next(&mut self.interrupt) => SignalAction::Stop("SIGINT"),
+            () = next(&mut self.hangup) => SignalAction::Reload,
         }
     }
 
@@ -583,14 +583,14 @@ impl Signals {
     /// As [`Self::stop`], where closing the terminal means the same.
     pub(super) async fn stop_or_hangup(&mut self) -> &'static str {
         match self.next().await {
-            Told::Stop(name) => name,
-            Told::Reload => "SIGHUP",
+            SignalAction::Stop(name) => name,
+            SignalAction::Reload => "SIGHUP",
         }
     }
 }
 
 /// The meaning of a signal.
-enum Told {
+enum SignalAction {
     Stop(&'static str),
     /// Read the configuration again.
     Reload,

@@ -278,7 +278,7 @@ impl ConnShared {
         if self.in_flight.load(Relaxed) == 0 && since(&self.idle_since, self.idle_max()) {
             self.stopping.store(true, Relaxed);
         }
-        since(&self.write_blocked, self.write_patience())
+        since(&self.write_blocked, self.write_timeout())
             || since(&self.lingering, limits::LINGER)
             // An unfinished head, after the order to stop: hyper waits for the rest.
             || (self.in_flight.load(Relaxed) == 0
@@ -286,7 +286,7 @@ impl ConnShared {
     }
 
     /// How long a peer may read nothing. A stopping node keeps its time for peers that do.
-    fn write_patience(&self) -> Duration {
+    fn write_timeout(&self) -> Duration {
         match self.stopping.load(Relaxed) {
             true => limits::LINGER,
             false => limits::WRITE_STALL,
@@ -300,12 +300,12 @@ impl ConnShared {
             at => Some(at + max.as_millis() as u64),
         };
         let idle = || {
-            let patience = match self.stopping.load(Relaxed) {
+            let timeout = match self.stopping.load(Relaxed) {
                 false => self.idle_max(),
                 true => self.idle_max() + limits::LINGER,
             };
             match self.in_flight.load(Relaxed) {
-                0 => after(&self.idle_since, patience),
+                0 => after(&self.idle_since, timeout),
                 _ => None,
             }
         };
@@ -318,7 +318,7 @@ impl ConnShared {
         [
             deadline,
             idle(),
-            after(&self.write_blocked, self.write_patience()),
+            after(&self.write_blocked, self.write_timeout()),
             after(&self.lingering, limits::LINGER),
         ]
         .into_iter()

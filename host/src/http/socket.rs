@@ -482,13 +482,13 @@ impl Session {
                 Some(done) => Some(done),
                 None => {
                     // A stopping node has less time.
-                    let patience = match self.ending {
+                    let limit = match self.ending {
                         true => limits::LINGER,
                         false => limits::WRITE_STALL,
                     };
                     let stop = stopped_for_a_while(&self.api, self.ending);
                     tokio::select! {
-                        done = tokio::time::timeout(patience, work.as_mut()) => done.ok(),
+                        done = tokio::time::timeout(limit, work.as_mut()) => done.ok(),
                         () = stop => None,
                     }
                 }

@@ -37,11 +37,11 @@ impl Doing {
         self.0.send_modify(|step| step.why = Some(why.to_string()));
     }
 
-    /// Resolves once an attempt has failed and the start has not finished `patience` later.
-    pub async fn held_up(&self, patience: Duration) {
+    /// Resolves once an attempt has failed and the start has not finished `delay` later.
+    pub async fn held_up(&self, delay: Duration) {
         // Its sender is `self`.
         let _ = self.0.subscribe().wait_for(|step| step.why.is_some()).await;
-        tokio::time::sleep(patience).await;
+        tokio::time::sleep(delay).await;
     }
 
     fn error(&self) -> Error {

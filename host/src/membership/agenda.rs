@@ -36,7 +36,7 @@ impl<T> Agenda<T> {
     }
     /// Postpones all due entries by as much as the first is late, if that is over `grace`. Returns
     /// by how much.
-    pub fn forgive(&mut self, now: Instant, grace: Duration) -> Option<Duration> {
+    pub fn postpone(&mut self, now: Instant, grace: Duration) -> Option<Duration> {
         let late = now.checked_duration_since(self.next()?)?;
         if late <= grace {
             return None;
@@ -94,9 +94,9 @@ mod tests {
             agenda.add(start + MS * ms, what);
         }
         assert_eq!(agenda.pop(start + MS * 9), None);
-        assert_eq!(agenda.forgive(start + MS * 12, MS * 5), None);
+        assert_eq!(agenda.postpone(start + MS * 12, MS * 5), None);
         assert_eq!(agenda.pop(start + MS * 12), Some("a"));
-        assert_eq!(agenda.forgive(start + MS * 1_020, MS * 5), Some(MS * 1_000));
+        assert_eq!(agenda.postpone(start + MS * 1_020, MS * 5), Some(MS * 1_000));
         let now = start + MS * 1_020;
         assert_eq!(
             [agenda.pop(now), agenda.pop(now), agenda.pop(now)],

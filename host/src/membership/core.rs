@@ -46,7 +46,7 @@ pub(super) enum Due {
     /// Check again whether the rival of this instance is alive.
     Challenge(u128),
     /// Notify some more peers that this node left, or is leaving.
-    Tell(u32),
+    Announce(u32),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl Core {
 
     /// New addresses to try.
     pub fn found(&mut self, now: Instant, found: Found) {
-        self.forgive(now);
+        self.allow_for_pause(now);
         self.found = found;
         if self.alive() {
             self.greet(now);
@@ -178,7 +178,7 @@ impl Core {
     pub fn datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         let m = metrics();
         m.datagrams_in.increment(1);
-        self.forgive(now);
+        self.allow_for_pause(now);
         if !self.alive() {
             return;
         }
@@ -211,7 +211,7 @@ impl Core {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
-        self.forgive(now);
+        self.allow_for_pause(now);
         while let Some(due) = self.agenda.pop(now) {
             match due {
                 Due::Swim(timer) => {
@@ -220,7 +220,7 @@ impl Core {
                 Due::Greet if self.alive() => self.greet_again(now),
                 Due::Challenge(rival) if self.alive() => self.challenge_again(now, rival),
                 Due::Greet | Due::Challenge(_) => {}
-                Due::Tell(times) => self.tell(now, times),
+                Due::Announce(times) => self.announce_leave(now, times),
             }
         }
         self.hearing(now);
@@ -231,8 +231,8 @@ impl Core {
     }
 
     /// Called first by every entry point: what is added to the agenda from here on counts from now.
-    fn forgive(&mut self, now: Instant) {
-        if let Some(late) = self.agenda.forgive(now, limits::TIMER_GRACE) {
+    fn allow_for_pause(&mut self, now: Instant) {
+        if let Some(late) = self.agenda.postpone(now, limits::TIMER_GRACE) {
             metrics().stalls.increment(1);
             let ms = late.as_millis() as u64;
             debug!(
@@ -267,14 +267,14 @@ impl Core {
     }
 
     fn say_of_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
-        self.forgive(now);
+        self.allow_for_pause(now);
         let mut id = self.own.next();
         change(&mut id.member);
         if id.member == self.own.member || !self.alive() {
             return;
         }
         self.become_id(now, id);
-        self.agenda.add(now, Due::Tell(limits::FAREWELLS));
+        self.agenda.add(now, Due::Announce(limits::LEAVE_NOTICES));
         if self.stage == Stage::Settled {
             self.publish();
         }
@@ -288,13 +288,14 @@ impl Core {
         self.agenda.clear(|_| false);
         self.drive(now, |swim, runtime| swim.leave_cluster(runtime));
         self.stage = Stage::Left;
-        self.agenda.add(now + limits::FAREWELL_INTERVAL, Due::Tell(limits::FAREWELLS - 1));
+        self.agenda
+            .add(now + limits::LEAVE_NOTICE_INTERVAL, Due::Announce(limits::LEAVE_NOTICES - 1));
     }
 
-    fn tell(&mut self, now: Instant, times: u32) {
+    fn announce_leave(&mut self, now: Instant, times: u32) {
         self.drive(now, |swim, runtime| swim.gossip(runtime));
         if times > 1 {
-            self.agenda.add(now + limits::FAREWELL_INTERVAL, Due::Tell(times - 1));
+            self.agenda.add(now + limits::LEAVE_NOTICE_INTERVAL, Due::Announce(times - 1));
         }
     }
 

@@ -263,8 +263,8 @@ impl Membership {
     pub async fn expel(&self, instance: u128) {
         self.order(|done| Order::Expel(instance, done)).await;
     }
-    /// Notifies the others and ends the task; returns after [`limits::FAREWELLS`] x
-    /// [`limits::FAREWELL_INTERVAL`].
+    /// Notifies the others and ends the task; returns after [`limits::LEAVE_NOTICES`] x
+    /// [`limits::LEAVE_NOTICE_INTERVAL`].
     pub async fn leave(&self) {
         self.order(Order::Leave).await;
     }

@@ -1,8 +1,8 @@
 //! A node: everything that one process runs, and the calls that the gateway and the CLI make.
 
 mod components;
-mod house;
 mod level;
+mod maintenance;
 mod memory;
 mod messages;
 mod operate;
@@ -40,7 +40,7 @@ use crate::{
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
         Teller,
-        control::{Ask, Told},
+        control::{ControlRequest, ControlResponse},
     },
     database::Health,
     error::{Code, Error},
@@ -276,7 +276,7 @@ impl Node {
         }
         crate::task::spawn(
             "housekeeping",
-            house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()),
+            maintenance::maintain(Arc::downgrade(&node), node.stopping.subscribe()),
         );
         crate::task::spawn(
             "feature level",
@@ -290,7 +290,7 @@ impl Node {
         crate::task::spawn("instances", memory::shed_instances(plugins, stopping));
         crate::task::spawn(
             "storage",
-            house::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
+            maintenance::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
         );
         Ok(node)
     }

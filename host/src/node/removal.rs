@@ -92,10 +92,10 @@ impl Node {
         };
         let shares = async {
             removed.add(own(), service.since);
-            let ask = Ask::Purge { service: service.name.clone() };
+            let ask = ControlRequest::Purge { service: service.name.clone() };
             for (_, told) in cluster.ask_all(&ask).await {
                 let share = match told {
-                    Ok(Told::Purge(share)) => share,
+                    Ok(ControlResponse::Purge(share)) => share,
                     _ => None,
                 };
                 removed.add(share, service.since);

@@ -145,9 +145,9 @@ impl Node {
     pub async fn moves(&self, ended_max: usize) -> MovesInfo {
         let Some(cluster) = &self.cluster else { return MovesInfo::default() };
         let (mut moves, mut silent) = (cluster.moves.list(), Vec::new());
-        for (node, told) in cluster.ask_all(&Ask::Moves).await {
+        for (node, told) in cluster.ask_all(&ControlRequest::Moves).await {
             match told {
-                Ok(Told::Moves(told)) => moves.extend(told),
+                Ok(ControlResponse::Moves(told)) => moves.extend(told),
                 Ok(_) => {}
                 Err(error) => {
                     silent.push(SilentNode { node: node.to_string(), why: error.detail.into() });
@@ -170,7 +170,10 @@ impl Node {
         let cancelled = match (own, &self.cluster) {
             (Some(cluster), _) => cluster.cancel_move(id),
             (None, Some(cluster)) => {
-                matches!(cluster.ask(node, &Ask::CancelMove { id }).await?, Told::Cancelled(true))
+                matches!(
+                    cluster.ask(node, &ControlRequest::CancelMove { id }).await?,
+                    ControlResponse::Cancelled(true)
+                )
             }
             (None, None) => false,
         };
@@ -179,8 +182,8 @@ impl Node {
         }
         let known = match (own, &self.cluster) {
             (Some(cluster), _) => cluster.moves.list(),
-            (None, Some(cluster)) => match cluster.ask(node, &Ask::Moves).await? {
-                Told::Moves(moves) => moves,
+            (None, Some(cluster)) => match cluster.ask(node, &ControlRequest::Moves).await? {
+                ControlResponse::Moves(moves) => moves,
                 _ => Vec::new(),
             },
             (None, None) => Vec::new(),
@@ -222,7 +225,7 @@ impl Node {
         if node == self.name {
             self.drained.send_replace(true);
         } else {
-            cluster.ask(node, &Ask::Drain).await?;
+            cluster.ask(node, &ControlRequest::Drain).await?;
         }
         Ok(NodeDraining { node: node.to_owned(), slots, takers })
     }

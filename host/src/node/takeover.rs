@@ -56,10 +56,10 @@ impl Node {
     ) -> Result<(SessionCounts, Vec<SilentNode>), Error> {
         let mut counts = self.count_here(service.clone()).await?;
         let mut silent = Vec::new();
-        let ask = Ask::Sessions { service: service.clone() };
+        let ask = ControlRequest::Sessions { service: service.clone() };
         for (node, told) in cluster.ask_all_within(&ask, limits::SESSIONS_COUNT_WAIT).await {
             match told {
-                Ok(Told::Sessions(theirs)) => {
+                Ok(ControlResponse::Sessions(theirs)) => {
                     for (id, count) in theirs {
                         counts.entry(id).or_default().add(count);
                     }

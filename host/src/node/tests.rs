@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use tokio::time::timeout;
 
 const SLOTS: u16 = 8;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Fixture {
     node: Arc<Node>,
@@ -76,7 +76,7 @@ impl Fixture {
     }
 
     async fn rollback(&self, to: Option<&str>, said: Said) -> Result<Deployed, Error> {
-        timeout(PATIENCE, self.node.rollback(&self.service, to, said)).await.unwrap()
+        timeout(TIMEOUT, self.node.rollback(&self.service, to, said)).await.unwrap()
     }
 
     async fn send_to(&self, session: &str) -> Sent {
@@ -120,7 +120,7 @@ async fn what_cant_be_instantiated_does_not_become_current() {
     assert_eq!(fixture.node.service(&fixture.service).unwrap().generation, 1);
     assert_eq!(fixture.send().await, 2);
     assert_eq!(fixture.generations(), [Some(1)].into());
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// Without it there would be no way back from a swap that does not come to its end: it tries for
@@ -150,7 +150,7 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(!timeout(PATIENCE, stuck).await.unwrap().done);
+    assert!(!timeout(TIMEOUT, stuck).await.unwrap().done);
 
     let back = fixture.rollback(None, Said::default()).await.unwrap();
     let swap = back.swap.unwrap();
@@ -158,7 +158,7 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     assert_eq!((swap.generation, back.current.label), (3, first.current.label));
     assert_eq!(fixture.generations(), [Some(3)].into());
     // Whoever deployed it hears what became of it.
-    let deployed = timeout(PATIENCE, deploying).await.unwrap().unwrap().unwrap();
+    let deployed = timeout(TIMEOUT, deploying).await.unwrap().unwrap().unwrap();
     let swap = deployed.swap.unwrap();
     assert_eq!(
         (deployed.current.version.as_str(), swap.generation, swap.done),
@@ -169,7 +169,7 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     let ended = spinning.await.unwrap().unwrap_err().code;
     assert!([Code::PluginDeadline, Code::Unavailable].contains(&ended), "{ended:?}");
     assert_eq!(fixture.send().await, 2);
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// In a cluster each change of the registry has a follower of its own, and loading a plugin takes
@@ -185,12 +185,12 @@ async fn a_swap_that_is_late_ends_at_once() {
     };
     let newer = start(3);
     let late = start(2);
-    newer.wait(PATIENCE).await;
+    newer.wait(TIMEOUT).await;
     assert!(newer.is_done() && !late.is_done() && late.has_ended());
     assert_eq!(late.info().error.as_deref(), Some("superseded by generation 3"));
     assert_eq!(fixture.node.service(&fixture.service).unwrap().swap.unwrap().generation, 3);
     assert_eq!(fixture.generations(), [Some(3)].into());
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// A component without a migrate of its own, and another one that is the same.
@@ -250,7 +250,7 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
     assert_eq!((taken.seq, &*taken.plugin), (4, said.current.label.as_str()));
     let pinned = fixture.node.pinned(&fixture.service, None, 10).await.unwrap();
     assert!(pinned.is_empty(), "{pinned:?}");
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// A version whose migrate goes back is what one without it is told to be: it must need no force.
@@ -265,7 +265,7 @@ async fn an_older_version_with_a_migrate_is_asked_of_each_session() {
     assert_eq!(back.sessions, [asked]);
     let sent = fixture.send_to("x").await;
     assert_eq!((sent.seq, &*sent.plugin), (2, first.label.as_str()));
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// Without it, a service that is deployed under the name of one that was removed would find that
@@ -315,7 +315,7 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     let sent = fixture.node.send(&key(0), message("once")).await.unwrap();
     assert_eq!((sent.seq, sent.replayed, &*sent.plugin), (1, false, new.current.label.as_str()));
     assert_eq!(fixture.node.send(&kept, message("twice")).await.unwrap().seq, 2);
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// A cluster asks this of every service that ever was removed, every few seconds: each would cost the
@@ -341,7 +341,7 @@ async fn a_service_that_was_removed_costs_nothing_later() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, forgotten).await.expect("it is still shown");
+    timeout(TIMEOUT, forgotten).await.expect("it is still shown");
     for _ in 0..100 {
         fixture.node.follow_removal(&removed);
         assert!(!purge.runs(), "nothing has changed");
@@ -354,7 +354,7 @@ async fn a_service_that_was_removed_costs_nothing_later() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, seen_again).await.expect("the slot was not looked at");
+    timeout(TIMEOUT, seen_again).await.expect("the slot was not looked at");
     // Nor does the next start look: with a hundred services it stood still for half a minute.
     let kept = fixture.node.context.catalogue.get(&fixture.service).unwrap();
     assert_eq!((kept.purged, kept.generation), (kept.since, removed.generation));
@@ -362,7 +362,7 @@ async fn a_service_that_was_removed_costs_nothing_later() {
     fixture.node.resume_removal(&kept, &fixture.node.purgeable());
     let purge = fixture.node.purges.lock().get(&fixture.service).unwrap().clone();
     assert!(purge.share().done && !purge.runs());
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// A slot that did not hear of a removal, because its node was cut off, must not take what is in it
@@ -396,15 +396,15 @@ async fn a_slot_that_missed_a_removal_is_cleared_first() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, stuck).await.unwrap();
+    timeout(TIMEOUT, stuck).await.unwrap();
     let error = swap.info().error.unwrap();
     assert!(error.contains("still being deleted"), "{error}");
     fixture.node.follow_removal(&next);
-    timeout(PATIENCE, swap.wait(PATIENCE)).await.unwrap();
+    timeout(TIMEOUT, swap.wait(TIMEOUT)).await.unwrap();
     assert!(swap.is_done(), "{:?}", swap.info());
     let sent = fixture.send_to("x").await;
     assert_eq!((sent.seq, sent.plugin.starts_with("2.0.0")), (1, true));
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
 /// Without it a node would serve with what a failing disk made of its plugin, or only say so at the
@@ -495,5 +495,5 @@ async fn a_part_of_an_import_is_brought_in_once() {
         assert_eq!(import(part(4, replace, &[8])).await, Err(Code::SessionChanged));
         assert_eq!(fixture.send().await, 6);
     }
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }

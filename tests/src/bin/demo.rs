@@ -75,15 +75,15 @@ async fn demo(args: Args) -> anyhow::Result<bool> {
     let mut ending = Ending::listen()?;
     let (mut node, good) = tokio::select! {
         shown = show(&args) => shown?,
-        () = ending.told() => bail!("ended before it had accounted for every message"),
+        () = ending.signalled() => bail!("ended before it had accounted for every message"),
     };
     if !args.exit {
         println!("\nServing until Ctrl-C.");
-        ending.told().await;
+        ending.signalled().await;
     }
     let status = tokio::select! {
         status = node.terminate() => status?,
-        () = ending.told() => bail!("told to end twice"),
+        () = ending.signalled() => bail!("second signal: exiting immediately"),
     };
     ensure!(status.success(), "the node ended with {status}");
     Ok(good)

@@ -1,7 +1,7 @@
 //! The faults of a schedule, done to a cluster.
 
 use super::{
-    load::PATIENCE,
+    load::ANSWER_TIMEOUT,
     probe::Probes,
     record::{Caller, ReadKind, Recorder},
     schedule::{Fault, NodeNumber, Planned},
@@ -159,7 +159,7 @@ impl Scene {
     async fn ask_zombie(&self, member: &Member) {
         let at = member.addresses().api;
         let requests = (0..WAITING_AT_ZOMBIE).map(|number| async move {
-            let mut caller = Caller::new(&self.recorder, 2 * PATIENCE);
+            let mut caller = Caller::new(&self.recorder, 2 * ANSWER_TIMEOUT);
             let session = number % self.recorder.sessions();
             if number.is_multiple_of(2) {
                 let message = self.recorder.new_message();

@@ -15,10 +15,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// One writer and one reader in four waits for longer than a node ever does: only they receive late
 /// acknowledgements, and a node's error when it gives up.
-const PATIENCE_LONG: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT_LONG: Duration = Duration::from_secs(20);
 /// Attempts under one key before its writer leaves it open.
 const ATTEMPTS_MAX: u32 = 8;
 /// A subscriber that receives nothing for this long reconnects: a cut link does not close.
@@ -72,13 +72,14 @@ impl Load {
             stop: stop.subscribe(),
         };
         let mut tasks = JoinSet::new();
-        let patience =
-            |number: u32| if number.is_multiple_of(4) { PATIENCE_LONG } else { PATIENCE };
+        let answer_timeout = |number: u32| {
+            if number.is_multiple_of(4) { ANSWER_TIMEOUT_LONG } else { ANSWER_TIMEOUT }
+        };
         for number in 0..shape.writers {
-            tasks.spawn(one().write(patience(number), shape.think));
+            tasks.spawn(one().write(answer_timeout(number), shape.think));
         }
         for number in 0..shape.readers {
-            tasks.spawn(one().read_on(patience(number), shape.think));
+            tasks.spawn(one().read_on(answer_timeout(number), shape.think));
         }
         for number in 0..shape.deleters {
             tasks.spawn(one().delete_on(number, shape.think));
@@ -164,9 +165,9 @@ impl One {
         tokio::time::sleep(Duration::from_micros(micros)).await;
     }
 
-    async fn write(mut self, patience: Duration, think: Duration) -> anyhow::Result<()> {
+    async fn write(mut self, answer_timeout: Duration, think: Duration) -> anyhow::Result<()> {
         let recorder = self.recorder.clone();
-        let mut caller = Caller::new(&recorder, patience);
+        let mut caller = Caller::new(&recorder, answer_timeout);
         while !self.stopped() {
             let session = self.session();
             // One in four is sent once, and an unknown outcome stays open.
@@ -177,9 +178,9 @@ impl One {
         Ok(())
     }
 
-    async fn read_on(mut self, patience: Duration, think: Duration) -> anyhow::Result<()> {
+    async fn read_on(mut self, answer_timeout: Duration, think: Duration) -> anyhow::Result<()> {
         let recorder = self.recorder.clone();
-        let mut caller = Caller::new(&recorder, patience);
+        let mut caller = Caller::new(&recorder, answer_timeout);
         while !self.stopped() {
             let kinds = [ReadKind::Tail, ReadKind::Describe, ReadKind::Query];
             let kind = kinds[self.random.below(3) as usize];
@@ -210,10 +211,11 @@ impl One {
                 let begun = self.recorder.now();
                 let delete = seq > 0 && self.random.below(3) == 0;
                 let answer = match delete {
-                    true => tokio::time::timeout(PATIENCE, api.delete(service, &name)).await,
+                    true => tokio::time::timeout(ANSWER_TIMEOUT, api.delete(service, &name)).await,
                     false => {
                         let message = message(service, self.recorder.new_message());
-                        tokio::time::timeout(PATIENCE, api.post(service, &name, message)).await
+                        tokio::time::timeout(ANSWER_TIMEOUT, api.post(service, &name, message))
+                            .await
                     }
                 };
                 let answer = match answer {
@@ -244,7 +246,8 @@ impl One {
                 let Some(at) = self.target() else { continue };
                 let client = Client::new(at);
                 let path = session_path(service, &name);
-                let Ok(Ok(read)) = tokio::time::timeout(PATIENCE, client.get(&path)).await else {
+                let Ok(Ok(read)) = tokio::time::timeout(ANSWER_TIMEOUT, client.get(&path)).await
+                else {
                     continue;
                 };
                 match read.status {
@@ -288,7 +291,7 @@ impl One {
         let last_id = events.last().map(|seen| format!("{}.{}", seen.seq, seen.index));
         let after = if last_id.is_none() { Some(0) } else { None };
         let opening = api.events(service, &name, after, last_id.as_deref());
-        let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, opening).await else {
+        let Ok(Ok(mut stream)) = tokio::time::timeout(ANSWER_TIMEOUT, opening).await else {
             return Ok(());
         };
         loop {

@@ -30,7 +30,7 @@ const NODES_EVER_MAX: u32 = 64;
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 /// After this long without a refusal, the effect of a turn on the clients is over: most of them
 /// wait no longer for an answer.
-const CALM: Duration = load::PATIENCE;
+const CALM: Duration = load::ANSWER_TIMEOUT;
 
 /// What to run.
 #[derive(Clone, Debug, Default)]

@@ -54,7 +54,7 @@ pub struct Caller<'a> {
     recorder: &'a Recorder,
     apis: HashMap<SocketAddr, Api>,
     /// How long it waits for an answer.
-    pub patience: Duration,
+    pub answer_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +203,8 @@ fn hash(reply: &Value) -> u64 {
 }
 
 impl<'a> Caller<'a> {
-    pub fn new(recorder: &'a Recorder, patience: Duration) -> Self {
-        Self { recorder, apis: HashMap::new(), patience }
+    pub fn new(recorder: &'a Recorder, answer_timeout: Duration) -> Self {
+        Self { recorder, apis: HashMap::new(), answer_timeout }
     }
 
     fn api(&mut self, at: SocketAddr) -> Api {
@@ -226,7 +226,8 @@ impl<'a> Caller<'a> {
         }
         let api = self.api(at);
         let begun = self.recorder.now();
-        let answer = tokio::time::timeout(self.patience, api.post(service, &name, body)).await;
+        let answer =
+            tokio::time::timeout(self.answer_timeout, api.post(service, &name, body)).await;
         let ended = self.recorder.now();
         let outcome = match answer {
             Ok(Ok(answer)) => self.outcome(begun, &answer),
@@ -301,7 +302,7 @@ impl<'a> Caller<'a> {
         let api = self.api(at);
         let begun = self.recorder.now();
         let asked = ask(&api, session, kind, stale_allowed);
-        let answer = tokio::time::timeout(self.patience, asked).await;
+        let answer = tokio::time::timeout(self.answer_timeout, asked).await;
         let ended = self.recorder.now();
         match answer {
             Ok(Ok(Ok((last_seq, entries)))) => {

@@ -1,8 +1,8 @@
-//! One node or three under everything at once that clumsy and hostile use has: guests that spin,
-//! trap and flood the log, sockets that idle, stall and never read, uploads that stop, components
-//! that cost too much, strangers on every port, and little memory, disk and descriptors. Beside it
-//! honest clients, whose history is judged, and a quiet service, whose times are taken alone and
-//! beside.
+//! One node or three under hostile and careless use at once: guests that spin, trap and flood the
+//! log, sockets that idle, stall and never read, uploads that stop, components that cost too much,
+//! unauthenticated connections on every port, and little memory, disk and few descriptors. At the
+//! same time honest clients, whose history is checked, and a quiet service, whose latency is
+//! measured alone and under pressure.
 
 mod pressure;
 mod watch;

@@ -37,7 +37,7 @@ const ROUND_WITHIN: Duration = Duration::from_secs(30);
 const HOLD: Duration = Duration::from_secs(5);
 /// Of each kind, per round.
 const SOCKETS: usize = 60;
-const STRANGERS: usize = 150;
+const UNAUTHENTICATED: usize = 150;
 const SPINNERS: usize = 24;
 
 pub(super) struct Pressure {
@@ -80,7 +80,7 @@ impl Pressure {
                 deploy(node, round, costly[round % costly.len()].clone())
             });
             let peer = peers.get(number).copied();
-            this.go("strangers", move |_| strangers(node, peer));
+            this.go("unauthenticated", move |_| unauthenticated(node, peer));
             if let Some(folder) = folders.get(number).cloned().flatten() {
                 this.go("a full disk", move |_| full_disk(folder.clone()));
             }
@@ -235,9 +235,9 @@ async fn deploy(node: Addresses, round: usize, component: Bytes) -> anyhow::Resu
 }
 
 /// Connections that send nothing, or garbage, to every port.
-async fn strangers(node: Addresses, peer: Option<SocketAddr>) -> anyhow::Result<u64> {
+async fn unauthenticated(node: Addresses, peer: Option<SocketAddr>) -> anyhow::Result<u64> {
     let mut streams = Vec::new();
-    for n in 0..STRANGERS {
+    for n in 0..UNAUTHENTICATED {
         for address in [Some(node.api), Some(node.admin), peer].into_iter().flatten() {
             // A refused one makes room for the next.
             if let Ok(Ok(mut stream)) =

@@ -21,7 +21,7 @@ const CLIENTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 /// A later answer counts as none.
-const PATIENCE: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Measured times.
 #[derive(Clone, Default)]
@@ -123,7 +123,8 @@ async fn talk(api: SocketAddr, session: String, stop: watch::Receiver<bool>) -> 
     let (mut taken, api) = (Taken::default(), Api::new(Client::new(api)));
     while !*stop.borrow() {
         let started = Instant::now();
-        let posted = tokio::time::timeout(PATIENCE, api.post(QUIET, &session, Message::bytes("1")));
+        let posted =
+            tokio::time::timeout(ANSWER_TIMEOUT, api.post(QUIET, &session, Message::bytes("1")));
         let failed = match posted.await {
             Ok(Ok(answer)) if answer.status == 200 => None,
             Ok(Ok(answer)) => Some(answer.problem().map_or("malformed".into(), |p| p.code)),
@@ -145,7 +146,7 @@ async fn probe(admin: SocketAddr, stop: watch::Receiver<bool>) -> Taken {
         // One connection each, as an orchestrator's probes use.
         let client = Client::new(admin);
         let started = Instant::now();
-        let asked = tokio::time::timeout(PATIENCE, client.get("/healthz")).await;
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, client.get("/healthz")).await;
         taken.probes.record(started.elapsed());
         let failed = match asked {
             Ok(Ok(answer)) if answer.status == 200 => None,

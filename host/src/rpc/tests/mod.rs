@@ -4,8 +4,8 @@
 mod calls;
 mod live;
 mod proxy;
-mod strangers;
 mod trouble;
+mod unauthenticated;
 
 use super::*;
 use crate::{

@@ -86,11 +86,11 @@ async fn demo(args: Args) -> anyhow::Result<bool> {
     let mut ending = Ending::listen()?;
     let (_cluster, good) = tokio::select! {
         shown = show(&args) => shown?,
-        () = ending.told() => bail!("ended before it had accounted for every message"),
+        () = ending.signalled() => bail!("ended before it had accounted for every message"),
     };
     if !args.exit {
         println!("\nServing until Ctrl-C.");
-        ending.told().await;
+        ending.signalled().await;
     }
     Ok(good)
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// Makes dirty slots flush and idle ones stop, a share of them per tick so that they don't all
 /// write at once.
-pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn maintain(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
     let ticks = limits::FLUSH_TICKS;
     let mut tick = tokio::time::interval(limits::FLUSH_INTERVAL / ticks);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
