@@ -1,4 +1,4 @@
-//! Accounts for messages: what was sent into rooms, and what is there afterwards.
+//! Accounts for messages: compares what was sent into rooms with what is stored afterwards.
 
 use crate::api::Api;
 use anyhow::Context;

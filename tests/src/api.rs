@@ -1,4 +1,4 @@
-//! slotd's two HTTP interfaces, typed.
+//! Typed clients of slotd's two HTTP interfaces.
 
 use crate::{
     http::{Answer, Client},

@@ -1,5 +1,5 @@
-//! A wall clock that is wrong, for one process: a library that is loaded before libc's own
-//! `clock_gettime`. Monotonic time stays what it is.
+//! A wrong wall clock for one process: a library that is loaded before libc's own `clock_gettime`.
+//! Monotonic time is unchanged.
 
 use anyhow::{Context, ensure};
 use std::process::Command;

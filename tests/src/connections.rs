@@ -1,4 +1,4 @@
-//! What idle connections cost a node: resident memory before, while and after they are there.
+//! The cost of idle connections on a node: resident memory before, while and after they exist.
 
 use crate::{
     api::{Message, session_path},

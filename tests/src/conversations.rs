@@ -1,4 +1,4 @@
-//! Recorded conversations: a folder of JSONL files, one line of talk each.
+//! Recorded conversations: a folder of JSONL files, one message per line.
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! Components that cost far more to check or to compile than their size tells. Each is a good one
-//! with something appended that its own handler never uses.
+//! Components that cost far more to check or to compile than their size suggests. Each is a valid
+//! one with an unused part appended.
 
 use crate::plugins::leb128;
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! A file system that is small enough to be filled.
+//! A file system small enough to fill.
 
 use crate::notice::not_tested;
 use std::{

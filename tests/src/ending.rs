@@ -1,4 +1,4 @@
-//! The order to end that a program on a terminal gets.
+//! The signals that end a program on a terminal.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -1,4 +1,4 @@
-//! A histogram of durations: logarithmic buckets, each at most 1/64 wide of its value.
+//! A histogram of durations: logarithmic buckets, each at most 1/64 of its value wide.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client: keeps connections, gives whole answers, never retries by itself.
+//! A small HTTP/1.1 client: keeps connections, returns complete answers, never retries by itself.
 
 use anyhow::{Context, bail};
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Real nodes: `slotd serve` in a process of its own, on free ports, on a directory of its own.
+//! Real nodes: `slotd serve` in its own process, on free ports, with its own directory.
 //!
 //! Dropping a [`Node`] kills it and removes its directory; when a test fails, the end of its log
 //! is printed first.

@@ -1,4 +1,4 @@
-//! What a person is to see although the test passes: libtest keeps what such a test prints to itself.
+//! Messages for people even if the test passes: libtest hides what such a test prints.
 
 use std::{fs::OpenOptions, io::Write};
 

@@ -1,4 +1,4 @@
-//! The plugins that ship, as components.
+//! The included plugins, as components.
 
 use anyhow::Context;
 use bytes::Bytes;

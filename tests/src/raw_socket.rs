@@ -1,4 +1,4 @@
-//! A WebSocket by its bytes, for frames that no library sends.
+//! A WebSocket at the byte level, for frames that no library sends.
 
 use crate::http::Client;
 use anyhow::{Context, bail, ensure};

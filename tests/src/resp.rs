@@ -1,4 +1,4 @@
-//! RESP, the protocol of Redis: commands, and replies that are no arrays.
+//! RESP, the protocol of Redis: commands, and replies other than arrays.
 
 use anyhow::{bail, ensure};
 

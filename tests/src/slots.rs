@@ -1,5 +1,5 @@
-//! Sessions chosen by their slots: a slot has one writer, so what a session's neighbours in its
-//! slot do delays it, and what others do must not.
+//! Sessions chosen by their slots: a slot has one writer, so sessions in the same slot may delay
+//! each other, and sessions in other slots must not.
 
 use anyhow::Context;
 use slotd::names::SessionKey;

@@ -1,5 +1,4 @@
-//! Threads of a process that do not move while its other threads go on: held by a tracer, as a
-//! debugger holds them.
+//! Stopped threads of a process whose other threads run: stopped by a tracer, as a debugger does.
 
 use anyhow::{Context, bail, ensure};
 use std::{

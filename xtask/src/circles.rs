@@ -1,9 +1,9 @@
-//! Holds that no top-level modules of `host/src` name each other in a circle.
+//! Checks that the top-level modules of `host/src` have no cyclic dependencies.
 //!
-//! Read is the text, not what the compiler makes of it: every path that begins with `crate::`, and
-//! one of `super::` that reaches the crate's root, groups included. Comments and literals are left
-//! out, and so is test code, which may use what stands above: files named `tests.rs`, files under
-//! `tests/`, items under `#[cfg(test)]`, and the files of modules that are declared so.
+//! It reads the text, not the compiler's output: every path that begins with `crate::`, and paths
+//! of `super::` that reach the crate's root, groups included. Comments and literals are ignored,
+//! and so is test code, which may use higher modules: files named `tests.rs`, files under `tests/`,
+//! items under `#[cfg(test)]`, and the files of modules declared so.
 
 use anyhow::{Context, ensure};
 use std::{
@@ -26,7 +26,7 @@ pub fn check(src: &Path) -> anyhow::Result<()> {
     let circles = graph.circles();
     ensure!(
         circles.is_empty(),
-        "modules name each other in a circle; what both need belongs into one below them\n{}",
+        "cyclic module dependencies; move what both need into a module below them\n{}",
         circles.iter().map(|circle| graph.show(circle)).collect::<String>()
     );
     Ok(())

@@ -1,5 +1,5 @@
-//! The languages that plugins are written in, and the tools of each that a machine must have:
-//! found, or got from the registries.
+//! The languages that plugins are written in, and the tools that each needs: found, or fetched from
+//! the registries.
 
 use crate::packages::{self, run};
 use anyhow::{Context, ensure};

@@ -1,4 +1,4 @@
-//! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|soak|lint`.
+//! The project's development commands: `cargo xtask setup|test|demo|bench|soak|lint`.
 
 mod circles;
 mod languages;
@@ -31,7 +31,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Sets up what building plugins needs, and says what it did; does nothing the second time
+    /// Installs the tools for building plugins and reports what it did; does nothing the second time
     Setup,
     /// Runs every test: the workspace's and the plugins' own
     Test {
@@ -39,36 +39,36 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
-    /// Shows slotd at work: replays conversations and swaps the plugin while they talk
+    /// Runs the demo: replays conversations and swaps the plugin meanwhile
     Demo {
         /// Show a cluster: replay while nodes join, leave and are killed
         #[arg(long)]
         cluster: bool,
-        /// End after the account instead of serving until Ctrl-C
+        /// Stop after the report instead of serving until Ctrl-C
         #[arg(long)]
         exit: bool,
         /// A folder of JSONL conversations [default: examples/conversations]
         #[arg(long, value_name = "DIR")]
         conversations: Option<PathBuf>,
-        /// Clients that talk at once, at least one for each conversation
+        /// Concurrent clients, at least one per conversation
         #[arg(long, value_name = "N")]
         clients: Option<usize>,
         #[arg(long, value_enum, default_value = "release")]
         profile: Profile,
     },
-    /// Measures slotd beside the bare ceiling, and what it needs
+    /// Benchmarks slotd against a minimal durable server, and measures its memory
     Bench {
         /// Measure a cluster of three nodes and three NATS servers
         #[arg(long)]
         cluster: bool,
-        /// Measure what a handler costs by the language it is written in
+        /// Measure the cost of a handler in each language
         #[arg(long, conflicts_with = "cluster")]
         languages: bool,
         /// Passed on to the benchmark, as in `--parts sockets`: see `cargo xtask bench [--cluster|--languages] -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
-    /// Wears on a node or a cluster with everything at once, and says what held
+    /// Runs hostile plugins, clients and uploads against a node or a cluster, and reports what failed
     Soak {
         /// Minutes under pressure [default: 2]
         #[arg(long, value_name = "N")]
@@ -76,7 +76,7 @@ enum Task {
         /// Hours under pressure
         #[arg(long, value_name = "N", conflicts_with = "minutes")]
         hours: Option<f64>,
-        /// Wear on three nodes with three NATS servers instead of one node
+        /// Use three nodes with three NATS servers instead of one node
         #[arg(long)]
         cluster: bool,
         #[arg(long, value_enum, default_value = "release")]
@@ -85,7 +85,7 @@ enum Task {
         #[arg(last = true)]
         rest: Vec<OsString>,
     },
-    /// Checks format, lints, and that no modules of slotd name each other in a circle
+    /// Checks the format, lints, and that slotd's modules have no cyclic dependencies
     Lint,
 }
 

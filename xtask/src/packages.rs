@@ -1,4 +1,4 @@
-//! Getting things from the registries that a bare machine reaches: Debian's and PyPI.
+//! Fetches packages from the registries that a bare machine reaches: Debian's and PyPI.
 
 use anyhow::{Context, bail};
 use std::{

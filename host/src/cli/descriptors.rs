@@ -1,4 +1,4 @@
-//! File descriptors: how many the process may have, and who gets them.
+//! File descriptors: how many the process may have, and how they are divided.
 
 use crate::{http::PlaceLimits, limits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -1,4 +1,4 @@
-//! `docs/cli.md`, made from the description of the command line.
+//! `docs/cli.md`, generated from the definition of the command line.
 
 #[cfg(test)]
 mod tests {

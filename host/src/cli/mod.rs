@@ -1,4 +1,4 @@
-//! The command line: `slotd serve`, and a client for everything a node can be asked.
+//! The command line: `slotd serve`, and a client for everything else.
 
 mod admin;
 mod args;

@@ -1,4 +1,4 @@
-//! Commands of operators on sessions: what a session holds, corrections, files, many at once.
+//! Operators' commands on sessions: their state, corrections, export and import, bulk deletes.
 
 use super::{
     admin::service_path,

@@ -1,4 +1,4 @@
-//! `slotd serve`: a node from its configuration to its clean stop.
+//! `slotd serve`: runs a node, from its configuration to its clean stop.
 
 use super::{
     args::{ConfigArgs, Serve},

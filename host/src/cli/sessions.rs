@@ -1,4 +1,4 @@
-//! Commands on the API: messages in, what became of them out.
+//! Commands on the API: sending messages and reading the results.
 
 use super::{
     args::{ApiArgs, History, Query, Send, SessionArgs, Sessions},

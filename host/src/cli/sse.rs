@@ -1,4 +1,4 @@
-//! Server-sent events, from bytes: no socket and no clock here.
+//! A parser of server-sent events, without socket and clock.
 
 use crate::limits;
 

@@ -1,4 +1,4 @@
-//! `slotd tail`: a session's events, and what comes.
+//! `slotd tail`: prints a session's events and follows new ones.
 
 use super::{
     args::Tail,

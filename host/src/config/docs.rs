@@ -1,4 +1,4 @@
-//! `docs/configuration.md`, made from the table of keys.
+//! `docs/configuration.md`, generated from the table of keys.
 
 use super::{
     Config, Kind,

@@ -1,4 +1,4 @@
-//! The configuration as `slotd config print` shows it: a file that could be used as it stands.
+//! The output of `slotd config print`: a valid configuration file.
 
 use super::{
     keys::{KEYS, TABLES},

@@ -1,4 +1,4 @@
-//! Values of the configuration: what each kind accepts, says of itself, and looks like.
+//! Configuration values: what each kind accepts, how it is described and printed.
 
 use crate::{limits, memory::available_memory, names::is_cluster_name};
 use std::{fmt, net::SocketAddr, time::Duration};

@@ -4,11 +4,10 @@
 //! only a hint: membership sends it a datagram now and then, and only answers with the cluster's
 //! secret count. So old, wrong and forged addresses only cost datagrams.
 //!
-//! - A *failure* (no server, no answer in time, an error code, bytes that make no sense) keeps the
-//!   last answer of that name and record type. It shows in metrics and, when it begins and ends, in
-//!   the log.
-//! - A name without addresses (no such name, no such records) is an answer: nobody is there.
-//! - The node's own address is left out where it is recognised; see [`Own`].
+//! - A *failure* (no server, no answer in time, an error code, invalid bytes) keeps the last answer
+//!   of that name and record type. Metrics show it, and the log when it begins and ends.
+//! - A name without addresses (no such name, no such records) is an answer: there are no peers.
+//! - The node's own address is left out if it is recognised; see [`Own`].
 
 mod options;
 mod resolve;

@@ -1,4 +1,4 @@
-//! The configuration of discovery: seeds, and the three variables of DNS polling.
+//! The configuration of discovery: seeds, and the variables of DNS polling.
 
 use crate::limits;
 use std::{

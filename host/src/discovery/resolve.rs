@@ -1,4 +1,4 @@
-//! One look at the DNS: what a name's addresses are right now.
+//! One DNS lookup: a name's current addresses.
 
 use crate::limits;
 use hickory_resolver::{

@@ -1,4 +1,4 @@
-//! The admin API: plugins in and out, slots, the ring, metrics.
+//! The admin API: deploys, slots, the ring, metrics.
 
 use super::{
     Admin,

@@ -1,4 +1,4 @@
-//! The interface that the handlers call: a node, or a stand-in for one in this folder's tests.
+//! The interface that the handlers call: a node, or its test double in this folder's tests.
 
 #[cfg(test)]
 use super::fake::FakeNode;

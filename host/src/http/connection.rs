@@ -1,9 +1,9 @@
-//! One connection, with its time limits: none stays open for ever, and none costs a timer per
+//! One connection, with its time limits: none stays open forever, and none costs a timer per
 //! request.
 //!
-//! Everything of a connection runs in one task. It keeps one lazy timer: armed for whatever is
-//! due first when it was armed, and looked at again when it fires, so that a busy connection
-//! touches the timer once in [`limits::REQUEST_DEADLINE_DEFAULT`] or so.
+//! A single task runs a connection. It has one lazy timer: armed for the earliest deadline at that
+//! time, and checked again when it fires, so that a busy connection touches the timer about once
+//! per [`limits::REQUEST_DEADLINE_DEFAULT`].
 
 mod task;
 mod watched;

@@ -1,4 +1,4 @@
-//! A stand-in for a node in this folder's tests: sessions in memory, echoing their messages.
+//! A node's test double in this folder's tests: sessions in memory, echoing their messages.
 //!
 //! Its handler: the reply is the body; each JSON message emits as many events as its `events`
 //! says (default one); `{"reject":..}` is rejected; `{"hang":true}` is never decided.

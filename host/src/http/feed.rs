@@ -1,5 +1,5 @@
-//! A session's events in order, without gap or repeat, across everything that may happen to the
-//! slot beneath: the common part of event streams and sockets.
+//! A session's events in order, without gap or repeat, across restarts and moves of its slot:
+//! shared by event streams and sockets.
 
 use super::{backend::Backend, params};
 use crate::{

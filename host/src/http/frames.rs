@@ -1,4 +1,4 @@
-//! The socket's protocol: what its text frames say. Pure; `socket` carries them.
+//! The socket's protocol: the content of its text frames. Pure; `socket` sends and receives them.
 
 use super::{
     body::{Inline, Shown, decode_base64, is_json, is_text},

@@ -1,5 +1,4 @@
-//! The admin API on sessions: their state, corrections, files to bring them elsewhere, and an end to
-//! many at once.
+//! The admin API on sessions: their state, corrections, export and import, bulk deletes.
 
 use super::{
     Admin,

@@ -1,4 +1,4 @@
-//! What comes in paths, query strings and headers: checked, and named in the error when it is bad.
+//! Parsing of paths, query strings and headers; errors name the invalid part.
 
 use crate::{
     error::{Code, Error},

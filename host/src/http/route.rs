@@ -1,4 +1,4 @@
-//! The routes, and the checks for every request except those on the short path of messages.
+//! The routes, and the checks for every request except those on the fast path of messages.
 
 use super::{
     Admin, Api, Token, admin, auth, events, health, history, messages, operate, sessions, socket,

@@ -1,5 +1,5 @@
-//! A listener with its connections. HTTP/1.1: what browsers, curl and every proxy speak to a
-//! backend; TLS and HTTP/2 are a proxy's business.
+//! A listener with its connections. HTTP/1.1, which browsers, curl and every proxy use towards a
+//! backend; TLS and HTTP/2 are left to a proxy.
 
 use super::{
     Admin, Api, Shutdown,

@@ -1,4 +1,4 @@
-//! What is answered while there is no node yet.
+//! The answers while there is no node yet.
 
 use super::{App, PlaceLimits, Shutdown, health, stats::Stats};
 use crate::{

@@ -1,8 +1,7 @@
-//! An event stream that has its connection to itself.
+//! An event stream that takes its connection over.
 //!
-//! hyper keeps two buffers of 8 KiB for each connection, and more beside. A stream of events has
-//! no end that another request could follow, so it takes the connection over: what is left then is
-//! the socket and the stream.
+//! hyper keeps two buffers of 8 KiB and more for each connection. No other request can follow an
+//! event stream, so it takes the connection over: only the socket and the stream remain.
 
 use super::{
     connection::{InFlight, Watched},

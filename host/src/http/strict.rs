@@ -1,8 +1,8 @@
 //! Checks of every request's head: slotd refuses what it does not understand, and what two readers
 //! could understand differently.
 //!
-//! The parser has refused what is no HTTP/1.1 at all; it takes fields that come twice, codings that
-//! it does not decode, and requests that do not say which host they mean.
+//! The parser has refused what is not HTTP/1.1 at all; it accepts repeated fields, codings that it
+//! does not decode, and requests without a host.
 
 use super::{auth::host_of, params::invalid};
 use crate::error::{Code, Error};

@@ -1,5 +1,5 @@
-//! Membership without sockets and clocks: datagrams and the time go in, datagrams and views come out.
-//! The task drives it over UDP, the tests over a network that they make up.
+//! Membership without sockets and clocks: datagrams and the time go in, datagrams and views come
+//! out. The task drives it over UDP, the tests over a simulated network.
 
 use super::{
     Options, Timings,

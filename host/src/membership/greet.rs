@@ -4,12 +4,13 @@
 //! It asks each node that welcomes it to let it join by SWIM. It keeps greeting for as long as it
 //! lives, so two sides of a partition find each other again, however long it lasted.
 //!
-//! **Two processes with one name.** The one that is there stays. A newcomer hears, from whomever it
-//! greets, that its name is known under another instance. Unless that one was at the newcomer's own
-//! address (where it can't be any more), the newcomer asks it directly. An answer ends the newcomer.
-//! No answer within [`limits::CHALLENGE_TRIES`] x [`limits::CHALLENGE_INTERVAL`]: it is gone, its
-//! death just not noticed yet, and the newcomer takes its place at once. If it was only stopped, it
-//! learns on its return that its claim is the older one, and ends.
+//! **Two processes with one name.** The established one stays. A new process learns from any node
+//! that it greets that its name is known under another instance. Unless that one was at the new
+//! process's own address (where it can't be any more), the new process probes it directly. If it
+//! answers, the new process ends. If it does not within [`limits::CHALLENGE_TRIES`] x
+//! [`limits::CHALLENGE_INTERVAL`], it is gone and its death not noticed yet, and the new process
+//! replaces it at once. If it was only paused, it learns when it resumes that its claim is the
+//! older one, and ends.
 
 use super::{
     core::{Challenge, Core, Due, Pending, Stage},

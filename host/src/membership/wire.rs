@@ -1,7 +1,7 @@
 //! Datagrams of the peer port, and what makes them trustworthy.
 //!
-//! Every datagram has the same clear start, made for all versions to come, then a body, then an
-//! HMAC-SHA256 (RFC 2104) over both:
+//! Every datagram has the same unencrypted header, fixed for all future versions, then a body, then
+//! an HMAC-SHA256 (RFC 2104) over both:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -11,23 +11,23 @@
 //! | 8 | sender: random, one for each start of a node |
 //! | 8 | number: 1, 2, 3, ... of this sender |
 //!
-//! - *hello*: what the sender expects of its cluster ([`Terms`]), in clear so that what differs can
-//!   be named, and who it is. Its key comes from secret and cluster name.
-//! - *welcome*, to the address that the hello claims: who answers, and who else it knows by that
-//!   name. A short one goes to where the hello came from if that differs, so that a node which
-//!   advertises a wrong address learns of it.
-//! - *refusal*, to where the hello came from: why not. Its layout is fixed for all formats. Never
-//!   longer than what it answers, and limited in rate: it can't be used to flood others. Who has not
-//!   shown the key by its hello gets one and the same refusal whatever is wrong, and without a tag
-//!   ([`Shown`]): anything made with a key could be tried against guessed secrets.
-//! - *gossip*: SWIM. Its key comes from the terms too, so nothing that was not refused can pass.
+//! - *hello*: what the sender expects of its cluster ([`Terms`]), in clear so that differences can
+//!   be named, and its identity. Its key is derived from secret and cluster name.
+//! - *welcome*, to the address in the hello: who answers, and who else it knows by that name. A
+//!   short one goes to the hello's source address if that differs, so that a node that advertises a
+//!   wrong address learns of it.
+//! - *refusal*, to the hello's source address: the reason. Its layout is fixed for all formats. It
+//!   is never longer than what it answers, and rate-limited, so it can't be used to flood others. A
+//!   sender whose hello does not prove the key always gets the same refusal, without a tag
+//!   ([`Shown`]): anything made with a key could be used to test guessed secrets.
+//! - *gossip*: SWIM. Its key is also derived from the terms, so a refused node can't send any.
 //!
-//! **Replays.** SWIM itself copes with most old datagrams: each names the exact identity that it
-//! is for, an identity is given up when it was declared dead, and incarnations put suspicion and
-//! refutation in order. But its probes are numbered by one byte, so old answers of a node that died
-//! could be played back as an answer to a probe of now. So each sender numbers its datagrams and a
-//! receiver takes each number once, in a window as IPsec's (RFC 4303, 3.4.3): [`Window`]. A node
-//! that started anew has no windows, but also another identity, which old datagrams are not for.
+//! **Replays.** SWIM itself handles most old datagrams: each names the exact identity that it is
+//! for, an identity is abandoned when it was declared dead, and incarnations order suspicion and
+//! refutation. But its probes are numbered by one byte, so recorded answers of a dead node could be
+//! replayed as answers to current probes. So each sender numbers its datagrams and a receiver
+//! accepts each number once, in a window like IPsec's (RFC 4303, 3.4.3): [`Window`]. A restarted
+//! node has no windows, but also another identity, for which old datagrams are not valid.
 
 use super::{id::Id, refusal::Reason};
 use crate::{

@@ -1,4 +1,4 @@
-//! What is said when a slot's task ended without an answer: it failed, was fenced or is stopping.
+//! The error when a slot's task ended without an answer: it failed, was fenced or is stopping.
 
 use crate::error::{Code, Error};
 

@@ -1,4 +1,4 @@
-//! Events of a session as they reach a subscriber: what is there already, then the live end.
+//! A session's events for a subscriber: first the stored ones, then the live end.
 
 use crate::{
     buffers::{self, Charge, Held, Kind},

@@ -1,4 +1,4 @@
-//! What a slot is asked and what it answers, as the gateway, the router, links and slots pass it on.
+//! Requests to slots and their answers, as the gateway, the router, links and slots pass them on.
 
 mod gone;
 mod live;

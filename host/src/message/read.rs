@@ -1,4 +1,4 @@
-//! What is read of sessions and slots.
+//! Reads of sessions and slots.
 
 use crate::{
     buffers::{self, Charge, Held, Kind},

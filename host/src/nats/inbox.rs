@@ -1,8 +1,8 @@
 //! Requests and their answers, over one subscription.
 //!
-//! async-nats has such a thing of its own, but forgets no request that is never answered (its
-//! table only grows while the engine is away), and drops an answer that comes after the time-out,
-//! which may be the one that settles an append.
+//! async-nats has its own, but keeps requests that are never answered (its table only grows while
+//! NATS is unavailable), and drops an answer that arrives after the timeout, which may be the one
+//! that settles an append.
 
 use crate::telemetry::metrics::metrics;
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, client::PublishErrorKind};

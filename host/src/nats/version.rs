@@ -1,4 +1,4 @@
-//! Versions of nats-server, and which of them are good enough.
+//! Versions of nats-server, and the minimum one.
 
 use std::fmt;
 

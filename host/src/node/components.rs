@@ -1,14 +1,14 @@
 //! Removes unneeded components from the disk.
 //!
-//! A deployment's record stays for good; its component is needed as long as it is current, a
-//! rollback may go back to it, a slot runs it, or a session has its state's shape: such a session
-//! is migrated at its next message, and runs on that component if it refuses. The last is found by
-//! a look over the heads of the sessions that are stored, which is taken only when there is
-//! something to gain, in pages, off the threads that serve. What slots hold in memory and have not
-//! flushed is seconds old. So whatever is unneeded at two looks in a row, an hour apart, goes.
+//! A deployment's record stays permanently. Its component is needed while it is current, a rollback
+//! may return to it, a slot runs it, or a session's state has its format: such a session is
+//! migrated at its next message, and runs on that component if it refuses. The last case is found
+//! by a scan over the heads of stored sessions, which runs only if something could be removed, in
+//! pages, off the serving threads. Unflushed data of slots is seconds old. So a component that is
+//! unneeded in two scans in a row, an hour apart, is removed.
 //!
-//! In a cluster the engine keeps every component, because no node knows the sessions of all. What a
-//! node has of them is a copy, and is fetched again when it is missing.
+//! In a cluster JetStream keeps every component, because no node knows all sessions. A node's
+//! components are copies, and a missing one is fetched again.
 
 use super::*;
 use crate::{

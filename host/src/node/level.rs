@@ -1,7 +1,7 @@
 //! The node's part in the feature level ([`crate::level`]): who can read what, and when it is raised.
 //!
-//! It is raised by an operator, or by itself once everything that has to read it could for
-//! `level_wait`: until then every node can go back to the version before.
+//! An operator raises it, or it rises automatically once every reader could read it for
+//! `level_wait`: until then every node can be downgraded.
 
 use super::Node;
 use crate::{

@@ -1,5 +1,5 @@
-//! The node's memory of instances in total: dropping idle ones when memory is short, and the
-//! numbers for operators.
+//! The node's total memory of instances: dropping idle ones when memory is short, and the numbers
+//! for operators.
 
 use super::*;
 

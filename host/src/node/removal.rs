@@ -1,9 +1,9 @@
 //! Removes a service: refuses requests at once, and deletes its sessions a few at a time in each
 //! slot, on the slot's node.
 //!
-//! The first durable step is the service without a deployment, in a generation of its own. This
-//! entry stays in the catalogue: generations and deployments of a later service of the same name
-//! are counted on from it, so that no record of the old service is taken for one of the new.
+//! The first durable step is the service without a deployment, in a new generation. This entry
+//! stays in the catalogue: generations and deployments of a later service of the same name continue
+//! its numbers, so that no record of the old service is mistaken for one of the new.
 
 use super::*;
 use std::{collections::BTreeSet, sync::atomic::AtomicBool};

@@ -1,4 +1,4 @@
-//! Deployments: what a service runs, and the swaps that bring it about.
+//! Deployments: what a service runs, and the swaps that change it.
 
 use super::{turns::Turn, *};
 

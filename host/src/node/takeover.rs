@@ -1,5 +1,5 @@
-//! What happens to a service's sessions when another version is to run. Checked before a deploy or
-//! rollback becomes durable.
+//! What happens to a service's sessions when another version becomes current. Checked before a
+//! deploy or rollback becomes durable.
 
 use super::*;
 use crate::{

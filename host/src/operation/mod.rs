@@ -1,5 +1,5 @@
-//! The operations on sessions: what is asked, what is answered, and the form of both between nodes.
-//! One file each.
+//! The operations on sessions: requests, answers, and the encoding of both between nodes. One file
+//! each.
 //!
 //! An operation goes unchanged from the gateway to the slot's mailbox, here or on another node. The
 //! layers between are generic over [`Operation`]; where one of them needs an enum, it makes it from

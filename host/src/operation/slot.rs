@@ -1,4 +1,4 @@
-//! What a node has its own slots do.
+//! Operations of a node on its own slots.
 
 use super::Operation;
 use crate::{

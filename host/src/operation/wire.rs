@@ -1,10 +1,9 @@
-//! How operations and their answers become bytes: a small head (postcard behind a version byte) and
-//! a body that may be large and is not copied where it is one piece.
+//! The encoding of operations and their answers: a small head (postcard after a version byte) and a
+//! body that may be large and is not copied if it is contiguous.
 //!
-//! A head is a tag and fields, which are told apart by their place: a change of any type here, or of
-//! a type of `log::record` that is used here, is a new version of the
-//! [protocol](crate::peer::protocol). What a node may do without goes behind the fields, as
-//! [`Beside`]: a version that does not know it stops reading before it.
+//! A head is a tag and fields identified by their order: changing any type here, or a type of
+//! `log::record` used here, is a new version of the [protocol](crate::peer::protocol). Optional
+//! data follows the fields, as [`Beside`]: a version that does not know it stops reading before it.
 
 use crate::{
     error::Error,

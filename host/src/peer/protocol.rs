@@ -1,5 +1,5 @@
-//! Versions of what nodes send each other, and the one rule of which versions work together:
-//! membership and links both ask [`Protocols::common`].
+//! Versions of the messages between nodes, and the one rule of which versions work together:
+//! membership and links both use [`Protocols::common`].
 
 use crate::level::{self, Level};
 use std::fmt;

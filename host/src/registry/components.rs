@@ -1,8 +1,8 @@
-//! Components in the engine's object store, by digest.
+//! Components in JetStream's object store, by digest.
 //!
-//! The store's metadata is last writer wins, "not found" may follow a put, and a put that fails
-//! leaves pieces. So names are digests, a put is repeated whole, and counts once the component was
-//! read back with the right digest; what no object needs is removed.
+//! In the store's metadata the last writer wins, "not found" may follow a put, and a failed put
+//! leaves pieces. So names are digests, a put is repeated completely, and counts once the component
+//! was read back with the right digest; pieces that no object needs are removed.
 
 use super::bucket;
 use crate::{

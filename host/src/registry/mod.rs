@@ -1,16 +1,16 @@
-//! What all nodes of a cluster share beside the slots' logs: deployments, settings, placement and
-//! components, kept in the engine.
+//! Data shared by all nodes of a cluster besides the slots' logs: deployments, settings, placement
+//! and components, kept in JetStream.
 //!
 //! The key-value bucket `slotd-<cluster>-registry` has
 //! - `settings`: what every node must agree on, written by the first one;
 //! - `node.<name>`: what each node can read, for the feature level in the settings;
 //! - `service.<name>`: a [`Service`] of the catalogue, changed by compare-and-swap, so that of two
-//!   deploys one wins and the other is told;
-//! - `placement`: slots that were told to leave a node.
+//!   concurrent deploys one wins and the other gets an error;
+//! - `placement`: slots that were drained from a node.
 //!
-//! A task watches the bucket, feeds the node's [`Catalogue`] and wakes those who wait for changes.
-//! It may be behind, never ahead, and never goes back: what has a lower revision than what is
-//! known is dropped. [`Registry::ensure`] is for those who must not be behind.
+//! A task watches the bucket, feeds the node's [`Catalogue`] and wakes waiters. It may be behind,
+//! never ahead, and never goes back: revisions lower than the known one are dropped.
+//! [`Registry::ensure`] is for callers that must not be behind.
 
 mod bucket;
 mod components;

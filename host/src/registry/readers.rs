@@ -1,8 +1,9 @@
-//! Which feature levels the nodes can read, and the level in force.
+//! Which feature levels the nodes can read, and the current level.
 //!
-//! Each process writes at its start what it can read (`node.<name>`), *then* reads the level. Who raises
-//! it looks at what the members have written. A process that joins meanwhile learns the new level by
-//! its watch, and one from before there were levels is expelled ([`crate::node`]).
+//! At its start each process writes what it can read (`node.<name>`), *then* reads the level. A
+//! node that raises it checks what the members have written. A process that joins meanwhile learns
+//! the new level from its watch, and one from before there were levels is expelled
+//! ([`crate::node`]).
 
 use super::{Registry, SETTINGS, Settings, Shared, bucket};
 use crate::{

@@ -1,4 +1,4 @@
-//! Whether a version may take over a session from another one when its `migrate` has said nothing.
+//! Whether a version may take over a session from another one when its `migrate` proves nothing.
 //!
 //! The interface has every component export `migrate`, and the SDKs export one that agrees for who
 //! has written none: "it returned ok" does not say that there is a migration. What a `migrate` did

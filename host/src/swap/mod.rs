@@ -1,5 +1,5 @@
-//! A swap: every slot goes over to another deployment, at a message boundary of its own, by a
-//! record in its own log.
+//! A swap: every slot switches to another deployment, each between two of its messages, by a record
+//! in its own log.
 
 mod info;
 

@@ -1,7 +1,7 @@
-//! A histogram with fixed buckets: a record is two atomic additions, whoever scrapes or doesn't.
+//! A histogram with fixed buckets: recording is two atomic additions, whether it is scraped or not.
 //!
-//! The exporter's own keeps every sample until the next scrape: memory without bound on a node
-//! that nobody scrapes.
+//! The exporter's own keeps every sample until the next scrape, which uses unlimited memory on a
+//! node that is never scraped.
 
 use std::{
     fmt::Write as _,

@@ -1,17 +1,17 @@
 //! What happens after a panic: a bug in slotd.
 //!
-//! A panic leaves whatever the thread or task owned in an unknown shape, so nothing goes on with
-//! it. There are two kinds.
+//! A panic leaves everything that the thread or task owned in an unknown state, so nothing
+//! continues with it. There are two kinds.
 //!
-//! - **Contained**: the task owns all that it touched, and its owner makes it anew. A slot's task
-//!   is one: it is dropped with its memory, and the slot starts again from its log, as after a
-//!   crash. Otherwise one message that finds a bug would stop the other slots too. Such a task
-//!   runs under [`contain`].
+//! - **Contained**: the task owns everything that it touched, and its owner recreates it. An
+//!   example is a slot's task: it is dropped with its memory, and the slot restarts from its log,
+//!   as after a crash. Otherwise one message that triggers a bug would stop the other slots too.
+//!   Such a task runs under [`contain`].
 //! - **Fatal**: everything else (the committer, the store's threads, the epoch ticker). Others wait
-//!   for it or share its data, so the process ends with [`EXIT_CODE`] and starts again from its
-//!   log, which is what recovery is for. `slotd serve` waits for [`fatal`].
+//!   for it or share its data, so the process ends with [`EXIT_CODE`] and recovers from its log
+//!   after a restart. `slotd serve` waits for [`fatal`].
 //!
-//! Both are logged with their place and counted in `slotd_panics_total`.
+//! Both are logged with their location and counted in `slotd_panics_total`.
 
 use crate::limits;
 use futures_util::FutureExt;

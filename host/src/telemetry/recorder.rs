@@ -1,5 +1,5 @@
-//! Where the process's metrics are kept: the exporter's registry for counters and gauges, our own
-//! fixed buckets for histograms.
+//! The process's metrics storage: the exporter's registry for counters and gauges, our own fixed
+//! buckets for histograms.
 
 use super::histogram::{FixedHistogram, SECONDS};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};

@@ -1,4 +1,4 @@
-//! Limits log lines that guests, clients, peers or a broken disk can cause without end.
+//! Limits log lines that guests, clients, peers or a broken disk can cause endlessly.
 //!
 //! Of similar lines (the same statement, about the same thing), the first few are logged, and one
 //! line at the end of each [`limits::REPEATS_INTERVAL`] gives the number of the others. So a client

@@ -1,4 +1,4 @@
-//! What a test's own thread writes to the log.
+//! Captures the log of a test's own thread.
 
 use parking_lot::Mutex;
 use std::{

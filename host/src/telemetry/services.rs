@@ -1,9 +1,8 @@
-//! What is counted for each service. A slot finds a service's counters once ([`Known`]) and keeps
-//! them: counting is an atomic addition from then on.
+//! Metrics per service. A slot looks up a service's counters once ([`Known`]) and keeps them:
+//! counting is an atomic addition from then on.
 //!
-//! [`limits::METRIC_SERVICES_MAX`] services have series of their own, those that were there first; all
-//! further ones share those of `other`. A service that the node does not have any
-//! more loses its series at the next scrape.
+//! The first [`limits::METRIC_SERVICES_MAX`] services have their own series; all further ones share
+//! those of `other`. A service that the node no longer has loses its series at the next scrape.
 
 use super::{
     histogram::{FixedHistogram, SECONDS},

@@ -1,7 +1,6 @@
-//! The ceiling that the benchmark holds slotd against: what is left of a durable HTTP server when
-//! everything but the durability is taken away. Appends each message to one file, with group
-//! commit and `fdatasync`; no slots, no state, no plugins. Takes messages by POST, and on a port of
-//! its own over WebSockets.
+//! The benchmark's ceiling: a durable HTTP server reduced to the durability. Appends each message
+//! to one file, with group commit and `fdatasync`; no slots, no state, no plugins. Accepts messages
+//! by POST, and over WebSockets on a separate port.
 
 use anyhow::Context;
 use axum::{

@@ -1,5 +1,5 @@
-//! slotd at work: replays conversations from many clients at once, swaps the plugin while they
-//! talk, reads everything back, and accounts for every message.
+//! The demo: replays conversations from many clients at once, swaps the plugin meanwhile, reads
+//! everything back, and accounts for every message.
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -39,13 +39,13 @@ const ROUNDS_MAX: usize = 1_000;
 
 #[derive(Parser)]
 struct Args {
-    /// End after the account instead of serving until Ctrl-C
+    /// Stop after the report instead of serving until Ctrl-C
     #[arg(long)]
     exit: bool,
     /// A folder of JSONL conversations
     #[arg(long, value_name = "DIR")]
     conversations: Option<PathBuf>,
-    /// Clients that talk at once, at least one for each conversation
+    /// Concurrent clients, at least one per conversation
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
     /// Take free ports instead of the usual ones

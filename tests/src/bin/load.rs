@@ -1,4 +1,4 @@
-//! The load generator: one process, one thread. Prints its outcome as one line of JSON.
+//! The load generator: one process, one thread. Prints its results as one line of JSON.
 
 use clap::Parser;
 use slotd_tests::load::{Extent, Plan, Protocol, run};

@@ -1,4 +1,4 @@
-//! The faults of a schedule, done to a cluster.
+//! Applies the faults of a schedule to a cluster.
 
 use super::{
     load::ANSWER_TIMEOUT,

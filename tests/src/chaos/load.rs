@@ -1,4 +1,4 @@
-//! The clients that keep a cluster busy while things go wrong: writers, readers and subscribers.
+//! The clients that keep a cluster busy during faults: writers, readers and subscribers.
 
 use super::record::{BROKEN, Caller, ReadKind, Recorder, SERVICES, message, seen, session_name};
 use crate::{

@@ -1,4 +1,4 @@
-//! Runs a cluster under load while things go wrong, and judges what its clients saw.
+//! Runs a cluster under load and faults, and checks what its clients saw.
 
 pub mod faults;
 pub mod load;

@@ -1,5 +1,5 @@
-//! Is every slot served? Asked of the nodes as a client would, by one session of each slot that is
-//! no part of what is judged.
+//! Is every slot served? Probes the nodes as a client would, with one session per slot that is not
+//! part of the check.
 
 use crate::{
     api::{Api, Message, session_path},

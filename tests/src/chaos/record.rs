@@ -1,4 +1,4 @@
-//! Clients that write down what they asked and what they were told.
+//! Clients that record their requests and the answers.
 
 use crate::{
     api::{Api, Entry, Event, Message, session_path},

@@ -1,8 +1,8 @@
-//! What goes wrong, and when: made from a seed alone, so that a run can be made again.
+//! Which faults happen, and when: generated from a seed alone, so that a run can be reproduced.
 //!
 //! A schedule is a list of *turns*. In a turn some faults overlap; at its end all is healed and the
 //! cluster settles before the next one begins. Faults *in turn* are turns of one fault, with a swap
-//! in the middle of it; a *mixture* has two or three in each.
+//! in the middle; a *mixture* has two or three in each.
 
 use crate::load::Random;
 use std::{collections::BTreeSet, fmt};

@@ -1,4 +1,4 @@
-//! The log engine: nats-servers, each a process that can be killed and started again.
+//! NATS servers, each a process that can be killed and restarted.
 
 use super::{
     nats,

@@ -1,4 +1,4 @@
-//! Clusters of real processes: log engine and nodes, on loopback or on a network of namespaces in
+//! Clusters of real processes: NATS servers and nodes, on loopback or on a network of namespaces in
 //! which links can be cut.
 
 pub mod engine;

@@ -1,4 +1,4 @@
-//! As much of a NATS client as moving leaders takes: a request and its answer, in text over TCP.
+//! A minimal NATS client for moving leaders: a request and its answer, in text over TCP.
 
 use anyhow::{Context, bail};
 use serde::Deserialize;

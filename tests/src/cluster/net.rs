@@ -1,9 +1,9 @@
 //! A network of namespaces on one bridge, in which single links can be cut, one way or both.
 //!
-//! Nothing of the machine's own network is touched, so that tests can run beside each other. A cut
-//! link loses silently, as a network does: the sender's neighbour entry for the other names a
-//! hardware address that nobody has. (Filters and netem would do it, too, but need kernel modules
-//! that many machines lack.)
+//! The machine's own network is not changed, so that tests can run in parallel. A cut link drops
+//! packets silently, as a network does: the sender's neighbour entry for the other names an unused
+//! hardware address. (Filters and netem would do it too, but need kernel modules that many machines
+//! lack.)
 
 use super::place::Place;
 use crate::notice::not_tested;

@@ -1,7 +1,7 @@
 //! Where processes run: on the machine's network, or in a network namespace of their own.
 //!
-//! A [`Place`] is a thread. A thread can have a network namespace of its own, which what it starts
-//! inherits; and a child that asks to be killed with its parent is killed with the *thread* that
+//! A [`Place`] is a thread. A thread can have its own network namespace, which its child processes
+//! inherit; and a child that asks to be killed with its parent is killed with the *thread* that
 //! started it. So a namespace needs no name that could be left behind, and children die with the
 //! test, however it ends.
 

@@ -1,4 +1,4 @@
-//! When a cluster is at rest again after a change, and how long each slot paused for it.
+//! Detects when a cluster is at rest again after a change, and how long each slot paused.
 
 use super::{Cluster, Member};
 use crate::{

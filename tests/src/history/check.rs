@@ -1,4 +1,4 @@
-//! The judgement. Linear in the number of calls and events, but for sorting them by time.
+//! The checker. Linear in the number of calls and events, except for sorting them by time.
 
 use super::{
     History, Kept, Kind, MessageId, Nanos, Outcome, Read, Report, Send, SessionId, Stream,

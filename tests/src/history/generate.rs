@@ -1,4 +1,4 @@
-//! Histories as a correct cluster would give them, and ways to spoil one.
+//! Histories that a correct cluster could produce, and ways to introduce a violation.
 
 use super::{History, Kept, Kind, Nanos, Outcome, Read, Seen, Send, SessionId, Stream};
 use crate::load::Random;

@@ -1,13 +1,13 @@
-//! What clients saw of a cluster, and whether it could have been so.
+//! What clients saw of a cluster, and whether it is consistent.
 //!
-//! Clients record every call with the times at which it began and ended, on one monotonic clock.
-//! When all is over, the sessions are read once more ([`Kept`]), and [`check`] judges: what was
-//! acknowledged is there, once, in an order that agrees with real time; what was refused is not;
-//! reads saw what was acknowledged before they began, and nothing that was taken back later; event
-//! streams have neither gap nor repeat.
+//! Clients record every call with the times at which it began and ended, on one monotonic clock. At
+//! the end, the sessions are read once more ([`Kept`]), and [`check`] checks: what was acknowledged
+//! is stored, once, in an order that agrees with real time; what was refused is not; reads saw what
+//! was acknowledged before they began, and nothing that disappeared later; event streams have
+//! neither gap nor repeat.
 //!
-//! The final reading is taken for the truth: by the log's rules it can only be longer than what
-//! was seen before.
+//! The final reading counts as the truth: by the log's rules it can only be longer than earlier
+//! readings.
 
 mod check;
 #[cfg(test)]

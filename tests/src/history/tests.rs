@@ -1,4 +1,4 @@
-//! The judge is judged: good histories pass, and each kind of violation is found.
+//! Tests of the checker: valid histories pass, and each kind of violation is found.
 
 use super::{
     Kind, check,

@@ -1,4 +1,4 @@
-//! Requests of HTTP/1.1 over keep-alive connections, one under way on each.
+//! HTTP/1.1 requests over keep-alive connections, one in flight on each.
 
 use super::{Extent, Plan, Random, Tally, Window, session};
 use anyhow::{Context, bail, ensure};

@@ -1,5 +1,5 @@
-//! The load generator's engine: messages over HTTP, WebSockets or to Redis, with as little of its
-//! own work as possible, because it shares the cores with the server that it measures.
+//! The load generator: messages over HTTP, WebSockets or to Redis, with minimal overhead, because
+//! it shares the cores with the measured server.
 
 mod http;
 mod pipelined;

@@ -1,4 +1,4 @@
-//! Connections with several messages under way on each: WebSockets, and connections to Redis.
+//! Connections with several messages in flight on each: WebSockets, and connections to Redis.
 
 use super::{Plan, Protocol, Random, Tally, Window, session};
 use crate::{

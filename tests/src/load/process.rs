@@ -1,4 +1,4 @@
-//! The load generator as a process of its own: the program `load`.
+//! The load generator as a separate process: the program `load`.
 
 use super::{Extent, Outcome, Plan, Protocol};
 use crate::node::sibling;

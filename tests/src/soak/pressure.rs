@@ -1,6 +1,6 @@
-//! Everything that wears on a node. Each kind is a task that goes round until it is stopped; what
-//! it gets for an answer is counted and not judged, except that a component that costs too much must
-//! never be deployed.
+//! Everything that puts pressure on a node. Each kind is a task that repeats until it is stopped;
+//! its answers are counted and not checked, except that a component that costs too much must never
+//! be deployed.
 
 use crate::{
     api::{Admin, Api, Message, session_path},

@@ -1,4 +1,4 @@
-//! `slotd cluster`: clusters and log engines on this machine, to develop on and to try things.
+//! `slotd cluster`: clusters and NATS servers on this machine, for development and experiments.
 
 mod children;
 mod dev;

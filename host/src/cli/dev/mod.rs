@@ -1,5 +1,4 @@
-//! `slotd dev`: a node of its own, and one plugin that is built and swapped in whenever its source
-//! changes.
+//! `slotd dev`: runs a node, and builds and swaps in one plugin whenever its source changes.
 
 mod show;
 mod watch;

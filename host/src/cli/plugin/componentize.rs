@@ -1,4 +1,4 @@
-//! From a core module, as a linker makes it, to a component of the world `handler`.
+//! Turns a linker's core module into a component of the world `handler`.
 
 use super::WIT;
 use anyhow::Context;

@@ -1,5 +1,5 @@
-//! `slotd plugin test --wasm`: the component that a plugin becomes, in the plugin host of a node,
-//! against scripted messages.
+//! `slotd plugin test --wasm`: runs the built component in a node's plugin host, against scripted
+//! messages.
 
 use super::{build::BuildOptions, build::component, steps::Steps};
 use crate::{

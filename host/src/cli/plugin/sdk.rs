@@ -1,5 +1,5 @@
-//! The SDKs that slotd carries with it, put where a plugin's build finds them: SDK and slotd always
-//! match.
+//! The SDKs embedded in slotd, written to where a plugin's build finds them, so that SDK and slotd
+//! always match.
 
 use super::stamp::write_file;
 use anyhow::Context;

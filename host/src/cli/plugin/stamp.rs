@@ -1,4 +1,4 @@
-//! The version that a component carries: the custom section `version`, at its top level.
+//! A component's version: the custom section `version`, at its top level.
 
 use anyhow::{Context, ensure};
 use std::{

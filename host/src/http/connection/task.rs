@@ -1,4 +1,4 @@
-//! The task of a connection: it runs what the connection carries, and ends it when it is due.
+//! A connection's task: runs what the connection carries, and ends it when it is due.
 
 use super::{ConnShared, Moment, Watched};
 use std::{

@@ -1,7 +1,7 @@
 //! Frames of RFC 6455, as a server reads and writes them. Pure: bytes in, messages out.
 //!
-//! Everything that a head can tell is checked before its payload is read: so a frame that must be
-//! refused costs no memory, and is refused without waiting for its end.
+//! Everything in a head is checked before its payload is read, so an invalid frame costs no memory
+//! and is refused without waiting for its end.
 
 use super::Fault;
 

@@ -1,8 +1,8 @@
 //! WebSockets (RFC 6455) from the server's side: the handshake, frames, and a connection that
 //! carries them.
 //!
-//! No library's frame reader is used: what a peer has sent in part must be counted against the
-//! memory of all connections, have an end in time, and be decided before a close is answered.
+//! No library's frame reader is used: incomplete messages must be charged to the memory of all
+//! connections, have a timeout, and be decided before a close is answered.
 
 mod frame;
 mod handshake;

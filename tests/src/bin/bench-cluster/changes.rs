@@ -1,4 +1,4 @@
-//! What users notice while slots move and processes die.
+//! The effect on clients while slots move and processes die.
 
 use crate::{
     Args, Asked, NODES, Report, SERVERS, SERVICE, SETTLED_WITHIN, apis,

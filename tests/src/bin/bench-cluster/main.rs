@@ -1,5 +1,6 @@
-//! Measures a cluster of three nodes and three NATS servers on this machine: beside bare appends
-//! in the same run, and while slots move and processes die. Prints a table; `--json FILE` keeps it.
+//! Measures a cluster of three nodes and three NATS servers on this machine: compared with bare
+//! appends in the same run, and while slots move and processes die. Prints a table; `--json FILE`
+//! writes it.
 
 mod changes;
 mod raw;

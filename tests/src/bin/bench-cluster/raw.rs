@@ -1,4 +1,4 @@
-//! The ceiling: compare-and-swap appends by nothing but async-nats, to streams like slotd's.
+//! The ceiling: compare-and-swap appends with only async-nats, to streams like slotd's.
 
 use anyhow::{Context, bail, ensure};
 use async_nats::{

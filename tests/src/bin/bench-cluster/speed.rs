@@ -1,4 +1,4 @@
-//! Throughput beside bare appends of the same batches, and what forwarding costs.
+//! Throughput compared with bare appends of the same batches, and the cost of forwarding.
 
 use crate::{Args, Asked, Report, SERVICE, apis, raw::Raw, steady::Probes};
 use anyhow::{Context, ensure};

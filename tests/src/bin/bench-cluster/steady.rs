@@ -1,5 +1,5 @@
-//! Clients that keep a cluster busy while things happen to it, and account for what they sent; and
-//! probes that tell when a slot is served.
+//! Clients that keep a cluster busy during changes and account for their messages; and probes that
+//! detect when a slot is served.
 
 use anyhow::{Context, ensure};
 use slotd_tests::{

@@ -1,5 +1,5 @@
-//! Measures what a handler costs by the language it is written in: the same counter in each,
-//! through a real node. Prints a table; `--json FILE` keeps it.
+//! Measures the cost of a handler by language: the same counter in each, through a real node.
+//! Prints a table; `--json FILE` writes it.
 
 mod measure;
 mod others;

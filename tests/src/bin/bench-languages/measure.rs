@@ -1,4 +1,4 @@
-//! One language: a node of its own, and everything that is measured on it.
+//! One language: its own node, and everything that is measured on it.
 
 use super::{
     Args,

@@ -1,4 +1,4 @@
-//! Clients of another service on the same node, at a gentle pace: what they notice.
+//! Clients of another service on the same node, at a low rate, to measure the effect on them.
 
 use anyhow::Context;
 use serde::Serialize;

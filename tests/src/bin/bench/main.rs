@@ -1,5 +1,5 @@
-//! Measures slotd beside the bare ceiling, in one run on one machine, and what it needs: time for
-//! a swap, memory, time to start. Prints a report; `--json FILE` keeps it.
+//! Measures slotd against the ceiling, in one run on one machine, and its swap time, memory and
+//! start time. Prints a report; `--json FILE` writes it.
 
 mod ceiling;
 mod connections;

@@ -1,4 +1,4 @@
-//! What a node needs of memory, and of time to start.
+//! A node's memory and start time.
 
 use crate::{Args, CONNECTIONS, SERVICE, SESSIONS, report::row, run_load, start};
 use anyhow::{Context, ensure};

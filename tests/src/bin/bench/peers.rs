@@ -1,4 +1,4 @@
-//! Others that keep messages durable, beside slotd and the ceiling: Redis.
+//! Other durable message stores next to slotd and the ceiling: Redis.
 
 use crate::{
     Args, CONNECTIONS, SERVICE, SESSIONS,

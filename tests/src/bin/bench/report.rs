@@ -1,4 +1,4 @@
-//! How figures are shown.
+//! Formatting of figures.
 
 use serde::Serialize;
 use slotd_tests::load::Outcome;

@@ -1,4 +1,4 @@
-//! Messages over WebSockets, as many under way on each as slotd takes.
+//! Messages over WebSockets, as many in flight on each as slotd accepts.
 
 use crate::{
     Args, SERVICE,

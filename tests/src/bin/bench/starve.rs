@@ -1,4 +1,4 @@
-//! A quiet service beside guests that never end by themselves.
+//! A quiet service next to guests that never end by themselves.
 
 use crate::{Args, SERVICE, report::row, run_load, start};
 use anyhow::ensure;

@@ -1,4 +1,4 @@
-//! Requests a second and latency beside the ceiling's.
+//! Requests per second and latency compared with the ceiling's.
 
 use crate::{
     Args, CONNECTIONS, SESSIONS,

@@ -1,4 +1,4 @@
-//! The clients of the demo: each replays conversations, and goes on at another node when its own
+//! The clients of the demo: each replays conversations, and switches to another node when its own
 //! is gone.
 
 use crate::Killed;

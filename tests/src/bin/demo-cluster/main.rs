@@ -1,5 +1,5 @@
-//! A cluster at work: replays conversations from many clients through all nodes, while a node
-//! joins, one leaves, one is killed and the plugin is swapped; then accounts for every message.
+//! The cluster demo: replays conversations from many clients through all nodes, while a node joins,
+//! one leaves, one is killed and the plugin is swapped; then accounts for every message.
 
 mod clients;
 
@@ -40,13 +40,13 @@ const BETWEEN: u64 = 10;
 
 #[derive(Parser)]
 struct Args {
-    /// End after the account instead of serving until Ctrl-C
+    /// Stop after the report instead of serving until Ctrl-C
     #[arg(long)]
     exit: bool,
     /// A folder of JSONL conversations
     #[arg(long, value_name = "DIR")]
     conversations: Option<PathBuf>,
-    /// Clients that talk at once, at least one for each conversation
+    /// Concurrent clients, at least one per conversation
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
     /// Slots of the cluster

@@ -1,5 +1,5 @@
 //! C: `slotd.toml` with a table `[plugin]`. (`slotd serve` reads a file of that name too, and
-//! passes over this table.)
+//! ignores this table.)
 
 mod toolchain;
 

@@ -1,4 +1,4 @@
-//! Debian's packages, for what no language's own package manager has.
+//! Debian packages, for tools that no language's own package manager has.
 
 use super::super::steps::said;
 use std::{

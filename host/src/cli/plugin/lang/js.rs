@@ -1,5 +1,5 @@
-//! JavaScript and TypeScript: `package.json` with a key `"slotd"`. npm fetches what makes a
-//! component of them; Node.js runs it, and the tests.
+//! JavaScript and TypeScript: `package.json` with a key `"slotd"`. npm fetches the tools that build
+//! a component; Node.js runs them, and the tests.
 
 use super::{
     super::{

@@ -1,4 +1,4 @@
-//! The languages that plugins are written in, and how a folder's is found out.
+//! The languages that plugins are written in, and how to detect a folder's.
 
 mod c;
 mod debian;

@@ -1,5 +1,5 @@
 //! The tools that build C: clang, its linker for WebAssembly, wasi-libc, and the compiler's own
-//! library. Each distribution puts them in another place.
+//! library. Each distribution installs them elsewhere.
 
 use super::super::{super::tools, debian};
 use anyhow::bail;

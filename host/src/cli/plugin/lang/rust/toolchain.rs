@@ -1,4 +1,4 @@
-//! The toolchains that build plugins: found, and set up where they are missing.
+//! The toolchains that build plugins: detects them, and sets up missing ones.
 
 use super::super::debian;
 use anyhow::{Context, bail};
