@@ -747,7 +747,7 @@ pub const LOG_STREAMS_DEFAULT: u16 = 3;
 /// How long a node waits for the log engine at its start.
 pub const ENGINE_BOOT_WAIT_DEFAULT: Duration = Duration::from_secs(60);
 /// How long a start may take before the API refuses clients instead of letting them wait.
-pub const BOOT_PATIENCE: Duration = Duration::from_secs(2);
+pub const BOOT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long a node that finds no peer waits before it takes slots.
 pub const JOIN_WAIT_DEFAULT: Duration = Duration::from_secs(3);
 

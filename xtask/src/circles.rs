@@ -146,7 +146,7 @@ impl Graph {
     }
 }
 
-/// The text with comments and the contents of literals blanked.
+/// The text with its comments and what stands in literals as blanks.
 fn code_of(text: &str) -> String {
     let text: Vec<char> = text.chars().collect();
     let starts =

@@ -27,7 +27,7 @@ impl Booting {
         let doing = Doing::default();
         let app = App::starting(doing.clone());
         let held_up = doing.clone();
-        let first = async move { held_up.held_up(limits::BOOT_PATIENCE).await };
+        let first = async move { held_up.held_up(limits::BOOT_DELAY_MAX).await };
         let api = hold(api, app.clone(), first, &Handle::current());
         let admin = hold(admin, app, std::future::ready(()), control);
         Self { doing, admin, api }

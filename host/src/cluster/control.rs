@@ -5,6 +5,7 @@ use crate::{
     error::Error,
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
+    slot::Loaded,
     state::SessionCount,
     swap::SwapShare,
 };
@@ -22,6 +23,9 @@ pub enum ControlRequest {
     Release {
         slot: SlotId,
         to: Arc<str>,
+        /// What `to` can run; `None`: it is of a version that does not say.
+        #[serde(default)]
+        loaded: Option<Loaded>,
     },
     /// I have taken the slot that you released.
     Taken {

@@ -187,8 +187,8 @@ impl Cluster {
                 self.learn(from, &slots);
                 ControlResponse::Done
             }
-            ControlRequest::Release { slot, to } => {
-                let (term, position) = self.release(slot, &to).await?;
+            ControlRequest::Release { slot, to, loaded } => {
+                let (term, position) = self.release(slot, &to, loaded).await?;
                 ControlResponse::Released { term, position }
             }
             ControlRequest::Taken { slot, term } => {

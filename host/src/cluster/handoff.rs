@@ -17,14 +17,25 @@ use crate::{
     limits,
     log::{Last, Position, Term},
     names::SlotId,
+    plugin::Plugin,
     router::Place,
+    service::catalogue::REMOVED,
     slot::{
-        Activation, Order,
+        Activation, Loaded, Order,
         flush::{CatchUp, catch_up_alone},
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::sync::oneshot;
+
+/// What is current in a service, compiled; nothing in one that is removed.
+pub(super) struct Kept {
+    generation: u64,
+    plugin: Option<Arc<Plugin>>,
+}
 
 impl Cluster {
     /// Moves a slot here. Returns how long nobody served it, where that is known.
@@ -55,7 +66,8 @@ impl Cluster {
             return Ok(None);
         };
         self.next(job, MoveState::Sealing)?;
-        let release = ControlRequest::Release { slot, to: self.own.clone() };
+        let loaded = Some(self.loaded());
+        let release = ControlRequest::Release { slot, to: self.own.clone(), loaded };
         let asked = crate::clock::now();
         let last = match self.ask(&from, &release).await {
             Ok(ControlResponse::Released { term, position }) => Last { term, position },
@@ -96,7 +108,15 @@ impl Cluster {
         // The second time is over what came during the first, and short.
         for _ in 0..2 {
             let alone = Arc::new(self.router.hold(slot).await?);
-            catch_up_alone(slot, self.context.clone(), CatchUp::Now, alone).await?;
+            let meta = catch_up_alone(slot, self.context.clone(), CatchUp::Now, alone).await?;
+            // Its services may have been swapped since, also by what this node has not heard of.
+            if let Some(registry) = &self.context.cluster.as_ref().and_then(|c| c.registry.clone())
+            {
+                for active in meta.active.values().filter(|active| active.deployment != REMOVED) {
+                    registry.ensure(&active.service, active.deployment).await?;
+                }
+            }
+            self.load_plugins().await?;
         }
         Ok(())
     }
@@ -117,19 +137,28 @@ impl Cluster {
     async fn load_plugins(&self) -> Result<(), Error> {
         for service in self.context.catalogue.all() {
             let Some(current) = service.deployment(service.current) else {
-                self.plugins.lock().remove(&service.name);
+                let kept = Kept { generation: service.generation, plugin: None };
+                self.plugins.lock().insert(service.name.clone(), kept);
                 continue;
             };
-            let kept = self.plugins.lock().get(&service.name).map(|plugin| plugin.digest());
-            if kept == Some(current.digest) {
+            if let Some(kept) = self.plugins.lock().get_mut(&service.name)
+                && kept.plugin.as_ref().is_some_and(|plugin| plugin.digest() == current.digest)
+            {
+                kept.generation = service.generation;
                 continue;
             }
             let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
                 Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
             })?;
-            self.plugins.lock().insert(service.name.clone(), plugin);
+            let kept = Kept { generation: service.generation, plugin: Some(plugin) };
+            self.plugins.lock().insert(service.name.clone(), kept);
         }
         Ok(())
+    }
+
+    fn loaded(&self) -> Loaded {
+        let plugins = self.plugins.lock();
+        plugins.iter().map(|(service, kept)| (service.clone(), kept.generation)).collect()
     }
 
     async fn claim(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
@@ -167,11 +196,13 @@ impl Cluster {
     /// Gives a slot to `to`, if this node's view wants that too.
     ///
     /// # Errors
-    /// `fenced` when the slot is not here, `unavailable` when the views differ.
+    /// `fenced` when the slot is not here, `unavailable` when the views differ or when the slot runs
+    /// what `to` has not loaded; then it goes on here.
     pub(super) async fn release(
         &self,
         slot: SlotId,
         to: &Arc<str>,
+        loaded: Option<Loaded>,
     ) -> Result<(Term, Position), Error> {
         let table = self.table();
         if table.owner(slot) != Some(to) {
@@ -191,8 +222,9 @@ impl Cluster {
             crate::task::spawn("handoff", this.take_back_unless_taken(slot));
         }
         let (reply, released) = oneshot::channel();
-        let stop = Order::Stop { release: true, reply };
-        let ordered = match self.router.running(slot)? {
+        let stop = Order::Stop { release: true, loaded, reply };
+        let running = self.router.running(slot)?;
+        let ordered = match &running {
             Some(running) => running.order(stop).await.is_ok(),
             None => false,
         };
@@ -202,7 +234,13 @@ impl Cluster {
             false => gone(),
         };
         if released.is_err() {
-            self.router.replace_place(slot, &Place::Moving, Place::UNKNOWN);
+            // Not what the new owner can run yet: it goes on here.
+            let is_refused = |error: &Error| error.code == Code::Unavailable;
+            let goes_on = released.as_ref().is_err_and(is_refused)
+                && running.is_some_and(|it| !it.stats.stopping.load(Ordering::Acquire));
+            let place = if goes_on { Place::Here } else { Place::UNKNOWN };
+            self.sealed.lock().remove(&slot);
+            self.router.replace_place(slot, &Place::Moving, place);
         }
         released
     }

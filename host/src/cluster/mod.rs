@@ -32,7 +32,6 @@ use crate::{
     message::SlotInfo,
     names::{ServiceName, SlotId},
     peer::member::{Members, Unfit},
-    plugin::Plugin,
     registry::Placement,
     ring::{Table, View},
     router::{Place, Router, forward::Forwarder},
@@ -88,7 +87,7 @@ pub struct Cluster {
     /// How often this node has opened a slot.
     claims: Mutex<BTreeMap<SlotId, u64>>,
     /// Keeps what is current compiled, so that a claim never waits for it.
-    plugins: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
+    plugins: Mutex<HashMap<ServiceName, handoff::Kept>>,
     nudge: Notify,
     /// Which links with the others are missing.
     links: Mutex<links::Links>,

@@ -402,7 +402,7 @@ impl Node {
         let running = self.router.all_running();
         let stops = running.into_iter().map(|(slot, handle)| async move {
             let (reply, stopped) = oneshot::channel();
-            if handle.order(Order::Stop { release: false, reply }).await.is_err() {
+            if handle.order(Order::Stop { release: false, loaded: None, reply }).await.is_err() {
                 return true;
             }
             match stopped.await {

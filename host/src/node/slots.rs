@@ -95,7 +95,7 @@ impl Node {
             ));
         }
         let (reply, drained) = oneshot::channel();
-        self.router.order(slot, Order::Stop { release: true, reply }).await?;
+        self.router.order(slot, Order::Stop { release: true, loaded: None, reply }).await?;
         let (term, position) = drained.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))?;
         Ok(Drained { slot, term, position, to: self.name.clone() })
     }

@@ -259,6 +259,11 @@ impl Inner {
         Loading { loading: &self.loading, digest }
     }
 
+    pub(super) fn is_loaded(&self, digest: Digest) -> bool {
+        // Whoever holds it loads it.
+        self.cell(digest).try_lock().is_ok_and(|cell| cell.upgrade().is_some())
+    }
+
     pub(super) fn loading_since(&self, digest: Digest) -> Option<Instant> {
         self.loading.lock().get(&digest).copied()
     }

@@ -399,6 +399,10 @@ impl PluginHost {
     pub async fn load(&self, digest: Digest) -> Result<Arc<Plugin>, PluginError> {
         self.inner.load(digest).await
     }
+    /// Whether a component is loaded, in use or not.
+    pub fn is_loaded(&self, digest: Digest) -> bool {
+        self.inner.is_loaded(digest)
+    }
     /// Since when a component is being loaded; `None`: it is not.
     pub fn loading_since(&self, digest: Digest) -> Option<Instant> {
         self.inner.loading_since(digest)

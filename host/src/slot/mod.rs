@@ -119,11 +119,15 @@ pub enum Order {
     /// owned elsewhere by now finds out.
     Prove,
     /// Take no more mail, commit what is there, append a release record if `release` and answer,
-    /// flush, end.
-    Stop { release: bool, reply: Reply<(Term, Position)> },
+    /// flush, end. Refused with `unavailable`, and the slot goes on, where it runs something newer
+    /// than its next owner has `loaded`.
+    Stop { release: bool, loaded: Option<Loaded>, reply: Reply<(Term, Position)> },
     /// Another node owns the slot, says a higher term: end, without a further append.
     Abandon { term: Term },
 }
+
+/// The generation of each service whose plugin a slot's next owner has loaded.
+pub type Loaded = BTreeMap<ServiceName, u64>;
 
 /// A deployment that a slot can go over to: it is loaded, and an instance of it could be made.
 #[derive(Clone)]

@@ -233,7 +233,12 @@ impl Task {
                 !service.is_removed() && self.check_purged(&service.name, service.since).is_err();
             // A slot that never ran the service has nothing to stop.
             let is_new = current.is_none() && service.is_removed();
-            if is_behind && !waits && !is_new {
+            // It stays with what it runs until what is current is loaded, and is told then.
+            let is_loading = current.is_some()
+                && service
+                    .deployment(service.current)
+                    .is_some_and(|current| !self.context.plugins.is_loaded(current.digest));
+            if is_behind && !waits && !is_new && !is_loading {
                 let record = service.activate();
                 self.active.insert(service.name.clone(), record.clone());
                 self.building.push(Record::Activate(record));

@@ -17,8 +17,9 @@ use crate::{
     names::{ServiceName, SessionKey, SlotId},
     plugin::Signal,
     random,
+    service::catalogue::REMOVED,
     slot::{
-        Activation, LastUse, Mail, Order, Reply, SlotContext, SlotStats,
+        Activation, LastUse, Loaded, Mail, Order, Reply, SlotContext, SlotStats,
         batch::Building,
         commits::{InFlight, decided},
         flush::{Flushed, Flushing},
@@ -276,7 +277,12 @@ impl Task {
                     self.give_up(Error::new(Code::Fenced, "the slot has another owner now"));
                 }
             }
-            Order::Stop { release, reply } => {
+            Order::Stop { release, loaded, reply } => {
+                if let Some(error) = loaded.and_then(|loaded| self.not_loaded(&loaded)) {
+                    self.stats.taken();
+                    let _ = reply.send(Err(error));
+                    return None;
+                }
                 return Some(End::Stop { release, reply: Some(reply) });
             }
         }
@@ -368,6 +374,22 @@ impl Task {
         self.active.insert(record.service.clone(), record.clone());
         self.building.push(Record::Activate(record));
         self.building.hold(reply, Ok(started.elapsed()));
+    }
+
+    /// Why a node that has `loaded` so much can't run the slot yet, if it can't.
+    fn not_loaded(&self, loaded: &Loaded) -> Option<Error> {
+        let is_ahead = |active: &&Activate| {
+            loaded.get(&active.service).is_none_or(|&generation| generation < active.generation)
+        };
+        let mut running = self.active.values().filter(|active| active.deployment != REMOVED);
+        let ahead = running.find(is_ahead)?;
+        Some(Error::new(
+            Code::Unavailable,
+            format!(
+                "slot {} runs generation {} of {}, which its next owner has not loaded yet",
+                self.slot, ahead.generation, ahead.service
+            ),
+        ))
     }
 
     fn is_idle(&mut self, idle: Duration) -> bool {

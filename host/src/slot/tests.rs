@@ -428,7 +428,7 @@ async fn a_slot_that_ends_is_not_patient_for_ever() {
     let first = fixture.send(b"sone");
     let word = fixture.append().await;
     let (reply, stopped) = oneshot::channel();
-    assert!(fixture.slot.order(Order::Stop { release: true, reply }).await.is_ok());
+    assert!(fixture.slot.order(Order::Stop { release: true, loaded: None, reply }).await.is_ok());
     let stopped = timeout(Duration::from_secs(20), stopped).await;
     assert_eq!(stopped.unwrap().unwrap().unwrap_err().code, Code::StorageUnavailable);
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::OutcomeUnknown);
@@ -473,7 +473,7 @@ async fn a_slot_that_waits_for_a_load_stops_in_time() {
         tokio::task::yield_now().await;
     }
     let (reply, stopped) = oneshot::channel();
-    assert!(fixture.slot.order(Order::Stop { release: true, reply }).await.is_ok());
+    assert!(fixture.slot.order(Order::Stop { release: true, loaded: None, reply }).await.is_ok());
     assert!(timeout(PATIENCE, stopped).await.expect("it waits for the load").unwrap().is_ok());
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::Unavailable);
 }
@@ -488,7 +488,7 @@ async fn a_slot_that_stops_waits_for_one_call_and_not_for_each() {
     fixture.taken(1).await;
     let (reply, stopped) = oneshot::channel();
     let asked = Instant::now();
-    assert!(fixture.slot.order(Order::Stop { release: true, reply }).await.is_ok());
+    assert!(fixture.slot.order(Order::Stop { release: true, loaded: None, reply }).await.is_ok());
     stopped.await.unwrap().unwrap();
     let took = asked.elapsed();
     assert!(took < 5 * deadline, "{took:?}");

@@ -6,8 +6,9 @@ use crate::{
     operator::{Action, Entered, Operation},
     rpc::{Request, Response},
     service::catalogue::Service,
+    slot::Loaded,
 };
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 impl World {
     fn owned(&self, name: &str) -> usize {
@@ -99,7 +100,7 @@ async fn a_slot_is_taken_back_unless_this_process_was_paused() {
             .into_iter()
             .find(|slot| world.cluster("a").here().any(|here| here == *slot));
         let slot = slot.unwrap();
-        a.release(slot, &"b".into()).await.unwrap();
+        a.release(slot, &"b".into(), None).await.unwrap();
         assert_eq!(a.router.place(slot), Place::Moving);
         if paused {
             let woken = Instant::now() + limits::HANDOFF_DEADLINE + Duration::from_millis(500);
@@ -158,6 +159,33 @@ async fn slots_that_missed_a_swap_go_over_all_the_same() {
         })
     })
     .await;
+}
+
+/// A slot whose service was swapped while it was on its way to a node that had not compiled the new
+/// version yet would answer 503 there until that is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_is_not_given_to_who_has_not_loaded_what_it_runs() {
+    let world = World::with_nodes(&["a"]).await;
+    world.sees("a", &["a", "b"], &[]);
+    let a = world.cluster("a").clone();
+    let name = ServiceName::parse("s").unwrap();
+    until("a sees b", || a.table().slots_of("b").len() > 1).await;
+    let here = |slot: &u16| a.here().any(|here| here == *slot);
+    let slot = a.table().slots_of("b").into_iter().find(here).unwrap();
+    let running = a.router.running(slot).unwrap().unwrap();
+    let generation = a.context.catalogue.get(&name).unwrap().generation;
+    let active = || running.stats.active.lock().get(&name).map(|(at, _)| *at);
+    until("the slot runs it", || active() == Some(generation)).await;
+    for loaded in [Loaded::new(), Loaded::from([(name.clone(), generation - 1)])] {
+        let refused = a.release(slot, &"b".into(), Some(loaded)).await.unwrap_err();
+        assert_eq!(refused.code, Code::Unavailable, "{refused}");
+        assert!(refused.to_string().contains("has not loaded"), "{refused}");
+        assert_eq!(a.router.place(slot), Place::Here);
+        assert!(!running.stats.stopping.load(Ordering::Relaxed));
+    }
+    let loaded = Loaded::from([(name.clone(), generation)]);
+    a.release(slot, &"b".into(), Some(loaded)).await.unwrap();
+    assert_eq!(a.router.place(slot), Place::Moving);
 }
 
 /// A move that is given up while its slot is opened would leave a task that nobody knows of: the
