@@ -721,8 +721,8 @@ pub const FITNESS_MISSES: u32 = 4;
 /// Half, because two nodes do not check at the same time.
 pub const FITNESS_DOUBTS: u32 = 2;
 /// Time without failures before it reports that it can serve again, doubled with each relapse.
-pub const FITNESS_PATIENCE: Duration = Duration::from_secs(5);
-pub const FITNESS_PATIENCE_MAX: Duration = Duration::from_secs(60);
+pub const FITNESS_PROBATION: Duration = Duration::from_secs(5);
+pub const FITNESS_PROBATION_MAX: Duration = Duration::from_secs(60);
 /// Being unfit again after less than this is a relapse.
 pub const FITNESS_RELAPSE: Duration = Duration::from_secs(600);
 /// How long a node waits for a peer's list of owned slots before it relies on the log alone.
@@ -747,7 +747,7 @@ pub const LOG_STREAMS_DEFAULT: u16 = 3;
 /// How long a node waits for the log engine at its start.
 pub const ENGINE_BOOT_WAIT_DEFAULT: Duration = Duration::from_secs(60);
 /// How long a start may take before the API refuses clients instead of letting them wait.
-pub const BOOT_PATIENCE: Duration = Duration::from_secs(2);
+pub const BOOT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long a node that finds no peer waits before it takes slots.
 pub const JOIN_WAIT_DEFAULT: Duration = Duration::from_secs(3);
 
@@ -1051,11 +1051,11 @@ pub const CHALLENGE_INTERVAL: Duration = Duration::from_millis(200);
 pub const DEAD_REMEMBERED: Duration = Duration::from_secs(600);
 pub const DEAD_REMEMBERED_MAX: usize = 256;
 /// How often a leaving node announces it, and how far apart.
-pub const FAREWELLS: u32 = 5;
-pub const FAREWELL_INTERVAL: Duration = Duration::from_millis(30);
+pub const LEAVE_NOTICES: u32 = 5;
+pub const LEAVE_NOTICE_INTERVAL: Duration = Duration::from_millis(30);
 /// If timers are later than this, the process was paused: that time does not count.
 pub const TIMER_GRACE: Duration = Duration::from_millis(50);
 /// The part of the shutdown grace in which a node may move its slots away before it stops serving.
 pub const DRAIN_SHARE: f64 = 0.6;
-/// How long a leaving node waits until its goodbye is sent and its links have ended.
-pub const FAREWELL_WAIT: Duration = Duration::from_secs(3);
+/// How long a leaving node waits until its notices are sent and its links have ended.
+pub const LEAVE_WAIT: Duration = Duration::from_secs(3);

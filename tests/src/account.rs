@@ -1,18 +1,18 @@
-//! Accounts for messages: what was sent into rooms, and what is there afterwards.
+//! Accounts for messages: compares what was sent into rooms with what is stored afterwards.
 
 use crate::api::Api;
 use anyhow::Context;
 use std::collections::BTreeMap;
 
-/// What one room was sent: per line its body, and its sequence number if it was acknowledged. A
-/// line's idempotency key is `{room}-{line}`.
+/// What one room was sent: for each line its body, and its sequence number if it was acknowledged.
+/// A line's idempotency key is `{room}-{line}`.
 pub type Sent = Vec<(serde_json::Value, Option<u64>)>;
 
-/// What the history of all rooms says.
+/// Summary of the history of all rooms.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Account {
     pub read_back: u64,
-    /// Acknowledged, and not there at the number of the acknowledgement.
+    /// Acknowledged, but missing at the acknowledged number.
     pub lost: u64,
     pub duplicated: u64,
     pub out_of_order: u64,
@@ -22,7 +22,7 @@ impl Account {
     /// Reads all rooms, through each of these nodes in turn.
     ///
     /// # Errors
-    /// When a room can't be read.
+    /// If a room can't be read.
     pub async fn read(
         apis: &[Api],
         service: &str,
@@ -67,7 +67,7 @@ impl Account {
         Ok(account)
     }
 
-    /// Whether nothing is missing, twice or in the wrong place.
+    /// Whether nothing is missing, duplicated or in the wrong place.
     pub fn good(&self) -> bool {
         self.lost + self.duplicated + self.out_of_order == 0
     }

@@ -1,4 +1,4 @@
-//! slotd's two HTTP interfaces, typed.
+//! Typed clients of slotd's two HTTP interfaces.
 
 use crate::{
     http::{Answer, Client},
@@ -33,7 +33,7 @@ pub struct Message {
     pub sender: Option<String>,
 }
 
-/// A successful answer to a message.
+/// A successful reply to a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub seq: u64,
@@ -53,7 +53,7 @@ pub struct History {
     pub next_after: Option<u64>,
 }
 
-/// A message that history holds. A body is a JSON value, a string, or else base64.
+/// A message in the history. A body is a JSON value, a string, or else base64.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Entry {
     pub seq: u64,
@@ -70,7 +70,7 @@ pub struct Entry {
     pub events: Vec<Event>,
 }
 
-/// An event, as in history, in an event stream and over a socket.
+/// An event from the history, an event stream or a socket.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Event {
     pub seq: u64,
@@ -125,7 +125,7 @@ pub struct Service {
     pub swap: Option<Swap>,
 }
 
-/// What a service's instances hold on the node that was asked.
+/// A service's instances on the queried node.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ServiceMemory {
     pub instances: u64,
@@ -145,7 +145,7 @@ pub struct Slot {
     pub plugins: BTreeMap<String, String>,
 }
 
-/// What the nodes of a cluster believe.
+/// The views of the nodes of a cluster.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Nodes {
     pub nodes: Vec<NodeView>,
@@ -230,7 +230,7 @@ impl Message {
 
 impl Reply {
     /// # Errors
-    /// When the answer is not a success with all of slotd's headers.
+    /// If the answer is not a success with all of slotd's headers.
     pub fn of(answer: Answer) -> anyhow::Result<Self> {
         let answer = answer.success()?;
         let header = |name: &str| answer.header(name).with_context(|| format!("no header {name}"));
@@ -273,10 +273,10 @@ impl Api {
         Self { client }
     }
 
-    /// Sends a message and gives the answer, whatever it is.
+    /// Sends a message and returns the answer, whatever its status.
     ///
     /// # Errors
-    /// When the connection breaks: the outcome is then unknown.
+    /// If the connection breaks: the outcome is then unknown.
     pub async fn post(
         &self,
         service: &str,
@@ -309,7 +309,7 @@ impl Api {
             .with_context(|| format!("a message to {service}/{session}"))
     }
 
-    /// Asks a JSON query that must succeed.
+    /// Sends a JSON query that must succeed.
     ///
     /// # Errors
     /// When it does not, or its answer is not JSON.
@@ -341,10 +341,10 @@ impl Api {
         self.client.get(&path).await?.success()?.json()
     }
 
-    /// All of a session's history, page by page. Checks that pages join.
+    /// All of a session's history, page by page. Checks that the pages are consecutive.
     ///
     /// # Errors
-    /// When a page is not what was asked for.
+    /// If a page is not the requested one.
     pub async fn whole_history(&self, service: &str, session: &str) -> anyhow::Result<Vec<Entry>> {
         let mut all: Vec<Entry> = Vec::new();
         loop {
@@ -374,10 +374,10 @@ impl Api {
         self.client.request(Method::DELETE, &session_path(service, session), &[], "").await
     }
 
-    /// Opens the event stream of a session; `after` is `None` for what comes from now on.
+    /// Opens the event stream of a session; `after` is `None` for new events.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server refuses.
     pub async fn events(
         &self,
         service: &str,
@@ -393,7 +393,7 @@ impl Api {
     /// Opens a WebSocket on a session.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// If the server refuses.
     pub async fn socket(
         &self,
         service: &str,
@@ -430,7 +430,7 @@ impl Admin {
         self.swapped(deployed).await
     }
 
-    /// As [`Admin::deploy`], under another version than the component says.
+    /// As [`Admin::deploy`], under another version than the component's.
     ///
     /// # Errors
     /// As [`Admin::deploy`].
@@ -447,7 +447,7 @@ impl Admin {
         self.swapped(answer.success()?.json()?).await
     }
 
-    /// Goes back a version and waits until every slot runs it.
+    /// Rolls back and waits until every slot runs the earlier version.
     ///
     /// # Errors
     /// When it is refused or the swap stalls.
@@ -493,7 +493,7 @@ impl Admin {
         self.client.get("/admin/v1/nodes").await?.success()?.json()
     }
 
-    /// Moves under way, and the latest `limit` that have ended.
+    /// Moves in progress, and the latest `limit` finished ones.
     ///
     /// # Errors
     /// When the answer is not a listing.
@@ -518,7 +518,7 @@ impl Admin {
     }
 
     /// The sum of a metric over all its labels (those that match, if some are given as
-    /// `name="value"`); 0 when it is not there.
+    /// `name="value"`); 0 if it is missing.
     ///
     /// # Errors
     /// When the metrics can't be read.
@@ -546,7 +546,7 @@ pub fn metric(text: &str, name: &str, label: &str) -> f64 {
 mod tests {
     use super::*;
 
-    /// A sum over a longer name (`_sum`, `_count`) would make every number of the benchmark wrong.
+    /// A sum over a longer name (`_sum`, `_count`) would make every figure of the benchmark wrong.
     #[test]
     fn a_metric_is_summed_over_its_own_name_only() {
         let text = "# TYPE a counter\na{x=\"1\"} 2\na{x=\"2\"} 3\na_sum 10\nab 100\n";

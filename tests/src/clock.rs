@@ -1,5 +1,5 @@
-//! A wall clock that is wrong, for one process: a library that is loaded before libc's own
-//! `clock_gettime`. Monotonic time stays what it is.
+//! A wrong wall clock for one process: a library that is loaded before libc's own `clock_gettime`.
+//! Monotonic time is unchanged.
 
 use anyhow::{Context, ensure};
 use std::process::Command;
@@ -26,7 +26,7 @@ int clock_gettime(clockid_t clock, struct timespec *at) {
 }
 "#;
 
-/// The library. It is gone when this is dropped.
+/// The library. Removed when this is dropped.
 #[derive(Debug)]
 pub struct WrongClock {
     dir: TempDir,
@@ -48,7 +48,7 @@ impl WrongClock {
         Ok(Self { dir })
     }
 
-    /// What a process needs in its environment to be so many seconds ahead.
+    /// The environment that makes a process's clock this many seconds fast.
     pub fn env(&self, seconds: i64) -> [(String, String); 2] {
         let library = self.dir.path().join("clock.so").display().to_string();
         [("LD_PRELOAD".into(), library), ("CLOCK_SHIFT_SECONDS".into(), seconds.to_string())]

@@ -1,4 +1,4 @@
-//! What idle connections cost a node: resident memory before, while and after they are there.
+//! The cost of idle connections on a node: resident memory before, while and after they exist.
 
 use crate::{
     api::{Message, session_path},
@@ -14,9 +14,9 @@ use tokio::{
 };
 
 const SERVICE: &str = "counter";
-/// Sessions that connections are spread over.
+/// Number of sessions that connections are spread over.
 const SESSIONS: usize = 100;
-/// Together less than the minute after which a socket that is not heard is closed.
+/// Together less than the minute after which a silent socket is closed.
 const LOOKS: u32 = 8;
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n";
@@ -36,7 +36,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Bytes of one of so many connections.
+    /// Bytes per connection.
     pub fn each(&self, count: usize) -> f64 {
         (self.there as f64 - self.before as f64) / count as f64
     }
@@ -52,7 +52,7 @@ impl Kind {
         }
     }
 
-    /// Opens so many, each idle and of no more use than to be there.
+    /// Opens this many connections that stay idle.
     async fn open(self, client: &Client, count: usize) -> anyhow::Result<Vec<TcpStream>> {
         let (path, headers) = match self {
             Self::Socket => ("socket", UPGRADE),
@@ -80,7 +80,7 @@ impl Kind {
     }
 }
 
-/// Makes the sessions, and what the first connections leave for later ones to use.
+/// Creates the sessions, and what the first connections leave for later ones to reuse.
 ///
 /// # Errors
 /// When the node refuses.
@@ -96,16 +96,16 @@ pub async fn prepare(node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What so many connections of a kind cost a node that is prepared. Looks at it each `every`.
+/// The memory that connections of a kind cost a prepared node, sampled at interval `every`.
 ///
 /// # Errors
-/// When the node refuses one, or has closed one while they were measured.
+/// If the node refuses one, or has closed one during the measurement.
 pub async fn cost(node: &Node, kind: Kind, count: usize, every: Duration) -> anyhow::Result<Cost> {
     let before = settled_bytes(node, every).await?;
     let connections = kind.open(&node.api().client, count).await?;
     let there = settled_bytes(node, every).await?;
     for connection in &connections {
-        // Pings and comments may have come; the end must not.
+        // Pings and comments may have arrived; the end must not.
         let ended = matches!(connection.try_read(&mut [0; 1_024]), Ok(0));
         ensure!(!ended, "the node has closed a {}", kind.name());
     }
@@ -114,11 +114,11 @@ pub async fn cost(node: &Node, kind: Kind, count: usize, every: Duration) -> any
     Ok(Cost { before, there, after })
 }
 
-/// Resident memory once the node is idle: what it keeps, not what the load before needed. Idle is
-/// when two looks, `every` apart, differ by less than a hundredth.
+/// Resident memory once the node is idle: what it keeps, not what the load before needed. Idle
+/// means that two samples, `every` apart, differ by less than 1 %.
 ///
 /// # Errors
-/// When the node does not run.
+/// If the node does not run.
 pub async fn settled_bytes(node: &Node, every: Duration) -> anyhow::Result<u64> {
     let mut before = node.resident_bytes()?;
     for _ in 0..LOOKS {

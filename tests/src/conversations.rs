@@ -1,4 +1,4 @@
-//! Recorded conversations: a folder of JSONL files, one line of talk each.
+//! Recorded conversations: a folder of JSONL files, one message per line.
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
@@ -40,11 +40,10 @@ pub fn sample() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/conversations")
 }
 
-/// All conversations of a folder, in order of their files' names; those of other files are left
-/// alone.
+/// All conversations of a folder, in order of their files' names; other files are ignored.
 ///
 /// # Errors
-/// When there is none, or a line is not what it should be; with the file and the line.
+/// If there is none, or a line is invalid; with the file and the line.
 pub fn load(folder: &Path) -> anyhow::Result<Vec<Conversation>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {

@@ -1,5 +1,5 @@
-//! Components that cost far more to check or to compile than their size tells. Each is a good one
-//! with something appended that its own handler never uses.
+//! Components that cost far more to check or to compile than their size suggests. Each is a valid
+//! one with an unused part appended.
 
 use crate::plugins::leb128;
 use bytes::Bytes;
@@ -10,8 +10,8 @@ const COMPONENT: u8 = 4;
 const COMPONENT_TYPE: u8 = 7;
 const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
-/// `depth` empty components in each other. Never give it to a compiler without limits: validating
-/// it takes memory as the square of the depth.
+/// `depth` nested empty components. Never pass it to a compiler without limits: validation needs
+/// memory in the square of the depth.
 pub fn nested_components(base: &[u8], depth: usize) -> Bytes {
     let mut heads = Vec::with_capacity(depth);
     let mut size = EMPTY_COMPONENT.len();
@@ -27,8 +27,7 @@ pub fn nested_components(base: &[u8], depth: usize) -> Bytes {
     with_section(base, COMPONENT, &inner)
 }
 
-/// A type of component, in a type of component, and so on: three bytes a level, and a frame of the
-/// stack of whoever reads it.
+/// Nested component types: three bytes per level, and a stack frame of the parser.
 pub fn nested_types(base: &[u8], depth: usize) -> Bytes {
     let mut section = vec![1];
     for _ in 1..depth {
@@ -39,7 +38,7 @@ pub fn nested_types(base: &[u8], depth: usize) -> Bytes {
     with_section(base, COMPONENT_TYPE, &section)
 }
 
-/// One function whose `br_table` has so many targets, over so many local variables.
+/// One function whose `br_table` has this many targets, over this many local variables.
 pub fn branches(base: &[u8], targets: usize, locals: usize) -> Bytes {
     let mut body = Vec::new();
     leb128(&mut body, 1);
@@ -54,8 +53,8 @@ pub fn branches(base: &[u8], targets: usize, locals: usize) -> Bytes {
     with_section(base, CORE_MODULE, &module(&body))
 }
 
-/// An interpreter: a loop whose `br_table` chooses one of so many blocks, each of which changes a
-/// local variable and goes round again. The compiler keeps each variable over each branch.
+/// An interpreter: a loop whose `br_table` selects one of this many blocks, each of which changes a
+/// local variable and loops. The compiler keeps each variable live over each branch.
 pub fn interpreter(base: &[u8], blocks: usize, locals: usize) -> Bytes {
     let mut body = Vec::new();
     leb128(&mut body, 1);
@@ -84,9 +83,9 @@ pub fn interpreter(base: &[u8], blocks: usize, locals: usize) -> Bytes {
     with_section(base, CORE_MODULE, &module(&body))
 }
 
-/// As many imports of the component as are asked for, none of which slotd gives.
+/// This many component imports, none of which slotd provides.
 pub fn many_imports(count: usize) -> Bytes {
-    // Written by hand, so that nothing but this decides its shape: a type of function, and imports.
+    // Written by hand for full control over its structure: a function type, and imports.
     let mut out = EMPTY_COMPONENT.to_vec();
     section(&mut out, COMPONENT_TYPE, &[1, 0x40, 0, 1, 0]);
     let mut imports = Vec::new();

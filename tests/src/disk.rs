@@ -1,4 +1,4 @@
-//! A file system that is small enough to be filled.
+//! A file system small enough to fill.
 
 use crate::notice::not_tested;
 use std::{
@@ -7,14 +7,14 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A file system of its own, unmounted when dropped.
+/// A separate file system, unmounted when dropped.
 pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// `None`, with a line that says so, where mounting is not allowed.
+    /// `None`, with a printed line, if mounting is not allowed.
     ///
     /// # Errors
-    /// When there is no place for it.
+    /// If there is no space for it.
     pub fn mount_or_skip(test: &str, mib: u32) -> anyhow::Result<Option<Self>> {
         let dir = tempfile::tempdir()?;
         let status = Command::new("mount")
@@ -36,7 +36,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a node that was just killed may still hold it for a moment.
+        // Lazily: a node that was just killed may still use it for a moment.
         let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }

@@ -1,9 +1,9 @@
-//! The order to end that a program on a terminal gets.
+//! The signals that end a program on a terminal.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Ctrl-C and SIGTERM, which end nothing by themselves from when this is made on.
+/// Ctrl-C and SIGTERM, which no longer end the process once this exists.
 pub struct Ending {
     interrupt: Signal,
     terminate: Signal,
@@ -11,7 +11,7 @@ pub struct Ending {
 
 impl Ending {
     /// # Errors
-    /// When the system does not let us listen.
+    /// If the handlers can't be installed.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -20,7 +20,7 @@ impl Ending {
     }
 
     /// Waits for the next one.
-    pub async fn told(&mut self) {
+    pub async fn signalled(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! A histogram of durations: logarithmic buckets, each at most 1/64 wide of its value.
+//! A histogram of durations: logarithmic buckets, each at most 1/64 of its value wide.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl Histogram {
         Duration::from_nanos(self.max_ns)
     }
 
-    /// The value that the share `q` (0 to 1) of all recorded values does not pass; zero if there
+    /// The value that the share `q` (0 to 1) of all recorded values does not exceed; zero if there
     /// is none.
     pub fn quantile(&self, q: f64) -> Duration {
         let rank = ((q * self.count as f64).ceil() as u64).clamp(1, self.count.max(1));
@@ -81,8 +81,8 @@ fn highest(index: usize) -> u64 {
     lowest + ((1_u64 << shift) - 1)
 }
 
-/// A short time in words, from microseconds: most slots are idle when they change over, and pause
-/// for less than one.
+/// A short duration as text, from microseconds: most slots are idle when they switch, and pause for
+/// less than one.
 pub fn micros(us: f64) -> String {
     match us {
         us if us < 1.0 => "under 1 µs".into(),
@@ -95,7 +95,7 @@ pub fn micros(us: f64) -> String {
 mod tests {
     use super::*;
 
-    /// Were a bucket's bounds wrong, every latency that the benchmark prints would be.
+    /// If a bucket's bounds were wrong, every latency that the benchmark prints would be.
     #[test]
     fn each_value_falls_into_a_bucket_that_holds_it_and_is_close() {
         let values = (0..64).flat_map(|e| [(1_u64 << e) - 1, 1 << e, (1 << e) + (1 << e) / 3]);
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(Histogram::default().quantile(0.5), Duration::ZERO);
     }
 
-    /// "0 µs" reads as if nothing had been measured.
+    /// "0 µs" looks as if nothing had been measured.
     #[test]
     fn no_time_is_shown_as_none() {
         assert_eq!(

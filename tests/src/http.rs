@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client: keeps connections, gives whole answers, never retries by itself.
+//! A small HTTP/1.1 client: keeps connections, returns complete answers, never retries by itself.
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -25,7 +25,7 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub struct Client {
     address: SocketAddr,
     token: Option<Arc<str>>,
-    /// Of each connection, in the kernel.
+    /// Per connection, in the kernel.
     receive_buffer_bytes: Option<u32>,
     idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
 }
@@ -61,7 +61,7 @@ impl Client {
         self
     }
 
-    /// Lets the kernel hold only so much of what this client does not read.
+    /// Limits how much the kernel buffers of what this client does not read.
     #[must_use]
     pub fn with_receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer_bytes = Some(bytes);
@@ -83,8 +83,8 @@ impl Client {
     /// Sends one request and reads the whole answer, whatever its status.
     ///
     /// # Errors
-    /// When no connection can be made or it breaks before the answer is whole: the outcome of
-    /// the request is then unknown.
+    /// If no connection can be made or it breaks before the answer is complete: the outcome of the
+    /// request is unknown then.
     pub async fn request(
         &self,
         method: Method,
@@ -95,7 +95,7 @@ impl Client {
         self.request_body(method, path, headers, Full::new(body.into()).boxed_unsync()).await
     }
 
-    /// As [`Client::request`], with a body that comes in chunks of unknown total length.
+    /// As [`Client::request`], with a body in chunks of unknown total length.
     pub async fn request_chunked<S>(
         &self,
         method: Method,
@@ -139,7 +139,7 @@ impl Client {
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
-    /// Sends one request on a connection of its own and gives the answer's body as it comes.
+    /// Sends one request on a separate connection and returns the answer's body as it arrives.
     ///
     /// # Errors
     /// As [`Client::request`], and when the status is not 200.
@@ -175,7 +175,7 @@ impl Client {
         Ok(request.body(body)?)
     }
 
-    /// A connection of its own.
+    /// A separate connection.
     ///
     /// # Errors
     /// When it can't be made.
@@ -197,7 +197,7 @@ impl Client {
         let stream = self.open().await?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the connection; what goes wrong shows in the request.
+        // Ends with the connection; errors show in the request.
         tokio::spawn(connection);
         Ok(sender)
     }

@@ -1,5 +1,5 @@
-//! What slotd's system tests, demo and benchmark are made of: real nodes, typed clients, plugins
-//! and conversations.
+//! The library of slotd's system tests, demo and benchmark: real nodes, typed clients, plugins and
+//! conversations.
 
 pub mod account;
 pub mod api;

@@ -1,4 +1,4 @@
-//! Real nodes: `slotd serve` in a process of its own, on free ports, on a directory of its own.
+//! Real nodes: `slotd serve` in its own process, on free ports, with its own directory.
 //!
 //! Dropping a [`Node`] kills it and removes its directory; when a test fails, the end of its log
 //! is printed first.
@@ -27,11 +27,11 @@ use tokio::sync::watch;
 
 /// Generous: a debug build on a busy two-core machine.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// More than the grace that a node gives itself.
+/// More than the grace period that a node gives itself.
 const EXIT_WITHIN: Duration = Duration::from_secs(60);
-/// How often a condition outside of this process is looked at.
+/// How often a condition outside of this process is polled.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// So that a test that hangs says so, with its nodes' logs.
+/// So that a hanging test reports it, with its nodes' logs.
 const SCENARIO_WITHIN: Duration = Duration::from_secs(300);
 /// Lines of a node's log that a failing test prints.
 const LOG_LINES_SHOWN: usize = 80;
@@ -48,13 +48,13 @@ pub struct NodeOptions {
     pub data_dir: Option<PathBuf>,
     pub api_token: Option<String>,
     pub admin_token: Option<String>,
-    /// So many file descriptors, instead of as many as this process may have.
+    /// Limit of file descriptors, instead of this process's.
     pub files_max: Option<u32>,
     /// Start it there instead of from the calling thread.
     pub place: Option<Arc<Place>>,
-    /// Its standard output and error are one pipe that nobody reads.
+    /// Its standard output and error are one pipe that is never read.
     pub unread: bool,
-    /// It is started with SIGHUP ignored, as `nohup` does it.
+    /// It is started with SIGHUP ignored, as by `nohup`.
     pub hangup_ignored: bool,
     /// Another `slotd` than the one under test.
     pub program: Option<PathBuf>,
@@ -74,14 +74,14 @@ pub struct Node {
     scratch: TempDir,
     data_dir: PathBuf,
     child: Option<Child>,
-    /// The pipe that nobody reads.
+    /// The pipe that is never read.
     unread: Option<PipeReader>,
     addresses: watch::Sender<Option<Addresses>>,
     api: Option<Client>,
     admin: Option<Client>,
 }
 
-/// How a `slotd` command ended.
+/// How a `slotd` command exited.
 #[derive(Clone, Debug)]
 pub struct Finished {
     pub status: ExitStatus,
@@ -101,7 +101,7 @@ pub fn slotd_binary() -> anyhow::Result<PathBuf> {
 }
 
 /// The `slotd` of 25 November 2026, which `cargo xtask test` builds from its commit
-/// (`SLOTD_TEST_OLD_BIN`); `None`, with a notice, where it could not.
+/// (`SLOTD_TEST_OLD_BIN`); `None`, with a notice, if it could not.
 pub fn old_slotd_or_skip(test: &str) -> Option<PathBuf> {
     let old = std::env::var_os("SLOTD_TEST_OLD_BIN").filter(|path| !path.is_empty());
     if old.is_none() {
@@ -117,14 +117,14 @@ pub fn old_slotd_or_skip(test: &str) -> Option<PathBuf> {
 pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let this = std::env::current_exe()?;
     let here = this.parent().context("this program has no directory")?;
-    // Tests lie in `deps`, one below the programs.
+    // Tests are in `deps`, one level below the programs.
     let dir = if here.ends_with("deps") { here.parent().unwrap_or(here) } else { here };
     let path = dir.join(name);
     ensure!(path.exists(), "{} is not there", path.display());
     Ok(path)
 }
 
-/// A `slotd` command with nothing of this process's slotd environment.
+/// A `slotd` command without this process's slotd environment.
 ///
 /// # Errors
 /// As [`slotd_binary`].
@@ -223,19 +223,19 @@ impl Node {
         })
     }
 
-    /// Gives a variable that it has another value, from its next start on.
+    /// Changes a variable from the next start on.
     pub fn set_env(&mut self, name: &str, value: String) {
         if let Some((_, now)) = self.options.env.iter_mut().find(|(known, _)| known == name) {
             *now = value;
         }
     }
 
-    /// Gives it a further variable, from its next start on.
+    /// Adds a variable from the next start on.
     pub fn add_env(&mut self, name: &str, value: String) {
         self.options.env.push((name.to_owned(), value));
     }
 
-    /// Takes another `slotd` from its next start on; `None`: the one under test.
+    /// Uses another `slotd` from the next start on; `None`: the one under test.
     pub fn set_program(&mut self, program: Option<PathBuf>) {
         self.options.program = program;
     }
@@ -255,7 +255,7 @@ impl Node {
         Ok(())
     }
 
-    /// As [`Node::restart`], with the API where clients know it to be.
+    /// As [`Node::restart`], with the API at its previous address.
     ///
     /// # Errors
     /// As [`Node::start`].
@@ -268,7 +268,7 @@ impl Node {
         restarted
     }
 
-    /// Starts the process and waits for nothing. Gives the file that will say where it listens.
+    /// Starts the process without waiting. Returns the file that will contain its addresses.
     ///
     /// # Errors
     /// When it can't be started, or runs already.
@@ -321,7 +321,7 @@ impl Node {
         Ok(addresses_file)
     }
 
-    /// Starts the process and waits until it says where it listens.
+    /// Starts the process and waits until it reports its addresses.
     ///
     /// # Errors
     /// As [`Node::start`].
@@ -335,12 +335,12 @@ impl Node {
         self.attach()
     }
 
-    /// Takes up where the process says that it listens; after [`Node::launch`].
+    /// Reads the addresses that the process has reported; after [`Node::launch`].
     ///
     /// # Errors
-    /// When it has not said so yet.
+    /// If it has not reported them yet.
     pub fn attach(&mut self) -> anyhow::Result<()> {
-        // The file is there in whole or not at all.
+        // The file appears atomically.
         let addresses: Addresses = serde_json::from_slice(&fs::read(self.addresses_file())?)?;
         let client = |address, token: &Option<String>| {
             let client = Client::new(address);
@@ -365,8 +365,8 @@ impl Node {
         Api::new(self.client(&self.api))
     }
 
-    /// Deletes every session, so that a test begins as if on a new node: for one that was started
-    /// with `--resettable`. What is deployed stays.
+    /// Deletes every session, so that a test begins as on a new node, which must have been started
+    /// with `--resettable`. Deployments stay.
     ///
     /// # Errors
     /// When the node refuses.
@@ -381,16 +381,16 @@ impl Node {
     }
 
     fn client(&self, of: &Option<Client>) -> Client {
-        // A node that never started refuses connections, like one that stopped.
+        // A node that never started refuses connections, like a stopped one.
         of.clone().unwrap_or_else(|| Client::new(SocketAddr::from(([127, 0, 0, 1], 1))))
     }
 
-    /// Where the node listens, now and after each restart; `None` before the first.
+    /// The node's addresses, now and after each restart; `None` before the first start.
     pub fn addresses(&self) -> watch::Receiver<Option<Addresses>> {
         self.addresses.subscribe()
     }
 
-    /// A `slotd` command that talks to this node.
+    /// A `slotd` command for this node.
     ///
     /// # Errors
     /// As [`slotd_binary`].
@@ -402,7 +402,7 @@ impl Node {
         Ok(command)
     }
 
-    /// Runs a `slotd` command that talks to this node.
+    /// Runs a `slotd` command for this node.
     ///
     /// # Errors
     /// When it can't be started.
@@ -425,7 +425,7 @@ impl Node {
         self.scratch.path().join("addresses.json")
     }
 
-    /// The exit status, if the process has ended.
+    /// The exit status, if the process has exited.
     ///
     /// # Errors
     /// When it was not started.
@@ -442,7 +442,7 @@ impl Node {
         self.scratch.path().join("slotd.log")
     }
 
-    /// All that the node has logged, over its restarts.
+    /// Everything that the node has logged, over its restarts.
     pub fn log(&self) -> String {
         fs::read(self.log_file())
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -481,7 +481,7 @@ impl Node {
         Ok(())
     }
 
-    /// Sends SIGTERM, and no more.
+    /// Sends SIGTERM without waiting.
     ///
     /// # Errors
     /// When it does not run.
@@ -505,7 +505,7 @@ impl Node {
         self.signal(Signal::CONT)
     }
 
-    /// Sends a signal, and no more.
+    /// Sends a signal without waiting.
     ///
     /// # Errors
     /// When it does not run.
@@ -548,7 +548,7 @@ thread_local! {
 impl Drop for Node {
     fn drop(&mut self) {
         if self.child.is_some() {
-            // Nothing is left to be done about a process that can't be killed.
+            // Nothing can be done about a process that can't be killed.
             let _ = self.kill();
         }
         let log = format!("---- end of the node's log ----\n{}\n----", self.log_tail());
@@ -568,7 +568,7 @@ pub fn scenario(work: impl Future<Output = anyhow::Result<()>>) {
     scenario_within(SCENARIO_WITHIN, work);
 }
 
-/// As [`scenario`], with a time of its own.
+/// As [`scenario`], with another time limit.
 ///
 /// # Panics
 /// When the scenario fails, or takes longer.
@@ -610,24 +610,24 @@ pub fn status_bytes(pid: u32, name: &str) -> anyhow::Result<u64> {
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
-/// Processor time that a process has used, with or without that of its children that have ended.
+/// CPU time that a process has used, with or without that of its finished children.
 ///
 /// # Errors
 /// When there is no such process.
 pub fn cpu_time(pid: u32, with_children: bool) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may hold anything; after it come state, parent, ...
+    // The name, in parentheses, may contain anything; after it come state, parent, ...
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     let ticks = fields.split_whitespace().skip(11).take(if with_children { 4 } else { 2 });
     let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-    // What `/proc` counts in, on every Linux.
+    // The unit of `/proc`, on every Linux.
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// Waits until `condition` gives a value.
+/// Waits until `condition` returns a value.
 ///
 /// # Errors
-/// When it does not within a minute; with `what` was waited for.
+/// If it does not within a minute; with `what` was waited for.
 pub async fn eventually<T>(
     what: &str,
     mut condition: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
@@ -645,7 +645,7 @@ pub async fn eventually<T>(
 /// Writes a file of `bytes` bytes under a directory, to fill a file system.
 ///
 /// # Errors
-/// What the file system says, other than being full.
+/// Errors of the file system, other than being full.
 pub fn fill_up(path: &Path) -> anyhow::Result<()> {
     use std::io::Write;
     let mut file = File::create(path)?;

@@ -1,15 +1,15 @@
-//! What a person is to see although the test passes: libtest keeps what such a test prints to itself.
+//! Messages for people even if the test passes: libtest hides what such a test prints.
 
 use std::{fs::OpenOptions, io::Write};
 
-/// Says a line on this process's own standard error, which libtest does not capture.
+/// Prints a line to this process's own standard error, which libtest does not capture.
 pub fn say(line: &str) {
-    // At once, so that lines of several tests stay whole. Nobody may be there to read it.
+    // In one write, so that lines of several tests stay whole. Errors don't matter.
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Says what this machine does not let a test show, and why. Also appends it to the file that
-/// `SLOTD_TEST_SKIPPED` names: `cargo xtask test` collects there what it repeats at its end.
+/// Prints what this machine does not let a test check, and why. Also appends it to the file in
+/// `SLOTD_TEST_SKIPPED`, from which `cargo xtask test` prints a summary at its end.
 pub fn not_tested(what: &str) {
     say(&format!("NOT TESTED: {what}"));
     if let Some(path) = std::env::var_os("SLOTD_TEST_SKIPPED").filter(|path| !path.is_empty()) {

@@ -1,4 +1,4 @@
-//! The plugins that ship, as components.
+//! The included plugins, as components.
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ pub fn path(name: &str) -> PathBuf {
 /// A built component, by the name of its folder under `plugins/`.
 ///
 /// # Errors
-/// When it is not built; the message says how to.
+/// If it is not built; the message says how to.
 pub fn load(name: &str) -> anyhow::Result<Bytes> {
     let path = path(name);
     std::fs::read(&path).map(Bytes::from).with_context(|| {
@@ -44,7 +44,7 @@ pub enum Lang {
 impl Lang {
     pub const ALL: [Self; 5] = [Self::Rust, Self::Js, Self::Ts, Self::Python, Self::C];
 
-    /// As `slotd plugin new --lang` has it.
+    /// Its name for `slotd plugin new --lang`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
@@ -68,21 +68,20 @@ impl Lang {
         self != Self::Js
     }
 
-    /// Whether its plugins are to be tested: unless `SLOTD_TEST_WITHOUT` names it, which `cargo
-    /// xtask test` sets to the languages whose tools can't be had on this machine.
+    /// Whether its plugins should be tested: unless `SLOTD_TEST_WITHOUT` names it, which `cargo
+    /// xtask test` sets to the languages whose tools are not available on this machine.
     pub fn is_tested(self) -> bool {
         let without = std::env::var("SLOTD_TEST_WITHOUT").unwrap_or_default();
         !without.split(',').any(|name| name == self.name())
     }
 }
 
-/// The source folder of a plugin that ships.
+/// The source folder of an included plugin.
 pub fn source(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(name)
 }
 
-/// The same component with another digest: a custom section more, which changes nothing that
-/// it does.
+/// The same component with another digest: an additional custom section, which has no effect.
 pub fn variant(component: &[u8], note: &str) -> Bytes {
     let name = b"note";
     let note = note.as_bytes();

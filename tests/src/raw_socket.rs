@@ -1,4 +1,4 @@
-//! A WebSocket by its bytes, for frames that no library sends.
+//! A WebSocket at the byte level, for frames that no library sends.
 
 use crate::http::Client;
 use anyhow::{Context, bail, ensure};
@@ -7,19 +7,19 @@ use tokio::{
     net::{TcpStream, tcp::OwnedWriteHalf},
 };
 
-/// The first byte of a whole text frame; of a close, a ping and a pong.
+/// The first byte of a complete text frame; of a close, a ping and a pong.
 pub const TEXT: u8 = 0x81;
 pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8a;
 
-/// An open WebSocket. Masks with zeros, so that what is sent is what is given.
+/// An open WebSocket. Masks with zeros, so that payloads are sent unchanged.
 pub struct RawSocket<S = TcpStream> {
     pub stream: S,
     read: Vec<u8>,
 }
 
-/// A client's frame: `first` holds the final bit, the reserved ones and the opcode.
+/// A client's frame: `first` contains the final bit, the reserved ones and the opcode.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = head(first, payload.len());
     frame.extend_from_slice(payload);
@@ -71,7 +71,7 @@ impl RawSocket {
         Ok(Self { stream, read })
     }
 
-    /// The connection, and what was read of it and not looked at.
+    /// The connection, and the unprocessed input.
     pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
         (self.stream, self.read)
     }
@@ -119,7 +119,7 @@ impl<S: AsyncRead + Unpin> RawSocket<S> {
         }
     }
 
-    /// Reads on to the server's close frame: what text frames came before, its code and reason.
+    /// Reads up to the server's close frame: the text frames before it, its code and reason.
     ///
     /// # Errors
     /// When the connection ends without one.
@@ -142,7 +142,7 @@ impl<S: AsyncRead + Unpin> RawSocket<S> {
     }
 }
 
-/// Where the first frame's payload begins and ends, if it is whole.
+/// The start and end of the first frame's payload, if it is complete.
 pub(crate) fn bounds(read: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
     let &[_, length, ..] = read else { return Ok(None) };
     ensure!(length & 0x80 == 0, "a server's frame is masked");

@@ -1,4 +1,4 @@
-//! RESP, the protocol of Redis: commands, and replies that are no arrays.
+//! RESP, the protocol of Redis: commands, and replies other than arrays.
 
 use anyhow::{bail, ensure};
 
@@ -10,7 +10,7 @@ pub enum Reply<'a> {
     Nil,
 }
 
-/// Adds a command to what is to be written.
+/// Adds a command to the output.
 pub fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
     for bytes in parts {
@@ -20,10 +20,10 @@ pub fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
-/// The first reply in what was read, and its length; `None` while it is not whole.
+/// The first reply in the input, and its length; `None` while it is incomplete.
 ///
 /// # Errors
-/// When it is none, or an array.
+/// If it is invalid, or an array.
 pub fn reply(read: &[u8]) -> anyhow::Result<Option<(Reply<'_>, usize)>> {
     let Some(end) = read.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
     let (line, body) = (read.get(1..end).unwrap_or_default(), end + 2);
@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(out, b"*3\r\n$4\r\nXADD\r\n$3\r\ns-1\r\n$0\r\n\r\n");
     }
 
-    /// Half a reply taken for a whole one would count a message that is not durable.
+    /// Half a reply taken for a complete one would count a message that is not durable.
     #[test]
     fn a_reply_is_whole_or_none() {
         let whole: [(&[u8], Reply); 6] = [

@@ -1,20 +1,20 @@
-//! Sessions chosen by their slots: a slot has one writer, so what a session's neighbours in its
-//! slot do delays it, and what others do must not.
+//! Sessions chosen by their slots: a slot has one writer, so sessions in the same slot may delay
+//! each other, and sessions in other slots must not.
 
 use anyhow::Context;
 use slotd::names::SessionKey;
 use std::collections::BTreeSet;
 
 /// # Errors
-/// When a name is none.
+/// If a name is invalid.
 pub fn slot_of(service: &str, session: &str, slots: u16) -> anyhow::Result<u16> {
     Ok(SessionKey::parse(service, session)?.slot(slots))
 }
 
-/// So many sessions, `PREFIX-N`, each in a slot of its own that is none of `taken`.
+/// This many sessions, `PREFIX-N`, each in a different slot and none in `taken`.
 ///
 /// # Errors
-/// When `prefix` begins no session's name, or so many slots are not free.
+/// If `prefix` is not the start of a session name, or there are too few free slots.
 pub fn apart(
     service: &str,
     prefix: &str,

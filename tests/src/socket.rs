@@ -12,7 +12,7 @@ pub struct Socket {
     stream: WebSocketStream<TcpStream>,
 }
 
-/// What came over the socket.
+/// Input from the socket.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Received {
     Frame(Value),
@@ -58,11 +58,11 @@ impl Socket {
         }
     }
 
-    /// Sends a message in JSON under an id, and gives the acknowledgement; events that come before
-    /// it are pushed to `events`.
+    /// Sends a message in JSON under an id, and returns the acknowledgement; events that arrive
+    /// before it are pushed to `events`.
     ///
     /// # Errors
-    /// When it is refused, or the socket ends.
+    /// If it is refused, or the socket ends.
     pub async fn say(
         &mut self,
         id: &str,

@@ -28,7 +28,7 @@ impl Sse {
         Ok(Self { body: client.stream(path, &headers).await?, buffer: Vec::new() })
     }
 
-    /// The next event; `None` when the server ended the stream in an orderly way. Cancel-safe.
+    /// The next event; `None` when the server ended the stream gracefully. Cancel-safe.
     ///
     /// # Errors
     /// When the connection broke.
@@ -53,7 +53,7 @@ impl Sse {
 }
 
 impl SseEvent {
-    /// Its id without the part that names the session: `seq.index`.
+    /// Its id without the session part: `seq.index`.
     pub fn place(&self) -> Option<&str> {
         self.id.as_deref().map(|id| id.split_once('-').map_or(id, |(place, _)| place))
     }
@@ -89,7 +89,7 @@ fn parse(block: &str) -> Option<SseEvent> {
 mod tests {
     use super::*;
 
-    /// A keep-alive taken for an event would look like a repeated one.
+    /// A keep-alive parsed as an event would look like a repeated one.
     #[test]
     fn a_block_is_an_event_unless_it_is_a_comment() {
         assert_eq!(parse(": keep-alive\n\n"), None);

@@ -1,5 +1,4 @@
-//! Threads of a process that do not move while its other threads go on: held by a tracer, as a
-//! debugger holds them.
+//! Stopped threads of a process whose other threads run: stopped by a tracer, as a debugger does.
 
 use anyhow::{Context, bail, ensure};
 use std::{
@@ -9,24 +8,24 @@ use std::{
     time::Duration,
 };
 
-/// How often it is looked whether the process has ended meanwhile.
+/// How often to check whether the process has exited.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Threads that are held. Dropping it lets them go on.
+/// Stopped threads. Dropping it resumes them.
 pub struct Stuck {
     release: Option<Sender<()>>,
     tracer: Option<JoinHandle<()>>,
 }
 
 impl Stuck {
-    /// Holds every thread of this name of a child of this process.
+    /// Stops every thread of this name in a child of this process.
     ///
     /// # Errors
     /// There is none, or the system does not allow it.
     pub fn threads(pid: u32, name: &'static str) -> anyhow::Result<Self> {
         let (release, released) = channel();
         let (tell, told) = channel();
-        // Who began to hold a thread is the only one who can let it go.
+        // Only the tracer that stopped a thread can resume it.
         let tracer = thread::spawn(move || match hold(pid, name) {
             Ok(held) => {
                 let _ = tell.send(Ok(()));
@@ -67,8 +66,8 @@ fn hold(pid: u32, name: &str) -> anyhow::Result<Vec<i32>> {
     Ok(held)
 }
 
-/// Until it is dropped at the other end. A thread that was killed meanwhile must be looked after, or
-/// its process would never be gone.
+/// Until it is dropped at the other end. A thread that was killed meanwhile must be reaped, or its
+/// process would never exit.
 fn wait(mut held: Vec<i32>, released: &Receiver<()>) {
     while let Err(RecvTimeoutError::Timeout) = released.recv_timeout(LOOK_EVERY) {
         held.retain(|tid| !has_news(*tid, libc::WNOHANG).unwrap_or(true));
@@ -88,7 +87,7 @@ fn ptrace(request: libc::c_uint, tid: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a thread that is held has stopped or ended since the last look.
+/// Whether a stopped thread has stopped or exited since the last check.
 fn has_news(tid: i32, flags: i32) -> anyhow::Result<bool> {
     let mut status = 0;
     // SAFETY: the status is ours.

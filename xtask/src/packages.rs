@@ -1,4 +1,4 @@
-//! Getting things from the registries that a bare machine reaches: Debian's and PyPI.
+//! Fetches packages from the registries that a bare machine reaches: Debian's and PyPI.
 
 use anyhow::{Context, bail};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Installs Debian's packages, which only root can; others through sudo, if it asks nothing.
+/// Installs Debian packages, which only root can; others use sudo, if it needs no password.
 pub fn apt(packages: &[&str]) -> anyhow::Result<()> {
     run(apt_get().args(["update", "-q"]))?;
     run(apt_get().args(["install", "-y", "-q", "--no-install-recommends"]).args(packages))
@@ -23,12 +23,12 @@ fn apt_get() -> Command {
     apt
 }
 
-/// The owner of what `/proc` says of this process is who it acts as.
+/// The owner of this process's `/proc` entry is its effective user.
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|about| about.uid() == 0)
 }
 
-/// Sees to it that there is a Python with pip.
+/// Ensures that there is a Python with pip.
 pub fn python_with_pip() -> anyhow::Result<()> {
     if run(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
         // A bare Debian has neither.
@@ -37,7 +37,7 @@ pub fn python_with_pip() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Unpacks a wheel of PyPI, as `name==version`, into a folder.
+/// Unpacks a PyPI wheel, as `name==version`, into a folder.
 pub fn wheel(package: &str, into: &Path) -> anyhow::Result<()> {
     python_with_pip()?;
     fs::create_dir_all(into)?;
@@ -51,7 +51,7 @@ pub fn wheel(package: &str, into: &Path) -> anyhow::Result<()> {
     Ok(fs::remove_file(wheel)?)
 }
 
-/// Runs a command; when it fails, tells the last line of what it said.
+/// Runs a command; if it fails, the error has the last line of its output.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("starting {command:?}"))?;

@@ -14,10 +14,10 @@ use serde_json::Value;
 use std::path::Path;
 use tokio::time::{Instant, sleep};
 
-/// What a person reads at a glance; after a deploy every slot runs.
+/// Short output for people; after a deploy every slot runs.
 const SLOTS_SHOWN: usize = 20;
 
-/// Reads a component.
+/// Reads a component file.
 ///
 /// # Errors
 /// It can't be read or is too large for any node.
@@ -29,7 +29,7 @@ pub fn read_component(file: &Path) -> Result<Vec<u8>, CliError> {
     })
 }
 
-/// Of what is done to a service.
+/// Of a change to a service.
 pub const SENDER: &str = "slotd-sender";
 
 impl SaidArgs {
@@ -71,7 +71,7 @@ pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
 
-/// What a deploy did, once every slot has moved.
+/// The result of a deploy, once every slot has switched.
 pub struct Moved {
     pub answer: Json,
     /// Whether something else ran before.
@@ -89,7 +89,7 @@ pub async fn deploy_and_wait(
     service: &str,
     component: Bytes,
 ) -> Result<Moved, CliError> {
-    // Whoever works on a plugin goes back and forth, and is told what stays behind.
+    // An author of a plugin switches back and forth, and is told what stays behind.
     let path = service_path(service, "/deploy")? + "?force=true";
     let headers = [("content-type", "application/wasm")];
     let answer = client.request(Method::POST, &path, &headers, component).await?.json()?;
@@ -105,7 +105,7 @@ fn does_not_proceed(error: &str) -> CliError {
     CliError::new(Exit::Server, format!("the swap is stuck: {error}"))
 }
 
-/// Waits until every slot has moved; gives the answer with the swap as it ended.
+/// Waits until every slot has switched; returns the answer with the finished swap.
 async fn moved(client: &Client, service: &str, answer: Json) -> Result<Json, CliError> {
     if !is_moving(&answer["swap"]) {
         return Ok(answer);
@@ -125,7 +125,7 @@ async fn moved(client: &Client, service: &str, answer: Json) -> Result<Json, Cli
         let status = client.get(&service_path(service, "/swap")?).await?.json()?;
         let generation = &status["swap"]["generation"];
         if generation.is_u64() && *generation != answer["swap"]["generation"] {
-            // Another deploy came after it, and moves the slots now.
+            // A later deploy switches the slots now.
             answer["swap"]["error"] = format!("superseded by generation {generation}").into();
             break;
         }
@@ -134,7 +134,7 @@ async fn moved(client: &Client, service: &str, answer: Json) -> Result<Json, Cli
     Ok(answer.into())
 }
 
-/// Says what a deploy or rollback did; waits for its swap where told to.
+/// Prints the result of a deploy or rollback; waits for its swap if requested.
 async fn changed(
     client: &Client,
     service: &str,
@@ -175,7 +175,7 @@ async fn changed(
     }
 }
 
-/// What becomes of the sessions of other versions.
+/// What happens to the sessions of other versions.
 pub fn outlook(answer: &Value) -> String {
     let line = |from: &Value| {
         let sessions = output::count(number(from, "sessions") as usize, "session");
@@ -461,7 +461,7 @@ pub async fn ring(args: AdminOnly, json: bool) -> Result<(), CliError> {
     ))?;
     let mut table = Table::new(&["NODE", ">SLOTS", "WHICH"]);
     for node in list(&answer, "nodes") {
-        // Ranges of many nodes are long; `--json` has them whole.
+        // Ranges of many nodes are long; `--json` shows them in full.
         let ranges = text(node, "ranges");
         let cut = ranges.char_indices().nth(60).map(|(end, _)| format!("{}…", &ranges[..end]));
         table.row([text(node, "node"), text(node, "slots"), cut.unwrap_or(ranges)]);

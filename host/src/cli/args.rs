@@ -1,4 +1,4 @@
-//! The command line, described.
+//! The definition of the command line.
 
 use super::{
     client::{ADMIN, API, Client},

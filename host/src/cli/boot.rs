@@ -7,7 +7,7 @@ use crate::{
 };
 use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
 
-/// Both listeners, while there is no node behind them.
+/// Both listeners, before there is a node.
 pub(super) struct Booting {
     pub doing: Doing,
     admin: Held,
@@ -21,21 +21,21 @@ struct Held {
 }
 
 impl Booting {
-    /// The admin listener answers at once: probes come there. The API leaves its clients waiting
-    /// for a start that is over in a moment, and refuses them during one that is held up.
+    /// The admin listener answers at once, for probes. The API lets its clients wait for a quick
+    /// start, and refuses them during a delayed one.
     pub fn start(api: Server, admin: Server, control: &Handle) -> Self {
         let doing = Doing::default();
         let app = App::starting(doing.clone());
         let held_up = doing.clone();
-        let first = async move { held_up.held_up(limits::BOOT_PATIENCE).await };
+        let first = async move { held_up.held_up(limits::BOOT_DELAY_MAX).await };
         let api = hold(api, app.clone(), first, &Handle::current());
         let admin = hold(admin, app, std::future::ready(()), control);
         Self { doing, admin, api }
     }
 
-    /// Gives the listeners back: API and admin.
+    /// Returns the listeners: API and admin.
     pub async fn done(self) -> Option<(Server, Server)> {
-        // A task that serves ends by that order only.
+        // A serving task ends only by that order.
         let _ = (self.api.done.send(()), self.admin.done.send(()));
         Some((self.api.served.await.ok()?, self.admin.served.await.ok()?))
     }

@@ -21,15 +21,15 @@ use tokio::{
 /// One node's API or admin API.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// As it was given, for messages.
+    /// As given, for messages.
     url: String,
     host: String,
     port: u16,
-    /// What paths are put behind; no slash at the end.
+    /// Prefix of paths, without a trailing slash.
     prefix: String,
     token: Option<String>,
     timeout: Duration,
-    /// How to name another node and the token: differs between the two APIs.
+    /// How to set another node and the token: differs between the two APIs.
     hints: Hints,
 }
 
@@ -37,7 +37,7 @@ pub struct Client {
 pub struct Hints {
     pub url: &'static str,
     pub token: &'static str,
-    /// What it may be where a node does not know the route.
+    /// The likely cause if the node does not know the route.
     pub other: &'static str,
 }
 
@@ -66,7 +66,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
     /// # Errors
-    /// The answer is not JSON, so not slotd's.
+    /// The answer is not JSON, so not from slotd.
     pub fn json(&self) -> Result<Json, CliError> {
         Json::parse(&self.body)
     }
@@ -148,7 +148,7 @@ impl Client {
         }
     }
 
-    /// Begins a request whose answer does not end; only its beginning is bounded in time.
+    /// Sends a request with an endless answer; only its head has a timeout.
     ///
     /// # Errors
     /// As [`Client::get`].
@@ -162,7 +162,7 @@ impl Client {
         Err(self.refused(head.status.as_u16(), &Answer { headers: head.headers, body }))
     }
 
-    /// An answer's whole body; what says that something failed is small.
+    /// An answer's whole body; error bodies are small.
     async fn collect(
         &self,
         status: StatusCode,
@@ -207,7 +207,7 @@ impl Client {
             request = request.header(header::AUTHORIZATION, value);
         }
         for (name, value) in headers {
-            // What flags carry is checked where the flag is known.
+            // Flag values are validated where the flag is known.
             let value = http::HeaderValue::try_from(*value).map_err(|_| {
                 CliError::usage(format!(
                     "{value:?} can't be sent: header {name} must have no control characters"
@@ -269,7 +269,7 @@ impl Client {
         )
     }
 
-    /// What an answer other than 2xx says.
+    /// The error in an answer other than 2xx.
     fn refused(&self, status: u16, answer: &Answer) -> CliError {
         let exit = if status >= 500 { Exit::Server } else { Exit::Refused };
         let problem: Option<Value> = serde_json::from_slice(&answer.body).ok();
@@ -315,10 +315,10 @@ impl Client {
     }
 }
 
-/// What a flag says, where it is to be a header.
+/// Validates a flag's value that becomes a header.
 ///
 /// # Errors
-/// It can't be one, or the node would refuse it.
+/// It is not a valid header, or the node would refuse it.
 pub fn plain<'a>(flag: &str, value: &'a str, bytes_max: usize) -> Result<&'a str, CliError> {
     let fits = !value.is_empty() && value.len() <= bytes_max;
     match fits && !value.chars().any(char::is_control) {
@@ -330,10 +330,10 @@ pub fn plain<'a>(flag: &str, value: &'a str, bytes_max: usize) -> Result<&'a str
     }
 }
 
-/// Who does something, for the record: as a flag says, else the user of this process.
+/// The acting user, for the record: from the flag, or the user of this process.
 ///
 /// # Errors
-/// The flag says what can't be sent.
+/// The flag's value can't be sent.
 pub fn operator(flag: &str, told: Option<&str>) -> Result<String, CliError> {
     if let Some(told) = told {
         return plain(flag, told, limits::SENDER_BYTES_MAX).map(str::to_owned);
@@ -343,8 +343,8 @@ pub fn operator(flag: &str, told: Option<&str>) -> Result<String, CliError> {
     Ok(fit.next().unwrap_or_else(|| "operator".into()))
 }
 
-/// Percent-encodes everything but unreserved characters: fit for a path's segment and a query's
-/// value alike.
+/// Percent-encodes everything but unreserved characters: valid in a path segment and in a query
+/// value.
 pub fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -360,7 +360,7 @@ pub fn encode(text: &str) -> String {
     out
 }
 
-/// `?a=b&c=d` of the parameters that are there; empty for none.
+/// `?a=b&c=d` of the parameters that are set; empty for none.
 pub fn query(parameters: &[(&str, Option<String>)]) -> String {
     let mut out = String::new();
     for (name, value) in parameters {

@@ -1,9 +1,9 @@
-//! File descriptors: how many the process may have, and who gets them.
+//! File descriptors: how many the process may have, and how they are divided.
 
 use crate::{http::PlaceLimits, limits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the listeners may have of them.
+/// The listeners' share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
     pub api: PlaceLimits,
@@ -12,7 +12,7 @@ pub struct Descriptors {
     pub kept: u64,
 }
 
-/// Asks the system for as many as it gives, and divides them. Says in the log what came of it.
+/// Requests as many as the system allows, and divides them. Logs the result.
 pub fn divide(api: usize, api_per_address: usize) -> Descriptors {
     let limit = raise();
     let divided = of(limit, api, api_per_address);
@@ -37,7 +37,7 @@ pub fn divide(api: usize, api_per_address: usize) -> Descriptors {
     divided
 }
 
-/// Many systems give 1,024 unless asked. `None`: as many as one likes.
+/// Many systems give 1,024 unless asked. `None`: unlimited.
 fn raise() -> Option<u64> {
     let now = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: now.maximum, maximum: now.maximum };
@@ -61,7 +61,7 @@ fn of(limit: Option<u64>, api: usize, per_address: usize) -> Descriptors {
     };
     let kept = limits::FILES_BESIDE_CONNECTIONS.min(limit / 2);
     let mut left = usize::try_from(limit - kept).unwrap_or(usize::MAX);
-    // The admin listener first: it is needed most where there is little.
+    // The admin listener first: it matters most when there are few.
     let mut give = |listener: &mut PlaceLimits, part: usize| {
         let beside = listener.probes + listener.ending;
         let most = left / part;

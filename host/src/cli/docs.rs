@@ -1,4 +1,4 @@
-//! `docs/cli.md`, made from the description of the command line.
+//! `docs/cli.md`, generated from the definition of the command line.
 
 #[cfg(test)]
 mod tests {
@@ -61,7 +61,8 @@ On a terminal, control characters in session data are printed as escapes.
         }
     }
 
-    /// A command that the documentation lacks is not found; one that it has and is gone misleads.
+    /// A command that is missing in the documentation is not found; one that no longer exists
+    /// misleads.
     #[test]
     fn cli_docs_are_current() {
         crate::config::docs::assert_current("cli.md", &markdown());

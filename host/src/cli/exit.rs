@@ -34,11 +34,11 @@ exits! {
     Bug = 70;
 }
 
-/// Why a command did not do what it was told.
+/// Why a command failed.
 #[derive(Debug)]
 pub struct CliError {
     pub exit: Exit,
-    /// For a person; may have several lines.
+    /// For people; may have several lines.
     pub message: String,
     /// The server's own answer, for `--json`.
     pub problem: Option<Value>,
@@ -55,7 +55,7 @@ impl CliError {
         Self::new(Exit::Usage, message)
     }
 
-    /// Tells standard error.
+    /// Prints it to standard error.
     pub fn report(&self, as_json: bool) {
         if self.message.is_empty() {
             return;
@@ -77,14 +77,14 @@ impl CliError {
 }
 
 impl From<crate::error::Error> for CliError {
-    /// Names are checked here by the same rules as on the server.
+    /// Names are validated here by the same rules as on the server.
     fn from(error: crate::error::Error) -> Self {
         Self::usage(error.detail)
     }
 }
 
 impl From<std::io::Error> for CliError {
-    /// Of writing to standard output. A reader that went away (`| head`) is no failure.
+    /// Of writing to standard output. A reader that is gone (`| head`) is not a failure.
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::BrokenPipe => Self::new(Exit::Failure, String::new()),

@@ -29,7 +29,7 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::watch};
 
-/// What a node of a cluster has beside what a node that stands alone has.
+/// What a cluster node has in addition to a standalone node.
 pub(super) struct Joined {
     shared: Shared,
     member: Presence,
@@ -48,17 +48,17 @@ impl Joined {
 }
 
 impl Presence {
-    /// Says farewell, once all slots are elsewhere, and ends the links.
+    /// Notifies the peers that it leaves, once all slots are elsewhere, and closes the links.
     pub async fn leave(self) {
-        let farewell = async {
+        let leave = async {
             self.membership.leave().await;
             self.links.stop().await;
         };
-        let _ = tokio::time::timeout(limits::FAREWELL_WAIT, farewell).await;
+        let _ = tokio::time::timeout(limits::LEAVE_WAIT, leave).await;
     }
 }
 
-/// Resolves when the cluster does not have this node any more; never on a node that stands alone.
+/// Resolves when the cluster has removed this node; never on a standalone node.
 pub(super) async fn excluded(fatal: Option<watch::Receiver<Option<Fatal>>>) -> String {
     if let Some(mut fatal) = fatal
         && let Ok(why) = fatal.wait_for(Option::is_some).await
@@ -69,17 +69,17 @@ pub(super) async fn excluded(fatal: Option<watch::Receiver<Option<Fatal>>>) -> S
     std::future::pending().await
 }
 
-/// The peer port, taken before the data directory is touched.
+/// The peer port, bound before the data directory is touched.
 pub(super) struct PeerPort {
     tcp: TcpListener,
     udp: UdpSocket,
 }
 
 impl PeerPort {
-    /// Both halves of one port. With port 0, one that both have free.
+    /// TCP and UDP on one port. With port 0, one that is free for both.
     ///
     /// # Errors
-    /// The address is taken, or not this machine's.
+    /// The address is in use, or not this machine's.
     pub async fn bind(listen: SocketAddr) -> Result<Self, StartError> {
         let failed = |e: std::io::Error| StartError::listen("cluster", listen, &e);
         let mut tries = 0;
@@ -95,18 +95,18 @@ impl PeerPort {
     }
 }
 
-/// What the environment says of DNS.
+/// The DNS settings in the environment.
 ///
 /// # Errors
-/// A variable can't be used; the message names it.
+/// An invalid variable; the message names it.
 fn dns() -> Result<Option<DnsOptions>, String> {
     DnsOptions::from_vars(|name| std::env::var(name).ok()).map_err(|e| e.to_string())
 }
 
-/// A node that finds its peers by DNS is called after its address, unless it has a name.
+/// A node that finds its peers by DNS is named after its address, unless it has a name.
 ///
 /// # Errors
-/// As [`dns`], on any node: a typing error must not make one stand alone.
+/// As [`dns`], on any node: a typing error must not make a node standalone.
 pub(super) fn name_by_dns(loaded: &mut Loaded) -> Result<(), String> {
     let dns = dns()?;
     let config = &mut loaded.config;
@@ -117,17 +117,17 @@ pub(super) fn name_by_dns(loaded: &mut Loaded) -> Result<(), String> {
     Ok(())
 }
 
-/// The engine, open, and what a cluster keeps there.
+/// The open log engine, and the cluster's data in it.
 pub(super) struct Engine {
     pub nats: Nats,
     pub registry: Registry,
     pub catalogue: Arc<Catalogue>,
 }
 
-/// Opens the engine.
+/// Opens the log engine.
 ///
 /// # Errors
-/// The engine can't be had in time, or must not be used.
+/// The engine is not available in time, or must not be used.
 pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, StartError> {
     doing.step("waiting for NATS");
     let servers = config.nats.servers.as_deref().unwrap_or_default();
@@ -158,7 +158,7 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
     Ok(Engine { nats, registry, catalogue })
 }
 
-/// A server that acknowledges before it syncs loses acknowledged messages with its power.
+/// A server that acknowledges before it syncs loses acknowledged messages in a power failure.
 async fn check_sync(config: &Config) -> Result<(), StartError> {
     let Some(monitors) = &config.nats.monitor else {
         tracing::warn!(
@@ -169,7 +169,7 @@ async fn check_sync(config: &Config) -> Result<(), StartError> {
     };
     for monitor in monitors.split(',') {
         match Nats::check_sync(&[monitor.to_owned()]).await {
-            // It may be down; the others are asked all the same.
+            // It may be down; the others are checked all the same.
             Err(NatsError::Unavailable(why)) => tracing::warn!(
                 why,
                 "can't check whether a NATS server syncs before it acknowledges"
@@ -180,10 +180,10 @@ async fn check_sync(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Joins the cluster; returns when the node has met it, or knows that nobody else is there.
+/// Joins the cluster; returns when the node has met it, or knows that no other node exists.
 ///
 /// # Errors
-/// A part can't be had, or the others refuse this node.
+/// A part is not available, or the others refuse this node.
 pub(super) async fn join(
     config: &Config,
     engine: Engine,
@@ -320,8 +320,8 @@ pub(super) async fn join(
     Ok(Joined { shared, member: Presence { membership, links } })
 }
 
-/// Tries again what the engine can't do yet, as a cluster of servers that has just been started
-/// can't, until the time for that is over.
+/// Retries until the timeout what the engine can't do yet, for example because its servers have
+/// just been started.
 async fn patiently<T, E: Into<StartError>>(
     config: &Config,
     doing: &Doing,
@@ -345,7 +345,7 @@ async fn patiently<T, E: Into<StartError>>(
     }
 }
 
-/// Refuses nodes that are too old from the moment on at which the level is raised.
+/// Refuses nodes that are too old from the moment when the level is raised.
 async fn follow_level(membership: Membership, level: Arc<FeatureLevel>) {
     let mut level = level.watch();
     // It may have been raised since membership began.
@@ -356,7 +356,7 @@ async fn follow_level(membership: Membership, level: Arc<FeatureLevel>) {
     }
 }
 
-/// What the directory has are copies of one cluster's state: of no use in another, where the same
+/// The directory has copies of one cluster's state, which are useless in another, where the same
 /// positions mean other batches.
 fn belong(data_dir: &DataDir, cluster: &str) -> Result<(), StartError> {
     const CLUSTER: &str = "cluster";
@@ -383,7 +383,7 @@ fn count_boot(data_dir: &DataDir) -> Result<u64, StartError> {
     let last = data_dir.meta_get(BOOTS).map_err(|e| unavailable(e.to_string()))?;
     let last = match last {
         Some(bytes) => u64::from_le_bytes(bytes[..].try_into().map_err(|_| {
-            // Taken for none, this start would pass for an older one than those before.
+            // If it counted as missing, this start would look older than those before.
             unavailable(format!("its count of starts has {} bytes, not 8", bytes.len()))
         })?),
         None => 0,

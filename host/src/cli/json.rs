@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use std::{borrow::Cow, fmt, ops::Deref};
 
-/// An answer: read as a [`Value`], shown as the text that it was.
+/// An answer: parsed as a [`Value`], shown as its original text.
 #[derive(Clone, Debug)]
 pub struct Json {
     text: String,
@@ -19,16 +19,16 @@ pub struct Json {
 
 impl Json {
     /// # Errors
-    /// It is no JSON: not slotd's.
+    /// It is not JSON, so not from slotd.
     pub fn parse(bytes: &[u8]) -> Result<Self, CliError> {
         let text = std::str::from_utf8(bytes).map_err(|error| no_json(&error))?;
         let value = serde_json::from_str(text).map_err(|error| no_json(&error))?;
         Ok(Self { text: text.to_owned(), value })
     }
-    /// A part of it, with what others stored as it stands there.
+    /// A part of it, with stored values in their original text.
     ///
     /// # Errors
-    /// It is of another form.
+    /// It has another structure.
     pub fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, CliError> {
         read(&self.text)
     }
@@ -65,12 +65,12 @@ fn no_json(error: &dyn fmt::Display) -> CliError {
 }
 
 /// # Errors
-/// It is of another form.
+/// It has another structure.
 pub fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, CliError> {
     serde_json::from_str(json).map_err(|error| no_json(&error))
 }
 
-/// JSON without line breaks: they can only stand between its parts, where a space is as good.
+/// JSON without line breaks: they occur only between tokens, where a space is equivalent.
 pub fn one_line(json: &str) -> Cow<'_, str> {
     match json.contains(['\n', '\r']) {
         true => json.trim().replace(['\n', '\r'], " ").into(),
@@ -78,7 +78,7 @@ pub fn one_line(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// A page of a session's history. A node of an earlier version lacks some of it.
+/// A page of a session's history. A node of an earlier version omits some fields.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Page<'a> {
@@ -119,7 +119,7 @@ impl Entry<'_> {
     }
 }
 
-/// An event, of a page or of a stream. What the node says of its own has no `seq`.
+/// An event, of a page or of a stream. Events of the node itself have no `seq`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Event<'a> {
@@ -164,7 +164,7 @@ impl StateEntry<'_> {
     }
 }
 
-/// What was stored, on one line for a person: JSON as it stands, a text as it reads.
+/// A stored value, on one line for people: JSON unchanged, a text as plain text.
 fn shown(content_type: &str, inline: Option<&RawValue>, base64: Option<&str>) -> String {
     match (inline.map(RawValue::get), base64) {
         (None, Some("") | None) => "(empty)".into(),
@@ -183,8 +183,8 @@ fn shown(content_type: &str, inline: Option<&RawValue>, base64: Option<&str>) ->
 mod tests {
     use super::*;
 
-    /// Without it, what a session holds would be shown as something else: 1.10 as 1.1, a number of
-    /// twenty digits rounded, keys in another order.
+    /// Without it, a session's values would be shown changed: 1.10 as 1.1, a number of twenty
+    /// digits rounded, keys in another order.
     #[test]
     fn what_was_stored_is_shown_as_it_is() {
         let stored = "{\"z\": 1.10, \"a\": 12345678901234567890123,\n \"e\": 1E5, \"z\": null}";

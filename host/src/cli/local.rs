@@ -64,10 +64,10 @@ fn test(dir: &Path, args: &[OsString]) -> Result<(), CliError> {
     }
 }
 
-/// Fails when a call went otherwise than its script says.
+/// Fails if a call did not match its script.
 async fn play(options: &ScriptOptions, json: bool) -> Result<(), CliError> {
     let steps = if json { Steps::quiet() } else { Steps::shown() };
-    // What the handler logs, above all why it trapped.
+    // The handler's log, above all why it trapped.
     telemetry::init_plain_log("off,slotd::guest=debug");
     let played = plugin::play(options, &steps).await;
     let report = played.map_err(|error| CliError::failure(format!("{error:#}")))?;
@@ -84,10 +84,10 @@ async fn play(options: &ScriptOptions, json: bool) -> Result<(), CliError> {
     }
 }
 
-/// Imports and exports that are shown without `--json`: more is not read.
+/// Limit of imports and exports shown without `--json`.
 const NAMES_SHOWN: usize = 64;
 
-/// Fails when the component does not fit, so that a script can ask.
+/// Fails if the component does not fit, for scripts.
 async fn check(file: &Path, json: bool) -> Result<(), CliError> {
     let found = inspect_apart(read_component(file)?.into()).await;
     let found = found.map_err(|error| CliError::failure(format!("slotd can't run it: {error}")))?;

@@ -1,4 +1,4 @@
-//! The command line: `slotd serve`, and a client for everything a node can be asked.
+//! The command line: `slotd serve`, and a client for everything else.
 
 mod admin;
 mod args;
@@ -46,23 +46,23 @@ use std::{
 };
 use tokio::runtime::Builder;
 
-/// How long the end of the process waits for what still runs on other threads.
+/// How long the end of the process waits for other threads.
 const RUNTIME_END: Duration = Duration::from_millis(500);
 
 /// The whole program.
 pub fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
-    // Before anything of the command line: a child that compiles has nothing to do with it.
+    // Before any parsing of the command line: a compiling child process has nothing to do with it.
     if words.next().is_some_and(|command| command == compile_child::COMMAND) {
         return compile_child::main(words);
     }
     panics::install_hook();
     let cli = Cli::parse();
     let json = cli.json;
-    // The hook has told of a panic by then.
+    // The panic hook has reported it by then.
     let code = match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        // The reader of our output has gone; there is nothing to say and nobody to say it to.
+        // The reader of our output is gone; there is nothing to print and nobody to read it.
         Ok(Err(error)) if error.message.is_empty() => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             error.report(json);

@@ -101,7 +101,7 @@ fn nodes_table(answer: &Value) -> String {
     table.render()
 }
 
-/// Why a node did not say anything. The reason may name it.
+/// Why a node did not answer. The reason may name it.
 fn silent(node: &Value) -> String {
     let (name, why) = (text(node, "node"), text(node, "why"));
     match why.starts_with(&format!("node {name} ")) || why.contains(&format!(" node {name} ")) {
@@ -110,7 +110,7 @@ fn silent(node: &Value) -> String {
     }
 }
 
-/// What the table does not say by itself.
+/// Notes that the table does not show.
 fn notes(answer: &Value) -> Vec<String> {
     let nodes = list(answer, "nodes");
     let mut notes = Vec::new();
@@ -149,7 +149,7 @@ pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
     };
     let node = &args.node;
     if args.wait {
-        // A node that has left answers nothing, and one that was cut off neither.
+        // A node that has left does not answer, nor does one that is unreachable.
         let asked = client.get("/admin/v1/nodes").await?.json()?;
         if asked["own"] == **node {
             return Err(CliError::usage(format!(
@@ -232,7 +232,7 @@ fn moves_table(answer: &Value) -> String {
         };
         table.row([
             text(info, "slot"),
-            // Nobody alive had it: a takeover.
+            // No live node had it: a takeover.
             text(info, "from"),
             text(info, "to"),
             text(info, "id"),
@@ -274,7 +274,7 @@ mod tests {
         })
     }
 
-    /// Without it an operator would not see that the cluster is split, or which node is the odd one.
+    /// Without it an operator would not see that the cluster is split, or which node differs.
     #[test]
     fn nodes_that_differ_are_shown() {
         let mut cut = node("c", &["c"], &[]);
@@ -310,7 +310,7 @@ mod tests {
         );
     }
 
-    /// Without it the table would not say what a cancel needs, nor why a move failed.
+    /// Without it the table would lack what a cancel needs, and why a move failed.
     #[test]
     fn moves_say_what_is_needed_to_act() {
         let answer = json!({

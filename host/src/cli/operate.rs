@@ -1,4 +1,4 @@
-//! Commands of operators on sessions: what a session holds, corrections, files, many at once.
+//! Operators' commands on sessions: their state, corrections, export and import, bulk deletes.
 
 use super::{
     admin::service_path,
@@ -37,7 +37,7 @@ pub async fn state(args: SessionState, json: bool) -> Result<(), CliError> {
     }
 }
 
-/// Prints one value as it is.
+/// Prints one value unchanged.
 async fn value(client: &Client, path: &str, key: &str, as_json: bool) -> Result<(), CliError> {
     let parameters = query(&[("prefix", Some(key.into())), ("limit", Some("1".into()))]);
     let page = client.get(&format!("{path}{parameters}")).await?.json()?;
@@ -90,7 +90,7 @@ async fn keys(
     let keys = output::count(size("state_keys"), "key");
     let bytes = output::count(size("state_bytes"), "byte");
     let position = text(&page, "session.position");
-    // Of the whole session, whatever was asked for.
+    // Of the whole session, whichever part was requested.
     let whole = match (prefix, entries.is_empty()) {
         (Some(prefix), true) => format!(
             "no keys that begin with {prefix:?}; the session has {keys}, {bytes}, as of {position}"
@@ -119,7 +119,7 @@ pub async fn set(args: SessionSet, json: bool) -> Result<(), CliError> {
                 "-" => read_input()?,
                 text => text.as_bytes().to_vec(),
             };
-            // What the SDKs read is JSON; anything else has to be meant.
+            // SDKs read JSON; anything else has to be explicit.
             let base64 = base64::engine::general_purpose::STANDARD.encode(&bytes);
             match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
                 Err(error) if !args.raw => {
@@ -146,8 +146,7 @@ pub async fn set(args: SessionSet, json: bool) -> Result<(), CliError> {
     output::line(&format!("corrected; it is message {seq} in the session's history"))
 }
 
-/// Whether there is anything to delete: a correction that corrects nothing would stand in the history
-/// for good.
+/// Whether there is anything to delete: an empty correction would stay in the history permanently.
 async fn has_key(client: &Client, path: &str, key: &str) -> Result<(), CliError> {
     let parameters = query(&[("prefix", Some(key.into())), ("limit", Some("1".into()))]);
     let page = client.get(&format!("{path}{parameters}")).await?.json()?;
@@ -179,12 +178,12 @@ pub async fn export(args: SessionExport, json: bool) -> Result<(), CliError> {
     let Some(file) = args.file.filter(|file| file.as_os_str() != "-") else {
         return save(&client, &path, &mut std::io::stdout().lock()).await.map(drop);
     };
-    // By its kind alone: the message would name a file of which the user knows nothing.
+    // Only by its kind: the message would name a file that the user does not know.
     let failed = |error: std::io::Error| {
         let why = std::io::Error::from(error.kind());
         CliError::failure(format!("can't write {}: {why}", file.display()))
     };
-    // There in whole, or not at all.
+    // Appears completely, or not at all.
     let folder = file.parent().filter(|dir| !dir.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     if !folder.is_dir() {
@@ -204,14 +203,14 @@ pub async fn export(args: SessionExport, json: bool) -> Result<(), CliError> {
     output::line(&format!("{}: {}", file.display(), held(&end["end"])))
 }
 
-/// What a session's file has.
+/// The contents of a session's file.
 fn held(counts: &Value) -> String {
     let size = |name: &str| counts[name].as_u64().unwrap_or(0) as usize;
     let (messages, keys) = (size("messages"), size("keys"));
     format!("{}, {}", output::count(messages, "message"), output::count(keys, "key"))
 }
 
-/// Writes an export; gives its last line.
+/// Writes an export; returns its last line.
 async fn save(
     client: &Client,
     path: &str,
@@ -258,7 +257,7 @@ pub async fn import(args: SessionImport, json: bool) -> Result<(), CliError> {
         let hint = if too_large { ": send it with curl --data-binary" } else { "" };
         CliError::failure(format!("{} {error}{hint}", args.file.display()))
     })?;
-    // Before anything is replaced by it.
+    // Before it replaces anything.
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let last = text.rsplit(|b| *b == b'\n').next().unwrap_or_default();
     let last: Value = serde_json::from_slice(last).unwrap_or_default();
@@ -317,7 +316,7 @@ pub async fn delete(args: SessionDelete, json: bool) -> Result<(), CliError> {
     many.say(json, deleted, false, &format!("deleted {}", output::count(deleted, "session")))
 }
 
-/// Sessions of a service whose ids begin alike.
+/// Sessions of a service whose ids share a prefix.
 struct Many {
     client: Client,
     service: ServiceName,
@@ -325,7 +324,7 @@ struct Many {
 }
 
 impl Many {
-    /// Counts or deletes them, a page at a time: cut short, it may be run again.
+    /// Counts or deletes them, page by page: it can be repeated after an interruption.
     async fn go_through(&self, dry_run: bool, json: bool) -> Result<usize, CliError> {
         let path = service_path(self.service.as_str(), "/sessions")?;
         let (mut total, mut after) = (0, None);

@@ -14,7 +14,7 @@ use std::{
 /// Writes to standard output.
 ///
 /// # Errors
-/// Also when the reader has gone; `println!` would panic.
+/// Also when the reader is gone; `println!` would panic.
 pub fn print(text: &str) -> Result<(), CliError> {
     write_bytes(text.as_bytes())
 }
@@ -35,12 +35,12 @@ pub fn write_bytes(bytes: &[u8]) -> Result<(), CliError> {
     Ok(sink::out(bytes)?)
 }
 
-/// Writes a line to standard error; if that fails there is nobody to tell.
+/// Writes a line to standard error; errors are ignored.
 pub fn complain(text: &str) {
     let _ = sink::err(format!("{text}\n").as_bytes());
 }
 
-/// What is said on standard error: on a terminal, long lines broken between words.
+/// Messages on standard error: on a terminal, long lines are broken between words.
 pub fn for_terminal(text: &str) -> Cow<'_, str> {
     match io::stderr().is_terminal() {
         true => wrapped(text, WIDTH).into(),
@@ -48,7 +48,7 @@ pub fn for_terminal(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A width at which long sentences are read with ease.
+/// A width at which long sentences are easy to read.
 const WIDTH: usize = 100;
 
 fn wrapped(text: &str, width: usize) -> String {
@@ -83,7 +83,7 @@ fn wrapped(text: &str, width: usize) -> String {
     out
 }
 
-/// Writes a body as it is; on a terminal, made harmless and ended with a line break.
+/// Writes a body unchanged; on a terminal, escaped and ended with a line break.
 ///
 /// # Errors
 /// As [`print`].
@@ -103,12 +103,12 @@ pub fn body(bytes: &[u8]) -> Result<(), CliError> {
     }
 }
 
-/// Control and format characters as escapes: what others wrote must not drive the reader's terminal.
+/// Control and format characters as escapes: external text must not control the reader's terminal.
 pub fn harmless(text: &str, keep_lines: bool) -> String {
     text::printable(text, if keep_lines { Keep::Lines } else { Keep::Nothing }).into_owned()
 }
 
-/// Columns with a heading; numbers to the right.
+/// Columns with a heading; numbers right-aligned.
 pub struct Table {
     rows: Vec<Vec<String>>,
     right: Vec<bool>,
@@ -143,7 +143,7 @@ impl Table {
     }
 }
 
-/// A field of a JSON answer as text: strings without quotes, `-` for what is not there.
+/// A field of a JSON answer as text: strings without quotes, `-` for a missing one.
 pub fn text(value: &Value, path: &str) -> String {
     match path.split('.').try_fold(value, |v, key| v.get(key)) {
         None | Some(Value::Null) => "-".into(),
@@ -190,7 +190,7 @@ pub fn format_time(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}Z")
 }
 
-/// Microseconds in the unit that reads best.
+/// Microseconds in the most readable unit.
 pub fn micros(us: f64) -> String {
     match us {
         us if us < 1_000.0 => format!("{us:.0} µs"),
@@ -199,7 +199,7 @@ pub fn micros(us: f64) -> String {
     }
 }
 
-/// Bytes, as a person reads them.
+/// Bytes, for people.
 pub fn bytes(n: f64) -> String {
     const KIB: f64 = 1024.0;
     match n {
@@ -220,7 +220,7 @@ pub fn count(n: usize, what: &str) -> String {
 mod tests {
     use super::*;
 
-    /// An operator reads these in an incident; a day off sends them to the wrong log.
+    /// Operators read these in an incident; a day off sends them to the wrong log.
     #[test]
     fn times_are_right_across_leap_years() {
         for (ms, text) in [

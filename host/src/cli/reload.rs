@@ -8,21 +8,21 @@ use crate::{
 };
 use tokio::time::timeout;
 
-/// The tokens that a node asks for; `None`: that listener asks for none.
+/// The node's tokens; `None`: that listener requires none.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     pub api: Option<Token>,
     pub admin: Option<Token>,
 }
 
-/// A running node's configuration, and what may be changed of it.
+/// A running node's configuration, and the parts that can change.
 pub(super) struct Reload {
     sources: ConfigArgs,
     running: Config,
     tokens: Tokens,
 }
 
-/// What a new configuration changes.
+/// The changes in a new configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Changes {
     now: Vec<&'static str>,
@@ -34,11 +34,11 @@ impl Reload {
         Self { sources, running, tokens }
     }
 
-    /// Reads the configuration again and says what became of it. With one that is wrong, or can't be
-    /// read, all stays as it was.
+    /// Reloads the configuration and reports the result. If it is invalid, or can't be read,
+    /// nothing changes.
     pub async fn reload(&mut self) {
         let sources = self.sources.clone();
-        // A file may be a pipe, or lie on a disk that hangs.
+        // A file may be a pipe, or on a disk that hangs.
         let reading = crate::task::blocking(move || sources.load());
         let loaded = match timeout(limits::RELOAD_WAIT, reading).await {
             Ok(Ok(Ok(loaded))) => loaded,
@@ -84,7 +84,7 @@ impl Reload {
                     }
                     self.running.admin.token.clone_from(then);
                 }
-                // What they hold is what counts.
+                // Their content is what counts.
                 "api.token_file" | "admin.token_file" => continue,
                 _ => {
                     changes.at_restart.push(key);
@@ -98,8 +98,8 @@ impl Reload {
     }
 }
 
-/// Gives a token another value. Whether there is one decides who may ask at all, and is not changed
-/// while the node runs.
+/// Changes a token's value. Whether there is one decides who may use the API at all, and can't
+/// change while the node runs.
 fn replace(now: &Option<Token>, then: Option<&str>) -> Result<bool, String> {
     match (now, then) {
         (Some(now), Some(then)) => now.replace(then).map(|()| true),
@@ -133,8 +133,8 @@ mod tests {
         load(&Sources { flags, ..Sources::default() }).unwrap()
     }
 
-    /// A token that was leaked must be replaced without a restart; whether a listener asks for one is
-    /// not to change by a slip, and what can't change must be said.
+    /// A leaked token must be replaceable without a restart. Whether a listener requires one must
+    /// not change by mistake, and unchangeable settings must be reported.
     #[test]
     fn tokens_change_and_what_can_not_is_named() {
         let first = loaded(&[("api.token", "hunter2hunter2")]).config;

@@ -1,4 +1,4 @@
-//! `slotd serve`: a node from its configuration to its clean stop.
+//! `slotd serve`: runs a node, from its configuration to its clean stop.
 
 use super::{
     args::{ConfigArgs, Serve},
@@ -35,21 +35,22 @@ use tokio::{
     time::timeout,
 };
 
-/// Stops a node within a grace.
+/// Stops a node within a grace period.
 pub type Stop = Box<dyn FnOnce(Duration) -> BoxFuture<'static, Result<(), String>> + Send>;
 
-/// A node that serves.
+/// A running node.
 pub struct Running {
     pub api: SocketAddr,
     pub admin: SocketAddr,
-    /// Stops accepting, finishes what is in flight within the grace, closes sockets, flushes and
-    /// closes the store. An error says what did not finish; nothing acknowledged is lost by it.
+    /// Stops accepting, finishes requests in flight within the grace period, closes sockets,
+    /// flushes and closes the store. An error names what did not finish; no acknowledged message is
+    /// lost by it.
     pub stop: Stop,
-    /// What its listeners ask for; a clone that is replaced is replaced there.
+    /// The listeners' tokens; replacing one in a clone replaces it in the listener.
     pub tokens: Tokens,
-    /// Resolves, with the reason, when a part that must not end has ended.
+    /// Resolves, with the reason, when an essential part has ended.
     pub failed: BoxFuture<'static, String>,
-    /// Resolves when an operator has asked, through any node, that this one give everything away
+    /// Resolves when an operator has ordered, through any node, that this one hand over everything
     /// and end.
     pub drained: BoxFuture<'static, ()>,
 }
@@ -57,15 +58,14 @@ pub struct Running {
 /// Why a node does not start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
-    /// An address is taken, the data directory is in use, the disk is full: may work later.
+    /// An address is in use, the data directory is in use, the disk is full: may work later.
     #[error("{0}")]
     Unavailable(String),
-    /// The data directory is damaged, or was made with another slot count. Starting again will
-    /// not help.
+    /// The data directory is damaged, or was created with another slot count. A restart will not
+    /// help.
     #[error("{0}")]
     Damaged(String),
-    /// The engine can't be used, or the cluster does not take this node. Starting again will not
-    /// help.
+    /// The engine can't be used, or the cluster refuses this node. A restart will not help.
     #[error("{0}")]
     Refused(String),
 }
@@ -101,15 +101,15 @@ impl From<StartError> for CliError {
 
 // ---- the wiring --------------------------------------------------------------------------------
 
-/// Opens the node and binds its listeners. Call it on the runtime that is to answer probes and
-/// operators; all else runs on the one that serves.
+/// Opens the node and binds its listeners. Call it on the runtime that answers probes and
+/// operators; everything else runs on the serving one.
 ///
 /// # Errors
-/// A part can't be had. When it is dropped before its end, the start is given up.
+/// A part is not available. Dropping it early cancels the start.
 pub(super) async fn start(config: &Config, serving: &Serving) -> Result<Running, StartError> {
     let (config, own, control) = (config.clone(), serving.clone(), Handle::current());
     let (wanted, given_up) = oneshot::channel::<()>();
-    // On a thread of its own: a start reads and compiles, and must keep none that serves.
+    // On a separate thread: a start reads and compiles, and must not block a serving thread.
     let started = serving.runtime.spawn_blocking(move || {
         let runtime = own.runtime.clone();
         runtime.block_on(async {
@@ -131,9 +131,9 @@ async fn assemble(
     control: &Handle,
 ) -> Result<Running, StartError> {
     let descriptors = descriptors::divide(config.connections_max, config.connections_per_address);
-    // Bound first, served last: a taken address is found before the data directory is touched.
+    // Bound first, served last: an address in use is found before the data directory is touched.
     let api = listen("api", config.api.clone()).await?;
-    // A listener belongs to the runtime that it is bound on.
+    // A listener belongs to the runtime on which it is bound.
     let admin = control.spawn(listen("admin", config.admin.clone())).await;
     let admin = admin.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let peers = match config.is_cluster() {
@@ -146,7 +146,7 @@ async fn assemble(
     let data_dir = Arc::new(data_dir);
     let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
     let listeners = match &peers {
-        // Only a node of a cluster may have to wait for others.
+        // Only a cluster node may have to wait for others.
         Some(_) => Listeners::Booting(Booting::start(api, admin, control)),
         None => Listeners::Idle(api, admin),
     };
@@ -250,7 +250,7 @@ async fn assemble(
     })
 }
 
-/// What a running node consists of, for its end.
+/// The parts of a running node, to shut down.
 struct Parts {
     node: Arc<Node>,
     shutdown: Shutdown,
@@ -261,8 +261,8 @@ struct Parts {
     scrape: telemetry::SourceGuard,
 }
 
-/// Ends a node within its grace. Each part of the end has a share of what the ones before have left,
-/// so that none takes it all: handing slots over in a cluster, clients, and then the slots.
+/// Shuts a node down within its grace period. Each step gets a share of what the ones before have
+/// left, so that none uses it all: handing over slots in a cluster, clients, then the slots.
 ///
 /// # Errors
 /// What did not finish.
@@ -270,7 +270,7 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
     let Parts { node, shutdown, servers, cluster, data_dir, scrape } = parts;
     let started = crate::clock::now();
     let left = || grace.saturating_sub(started.elapsed());
-    // No deploy that still is being compiled may take of the slots' grace.
+    // A deploy that is still compiling must not use up the slots' grace period.
     node.stop_compiling();
     // Clients are served until the slots are elsewhere.
     node.give_away(grace.mul_f64(limits::DRAIN_SHARE)).await;
@@ -283,7 +283,7 @@ async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
             meanwhile");
     }
     let late = node.stop(left()).await;
-    // Some waited for their slots, and are answered now; who does not read is cut.
+    // Some waited for their slots, and are answered now; clients that do not read are cut.
     if waiting && timeout(limits::LINGER, ended).await.is_err() {
         tracing::warn!("disconnecting clients that do not read");
     }
@@ -367,10 +367,10 @@ pub(super) fn openapi_document() -> Option<String> {
 
 // ---- the rest ----------------------------------------------------------------------------------
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is ordered to stop.
 ///
 /// # Errors
-/// It does not start, does not finish in time, or meets a bug.
+/// It does not start, does not finish in time, or hits a bug.
 pub async fn serve(args: Serve, json: bool, serving: Serving) -> Result<(), CliError> {
     telemetry::sink::start();
     let Serve { config, addresses_file, resettable } = args;
@@ -386,22 +386,22 @@ pub async fn serve(args: Serve, json: bool, serving: Serving) -> Result<(), CliE
     panics::install_hook();
     telemetry::metrics();
     let watchdog = serving.watch(loaded.config.stall_limit)?;
-    // What a node keeps is nobody else's: also the files that its store makes by itself.
+    // A node's files are private, including those that its store creates by itself.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     or_a_bug(run(loaded, sources, addresses_file.as_deref(), json, &serving, &watchdog)).await
 }
 
-/// What serves, until a bug ends it.
+/// Serves, until a bug ends it.
 ///
 /// # Errors
-/// As `serving` does, or that a bug ended it.
+/// As `serving`, or that a bug ended it.
 pub(super) async fn or_a_bug(
     serving: impl Future<Output = Result<(), CliError>>,
 ) -> Result<(), CliError> {
     tokio::select! {
         biased;
-        // Crash-only: with a part in an unknown shape there is no orderly way to go on, and what
-        // was acknowledged is in the log.
+        // Crash-only: with a part in an unknown state there is no orderly way to continue, and
+        // acknowledged messages are in the log.
         cause = panics::fatal() => Err(CliError::new(
             Exit::Bug,
             format!("a bug stopped this node: {cause}\n  Acknowledged messages are safe; start it again."),
@@ -434,7 +434,8 @@ async fn run(
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    // From before the start, so that being told to stop in the middle of it is orderly too.
+    // From before the start, so that an order to stop in the middle of it is handled gracefully
+    // too.
     let mut signals = Signals::listen()?;
     let running = tokio::select! {
         name = signals.stop() => {
@@ -450,11 +451,11 @@ async fn run(
     let failure = loop {
         tokio::select! {
             told = signals.next() => match told {
-                Told::Stop(name) => {
+                SignalAction::Stop(name) => {
                     tracing::info!(signal = name, grace = ?config.shutdown_grace, "stopping");
                     break None;
                 }
-                Told::Reload => reload.reload().await,
+                SignalAction::Reload => reload.reload().await,
             },
             () = &mut drained => {
                 tracing::info!(grace = ?config.shutdown_grace, "drained by an operator; stopping");
@@ -475,10 +476,10 @@ async fn run(
     }
 }
 
-/// Stops a node in an orderly way, or at once when told a second time.
+/// Stops a node gracefully, or immediately on a second signal.
 ///
 /// # Errors
-/// Not all was finished; nothing acknowledged is lost.
+/// Not everything finished; no acknowledged message is lost.
 pub(super) async fn end(
     stop: Stop,
     grace: Duration,
@@ -500,7 +501,7 @@ pub(super) async fn end(
                  acknowledged is lost",
             ));
         }
-        // What runs under the grace ends with it; the rest is the store's last write.
+        // Work under the grace period ends with it; the rest is the store's last write.
         stopped = timeout(most, stop(grace)) => stopped,
     };
     match stopped {
@@ -512,14 +513,14 @@ pub(super) async fn end(
     }
 }
 
-/// One line on standard output for people and scripts; a file for those who let the system choose
+/// One line on standard output for people and scripts; a file for users who let the system choose
 /// the ports.
 fn announce(running: &Running, addresses_file: Option<&Path>, json: bool) -> Result<(), CliError> {
     let addresses = serde_json::json!({"api": running.api, "admin": running.admin});
     if let Some(file) = addresses_file {
         let part = file.with_extension("part");
         std::fs::write(&part, addresses.to_string())
-            // It is for others; what a node keeps is not, and that is what its umask is for.
+            // It is for others; the umask protects only the node's own files.
             .and_then(|()| std::fs::set_permissions(&part, Permissions::from_mode(0o644)))
             .and_then(|()| std::fs::rename(&part, file))
             .map_err(|e| CliError::failure(format!("can't write {}: {e}", file.display())))?;
@@ -531,15 +532,15 @@ fn announce(running: &Running, addresses_file: Option<&Path>, json: bool) -> Res
             format!("slotd is ready: API http://{}, admin http://{}", running.api, running.admin)
         }
     };
-    // Nobody may be reading; the node serves all the same.
+    // There may be no reader; the node serves all the same.
     let _ = output::line(&line);
     Ok(())
 }
 
-/// What tells a command that serves to stop, or to read its configuration again.
+/// Signals that make a serving command stop, or reload its configuration.
 ///
-/// A signal that whoever started the process had it ignore (`nohup`; a script's job in the
-/// background) stays ignored. SIGTERM always counts.
+/// A signal that the parent process has set to ignored (`nohup`; a background job of a script)
+/// stays ignored. SIGTERM always counts.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Option<Signal>,
@@ -563,11 +564,11 @@ impl Signals {
     }
 
     /// The next one.
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
-            () = next(&mut self.interrupt) => Told::Stop("SIGINT"),
-            () = next(&mut self.hangup) => Told::Reload,
+            _ = self.terminate.recv() => SignalAction::Stop("SIGTERM"),
+            () = next(&mut self.interrupt) => SignalAction::Stop("SIGINT"),
+            () = next(&mut self.hangup) => SignalAction::Reload,
         }
     }
 
@@ -579,17 +580,17 @@ impl Signals {
         }
     }
 
-    /// As [`Self::stop`], where a terminal that is closed means the same.
+    /// As [`Self::stop`], where closing the terminal means the same.
     pub(super) async fn stop_or_hangup(&mut self) -> &'static str {
         match self.next().await {
-            Told::Stop(name) => name,
-            Told::Reload => "SIGHUP",
+            SignalAction::Stop(name) => name,
+            SignalAction::Reload => "SIGHUP",
         }
     }
 }
 
-/// What a signal means.
-enum Told {
+/// The meaning of a signal.
+enum SignalAction {
     Stop(&'static str),
     /// Read the configuration again.
     Reload,
@@ -602,9 +603,10 @@ async fn next(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether a signal does nothing to this process.
+/// Whether this process ignores a signal.
 fn is_ignored(kind: SignalKind) -> bool {
-    // SAFETY: asks how the signal is handled, and changes nothing; all zeros are a value of the type.
+    // SAFETY: reads the signal's disposition and changes nothing; all zeros are a valid value of
+    // the type.
     #[allow(unsafe_code, reason = "libc has no safe interface for it")]
     unsafe {
         let mut now: libc::sigaction = std::mem::zeroed();
@@ -617,7 +619,7 @@ fn is_ignored(kind: SignalKind) -> bool {
 mod tests {
     use super::*;
 
-    /// Scripts read it as soon as it is there: half a file would be a wrong address.
+    /// Scripts read it as soon as it exists: half a file would be a wrong address.
     #[test]
     fn addresses_are_written_in_whole() {
         let dir = tempfile::tempdir().unwrap();

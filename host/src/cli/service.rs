@@ -14,7 +14,7 @@ use http::Method;
 use std::io::{self, BufRead as _, IsTerminal as _};
 use tokio::time::{Instant, sleep};
 
-/// A name that is typed is read up to here: no longer one can be right.
+/// A longer typed name can't be right and is not read.
 const TYPED_BYTES_MAX: u64 = 1024;
 
 pub async fn remove(args: ServiceRm, json: bool) -> Result<(), CliError> {
@@ -31,7 +31,7 @@ pub async fn remove(args: ServiceRm, json: bool) -> Result<(), CliError> {
     output::line(&format!("{service} is removed: {deleted} deleted"))
 }
 
-/// Says what there is, and wants the service's name.
+/// Lists what would be removed, and asks for the service's name.
 async fn ask(client: &Client, service: &str) -> Result<(), CliError> {
     let answer = deployments_of(client, service).await?;
     let deployments = list(&answer, "deployments");

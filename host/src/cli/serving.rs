@@ -9,7 +9,7 @@ use crate::{
 use std::{thread::available_parallelism, time::Duration};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// The runtime that serves, and whether it moves. Cheap to clone.
+/// The serving runtime, and whether it makes progress. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Serving {
     pub runtime: Handle,
@@ -17,20 +17,20 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Has a thread outside of both runtimes look whether the one that serves moves.
+    /// Makes a thread outside of both runtimes check whether the serving one makes progress.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// The thread can't be started.
     pub fn watch(&self, limit: Duration) -> Result<Watchdog, CliError> {
         let watchdog = Watchdog::start(self.heartbeat.clone(), limit);
         watchdog.map_err(|error| CliError::failure(format!("can't start: {error}")))
     }
 }
 
-/// Runs a command on the small runtime, with the other one at hand. Ends both.
+/// Runs a command on the small runtime, with access to the other one. Ends both.
 ///
 /// # Errors
-/// The command's own, or that there is no runtime to be had.
+/// The command's own, or that a runtime can't be created.
 pub(super) fn run<F: Future<Output = Result<(), CliError>>>(
     command: impl FnOnce(Serving) -> F,
 ) -> Result<(), CliError> {

@@ -1,4 +1,4 @@
-//! Commands on the API: messages in, what became of them out.
+//! Commands on the API: sending messages and reading the results.
 
 use super::{
     args::{ApiArgs, History, Query, Send, SessionArgs, Sessions},
@@ -19,23 +19,23 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use std::io::Read as _;
 
-/// The path of a session, whatever its id has in it.
+/// The path of a session, whatever characters its id has.
 ///
 /// # Errors
-/// The names are none.
+/// The names are invalid.
 pub fn session_path(service: &str, session: &str, rest: &str) -> Result<String, CliError> {
     let key = SessionKey::parse(service, session)?;
     let [service, session] = [key.service.as_str(), key.session.as_str()].map(encode);
     Ok(format!("/v1/services/{service}/sessions/{session}{rest}"))
 }
 
-/// The body and its type, as the user gave them or as it looks.
+/// The body and its type, as the user gave them or as detected.
 fn body(given: Option<String>, content_type: Option<String>) -> Result<(Bytes, String), CliError> {
     let body = match given.as_deref() {
         None => Vec::new(),
         Some("-") => {
             let mut bytes = Vec::new();
-            // One more than any node takes: the node then says what its limit is.
+            // One more than any node accepts: the node then reports its limit.
             let limit = limits::BODY_BYTES_MAX as u64 + 1;
             std::io::stdin()
                 .lock()
@@ -59,7 +59,7 @@ fn body(given: Option<String>, content_type: Option<String>) -> Result<(Bytes, S
     Ok((body.into(), content_type))
 }
 
-/// A plugin's answer for `--json`: what else is known about it, and `body` or `body_base64`.
+/// A plugin's answer for `--json`: its metadata, and `body` or `body_base64`.
 #[derive(Serialize)]
 struct Answered<'a> {
     seq: Option<u64>,
@@ -73,7 +73,7 @@ struct Answered<'a> {
     body_base64: Option<String>,
 }
 
-/// A body as it stands in JSON, if it does: JSON as it is, a text as a string.
+/// A body as it appears in JSON, if possible: JSON unchanged, a text as a string.
 fn inline(content_type: &str, bytes: &[u8]) -> Option<Box<RawValue>> {
     let text = std::str::from_utf8(bytes).ok()?;
     let json = is_json(content_type)
@@ -82,7 +82,7 @@ fn inline(content_type: &str, bytes: &[u8]) -> Option<Box<RawValue>> {
     json.or_else(|| serde_json::value::to_raw_value(text).ok())
 }
 
-/// Prints a plugin's answer: its body to standard output, what else is known to standard error.
+/// Prints a plugin's answer: its body to standard output, the metadata to standard error.
 fn plugin_answer(answer: &Answer, json: bool) -> Result<(), CliError> {
     let number = |name| answer.header(name).and_then(|n| n.parse::<u64>().ok());
     let (seq, slot) = (number("slotd-seq"), number("slotd-slot"));
@@ -175,7 +175,7 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
         output::print(&lines)?;
     }
     let last_seq = page.last_seq;
-    // A node of an earlier version gives the number alone.
+    // A node of an earlier version returns only the number.
     if let Some(number) = page.next_after {
         let next = page.position.clone().unwrap_or_else(|| number.to_string());
         output::complain(&output::harmless(&format!("more: --after {next}"), false));
@@ -298,7 +298,7 @@ pub async fn delete_one(
 mod tests {
     use super::*;
 
-    /// A wrong guess makes a plugin refuse what the user typed.
+    /// A wrong guess makes a plugin reject what the user typed.
     #[test]
     fn content_types_are_guessed_from_the_body() {
         for (given, expected) in [
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(body(None, Some("a/b".into())).unwrap().1, "a/b");
     }
 
-    /// A session's id may hold slashes and anything else; it must stay one segment.
+    /// A session's id may contain slashes and anything else; it must stay one segment.
     #[test]
     fn any_session_has_a_path() {
         let path = session_path("chat", "a/b?c=ü %", "/messages").unwrap();

@@ -1,4 +1,4 @@
-//! Server-sent events, from bytes: no socket and no clock here.
+//! A parser of server-sent events, without socket and clock.
 
 use crate::limits;
 
@@ -11,10 +11,10 @@ pub struct SseEvent {
     pub data: String,
 }
 
-/// Puts events together out of chunks that end anywhere.
+/// Assembles events from chunks that end anywhere.
 #[derive(Debug, Default)]
 pub struct SseParser {
-    /// Bytes of a line that is not complete.
+    /// Bytes of an incomplete line.
     partial: Vec<u8>,
     id: String,
     kind: String,
@@ -22,7 +22,7 @@ pub struct SseParser {
 }
 
 impl SseParser {
-    /// The events that a chunk completes.
+    /// The events completed by a chunk.
     ///
     /// # Errors
     /// A line or event is larger than [`limits::CLIENT_EVENT_BYTES_MAX`].
@@ -66,7 +66,7 @@ impl SseParser {
                 }
                 None => self.data = Some(value.into()),
             },
-            // Comments (an empty field) keep the connection alive; `retry` is ours to choose.
+            // Comments (an empty field) keep the connection alive; we ignore `retry`.
             _ => {}
         }
         None

@@ -1,4 +1,4 @@
-//! `slotd tail`: a session's events, and what comes.
+//! `slotd tail`: prints a session's events and follows new ones.
 
 use super::{
     args::Tail,
@@ -29,7 +29,7 @@ pub async fn tail(args: Tail, json: bool) -> Result<(), CliError> {
         (Some(after), false) => return rest(&client, &messages, after, json).await,
         (None, _) => match last(&client, &messages, args.last, json).await {
             Ok(last) => last,
-            // It may come to be.
+            // It may be created later.
             Err(error) if args.follow && is_missing_session(&error) => "0".into(),
             Err(error) => return Err(error),
         },
@@ -45,7 +45,7 @@ fn is_missing_session(error: &CliError) -> bool {
     error.problem.as_ref().is_some_and(|problem| problem["code"] == "session-not-found")
 }
 
-/// Prints the events of the last messages; gives the place behind the session's last one.
+/// Prints the events of the last messages; returns the position after the session's last one.
 async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<String, CliError> {
     let tail = n.clamp(1, limits::PAGE_ENTRIES_MAX as u64).to_string();
     let page = client.get(&format!("{path}{}", query(&[("tail", Some(tail))]))).await?.json()?;
@@ -76,22 +76,22 @@ async fn last(client: &Client, path: &str, n: u64, json: bool) -> Result<String,
     Ok(found.reached)
 }
 
-/// The place behind a page. A node of an earlier version gives numbers alone.
+/// The position after a page. A node of an earlier version returns only numbers.
 fn position(page: &Page<'_>, reached: u64) -> String {
     page.position.clone().unwrap_or_else(|| reached.to_string())
 }
 
-/// The session that a position names, as it stands there.
+/// The session part of a position, unchanged.
 fn of(position: &str) -> String {
     position.split_once('-').map(|(_, of)| format!("-{of}")).unwrap_or_default()
 }
 
-/// A place in a session's events: after a message, or after one of its events.
+/// A position in a session's events: after a message, or after one of its events.
 #[derive(Clone)]
 struct Place {
     seq: u64,
     index: Option<u64>,
-    /// What else the position has, for the node to read.
+    /// The rest of the position, for the node.
     of: String,
 }
 
@@ -99,7 +99,7 @@ impl Place {
     fn after(seq: u64) -> Self {
         Self { seq, index: None, of: String::new() }
     }
-    /// `17` or `17.0`, and perhaps whose place it is.
+    /// `17` or `17.0`, with an optional session part.
     fn parse(text: &str) -> Option<Self> {
         let of = of(text);
         let numbers = text.strip_suffix(&of)?;
@@ -110,15 +110,15 @@ impl Place {
         let place = Self { seq: seq.parse().ok()?, index, of };
         (place.seq > 0 || index.is_none()).then_some(place)
     }
-    /// What comes behind it is in the page after this position.
+    /// The next events are in the page after this position.
     fn page(&self) -> String {
-        // The rest of that message's events is still to come.
+        // The rest of that message's events follows.
         match self.seq - u64::from(self.index.is_some()) {
             0 => "0".into(),
             seq => format!("{seq}{}", self.of),
         }
     }
-    /// Whether an event is no later than it.
+    /// Whether an event is at or before it.
     fn covers(&self, event: &Event<'_>) -> bool {
         let number = |number: Option<u64>| number.unwrap_or(u64::MAX);
         let at = (number(event.seq), number(event.index));
@@ -126,7 +126,7 @@ impl Place {
     }
 }
 
-/// Prints the events after a place, or says why there are none.
+/// Prints the events after a position, or why there are none.
 async fn rest(client: &Client, path: &str, after: &str, json: bool) -> Result<(), CliError> {
     let place = Place::parse(after).ok_or_else(|| {
         CliError::usage(format!("--after {after:?} is not a number or a position"))
@@ -147,16 +147,16 @@ pub fn nothing_after(after: &str, last_seq: u64) -> String {
     format!("nothing after {after}: the session's last message is {last_seq}")
 }
 
-/// What [`pages`] found.
+/// The result of [`pages`].
 struct Paged {
     messages: usize,
     events: usize,
-    /// The place up to which everything was printed.
+    /// The position up to which everything was printed.
     reached: String,
     last_seq: u64,
 }
 
-/// Prints all events after a place.
+/// Prints all events after a position.
 async fn pages(client: &Client, path: &str, place: Place, json: bool) -> Result<Paged, CliError> {
     let mut all = Paged { messages: 0, events: 0, reached: place.page(), last_seq: 0 };
     let mut before = 0;
@@ -196,7 +196,7 @@ fn print_events(page: &Page<'_>, after: Option<&Place>, as_json: bool) -> Result
     Ok(printed)
 }
 
-/// `position`: what `--after` goes on with behind it.
+/// `position`: pass it to `--after` to continue after it.
 fn print_event(
     raw: &str,
     event: &Event<'_>,
@@ -217,7 +217,7 @@ fn print_event(
     output::line(&format!("{}  {}", output::harmless(&head, false), event.body()))
 }
 
-/// An event as the node gave it, with its position, which pages and streams have beside it.
+/// An event as the node sent it, with its position, which pages and streams have separately.
 fn with_position(raw: &str, event: &Event<'_>, position: &str) -> String {
     let line = one_line(raw);
     match line.trim_end().strip_suffix('}') {
@@ -231,7 +231,7 @@ fn with_position(raw: &str, event: &Event<'_>, position: &str) -> String {
 
 /// How one stream ended.
 enum Ended {
-    /// It broke; another one goes on where it was.
+    /// It broke; another one continues there.
     Broken(String),
     Deleted,
 }
@@ -252,7 +252,7 @@ pub(super) async fn follow(
                 return Ok(());
             }
             Ok(Ended::Broken(why)) => why,
-            // What was never there is the user's mistake; what was there comes back.
+            // A session that never existed is the user's mistake; one that existed comes back.
             Err(error) if error.exit == Exit::Server => error.message,
             Err(error) if error.exit == Exit::Unreachable && told => error.message,
             Err(error) => return Err(error),
@@ -269,7 +269,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Follows one stream to its end, moving the cursor behind each event that was printed.
+/// Follows one stream to its end, moving the cursor after each printed event.
 async fn stream(
     client: &Client,
     path: &str,
@@ -289,8 +289,7 @@ async fn stream(
         let Ok(chunk) = frame.into_data() else { continue };
         for SseEvent { id, kind, data } in parser.push(&chunk).map_err(CliError::failure)? {
             let event: Event<'_> = json::read(&data)?;
-            // What a handler emitted has a number, whatever it calls itself: it is no word of the
-            // node's own.
+            // A handler's event has a number, whatever its name: it is not one of the node's own.
             let own = if event.seq.is_some() { "" } else { kind.as_str() };
             match own {
                 "slotd.deleted" => return Ok(Ended::Deleted),
@@ -321,7 +320,7 @@ async fn stream(
 mod tests {
     use super::*;
 
-    /// Without it, a script that reads `tail --json` could not go on where it was.
+    /// Without it, a script that reads `tail --json` could not continue from there.
     #[test]
     fn every_event_says_where_it_is() {
         let raw = "{\"seq\": 3,\n \"index\": 1, \"body\": 1.10 }";

@@ -10,7 +10,7 @@ fn parse(args: &[&str]) -> Cli {
     Cli::try_parse_from([&["slotd"], args].concat()).unwrap_or_else(|e| panic!("{args:?}: {e}"))
 }
 
-/// Answers each connection with the next of `answers` and closes it; gives what was asked.
+/// Answers each connection with the next of `answers` and closes it; returns the requests.
 async fn server(answers: Vec<&'static str>) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/base/", listener.local_addr().unwrap());
@@ -34,13 +34,13 @@ async fn server(answers: Vec<&'static str>) -> (Client, tokio::task::JoinHandle<
     (client, asked)
 }
 
-/// clap finds contradictions in the description only when it is used.
+/// clap detects contradictory definitions only at run time.
 #[test]
 fn the_description_is_sound() {
     Cli::command().debug_assert();
 }
 
-/// A flag of the configuration that is not in the table, or the other way round, would be lost.
+/// A configuration flag that is missing in the table, or the reverse, would be ignored.
 #[test]
 fn serve_takes_every_key_as_a_flag() {
     let cli = parse(&["serve", "--slot-count", "64", "--insecure", "--config", "f", "--node=-x"]);
@@ -119,7 +119,7 @@ fn urls_that_can_not_work_are_refused_with_a_reason() {
 
 #[tokio::test]
 async fn nobody_there_says_how_to_start() {
-    // Bound and dropped: nobody listens there now.
+    // Bound and dropped: nothing listens there now.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let client = Client::new(&url, None, Duration::from_secs(5), ADMIN).unwrap();
@@ -128,7 +128,7 @@ async fn nobody_there_says_how_to_start() {
     assert!(error.message.contains("slotd serve") && error.message.contains("--admin-url"));
 }
 
-/// What the server says is what the user can act on.
+/// The user can act only on the server's message.
 #[tokio::test]
 async fn problems_are_told_in_full() {
     let (client, asked) = server(vec![
@@ -164,8 +164,8 @@ async fn problems_are_told_in_full() {
     assert!(!format!("{errors:?}").contains("t0ken"));
 }
 
-/// Without it `tail --follow` would lose or repeat events at every restart of a node; or end at an
-/// event that a handler has given one of the node's own names, as an earlier node lets it.
+/// Without it `tail --follow` would lose or repeat events at every restart of a node, or end at a
+/// handler's event with one of the node's own names, which an earlier node allows.
 #[tokio::test]
 async fn a_stream_that_breaks_goes_on_after_the_last_event() {
     let (client, asked) = server(vec![
@@ -188,7 +188,7 @@ async fn a_stream_that_breaks_goes_on_after_the_last_event() {
     assert_eq!(ids, ["7", "8.1", "8.1"]);
 }
 
-/// A node that takes the request and says nothing must not hang a script.
+/// A node that accepts the request and never answers must not hang a script.
 #[tokio::test]
 async fn a_silent_node_is_given_up() {
     let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());

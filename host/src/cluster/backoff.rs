@@ -46,15 +46,15 @@ impl Backoffs {
 
     /// The slot was opened: what failed before says nothing of the next time.
     pub fn opened(&self, slot: SlotId) {
-        self.forgive_if(|other, _| *other == slot);
+        self.reset_failures_if(|other, _| *other == slot);
     }
 
     /// The others, or the engine, are not what they were: what failed may work now.
-    pub fn forgive(&self) {
-        self.forgive_if(|_, _| true);
+    pub fn reset_failures(&self) {
+        self.reset_failures_if(|_, _| true);
     }
 
-    fn forgive_if(&self, which: impl Fn(&SlotId, &Backoff) -> bool) {
+    fn reset_failures_if(&self, which: impl Fn(&SlotId, &Backoff) -> bool) {
         self.0.lock().retain(|slot, backoff| {
             if which(slot, backoff) {
                 backoff.failures = 0;
@@ -104,7 +104,7 @@ mod tests {
             backoffs.lost(SLOT, now);
             now += backoffs.wait(SLOT, now).unwrap();
             backoffs.opened(SLOT);
-            backoffs.forgive();
+            backoffs.reset_failures();
         }
         backoffs.lost(SLOT, now);
         assert!(backoffs.wait(SLOT, now).unwrap() >= limits::MOVE_RETRY_MAX / 2);

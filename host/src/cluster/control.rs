@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, sync::Arc};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Ask {
+pub enum ControlRequest {
     /// Which slots do you own?
     Owned,
     /// I own these now.
@@ -57,7 +57,7 @@ pub enum Ask {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Told {
+pub enum ControlResponse {
     Owned(Vec<(SlotId, Term)>),
     Done,
     Released {

@@ -2,7 +2,7 @@
 
 use super::{
     ChangeAvoid, Cluster, EngineProbe, SayUnfit,
-    control::{Ask, Told},
+    control::{ControlRequest, ControlResponse},
     fitness, links,
     plan::{self, Action, SlotState},
     trust::Trust,
@@ -109,7 +109,7 @@ impl Cluster {
         let owners = (0..table.slot_count()).map(|slot| table.owner(slot).cloned()).collect();
         self.forwarder.propose(owners);
         // Who refused a move may agree to it now.
-        self.backoffs.forgive();
+        self.backoffs.reset_failures();
         metrics().view_number.set(members.number as f64);
         metrics().view_members.set(members.alive.len() as f64);
         *self.table.write() = Arc::new(table);
@@ -130,8 +130,8 @@ impl Cluster {
         let until = crate::clock::now() + limits::OWNED_WAIT;
         let mut wait = Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX);
         loop {
-            match self.ask(&member.name, &Ask::Owned).await {
-                Ok(Told::Owned(slots)) => {
+            match self.ask(&member.name, &ControlRequest::Owned).await {
+                Ok(ControlResponse::Owned(slots)) => {
                     self.learn(&member.name, &slots);
                     break;
                 }
@@ -298,7 +298,7 @@ impl Cluster {
         if gained.is_empty() {
             return;
         }
-        let ask = Arc::new(Ask::Own(gained));
+        let ask = Arc::new(ControlRequest::Own(gained));
         let members = self.members.borrow().clone();
         for member in members.alive.iter().filter(|member| member.name != self.own) {
             let (Some(this), name, ask) = (self.me.upgrade(), member.name.clone(), ask.clone())

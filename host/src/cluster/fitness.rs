@@ -55,7 +55,7 @@ impl Fitness {
             if self.good == Good::No {
                 self.good = Good::Since(now);
             }
-            self.fit |= self.well_for(self.patience(), now);
+            self.fit |= self.well_for(self.probation(), now);
             return;
         }
         self.missed = self.missed.saturating_add(1);
@@ -76,13 +76,13 @@ impl Fitness {
 
     /// Well for so long that whoever lost what this node lost too has it again as well.
     pub fn is_steady(&self, now: Instant) -> bool {
-        self.fit && self.well_for(self.patience() * 2, now)
+        self.fit && self.well_for(self.probation() * 2, now)
     }
 
     /// How long all must be well before the node counts as fit again.
-    fn patience(&self) -> Duration {
-        let patience = limits::FITNESS_PATIENCE * 2_u32.pow(self.relapses);
-        patience.min(limits::FITNESS_PATIENCE_MAX)
+    fn probation(&self) -> Duration {
+        let probation = limits::FITNESS_PROBATION * 2_u32.pow(self.relapses);
+        probation.min(limits::FITNESS_PROBATION_MAX)
     }
 
     fn well_for(&self, time: Duration, now: Instant) -> bool {
@@ -112,7 +112,7 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         disk.looked(store.is_writable() && store.has_room(), now);
         if !was_reached && engine.missed == 0 {
             // What was tried without it need not wait.
-            this.backoffs.forgive();
+            this.backoffs.reset_failures();
             this.nudge();
         }
         let unfit = match (engine.is_fit(), disk.is_fit()) {
@@ -182,9 +182,12 @@ mod tests {
         let mut last = Duration::ZERO;
         for _ in 0..6 {
             let back = clock.until(&mut fitness, true, |fitness, _| fitness.is_fit());
-            assert!(back >= limits::FITNESS_PATIENCE, "{back:?}");
-            assert!(back > last || back >= limits::FITNESS_PATIENCE_MAX, "{back:?} after {last:?}");
-            assert!(back <= limits::FITNESS_PATIENCE_MAX + 2 * STEP, "{back:?}");
+            assert!(back >= limits::FITNESS_PROBATION, "{back:?}");
+            assert!(
+                back > last || back >= limits::FITNESS_PROBATION_MAX,
+                "{back:?} after {last:?}"
+            );
+            assert!(back <= limits::FITNESS_PROBATION_MAX + 2 * STEP, "{back:?}");
             last = back;
             clock.until(&mut fitness, false, |fitness, _| !fitness.is_fit());
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Cluster,
-    control::{self, Ask, Told},
+    control::{self, ControlRequest, ControlResponse},
 };
 use crate::{
     error::{Code, Error},
@@ -180,35 +180,37 @@ impl Cluster {
         teller: &dyn Teller,
         from: &Arc<str>,
         words: &Bytes,
-    ) -> Result<Told, Error> {
+    ) -> Result<ControlResponse, Error> {
         Ok(match control::decode(words)? {
-            Ask::Owned => Told::Owned(self.router.here()),
-            Ask::Own(slots) => {
+            ControlRequest::Owned => ControlResponse::Owned(self.router.here()),
+            ControlRequest::Own(slots) => {
                 self.learn(from, &slots);
-                Told::Done
+                ControlResponse::Done
             }
-            Ask::Release { slot, to, loaded } => {
+            ControlRequest::Release { slot, to, loaded } => {
                 let (term, position) = self.release(slot, &to, loaded).await?;
-                Told::Released { term, position }
+                ControlResponse::Released { term, position }
             }
-            Ask::Taken { slot, term } => {
+            ControlRequest::Taken { slot, term } => {
                 let pause = self.taken(slot, from, term);
-                Told::Taken { pause_us: pause.as_micros() as u64 }
+                ControlResponse::Taken { pause_us: pause.as_micros() as u64 }
             }
-            Ask::Moves => Told::Moves(self.moves.list()),
-            Ask::CancelMove { id } => Told::Cancelled(self.cancel_move(id)),
-            Ask::Retry { slot } => {
+            ControlRequest::Moves => ControlResponse::Moves(self.moves.list()),
+            ControlRequest::CancelMove { id } => ControlResponse::Cancelled(self.cancel_move(id)),
+            ControlRequest::Retry { slot } => {
                 self.retry(slot);
-                Told::Done
+                ControlResponse::Done
             }
-            Ask::Drain => {
+            ControlRequest::Drain => {
                 teller.drain();
-                Told::Done
+                ControlResponse::Done
             }
-            Ask::View => Told::View(Box::new(self.view(teller.not_ready()))),
-            Ask::Swap { service } => Told::Swap(teller.swap(&service)),
-            Ask::Purge { service } => Told::Purge(teller.purge(&service)),
-            Ask::Sessions { service } => Told::Sessions(teller.sessions(service).await?),
+            ControlRequest::View => ControlResponse::View(Box::new(self.view(teller.not_ready()))),
+            ControlRequest::Swap { service } => ControlResponse::Swap(teller.swap(&service)),
+            ControlRequest::Purge { service } => ControlResponse::Purge(teller.purge(&service)),
+            ControlRequest::Sessions { service } => {
+                ControlResponse::Sessions(teller.sessions(service).await?)
+            }
         })
     }
 }

@@ -8,7 +8,7 @@
 
 use super::{
     Cluster,
-    control::{Ask, Told},
+    control::{ControlRequest, ControlResponse},
     moves::Job,
 };
 use crate::{
@@ -67,10 +67,10 @@ impl Cluster {
         };
         self.next(job, MoveState::Sealing)?;
         let loaded = Some(self.loaded());
-        let release = Ask::Release { slot, to: self.own.clone(), loaded };
+        let release = ControlRequest::Release { slot, to: self.own.clone(), loaded };
         let asked = crate::clock::now();
         let last = match self.ask(&from, &release).await {
-            Ok(Told::Released { term, position }) => Last { term, position },
+            Ok(ControlResponse::Released { term, position }) => Last { term, position },
             Ok(_) => return Err(Error::internal(format!("node {from} sent an unexpected answer"))),
             Err(error) => {
                 if error.code == Code::Fenced {
@@ -89,8 +89,8 @@ impl Cluster {
         self.next(job, MoveState::Claiming)?;
         let term = self.claim(slot, Some(last)).await?;
         let claimed = asked.elapsed();
-        let pause = match self.ask(&from, &Ask::Taken { slot, term }).await {
-            Ok(Told::Taken { pause_us }) => Some(Duration::from_micros(pause_us)),
+        let pause = match self.ask(&from, &ControlRequest::Taken { slot, term }).await {
+            Ok(ControlResponse::Taken { pause_us }) => Some(Duration::from_micros(pause_us)),
             // It finds out by itself; the slot is here all the same.
             _ => None,
         };

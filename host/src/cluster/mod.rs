@@ -40,7 +40,7 @@ use crate::{
     swap::SwapShare,
 };
 use backoff::Backoffs;
-use control::{Ask, Told};
+use control::{ControlRequest, ControlResponse};
 use futures_util::future::BoxFuture;
 use moves::Moves;
 use parking_lot::{Mutex, RwLock};
@@ -137,11 +137,16 @@ impl Cluster {
     ///
     /// # Errors
     /// `unavailable` when it does not answer in time, or its own refusal.
-    pub async fn ask(&self, peer: &str, ask: &Ask) -> Result<Told, Error> {
+    pub async fn ask(&self, peer: &str, ask: &ControlRequest) -> Result<ControlResponse, Error> {
         self.ask_within(peer, ask, limits::CONTROL_TIMEOUT).await
     }
 
-    async fn ask_within(&self, peer: &str, ask: &Ask, wait: Duration) -> Result<Told, Error> {
+    async fn ask_within(
+        &self,
+        peer: &str,
+        ask: &ControlRequest,
+        wait: Duration,
+    ) -> Result<ControlResponse, Error> {
         let late = |_| Error::new(Code::Unavailable, format!("node {peer} did not answer in time"));
         let request = Request::Control(control::encode(ask)?);
         let answer = self.forwarder.peers().call(peer, request);
@@ -157,16 +162,19 @@ impl Cluster {
     }
 
     /// Asks every other member at once.
-    pub async fn ask_all(&self, ask: &Ask) -> Vec<(Arc<str>, Result<Told, Error>)> {
+    pub async fn ask_all(
+        &self,
+        ask: &ControlRequest,
+    ) -> Vec<(Arc<str>, Result<ControlResponse, Error>)> {
         self.ask_all_within(ask, limits::CONTROL_TIMEOUT).await
     }
 
     /// As [`Cluster::ask_all`], for what takes a while.
     pub async fn ask_all_within(
         &self,
-        ask: &Ask,
+        ask: &ControlRequest,
         wait: Duration,
-    ) -> Vec<(Arc<str>, Result<Told, Error>)> {
+    ) -> Vec<(Arc<str>, Result<ControlResponse, Error>)> {
         let members = self.members();
         let others = members.alive.iter().filter(|member| member.name != self.own);
         let asked = others.map(|member| async {
@@ -205,9 +213,9 @@ impl Cluster {
     /// What every node believes.
     pub async fn nodes(&self, not_ready: Option<String>) -> NodesInfo {
         let (mut nodes, mut silent) = (vec![self.view(not_ready)], Vec::new());
-        for (node, told) in self.ask_all(&Ask::View).await {
+        for (node, told) in self.ask_all(&ControlRequest::View).await {
             match told {
-                Ok(Told::View(view)) => nodes.push(*view),
+                Ok(ControlResponse::View(view)) => nodes.push(*view),
                 Ok(_) => {}
                 Err(error) => {
                     silent.push(SilentNode { node: node.to_string(), why: error.detail.into() });
@@ -240,8 +248,8 @@ impl Cluster {
     async fn owners(&self) -> Owners {
         let mut owners = BTreeMap::new();
         owners.extend(self.router.here().into_iter().map(|slot| (slot, self.own.clone())));
-        for (node, told) in self.ask_all(&Ask::Owned).await {
-            if let Ok(Told::Owned(slots)) = told {
+        for (node, told) in self.ask_all(&ControlRequest::Owned).await {
+            if let Ok(ControlResponse::Owned(slots)) = told {
                 owners.extend(slots.into_iter().map(|slot| (slot, node.clone())));
             }
         }
@@ -302,9 +310,9 @@ impl Cluster {
     /// What the other nodes have done of a service's last swap, and how many did not say.
     pub async fn swap_shares(&self, service: &ServiceName) -> (Vec<SwapShare>, usize) {
         let (mut shares, mut silent) = (Vec::new(), 0);
-        for (_, told) in self.ask_all(&Ask::Swap { service: service.clone() }).await {
+        for (_, told) in self.ask_all(&ControlRequest::Swap { service: service.clone() }).await {
             match told {
-                Ok(Told::Swap(Some(share))) => shares.push(share),
+                Ok(ControlResponse::Swap(Some(share))) => shares.push(share),
                 _ => silent += 1,
             }
         }
@@ -389,7 +397,7 @@ impl Cluster {
     /// As [`Self::retry`], on all nodes. Gives those that did not hear of it.
     async fn retry_everywhere(&self, slot: Option<SlotId>) -> Vec<String> {
         self.retry(slot);
-        let told = self.ask_all(&Ask::Retry { slot }).await.into_iter();
+        let told = self.ask_all(&ControlRequest::Retry { slot }).await.into_iter();
         told.filter(|(_, told)| told.is_err()).map(|(name, _)| name.to_string()).collect()
     }
 

@@ -1,4 +1,4 @@
-//! `docs/configuration.md`, made from the table of keys.
+//! `docs/configuration.md`, generated from the table of keys.
 
 use super::{
     Config, Kind,
@@ -98,7 +98,7 @@ fn section(out: &mut String, title: &str, about: &str, table: Option<&str>) {
     }
 }
 
-/// The default as the documentation shows it.
+/// The default as shown in the documentation.
 fn default(key: &Key, defaults: &Config) -> String {
     match (key.default_doc, (key.get)(defaults)) {
         (Some(text), _) => text.into(),
@@ -129,7 +129,7 @@ pub(crate) fn assert_current(file: &str, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    /// A key that the documentation does not have, or has with another default, misleads.
+    /// A key that is missing in the documentation, or has another default there, misleads.
     #[test]
     fn configuration_docs_are_current() {
         super::assert_current("configuration.md", &super::configuration_md());

@@ -12,12 +12,12 @@ pub struct Key {
     /// Dotted, as in the file: `api.listen` is `listen` in the table `[api]`.
     pub name: &'static str,
     pub kind: Kind,
-    /// What it is for: one or more sentences, the first short.
+    /// Its purpose: one or more sentences, the first short.
     pub doc: &'static str,
-    /// `None`: nothing is set.
+    /// `None`: unset by default.
     pub get: fn(&Config) -> Option<Value>,
     pub set: fn(&mut Config, Value),
-    /// What `docs/configuration.md` says of a default that depends on the machine.
+    /// The text in `docs/configuration.md` for a default that depends on the machine.
     pub default_doc: Option<&'static str>,
 }
 
@@ -33,11 +33,11 @@ impl Key {
     pub fn is_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret)
     }
-    /// What was given for it, as it may be shown; `None`: as it stands.
+    /// The given value, as it may be shown; `None`: unchanged.
     pub fn masked(&self, raw: &str) -> Option<String> {
         masked(&self.kind, raw)
     }
-    /// The table that it stands in, and its name there.
+    /// Its table, and its name there.
     pub fn split(&self) -> (Option<&'static str>, &'static str) {
         match self.name.split_once('.') {
             Some((table, key)) => (Some(table), key),
@@ -46,7 +46,7 @@ impl Key {
     }
 }
 
-/// Environment variables that are no key of the configuration.
+/// Environment variables that are not configuration keys.
 pub const OTHER_ENV: &[(&str, &str)] = &[
     ("SLOTD_CONFIG", "the configuration file, if `--config` is not given"),
     ("SLOTD_URL", "the API's URL for client commands (`--url`)"),
@@ -82,7 +82,7 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
     ("SLOTD_TIMEOUT", "how long client commands wait for an answer (`--timeout`)"),
 ];
 
-/// Tables of the file in the order in which they are shown, with what they hold.
+/// Tables of the file in display order, with their purpose.
 pub const TABLES: &[(&str, &str)] = &[
     ("api", "The listener for clients."),
     ("admin", "The listener for operators: deploys, slots, metrics, health."),
@@ -353,7 +353,7 @@ pub static KEYS: &[Key] = &[
         Text,
         guest_isolation,
         |v: Isolation| v.as_str().into(),
-        // The choice was checked: any other name never comes here.
+        // The choice was validated: no other name gets here.
         |v: String| Isolation::parse(&v).unwrap_or(Isolation::Call),
         "Which calls an instance serves after its first. `shared`: any call of its version; \
          `session`: calls for the same session; `call`: none. The stricter settings cost time. \
@@ -456,7 +456,7 @@ pub static KEYS: &[Key] = &[
     ),
     key!(
         "nats.replicas",
-        // An even number has no use.
+        // Even numbers are useless here.
         Kind::OneOf(&[1, 3, 5]),
         Count,
         nats.replicas,
@@ -577,7 +577,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The candidate that `name` is most likely a misspelling of.
+/// The key that `name` most likely misspells.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let squash = |s: &str| s.to_ascii_lowercase().replace(['_', '-', '.'], "");
     let wanted = squash(name);
@@ -587,7 +587,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     candidates
         .into_iter()
         .map(|candidate| {
-            // A key without its table (`listen`) is near too.
+            // A key without its table (`listen`) counts as close too.
             let last = candidate.rsplit('.').next().unwrap_or(candidate);
             let whole = distance(&wanted, &squash(candidate));
             (whole.min(1 + distance(&wanted, &squash(last))), candidate)
@@ -597,7 +597,8 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// The insertions, deletions, substitutions and swaps of neighbours between two words.
+/// The edit distance between two words: insertions, deletions, substitutions and swaps of
+/// neighbours.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

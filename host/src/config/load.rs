@@ -17,18 +17,19 @@ use std::{
 };
 use toml::de::{DeTable, DeValue};
 
-/// Read when neither `--config` nor `$SLOTD_CONFIG` names another and it exists.
+/// Read if it exists and neither `--config` nor `$SLOTD_CONFIG` names another.
 pub const FILE_DEFAULT: &str = "slotd.toml";
 
-/// The folder of a plugin in C has a file of the same name, with this table: it is not about the node.
+/// A C plugin's folder has a file of the same name, with this table: it is not a node's
+/// configuration.
 const PLUGIN_TABLE: &str = "plugin";
 
-/// Where values come from. [`Sources::of_process`] takes the process's own.
+/// The sources of values. [`Sources::of_process`] uses the process's own.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// `--config`.
     pub file: Option<PathBuf>,
-    /// All of it; only `SLOTD_*` counts.
+    /// The whole environment; only `SLOTD_*` counts.
     pub env: Vec<(OsString, OsString)>,
     /// Key and value.
     pub flags: Vec<(&'static str, String)>,
@@ -40,7 +41,7 @@ impl Sources {
     }
 }
 
-/// Where one value came from.
+/// The source of one value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Default,
@@ -72,7 +73,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A configuration that may be used.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
@@ -80,26 +81,25 @@ pub struct Loaded {
     pub origins: BTreeMap<&'static str, Origin>,
     /// The file that was read.
     pub file: Option<PathBuf>,
-    /// What is allowed but should not go unnoticed.
+    /// Allowed settings that deserve a warning.
     pub warnings: Vec<String>,
-    /// What is in order, and may explain something.
+    /// Valid settings that may explain something.
     pub notes: Vec<String>,
 }
 
-/// One thing that is wrong.
+/// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The key, or the name of what is not one.
+    /// The key, or the unknown name.
     pub key: String,
-    /// As it was given; `<redacted>` where it is or may be a secret. `None`: the value is not
-    /// at fault.
+    /// As given; `<redacted>` if it is or may be a secret. `None`: the value is not at fault.
     pub value: Option<String>,
     pub origin: Origin,
-    /// What is wrong, and what is allowed.
+    /// The error, and what is allowed.
     pub message: String,
 }
 
-/// All that is wrong; never empty.
+/// All errors; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -121,7 +121,7 @@ impl fmt::Display for Problems {
 }
 
 /// # Errors
-/// Everything that is wrong in any source, also in values that a later source replaces.
+/// All errors in any source, also in values that a later source replaces.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut loading = Loading::default();
     let file = loading.file(sources);
@@ -135,7 +135,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     }
     loading.read_tokens();
     loading.cross_checks();
-    // The parser gives a table's keys by name; a person reads the file from its top.
+    // The parser sorts a table's keys by name; people read the file from its top.
     loading.problems.sort_by_key(|p| match &p.origin {
         Origin::File { line, .. } => (1, *line),
         other => (other.rank(), 0),
@@ -157,7 +157,7 @@ struct Loading {
     config: Config,
     origins: BTreeMap<&'static str, Origin>,
     problems: Vec<Problem>,
-    /// Variables that Kubernetes has set.
+    /// Variables set by Kubernetes.
     foreign: Vec<String>,
 }
 
@@ -193,7 +193,7 @@ impl Loading {
         });
     }
 
-    /// Sources come in their order, so that a later one replaces an earlier.
+    /// Sources are in order, so that a later one replaces an earlier one.
     fn value(&mut self, key: &'static Key, raw: &str, origin: Origin) {
         match key.kind.parse(raw) {
             Some(value) => {
@@ -208,7 +208,7 @@ impl Loading {
         }
     }
 
-    /// Reads the file that is named or there; gives its path.
+    /// Reads the named or existing file; returns its path.
     fn file(&mut self, sources: &Sources) -> Option<PathBuf> {
         let named = |(name, value): &(OsString, OsString)| {
             (name == "SLOTD_CONFIG" && !value.is_empty()).then(|| PathBuf::from(value))
@@ -231,7 +231,7 @@ impl Loading {
         let lines = Lines { path: &path, text: &text };
         let (table, errors) = DeTable::parse_recoverable(&text);
         for error in &errors {
-            // Not the error's own display: it quotes the line, which may hold a token.
+            // Not the error's own display: it quotes the line, which may contain a token.
             let origin = lines.origin(error.span().map_or(0, |span| span.start));
             self.problem("TOML", None, &origin, error.message());
         }
@@ -296,7 +296,7 @@ impl Loading {
         let origin = Origin::Env(shown.to_string());
         let key = KEYS.iter().find(|key| *name == *key.env());
         match (key, value.to_str()) {
-            // Set to nothing: as good as not set.
+            // Set to an empty value: the same as unset.
             (Some(_), Some("")) => {}
             (Some(key), Some(value)) => self.value(key, value, origin),
             (Some(key), None) => {
@@ -360,8 +360,8 @@ impl Loading {
         }
     }
 
-    /// What no single value shows. Skipped for values that are wrong by themselves: the defaults
-    /// in their place would make for misleading complaints.
+    /// Checks across values. Skipped for values that are invalid themselves: the defaults in their
+    /// place would cause misleading errors.
     fn cross_checks(&mut self) {
         let bad: Vec<String> = self.problems.iter().map(|p| p.key.clone()).collect();
         let sound = |keys: &[&str]| !keys.iter().any(|key| bad.iter().any(|b| b == key));
@@ -465,7 +465,7 @@ impl Loading {
     }
 }
 
-/// What is wrong may also be long.
+/// A wrong value may also be long.
 fn cut(text: String) -> String {
     match text.char_indices().nth(100) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -477,7 +477,7 @@ fn listener<'a>(config: &'a mut Config, key: &str) -> &'a mut Listener {
     if key.starts_with("admin.") { &mut config.admin } else { &mut config.api }
 }
 
-/// A secret and the file that may hold it.
+/// A secret and the file that may contain it.
 fn secret<'a>(config: &'a mut Config, key: &str) -> (&'a mut Option<Secret>, &'a Option<String>) {
     if key.starts_with("cluster.") {
         return (&mut config.cluster.secret, &config.cluster.secret_file);
@@ -515,7 +515,7 @@ fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// A misspelt token is a token still.
+/// A misspelt token is still a token.
 fn redact_unknown(name: &str, near: Option<&str>, shown: String) -> String {
     let smells = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -525,13 +525,13 @@ fn redact_unknown(name: &str, near: Option<&str>, shown: String) -> String {
     if secret { REDACTED.into() } else { shown }
 }
 
-/// The project's own tests and benchmarks have variables of theirs.
+/// The project's own tests and benchmarks use further variables.
 fn is_foreign(name: &str) -> bool {
     ["SLOTD_TEST_", "SLOTD_BENCH_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a variable is one of those by which Kubernetes describes a service to every pod: of a
-/// service named `slotd`, or one whose name begins with `slotd-`. Their values tell them from typing
+/// Whether a variable is one that Kubernetes sets in every pod to describe a service: one named
+/// `slotd`, or one whose name begins with `slotd-`. Their values distinguish them from typing
 /// errors: `SLOTD_ADMIN_PORT` is `tcp://10.0.0.1:7071` there.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -549,7 +549,7 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
     if name.ends_with("_PORT") && url(value) {
         return true;
     }
-    // ..._PORT_7070_TCP, and what follows of it.
+    // ..._PORT_7070_TCP, and suffixes of it.
     let described = name.rsplit_once("_PORT_").and_then(|(_, rest)| rest.split_once('_'));
     let Some((port, protocol)) = described else { return false };
     let (protocol, part) = protocol.split_once('_').unwrap_or((protocol, ""));
@@ -565,9 +565,9 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
         }
 }
 
-/// Of a service's ports, as they are in names and in values.
+/// The parts of a service's ports, in names and in values.
 const PROTOCOLS: [(&str, &str); 3] = [("TCP", "tcp"), ("UDP", "udp"), ("SCTP", "sctp")];
-/// Such variables that are named; of more, how many.
+/// How many such variables are named; of more, only the count.
 const FOREIGN_NAMED_MAX: usize = 4;
 
 /// Files with secrets that every user of the machine can read.
@@ -576,9 +576,9 @@ fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> {
     let in_file = |key: &&Key| {
         let from = loading.origins.get(key.name);
         let of_file = matches!(from, Some(Origin::File { path, .. }) if Some(&**path) == file);
-        // One that was read from a file of its own has the place of that file's name.
+        // The source of a secret read from its own file is that of the file's name.
         let own_file = loading.origins.get(format!("{}_file", key.name).as_str());
-        // Servers' URLs hold a secret only where they name a user.
+        // Servers' URLs contain a secret only if they name a user.
         let names_user = config.nats.servers.as_ref().is_some_and(|urls| urls.contains('@'));
         let holds = key.is_secret() || (key.name == "nats.servers" && names_user);
         holds && of_file && own_file != from

@@ -18,7 +18,7 @@ pub use value::{Kind, Secret, Value};
 use crate::{limits, memory, plugin::Isolation, telemetry::LogFormat};
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-/// What a node is told at its start. Durations and sizes are within the bounds of [`keys::KEYS`].
+/// A node's configuration. Durations and sizes are within the bounds of [`keys::KEYS`].
 #[derive(Clone, Debug)]
 pub struct Config {
     pub data_dir: PathBuf,
@@ -26,18 +26,18 @@ pub struct Config {
     pub node: String,
     pub slot_count: u16,
     pub insecure: bool,
-    /// For test suites. Only a flag on the command line: no file or variable that stays behind.
+    /// For test suites. Only a command-line flag, so that no file or variable leaves it on.
     pub resettable: bool,
     pub level_wait: Duration,
     pub shutdown_grace: Duration,
-    /// Without progress of the threads that serve.
+    /// Time without progress of the serving threads.
     pub stall_limit: Duration,
     pub api: Listener,
     pub admin: Listener,
     pub body_bytes_max: usize,
     /// Of the API listener, sockets included.
     pub connections_max: usize,
-    /// Of one address that is not loopback; 0: half of them.
+    /// Per address that is not loopback; 0: half of them.
     pub connections_per_address: usize,
     pub request_deadline: Duration,
     pub mailbox_messages: usize,
@@ -46,7 +46,7 @@ pub struct Config {
     /// Memory that connections hold.
     pub buffers_bytes: usize,
     pub guest_memory_bytes: usize,
-    /// Of all instances.
+    /// Over all instances.
     pub guest_memory_total_bytes: u64,
     pub guest_idle: Duration,
     pub guest_deadline: Duration,
@@ -55,7 +55,7 @@ pub struct Config {
     pub guest_compile_memory_bytes: u64,
     pub guest_compile_deadline: Duration,
     pub guest_isolation: Isolation,
-    /// Threads for calls that compute for long.
+    /// Threads for long-running calls.
     pub guest_long_threads: usize,
     pub store_cache_bytes: u64,
     pub disk_reserve_bytes: u64,
@@ -67,16 +67,16 @@ pub struct Config {
     pub snapshots: String,
 }
 
-/// The log engine of a cluster.
+/// The NATS settings of a cluster.
 #[derive(Clone)]
 pub struct NatsConfig {
-    /// With commas between. Set: the node is one of a cluster. May hold a password.
+    /// Comma-separated. If set, the node is part of a cluster. May contain a password.
     pub servers: Option<String>,
     pub credentials: Option<String>,
-    /// With commas between.
+    /// Comma-separated.
     pub monitor: Option<String>,
     pub replicas: usize,
-    /// `None`: as many as the cluster has.
+    /// `None`: the cluster's number.
     pub streams: Option<u16>,
     pub boot_wait: Duration,
 }
@@ -101,16 +101,16 @@ impl fmt::Debug for NatsConfig {
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
     pub name: String,
-    /// Read from `secret_file` by then.
+    /// Already read from `secret_file`.
     pub secret: Option<Secret>,
     pub secret_file: Option<String>,
-    /// A secret may be weaker than [`crate::limits::CLUSTER_SECRET_BITS_MIN`].
+    /// Allows a secret weaker than [`crate::limits::CLUSTER_SECRET_BITS_MIN`].
     pub accept_weak_secret: bool,
     /// TCP and UDP.
     pub listen: SocketAddr,
-    /// Where peers reach it, if that is another address.
+    /// Where peers reach it, if that differs.
     pub advertise: Option<SocketAddr>,
-    /// With commas between.
+    /// Comma-separated.
     pub seeds: Option<String>,
     pub join_wait: Duration,
 }
@@ -124,7 +124,7 @@ impl Config {
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub listen: SocketAddr,
-    /// Clients must send it, where it is set. Read from `token_file` by then.
+    /// Required from clients, if set. Already read from `token_file`.
     pub token: Option<Secret>,
     pub token_file: Option<String>,
 }

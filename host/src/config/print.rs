@@ -1,4 +1,4 @@
-//! The configuration as `slotd config print` shows it: a file that could be used as it stands.
+//! The output of `slotd config print`: a valid configuration file.
 
 use super::{
     keys::{KEYS, TABLES},
@@ -7,8 +7,8 @@ use super::{
 use std::fmt::Write as _;
 
 impl Loaded {
-    /// TOML, each value with where it came from. What holds a token or a
-    /// password stands in a comment, redacted.
+    /// TOML, each value with its source. Values with a token or a password are shown as a redacted
+    /// comment.
     pub fn to_toml(&self) -> String {
         let mut out = String::new();
         let tables = std::iter::once(None).chain(TABLES.iter().map(|(name, _)| Some(*name)));

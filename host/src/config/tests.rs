@@ -15,7 +15,7 @@ fn sources(file: Option<PathBuf>, env: &[(&str, &str)], flags: &[(&'static str, 
     }
 }
 
-/// The problems as a person sees them, without the path of the test's directory.
+/// The errors as users see them, without the path of the test's directory.
 fn complaint(sources: &Sources) -> String {
     let text = load(sources).expect_err("it should be refused").to_string();
     match sources.file.as_ref().and_then(|file| file.parent()) {
@@ -24,7 +24,7 @@ fn complaint(sources: &Sources) -> String {
     }
 }
 
-/// Without an order of sources an operator's flag could lose to a file.
+/// Without a defined order of sources a file could override an operator's flag.
 #[test]
 fn later_sources_win() {
     let dir = tempfile::tempdir().unwrap();
@@ -47,7 +47,7 @@ fn later_sources_win() {
     assert!(!loaded.origins.contains_key("slots.cache"));
 }
 
-/// An operator who mends one mistake at a time restarts ten times.
+/// An operator who fixes one mistake at a time restarts ten times.
 #[test]
 fn all_problems_are_told_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -57,7 +57,7 @@ fn all_problems_are_told_at_once() {
         "slot_count = 'many'\nlistne = 1\n[api]\nlisten = \"localhost:7070\"\nbody_max = \"1GiB\"\ntokne = \"hunter2hunter2\"\n[guest]\nmemory = 1\n",
     );
     let env = [("SLOTD_SLOT_COUNT", "0"), ("SLOTD_LOG_FILTR", "debug"), ("PATH", "/bin")];
-    // A node may have that name; of a cluster the engine would refuse it, long after the check.
+    // A valid node name; as a cluster name NATS would refuse it, long after the check.
     const CLUSTER: (&str, &str) = ("cluster.name", "lab.eu");
     let flags = [("log.filter", "inof"), ("api.token", "a b"), ("guests.deadline", "5"), CLUSTER];
     let text = complaint(&sources(Some(file), &env, &flags));
@@ -83,7 +83,7 @@ fn all_problems_are_told_at_once() {
     assert!(!text.contains("hunter2"), "a token shows in\n{text}");
 }
 
-/// A syntax error quotes its line in many parsers; ours may hold a token.
+/// Many parsers quote the line of a syntax error; ours may contain a token.
 #[test]
 fn a_syntax_error_shows_its_place_and_no_token() {
     let dir = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ fn a_file_that_is_named_must_be_there() {
     assert!(text.contains("$SLOTD_CONFIG"), "{text}");
 }
 
-/// A deploy is code execution: nobody should expose it by mistake.
+/// A deploy is code execution: it must not be exposed by mistake.
 #[test]
 fn off_loopback_needs_a_token() {
     let open = [("SLOTD_API_LISTEN", "0.0.0.0:7070"), ("SLOTD_ADMIN_LISTEN", "[::]:7071")];
@@ -154,8 +154,8 @@ fn values_must_fit_each_other() {
     assert!(load(&sources(None, &[], &free)).is_ok());
 }
 
-/// Kubernetes describes services named slotd, or slotd-api, to every pod; a node must start all the
-/// same. What only looks a little like it is a typing error.
+/// Kubernetes sets variables for services named slotd, or slotd-api, in every pod; a node must
+/// start all the same. Similar but different names are typing errors.
 #[test]
 fn variables_of_kubernetes_are_ignored_and_typing_errors_are_not() {
     let described = |service: &str| {
@@ -192,7 +192,7 @@ fn variables_of_kubernetes_are_ignored_and_typing_errors_are_not() {
     assert!(load(&sources(None, &[], &[])).unwrap().notes.is_empty());
 }
 
-/// Whoever can read the token can do what it allows, and nobody looks at a mode by himself.
+/// Anyone who can read the token can do what it allows, and nobody checks file modes by hand.
 #[test]
 fn secrets_that_everyone_can_read_are_told() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -211,14 +211,14 @@ fn secrets_that_everyone_can_read_are_told() {
     let told = warnings(0o644);
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[1].contains(&format!("chmod o-rwx {path}")), "{told:?}");
-    // A file that only names the one with the token holds no secret.
+    // A file that only names the one with the token contains no secret.
     write(dir.path(), "slotd.toml", &format!("[api]\ntoken_file = {path:?}\n"));
     let told = load(&sources(Some(file), &[], &[])).unwrap().warnings;
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains(&format!("chmod o-rwx {path}")), "{told:?}");
 }
 
-/// `config print > slotd.toml` must give the same configuration.
+/// `config print > slotd.toml` must result in the same configuration.
 #[test]
 fn what_is_printed_can_be_read_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -240,8 +240,8 @@ fn what_is_printed_can_be_read_back() {
     }
 }
 
-/// A NATS address is not a token, and may hold one all the same: it must show nowhere, least of all
-/// in the complaint about a typing error in it.
+/// A NATS address is not a token, but may contain one: it must never be shown, least of all in the
+/// error about a typing error in it.
 #[test]
 fn a_password_of_nats_shows_nowhere() {
     let servers = "nats://slotd:hunter2@a:4222, tls://t0kenhunter2@b:4222,nats://c:4222";
@@ -262,8 +262,8 @@ fn a_password_of_nats_shows_nowhere() {
     }
 }
 
-/// A row whose `set` expects another kind of value than it parses would be ignored in silence; a
-/// default that is out of bounds could not be written down.
+/// A row whose `set` expects another kind of value than it parses would be silently ignored; a
+/// default that is out of bounds could not be written explicitly.
 #[test]
 fn every_key_takes_its_own_default_and_another_value() {
     use super::value::Kind;
@@ -294,8 +294,8 @@ fn every_key_takes_its_own_default_and_another_value() {
     }
 }
 
-/// A secret that can be guessed lets whoever hears one message between nodes into the cluster; a
-/// cluster from before that was asked for must be able to go on, and be told.
+/// A guessable secret lets anyone who captures one message between nodes into the cluster. A
+/// cluster from before the check must be able to continue, with a warning.
 #[test]
 fn a_weak_secret_of_a_cluster_is_refused_unless_it_is_accepted() {
     let weak = "correct-horse-battery-staple";
@@ -311,7 +311,7 @@ fn a_weak_secret_of_a_cluster_is_refused_unless_it_is_accepted() {
     let loaded = load(&flags(&[("cluster.accept_weak_secret", "true")])).unwrap();
     let told = loaded.warnings.iter().any(|w| w.contains("too weak") && !w.contains("horse"));
     assert!(told, "{:?}", loaded.warnings);
-    // What a node that stands alone has there is of no matter.
+    // The setting does not matter on a standalone node.
     assert!(load(&sources(None, &[], &[("cluster.secret", weak)])).is_ok());
     let strong = [("cluster.secret", "5f0c1b7e9a3d42688d1f60b2c4e7a935")];
     let all = [&[("nats.servers", "nats://a:4222")], &strong[..]].concat();

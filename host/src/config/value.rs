@@ -1,4 +1,4 @@
-//! Values of the configuration: what each kind accepts, says of itself, and looks like.
+//! Configuration values: what each kind accepts, how it is described and printed.
 
 use crate::{limits, memory::available_memory, names::is_cluster_name};
 use std::{fmt, net::SocketAddr, time::Duration};
@@ -15,7 +15,7 @@ pub enum Kind {
         min: u64,
         max: u64,
     },
-    /// One of a few numbers; not given otherwise.
+    /// One of a few numbers; needs no unit.
     OneOf(&'static [u64]),
     Duration {
         min: Duration,
@@ -30,15 +30,15 @@ pub enum Kind {
     Path,
     Secret,
     Choice(&'static [&'static str]),
-    /// `nats://host:port` and the like, with commas between.
+    /// `nats://host:port` and similar, comma-separated.
     NatsServers,
-    /// `http://host:port`, with commas between.
+    /// `http://host:port`, comma-separated.
     Monitors,
-    /// `host:port`, with commas between.
+    /// `host:port`, comma-separated.
     Seeds,
     /// Where snapshots go.
     Snapshots,
-    /// A filter of log lines, as `tracing-subscriber` reads it.
+    /// A log filter, in the syntax of `tracing-subscriber`.
     Filter,
 }
 
@@ -53,16 +53,16 @@ pub enum Value {
     Secret(Secret),
 }
 
-/// A bearer token. Shows itself nowhere.
+/// A bearer token. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// For the comparison with what a client sent.
+    /// For the comparison with a client's token.
     pub fn reveal(&self) -> &str {
         &self.0
     }
-    /// `None`: too short, too long, or with characters that a header can't carry.
+    /// `None`: too short, too long, or with characters that are invalid in a header.
     pub fn parse(token: &str) -> Option<Self> {
         let length = (limits::TOKEN_BYTES_MIN..=limits::TOKEN_BYTES_MAX).contains(&token.len());
         (length && token.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(token.into()))
@@ -100,7 +100,7 @@ fn with_unit(raw: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 impl Kind {
-    /// `None`: not allowed; [`Kind::allowed`] says what is.
+    /// `None`: not allowed; [`Kind::allowed`] describes what is.
     pub fn parse(&self, raw: &str) -> Option<Value> {
         let raw = raw.trim();
         Some(match *self {
@@ -140,7 +140,7 @@ impl Kind {
         })
     }
 
-    /// What is allowed, as it completes "must be ...".
+    /// What is allowed; completes "must be ...".
     pub fn allowed(&self) -> String {
         match *self {
             Kind::Count { min, max } => format!("a whole number from {min} to {max}"),
@@ -200,7 +200,7 @@ impl Kind {
         }
     }
 
-    /// How the value is written in a TOML file.
+    /// The value's syntax in a TOML file.
     pub fn toml_types(&self) -> &'static [&'static str] {
         match self {
             Kind::Count { .. } | Kind::OneOf(_) => &["integer"],
@@ -211,13 +211,13 @@ impl Kind {
     }
 }
 
-/// What was given for a key, as it may be shown; `None`: as it stands. A NATS address may hold a
-/// user's password, or a token.
+/// A key's given value, as it may be shown; `None`: unchanged. A NATS address may contain a user's
+/// password, or a token.
 pub fn masked(kind: &Kind, raw: &str) -> Option<String> {
     match kind {
         Kind::Secret => Some(REDACTED.into()),
         Kind::NatsServers if raw.contains('@') => {
-            // With a typing error in it, nobody knows where a password ends.
+            // With a typing error in it, the end of a password is unknown.
             let sound = kind.parse(raw).is_some();
             let mask = |item: &str| match (item.split_once("://"), item.rsplit_once('@')) {
                 (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{REDACTED}@{host}"),
@@ -232,7 +232,7 @@ pub fn masked(kind: &Kind, raw: &str) -> Option<String> {
 
 pub const REDACTED: &str = "<redacted>";
 
-/// The list without blanks; `None` when it is empty or one of it is not allowed.
+/// The list without blanks; `None` if it is empty or one of its items is invalid.
 fn list(raw: &str, allowed: fn(&str) -> bool) -> Option<String> {
     let items: Vec<&str> = raw.split(',').map(str::trim).collect();
     items.iter().all(|item| allowed(item)).then(|| items.join(","))
@@ -260,8 +260,8 @@ fn is_snapshots_url(raw: &str) -> bool {
     raw == "nats:" || named("file:///") || named("s3://")
 }
 
-/// Stricter than `tracing-subscriber`: it takes a misspelt level for the name of a module, and
-/// then writes nothing at all.
+/// Stricter than `tracing-subscriber`, which takes a misspelt level for the name of a module and
+/// then logs nothing at all.
 fn is_filter(raw: &str) -> bool {
     let bare_is_level = |part: &str| {
         part.contains(['=', '[', '{']) || part.parse::<tracing::metadata::LevelFilter>().is_ok()
@@ -278,7 +278,7 @@ fn node_name(raw: &str) -> Option<String> {
     fits.then(|| raw.into())
 }
 
-/// The machine's name where it is fit for a node's, else `node`.
+/// The machine's name if it is a valid node name, else `node`.
 pub fn default_node_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
@@ -287,14 +287,14 @@ pub fn default_node_name() -> String {
         .unwrap_or_else(|| "node".into())
 }
 
-/// Half of the memory that this process may have, in whole MiB; enough for one instance in any case.
+/// Half of the memory available to this process, in whole MiB; at least enough for one instance.
 pub fn default_memory_total() -> u64 {
     let share = available_memory() / limits::GUEST_MEMORY_TOTAL_SHARE;
     let least = limits::GUEST_MEMORY_BYTES_DEFAULT as u64;
     (share >> 20 << 20).max(least)
 }
 
-/// Half of the cores that this process may use, one at least.
+/// Half of the cores available to this process, at least one.
 pub fn default_long_threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores / 2).clamp(1, limits::LONG_THREADS_MAX)
@@ -331,7 +331,7 @@ impl fmt::Display for Value {
 }
 
 impl Value {
-    /// As it stands in a TOML file.
+    /// As written in a TOML file.
     pub fn to_toml(&self) -> String {
         match self {
             Value::Count(_) | Value::Flag(_) => self.to_string(),

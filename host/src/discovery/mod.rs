@@ -4,11 +4,10 @@
 //! only a hint: membership sends it a datagram now and then, and only answers with the cluster's
 //! secret count. So old, wrong and forged addresses only cost datagrams.
 //!
-//! - A *failure* (no server, no answer in time, an error code, bytes that make no sense) keeps the
-//!   last answer of that name and record type. It shows in metrics and, when it begins and ends, in
-//!   the log.
-//! - A name without addresses (no such name, no such records) is an answer: nobody is there.
-//! - The node's own address is left out where it is recognised; see [`Own`].
+//! - A *failure* (no server, no answer in time, an error code, invalid bytes) keeps the last answer
+//!   of that name and record type. Metrics show it, and the log when it begins and ends.
+//! - A name without addresses (no such name, no such records) is an answer: there are no peers.
+//! - The node's own address is left out if it is recognised; see [`Own`].
 
 mod options;
 mod resolve;
@@ -28,35 +27,35 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// What a node knows of where its peers may be.
+/// A node's knowledge of its peers' addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Sorted, without repeats and without the node's own; at most
+    /// Sorted, without duplicates and without the node's own; at most
     /// [`limits::DISCOVERY_ADDRESSES_MAX`].
     pub addresses: Arc<[SocketAddr]>,
-    /// Every name has been answered at least once since the start. Until then nobody can say that
-    /// there are no peers.
+    /// Every name has been answered at least once since the start. Until then it is unknown whether
+    /// there are peers.
     pub answered: bool,
 }
 
 /// Where this node itself listens.
 ///
-/// An address is the node's own if it is the advertised one, the one that it is bound to, or, where
-/// it is bound to all, one of this machine's with the node's port. Whoever is wrong here only gets a
-/// datagram from itself, which membership knows by its instance and ignores.
+/// An address is the node's own if it is the advertised one, the one that it is bound to, or, if it
+/// is bound to all, one of this machine's with the node's port. A mistake only sends a datagram to
+/// the node itself, which membership recognizes by its instance and ignores.
 #[derive(Clone, Copy, Debug)]
 pub struct Own {
     pub advertised: SocketAddr,
     pub bound: SocketAddr,
 }
 
-/// How to look. Seeds and DNS may be used together; with neither, nobody is ever found.
+/// How to look. Seeds and DNS may be combined; with neither, no peer is ever found.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub seeds: Vec<Seed>,
     pub dns: Option<DnsOptions>,
     pub own: Own,
-    /// For one try of one question; a question is tried twice.
+    /// Per attempt of one query; a query is tried twice.
     pub timeout: Duration,
 }
 
@@ -77,8 +76,8 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Starts to look, on the current tokio runtime; ends when the last receiver is gone. Literal
-    /// addresses are there at once.
+    /// Starts looking, on the current tokio runtime; ends when the last receiver is dropped.
+    /// Literal addresses are available at once.
     pub fn start(options: Options) -> watch::Receiver<Found> {
         let (found, receiver) = watch::channel(Found::default());
         let mut discovery = Self {
@@ -113,7 +112,7 @@ impl Discovery {
         }
     }
 
-    /// Asks for every name, all at the same time, within a bound.
+    /// Resolves every name, concurrently up to a bound.
     async fn look(&mut self) {
         let server = self.options.dns.as_ref().and_then(|dns| dns.server);
         let resolver = match Resolver::new(server, self.options.timeout) {
@@ -149,7 +148,7 @@ impl Discovery {
             }
         }
         match failure {
-            // Many servers have no answer to AAAA questions; the addresses are what counts.
+            // Many servers do not answer AAAA queries; the addresses are what counts.
             Some(error) if !some => self.failed(name, &error),
             _ => self.succeeded(&name),
         }
@@ -164,7 +163,7 @@ impl Discovery {
     }
 
     fn succeeded(&mut self, name: &str) {
-        // For people to see, as Prometheus has it. Nothing is decided by it.
+        // For people, in Prometheus' units. Nothing depends on it.
         metrics().discovery_success.set(crate::clock::since_epoch().as_secs_f64());
         if self.failing.remove(name) {
             info!(%name, "DNS answers again");
@@ -238,9 +237,9 @@ impl Own {
     }
 }
 
-/// Whether the kernel would send to `ip` from `ip` itself; sends nothing. Binding to it would say so
-/// too, but not under `ip_nonlocal_bind`, where it takes every peer for this node. The other way
-/// round, an address of `127.0.0.0/8` beyond the first is missed, which costs a datagram.
+/// Whether the kernel would send to `ip` from `ip` itself; sends nothing. Binding to it would show
+/// that too, but not under `ip_nonlocal_bind`, where every peer would look local. In return, an
+/// address of `127.0.0.0/8` beyond the first is missed, which costs a datagram.
 fn is_of_this_machine(ip: IpAddr) -> bool {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -254,12 +253,12 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
     source.is_ok_and(|source| source.ip() == ip)
 }
 
-/// The address as datagrams know it, if a node can be there at all.
+/// The address as it appears in datagrams, if a node can have it at all.
 fn usable(ip: IpAddr) -> Option<IpAddr> {
     let ip = ip.to_canonical();
     let strange = match ip {
         IpAddr::V4(v4) => v4.is_broadcast(),
-        // Without the interface's number there is no way there.
+        // Unreachable without the interface's number.
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     (!strange && !ip.is_unspecified() && !ip.is_multicast()).then_some(ip)

@@ -1,4 +1,4 @@
-//! The configuration of discovery: seeds, and the three variables of DNS polling.
+//! The configuration of discovery: seeds, and the variables of DNS polling.
 
 use crate::limits;
 use std::{
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// A setting that can't be used. Its text names the setting, its value and what is right.
+/// An invalid setting. Its text names the setting, its value and what is allowed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {value:?}; it must be {wanted}")]
 pub struct Invalid {
@@ -22,7 +22,7 @@ impl Invalid {
     }
 }
 
-/// Where to look for addresses: a literal address, or a name that is asked for again and again.
+/// A source of addresses: a literal address, or a name that is resolved periodically.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
     Ip(IpAddr),
@@ -38,10 +38,11 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// Reads one seed; `setting` is what an error calls it.
+    /// Parses one seed; `setting` is its name in an error.
     ///
     /// # Errors
-    /// [`Invalid`] without a port, with port 0, or with a host that is neither an address nor a name.
+    /// [`Invalid`] without a port, with port 0, or with a host that is neither an address nor a
+    /// name.
     pub fn parse(setting: &str, raw: &str) -> Result<Self, Invalid> {
         let wrong = || {
             Invalid::new(
@@ -65,7 +66,7 @@ impl Seed {
         Ok(Self { host, port })
     }
 
-    /// Reads a comma-separated list; blanks between commas are skipped.
+    /// Parses a comma-separated list; blanks between commas are skipped.
     ///
     /// # Errors
     /// As [`Self::parse`], and for more than [`limits::DISCOVERY_NAMES_MAX`] seeds.
@@ -97,11 +98,12 @@ impl fmt::Display for Seed {
 pub struct DnsOptions {
     /// At least one, at most [`limits::DISCOVERY_NAMES_MAX`].
     pub names: Vec<String>,
-    /// The part before the `@` in what a node is called, see [`Self::node`].
+    /// The part before the `@` in a node's name, see [`Self::node`].
     pub basename: String,
-    /// Time between two looks.
+    /// Time between two lookups.
     pub interval: Duration,
-    /// Asked instead of the servers of `/etc/resolv.conf`; its search list is then not used either.
+    /// Used instead of the servers of `/etc/resolv.conf`, whose search list is then not used
+    /// either.
     pub server: Option<SocketAddr>,
 }
 
@@ -121,8 +123,8 @@ impl DnsOptions {
     ///   cluster's names (the agent of a service registry, say). Unset or blank: the system's.
     ///
     /// # Errors
-    /// [`Invalid`] for a value that can't be used. It must stop the boot: a node that looks for its
-    /// peers in the wrong place would go on alone.
+    /// [`Invalid`] for an invalid value. It must stop the boot: a node that looks for its peers in
+    /// the wrong place would continue alone.
     pub fn from_vars(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Invalid> {
         let value = |name| get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let interval = match value(Self::INTERVAL) {
@@ -138,7 +140,7 @@ impl DnsOptions {
         Ok(Some(Self { names: names(&query)?, basename, interval, server }))
     }
 
-    /// What a node at `ip` is called: `basename@ip`.
+    /// The name of a node at `ip`: `basename@ip`.
     pub fn node(&self, ip: IpAddr) -> String {
         format!("{}@{}", self.basename, ip.to_canonical())
     }
@@ -195,8 +197,8 @@ fn names(raw: &str) -> Result<Vec<String>, Invalid> {
     }
 }
 
-/// RFC 1035's lengths, with the underscore that service names have. A last label of digits only
-/// would be a mistyped address.
+/// RFC 1035's lengths, with the underscore of service names. A last label of only digits would be a
+/// mistyped address.
 fn is_dns_name(name: &str) -> bool {
     let bare = name.strip_suffix('.').unwrap_or(name);
     let label = |label: &str| {
@@ -222,7 +224,8 @@ mod tests {
         DnsOptions::from_vars(|name| vars.get(name).map(|v| (*v).to_owned()))
     }
 
-    /// A node whose variables are unset or blank must not poll; defaults must be the documented ones.
+    /// A node whose variables are unset or blank must not poll; defaults must be the documented
+    /// ones.
     #[test]
     fn variables_and_their_defaults() {
         assert_eq!(read(&[]), Ok(None));
@@ -242,7 +245,7 @@ mod tests {
         assert_eq!(set.server, Some("[::1]:53".parse().unwrap()));
     }
 
-    /// A malformed value that passed would leave a node alone, in silence.
+    /// A malformed value that is accepted would silently leave a node alone.
     #[test]
     fn malformed_values_stop_the_boot_and_say_why() {
         let long = "a".repeat(64);

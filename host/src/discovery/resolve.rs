@@ -1,4 +1,4 @@
-//! One look at the DNS: what a name's addresses are right now.
+//! One DNS lookup: a name's current addresses.
 
 use crate::limits;
 use hickory_resolver::{
@@ -12,17 +12,17 @@ use std::{
     time::Duration,
 };
 
-/// What came of one question (one name, one record type).
+/// The result of one query (one name, one record type).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The servers' answer; empty for a name without such records and for one that is not there.
+    /// The servers' answer; empty for a name that does not exist or has no such records.
     Answer(Vec<IpAddr>),
-    /// No answer that can be trusted, and why.
+    /// No trustworthy answer, and why.
     Failed(String),
 }
 
-/// Makes questions. Made anew for each look: a changed `resolv.conf`, a server that came back and a
-/// connection that hangs need no care then. Nothing is cached, the interval is the operator's.
+/// Sends queries. Created anew for each lookup, which covers a changed `resolv.conf`, a server that
+/// came back and a hanging connection. Nothing is cached; the operator sets the interval.
 pub(super) struct Resolver {
     resolver: TokioResolver,
     search: Vec<Name>,
@@ -31,7 +31,7 @@ pub(super) struct Resolver {
 
 impl Resolver {
     /// # Errors
-    /// When the system's configuration can't be read or names no server.
+    /// If the system's configuration can't be read or names no server.
     pub fn new(server: Option<SocketAddr>, timeout: Duration) -> Result<Self, NetError> {
         let (builder, search): (ResolverBuilder<TokioRuntimeProvider>, _) = match server {
             Some(server) => {
@@ -58,15 +58,15 @@ impl Resolver {
         Ok(Self { resolver: builder.build()?, search, ndots })
     }
 
-    /// The addresses of `name`: A and AAAA, each an answer or a failure of its own, so that a server
-    /// which breaks on one kind does not hide the other.
+    /// The addresses of `name`: A and AAAA, each an answer or a failure of its own, so that a
+    /// server that fails for one type does not hide the other.
     pub async fn look(&self, name: &str) -> [Outcome; 2] {
         let names = match candidates(name, &self.search, self.ndots) {
             Ok(names) => names,
             Err(error) => return [Outcome::Failed(error.clone()), Outcome::Failed(error)],
         };
-        // The first candidate that has addresses is meant. A candidate that failed may have been
-        // it, so its failure stands before another one's "no such name".
+        // The first candidate that has addresses is used. A candidate that failed may have been it,
+        // so its failure takes precedence over another one's "no such name".
         let mut found = [Outcome::Answer(Vec::new()), Outcome::Answer(Vec::new())];
         for name in names {
             let ask = |kind| self.ask(&name, kind);
@@ -104,8 +104,9 @@ fn one(server: SocketAddr) -> ResolverConfig {
     ResolverConfig::from_name_servers(vec![NameServerConfig::new(server.ip(), true, connections)])
 }
 
-/// The names to ask for, in turn: resolv.conf(5)'s rules for `search` and `ndots`. hickory does this
-/// too, but gives only the last one's error: a name that timed out would pass as one that is gone.
+/// The names to try, in turn: resolv.conf(5)'s rules for `search` and `ndots`. hickory does this
+/// too, but returns only the last one's error: a name that timed out would look like one that is
+/// gone.
 fn candidates(name: &str, search: &[Name], ndots: usize) -> Result<Vec<Name>, String> {
     let mut bare = Name::from_str_relaxed(name).map_err(|e| e.to_string())?;
     let absolute = bare.is_fqdn();

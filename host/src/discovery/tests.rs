@@ -33,8 +33,8 @@ async fn becomes(found: &mut watch::Receiver<Found>, wanted: &[&str]) {
     assert_eq!(waited, Ok(true), "{:?}, not {wanted:?}", found.borrow());
 }
 
-/// Without it a node would go on with the peers of its first minute: all that DNS says must be
-/// followed, of both families, of all names, and own addresses never be among them.
+/// Without it a node would keep the peers of its first minute: it must follow DNS for both address
+/// families and all names, and never include its own addresses.
 #[tokio::test]
 async fn answers_are_followed_as_they_change_and_vanish() {
     let server = Server::start().await;
@@ -56,8 +56,8 @@ async fn answers_are_followed_as_they_change_and_vanish() {
     becomes(&mut found, &["10.0.0.4"]).await;
 }
 
-/// A name server that fails, is silent or is forged must not take a node's peers away from it, and
-/// the node must come back to it by itself.
+/// A name server that fails, is silent or is forged must not remove a node's peers, and the node
+/// must recover by itself.
 #[tokio::test]
 async fn failures_keep_the_last_answer_and_heal() {
     let forged = || addresses(&["10.6.6.6"]);
@@ -92,7 +92,7 @@ async fn failures_keep_the_last_answer_and_heal() {
     futures_util::future::join_all(tests).await;
 }
 
-/// At the start nothing is known, and a node that took this for "I am alone" would take all slots.
+/// At the start nothing is known; a node that took this for "I am alone" would take all slots.
 #[tokio::test]
 async fn before_the_first_answer_nobody_is_said_to_be_alone() {
     let server = Server::start().await;
@@ -104,7 +104,7 @@ async fn before_the_first_answer_nobody_is_said_to_be_alone() {
     becomes(&mut found, &[]).await;
 }
 
-/// What a name server says goes into datagrams: it must be bounded, and possible.
+/// A name server's answers go into datagrams: they must be bounded and valid.
 #[tokio::test]
 async fn lies_are_left_out() {
     let server = Server::start().await;
@@ -115,7 +115,7 @@ async fn lies_are_left_out() {
     becomes(&mut found, &["127.0.0.9", "192.168.0.1"]).await;
     server.say(NAME, Say::OtherRecords);
     becomes(&mut found, &[]).await;
-    // Too long for a datagram: comes over TCP.
+    // Too long for a datagram: uses TCP.
     let thousand = (0..1_000u32).map(|n| Ipv4Addr::from(0x0a02_0000 + n).into()).collect();
     server.say(NAME, Say::Addresses(thousand));
     let wait = found.wait_for(|found| found.addresses.len() == limits::DISCOVERY_ADDRESSES_MAX);
@@ -123,8 +123,8 @@ async fn lies_are_left_out() {
     assert!(server.tcp_connections() > 0);
 }
 
-/// Seeds by name must follow their names, literal ones be there without any name server, and own
-/// ones be left out, by port too: nodes of one machine share their addresses.
+/// Seeds by name must follow their names, literal ones must work without any name server, and own
+/// addresses must be excluded, by port too: nodes of one machine share their addresses.
 #[tokio::test]
 async fn seeds_by_name_and_by_address() {
     let server = Server::start().await;
@@ -140,13 +140,13 @@ async fn seeds_by_name_and_by_address() {
         vec!["10.0.0.7:7600".parse().unwrap(), "[::1]:7601".parse().unwrap()];
     assert_eq!((*found.borrow().addresses).to_vec(), literal);
     let waited = found.wait_for(|found| found.answered).await.unwrap().clone();
-    // 127.0.0.1:1 is another node's port; 10.0.0.7:1 is what this node advertises.
+    // 127.0.0.1:1 is another node's port; this node advertises 10.0.0.7:1.
     let wanted: Vec<SocketAddr> =
         ["10.0.0.7:7600", "127.0.0.1:1", "[::1]:7601"].map(|a| a.parse().unwrap()).to_vec();
     assert_eq!((*waited.addresses).to_vec(), wanted);
 }
 
-/// With nobody to ask for, a node must know at once that it is alone.
+/// Without any source, a node must know at once that it is alone.
 #[tokio::test]
 async fn without_names_there_is_nobody() {
     let own = "127.0.0.1:7600".parse().unwrap();

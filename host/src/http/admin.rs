@@ -1,4 +1,4 @@
-//! The admin API: plugins in and out, slots, the ring, metrics.
+//! The admin API: deploys, slots, the ring, metrics.
 
 use super::{
     Admin,
@@ -42,7 +42,7 @@ impl Admin {
     }
 }
 
-/// Runs a change to its end even when the client goes away in the middle of it.
+/// Runs a change to completion even if the client disconnects in the middle of it.
 pub(super) fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> impl Future<Output = Result<T, Error>> {
@@ -50,7 +50,7 @@ pub(super) fn to_its_end<T: Send + 'static>(
     async { running.await.map_err(|_| outcome_unknown())? }
 }
 
-/// As [`to_its_end`], answering with what it gives.
+/// As [`to_its_end`], answering with its result.
 pub(super) async fn change<T: Serialize + Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Answer {

@@ -12,24 +12,24 @@ use std::{
 
 /// An answer's body: what a message gets, or anything else with the guard of its request.
 ///
-/// It is handed on in pieces, the next when the last is written: hyper takes what it is given into
-/// a buffer, and keeps that as large as it ever was.
+/// It is passed on in pieces, each once the previous one is written: hyper copies what it gets into
+/// a buffer, and never shrinks it.
 pub(super) struct ReplyBody {
-    /// What has not been handed on.
+    /// Not passed on yet.
     rest: Bytes,
     /// Where the rest comes from.
     more: Option<axum::body::Body>,
-    /// Its bytes are charged as they come, not all at first.
+    /// Bytes are charged as they arrive, not all in advance.
     is_stream: bool,
-    /// Bytes that were handed on and are still held with the rest, of which they are a part.
+    /// Bytes that were passed on but are still held, as part of the rest.
     kept: usize,
     connection: Arc<ConnShared>,
-    /// Of a request that is under way as long as its answer.
+    /// Keeps the request in flight for as long as its answer.
     _in_flight: Option<InFlight>,
 }
 
 impl ReplyBody {
-    /// Charged whatever others hold: what it tells has happened.
+    /// Charged even above the limit: the answer reports what has already happened.
     pub(super) fn whole(bytes: Bytes, connection: &Arc<ConnShared>) -> Self {
         connection.answers();
         let _ = connection.answer_waits(bytes.len());
@@ -40,7 +40,7 @@ impl ReplyBody {
     /// The guard ends when the body does.
     ///
     /// # Errors
-    /// `buffers-full` when its length is known and there is no room for it.
+    /// `buffers-full` if its length is known and there is no room for it.
     pub(super) fn of(
         body: axum::body::Body,
         connection: &Arc<ConnShared>,
@@ -99,7 +99,7 @@ impl Body for ReplyBody {
                     }
                     this.rest = data;
                 }
-                // Trailers are of no use here.
+                // Trailers are not used here.
                 Some(Err(_)) => {}
                 None => {
                     this.more = None;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     /// Without it a reader that takes nearly all of an answer, and stops, would hold all of it and
-    /// be charged for next to nothing.
+    /// be charged for almost nothing.
     #[test]
     fn an_answer_in_one_piece_counts_whole_until_its_last_byte_is_on_its_way() {
         let (buffers, connection) = connection();
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(buffers.held(Kind::Answers), 0, "it is not sent after all");
     }
 
-    /// Without it a page would be charged for what is given back already.
+    /// Without it a page would be charged for bytes that are already freed.
     #[test]
     fn an_answer_in_pieces_counts_what_is_left_of_it() {
         let (buffers, connection) = connection();

@@ -8,21 +8,21 @@ use sha2::{Digest, Sha256};
 use std::{fmt, sync::Arc};
 use subtle::ConstantTimeEq;
 
-/// A secret that a listener asks for. Only its hash is kept: it can be compared, and nothing
-/// else. Comparing hashes takes the same time whatever the guess has in common with the secret,
-/// its length included.
+/// A secret that a listener requires. Only its hash is kept, which can be compared and nothing
+/// else. Comparing hashes takes the same time whatever a guess has in common with the secret,
+/// including its length.
 ///
-/// Clones are one token: what replaces it, replaces it for all.
+/// Clones share one token: replacing it in one replaces it in all.
 #[derive(Clone)]
 pub struct Token(Arc<RwLock<[u8; 32]>>);
 
 impl Token {
     /// # Errors
-    /// A sentence when the token is empty or has characters that a header can't carry.
+    /// A sentence if the token is empty or has characters that are invalid in a header.
     pub fn new(secret: &str) -> Result<Self, String> {
         Ok(Self(Arc::new(RwLock::new(hash(secret)?))))
     }
-    /// From now on this secret is asked for, and not the one before.
+    /// Replaces the secret that is required from now on.
     ///
     /// # Errors
     /// As [`Self::new`]; then nothing changes.
@@ -52,12 +52,12 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Whether the caller may ask at all. `query_token` allows `?access_token=` in place of the
-/// header, for the two routes that a browser's `EventSource` and `WebSocket` call, which can't
-/// set headers.
+/// Whether the caller may use the API at all. `query_token` allows `?access_token=` instead of the
+/// header, for the two routes that a browser's `EventSource` and `WebSocket` call, which can't set
+/// headers.
 ///
-/// Without a token, a request that a web page of another origin makes is refused: on loopback any
-/// page that the user visits could otherwise drive the node.
+/// Without a token, a request from a web page of another origin is refused. On loopback any page
+/// that the user visits could otherwise control the node.
 pub(super) fn check(
     token: Option<&Token>,
     headers: &HeaderMap,
@@ -85,7 +85,7 @@ pub(super) fn check(
     ))
 }
 
-/// The host that header host names, without its port; `None` when it is none.
+/// The host in a `Host` header, without its port; `None` if it is invalid.
 pub(super) fn host_of(value: &HeaderValue) -> Option<&str> {
     host_in(value.to_str().ok()?)
 }
@@ -96,10 +96,10 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// Whether a request names this machine: `localhost`, an IP address, or a name without a dot, as
-/// local networks give them. A page whose own name was made to resolve to loopback names itself,
+/// used in local networks. A page whose own name was made to resolve to loopback sends that name,
 /// and a public name has a dot.
 pub(super) fn check_local_host(head: &Head<'_>) -> Result<(), Error> {
-    // Only HTTP/1.0 may name none, which no browser speaks.
+    // Only HTTP/1.0 may omit it, and no browser uses that.
     if head.host.is_none_or(is_local) {
         return Ok(());
     }
@@ -120,7 +120,7 @@ fn is_local(host: &str) -> bool {
     };
     name.parse::<std::net::IpAddr>().is_ok()
         || is_under_localhost()
-        // Another single name with a dot behind it is a public one, of the root.
+        // Any other single name with a trailing dot is a public one, below the root.
         || (!host.is_empty() && !host.contains('.'))
 }
 

@@ -1,4 +1,4 @@
-//! The interface that the handlers call: a node, or a stand-in for one in this folder's tests.
+//! The interface that the handlers call: a node, or its test double in this folder's tests.
 
 #[cfg(test)]
 use super::fake::FakeNode;
@@ -10,7 +10,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// An enum rather than a trait: no boxed future on the way of a message.
+/// An enum rather than a trait: no boxed future in the path of a message.
 #[derive(Clone)]
 pub(super) enum Backend {
     Node(Arc<Node>),
@@ -40,7 +40,7 @@ impl Backend {
     pub(super) async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
         delegate!(self, node => node.send(key, message).await)
     }
-    /// Everything that one slot is asked, but messages.
+    /// Every operation on one slot except messages.
     pub(super) async fn call<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
         match self {
             Self::Node(node) => node.call(operation).await,

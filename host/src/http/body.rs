@@ -10,14 +10,14 @@ use serde::{
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// A body as it stands in a JSON answer.
+/// A body as it appears in a JSON answer.
 pub(super) enum Shown<'a> {
     Json(&'a RawValue),
     Text(&'a str),
     Binary(&'a [u8]),
 }
 
-/// A field that is there with whatever is in it: `null` is a value, and not the lack of one.
+/// Distinguishes a field that is present with the value `null` from a missing one.
 pub(crate) fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(d).map(Some)
 }
@@ -49,7 +49,7 @@ pub(super) fn is_text(content_type: &str) -> bool {
     text && is_utf8(content_type)
 }
 
-/// Whether what a content type says of its charset can be read as UTF-8.
+/// Whether the charset parameter of a content type can be decoded as UTF-8.
 fn is_utf8(content_type: &str) -> bool {
     content_type.split(';').skip(1).all(|parameter| match parameter.split_once('=') {
         Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
@@ -111,8 +111,8 @@ pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     BASE64.decode(text).ok()
 }
 
-/// JSON that any reader of the answer can be expected to parse: one that is nested too deep or
-/// holds half a surrogate pair would make the whole page unreadable to some.
+/// JSON that any reader of the answer can parse: a value that is nested too deep or holds half a
+/// surrogate pair would make the whole page unreadable to some.
 fn strict_json(text: &str) -> Option<&RawValue> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     Check { depth: limits::JSON_DEPTH_MAX }.deserialize(&mut deserializer).ok()?;
@@ -120,7 +120,7 @@ fn strict_json(text: &str) -> Option<&RawValue> {
     serde_json::from_str(text).ok()
 }
 
-/// Reads a JSON value for its faults alone. Unlike `IgnoredAny` it looks into strings.
+/// Validates a JSON value without keeping it. Unlike `IgnoredAny` it looks into strings.
 #[derive(Clone, Copy)]
 struct Check {
     depth: usize,
@@ -187,8 +187,8 @@ mod tests {
         (inline, shown.base64())
     }
 
-    /// Without it a body would come back as something else than what was sent, or one message
-    /// could make a page of history unreadable.
+    /// Without it a body would come back changed, or one message could make a page of history
+    /// unreadable.
     #[test]
     fn bodies_are_shown_without_loss() {
         let inline = |s: &str| (Some(s.to_owned()), None);
@@ -207,7 +207,7 @@ mod tests {
             ("application/json", b"1e999"),
             ("application/octet-stream", b"{}"),
             ("text/plain", b"\xff"),
-            // UTF-8 as well, but then it says something else.
+            // UTF-8 as well, but declared as something else.
             ("text/plain; charset=ISO-8859-1", "ä".as_bytes()),
             ("application/json;charset=\"utf-16\"", b"{}"),
         ] {

@@ -1,9 +1,9 @@
-//! One connection, with its time limits: none stays open for ever, and none costs a timer per
+//! One connection, with its time limits: none stays open forever, and none costs a timer per
 //! request.
 //!
-//! Everything of a connection runs in one task. It keeps one lazy timer: armed for whatever is
-//! due first when it was armed, and looked at again when it fires, so that a busy connection
-//! touches the timer once in [`limits::REQUEST_DEADLINE_DEFAULT`] or so.
+//! A single task runs a connection. It has one lazy timer: armed for the earliest deadline at that
+//! time, and checked again when it fires, so that a busy connection touches the timer about once
+//! per [`limits::REQUEST_DEADLINE_DEFAULT`].
 
 mod task;
 mod watched;
@@ -35,42 +35,42 @@ use tokio::time::Instant;
 /// Milliseconds since the connection began, plus one; 0 is "not now".
 type Moment = u64;
 
-/// What a connection's parts know of each other. Also held by the socket that it becomes.
+/// State shared by a connection's parts, and by the socket that it becomes.
 pub(super) struct ConnShared {
     began: Instant,
     /// As of the timer's last look.
     now: AtomicU64,
-    /// Requests whose answer's body is not gone yet.
+    /// Requests whose answer's body has not been written or dropped yet.
     in_flight: AtomicU64,
-    /// When the request that is being handled must be answered.
+    /// The deadline of the request that is being handled.
     deadline: AtomicU64,
     /// Since when there is no request.
     idle_since: AtomicU64,
-    /// Since when the peer takes nothing.
+    /// Since when the peer reads nothing.
     write_blocked: AtomicU64,
-    /// Since when nothing more is written, and what comes is dropped.
+    /// Since when nothing more is written, and input is dropped.
     lingering: AtomicU64,
-    /// The request under way is given up when the peer ends its side.
+    /// The request in flight is cancelled when the peer half-closes.
     ends_with_peer: AtomicBool,
     stopping: AtomicBool,
     killed: AtomicBool,
-    /// Of the connection's task, for the orders from outside.
+    /// The connection task's waker, for orders from outside.
     waker: Mutex<Option<Waker>>,
     /// It has sent no request yet.
     silent: AtomicBool,
-    /// Its task is over: it is a socket now, or gone.
+    /// Its task has ended: it is a socket now, or closed.
     handed_on: AtomicBool,
-    /// Only requests to a local host are taken ([`super::auth::check_local_host`]).
+    /// Only requests to a local host are accepted ([`super::auth::check_local_host`]).
     pub(super) local_only: bool,
-    /// Bytes of answers that the peer has not taken.
+    /// Bytes of answers that the peer has not read.
     unread: AtomicUsize,
     /// Those of them that hyper has.
     handed: AtomicUsize,
-    /// A body waits until hyper has written what it has.
+    /// A body waits until hyper has written its buffer.
     body_waits: AtomicBool,
-    /// Bytes of a head that is not whole.
+    /// Bytes of an incomplete head.
     head: AtomicUsize,
-    /// An event stream that is to have the connection, then with the head of its answer.
+    /// An event stream that takes the connection over, with the head of its answer.
     stream: Mutex<Option<Box<EventStream>>>,
     takeover: Mutex<Option<Takeover>>,
     /// Answers that hyper may not have written.
@@ -130,7 +130,7 @@ impl ConnShared {
     fn instant(&self, moment: Moment) -> Instant {
         self.began + Duration::from_millis(moment)
     }
-    /// Counts a request until the guard goes.
+    /// Counts a request until the guard is dropped.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         if self.head.swap(0, Relaxed) > limits::CONNECTION_BYTES_FREE {
@@ -141,23 +141,24 @@ impl ConnShared {
         }
         InFlight(self.clone())
     }
-    /// A handler has made a stream, which is to have the connection to itself.
+    /// A handler has created a stream, which takes the connection over.
     pub(super) fn offer_stream(&self, stream: EventStream) {
         *self.stream.lock() = Some(Box::new(stream));
     }
     pub(super) fn offered_stream(&self) -> Option<Box<EventStream>> {
         self.stream.lock().take()
     }
-    /// The connection's task gives it over once hyper has written what it has. Its request is not
+    /// The connection's task hands it over once hyper has written its buffer. Its request is not
     /// answered in another way.
     pub(super) fn take_over(&self, takeover: Takeover) {
         *self.takeover.lock() = Some(takeover);
         self.wake();
     }
-    /// An answer waits until the peer takes it. What every connection may hold is not charged.
+    /// An answer waits until the peer reads it. The free amount per connection is not charged.
     ///
     /// # Errors
-    /// `buffers-full`. It is charged all the same: what can't be refused any more is sent.
+    /// `buffers-full`. The bytes are charged all the same: an answer that can no longer be refused
+    /// is sent.
     pub(super) fn answer_waits(&self, bytes: usize) -> Result<(), Error> {
         let unread = self.unread.fetch_add(bytes, Relaxed) + bytes;
         match unread > limits::CONNECTION_BYTES_FREE {
@@ -165,29 +166,28 @@ impl ConnShared {
             false => Ok(()),
         }
     }
-    /// hyper is given an answer: it has written all only once it flushes again.
+    /// hyper gets an answer: only its next flush shows that everything is written.
     pub(super) fn answers(&self) {
         self.unwritten.store(true, Relaxed);
     }
-    /// Whether hyper has as much of an answer as it is to have. Then the connection's task is woken
-    /// when it has less.
+    /// Whether hyper's buffer is full. If so, the connection's task is woken when it has room.
     pub(super) fn is_handed_enough(&self) -> bool {
         let enough = self.handed.load(Relaxed) >= limits::ANSWER_PIECE_BYTES;
         self.body_waits.store(enough, Relaxed);
         enough
     }
-    /// hyper is given so many bytes of an answer.
+    /// hyper gets this many bytes of an answer.
     pub(super) fn hand(&self, bytes: usize) {
         self.handed.fetch_add(bytes, Relaxed);
     }
-    /// So many bytes were written. Whether a body waited for that.
+    /// This many bytes were written. Returns whether a body was waiting for that.
     pub(super) fn wrote(&self, bytes: usize) -> bool {
         self.answer_ends(bytes);
         let handed = self.handed.load(Relaxed).saturating_sub(bytes);
         self.handed.store(handed, Relaxed);
         handed < limits::ANSWER_PIECE_BYTES && self.body_waits.swap(false, Relaxed)
     }
-    /// So many bytes of answers were written, or are not sent after all.
+    /// This many bytes of answers were written, or will not be sent after all.
     pub(super) fn answer_ends(&self, bytes: usize) {
         let before = self.unread.load(Relaxed);
         if before == 0 {
@@ -200,7 +200,8 @@ impl ConnShared {
             self.answers.lock().hold(charged);
         }
     }
-    /// Bytes were read. Of requests that have begun only their bodies come, charged elsewhere.
+    /// Bytes were read. Once a request has begun, only its body arrives, which is charged
+    /// elsewhere.
     fn heard(&self, bytes: usize) -> io::Result<()> {
         if self.in_flight.load(Relaxed) > 0 {
             return Ok(());
@@ -223,11 +224,11 @@ impl ConnShared {
         let deadline = self.deadline.load(Relaxed);
         deadline != 0 && deadline <= self.now.load(Relaxed)
     }
-    /// It is one of those of a full listener: probes alone are answered, once.
+    /// It is one of those above a full listener's limit: only probes are answered, once.
     pub(super) fn is_for_probes(&self) -> bool {
         self.place.as_ref().is_some_and(|place| place.kind == places::Kind::Probe)
     }
-    /// How long it has been waiting for another request; `None`: it does not, or is a socket.
+    /// How long it has been waiting for another request; `None` if it is not idle, or is a socket.
     pub(super) fn idle(&self, now: Instant) -> Option<Duration> {
         let waits = !self.silent.load(Relaxed)
             && !self.handed_on.load(Relaxed)
@@ -250,12 +251,12 @@ impl ConnShared {
             false => limits::CONNECTION_IDLE,
         }
     }
-    /// No further request; then it ends.
+    /// Accepts no further request, then ends.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.wake();
     }
-    /// It ends now.
+    /// Ends now.
     pub(super) fn kill(&self) {
         self.killed.store(true, Relaxed);
         self.wake();
@@ -266,7 +267,7 @@ impl ConnShared {
         }
     }
 
-    /// Looks at the clock, and says whether the connection must end.
+    /// Checks the clock and returns whether the connection must end.
     fn look(&self) -> bool {
         let now = self.moment(Instant::now());
         self.now.store(now, Relaxed);
@@ -277,15 +278,15 @@ impl ConnShared {
         if self.in_flight.load(Relaxed) == 0 && since(&self.idle_since, self.idle_max()) {
             self.stopping.store(true, Relaxed);
         }
-        since(&self.write_blocked, self.write_patience())
+        since(&self.write_blocked, self.write_timeout())
             || since(&self.lingering, limits::LINGER)
-            // A head that does not end, after it was told to: hyper waits for its rest.
+            // An unfinished head, after the order to stop: hyper waits for the rest.
             || (self.in_flight.load(Relaxed) == 0
                 && since(&self.idle_since, self.idle_max() + limits::LINGER))
     }
 
-    /// How long a peer may take nothing. A node that stops has its time for those who do.
-    fn write_patience(&self) -> Duration {
+    /// How long a peer may read nothing. A stopping node keeps its time for peers that do.
+    fn write_timeout(&self) -> Duration {
         match self.stopping.load(Relaxed) {
             true => limits::LINGER,
             false => limits::WRITE_STALL,
@@ -299,25 +300,25 @@ impl ConnShared {
             at => Some(at + max.as_millis() as u64),
         };
         let idle = || {
-            let patience = match self.stopping.load(Relaxed) {
+            let timeout = match self.stopping.load(Relaxed) {
                 false => self.idle_max(),
                 true => self.idle_max() + limits::LINGER,
             };
             match self.in_flight.load(Relaxed) {
-                0 => after(&self.idle_since, patience),
+                0 => after(&self.idle_since, timeout),
                 _ => None,
             }
         };
         let deadline = match self.deadline.load(Relaxed) {
             0 => None,
-            // One that has passed was told; it is not due again.
+            // An expired one was reported; it is not due again.
             at if at <= self.now.load(Relaxed) => None,
             at => Some(at),
         };
         [
             deadline,
             idle(),
-            after(&self.write_blocked, self.write_patience()),
+            after(&self.write_blocked, self.write_timeout()),
             after(&self.lingering, limits::LINGER),
         ]
         .into_iter()
@@ -330,8 +331,8 @@ impl ConnShared {
 pub(super) struct InFlight(Arc<ConnShared>);
 
 impl InFlight {
-    /// Gives the request up when the peer ends its side: nobody reads a stream that has no end of
-    /// its own. A message that was sent is answered all the same.
+    /// Cancels the request when the peer half-closes: nobody reads an endless stream then. A
+    /// message that was sent is answered all the same.
     pub(super) fn end_with_peer(&self) {
         self.0.ends_with_peer.store(true, Relaxed);
     }
@@ -349,7 +350,7 @@ impl Drop for InFlight {
 mod tests {
     use super::{super::stats::Stats, *};
 
-    /// A connection that began `ago`.
+    /// A connection that began `ago` in the past.
     fn connection(ago: Duration) -> Option<Arc<ConnShared>> {
         let mut shared =
             ConnShared::of(false, crate::buffers::shared(), None, Stats::new().open_connection());
@@ -361,7 +362,7 @@ mod tests {
     }
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Without it a client could hold connections for ever, by silence or a byte at a time.
+    /// Without it a client could hold connections forever, by silence or a byte at a time.
     #[test]
     fn an_idle_connection_is_told_to_stop_and_then_cut() -> Result<(), &'static str> {
         const YOUNG: &str = "the machine's clock is younger than the test needs";
@@ -380,7 +381,7 @@ mod tests {
         Ok(())
     }
 
-    /// Without it a peer that takes nothing would hold what is written to it for ever.
+    /// Without it a peer that reads nothing would hold its output forever.
     #[test]
     fn a_peer_that_takes_nothing_is_cut() -> Result<(), &'static str> {
         let shared = connection(limits::WRITE_STALL * 2).ok_or("a young clock")?;

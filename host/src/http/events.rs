@@ -62,7 +62,7 @@ pub(super) async fn get(
     let stopping = api.0.shutdown.triggered().boxed();
     let stream = EventStream { feed, stopping, ended: false, started: false, _open: open };
     let body = match connection {
-        // The connection becomes the stream's own.
+        // The stream takes the connection over.
         Some(connection) => {
             connection.offer_stream(stream);
             Body::empty()
@@ -73,13 +73,13 @@ pub(super) async fn get(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // Asks nginx not to hold events back.
+    // Asks nginx not to buffer events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Error> {
-    // At most one: `strict` sees to that.
+    // At most one: `strict` ensures that.
     match headers.get(&params::LAST_EVENT_ID).map(|v| v.to_str()) {
         None | Some(Ok("")) => Ok(None),
         Some(Ok(text)) => Cursor::parse(text, "header Last-Event-ID").map(Some),
@@ -87,8 +87,8 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Error> {
     }
 }
 
-/// Stands in `event:` before a kind that is reserved now and was not when it was stored, so that no
-/// reader takes the event for one of slotd's or of its own `EventSource`.
+/// Prefix in `event:` for a kind that is reserved now and was not when the event was stored, so
+/// that no reader mistakes it for one of slotd's or of its own `EventSource`.
 const STORED_RESERVED: &str = "plugin.";
 
 pub(super) struct EventStream {
@@ -105,14 +105,14 @@ impl EventStream {
         Some((Ok(chunk), self))
     }
 
-    /// What is to be sent next; `None` at the end.
+    /// What to send next; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
         }
         let mut out = BytesMut::new();
         if !self.started {
-            // At once, so that the client knows that it is subscribed.
+            // Sent at once, so that the client knows that it is subscribed.
             self.started = true;
             let retry = limits::EVENTS_RETRY.as_millis();
             out.extend_from_slice(format!("retry: {retry}\n\n").as_bytes());
@@ -146,7 +146,8 @@ fn write(out: &mut BytesMut, item: Item) -> bool {
             field(out, "data", &serde_json::json!({ "after": after.to_string() }).to_string());
         }
         Item::Deleted => {
-            // Whoever comes back by itself, as browsers do, goes on at the beginning of the next.
+            // A client that reconnects automatically, as browsers do, continues at the start of the
+            // next session.
             field(out, "id", &Cursor::START.to_string());
             field(out, "event", "slotd.deleted");
             field(out, "data", "{}");
@@ -177,8 +178,8 @@ fn write_events(out: &mut BytesMut, published: &Published, from: usize) {
     }
 }
 
-/// One line. A line break in the value becomes a space: in JSON it can only stand between
-/// tokens, and in an event's kind it would begin a field of the guest's choice.
+/// One line. A line break in the value becomes a space: in JSON it can only be between tokens, and
+/// in an event's kind it would start a field of the guest's choice.
 fn field(out: &mut BytesMut, name: &str, value: &str) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
@@ -198,7 +199,7 @@ mod tests {
     use crate::{buffers::Held, log::record::Event, node::Incarnation};
 
     /// Without it a body with line breaks, or a guest's choice of names, would break the framing
-    /// and with it the ids by which a stream is resumed.
+    /// and with it the ids used to resume a stream.
     #[test]
     fn events_are_framed_whatever_they_hold() {
         let event = |kind: &str, content_type: &str, body: &'static [u8]| Event {
@@ -232,8 +233,8 @@ mod tests {
         assert_eq!(lines[6..], ["", "event: slotd.gap", "data: {\"after\":\"17\"}", ""]);
     }
 
-    /// What was stored before kinds were reserved must neither end a stream nor look to a browser
-    /// like its connection's own events; and nothing of it may be lost.
+    /// Events stored before kinds were reserved must neither end a stream nor look to a browser
+    /// like its connection's own events; and none of their data may be lost.
     #[test]
     fn stored_events_are_never_taken_for_slotds() {
         for kind in ["slotd.deleted", "slotd.gap", "slotd.error", "slotd.x", "error"] {

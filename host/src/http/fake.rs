@@ -1,4 +1,4 @@
-//! A stand-in for a node in this folder's tests: sessions in memory, echoing their messages.
+//! A node's test double in this folder's tests: sessions in memory, echoing their messages.
 //!
 //! Its handler: the reply is the body; each JSON message emits as many events as its `events`
 //! says (default one); `{"reject":..}` is rejected; `{"hang":true}` is never decided.
@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::oneshot;
 
 pub(super) const PLUGIN: &str = "1.0.0+0123456789ab";
-/// Small, so that tests go through several pages.
+/// Small, so that tests read several pages.
 const BACKLOG_PAGE: usize = 3;
 
 #[derive(Default)]
@@ -36,7 +36,7 @@ pub(super) struct FakeNode {
 
 #[derive(Default)]
 struct Session {
-    /// Of that name, before it.
+    /// Of an earlier session of that name.
     before: u64,
     entries: Vec<Arc<Entry>>,
     subscribers: Vec<LiveSender>,
@@ -84,7 +84,7 @@ fn service_exists(service: &ServiceName) -> Result<(), Error> {
 }
 
 impl FakeNode {
-    /// What a restart of the slot does to its subscribers.
+    /// Does to its subscribers what a restart of the slot does.
     pub(super) fn restart_slot(&self) {
         self.sessions.lock().values_mut().for_each(|s| s.subscribers.clear());
     }

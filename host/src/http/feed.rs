@@ -1,5 +1,5 @@
-//! A session's events in order, without gap or repeat, across everything that may happen to the
-//! slot beneath: the common part of event streams and sockets.
+//! A session's events in order, without gap or repeat, across restarts and moves of its slot:
+//! shared by event streams and sockets.
 
 use super::{backend::Backend, params};
 use crate::{
@@ -18,50 +18,50 @@ use std::{collections::VecDeque, time::Duration};
 /// What a subscriber gets next.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// Events of one message, the first of which has index `from`. There is at least one.
-    /// They are charged until `held` goes, or with the page that they are of.
+    /// Events of one message, the first of which has index `from`. There is at least one. They are
+    /// charged until `held` is dropped, or with their page.
     Events { published: Published, from: usize, held: Held },
-    /// The reader was too slow: what comes after `after` was not kept for it. The last item.
+    /// The reader was too slow: events after `after` were dropped for it. The last item.
     Gap { after: Cursor },
     /// The session was deleted. The last item.
     Deleted,
-    /// The subscription can't go on. The last item.
+    /// The subscription can't continue. The last item.
     Failed(Error),
 }
 
-/// A subscription. Its reader calls [`Feed::next`] until one of the last items comes.
+/// A subscription. Its reader calls [`Feed::next`] until it returns one of the last items.
 pub(super) struct Feed {
     backend: Backend,
     key: SessionKey,
-    /// Everything up to here was given. Of the session that this began with, once that is known:
-    /// what another one of the same name has is not given as if it were its.
+    /// Everything up to here was returned. It belongs to the session that the feed began with, once
+    /// that is known: events of another session of the same name are not returned as its own.
     cursor: Cursor,
     step: Step,
-    /// Subscriptions in a row that gave nothing.
+    /// Consecutive subscriptions that returned nothing.
     tries: u32,
 }
 
 enum Step {
     Subscribing(BoxFuture<'static, Result<Subscribed, Error>>),
-    /// Pages of what is already there; then the live end, or the next page.
+    /// Pages of stored events; then the live end, or the next page.
     Backlog(
         VecDeque<Published>,
         Option<LiveReceiver>,
         #[expect(dead_code, reason = "held for its drop")] Held,
     ),
     Live(LiveReceiver),
-    /// The place that it was to begin at is of a session that is gone.
+    /// The start position is in a session that was deleted.
     Deleted,
     Done,
 }
 
 impl Feed {
-    /// Starts after `cursor`, or with `None` at what comes from now on.
+    /// Starts after `cursor`, or with `None` at new events.
     ///
     /// # Errors
-    /// What the first step of the subscription says, so that it can still be the answer to the
-    /// request; `request-invalid` when the cursor is past the session's end and does not say of
-    /// which session it is.
+    /// The result of the subscription's first step, so that it can still be the answer to the
+    /// request; `request-invalid` if the cursor is past the session's end and does not name its
+    /// session.
     pub(super) async fn open(
         backend: Backend,
         key: SessionKey,
@@ -86,7 +86,7 @@ impl Feed {
         Ok(feed)
     }
 
-    /// A step of the subscription has come, of the session that it began with or of another.
+    /// Handles a step of the subscription, from the session that it began with or another.
     fn subscribed(&mut self, next: Subscribed) {
         self.step = match self.is_same(next.incarnation) {
             true => Step::Backlog(next.backlog.into(), next.live, next.held),
@@ -94,11 +94,11 @@ impl Feed {
         };
     }
 
-    /// Whether this is still the session that the feed began with. One that has no message yet
-    /// becomes the one that its first message makes.
+    /// Whether this is still the session that the feed began with. One without messages becomes the
+    /// one that its first message creates.
     fn is_same(&mut self, incarnation: Option<Incarnation>) -> bool {
         match (self.cursor.of, incarnation) {
-            // A node of an earlier version does not say.
+            // A node of an earlier version does not send it.
             (_, None) => true,
             (Some(own), Some(now)) => own == now,
             (None, Some(Incarnation::NONE)) => true,
@@ -109,7 +109,7 @@ impl Feed {
         }
     }
 
-    /// The next item. Loses nothing when dropped before it resolves.
+    /// The next item. Cancel-safe: loses nothing if dropped before it resolves.
     pub(super) async fn next(&mut self) -> Item {
         loop {
             match &mut self.step {
@@ -156,7 +156,7 @@ impl Feed {
                     None => self.subscribe(),
                 },
                 Step::Deleted => return self.end(Item::Deleted),
-                // Nothing comes after a last item.
+                // Nothing follows a last item.
                 Step::Done => std::future::pending().await,
             }
         }
@@ -167,7 +167,7 @@ impl Feed {
         item
     }
 
-    /// What of a message was not given yet, if that is anything.
+    /// The part of a message that was not returned yet, if any.
     fn take(&mut self, published: Published, held: Held) -> Option<Item> {
         let from = match self.cursor {
             Cursor { seq, .. } if published.seq < seq => return None,
@@ -180,7 +180,7 @@ impl Feed {
         (from < published.events.len()).then_some(Item::Events { published, from, held })
     }
 
-    /// Subscribes after what was given, with a growing pause while nothing comes of it.
+    /// Subscribes after what was returned, with a growing pause while that gives nothing.
     fn subscribe(&mut self) {
         let pause = pause(self.tries);
         self.tries += 1;
@@ -191,7 +191,7 @@ impl Feed {
                 tokio::time::sleep(pause).await;
             }
             // The session may have been deleted in between. Nodes of an earlier version don't say
-            // of which session their answer is.
+            // which session their answer belongs to.
             if Now::of(&backend, &key).await?.last < given {
                 return Err(Error::new(Code::SessionNotFound, "the session was deleted"));
             }
@@ -207,9 +207,9 @@ fn pause(tries: u32) -> Duration {
     }
 }
 
-/// What there is of a session.
+/// The current extent of a session.
 struct Now {
-    /// Its last message, 0 when it has none yet.
+    /// Its last message, 0 if it has none yet.
     last: u64,
     incarnation: Option<Incarnation>,
     made_again: bool,
@@ -270,7 +270,7 @@ mod tests {
         got
     }
 
-    /// Without it a client that comes back would miss events or see some twice; in particular
+    /// Without it a client that reconnects would miss events or see some twice; in particular
     /// within a message that had several.
     #[tokio::test]
     async fn every_place_can_be_resumed_from() {
@@ -296,7 +296,7 @@ mod tests {
         assert!(Feed::open(backend, key, cursor("17")).await.is_err());
     }
 
-    /// Without it a restart of a slot would cost its subscribers events, or give some twice.
+    /// Without it a restart of a slot would lose events for its subscribers, or repeat some.
     #[tokio::test]
     async fn a_restarted_slot_goes_unnoticed() {
         let (fake, backend, key) = setup();
@@ -315,14 +315,14 @@ mod tests {
             }
         }
         *fake.refuse_subscriptions.lock() = u32::MAX;
-        // As after many tries: the test need not wait for each.
+        // As after many retries: the test need not wait for each.
         feed.tries = limits::RESUBSCRIBE_TRIES_MAX;
         fake.restart_slot();
         assert!(matches!(feed.next().await, Item::Failed(e) if e.code == Code::Unavailable));
     }
 
-    /// Without it a reader that does not read would be buffered for without end, or lose events
-    /// without a word.
+    /// Without it slotd would buffer without limit for a reader that does not read, or drop events
+    /// silently.
     #[tokio::test]
     async fn a_slow_reader_is_told_of_the_gap() {
         let (fake, backend, key) = setup();
@@ -341,8 +341,8 @@ mod tests {
         );
     }
 
-    /// Without it a subscriber of a deleted session would wait for ever, or get the events of a
-    /// new session of that name as if they were the old one's.
+    /// Without it a subscriber of a deleted session would wait forever, or get the events of a new
+    /// session of that name as if they were the old one's.
     #[tokio::test]
     async fn a_deleted_session_ends_the_feed() {
         let (fake, backend, key) = setup();
@@ -369,8 +369,8 @@ mod tests {
         assert!(matches!(again.next().await, Item::Deleted));
     }
 
-    /// Without it a reader that was away while its session was deleted and made again would be
-    /// given a gap without a word.
+    /// Without it a reader that was away while its session was deleted and created again would
+    /// silently get a gap.
     #[tokio::test]
     async fn a_place_in_a_deleted_session_is_none_in_its_successor() {
         let (fake, backend, key) = setup();
@@ -389,7 +389,7 @@ mod tests {
             send(&backend, &key, 1).await;
         }
         assert!(matches!(open(place).await.expect("open").next().await, Item::Deleted));
-        // Numbers alone may be of either.
+        // Numbers alone may belong to either.
         let numbers = Cursor { of: None, ..place };
         assert!(matches!(open(numbers).await.expect("open").next().await, Item::Deleted));
         let mut new = open(Cursor::START).await.expect("open");

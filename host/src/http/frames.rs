@@ -1,4 +1,4 @@
-//! The socket's protocol: what its text frames say. Pure; `socket` carries them.
+//! The socket's protocol: the content of its text frames. Pure; `socket` sends and receives them.
 
 use super::{
     body::{Inline, Shown, decode_base64, is_json, is_text},
@@ -29,12 +29,12 @@ struct ClientFrame<'a> {
     body_base64: Option<String>,
 }
 
-/// So that `null` is a body and not the lack of one.
+/// Distinguishes a body of `null` from a missing one.
 fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(d).map(Some)
 }
 
-/// What a frame that can't be understood still says.
+/// What can still be read from an invalid frame.
 #[derive(Deserialize)]
 struct Named {
     id: Option<String>,
@@ -223,8 +223,8 @@ mod tests {
     use crate::node::Incarnation;
     use serde_json::{Value, json};
 
-    /// Without it a frame could be taken for another message than the one meant, or be refused
-    /// without the sender knowing which.
+    /// Without it a frame could be mistaken for another message, or be refused without the sender
+    /// knowing which.
     #[test]
     fn frames_are_read_strictly() {
         let read = |text: &str| parse(text, Some("zoe"), 100);

@@ -53,7 +53,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
         None => Range::After { seq: after.after_message(), limit: query.limit()? },
     };
     let consistency = query.consistency()?;
-    // Before it is read and made, which costs more than to say no.
+    // Checked before the page is read and encoded, which costs more than refusing.
     api.buffers().check(Kind::Answers, limits::PAGE_BYTES_MAX)?;
     let reader = ReadBy::Client;
     let read = ReadHistory { key: key.clone(), range, reader, consistency };
@@ -61,7 +61,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
     if !after.belongs_to(history.incarnation, history.made_again) {
         return Err(after.gone(&key, history.incarnation));
     }
-    // What came from another node has not been refused yet.
+    // A page from another node has not been checked yet.
     api.buffers().check(Kind::Answers, 0)?;
     Ok(json(&HistoryPage::new(&history, after.after_message())))
 }

@@ -33,7 +33,7 @@ static REPLAYED: HeaderName = HeaderName::from_static("slotd-replayed");
 
 /// By when a request must be answered.
 pub(super) enum Deadline<'a> {
-    /// The connection wakes this task when it is due: costs nothing a request.
+    /// The connection wakes this task when it is due: no cost per request.
     Connection(&'a ConnShared),
     Timer(tokio::time::Instant),
 }
@@ -42,7 +42,7 @@ impl Deadline<'_> {
     pub(super) fn after(duration: Duration) -> Self {
         Self::Timer(tokio::time::Instant::now() + duration)
     }
-    /// `None`: it was not done in time.
+    /// `None`: the deadline passed.
     pub(super) async fn limit<F: Future>(&self, work: F) -> Option<F::Output> {
         match self {
             Self::Timer(at) => tokio::time::timeout_at(*at, work).await.ok(),
@@ -92,7 +92,7 @@ where
         .limit(read_body(body, api.options().body_bytes_max, &mut room))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
-    // Dropped early by the deadline, the message may be in the mailbox or not.
+    // Dropped early by the deadline, the message may or may not be in the mailbox.
     deadline
         .limit(api.backend().send(&key, message))
         .await
@@ -110,11 +110,11 @@ pub(super) fn outcome_unknown() -> Error {
     )
 }
 
-/// A request's body, for which there is `room`. Past the limit it is not read any further.
+/// A request's body, for which there is `room`. Reading stops at the limit.
 ///
 /// # Errors
-/// `body-too-large` and `buffers-full`, before anything is read when the length is announced;
-/// `request-invalid` when it breaks off.
+/// `body-too-large` and `buffers-full`, before anything is read if the length is announced;
+/// `request-invalid` if it is cut off.
 pub(super) async fn read_body<B, R>(
     mut body: B,
     bytes_max: usize,
@@ -136,7 +136,7 @@ where
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|_| params::invalid("the body ended early, or is not encoded as announced"))?;
-        // Trailers are of no use here.
+        // Trailers are not used here.
         let Ok(chunk) = frame.into_data() else { continue };
         let held = first.as_ref().map_or(all.len(), Bytes::len);
         if held + chunk.len() > bytes_max {
@@ -198,7 +198,7 @@ fn reply(content_type: &str, body: Bytes) -> Response<Bytes> {
     let content_type = match content_type {
         "application/json" => HeaderValue::from_static("application/json"),
         "" => HeaderValue::from_static(OCTET_STREAM),
-        // The guest's own; what can't stand in a header is not shown.
+        // From the guest; a code that is invalid in a header is not shown.
         other => {
             HeaderValue::from_str(other).unwrap_or_else(|_| HeaderValue::from_static(OCTET_STREAM))
         }

@@ -57,12 +57,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 use uploads::Uploads;
 
-/// What the gateway may be told; defaults in [`crate::limits`].
+/// The gateway's settings; defaults in [`crate::limits`].
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
     /// Of a message or query; at most [`limits::BODY_BYTES_MAX`].
     pub body_bytes_max: usize,
-    /// What the API's connections hold is charged here.
+    /// Budget for what the API's connections hold.
     pub buffers: Arc<Buffers>,
     /// From a request's arrival to its answer.
     pub request_deadline: Duration,
@@ -70,9 +70,9 @@ pub struct HttpOptions {
     pub connections: PlaceLimits,
     /// Connections of the admin listener.
     pub admin_connections: PlaceLimits,
-    /// What the API asks for; `None`: nothing.
+    /// The API's token; `None`: not required.
     pub api_token: Option<Token>,
-    /// What the admin API asks for; `None`: nothing.
+    /// The admin API's token; `None`: not required.
     pub admin_token: Option<Token>,
 }
 
@@ -102,7 +102,7 @@ struct ApiInner {
 }
 
 impl Api {
-    /// Takes its metrics' handles here: install the recorder before.
+    /// Looks up its metric handles here: install the recorder before.
     pub fn new(node: Arc<Node>, options: HttpOptions, shutdown: Shutdown) -> Self {
         Self::over(Backend::Node(node), options, shutdown)
     }
@@ -141,9 +141,9 @@ struct AdminInner {
 }
 
 impl Admin {
-    /// Takes its metrics' handles here: install the recorder before. The listener may be served by
-    /// another runtime than `serving`, where all is done that needs the node; probes and metrics
-    /// are answered also while that is busy.
+    /// Looks up its metric handles here: install the recorder before. The listener may run on
+    /// another runtime than `serving`, where everything that needs the node runs; probes and
+    /// metrics are answered even while that is busy.
     pub fn new(
         node: Arc<Node>,
         options: HttpOptions,

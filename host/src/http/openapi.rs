@@ -94,8 +94,8 @@ fn seconds() -> openapi::Header {
     header
 }
 
-/// What names must look like, as `params` and `names` check it. Lengths are of bytes there, and of
-/// characters here: what is too long here is too long there.
+/// The format of names, as `params` and `names` check it. Lengths are bytes there and characters
+/// here: what is too long here is too long there.
 fn bound(parameter: &mut Parameter) {
     const NO_CONTROLS: &str = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$";
     let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { return };
@@ -131,7 +131,7 @@ fn bound(parameter: &mut Parameter) {
     }
 }
 
-/// The codes that a route can answer with, beside those that every one can.
+/// The codes that a route can answer with, besides those common to all.
 fn codes(method: &str, path: &str) -> Vec<Code> {
     use Code::*;
     const READ: [Code; 8] = [
@@ -204,7 +204,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
     }
 }
 
-/// As [`codes`], of what operators do to sessions.
+/// As [`codes`], for operators' changes to sessions.
 fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Code> {
     use Code::*;
     let own: &[Code] = match (method, path.rsplit('/').next()) {
@@ -219,10 +219,10 @@ fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Co
     [read, change, own].concat()
 }
 
-/// Names the statuses that an operation answers a failed request with, and their codes.
+/// Lists the statuses of an operation's error responses, with their codes.
 fn describe_problems(method: &str, path: &str, operation: &mut Operation) {
     let mut all = codes(method, path);
-    // What is refused before a route is asked.
+    // Refused before routing.
     all.extend([Code::RequestInvalid, Code::EncodingUnsupported, Code::TransferUnsupported]);
     all.extend([Code::OriginRefused, Code::Internal]);
     // Probes are answered without a token, and always.
@@ -268,11 +268,11 @@ fn complete(path: &str, operation: &mut Operation) {
     operation.security = Some(allowed);
 }
 
-/// The document as JSON; made once.
+/// The document as JSON; created once.
 pub fn document_json() -> Bytes {
     static JSON: LazyLock<Bytes> = LazyLock::new(|| {
         let json = document().to_pretty_json().unwrap_or_default();
-        // utoipa's own spelling of formats whose names are uint8 to uint64.
+        // utoipa's own names for the formats of uint8 to uint64.
         json.replace("\"format\": \"u-int", "\"format\": \"uint").into()
     });
     JSON.clone()
@@ -382,8 +382,8 @@ mod tests {
         }
     }
 
-    /// Without it a client can't be made from the document: generators name functions by these, and
-    /// refuse or overwrite what comes twice.
+    /// Without it no client can be generated from the document: generators name functions by these,
+    /// and refuse or overwrite duplicates.
     #[test]
     fn every_operation_has_a_name_of_its_own() {
         let document = json();
@@ -405,8 +405,8 @@ mod tests {
         }
     }
 
-    /// Without it a client that is made from the document sends what is refused, or takes an
-    /// answer that it gets for one that it can't get.
+    /// Without it a client generated from the document sends requests that are refused, or
+    /// misinterprets an answer.
     #[test]
     fn parameters_and_failures_are_described() {
         let document = json();
@@ -435,9 +435,9 @@ mod tests {
         assert!(!codes("post", "/admin/v1/nodes/{node}/drain", "503").contains("no-other-node"));
         assert!(codes("post", &messages, "422").contains("rejected"));
         assert!(codes("post", &messages, "415").contains("encoding-unsupported"));
-        // A probe's answer is no problem document: it names no code.
+        // A probe's answer is not a problem document and has no code.
         assert!(codes("get", "/healthz", "503").contains("stalled"));
-        // No code is without a place; these two are of no route.
+        // Every code belongs to a route, except these two.
         let text = document["paths"].to_string();
         for code in Code::ALL {
             let of_none = [Code::RouteNotFound, Code::MethodNotAllowed].contains(code);

@@ -1,5 +1,4 @@
-//! The admin API on sessions: their state, corrections, files to bring them elsewhere, and an end to
-//! many at once.
+//! The admin API on sessions: their state, corrections, export and import, bulk deletes.
 
 use super::{
     Admin,
@@ -35,13 +34,13 @@ use utoipa::ToSchema;
 
 type Answer = Result<Response<Body>, Error>;
 
-/// Who does it, for the session's history.
+/// The operator, for the session's history.
 static OPERATOR: HeaderName = HeaderName::from_static("slotd-operator");
 
-/// The version of what an operator's entry says in history.
+/// The version of the format of an operator's history entry.
 pub(super) const NOTE_FORMAT: u32 = 1;
 
-/// Who an operator says to be.
+/// Who the operator claims to be.
 fn operator(headers: &HeaderMap) -> Result<String, Error> {
     let named = params::text(headers, &OPERATOR)?;
     let name = named.unwrap_or("operator");
@@ -186,14 +185,14 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let entered = Entered { changes, note };
     let operation = Operation::new(id.as_deref(), who, expected, Action::Set(entered));
     let node = admin.node()?.clone();
-    // Runs to its end even when the client goes away in the middle of it.
+    // Runs to completion even if the client disconnects in the middle of it.
     let done = to_its_end(async move { node.operate(&key, operation).await });
     let sent = deadline.limit(done).await.unwrap_or_else(|| Err(outcome_unknown()))?;
     let position = Cursor::after(sent.seq, sent.incarnation).to_string();
     Ok(json(&StateChanged { seq: sent.seq, position, slot: sent.slot, replayed: sent.replayed }))
 }
 
-/// What a correction's entry says of it: the keys, as far as there is room.
+/// What a correction's entry records: the keys, as far as there is room.
 fn note(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
     let mut bytes = 0;
     let named = changes.iter().take_while(|(key, _)| {
@@ -267,7 +266,7 @@ pub(super) async fn export(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "Durable", body = SessionImported, content_type = "application/json"))
 )]
 pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answer {
-    /// Files that are read at a time: each may hold a part in memory.
+    /// Files that are read concurrently: each may hold a part in memory.
     static IMPORTS: Semaphore = Semaphore::const_new(limits::IMPORTS_MAX);
     let (head, body) = request.into_parts();
     let key = params::admin_session_of(&head.uri)?;
@@ -284,7 +283,7 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
     };
     let body_bytes_max = admin.0.options.body_bytes_max;
     let reader = Reader::new(node, key, who, Reading { replace, assume_current, body_bytes_max });
-    // Runs to its end, which takes back what was brought in of a file that broke off.
+    // Runs to completion, including the removal of what was imported from a truncated file.
     change(async move {
         let _permit = permit;
         reader.import(body).await
@@ -332,7 +331,7 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
                 async move {
                     match node.call(Delete { key }).await {
                         Ok(()) => Ok(1),
-                        // It went by itself.
+                        // It was deleted by something else.
                         Err(error) if error.code == Code::SessionNotFound => Ok(0),
                         Err(error) => Err(error),
                     }
@@ -350,7 +349,7 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
             }
             failed.map_or(Ok(deleted), Err)
         };
-        // Runs to its end: some are gone already.
+        // Runs to completion: some are deleted already.
         sessions = to_its_end(work).await?;
     }
     let next_after = last.filter(|_| more);

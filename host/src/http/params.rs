@@ -1,4 +1,4 @@
-//! What comes in paths, query strings and headers: checked, and named in the error when it is bad.
+//! Parsing of paths, query strings and headers; errors name the invalid part.
 
 use crate::{
     error::{Code, Error},
@@ -13,23 +13,23 @@ use std::borrow::Cow;
 pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) static SENDER: HeaderName = HeaderName::from_static("slotd-sender");
 pub(super) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// slotd's own headers and those that it reads, each of which comes once at most.
+/// Headers that slotd defines or reads, each allowed at most once.
 pub(super) static ONCE: [HeaderName; 3] = [
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("slotd-sender"),
     HeaderName::from_static("last-event-id"),
 ];
-/// The content type of a body that comes without one.
+/// The content type of a body without one.
 pub(super) const OCTET_STREAM: &str = "application/octet-stream";
 
 pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Error {
     Error::new(Code::RequestInvalid, detail)
 }
 
-/// A segment of the path as it came, decoded.
+/// A segment of the path as received, decoded.
 ///
 /// # Errors
-/// `request-invalid` when it is not UTF-8 or has a `%` that is not followed by two hex digits.
+/// `request-invalid` if it is not UTF-8 or has a `%` that is not followed by two hex digits.
 pub(super) fn decode<'a>(raw: &'a str, what: &str) -> Result<Cow<'a, str>, Error> {
     if !raw.contains('%') {
         return Ok(raw.into());
@@ -50,7 +50,7 @@ fn escapes_are_whole(raw: &str) -> bool {
         .all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
-/// The session that a path names; both names as they came.
+/// The session that a path names; both names as received.
 pub(super) fn session_key(service: &str, session: &str) -> Result<SessionKey, Error> {
     SessionKey::parse(&decode(service, "service name")?, &decode(session, "session id")?)
 }
@@ -64,8 +64,8 @@ fn segment(uri: &Uri, index: usize) -> &str {
     uri.path().split('/').nth(index).unwrap_or_default()
 }
 
-/// The session of `/v1/services/{service}/sessions/{session}/...`. The router's own decoding is
-/// not used: it refuses in its own words, and it allocates.
+/// The session of `/v1/services/{service}/sessions/{session}/...`. The router's own decoding is not
+/// used: its error texts differ, and it allocates.
 pub(super) fn session_of(uri: &Uri) -> Result<SessionKey, Error> {
     session_key(segment(uri, 3), segment(uri, 5))
 }
@@ -102,7 +102,7 @@ pub(super) fn move_of(uri: &Uri) -> Result<u64, Error> {
     raw.parse().map_err(|_| Error::new(Code::MoveNotFound, format!("{raw:?} is not a move number")))
 }
 
-/// The first value of a query parameter, decoded; for what needs no error.
+/// The first value of a query parameter, decoded; where errors don't matter.
 pub(super) fn first(uri: &Uri, name: &str) -> Option<String> {
     pairs(uri.query()?).find_map(|(k, v)| (k == name).then(|| decode_query(v).ok()).flatten())
 }
@@ -119,14 +119,14 @@ fn decode_query(raw: &str) -> Result<String, ()> {
     percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned).map_err(|_| ())
 }
 
-/// A request's query parameters: each known, and given at most once.
+/// A request's query parameters: each known, and present at most once.
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(&'static str, String)>);
 
 impl Query {
     /// # Errors
-    /// `request-invalid` for a parameter that is unknown, comes twice or does not decode.
-    /// `access_token` is allowed everywhere and dropped.
+    /// `request-invalid` for a parameter that is unknown, repeated or does not decode.
+    /// `access_token` is allowed everywhere and ignored.
     pub(super) fn parse(uri: &Uri, known: &[&'static str]) -> Result<Self, Error> {
         let mut found = Vec::new();
         let mut token = false;
@@ -178,7 +178,7 @@ impl Query {
             }
         }
     }
-    /// Whether a stale answer will do; `current` by default.
+    /// Whether a stale answer is acceptable; `current` by default.
     pub(super) fn consistency(&self) -> Result<Consistency, Error> {
         match self.get("consistency") {
             None | Some("current") => Ok(Consistency::Current),
@@ -212,7 +212,7 @@ pub(super) fn no_query(uri: &Uri) -> Result<(), Error> {
     }
 }
 
-/// The one value of a header, as text.
+/// The single value of a header, as text.
 pub(super) fn text<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
@@ -227,7 +227,7 @@ pub(super) fn text<'h>(
     }
 }
 
-/// A name that a client gives for itself or its message.
+/// A name that a client sends for itself or its message.
 pub(super) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Error> {
     if name.is_empty() || name.len() > bytes_max {
         return Err(Error::name_invalid(format!(
@@ -248,7 +248,7 @@ pub(super) fn check_sender(sender: &str) -> Result<(), Error> {
     check_name("the sender", sender, limits::SENDER_BYTES_MAX)
 }
 
-/// Content types are given back in headers and JSON: visible ASCII and spaces.
+/// Content types are returned in headers and JSON: visible ASCII and spaces.
 pub(super) fn check_content_type(content_type: &str) -> Result<(), Error> {
     let good = |b: u8| b.is_ascii_graphic() || b == b' ';
     if content_type.is_empty() || content_type.len() > limits::CONTENT_TYPE_BYTES_MAX {
@@ -293,8 +293,8 @@ mod tests {
         path.parse().expect("a URI")
     }
 
-    /// Without it a session with a slash or an umlaut in its id could not be reached, or bad
-    /// bytes would reach another session than the one meant.
+    /// Without it a session with a slash or an umlaut in its id would be unreachable, or bad bytes
+    /// would address another session.
     #[test]
     fn names_in_paths_are_decoded_strictly() {
         let key = session_of(&uri("/v1/services/chat/sessions/r%C3%A4um%2F1/messages"));
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(slot_of(&uri("/admin/v1/slots/511/drain")).ok(), Some(511));
     }
 
-    /// Without it a typo in a parameter would be ignored and another page given than asked for.
+    /// Without it a typo in a parameter would be ignored and the wrong page returned.
     #[test]
     fn bad_query_parameters_are_named() {
         let known = &["after", "limit"];

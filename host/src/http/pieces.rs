@@ -13,23 +13,23 @@ use std::{
     task::{Context, Poll},
 };
 
-/// What was written so far.
+/// The output so far.
 #[derive(Default)]
 pub(super) struct Pieces {
     whole: VecDeque<Bytes>,
-    /// It becomes whole at [`limits::ANSWER_PIECE_BYTES`].
+    /// It is complete at [`limits::ANSWER_PIECE_BYTES`].
     last: Vec<u8>,
     length: u64,
 }
 
 impl Pieces {
-    /// Puts as much of it as fits into the last piece, and says how much that is.
+    /// Copies as much as fits into the last piece, and returns how much that is.
     fn put(&mut self, bytes: &[u8]) -> usize {
         const PIECE: usize = limits::ANSWER_PIECE_BYTES;
         let taken = bytes.len().min(PIECE - self.last.len());
         let needed = self.last.len() + taken;
         if needed > self.last.capacity() {
-            // Most answers are small; those that are not are made of full pieces.
+            // Most answers are small; larger ones consist of full pieces.
             let room = match self.whole.is_empty() {
                 true => needed.max(2 * self.last.capacity()).clamp(128, PIECE),
                 false => PIECE,
@@ -44,7 +44,7 @@ impl Pieces {
         taken
     }
 
-    /// As the body of an answer, of a length that is known.
+    /// As the body of an answer, with known length.
     pub(super) fn into_body(mut self) -> Body {
         self.last.shrink_to_fit();
         let last = Bytes::from(std::mem::take(&mut self.last));
@@ -73,7 +73,7 @@ impl io::Write for Pieces {
     }
 }
 
-/// Pieces that are not on their way yet.
+/// Pieces that are not sent yet.
 struct Rest {
     pieces: VecDeque<Bytes>,
     length: u64,
@@ -104,8 +104,8 @@ mod tests {
     use http_body::Body as _;
     use std::io::Write as _;
 
-    /// Without it an answer would hold more than it says, all of it until its last byte is read,
-    /// or be another than was written.
+    /// Without it an answer would hold more than it accounts for until its last byte is read, or
+    /// differ from what was written.
     #[tokio::test]
     async fn a_body_is_made_of_full_pieces_that_hold_no_more_than_they_say() {
         const PIECE: usize = limits::ANSWER_PIECE_BYTES;

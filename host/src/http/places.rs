@@ -22,11 +22,11 @@ use tokio::{sync::Notify, time::Instant};
 pub struct PlaceLimits {
     /// Connections, sockets included.
     pub max: usize,
-    /// Those of one address that is not of this machine.
+    /// Those of one address that is not local.
     pub per_address: usize,
-    /// Places beside those, for probes.
+    /// Additional places for probes.
     pub probes: usize,
-    /// Connections that were told to end, and have not yet, whose places are given away.
+    /// Connections that were ordered to end, and have not yet, whose places are already reused.
     pub ending: usize,
 }
 
@@ -40,7 +40,7 @@ impl PlaceLimits {
             ending: limits::ENDING_CONNECTIONS_MAX,
         }
     }
-    /// File descriptors that it comes to.
+    /// File descriptors that this needs.
     pub fn descriptors(&self) -> usize {
         self.max + self.probes + self.ending
     }
@@ -60,7 +60,7 @@ struct State {
     open: BTreeMap<u64, Entry>,
     by_address: HashMap<IpAddr, usize>,
     probes: usize,
-    /// Told to end to make room, and still open.
+    /// Ordered to end to make room, and still open.
     ending: usize,
     /// When idle connections were last looked for.
     looked: Option<Instant>,
@@ -74,7 +74,7 @@ struct Entry {
     connection: Weak<ConnShared>,
     address: IpAddr,
     kind: Kind,
-    /// It has not sent a whole request yet.
+    /// It has not sent a complete request yet.
     silent: bool,
     ending: bool,
 }
@@ -83,11 +83,11 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Usual,
-    /// Send one request, for what probes ask.
+    /// Send one request, a probe.
     Probe,
 }
 
-/// What a connection has of its listener; given back when dropped.
+/// A connection's place in its listener; released on drop.
 pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
@@ -99,13 +99,13 @@ impl Places {
         Arc::new(Self { listener, limits, state: Mutex::default(), all_gone: Notify::new() })
     }
 
-    /// A place for a connection from `address`, after others had to go if need be; `None`: there
-    /// is none, not even to say so. Its connection is told by [`Places::took`].
+    /// A place for a connection from `address`, closing others if necessary; `None` if there is
+    /// none, not even to report it. [`Places::took`] informs its connection.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = source(address);
         let mut gone = Vec::new();
         let place = self.state.lock().take(self.limits, address, &mut gone);
-        // Outside of the lock: it may end, and give its place back, in this very call.
+        // Outside of the lock: it may end, and release its place, during this call.
         let mut ended = 0;
         for (connection, was) in gone {
             let Some(was) = was else { continue };
@@ -124,7 +124,7 @@ impl Places {
         place.map(|(number, kind)| Place { places: self.clone(), number, kind })
     }
 
-    /// The connection that has the place `number`.
+    /// The connection in place `number`.
     pub(super) fn took(&self, number: u64, connection: &Arc<ConnShared>) {
         if let Some(entry) = self.state.lock().open.get_mut(&number) {
             entry.connection = Arc::downgrade(connection);
@@ -179,7 +179,7 @@ impl Places {
     }
 }
 
-/// A connection that was looked at, and what it was if it must end. Dropped outside of the lock,
+/// A connection that was inspected, and its state if it must end. Dropped outside of the lock,
 /// which its place needs.
 type Looked = (Arc<ConnShared>, Option<&'static str>);
 
@@ -193,7 +193,7 @@ impl State {
         let own = self.by_address.get(&address).copied().unwrap_or(0);
         let full = self.open.len() >= limits.max + self.probes + self.ending;
         let kind = if !address.is_loopback() && own >= limits.per_address {
-            // It makes room for itself alone.
+            // It only makes room for itself.
             self.end_silent(limits, Some(address), gone)
         } else if full {
             match self.end_silent(limits, None, gone) {
@@ -236,8 +236,7 @@ impl State {
         }
     }
 
-    /// Ends some of the connections that have been idle for longest: one look at all of them makes
-    /// room for many.
+    /// Ends some of the connections that have been idle for longest: one scan makes room for many.
     fn end_idle(&mut self, limits: PlaceLimits, gone: &mut Vec<Looked>) -> Kind {
         let now = Instant::now();
         if self.looked.is_some_and(|at| now - at < limits::IDLE_LOOK_INTERVAL) {
@@ -261,7 +260,7 @@ impl State {
         kind
     }
 
-    /// Ends the oldest of those for probes, if it sent nothing yet.
+    /// Ends the oldest probe connection, if it has sent nothing yet.
     fn end_probe(&mut self, limits: PlaceLimits, gone: &mut Vec<Looked>) -> bool {
         let oldest = self.open.iter().find(|(_, entry)| entry.is(Kind::Probe) && entry.silent);
         match oldest.map(|(number, _)| *number) {
@@ -273,7 +272,7 @@ impl State {
         }
     }
 
-    /// Tells a connection to end; its place may be had at once.
+    /// Orders a connection to end; its place is available at once.
     fn end(&mut self, number: u64, was: &'static str, gone: &mut Vec<Looked>) -> Kind {
         if let Some(entry) = self.open.get_mut(&number) {
             entry.ending = true;
@@ -310,7 +309,7 @@ impl Place {
     pub(super) fn took(&self, connection: &Arc<ConnShared>) {
         self.places.took(self.number, connection);
     }
-    /// Its first request is here.
+    /// Its first request has arrived.
     pub(super) fn heard(&self) {
         if let Some(entry) = self.places.state.lock().open.get_mut(&self.number) {
             entry.silent = false;
@@ -328,7 +327,8 @@ impl Drop for Place {
     }
 }
 
-/// Whose connection it is: an IPv4 address, or an IPv6 network, as one customer has them.
+/// The address of a connection: an IPv4 address, or an IPv6 network, which one customer usually
+/// has.
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
@@ -358,7 +358,7 @@ mod tests {
         connection.as_ref().map(|c| if c.is_for_probes() { Kind::Probe } else { Kind::Usual })
     }
 
-    /// Without it a stranger who connects and is silent keeps everybody else out.
+    /// Without it an unauthenticated client that connects and stays silent locks everyone else out.
     #[tokio::test]
     async fn the_oldest_that_never_sent_a_request_goes() {
         let places = Places::new("test", limits(3, 3));
@@ -368,7 +368,7 @@ mod tests {
         let new = connect(&places, LOCAL);
         assert_eq!(kind(&new), Some(Kind::Usual));
         assert!(old.is_killed() && !young.is_killed() && !talks.is_killed());
-        // Until it is gone, its place is not given away a second time.
+        // Its place is not reused a second time until it has ended.
         let newer = connect(&places, LOCAL);
         assert!(kind(&newer) == Some(Kind::Usual) && young.is_killed());
         assert_eq!(kind(&connect(&places, LOCAL)), Some(Kind::Probe), "two are ending");
@@ -380,7 +380,7 @@ mod tests {
         assert!(state.by_address.is_empty() && state.probes == 0 && state.ending == 0);
     }
 
-    /// Without it probes find no place where all connections are at work.
+    /// Without it probes are refused when all connections are busy.
     #[tokio::test]
     async fn probes_have_places_of_their_own() {
         let places = Places::new("test", limits(1, 1));
@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(kind(&connect(&places, LOCAL)), Some(Kind::Probe));
     }
 
-    /// Without it one host could take all connections of a listener.
+    /// Without it one host could use all connections of a listener.
     #[tokio::test]
     async fn one_address_has_a_share() {
         let places = Places::new("test", limits(9, 2));
@@ -416,7 +416,7 @@ mod tests {
         assert!(many.iter().all(|c| kind(c) == Some(Kind::Usual)), "this machine has no share");
     }
 
-    /// Without it connections that ask nothing any more keep a full listener shut.
+    /// Without it idle connections keep a full listener blocked.
     #[tokio::test(start_paused = true)]
     async fn idle_connections_go_next() {
         let places = Places::new("test", limits(2, 2));

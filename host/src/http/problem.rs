@@ -73,7 +73,7 @@ pub fn response(error: &Error) -> Response<Bytes> {
     metrics().error(error.code);
     let status =
         StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    // Strings and numbers alone: it can't fail.
+    // Only strings and numbers: it can't fail.
     let body = serde_json::to_vec(&Problem::from(error)).unwrap_or_default();
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
@@ -86,12 +86,12 @@ pub fn response(error: &Error) -> Response<Bytes> {
     if status == StatusCode::SERVICE_UNAVAILABLE
         && let Some(after) = error.retry_after
     {
-        // Whole seconds, and never zero: that would invite a storm.
+        // Whole seconds, and never zero, which would invite a retry storm.
         let seconds = (after.as_millis().div_ceil(1000) as u64).max(1);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if matches!(error.code, Code::BodyTooLarge | Code::RequestTimeout) {
-        // The rest of the body is not read, so the connection can't carry another request.
+        // The rest of the body is not read, so the connection can't be reused.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -159,7 +159,7 @@ mod tests {
         );
     }
 
-    /// Without it a client could not tell one failure from another, or when to come back.
+    /// Without it a client could not distinguish failures, or know when to retry.
     #[test]
     fn a_problem_carries_what_a_program_needs() {
         let mut error = Error::new(Code::MailboxFull, "slot 3 has 1024 messages waiting");
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(problem.rejection.map(|r| r.code).as_deref(), Some("room-full"));
     }
 
-    /// Two codes of one name could not be told apart.
+    /// Two codes with one name could not be distinguished.
     #[test]
     fn codes_are_unique_and_kebab_case() {
         let mut seen = std::collections::HashSet::new();

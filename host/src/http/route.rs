@@ -1,4 +1,4 @@
-//! The routes, and the checks for every request except those on the short path of messages.
+//! The routes, and the checks for every request except those on the fast path of messages.
 
 use super::{
     Admin, Api, Token, admin, auth, events, health, history, messages, operate, sessions, socket,
@@ -20,7 +20,7 @@ use http_body::Body as _;
 use tokio::task::JoinSet;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The API with its description. One registration a path: axum tells their methods in `Allow`.
+/// The API with its description. One registration per path: axum then lists the methods in `Allow`.
 pub(super) fn api_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(messages::post, history::get))
@@ -62,7 +62,7 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(admin::metrics))
 }
 
-/// The API as a router. [`super::App::api`] serves it with a short cut for messages.
+/// The API as a router. [`super::App::api`] adds a fast path for messages.
 pub fn api_router(api: Api) -> Router {
     let guard = Guard { token: api.options().api_token.clone(), stats: api.0.stats.clone() };
     let (router, _) = api_routes().split_for_parts();
@@ -115,7 +115,7 @@ const WITHOUT_BODY: [&str; 6] = [
     "/admin/v1/reset",
 ];
 
-/// What probes and readers of the documentation call, who have no token.
+/// Routes for probes and readers of the documentation, who have no token.
 fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/openapi.json")
 }
@@ -123,7 +123,7 @@ fn is_public(path: &str) -> bool {
 async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let began = crate::clock::now();
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    // Labels are of a known set: what a client sends must not make new ones.
+    // Labels come from a fixed set: client input must not create new ones.
     let route = match matched {
         Some(path) => format!("{} {path}", method(request.method())),
         None => "unmatched".to_owned(),
@@ -135,7 +135,7 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     };
     let ready = allowed.and_then(|()| match matched {
         Some(path) if WITHOUT_BODY.contains(&path) && !request.body().is_end_stream() => {
-            // Options that are not read would seem to be followed.
+            // Otherwise ignored options would seem to work.
             Err(Error::new(Code::RequestInvalid, "this request takes no body"))
         }
         _ => Ok(()),
@@ -148,15 +148,15 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     response
 }
 
-/// Answers an operator where the node is at home: what a handler starts there stays there. The
-/// answer does not wait for a node that stops or whose threads do not move.
+/// Answers an operator on the node's runtime, so that tasks started by a handler stay there. The
+/// answer does not wait for a node that stops or whose threads are stalled.
 async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let Some(serving) = &admin.0.serving else { return next.run(request).await };
-    // Kept up to date by itself, and asked for when nothing else answers.
+    // It updates itself, and is needed when nothing else answers.
     if request.uri().path() == "/metrics" {
         return next.run(request).await;
     }
-    // Ends what it holds when the client goes away.
+    // Cancels its work when the client disconnects.
     let mut task = JoinSet::new();
     task.spawn_on(next.run(request), serving);
     let stopping = async {

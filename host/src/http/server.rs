@@ -1,5 +1,5 @@
-//! A listener with its connections. HTTP/1.1: what browsers, curl and every proxy speak to a
-//! backend; TLS and HTTP/2 are a proxy's business.
+//! A listener with its connections. HTTP/1.1, which browsers, curl and every proxy use towards a
+//! backend; TLS and HTTP/2 are left to a proxy.
 
 use super::{
     Admin, Api, Shutdown,
@@ -39,14 +39,14 @@ pub struct App(Arc<AppInner>);
 
 struct AppInner {
     router: Router,
-    /// The API's, for the short cut.
+    /// The API's, for the fast path.
     api: Option<Api>,
     stats: Stats,
     buffers: Arc<Buffers>,
     /// Its name, for people.
     listener: &'static str,
     connections: PlaceLimits,
-    /// Nobody is asked for a token.
+    /// No token is required.
     open: bool,
     shutdown: Shutdown,
 }
@@ -109,7 +109,7 @@ async fn end(places: &Places, grace: Duration) {
     places.each(ConnShared::stop);
     if tokio::time::timeout(grace, places.all_gone()).await.is_err() {
         places.each(ConnShared::kill);
-        // A killed connection's task ends at its next turn; a socket has no such order.
+        // A killed connection's task ends when it is next polled; a socket has no such order.
         let linger = limits::LINGER.min(grace);
         let _ = tokio::time::timeout(linger, places.all_gone()).await;
     }
@@ -117,20 +117,20 @@ async fn end(places: &Places, grace: Duration) {
 
 impl Server {
     /// # Errors
-    /// When the address can't be bound.
+    /// If the address can't be bound.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
     }
-    /// Where it listens; with port 0 the port that it got.
+    /// Where it listens; with port 0, the port that the system chose.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until the app's [`Shutdown`] is triggered. Then it stops accepting, lets what is in
-    /// flight finish, has sockets closed and event streams ended, and returns when all are gone
-    /// or `grace` is over; what is left then is cut.
+    /// Serves until the app's [`Shutdown`] is triggered. Then it stops accepting, lets requests in
+    /// flight finish, closes sockets and event streams, and returns when all are closed or `grace`
+    /// is over. Connections that are left then are cut.
     pub async fn serve(self, app: App, grace: Duration) {
         let places = Places::new(app.0.listener, app.0.connections);
         self.accept_until(&app, &places, app.0.shutdown.triggered()).await;
@@ -139,8 +139,8 @@ impl Server {
         end(&places, grace).await;
     }
 
-    /// Serves until `done`, and is there to be served by another app then: whoever connects
-    /// meanwhile waits. The connections that it had are ended.
+    /// Serves until `done`, and can then be served by another app: connections that arrive
+    /// meanwhile wait. Its own connections are closed.
     pub async fn serve_until(self, app: App, done: impl Future<Output = ()>) -> Self {
         let places = Places::new(app.0.listener, app.0.connections);
         self.accept_until(&app, &places, done).await;
@@ -169,14 +169,14 @@ impl Server {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    // Answers are written whole: waiting for more would only delay them.
+                    // Answers are written completely: waiting for more would only delay them.
                     let _ = stream.set_nodelay(true);
                     return (stream, peer);
                 }
-                // The peer was gone before it was accepted.
+                // The peer disconnected before it was accepted.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Out of file descriptors, most likely: others must close first.
+                    // Probably out of file descriptors: others must close first.
                     if repeats::admit("can't accept connections", self.address) {
                         tracing::warn!(%error, address = %self.address, "can't accept a connection");
                     }
@@ -197,8 +197,8 @@ fn start(app: &App, stream: TcpStream, shared: Arc<ConnShared>) {
         // Answers are small: one copy is cheaper than a list of buffers. (`pipeline_flush` would
         // copy too, but it also buffers a stream's body without bound.)
         .writev(false)
-        // Otherwise hyper gets a new buffer for every message, to look for the connection's end
-        // while the old one is held by the request. `Watched` looks where it matters.
+        // Otherwise hyper allocates a new buffer for every message, to detect the connection's end
+        // while the request holds the old one. `Watched` detects it where it matters.
         .half_close(true)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
@@ -214,7 +214,7 @@ fn start(app: &App, stream: TcpStream, shared: Arc<ConnShared>) {
     });
 }
 
-/// One request. A message takes the short cut: no router, no boxed future, no timer.
+/// One request. A message takes the fast path: no router, no boxed future, no timer.
 async fn handle(
     app: App,
     connection: Arc<ConnShared>,
@@ -259,7 +259,7 @@ fn check(app: &App, connection: &ConnShared, request: &Request<Incoming>) -> Res
         auth::check_local_host(&head)?;
     }
     if connection.is_for_probes() {
-        // The only one: its place is for others.
+        // Its only request: the place is for others.
         connection.stop();
         if !is_probe(uri.path()) {
             let PlaceLimits { max, per_address, .. } = app.0.connections;
@@ -275,13 +275,13 @@ fn check(app: &App, connection: &ConnShared, request: &Request<Incoming>) -> Res
     Ok(())
 }
 
-/// What is answered also where all connections are taken.
+/// What is answered even when all connections are in use.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/metrics")
 }
 
-/// The answer to a request whose head is not as it must be. Whoever sends such a one may mean
-/// another length of its body, too: nothing that comes after it is read as a request.
+/// The answer to a request with a malformed head. Its sender may also mean another length of the
+/// body, so nothing after it is read as a request.
 fn refuse(error: &Error, connection: &Arc<ConnShared>) -> Response<ReplyBody> {
     let mut response = problem::response(error);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -308,7 +308,7 @@ async fn route(
         let headers = response.headers();
         let takeover = Takeover::new(version, headers, *stream, &app.0.buffers, in_flight);
         connection.take_over(takeover);
-        // This is dropped when the stream has the connection.
+        // Dropped when the stream has the connection.
         return std::future::pending().await;
     }
     let (head, body) = response.into_parts();

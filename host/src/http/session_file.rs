@@ -1,5 +1,5 @@
-//! A session as a file: JSON lines that one node writes and another reads, of another cluster or
-//! version perhaps.
+//! A session as a file: JSON lines that one node writes and another reads, possibly of another
+//! cluster or version.
 //!
 //! | line | what |
 //! |---|---|
@@ -8,8 +8,8 @@
 //! | `{"state": {...}}` | a key with its value |
 //! | `{"end": {...}}` | how many of both there were; without it the file is not whole |
 //!
-//! Unknown fields are ignored, so that a later version may add some; what it may not ignore is a new
-//! number of the format. Bytes are in base64.
+//! Unknown fields are ignored, so that a later version may add some; an addition that must not be
+//! ignored gets a new format number. Bytes are in base64.
 
 mod export;
 mod import;
@@ -31,7 +31,7 @@ enum Line {
     State(StateLine),
     #[serde(rename = "end")]
     End(EndLine),
-    /// The export failed on its way.
+    /// The export failed midway.
     #[serde(rename = "failed")]
     Failed(String),
 }
@@ -45,10 +45,10 @@ struct HeadLine {
     seq: u64,
     created_ms: u64,
     exported_ms: u64,
-    /// The version whose shape the state has.
+    /// The version whose state format it has.
     version: String,
     digest: Option<Digest>,
-    /// Whether the history is in the file.
+    /// Whether the file has the history.
     history: bool,
 }
 

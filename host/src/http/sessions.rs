@@ -1,4 +1,4 @@
-//! A session as a whole, and which there are.
+//! Describing, deleting and listing sessions.
 
 use super::{
     Api,

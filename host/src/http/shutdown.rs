@@ -13,7 +13,7 @@ pub struct Shutdown(Arc<watch::Sender<Order>>);
 #[derive(Clone, Copy, Debug)]
 enum Order {
     None,
-    /// With the end of the time that connections have, if there is one.
+    /// With the deadline of connections, if there is one.
     Stop(Option<Instant>),
 }
 
@@ -27,18 +27,18 @@ impl Shutdown {
     pub fn new() -> Self {
         Self::default()
     }
-    /// Tells everyone to stop.
+    /// Orders all of them to stop.
     pub fn trigger(&self) {
         self.0.send_replace(Order::Stop(None));
     }
-    /// As [`Self::trigger`]; connections that are not done in this time are cut.
+    /// As [`Self::trigger`]; connections that are not done by then are cut.
     pub fn trigger_within(&self, grace: Duration) {
         self.0.send_replace(Order::Stop(Some(crate::clock::now() + grace)));
     }
     pub fn is_triggered(&self) -> bool {
         matches!(*self.0.borrow(), Order::Stop(_))
     }
-    /// How long connections have from now on; `most` when nothing else was said.
+    /// How long connections have from now on; `most` if nothing else was set.
     pub(super) fn grace(&self, most: Duration) -> Duration {
         match *self.0.borrow() {
             Order::Stop(Some(until)) => {
@@ -47,7 +47,7 @@ impl Shutdown {
             _ => most,
         }
     }
-    /// Resolves once it was triggered, be it long ago. Owns what it needs.
+    /// Resolves once triggered, even long ago. Owns what it needs.
     pub fn triggered(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut receiver = self.0.subscribe();
         // The sender lives in the future too, so that waiting never fails.

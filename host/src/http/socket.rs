@@ -74,7 +74,7 @@ pub(super) async fn get(
     let feed = match query.bool("subscribe")?.unwrap_or(true) {
         true => Some(reading(&api, Feed::open(api.backend().clone(), key.clone(), cursor)).await?),
         false => {
-            // Says at once that there is no such service.
+            // Reports at once that there is no such service.
             let describe = Describe { key: key.clone(), consistency: Consistency::Current };
             reading(&api, api.backend().call(describe)).await.map(drop).or_else(missing_is_fine)?;
             None
@@ -82,7 +82,7 @@ pub(super) async fn get(
     };
     let (response, upgrading) = upgrade.accept();
     crate::task::run(async move {
-        // It fails when the peer was gone before the answer was written.
+        // It fails if the peer disconnected before the answer was written.
         if let Some(wire) = connect(&api, upgrading).await {
             let _open = api.0.stats.open_socket();
             Session::new(api, key, sender, wire, feed).run().await;
@@ -103,7 +103,7 @@ fn missing_is_fine(error: Error) -> Result<(), Error> {
 async fn connect(api: &Api, upgrading: OnUpgrade) -> Option<Wire<Watched>> {
     let upgraded = upgrading.await.ok()?;
     let parts = upgraded.downcast::<TokioIo<Watched>>().ok()?;
-    // A body grows by a third in base64; one that is a little too large is told so in a frame.
+    // A body grows by a third in base64; one that is slightly too large gets an error frame.
     let bytes_max = 2 * api.options().body_bytes_max + limits::SOCKET_FRAME_OVERHEAD_BYTES;
     Some(Wire::new(parts.io.into_inner().upgraded(), parts.read_buf, bytes_max, api.buffers()))
 }
@@ -140,18 +140,20 @@ struct Session {
     sender: Option<String>,
     wire: Wire<Watched>,
     feed: Option<Feed>,
+    /// Messages in flight.
     pending: FuturesUnordered<UnderWay>,
     /// When the first of them is late, at the earliest.
     late_at: Option<Instant>,
     stopping: BoxFuture<'static, ()>,
     timer: Pin<Box<Sleep>>,
-    /// What the timer is set for, at the latest.
+    /// When the timer fires, at the latest.
     armed: Instant,
     ping_at: Instant,
     heard: Instant,
-    /// The peer takes nothing more: nothing is written any more.
+    /// The peer reads nothing more: nothing is written any more.
     mute: bool,
-    /// Its end has begun: what is not decided by then can't be told by a frame that is surely read.
+    /// It is ending: the results of messages still undecided can't be reliably delivered in a
+    /// frame.
     ending: bool,
     undecided: usize,
 }
@@ -169,13 +171,13 @@ enum Step {
 enum End {
     /// This side closes it.
     Close(u16, &'static str),
-    /// The peer sent what ends it; nothing more is read.
+    /// The peer sent something that ends it; nothing more is read.
     Fault(Fault),
     /// The peer closed it, with this code.
     Closed(Option<u16>),
-    /// The peer ended its side without a close frame, in the middle of a frame or not.
+    /// The peer half-closed without a close frame, possibly within a frame.
     Ended { inside: bool },
-    /// The peer takes nothing.
+    /// The peer reads nothing.
     Deaf,
     /// The connection is broken.
     Broken,
@@ -215,8 +217,8 @@ impl Session {
         self.ending = true;
         self.feed = None;
         let end = self.take_what_came(end).await;
-        // A slot skips messages that nobody waits for. What was read is decided, whatever became
-        // of the connection.
+        // A slot skips messages that nobody waits for. Messages that were read are decided, even if
+        // the connection is gone.
         while let Some((id, result)) = self.next_decided().await {
             let _ = self.decided(&id, result).await;
         }
@@ -249,7 +251,7 @@ impl Session {
         }
     }
 
-    /// What is to be done next. Nothing goes short for another's sake: they take turns.
+    /// What to do next. All sources take turns, so that none starves.
     async fn step(&mut self, turn: usize, dirty: bool) -> Step {
         let deadline = self.api.options().request_deadline;
         let Self { wire, feed, pending, late_at, stopping, timer, armed, .. } = self;
@@ -293,7 +295,7 @@ impl Session {
             }
             match timer.poll_unpin(cx) {
                 Poll::Ready(()) => Poll::Ready(Step::Time),
-                // Only now that nothing more is ready: one write for all of it.
+                // Only once nothing more is ready: one write for all of it.
                 Poll::Pending if dirty => Poll::Ready(Step::Flush),
                 Poll::Pending => Poll::Pending,
             }
@@ -301,14 +303,14 @@ impl Session {
         .await
     }
 
-    /// The timer has fired: a message takes too long, or it is time for a ping.
+    /// The timer has fired: a message takes too long, or a ping is due.
     fn time(&mut self) -> Result<(), End> {
         let now = Instant::now();
         if self.late_at.is_some_and(|at| at <= now) {
             self.give_up_late(now);
         }
         if self.pending.len() >= limits::SOCKET_IN_FLIGHT_MAX {
-            // The peer can't help it: nothing is read now.
+            // Not the peer's fault: nothing is read now.
             self.wire.not_read_until(now);
             self.heard = now;
         }
@@ -376,8 +378,8 @@ impl Session {
         self.drain().await
     }
 
-    /// Puts a message into its slot's mailbox before the next frame is read: so the order of the
-    /// frames is the order of the messages.
+    /// Puts a message into its slot's mailbox before the next frame is read, so that the order of
+    /// the frames is the order of the messages.
     async fn send(&mut self, frame: &str) -> Result<(), End> {
         let bytes_max = self.api.options().body_bytes_max;
         let SendFrame { id, message } =
@@ -447,8 +449,8 @@ impl Session {
         }
     }
 
-    /// Where this side ends it, or can't write: messages that arrived before are taken all the
-    /// same, as they would have been a moment earlier.
+    /// If this side ends it, or can't write: messages that arrived before are still accepted, as
+    /// they would have been a moment earlier.
     async fn take_what_came(&mut self, end: End) -> End {
         let came = matches!(end, End::Close(..) | End::Deaf);
         let until = Instant::now() + limits::LINGER;
@@ -458,7 +460,7 @@ impl Session {
             {
                 let _ = self.decided(&id, result).await;
             }
-            // What is here now; a turn that was used up must not look like the end of it.
+            // What is here now; an exhausted turn must not look like the end of it.
             let next = poll_fn(|cx| self.wire.poll_next(cx));
             match tokio::task::unconstrained(next).now_or_never() {
                 Some(Heard::Message(Message::Text(text))) => drop(self.send(&text).await),
@@ -470,7 +472,7 @@ impl Session {
         end
     }
 
-    /// Closes the connection, and says what was not decided.
+    /// Closes the connection, and reports how many messages were not decided.
     async fn part(&mut self, end: End) {
         let (code, mut reason) = match end {
             End::Close(code, reason) => (Some(code), reason.to_owned()),
@@ -499,21 +501,20 @@ impl Session {
         }
         self.wire.write_close(code, &reason);
         if self.flush().await.is_ok() {
-            // What still comes is dropped, up to the peer's own end.
+            // Further input is dropped, up to the peer's own end.
             let shut = poll_fn(|cx| self.wire.poll_shutdown(cx));
             let _ = tokio::time::timeout(limits::LINGER, shut).await;
         }
     }
 
-    /// Puts a frame behind what waits. [`Session::drain`] or [`Session::flush`] follows.
+    /// Queues a frame. [`Session::drain`] or [`Session::flush`] follows.
     fn write(&mut self, opcode: u8, payload: &[u8]) {
         if !self.mute {
             self.wire.write(opcode, payload);
         }
     }
 
-    /// Waits while too much waits to be written: then nothing else is read or produced for this
-    /// peer.
+    /// Waits while too much output is queued: then nothing else is read or produced for this peer.
     async fn drain(&mut self) -> Result<(), End> {
         match self.wire.waiting() > limits::SOCKET_WRITE_BYTES {
             true => self.flush().await,
@@ -521,7 +522,7 @@ impl Session {
         }
     }
 
-    /// Writes what waits; not for ever where the peer does not take it.
+    /// Writes the queued output, with a timeout if the peer does not read it.
     async fn flush(&mut self) -> Result<(), End> {
         while !self.mute && self.wire.waiting() > 0 {
             let enough = self.wire.waiting().saturating_sub(limits::WRITE_PROGRESS_BYTES);
@@ -530,18 +531,18 @@ impl Session {
                 Poll::Pending if wire.waiting() <= enough => Poll::Ready(Ok(())),
                 written => written,
             }));
-            // Without a timer where it need not wait, which is nearly always.
+            // Without a timer if it need not wait, which is nearly always.
             let done = match work.as_mut().now_or_never() {
                 Some(done) => Some(done),
                 None => {
-                    // A node that stops has not as much time.
-                    let patience = match self.ending {
+                    // A stopping node has less time.
+                    let limit = match self.ending {
                         true => limits::LINGER,
                         false => limits::WRITE_STALL,
                     };
                     let stop = stopped_for_a_while(&self.api, self.ending);
                     tokio::select! {
-                        done = tokio::time::timeout(patience, work.as_mut()) => done.ok(),
+                        done = tokio::time::timeout(limit, work.as_mut()) => done.ok(),
                         () = stop => None,
                     }
                 }
@@ -555,7 +556,7 @@ impl Session {
     }
 }
 
-/// A while after the order to stop: a peer that takes nothing then is not waited for.
+/// Some time after the order to stop, the node no longer waits for a peer that reads nothing.
 async fn stopped_for_a_while(api: &Api, ending: bool) {
     if ending {
         return std::future::pending().await;

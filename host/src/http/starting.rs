@@ -1,4 +1,4 @@
-//! What is answered while there is no node yet.
+//! The answers while there is no node yet.
 
 use super::{App, PlaceLimits, Shutdown, health, stats::Stats};
 use crate::{
@@ -9,14 +9,14 @@ use axum::{Router, extract::State, routing::get};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// What a start is doing, and what holds it up. Cheap to clone.
+/// What a start is doing, and what delays it. Cheap to clone.
 #[derive(Clone)]
 pub struct Doing(Arc<watch::Sender<Step>>);
 
 #[derive(Clone, Default)]
 struct Step {
     what: String,
-    /// Why it is not over yet; tried again and again.
+    /// Why it has not finished yet; it is retried.
     why: Option<String>,
 }
 
@@ -32,16 +32,16 @@ impl Doing {
         self.0.send_replace(Step { what: what.into(), why: None });
     }
 
-    /// A try failed; there will be others.
+    /// An attempt failed; others will follow.
     pub fn failed(&self, why: impl ToString) {
         self.0.send_modify(|step| step.why = Some(why.to_string()));
     }
 
-    /// Resolves once some try has failed, and `patience` later the start is not over yet.
-    pub async fn held_up(&self, patience: Duration) {
+    /// Resolves once an attempt has failed and the start has not finished `delay` later.
+    pub async fn held_up(&self, delay: Duration) {
         // Its sender is `self`.
         let _ = self.0.subscribe().wait_for(|step| step.why.is_some()).await;
-        tokio::time::sleep(patience).await;
+        tokio::time::sleep(delay).await;
     }
 
     fn error(&self) -> Error {
@@ -55,7 +55,7 @@ impl Doing {
 }
 
 impl App {
-    /// For either listener, until there is a node: it lives, it is not ready, and why.
+    /// For either listener, until there is a node: reports that it is alive, not ready, and why.
     pub fn starting(doing: Doing) -> Self {
         let places = PlaceLimits::new(limits::ADMIN_CONNECTIONS_MAX);
         let refuse = async |State(doing): State<Doing>| doing.error();

@@ -1,4 +1,4 @@
-//! The gateway's metrics. Handles of what is hot are taken once.
+//! The gateway's metrics. Handles on the hot path are looked up once.
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use std::time::Duration;

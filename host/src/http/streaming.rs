@@ -1,8 +1,7 @@
-//! An event stream that has its connection to itself.
+//! An event stream that takes its connection over.
 //!
-//! hyper keeps two buffers of 8 KiB for each connection, and more beside. A stream of events has
-//! no end that another request could follow, so it takes the connection over: what is left then is
-//! the socket and the stream.
+//! hyper keeps two buffers of 8 KiB and more for each connection. No other request can follow an
+//! event stream, so it takes the connection over: only the socket and the stream remain.
 
 use super::{
     connection::{InFlight, Watched},
@@ -19,11 +18,12 @@ use tokio::io::AsyncWrite;
 /// An answer that takes its connection over.
 pub(super) struct Takeover {
     head: Vec<u8>,
-    /// The body is in chunks, so that its end can be told from a break. HTTP/1.0 has none.
+    /// The body is chunked, so that its end differs from a broken connection. HTTP/1.0 has no
+    /// chunks.
     chunked: bool,
     stream: EventStream,
     buffers: Arc<Buffers>,
-    /// The request is under way as long as the stream.
+    /// Keeps the request in flight for as long as the stream.
     _in_flight: InFlight,
 }
 
@@ -55,8 +55,8 @@ impl Takeover {
         Self { head, chunked, stream, buffers: buffers.clone(), _in_flight: in_flight }
     }
 
-    /// Until the stream, the peer or the connection has ended. Whoever polls it sees to it that a
-    /// peer which takes nothing is cut.
+    /// Until the stream, the peer or the connection has ended. The caller must cut a peer that
+    /// reads nothing.
     pub(super) async fn run(self, mut io: Watched) {
         let Self { head, chunked, mut stream, buffers, _in_flight } = self;
         let mut charge = Charge::new(buffers, Kind::Answers);
@@ -65,7 +65,7 @@ impl Takeover {
             if write(&mut io, &out, out.capacity(), &mut charge).await.is_err() {
                 return;
             }
-            // Nothing is held while there is nothing to say.
+            // Nothing is held while idle.
             out = Vec::new();
             let chunk = tokio::select! {
                 biased;
@@ -73,7 +73,7 @@ impl Takeover {
                 chunk = stream.next() => chunk,
             };
             let Some(chunk) = chunk else { break };
-            // Exactly: it may wait for long.
+            // Exact size: it may wait for long.
             out.reserve_exact(chunk.len() + CHUNK_FRAME_BYTES_MAX);
             if chunked {
                 out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
@@ -90,12 +90,12 @@ impl Takeover {
     }
 }
 
-/// Around a chunk: its length in hexadecimal and two line ends.
+/// Overhead of a chunk: its length in hexadecimal and two line ends.
 const CHUNK_FRAME_BYTES_MAX: usize = 2 * size_of::<usize>() + 4;
 
-/// Writes all of it, or until the peer has ended. All that it `holds` counts while the peer does
-/// not take it. Where connections hold all that they may, a peer with more than
-/// [`limits::SUBSCRIBER_BYTES_FREE`] is cut: it comes back with the last id that it saw.
+/// Writes all of it, or until the peer has ended. All that it `holds` is charged while the peer
+/// does not read it. When the budget is exhausted, a peer with more than
+/// [`limits::SUBSCRIBER_BYTES_FREE`] is cut: it reconnects with the last id that it saw.
 async fn write(
     io: &mut Watched,
     mut bytes: &[u8],

@@ -1,21 +1,21 @@
 //! Checks of every request's head: slotd refuses what it does not understand, and what two readers
 //! could understand differently.
 //!
-//! The parser has refused what is no HTTP/1.1 at all; it takes fields that come twice, codings that
-//! it does not decode, and requests that do not say which host they mean.
+//! The parser has refused what is not HTTP/1.1 at all; it accepts repeated fields, codings that it
+//! does not decode, and requests without a host.
 
 use super::{auth::host_of, params::invalid};
 use crate::error::{Code, Error};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 
-/// What a request's head says, as far as it decides whether the request is looked at.
+/// The parts of a request's head that decide whether it is accepted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Head<'a> {
-    /// The host that the request is for: of its target where that is absolute.
+    /// The host that the request is for: of its target if that is absolute.
     pub(super) host: Option<&'a str>,
 }
 
-/// Reads a head in one pass. `has_body`: something comes after it.
+/// Reads a head in one pass. `has_body`: something follows it.
 ///
 /// # Errors
 /// `request-invalid`, `encoding-unsupported`, `transfer-unsupported`, each naming the field.
@@ -36,7 +36,7 @@ pub(super) fn check<'a>(
             header::EXPECT if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
                 return Err(invalid("header expect: slotd supports 100-continue only"));
             }
-            // To do it all the same would do what its sender excluded.
+            // Applying it anyway would do what its sender excluded.
             header::IF_MATCH | header::IF_NONE_MATCH | header::IF_UNMODIFIED_SINCE if changes => {
                 return Err(invalid(format!(
                     "header {name}: slotd does not support conditional writes"
@@ -57,7 +57,7 @@ pub(super) fn check<'a>(
     if let Some(authority) = uri.authority()
         && *method != Method::CONNECT
     {
-        // A proxy before slotd may go by the one, and slotd would by the other.
+        // A proxy before slotd may use one, and slotd the other.
         let same = headers
             .get(header::HOST)
             .is_none_or(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()));
@@ -77,7 +77,7 @@ fn bad_host(value: &HeaderValue) -> Error {
     invalid(format!("header host is {value:?}, which is not HOST or HOST:PORT"))
 }
 
-/// A field of which a second one could say something else to another reader.
+/// A field that two readers could interpret differently if it were repeated.
 fn once_each(headers: &HeaderMap) -> Result<(), Error> {
     static ONCE: [HeaderName; 8] = [
         header::HOST,
@@ -121,7 +121,7 @@ fn not_encoded(value: &HeaderValue) -> Result<(), Error> {
     }
 }
 
-/// The host of an authority `HOST[:PORT]`, without the port; `None` where it is none.
+/// The host of an authority `HOST[:PORT]`, without the port; `None` if it is invalid.
 pub(super) fn host_in(authority: &str) -> Option<&str> {
     let (host, rest) = match authority.strip_prefix('[') {
         Some(inner) => {
@@ -145,7 +145,7 @@ pub(super) fn host_in(authority: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    /// Without it the rest of a name could pass for a port, and a public name for a local one.
+    /// Without it the rest of a name could be read as a port, and a public name as a local one.
     #[test]
     fn a_host_is_read_whole_or_not_at_all() {
         for (authority, host) in [

@@ -98,8 +98,8 @@ async fn call(address: SocketAddr, line: &str, headers: &str, body: &str) -> Ans
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// Without it the first thing a user tries would not work, or a repeat would be applied twice
-/// without the client knowing.
+/// Without it a user's first attempt would fail, or a repeat would be applied twice without the
+/// client knowing.
 #[tokio::test]
 async fn a_message_is_answered_with_its_reply() {
     let node = start(options()).await;
@@ -155,7 +155,7 @@ async fn a_message_is_answered_with_its_reply() {
     assert_eq!(gone.code(), (404, "session-not-found".into()));
 }
 
-/// Without it a mistake in a request would be answered by something that a program can't read.
+/// Without it an invalid request would get an answer that a program can't parse.
 #[tokio::test]
 async fn bad_requests_get_problems() {
     let node = start(options()).await;
@@ -206,7 +206,7 @@ async fn bad_requests_get_problems() {
 }
 
 /// Without it a large body would be read to its end, or its sender would see a broken connection
-/// in place of the reason.
+/// instead of the reason.
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_unread() {
     let node = start(options()).await;
@@ -218,7 +218,7 @@ async fn a_body_over_the_limit_is_refused_unread() {
             write.write_all(head.as_bytes()).await.expect("written");
             let upload = tokio::spawn(async move {
                 let chunk = format!("2000\r\n{}\r\n", "x".repeat(0x2000));
-                // Until the server, which takes a bounded amount of it, hangs up.
+                // Until the server, which reads a bounded amount of it, closes the connection.
                 while write.write_all(chunk.as_bytes()).await.is_ok() {}
             });
             let mut raw = Vec::new();
@@ -243,7 +243,7 @@ async fn a_body_over_the_limit_is_refused_unread() {
     assert_eq!((answer.status, answer.body.len()), (200, fits.len()));
 }
 
-/// Without it the bodies of messages that wait could take all memory: mailboxes count messages.
+/// Without it the bodies of waiting messages could use all memory: mailboxes count messages.
 #[tokio::test]
 async fn bodies_that_wait_are_bounded_together() {
     let node =
@@ -277,7 +277,7 @@ async fn bodies_that_wait_are_bounded_together() {
     let mut ws = socket(&node, "?subscribe=false").await;
     say(&mut ws, json!({"type": "send", "id": "a", "body": "x".repeat(60 * 1024)})).await;
     assert_eq!(close_code(&mut ws).await, 1013);
-    // What is small finds room, and who is refused takes none.
+    // Small bodies find room, and refused ones use none.
     assert_eq!(call(node.address, &line, JSON, "{}").await.status, 200);
     node.fake.decide_hanging();
     assert_eq!(hanging.await.expect("an answer").status, 503);
@@ -289,7 +289,7 @@ async fn bodies_that_wait_are_bounded_together() {
     assert_eq!(frame(&mut ws).await["type"], "ack");
 }
 
-/// Without it chunks could be lost, doubled or swapped on their way into one body.
+/// Without it chunks could be lost, duplicated or swapped in a body.
 #[tokio::test]
 async fn a_body_in_pieces_is_put_together() {
     let node = start(options()).await;
@@ -315,8 +315,8 @@ async fn a_body_in_pieces_is_put_together() {
     assert_eq!((answer.status, String::from_utf8(answer.body).ok()), (200, Some(whole)));
 }
 
-/// Without it a client would wait for ever for a message that is never decided, or take it for
-/// not applied.
+/// Without it a client would wait forever for a message that is never decided, or assume that it
+/// was not applied.
 #[tokio::test]
 async fn an_undecided_message_is_told_so_at_its_deadline() {
     let late = HttpOptions { request_deadline: Duration::from_millis(50), ..options() };
@@ -326,7 +326,7 @@ async fn an_undecided_message_is_told_so_at_its_deadline() {
     assert_eq!(answer.code(), (504, "outcome-unknown".into()));
     assert_eq!(answer.json()["retriable"], true);
 
-    // The same through the router, and a body that does not come.
+    // The same through the router, and with a body that never arrives.
     let api = Api::over(Backend::Fake(node.fake.clone()), late, Shutdown::new());
     let request = Request::post(format!("{ROOM}/messages")).body(Body::from("{\"hang\":true}"));
     let answer = api_router(api).oneshot(request.expect("a request")).await.expect("an answer");
@@ -345,8 +345,8 @@ async fn an_undecided_message_is_told_so_at_its_deadline() {
     assert_eq!(Answer::parse(&raw).code(), (408, "request-timeout".into()));
 }
 
-/// Without it a client that ends its side with its last message would not hear of it, and one that
-/// left would have its stream of events kept for it.
+/// Without it a client that half-closes after its last message would get no answer, and the event
+/// stream of one that disconnected would be kept.
 #[tokio::test]
 async fn a_peer_that_ends_its_side_gets_its_answer_and_loses_its_stream() {
     let node = start(options()).await;
@@ -370,7 +370,7 @@ async fn a_peer_that_ends_its_side_gets_its_answer_and_loses_its_stream() {
     assert_eq!(live.ids(1).await, ["1.0"]);
     live.stream.shutdown().await.expect("shut");
     let ended = async { while live.next().await.is_some() {} };
-    // Long before a keep-alive could fail to be written.
+    // Long before a keep-alive write could fail.
     let within = tokio::time::timeout(limits::EVENTS_KEEP_ALIVE / 2, ended).await;
     assert!(within.is_ok(), "the stream goes on for a client that is gone");
 }
@@ -401,7 +401,7 @@ async fn requests_of_one_connection_are_answered_in_order() {
     assert_eq!(seqs, (1..=100).collect::<Vec<_>>());
 }
 
-/// Without it a token would protect one route and not another, or lock probes out.
+/// Without it a token would protect only some routes, or lock probes out.
 #[tokio::test]
 async fn every_route_asks_for_the_token() {
     let token = |t| Token::new(t).ok();
@@ -437,7 +437,7 @@ async fn every_route_asks_for_the_token() {
     assert_eq!(events.next().await, Some("retry: 1000".into()));
 }
 
-/// Without it an admin route would be open, or its mistakes be answered in another form.
+/// Without it an admin route would be open, or its errors have another form.
 #[tokio::test]
 async fn the_admin_api_guards_itself() {
     let options = HttpOptions { admin_token: Token::new("adm-s").ok(), ..options() };
@@ -480,8 +480,8 @@ async fn the_admin_api_guards_itself() {
     assert_eq!(call("GET", "/metrics", "adm-s").await.1, "slotd_x 1\n");
 }
 
-/// Without it a client of HTTP/1.0, which knows no chunks, would read their sizes as events, and
-/// one that asks behind another request would lose that one's answer.
+/// Without it an HTTP/1.0 client, which knows no chunks, would read their sizes as events, and one
+/// that pipelines another request would lose that one's answer.
 #[tokio::test]
 async fn an_event_stream_has_the_connection_that_it_was_asked_on() {
     let node = start(options()).await;
@@ -530,7 +530,7 @@ impl Events {
             head += &line;
         }
         assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"), "{head}");
-        // One framing, or a proxy between could take it for another answer's.
+        // Only one framing header, or a proxy could misinterpret the next answer.
         let head = head.to_lowercase();
         assert!(head.contains("transfer-encoding: chunked"), "{head}");
         assert!(!head.contains("content-length"), "{head}");
@@ -547,7 +547,7 @@ impl Events {
             }
         }
     }
-    /// The next line of the stream that says something; chunks' sizes are skipped.
+    /// The next non-empty line of the stream; chunk sizes are skipped.
     async fn next(&mut self) -> Option<String> {
         loop {
             let line = self.line().await?;
@@ -585,7 +585,7 @@ async fn event_streams_are_live_and_resume() {
     assert_eq!(live.ids(6).await, all);
     assert_eq!(from_start.ids(6).await, all);
     for (i, id) in all.iter().enumerate() {
-        // The header wins: the page's URL still has the first place.
+        // The header wins: the page's URL still has the first position.
         let header = format!("Last-Event-ID: {id}\r\n");
         let mut resumed = Events::open(&node, "?after=0", &header).await;
         assert_eq!(resumed.ids(5 - i).await, all[i + 1..]);
@@ -638,7 +638,7 @@ async fn say(ws: &mut Ws, frame: Value) {
 async fn a_socket_sends_hears_and_resumes() {
     let node = start(options()).await;
     let mut ws = socket(&node, "?subscribe=false&sender=zoe").await;
-    // More than may be under way at once.
+    // More than may be in flight at once.
     for i in 0..200 {
         say(&mut ws, json!({"type": "send", "id": format!("m{i}"), "body": {"i": i}})).await;
     }
@@ -697,14 +697,14 @@ async fn a_socket_sends_hears_and_resumes() {
     ws.close(None).await.expect("closed");
 }
 
-/// Without it one reader that does not read would cost the node memory without end, or would
-/// miss events without being told.
+/// Without it one reader that does not read would cost the node unlimited memory, or would miss
+/// events without notice.
 #[tokio::test]
 async fn a_slow_socket_is_told_of_its_gap_and_closed() {
     let node = start(options()).await;
     let mut ws = socket(&node, "?after=0").await;
     let backend = Backend::Fake(node.fake.clone());
-    // Until its buffers, the kernel's too, and its queue are full.
+    // Until its buffers, including the kernel's, and its queue are full.
     let body = bytes::Bytes::from("{\"events\":256}");
     let mut sent = 0;
     while sent < 5 || node.fake.subscribers(&room()) > 0 {
@@ -745,7 +745,7 @@ async fn a_frame_over_the_limit_closes_the_socket() {
     let node = start(options()).await;
     let mut ws = socket(&node, "").await;
     let _ = ws.send(Message::text("x".repeat(1_000_000))).await;
-    // The close frame may be overtaken by the reset of a connection that still uploads.
+    // A client that is still uploading may see a reset before the close frame.
     match ws.next().await {
         Some(Ok(Message::Close(Some(close)))) => assert_eq!(u16::from(close.code), 1009),
         Some(Err(tungstenite::Error::Io(_) | tungstenite::Error::Protocol(_))) | None => {}
@@ -773,7 +773,7 @@ async fn shutdown_finishes_what_is_in_flight() {
     assert_eq!(events.next().await, None);
     assert_eq!(idle.read(&mut [0]).await.ok(), Some(0));
     drop((idle, events));
-    // The server has seen the order, and waits for what hangs: nobody else gets in meanwhile.
+    // The server has the order, and waits for what hangs: no one else is accepted meanwhile.
     assert!(TcpStream::connect(address).await.is_err(), "it still listens");
     assert_eq!(node.fake.hanging(), 2);
     node.fake.decide_hanging();

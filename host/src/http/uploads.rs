@@ -20,8 +20,8 @@ pub(super) struct Uploads {
     buffers: Arc<Buffers>,
 }
 
-/// A component that is here. Its bytes count until it is dropped: while it waits to be compiled,
-/// too.
+/// An uploaded component. Its bytes are charged until it is dropped, including while it waits to be
+/// compiled.
 pub(super) struct Upload {
     pub(super) component: Bytes,
     _room: Charge,
@@ -31,7 +31,7 @@ impl Uploads {
     pub(super) fn new() -> Self {
         Self {
             places: Semaphore::new(limits::UPLOADS_MAX),
-            // What comes in may take three quarters.
+            // Uploads may use three quarters.
             buffers: Arc::new(Buffers::new(limits::UPLOADS_BYTES_MAX.div_ceil(3) * 4)),
         }
     }
@@ -39,8 +39,8 @@ impl Uploads {
     /// Receives a component.
     ///
     /// # Errors
-    /// `limit-reached` when others take all places or bytes; `body-too-large`; `request-timeout`
-    /// when it comes too slowly.
+    /// `limit-reached` if others use all places or bytes; `body-too-large`; `request-timeout` if it
+    /// arrives too slowly.
     pub(super) async fn receive<B>(&self, body: B) -> Result<Upload, Error>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -84,11 +84,11 @@ impl Uploads {
     }
 }
 
-/// A body that ends with an error when it comes too slowly.
+/// A body that ends with an error if it arrives too slowly.
 struct Paced<B> {
     body: B,
     window: Pin<Box<Sleep>>,
-    /// Bytes that came in this window.
+    /// Bytes that arrived in this window.
     bytes: usize,
     slow: bool,
 }
@@ -148,7 +148,7 @@ mod tests {
         StreamBody::new(Box::pin(pieces)).boxed_unsync()
     }
 
-    /// Without it two uploads that stand still keep every other deploy from beginning.
+    /// Without it two stalled uploads block every other deploy.
     #[tokio::test(start_paused = true)]
     async fn uploads_that_stand_still_hold_nobody_up() {
         let uploads = Uploads::new();
@@ -173,7 +173,7 @@ mod tests {
         assert!(uploads.receive(steady).await.is_ok(), "slow, but not too slow");
     }
 
-    /// Without it a few uploads of the greatest size take a node's memory.
+    /// Without it a few uploads of the maximum size exhaust a node's memory.
     #[tokio::test]
     async fn their_bytes_are_bounded_together_until_they_are_deployed() {
         let uploads = Uploads::new();

@@ -1,4 +1,4 @@
-//! What JSON answers look like. The structs are written and, in the OpenAPI document, described.
+//! The structs of JSON answers, also used for the OpenAPI document.
 
 use super::{
     body::{Inline, Shown},

@@ -7,11 +7,11 @@ use std::{
 
 /// Things to do, each at its time.
 ///
-/// Time in which this process did not run does not count: SWIM's deadlines are about what others did
-/// *not* do, and a node that was stopped for a second has not listened. Without this it would wake
-/// to find everybody's deadlines past, with their answers unread in its socket.
+/// Time in which this process did not run does not count: SWIM's deadlines are about what others
+/// did *not* do, and a node that was stopped for a second has not listened. Without this it would
+/// wake up to find all deadlines expired, with the answers unread in its socket.
 pub(super) struct Agenda<T> {
-    /// The count keeps the order of what is due at the same time.
+    /// The count keeps the order of entries due at the same time.
     due: BTreeMap<(Instant, u64), T>,
     count: u64,
 }
@@ -34,9 +34,9 @@ impl<T> Agenda<T> {
     pub fn clear(&mut self, keep: impl Fn(&T) -> bool) {
         self.due.retain(|_, what| keep(what));
     }
-    /// Moves all that is due to later by as much as the first is late, if that is over `grace`.
-    /// Says by how much.
-    pub fn forgive(&mut self, now: Instant, grace: Duration) -> Option<Duration> {
+    /// Postpones all due entries by as much as the first is late, if that is over `grace`. Returns
+    /// by how much.
+    pub fn postpone(&mut self, now: Instant, grace: Duration) -> Option<Duration> {
         let late = now.checked_duration_since(self.next()?)?;
         if late <= grace {
             return None;
@@ -47,13 +47,13 @@ impl<T> Agenda<T> {
     }
 }
 
-/// Decides when changes become a new view: once `quiet` passed without another one, and at most
+/// Decides when changes become a new view: once `quiet` has passed without another one, and at most
 /// `longest` after the first. Ten nodes that join make one view, and so does one that dies and is
-/// found alive; a lone death waits for `quiet` only.
+/// found alive; a single death waits only for `quiet`.
 pub(super) struct Coalescer {
     quiet: Duration,
     longest: Duration,
-    /// The first change that is not published, and the last.
+    /// The first and the last unpublished change.
     changes: Option<(Instant, Instant)>,
 }
 
@@ -69,7 +69,7 @@ impl Coalescer {
     pub fn due(&self) -> Option<Instant> {
         self.changes.map(|(first, last)| (last + self.quiet).min(first + self.longest))
     }
-    /// Whether to publish now; if so, all is published.
+    /// Whether to publish now; if so, everything is published.
     pub fn take(&mut self, now: Instant) -> bool {
         let due = self.due().is_some_and(|due| due <= now);
         if due {
@@ -94,9 +94,9 @@ mod tests {
             agenda.add(start + MS * ms, what);
         }
         assert_eq!(agenda.pop(start + MS * 9), None);
-        assert_eq!(agenda.forgive(start + MS * 12, MS * 5), None);
+        assert_eq!(agenda.postpone(start + MS * 12, MS * 5), None);
         assert_eq!(agenda.pop(start + MS * 12), Some("a"));
-        assert_eq!(agenda.forgive(start + MS * 1_020, MS * 5), Some(MS * 1_000));
+        assert_eq!(agenda.postpone(start + MS * 1_020, MS * 5), Some(MS * 1_000));
         let now = start + MS * 1_020;
         assert_eq!(
             [agenda.pop(now), agenda.pop(now), agenda.pop(now)],

@@ -1,5 +1,5 @@
-//! Membership without sockets and clocks: datagrams and the time go in, datagrams and views come out.
-//! The task drives it over UDP, the tests over a network that they make up.
+//! Membership without sockets and clocks: datagrams and the time go in, datagrams and views come
+//! out. The task drives it over UDP, the tests over a simulated network.
 
 use super::{
     Options, Timings,
@@ -32,7 +32,7 @@ use tracing::{debug, error, info, warn};
 
 type Swim = Foca<Id, PostcardCodec, StdRng, foca::NoCustomBroadcast>;
 
-/// What others may see of a node's membership.
+/// A node's membership state visible to others.
 pub(super) struct Outlets {
     pub members: watch::Sender<Arc<Members>>,
     pub refusals: watch::Sender<Arc<[Refusal]>>,
@@ -41,20 +41,20 @@ pub(super) struct Outlets {
 
 pub(super) enum Due {
     Swim(Timer<Id>),
-    /// Greet the addresses that are not known as members.
+    /// Greet the addresses that are not known members'.
     Greet,
-    /// Ask again whether the rival of this instance is there.
+    /// Check again whether the rival of this instance is alive.
     Challenge(u128),
-    /// Tell some more peers that this node left, or sets out to.
-    Tell(u32),
+    /// Notify some more peers that this node left, or is leaving.
+    Announce(u32),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// On the way in: no view yet.
+    /// Joining: no view yet.
     Joining,
     Settled,
-    /// Said that it is gone.
+    /// Has announced that it left.
     Left,
     /// Must end.
     Broken,
@@ -66,7 +66,7 @@ pub(super) struct Pending {
     pub settled: bool,
 }
 
-/// A process that is known under this node's name, and is asked whether it is there.
+/// A process known under this node's name, which is being probed.
 pub(super) struct Challenge {
     pub rival: Id,
     pub tries: u32,
@@ -89,16 +89,16 @@ pub(super) struct Core {
     /// When the first hello went out.
     pub(super) greeted: Option<Instant>,
     pub(super) pending: HashMap<u64, Pending>,
-    /// Where among many addresses the last greetings began.
+    /// Where in a long list of addresses the last greetings began.
     pub(super) turn: usize,
-    /// Who answered at an address that is not the one by which it is known; none: this node itself.
+    /// Nodes that answered at an address other than their known one; none: this node itself.
     pub(super) aliases: HashMap<SocketAddr, Option<Arc<str>>>,
-    /// Where the dead were, and when they died.
+    /// Addresses of dead nodes, and when they died.
     pub(super) lost: HashMap<Arc<str>, (SocketAddr, Instant)>,
     pub(super) challenge: Option<Challenge>,
     /// The rival that did not answer.
     pub(super) cleared: Option<u128>,
-    /// When a datagram of another node came last.
+    /// When the last datagram of another node arrived.
     pub(super) heard: Instant,
     deaf: bool,
     /// The last refusal of this node by another, and whether it is certain.
@@ -152,7 +152,7 @@ impl Core {
         }
     }
 
-    /// When [`Self::tick`] wants to be called.
+    /// When [`Self::tick`] should be called.
     pub fn deadline(&self) -> Option<Instant> {
         let view = if self.stage == Stage::Settled { self.coalescer.due() } else { None };
         [self.agenda.next(), view].into_iter().flatten().min()
@@ -164,9 +164,9 @@ impl Core {
         matches!(self.stage, Stage::Joining | Stage::Settled)
     }
 
-    /// New addresses to look at.
+    /// New addresses to try.
     pub fn found(&mut self, now: Instant, found: Found) {
-        self.forgive(now);
+        self.allow_for_pause(now);
         self.found = found;
         if self.alive() {
             self.greet(now);
@@ -174,11 +174,11 @@ impl Core {
         }
     }
 
-    /// One datagram from the peer port.
+    /// Handles one datagram from the peer port.
     pub fn datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         let m = metrics();
         m.datagrams_in.increment(1);
-        self.forgive(now);
+        self.allow_for_pause(now);
         if !self.alive() {
             return;
         }
@@ -211,7 +211,7 @@ impl Core {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Instant) {
-        self.forgive(now);
+        self.allow_for_pause(now);
         while let Some(due) = self.agenda.pop(now) {
             match due {
                 Due::Swim(timer) => {
@@ -220,7 +220,7 @@ impl Core {
                 Due::Greet if self.alive() => self.greet_again(now),
                 Due::Challenge(rival) if self.alive() => self.challenge_again(now, rival),
                 Due::Greet | Due::Challenge(_) => {}
-                Due::Tell(times) => self.tell(now, times),
+                Due::Announce(times) => self.announce_leave(now, times),
             }
         }
         self.hearing(now);
@@ -230,10 +230,9 @@ impl Core {
         }
     }
 
-    /// Comes first in all that is called from outside: what is added to the agenda from here on
-    /// counts from now.
-    fn forgive(&mut self, now: Instant) {
-        if let Some(late) = self.agenda.forgive(now, limits::TIMER_GRACE) {
+    /// Called first by every entry point: what is added to the agenda from here on counts from now.
+    fn allow_for_pause(&mut self, now: Instant) {
+        if let Some(late) = self.agenda.postpone(now, limits::TIMER_GRACE) {
             metrics().stalls.increment(1);
             let ms = late.as_millis() as u64;
             debug!(
@@ -245,12 +244,12 @@ impl Core {
         }
     }
 
-    /// This node gives its slots away from now on; all are told.
+    /// This node hands over its slots from now on; informs all members.
     pub fn set_leaving(&mut self, now: Instant) {
         self.say_of_itself(now, |member| member.leaving = true);
     }
 
-    /// This node can't serve from now on, or can again; all are told.
+    /// This node can't serve from now on, or can again; informs all members.
     pub fn set_unfit(&mut self, now: Instant, unfit: Option<Unfit>) {
         self.say_of_itself(now, |member| member.unfit = unfit);
     }
@@ -260,7 +259,7 @@ impl Core {
         self.terms.set_level(level);
     }
 
-    /// Whenever this process is heard from now on, it is told to end.
+    /// Whenever this process is heard from now on, it is ordered to exit.
     pub fn expel(&mut self, instance: u128) {
         if self.expelled.len() < limits::EXPELLED_MAX {
             self.expelled.insert(instance);
@@ -268,20 +267,20 @@ impl Core {
     }
 
     fn say_of_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
-        self.forgive(now);
+        self.allow_for_pause(now);
         let mut id = self.own.next();
         change(&mut id.member);
         if id.member == self.own.member || !self.alive() {
             return;
         }
         self.become_id(now, id);
-        self.agenda.add(now, Due::Tell(limits::FAREWELLS));
+        self.agenda.add(now, Due::Announce(limits::LEAVE_NOTICES));
         if self.stage == Stage::Settled {
             self.publish();
         }
     }
 
-    /// Tells some peers that this node is gone; they tell the rest.
+    /// Notifies some peers that this node left; they notify the rest.
     pub fn leave(&mut self, now: Instant) {
         if !self.alive() {
             return;
@@ -289,17 +288,18 @@ impl Core {
         self.agenda.clear(|_| false);
         self.drive(now, |swim, runtime| swim.leave_cluster(runtime));
         self.stage = Stage::Left;
-        self.agenda.add(now + limits::FAREWELL_INTERVAL, Due::Tell(limits::FAREWELLS - 1));
+        self.agenda
+            .add(now + limits::LEAVE_NOTICE_INTERVAL, Due::Announce(limits::LEAVE_NOTICES - 1));
     }
 
-    fn tell(&mut self, now: Instant, times: u32) {
+    fn announce_leave(&mut self, now: Instant, times: u32) {
         self.drive(now, |swim, runtime| swim.gossip(runtime));
         if times > 1 {
-            self.agenda.add(now + limits::FAREWELL_INTERVAL, Due::Tell(times - 1));
+            self.agenda.add(now + limits::LEAVE_NOTICE_INTERVAL, Due::Announce(times - 1));
         }
     }
 
-    /// Ends this node's part at once.
+    /// Ends this node's membership at once.
     pub(super) fn break_off(&mut self, fatal: Fatal) {
         if self.stage == Stage::Broken {
             return;
@@ -323,7 +323,7 @@ impl Core {
         self.heard = now;
         self.hearing(now);
         let Some((src, updates)) = inspect(body) else { return m.dropped_invalid.increment(1) };
-        // It may be heard because it was away when the level was raised, or joined in that moment.
+        // It may still run because it was away when the level was raised, or joined at that moment.
         if self.expelled.contains(&src.member.instance) {
             let level = self.terms.protocol_oldest;
             let text = format!("the cluster, at feature level {level}: upgrade this node");
@@ -331,8 +331,8 @@ impl Core {
             let (room, reason) = (datagram.len(), Reason::Superseded);
             return self.refuse(now, from, start, room, Shown::Key, reason, name, text);
         }
-        // Two processes of one name: the greater claim is right, and the other must hear of it.
-        // SWIM would let each declare the other dead, without end.
+        // Two processes of one name: the greater claim wins, and the other must learn of it. SWIM
+        // would let each declare the other dead, endlessly.
         if src.member.name == self.own.member.name {
             if src.rivals(&self.own) && src.wins(&self.own) {
                 return self.superseded(&src);
@@ -344,8 +344,8 @@ impl Core {
             }
             return m.dropped_own.increment(1);
         }
-        // It is told, not judged, by a third: it asks its rival, and ends or takes a claim that the
-        // other can't come near.
+        // A third node informs it and does not decide: it probes its rival, and ends or takes a
+        // claim that the other can't reach.
         if let Some((known, active)) = self.rival_of(&src)
             && (known.wins(&src) || !active && !src.outranks(&known))
         {
@@ -380,20 +380,20 @@ impl Core {
         self.drive(now, |swim, runtime| swim.announce(to, runtime));
     }
 
-    /// Goes on under another identity.
+    /// Continues under another identity.
     pub(super) fn become_id(&mut self, now: Instant, id: Id) {
         if id == self.own {
             return;
         }
         self.own = id.clone();
-        // The empty update makes SWIM start its probes again, which a new identity stops.
+        // The empty update restarts SWIM's probes, which a new identity stops.
         self.drive(now, |swim, runtime| {
             swim.change_identity(id, &mut *runtime)?;
             swim.apply_many(std::iter::empty(), false, runtime)
         });
     }
 
-    /// Calls SWIM and does what it asks for.
+    /// Calls SWIM and carries out its output.
     fn drive(
         &mut self,
         now: Instant,
@@ -426,7 +426,8 @@ impl Core {
         if alone && self.stage == Stage::Settled {
             self.start_over();
         } else if renewed {
-            // A new identity stops SWIM's probes, until it hears of somebody or is asked to look.
+            // A new identity stops SWIM's probes until it hears of another node or is asked to
+            // probe.
             let _ = self.swim.apply_many(std::iter::empty(), false, &mut self.runtime);
             self.carry_out(now);
         }
@@ -456,8 +457,8 @@ impl Core {
         self.coalescer.changed(now);
     }
 
-    /// All others are gone: forgets what SWIM knew of them. A node that was cut off from all would
-    /// otherwise come back with news of everybody's death, which each of them had to refute.
+    /// All others are gone: forgets SWIM's state of them. A node that was isolated would otherwise
+    /// come back with news of everyone's death, which each of them had to refute.
     fn start_over(&mut self) {
         self.own = self.own.next();
         self.agenda.clear(|due| !matches!(due, Due::Swim(_)));
@@ -466,10 +467,11 @@ impl Core {
         self.deaf = false;
     }
 
-    /// A node that hears nothing at all, of several others, is more likely cut off than right about
-    /// the death of each: it keeps that to itself until it hears again or is alone. (SWIM takes any
-    /// node's word for a death, so one deaf node would make all others come and go.) It goes on to
-    /// probe, and to say whom it suspects: all may be deaf together, for a moment.
+    /// A node that receives nothing from several others is more likely isolated than right about
+    /// the death of each. It keeps the deaths to itself until it receives something again or is
+    /// alone. (SWIM believes any node's report of a death, so one deaf node would make all others
+    /// leave and rejoin.) It continues to probe and to report suspicions: all may be deaf together
+    /// for a moment.
     fn hearing(&mut self, now: Instant) {
         let silent = now.saturating_duration_since(self.heard) > self.timings.deaf_after();
         let deaf = silent && (self.deaf || self.swim.num_members() >= 2);
@@ -481,7 +483,7 @@ impl Core {
 
     // --- what others see ------------------------------------------------------------------------
 
-    /// Decides whether this node has arrived: with a peer, or, after a wait, alone.
+    /// Decides whether this node has joined: with a peer or, after a wait, alone.
     pub(super) fn settle(&mut self, now: Instant) {
         if self.stage != Stage::Joining || self.challenge.is_some() {
             return;
@@ -532,8 +534,9 @@ impl Core {
         });
     }
 
-    /// Answers a datagram with a refusal, within limits, and tells the operator. The operator of this
-    /// node hears what is wrong, the other side only as much as it has `shown` that it may know.
+    /// Answers a datagram with a refusal, rate-limited, and informs the operator. The operator of
+    /// this node sees the full reason, the other side only as much as it has `shown` that it may
+    /// know.
     #[allow(clippy::too_many_arguments, reason = "one place where all of a refusal comes together")]
     pub(super) fn refuse(
         &mut self,
@@ -585,7 +588,7 @@ impl Core {
         self.outlets.refusals.send_replace(self.refusals.iter().cloned().collect());
     }
 
-    /// A delay that differs from node to node and from time to time.
+    /// A delay that differs from node to node and each time.
     pub(super) fn jitter(&mut self, around: Duration) -> Duration {
         around.mul_f64(self.rng.random_range(0.8..1.2))
     }
@@ -598,22 +601,24 @@ fn swim(own: Id, timings: &Timings, rng: &mut StdRng) -> Swim {
         probe_period: timings.probe_period,
         probe_rtt: timings.probe_rtt,
         num_indirect_probes: some(3),
-        // Enough for clusters of hundreds (4 x log10 of their size); in small ones it's spare.
+        // Enough for clusters of hundreds (4 x log10 of their size); more than needed in small
+        // ones.
         max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
         suspect_to_down_after: timings.suspicion,
         remove_down_after: Some(limits::DEAD_REMEMBERED),
         max_packet_size: some(GOSSIP_BYTES_MAX),
         notify_down_members: true,
-        // A feed has a dozen members at most: who joined a large cluster asks again for more.
+        // A feed has at most a dozen members: a node that joined a large cluster asks again for
+        // more.
         periodic_announce: each(timings.probe_period * 20, 1),
-        // Greetings do this, with an answer for those who changed meanwhile.
+        // Greetings do this, with an answer for nodes that changed meanwhile.
         periodic_announce_to_down_members: None,
         periodic_gossip: each(timings.gossip_period, 3),
     };
     Foca::new(own, config, StdRng::from_rng(rng), PostcardCodec)
 }
 
-/// The same datagram of SWIM without the members in it that are said to be dead.
+/// The same SWIM datagram without the members that it reports dead.
 fn without_deaths(mut data: &[u8]) -> Option<Vec<u8>> {
     let whole = data;
     let _: foca::Header<Id> = PostcardCodec.decode_header(&mut data).ok()?;
@@ -634,8 +639,8 @@ fn without_deaths(mut data: &[u8]) -> Option<Vec<u8>> {
     Some(less)
 }
 
-/// Reads a datagram of SWIM without acting on it: its sender, and the members in it that it says
-/// are alive or not. None for one that is malformed or names a node that can't be.
+/// Parses a SWIM datagram without acting on it: its sender, and the members with their reported
+/// state. `None` if it is malformed or names an impossible node.
 fn inspect(mut body: &[u8]) -> Option<(Id, Vec<(Id, bool)>)> {
     let header: foca::Header<Id> = PostcardCodec.decode_header(&mut body).ok()?;
     let mut updates = Vec::new();

@@ -4,12 +4,13 @@
 //! It asks each node that welcomes it to let it join by SWIM. It keeps greeting for as long as it
 //! lives, so two sides of a partition find each other again, however long it lasted.
 //!
-//! **Two processes with one name.** The one that is there stays. A newcomer hears, from whomever it
-//! greets, that its name is known under another instance. Unless that one was at the newcomer's own
-//! address (where it can't be any more), the newcomer asks it directly. An answer ends the newcomer.
-//! No answer within [`limits::CHALLENGE_TRIES`] x [`limits::CHALLENGE_INTERVAL`]: it is gone, its
-//! death just not noticed yet, and the newcomer takes its place at once. If it was only stopped, it
-//! learns on its return that its claim is the older one, and ends.
+//! **Two processes with one name.** The established one stays. A new process learns from any node
+//! that it greets that its name is known under another instance. Unless that one was at the new
+//! process's own address (where it can't be any more), the new process probes it directly. If it
+//! answers, the new process ends. If it does not within [`limits::CHALLENGE_TRIES`] x
+//! [`limits::CHALLENGE_INTERVAL`], it is gone and its death not noticed yet, and the new process
+//! replaces it at once. If it was only paused, it learns when it resumes that its claim is the
+//! older one, and ends.
 
 use super::{
     core::{Challenge, Core, Due, Pending, Stage},
@@ -25,11 +26,11 @@ impl Terms {
     pub(super) fn protocols(&self) -> Protocols {
         Protocols { oldest: self.protocol_oldest, newest: self.protocol }
     }
-    /// Whether the cluster's level is above what a node speaks at best.
+    /// Whether the cluster's level is above a node's newest.
     fn is_past(&self, newest: u16) -> bool {
         newest < self.protocol_oldest
     }
-    /// What keeps a node with `other` out, and how the two differ.
+    /// Why a node with `other` is refused, and how the two differ.
     fn mismatch(&self, other: &Self) -> Option<(Reason, String)> {
         let (theirs, ours) = (other.protocols(), self.protocols());
         if ours.common(theirs).is_none() {
@@ -65,7 +66,7 @@ impl Core {
         self.greet(now);
     }
 
-    /// Greets all addresses that are not known as members'.
+    /// Greets all addresses that are not known members'.
     pub(super) fn greet(&mut self, now: Instant) {
         let old = |at: Instant, max| now.saturating_duration_since(at) > max;
         self.pending.retain(|_, pending| !old(pending.at, limits::GREETING_WAIT));
@@ -87,7 +88,7 @@ impl Core {
             Some(None) => false,
             None => true,
         });
-        // All have their turn: each time it begins elsewhere.
+        // All get their turn: each time it begins elsewhere.
         let turns = unknown.len().div_ceil(limits::GREETINGS_PER_TURN_MAX).max(1);
         self.turn = (self.turn + 1) % turns;
         let first = self.turn * limits::GREETINGS_PER_TURN_MAX;
@@ -112,7 +113,7 @@ impl Core {
         self.outbox.push((to, datagram));
     }
 
-    /// It stands by its name: others know it by it, or its rival did not answer.
+    /// It keeps its name: others know it by it, or its rival did not answer.
     fn claims(&self) -> bool {
         self.stage == Stage::Settled || self.cleared.is_some()
     }
@@ -145,7 +146,7 @@ impl Core {
         let Some((authentic, body)) = self.sealer.open(Kind::Hello, datagram) else {
             return m.dropped_garbage.increment(1);
         };
-        // Not to be believed yet: only what it says of its cluster is looked at.
+        // Not authenticated yet: only its cluster name is looked at.
         let Some(hello) = decode::<Hello>(body).filter(|hello| hello.id.is_sound()) else {
             return m.dropped_garbage.increment(1);
         };
@@ -171,7 +172,7 @@ impl Core {
         self.heard = now;
         let name = hello.id.member.name.clone();
         if let Some((reason, text)) = self.terms.mismatch(&hello.terms) {
-            // One that serves already can't be let go on: it would fight for slots in the log.
+            // One that serves already must not continue: it would fight for slots in the log.
             let too_old = reason == Reason::Protocol && self.terms.is_past(hello.terms.protocol);
             let reason = if too_old && hello.settled { Reason::Superseded } else { reason };
             return self.refuse(now, from, start, room, Shown::Key, reason, Some(name), text);
@@ -192,8 +193,8 @@ impl Core {
         }
     }
 
-    /// Another process bears this node's name. Who is there stays; of two that come, or of two that
-    /// were there before their clusters met, the greater claim.
+    /// Another process has this node's name. An established one stays. Of two that are joining, or
+    /// two that were established before their clusters met, the greater claim stays.
     fn hello_from_rival(
         &mut self,
         now: Instant,
@@ -265,8 +266,8 @@ impl Core {
         }
     }
 
-    /// A peer hears this node, and answers to the address that this node says it has. If nothing
-    /// arrives there, that is why.
+    /// A peer receives this node's datagrams and answers to the address that this node advertises.
+    /// If nothing arrives there, the address is wrong.
     fn unreachable(&mut self, now: Instant, welcome: &Welcome) {
         let Some(pending) = self.pending.get(&welcome.to) else { return };
         let (peer, name) = (pending.to, Some(welcome.id.member.name.clone()));
@@ -278,7 +279,7 @@ impl Core {
         self.refused = Some((now, Refusal { peer, name, reason, by_us, text, times: 1 }, true));
     }
 
-    /// Somebody knows another process by this node's name.
+    /// A peer knows another process by this node's name.
     pub(super) fn meet_rival(&mut self, now: Instant, rival: Id, active: bool) {
         let gone = !active
             || self.cleared == Some(rival.member.instance)
@@ -334,19 +335,19 @@ impl Core {
         if sender != self.sealer.sender {
             return m.dropped_replayed.increment(1);
         }
-        // Only who shares the secret can say more than that it does not. (Slotd up to 0.1 says of
-        // another cluster too, by its own key.)
+        // Only a peer that shares the secret can say more than that it does not. (Slotd up to 0.1
+        // also reports another cluster name with its own key.)
         let reason = refused.reason;
         if !authentic && !matches!(reason, Reason::Cluster | Reason::Secret) {
             return m.dropped_unauthentic.increment(1);
         }
-        // It names a hello that was sent a moment ago, so it comes from where that went.
+        // It refers to a hello that was sent a moment ago, so it comes from its target.
         let pending = self.pending.remove(&number);
         if reason != Reason::Superseded && pending.is_none() {
             return m.dropped_replayed.increment(1);
         }
         if reason == Reason::Name && self.claims() && pending.is_some_and(|hello| !hello.settled) {
-            // It was stopped, and only now reads what this node sent on its way in.
+            // The node was stopped, and only now reads what this node sent while joining.
             return self.send_hello(now, from);
         }
         let (theirs, terms) = (&refused.text, &self.terms);
@@ -371,8 +372,8 @@ impl Core {
             Reason::Superseded | Reason::Address => theirs.clone(),
         };
         let refusal = Refusal { peer: from, name: None, reason, by_us: false, text, times: 1 };
-        // Clusters of one secret may meet where they look for peers: that is no reason to end. Nor is
-        // a node that is too old for the level, which this one has from the registry.
+        // Clusters with one secret may meet where they look for peers: that is no reason to end.
+        // Nor is a node that is too old for the level, which this one has from the registry.
         let its_newest = theirs.rsplit(' ').next().and_then(|newest| newest.parse().ok());
         let is_too_old = its_newest.is_some_and(|newest| terms.is_past(newest));
         let certain =

@@ -4,12 +4,12 @@ use crate::{limits, peer::member::Member};
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
 
-/// A member, and which of the claims to its name this is. The *name* is what SWIM tracks; of two
-/// identities of one name the greater `(epoch, instance)` is the true one, everywhere.
+/// A member, and which of the claims to its name this is. SWIM tracks the *name*; of two identities
+/// with one name the greater `(epoch, instance)` is the valid one, everywhere.
 ///
-/// An epoch's upper half is the node's boot, so that a restarted node replaces what is known of it
-/// at once. The lower half counts identities within the boot: a node that was declared dead comes
-/// back under the next one (in SWIM a death is final), and one that sets out to leave says so by it.
+/// An epoch's upper half is the node's boot, so that a restarted node replaces its old entry at
+/// once. The lower half counts identities within the boot: a node that was declared dead rejoins
+/// under the next one (in SWIM a death is final), and a node announces that it is leaving with one.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Id {
     pub member: Member,
@@ -25,8 +25,9 @@ impl Id {
     pub fn next(&self) -> Self {
         Self { member: self.member.clone(), epoch: self.epoch.saturating_add(1) }
     }
-    /// The same node, above all identities that the process with `rival` can come to by itself. For
-    /// a node whose boots started anew (its disk was lost) while the name's old bearer is gone.
+    /// The same node, above all identities that the process with `rival` can reach by itself. For a
+    /// node whose boots started from zero (its disk was lost) while the previous process of this
+    /// name is gone.
     pub fn above(&self, rival: &Self) -> Self {
         let epoch = (rival.epoch >> 32).saturating_add(1).min(u64::from(u32::MAX)) << 32;
         Self { member: self.member.clone(), epoch: epoch.max(self.epoch) }
@@ -34,15 +35,16 @@ impl Id {
     pub fn wins(&self, other: &Self) -> bool {
         (self.epoch, self.member.instance) > (other.epoch, other.member.instance)
     }
-    /// Wins, whatever identities either process goes on to by itself.
+    /// Wins, whatever identities either process takes later.
     pub fn outranks(&self, other: &Self) -> bool {
         self.epoch >> 32 > other.epoch >> 32
     }
-    /// Another process with the name of this one.
+    /// Another process with the same name.
     pub fn rivals(&self, other: &Self) -> bool {
         self.member.name == other.member.name && self.member.instance != other.member.instance
     }
-    /// Whether it can be a member at all. Peers are trusted to mean well, not to be free of faults.
+    /// Whether it can be a member at all. Peers are trusted to be well-meaning, not to be free of
+    /// bugs.
     pub fn is_sound(&self) -> bool {
         let printable = |text: &str, max| {
             (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
@@ -80,8 +82,8 @@ impl foca::Identity for Id {
 mod tests {
     use super::*;
 
-    /// Who is right about a name must be the same on every node: a later boot beats all identities
-    /// of an earlier one, and a node without its disk can get above the one that it replaces.
+    /// All nodes must agree which claim to a name is valid: a later boot beats all identities of an
+    /// earlier one, and a node without its disk can get above the one that it replaces.
     #[test]
     fn a_later_boot_wins_and_a_lost_disk_can_be_made_up_for() {
         let id = |boot, instance| {

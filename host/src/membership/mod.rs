@@ -48,7 +48,7 @@ use task::Order;
 use tokio::sync::{mpsc, oneshot, watch};
 
 impl Terms {
-    /// What this build expects of a cluster of this name that is at this feature level.
+    /// What this build expects of a cluster of this name at this feature level.
     pub fn new(cluster: &str, slot_count: u16, level: Level) -> Self {
         let protocols = Protocols::at(level);
         Self {
@@ -66,21 +66,21 @@ impl Terms {
     }
 }
 
-/// How fast SWIM is, and how patient. The defaults weigh two wishes:
+/// How fast SWIM is, and how tolerant. The defaults balance two goals:
 /// - *A killed node is noticed within 2.5 s.* Each node probes one other each `probe_period`, so in
 ///   a cluster of three a dead one is probed within 0.25 s as a rule and 0.75 s at worst; the probe
 ///   fails at the period's end; `suspicion` later it is dead: 1.5 to 2.25 s, and 0.1 s to the view.
-/// - *A node that does not run for a second is not taken for dead.* It is suspected a period after
+/// - *A node that does not run for a second is not declared dead.* It is suspected a period after
 ///   its pause began at the earliest, so it has `probe_period + suspicion` = 1.5 s to wake up, read
-///   of the suspicion and refute it.
+///   the suspicion and refute it.
 ///
 /// A short period with a long suspicion serves both: it takes the chance out of the first, and
-/// costs four small datagrams a second and node. Pauses of the node that *watches* are
-/// another matter, see [`agenda::Agenda`].
+/// costs four small datagrams per second and node. Pauses of the node that *probes* are handled
+/// separately, see [`agenda::Agenda`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
     pub probe_period: Duration,
-    /// Less than half of the period, so that a probe through others fits in.
+    /// Less than half of the period, so that an indirect probe fits in.
     pub probe_rtt: Duration,
     pub suspicion: Duration,
     pub gossip_period: Duration,
@@ -88,7 +88,7 @@ pub struct Timings {
     pub view_quiet: Duration,
     /// and at the latest this long after it.
     pub view_delay_max: Duration,
-    /// How long greetings wait for a first answer before the node goes on alone,
+    /// How long greetings wait for a first answer before the node continues alone,
     pub join_wait: Duration,
     /// and how long that waits for discovery's first answer.
     pub discovery_wait: Duration,
@@ -110,7 +110,8 @@ impl Default for Timings {
 }
 
 impl Timings {
-    /// In this time each of two peers should have probed this node; well before it declares a death.
+    /// In this time each of two peers should have probed this node; well before it declares a
+    /// death.
     fn deaf_after(&self) -> Duration {
         self.probe_period * 3
     }
@@ -118,13 +119,14 @@ impl Timings {
 
 /// What a node needs to know to be a member.
 pub struct Options {
-    /// What this node says of itself. `boot` and `instance` decide between two of one name.
+    /// What this node publishes about itself. `boot` and `instance` decide between two of one name.
     pub member: Member,
     /// Shared by the cluster. [`limits::CLUSTER_SECRET_BYTES_MIN`] bytes at least.
     pub secret: Vec<u8>,
     pub terms: Terms,
     pub timings: Timings,
-    /// Of the threads that serve: while they do not move, this node says nothing to the others.
+    /// The serving threads' watchdog: while they are stalled, this node sends nothing to the
+    /// others.
     pub heartbeat: Heartbeat,
 }
 
@@ -168,15 +170,15 @@ impl Options {
 /// Binds the peer port's UDP half.
 ///
 /// # Errors
-/// As the kernel says, above all when the port is taken.
+/// Errors of the kernel, above all that the port is taken.
 pub fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(listen)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// A cheap handle on the task. The last one that is dropped ends it without a word to the others,
-/// as a crash would; [`Self::leave`] says farewell.
+/// A cheap handle on the task. Dropping the last one ends it without notice to the others, as a
+/// crash would; [`Self::leave`] notifies them.
 #[derive(Clone)]
 pub struct Membership {
     orders: mpsc::Sender<Order>,
@@ -186,10 +188,11 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Starts to look for the cluster, on `socket` (see [`bind`]) and at what discovery gives.
+    /// Starts looking for the cluster, on `socket` (see [`bind`]) and at the addresses of
+    /// discovery.
     ///
     /// # Errors
-    /// [`Error`] when the options or the socket are of no use.
+    /// [`Error`] if the options or the socket can't be used.
     pub fn start(
         options: Options,
         socket: UdpSocket,
@@ -211,18 +214,18 @@ impl Membership {
         Ok(Self { orders, members: members_seen, refusals: refusals_seen, fatal: fatal_seen })
     }
 
-    /// What this node sees. Number 0, with nobody but itself, means that it has not arrived yet: no
-    /// slot may be taken on its word. From number 1 on it has met its cluster, or knows that there
-    /// is none to meet.
+    /// What this node sees. Number 0, with only itself, means that it has not joined yet: no slot
+    /// may be taken based on it. From number 1 on it has met its cluster, or knows that there is
+    /// none to meet.
     pub fn members(&self) -> watch::Receiver<Arc<Members>> {
         self.members.clone()
     }
-    /// Nodes that were refused here, and by whom this one was: the last
-    /// [`limits::REFUSALS_KEPT_MAX`], in words for the operator. Each was logged too.
+    /// Nodes that were refused here, and that refused this one: the last
+    /// [`limits::REFUSALS_KEPT_MAX`], in words for the operator. Each was also logged.
     pub fn refusals(&self) -> watch::Receiver<Arc<[Refusal]>> {
         self.refusals.clone()
     }
-    /// Why this node must end, once it must. It is silent from then on.
+    /// Why this node must end, if it must. It sends nothing from then on.
     pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
         self.fatal.clone()
     }
@@ -242,13 +245,13 @@ impl Membership {
             }
         }
     }
-    /// This node gives its slots away from now on: it stays a member, `leaving`, off everybody's
-    /// ring. Its own next view, which is there when this returns, says so too.
+    /// This node hands over its slots from now on: it stays a member, `leaving`, and off everyone's
+    /// ring. Its own next view, which is published when this returns, shows it too.
     pub async fn set_leaving(&self) {
         self.order(Order::SetLeaving).await;
     }
-    /// This node can't serve, or can again: it stays a member, off the ring of those that believe it
-    /// as long as others are fit.
+    /// This node can't serve, or can again: it stays a member, but off the ring of nodes that
+    /// believe it as long as others are fit.
     pub async fn set_unfit(&self, unfit: Option<Unfit>) {
         self.order(|done| Order::SetUnfit(unfit, done)).await;
     }
@@ -256,12 +259,12 @@ impl Membership {
     pub async fn set_level(&self, level: Level) {
         self.order(|done| Order::SetLevel(level, done)).await;
     }
-    /// A process can't read what the others write: it is told to end whenever it is heard.
+    /// A process can't read what the others write: it is ordered to exit whenever it is heard.
     pub async fn expel(&self, instance: u128) {
         self.order(|done| Order::Expel(instance, done)).await;
     }
-    /// Says farewell and ends the task; returns after
-    /// [`limits::FAREWELLS`] x [`limits::FAREWELL_INTERVAL`].
+    /// Notifies the others and ends the task; returns after [`limits::LEAVE_NOTICES`] x
+    /// [`limits::LEAVE_NOTICE_INTERVAL`].
     pub async fn leave(&self) {
         self.order(Order::Leave).await;
     }

@@ -3,20 +3,20 @@
 use crate::telemetry::metrics::metrics;
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-/// What is wrong with the other side.
+/// Why a node is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// It is of a cluster of another name.
+    /// It is in a cluster of another name.
     Cluster,
-    /// Its secret is another one.
+    /// It has another secret.
     Secret,
-    /// The versions of the protocol that the two speak have none in common.
+    /// The two speak no common protocol version.
     Protocol,
-    /// It computes the ring in another way.
+    /// It computes the ring differently.
     RingScheme,
-    /// It divides sessions over another number of slots.
+    /// It spreads sessions over another number of slots.
     SlotCount,
-    /// Another process bears its name, and answers.
+    /// Another process has its name and is alive.
     Name,
     /// Another process has taken its name over.
     Superseded,
@@ -69,17 +69,17 @@ impl Reason {
     }
 }
 
-/// One node that was not let in, or did not let this one in.
+/// One node that was refused, or refused this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Where the other side is.
+    /// The other side's address.
     pub peer: SocketAddr,
-    /// Its name where that is known for certain.
+    /// Its name, if that is certain.
     pub name: Option<Arc<str>>,
     pub reason: Reason,
     /// This node refused the other; otherwise the other refused this one.
     pub by_us: bool,
-    /// What differs, in a sentence.
+    /// The difference, in a sentence.
     pub text: String,
     /// How often.
     pub times: u64,
@@ -95,8 +95,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why this node can't go on in its cluster. It must stop serving: it is not what its configuration
-/// says, or another process is.
+/// Why this node can't stay in its cluster. It must stop serving: it does not match its
+/// configuration, or another process replaced it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fatal {
     #[error("another node named {name} is alive at {holder}: rename this node, or stop that one")]

@@ -33,7 +33,7 @@ struct Task {
     socket: UdpSocket,
     found: watch::Receiver<Found>,
     orders: mpsc::Receiver<Order>,
-    /// Who waits for the end.
+    /// Waiters for the end.
     leaving: Vec<oneshot::Sender<()>>,
     failures: u32,
 }
@@ -76,7 +76,7 @@ impl Task {
                     None => std::future::pending().await,
                 }
             };
-            // What others said comes before what they did not say.
+            // Received datagrams are handled before missing ones.
             tokio::select! {
                 biased;
                 ready = self.socket.readable() => self.read(ready).await,
@@ -101,8 +101,8 @@ impl Task {
         }
     }
 
-    /// As long as the worker threads are stalled, nothing is said and nothing is read: to the
-    /// others this is a process that was stopped, and to [`Core`] afterwards a pause.
+    /// While the worker threads are stalled, nothing is sent and nothing is read. To the others
+    /// this is a stopped process, and to [`Core`] afterwards a pause.
     async fn stand_still(&self) {
         if self.heartbeat.stalled_for().is_none() {
             return;
@@ -148,7 +148,7 @@ impl Task {
             match self.socket.try_recv_from(&mut buffer) {
                 Ok((length, from)) => {
                     self.failures = 0;
-                    // One that fills the buffer was longer than any of a node's.
+                    // A datagram that fills the buffer was longer than any that a node sends.
                     let datagram = buffer.get(..length).filter(|_| length < buffer.len());
                     self.core.datagram(crate::clock::now(), from, datagram.unwrap_or_default());
                 }
@@ -168,7 +168,7 @@ impl Task {
         tokio::time::sleep(limits::SOCKET_FAILURE_PAUSE).await;
     }
 
-    /// Datagrams that the kernel does not take now are lost, as others are on their way.
+    /// Datagrams that the kernel rejects now are lost, like others in transit.
     fn flush(&mut self) {
         let m = metrics();
         for (to, datagram) in self.core.outbox.drain(..) {

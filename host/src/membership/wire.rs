@@ -1,7 +1,7 @@
 //! Datagrams of the peer port, and what makes them trustworthy.
 //!
-//! Every datagram has the same clear start, made for all versions to come, then a body, then an
-//! HMAC-SHA256 (RFC 2104) over both:
+//! Every datagram has the same unencrypted header, fixed for all future versions, then a body, then
+//! an HMAC-SHA256 (RFC 2104) over both:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -11,23 +11,23 @@
 //! | 8 | sender: random, one for each start of a node |
 //! | 8 | number: 1, 2, 3, ... of this sender |
 //!
-//! - *hello*: what the sender expects of its cluster ([`Terms`]), in clear so that what differs can
-//!   be named, and who it is. Its key comes from secret and cluster name.
-//! - *welcome*, to the address that the hello claims: who answers, and who else it knows by that
-//!   name. A short one goes to where the hello came from if that differs, so that a node which
-//!   advertises a wrong address learns of it.
-//! - *refusal*, to where the hello came from: why not. Its layout is fixed for all formats. Never
-//!   longer than what it answers, and limited in rate: it can't be used to flood others. Who has not
-//!   shown the key by its hello gets one and the same refusal whatever is wrong, and without a tag
-//!   ([`Shown`]): anything made with a key could be tried against guessed secrets.
-//! - *gossip*: SWIM. Its key comes from the terms too, so nothing that was not refused can pass.
+//! - *hello*: what the sender expects of its cluster ([`Terms`]), in clear so that differences can
+//!   be named, and its identity. Its key is derived from secret and cluster name.
+//! - *welcome*, to the address in the hello: who answers, and who else it knows by that name. A
+//!   short one goes to the hello's source address if that differs, so that a node that advertises a
+//!   wrong address learns of it.
+//! - *refusal*, to the hello's source address: the reason. Its layout is fixed for all formats. It
+//!   is never longer than what it answers, and rate-limited, so it can't be used to flood others. A
+//!   sender whose hello does not prove the key always gets the same refusal, without a tag
+//!   ([`Shown`]): anything made with a key could be used to test guessed secrets.
+//! - *gossip*: SWIM. Its key is also derived from the terms, so a refused node can't send any.
 //!
-//! **Replays.** SWIM itself copes with most old datagrams: each names the exact identity that it
-//! is for, an identity is given up when it was declared dead, and incarnations put suspicion and
-//! refutation in order. But its probes are numbered by one byte, so old answers of a node that died
-//! could be played back as an answer to a probe of now. So each sender numbers its datagrams and a
-//! receiver takes each number once, in a window as IPsec's (RFC 4303, 3.4.3): [`Window`]. A node
-//! that started anew has no windows, but also another identity, which old datagrams are not for.
+//! **Replays.** SWIM itself handles most old datagrams: each names the exact identity that it is
+//! for, an identity is abandoned when it was declared dead, and incarnations order suspicion and
+//! refutation. But its probes are numbered by one byte, so recorded answers of a dead node could be
+//! replayed as answers to current probes. So each sender numbers its datagrams and a receiver
+//! accepts each number once, in a window like IPsec's (RFC 4303, 3.4.3): [`Window`]. A restarted
+//! node has no windows, but also another identity, for which old datagrams are not valid.
 
 use super::{id::Id, refusal::Reason};
 use crate::{
@@ -39,11 +39,11 @@ use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, time::Instant};
 use subtle::ConstantTimeEq;
 
-/// What the bodies of this version look like.
+/// The format of this version's bodies.
 pub(super) const FORMAT: u8 = 1;
 const MAGIC: &[u8; 5] = b"slotd";
 pub(super) const START_BYTES: usize = 5 + 1 + 1 + 8 + 8;
-/// What SWIM may put into one datagram.
+/// SWIM's budget per datagram.
 pub(super) const GOSSIP_BYTES_MAX: usize =
     limits::PEER_DATAGRAM_BYTES_MAX - START_BYTES - TAG_BYTES;
 const REFUSAL_BYTES_MIN: usize = START_BYTES + 8 + 8 + 1 + TAG_BYTES;
@@ -60,7 +60,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     pub cluster: String,
-    /// The newest version of this protocol that the node speaks, and the oldest.
+    /// The newest protocol version that the node speaks, and the oldest.
     pub protocol: u16,
     pub protocol_oldest: u16,
     pub ring_scheme: String,
@@ -71,44 +71,43 @@ pub struct Terms {
 pub(super) struct Hello {
     pub terms: Terms,
     pub id: Id,
-    /// It stands by its name: it is in a cluster, or alone, or its rival did not answer. Otherwise
-    /// it is on its way in.
+    /// It keeps its name: it is in a cluster, or alone, or its rival did not answer. Otherwise it
+    /// is joining.
     pub settled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Welcome {
-    /// The number of the hello that this answers; 0 if it answers none.
+    /// The number of the hello that this answers; 0 if none.
     pub to: u64,
     pub id: Id,
-    /// Another process that bears the name of the one that is welcomed, and whether it is believed
-    /// to be alive.
+    /// Another process with the name of the welcomed node, and whether it is believed to be alive.
     pub rival: Option<(Id, bool)>,
-    /// Sent to where the hello came from, which is not where its sender says it is. It only says
-    /// that the hello was heard: another one went to that address.
+    /// Sent to the hello's source address, which is not the advertised one. It only confirms that
+    /// the hello arrived; another one went to the advertised address.
     pub astray: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
-    /// Sender and number of what was refused.
+    /// Sender and number of the refused datagram.
     pub to: (u64, u64),
     pub reason: Reason,
-    /// What the refusing side has instead, where that is no secret.
+    /// The refusing side's own values, where they are not secret.
     pub text: String,
 }
 
-/// What a datagram has shown of its sender: how much it may be answered.
+/// What a datagram proves about its sender, which decides how much it may be answered.
 pub(super) enum Shown {
     /// It has this cluster's key.
     Key,
     /// It has the secret, and its key is that of a cluster of this name.
     InCluster(String),
-    /// Anybody could have sent it.
+    /// Anyone could have sent it.
     Nothing,
 }
 
-/// The clear start.
+/// The unencrypted header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub format: u8,
@@ -134,7 +133,7 @@ impl Start {
     }
 }
 
-/// Makes and checks datagrams. Owns the numbers of this start of the node.
+/// Creates and checks datagrams. Owns the numbers of this start of the node.
 pub(super) struct Sealer {
     secret: Mac,
     join: Mac,
@@ -186,7 +185,7 @@ impl Sealer {
             && opened(&join_key(&self.secret, cluster), hello).is_some_and(|(known, _)| known)
     }
 
-    /// A refusal that is no longer than `room`; none where that is too little.
+    /// A refusal that is no longer than `room`; none if that is too little.
     pub fn refuse(&mut self, refused: &Refused, room: usize, shown: &Shown) -> Option<Vec<u8>> {
         let room = room.checked_sub(REFUSAL_BYTES_MIN)?.min(limits::REFUSAL_TEXT_BYTES_MAX);
         let text = refused.text.get(..refused.text.floor_char_boundary(room))?;
@@ -240,13 +239,13 @@ impl Refused {
         let (to, rest) = body.split_at_checked(16)?;
         let (code, text) = rest.split_first()?;
         let text = text.get(..text.len().min(limits::REFUSAL_TEXT_BYTES_MAX))?;
-        // It goes into a log line, and may come from anybody.
+        // It goes into a log line, and may come from anyone.
         let text = String::from_utf8_lossy(text).replace(|c: char| !matches!(c, ' '..='~'), "?");
         Some(Self { to: (number(&to[..8]), number(&to[8..])), reason: Reason::of(*code)?, text })
     }
 }
 
-/// Decodes a body, all of it.
+/// Decodes a complete body.
 pub(super) fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Some(value),
@@ -254,11 +253,11 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     }
 }
 
-/// Takes each number of one sender once. Numbers that are 128 and more behind the highest are old.
+/// Accepts each number of one sender once. Numbers that are 128 or more below the highest are old.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     highest: u64,
-    /// Bit n: `highest - n` was seen.
+    /// Bit n: `highest - n` was received.
     seen: u128,
 }
 
@@ -280,7 +279,7 @@ impl Window {
     }
 }
 
-/// The windows of all senders that were heard lately.
+/// The windows of all recent senders.
 #[derive(Default)]
 pub(super) struct Windows {
     by_sender: HashMap<u64, (Window, Instant)>,
@@ -291,7 +290,7 @@ impl Windows {
     pub fn take(&mut self, sender: u64, number: u64, now: Instant) -> bool {
         if self.by_sender.len() >= limits::PEER_WINDOWS_MAX && !self.by_sender.contains_key(&sender)
         {
-            // Only holders of the secret get here: so many starts of nodes are long in the past.
+            // Only holders of the secret get here: this many node starts reach far into the past.
             let mut heard: Vec<_> = self.by_sender.iter().map(|(s, (_, at))| (*at, *s)).collect();
             heard.sort_unstable();
             for (_, sender) in heard.into_iter().take(limits::PEER_WINDOWS_MAX / 2) {
@@ -320,7 +319,8 @@ mod tests {
         }
     }
 
-    /// A bit that can be changed unseen, or a key that fits other terms, lets strangers in.
+    /// A bit that can be changed unnoticed, or a key that fits other terms, lets unauthenticated
+    /// peers in.
     #[test]
     fn only_the_same_secret_and_terms_open_what_was_sealed() {
         let mut sealer = Sealer::new(b"a secret", &terms(), 7);
@@ -348,7 +348,7 @@ mod tests {
         }
     }
 
-    /// A refusal that is longer than what it answers could be aimed at others.
+    /// A refusal longer than the datagram that it answers could be used for amplification.
     #[test]
     fn refusals_are_never_longer_than_what_they_answer() {
         let mut sealer = Sealer::new(b"a secret", &terms(), 7);
@@ -368,8 +368,8 @@ mod tests {
     }
 
     proptest! {
-        /// A number that passes twice is a replay that passes; one near the highest that is refused
-        /// is a datagram lost for nothing.
+        /// A number that is accepted twice is a successful replay; one near the highest that is
+        /// refused is a datagram lost for nothing.
         #[test]
         fn each_number_passes_once(numbers in prop::collection::vec(1u64..400, 0..600)) {
             let mut window = Window::default();

@@ -1,23 +1,24 @@
-//! What is said when a slot's task ended without an answer: it failed, was fenced or is stopping.
+//! The error when a slot's task ended without an answer: it failed, was fenced or is stopping.
 
 use crate::error::{Code, Error};
 
-/// What a slot was asked for.
+/// The purpose of a request to a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To tell something: nothing can have changed by it.
+    /// A read: it can't have changed anything.
     Read,
     Message,
     /// To delete a session.
     Delete,
-    /// What an operator does to a session; the same one is carried out once.
+    /// An operator's change to a session; a repeat is applied once.
     Operation,
-    /// What the node does with the slot, by an order or for all of its sessions; again does no harm.
+    /// A node's operation on the slot, by an order or for all of its sessions; repeating it is
+    /// harmless.
     Step,
 }
 
-/// The slot's task ended before it answered. What was to change something may have been kept: it may
-/// have been in a batch on its way into the log.
+/// The slot's task ended before it answered. A change may have been stored: it may have been in a
+/// batch on its way to the log.
 pub fn gone(asked: Purpose) -> Error {
     let (code, detail) = match asked {
         Purpose::Read => (Code::Unavailable, "the slot stopped before it answered"),
@@ -43,8 +44,8 @@ pub fn gone(asked: Purpose) -> Error {
 mod tests {
     use super::*;
 
-    /// "Not kept" of what was kept has a client do it twice; "perhaps" of a read has it look for
-    /// traces that there are none of.
+    /// "Not stored" for something that was makes a client do it twice; "perhaps" for a read makes
+    /// it look for traces that don't exist.
     #[test]
     fn only_what_changes_something_may_have_been_kept() {
         assert_eq!(gone(Purpose::Read).code, Code::Unavailable);

@@ -1,4 +1,4 @@
-//! Events of a session as they reach a subscriber: what is there already, then the live end.
+//! A session's events for a subscriber: first the stored ones, then the live end.
 
 use crate::{
     buffers::{self, Charge, Held, Kind},
@@ -23,7 +23,7 @@ pub struct Published {
     pub events: Arc<[Event]>,
 }
 
-/// One step of a subscription: first what is already there (a page at a time), then the live end.
+/// One step of a subscription: first the stored events (a page at a time), then the live end.
 pub struct Subscribed {
     /// Messages after the cursor's `seq`, in order; those without events are included.
     pub backlog: Vec<Published>,
@@ -31,7 +31,7 @@ pub struct Subscribed {
     pub live: Option<LiveReceiver>,
     /// Of the session, [`Incarnation::NONE`] if there is none yet; `None` as in [`super::Sent`].
     pub incarnation: Option<Incarnation>,
-    /// What the backlog takes.
+    /// Memory of the backlog.
     pub held: Held,
 }
 
@@ -41,8 +41,8 @@ impl Published {
     }
 }
 
-/// Charges a backlog. Where connections hold all that they may, a small one is taken all the same:
-/// a subscriber that reads must be able to go on.
+/// Charges a backlog. When the budget is exhausted, a small one is accepted all the same: a
+/// subscriber that reads must be able to continue.
 ///
 /// # Errors
 /// `buffers-full`.
@@ -62,34 +62,34 @@ pub struct LiveSender {
     queue: Arc<Queue>,
 }
 
-/// The subscriber's end of a live subscription. When it closes, either the subscriber was too
-/// slow ([`LiveReceiver::lagged`]) or the slot stopped: then it subscribes again after the last
-/// it saw.
+/// The subscriber's end of a live subscription. When it closes, either the subscriber was too slow
+/// ([`LiveReceiver::lagged`]) or the slot stopped: it then subscribes again after the last event it
+/// saw.
 #[derive(Debug)]
 pub struct LiveReceiver {
     channel: mpsc::Receiver<Queued>,
     queue: Arc<Queue>,
 }
 
-/// What both ends know of what waits between them.
+/// The queue's state, shared by both ends.
 #[derive(Debug, Default)]
 struct Queue {
     bytes: AtomicUsize,
     lagged: AtomicBool,
 }
 
-/// An item as it waits. Its memory is charged once for all queues that have it.
+/// A queued item. Its memory is charged once for all queues that have it.
 #[derive(Clone, Debug)]
 pub struct Queued {
     live: Live,
     bytes: usize,
-    /// There was room for it among what connections hold.
+    /// It fitted into the connections' budget.
     fits: bool,
     held: Held,
 }
 
 impl Queued {
-    /// For so many subscribers. What they hold is charged at once, and gone when none has it.
+    /// For this many subscribers. Their memory is charged at once, and released when none holds it.
     pub(crate) fn new(live: Live, subscribers: usize) -> Self {
         let bytes = live.bytes();
         let mut charge = Charge::new(buffers::shared().clone(), Kind::Events);
@@ -110,17 +110,18 @@ pub fn live_channel() -> (LiveSender, LiveReceiver) {
 }
 
 impl LiveSender {
-    /// Gives an item to the subscriber without waiting. `false`: it is gone or too slow, drop the
+    /// Passes an item to the subscriber without waiting. `false`: it is gone or too slow, drop the
     /// sender (`subscribers.retain(|s| s.offer(..))`).
     pub fn offer(&self, item: Live) -> bool {
         self.offer_queued(Queued::new(item, 1))
     }
-    /// As [`LiveSender::offer`], for an item that others get, too.
+    /// As [`LiveSender::offer`], for an item that others get too.
     pub(crate) fn offer_queued(&self, item: Queued) -> bool {
         let Queue { bytes: waiting, lagged } = &*self.queue;
         let bytes = item.bytes;
         let before = waiting.fetch_add(bytes, Ordering::Relaxed);
-        // The first is taken, however large. Where memory is short, those go that have most of it.
+        // The first is accepted, however large. If memory is short, subscribers that hold most of
+        // it are closed.
         let over = before > 0 && before + bytes > limits::SUBSCRIBER_BYTES_MAX;
         let too_much = over || (!item.fits && before > limits::SUBSCRIBER_BYTES_FREE);
         let sent = match too_much {
@@ -136,19 +137,19 @@ impl LiveSender {
         }
         sent.is_ok()
     }
-    /// Tells the subscriber that it was too slow, where that is known elsewhere.
+    /// Tells the subscriber that it was too slow, when this is detected elsewhere.
     pub(crate) fn lag(&self) {
         self.queue.lagged.store(true, Ordering::Release);
     }
-    /// The subscriber went away.
+    /// The subscriber is gone.
     pub fn is_closed(&self) -> bool {
         self.channel.is_closed()
     }
 }
 
 impl LiveReceiver {
-    /// The next item; `None` when the slot gave this subscriber up. Loses nothing when dropped
-    /// before it resolves.
+    /// The next item; `None` if the slot closed this subscription. Cancel-safe: loses nothing if
+    /// dropped before it resolves.
     pub async fn recv(&mut self) -> Option<Live> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
@@ -159,7 +160,7 @@ impl LiveReceiver {
     ) -> std::task::Poll<Option<Live>> {
         self.poll_queued(cx).map(|item| item.map(|item| item.live))
     }
-    /// As [`LiveReceiver::recv`], with what the item takes, for as long as it is there.
+    /// As [`LiveReceiver::recv`], with the item's memory charge, held as long as the item.
     pub(crate) async fn recv_held(&mut self) -> Option<(Live, Held)> {
         let item = std::future::poll_fn(|cx| self.poll_queued(cx)).await?;
         Some((item.live, item.held))
@@ -171,7 +172,7 @@ impl LiveReceiver {
             Some(item)
         })
     }
-    /// Whether it was given up because it was too slow.
+    /// Whether it was closed because it was too slow.
     pub fn lagged(&self) -> bool {
         self.queue.lagged.load(Ordering::Acquire)
     }

@@ -1,4 +1,4 @@
-//! What a slot is asked and what it answers, as the gateway, the router, links and slots pass it on.
+//! Requests to slots and their answers, as the gateway, the router, links and slots pass them on.
 
 mod gone;
 mod live;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::sync::oneshot;
 
-/// A message as the gateway made it; sizes and names are checked by then.
+/// A message from the gateway, with sizes and names already checked.
 #[derive(Clone, Debug)]
 pub struct Incoming {
     /// The idempotency key.
@@ -31,16 +31,16 @@ pub struct Incoming {
     pub body: Bytes,
 }
 
-/// What a sender is told once its message is durable.
+/// The result for a sender once its message is durable.
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub seq: u64,
-    /// Of the session; `None`: its node is of a version that does not say.
+    /// Of the session; `None`: its node runs a version that does not send it.
     pub incarnation: Option<Incarnation>,
     pub slot: SlotId,
     /// The plugin's label, `<version>+<short digest>`.
     pub plugin: Arc<str>,
-    /// The reply of the first time is given again.
+    /// The first reply is returned again.
     pub replayed: bool,
     pub content_type: String,
     pub body: Bytes,
@@ -60,7 +60,7 @@ pub struct Answer {
 /// A message that is in its slot's mailbox; resolves when it is durable, or failed.
 pub struct Pending {
     way: Way,
-    /// Whose failures are counted.
+    /// The service whose failures are counted.
     service: Option<ServiceName>,
 }
 
@@ -78,7 +78,7 @@ impl Pending {
     pub(crate) fn on_its_way(answer: BoxFuture<'static, Result<Sent, Error>>) -> Self {
         Self { way: Way::Around(answer), service: None }
     }
-    /// Counts its failure as one of the service.
+    /// Counts its failure for the service.
     pub(crate) fn counted(self, service: ServiceName) -> Self {
         Self { service: Some(service), ..self }
     }
@@ -108,7 +108,7 @@ impl Future for Pending {
 pub enum Consistency {
     #[default]
     Current,
-    /// What the node that answers has, at once: it may be stale.
+    /// The answering node's current state, at once: it may be stale.
     Local,
 }
 

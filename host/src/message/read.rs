@@ -1,4 +1,4 @@
-//! What is read of sessions and slots.
+//! Reads of sessions and slots.
 
 use crate::{
     buffers::{self, Charge, Held, Kind},
@@ -21,17 +21,17 @@ pub enum Range {
     Tail { limit: usize },
 }
 
-/// Who reads a page. What it takes is charged to what connections hold as long as it is there.
+/// Who reads a page. Its memory is charged to the connections' budget while it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadBy {
-    /// Refused where connections hold all that they may.
+    /// Refused when the budget is exhausted.
     Client,
-    /// Not to be kept out by what clients hold.
+    /// Not limited by what clients hold.
     Operator,
 }
 
 impl ReadBy {
-    /// Whether a page may be read: before that is done, which costs more than to say no.
+    /// Whether a page may be read: checked before reading, which costs more than refusing.
     ///
     /// # Errors
     /// `buffers-full`.
@@ -41,8 +41,8 @@ impl ReadBy {
             Self::Operator => Ok(()),
         }
     }
-    /// Charges a page of so many bytes, and the answer that is made of it while it is there: as
-    /// base64 that has a third more.
+    /// Charges a page of this many bytes, and the answer made from it while it is held: base64
+    /// needs a third more.
     ///
     /// # Errors
     /// `buffers-full`.
@@ -68,7 +68,7 @@ pub struct History {
     pub incarnation: Option<Incarnation>,
     /// The slot remembers an earlier session of that name.
     pub made_again: bool,
-    /// What the page takes, until it has become an answer.
+    /// Memory of the page, until it has become an answer.
     pub held: Held,
 }
 

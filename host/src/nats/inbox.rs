@@ -1,8 +1,8 @@
 //! Requests and their answers, over one subscription.
 //!
-//! async-nats has such a thing of its own, but forgets no request that is never answered (its
-//! table only grows while the engine is away), and drops an answer that comes after the time-out,
-//! which may be the one that settles an append.
+//! async-nats has its own, but keeps requests that are never answered (its table only grows while
+//! NATS is unavailable), and drops an answer that arrives after the timeout, which may be the one
+//! that settles an append.
 
 use crate::telemetry::metrics::metrics;
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, client::PublishErrorKind};
@@ -27,16 +27,16 @@ use tokio::{
 #[derive(Clone)]
 pub struct Inbox(Arc<Shared>);
 
-/// Who waits, by token.
+/// Waiters by token.
 #[derive(Clone, Default)]
 pub(super) struct Waiters(Arc<Mutex<HashMap<u64, Waiter>>>);
 
 enum Waiter {
-    /// One answer; told at once when the connection is lost.
+    /// One answer; notified at once when the connection is lost.
     One(oneshot::Sender<Message>),
-    /// All that come; those over the channel's bound are dropped.
+    /// Any number; those above the channel's bound are dropped.
     Many(mpsc::Sender<Message>),
-    /// All that come over this connection; its channel closes when the connection is lost.
+    /// Any number over this connection; its channel closes when the connection is lost.
     Page(mpsc::Sender<Message>),
 }
 
@@ -45,7 +45,7 @@ struct Shared {
     prefix: String,
     next: AtomicU64,
     waiters: Waiters,
-    /// The subscription keeps the connection alive: it must end with us.
+    /// The subscription keeps the connection alive: it must end with the inbox.
     dispatcher: JoinHandle<()>,
 }
 
@@ -69,7 +69,7 @@ pub enum NoAnswer {
 }
 
 impl Waiters {
-    /// Tells those whose answers can't come any more.
+    /// Notifies waiters whose answers can't arrive any more.
     pub fn lose(&self) {
         self.0.lock().retain(|_, waiter| matches!(waiter, Waiter::Many(_)));
     }
@@ -123,13 +123,13 @@ impl Inbox {
         Token { inbox: self.clone(), number }
     }
 
-    /// Expects one answer.
+    /// Registers a wait for one answer.
     pub fn one(&self) -> Expected<oneshot::Receiver<Message>> {
         let (sender, answers) = oneshot::channel();
         Expected { token: self.token(Waiter::One(sender)), answers }
     }
 
-    /// Expects up to `count` answers, while this connection stands.
+    /// Registers a wait for up to `count` answers, while this connection lives.
     pub fn page(&self, count: usize) -> Expected<mpsc::Receiver<Message>> {
         let (sender, answers) = mpsc::channel(count.max(1));
         Expected { token: self.token(Waiter::Page(sender)), answers }
@@ -138,7 +138,7 @@ impl Inbox {
     /// Sends a request and waits for its one answer.
     ///
     /// # Errors
-    /// See [`NoAnswer`]. After `Timeout` and `Lost` it may have been carried out all the same.
+    /// See [`NoAnswer`]. After `Timeout` and `Lost` it may have been executed all the same.
     pub async fn request(
         &self,
         subject: impl Into<Subject>,
@@ -160,13 +160,13 @@ impl Inbox {
     }
 }
 
-/// Answers that are waited for. Dropping it forgets them.
+/// Registered waits. Dropping it cancels them.
 pub struct Expected<Answers> {
     pub token: Token,
     pub answers: Answers,
 }
 
-/// The claim to answers: what is published under it is answered here.
+/// The reply subject: answers to what is published under it arrive here.
 pub struct Token {
     inbox: Inbox,
     number: u64,
@@ -174,7 +174,7 @@ pub struct Token {
 
 impl Token {
     /// # Errors
-    /// `TooLarge` (nothing was sent), or `Lost` when the client is closed.
+    /// `TooLarge` (nothing was sent), or `Lost` if the client is closed.
     pub async fn publish(
         &self,
         subject: Subject,
@@ -203,8 +203,8 @@ impl Drop for Token {
 }
 
 impl Expected<oneshot::Receiver<Message>> {
-    /// Goes on to expect up to `count` answers, what came already among them, over whichever
-    /// connection they come.
+    /// Continues with up to `count` answers, including those that arrived already, over any
+    /// connection.
     pub fn many(mut self, count: usize) -> Expected<mpsc::Receiver<Message>> {
         let (sender, answers) = mpsc::channel(count.max(1));
         let Token { inbox, number } = &self.token;

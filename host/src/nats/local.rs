@@ -22,7 +22,7 @@ use tokio::{net::TcpSocket, sync::oneshot};
 
 /// Lines of a server's log that an error shows.
 const LOG_LINES_SHOWN: usize = 12;
-/// How often a server that is about to be ready is asked.
+/// How often a starting server is polled.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What to start.
@@ -30,16 +30,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct LocalOptions {
     /// 1, or 3 as a cluster.
     pub servers: usize,
-    /// Holds a folder for each server: its store, its log, its configuration. What is there from
-    /// an earlier start with as many servers is used again.
+    /// Has a folder for each server: its store, its log, its configuration. Data from an earlier
+    /// start with as many servers is reused.
     pub dir: PathBuf,
-    /// The binary; looked for if it isn't given.
+    /// The binary; searched for if not given.
     pub binary: Option<PathBuf>,
     /// Room for the streams of one server. Nothing is reserved.
     pub store_bytes_max: u64,
-    /// fsync before each acknowledgement. Without it a power loss loses what was acknowledged.
+    /// fsync before each acknowledgement. Without it a power loss loses acknowledged data.
     pub sync_always: bool,
-    /// Further lines of each server's configuration: users, say.
+    /// Further lines of each server's configuration, for example users.
     pub config: String,
 }
 
@@ -69,8 +69,8 @@ struct Server {
     client: SocketAddr,
     monitor: SocketAddr,
     process: Mutex<Option<Process>>,
-    /// Keep the ports ours while the server is down: bound, not listening, and shared with the
-    /// server by SO_REUSEADDR. The kernel gives such a port to nobody else.
+    /// Keep the ports reserved while the server is down: bound, not listening, and shared with the
+    /// server by SO_REUSEADDR. The kernel gives such a port to no other process.
     _reserved: Vec<TcpSocket>,
 }
 
@@ -83,8 +83,8 @@ impl LocalServers {
     /// Starts the servers and waits until they are [ready](Self::ready).
     ///
     /// # Errors
-    /// [`NatsError::Refused`] when there is no nats-server that could be started, or it ends at
-    /// once, with what it said; [`NatsError::Unavailable`] when it isn't ready in time.
+    /// [`NatsError::Refused`] if there is no nats-server that could be started, or it exits at
+    /// once, with its output; [`NatsError::Unavailable`] if it isn't ready in time.
     pub async fn start(options: LocalOptions) -> Result<Self, NatsError> {
         if !matches!(options.servers, 1 | 3) {
             let said = format!("{} local servers; 1 or 3 can be started", options.servers);
@@ -108,7 +108,7 @@ impl LocalServers {
             }
             match this.ready().await {
                 Ok(()) => return Ok(this),
-                // Not seen so far, see `_reserved`; costs nothing to survive.
+                // Not observed so far, see `_reserved`; a retry costs nothing.
                 Err(e)
                     if tries < limits::NATS_LOCAL_TRIES
                         && e.to_string().contains("address already in use") => {}
@@ -117,28 +117,28 @@ impl LocalServers {
         }
     }
 
-    /// Where clients connect, one URL for each server.
+    /// Client addresses, one URL per server.
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(|server| format!("nats://{}", server.client)).collect()
     }
 
-    /// The monitoring ports, one URL for each server.
+    /// The monitoring ports, one URL per server.
     pub fn monitor_urls(&self) -> Vec<String> {
         self.servers.iter().map(|server| format!("http://{}", server.monitor)).collect()
     }
 
-    /// The servers' names, as JetStream names leaders and peers.
+    /// The servers' names, which JetStream uses for leaders and peers.
     pub fn names(&self) -> Vec<&str> {
         self.servers.iter().map(|server| server.name.as_str()).collect()
     }
 
-    /// The processes that run, with the server's index.
+    /// The running processes, with the server's index.
     pub fn pids(&self) -> Vec<(usize, u32)> {
         let pid = |server: &Server| server.process.lock().as_ref().map(|p| p.child.id());
         self.servers.iter().enumerate().filter_map(|(i, s)| Some((i, pid(s)?))).collect()
     }
 
-    /// Starts a server that does not run, on the same ports and store; does not wait for it.
+    /// Starts a stopped server on the same ports and store; does not wait for it.
     ///
     /// # Errors
     /// When the program can't be started.
@@ -158,7 +158,7 @@ impl LocalServers {
         Ok(())
     }
 
-    /// Ends a server by SIGKILL and waits until it is gone.
+    /// Kills a server by SIGKILL and waits until it is gone.
     pub fn kill(&self, index: usize) {
         self.servers[index].kill();
     }
@@ -168,17 +168,17 @@ impl LocalServers {
         self.servers[index].signal(Signal::STOP, true);
     }
 
-    /// Lets a paused server go on.
+    /// Resumes a paused server.
     pub fn resume(&self, index: usize) {
         self.servers[index].signal(Signal::CONT, false);
     }
 
-    /// Waits until every server that runs and is not paused has its streams back and, in a
-    /// cluster, knows a leader of JetStream and of each stream that is one of them, and JetStream's
-    /// leader knows all of them.
+    /// Waits until every server that runs and is not paused has recovered its streams and, in a
+    /// cluster, knows a leader of JetStream and of each of its streams, and JetStream's leader
+    /// knows all of them.
     ///
     /// # Errors
-    /// When one ends, or none of this comes within [`limits::NATS_LOCAL_READY`].
+    /// If one exits, or none of this happens within [`limits::NATS_LOCAL_READY`].
     pub async fn ready(&self) -> Result<(), NatsError> {
         let started = crate::clock::now();
         loop {
@@ -218,7 +218,7 @@ impl LocalServers {
                 if !leads(&meta["leader"]) {
                     return Err("JetStream has no leader".to_owned());
                 }
-                // The leader knows who is there to take streams.
+                // The leader knows which servers are available for streams.
                 let missing = running.iter().find(|other| {
                     let others = meta["replicas"].as_array().into_iter().flatten();
                     let mut others = others.filter(|peer| peer["name"] == other.name.as_str());
@@ -252,7 +252,7 @@ impl Server {
         self.dir.join("nats.conf")
     }
 
-    /// Whether it is there to be asked.
+    /// Whether it can be polled.
     fn runs(&self) -> Result<bool, NatsError> {
         let mut process = self.process.lock();
         let Some(running) = process.as_mut() else { return Ok(false) };
@@ -271,7 +271,7 @@ impl Server {
         if let Some(process) = self.process.lock().as_mut()
             && let Some(pid) = i32::try_from(process.child.id()).ok().and_then(Pid::from_raw)
         {
-            // Of a child that is not waited for: the id can't be another's.
+            // The child has not been waited for: the id can't be another process's.
             let _ = kill_process(pid, signal);
             process.paused = paused;
         }
@@ -323,7 +323,7 @@ fn prepare(options: &LocalOptions, binary: &Path) -> std::io::Result<Vec<Server>
     }
     for (server, route) in servers.iter().zip(&routes) {
         let text = configuration(options, server, *route, &routes, &route_secret);
-        // The secret of the routes is in it.
+        // It contains the secret of the routes.
         let mut open = fs::OpenOptions::new();
         let open = open.create(true).write(true).truncate(true).mode(0o600);
         open.open(server.config())?.write_all(text.as_bytes())?;
@@ -355,7 +355,7 @@ fn configuration(
     if routes.len() > 1 {
         let peers: Vec<_> =
             routes.iter().map(|route| format!("\"nats://slotd:{secret}@{route}\"")).collect();
-        // Clients know all servers; one that is behind a proxy must stay there.
+        // Clients learn of all servers; one that is behind a proxy must stay there.
         let _ = write!(
             out,
             "cluster {{\n  name: slotd-local\n  listen: \"{route}\"\n  no_advertise: true\n  \
@@ -366,7 +366,7 @@ fn configuration(
     out
 }
 
-/// nats-server reads strings as JSON has them.
+/// nats-server parses strings like JSON.
 fn json(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -375,8 +375,8 @@ fn refused(what: &str) -> impl Fn(std::io::Error) -> NatsError {
     move |e| NatsError::Refused(format!("{what}: {e}"))
 }
 
-/// A thread that starts processes. "Dies with the parent" means, to Linux, with the parent's
-/// *thread*, and those of a runtime end while the process lives on.
+/// A thread that starts processes. On Linux "dies with the parent" means the parent's *thread*, and
+/// those of a runtime end while the process lives on.
 #[derive(Clone)]
 struct Keeper(mpsc::Sender<Order>);
 
@@ -388,7 +388,7 @@ impl Keeper {
         crate::thread::start("nats-keeper", move || {
             while let Ok((mut command, reply)) = orders.recv() {
                 if let Err(Ok(mut child)) = reply.send(command.spawn()) {
-                    // Whoever wanted it is gone.
+                    // The requester is gone.
                     let _ = child.kill();
                     let _ = child.wait();
                 }
@@ -398,7 +398,7 @@ impl Keeper {
     }
 
     async fn spawn(&self, mut command: Command) -> std::io::Result<Child> {
-        // A terminal's Ctrl-C is for us: we end them when we are done.
+        // A terminal's Ctrl-C is for us: we stop the servers when we are done.
         command.process_group(0);
         #[cfg(target_os = "linux")]
         // SAFETY: between fork and exec it only makes one system call.

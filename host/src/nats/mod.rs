@@ -31,9 +31,9 @@ use tokio::sync::watch;
 
 #[derive(Clone, Debug)]
 pub struct NatsOptions {
-    /// `nats://host:port`, at least one; `tls://` asks for TLS, checked against the system's
+    /// `nats://host:port`, at least one; `tls://` uses TLS, checked against the system's
     /// certificates (`SSL_CERT_FILE` names others). `user:password@` or `token@` before the host
-    /// says who we are, and is the same for all.
+    /// authenticates, and must be the same for all.
     pub servers: Vec<String>,
     /// A NATS credentials file (JWT and seed).
     pub credentials: Option<PathBuf>,
@@ -52,36 +52,36 @@ pub enum NatsError {
     /// Not reachable, or without a quorum: may work later.
     #[error("{0}")]
     Unavailable(String),
-    /// It answers, and can't be used: too old, set up otherwise, no permission.
+    /// It answers, but can't be used: too old, configured differently, no permission.
     #[error("{0}")]
     Refused(String),
 }
 
-/// A connection with what every user of it needs. Cheap to clone.
+/// A connection with everything that its users need. Cheap to clone.
 #[derive(Clone)]
 pub struct Nats {
     pub client: async_nats::Client,
-    /// For stream set-up, buckets and objects. What is answered under load goes by the inbox.
+    /// For stream setup, buckets and objects. Requests under load go through the inbox.
     pub jetstream: jetstream::Context,
     pub inbox: Inbox,
     pub options: Arc<NatsOptions>,
-    /// Whether the connection stands.
+    /// Whether it is connected.
     pub connected: watch::Receiver<bool>,
-    /// The smallest `max_payload` of all servers that were asked: what fits through any of them.
+    /// The smallest `max_payload` of all servers that answered: it fits through any of them.
     pub max_payload: usize,
-    /// Questions in a row that [`Nats::answers`] had no answer to.
+    /// Consecutive probes of [`Nats::answers`] without an answer.
     silent: Arc<AtomicU32>,
 }
 
 impl Nats {
-    /// The same connection, for slots that are spread over so many streams.
+    /// The same connection, for slots spread over this many streams.
     #[must_use]
     pub fn over_streams(mut self, streams: u16) -> Self {
         Arc::make_mut(&mut self.options).streams = streams;
         self
     }
 
-    /// Connects, and checks that the servers are new enough and have JetStream. Tries again with
+    /// Connects, and checks that the servers are new enough and have JetStream. Retries with
     /// back-off until [`NatsOptions::boot_wait`] has passed.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Nats {
         Self::connect_telling(options, |_| {}).await
     }
 
-    /// As [`Nats::connect`]; `tell` hears why each try failed that is not the last.
+    /// As [`Nats::connect`]; `tell` gets the error of each attempt but the last.
     ///
     /// # Errors
     /// See [`NatsError`].
@@ -126,7 +126,7 @@ impl Nats {
         let waiters = Waiters::default();
         let servers = addresses(options)?;
         let connect = connect_options(options, &servers).await?;
-        // Who we are is in the options: the client shows the addresses when it logs.
+        // The credentials are in the options: the client shows the addresses in its log.
         let servers = bare_addresses(options)?;
         let client = connect
             .event_callback({
@@ -153,7 +153,7 @@ impl Nats {
         Ok(this)
     }
 
-    /// Whether the account has JetStream, with enough servers for the copies that are wanted.
+    /// Whether the account has JetStream, with enough servers for the replicas.
     async fn check(&self) -> Result<(), NatsError> {
         use jetstream::{ErrorCode, context::AccountErrorKind};
         let info = self.client.server_info();
@@ -189,11 +189,11 @@ impl Nats {
     }
 
     /// Whether the servers behind these monitoring URLs (`http://host:8222`) fsync before they
-    /// acknowledge. A client can't see it otherwise.
+    /// acknowledge. A client has no other way to see it.
     ///
     /// # Errors
-    /// [`NatsError::Refused`] when one does not: a power loss would lose acknowledged messages.
-    /// [`NatsError::Unavailable`] when one does not say.
+    /// [`NatsError::Refused`] if one does not: a power loss would lose acknowledged messages.
+    /// [`NatsError::Unavailable`] if one does not answer.
     pub async fn check_sync(monitors: &[String]) -> Result<(), NatsError> {
         for url in monitors {
             let host_port = url.trim_start_matches("http://").trim_end_matches('/');
@@ -211,13 +211,13 @@ impl Nats {
         Ok(())
     }
 
-    /// Whether the servers can do their work for this node now: the one that it is connected to
-    /// reaches the others, and they have a leader. Takes `wait` at most.
+    /// Whether the servers can work for this node now: the one that it is connected to reaches the
+    /// others, and they have a leader. Takes at most `wait`.
     ///
-    /// A server that is cut off from the others keeps its connections: after some questions without
-    /// an answer another one is tried.
+    /// An isolated server keeps its connections: after some probes without an answer the client
+    /// switches to another one.
     pub async fn answers(&self, wait: Duration) -> bool {
-        // Over a connection that does not stand, a question would be kept until it does.
+        // Without a connection, a request would be queued until there is one.
         let connected = *self.connected.borrow();
         let asked = async { connected && self.jetstream.query_account().await.is_ok() };
         if tokio::time::timeout(wait, asked).await.unwrap_or(false) {
@@ -227,15 +227,15 @@ impl Nats {
         let silent = self.silent.fetch_add(1, Ordering::Relaxed) + 1;
         if connected && silent.is_multiple_of(limits::NATS_SILENT_MAX) {
             tracing::warn!("a NATS server is not usable; trying another one");
-            // An error means that the client is closed; then everything fails by itself.
+            // An error means that the client is closed; everything fails by itself then.
             let _ = self.client.force_reconnect().await;
         }
         false
     }
 
-    /// Waits until the connection stands; at once if it does.
+    /// Waits until it is connected; at once if it is.
     pub async fn wait_connected(&self) {
-        // An error means that the client is closed; then everything fails by itself.
+        // An error means that the client is closed; everything fails by itself then.
         let _ = self.connected.clone().wait_for(|connected| *connected).await;
     }
 }
@@ -263,7 +263,7 @@ fn note(event: &Event, waiters: &Waiters, connected: &watch::Sender<bool>) {
 }
 
 /// # Errors
-/// When a credentials file can't be read or the servers' URLs name different users.
+/// If a credentials file can't be read or the servers' URLs name different users.
 async fn connect_options(
     options: &NatsOptions,
     servers: &[ServerAddr],
@@ -274,14 +274,14 @@ async fn connect_options(
         .ping_interval(limits::NATS_PING_INTERVAL)
         .request_timeout(Some(limits::NATS_REQUEST_TIMEOUT))
         .reconnect_delay_callback(reconnect_delay)
-        // All are made here, of names that are checked.
+        // All are built here, from names that are checked.
         .skip_subject_validation(true);
     if let Some(path) = &options.credentials {
         connect = connect.credentials_file(path).await.map_err(|e| {
             NatsError::Refused(format!("NATS credentials file {}: {e}", path.display()))
         })?;
     }
-    // async-nats looks for none of it in the URLs.
+    // async-nats reads none of it from the URLs.
     let mut users = servers.iter().map(|server| (server.username(), server.password()));
     let first = users.next().unwrap_or_default();
     if users.any(|user| user != first) {
@@ -329,7 +329,7 @@ fn address(url: &str) -> Result<ServerAddr, NatsError> {
     url.parse().map_err(|e| NatsError::Refused(format!("nats.servers: {}: {e}", without_user(url))))
 }
 
-/// The servers as logs may show them.
+/// The servers in a form that logs may show.
 fn names(options: &NatsOptions) -> String {
     options.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(", ")
 }
@@ -342,8 +342,8 @@ fn without_user(url: &str) -> String {
     }
 }
 
-/// Before the given try to connect again, the first being 1: exponential, with jitter, so that
-/// the nodes of a cluster do not come back in step.
+/// Delay before the given attempt to reconnect, the first being 1: exponential, with jitter, so
+/// that the nodes of a cluster do not reconnect in step.
 fn reconnect_delay(attempt: usize) -> Duration {
     let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
     let doublings = u32::try_from(doublings).unwrap_or(u32::MAX);

@@ -8,11 +8,11 @@ use tokio::{
     time::timeout,
 };
 
-/// The JSON that a server's monitoring port answers to `GET {path}`; `host_port` without scheme.
-/// An answer other than 200 is an error that begins with its status.
+/// The JSON answer of a server's monitoring port to `GET {path}`; `host_port` without scheme. A
+/// status other than 200 is an error that begins with the status.
 ///
 /// # Errors
-/// In words, when there is no answer within [`limits::NATS_MONITOR_TIMEOUT`] or not such a one.
+/// A sentence, if there is no valid answer within [`limits::NATS_MONITOR_TIMEOUT`].
 pub async fn get(host_port: &str, path: &str) -> Result<Value, String> {
     let answer = timeout(limits::NATS_MONITOR_TIMEOUT, fetch(host_port, path)).await;
     let answer = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;

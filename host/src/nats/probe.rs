@@ -13,11 +13,11 @@ use tokio::{
     time::timeout,
 };
 
-/// Asks all servers, and gives the smallest `max_payload` of those that answer. A server that does
-/// not answer is left to the connection, which needs only one of them.
+/// Probes all servers, and returns the smallest `max_payload` of those that answer. A server that
+/// does not answer is left to the connection, which needs only one of them.
 ///
 /// # Errors
-/// [`NatsError::Refused`] when one is too old, [`NatsError::Unavailable`] when none answers.
+/// [`NatsError::Refused`] if one is too old, [`NatsError::Unavailable`] if none answers.
 pub(super) async fn servers(options: &NatsOptions) -> Result<usize, NatsError> {
     let servers = addresses(options)?;
     let mut max_payload = None;

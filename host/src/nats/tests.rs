@@ -27,7 +27,7 @@ async fn refused(options: NatsOptions) -> String {
     }
 }
 
-/// Servers that take several writers for one append must not be used, whatever else they can do.
+/// Servers that accept several writers for one append must not be used, whatever else they can do.
 #[tokio::test]
 async fn old_servers_are_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -43,7 +43,7 @@ async fn old_servers_are_refused() {
     server.await.unwrap();
 }
 
-/// A start before the servers' is the usual case in a cluster; one that never ends hides a typo.
+/// In a cluster a node often starts before the servers; an endless wait hides a typing error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_waits_for_the_servers_and_no_longer_than_it_may() {
     let dir = tempfile::tempdir().unwrap();
@@ -61,7 +61,8 @@ async fn a_start_waits_for_the_servers_and_no_longer_than_it_may() {
     let nats = waiting.await.unwrap().unwrap();
     assert_eq!(nats.max_payload, limits::NATS_LOCAL_PAYLOAD_BYTES);
 
-    // It goes and comes back: seen, and nothing that was asked meanwhile is kept for ever.
+    // It disconnects and reconnects: this is noticed, and requests meanwhile are not queued
+    // forever.
     let mut connected = nats.connected.clone();
     assert!(*connected.borrow());
     servers.kill(0);
@@ -76,8 +77,8 @@ async fn a_start_waits_for_the_servers_and_no_longer_than_it_may() {
     assert_eq!(asked.err(), Some(inbox::NoAnswer::NoResponders));
 }
 
-/// Users are told apart by the server; slotd must say who it is, and say so when it is let in
-/// nowhere.
+/// The server distinguishes users; slotd must authenticate, and report when it is refused
+/// everywhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_are_taken_from_the_url() {
     let dir = tempfile::tempdir().unwrap();
@@ -111,7 +112,8 @@ async fn a_token_is_taken_from_the_url() {
     refused(with("")).await;
 }
 
-/// What can't hold what it acknowledges must be said at the start, not after the power loss.
+/// Servers that can't keep what they acknowledge must be reported at the start, not after the power
+/// loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_acknowledge_before_they_sync_are_found() {
     let (lazy, eager) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -126,12 +128,12 @@ async fn servers_that_acknowledge_before_they_sync_are_found() {
     assert!(said.to_string().contains("sync_interval: always"), "{said}");
     let nobody = Nats::check_sync(&["http://127.0.0.1:1".into()]).await.unwrap_err();
     assert!(matches!(nobody, NatsError::Unavailable(_)), "{nobody}");
-    // And three copies on one server are none.
+    // And three replicas on one server are none.
     let said = refused(NatsOptions { replicas: 3, ..options(eager.urls()) }).await;
     assert!(said.contains("nats.replicas"), "{said}");
 }
 
-/// Names become parts of subjects; a dot or a star in one would be another cluster's.
+/// Names become parts of subjects; a dot or a star in one would match another cluster's.
 #[tokio::test]
 async fn options_that_make_no_sense_are_refused() {
     let good = || options(vec!["nats://127.0.0.1:1".into()]);
@@ -152,7 +154,7 @@ async fn options_that_make_no_sense_are_refused() {
     assert!(said.contains("/nowhere/slotd.creds"), "{said}");
 }
 
-/// Nodes that lost a server together must not come back in step, nor ever give up.
+/// Nodes that lost a server together must not reconnect in step, nor ever give up.
 #[test]
 fn reconnects_back_off_within_bounds() {
     assert_eq!(reconnect_delay(0), Duration::ZERO);

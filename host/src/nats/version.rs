@@ -1,18 +1,18 @@
-//! Versions of nats-server, and which of them are good enough.
+//! Versions of nats-server, and the minimum one.
 
 use std::fmt;
 
-/// A server's version; what follows the three numbers (`-beta.1`) is not looked at.
+/// A server's version; a suffix (`-beta.1`) is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
 
 /// Older servers accepted several writers with the same expectation: two owners of one slot.
 pub const REFUSED_BELOW: Version = Version(2, 10, 25);
-/// What slotd is tested with has more than this; older servers are warned of, and not started.
+/// The tested versions are newer than this; older servers get a warning, and are not started.
 pub const WARNED_BELOW: Version = Version(2, 11, 0);
 
 impl Version {
-    /// Reads `2.15.1`, `v2.15.1-RC.1` and the like.
+    /// Parses `2.15.1`, `v2.15.1-RC.1` and similar.
     pub fn parse(text: &str) -> Option<Self> {
         let numbers = text.trim().trim_start_matches('v');
         let numbers = numbers.split(['-', '+', ' ']).next()?;
@@ -36,7 +36,7 @@ impl fmt::Display for Version {
 mod tests {
     use super::*;
 
-    /// A version that is compared as text calls 2.9 newer than 2.10, and lets two owners in.
+    /// Compared as text, 2.9 would be newer than 2.10, which allows two owners.
     #[test]
     fn versions_are_read_and_compared_as_numbers() {
         assert_eq!(Version::parse("v2.15.1\n"), Some(Version(2, 15, 1)));

@@ -1,14 +1,14 @@
 //! Removes unneeded components from the disk.
 //!
-//! A deployment's record stays for good; its component is needed as long as it is current, a
-//! rollback may go back to it, a slot runs it, or a session has its state's shape: such a session
-//! is migrated at its next message, and runs on that component if it refuses. The last is found by
-//! a look over the heads of the sessions that are stored, which is taken only when there is
-//! something to gain, in pages, off the threads that serve. What slots hold in memory and have not
-//! flushed is seconds old. So whatever is unneeded at two looks in a row, an hour apart, goes.
+//! A deployment's record stays permanently. Its component is needed while it is current, a rollback
+//! may return to it, a slot runs it, or a session's state has its format: such a session is
+//! migrated at its next message, and runs on that component if it refuses. The last case is found
+//! by a scan over the heads of stored sessions, which runs only if something could be removed, in
+//! pages, off the serving threads. Unflushed data of slots is seconds old. So a component that is
+//! unneeded in two scans in a row, an hour apart, is removed.
 //!
-//! In a cluster the engine keeps every component, because no node knows the sessions of all. What a
-//! node has of them is a copy, and is fetched again when it is missing.
+//! In a cluster JetStream keeps every component, because no node knows all sessions. A node's
+//! components are copies, and a missing one is fetched again.
 
 use super::*;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 use std::collections::HashSet;
 
-/// Looks for what is unneeded, and removes it, until the node ends.
+/// Finds what is unneeded and removes it, until the node ends.
 pub(super) async fn tidy(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
     let mut suspects = HashSet::new();
     loop {
@@ -37,11 +37,11 @@ pub(super) async fn tidy(node: std::sync::Weak<Node>, mut stopping: watch::Recei
 }
 
 impl Node {
-    /// Removes what is unneeded and was so at the call before (what it gave is what to give), and
-    /// compiled code that was not used for long. Components that any session may still run on stay.
+    /// Removes what is unneeded now and was at the previous call (whose result is the argument),
+    /// and compiled code that was not used for long. Components that a session may still need stay.
     ///
     /// # Errors
-    /// The disk, or the store.
+    /// Errors of the disk or the store.
     pub async fn remove_unneeded_components(
         &self,
         suspects: HashSet<Digest>,
@@ -49,7 +49,8 @@ impl Node {
         let failed = |e: &dyn std::fmt::Display| {
             Error::new(Code::StorageUnavailable, format!("looking for unneeded components: {e}"))
         };
-        // Sessions that are not flushed for want of room may name what the disk does not.
+        // Sessions that can't be flushed for lack of room may refer to deployments that the disk
+        // does not.
         if !matches!(&*self.health.borrow(), Health::Ready) || !self.context.store.is_writable() {
             return Ok(HashSet::new());
         }
@@ -85,7 +86,7 @@ impl Node {
     }
 }
 
-/// What runs, and what a rollback goes back to.
+/// The current deployments, and those that a rollback goes back to.
 fn of_catalogue(services: &[Arc<Service>]) -> Needed {
     let mut needed = Needed::default();
     for service in services {
@@ -94,14 +95,14 @@ fn of_catalogue(services: &[Arc<Service>]) -> Needed {
         };
         add(&[service.current], &mut needed.components);
         add(&service.previous, &mut needed.components);
-        // The code of the one before: a rollback should be quick.
+        // The previous one's code: a rollback should be fast.
         add(&[service.current], &mut needed.compiled);
         add(service.previous.last().map_or(&[], std::slice::from_ref), &mut needed.compiled);
     }
     needed
 }
 
-/// What slots run, and sessions have the shape of, as far as it is stored.
+/// The deployments that slots run and sessions' state has the format of, as far as stored.
 fn of_sessions(
     store: &dyn crate::state::StateStore,
     slots: u16,

@@ -1,7 +1,7 @@
 //! The node's part in the feature level ([`crate::level`]): who can read what, and when it is raised.
 //!
-//! It is raised by an operator, or by itself once everything that has to read it could for
-//! `level_wait`: until then every node can go back to the version before.
+//! An operator raises it, or it rises automatically once every reader could read it for
+//! `level_wait`: until then every node can be downgraded.
 
 use super::Node;
 use crate::{
@@ -17,7 +17,7 @@ use std::{collections::HashMap, sync::Weak, time::Instant};
 use tokio::sync::watch;
 
 impl Node {
-    /// The level in force, and what each node can read.
+    /// The current level, and what each node can read.
     pub fn level(&self) -> LevelInfo {
         let level = self.context.level.get();
         let nodes = self.readers();
@@ -40,12 +40,12 @@ impl Node {
         reads.collect()
     }
 
-    /// Raises the level for good, by default to the next one.
+    /// Raises the level permanently, by default to the next one.
     ///
     /// # Errors
-    /// `request-invalid`: there is no such level, or the node knows of none; `level-unreadable`: some
-    /// nodes can't read it; `unavailable`: slots move, or are with nodes that this one does not see;
-    /// `storage-unavailable`, `outcome-unknown`: it can't be written.
+    /// `request-invalid`: there is no such level, or the node does not know it; `level-unreadable`:
+    /// some nodes can't read it; `unavailable`: slots are moving, or are owned by nodes that this
+    /// one does not see; `storage-unavailable`, `outcome-unknown`: it can't be written.
     pub async fn raise_level(&self, to: Option<Level>) -> Result<LevelInfo, Error> {
         let level = self.context.level.get();
         let to = to.or_else(|| next(level)).unwrap_or(level);
@@ -102,7 +102,7 @@ impl Node {
     }
 }
 
-/// Who can't read a level.
+/// Nodes that can't read a level.
 fn short_of(level: Level, readers: &[LevelOf]) -> impl Iterator<Item = &LevelOf> {
     readers.iter().filter(move |reader| reader.reads < level)
 }
@@ -112,25 +112,25 @@ fn next(level: Level) -> Option<Level> {
     (level < level::NEWEST).then_some(level + 1)
 }
 
-/// What a node of a cluster does about the level beside raising it.
+/// What a cluster node does about the level besides raising it.
 pub struct LevelDuties {
-    /// What this process has said of itself.
+    /// Reads what this process has published about itself.
     pub reader: Reader,
-    /// Has a process told to end that can't read the level.
+    /// Orders a process that can't read the level to exit.
     pub expel: Box<dyn Fn(u128) + Send + Sync>,
 }
 
-/// What [`keep`] remembers from one look to the next.
+/// What [`keep`] remembers between two checks.
 #[derive(Default)]
 struct Seen {
     /// Since when the level could be raised.
     able_since: Option<Instant>,
-    /// Since when each member has seemed too old; what is known of a newcomer may be behind.
+    /// Since when each member has seemed too old; information on a new member may be outdated.
     doubted: HashMap<u128, Instant>,
 }
 
-/// Raises the level by itself, ends the node when the level is too new for it, and has processes told
-/// to end that can't read it.
+/// Raises the level automatically, ends the node when the level is too new for it, and orders
+/// processes that can't read it to exit.
 pub(super) async fn keep(
     node: Weak<Node>,
     duties: Option<LevelDuties>,
@@ -150,7 +150,7 @@ pub(super) async fn keep(
             node.fatal.send_replace(Some(registry::too_old(level)));
             return;
         }
-        // It may wait for the engine.
+        // It may wait for JetStream.
         tokio::select! {
             _ = stopping.wait_for(|stopping| *stopping) => return,
             () = node.look_at_level(level, duties.as_ref(), &mut seen) => {}
@@ -161,7 +161,7 @@ pub(super) async fn keep(
 impl Node {
     async fn look_at_level(&self, level: Level, duties: Option<&LevelDuties>, seen: &mut Seen) {
         if let Some((duties, registry)) = duties.zip(self.registry.as_ref()) {
-            // Another process of this name may have written over it before it was refused.
+            // Another process of this name may have overwritten it before it was refused.
             if !registry.knows(&duties.reader)
                 && let Err(error) = registry.introduce(&duties.reader).await
             {
@@ -174,7 +174,7 @@ impl Node {
         let since = able.then(|| seen.able_since.unwrap_or_else(crate::clock::now));
         seen.able_since = since;
         if since.is_some_and(|since| since.elapsed() >= self.options.level_wait)
-            // Another node may have been first, which is as good.
+            // Another node may have been first, which is fine.
             && let Err(error) = self.raise_level(None).await
             && repeats::admit("the feature level was not raised", "levels")
         {
@@ -182,7 +182,8 @@ impl Node {
         }
     }
 
-    /// Members that can't read the level, which were away when it was raised or joined in that moment.
+    /// Members that can't read the level, because they were away when it was raised or joined at
+    /// that moment.
     async fn expel_old(
         &self,
         level: Level,

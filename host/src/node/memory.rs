@@ -1,10 +1,9 @@
-//! The node's memory of instances in total: dropping idle ones when memory is short, and the
-//! numbers for operators.
+//! The node's total memory of instances: dropping idle ones when memory is short, and the numbers
+//! for operators.
 
 use super::*;
 
-/// Drops the instances that were used least recently whenever a call waits for memory, until none
-/// does.
+/// Drops the least recently used instances whenever a call waits for memory, until none does.
 pub(super) async fn shed_instances(plugins: Arc<PluginHost>, mut stopping: watch::Receiver<bool>) {
     let budget = plugins.budget().clone();
     loop {
@@ -19,14 +18,14 @@ pub(super) async fn shed_instances(plugins: Arc<PluginHost>, mut stopping: watch
         };
         let shed = crate::task::blocking(shed).await.unwrap_or(0);
         if shed == 0 {
-            // All are in calls, which give theirs up when they end.
+            // All are in calls, which release theirs when they end.
             tokio::time::sleep(limits::SHED_INTERVAL).await;
         }
     }
 }
 
 impl Node {
-    /// What a service's instances hold on this node.
+    /// Memory of a service's instances on this node.
     pub(super) fn service_memory(&self, service: &ServiceName) -> ServiceMemory {
         let usage = self.context.plugins.budget().service(service);
         let plugin = self.current.lock().get(service).cloned();

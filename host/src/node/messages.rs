@@ -12,8 +12,8 @@ fn counted<T>(service: &ServiceName, result: Result<T, Error>) -> Result<T, Erro
 }
 
 impl Node {
-    /// Puts a message into its slot's mailbox (starting the slot if need be). The order of calls
-    /// by one task is the order of the messages.
+    /// Puts a message into its slot's mailbox, starting the slot if necessary. Messages of one task
+    /// are applied in the order of its calls.
     ///
     /// # Errors
     /// `mailbox-full`, `unavailable`, `service-not-found`.
@@ -30,7 +30,7 @@ impl Node {
         if let Some(cluster) = &self.cluster {
             return cluster.forwarder.enqueue(key, message).await;
         }
-        // Its handler may run right here: a socket that has many frames lets others run between.
+        // Its handler may run right here: a socket with many frames yields to others in between.
         tokio::task::consume_budget().await;
         let (reply, pending) = oneshot::channel();
         let mail = Message { key: key.clone(), message }.mail(reply);
@@ -53,10 +53,10 @@ impl Node {
         counted(&key.service, sent)
     }
 
-    /// Carries out an operation for a client: here, or in a cluster wherever its slot is.
+    /// Performs an operation for a client: here, or in a cluster on the slot's owner.
     ///
     /// # Errors
-    /// What the slot says, or why it could not be asked.
+    /// The slot's error, or why the slot could not be reached.
     pub async fn call<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
         let service = operation.service().cloned();
         let answer = self.ask(operation).await.and_then(O::accept);
@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Sessions of a service over all slots, in order of their ids.
+    /// A service's sessions over all slots, in order of their ids.
     pub async fn sessions(
         &self,
         service: &ServiceName,
@@ -87,7 +87,7 @@ impl Node {
         self.list(service, "", after, limit, true).await
     }
 
-    /// As [`Node::call`], for who is no client.
+    /// As [`Node::call`], for internal callers.
     pub(super) async fn ask<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
         if let Some(cluster) = &self.cluster {
             return cluster.forwarder.call(operation).await;
@@ -98,7 +98,7 @@ impl Node {
         answer.await.unwrap_or_else(|_| Err(gone(O::PURPOSE)))
     }
 
-    /// Merges the slots' listings: a heap over one small page a slot, refilled as it is used up.
+    /// Merges the slots' listings: a heap over one small page per slot, refilled as it is used up.
     async fn list(
         &self,
         service: &ServiceName,
@@ -140,7 +140,7 @@ impl Node {
         Ok(listed)
     }
 
-    /// A running slot answers for itself; of one that does not run the store has everything.
+    /// A running slot answers itself; for one that does not run the store has everything.
     async fn list_slot(
         &self,
         slot: SlotId,
@@ -150,7 +150,8 @@ impl Node {
         limit: usize,
         pinned: bool,
     ) -> Result<Vec<SessionInfo>, Error> {
-        // What a removed service left is not the one's that has its name now: the slot knows.
+        // Sessions left by a removed service do not belong to the current one of that name: the
+        // slot knows.
         let since = self.context.catalogue.get(service).map_or(0, |known| known.since);
         if !self.router.rests(slot)?
             || (since > 0 && self.may_have_sessions(service, slot, since)?)

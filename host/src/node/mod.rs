@@ -1,8 +1,8 @@
 //! A node: everything that one process runs, and the calls that the gateway and the CLI make.
 
 mod components;
-mod house;
 mod level;
+mod maintenance;
 mod memory;
 mod messages;
 mod operate;
@@ -40,7 +40,7 @@ use crate::{
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
         Teller,
-        control::{Ask, Told},
+        control::{ControlRequest, ControlResponse},
     },
     database::Health,
     error::{Code, Error},
@@ -87,24 +87,24 @@ pub struct Node {
     options: NodeOptions,
     router: Arc<Router>,
     context: Arc<SlotContext>,
-    /// What the ring proposes for the view that the node has.
+    /// What the ring proposes for the node's current view.
     table: ring::Table,
     /// The latest swap of each service.
     swaps: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     past_swaps: Arc<PastSwaps>,
-    /// Of services that were removed, here or by another node.
+    /// Removals of services, by this or another node.
     purges: Mutex<HashMap<ServiceName, Arc<Purge>>>,
-    /// Slots that missed their service's latest swap, and are on their way.
+    /// Slots that missed their service's latest swap and are catching up.
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
-    /// Keeps what is current compiled, also while no slot has an instance of it.
+    /// Keeps current deployments compiled, even while no slot has an instance of them.
     current: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Turns,
     stopping: watch::Sender<bool>,
     health: watch::Receiver<Health>,
-    /// Why the node must end, once it must.
+    /// Why the node must end, if it must.
     fatal: watch::Sender<Option<String>>,
-    /// A peer, or an operator, asks this node to give everything away and end.
+    /// A peer, or an operator, requests that this node hand over everything and end.
     drained: watch::Sender<bool>,
     /// Set once, at start, on a node of a cluster.
     cluster: Option<Arc<Cluster>>,
@@ -118,9 +118,9 @@ pub struct NodeOptions {
     pub name: String,
     pub slot_count: u16,
     pub mailbox_messages: usize,
-    /// A slot without use for this long stops.
+    /// A slot that was unused for this long stops.
     pub slot_idle: Duration,
-    /// An instance without use for this long is dropped.
+    /// An instance that was unused for this long is dropped.
     pub instance_idle: Duration,
     /// Memory for cached sessions over all slots.
     pub session_cache_bytes: usize,
@@ -130,33 +130,33 @@ pub struct NodeOptions {
     pub resettable: bool,
 }
 
-/// What a node stands on: opened before, so that a node starts complete or not at all.
+/// A node's dependencies, opened before, so that a node starts completely or not at all.
 pub struct Foundation {
     pub data_dir: Arc<DataDir>,
     pub plugins: Arc<PluginHost>,
-    /// What a node of a cluster shares with the others.
+    /// What a cluster node shares with the others.
     pub shared: Option<Shared>,
 }
 
-/// What a node of a cluster stands on beside its own disk.
+/// A cluster node's dependencies besides its own disk.
 pub struct Shared {
     pub log: Arc<dyn SlotLog>,
     pub snapshots: Arc<Snapshots>,
     pub catalogue: Arc<Catalogue>,
     pub peers: Arc<dyn Peers>,
-    /// Answers the peers once the node is there.
+    /// Answers peers once the node exists.
     pub handler: Arc<LateHandler>,
     pub members: watch::Receiver<Arc<Members>>,
-    /// `None` only where tests do without.
+    /// `None` only in tests.
     pub registry: Option<Registry>,
     pub placement: watch::Receiver<Arc<Placement>>,
-    /// Tells the others that this node gives its slots away.
+    /// Announces that this node hands over its slots.
     pub leave: Box<dyn Fn() + Send + Sync>,
-    /// `None` only where tests do without.
+    /// `None` only in tests.
     pub level: Option<LevelDuties>,
-    /// Tells the others that this node can't serve, or that it can again.
+    /// Announces that this node can't serve, or that it can again.
     pub say_unfit: Box<SayUnfit>,
-    /// Whether the log engine answers.
+    /// Whether JetStream answers.
     pub engine: Box<EngineProbe>,
     pub change_placement: Box<ChangeAvoid>,
     pub options: ClusterOptions,
@@ -176,12 +176,12 @@ impl CatalogueStore for Arc<DataDir> {
 }
 
 impl Node {
-    /// Starts a node: brings every slot to what its service runs (a swap that a crash cut short
-    /// goes on) and keeps house from then on.
+    /// Starts a node: switches every slot to its service's current deployment (resuming a swap that
+    /// a crash interrupted) and starts the maintenance tasks.
     ///
     /// # Errors
-    /// The stored catalogue does not decode, a component that is current is damaged, or the store
-    /// can't be read.
+    /// The stored catalogue does not decode, a current component is damaged, or the store can't be
+    /// read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
         let Foundation { data_dir, plugins, shared } = foundation;
         let (log, catalogue): (Arc<dyn SlotLog>, _) = match &shared {
@@ -264,8 +264,8 @@ impl Node {
         });
         match (&node.cluster, handler) {
             (Some(cluster), Some(handler)) => handler.set(cluster.clone(), node.clone()),
-            // In a cluster a slot goes over to what is current when it is opened, and follows the
-            // registry from then on.
+            // In a cluster a slot switches to the current deployment when it is opened, and follows
+            // the registry from then on.
             _ => node.resume_swaps()?,
         }
         if let Some(registry) = &node.registry {
@@ -276,7 +276,7 @@ impl Node {
         }
         crate::task::spawn(
             "housekeeping",
-            house::keep_house(Arc::downgrade(&node), node.stopping.subscribe()),
+            maintenance::maintain(Arc::downgrade(&node), node.stopping.subscribe()),
         );
         crate::task::spawn(
             "feature level",
@@ -290,13 +290,12 @@ impl Node {
         crate::task::spawn("instances", memory::shed_instances(plugins, stopping));
         crate::task::spawn(
             "storage",
-            house::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
+            maintenance::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
         );
         Ok(node)
     }
 
-    /// `Ok` when requests can be served, with what is wrong all the same, if anything is; else why
-    /// not.
+    /// `Ok` if requests can be served, with a warning if something is wrong; else the reason.
     ///
     /// # Errors
     /// `unavailable` while the node stops or reaches too few of the others, `storage-unavailable`
@@ -314,7 +313,7 @@ impl Node {
         let linked = linked.map_err(|why| Error::new(Code::Unavailable, why))?;
         match &*self.health.borrow() {
             Health::Ready => Ok(linked),
-            // Messages get their own answer; reads go on, for which nobody else could be asked.
+            // Messages get their own errors; reads continue, as no other node could answer them.
             Health::Full(why) if self.cluster.is_none() => Ok(Some(why.clone())),
             Health::Full(why) | Health::Failed(why) | Health::Corrupt(why) => {
                 Err(Error::new(Code::StorageUnavailable, why.clone()))
@@ -331,7 +330,7 @@ impl Node {
         }
     }
 
-    /// The node's part in its cluster; `None` on a node that stands alone.
+    /// The node's part in its cluster; `None` on a standalone node.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
     }
@@ -344,7 +343,7 @@ impl Node {
         self.router.slot_count()
     }
 
-    /// What `/metrics` shows of the slots.
+    /// Slot metrics for `/metrics`.
     pub fn snapshot(&self) -> Snapshot {
         let known = self.context.catalogue.all();
         let deployed = known.iter().filter(|service| !service.is_removed());
@@ -366,7 +365,7 @@ impl Node {
         let budget = self.context.plugins.budget();
         snapshot.memory_used = budget.bytes_used() as u64;
         snapshot.memory_max = budget.bytes_max() as u64;
-        // One that was removed a moment ago may have some in calls.
+        // A service that was just removed may have instances in calls.
         let holding = budget.services().into_iter().map(|(service, _)| service);
         let all: BTreeSet<_> = snapshot.deployed.iter().cloned().chain(holding).collect();
         for service in all {
@@ -377,7 +376,7 @@ impl Node {
         snapshot
     }
 
-    /// Gives every slot to the other nodes of the cluster, if there are any; serves meanwhile.
+    /// Hands every slot to the other nodes of the cluster, if there are any; serves meanwhile.
     pub async fn give_away(&self, wait: Duration) {
         let Some(cluster) = &self.cluster else { return };
         let started = crate::clock::now();
@@ -385,13 +384,13 @@ impl Node {
         tracing::info!(left, took = ?started.elapsed(), "gave its slots away");
     }
 
-    /// Ends what is being compiled: deploys that are not durable yet are refused.
+    /// Ends running compilations: deploys that are not durable yet are refused.
     pub fn stop_compiling(&self) {
         self.context.plugins.stop_compiling();
     }
 
-    /// Stops every slot in an orderly way: what is in flight is finished and flushed. Returns how
-    /// many did not manage within `grace`.
+    /// Stops every slot gracefully: calls in flight finish and state is flushed. Returns how many
+    /// did not finish within `grace`.
     pub async fn stop(&self, grace: Duration) -> usize {
         self.stopping.send_replace(true);
         self.stop_compiling();
@@ -421,7 +420,7 @@ impl Node {
             for stop in stops {
                 stopped += usize::from(stop.await.unwrap_or(false));
             }
-            // Those that were ending already count too: nothing may be written after this.
+            // Slots that were already ending count too: nothing may be written after this.
             self.router.settled().await;
         };
         let _ = tokio::time::timeout(grace, all).await;

@@ -9,10 +9,10 @@ use crate::{
 };
 
 impl Node {
-    /// A part of a session's state, as its slot has it.
+    /// A part of a session's state, from its slot.
     ///
     /// # Errors
-    /// `session-not-found`, `service-not-found`, and what any read can meet.
+    /// `session-not-found`, `service-not-found`, and any error of a read.
     pub async fn session_state(
         &self,
         key: &SessionKey,
@@ -21,10 +21,10 @@ impl Node {
         self.ask(ReadState { key: key.clone(), range }).await.map_err(or_too_old)
     }
 
-    /// Carries out what an operator wants of a session; once, however often it is sent around.
+    /// Performs an operator's change to a session; once, however often it is forwarded.
     ///
     /// # Errors
-    /// What the slot says; `outcome-unknown` where it is not known whether it was done.
+    /// The slot's error; `outcome-unknown` if it is not known whether it was done.
     pub async fn operate(&self, key: &SessionKey, operation: Operation) -> Result<Sent, Error> {
         let who = operation.who.clone();
         let done = self.ask(Operate { key: key.clone(), operation });
@@ -41,10 +41,10 @@ impl Node {
         self.context.catalogue.require(service)
     }
 
-    /// Deletes every session of every service; says of how many slots.
+    /// Deletes every session of every service; returns the number of slots.
     ///
     /// # Errors
-    /// `reset-refused` unless the node stands alone and was started for it.
+    /// `reset-refused` unless the node is standalone and was started with `--resettable`.
     pub async fn reset(&self) -> Result<(u32, u64), Error> {
         let refused = |why: &'static str| Err(Error::new(Code::ResetRefused, why));
         if self.cluster.is_some() {

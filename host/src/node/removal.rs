@@ -1,27 +1,27 @@
 //! Removes a service: refuses requests at once, and deletes its sessions a few at a time in each
 //! slot, on the slot's node.
 //!
-//! The first durable step is the service without a deployment, in a generation of its own. This
-//! entry stays in the catalogue: generations and deployments of a later service of the same name
-//! are counted on from it, so that no record of the old service is taken for one of the new.
+//! The first durable step is the service without a deployment, in a new generation. This entry
+//! stays in the catalogue: generations and deployments of a later service of the same name continue
+//! its numbers, so that no record of the old service is mistaken for one of the new.
 
 use super::*;
 use std::{collections::BTreeSet, sync::atomic::AtomicBool};
 
-/// How far the sessions of a removed service are deleted, in the slots of this node.
+/// Progress of deleting a removed service's sessions, in the slots of this node.
 #[derive(Default)]
 pub(super) struct Purge {
     /// The generation in which it was removed.
     since: u64,
     deleted: AtomicU64,
     runs: AtomicBool,
-    /// Slots without a session of it, each under the term in which that was seen.
+    /// Slots without a session of it, each with the term in which that was established.
     clean: Mutex<Slots>,
     done: AtomicBool,
 }
 
-/// Slots of this node that may have sessions of a removed service, each with its term: a slot that moves
-/// here in the middle of a purge has another term.
+/// Slots of this node that may have sessions of a removed service, each with its term: a slot that
+/// moves here during a purge has another term.
 pub(super) type Slots = BTreeSet<(SlotId, u64)>;
 
 impl Purge {
@@ -48,12 +48,12 @@ impl Purge {
 }
 
 impl Node {
-    /// Removes a service with all its sessions. Answers when they are gone, or after
-    /// [`limits::SWAP_WAIT`] with `done` false; asked again, it says how far it is. What is left
-    /// goes on by itself, after a restart too.
+    /// Removes a service with all its sessions. Returns when they are gone, or after
+    /// [`limits::SWAP_WAIT`] with `done` false; a repeated call returns the progress. The rest is
+    /// deleted in the background, also after a restart.
     ///
     /// # Errors
-    /// `service-not-found` when there never was one; `swap-in-progress` while a deploy is being
+    /// `service-not-found` if there never was one; `swap-in-progress` while a deploy is being
     /// prepared; `storage-unavailable`.
     pub async fn remove_service(
         self: &Arc<Self>,
@@ -82,7 +82,7 @@ impl Node {
         }
     }
 
-    /// What all nodes have deleted of a service that is removed.
+    /// What all nodes have deleted of a removed service.
     async fn purged(&self, service: &Service) -> ServiceRemoved {
         let mut removed = ServiceRemoved::new(service.name.clone());
         let own = || self.purges.lock().get(&service.name).map(|purge| purge.share());
@@ -92,10 +92,10 @@ impl Node {
         };
         let shares = async {
             removed.add(own(), service.since);
-            let ask = Ask::Purge { service: service.name.clone() };
+            let ask = ControlRequest::Purge { service: service.name.clone() };
             for (_, told) in cluster.ask_all(&ask).await {
                 let share = match told {
-                    Ok(Told::Purge(share)) => share,
+                    Ok(ControlResponse::Purge(share)) => share,
                     _ => None,
                 };
                 removed.add(share, service.since);
@@ -106,14 +106,14 @@ impl Node {
         removed
     }
 
-    /// Drops what this process keeps of a removed service, and starts to delete its sessions.
+    /// Drops this process's data of a removed service, and starts deleting its sessions.
     pub(super) fn follow_removal(self: &Arc<Self>, service: &Arc<Service>) {
         if service.since > 0 {
             self.follow_removal_in(service, &self.purgeable());
         }
     }
 
-    /// As [`Self::follow_removal_in`] at a start, where most of it was done long ago.
+    /// As [`Self::follow_removal_in`] at a start, when most of it was done long ago.
     pub(super) fn resume_removal(self: &Arc<Self>, service: &Arc<Service>, slots: &Slots) {
         if service.since > 0 && service.purged == service.since {
             let done = Purge {
@@ -127,8 +127,8 @@ impl Node {
         self.follow_removal_in(service, slots);
     }
 
-    /// As [`Self::follow_removal`], with the slots that this node has now. It is asked again and again
-    /// of every service that ever was removed: where nothing has changed it does nothing.
+    /// As [`Self::follow_removal`], with the node's current slots. It is called repeatedly for
+    /// every service that was ever removed: if nothing has changed, it does nothing.
     pub(super) fn follow_removal_in(self: &Arc<Self>, service: &Arc<Service>, slots: &Slots) {
         if service.since == 0 {
             return;
@@ -209,7 +209,7 @@ impl Node {
         }
     }
 
-    /// So that no later start looks for the sessions again.
+    /// So that later starts do not search for the sessions again.
     async fn keep_purged(&self, service: &ServiceName, since: u64) {
         if self.cluster.is_some() {
             return;
@@ -222,21 +222,21 @@ impl Node {
                 tracing::warn!(%service, %error, "a removed service's sessions could not all be \
                     deleted; the next start tries again")
             }
-            // The process ends.
+            // The process is ending.
             Err(_) => {}
         }
     }
 
-    /// The slots of this node that may have sessions of a service that was removed.
+    /// The slots of this node that may have sessions of a removed service.
     pub(super) fn purgeable(&self) -> Slots {
         match &self.cluster {
             Some(_) => self.router.here().into_iter().collect(),
-            // Nobody else has them: what is clean stays so.
+            // No other node has them, so clean slots stay clean.
             None => (0..self.router.slot_count()).map(|slot| (slot, 0)).collect(),
         }
     }
 
-    /// Those of them that were not seen to have none.
+    /// Those of them that are not known to have none.
     fn unpurged(&self, purge: &Purge) -> Vec<(SlotId, u64)> {
         let slots = self.purgeable();
         let mut clean = purge.clean.lock();
@@ -250,7 +250,8 @@ impl Node {
         slot: SlotId,
         purge: &Purge,
     ) -> Result<(), Error> {
-        // Looking takes no turn of its own where a slot rests, and there are as many slots as services.
+        // Checking takes no turn of its own on an idle slot, and there are as many slots as
+        // services.
         tokio::task::yield_now().await;
         while self.may_have_sessions(service, slot, purge.since)? {
             let (reply, purged) = oneshot::channel();
@@ -266,7 +267,7 @@ impl Node {
             if !purged.left {
                 return Ok(());
             }
-            // What is deleted stays in memory until the store has that.
+            // Deleted data stays in memory until it is flushed.
             if let Some(running) = self.router.running(slot)? {
                 running.try_order(Order::Flush);
             }
@@ -274,8 +275,8 @@ impl Node {
         Ok(())
     }
 
-    /// Whether a slot may have sessions of a service that was removed in generation `since`. Reads the
-    /// store where the slot does not run, so that it need not be started for nothing.
+    /// Whether a slot may have sessions of a service that was removed in generation `since`. Reads
+    /// the store if the slot does not run, so that it need not be started for nothing.
     pub(super) fn may_have_sessions(
         &self,
         service: &ServiceName,

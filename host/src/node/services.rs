@@ -1,4 +1,4 @@
-//! Deployments: what a service runs, and the swaps that bring it about.
+//! Deployments: what a service runs, and the swaps that change it.
 
 use super::{turns::Turn, *};
 
@@ -25,8 +25,8 @@ impl Node {
         })
     }
 
-    /// The last swap of a service as this node has it: under way, or as it ended, also before the
-    /// process started.
+    /// The last swap of a service on this node: in progress, or with its result, even from before
+    /// the process started.
     pub(super) fn last_swap(&self, service: &ServiceName) -> Option<SwapShare> {
         let past = self.past_swaps.get(service);
         let Some(current) = self.swaps.lock().get(service).map(|swap| swap.share()) else {
@@ -37,7 +37,7 @@ impl Node {
         Some(past.filter(ended_before).unwrap_or(current))
     }
 
-    /// Every deployment of a service, with how many sessions it has if they are to be counted.
+    /// Every deployment of a service, optionally with its number of sessions.
     ///
     /// # Errors
     /// `service-not-found`, `storage-unavailable`.
@@ -72,15 +72,15 @@ impl Node {
         Ok(Deployments { service, generation, switched, deployments, silent })
     }
 
-    /// Stores, checks and compiles a component and moves every slot to it; returns when all have
-    /// moved, or with the swap still under way after [`limits::SWAP_WAIT`]. A swap that is under
-    /// way ends with this one's beginning: also one that can't come to its end. Refused with
-    /// `sessions-would-stay` where it would leave sessions behind that `said` does not give up.
+    /// Stores, checks and compiles a component and switches every slot to it. Returns when all have
+    /// switched, or with the swap still in progress after [`limits::SWAP_WAIT`]. It ends a swap
+    /// that is in progress, even one that can't finish. Refused with `sessions-would-stay` if it
+    /// would leave sessions behind without `said` allowing it.
     ///
     /// # Errors
-    /// `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` when the node can't
-    /// compile it now; `swap-in-progress` while another deploy is being
-    /// prepared; `storage-unavailable`. Then nothing has changed.
+    /// `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` if the node can't
+    /// compile it now; `swap-in-progress` while another deploy is being prepared;
+    /// `storage-unavailable`. Nothing has changed then.
     pub async fn deploy(
         &self,
         service: &ServiceName,
@@ -107,8 +107,8 @@ impl Node {
         self.swap_to(service, next, sessions, turn).await
     }
 
-    /// Moves every slot back to the version before, or to the one that `to` names by its version,
-    /// its label, its number or the beginning of its digest.
+    /// Switches every slot back to the previous version, or to the one that `to` names by its
+    /// version, label, number or digest prefix.
     ///
     /// # Errors
     /// `nothing-to-roll-back`, `deployment-not-found`, and as [`Node::deploy`].
@@ -129,7 +129,7 @@ impl Node {
         self.swap_to(service, Some(next), sessions, turn).await
     }
 
-    /// `turn` ends as soon as the next one can take over: before the slots have moved.
+    /// `turn` ends as soon as the next deploy can take over: before the slots have switched.
     async fn swap_to(
         &self,
         service: &ServiceName,
@@ -140,7 +140,7 @@ impl Node {
         let own = next.as_ref().and_then(|next| Some((next.generation, next.info(next.current)?)));
         let mut superseded = None;
         if let (Some(next), Some(registry)) = (&next, &self.registry) {
-            // A plugin that can't be had must not become current.
+            // A plugin that can't be loaded must not become current.
             let tried = self.tried(next).await?;
             let digest = tried.plugin().digest();
             let component = self.context.plugins.component(digest).await;
@@ -159,7 +159,7 @@ impl Node {
         } else if let Some(next) = next {
             let from = self.context.catalogue.get(service).filter(|s| !s.is_removed());
             let from = from.map(|s| self.context.catalogue.label(service, s.current));
-            // A plugin that can't be had must not become current.
+            // A plugin that can't be loaded must not become current.
             let tried = self.tried(&next).await?;
             let activation = Activation { record: next.activate() };
             self.make_durable(next).await?;
@@ -172,7 +172,7 @@ impl Node {
         let info = self.service_of_cluster(service).await?;
         let service = service.clone();
         Ok(match own {
-            // What became of this one, and not of the one after it.
+            // The result of this swap, and not of a later one.
             Some((generation, current)) if info.generation > generation => {
                 let swap = superseded.map(|swap| swap.info());
                 Deployed { service, current, changed: true, sessions, swap }
@@ -187,7 +187,7 @@ impl Node {
         })
     }
 
-    /// Makes a service's new form durable: in a cluster for all nodes.
+    /// Makes a service's new record durable: in a cluster for all nodes.
     pub(super) async fn make_durable(&self, next: Service) -> Result<Arc<Service>, Error> {
         if let Some(registry) = &self.registry {
             return registry.put(next).await;
@@ -197,7 +197,7 @@ impl Node {
         saved.map_err(|e| Error::internal(format!("saving the catalogue failed: {e}")))?
     }
 
-    /// A service, with what all nodes have done of its last swap.
+    /// A service, with all nodes' progress on its last swap.
     ///
     /// # Errors
     /// `service-not-found`.
@@ -212,9 +212,9 @@ impl Node {
         Ok(info)
     }
 
-    /// Waits until every node has moved the slots that it has to a generation, or has the slots
-    /// to take yet, which go over as they are opened, or until there is a later generation;
-    /// [`limits::SWAP_WAIT`] at most. Gives this node's part of the swap.
+    /// Waits until every node has switched its slots to a generation (slots that are yet to be
+    /// opened switch then), or until there is a later generation; at most [`limits::SWAP_WAIT`].
+    /// Returns this node's part of the swap.
     async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) -> Option<Arc<Swap>> {
         let cluster = self.cluster.as_ref()?;
         let until = crate::clock::now() + limits::SWAP_WAIT;
@@ -237,7 +237,7 @@ impl Node {
         own
     }
 
-    /// Has the slots of this node follow the cluster's registry.
+    /// Makes the slots of this node follow the cluster's registry.
     pub(super) async fn follow_registry(node: std::sync::Weak<Self>, mut changes: Changes) {
         while let Some(services) = changes.next().await {
             for service in services {
@@ -276,7 +276,7 @@ impl Node {
         }
     }
 
-    /// The label of what ran before what is current in `service`.
+    /// The label of the deployment before the current one in `service`.
     fn before(&self, service: &Service) -> Option<Arc<str>> {
         let from = service.switched.as_ref()?.from?;
         Some(self.context.catalogue.label(&service.name, from))
@@ -289,15 +289,16 @@ impl Node {
         })
     }
 
-    /// The order that moves a slot to what is current in `service`, which is durable, once that is
-    /// loaded and an instance of it could be made: slots go over to nothing that can't run.
+    /// The order that switches a slot to the current deployment of `service`, which is durable. It
+    /// is given once that is loaded and an instance could be created: slots never switch to
+    /// something that can't run.
     pub(super) async fn activation(&self, service: &Service) -> Result<Activation, Error> {
         let tried = self.tried(service).await?;
         self.context.plugins.pool().place(tried);
         Ok(Activation { record: service.activate() })
     }
 
-    /// What is to be current in `service`, loaded and with an instance that was made.
+    /// The next deployment of `service`, loaded and with an instance.
     async fn tried(&self, service: &Service) -> Result<Arc<Guests>, Error> {
         let plugin = self.current_plugin(service).await?;
         let plugins = &self.context.plugins;
@@ -306,7 +307,7 @@ impl Node {
         plugins.try_one(&guests).await.map_err(|why| {
             Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*guests.label)
         })?;
-        // One that is late must not take the place of what came after it.
+        // A late one must not replace its successor.
         let newest = self.context.catalogue.get(&service.name);
         if newest.is_none_or(|newest| newest.generation <= service.generation) {
             self.current.lock().insert(service.name.clone(), plugin);
@@ -314,7 +315,7 @@ impl Node {
         Ok(guests)
     }
 
-    /// Begins to move the slots of this node, and ends what moves them to an older generation.
+    /// Starts switching the slots of this node, and ends switches to an older generation.
     pub(super) fn start_swap(&self, activation: Activation, from: Option<Arc<str>>) -> Arc<Swap> {
         let record = &activation.record;
         let to = self.context.catalogue.label(&record.service, record.deployment);
@@ -359,8 +360,8 @@ impl Node {
         swap
     }
 
-    /// Brings slots over that missed a swap: one that was being opened when the orders were given,
-    /// and whose own order was lost (it had too many waiting, or the plugin could not be had).
+    /// Switches slots that missed a swap: one that was being opened when the orders were sent, or
+    /// whose own order was lost (its queue was full, or the plugin could not be loaded).
     pub(super) fn bring_stragglers(self: &Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
         let slots = self.purgeable();
@@ -403,14 +404,14 @@ impl Node {
                         service = %service.name, %error, "the current plugin is not available yet"
                     ),
                 }
-                // Whatever is left is found again.
+                // Later checks find what is left.
                 node.stragglers.lock().remove(&service.name);
             });
         }
     }
 
-    /// Waits for other deploys and rollbacks of the service to be durable. Not for the swap under
-    /// way: one that can't come to its end would leave no way back.
+    /// Waits until other deploys and rollbacks of the service are durable. It does not wait for the
+    /// swap in progress: one that can't finish would block any rollback.
     pub(super) async fn turn(&self, service: &ServiceName) -> Result<Turn, Error> {
         tokio::time::timeout(limits::SWAP_WAIT, self.deploying.take(service)).await.map_err(|_| {
             Error::new(
@@ -420,7 +421,8 @@ impl Node {
         })
     }
 
-    /// A swap that ended with the process goes on: slots whose log says an older generation.
+    /// Resumes a swap that was interrupted with the process: slots whose log has an older
+    /// generation.
     pub(super) fn resume_swaps(self: &Arc<Self>) -> Result<(), Error> {
         let services = self.context.catalogue.all();
         if services.is_empty() {
@@ -446,7 +448,7 @@ impl Node {
             let node = self.clone();
             crate::task::spawn("resumed swap", async move {
                 let Ok(_turn) = node.turn(&service.name).await else { return };
-                // After a deploy that came first, there is nothing left to resume.
+                // If a deploy came first, there is nothing left to resume.
                 if node.swaps.lock().contains_key(&service.name) {
                     return;
                 }
@@ -469,8 +471,8 @@ impl Node {
 }
 
 impl Node {
-    /// Every slot had moved when the process ended, before how the swap ended was kept. How long
-    /// it took is not known.
+    /// Every slot had switched when the process ended, before the result of the swap was stored.
+    /// Its duration is unknown.
     fn know_swap_done(&self, service: &Service, from: Option<Arc<str>>) {
         let Some(switched) = &service.switched else { return };
         if self.last_swap(&service.name).is_some_and(|s| s.info.generation == service.generation) {
@@ -508,8 +510,8 @@ fn not_added(error: PluginError) -> Error {
     Error::new(code, error.to_string())
 }
 
-/// A component that is damaged can't be had again on a node that stands alone; in a cluster it is
-/// fetched when it is loaded.
+/// On a standalone node a damaged component can't be restored; in a cluster it is fetched when it
+/// is loaded.
 pub(super) fn verify_components(catalogue: &Catalogue, plugins: &PluginHost) -> Result<(), Error> {
     for service in catalogue.all() {
         let Some(current) = service.deployment(service.current) else { continue };

@@ -10,8 +10,8 @@ impl Node {
         let mut slots: BTreeMap<SlotId, SlotInfo> = cluster.slots_of_peers().await;
         for slot in 0..self.router.slot_count() {
             let own = self.slot_info(slot)?;
-            // The greater term is the owner, whoever believes what. A copy that follows an owner
-            // elsewhere has the owner's term, and is behind.
+            // The greater term is the owner, whatever each node believes. A copy that follows an
+            // owner elsewhere has the owner's term, and is behind.
             let newer = slots
                 .get(&slot)
                 .is_none_or(|other| own.state != SlotInfo::UNKNOWN && own.term > other.term);
@@ -76,9 +76,9 @@ impl Node {
         })
     }
 
-    /// Moves a slot to another node. On one for test suites, which stands alone, it is drained and
-    /// starts again there: finishes what it has, writes a release record, stops its task. Mail that
-    /// comes meanwhile is held for the next task, not refused.
+    /// Moves a slot to another node. On a standalone node for test suites, it is drained and starts
+    /// again there: it finishes its work, writes a release record and stops its task. Mail that
+    /// arrives meanwhile is held for the next task, not refused.
     ///
     /// # Errors
     /// `slot-not-found`; `no-other-node`; or why the last commit failed.
@@ -87,7 +87,7 @@ impl Node {
             return cluster.drain_slot(slot).await;
         }
         if !self.options.resettable {
-            // Whether there is such a slot comes first.
+            // First check that the slot exists.
             self.router.running(slot)?;
             return Err(Error::new(
                 Code::NoOtherNode,
@@ -100,8 +100,8 @@ impl Node {
         Ok(Drained { slot, term, position, to: self.name.clone() })
     }
 
-    /// Has the ring's proposal carried out, slots that were drained by hand included. On a node
-    /// that stands alone there is nowhere to move to.
+    /// Applies the ring's proposal, including to slots that were drained by hand. A standalone node
+    /// has nowhere to move them.
     ///
     /// # Errors
     /// `storage-unavailable` when the cluster's settings can't be written.
@@ -116,7 +116,7 @@ impl Node {
         }
     }
 
-    /// What every node of the cluster believes; of a node that stands alone, itself.
+    /// The view of every node of the cluster; on a standalone node, its own.
     pub async fn nodes(&self) -> NodesInfo {
         let not_ready = self.ready().err().map(|error| error.detail.into_owned());
         if let Some(cluster) = &self.cluster {
@@ -141,13 +141,13 @@ impl Node {
         NodesInfo { own: self.name.clone(), nodes: vec![view], silent: Vec::new() }
     }
 
-    /// The moves of all nodes: every one that is under way, and at most `ended_max` others.
+    /// The moves of all nodes: every one in progress, and at most `ended_max` others.
     pub async fn moves(&self, ended_max: usize) -> MovesInfo {
         let Some(cluster) = &self.cluster else { return MovesInfo::default() };
         let (mut moves, mut silent) = (cluster.moves.list(), Vec::new());
-        for (node, told) in cluster.ask_all(&Ask::Moves).await {
+        for (node, told) in cluster.ask_all(&ControlRequest::Moves).await {
             match told {
-                Ok(Told::Moves(told)) => moves.extend(told),
+                Ok(ControlResponse::Moves(told)) => moves.extend(told),
                 Ok(_) => {}
                 Err(error) => {
                     silent.push(SilentNode { node: node.to_string(), why: error.detail.into() });
@@ -158,18 +158,22 @@ impl Node {
     }
 
     /// Cancels a move to `node`: its slot stays where it is until the view changes, the slot is
-    /// drained, or the cluster rebalanced. A take-over begins again: nobody serves its slot.
+    /// drained, or the cluster rebalanced. A takeover starts again, because no node serves its
+    /// slot.
     ///
     /// # Errors
-    /// `node-not-found`, `move-not-found`; `move-too-late` once the old owner was asked to give the
-    /// slot away; `unavailable` when the node does not answer.
+    /// `node-not-found`, `move-not-found`; `move-too-late` once the old owner was asked to release
+    /// the slot; `unavailable` if the node does not answer.
     pub async fn cancel_move(&self, node: &str, id: u64) -> Result<MoveCancelled, Error> {
         self.require_node(node)?;
         let own = self.cluster.as_ref().filter(|_| node == self.name);
         let cancelled = match (own, &self.cluster) {
             (Some(cluster), _) => cluster.cancel_move(id),
             (None, Some(cluster)) => {
-                matches!(cluster.ask(node, &Ask::CancelMove { id }).await?, Told::Cancelled(true))
+                matches!(
+                    cluster.ask(node, &ControlRequest::CancelMove { id }).await?,
+                    ControlResponse::Cancelled(true)
+                )
             }
             (None, None) => false,
         };
@@ -178,8 +182,8 @@ impl Node {
         }
         let known = match (own, &self.cluster) {
             (Some(cluster), _) => cluster.moves.list(),
-            (None, Some(cluster)) => match cluster.ask(node, &Ask::Moves).await? {
-                Told::Moves(moves) => moves,
+            (None, Some(cluster)) => match cluster.ask(node, &ControlRequest::Moves).await? {
+                ControlResponse::Moves(moves) => moves,
                 _ => Vec::new(),
             },
             (None, None) => Vec::new(),
@@ -196,11 +200,10 @@ impl Node {
         })
     }
 
-    /// Has a node give all its slots away and end, as SIGTERM does. Answers when it has begun.
+    /// Makes a node hand over all its slots and end, as SIGTERM does. Returns when it has begun.
     ///
     /// # Errors
-    /// `node-not-found`; `no-other-node` to take the slots; `unavailable` when it does
-    /// not answer.
+    /// `node-not-found`; `no-other-node` to take the slots; `unavailable` if it does not answer.
     pub async fn drain_node(&self, node: &str) -> Result<NodeDraining, Error> {
         self.require_node(node)?;
         let mut takers = Vec::new();
@@ -222,7 +225,7 @@ impl Node {
         if node == self.name {
             self.drained.send_replace(true);
         } else {
-            cluster.ask(node, &Ask::Drain).await?;
+            cluster.ask(node, &ControlRequest::Drain).await?;
         }
         Ok(NodeDraining { node: node.to_owned(), slots, takers })
     }
@@ -241,12 +244,12 @@ impl Node {
         known.then_some(()).ok_or_else(unknown)
     }
 
-    /// Resolves when an operator or a peer has asked this node to give everything away and end.
+    /// Resolves when an operator or a peer has ordered this node to hand over everything and end.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut drained = self.drained.subscribe();
         async move {
             if drained.wait_for(|drained| *drained).await.is_err() {
-                // The node is gone without having been asked.
+                // The node ended without an order.
                 std::future::pending().await
             }
         }

@@ -16,16 +16,16 @@ struct Stored {
     swaps: BTreeMap<ServiceName, SwapShare>,
 }
 
-/// The last swap of each service that has ended on this node.
+/// The last finished swap of each service on this node.
 pub(super) struct PastSwaps {
     data_dir: Arc<DataDir>,
     swaps: Mutex<BTreeMap<ServiceName, SwapShare>>,
-    /// One write at a time, so that the last one has all.
+    /// One write at a time, so that the last one has everything.
     writing: Mutex<()>,
 }
 
 impl PastSwaps {
-    /// Reads what was kept. What can't be read is not worth a failed start: it is forgotten.
+    /// Reads the stored swaps. Unreadable data is dropped; it is not worth a failed start.
     pub fn open(data_dir: Arc<DataDir>) -> Self {
         let stored = data_dir.meta_get(SWAPS).map_err(|e| e.to_string());
         let swaps = stored.and_then(|bytes| bytes.map_or(Ok(BTreeMap::new()), |b| read(&b)));
@@ -40,8 +40,8 @@ impl PastSwaps {
         self.swaps.lock().get(service).cloned()
     }
 
-    /// Keeps how a swap ended. Of one that has ended before, the first time counts: when a node
-    /// starts again it goes through the motions.
+    /// Stores the result of a swap. If it was stored before, the first time counts: a starting node
+    /// repeats the swap's steps.
     pub fn keep(self: &Arc<Self>, service: &ServiceName, share: SwapShare) {
         {
             let mut swaps = self.swaps.lock();
@@ -54,7 +54,7 @@ impl PastSwaps {
         self.write();
     }
 
-    /// Forgets a service that is removed.
+    /// Forgets a removed service.
     pub fn forget(self: &Arc<Self>, service: &ServiceName) {
         if self.swaps.lock().remove(service).is_some() {
             self.write();

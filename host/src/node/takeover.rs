@@ -1,5 +1,5 @@
-//! What happens to a service's sessions when another version is to run. Checked before a deploy or
-//! rollback becomes durable.
+//! What happens to a service's sessions when another version becomes current. Checked before a
+//! deploy or rollback becomes durable.
 
 use super::*;
 use crate::{
@@ -8,14 +8,14 @@ use crate::{
     slot::SlotHandle,
 };
 
-/// What an operator says of a deploy or rollback.
+/// An operator's options for a deploy or rollback.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
-    /// Go on although sessions will stay on the version that they are on.
+    /// Continue even if sessions will stay on their version.
     pub force: bool,
-    /// The version reads the state of every other one as it is.
+    /// The version reads the state of every other version unchanged.
     pub same_state: bool,
-    /// Who it is.
+    /// The operator's name.
     pub by: Option<Arc<str>>,
 }
 
@@ -27,8 +27,8 @@ impl Said {
 
 impl Node {
     /// How many sessions run on each deployment of a service, over all nodes, and which nodes did
-    /// not say. It reads every session's head: some two seconds a million of them on each node,
-    /// beside what serves.
+    /// not answer. It reads every session's head: some two seconds per million on each node, off
+    /// the serving threads.
     ///
     /// # Errors
     /// `storage-unavailable`.
@@ -56,10 +56,10 @@ impl Node {
     ) -> Result<(SessionCounts, Vec<SilentNode>), Error> {
         let mut counts = self.count_here(service.clone()).await?;
         let mut silent = Vec::new();
-        let ask = Ask::Sessions { service: service.clone() };
+        let ask = ControlRequest::Sessions { service: service.clone() };
         for (node, told) in cluster.ask_all_within(&ask, limits::SESSIONS_COUNT_WAIT).await {
             match told {
-                Ok(Told::Sessions(theirs)) => {
+                Ok(ControlResponse::Sessions(theirs)) => {
                     for (id, count) in theirs {
                         counts.entry(id).or_default().add(count);
                     }
@@ -74,7 +74,7 @@ impl Node {
         Ok((counts, silent))
     }
 
-    /// As [`Node::count_sessions`], of the slots that are here.
+    /// As [`Node::count_sessions`], for the local slots.
     pub(super) fn count_here(
         &self,
         service: ServiceName,
@@ -100,12 +100,12 @@ impl Node {
         }
     }
 
-    /// What becomes of the sessions of `service` under `next`'s current deployment, which `plugin`
-    /// is: those that run on another one.
+    /// What happens to the sessions of `service` under `next`'s current deployment, whose plugin is
+    /// `plugin`: those that run on another one.
     ///
     /// # Errors
-    /// Unless forced: `sessions-would-stay` when some would stay behind; `unavailable` when a node
-    /// does not answer.
+    /// Unless forced: `sessions-would-stay` if some would stay behind; `unavailable` if a node does
+    /// not answer.
     pub(super) async fn outlook(
         &self,
         next: &Service,
@@ -116,7 +116,7 @@ impl Node {
         let goes_back = |from: &Deployment| {
             takes_over(Migrate::None, &from.version, &target.version, target.same_state).is_err()
         };
-        // A later version takes every session over, unless its own `migrate` refuses: there is
+        // A later version takes over every session, unless its own `migrate` refuses: there is
         // nothing to count.
         if !next.deployments.iter().any(goes_back) {
             return Ok(Vec::new());
@@ -137,7 +137,7 @@ impl Node {
                 continue;
             };
             let stays = self.stays(&next.name, from, target, plugin).await;
-            // Those that are pinned stay where they are whether or not this is done.
+            // Pinned sessions stay where they are whether or not this is done.
             let sessions = match &stays {
                 Some(_) => count.sessions.saturating_sub(count.pinned),
                 None => count.sessions,
@@ -156,8 +156,8 @@ impl Node {
         }
     }
 
-    /// Why sessions of `from` would stay there; `None`: they go to `target`, or its `migrate` says
-    /// of each whether it does.
+    /// Why sessions of `from` would stay there; `None`: they move to `target`, or its `migrate`
+    /// decides for each.
     async fn stays(
         &self,
         service: &ServiceName,
@@ -199,7 +199,8 @@ fn would_stay(
     )
 }
 
-/// Waits until the store has what was acknowledged before, [`limits::SESSIONS_FLUSH_WAIT`] at most.
+/// Waits until everything acknowledged before is in the store, at most
+/// [`limits::SESSIONS_FLUSH_WAIT`].
 async fn flush(router: &Router, slots: &[SlotId]) {
     let behind = slots.iter().filter_map(|&slot| {
         let handle = router.running(slot).ok().flatten()?;

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use tokio::time::timeout;
 
 const SLOTS: u16 = 8;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Fixture {
     node: Arc<Node>,
@@ -46,7 +46,7 @@ fn message(body: &'static [u8]) -> Incoming {
 }
 
 impl Fixture {
-    /// A node whose instances may have 1 MiB each, and which has [`large`] stored all the same.
+    /// A node with 1 MiB per instance, which has stored [`large`] all the same.
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("plugins");
@@ -76,7 +76,7 @@ impl Fixture {
     }
 
     async fn rollback(&self, to: Option<&str>, said: Said) -> Result<Deployed, Error> {
-        timeout(PATIENCE, self.node.rollback(&self.service, to, said)).await.unwrap()
+        timeout(TIMEOUT, self.node.rollback(&self.service, to, said)).await.unwrap()
     }
 
     async fn send_to(&self, session: &str) -> Sent {
@@ -96,7 +96,7 @@ impl Fixture {
         }
     }
 
-    /// The generations that the slots run.
+    /// The generations of the slots.
     fn generations(&self) -> BTreeSet<Option<u64>> {
         let running = self.node.router.all_running();
         assert_eq!(running.len(), usize::from(SLOTS));
@@ -105,14 +105,14 @@ impl Fixture {
     }
 }
 
-/// A version whose instances can't be made would answer every message with an error. It must not
-/// become current, and the one before goes on.
+/// A version whose instances can't be created would answer every message with an error. It must not
+/// become current, and the previous one continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cant_be_instantiated_does_not_become_current() {
     let fixture = Fixture::new().await;
     fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
     assert_eq!(fixture.send().await, 1);
-    // As if its trial had gone well, on a node that gave its instances more.
+    // As if its trial had succeeded, on a node with more memory for instances.
     let _kept = fixture.plugins.load(Digest::of(&large())).await.unwrap();
     let refused = fixture.deploy("2.0.0", large()).await.unwrap_err();
     assert_eq!(refused.code, Code::PluginUnavailable);
@@ -120,17 +120,17 @@ async fn what_cant_be_instantiated_does_not_become_current() {
     assert_eq!(fixture.node.service(&fixture.service).unwrap().generation, 1);
     assert_eq!(fixture.send().await, 2);
     assert_eq!(fixture.generations(), [Some(1)].into());
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// Without it there would be no way back from a swap that does not come to its end: it tries for
-/// ever, and a rollback would wait for it and be refused.
+/// Without it there would be no way back from a swap that can't finish: it retries forever, and a
+/// rollback would wait for it and be refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     let fixture = Fixture::new().await;
     let first = fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
     assert_eq!(fixture.send().await, 1);
-    // A slot goes over between two messages, and this one takes long.
+    // A slot switches between two messages, and this one takes long.
     let spinning = tokio::spawn({
         let node = fixture.node.clone();
         async move { node.send(&key(), message(b"l")).await }
@@ -150,15 +150,15 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(!timeout(PATIENCE, stuck).await.unwrap().done);
+    assert!(!timeout(TIMEOUT, stuck).await.unwrap().done);
 
     let back = fixture.rollback(None, Said::default()).await.unwrap();
     let swap = back.swap.unwrap();
     assert!(back.changed && swap.done && swap.moved == u32::from(SLOTS), "{swap:?}");
     assert_eq!((swap.generation, back.current.label), (3, first.current.label));
     assert_eq!(fixture.generations(), [Some(3)].into());
-    // Whoever deployed it hears what became of it.
-    let deployed = timeout(PATIENCE, deploying).await.unwrap().unwrap().unwrap();
+    // The caller of the deploy gets the result.
+    let deployed = timeout(TIMEOUT, deploying).await.unwrap().unwrap().unwrap();
     let swap = deployed.swap.unwrap();
     assert_eq!(
         (deployed.current.version.as_str(), swap.generation, swap.done),
@@ -169,11 +169,11 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     let ended = spinning.await.unwrap().unwrap_err().code;
     assert!([Code::PluginDeadline, Code::Unavailable].contains(&ended), "{ended:?}");
     assert_eq!(fixture.send().await, 2);
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// In a cluster each change of the registry has a follower of its own, and loading a plugin takes
-/// as long as it takes: slots would be shown as on their way to what is current no more.
+/// In a cluster each registry change has its own follower, and loading a plugin takes a while:
+/// slots would be shown as still switching to an older deployment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_swap_that_is_late_ends_at_once() {
     let fixture = Fixture::new().await;
@@ -185,18 +185,18 @@ async fn a_swap_that_is_late_ends_at_once() {
     };
     let newer = start(3);
     let late = start(2);
-    newer.wait(PATIENCE).await;
+    newer.wait(TIMEOUT).await;
     assert!(newer.is_done() && !late.is_done() && late.has_ended());
     assert_eq!(late.info().error.as_deref(), Some("superseded by generation 3"));
     assert_eq!(fixture.node.service(&fixture.service).unwrap().swap.unwrap().generation, 3);
     assert_eq!(fixture.generations(), [Some(3)].into());
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// A component without a migrate of its own, and another one that is the same.
+/// A component without its own migrate, and an identical one with another digest.
 fn without_migrate(n: u8) -> Bytes {
     let mut component = testkit::guest_without_migrate();
-    // A custom section: it says nothing, and makes another digest.
+    // A custom section without effect, for another digest.
     component.extend([0, 3, 1, b'n', n]);
     component.into()
 }
@@ -204,15 +204,15 @@ fn without_migrate(n: u8) -> Bytes {
 const FORCE: Said = Said { force: true, same_state: false, by: None };
 const SAME_STATE: Said = Said { force: false, same_state: true, by: None };
 
-/// Without it state in two shapes is mixed without a word: an older version is given what a newer
-/// one made of a session, agrees because it has no migrate, and goes on.
+/// Without it two state formats are silently mixed: an older version gets a newer one's state of a
+/// session, accepts it because it has no migrate, and continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_version_without_a_migrate_takes_no_session_back() {
     let fixture = Fixture::new().await;
     let first = fixture.deploy("0.1.0", without_migrate(1)).await.unwrap().current;
     fixture.send_to("touched").await;
     fixture.send_to("untouched").await;
-    // On the way forward nothing is asked, and nothing counted.
+    // Going forward, nothing is asked and nothing counted.
     let second = fixture.deploy("0.2.0", without_migrate(2)).await.unwrap();
     assert_eq!(second.sessions, []);
     assert_eq!(*fixture.send_to("touched").await.plugin, *second.current.label);
@@ -224,7 +224,7 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
     }
     let service = fixture.node.service(&fixture.service).unwrap();
     assert_eq!((service.generation, service.current.label), (2, second.current.label.clone()));
-    // The same by a deploy of the older component.
+    // The same by deploying the older component.
     let refused = fixture.deploy("0.1.0", without_migrate(1)).await.unwrap_err();
     assert_eq!(refused.code, Code::SessionsWouldStay);
 
@@ -233,7 +233,7 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
     let [stays] = &back.sessions[..] else { panic!("{:?}", back.sessions) };
     assert_eq!((stays.from.as_str(), stays.sessions), (second.current.label.as_str(), 1));
     assert!(stays.stays.as_ref().is_some_and(|why| why.contains("0.2.0 is later")), "{stays:?}");
-    // It works on where it is; the others, and new ones, are on what is current.
+    // It keeps working on its version; the others, and new ones, use the current one.
     let stayed = fixture.send_to("touched").await;
     assert_eq!((stayed.seq, &*stayed.plugin), (3, second.current.label.as_str()));
     assert_eq!(*fixture.send_to("untouched").await.plugin, *first.label);
@@ -242,7 +242,8 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
     let pinned: Vec<_> = pinned.iter().map(|info| info.session.as_str()).collect();
     assert_eq!(pinned, ["touched"]);
 
-    // Whoever knows that the state is the same says so, and is believed: also of what is pinned.
+    // An operator who knows that the format is the same declares it, which also covers pinned
+    // sessions.
     let said = fixture.rollback(Some("0.1.0"), SAME_STATE).await.unwrap();
     assert!(said.changed && said.current.same_state, "{said:?}");
     assert_eq!(said.current.version, "0.1.0");
@@ -250,10 +251,11 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
     assert_eq!((taken.seq, &*taken.plugin), (4, said.current.label.as_str()));
     let pinned = fixture.node.pinned(&fixture.service, None, 10).await.unwrap();
     assert!(pinned.is_empty(), "{pinned:?}");
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// A version whose migrate goes back is what one without it is told to be: it must need no force.
+/// The fix recommended for a version without a migrate is one that goes back: it must need no
+/// force.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_version_with_a_migrate_is_asked_of_each_session() {
     let fixture = Fixture::new().await;
@@ -265,11 +267,11 @@ async fn an_older_version_with_a_migrate_is_asked_of_each_session() {
     assert_eq!(back.sessions, [asked]);
     let sent = fixture.send_to("x").await;
     assert_eq!((sent.seq, &*sent.plugin), (2, first.label.as_str()));
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// Without it, a service that is deployed under the name of one that was removed would find that
-/// one's sessions, or be given the answers to its messages.
+/// Without it, a service deployed under the name of a removed one would find its sessions, or
+/// return its stored replies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     let fixture = Fixture::new().await;
@@ -303,7 +305,7 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     not_found(fixture.node.remove_service(&never, None).await.unwrap_err().code);
     let services = fixture.node.services();
     assert_eq!(services.iter().map(|s| s.service.clone()).collect::<Vec<_>>(), [other]);
-    // It says so again, and deletes nothing.
+    // It reports the same again, and deletes nothing.
     let again = fixture.node.remove_service(&fixture.service, None).await.unwrap();
     assert!(again.done, "{again:?}");
 
@@ -315,11 +317,11 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     let sent = fixture.node.send(&key(0), message("once")).await.unwrap();
     assert_eq!((sent.seq, sent.replayed, &*sent.plugin), (1, false, new.current.label.as_str()));
     assert_eq!(fixture.node.send(&kept, message("twice")).await.unwrap().seq, 2);
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// A cluster asks this of every service that ever was removed, every few seconds: each would cost the
-/// node the more the longer it runs, and stay in what it tells of itself.
+/// A cluster runs this for every service that was ever removed, every few seconds: each would cost
+/// the node more the longer it runs, and stay in its reports.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_was_removed_costs_nothing_later() {
     let fixture = Fixture::new().await;
@@ -341,7 +343,7 @@ async fn a_service_that_was_removed_costs_nothing_later() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, forgotten).await.expect("it is still shown");
+    timeout(TIMEOUT, forgotten).await.expect("it is still shown");
     for _ in 0..100 {
         fixture.node.follow_removal(&removed);
         assert!(!purge.runs(), "nothing has changed");
@@ -354,25 +356,25 @@ async fn a_service_that_was_removed_costs_nothing_later() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, seen_again).await.expect("the slot was not looked at");
-    // Nor does the next start look: with a hundred services it stood still for half a minute.
+    timeout(TIMEOUT, seen_again).await.expect("the slot was not looked at");
+    // Nor does the next start look: with a hundred services it took half a minute.
     let kept = fixture.node.context.catalogue.get(&fixture.service).unwrap();
     assert_eq!((kept.purged, kept.generation), (kept.since, removed.generation));
     fixture.node.purges.lock().clear();
     fixture.node.resume_removal(&kept, &fixture.node.purgeable());
     let purge = fixture.node.purges.lock().get(&fixture.service).unwrap().clone();
     assert!(purge.share().done && !purge.runs());
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// A slot that did not hear of a removal, because its node was cut off, must not take what is in it
-/// for the new service's: the new one waits for that slot.
+/// A slot that missed a removal, because its node was isolated, must not take its sessions for the
+/// new service's: the new one waits for that slot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_missed_a_removal_is_cleared_first() {
     let fixture = Fixture::new().await;
     fixture.deploy("1.0.0", without_migrate(1)).await.unwrap();
     fixture.send_to("x").await;
-    // The catalogue goes on without the slots.
+    // The catalogue advances without the slots.
     let catalogue = &fixture.node.context.catalogue;
     let known = catalogue.require(&fixture.service).unwrap();
     let removed = known.removed(&Change::default());
@@ -396,19 +398,19 @@ async fn a_slot_that_missed_a_removal_is_cleared_first() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, stuck).await.unwrap();
+    timeout(TIMEOUT, stuck).await.unwrap();
     let error = swap.info().error.unwrap();
     assert!(error.contains("still being deleted"), "{error}");
     fixture.node.follow_removal(&next);
-    timeout(PATIENCE, swap.wait(PATIENCE)).await.unwrap();
+    timeout(TIMEOUT, swap.wait(TIMEOUT)).await.unwrap();
     assert!(swap.is_done(), "{:?}", swap.info());
     let sent = fixture.send_to("x").await;
     assert_eq!((sent.seq, sent.plugin.starts_with("2.0.0")), (1, true));
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }
 
-/// Without it a node would serve with what a failing disk made of its plugin, or only say so at the
-/// service's first message.
+/// Without it a node would serve a plugin damaged by a failing disk, or report the damage only at
+/// the service's first message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_current_component_that_is_damaged_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -435,7 +437,7 @@ async fn a_current_component_that_is_damaged_ends_the_start() {
     let file = |component: &[u8]| {
         dir.path().join("components").join(format!("{}.wasm", Digest::of(component)))
     };
-    // One that does not run is not read.
+    // A component that does not run is not read.
     std::fs::write(file(&old), b"damaged").unwrap();
     services::verify_components(&catalogue, &plugins).unwrap();
     std::fs::write(file(&new), b"damaged").unwrap();
@@ -471,8 +473,8 @@ fn last_part(after: u64) -> Action {
     Action::Import(Import { entered, ..part })
 }
 
-/// A part's answer may be lost, and the part comes again: it would be brought in twice, or leave half
-/// of a session. Nor may a client's message be taken for the part that is to have its number.
+/// A part's answer may be lost and the part repeated: it would be imported twice, or leave half of
+/// a session. Nor may a client's message be mistaken for the part with its number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_of_an_import_is_brought_in_once() {
     let fixture = Fixture::new().await;
@@ -495,5 +497,5 @@ async fn a_part_of_an_import_is_brought_in_once() {
         assert_eq!(import(part(4, replace, &[8])).await, Err(Code::SessionChanged));
         assert_eq!(fixture.send().await, 6);
     }
-    assert_eq!(fixture.node.stop(PATIENCE).await, 0);
+    assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// The turns that somebody has or waits for; nothing is kept of services that nobody changes.
+/// The turns that are taken or waited for; services without changes have no entry.
 #[derive(Default)]
 pub(super) struct Turns(Arc<Mutex<HashMap<ServiceName, Lock>>>);
 
@@ -23,7 +23,7 @@ struct Place {
 }
 
 impl Turns {
-    /// Waits for the others. Dropped before it resolves, it leaves nothing behind.
+    /// Waits for the others. If dropped before it resolves, it leaves nothing behind.
     pub(super) async fn take(&self, service: &ServiceName) -> Turn {
         let place = Place { turns: self.0.clone(), service: service.clone() };
         let lock = self.0.lock().entry(service.clone()).or_default().clone();
@@ -35,7 +35,7 @@ impl Turns {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut turns = self.turns.lock();
-        // One is the map's own: whoever has or waits for the turn holds another.
+        // One reference is the map's own: each holder of and waiter for the turn has another.
         if turns.get(&self.service).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             turns.remove(&self.service);
         }
@@ -48,7 +48,7 @@ mod tests {
     use futures_util::poll;
     use std::pin::pin;
 
-    /// Without it each service name that was ever deployed to, also in vain, would stay in memory.
+    /// Without it the name of every service that a deploy ever named would stay in memory.
     #[tokio::test]
     async fn nothing_is_kept_of_turns_that_are_over() {
         let turns = Turns::default();

@@ -1,4 +1,4 @@
-//! What a node tells of its services, beside what those below it tell.
+//! A node's reports on its services, except those that lower modules define.
 
 use crate::{
     cluster::views::{PurgeShare, SilentNode},

@@ -1,4 +1,4 @@
-//! Deletes a session with all it has. Its subscribers are told.
+//! Deletes a session with everything it has, and notifies its subscribers.
 
 use super::{
     Forwarded, Operation,

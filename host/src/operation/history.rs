@@ -65,7 +65,7 @@ impl Forwarded for ReadHistory {
                 (key, Range::Tail { limit: size(limit) }, local)
             }
         };
-        // Whoever reads there: what waits for a peer is bounded here.
+        // Wherever it was read: the queue for a peer is bounded here.
         let (reader, consistency) = (ReadBy::Client, Consistency::local(local));
         Ok(Self { key, range, reader, consistency })
     }

@@ -1,4 +1,4 @@
-//! A message. Between nodes it has a way of its own, which keeps the order: see
+//! A message. Between nodes it has its own path, which keeps the order: see
 //! [`crate::router::forward`].
 
 use super::{

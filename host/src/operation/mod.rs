@@ -1,5 +1,5 @@
-//! The operations on sessions: what is asked, what is answered, and the form of both between nodes.
-//! One file each.
+//! The operations on sessions: requests, answers, and the encoding of both between nodes. One file
+//! each.
 //!
 //! An operation goes unchanged from the gateway to the slot's mailbox, here or on another node. The
 //! layers between are generic over [`Operation`]; where one of them needs an enum, it makes it from
@@ -36,29 +36,29 @@ use crate::{
 use bytes::Bytes;
 use wire::Parts;
 
-/// Something that a slot is asked.
+/// A request to a slot.
 pub trait Operation: Clone + Send + Sync + 'static {
     type Answer: Send + 'static;
 
-    /// Whether it changes something: what is said when no answer comes, and whether it is asked
-    /// again.
+    /// Whether it changes something: decides the error when no answer arrives, and whether it is
+    /// retried.
     const PURPOSE: Purpose;
-    /// What the state store has is enough to answer it, where the slot can't be opened.
+    /// The state store is enough to answer it if the slot can't be opened.
     const FROM_COPY: bool;
-    /// Whoever brings it may carry it out: it needs one session, and no page of it.
+    /// The receiving task may perform it: it needs one session, and no page of it.
     const AT_ONCE: bool;
     /// It calls the session's handler.
     const CALLS_HANDLER: bool;
 
-    /// `None`: it is about sessions of every service.
+    /// `None`: it concerns sessions of every service.
     fn service(&self) -> Option<&ServiceName>;
 
-    /// It need not reflect all that was acknowledged before.
+    /// It need not reflect everything acknowledged before.
     fn may_be_stale(&self) -> bool {
         false
     }
 
-    /// Checks an answer on the node that asked for a client.
+    /// Checks an answer on the node that sent the request for a client.
     ///
     /// # Errors
     /// Why the client can't have it.
@@ -69,8 +69,8 @@ pub trait Operation: Clone + Send + Sync + 'static {
 
 /// An operation that a node sends to the slot's owner.
 pub trait Forwarded: Operation {
-    /// What its form begins with: never another one for what has one. A node that does not know it
-    /// says that the request does not decode. 0, 8 and 9 are of [`crate::rpc`].
+    /// The tags of its encoding, which never change. A node that does not know one answers that the
+    /// request does not decode. 0, 8 and 9 belong to [`crate::rpc`].
     const TAGS: &[u32];
 
     fn slot(&self, slot_count: u16) -> SlotId;
@@ -79,25 +79,25 @@ pub trait Forwarded: Operation {
     /// `internal`: a bug; it must not be sent.
     fn encode(self) -> Result<Parts, Error>;
 
-    /// From the fields behind one of its tags, and the body.
+    /// Decodes the fields after one of its tags, and the body.
     ///
     /// # Errors
     /// What is wrong with the bytes.
     fn decode(tag: u32, fields: &[u8], body: Bytes) -> Result<Self, String>;
 }
 
-/// Hands the table of operations to the macro `$then`, whose module names `message`, `operation` and
-/// `operator`.
+/// Passes the table of operations to the macro `$then`, whose module names `message`, `operation`
+/// and `operator`.
 macro_rules! operations {
     ($then:ident) => {
         $then! {
-            // What nodes send each other.
+            // Operations that nodes send each other.
             forwarded {
                 Query, ReadHistory, Describe, Delete, List, Subscribe, ReadState, Operate,
             }
-            // What has another way to its slot, or never leaves its node.
+            // Operations with another path to their slot, or that never leave their node.
             other { Message, Reset, Purge, }
-            // What operations of the first kind are answered.
+            // Answers to operations of the first kind.
             answers {
                 Sent(message::Sent),
                 Answer(message::Answer),
@@ -106,7 +106,7 @@ macro_rules! operations {
                 Sessions(Vec<message::SessionInfo>),
                 Subscribed(message::Subscribed),
             }
-            // As above; large, so that it goes in a box: a message's answer goes the same way.
+            // As above; large, therefore boxed: a message's answer takes the same path.
             boxed {
                 Session(message::SessionInfo),
                 State(operator::StatePage),

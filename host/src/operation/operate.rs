@@ -1,4 +1,4 @@
-//! What an operator does to a session. The same one may come again, and is carried out once.
+//! An operator's change to a session. A repeat is applied once.
 
 use super::{
     Forwarded, Operation,

@@ -1,4 +1,4 @@
-//! A question to a session's handler.
+//! A query to a session's handler.
 
 use super::{
     Forwarded, Operation,

@@ -1,4 +1,4 @@
-//! What a node has its own slots do.
+//! Operations of a node on its own slots.
 
 use super::Operation;
 use crate::{
@@ -6,11 +6,12 @@ use crate::{
     names::ServiceName,
 };
 
-/// Deletes sessions of every service. Answered with whether any are left.
+/// Deletes sessions of every service. The answer says whether any are left.
 #[derive(Clone, Debug)]
 pub struct Reset;
 
-/// Stop running a service that was removed in generation `since`, and delete some of its sessions.
+/// Stops running a service that was removed in generation `since`, and deletes some of its
+/// sessions.
 #[derive(Clone, Debug)]
 pub struct Purge {
     pub service: ServiceName,

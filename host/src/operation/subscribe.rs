@@ -30,7 +30,7 @@ impl Operation for Subscribe {
         Some(&self.key.service)
     }
     fn accept(subscribed: Subscribed) -> Result<Subscribed, Error> {
-        // Here is not where it was read, where that is another node.
+        // This node is not the one that read it, if that is another node.
         if subscribed.held.bytes() > limits::SUBSCRIBER_BYTES_FREE {
             buffers::shared().check(Kind::Events, 0)?;
         }
@@ -53,7 +53,7 @@ impl Forwarded for Subscribe {
     }
 }
 
-/// The body is a list of [`Step`]. The live end does not travel with it.
+/// The body is a list of [`Step`]. The live end is not sent.
 impl Answered for Subscribed {
     const TAG: u32 = 6;
 

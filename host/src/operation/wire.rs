@@ -1,10 +1,9 @@
-//! How operations and their answers become bytes: a small head (postcard behind a version byte) and
-//! a body that may be large and is not copied where it is one piece.
+//! The encoding of operations and their answers: a small head (postcard after a version byte) and a
+//! body that may be large and is not copied if it is contiguous.
 //!
-//! A head is a tag and fields, which are told apart by their place: a change of any type here, or of
-//! a type of `log::record` that is used here, is a new version of the
-//! [protocol](crate::peer::protocol). What a node may do without goes behind the fields, as
-//! [`Beside`]: a version that does not know it stops reading before it.
+//! A head is a tag and fields identified by their order: changing any type here, or a type of
+//! `log::record` used here, is a new version of the [protocol](crate::peer::protocol). Optional
+//! data follows the fields, as [`Beside`]: a version that does not know it stops reading before it.
 
 use crate::{
     error::Error,
@@ -27,13 +26,13 @@ pub struct Parts {
     pub body: Bytes,
 }
 
-/// An answer in its form between nodes.
+/// An answer's encoding between nodes.
 pub trait Answered: Sized {
     /// As [`super::Forwarded::TAGS`]; 7 to 10 are of [`crate::rpc`].
     const TAG: u32;
 
     /// # Errors
-    /// `internal`: a bug; the caller must be told something else.
+    /// `internal`: a bug; the caller must get another error.
     fn encode(self) -> Result<Parts, Error>;
 
     /// # Errors
@@ -41,8 +40,8 @@ pub trait Answered: Sized {
     fn decode(fields: &[u8], body: Bytes) -> Result<Self, String>;
 }
 
-/// What an answer or live item says beside its fields, if a version wrote it that knows of it. What a
-/// later one adds goes behind it in the same way.
+/// Extra fields of an answer or live item, from versions that know them. Later versions append more
+/// after them.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Beside {
     /// [`Incarnation`].
@@ -113,7 +112,7 @@ fn bytes(start: Vec<u8>, value: &impl Serialize) -> Result<Bytes, Error> {
         .map_err(|e| Error::internal(format!("bug: can't encode a message for a peer: {e}")))
 }
 
-/// A head's tag, and what stands behind it.
+/// A head's tag, and the bytes after it.
 ///
 /// # Errors
 /// What is wrong with the bytes.
@@ -125,12 +124,12 @@ pub fn split(head: &[u8]) -> Result<(u32, &[u8]), String> {
     }
 }
 
-/// A tag that this version does not know.
+/// A tag unknown to this version.
 pub fn unknown_tag() -> String {
     postcard::Error::SerdeDeCustom.to_string()
 }
 
-/// Fields, and what stands beside them: nothing, if a version wrote it that does not know of it.
+/// Fields, and their extra fields: none, from a version that does not know them.
 ///
 /// # Errors
 /// What is wrong with the bytes.
@@ -140,7 +139,7 @@ pub fn fields_and<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Beside), Stri
     Ok((fields, beside))
 }
 
-/// What comes behind it, from a later version, is not looked at.
+/// Bytes after it, from a later version, are ignored.
 ///
 /// # Errors
 /// What is wrong with the bytes.
@@ -148,12 +147,12 @@ pub fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     postcard::from_bytes(bytes).map_err(|e| e.to_string())
 }
 
-/// A small body would keep its whole frame in memory for as long as someone has it.
+/// A small body would keep its whole frame in memory for as long as it is held.
 pub fn detached(body: Bytes) -> Bytes {
     if body.len() <= limits::BODY_COPY_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body }
 }
 
-/// A limit as it was sent.
+/// A limit as received.
 pub fn size(limit: u64) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }

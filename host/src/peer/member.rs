@@ -3,20 +3,20 @@
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-/// A node as it introduces itself to its peers.
+/// A node as it presents itself to its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Unique within the cluster.
     pub name: Arc<str>,
     /// Where peers reach it: the same port over TCP (forwarding) and UDP (membership).
     pub peer: SocketAddr,
-    /// Where its clients reach it, for people to see.
+    /// Where its clients reach it, shown to people.
     pub api: SocketAddr,
-    /// Counts the starts of this node on its data directory: the greater one is the newer.
+    /// Counts the starts of this node on its data directory: the greater one is newer.
     pub boot: u64,
-    /// Random, made at start: tells two processes of one name apart.
+    /// Random, generated at start: distinguishes two processes of one name.
     pub instance: u128,
-    /// It gives its slots away and takes none: alive, but not on the ring.
+    /// It hands over its slots and accepts none: alive, but not on the ring.
     pub leaving: bool,
     /// It can't serve now, and why: alive, but not on the ring while others can.
     pub unfit: Option<Unfit>,
@@ -24,12 +24,12 @@ pub struct Member {
     pub version: Arc<str>,
 }
 
-/// Why a node can't serve, the worse the greater.
+/// Why a node can't serve; a worse reason is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Unfit {
-    /// Its disk takes no writes: what it has it can give away in order.
+    /// Its disk accepts no writes: it can hand over its slots gracefully.
     Disk,
-    /// The log engine does not answer it: it can commit nothing, a release least of all.
+    /// The log engine does not answer: it can commit nothing, not even a release.
     Engine,
 }
 
@@ -42,14 +42,14 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// The nodes that one node believes to be alive, itself included. Numbered by that node alone.
+/// The nodes that one node believes to be alive, including itself. Numbered by that node alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
     /// Rises with every change.
     pub number: u64,
     /// This node's name.
     pub own: Arc<str>,
-    /// Sorted by name, without repeats; has `own`.
+    /// Sorted by name, without duplicates; contains `own`.
     pub alive: Arc<[Member]>,
 }
 
@@ -59,12 +59,12 @@ impl Members {
         self.alive.get(at)
     }
 
-    /// Those that do not leave.
+    /// Those that are not leaving.
     pub fn staying(&self) -> impl Iterator<Item = &Member> {
         self.alive.iter().filter(|member| !member.leaving)
     }
 
-    /// The names that stand on the ring: the fittest of those that stay. What others say of their
+    /// The names on the ring: the fittest of those that stay. What others report about their
     /// fitness counts only for a node that is `steady`; what this node knows of itself counts if
     /// another one is fitter.
     pub fn on_ring(&self, steady: bool) -> Vec<Arc<str>> {
@@ -102,7 +102,7 @@ mod tests {
         names.iter().map(|name| name[1..].parse().unwrap()).collect()
     }
 
-    /// A node that can't serve must not keep its slots, and a trouble that all have must not move
+    /// A node that can't serve must not keep its slots, and a problem that all have must not move
     /// any: each line is a case of one or the other.
     #[test]
     fn the_fittest_are_on_the_ring() {
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(ring(false, [None, ENGINE, None]), [0, 1, 2], "not believed");
         assert_eq!(ring(true, [None, DISK, ENGINE]), [0]);
         assert_eq!(ring(true, [ENGINE, DISK, ENGINE]), [1], "better than none");
-        // This node's own trouble.
+        // This node's own problem.
         assert_eq!(ring(false, [ENGINE, None, None]), [1, 2]);
         assert_eq!(ring(false, [ENGINE, None, ENGINE]), [1, 2]);
         assert_eq!(ring(false, [ENGINE, ENGINE, ENGINE]), [0, 1, 2], "everybody's");

@@ -1,5 +1,5 @@
-//! What nodes are to each other, before one says anything: who a node is, in which versions it speaks,
-//! and the secret that all of a cluster know.
+//! Descriptions of nodes before they communicate: identity, supported versions, and the cluster's
+//! shared secret.
 
 pub mod member;
 pub mod protocol;

@@ -1,5 +1,5 @@
-//! Versions of what nodes send each other, and the one rule of which versions work together:
-//! membership and links both ask [`Protocols::common`].
+//! Versions of the messages between nodes, and the one rule of which versions work together:
+//! membership and links both use [`Protocols::common`].
 
 use crate::level::{self, Level};
 use std::fmt;
@@ -12,9 +12,9 @@ pub struct Protocols {
 }
 
 impl Protocols {
-    /// What this build speaks in a cluster at this feature level. A change of what datagrams or items
-    /// mean, or of how they are encoded, is a new level; who does not know the level in force can't
-    /// read what the others write, and is refused.
+    /// What this build speaks in a cluster at this feature level. A change of what datagrams or
+    /// items mean, or of their encoding, is a new level. A node that does not know the current
+    /// level can't read what the others write, and is refused.
     pub fn at(level: Level) -> Self {
         Self { oldest: level, newest: level::NEWEST }
     }
@@ -43,8 +43,8 @@ mod tests {
     }
 
     proptest! {
-        /// Two sides that decide differently would let a node in by the one port and not by the
-        /// other, or use two versions with each other.
+        /// If the two sides decided differently, a node would be accepted on one port and refused
+        /// on the other, or two versions would be mixed.
         #[test]
         fn both_sides_choose_the_same_version_and_both_speak_it(a in range(), b in range()) {
             prop_assert_eq!(a.common(b), b.common(a));

@@ -8,33 +8,34 @@
 use crate::{limits, random};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-/// Says what the text is for wherever it turns up, and lets scanners for leaked secrets find it.
+/// Identifies the text wherever it turns up, and lets scanners for leaked secrets find it.
 const PREFIX: &str = "slotd-";
 
-/// A new secret of 256 random bits, fit for a header, an environment and a line of a file.
+/// A new secret of 256 random bits, valid in a header, an environment variable and a line of a
+/// file.
 pub fn generate() -> String {
     loop {
         let secret = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random::bytes::<32>()));
-        // Chance makes anything, also what looks like words.
+        // Random output may by chance look like words.
         if check(&secret).is_ok() {
             return secret;
         }
     }
 }
 
-/// How many bits a guesser has to try at most, by the look of the secret; at least
-/// [`limits::CLUSTER_SECRET_BITS_MIN`] are asked for.
+/// An upper estimate of the bits that an attacker has to guess, from the form of the secret; at
+/// least [`limits::CLUSTER_SECRET_BITS_MIN`] are required.
 ///
-/// It counts what each character may be worth, by the alphabet in use: 4 bits in hexadecimal, 6 in
-/// base64. Words count 2 bits a letter, and what is repeated counts once. An estimate, so that what
-/// people make up by hand is refused; that a secret is random it can't tell.
+/// It adds up what each character may be worth, by the alphabet in use: 4 bits in hexadecimal, 6 in
+/// base64. Words count 2 bits per letter, and repeats count once. It is an estimate that refuses
+/// secrets made up by people; it can't tell that a secret is random.
 pub fn strength_bits(secret: &str) -> u32 {
     let unit = without_repeats(secret.as_bytes());
     let mut distinct = unit.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
     let distinct = distinct.len() as u32;
-    // Of 32 random hexadecimal digits fewer than 8 are different once in 27 million times.
+    // Of 32 random hexadecimal digits, fewer than 8 are distinct once in 27 million times.
     if distinct < 8 {
         return distinct * 4;
     }
@@ -60,16 +61,16 @@ fn hundredths_of_bits(secret: &[u8]) -> u32 {
     }
 }
 
-/// The part that the rest repeats; all of it where nothing does.
+/// The part that is repeated; all of it if nothing is.
 fn without_repeats(secret: &[u8]) -> &[u8] {
     let repeats = |every: &usize| secret.iter().zip(&secret[*every..]).all(|(a, b)| a == b);
-    // An end that looks like the beginning is chance, not a repeat.
+    // An end that equals the beginning is coincidence, not a repeat.
     let unit = (1..=secret.len() / 2).find(repeats).unwrap_or(secret.len());
     &secret[..unit]
 }
 
-/// Whether letters follow each other as they do in words: half of all neighbours are among the most
-/// frequent pairs of English, where it is one of 11 in random letters.
+/// Whether letters follow each other as in words: half of all pairs are among the most frequent
+/// ones of English, against one in 11 in random letters.
 fn is_words(secret: &[u8]) -> bool {
     const PAIRS: &[u8] = b"alanarasatbabecechclcodeeaecedeleneresethahehihoicinioisitlalelilllo\
         mamendnengntofomonoroupararerirosesisttatethtitourusve";
@@ -84,7 +85,7 @@ fn is_words(secret: &[u8]) -> bool {
     pairs >= 6 && 2 * frequent >= pairs
 }
 
-/// Why a secret must not be used, and what to do about it.
+/// Why a secret must not be used, and how to fix it.
 ///
 /// # Errors
 /// It has fewer than [`limits::CLUSTER_SECRET_BITS_MIN`] bits.
@@ -106,8 +107,8 @@ mod tests {
     use super::*;
     use base64::engine::general_purpose::STANDARD;
 
-    /// A secret that the program makes itself must never be refused, nor one that is as long as the
-    /// documentation asks for, whatever chance made of it.
+    /// A secret that the program generates must never be refused, nor one that is as long as the
+    /// documentation asks for, whatever the random output.
     #[test]
     fn random_secrets_are_strong() {
         let mut weak = 0;
@@ -120,11 +121,11 @@ mod tests {
             assert!(check(&base64).is_ok(), "{base64}");
             weak += usize::from(check(&STANDARD.encode(random::bytes::<16>())).is_err());
         }
-        // 22 characters and their padding: too few to tell from words each time.
+        // 22 characters and their padding: too few to distinguish from words each time.
         assert!(weak <= 20, "{weak} of 2000");
     }
 
-    /// Each of these can be found by trying what people use.
+    /// Each of these can be guessed by trying what people use.
     #[test]
     fn secrets_that_people_make_up_are_weak() {
         for secret in [
@@ -142,7 +143,7 @@ mod tests {
             let told = check(secret).unwrap_err();
             assert!(told.contains("`slotd cluster secret`") && !told.contains(secret), "{told}");
         }
-        // Ten words of a list, drawn by chance, are 129 bits.
+        // Ten random words of a list are 129 bits.
         let drawn = "bronze-lantern-meadow-thirteen-oyster-cabinet-velvet-harness-pilot-orchard";
         assert!(check(drawn).is_ok());
     }

@@ -40,31 +40,31 @@ impl From<String> for BucketError {
     }
 }
 
-/// How a compare-and-swap ended.
+/// The result of a compare-and-swap.
 pub enum Swapped {
     Won {
         revision: u64,
         value: Bytes,
     },
-    /// Another value was there first: this one.
+    /// There was another value: this one.
     Lost {
         revision: u64,
         value: Bytes,
     },
 }
 
-/// A stored value. JSON, so that people can read it with the engine's own tools.
+/// A stored value. JSON, so that people can read it with NATS tools.
 #[derive(Serialize, Deserialize)]
 struct Stamped<T> {
     format: u32,
-    /// Tells the writer's own attempt from another's after a lost answer.
+    /// Distinguishes the writer's own attempt from another's after a lost answer.
     attempt: String,
     value: T,
 }
 
-/// The format of every value, unless its writer says otherwise.
+/// The format of every value, unless its writer sets another.
 pub const FORMAT: u32 = 1;
-/// A value in it is refused by versions that read only [`FORMAT`].
+/// Versions that read only [`FORMAT`] refuse a value in it.
 pub const FORMAT_LATER: u32 = 2;
 
 /// # Errors
@@ -73,7 +73,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     decode_up_to(FORMAT, bytes)
 }
 
-/// As [`decode`], of values that may have a later format.
+/// As [`decode`], for values that may have a later format.
 ///
 /// # Errors
 /// As [`decode`].
@@ -109,7 +109,7 @@ impl Bucket {
             num_replicas: nats.options.replicas,
             ..kv::Config::default()
         };
-        // There already, or made by another node at the same time: then it is looked at.
+        // It exists already, or another node created it at the same time: check it.
         let store = match nats.jetstream.get_key_value(name).await {
             Ok(store) => store,
             Err(_) => match nats.jetstream.create_key_value(config).await {
@@ -132,7 +132,7 @@ impl Bucket {
         Ok(Self { store, name: name.to_owned(), value_bytes_max })
     }
 
-    /// What a key has, by its stream's leader. May be old all the same.
+    /// A key's value, from its stream's leader. May still be stale.
     ///
     /// # Errors
     /// [`BucketError::Unavailable`].
@@ -147,7 +147,7 @@ impl Bucket {
         }
     }
 
-    /// As [`Self::read`], without trying again.
+    /// As [`Self::read`], without retries.
     pub async fn read_once(&self, key: &str) -> Result<Option<(u64, Bytes)>, String> {
         let subject = format!("{}{key}", self.store.prefix);
         match self.store.stream.get_last_raw_message_by_subject(&subject).await {
@@ -157,11 +157,11 @@ impl Bucket {
         }
     }
 
-    /// Sets a key if it is at revision `expected` (0: not there). Goes on with the same attempt
-    /// until it is settled: a refused or lost answer says nothing by itself.
+    /// Sets a key if it is at revision `expected` (0: missing). Repeats the same attempt until it
+    /// is settled: a refused or lost answer alone proves nothing.
     ///
     /// # Errors
-    /// [`BucketError::Undecided`] when it is not settled in [`limits::REGISTRY_TIMEOUT`];
+    /// [`BucketError::Undecided`] if it is not settled in [`limits::REGISTRY_TIMEOUT`];
     /// [`BucketError::TooLarge`].
     pub async fn swap<T: Serialize>(
         &self,
@@ -172,7 +172,7 @@ impl Bucket {
         self.swap_as(FORMAT, key, value, expected).await
     }
 
-    /// As [`Self::swap`], in a format that the caller names.
+    /// As [`Self::swap`], in the caller's format.
     ///
     /// # Errors
     /// As [`Self::swap`].
@@ -210,8 +210,8 @@ impl Bucket {
                         false => Swapped::Lost { revision, value },
                     });
                 }
-                // Nothing is after what was expected, as far as this answer goes: it may still
-                // land. The same again settles it.
+                // According to this answer there is nothing after the expected revision, but the
+                // write may still land. Repeating it settles that.
                 Ok(_) => {}
                 Err(read) => why = read,
             }
@@ -222,7 +222,7 @@ impl Bucket {
     }
 }
 
-/// Tries for up to [`limits::REGISTRY_TIMEOUT`].
+/// Retries for up to [`limits::REGISTRY_TIMEOUT`].
 pub fn retry() -> Retry {
     let backoff = Backoff::new(limits::REGISTRY_RETRY_MIN, limits::REGISTRY_RETRY_MAX);
     Retry::new(backoff, limits::REGISTRY_TIMEOUT)

@@ -1,8 +1,8 @@
-//! Components in the engine's object store, by digest.
+//! Components in JetStream's object store, by digest.
 //!
-//! The store's metadata is last writer wins, "not found" may follow a put, and a put that fails
-//! leaves pieces. So names are digests, a put is repeated whole, and counts once the component was
-//! read back with the right digest; what no object needs is removed.
+//! In the store's metadata the last writer wins, "not found" may follow a put, and a failed put
+//! leaves pieces. So names are digests, a put is repeated completely, and counts once the component
+//! was read back with the right digest; pieces that no object needs are removed.
 
 use super::bucket;
 use crate::{
@@ -28,11 +28,11 @@ pub struct Components {
     name: String,
 }
 
-/// What is under a digest.
+/// What is stored under a digest.
 enum Found {
     It(Bytes),
     Nothing,
-    /// Other bytes; says which.
+    /// Other bytes; names the difference.
     Another(String),
 }
 
@@ -68,12 +68,12 @@ impl Components {
         Ok(Self { store, stream, name })
     }
 
-    /// Stores a component for all nodes; one that is there already is left alone. When it returns,
-    /// the component has been read back.
+    /// Stores a component for all nodes, unless it is already stored. When it returns, the
+    /// component has been read back.
     ///
     /// # Errors
-    /// Why it could not be stored in [`limits::COMPONENT_TRANSFER_TIMEOUT`]; nothing is left that
-    /// is not removed in time.
+    /// Why it could not be stored in [`limits::COMPONENT_TRANSFER_TIMEOUT`]; leftovers are removed
+    /// later.
     pub async fn put(&self, digest: Digest, component: Bytes) -> Result<(), String> {
         if component.len() > limits::COMPONENT_BYTES_MAX || Digest::of(&component) != digest {
             return Err(format!("these {} bytes are not component {digest}", component.len()));
@@ -112,7 +112,7 @@ impl Components {
         }
     }
 
-    /// Reads a component and verifies its digest; `None`: it is not stored, however often one asks.
+    /// Reads a component and verifies its digest; `None`: it is certain that it is not stored.
     ///
     /// # Errors
     /// Why it could not be read.
@@ -168,14 +168,14 @@ impl Components {
                 false => Found::Another(format!("its {} bytes have another digest", bytes.len())),
             })
         };
-        // Pieces that are gone are waited for without end.
+        // The client waits for missing pieces without limit.
         tokio::time::timeout(limits::COMPONENT_TRY_TIMEOUT, read)
             .await
             .unwrap_or_else(|_| Err("no answer in time".into()))
     }
 
-    /// Removes pieces that no object needs and that did not at the call before either (what it
-    /// gave is what to give): pieces of a put under way are not needed yet.
+    /// Removes pieces that no object needs now or needed at the previous call (whose result is the
+    /// argument): pieces of a put in progress are not needed yet.
     pub async fn sweep(&self, suspects: HashSet<String>) -> HashSet<String> {
         let orphans = match self.orphans().await {
             Ok(orphans) => orphans,
@@ -195,7 +195,7 @@ impl Components {
         fresh.into_iter().collect()
     }
 
-    /// Subjects of pieces that no object's metadata names.
+    /// Subjects of pieces that no object's metadata refers to.
     pub(super) async fn orphans(&self) -> Result<Vec<String>, String> {
         let read = async {
             // Pieces first: those of an object that is finished meanwhile have their metadata then.

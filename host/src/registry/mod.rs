@@ -1,16 +1,16 @@
-//! What all nodes of a cluster share beside the slots' logs: deployments, settings, placement and
-//! components, kept in the engine.
+//! Data shared by all nodes of a cluster besides the slots' logs: deployments, settings, placement
+//! and components, kept in JetStream.
 //!
 //! The key-value bucket `slotd-<cluster>-registry` has
 //! - `settings`: what every node must agree on, written by the first one;
 //! - `node.<name>`: what each node can read, for the feature level in the settings;
 //! - `service.<name>`: a [`Service`] of the catalogue, changed by compare-and-swap, so that of two
-//!   deploys one wins and the other is told;
-//! - `placement`: slots that were told to leave a node.
+//!   concurrent deploys one wins and the other gets an error;
+//! - `placement`: slots that were drained from a node.
 //!
-//! A task watches the bucket, feeds the node's [`Catalogue`] and wakes those who wait for changes.
-//! It may be behind, never ahead, and never goes back: what has a lower revision than what is
-//! known is dropped. [`Registry::ensure`] is for those who must not be behind.
+//! A task watches the bucket, feeds the node's [`Catalogue`] and wakes waiters. It may be behind,
+//! never ahead, and never goes back: revisions lower than the known one are dropped.
+//! [`Registry::ensure`] is for callers that must not be behind.
 
 mod bucket;
 mod components;
@@ -40,7 +40,7 @@ use std::{
 };
 use tokio::{sync::watch as signal, task::JoinHandle};
 
-/// What every node of a cluster must have alike; fixed by the first one that starts.
+/// Settings that every node of a cluster must share; fixed by the first one that starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     pub slot_count: u16,
@@ -48,22 +48,22 @@ pub struct Settings {
     pub ring_scheme: String,
     /// Streams that the slots are spread over.
     pub streams: u16,
-    /// Made at random by each node, and kept of the first: tells a cluster from one of the same
-    /// name whose engine was emptied.
+    /// Generated at random by each node; the first one's is kept. Distinguishes a cluster from one
+    /// of the same name whose JetStream was emptied.
     pub id: String,
-    /// What the nodes may write. The only one that changes: it rises.
+    /// What the nodes may write. The only setting that changes: it rises.
     #[serde(default = "level::oldest")]
     pub level: Level,
-    /// What a later version has put there. It stays when this one changes the level.
+    /// Fields of later versions, preserved when this one changes the level.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// Where slots may not be, beside what the ring says.
+/// Restrictions on placement besides the ring.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// A node that a slot was told to leave. The ring's next choice takes the slot; should that
-    /// node go, the one after it. One name a slot: a slot that is told to leave the next node too
+    /// A node that a slot was told to leave. The ring's next choice takes the slot; if that node
+    /// fails, the one after it. One name per slot: a slot that is told to leave the next node too
     /// may come back to the first.
     pub avoid: BTreeMap<SlotId, Arc<str>>,
     #[serde(flatten)]
@@ -81,15 +81,15 @@ struct Inner {
     bucket: Bucket,
     components: Components,
     shared: Arc<Shared>,
-    /// One read of the engine for all who miss something.
+    /// One JetStream read shared by everyone who misses something.
     ensuring: tokio::sync::Mutex<()>,
     task: JoinHandle<()>,
 }
 
-/// What the watch feeds.
+/// The watch's state.
 struct Shared {
     catalogue: Arc<Catalogue>,
-    /// The revision of each key that was last seen.
+    /// The last seen revision of each key.
     revisions: Mutex<HashMap<String, u64>>,
     placement: signal::Sender<Arc<Placement>>,
     level: Arc<FeatureLevel>,
@@ -99,7 +99,7 @@ struct Shared {
     changed: signal::Sender<u64>,
 }
 
-/// Tells of services that changed. See [`Registry::changes`].
+/// Reports services that changed. See [`Registry::changes`].
 pub struct Changes {
     shared: Arc<Shared>,
     changed: signal::Receiver<u64>,
@@ -117,9 +117,9 @@ impl Drop for Inner {
 }
 
 impl Shared {
-    /// Takes in what a key has at a revision. What is older than what is known is dropped.
+    /// Applies a key's value at a revision. Values older than the known one are dropped.
     fn learn(&self, key: &str, revision: u64, value: &[u8]) {
-        // Held to the end: a revision and what it stands for change together.
+        // Held to the end: a revision and its value change together.
         let mut revisions = self.revisions.lock();
         let known = revisions.entry(key.to_owned()).or_default();
         if *known >= revision {
@@ -149,7 +149,7 @@ impl Shared {
         }
     }
 
-    /// The revision and the generation of a service as one.
+    /// The revision and the generation of a service, combined.
     fn at(&self, key: &str, service: &ServiceName) -> (u64, u64) {
         let revisions = self.revisions.lock();
         let known = self.catalogue.get(service);
@@ -159,12 +159,12 @@ impl Shared {
 }
 
 impl Registry {
-    /// Opens the registry, or makes it; checks `settings` against it, the number of streams only when
-    /// it is `given`; reads it whole into `catalogue` and watches it from then on.
+    /// Opens or creates the registry; checks `settings` against it, the number of streams only if
+    /// it is `given`; reads it completely into `catalogue` and watches it from then on.
     ///
     /// # Errors
-    /// [`NatsError::Refused`] when the cluster was made with other settings, or a bucket is set
-    /// up otherwise; [`NatsError::Unavailable`].
+    /// [`NatsError::Refused`] if the cluster was created with other settings, or a bucket is
+    /// configured differently; [`NatsError::Unavailable`].
     pub async fn open(
         nats: &Nats,
         settings: &Settings,
@@ -198,12 +198,12 @@ impl Registry {
         }
     }
 
-    /// What tells this cluster from every other, whatever its name.
+    /// The cluster's id, which distinguishes it from every other, whatever its name.
     pub fn cluster_id(&self) -> &str {
         &self.inner.settings.id
     }
 
-    /// What the cluster's first node has set.
+    /// The settings of the cluster's first node.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
     }
@@ -212,14 +212,14 @@ impl Registry {
         &self.inner.components
     }
 
-    /// Makes a service's new form durable for the whole cluster, then shows it here; the others
-    /// see it by their watch. `next` is what [`Service::deployed`] or [`Service::rolled_back`]
-    /// made of what the catalogue has. Store its component first.
+    /// Makes a service's new record durable for the whole cluster, then applies it here; the others
+    /// get it from their watch. `next` is what [`Service::deployed`] or [`Service::rolled_back`]
+    /// made of the catalogue's. Store its component first.
     ///
     /// # Errors
-    /// `swap-in-progress` when another node was first: then nothing has changed, and the catalogue
-    /// has the other's. `outcome-unknown` when it can't be said. `request-invalid` when the
-    /// service has had more deployments than fit one message of the engine.
+    /// `swap-in-progress` if another node was first: nothing has changed then, and the catalogue
+    /// has the other's. `outcome-unknown` if it is undecided. `request-invalid` if the service has
+    /// had more deployments than fit one NATS message.
     pub async fn put(&self, next: Service) -> Result<Arc<Service>, Error> {
         let Inner { bucket, shared, .. } = &*self.inner;
         let key = format!("{SERVICE}{}", next.name);
@@ -251,11 +251,11 @@ impl Registry {
         }
     }
 
-    /// A deployment that a log record names: from the catalogue, or from the engine when the
-    /// watch is behind.
+    /// A deployment that a log record refers to: from the catalogue, or from JetStream if the watch
+    /// is behind.
     ///
     /// # Errors
-    /// `plugin-unavailable` when it is not in the registry or can't be asked.
+    /// `plugin-unavailable` if it is not in the registry or the registry can't be reached.
     pub async fn ensure(
         &self,
         service: &ServiceName,
@@ -287,8 +287,7 @@ impl Registry {
                 Ok(None) => "the service is not in the registry".to_owned(),
                 Err(error) => error.to_string(),
             };
-            // The record was committed after the deployment was stored: a read that does not
-            // show it is an old one.
+            // The record was committed after the deployment was stored: a read without it is stale.
             if !retry.again().await {
                 return Err(Error::new(
                     Code::PluginUnavailable,
@@ -298,7 +297,7 @@ impl Registry {
         }
     }
 
-    /// Tells of services that changed, each with its newest form; the first time, of all.
+    /// Reports changed services, each with its latest record; the first time, all of them.
     pub fn changes(&self) -> Changes {
         let mut changed = self.inner.shared.changed.subscribe();
         changed.mark_changed();
@@ -310,7 +309,7 @@ impl Registry {
         self.inner.shared.placement.subscribe()
     }
 
-    /// Changes the placement, whoever else changes it meanwhile. `change` may be called again.
+    /// Changes the placement, even with concurrent changes. `change` may be called repeatedly.
     ///
     /// # Errors
     /// `storage-unavailable`, `outcome-unknown`.
@@ -348,8 +347,8 @@ impl Registry {
 }
 
 impl Changes {
-    /// Waits for services whose generation is greater than when this last told of them. `None`:
-    /// the registry is gone.
+    /// Waits for services whose generation is greater than at the last call. `None`: the registry
+    /// is closed.
     pub async fn next(&mut self) -> Option<Vec<Arc<Service>>> {
         loop {
             self.changed.changed().await.ok()?;
@@ -369,7 +368,7 @@ impl Changes {
     }
 }
 
-/// Writes the settings, or compares them with those that the cluster has. Gives the latter.
+/// Writes the settings, or compares them with the cluster's. Returns the latter.
 async fn check_settings(
     bucket: &Bucket,
     cluster: &str,

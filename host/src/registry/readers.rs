@@ -1,8 +1,9 @@
-//! Which feature levels the nodes can read, and the level in force.
+//! Which feature levels the nodes can read, and the current level.
 //!
-//! Each process writes at its start what it can read (`node.<name>`), *then* reads the level. Who raises
-//! it looks at what the members have written. A process that joins meanwhile learns the new level by
-//! its watch, and one from before there were levels is expelled ([`crate::node`]).
+//! At its start each process writes what it can read (`node.<name>`), *then* reads the level. A
+//! node that raises it checks what the members have written. A process that joins meanwhile learns
+//! the new level from its watch, and one from before there were levels is expelled
+//! ([`crate::node`]).
 
 use super::{Registry, SETTINGS, Settings, Shared, bucket};
 use crate::{
@@ -18,19 +19,20 @@ use std::{fmt::Write as _, sync::Arc};
 
 pub(super) const NODE: &str = "node.";
 
-/// What a node says of the slotd that it runs.
+/// What a node publishes about its slotd version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reader {
     pub name: Arc<str>,
     /// The newest level that it can read.
     pub newest: Level,
-    /// The process that says so, in hexadecimal: another start of the node may run another version.
+    /// The process that published it, in hexadecimal: another start of the node may run another
+    /// version.
     pub instance: String,
     /// For people.
     pub version: Arc<str>,
 }
 
-/// The key of a node: keys have fewer characters than names.
+/// The key of a node: keys allow fewer characters than names.
 fn key_of(name: &str) -> String {
     let mut key = NODE.to_owned();
     for byte in name.bytes() {
@@ -44,8 +46,8 @@ fn key_of(name: &str) -> String {
 }
 
 impl Settings {
-    /// Versions from before there were levels refuse settings of a later format, at their start and
-    /// by themselves: nobody need be there to keep them out.
+    /// Versions from before there were levels refuse settings of a later format by themselves, at
+    /// their start: no other node need be running to keep them out.
     pub(super) fn format(&self) -> u32 {
         if self.level > level::OLDEST { bucket::FORMAT_LATER } else { bucket::FORMAT }
     }
@@ -58,7 +60,7 @@ impl Settings {
 impl Shared {
     pub(super) fn learn_settings(&self, value: &[u8]) -> Result<(), String> {
         let settings = Settings::decode(value);
-        // What can't be read is of a later version: this one must not go on in its cluster.
+        // An unreadable value is from a later version: this one must not stay in its cluster.
         self.level.raise(settings.as_ref().map_or(Level::MAX, |settings| settings.level));
         settings.map(drop)
     }
@@ -71,24 +73,24 @@ impl Shared {
 }
 
 impl Registry {
-    /// The level in force, as far as this node has seen.
+    /// The current level, as far as this node has seen.
     pub fn level(&self) -> Arc<FeatureLevel> {
         self.inner.shared.level.clone()
     }
 
-    /// What a process can read. One that says nothing is of a version from before there were levels.
+    /// What a process can read. One without a record is of a version from before there were levels.
     pub fn reads(&self, name: &str, instance: u128) -> Level {
         let readers = self.inner.shared.readers.lock();
         let known = readers.get(name).filter(|reader| reader.instance == random::hex(instance));
         known.map_or(level::OLDEST, |reader| reader.newest)
     }
 
-    /// Whether the registry has this, as far as is known here.
+    /// Whether the registry has this, as far as known locally.
     pub fn knows(&self, reader: &Reader) -> bool {
         self.inner.shared.readers.lock().get(&reader.name) == Some(reader)
     }
 
-    /// As [`Self::reads`], asking the engine once: what is known here may be behind.
+    /// As [`Self::reads`], with one read of JetStream: local knowledge may be stale.
     ///
     /// # Errors
     /// `storage-unavailable`.
@@ -102,10 +104,10 @@ impl Registry {
         Ok(self.reads(name, instance))
     }
 
-    /// Says what this node can read, and then looks at the level again.
+    /// Publishes what this node can read, then checks the level again.
     ///
     /// # Errors
-    /// [`NatsError::Refused`] when the cluster's level is too new for this slotd;
+    /// [`NatsError::Refused`] if the cluster's level is too new for this slotd;
     /// [`NatsError::Unavailable`].
     pub async fn introduce(&self, reader: &Reader) -> Result<(), NatsError> {
         let super::Inner { bucket, shared, .. } = &*self.inner;
@@ -125,7 +127,7 @@ impl Registry {
         Err(NatsError::Unavailable(format!("{key} can't be written to the registry")))
     }
 
-    /// Raises the level for good. The caller has made sure that all nodes can read it.
+    /// Raises the level permanently. The caller has ensured that all nodes can read it.
     ///
     /// # Errors
     /// `storage-unavailable`, `outcome-unknown`.
@@ -160,7 +162,7 @@ pub(super) fn check_level(level: Level) -> Result<(), NatsError> {
     Err(NatsError::Refused(too_old(level)))
 }
 
-/// What an operator is told whose node is too old.
+/// The message for the operator of a node that is too old.
 pub fn too_old(level: Level) -> String {
     let level = match level {
         Level::MAX => "a later feature level".to_owned(),

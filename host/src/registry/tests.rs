@@ -41,7 +41,7 @@ fn deployed(catalogue: &Catalogue, digest: u8) -> Service {
     .unwrap()
 }
 
-/// Waits until a node's watch has shown it a generation.
+/// Waits until a node's watch has seen a generation.
 async fn until(registry: &Registry, generation: u64) {
     let mut changes = registry.changes();
     let wait = async {
@@ -54,7 +54,7 @@ async fn until(registry: &Registry, generation: u64) {
     tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap();
 }
 
-/// Were both to win, slots would run different plugins under one generation, for good.
+/// If both won, slots would run different plugins under one generation, permanently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_deploys_one_wins_and_all_see_it() {
     let server = Server::start().await;
@@ -76,7 +76,7 @@ async fn of_two_deploys_one_wins_and_all_see_it() {
             }
             (a, b) => panic!("{a:?} and {b:?}"),
         };
-        // Whoever lost has the winner's at once; a repeat of what it computed is refused here.
+        // The loser has the winner's at once; repeating its own change is refused here.
         until(&a, generation).await;
         until(&b, generation).await;
         assert_eq!(*of_a.get(&name()).unwrap(), winner);
@@ -84,12 +84,12 @@ async fn of_two_deploys_one_wins_and_all_see_it() {
         let stale = Service { current: 1, ..winner };
         assert_eq!(a.put(stale).await.unwrap_err().code, Code::SwapInProgress);
     }
-    // One that joins later sees what there is when it is open.
+    // One that joins later sees the current state when it is open.
     let (_c, of_c) = node(&server, "race").await;
     assert_eq!(of_c.get(&name()), of_a.get(&name()));
 }
 
-/// A node with another slot count or ring would look for sessions elsewhere than its peers.
+/// A node with another slot count or ring would look for sessions in other places than its peers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_other_settings_is_refused() {
     let server = Server::start().await;
@@ -108,13 +108,13 @@ async fn a_node_with_other_settings_is_refused() {
     ] {
         assert!(why.contains(part), "{why}");
     }
-    // Who says nothing of the streams takes those that the cluster has: the default may change.
+    // A node that does not configure the streams uses the cluster's number: the default may change.
     let unsaid = Settings { streams: 3, ..settings() };
     let joined = Registry::open(&nats, &unsaid, None, catalogue()).await.unwrap();
     assert_eq!(joined.settings().streams, 16);
 }
 
-/// A deploy while the engine is away must be settled when it is back, once; and no node may stay
+/// A deploy while NATS is unavailable must be settled when it is back, once; and no node may stay
 /// behind because its watch broke.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_outlast_a_restart_of_the_engine() {
@@ -140,8 +140,8 @@ async fn changes_outlast_a_restart_of_the_engine() {
     }
 }
 
-/// A slot's log may name a deployment that this node has not heard of: without it the slot could
-/// not be taken over.
+/// A slot's log may refer to a deployment that this node has not seen yet: without it the slot
+/// could not be taken over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_that_is_not_known_yet_is_looked_up() {
     let server = Server::start().await;
@@ -153,7 +153,7 @@ async fn a_deployment_that_is_not_known_yet_is_looked_up() {
     let found = b.ensure(&name(), 1).await.unwrap();
     assert_eq!(*found, *of_a.get(&name()).unwrap());
     assert_eq!(of_b.get(&name()), Some(found));
-    // What is older than what is known changes nothing.
+    // Values older than the known one change nothing.
     let (revision, old) = b.inner.bucket.read("service.chat").await.unwrap().unwrap();
     a.put(deployed(&of_a, 2)).await.unwrap();
     b.ensure(&name(), 2).await.unwrap();
@@ -189,7 +189,7 @@ async fn changes_of_the_placement_are_all_kept() {
     assert_eq!(*none, Placement::default());
 }
 
-/// Who acts on a deploy must hear of each service, and of each once.
+/// A follower of deploys must get each service, and each once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_tell_of_what_is_new() {
     let server = Server::start().await;
@@ -235,7 +235,7 @@ async fn components_are_verified_and_made_good() {
     assert!(error.await.unwrap().unwrap_err().contains("another digest"));
     a.components().put(digest, bytes.clone()).await.unwrap();
     assert_eq!(b.components().get(digest).await.unwrap(), Some(bytes.clone()));
-    // What a broken upload leaves goes away, at the second look; the rest stays.
+    // Leftovers of a broken upload are removed, at the second check; the rest stays.
     let left = "$O.slotd-components-plugins.C.left";
     nats.jetstream.publish(left, "half".into()).await.unwrap().await.unwrap();
     let suspects = a.components().sweep(Default::default()).await;

@@ -7,11 +7,10 @@ use futures_util::StreamExt;
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::watch::Sender;
 
-/// Watches for ever. `current` becomes true once everything that was there has been seen.
+/// Watches forever. `current` becomes true once all existing values have been seen.
 ///
-/// A watch gives the last value of every key, then each change. async-nats takes a watch up again
-/// where it was when its connection comes back; should it end or fail for good, a new one lists
-/// everything again.
+/// A watch returns the last value of every key, then each change. async-nats resumes a watch when
+/// its connection comes back; if it ends or fails permanently, a new one lists everything again.
 pub async fn run(
     bucket: Bucket,
     components: Components,
@@ -58,9 +57,9 @@ fn see(shared: &Shared, entry: &kv::Entry) {
                 br#"{"format":1,"attempt":"","value":{"avoid":{}}}"#,
             );
         }
-        // A node that has left says so by that.
+        // A node that has left shows it by that.
         kv::Operation::Delete | kv::Operation::Purge if entry.key.starts_with(NODE) => {}
-        // Sessions and logs name deployments by number for good.
+        // Sessions and logs refer to deployments by number permanently.
         kv::Operation::Delete | kv::Operation::Purge => {
             tracing::error!(
                 key = entry.key,

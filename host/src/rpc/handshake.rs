@@ -16,7 +16,7 @@
 use super::{
     RpcOptions,
     outbox::Outbox,
-    proto::{Farewell, Frame, Hello, Item, kind},
+    proto::{Frame, GoAway, Hello, Item, kind},
 };
 use crate::{
     discovery::Found,
@@ -80,13 +80,13 @@ pub(super) struct Refusal {
     pub reason: Reason,
     /// For this node's log.
     pub detail: String,
-    /// What the other side is told, where that is less.
-    told: Option<&'static str>,
+    /// Sent to the other side, if it must not see `detail`.
+    public_detail: Option<&'static str>,
 }
 
 /// How a handshake failed.
 #[derive(Debug)]
-pub(super) enum Parted {
+pub(super) enum HandshakeError {
     /// This side refuses the other.
     Ours(Refusal),
     /// The other side refused.
@@ -97,35 +97,35 @@ pub(super) enum Parted {
 
 impl Refusal {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), told: None }
+        Self { reason, detail: detail.into(), public_detail: None }
     }
     /// Of one that did not prove that it knows the secret.
     fn unproven(detail: String) -> Self {
-        let told = "this node's secret or cluster name differs from the called node's; its log \
+        let public_detail = "this node's secret or cluster name differs from the called node's; its log \
             says which";
-        Self { reason: Reason::Secret, detail, told: Some(told) }
+        Self { reason: Reason::Secret, detail, public_detail: Some(public_detail) }
     }
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(Reason::Malformed, detail)
     }
-    /// What the other side is told.
-    pub fn farewell(&self) -> Item {
+    /// The item that reports it to the other side.
+    pub fn go_away(&self) -> Item {
         let reason = self.reason.as_str().to_owned();
-        let detail = self.told.unwrap_or(&self.detail).to_owned();
-        let farewell = Farewell { reason, detail };
-        Item { head: farewell.encode_to_vec().into(), ..Item::new(kind::FAREWELL, 0) }
+        let detail = self.public_detail.unwrap_or(&self.detail).to_owned();
+        let go_away = GoAway { reason, detail };
+        Item { head: go_away.encode_to_vec().into(), ..Item::new(kind::GO_AWAY, 0) }
     }
-    /// What the other side said.
+    /// The refusal in the other side's item.
     pub fn read(item: &Item) -> Self {
-        let Ok(Farewell { reason, detail }) = Farewell::decode(&*item.head) else {
-            return Self::malformed("its goodbye can't be decoded");
+        let Ok(GoAway { reason, detail }) = GoAway::decode(&*item.head) else {
+            return Self::malformed("its go-away message can't be decoded");
         };
         let known = Reason::ALL.iter().find(|known| known.as_str() == reason);
         Self::new(known.copied().unwrap_or(Reason::Malformed), clean(&detail))
     }
 }
 
-impl From<Refusal> for Parted {
+impl From<Refusal> for HandshakeError {
     fn from(refusal: Refusal) -> Self {
         Self::Ours(refusal)
     }
@@ -137,7 +137,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl fmt::Display for Parted {
+impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ours(refusal) => write!(f, "refused: {refusal}"),
@@ -201,14 +201,14 @@ impl Own {
     /// The caller's side of the handshake, with the node that should be `expected`.
     ///
     /// # Errors
-    /// Who ended it and why. A refusal of this side is still to be told to the other.
+    /// Who ended it and why. A refusal of this side must still be sent to the other.
     pub async fn introduce(
         &self,
         expected: &str,
         frames: &mut Streaming<Frame>,
         outbox: &Outbox,
         hello: &[u8],
-    ) -> Result<Introduced, Parted> {
+    ) -> Result<Introduced, HandshakeError> {
         let theirs = expect(frames, kind::HELLO).await?;
         let said = read(&theirs)?;
         let hellos = Hellos { caller: hello, called: &theirs };
@@ -227,7 +227,7 @@ impl Own {
         frames: &mut Streaming<Frame>,
         outbox: &Outbox,
         progress: impl FnOnce(),
-    ) -> Result<Introduced, Parted> {
+    ) -> Result<Introduced, HandshakeError> {
         let theirs = expect(frames, kind::HELLO).await?;
         let said = read(&theirs)?;
         progress();
@@ -397,19 +397,21 @@ pub(super) fn word(kind: u32, head: impl AsRef<[u8]>) -> Item {
 }
 
 /// The head of the next item, which must be of this kind and alone.
-async fn expect(frames: &mut Streaming<Frame>, kind: u32) -> Result<Bytes, Parted> {
+async fn expect(frames: &mut Streaming<Frame>, kind: u32) -> Result<Bytes, HandshakeError> {
     let frame = match frames.message().await {
         Ok(Some(frame)) => frame,
-        Ok(None) => return Err(Parted::Closed("it closed the link".into())),
+        Ok(None) => return Err(HandshakeError::Closed("it closed the link".into())),
         // It has a source when it is about the connection, and not about what came over it.
         Err(status) if status.source().is_some() => {
-            return Err(Parted::Closed(clean(status.message())));
+            return Err(HandshakeError::Closed(clean(status.message())));
         }
         Err(status) => return Err(Refusal::malformed(clean(status.message())).into()),
     };
     match &*frame.items {
         [item] if item.kind == kind => Ok(item.head.clone()),
-        [item, ..] if item.kind == kind::FAREWELL => Err(Parted::Theirs(Refusal::read(item))),
+        [item, ..] if item.kind == kind::GO_AWAY => {
+            Err(HandshakeError::Theirs(Refusal::read(item)))
+        }
         _ => Err(Refusal::malformed("it does not speak the peer protocol").into()),
     }
 }

@@ -3,8 +3,8 @@
 
 use super::{
     PeerError, Request, Response,
-    crew::Crew,
-    handshake::{Own, Parted, Refusal, clean, word},
+    executor::LocalExecutor,
+    handshake::{HandshakeError, Own, Refusal, clean, word},
     outbox::{Assembler, Outbox},
     proto::{self, Codec, Frame, Item, kind},
     wire::{self, Parts},
@@ -347,8 +347,8 @@ async fn moved(link: &Link, target: &mut watch::Receiver<Member>, member: &Membe
 
 /// One connection, from its start to its end. Gives the reason of the end.
 async fn connection(link: &Link, own: &Own, member: &Member) -> String {
-    let crew = Crew::default();
-    let exec = crew.clone();
+    let executor = LocalExecutor::default();
+    let exec = executor.clone();
     let main = async {
         let opened = timeout(limits::PEER_HANDSHAKE_TIMEOUT, open(link, own, member, exec)).await;
         let opened = opened.unwrap_or_else(|_| {
@@ -368,7 +368,7 @@ async fn connection(link: &Link, own: &Own, member: &Member) -> String {
             Err(why) => why,
         }
     };
-    crew.drive(main).await
+    executor.drive(main).await
 }
 
 /// A connection on which both sides have proven who they are.
@@ -380,7 +380,12 @@ struct Opened {
     _sender: http2::SendRequest<tonic::body::Body>,
 }
 
-async fn open(link: &Link, own: &Own, member: &Member, exec: Crew) -> Result<Opened, String> {
+async fn open(
+    link: &Link,
+    own: &Own,
+    member: &Member,
+    exec: LocalExecutor,
+) -> Result<Opened, String> {
     let address = member.peer;
     let stream = TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
@@ -423,15 +428,15 @@ async fn open(link: &Link, own: &Own, member: &Member, exec: Crew) -> Result<Ope
         }
         Err(parted) => {
             match &parted {
-                Parted::Ours(refusal) => {
+                HandshakeError::Ours(refusal) => {
                     own.refused(address.ip(), "a link to a peer", refusal);
-                    outbox.urgent(refusal.farewell());
+                    outbox.urgent(refusal.go_away());
                     outbox.close();
                     // Until it is written: the other side names the reason too.
                     let _ = timeout(limits::PEER_STOP_GRACE, frames.message()).await;
                 }
-                Parted::Theirs(refusal) => own.refused(address.ip(), "this node", refusal),
-                Parted::Closed(_) => {}
+                HandshakeError::Theirs(refusal) => own.refused(address.ip(), "this node", refusal),
+                HandshakeError::Closed(_) => {}
             }
             Err(parted.to_string())
         }
@@ -542,7 +547,7 @@ impl<'a> Session<'a> {
                 }
             }
             kind::PONG => self.answered = self.answered.max(id.min(self.pinged)),
-            kind::FAREWELL => {
+            kind::GO_AWAY => {
                 let refusal = Refusal::read(&word(kind, &head));
                 return Err(format!("the peer closed it: {refusal}"));
             }

@@ -11,7 +11,7 @@
 //! | `wire` | requests and answers as the content of items |
 //! | `handshake` | who is who, and who knows the secret |
 //! | `outbox` | what waits to be written, packed into frames |
-//! | `crew` | all futures of one connection in one task |
+//! | `executor` | all futures of one connection in one task |
 //! | `link` | the caller's side |
 //! | `server` | the other side, until both know each other |
 //! | `waiting` | who may wait there, and who gives way |
@@ -20,7 +20,7 @@
 //! A link is authenticated but not encrypted: it is for a network that only the operator's
 //! machines are on.
 
-mod crew;
+mod executor;
 mod handshake;
 mod link;
 mod outbox;

@@ -76,8 +76,8 @@ pub(super) mod kind {
     pub const HELLO: u32 = 2;
     /// The head is the sender's proof that it knows the secret.
     pub const PROOF: u32 = 3;
-    /// The head is a [`super::Farewell`]: the sender closes the link.
-    pub const FAREWELL: u32 = 4;
+    /// The head is a [`super::GoAway`]: the sender closes the link.
+    pub const GO_AWAY: u32 = 4;
     /// `id` is any number; the peer sends it back as [`PONG`].
     pub const PING: u32 = 5;
     pub const PONG: u32 = 6;
@@ -135,7 +135,7 @@ pub(super) struct Hello {
 
 /// Why a side closes the link. As stable as [`Hello`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Farewell {
+pub(super) struct GoAway {
     /// [`super::handshake::Reason::as_str`], or empty for an orderly end.
     #[prost(string, tag = "1")]
     pub reason: String,

@@ -3,8 +3,8 @@
 
 use super::{
     Handler,
-    crew::Crew,
-    handshake::{Introduced, Own, Parted, Reason, Refusal, clean},
+    executor::LocalExecutor,
+    handshake::{HandshakeError, Introduced, Own, Reason, Refusal, clean},
     outbox::{Frames, Outbox},
     proto::{self, Codec, Frame, Trust},
     serving::{End, Serving},
@@ -170,51 +170,52 @@ async fn converse(
         Err(_) => return own.refused(from, "a connection", &late(limits::PEER_SILENT_TIMEOUT)),
     }
     let mut place = Some(place);
-    let crew = Crew::default();
-    let exec = crew.clone();
-    crew.drive(async {
-        let outbox = Outbox::new();
-        let (give, frames) = oneshot::channel();
-        let give = Mutex::new(Some((give, outbox.clone())));
-        let service = service_fn(move |request| respond(request, give.lock().take()));
-        let mut connection = pin!(
-            http2::Builder::new(exec)
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(2 * limits::PEER_STREAM_WINDOW_BYTES)
-                .max_send_buf_size(limits::PEER_FRAME_BYTES_MAX)
-                .max_concurrent_streams(1)
-                .serve_connection(TokioIo::new(stream), service)
-        );
-        let mut peer = None;
-        let caller = Caller { from, until, place: &mut place, known: &mut peer };
-        let session = session(server, frames, &outbox, caller, stop);
-        let ended = tokio::select! {
-            biased;
-            ended = connection.as_mut() => Err(ended),
-            refused = session => Ok(refused),
-        };
-        match (ended, &peer) {
-            (Err(Err(e)), None) => {
-                let refusal = Refusal::malformed(format!("not a slotd peer: {}", deep(&e)));
-                own.refused(from, "a connection", &refusal);
-            }
-            (Err(ended), Some(name)) => {
-                let why = ended.err().map_or_else(|| "it closed the link".into(), |e| deep(&e));
-                tracing::info!(peer = %name, "a peer's link to this node ended: {why}");
-            }
-            (Err(Ok(())), None) => {}
-            (Ok(refusal), _) => {
-                if let Some(refusal) = refusal {
-                    outbox.urgent(refusal.farewell());
+    let executor = LocalExecutor::default();
+    let exec = executor.clone();
+    executor
+        .drive(async {
+            let outbox = Outbox::new();
+            let (give, frames) = oneshot::channel();
+            let give = Mutex::new(Some((give, outbox.clone())));
+            let service = service_fn(move |request| respond(request, give.lock().take()));
+            let mut connection = pin!(
+                http2::Builder::new(exec)
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(2 * limits::PEER_STREAM_WINDOW_BYTES)
+                    .max_send_buf_size(limits::PEER_FRAME_BYTES_MAX)
+                    .max_concurrent_streams(1)
+                    .serve_connection(TokioIo::new(stream), service)
+            );
+            let mut peer = None;
+            let caller = Caller { from, until, place: &mut place, known: &mut peer };
+            let session = session(server, frames, &outbox, caller, stop);
+            let ended = tokio::select! {
+                biased;
+                ended = connection.as_mut() => Err(ended),
+                refused = session => Ok(refused),
+            };
+            match (ended, &peer) {
+                (Err(Err(e)), None) => {
+                    let refusal = Refusal::malformed(format!("not a slotd peer: {}", deep(&e)));
+                    own.refused(from, "a connection", &refusal);
                 }
-                outbox.close();
-                connection.as_mut().graceful_shutdown();
-                let _ = timeout(limits::PEER_STOP_GRACE, connection).await;
+                (Err(ended), Some(name)) => {
+                    let why = ended.err().map_or_else(|| "it closed the link".into(), |e| deep(&e));
+                    tracing::info!(peer = %name, "a peer's link to this node ended: {why}");
+                }
+                (Err(Ok(())), None) => {}
+                (Ok(refusal), _) => {
+                    if let Some(refusal) = refusal {
+                        outbox.urgent(refusal.go_away());
+                    }
+                    outbox.close();
+                    connection.as_mut().graceful_shutdown();
+                    let _ = timeout(limits::PEER_STOP_GRACE, connection).await;
+                }
             }
-        }
-    })
-    .await;
+        })
+        .await;
 }
 
 fn late(within: Duration) -> Refusal {
@@ -317,18 +318,18 @@ async fn session(
         trust.grant();
         Ok((frames, peer))
     });
-    let late = |_| Err(Parted::Ours(late(limits::PEER_HANDSHAKE_TIMEOUT)));
+    let late = |_| Err(HandshakeError::Ours(late(limits::PEER_HANDSHAKE_TIMEOUT)));
     let (frames, peer) = match introduced.await.unwrap_or_else(late) {
         Ok(introduced) => introduced,
-        Err(Parted::Ours(refusal)) => {
+        Err(HandshakeError::Ours(refusal)) => {
             own.refused(from, "a peer's link", &refusal);
             return Some(refusal);
         }
-        Err(Parted::Theirs(refusal)) => {
+        Err(HandshakeError::Theirs(refusal)) => {
             own.refused(from, "this node's answer to a link", &refusal);
             return None;
         }
-        Err(Parted::Closed(_)) => return None,
+        Err(HandshakeError::Closed(_)) => return None,
     };
     // It is no stranger any more.
     *place = None;

@@ -169,7 +169,7 @@ impl<'a> Serving<'a> {
                         read.abort();
                     }
                 }
-                kind::FAREWELL => {
+                kind::GO_AWAY => {
                     return Err(End::Theirs(Refusal::read(&item)));
                 }
                 kind => {

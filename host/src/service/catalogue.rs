@@ -19,8 +19,8 @@ use std::{
     },
 };
 
-/// One deployment: a plugin under a version. Never changes, and goes away with its service only,
-/// because sessions and log records name it by its number.
+/// One deployment: a plugin under a version. It never changes, and is deleted only with its
+/// service, because sessions and log records refer to it by its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
     /// From 1 up, within the service.
@@ -30,22 +30,22 @@ pub struct Deployment {
     /// `<version>+<short digest>`.
     pub label: Arc<str>,
     pub deployed_ms: u64,
-    /// Its operator said that it reads the state of every other version as it is. What was
-    /// deployed before that could be said has it not.
+    /// Its operator declared that it reads the state of every other version unchanged. Absent in
+    /// deployments from before that existed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub same_state: bool,
     /// Who deployed it, if the request said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
-    /// What a later version has put there.
+    /// Fields of later versions.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
-/// What brought the current generation about.
+/// What caused the current generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switched {
-    /// What ran before; `None`: nothing.
+    /// The previous deployment; `None`: there was none.
     pub from: Option<DeploymentId>,
     pub at_ms: u64,
     /// Who asked for it, if the request said so.
@@ -53,10 +53,10 @@ pub struct Switched {
     pub by: Option<Arc<str>>,
 }
 
-/// What an operator says of a change of a service.
+/// An operator's statements about a change of a service.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
-    /// The version reads the state of every other one as it is.
+    /// The version reads the state of every other one unchanged.
     pub same_state: bool,
     pub by: Option<Arc<str>>,
     pub now_ms: u64,
@@ -64,20 +64,20 @@ pub struct Change {
 
 /// The current deployment of a removed service; no deployment has this number.
 pub const REMOVED: DeploymentId = 0;
-/// Hex digits that name a digest: more than the number of any deployment has.
+/// Hex digits that identify a digest: more than any deployment number has.
 const DIGEST_DIGITS_MIN: usize = 6;
 /// Its label; those of deployments have a `+`.
 pub const REMOVED_LABEL: &str = "removed";
 
-/// A service as the catalogue has it. A removed one stays, without a deployment, so that a later
-/// service of its name goes on with its numbers.
+/// A service's catalogue record. A removed one stays, without a deployment, so that a later service
+/// of its name continues its numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub name: ServiceName,
-    /// Rises with each deploy and rollback: what slots are moved to.
+    /// Rises with each deploy and rollback: what slots switch to.
     pub generation: u64,
     pub current: DeploymentId,
-    /// What rollback goes back to, the latest last.
+    /// What rollback returns to, the latest last.
     pub previous: Vec<DeploymentId>,
     /// `deployments[id - first]`.
     pub deployments: Vec<Deployment>,
@@ -85,18 +85,18 @@ pub struct Service {
     /// name.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub first: DeploymentId,
-    /// The generation in which a service of this name was last removed; 0: none was. Sessions of an
+    /// The generation in which a service of this name was last removed; 0: never. Sessions of an
     /// earlier generation belong to that service.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: u64,
-    /// That generation again, once its sessions were deleted in every slot of a node that stands
-    /// alone: nobody need look for them any more. Not kept in a cluster, whose slots move.
+    /// That generation again, once its sessions were deleted in every slot of a standalone node:
+    /// later starts need not look for them. Not stored in a cluster, whose slots move.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub purged: u64,
-    /// Absent of a generation from before it was kept.
+    /// Absent for a generation from before it was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched: Option<Switched>,
-    /// What a later version has put there.
+    /// Fields of later versions.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -111,21 +111,21 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// Where the catalogue is kept durably.
+/// Where the catalogue is stored durably.
 pub trait CatalogueStore: Send + Sync + 'static {
     fn load(&self) -> Result<Option<Vec<u8>>, String>;
     /// Durable when it returns.
     fn save(&self, catalogue: &[u8]) -> Result<(), String>;
 }
 
-/// The services of a node. Reads are cheap; changes are durable before they show.
+/// The services of a node. Reads are cheap; changes are durable before they become visible.
 pub struct Catalogue {
     services: RwLock<BTreeMap<ServiceName, Arc<Service>>>,
     /// Whether any service was ever removed: if not, slots need not check.
     has_removals: AtomicBool,
     /// One change at a time; readers don't wait for its write to disk.
     changing: Mutex<()>,
-    /// `None` in a cluster: there [`Catalogue::learn`] is fed by what all nodes share.
+    /// `None` in a cluster: there the shared registry feeds [`Catalogue::learn`].
     store: Option<Box<dyn CatalogueStore>>,
 }
 
@@ -165,7 +165,7 @@ impl Service {
         }
     }
 
-    /// The record that moves a slot to what is current.
+    /// The record that switches a slot to the current deployment.
     pub fn activate(&self) -> Activate {
         Activate {
             service: self.name.clone(),
@@ -174,10 +174,10 @@ impl Service {
         }
     }
 
-    /// The service after a deployment of `digest`; `None`: that is what runs already.
+    /// The service after a deployment of `digest`; `None`: that is already current.
     ///
     /// # Errors
-    /// `request-invalid` when the service has had too many deployments.
+    /// `request-invalid` if the service has had too many deployments.
     pub fn deployed(
         existing: Option<&Service>,
         name: &ServiceName,
@@ -207,7 +207,7 @@ impl Service {
         Ok(Some(service))
     }
 
-    /// The number of a deployment, which is a new one unless there is one like it.
+    /// The number of a deployment: that of an identical one, or a new one.
     fn add(
         &mut self,
         version: Option<&str>,
@@ -248,7 +248,7 @@ impl Service {
         Ok(id)
     }
 
-    /// Makes the deployment that runs now the one that `rollback` returns to.
+    /// Makes the current deployment the one that `rollback` returns to.
     fn keep_for_rollback(&mut self) {
         if self.current != REMOVED {
             self.previous.push(self.current);
@@ -257,7 +257,7 @@ impl Service {
         }
     }
 
-    /// Whether two deployments are of the same component under the same version, whatever was said of
+    /// Whether two deployments have the same component and version, whatever was declared about
     /// their state.
     fn is_same(&self, one: DeploymentId, other: DeploymentId) -> bool {
         let (one, other) = (self.deployment(one), self.deployment(other));
@@ -269,18 +269,18 @@ impl Service {
         self.switched = Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() });
         self.current = id;
         self.generation += 1;
-        // A step back to what runs would be none.
+        // Returning to the current deployment would change nothing.
         while self.previous.last().is_some_and(|before| self.is_same(*before, id)) {
             self.previous.pop();
         }
     }
 
-    /// The service after a rollback: to the deployment before, or to the one that `to` names by its
-    /// version, its label, its number or the beginning of its digest. Unchanged where that runs.
+    /// The service after a rollback: to the previous deployment, or to the one that `to` names by
+    /// its version, label, number or digest prefix. Unchanged if that is current.
     ///
     /// # Errors
-    /// `nothing-to-roll-back`; `deployment-not-found`; `request-invalid` when what `change` says of
-    /// its state would be a deployment too many.
+    /// `nothing-to-roll-back`; `deployment-not-found`; `request-invalid` if the declaration in
+    /// `change` would need one deployment too many.
     pub fn rolled_back(&self, to: Option<&str>, change: &Change) -> Result<Service, Error> {
         let mut service = self.clone();
         let target = match to {
@@ -305,15 +305,15 @@ impl Service {
         if runs.is_some_and(|runs| runs.same_state || !change.same_state) {
             return Ok(service);
         }
-        // What is said of a version makes another deployment of it: sessions that stayed behind
-        // are tried afresh, and what a deployment is never changes. It holds for the change that it
-        // was said with: what is not said again is taken for not so.
+        // A declaration about a version makes another deployment of it: sessions that stayed behind
+        // are retried, and a deployment never changes. It holds only for the change that it was
+        // made with; a later change without it uses the deployment without it.
         let id = match change.same_state == target.same_state {
             true => target.id,
             false => service.add(Some(&target.version), target.digest, change)?,
         };
         match service.previous.iter().rposition(|id| *id == target.id) {
-            // What came after it is what is rolled back.
+            // Deployments after it are the ones rolled back.
             Some(at) => service.previous.truncate(at),
             None => service.keep_for_rollback(),
         }
@@ -321,8 +321,8 @@ impl Service {
         Ok(service)
     }
 
-    /// The deployment that an operator names: by its label, its version (the latest of several), its
-    /// number, or the beginning of its digest.
+    /// The deployment that an operator names: by its label, its version (the latest of several),
+    /// its number, or a prefix of its digest.
     fn find(&self, named: &str) -> Result<&Deployment, Error> {
         let by_name = |d: &&Deployment| *d.label == *named || d.version == named;
         let by_number = || self.deployment(named.parse().ok()?);
@@ -333,7 +333,7 @@ impl Service {
         let all = || self.deployments.iter();
         let found = all().rfind(by_name).or_else(by_number).or_else(|| {
             let found = all().rfind(by_digest)?;
-            // Two digests that begin so: none of them is named.
+            // Two digests have this prefix: it is ambiguous.
             all().filter(by_digest).all(|d| d.digest == found.digest).then_some(found)
         });
         found.ok_or_else(|| {
@@ -362,7 +362,7 @@ impl Service {
 
 impl Catalogue {
     /// # Errors
-    /// What the store says, or that what it holds does not decode.
+    /// Errors of the store, or that its content does not decode.
     pub fn open(store: Box<dyn CatalogueStore>) -> Result<Self, String> {
         let services = match store.load()? {
             Some(bytes) => serde_json::from_slice::<Vec<Service>>(&bytes)
@@ -375,7 +375,7 @@ impl Catalogue {
         Ok(Self { services, has_removals, changing: Mutex::new(()), store })
     }
 
-    /// An empty catalogue that is told by [`Catalogue::learn`] what the cluster has.
+    /// An empty catalogue, fed by [`Catalogue::learn`] with the cluster's services.
     pub fn of_cluster() -> Self {
         Self {
             services: RwLock::default(),
@@ -385,7 +385,7 @@ impl Catalogue {
         }
     }
 
-    /// Shows a service as the cluster has it. `false` when what is known is as new or newer: it
+    /// Applies a service's record from the cluster. `false` if the known one is as new or newer: it
     /// never goes back.
     pub fn learn(&self, service: Service) -> bool {
         let mut services = self.services.write();
@@ -405,7 +405,7 @@ impl Catalogue {
         self.has_removals.load(Ordering::Acquire)
     }
 
-    /// A service, also one that was removed.
+    /// A service, even a removed one.
     pub fn get(&self, name: &ServiceName) -> Option<Arc<Service>> {
         self.services.read().get(name).cloned()
     }
@@ -416,7 +416,7 @@ impl Catalogue {
         self.get(name).filter(|s| !s.is_removed()).ok_or_else(|| not_deployed(name))
     }
 
-    /// Every service, those that were removed included.
+    /// Every service, including removed ones.
     pub fn all(&self) -> Vec<Arc<Service>> {
         self.services.read().values().cloned().collect()
     }
@@ -425,7 +425,7 @@ impl Catalogue {
         self.services.read().get(name)?.deployment(id).cloned()
     }
 
-    /// A deployment's label; a number where the catalogue does not know it.
+    /// A deployment's label; a number if the catalogue does not know it.
     pub fn label(&self, name: &ServiceName, id: DeploymentId) -> Arc<str> {
         if id == REMOVED {
             return REMOVED_LABEL.into();
@@ -435,17 +435,17 @@ impl Catalogue {
         known.unwrap_or_else(|| format!("deployment-{id}").into())
     }
 
-    /// Makes a service's new form durable, then shows it. Blocks on the disk.
+    /// Makes a service's new record durable, then visible. Blocks on the disk.
     ///
     /// # Errors
-    /// `storage-unavailable`; then nothing has changed.
+    /// `storage-unavailable`; nothing has changed then.
     pub fn put(&self, service: Service) -> Result<Arc<Service>, Error> {
         let _changing = self.changing.lock();
         self.put_alone(service)
     }
 
-    /// Keeps that the sessions of a service that was removed in generation `since` are deleted. Blocks
-    /// on the disk.
+    /// Records that the sessions of a service removed in generation `since` are deleted. Blocks on
+    /// the disk.
     ///
     /// # Errors
     /// As [`Self::put`].
@@ -456,7 +456,7 @@ impl Catalogue {
         self.put_alone(Service { purged: since, ..(*known).clone() }).map(drop)
     }
 
-    /// The caller has `changing`.
+    /// The caller holds `changing`.
     fn put_alone(&self, service: Service) -> Result<Arc<Service>, Error> {
         let store = self.store.as_ref();
         let store =
@@ -493,7 +493,7 @@ mod tests {
         Digest([n; 32])
     }
 
-    /// Rollback must undo exactly one deploy, and to-and-fro must not grow the catalogue.
+    /// Rollback must undo exactly one deploy, and going back and forth must not grow the catalogue.
     #[test]
     fn deploys_and_rollbacks_walk_back_in_order() -> Result<(), Error> {
         let name = ServiceName::parse("chat")?;
@@ -517,8 +517,8 @@ mod tests {
         Ok(())
     }
 
-    /// A word that was said once would otherwise hold for every rollback after it: sessions would be
-    /// taken over in a shape that nobody vouched for.
+    /// A declaration made once would otherwise hold for every later rollback: sessions would be
+    /// taken over in a format that nobody vouched for.
     #[test]
     fn what_is_said_of_the_state_is_not_inherited() -> Result<(), Error> {
         let name = ServiceName::parse("cart")?;
@@ -535,19 +535,19 @@ mod tests {
         let again = said.rolled_back(Some("0.1.0"), &plain)?;
         assert_eq!((again.current, again.generation), (3, said.generation), "it runs already");
         let forward = said.rolled_back(Some("0.2.0"), &plain)?;
-        // By its version, and by the number of the deployment of which it was said.
+        // By its version, and by the number of the deployment with the declaration.
         for to in ["0.1.0", "3", "1"] {
             let back = forward.rolled_back(Some(to), &plain)?;
             assert_eq!((back.current, back.deployments.len()), (1, 3), "--to {to}");
         }
         let back = forward.rolled_back(Some("0.1.0"), &same)?;
         assert_eq!((back.current, back.deployments.len()), (3, 3));
-        // Nor by the way back without a name.
+        // Nor a rollback without a name.
         let last = deploy(Some(&said), "0.3.0", 3)?;
         assert_eq!(last.previous.last(), Some(&3));
         assert_eq!(last.rolled_back(None, &plain)?.current, 1);
         assert_eq!(last.rolled_back(None, &same)?.current, 3);
-        // The deployments of one component are one step.
+        // The deployments of one component count as one step.
         assert_eq!((said.previous.len(), forward.previous.as_slice()), (0, &[3][..]));
         let again = forward.rolled_back(None, &plain)?;
         let on = again.rolled_back(None, &plain).map_err(|e| e.code);
@@ -578,7 +578,7 @@ mod tests {
             let code = service.rolled_back(Some(to), &change).map_err(|e| e.code);
             assert_eq!(code.map(|s| s.current), Err(Code::DeploymentNotFound), "--to {to}");
         }
-        // Back at the first, the way on has to be named.
+        // Back at the first, the target of a roll-forward has to be named.
         let back = service.rolled_back(None, &change)?;
         let refused = back.rolled_back(None, &change).map_err(|e| (e.code, e.detail));
         let Err((Code::NothingToRollBack, detail)) = refused else { panic!("{refused:?}") };
@@ -586,8 +586,8 @@ mod tests {
         Ok(())
     }
 
-    /// What a version has kept before services could be removed must be read by this one, and what
-    /// this one keeps of such a service by that version: a step back finds its services.
+    /// Data from before services could be removed must be readable by this version, and this
+    /// version's data of such a service by that one: a downgrade finds its services.
     #[test]
     fn what_was_kept_before_removals_is_read() -> Result<(), Error> {
         let digest = "07".repeat(32);
@@ -602,7 +602,7 @@ mod tests {
         assert!(!service.is_removed() && service.deployment(1).is_some_and(|d| !d.same_state));
         let kept: serde_json::Value = serde_json::from_str(&kept).map_err(json)?;
         assert_eq!(serde_json::to_value(&service).map_err(json)?, kept);
-        // What a later version has put there stays, whatever this one changes.
+        // Fields of later versions are preserved, whatever this one changes.
         let mut later = kept.clone();
         later["canary"] = serde_json::json!({"slots": [1]});
         later["deployments"][0]["signed"] = true.into();
@@ -619,7 +619,7 @@ mod tests {
         let next = serde_json::to_value(next.ok_or_else(|| Error::internal("no change"))?)
             .map_err(json)?;
         assert!(next["deployments"][0]["signed"] == true && next["canary"]["slots"][0] == 1);
-        // Numbers go on behind a removal: no record of the old service is one of the new.
+        // Numbers continue after a removal: no record of the old service belongs to the new one.
         let removed = service.removed(&Change::default());
         assert_eq!((removed.generation, removed.since, removed.first), (4, 4, 2));
         let (name, change) = (service.name, Change::default());

@@ -1,4 +1,5 @@
-//! Services: which plugin each runs, which it ran, and what may take over a session from which.
+//! Services: their current and earlier deployments, and which version may take over a session from
+//! which.
 
 pub mod catalogue;
 pub mod takeover;

@@ -1,4 +1,4 @@
-//! Whether a version may take over a session from another one when its `migrate` has said nothing.
+//! Whether a version may take over a session from another one when its `migrate` proves nothing.
 //!
 //! The interface has every component export `migrate`, and the SDKs export one that agrees for who
 //! has written none: "it returned ok" does not say that there is a migration. What a `migrate` did
@@ -10,29 +10,29 @@
 use semver::Version;
 use std::{cmp::Ordering, fmt};
 
-/// What a call of `migrate` that ended well has shown.
+/// What a successful call of `migrate` has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Migrate {
     /// It read or wrote the session's state.
     Own,
-    /// It did nothing: there is none, as far as anyone can tell.
+    /// It did nothing: it is treated as absent.
     None,
 }
 
-/// Why a version without a `migrate` of its own does not take a session.
+/// Why a version without its own `migrate` does not take over a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The session was last handled by a later version.
     Later,
-    /// One of the two is no semantic version: nobody can say which is earlier.
+    /// One of the two is not a semantic version: the order is unknown.
     Unordered,
 }
 
-/// Decides whether a session goes from version `from` to version `to`, whose `migrate` agreed.
-/// `same_state`: the operator said that `to` reads the state of every other version as it is.
+/// Decides whether a session moves from version `from` to version `to`, whose `migrate` agreed.
+/// `same_state`: the operator declared that `to` reads the state of every other version unchanged.
 ///
 /// # Errors
-/// Why not; the session stays on `from` then.
+/// The reason; the session stays on `from` then.
 pub fn takes_over(migrate: Migrate, from: &str, to: &str, same_state: bool) -> Result<(), Refusal> {
     if migrate == Migrate::Own || same_state || from == to {
         return Ok(());
@@ -47,7 +47,7 @@ pub fn takes_over(migrate: Migrate, from: &str, to: &str, same_state: bool) -> R
 }
 
 impl Refusal {
-    /// The reason, for a session that stays on `from` and for the operator who would move it.
+    /// The reason, for a session that stays on `from` and for the operator who wants to move it.
     pub fn reason(self, from: &str, to: &str) -> impl fmt::Display {
         match self {
             Self::Later => format!(
@@ -66,31 +66,31 @@ impl Refusal {
 mod tests {
     use super::*;
 
-    /// The whole rule. A wrong line is state in two shapes, or a service whose every session stays
+    /// The whole rule. A wrong line is state in two formats, or a service whose sessions all stay
     /// behind.
     #[test]
     fn who_takes_a_session_over() {
         use Migrate::{None, Own};
         use Refusal::{Later, Unordered};
         let table = [
-            // Forwards, and the same.
+            // Forward, and equal.
             (None, "0.1.0", "0.2.0", false, Ok(())),
             (None, "0.2.0", "0.10.0", false, Ok(())),
             (None, "1.0.0", "1.0.0", false, Ok(())),
             (None, "1.0.0-rc.1", "1.0.0", false, Ok(())),
             (None, "1.0.0+one", "1.0.0+two", false, Ok(())),
             (None, "0.0.0", "0.1.0", false, Ok(())),
-            // Backwards.
+            // Backward.
             (None, "0.2.0", "0.1.0", false, Err(Later)),
             (None, "0.10.0", "0.2.0", false, Err(Later)),
             (None, "1.0.0", "1.0.0-rc.1", false, Err(Later)),
-            // What has no order.
+            // Without an order.
             (None, "build-7", "build-8", false, Err(Unordered)),
             (None, "1.0", "1.1", false, Err(Unordered)),
             (None, "v1.0.0", "1.1.0", false, Err(Unordered)),
             (None, "1.0.0", "", false, Err(Unordered)),
             (None, "01.0.0", "1.1.0", false, Err(Unordered)),
-            // The same text needs none.
+            // Equal texts need none.
             (None, "build-7", "build-7", false, Ok(())),
             // A migrate that looked at the state, or the operator, knows better.
             (Own, "0.2.0", "0.1.0", false, Ok(())),

@@ -1,4 +1,4 @@
-//! How far a swap is, on one node and on all.
+//! The progress of a swap, on one node and on all.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

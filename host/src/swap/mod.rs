@@ -1,5 +1,5 @@
-//! A swap: every slot goes over to another deployment, at a message boundary of its own, by a
-//! record in its own log.
+//! A swap: every slot switches to another deployment, each between two of its messages, by a record
+//! in its own log.
 
 mod info;
 
@@ -38,23 +38,23 @@ pub struct Swap {
     end: watch::Sender<End>,
 }
 
-/// How a swap stands.
+/// A swap's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     No,
-    /// Every slot has moved.
+    /// Every slot has switched.
     Done,
-    /// A later generation moves the slots now, those that this one had not moved too.
+    /// A later generation switches the slots now, including those that this one had not.
     Superseded(u64),
 }
 
 #[derive(Default)]
 struct Progress {
     pauses: Vec<Duration>,
-    /// Slots that left this node meanwhile: they go over where they are.
+    /// Slots that left this node meanwhile: they switch on their new node.
     left: usize,
     finished: Option<Duration>,
-    /// Of slots that did not go over yet.
+    /// Slots that have not switched yet.
     errors: BTreeMap<SlotId, String>,
 }
 
@@ -72,8 +72,8 @@ impl Swap {
         }
     }
 
-    /// Moves every slot, [`limits::SWAP_CONCURRENCY_MAX`] at a time. A slot that can't be moved
-    /// now is tried again, with back-off, until `stopping` says that the node ends or a later swap
+    /// Switches every slot, [`limits::SWAP_CONCURRENCY_MAX`] at a time. A slot that can't switch
+    /// now is retried, with back-off, until `stopping` reports that the node ends or a later swap
     /// takes over.
     pub async fn run(
         self: Arc<Self>,
@@ -88,7 +88,7 @@ impl Swap {
                 async move {
                     tokio::select! {
                         biased;
-                        // An order that is on its way is one of an older generation by then.
+                        // An order in flight belongs to an older generation by then.
                         () = this.ended() => {}
                         _ = stopping.wait_for(|stopping| *stopping) => {}
                         () = this.move_slot(router, slot, activation) => {}
@@ -112,8 +112,8 @@ impl Swap {
         }
     }
 
-    /// Ends a swap that is under way, because the slots go over to a later generation; says whether
-    /// it was.
+    /// Ends a swap in progress, because the slots switch to a later generation; returns whether it
+    /// was in progress.
     pub fn supersede(&self, by: u64) -> bool {
         self.finish(End::Superseded(by))
     }
@@ -131,7 +131,7 @@ impl Swap {
 
     async fn ended(&self) {
         let mut end = self.end.subscribe();
-        // It can't be gone: it is this swap's own.
+        // It can't be gone: this swap owns it.
         let _ = end.wait_for(|end| *end != End::No).await;
     }
 
@@ -161,7 +161,7 @@ impl Swap {
         }
     }
 
-    /// All slots of a node may fail for one reason, again and again.
+    /// All slots of a node may fail for one reason, repeatedly.
     fn tell_of_retry(&self, service: &ServiceName, slot: SlotId, error: &Error) {
         if repeats::admit("a slot did not switch", service) {
             tracing::warn!(
@@ -175,12 +175,12 @@ impl Swap {
         }
     }
 
-    /// Waits until every slot has moved or another swap has taken over, `wait` at most.
+    /// Waits until every slot has switched or another swap has taken over, at most `wait`.
     pub async fn wait(&self, wait: Duration) {
         let _ = tokio::time::timeout(wait, self.ended()).await;
     }
 
-    /// For a peer that adds the shares of all nodes up.
+    /// For a peer that adds up all nodes' shares.
     pub fn share(&self) -> SwapShare {
         SwapShare { info: self.info(), pauses_us: micros(&self.progress.lock().pauses) }
     }
@@ -193,7 +193,7 @@ impl Swap {
         *self.end.borrow() == End::Done
     }
 
-    /// Every slot has moved, or another swap moves what is left.
+    /// Every slot has switched, or another swap switches the rest.
     pub fn has_ended(&self) -> bool {
         *self.end.borrow() != End::No
     }
@@ -229,8 +229,8 @@ fn micros(pauses: &[Duration]) -> Vec<f64> {
     pauses.iter().map(|pause| pause.as_secs_f64() * 1e6).collect()
 }
 
-/// Drops the instances of versions that the service does not run any more. Unmapping takes time: not
-/// for a thread that serves.
+/// Drops the instances of versions that the service does not run any more. Unmapping takes time, so
+/// not on a serving thread.
 fn give_up_older(router: &Router, record: &Activate) {
     let context = router.context();
     // Another swap may have ended since.
@@ -240,7 +240,7 @@ fn give_up_older(router: &Router, record: &Activate) {
     crate::task::blocking(move || plugins.pool().supersede(&service, current));
 }
 
-/// Has a slot go over; gives the time for which it took no message.
+/// Makes a slot switch; returns the time for which it accepted no message.
 async fn activate(
     router: &Router,
     slot: SlotId,
@@ -256,8 +256,8 @@ mod tests {
     use super::*;
     use crate::{error::Code, telemetry::said::Said};
 
-    /// Five hundred slots that can't go over try every two seconds: they would fill the disk with
-    /// lines that do not say what is to be mended.
+    /// Five hundred slots that can't switch retry every two seconds: they would fill the disk with
+    /// lines that do not name the cause.
     #[test]
     fn slots_that_can_not_go_over_say_so_a_few_times_and_of_what() {
         let said = Said::default();

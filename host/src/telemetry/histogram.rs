@@ -1,21 +1,21 @@
-//! A histogram with fixed buckets: a record is two atomic additions, whoever scrapes or doesn't.
+//! A histogram with fixed buckets: recording is two atomic additions, whether it is scraped or not.
 //!
-//! The exporter's own keeps every sample until the next scrape: memory without bound on a node
-//! that nobody scrapes.
+//! The exporter's own keeps every sample until the next scrape, which uses unlimited memory on a
+//! node that is never scraped.
 
 use std::{
     fmt::Write as _,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Microseconds for a guest's call, milliseconds for a disk, seconds for trouble.
+/// From microseconds for a guest's call through milliseconds for a disk to seconds for problems.
 pub static SECONDS: &[f64] = &[
     1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2,
     5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 pub static BYTES: &[f64] =
     &[64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0];
-/// How many went together.
+/// Number of items per group.
 pub static COUNT: &[f64] =
     &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
 

@@ -16,7 +16,7 @@ use std::{fmt::Write as _, sync::OnceLock};
 pub struct Metric {
     pub name: &'static str,
     pub kind: &'static str,
-    /// The labels, with the values that they take where these are fixed.
+    /// The labels, with their values if these are fixed.
     pub labels: &'static [(&'static str, &'static str)],
     pub doc: &'static str,
     bounds: Option<&'static [f64]>,
@@ -24,7 +24,7 @@ pub struct Metric {
 
 macro_rules! table {
     ($($(#[doc = $doc:literal])* $field:ident: $kind:ident $name:literal $([$bounds:ident])? $({$label:literal = $value:literal})?;)*) => {
-        /// A handle for each metric that is counted as it happens. Rows that share a name are one
+        /// A handle for each metric that is counted as it happens. Rows with the same name are one
         /// metric with a label.
         pub struct Metrics {
             $($(#[doc = $doc])* pub $field: $kind,)*
@@ -272,7 +272,7 @@ const ERRORS: &str = "slotd_errors_total";
 const PEER_REFUSED: &str = "slotd_peer_refused_total";
 const CONNECTIONS_ENDED: &str = "slotd_http_connections_ended_total";
 
-/// Metrics whose labels are known only as they happen. All are bounded.
+/// Metrics whose label values are known only at run time. All are bounded.
 static LABELLED: &[Metric] = &[
     Metric {
         name: HTTP_REQUESTS,
@@ -317,8 +317,8 @@ static LABELLED: &[Metric] = &[
 
 static METADATA: Metadata<'static> = Metadata::new("slotd", Level::INFO, None);
 
-/// The process's metrics. The first call makes them and installs the recorder, so that the
-/// `metrics` macros end up here too.
+/// The process's metrics. The first call creates them and installs the recorder, so that the
+/// `metrics` macros record here too.
 pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| {
@@ -336,8 +336,8 @@ pub fn metrics() -> &'static Metrics {
                 _ => registry.describe_histogram(name, None, doc),
             }
         }
-        // Another recorder can only be there if slotd is a library in a program that has one;
-        // then the macros go there, and the handles here still count.
+        // Another recorder exists only if slotd is a library in a program that has one; the macros
+        // record there then, and the handles here still count.
         let _ = metrics::set_global_recorder(registry);
         Metrics::new(registry)
     })
@@ -357,7 +357,7 @@ impl Metrics {
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 
-    /// Counts a connection that had to go, or could not be had, because its listener is full.
+    /// Counts a connection that was closed or refused because its listener is full.
     pub fn connection_ended(&self, listener: &'static str, why: &'static str) {
         let labels = vec![
             Label::from_static_parts("listener", listener),
@@ -367,7 +367,7 @@ impl Metrics {
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 
-    /// What this process counts, also what `/metrics` shows of a cluster's node only.
+    /// Metrics of this process, including those that `/metrics` shows only for a cluster node.
     #[cfg(test)]
     pub fn render_counters(&self) -> String {
         self.registry.render()
@@ -401,13 +401,13 @@ impl Metrics {
     }
 }
 
-/// Whether a line of the text format is about what only a node of a cluster does.
+/// Whether a line of the text format is about something that only a cluster node does.
 fn is_of_a_cluster(line: &str) -> bool {
     let line = line.strip_prefix("# HELP ").or(line.strip_prefix("# TYPE ")).unwrap_or(line);
     OF_CLUSTERS.iter().any(|start| line.starts_with(start))
 }
 
-/// How the names of metrics begin that stand still on a node that stands alone.
+/// Name prefixes of metrics that never change on a standalone node.
 const OF_CLUSTERS: &[&str] = &[
     "slotd_nats_",
     "slotd_log_append_",
@@ -518,7 +518,7 @@ mod tests {
         crate::config::docs::assert_current("metrics.md", &metrics_md());
     }
 
-    /// What is counted must show, under its name and labels, whether it came by a handle or macro.
+    /// Every metric must show under its name and labels, whether recorded by a handle or a macro.
     #[test]
     fn what_is_counted_is_rendered() {
         let metrics = metrics();
@@ -554,7 +554,7 @@ mod tests {
             assert!(line(&text, start).is_some(), "no {start:?} in\n{text}");
         }
         assert!(!text.contains("NaN"));
-        // Every family once: Prometheus refuses the whole answer otherwise.
+        // Every family once: otherwise Prometheus refuses the whole answer.
         let mut types: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
         let all = types.len();
         types.sort_unstable();
@@ -562,8 +562,8 @@ mod tests {
         assert_eq!(all, types.len());
     }
 
-    /// Depths must come from the node that runs, and go with it; claims in turns would not show in
-    /// the sum over all slots, nor a counter's increase if it were said to be a gauge.
+    /// Depths must come from the running node, and disappear with it. Alternating claims would not
+    /// show in the sum over all slots, nor a counter's increase if it were declared a gauge.
     #[test]
     fn slots_are_read_at_the_scrape_and_end_with_their_source() {
         let source = scrape::on_scrape(|| scrape::Snapshot {
@@ -593,7 +593,7 @@ mod tests {
         assert_eq!((line(&text, depth), line(&text, claims)), (None, None));
     }
 
-    /// A histogram that loses records under contention lies about the busiest moments.
+    /// A histogram that loses records under contention is wrong at the busiest moments.
     #[test]
     fn histograms_lose_nothing_between_threads() {
         let histogram = Arc::new(super::super::histogram::FixedHistogram::new(COUNT));

@@ -27,7 +27,7 @@ use tracing_subscriber::{
     reload,
 };
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -46,7 +46,7 @@ impl LogFormat {
     }
 }
 
-/// The fields of a line, their text made [`text::printable`].
+/// The fields of a line, their text passed through [`text::printable`].
 struct Printable(DefaultFields);
 
 impl<'w> FormatFields<'w> for Printable {
@@ -57,8 +57,8 @@ impl<'w> FormatFields<'w> for Printable {
     }
 }
 
-/// As [`init_log`], without the time and the place: for a command whose reader sits before it. The
-/// filter is the program's own; one that is none lets nothing through.
+/// As [`init_log`], without time and target, for a command with a reader at the terminal. The
+/// filter is the program's own; an invalid one suppresses everything.
 pub fn init_plain_log(filter: &str) {
     let filter = EnvFilter::builder().parse_lossy(filter);
     let _ = tracing_subscriber::fmt()
@@ -73,18 +73,17 @@ pub fn init_plain_log(filter: &str) {
 
 type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
-/// Changes the filter of the log that [`init_log`] has made.
+/// Changes the filter of the log that [`init_log`] has set up.
 static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
-/// Sends log lines to standard error, by way of [`sink`]. The first call counts; later ones change
-/// nothing.
+/// Sends log lines to standard error, through [`sink`]. Only the first call has an effect.
 ///
 /// # Errors
-/// The filter is none; the configuration has checked it before.
+/// The filter is invalid; the configuration has already checked it.
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
     let writer = sink::Log { json: format == LogFormat::Json };
     let builder = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter_of(filter)?);
-    // An error means that there is a subscriber already: a program that has slotd as its library.
+    // An error means that there is a subscriber already: a program that uses slotd as a library.
     match format {
         LogFormat::Text => {
             let builder = builder
@@ -111,13 +110,13 @@ fn keep(set: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync + 'st
     let _ = SET_FILTER.set(Box::new(move |filter| set(filter).map_err(|e| e.to_string())));
 }
 
-/// Changes what is logged, from now on.
+/// Changes the log filter from now on.
 ///
 /// # Errors
-/// The filter is none; the configuration has checked it before.
+/// The filter is invalid; the configuration has already checked it.
 pub fn set_filter(filter: &str) -> Result<(), String> {
     let filter = filter_of(filter)?;
-    // Without a log of ours there is nothing to change.
+    // Without our log there is nothing to change.
     SET_FILTER.get().map_or(Ok(()), |set| set(filter))
 }
 
@@ -126,7 +125,7 @@ fn filter_of(filter: &str) -> Result<EnvFilter, String> {
     if filter.max_level_hint().is_some_and(|level| level < LevelFilter::TRACE) {
         return Ok(filter);
     }
-    // There it shows how it logs in, password included.
+    // At that level it logs its credentials, including the password.
     let quiet = "async_nats::connection=debug".parse();
     Ok(filter.add_directive(quiet.map_err(|e| format!("a filter of our own: {e}"))?))
 }

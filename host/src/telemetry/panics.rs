@@ -1,17 +1,17 @@
 //! What happens after a panic: a bug in slotd.
 //!
-//! A panic leaves whatever the thread or task owned in an unknown shape, so nothing goes on with
-//! it. There are two kinds.
+//! A panic leaves everything that the thread or task owned in an unknown state, so nothing
+//! continues with it. There are two kinds.
 //!
-//! - **Contained**: the task owns all that it touched, and its owner makes it anew. A slot's task
-//!   is one: it is dropped with its memory, and the slot starts again from its log, as after a
-//!   crash. Otherwise one message that finds a bug would stop the other slots too. Such a task
-//!   runs under [`contain`].
+//! - **Contained**: the task owns everything that it touched, and its owner recreates it. An
+//!   example is a slot's task: it is dropped with its memory, and the slot restarts from its log,
+//!   as after a crash. Otherwise one message that triggers a bug would stop the other slots too.
+//!   Such a task runs under [`contain`].
 //! - **Fatal**: everything else (the committer, the store's threads, the epoch ticker). Others wait
-//!   for it or share its data, so the process ends with [`EXIT_CODE`] and starts again from its
-//!   log, which is what recovery is for. `slotd serve` waits for [`fatal`].
+//!   for it or share its data, so the process ends with [`EXIT_CODE`] and recovers from its log
+//!   after a restart. `slotd serve` waits for [`fatal`].
 //!
-//! Both are logged with their place and counted in `slotd_panics_total`.
+//! Both are logged with their location and counted in `slotd_panics_total`.
 
 use crate::limits;
 use futures_util::FutureExt;
@@ -39,11 +39,11 @@ static FATAL: std::sync::LazyLock<watch::Sender<Option<String>>> =
 thread_local! {
     /// How many contained scopes this thread is in.
     static CONTAINED: Cell<u32> = const { Cell::new(0) };
-    /// The name of what it runs; empty: it has none.
+    /// The name of what it runs; empty: none.
     static RUNS: Cell<&'static str> = const { Cell::new("") };
 }
 
-/// What was contained. The log has more.
+/// A contained panic. The log has more.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{what} panicked: {message}")]
 pub struct Panicked {
@@ -51,7 +51,7 @@ pub struct Panicked {
     pub message: String,
 }
 
-/// What is put back at the end.
+/// The value to restore at the end.
 struct Scope {
     contained: u32,
     ran: &'static str,
@@ -73,7 +73,7 @@ impl Drop for Scope {
     }
 }
 
-/// Runs a future whose panic is reported with a name.
+/// Runs a future whose panics are reported under a name.
 pub async fn named<F: Future>(what: &'static str, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -83,8 +83,8 @@ pub async fn named<F: Future>(what: &'static str, future: F) -> F::Output {
     .await
 }
 
-/// Runs a future whose panic ends nothing but itself. The caller must drop or make anew whatever
-/// the future could have left half done.
+/// Runs a future whose panic ends only itself. The caller must drop or rebuild whatever the future
+/// could have left half done.
 ///
 /// # Errors
 /// The panic.
@@ -108,7 +108,7 @@ pub fn contain_sync<T>(what: &'static str, work: impl FnOnce() -> T) -> Result<T
         .map_err(|payload| Panicked { what, message: message(&*payload).into() })
 }
 
-/// Resolves with the cause after a panic that nothing contained.
+/// Resolves with the cause after an uncontained panic.
 pub async fn fatal() -> String {
     let mut cause = FATAL.subscribe();
     match cause.wait_for(Option::is_some).await {
@@ -118,7 +118,7 @@ pub async fn fatal() -> String {
     }
 }
 
-/// Logs, counts and sorts every panic from now on.
+/// Logs, counts and classifies every panic from now on.
 pub fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(hook)));
@@ -156,8 +156,8 @@ fn hook(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Names a backtrace's frames, which takes seconds, beside the thread that serves. One at a time: a
-/// panic that repeats has the same.
+/// Symbolizes a backtrace, which takes seconds, on another thread than the one that serves. One at
+/// a time: a repeated panic has the same backtrace.
 fn tell_later(backtrace: Backtrace) {
     static BUSY: AtomicBool = AtomicBool::new(false);
     if BUSY.swap(true, Ordering::AcqRel) {
@@ -195,7 +195,7 @@ fn message(payload: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
-    /// Without it one message that finds a bug would stop every slot of the node.
+    /// Without it one message that triggers a bug would stop every slot of the node.
     #[tokio::test]
     async fn a_contained_panic_ends_only_its_task() {
         let result = contain("a slot", async {

@@ -1,5 +1,5 @@
-//! Where the process's metrics are kept: the exporter's registry for counters and gauges, our own
-//! fixed buckets for histograms.
+//! The process's metrics storage: the exporter's registry for counters and gauges, our own fixed
+//! buckets for histograms.
 
 use super::histogram::{FixedHistogram, SECONDS};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
@@ -7,11 +7,11 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
-/// What a histogram's name stands for.
+/// The type of a histogram's name.
 #[derive(Default)]
 struct Family {
     help: String,
-    /// By their labels, as they are written.
+    /// By their labels, in text form.
     members: BTreeMap<String, Arc<FixedHistogram>>,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// `bounds` gives a histogram's buckets by its name; others get [`SECONDS`].
+    /// `bounds` maps a histogram's name to its buckets; others get [`SECONDS`].
     pub fn new(bounds: fn(&str) -> Option<&'static [f64]>) -> Self {
         let plain = PrometheusBuilder::new().build_recorder();
         Self { plain, histograms: Mutex::default(), bounds }
@@ -45,7 +45,7 @@ impl Registry {
     }
 }
 
-/// A label's value as the text format wants it.
+/// A label's value, escaped for the text format.
 pub(super) fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,4 +1,4 @@
-//! Limits log lines that guests, clients, peers or a broken disk can cause without end.
+//! Limits log lines that guests, clients, peers or a broken disk can cause endlessly.
 //!
 //! Of similar lines (the same statement, about the same thing), the first few are logged, and one
 //! line at the end of each [`limits::REPEATS_INTERVAL`] gives the number of the others. So a client
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many lines in how much time.
+/// A number of lines per interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     pub lines: u32,
@@ -40,7 +40,7 @@ impl Window {
         now.saturating_duration_since(self.began) >= rate.interval
     }
 
-    /// How many lines of an interval that is over were suppressed; a new one begins then.
+    /// How many lines of a finished interval were suppressed; starts a new one.
     pub fn turn(&mut self, rate: Rate, now: Instant) -> u64 {
         match self.is_over(rate, now) {
             true => std::mem::replace(self, Self::new(now)).suppressed,
@@ -48,7 +48,7 @@ impl Window {
         }
     }
 
-    /// Whether one more line is to be logged.
+    /// Whether one more line should be logged.
     pub fn admit(&mut self, rate: Rate) -> bool {
         let admitted = self.lines < rate.lines;
         match admitted {
@@ -59,7 +59,7 @@ impl Window {
     }
 }
 
-/// Admits something once in a while for each key, and for a bounded number of keys in that time.
+/// Rate-limits something per key, for a bounded number of keys.
 pub struct Limiter<K> {
     rate: Rate,
     keys_max: usize,
@@ -72,7 +72,7 @@ impl<K: Hash + Eq> Limiter<K> {
         Self { rate, keys_max, windows: HashMap::new() }
     }
 
-    /// `None`: not now. Otherwise how often that was said of the key since it was last admitted.
+    /// `None`: not now. Otherwise how often it was asked for the key since it was last admitted.
     pub fn admit(&mut self, key: K, now: Instant) -> Option<u64> {
         let rate = self.rate;
         if self.windows.len() >= self.keys_max && !self.windows.contains_key(&key) {
@@ -104,7 +104,7 @@ impl Repeats {
     fn admit(&mut self, what: &'static str, about: String, now: Instant) -> (bool, Suppressed) {
         let mut key = (what, about);
         if !self.0.contains_key(&key) && self.0.len() >= limits::REPEATS_KEPT_MAX {
-            // Too many things at once to be told apart.
+            // Too many kinds at once to distinguish.
             key.1 = "others".to_owned();
         }
         let window = self.0.entry(key.clone()).or_insert_with(|| Window::new(now));
@@ -113,7 +113,7 @@ impl Repeats {
         (window.admit(RATE), before)
     }
 
-    /// Forgets what has not happened lately.
+    /// Forgets keys that were not used recently.
     fn sweep(&mut self, now: Instant) -> Suppressed {
         let mut suppressed = Vec::new();
         self.0.retain(|(what, about), window| {
@@ -127,14 +127,14 @@ impl Repeats {
     }
 }
 
-/// Whether a line that says `what` about something is to be logged now. Counts it otherwise.
+/// Whether a line with `what` about something should be logged now. If not, counts it.
 pub fn admit(what: &'static str, about: impl Display) -> bool {
     let (admitted, before) = REPEATS.lock().admit(what, about.to_string(), crate::clock::now());
     tell(before);
     admitted
 }
 
-/// Says how many lines were suppressed in intervals that are over. Called now and then.
+/// Logs how many lines were suppressed in finished intervals. Called periodically.
 pub fn sweep() {
     let suppressed = REPEATS.lock().sweep(crate::clock::now());
     tell(suppressed);
@@ -150,7 +150,7 @@ fn tell(suppressed: Suppressed) {
 mod tests {
     use super::*;
 
-    /// One client whose calls failed filled 50 GB of log a day.
+    /// One client with failing calls filled 50 GB of log a day.
     #[test]
     fn what_repeats_is_counted_and_said_once_an_interval() {
         let mut repeats = Repeats::default();
@@ -183,7 +183,7 @@ mod tests {
         assert!(lines <= limits::REPEATS_KEPT_MAX + RATE.lines as usize, "{lines}");
     }
 
-    /// Log lines about strangers, and answers to them, are bounded by this alone.
+    /// This alone limits log lines about unauthenticated peers, and answers to them.
     #[test]
     fn a_limiter_bounds_each_key_and_all_keys() {
         let start = Instant::now();

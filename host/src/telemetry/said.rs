@@ -1,4 +1,4 @@
-//! What a test's own thread writes to the log.
+//! Captures the log of a test's own thread.
 
 use parking_lot::Mutex;
 use std::{
@@ -20,7 +20,7 @@ impl Write for Said {
 }
 
 impl Said {
-    /// Takes it while the guard lives, on this thread.
+    /// Captures lines of this thread while the guard lives.
     pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let said = self.clone();
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || said.clone());

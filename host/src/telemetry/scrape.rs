@@ -13,11 +13,11 @@ use std::{
 };
 use utoipa::ToSchema;
 
-/// What a service's instances hold on the node that answers.
+/// A service's instances on the answering node.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct ServiceMemory {
     pub instances: u64,
-    /// Their memories, and what each needs beside them.
+    /// Their memories, and the overhead per instance.
     pub bytes: u64,
     /// Compiled code of the current version, which all instances share; absent while it is not
     /// loaded.
@@ -25,28 +25,28 @@ pub struct ServiceMemory {
     pub code_bytes: Option<u64>,
 }
 
-/// What a node says of itself at a scrape.
+/// A node's values at a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Messages that wait, for each running slot.
+    /// Waiting messages per running slot.
     pub mailboxes: Vec<(SlotId, usize)>,
-    /// Claims that the node has won, for each slot with one.
+    /// Claims that the node has won, per slot.
     pub claims: Vec<(SlotId, u64)>,
     /// Live instances of plugins.
     pub instances: u64,
-    /// Memory that they hold, and the most that they may.
+    /// Memory that they use, and the limit.
     pub memory_used: u64,
     pub memory_max: u64,
-    /// The same by service.
+    /// The same per service.
     pub services: Vec<(ServiceName, ServiceMemory)>,
     /// Sessions whose state is in memory, and the bytes they take.
     pub sessions_cached: u64,
     pub session_cache_bytes: u64,
     /// Whether requests can be served.
     pub ready: bool,
-    /// The services that the node has.
+    /// The node's services.
     pub deployed: Vec<ServiceName>,
-    /// Whether it is a node of a cluster.
+    /// Whether it is a cluster node.
     pub clustered: bool,
 }
 
@@ -113,12 +113,12 @@ pub(super) static SCRAPED: &[Metric] = &[
 type Source = dyn Fn() -> Snapshot + Send + Sync;
 static SOURCES: Mutex<Vec<Weak<Source>>> = Mutex::new(Vec::new());
 
-/// Keeps a source; dropping it ends it.
+/// Holds a source; dropping it removes the source.
 #[must_use = "dropping it ends the source"]
 pub struct SourceGuard(#[allow(dead_code, reason = "held for its drop")] Arc<Source>);
 
-/// Asks `source` at every scrape, until the guard is dropped. It runs on the scraper's task: keep
-/// it short, and give it no more than a weak hold of what it reads.
+/// Calls `source` at every scrape, until the guard is dropped. It runs on the scraper's task: keep
+/// it short, and let it hold only weak references.
 pub fn on_scrape(source: impl Fn() -> Snapshot + Send + Sync + 'static) -> SourceGuard {
     let source: Arc<Source> = Arc::new(source);
     let mut sources = SOURCES.lock();
@@ -127,7 +127,7 @@ pub fn on_scrape(source: impl Fn() -> Snapshot + Send + Sync + 'static) -> Sourc
     SourceGuard(source)
 }
 
-/// What the nodes of the process say of themselves.
+/// The values of the process's nodes.
 pub(super) fn snapshots() -> Vec<Snapshot> {
     let sources: Vec<Arc<Source>> = SOURCES.lock().iter().filter_map(Weak::upgrade).collect();
     sources.iter().map(|source| source()).collect()
@@ -135,7 +135,7 @@ pub(super) fn snapshots() -> Vec<Snapshot> {
 
 /// The values of [`SCRAPED`], each with its label's value.
 pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(String, u64)>)> {
-    // Two nodes in one process (tests) may have the same slot; a series may show only once.
+    // Two nodes in one process (tests) may have the same slot; a series may appear only once.
     let mut depths: BTreeMap<SlotId, u64> = BTreeMap::new();
     for (slot, depth) in snapshots.iter().flat_map(|s| &s.mailboxes).filter(|(_, n)| *n > 0) {
         *depths.entry(*slot).or_default() += *depth as u64;
@@ -178,12 +178,12 @@ pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(Stri
     SCRAPED.iter().zip(values).filter(|(_, values)| !values.is_empty()).collect()
 }
 
-/// As many series as services have for what is counted of them.
+/// As many series as counters have per service.
 fn by_label<'a>(
     services: impl Iterator<Item = &'a (ServiceName, ServiceMemory)>,
     label: impl Fn(&'a ServiceName) -> &'a str,
 ) -> BTreeMap<&'a str, ServiceMemory> {
-    // The nodes of a process have code in common.
+    // The nodes of a process share code.
     let mut all: BTreeMap<&ServiceName, ServiceMemory> = BTreeMap::new();
     for (service, memory) in services {
         let sum = all.entry(service).or_default();
@@ -218,7 +218,7 @@ fn resident_bytes() -> Option<u64> {
     pages.checked_mul(rustix::param::page_size() as u64)
 }
 
-/// When metrics were first asked for or the process told us of its start: near enough.
+/// When metrics were first used or the process reported its start: close enough.
 pub(super) fn started() -> u64 {
     static STARTED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     *STARTED.get_or_init(|| crate::clock::since_epoch().as_secs())
@@ -228,8 +228,8 @@ pub(super) fn started() -> u64 {
 mod tests {
     use super::*;
 
-    /// As with what is counted: a node with thousands of services would answer each scrape with
-    /// thousands of series.
+    /// As with counters: a node with thousands of services would answer each scrape with thousands
+    /// of series.
     #[test]
     fn services_without_series_of_their_own_are_added_up() {
         let memory =

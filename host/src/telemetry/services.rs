@@ -1,9 +1,8 @@
-//! What is counted for each service. A slot finds a service's counters once ([`Known`]) and keeps
-//! them: counting is an atomic addition from then on.
+//! Metrics per service. A slot looks up a service's counters once ([`Known`]) and keeps them:
+//! counting is an atomic addition from then on.
 //!
-//! [`limits::METRIC_SERVICES_MAX`] services have series of their own, those that were there first; all
-//! further ones share those of `other`. A service that the node does not have any
-//! more loses its series at the next scrape.
+//! The first [`limits::METRIC_SERVICES_MAX`] services have their own series; all further ones share
+//! those of `other`. A service that the node no longer has loses its series at the next scrape.
 
 use super::{
     histogram::{FixedHistogram, SECONDS},
@@ -23,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-/// What a handler was called for.
+/// The purpose of a handler call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Called {
     Handle,
@@ -32,14 +31,15 @@ pub enum Called {
 }
 
 const CALLED: [&str; 3] = ["handle", "query", "migrate"];
-/// [`crate::plugin::Failure::kind`] of those that are no refusals.
+/// [`crate::plugin::Failure::kind`] of those that are not rejections.
 const TRAPS: [&str; 6] = ["trap", "deadline", "limit", "store", "no-memory", "no-instance"];
-/// Whoever has no series of its own. No service can have this name by accident: it is one, too.
+/// Services without their own series. No service can have this name by accident, since it is itself
+/// listed here.
 const OTHER: &str = "other";
 
 /// The counters of one service.
 pub struct ServiceMetrics {
-    /// It has no series any more.
+    /// Its series has ended.
     gone: AtomicBool,
     messages: AtomicU64,
     events: AtomicU64,
@@ -70,7 +70,7 @@ impl ServiceMetrics {
         })
     }
 
-    /// Counts messages that were committed, with their bodies, replies and events.
+    /// Counts committed messages, with their bodies, replies and events.
     pub fn committed(&self, sum: Committed) {
         self.messages.fetch_add(sum.messages, Relaxed);
         self.bytes_in.fetch_add(sum.bytes_in, Relaxed);
@@ -80,23 +80,23 @@ impl ServiceMetrics {
         }
     }
 
-    /// Counts a call of a handler, and the calls that it made into the host.
+    /// Counts a call of a handler, and its calls into the host.
     pub fn called(&self, called: Called, took: Duration, host_calls: u64) {
         self.calls[called as usize].record(took.as_secs_f64());
         self.host_calls.fetch_add(host_calls, Relaxed);
     }
 
-    /// Counts a stored reply that was given again.
+    /// Counts a stored reply that was returned again.
     pub fn replayed(&self) {
         self.replays.fetch_add(1, Relaxed);
     }
 
-    /// Counts a handler's own refusal.
+    /// Counts a handler's rejection.
     pub fn rejected(&self) {
         self.rejections.fetch_add(1, Relaxed);
     }
 
-    /// Counts a call that ended badly; `kind` is [`crate::plugin::Failure::kind`].
+    /// Counts a failed call; `kind` is [`crate::plugin::Failure::kind`].
     pub fn trapped(&self, kind: &str) {
         if let Some(at) = TRAPS.iter().position(|known| *known == kind) {
             self.traps[at].fetch_add(1, Relaxed);
@@ -111,7 +111,7 @@ impl ServiceMetrics {
     }
 }
 
-/// What a batch holds of one service.
+/// One service's part of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     pub messages: u64,
@@ -124,7 +124,7 @@ pub struct Committed {
 
 struct Services {
     own: Mutex<BTreeMap<ServiceName, Arc<ServiceMetrics>>>,
-    /// Of all services that have none of their own.
+    /// Of all services without their own.
     rest: Arc<ServiceMetrics>,
 }
 
@@ -136,7 +136,7 @@ impl Services {
         Self { own: Mutex::default(), rest: ServiceMetrics::new() }
     }
 
-    /// The counters of a service, made if there is room for more.
+    /// The counters of a service, created if there is room for more.
     fn of(&self, service: &ServiceName) -> Arc<ServiceMetrics> {
         let mut all = self.own.lock();
         if let Some(known) = all.get(service) {
@@ -152,8 +152,8 @@ impl Services {
         if self.own.lock().contains_key(service) { service.as_str() } else { OTHER }
     }
 
-    /// Ends the series of services that are not among the deployed ones, and begins those of
-    /// services that nobody has used yet, for which there is room.
+    /// Ends the series of services that are not deployed any more, and starts those of unused
+    /// services, as far as there is room.
     fn follow(&self, deployed: &BTreeSet<&ServiceName>) {
         self.own.lock().retain(|service, metrics| {
             let stays = deployed.contains(service);
@@ -193,18 +193,18 @@ impl Services {
     }
 }
 
-/// Counts a request for a service that was refused or failed, whoever refused it. A service that
-/// has no series yet gets none by this: anybody can ask for any name.
+/// Counts a request for a service that was refused or failed, wherever it was refused. It does not
+/// create a series: anyone can request any name.
 pub fn failed(service: &ServiceName, code: Code) {
     SERVICES.failed(service, code);
 }
 
-/// The label of a service's series: its name, or that of all which have none of their own.
+/// The label of a service's series: its name, or that of the shared one.
 pub(super) fn label(service: &ServiceName) -> &str {
     SERVICES.label(service)
 }
 
-/// Series of services that the node does not have end, those of all others begin.
+/// Ends series of services that the node does not have, and starts those of all others.
 pub(super) fn follow(deployed: &BTreeSet<&ServiceName>) {
     SERVICES.follow(deployed);
 }
@@ -213,7 +213,7 @@ pub(super) fn render(out: &mut String) {
     SERVICES.render(out);
 }
 
-/// The counters of the services that one slot has met: a handful, so a search beats a map.
+/// The counters of the services in one slot: a handful, so a linear search beats a map.
 #[derive(Default)]
 pub struct Known(Vec<(ServiceName, Arc<ServiceMetrics>)>);
 
@@ -288,8 +288,8 @@ pub(super) static ROWS: [Metric; 9] = [
 
 type Family = fn(&ServiceMetrics, &str, &str, &mut String);
 
-/// Each writes a service's series of one family. Those of a service that has its own stand at zero
-/// from the start, so that a rate sees the first increase; but not one for each kind of failure.
+/// Each writes a service's series of one family. A service's own series start at zero, so that a
+/// rate sees the first increase; except those per kind of failure.
 const FAMILIES: [Family; 9] = [
     |m, name, service, out| always(&m.messages, name, service, "", out),
     |m, name, service, out| always(&m.events, name, service, "", out),
@@ -349,8 +349,8 @@ mod tests {
         out
     }
 
-    /// Without a bound, whoever may deploy could grow the answer to each scrape, and the memory of
-    /// whoever keeps it.
+    /// Without a bound, anyone who may deploy could grow the answer to each scrape, and the memory
+    /// of the metrics server.
     #[test]
     fn series_are_bounded_and_the_rest_is_counted_together() {
         let (services, mut slot) = (Services::new(), Known::default());
@@ -365,12 +365,12 @@ mod tests {
         assert_eq!(series("slotd_guest_call_seconds_count{"), limits::METRIC_SERVICES_MAX + 1);
         assert!(text.contains("slotd_messages_total{service=\"other\"} 20\n"), "{text}");
         assert!(text.contains("slotd_message_bytes_total{service=\"s0\",direction=\"out\"} 4\n"));
-        // What nobody was called for is not shown, nor what never happened.
+        // Unused series are not shown, nor events that never happened.
         assert!(!text.contains("call=\"handle\"") && !text.contains("slotd_traps_total"));
     }
 
-    /// A service that was removed would stay on every graph for good, and one of its name that
-    /// comes later would go on with its numbers, or count where nobody looks.
+    /// A removed service would stay on every graph permanently, and a later one of its name would
+    /// continue its numbers, or be counted invisibly.
     #[test]
     fn a_service_that_is_removed_loses_its_series_and_starts_anew() {
         let (services, gone, stays) = (Services::new(), name("gone"), name("stays"));
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!([&gone, &stays].map(shown), [Some(1), Some(2)]);
     }
 
-    /// A failure of a kind that is not known here would be counted nowhere.
+    /// A failure of an unknown kind would not be counted.
     #[test]
     fn every_failure_that_is_no_refusal_is_counted() {
         let (services, of) = (Services::new(), name("failing"));
@@ -411,7 +411,7 @@ mod tests {
         }
     }
 
-    /// Anybody can send a request for any name.
+    /// Anyone can send a request for any name.
     #[test]
     fn a_failure_makes_no_series() {
         let services = Services::new();

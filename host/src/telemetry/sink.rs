@@ -34,9 +34,9 @@ struct State {
     waiting: Vec<u8>,
     /// The thread has bytes that are not written yet.
     writing: bool,
-    /// Lines that were dropped since this was last said.
+    /// Lines dropped since the last report.
     dropped: u64,
-    /// The reader has gone.
+    /// The reader is gone.
     closed: bool,
 }
 
@@ -47,8 +47,8 @@ struct Streams {
 
 static STREAMS: OnceLock<Streams> = OnceLock::new();
 
-/// From now on nothing of this process waits for a reader of its standard output and error. Calling
-/// it again does nothing.
+/// From now on nothing in this process waits for a reader of its standard output and error. Calling
+/// it again has no effect.
 pub fn start() {
     STREAMS.get_or_init(|| Streams {
         out: Sink::start("standard output", io::stdout()),
@@ -59,7 +59,7 @@ pub fn start() {
 /// Writes to standard output.
 ///
 /// # Errors
-/// The reader has gone; without [`start`], whatever the write says.
+/// The reader is gone; without [`start`], any error of the write.
 pub fn out(bytes: &[u8]) -> io::Result<()> {
     match STREAMS.get() {
         Some(streams) => streams.out.give(bytes),
@@ -82,7 +82,7 @@ pub fn err(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Waits until all is written that was handed over, at most this long: nobody may be reading.
+/// Waits until all queued output is written, up to a time limit: there may be no reader.
 pub fn flush(wait: Duration) {
     let Some(Streams { out, err }) = STREAMS.get() else { return };
     let until = crate::clock::now() + wait;
@@ -102,13 +102,13 @@ impl Sink {
         let own = sink.clone();
         let started = crate::thread::start("slotd-output", move || own.run(to));
         if started.is_err() {
-            // A system without room for one more thread: what would be said is counted as dropped.
+            // The system can't create one more thread: output is counted as dropped.
             sink.state.lock().closed = true;
         }
         sink
     }
 
-    /// Takes bytes to be written, whole or not at all; never waits.
+    /// Queues bytes, all or none; never waits.
     fn give(&self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state.lock();
         let closed = state.closed;
@@ -146,7 +146,7 @@ impl Sink {
                 state.writing = true;
                 std::mem::swap(&mut state.waiting, &mut batch);
             }
-            // Not by way of `io::stderr()`: whoever else uses that would wait for its lock.
+            // Not through `io::stderr()`: its other users would wait for its lock.
             let failed = write_all(&to, &batch).err();
             if let Some((lost, why)) = failed {
                 let lines = lost.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -164,8 +164,8 @@ impl Sink {
             // A burst must not keep its memory.
             batch.shrink_to(limits::LOG_LINE_BYTES_MAX);
             if failed {
-                // A full disk stays full for a while. Nothing is said of it here: that, too, would be
-                // a line that can't be written.
+                // A full disk stays full for a while. No line reports it here: that line could not
+                // be written either.
                 thread::sleep(limits::LOG_FAILED_PAUSE);
                 continue;
             }
@@ -181,12 +181,12 @@ impl Sink {
     }
 }
 
-/// Whether no later write can succeed: the reader, the terminal or the device has gone.
+/// Whether every later write must fail: the reader, the terminal or the device is gone.
 fn is_for_good(why: Errno) -> bool {
     matches!(why, Errno::PIPE | Errno::BADF | Errno::IO | Errno::NXIO | Errno::NODEV)
 }
 
-/// Writes all of it, however long that takes.
+/// Writes everything, however long that takes.
 ///
 /// # Errors
 /// What could not be written, and why.
@@ -195,7 +195,7 @@ fn write_all<'a>(to: &impl AsFd, mut bytes: &'a [u8]) -> Result<(), (&'a [u8], E
         match rustix::io::write(to, bytes) {
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(Errno::INTR) => {}
-            // Another process that shares the stream has made it so.
+            // Another process sharing the stream has made it non-blocking.
             Err(Errno::AGAIN) => thread::sleep(limits::LOG_RETRY),
             Err(why) => return Err((bytes, why)),
         }
@@ -203,10 +203,10 @@ fn write_all<'a>(to: &impl AsFd, mut bytes: &'a [u8]) -> Result<(), (&'a [u8], E
     Ok(())
 }
 
-/// Where log lines go: one line a write, as `tracing_subscriber` does it.
+/// The log's writer: one line per write, as `tracing_subscriber` does it.
 #[derive(Clone, Copy)]
 pub struct Log {
-    /// JSON has a way of its own to write the characters that [`super::text`] keeps out.
+    /// JSON has its own escapes for the characters that [`super::text`] filters.
     pub json: bool,
 }
 
@@ -241,7 +241,7 @@ mod tests {
         format!("{number:0>999}\n").into_bytes()
     }
 
-    /// A pipe that nobody reads stopped every thread that logged, and with them the node.
+    /// A pipe that nobody read stopped every thread that logged, and with them the node.
     #[test]
     fn a_pipe_that_nobody_reads_holds_up_nobody() {
         let (mut reader, writer) = io::pipe().unwrap();
@@ -255,7 +255,7 @@ mod tests {
         let dropped = sink.state.lock().dropped;
         assert!(sink.state.lock().waiting.len() <= limits::LOG_WAITING_BYTES_MAX);
         assert!(dropped as usize > given / 3 && (dropped as usize) < given, "{dropped} of {given}");
-        // Once it is read, what waited comes out in whole lines and in order.
+        // Once it is read, the queued output appears in whole lines and in order.
         let reading = thread::spawn(move || {
             let (mut lines, last) = (Vec::new(), line(given));
             for read in io::BufReader::new(&mut reader).split(b'\n') {
@@ -275,7 +275,7 @@ mod tests {
         assert!(numbers.is_sorted_by(|one, next| one < next));
     }
 
-    /// A line that says that lines were lost was itself lost, and so on without a pause.
+    /// A line reporting lost lines was itself lost, and so on without a pause.
     #[test]
     fn a_full_disk_is_not_written_to_without_pause() {
         let (full, lost) = (std::fs::File::options().write(true).open("/dev/full").unwrap(), 3);
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(state.dropped, lost as u64, "what was lost is said once something is written");
     }
 
-    /// `slotd dev` ends when nobody reads what it says.
+    /// `slotd dev` ends when nobody reads its output.
     #[test]
     fn a_reader_that_has_gone_is_told_to_whoever_writes() {
         let (reader, writer) = io::pipe().unwrap();

@@ -1,7 +1,6 @@
-//! The ceiling that the benchmark holds slotd against: what is left of a durable HTTP server when
-//! everything but the durability is taken away. Appends each message to one file, with group
-//! commit and `fdatasync`; no slots, no state, no plugins. Takes messages by POST, and on a port of
-//! its own over WebSockets.
+//! The benchmark's ceiling: a durable HTTP server reduced to the durability. Appends each message
+//! to one file, with group commit and `fdatasync`; no slots, no state, no plugins. Accepts messages
+//! by POST, and over WebSockets on a separate port.
 
 use anyhow::Context;
 use axum::{
@@ -41,14 +40,14 @@ use tokio_tungstenite::{
 struct Args {
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// The file to append to; made anew.
+    /// The file to append to; created anew.
     #[arg(long)]
     file: PathBuf,
 }
 
-/// Messages that wait for the writer; more than are under way on all connections.
+/// Messages waiting for the writer; more than are in flight on all connections.
 const QUEUE_MESSAGES: usize = 8192;
-/// Acknowledgements that wait for one socket; more than its client has messages under way.
+/// Acknowledgements waiting for one socket; more than its client has messages in flight.
 const SOCKET_ANSWERS: usize = 1024;
 
 struct Append {
@@ -117,12 +116,12 @@ async fn take_sockets(listener: TcpListener, ceiling: Ceiling) -> anyhow::Result
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // How a client goes away is its own business.
+        // How a client disconnects does not matter.
         tokio::spawn(socket(stream, ceiling.clone()));
     }
 }
 
-/// A message over a WebSocket, as slotd takes it.
+/// A message over a WebSocket, in slotd's format.
 #[derive(Deserialize)]
 struct Send {
     id: String,
@@ -153,7 +152,7 @@ async fn socket(stream: TcpStream, ceiling: Ceiling) -> anyhow::Result<()> {
     };
     let answer = async move {
         loop {
-            // What is durable goes with one write; who has to wait sends before.
+            // Everything durable is sent in one write; flush before waiting.
             let next = match waiting.try_recv() {
                 Ok(next) => Some(next),
                 Err(_) => {
@@ -185,7 +184,7 @@ async fn stats(State(ceiling): State<Ceiling>) -> Json<Value> {
     }))
 }
 
-/// Waits for the first message, takes all others that are there, writes them at once, syncs, and
+/// Waits for the first message, takes all others that are queued, writes them at once, syncs, and
 /// only then answers.
 fn write_all(
     mut file: File,
@@ -211,7 +210,7 @@ fn write_all(
         bytes.clear();
         for done in answers.drain(..) {
             let number = counters.messages.fetch_add(1, Relaxed) + 1;
-            // A client that went away needs no answer.
+            // A client that disconnected needs no answer.
             let _ = done.send(number);
         }
     }

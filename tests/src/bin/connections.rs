@@ -1,5 +1,5 @@
-//! What idle connections cost: resident memory of a node with so many WebSockets, and with so many
-//! event streams, before, while and after they are there. Prints; judges nothing.
+//! The cost of idle connections: resident memory of a node before, while and after it has a number
+//! of WebSockets, then event streams. Prints figures, without checks.
 //!
 //!     cargo run --release -p slotd-tests --bin connections -- --count 8000
 

@@ -1,5 +1,5 @@
-//! slotd at work: replays conversations from many clients at once, swaps the plugin while they
-//! talk, reads everything back, and accounts for every message.
+//! The demo: replays conversations from many clients at once, swaps the plugin meanwhile, reads
+//! everything back, and accounts for every message.
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -27,25 +27,25 @@ use std::{
 use tokio::sync::Notify;
 
 const SERVICE: &str = "chat";
-/// Where the node listens if nobody else does.
+/// The node's addresses, if they are free.
 const ADDRESSES: Addresses = Addresses {
     api: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7070),
     admin: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7071),
 };
-/// Clients unless told otherwise; each conversation has one of its own at least.
+/// Number of clients by default; at least one per conversation.
 const CLIENTS: usize = 16;
-/// Rounds of talk, at most, that wait for a swap to end.
+/// Maximum number of rounds while waiting for a swap to end.
 const ROUNDS_MAX: usize = 1_000;
 
 #[derive(Parser)]
 struct Args {
-    /// End after the account instead of serving until Ctrl-C
+    /// Stop after the report instead of serving until Ctrl-C
     #[arg(long)]
     exit: bool,
     /// A folder of JSONL conversations
     #[arg(long, value_name = "DIR")]
     conversations: Option<PathBuf>,
-    /// Clients that talk at once, at least one for each conversation
+    /// Concurrent clients, at least one per conversation
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
     /// Take free ports instead of the usual ones
@@ -69,27 +69,27 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every message is accounted for. When it is told to end before it has the account, what
-/// it started ends with it.
+/// Whether every message is accounted for. If it is ordered to end before that, everything that it
+/// started ends with it.
 async fn demo(args: Args) -> anyhow::Result<bool> {
     let mut ending = Ending::listen()?;
     let (mut node, good) = tokio::select! {
         shown = show(&args) => shown?,
-        () = ending.told() => bail!("ended before it had accounted for every message"),
+        () = ending.signalled() => bail!("ended before it had accounted for every message"),
     };
     if !args.exit {
         println!("\nServing until Ctrl-C.");
-        ending.told().await;
+        ending.signalled().await;
     }
     let status = tokio::select! {
         status = node.terminate() => status?,
-        () = ending.told() => bail!("told to end twice"),
+        () = ending.signalled() => bail!("second signal: exiting immediately"),
     };
     ensure!(status.success(), "the node ended with {status}");
     Ok(good)
 }
 
-/// Replays, swaps and accounts; gives the node, and whether every message is accounted for.
+/// Replays, swaps and accounts; returns the node, and whether every message is accounted for.
 async fn show(args: &Args) -> anyhow::Result<(Node, bool)> {
     let folder = args.conversations.clone().unwrap_or_else(conversations::sample);
     let talk = Arc::new(conversations::load(&folder)?);
@@ -114,7 +114,7 @@ async fn show(args: &Args) -> anyhow::Result<(Node, bool)> {
     let started = Instant::now();
     let mut tasks = Vec::new();
     for client in 0..clients {
-        // A client of its own: connections are not shared.
+        // A separate client: connections are not shared.
         let api = node_api(&node);
         tasks.push(tokio::spawn(replay.clone().client(api, client, clients)));
     }
@@ -155,7 +155,7 @@ async fn swap(admin: &Admin, replay: &Replay, first_round: u64) -> anyhow::Resul
     let before = replay.acknowledged.load(SeqCst);
     let deployed = admin.deploy(SERVICE, plugins::load("chat-v2")?).await;
     let during = replay.acknowledged.load(SeqCst) - before;
-    // Whatever came of it, the clients must come to an end.
+    // Whatever the result, the clients must end.
     replay.swapped.store(true, SeqCst);
     let deployed = deployed?;
     let swap = deployed.swap.clone().context("the deploy moved no slot")?;
@@ -165,11 +165,11 @@ async fn swap(admin: &Admin, replay: &Replay, first_round: u64) -> anyhow::Resul
 struct Swapped {
     deployed: Deployed,
     swap: Swap,
-    /// Messages acknowledged from the upload to the last slot's move.
+    /// Messages acknowledged from the upload to the last slot's switch.
     during: u64,
 }
 
-/// What the clients share.
+/// State shared by the clients.
 struct Replay {
     talk: Arc<Vec<Conversation>>,
     sent: AtomicU64,
@@ -198,8 +198,8 @@ impl Replay {
         }
     }
 
-    /// One client: a conversation from its first line to its last, into a room of its own; again
-    /// into another room while the swap is not over.
+    /// One client: replays a conversation into a new room, then again into another room while the
+    /// swap is in progress.
     async fn client(
         self: Arc<Self>,
         api: Api,
@@ -260,14 +260,14 @@ impl Replay {
             let done = self.acknowledged.load(SeqCst);
             let line = match self.swapped.load(SeqCst) {
                 true => format!("    replaying: {done} acknowledged, the plugin is swapped"),
-                // More than there are lines: clients go on until the swap is over.
+                // More than there are lines: clients continue until the swap is over.
                 false if done >= first_round => {
                     format!("    replaying: {done} acknowledged, waiting for the swap")
                 }
                 false => format!("    replaying: {done} of {first_round} acknowledged"),
             };
             let mut err = std::io::stderr();
-            // Progress that can't be shown is no reason to stop.
+            // Progress that can't be printed is no reason to stop.
             let _ = if terminal { write!(err, "\r{line:<60}") } else { writeln!(err, "{line}") };
         }
     }
@@ -277,7 +277,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Prints the account; gives whether all is well.
+/// Prints the account; returns whether all is well.
 fn print(
     replay: &Replay,
     account: &Account,

@@ -1,13 +1,13 @@
-//! The load generator: one process, one thread. Prints its outcome as one line of JSON.
+//! The load generator: one process, one thread. Prints its results as one line of JSON.
 
 use clap::Parser;
 use slotd_tests::load::{Extent, Plan, Protocol, run};
 use std::{net::SocketAddr, time::Duration};
 
-/// Sends messages to a slotd (or the benchmark's ceiling, or a Redis) and prints what came of it.
+/// Sends messages to a slotd (or the benchmark's ceiling, or a Redis) and prints the results.
 #[derive(Parser)]
 struct Args {
-    /// Where messages are taken.
+    /// Where to send messages.
     #[arg(long)]
     address: SocketAddr,
     #[arg(long, default_value = "counter")]
@@ -16,7 +16,7 @@ struct Args {
     protocol: Protocol,
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Messages under way on each connection; over HTTP it is one.
+    /// Messages in flight on each connection; over HTTP it is one.
     #[arg(long, default_value_t = 1)]
     in_flight: usize,
     #[arg(long, default_value_t = 10_000)]
@@ -25,13 +25,13 @@ struct Args {
     body_bytes: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Seconds that are not counted.
+    /// Seconds of warm-up.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    /// Seconds that are counted.
+    /// Seconds that are measured.
     #[arg(long, default_value_t = 5.0)]
     measure: f64,
-    /// Send one message to each session instead, and stop.
+    /// Send one message to each session instead, then stop.
     #[arg(long)]
     each_once: bool,
 }

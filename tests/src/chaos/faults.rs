@@ -1,7 +1,7 @@
-//! The faults of a schedule, done to a cluster.
+//! Applies the faults of a schedule to a cluster.
 
 use super::{
-    load::PATIENCE,
+    load::ANSWER_TIMEOUT,
     probe::Probes,
     record::{Caller, ReadKind, Recorder},
     schedule::{Fault, NodeNumber, Planned},
@@ -23,13 +23,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For the others to serve what a paused node had: membership must see it first.
+/// Time for the others to serve a paused node's slots: membership must notice it first.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(60);
-/// For a node to answer that all slots run a version, before another one is asked.
+/// Time for a node to report that all slots run a version, before another one is asked.
 const DEPLOYED_WITHIN: Duration = Duration::from_secs(30);
-/// For all nodes together, as long as one after the other is asked in vain.
+/// For all nodes together, while one after the other does not answer.
 const SWAPPED_WITHIN: Duration = Duration::from_secs(90);
-/// Messages and reads that wait at a node while it is paused: the first that the zombie answers.
+/// Messages and reads queued at a paused node: the first that the zombie answers.
 const WAITING_AT_ZOMBIE: u32 = 16;
 
 /// What faults act on.
@@ -38,16 +38,16 @@ pub struct Scene {
     pub probes: Probes,
     pub recorder: Arc<Recorder>,
     pub swaps: AtomicU64,
-    /// Nodes that stood still until others had taken over, and came back.
+    /// Nodes that were paused until others had taken over, and resumed.
     pub pauses: AtomicU64,
 }
 
 impl Scene {
-    /// One fault of a turn from its beginning to its end. An operator turns to nodes that are not
-    /// `befallen` first.
+    /// One fault of a turn from start to end. Operators contact nodes that are not `befallen`
+    /// first.
     ///
     /// # Errors
-    /// When the fault can't be made, or an operator's command fails.
+    /// If the fault can't be caused, or an operator's command fails.
     pub async fn inflict(
         &self,
         planned: Planned,
@@ -106,7 +106,7 @@ impl Scene {
                 self.operate("/admin/v1/rebalance", befallen).await
             }
             Fault::MoveLeaders => {
-                // While it elects for another reason, it may not answer.
+                // While it elects a leader for another reason, it may not answer.
                 let moved = async || Ok(cluster.engine.move_leaders("").await.ok());
                 eventually("leaders that step down", moved).await.map(drop)
             }
@@ -123,8 +123,8 @@ impl Scene {
         }
     }
 
-    /// Pauses a node until the others serve everything, then lets it go on, with requests waiting
-    /// at it: a zombie that does not know yet what it has missed.
+    /// Pauses a node until the others serve everything, then resumes it with requests queued: a
+    /// zombie that does not know yet what it has missed.
     async fn pause(
         &self,
         number: NodeNumber,
@@ -133,7 +133,7 @@ impl Scene {
     ) -> anyhow::Result<()> {
         let member = self.cluster.member(number)?;
         member.node.lock().await.pause()?;
-        // One that is cut off or drained meanwhile can't show it.
+        // One that is isolated or drained meanwhile can't show it.
         let mut others = self.others(number);
         others.retain(|member| !befallen.contains(&member.number));
         ensure!(!others.is_empty(), "no node is left to take over from a paused one");
@@ -159,7 +159,7 @@ impl Scene {
     async fn ask_zombie(&self, member: &Member) {
         let at = member.addresses().api;
         let requests = (0..WAITING_AT_ZOMBIE).map(|number| async move {
-            let mut caller = Caller::new(&self.recorder, 2 * PATIENCE);
+            let mut caller = Caller::new(&self.recorder, 2 * ANSWER_TIMEOUT);
             let session = number % self.recorder.sessions();
             if number.is_multiple_of(2) {
                 let message = self.recorder.new_message();
@@ -172,7 +172,7 @@ impl Scene {
         futures_util::future::join_all(requests).await;
     }
 
-    /// Those that nothing befalls come first.
+    /// Those without a fault come first.
     fn members(&self, befallen: &BTreeSet<NodeNumber>) -> Vec<Arc<Member>> {
         let mut all = self.cluster.members();
         all.sort_by_key(|member| befallen.contains(&member.number));
@@ -207,7 +207,7 @@ impl Scene {
         self.without(&links, hold).await
     }
 
-    /// Goes on without some links for a while.
+    /// Runs without some links for a while.
     async fn without(&self, links: &[(HostId, HostId)], hold: Duration) -> anyhow::Result<()> {
         let net = self.cluster.net.as_deref().context("no links can be cut on loopback")?;
         links.iter().try_for_each(|&(from, to)| net.cut(from, to))?;
@@ -215,8 +215,8 @@ impl Scene {
         links.iter().try_for_each(|&(from, to)| net.heal(from, to))
     }
 
-    /// An operator's command, at whichever node takes it; tried again while none does, because of
-    /// what else goes wrong.
+    /// An operator's command, at any node that accepts it; retried while none does, because of
+    /// other faults.
     async fn operate(&self, path: &str, befallen: &BTreeSet<NodeNumber>) -> anyhow::Result<()> {
         eventually(path, async || {
             for member in self.members(befallen) {
@@ -231,7 +231,7 @@ impl Scene {
         .await
     }
 
-    /// Deploys the other version of each plugin, through a node that can: forth and back between
+    /// Deploys the other version of each plugin, through a node that can: back and forth between
     /// two, so that only the first swaps have anything to compile.
     async fn swap(&self, befallen: &BTreeSet<NodeNumber>) -> anyhow::Result<()> {
         let number = self.swaps.fetch_add(1, Relaxed) + 1;
@@ -257,7 +257,7 @@ impl Scene {
             for member in self.members(befallen) {
                 let admin = member.admin();
                 let deploying = admin.deploy(service, component.clone());
-                // A node that is cut off, paused or down cannot, one that stops only half.
+                // A node that is isolated, paused or down can't; one that is stopping only partly.
                 match tokio::time::timeout(DEPLOYED_WITHIN, deploying).await {
                     Ok(Ok(_)) => return Ok(()),
                     Ok(Err(e)) => last = e.context(member.name.clone()),
@@ -270,7 +270,7 @@ impl Scene {
     }
 }
 
-/// Which ways between a node and others are lost.
+/// Which directions between a node and others are lost.
 #[derive(Clone, Copy)]
 struct Ways {
     from: bool,

@@ -1,4 +1,4 @@
-//! The clients that keep a cluster busy while things go wrong: writers, readers and subscribers.
+//! The clients that keep a cluster busy during faults: writers, readers and subscribers.
 
 use super::record::{BROKEN, Caller, ReadKind, Recorder, SERVICES, message, seen, session_name};
 use crate::{
@@ -15,15 +15,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
-/// One writer and one reader in four waits for longer than a node ever does: only they hear of late
-/// acknowledgements, and of what a node says when it gives up.
-const PATIENCE_LONG: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// One writer and one reader in four waits for longer than a node ever does: only they receive late
+/// acknowledgements, and a node's error when it gives up.
+const ANSWER_TIMEOUT_LONG: Duration = Duration::from_secs(20);
 /// Attempts under one key before its writer leaves it open.
 const ATTEMPTS_MAX: u32 = 8;
-/// A subscriber that hears nothing for so long connects anew: a cut link does not close.
+/// A subscriber that receives nothing for this long reconnects: a cut link does not close.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// For subscribers to see what was last.
+/// Time for subscribers to receive the last events.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
 
 /// How many clients there are.
@@ -32,9 +32,9 @@ pub struct LoadShape {
     pub sessions: u32,
     pub writers: u32,
     pub readers: u32,
-    /// They make sessions of their own, and delete them.
+    /// They create their own sessions, and delete them.
     pub deleters: u32,
-    /// A writer waits up to so long before its next message: faults are long, disks are small.
+    /// A writer waits up to this long before its next message: faults are long, disks are small.
     pub think: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Default for LoadShape {
     }
 }
 
-/// Clients at work.
+/// Running clients.
 pub struct Load {
     recorder: Arc<Recorder>,
     targets: watch::Receiver<Arc<[SocketAddr]>>,
@@ -60,7 +60,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Lets clients loose on the targets.
+    /// Starts clients on the targets.
     pub fn start(seed: u64, shape: LoadShape, targets: watch::Receiver<Arc<[SocketAddr]>>) -> Self {
         let recorder = Arc::new(Recorder::new(shape.sessions));
         let stop = watch::channel(None).0;
@@ -72,13 +72,14 @@ impl Load {
             stop: stop.subscribe(),
         };
         let mut tasks = JoinSet::new();
-        let patience =
-            |number: u32| if number.is_multiple_of(4) { PATIENCE_LONG } else { PATIENCE };
+        let answer_timeout = |number: u32| {
+            if number.is_multiple_of(4) { ANSWER_TIMEOUT_LONG } else { ANSWER_TIMEOUT }
+        };
         for number in 0..shape.writers {
-            tasks.spawn(one().write(patience(number), shape.think));
+            tasks.spawn(one().write(answer_timeout(number), shape.think));
         }
         for number in 0..shape.readers {
-            tasks.spawn(one().read_on(patience(number), shape.think));
+            tasks.spawn(one().read_on(answer_timeout(number), shape.think));
         }
         for number in 0..shape.deleters {
             tasks.spawn(one().delete_on(number, shape.think));
@@ -94,10 +95,10 @@ impl Load {
         &self.recorder
     }
 
-    /// Gives an error as soon as a client has one.
+    /// Returns an error as soon as a client has one.
     ///
     /// # Errors
-    /// When a client met what must not be: a malformed event, for instance.
+    /// If a client observed something invalid: a malformed event, for instance.
     pub async fn failed(&mut self) -> anyhow::Result<()> {
         let ended = match self.subscribers.try_join_next() {
             Some(ended) => Some(ended),
@@ -110,10 +111,10 @@ impl Load {
     }
 
     /// Stops writers and readers, lets subscribers catch up, reads everything back through the
-    /// first target, and gives all that was recorded.
+    /// first target, and returns everything recorded.
     ///
     /// # Errors
-    /// When a client failed, or a session can't be read.
+    /// If a client failed, or a session can't be read.
     pub async fn finish(mut self) -> anyhow::Result<crate::history::History> {
         let at = *self.targets.borrow().first().context("no target is left")?;
         let api = Api::new(Client::new(at));
@@ -140,7 +141,7 @@ struct One {
     recorder: Arc<Recorder>,
     random: Random,
     targets: watch::Receiver<Arc<[SocketAddr]>>,
-    /// `None`: go on. Empty: stop. Else the last number of each session that has an event.
+    /// `None`: continue. Empty: stop. Else the last number of each session that has an event.
     stop: watch::Receiver<Option<Arc<[u64]>>>,
 }
 
@@ -164,12 +165,12 @@ impl One {
         tokio::time::sleep(Duration::from_micros(micros)).await;
     }
 
-    async fn write(mut self, patience: Duration, think: Duration) -> anyhow::Result<()> {
+    async fn write(mut self, answer_timeout: Duration, think: Duration) -> anyhow::Result<()> {
         let recorder = self.recorder.clone();
-        let mut caller = Caller::new(&recorder, patience);
+        let mut caller = Caller::new(&recorder, answer_timeout);
         while !self.stopped() {
             let session = self.session();
-            // One in four is sent once, and its fate left open where it is open.
+            // One in four is sent once, and an unknown outcome stays open.
             let keyed = self.random.below(4) > 0;
             caller.say(|| self.target(), session, keyed, ATTEMPTS_MAX).await;
             self.think(think).await;
@@ -177,9 +178,9 @@ impl One {
         Ok(())
     }
 
-    async fn read_on(mut self, patience: Duration, think: Duration) -> anyhow::Result<()> {
+    async fn read_on(mut self, answer_timeout: Duration, think: Duration) -> anyhow::Result<()> {
         let recorder = self.recorder.clone();
-        let mut caller = Caller::new(&recorder, patience);
+        let mut caller = Caller::new(&recorder, answer_timeout);
         while !self.stopped() {
             let kinds = [ReadKind::Tail, ReadKind::Describe, ReadKind::Query];
             let kind = kinds[self.random.below(3) as usize];
@@ -192,9 +193,9 @@ impl One {
         Ok(())
     }
 
-    /// Makes a session, deletes it and makes it again, alone, so that it knows what must be there.
-    /// As soon as an outcome is not known it goes on with another name: what was sent may be
-    /// carried out at any time from then on.
+    /// Creates a session, deletes it and creates it again, alone, so that it knows what must be
+    /// stored. When an outcome is unknown it continues with another name: the request may be
+    /// applied at any time after that.
     async fn delete_on(mut self, number: u32, think: Duration) -> anyhow::Result<()> {
         let service = SERVICES[number as usize % SERVICES.len()];
         for name in 0.. {
@@ -210,10 +211,11 @@ impl One {
                 let begun = self.recorder.now();
                 let delete = seq > 0 && self.random.below(3) == 0;
                 let answer = match delete {
-                    true => tokio::time::timeout(PATIENCE, api.delete(service, &name)).await,
+                    true => tokio::time::timeout(ANSWER_TIMEOUT, api.delete(service, &name)).await,
                     false => {
                         let message = message(service, self.recorder.new_message());
-                        tokio::time::timeout(PATIENCE, api.post(service, &name, message)).await
+                        tokio::time::timeout(ANSWER_TIMEOUT, api.post(service, &name, message))
+                            .await
                     }
                 };
                 let answer = match answer {
@@ -232,7 +234,7 @@ impl One {
                         ensure!(told == seq, "{service}/{name}: number {told} after {}", seq - 1);
                     }
                     (404, true) => bail!("{service}/{name} has {seq} messages and is not there"),
-                    // Refused, or not known: both are rare.
+                    // Refused, or unknown: both are rare.
                     _ => {
                         let problem = answer.problem();
                         let (code, detail) = problem
@@ -244,7 +246,8 @@ impl One {
                 let Some(at) = self.target() else { continue };
                 let client = Client::new(at);
                 let path = session_path(service, &name);
-                let Ok(Ok(read)) = tokio::time::timeout(PATIENCE, client.get(&path)).await else {
+                let Ok(Ok(read)) = tokio::time::timeout(ANSWER_TIMEOUT, client.get(&path)).await
+                else {
                     continue;
                 };
                 match read.status {
@@ -261,7 +264,7 @@ impl One {
         Ok(())
     }
 
-    /// Follows a session from its beginning to its end, over as many connections as it takes.
+    /// Follows a session from start to end, over as many connections as needed.
     async fn subscribe(mut self, session: SessionId) -> anyhow::Result<()> {
         let mut events: Vec<Seen> = Vec::new();
         let mut give_up: Option<Instant> = None;
@@ -272,7 +275,7 @@ impl One {
                     break;
                 }
             }
-            // What went wrong with a connection does not matter; what came over it does.
+            // Errors of a connection do not matter; what it delivered does.
             self.follow(session, &mut events).await?;
             self.think(Duration::from_millis(100)).await;
         }
@@ -288,14 +291,14 @@ impl One {
         let last_id = events.last().map(|seen| format!("{}.{}", seen.seq, seen.index));
         let after = if last_id.is_none() { Some(0) } else { None };
         let opening = api.events(service, &name, after, last_id.as_deref());
-        let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, opening).await else {
+        let Ok(Ok(mut stream)) = tokio::time::timeout(ANSWER_TIMEOUT, opening).await else {
             return Ok(());
         };
         loop {
             let silence = Instant::now() + SILENCE_MAX;
             let next = tokio::select! {
                 next = timeout_at(silence, stream.next()) => next,
-                // To see whether this was all.
+                // To check whether this was all.
                 _ = self.stop.changed() => return Ok(()),
             };
             let Ok(Ok(Some(event))) = next else { return Ok(()) };

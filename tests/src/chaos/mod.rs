@@ -1,4 +1,4 @@
-//! Runs a cluster under load while things go wrong, and judges what its clients saw.
+//! Runs a cluster under load and faults, and checks what its clients saw.
 
 pub mod faults;
 pub mod load;
@@ -24,13 +24,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nodes whose clocks are wrong, by number; more than any schedule has.
+/// Nodes with wrong clocks, by number; more than any schedule has.
 const NODES_EVER_MAX: u32 = 64;
-/// For a healed cluster to serve every slot through every node.
+/// Time for a healed cluster to serve every slot through every node.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
-/// Without a refusal for so long, what a turn did to the clients is over: most of them wait no
-/// longer for an answer.
-const CALM: Duration = load::PATIENCE;
+/// After this long without a refusal, the effect of a turn on the clients is over: most of them
+/// wait no longer for an answer.
+const CALM: Duration = load::ANSWER_TIMEOUT;
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -39,17 +39,17 @@ pub struct Plan {
     pub load: LoadShape,
     /// Turns of several faults after one of each kind.
     pub mixtures: usize,
-    /// Begin with every kind of fault by itself.
+    /// Begin with every kind of fault alone.
     pub in_turn: bool,
-    /// No other faults than these, by name, if any are given: to look at one more closely.
+    /// Only these faults, by name, if any are given: to examine one more closely.
     pub only: Vec<String>,
 }
 
-/// Makes the faults of a seed's schedule under load and judges what the clients saw. Prints the
-/// seed, each turn as it begins and what became of it, and the judgement.
+/// Applies the faults of a seed's schedule under load and checks what the clients saw. Prints the
+/// seed, each turn at its start and its result, and the verdict.
 ///
 /// # Errors
-/// When the cluster does not survive, does not settle after a turn, or shows what must not be.
+/// If the cluster does not survive, does not settle after a turn, or shows something invalid.
 pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result<Report> {
     println!("chaos seed {seed}");
     let delay = net.as_ref().is_some_and(|net| net.can_be_slow());
@@ -58,12 +58,12 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
         not_tested("chaos with a slow link: this machine has no netem");
     }
     let slots = plan.cluster.slots;
-    // Gone when the last node is.
+    // Removed when the last node is.
     let clock =
         WrongClock::build().map_err(|e| not_tested(&format!("chaos with wrong clocks: {e:#}")));
     let mut options = plan.cluster.clone();
     if let Ok(clock) = &clock {
-        // Every other hour: whichever node a slot goes to, its clock is another.
+        // Alternate hours: whichever node a slot moves to, its clock differs.
         options.own.extend((1..=NODES_EVER_MAX).map(|number| {
             let env = clock.env([0, 3_600, -3_600][number as usize % 3]).into();
             (number, Own { env, ..Own::default() })
@@ -93,7 +93,7 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
     }
     let (paused, swaps) = (scene.pauses.load(Relaxed), scene.swaps.load(Relaxed));
     ensure!(paused == pauses, "seed {seed}: {paused} of {pauses} nodes came back from a pause");
-    // The recorder must be the load's alone to be taken apart.
+    // The load must own the recorder alone to take it apart.
     let Scene { cluster, recorder, .. } = scene;
     let deletes = recorder.deletes();
     drop(recorder);
@@ -109,7 +109,7 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
 }
 
 impl Plan {
-    /// What a seed makes of it, on a network whose links can be cut or `delay`ed, or on loopback.
+    /// The schedule of a seed, on a network whose links can be cut or `delay`ed, or on loopback.
     pub fn schedule(&self, seed: u64, links: bool, delay: bool) -> Schedule {
         let shape = Shape {
             nodes: self.cluster.nodes,
@@ -125,7 +125,7 @@ impl Plan {
 
     fn of_interest(&self, turn: &Turn) -> Turn {
         let mut turn = turn.clone();
-        // Who joins and who leaves is needed for the rest to make sense.
+        // Joins and leaves are needed for the rest to make sense.
         turn.faults.retain(|planned| {
             self.only.is_empty()
                 || matches!(planned.fault, Fault::Join(_) | Fault::Drain(_))
@@ -163,9 +163,9 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until the turn before is over for clients and nodes alike: a server that was cut off may
-    /// make the others elect once more when it is back, and slots are claimed from a node for as
-    /// long as it calls itself unfit.
+    /// Waits until the previous turn is over for clients and nodes alike: a server that was
+    /// isolated may cause one more election when it is back, and slots are claimed from a node as
+    /// long as it reports itself unfit.
     async fn calm(&self) -> anyhow::Result<()> {
         let until = Instant::now() + SETTLED_WITHIN;
         loop {

@@ -1,5 +1,5 @@
-//! Is every slot served? Asked of the nodes as a client would, by one session of each slot that is
-//! no part of what is judged.
+//! Is every slot served? Probes the nodes as a client would, with one session per slot that is not
+//! part of the check.
 
 use crate::{
     api::{Api, Message, session_path},
@@ -13,10 +13,10 @@ use std::{
 };
 
 const SERVICE: &str = "counter";
-/// For one answer; a healthy node needs milliseconds.
+/// Per answer; a healthy node needs milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Sessions that are tried for each slot before it is believed to be unreachable.
+/// Sessions tried per slot before it counts as unreachable.
 const TRIES_PER_SLOT: u64 = 64;
 
 /// A session for every slot.
@@ -29,7 +29,7 @@ impl Probes {
     /// Finds one through a healthy cluster.
     ///
     /// # Errors
-    /// When the cluster does not answer.
+    /// If the cluster does not answer.
     pub async fn find(api: &Api, slots: u16) -> anyhow::Result<Self> {
         let mut found = BTreeMap::new();
         for number in 0..u64::from(slots) * TRIES_PER_SLOT {
@@ -43,11 +43,11 @@ impl Probes {
         bail!("found {} of {slots} slots", found.len())
     }
 
-    /// Waits until every slot answers a current read through each of these nodes. Gives the time
+    /// Waits until every slot answers a current read through each of these nodes. Returns the time
     /// that it took.
     ///
     /// # Errors
-    /// When it does not happen within `limit`; with the first slot's answer that was missing.
+    /// If it does not happen within `limit`; with the first missing slot's answer.
     pub async fn all_served(
         &self,
         through: &[Arc<Member>],
@@ -76,7 +76,7 @@ impl Probes {
     }
 }
 
-/// What each node says of a slot and of the others, for a person to find out why.
+/// Each node's report on a slot and on the others, for diagnosis.
 async fn what_nodes_say(nodes: &[Arc<Member>], slot: u16) -> String {
     let mut out = String::new();
     for member in nodes {

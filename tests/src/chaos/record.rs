@@ -1,4 +1,4 @@
-//! Clients that write down what they asked and what they were told.
+//! Clients that record their requests and the answers.
 
 use crate::{
     api::{Api, Entry, Event, Message, session_path},
@@ -19,25 +19,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The services of the sessions: every other one counts, the ones between chat, with events.
+/// The services of the sessions: they alternate between counters and chats with events.
 pub const SERVICES: [&str; 2] = ["counter", "chat"];
 
-/// Before the name of a failure whose attempt began before failures were taken the last time: what
-/// happened since may not be why.
+/// Prefix of a failure whose attempt began before failures were last taken: later events may not be
+/// the cause.
 const EARLIER: &str = "earlier: ";
 pub(super) const BROKEN: &str = "connection";
 
-/// What was answered, other than a success.
+/// Answers other than successes.
 pub type Failures = BTreeMap<String, Failure>;
 
-/// How often something went wrong, and what was said the first time.
+/// How often something failed, and the first message.
 #[derive(Default)]
 pub struct Failure {
     count: u64,
     first: String,
 }
 
-/// Everything that was recorded, by all clients on one clock.
+/// Everything recorded, by all clients on one clock.
 pub struct Recorder {
     epoch: Instant,
     sessions: u32,
@@ -54,7 +54,7 @@ pub struct Caller<'a> {
     recorder: &'a Recorder,
     apis: HashMap<SocketAddr, Api>,
     /// How long it waits for an answer.
-    pub patience: Duration,
+    pub answer_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl fmt::Debug for Failure {
 }
 
 impl Recorder {
-    /// For sessions that have no message yet.
+    /// For sessions without a message yet.
     pub fn new(sessions: u32) -> Self {
         let history = History { kept: vec![Vec::new(); sessions as usize], ..History::default() };
         Self {
@@ -98,7 +98,7 @@ impl Recorder {
         self.sessions
     }
 
-    /// How many messages were acknowledged until now.
+    /// How many messages were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Relaxed)
     }
@@ -108,12 +108,12 @@ impl Recorder {
         self.deletes.load(Relaxed)
     }
 
-    /// What was to be there is, after a delete or another message.
+    /// The expected data is present, after a delete or another message.
     pub(super) fn deleted(&self, it_was_one: bool) {
         self.deletes.fetch_add(u64::from(it_was_one), Relaxed);
     }
 
-    /// What was answered since the last time, other than successes.
+    /// Answers since the last call, other than successes.
     pub fn take_failures(&self) -> Failures {
         let mut failures = lock(&self.failures);
         self.failures_taken.store(self.now(), Relaxed);
@@ -124,7 +124,7 @@ impl Recorder {
         self.next_message.fetch_add(1, Relaxed)
     }
 
-    /// What a subscriber has seen when it ends.
+    /// What a subscriber has seen at its end.
     pub fn stream(&self, stream: Stream) {
         lock(&self.history).streams.push(stream);
     }
@@ -132,7 +132,7 @@ impl Recorder {
     /// Everything, with a final reading of every session.
     ///
     /// # Errors
-    /// When a session can't be read, or holds what nobody sends.
+    /// If a session can't be read, or contains something that nobody sent.
     pub async fn finish(self, api: &Api) -> anyhow::Result<History> {
         let mut history = self.history.into_inner().unwrap_or_else(PoisonError::into_inner);
         for session in 0..self.sessions {
@@ -153,7 +153,7 @@ impl Recorder {
     }
 }
 
-/// Whether a client met more than a broken connection, in an attempt that is not from before.
+/// Whether a client saw more than a broken connection, in an attempt that is not from before.
 pub(super) fn is_refusal(failure: &str) -> bool {
     !failure.starts_with(EARLIER) && !failure.ends_with(BROKEN)
 }
@@ -161,7 +161,7 @@ pub(super) fn is_refusal(failure: &str) -> bool {
 /// The messages of a session in its history; none if there is no such session.
 ///
 /// # Errors
-/// When it can't be read, or holds what nobody sends.
+/// If it can't be read, or contains something that nobody sent.
 pub async fn kept(api: &Api, service: &str, name: &str) -> anyhow::Result<Vec<Kept>> {
     if api.client.get(&session_path(service, name)).await?.status == 404 {
         return Ok(Vec::new());
@@ -190,7 +190,7 @@ pub(super) fn message(service: &str, id: MessageId) -> Message {
     }
 }
 
-/// The message that a body or an event is, as [`message`] made it.
+/// The message in a body or an event, as built by [`message`].
 pub fn message_of(body: Option<&Value>) -> Option<MessageId> {
     let text = body?.as_str().or_else(|| body?.get("text")?.as_str())?;
     text.parse().ok()
@@ -203,15 +203,15 @@ fn hash(reply: &Value) -> u64 {
 }
 
 impl<'a> Caller<'a> {
-    pub fn new(recorder: &'a Recorder, patience: Duration) -> Self {
-        Self { recorder, apis: HashMap::new(), patience }
+    pub fn new(recorder: &'a Recorder, answer_timeout: Duration) -> Self {
+        Self { recorder, apis: HashMap::new(), answer_timeout }
     }
 
     fn api(&mut self, at: SocketAddr) -> Api {
         self.apis.entry(at).or_insert_with(|| Api::new(Client::new(at))).clone()
     }
 
-    /// Sends a message once. Is its outcome clear?
+    /// Sends a message once. Returns whether its outcome is known.
     pub async fn send(
         &mut self,
         at: SocketAddr,
@@ -226,7 +226,8 @@ impl<'a> Caller<'a> {
         }
         let api = self.api(at);
         let begun = self.recorder.now();
-        let answer = tokio::time::timeout(self.patience, api.post(service, &name, body)).await;
+        let answer =
+            tokio::time::timeout(self.answer_timeout, api.post(service, &name, body)).await;
         let ended = self.recorder.now();
         let outcome = match answer {
             Ok(Ok(answer)) => self.outcome(begun, &answer),
@@ -260,7 +261,7 @@ impl<'a> Caller<'a> {
         match answer.problem() {
             Ok(problem) => {
                 self.recorder.failed(begun, &problem.code, &problem.detail);
-                // Every other code says that this attempt was not kept.
+                // Every other code means that this attempt was not stored.
                 match problem.code.as_str() {
                     "outcome-unknown" | "internal" => Outcome::Unknown,
                     _ => Outcome::Refused,
@@ -270,7 +271,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Sends a new message, under a key or not; under a key as often as it takes, each time to
+    /// Sends a new message, with or without a key; with a key as often as necessary, each time to
     /// the next target.
     pub async fn say(
         &mut self,
@@ -285,12 +286,12 @@ impl<'a> Caller<'a> {
             if let Outcome::Acknowledged { .. } = self.send(at, session, message, keyed).await {
                 return;
             }
-            // Not in a circle as fast as refusals come.
+            // Do not loop as fast as refusals arrive.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Reads once; what fails is not recorded but counted.
+    /// Reads once; failures are not recorded but counted.
     pub async fn read(
         &mut self,
         at: SocketAddr,
@@ -301,7 +302,7 @@ impl<'a> Caller<'a> {
         let api = self.api(at);
         let begun = self.recorder.now();
         let asked = ask(&api, session, kind, stale_allowed);
-        let answer = tokio::time::timeout(self.patience, asked).await;
+        let answer = tokio::time::timeout(self.answer_timeout, asked).await;
         let ended = self.recorder.now();
         match answer {
             Ok(Ok(Ok((last_seq, entries)))) => {
@@ -319,7 +320,7 @@ impl<'a> Caller<'a> {
 
 type Page = (u64, Vec<(u64, MessageId)>);
 
-/// What a read shows, or with what it was refused.
+/// The result of a read, or its refusal.
 async fn ask(
     api: &Api,
     session: SessionId,
@@ -356,10 +357,10 @@ async fn ask(
     Ok(Ok((page.last_seq, entries.context("a foreign message")?)))
 }
 
-/// An event as the checker wants it.
+/// An event in the checker's form.
 ///
 /// # Errors
-/// When it is of no message that a client sends.
+/// If it is of no message that a client sends.
 pub fn seen(at: Nanos, event: &Event) -> anyhow::Result<Seen> {
     let message = message_of(event.body.as_ref()).context("a foreign event")?;
     Ok(Seen { at, seq: event.seq, index: event.index, message })

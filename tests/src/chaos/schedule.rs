@@ -1,47 +1,48 @@
-//! What goes wrong, and when: made from a seed alone, so that a run can be made again.
+//! Which faults happen, and when: generated from a seed alone, so that a run can be reproduced.
 //!
 //! A schedule is a list of *turns*. In a turn some faults overlap; at its end all is healed and the
 //! cluster settles before the next one begins. Faults *in turn* are turns of one fault, with a swap
-//! in the middle of it; a *mixture* has two or three in each.
+//! in the middle; a *mixture* has two or three in each.
 
 use crate::load::Random;
 use std::{collections::BTreeSet, fmt};
 
-/// A node of the schedule, from 1 up in the order in which they join; never used again.
+/// A node of the schedule, numbered from 1 in the order of joining; never reused.
 pub type NodeNumber = u32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
-    /// SIGKILL; started again later.
+    /// SIGKILL; restarted later.
     Kill(NodeNumber),
-    /// SIGSTOP until the others serve everything; then, with requests waiting at it, SIGCONT.
+    /// SIGSTOP until the others serve everything; then, with requests queued, SIGCONT.
     Pause(NodeNumber),
-    /// Neither hears the other: this node and all other nodes.
+    /// Traffic is lost in both directions between this node and all other nodes.
     CutFromPeers(NodeNumber),
     CutFromEngine(NodeNumber),
     CutFromBoth(NodeNumber),
-    /// What it sends to the other nodes is lost; what they send arrives.
+    /// Traffic to the other nodes is lost; traffic from them arrives.
     PeersDontHear(NodeNumber),
-    /// What the other nodes send to it is lost; what it sends arrives.
+    /// Traffic from the other nodes is lost; traffic to them arrives.
     DoesntHearPeers(NodeNumber),
-    /// What it sends to the engine is lost: appends never arrive.
+    /// Traffic to NATS is lost: appends never arrive.
     EngineDoesntHear(NodeNumber),
-    /// What the engine sends to it is lost: appends arrive, and nobody hears of it.
+    /// Traffic from NATS is lost: appends arrive, but no acknowledgement does.
     DoesntHearEngine(NodeNumber),
-    /// What it sends arrives late, and not evenly so.
+    /// Its traffic arrives late, with jitter.
     Slow(NodeNumber),
-    /// SIGKILL of one server of the engine, by its number from 0 up.
+    /// SIGKILL of one NATS server, by its number from 0.
     KillServer(u32),
-    /// Neither hears the other: this server and the other servers. All nodes reach all of them.
+    /// Traffic is lost in both directions between this server and the other servers. All nodes
+    /// reach all of them.
     CutServer(u32),
     MoveLeaders,
     /// A node joins.
     Join(NodeNumber),
-    /// A node gives its slots away and leaves.
+    /// A node hands over its slots and leaves.
     Drain(NodeNumber),
     /// A slot is moved off its node by hand; at the end all are where they belong.
     DrainSlot(u16),
-    /// Every node is stopped by SIGTERM and started again, one after the other.
+    /// Every node is restarted with SIGTERM, one after the other.
     RollingRestart,
     /// Another version of the plugins.
     Swap,
@@ -51,9 +52,9 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     pub fault: Fault,
-    /// From the turn's beginning.
+    /// From the start of the turn.
     pub begin_after_ms: u64,
-    /// How long it lasts at least; 0: it is over by itself.
+    /// How long it lasts at least; 0: it ends by itself.
     pub hold_ms: u64,
 }
 
@@ -68,10 +69,10 @@ pub struct Schedule {
     pub turns: Vec<Turn>,
 }
 
-/// What a schedule is made for.
+/// What a schedule is generated for.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// At the beginning, numbered from 1.
+    /// Initially, numbered from 1.
     pub nodes: u32,
     pub servers: u32,
     /// Turns of several faults, after one of each kind.
@@ -81,20 +82,20 @@ pub struct Shape {
     pub links: bool,
     /// Links can be slowed down.
     pub delay: bool,
-    /// Begin with every kind of fault by itself.
+    /// Begin with every kind of fault alone.
     pub in_turn: bool,
 }
 
-/// Nodes at most at once.
+/// Maximum number of nodes at once.
 const NODES_MAX: usize = 5;
-/// With fewer, nothing could be disturbed without all being so.
+/// With fewer, any fault would affect all of them.
 const NODES_MIN: usize = 2;
-/// One fault of a mixture begins at most so long after another.
+/// Maximum delay between the starts of two faults of a mixture.
 const STAGGER_MS: u64 = 2_000;
-/// ... and after one that is over by itself, which may be soon.
+/// The same after one that ends by itself, which may be soon.
 const STAGGER_BRIEF_MS: u64 = 300;
 
-/// The kinds of faults, without what they befall.
+/// The kinds of faults, without their targets.
 const KINDS: [fn(u32) -> Fault; 18] = [
     Fault::Kill,
     Fault::Pause,
@@ -117,7 +118,7 @@ const KINDS: [fn(u32) -> Fault; 18] = [
 ];
 
 impl Fault {
-    /// The node that it befalls, or makes.
+    /// The node that it affects, or creates.
     pub fn node(self) -> Option<NodeNumber> {
         match self {
             Self::Kill(node)
@@ -156,20 +157,20 @@ impl Fault {
         )
     }
 
-    /// As it is called in a printed schedule.
+    /// Its name in a printed schedule.
     pub fn name(self) -> String {
         let name = format!("{self:?}");
         name.split('(').next().unwrap_or_default().to_owned()
     }
 
-    /// One of each kind, whatever it befalls.
+    /// One of each kind, whatever its target.
     pub fn samples() -> impl Iterator<Item = Self> {
         KINDS.iter().map(|make| make(0))
     }
 
-    /// The least and the most that it lasts, so that it bites: a node is missed after 2 s, one
-    /// without the engine says so after 5 s at most, and a server without the others knows it after
-    /// some 10 s. `None`: it is over by itself.
+    /// The minimum and maximum duration, long enough to have an effect: a dead node is noticed
+    /// after 2 s, one without NATS reports it after at most 5 s, and a server without the others
+    /// knows it after some 10 s. `None`: it ends by itself.
     fn hold_ms(self) -> Option<(u64, u64)> {
         match self {
             Self::Kill(_) | Self::Pause(_) | Self::Slow(_) | Self::KillServer(_) => {
@@ -192,12 +193,12 @@ impl Fault {
         }
     }
 
-    /// It takes a server of the engine away from the others.
+    /// It separates a NATS server from the others.
     fn disturbs_engine(self) -> bool {
         matches!(self, Self::KillServer(_) | Self::CutServer(_))
     }
 
-    /// An operator's own doing: nobody may be refused anything because of it.
+    /// An operator's action: it must not cause any refusal.
     pub fn orderly(self) -> bool {
         matches!(
             self,
@@ -205,26 +206,26 @@ impl Fault {
         )
     }
 
-    /// Takes a node's part in serving away for a while, or for good.
+    /// Stops a node from serving for a while, or permanently.
     fn disturbs_node(self) -> bool {
         self.node().is_some() && !matches!(self, Self::Join(_))
     }
 }
 
 impl Turn {
-    /// Nothing goes wrong in it.
+    /// It breaks nothing.
     pub fn orderly(&self) -> bool {
         self.faults.iter().all(|planned| planned.fault.orderly())
     }
 }
 
-/// What the planner knows of the cluster.
+/// The planner's knowledge of the cluster.
 struct Planner {
     random: Random,
     shape: Shape,
     nodes: BTreeSet<NodeNumber>,
     next_node: NodeNumber,
-    /// Kinds that are still to come in mixtures before any comes again; the last is the next.
+    /// Kinds still to come in mixtures before any repeats; the last is the next.
     deck: Vec<usize>,
 }
 
@@ -250,7 +251,7 @@ impl Schedule {
 }
 
 impl Planner {
-    /// A turn of one kind, with a swap in the middle of it; `None` when this cluster can't have it.
+    /// A turn of one kind, with a swap in the middle of it; `None` if this cluster can't have it.
     fn single(&mut self, kind: usize) -> Option<Turn> {
         let mut faults = Vec::new();
         let fault = self.add(&mut faults, kind).then(|| faults[0])?;
@@ -265,8 +266,8 @@ impl Planner {
         Some(turn)
     }
 
-    /// A turn of two or three kinds: each comes once before any comes again, as far as they go
-    /// together.
+    /// A turn of two or three kinds: each comes once before any repeats, as far as they are
+    /// compatible.
     fn mixture(&mut self) -> Turn {
         let count = 2 + self.random.below(2) as usize;
         let (mut faults, mut later) = (Vec::new(), Vec::new());
@@ -289,7 +290,7 @@ impl Planner {
         self.turn(faults)
     }
 
-    /// Adds a fault of this kind to the others of its turn; not one that does not go with them.
+    /// Adds a fault of this kind to the others of its turn, if compatible.
     fn add(&mut self, faults: &mut Vec<Fault>, kind: usize) -> bool {
         let Some(fault) = self.fault(kind, faults) else { return false };
         match fault {
@@ -301,8 +302,8 @@ impl Planner {
         true
     }
 
-    /// When each fault of a turn begins, and how long it lasts. Those that last begin, so that the
-    /// others fall into them.
+    /// When each fault of a turn begins, and how long it lasts. Those that last come first, so that
+    /// the others overlap them.
     fn turn(&mut self, mut faults: Vec<Fault>) -> Turn {
         faults.sort_by_key(|fault| fault.hold_ms().is_none());
         let mut turn = Turn { faults: Vec::new() };
@@ -333,7 +334,8 @@ impl Planner {
         match sample {
             _ if sample.cuts() && !self.shape.links => None,
             Fault::Slow(_) if !self.shape.delay => None,
-            // Only nodes can be befallen twice at once; and a majority of the engine must stay.
+            // Only nodes can be affected twice at once; and a majority of the NATS servers must
+            // stay.
             _ if same && !sample.disturbs_node() => None,
             _ if sample.disturbs_engine() => {
                 let alone = self.shape.servers >= 3 && !others().any(Fault::disturbs_engine);
@@ -348,7 +350,7 @@ impl Planner {
             _ if sample.disturbs_node() => {
                 let taken: BTreeSet<_> = others().filter_map(Fault::node).collect();
                 let free: Vec<_> = self.nodes.difference(&taken).copied().collect();
-                // One node at least is left alone.
+                // At least one node is left alone.
                 let enough = free.len() > 1
                     && (!matches!(sample, Fault::Drain(_)) || self.nodes.len() > NODES_MIN);
                 (enough && !restart)
@@ -397,7 +399,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Without it, a run that failed could not be made again.
+        /// Without it, a failed run could not be reproduced.
         #[test]
         fn the_same_seed_gives_the_same_schedule(seed: u64) {
             let schedule = Schedule::new(seed, SHAPE);
@@ -405,7 +407,7 @@ mod tests {
             prop_assert_ne!(schedule.turns, Schedule::new(seed ^ 1, SHAPE).turns);
         }
 
-        /// Without it, a schedule could ask for what no cluster survives, and fail for nothing.
+        /// Without it, a schedule could demand what no cluster survives, and fail for no reason.
         #[test]
         fn a_schedule_can_be_survived(seed: u64, nodes in 2_u32..6, links: bool) {
             let shape = Shape { nodes, links, ..SHAPE };
@@ -433,7 +435,7 @@ mod tests {
         }
     }
 
-    /// The names of all kinds; does not compile when one is left out.
+    /// The names of all kinds; does not compile if one is missing.
     macro_rules! names {
         ($($kind:ident),+ $(,)?) => {{
             fn _all(fault: Fault) {
@@ -490,7 +492,7 @@ mod tests {
             let turns = Schedule::new(seed, Shape { in_turn: false, ..SHAPE }).turns;
             let several = turns.iter().filter(|turn| turn.faults.len() > 1).count();
             assert!(several > turns.len() * 3 / 4, "{several} of {}: {turns:?}", turns.len());
-            // Two or three in each; some have to wait for others that they go together with.
+            // Two or three in each; some have to wait for compatible others.
             let soon = names(&turns[..10]);
             assert!(soon.len() >= KINDS.len() - 2, "seed {seed}: {soon:?}");
             for turn in turns {

@@ -1,4 +1,4 @@
-//! The log engine: nats-servers, each a process that can be killed and started again.
+//! NATS servers, each a process that can be killed and restarted.
 
 use super::{
     nats,
@@ -17,7 +17,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// As the host's local servers are started: a batch must fit into one message.
+/// Configured like the host's local servers: a batch must fit into one message.
 const PAYLOAD_BYTES_MAX: u32 = 8 * 1024 * 1024;
 const LOG_LINES_SHOWN: usize = 30;
 
@@ -35,12 +35,12 @@ struct Server {
     child: Mutex<Option<Child>>,
     /// So that the ports are still free after a kill.
     _reserved: Vec<ReservedPort>,
-    /// Of all servers together; the last one removes it.
+    /// Shared by all servers; the last one removes it.
     _scratch: Arc<TempDir>,
 }
 
-/// The `nats-server` binary: `SLOTD_NATS_SERVER`, else of the `PATH`, else what
-/// `cargo xtask test` has put into `target/tools`.
+/// The `nats-server` binary: `SLOTD_NATS_SERVER`, else from the `PATH`, else what `cargo xtask
+/// test` has put into `target/tools`.
 ///
 /// # Errors
 /// When there is none.
@@ -57,7 +57,7 @@ pub fn nats_server_binary() -> anyhow::Result<PathBuf> {
 
 impl Engine {
     /// Starts servers that replicate among themselves and waits until they are ready: on a network,
-    /// each on a host of its own, or else on loopback.
+    /// each on its own host, or else on loopback.
     ///
     /// # Errors
     /// When they can't be started or are not ready in time.
@@ -106,7 +106,7 @@ impl Engine {
         self.servers.len()
     }
 
-    /// The processes of the servers that run.
+    /// The processes of the running servers.
     pub fn pids(&self) -> Vec<u32> {
         self.servers.iter().filter_map(|server| server.lock().as_ref().map(Child::id)).collect()
     }
@@ -121,10 +121,10 @@ impl Engine {
         self.servers.iter().filter_map(|server| server.host).collect()
     }
 
-    /// Starts a server and waits for nothing.
+    /// Starts a server without waiting.
     ///
     /// # Errors
-    /// When it can't be started, or runs already.
+    /// If it can't be started, or runs already.
     pub fn launch(&self, number: usize) -> anyhow::Result<()> {
         let server = &self.servers[number];
         let mut child = server.lock();
@@ -141,10 +141,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until a server says that it is healthy and up to date.
+    /// Waits until a server reports that it is healthy and up to date.
     ///
     /// # Errors
-    /// When it ends, or is not ready in time; with the end of its log.
+    /// If it exits, or is not ready in time; with the end of its log.
     pub async fn ready(&self, number: usize) -> anyhow::Result<()> {
         let server = &self.servers[number];
         let client = Client::new(server.monitor);
@@ -169,7 +169,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts a server that was killed and waits until it is up to date.
+    /// Restarts a server that was killed and waits until it is up to date.
     ///
     /// # Errors
     /// As [`Engine::launch`] and [`Engine::ready`].
@@ -178,7 +178,7 @@ impl Engine {
         self.ready(number).await
     }
 
-    /// Moves the leader of every stream whose name begins with `prefix` to another server; gives
+    /// Moves the leader of every stream whose name begins with `prefix` to another server; returns
     /// how many moved.
     ///
     /// # Errors
@@ -213,7 +213,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(mut child) = self.lock().take() {
-            // Nothing is left to be done about a process that can't be killed.
+            // Nothing can be done about a process that can't be killed.
             let _ = child.kill();
             let _ = child.wait();
         }

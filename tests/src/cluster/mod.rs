@@ -1,4 +1,4 @@
-//! Clusters of real processes: log engine and nodes, on loopback or on a network of namespaces in
+//! Clusters of real processes: NATS servers and nodes, on loopback or on a network of namespaces in
 //! which links can be cut.
 
 pub mod engine;
@@ -33,19 +33,19 @@ pub const SECRET: &str = "slotd-vN0b7Qx2Wc9Rk4Zt8Yd1Lf6Hj3";
 /// How to start a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// At the beginning, numbered from 1.
+    /// Initially, numbered from 1.
     pub nodes: u32,
     pub servers: usize,
     pub slots: u16,
     /// Further variables of every node.
     pub env: Vec<(String, String)>,
-    /// What single nodes have of their own, by number.
+    /// Further variables of single nodes, by number.
     pub own: BTreeMap<u32, Own>,
     /// File descriptors that each node may have.
     pub files_max: Option<u32>,
 }
 
-/// What one node has that others do not.
+/// Settings of one node that others do not have.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
     pub env: Vec<(String, String)>,
@@ -63,7 +63,7 @@ pub struct Cluster {
     pub net: Option<Arc<Net>>,
     here: Arc<Place>,
     members: Mutex<BTreeMap<u32, Arc<Member>>>,
-    /// Where clients may turn to: every node that is not gone for good.
+    /// Addresses for clients: every node that is not permanently gone.
     targets: watch::Sender<Arc<[SocketAddr]>>,
 }
 
@@ -93,7 +93,7 @@ impl Default for ClusterOptions {
 }
 
 impl Cluster {
-    /// Starts engine and nodes, and waits until all nodes are ready.
+    /// Starts NATS and nodes, and waits until all nodes are ready.
     ///
     /// # Errors
     /// When a part of it can't be started, or is not ready in time.
@@ -131,8 +131,8 @@ impl Cluster {
     /// When it can't be started, or is not ready in time.
     pub async fn restart(&self, member: &Member) -> anyhow::Result<()> {
         let mut node = member.node.lock().await;
-        // Whoever came later is a seed, too: a node that knows of nobody takes itself for the whole
-        // cluster, and the others' slots with that.
+        // Later nodes are seeds too: a node that knows of no other takes itself for the whole
+        // cluster, and claims the others' slots.
         node.set_env("SLOTD_CLUSTER_SEEDS", self.seeds(&[]));
         let started = node.restart().await;
         started.with_context(|| format!("starting {}", member.name))?;
@@ -140,10 +140,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// SIGTERM: the node gives its slots away and leaves for good.
+    /// SIGTERM: the node hands over its slots and leaves permanently.
     ///
     /// # Errors
-    /// When it does not end in time, or with an error.
+    /// If it does not end in time, or with an error.
     pub async fn drain(&self, number: u32) -> anyhow::Result<()> {
         let member = self.member(number)?;
         let status = member.node.lock().await.terminate().await?;
@@ -153,19 +153,19 @@ impl Cluster {
         Ok(())
     }
 
-    /// The nodes that are not gone for good, by number.
+    /// The nodes that are not permanently gone, by number.
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.lock().values().cloned().collect()
     }
 
     /// # Errors
-    /// When it never joined, or is gone for good.
+    /// If it never joined, or is permanently gone.
     pub fn member(&self, number: u32) -> anyhow::Result<Arc<Member>> {
         self.lock().get(&number).cloned().with_context(|| format!("no node {number}"))
     }
 
-    /// The variables that make a node one of this cluster, but for what is its own. It looks for
-    /// its peers where the nodes are, and at `further`.
+    /// The variables that make a node part of this cluster, except its own. It looks for its peers
+    /// at the nodes' addresses, and at `further`.
     pub fn env(&self, further: &[SocketAddr]) -> Vec<(String, String)> {
         let shared = [
             ("SLOTD_SLOT_COUNT", self.options.slots.to_string()),
@@ -185,7 +185,7 @@ impl Cluster {
         seeds.join(",")
     }
 
-    /// Where clients may turn to, now and later.
+    /// The addresses for clients, now and later.
     pub fn targets(&self) -> watch::Receiver<Arc<[SocketAddr]>> {
         self.targets.subscribe()
     }

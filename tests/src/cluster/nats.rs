@@ -1,4 +1,4 @@
-//! As much of a NATS client as moving leaders takes: a request and its answer, in text over TCP.
+//! A minimal NATS client for moving leaders: a request and its answer, in text over TCP.
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -30,10 +30,10 @@ impl Requests {
         Ok(Self { stream, sent: 0 })
     }
 
-    /// Sends a request and gives the answer's JSON.
+    /// Sends a request and returns the answer's JSON.
     ///
     /// # Errors
-    /// When the connection breaks, nobody answers in time, or the answer is not JSON.
+    /// If the connection breaks, there is no answer in time, or it is not JSON.
     pub async fn request(&mut self, subject: &str, body: &str) -> anyhow::Result<Value> {
         self.sent += 1;
         let reply = format!("{}.{}", inbox(), self.sent);
@@ -68,7 +68,7 @@ impl Requests {
     }
 }
 
-/// Unique enough: only this process asks the servers that it started.
+/// Unique enough: only this process talks to the servers that it started.
 fn inbox() -> String {
     format!("_INBOX.tests{}", std::process::id())
 }

@@ -1,9 +1,9 @@
 //! A network of namespaces on one bridge, in which single links can be cut, one way or both.
 //!
-//! Nothing of the machine's own network is touched, so that tests can run beside each other. A cut
-//! link loses silently, as a network does: the sender's neighbour entry for the other names a
-//! hardware address that nobody has. (Filters and netem would do it, too, but need kernel modules
-//! that many machines lack.)
+//! The machine's own network is not changed, so that tests can run in parallel. A cut link drops
+//! packets silently, as a network does: the sender's neighbour entry for the other names an unused
+//! hardware address. (Filters and netem would do it too, but need kernel modules that many machines
+//! lack.)
 
 use super::place::Place;
 use crate::notice::not_tested;
@@ -14,20 +14,20 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Nobody's hardware address.
+/// An unused hardware address.
 const NOWHERE: &str = "02:00:00:00:ff:ff";
 
-/// A way that is slow, as between continents, and not evenly so.
+/// A slow link with jitter, as between continents.
 const NETEM: &[&str] = &["root", "netem", "delay", "60ms", "40ms"];
 
-/// A host of the network, by its number from 1 up; its address is `10.77.0.<number>`.
+/// A host of the network, by its number from 1; its address is `10.77.0.<number>`.
 pub type HostId = u8;
 
-/// The network. Dropping it takes all of it away, once the processes on it are gone.
+/// The network. Dropping it removes all of it, once the processes on it are gone.
 pub struct Net {
     bridge: Place,
     hosts: Mutex<Vec<Arc<Place>>>,
-    /// How often each way is cut: two faults may share a link.
+    /// How often each direction is cut: two faults may share a link.
     cuts: Mutex<HashMap<(HostId, HostId), u32>>,
 }
 
@@ -35,7 +35,7 @@ impl Net {
     /// A network without hosts.
     ///
     /// # Errors
-    /// When this machine does not allow it; says why.
+    /// If this machine does not allow it; with the reason.
     pub fn new() -> anyhow::Result<Self> {
         let bridge = Place::apart()?;
         bridge.command("ip", &["link", "add", "hub", "type", "bridge"])?;
@@ -66,7 +66,7 @@ impl Net {
         Ok((id, place))
     }
 
-    /// Loses everything that `from` sends to `to`, and nothing else, until it is healed as often as
+    /// Drops everything that `from` sends to `to`, and nothing else, until it is healed as often as
     /// it was cut.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Net {
         if *count == 1 { self.neighbour(from, to, NOWHERE) } else { Ok(()) }
     }
 
-    /// Takes one cut back.
+    /// Reverts one cut.
     ///
     /// # Errors
     /// When the tools fail.
@@ -98,7 +98,7 @@ impl Net {
         there.is_ok() && self.bridge.command("tc", &["qdisc", "del", "dev", "lo", "root"]).is_ok()
     }
 
-    /// Lets what a host sends arrive late and not evenly so, or no longer.
+    /// Delays what a host sends, with jitter, or ends the delay.
     ///
     /// # Errors
     /// When the tools fail.
@@ -136,7 +136,7 @@ fn mac(id: HostId) -> String {
     format!("02:00:00:00:00:{id:02x}")
 }
 
-/// A network, or `None` with a line that says why not where the machine does not allow one.
+/// A network, or `None` with a printed reason if the machine does not allow one.
 pub fn net_or_skip(test: &str) -> Option<Net> {
     match Net::new() {
         Ok(net) => Some(net),

@@ -1,7 +1,7 @@
 //! Where processes run: on the machine's network, or in a network namespace of their own.
 //!
-//! A [`Place`] is a thread. A thread can have a network namespace of its own, which what it starts
-//! inherits; and a child that asks to be killed with its parent is killed with the *thread* that
+//! A [`Place`] is a thread. A thread can have its own network namespace, which its child processes
+//! inherit; and a child that asks to be killed with its parent is killed with the *thread* that
 //! started it. So a namespace needs no name that could be left behind, and children die with the
 //! test, however it ends.
 
@@ -18,7 +18,7 @@ use tokio::net::TcpSocket;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread that starts processes. What it started dies with it.
+/// A thread that starts processes. Its processes die with it.
 pub struct Place {
     jobs: mpsc::Sender<Job>,
     thread: u32,
@@ -42,10 +42,10 @@ impl Place {
         LASTING.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))
     }
 
-    /// In a new network namespace, which has nothing but a loopback that is down.
+    /// In a new network namespace, which has only a loopback that is down.
     ///
     /// # Errors
-    /// When this machine does not allow it; says why.
+    /// If this machine does not allow it; with the reason.
     pub fn apart() -> anyhow::Result<Self> {
         Self::new(|| {
             // SAFETY: takes a number, touches no memory, and changes this thread only.
@@ -83,11 +83,11 @@ impl Place {
         format!("/proc/{}/task/{}/ns/net", std::process::id(), self.thread).into()
     }
 
-    /// Runs something in this place and waits for it. Threads that it starts are in this place,
-    /// too; nothing else can be run here meanwhile.
+    /// Runs something in this place and waits for it. Threads that it starts are in this place too;
+    /// nothing else can run here meanwhile.
     ///
     /// # Panics
-    /// When the work does.
+    /// If the work panics.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, is_done) = mpsc::channel();
         let job = Box::new(move || {
@@ -103,8 +103,8 @@ impl Place {
         }
     }
 
-    /// Starts a process here, in a group of its own: a terminal's Ctrl-C is for this process, which
-    /// stops what it started in its own way.
+    /// Starts a process here, in its own process group: a terminal's Ctrl-C is for this process,
+    /// which stops its children itself.
     ///
     /// # Errors
     /// When it can't be started.
@@ -123,7 +123,7 @@ impl Place {
     /// Runs a command to its end here.
     ///
     /// # Errors
-    /// When it can't be started or fails; with what it said.
+    /// If it can't be started or fails; with its output.
     pub fn command(&self, program: &str, args: &[&str]) -> anyhow::Result<()> {
         let mut command = Command::new(program);
         command.args(args);
@@ -136,7 +136,7 @@ impl Place {
     }
 }
 
-/// A TCP port on loopback that nobody else is given. A process that is told of it can listen on it
+/// A TCP port on loopback that no other process gets. A process that knows it can listen on it
 /// whenever it runs: this socket is bound and does not listen, and both allow the address's reuse.
 pub struct ReservedPort {
     pub address: SocketAddr,

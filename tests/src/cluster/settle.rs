@@ -1,4 +1,4 @@
-//! When a cluster is at rest again after a change, and how long each slot paused for it.
+//! Detects when a cluster is at rest again after a change, and how long each slot paused.
 
 use super::{Cluster, Member};
 use crate::{
@@ -15,12 +15,12 @@ use std::{
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// For one answer of a node that asks all others.
+/// Timeout of an answer from a node that asks all others.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// The most that the nodes show.
+/// The maximum that the nodes show.
 const MOVES_SHOWN: usize = 1_000;
 
-/// A change that began now: what came after it is its doing.
+/// A change that began now: later events are attributed to it.
 pub struct Change {
     pub at: Instant,
     wall_ms: u64,
@@ -41,11 +41,11 @@ impl Change {
         Self { at: Instant::now(), wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
     }
 
-    /// Planned moves that began since and are done. Clocks are of no matter: all nodes run on this
+    /// Finished planned moves that began since. Clock skew does not matter: all nodes run on this
     /// machine.
     ///
     /// # Errors
-    /// When the node does not tell.
+    /// If the node does not answer.
     pub async fn handoffs(&self, admin: &Admin) -> anyhow::Result<Vec<Move>> {
         let mut moves = admin.moves(MOVES_SHOWN).await?;
         moves.retain(|one| one.started_ms >= self.wall_ms && one.state == "done");
@@ -53,10 +53,10 @@ impl Change {
         Ok(moves)
     }
 
-    /// How long slots paused that were handed over since.
+    /// Pauses of the slots that were handed over since.
     ///
     /// # Errors
-    /// When the node does not tell.
+    /// If the node does not answer.
     pub async fn handoff_pauses(&self, admin: &Admin) -> anyhow::Result<Pauses> {
         let moves = self.handoffs(admin).await?;
         Ok(Pauses::of(moves.iter().filter_map(|one| one.pause_ms).collect()))
@@ -86,8 +86,8 @@ impl fmt::Display for Pauses {
     }
 }
 
-/// What is missing for the cluster to be at rest: every one of the nodes sees exactly these nodes
-/// and owns what the ring proposes, and no slot moves. `None`: nothing.
+/// What is missing for the cluster to be at rest: every node sees exactly these nodes and owns what
+/// the ring proposes, and no slot moves. `None`: nothing.
 pub async fn unsettled(through: &Member, nodes: &[Arc<Member>], slots: u16) -> Option<String> {
     let names: BTreeSet<&str> = nodes.iter().map(|member| member.name.as_str()).collect();
     let admin = through.admin();
@@ -118,10 +118,10 @@ pub async fn unsettled(through: &Member, nodes: &[Arc<Member>], slots: u16) -> O
 }
 
 impl Cluster {
-    /// Waits until the cluster is at rest with exactly these nodes. Gives the time that it took.
+    /// Waits until the cluster is at rest with exactly these nodes. Returns the time that it took.
     ///
     /// # Errors
-    /// When it does not come to rest within `limit`; with what was missing.
+    /// If it does not come to rest within `limit`; with what was missing.
     pub async fn settled(
         &self,
         nodes: &[Arc<Member>],
@@ -147,7 +147,7 @@ impl Cluster {
 mod tests {
     use super::*;
 
-    /// Were a rank off by one, the worst of a hundred slots would not be the p99 that is printed.
+    /// If a rank were off by one, the worst of a hundred slots would not be the printed p99.
     #[test]
     fn pauses_are_ranks() {
         let pauses = Pauses::of((1..=200).rev().map(f64::from).collect());

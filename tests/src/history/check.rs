@@ -1,4 +1,4 @@
-//! The judgement. Linear in the number of calls and events, but for sorting them by time.
+//! The checker. Linear in the number of calls and events, except for sorting them by time.
 
 use super::{
     History, Kept, Kind, MessageId, Nanos, Outcome, Read, Report, Send, SessionId, Stream,
@@ -6,10 +6,10 @@ use super::{
 };
 use std::collections::HashMap;
 
-/// Violations that a report spells out; the rest is counted.
+/// Violations that a report shows; the rest is counted.
 const SPELLED_OUT_MAX: usize = 40;
 
-/// What is known of a message from all attempts to send it.
+/// What all attempts to send a message show about it.
 #[derive(Default)]
 struct Sent {
     first_begun: Nanos,
@@ -28,7 +28,7 @@ struct Session<'a> {
     kept: &'a [Kept],
 }
 
-/// Judges a history.
+/// Checks a history.
 pub fn check(history: &History) -> Report {
     let mut report = Report::default();
     let mut sessions: Vec<Session> = (0..)
@@ -70,7 +70,7 @@ impl<'a> Session<'a> {
         let places = self.check_kept(report);
         let sent = self.check_sends(&places, report);
         self.check_presence(&sent, &places, report);
-        // When each number was first known to somebody.
+        // When each number was first known to a client.
         let mut known = vec![Nanos::MAX; self.kept.len() + 1];
         self.check_reads(&mut known, report);
         for stream in &self.streams {
@@ -84,7 +84,7 @@ impl<'a> Session<'a> {
         self.kept.get(usize::try_from(seq).ok()?.checked_sub(1)?)
     }
 
-    /// The final reading in itself. Gives the (first) number of every message.
+    /// Checks the final reading alone. Returns the (first) number of every message.
     fn check_kept(&self, report: &mut Report) -> HashMap<MessageId, u64> {
         let mut places = HashMap::with_capacity(self.kept.len());
         for (kept, place) in self.kept.iter().zip(1_u64..) {
@@ -101,7 +101,7 @@ impl<'a> Session<'a> {
         places
     }
 
-    /// Every answer against the final reading and against other answers to the same message.
+    /// Checks every answer against the final reading and against other answers to the same message.
     fn check_sends(
         &self,
         places: &HashMap<MessageId, u64>,
@@ -153,7 +153,7 @@ impl<'a> Session<'a> {
         all
     }
 
-    /// What is there must have been sent, and not refused.
+    /// Everything stored must have been sent, and not refused.
     fn check_presence(
         &self,
         all: &HashMap<MessageId, Sent>,
@@ -174,7 +174,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Notes that a number was known to somebody, if it is there in the end.
+    /// Records that a number was known to a client, if it is stored in the end.
     fn note(&self, known: &mut [Nanos], seq: u64, at: Nanos, report: &mut Report) -> bool {
         if seq == 0 {
             return true;
@@ -195,7 +195,7 @@ impl<'a> Session<'a> {
 
     fn check_reads(&self, known: &mut [Nanos], report: &mut Report) {
         report.reads += self.reads.len() as u64;
-        // What everybody knew from when on: acknowledgements, answered reads, events.
+        // What is public from a time on: acknowledgements, answered reads, events.
         let mut facts: Vec<(Nanos, u64)> = Vec::with_capacity(self.sends.len() + self.reads.len());
         for send in &self.sends {
             if let Outcome::Acknowledged { seq, .. } = send.outcome {
@@ -234,7 +234,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A page of history against itself and the final reading.
+    /// Checks a page of history against itself and the final reading.
     fn check_page(&self, read: &Read, report: &mut Report) {
         let mut before = None;
         for &(seq, message) in &read.entries {
@@ -281,7 +281,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The order of the numbers against real time.
+    /// Checks the order of the numbers against real time.
     fn check_order(&self, sent: &HashMap<MessageId, Sent>, known: Vec<Nanos>, report: &mut Report) {
         // The earliest time at which a number above the present one was known, and that number.
         let mut earliest = (Nanos::MAX, 0);

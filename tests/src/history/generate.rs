@@ -1,4 +1,4 @@
-//! Histories as a correct cluster would give them, and ways to spoil one.
+//! Histories that a correct cluster could produce, and ways to introduce a violation.
 
 use super::{History, Kept, Kind, Nanos, Outcome, Read, Seen, Send, SessionId, Stream};
 use crate::load::Random;
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 const SESSIONS: u64 = 3;
 
-/// What becomes of an attempt to send.
+/// The fate of an attempt to send.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
     Acknowledged,
@@ -145,7 +145,7 @@ fn stream(random: &mut Random, session: SessionId, kept: &[Kept], effects: &[Nan
     Stream { session, after, events, to_the_end }
 }
 
-/// Makes a violation of this kind, if the history has a place for it.
+/// Creates a violation of this kind, if the history permits one.
 pub fn spoil(history: &mut History, kind: Kind, seed: u64) -> Option<()> {
     let mut random = Random::new(seed);
     let mut pick = |count: usize| (count > 0).then(|| random.below(count as u64) as usize);
@@ -189,7 +189,7 @@ pub fn spoil(history: &mut History, kind: Kind, seed: u64) -> Option<()> {
         Kind::Foreign => kept.push(Kept { seq: length + 1, message: end, ..kept[place] }),
         Kind::Gap => kept[place].seq += 1,
         Kind::OutOfOrder => {
-            // Nobody but the senders knows, and the later one was sent after the earlier one.
+            // Only the senders know, and the later one was sent after the earlier one.
             history.reads.retain(|read| read.session != session);
             history.streams.retain(|stream| stream.session != session);
             let begun = |message| {

@@ -1,13 +1,13 @@
-//! What clients saw of a cluster, and whether it could have been so.
+//! What clients saw of a cluster, and whether it is consistent.
 //!
-//! Clients record every call with the times at which it began and ended, on one monotonic clock.
-//! When all is over, the sessions are read once more ([`Kept`]), and [`check`] judges: what was
-//! acknowledged is there, once, in an order that agrees with real time; what was refused is not;
-//! reads saw what was acknowledged before they began, and nothing that was taken back later; event
-//! streams have neither gap nor repeat.
+//! Clients record every call with the times at which it began and ended, on one monotonic clock. At
+//! the end, the sessions are read once more ([`Kept`]), and [`check`] checks: what was acknowledged
+//! is stored, once, in an order that agrees with real time; what was refused is not; reads saw what
+//! was acknowledged before they began, and nothing that disappeared later; event streams have
+//! neither gap nor repeat.
 //!
-//! The final reading is taken for the truth: by the log's rules it can only be longer than what
-//! was seen before.
+//! The final reading counts as the truth: by the log's rules it can only be longer than earlier
+//! readings.
 
 mod check;
 #[cfg(test)]
@@ -23,7 +23,8 @@ use std::fmt;
 pub type Nanos = u64;
 /// A session, numbered by the recorder.
 pub type SessionId = u32;
-/// A message, numbered by the recorder: it is in the body, so that it is known again anywhere.
+/// A message, numbered by the recorder: the number is in the body, so that it is recognized
+/// anywhere.
 pub type MessageId = u64;
 
 /// One attempt to send a message. Several of one message carry the same idempotency key.
@@ -41,16 +42,16 @@ pub struct Send {
 pub enum Outcome {
     Acknowledged {
         seq: u64,
-        /// The answer said that the message had been applied before.
+        /// The answer says that the message had been applied before.
         replayed: bool,
         /// A hash of the reply.
         reply: u64,
-        /// How many messages the plugin has counted, where the reply tells.
+        /// How many messages the plugin has counted, if the reply says so.
         counted: Option<u64>,
     },
-    /// The answer said that this attempt was not kept.
+    /// The answer says that this attempt was not stored.
     Refused,
-    /// Anything else, a broken connection or no answer for instance.
+    /// Anything else, for instance a broken connection or no answer.
     Unknown,
 }
 
@@ -64,7 +65,7 @@ pub struct Read {
     pub stale_allowed: bool,
     /// The last message that the answer reflects; 0: none.
     pub last_seq: u64,
-    /// The messages that the answer has, with their numbers.
+    /// The messages in the answer, with their numbers.
     pub entries: Vec<(u64, MessageId)>,
 }
 
@@ -72,10 +73,10 @@ pub struct Read {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     pub session: SessionId,
-    /// It asked for what comes after this message.
+    /// It subscribed after this message.
     pub after: u64,
     pub events: Vec<Seen>,
-    /// It was given the time to see everything.
+    /// It had the time to see everything.
     pub to_the_end: bool,
 }
 
@@ -84,12 +85,12 @@ pub struct Stream {
 pub struct Seen {
     pub at: Nanos,
     pub seq: u64,
-    /// Its place among the events of its message, from 0.
+    /// Its index among the events of its message, from 0.
     pub index: u32,
     pub message: MessageId,
 }
 
-/// A message as the final reading found it.
+/// A message in the final reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
     pub seq: u64,
@@ -109,38 +110,38 @@ pub struct History {
     pub kept: Vec<Vec<Kept>>,
 }
 
-/// Something that must not be.
+/// A violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// An acknowledged message is not there.
+    /// An acknowledged message is missing.
     Lost,
-    /// It is there under another number than was said.
+    /// It is stored under another number than acknowledged.
     Moved,
-    /// A message is there more than once.
+    /// A message is stored more than once.
     Doubled,
-    /// A message is there although every attempt to send it was refused.
+    /// A message is stored although every attempt to send it was refused.
     Resurrected,
-    /// A message is there that nobody sent.
+    /// A stored message was never sent.
     Foreign,
     /// The numbers of the final reading are not 1, 2, 3 ...
     Gap,
     /// A message has a lower number than one that was known before it was sent.
     OutOfOrder,
-    /// Two answers say of one message that it was applied just now.
+    /// Two answers claim that they applied one message first.
     AppliedTwice,
     /// Two answers to one message give different numbers or replies.
     RepeatDiffers,
-    /// A reply is another one than the final reading has.
+    /// A reply differs from the final reading's.
     ReplyDiffers,
     /// The plugin's state does not reflect exactly the messages up to its reply.
     Miscounted,
-    /// A read lacks what was known before it began.
+    /// A read lacks something known before it began.
     StaleRead,
-    /// A read or an event shows what was not sent yet, or is not there in the end.
+    /// A read or an event shows something that was not sent yet, or is missing in the end.
     Ahead,
-    /// The entries of a read are not consecutive, or go past its own end.
+    /// The entries of a read are not consecutive, or exceed its own end.
     TornRead,
-    /// A read or an event shows another message than the final reading has under that number.
+    /// A read or an event shows another message than the final reading under that number.
     Changed,
     /// A subscriber missed an event between two others.
     EventGap,
@@ -150,7 +151,7 @@ pub enum Kind {
     EventsMissing,
 }
 
-/// One violation, with what is known of it.
+/// One violation, with its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub kind: Kind,
@@ -158,15 +159,15 @@ pub struct Violation {
     pub detail: String,
 }
 
-/// What was judged, and what was wrong with it.
+/// What was checked, and what was wrong with it.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub messages: u64,
     pub acknowledged: u64,
-    /// Attempts that were refused, and attempts whose outcome stayed open.
+    /// Attempts that were refused, and attempts with unknown outcome.
     pub refused: u64,
     pub unknown: u64,
-    /// Messages whose every outcome stayed open, and that are there.
+    /// Stored messages whose every outcome was unknown.
     pub unknown_kept: u64,
     pub reads: u64,
     pub events: u64,

@@ -1,4 +1,4 @@
-//! The judge is judged: good histories pass, and each kind of violation is found.
+//! Tests of the checker: valid histories pass, and each kind of violation is found.
 
 use super::{
     Kind, check,
@@ -7,7 +7,7 @@ use super::{
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
-/// All kinds; does not compile when one is left out.
+/// All kinds; does not compile if one is missing.
 macro_rules! kinds {
     ($($kind:ident),+ $(,)?) => {{
         const fn _all(kind: Kind) {
@@ -38,8 +38,8 @@ const KINDS: [Kind; 18] = kinds![
     EventsMissing,
 ];
 
-/// Without it, a kind of violation that the checker does not see would go unseen in every test of
-/// the cluster.
+/// Without it, a kind of violation that the checker misses would be missed in every test of the
+/// cluster.
 #[test]
 fn every_kind_of_violation_is_found() {
     for kind in KINDS {
@@ -61,15 +61,15 @@ fn every_kind_of_violation_is_found() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Without it, a run of the cluster could fail although nothing is wrong: then nobody would
-    /// believe the checker when something is.
+    /// Without it, a run of the cluster could fail although nothing is wrong; then nobody would
+    /// trust the checker when something is.
     #[test]
     fn a_good_history_is_good(seed: u64, calls in 0_usize..300) {
         let report = check(&good(seed, calls));
         prop_assert!(report.good(), "{report}");
     }
 
-    /// Without it, a violation might only be seen where the tests above happen to put it.
+    /// Without it, a violation might only be found where the tests above put it.
     #[test]
     fn a_spoiled_history_is_not(seed: u64, calls in 1_usize..100, kind in 0..KINDS.len()) {
         let (mut history, kind) = (good(seed, calls), KINDS[kind]);
@@ -81,7 +81,7 @@ proptest! {
     }
 }
 
-/// Without it, a checker that compares each with each would make long runs impossible to judge.
+/// Without it, a quadratic checker would make it impossible to check long runs.
 #[test]
 fn a_long_history_is_judged_soon() {
     let history = good(7, 300_000);

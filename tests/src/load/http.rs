@@ -1,4 +1,4 @@
-//! Requests of HTTP/1.1 over keep-alive connections, one under way on each.
+//! HTTP/1.1 requests over keep-alive connections, one in flight on each.
 
 use super::{Extent, Plan, Random, Tally, Window, session};
 use anyhow::{Context, bail, ensure};
@@ -54,7 +54,7 @@ struct Wire {
     body: (usize, usize),
 }
 
-/// More than any answer of the benchmark has.
+/// More than any answer in the benchmark has.
 const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 
 impl Wire {
@@ -80,7 +80,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends what was prepared and reads one answer; gives its status.
+    /// Sends the prepared request and reads one answer; returns its status.
     async fn exchange(&mut self) -> anyhow::Result<u16> {
         self.stream.write_all(&self.request).await.context("sending a request")?;
         self.filled = 0;
@@ -104,7 +104,7 @@ impl Wire {
     }
 }
 
-/// Status, where the body starts and how long it is; `None` while the head is not whole.
+/// Status, start of the body and its length; `None` while the head is incomplete.
 fn parse(bytes: &[u8]) -> anyhow::Result<Option<(u16, usize, usize)>> {
     let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(None) };
     let head = &bytes[..end];
@@ -124,7 +124,7 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Option<(u16, usize, usize)>> {
 mod tests {
     use super::*;
 
-    /// A parser that takes half an answer for a whole one would measure nonsense.
+    /// A parser that takes half an answer for a complete one would measure nonsense.
     #[test]
     fn an_answer_is_whole_only_with_its_body() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx: y\r\n\r\nok";

@@ -1,5 +1,5 @@
-//! The load generator's engine: messages over HTTP, WebSockets or to Redis, with as little of its
-//! own work as possible, because it shares the cores with the server that it measures.
+//! The load generator: messages over HTTP, WebSockets or to Redis, with minimal overhead, because
+//! it shares the cores with the measured server.
 
 mod http;
 mod pipelined;
@@ -25,9 +25,10 @@ pub struct Plan {
     pub service: String,
     pub protocol: Protocol,
     pub connections: usize,
-    /// Messages under way on each connection; over HTTP it is one.
+    /// Messages in flight on each connection; over HTTP it is one.
     pub in_flight: usize,
-    /// How many sessions, by their [`session`] names. A WebSocket keeps to one: the nth to the nth.
+    /// Number of sessions, by their [`session`] names. A WebSocket keeps to one: the nth to the
+    /// nth.
     pub sessions: u64,
     pub body: Vec<u8>,
     pub seed: u64,
@@ -37,23 +38,23 @@ pub struct Plan {
 /// How messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Protocol {
-    /// One POST a message.
+    /// One POST per message.
     Http,
     /// Frames of a session's WebSocket.
     Socket,
-    /// An XADD a message, to the stream of the session's name.
+    /// One XADD per message, to the stream of the session's name.
     Redis,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Extent {
-    /// Messages for a time, to sessions drawn at random; what happens in the warm-up is not counted.
+    /// Messages for a time, to random sessions; the warm-up is not counted.
     Timed { warm_up: Duration, measure: Duration },
     /// One message to each session, in order of their numbers.
     EachOnce,
 }
 
-/// What came of it.
+/// The results.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// Messages acknowledged (requests answered with 200) within the measured time.
@@ -62,7 +63,7 @@ pub struct Outcome {
     pub requests_all: u64,
     /// Messages answered otherwise, warm-up included.
     pub failed: u64,
-    /// The first failure, as status and body, or as the protocol has it.
+    /// The first failure, as status and body, or in the protocol's form.
     pub first_failure: Option<String>,
     pub seconds: f64,
     pub requests_per_second: f64,
@@ -76,8 +77,8 @@ pub struct Outcome {
 /// Runs a plan on the calling thread.
 ///
 /// # Errors
-/// When a connection can't be made, breaks, or answers with something that is not of its protocol.
-/// A refused message is counted, not an error.
+/// If a connection can't be made, breaks, or answers with something outside its protocol. A refused
+/// message is counted, not an error.
 pub fn run(plan: &Plan) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, drive(plan))
@@ -104,9 +105,9 @@ impl Tally {
     }
 }
 
-/// The time in which an answer counts, whenever its message was sent: with many under way, what is
-/// sent and answered within it would be fewer than what is answered. Open at its end where so many
-/// are sent as there are sessions.
+/// The time in which an answer counts, whenever its message was sent: with many in flight, fewer
+/// are sent and answered within it than answered. Without an end if one message goes to each
+/// session.
 #[derive(Clone, Copy)]
 struct Window {
     from: Instant,

@@ -1,4 +1,4 @@
-//! Connections with several messages under way on each: WebSockets, and connections to Redis.
+//! Connections with several messages in flight on each: WebSockets, and connections to Redis.
 
 use super::{Plan, Protocol, Random, Tally, Window, session};
 use crate::{
@@ -20,8 +20,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// One connection: sends as many as may be under way, and another for each that is answered. When
-/// the time is over it waits for those that are left.
+/// One connection: sends as many as may be in flight, and another for each answer. When the time is
+/// over it waits for the rest.
 pub(super) async fn connection(plan: Plan, index: u64, started: Instant) -> anyhow::Result<Tally> {
     let window = Window::of(plan.extent, started);
     let until = window.until.context("only over HTTP can each session be sent to once")?;
@@ -71,7 +71,7 @@ enum Line {
     Redis { random: Random, sessions: u64, body: Vec<u8>, next: u64 },
 }
 
-/// Opens a connection. Gives what was read of it, too.
+/// Opens a connection. Also returns what was already read of it.
 async fn open(plan: &Plan, index: u64) -> anyhow::Result<(TcpStream, BytesMut, Line)> {
     match plan.protocol {
         Protocol::Socket => {
@@ -95,7 +95,7 @@ async fn open(plan: &Plan, index: u64) -> anyhow::Result<(TcpStream, BytesMut, L
     }
 }
 
-/// What a socket's frames say of a message.
+/// A socket frame's message about a sent message.
 #[derive(Deserialize)]
 struct Frame<'a> {
     r#type: &'a str,
@@ -105,7 +105,7 @@ struct Frame<'a> {
 }
 
 impl Line {
-    /// Adds a message to what is to be written.
+    /// Adds a message to the output.
     fn message(&mut self, out: &mut Vec<u8>, number: u64) -> anyhow::Result<()> {
         match self {
             Self::Socket { stamp, body } => {
@@ -125,15 +125,15 @@ impl Line {
         Ok(())
     }
 
-    /// How long the first answer is in what was read, and which: `None` within it for what answers no
-    /// message. `None` while it is not whole.
+    /// The length of the first answer in the input, and its message: the inner `None` if it answers
+    /// no message. `None` while it is incomplete.
     fn answer(&mut self, read: &[u8]) -> anyhow::Result<Option<(usize, Option<Answer>)>> {
         match self {
             Self::Socket { .. } => {
                 let Some((start, end)) = raw_socket::bounds(read)? else { return Ok(None) };
                 match read[0] {
                     TEXT => Ok(Some((end, Some(of_frame(&read[start..end])?)))),
-                    // The messages show that this end lives.
+                    // The messages show that this end is alive.
                     PING | PONG => Ok(Some((end, None))),
                     CLOSE => {
                         let reason = read.get(start + 2..end).unwrap_or_default();
@@ -163,7 +163,7 @@ fn of_frame(payload: &[u8]) -> anyhow::Result<Answer> {
     let id = frame.id.with_context(whole)?;
     let (_, number) = id.rsplit_once('-').with_context(whole)?;
     let number = number.parse().with_context(whole)?;
-    // A message that is not applied would be counted as one that is.
+    // A message that is not applied would be counted as applied.
     let refused = (frame.r#type != "ack" || frame.replayed).then(whole);
     Ok(Answer { number, refused })
 }
@@ -172,7 +172,7 @@ fn of_frame(payload: &[u8]) -> anyhow::Result<Answer> {
 mod tests {
     use super::*;
 
-    /// An error or a replay that is taken for an acknowledgement would make slotd look faster.
+    /// An error or a replay counted as an acknowledgement would make slotd look faster.
     #[test]
     fn only_an_acknowledgement_of_something_new_is_one() {
         let ack = of_frame(br#"{"type":"ack","id":"5e1f-3-17","seq":4,"replayed":false}"#).unwrap();

@@ -1,4 +1,4 @@
-//! The load generator as a process of its own: the program `load`.
+//! The load generator as a separate process: the program `load`.
 
 use super::{Extent, Outcome, Plan, Protocol};
 use crate::node::sibling;
@@ -10,7 +10,7 @@ use std::{
 };
 
 impl Plan {
-    /// Of POST requests for so many seconds, with 64 connections and 10,000 sessions.
+    /// POST requests for this many seconds, with 64 connections and 10,000 sessions.
     pub fn timed(address: SocketAddr, service: &str, measure: f64) -> Self {
         let measure = Duration::from_secs_f64(measure);
         Self {
@@ -26,12 +26,12 @@ impl Plan {
         }
     }
 
-    /// Of one message to each of so many sessions.
+    /// One message to each of this many sessions.
     pub fn each_once(address: SocketAddr, service: &str, sessions: u64) -> Self {
         Self { sessions, extent: Extent::EachOnce, ..Self::timed(address, service, 0.0) }
     }
 
-    /// Starts a process for it. Of the body only its length is passed on.
+    /// Starts a process for it. Only the length of the body is passed on.
     ///
     /// # Errors
     /// When the program is not there.
@@ -66,7 +66,7 @@ impl Plan {
         Ok(command.spawn()?)
     }
 
-    /// Runs it in a process of its own.
+    /// Runs it in a separate process.
     ///
     /// # Errors
     /// When the process fails, or a message of it.

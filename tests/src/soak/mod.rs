@@ -1,8 +1,8 @@
-//! One node or three under everything at once that clumsy and hostile use has: guests that spin,
-//! trap and flood the log, sockets that idle, stall and never read, uploads that stop, components
-//! that cost too much, strangers on every port, and little memory, disk and descriptors. Beside it
-//! honest clients, whose history is judged, and a quiet service, whose times are taken alone and
-//! beside.
+//! One node or three under hostile and careless use at once: guests that spin, trap and flood the
+//! log, sockets that idle, stall and never read, uploads that stop, components that cost too much,
+//! unauthenticated connections on every port, and little memory, disk and few descriptors. At the
+//! same time honest clients, whose history is checked, and a quiet service, whose latency is
+//! measured alone and under pressure.
 
 mod pressure;
 mod watch;
@@ -26,7 +26,7 @@ use std::{
 };
 use watch::{QUIET, Taken, Watch};
 
-/// What each node is given.
+/// The configuration of each node.
 const ENV: &[(&str, &str)] = &[
     ("SLOTD_GUESTS_MEMORY_TOTAL", "192MiB"),
     ("SLOTD_GUESTS_IDLE", "5s"),
@@ -39,23 +39,24 @@ const ENV: &[(&str, &str)] = &[
 const FILES_MAX: u32 = 1_536;
 /// Of each node.
 const DISK_MIB: u32 = 512;
-/// Of which guests that spin have few.
+/// Of which spinning guests have few.
 const SLOTS: u16 = 256;
-/// For what the pressure left to go: idle instances, closed connections, what the allocator keeps.
+/// Time to release what the pressure used: idle instances, closed connections, the allocator's
+/// memory.
 const REST_WITHIN: Duration = Duration::from_secs(45);
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub length: Duration,
-    /// One, or a cluster of so many.
+    /// One, or a cluster of this many.
     pub nodes: u32,
     pub seed: u64,
-    /// Judge by what is aimed at on a machine of its own rather than by what any machine must hold.
+    /// Check the targets for an otherwise idle machine rather than those for any machine.
     pub strict: bool,
 }
 
-/// What came of it.
+/// The results.
 #[derive(Debug)]
 pub struct Account {
     report: Report,
@@ -63,7 +64,7 @@ pub struct Account {
     beside: Taken,
     pressures: Vec<(&'static str, u64, u64)>,
     nodes: Vec<NodeAccount>,
-    /// What did not hold.
+    /// What failed.
     broken: Vec<String>,
 }
 
@@ -80,8 +81,8 @@ impl Account {
         self.broken.is_empty()
     }
 
-    /// Whether no message was lost or doubled, and every node ended in order: what holds on a
-    /// machine that is busy with other things too.
+    /// Whether no message was lost or doubled, and every node stopped gracefully: what holds even
+    /// on a busy machine.
     pub fn kept_its_word(&self) -> bool {
         self.report.good()
             && self.report.acknowledged > 0
@@ -89,16 +90,16 @@ impl Account {
     }
 }
 
-/// What runs.
+/// The running system.
 enum System {
     One(Box<Node>),
     Many(Cluster),
 }
 
-/// Runs it and judges.
+/// Runs it and checks.
 ///
 /// # Errors
-/// When it can't be started, or a client met what must not be.
+/// If it can't be started, or a client observed something invalid.
 pub async fn run(plan: &Plan) -> anyhow::Result<Account> {
     let disks: Vec<_> = (0..plan.nodes)
         .map(|_| SmallDisk::mount_or_skip("a soak on a small disk", DISK_MIB))
@@ -217,7 +218,7 @@ impl System {
         Ok(pids)
     }
 
-    /// No node may have ended by itself.
+    /// No node may have exited by itself.
     async fn alive(&mut self) -> anyhow::Result<()> {
         match self {
             Self::One(node) => {
@@ -252,7 +253,7 @@ impl System {
         Ok(())
     }
 
-    /// Waits until memory and descriptors are what they were before, for some time at most.
+    /// Waits until memory and descriptors are back at their earlier level, up to a time limit.
     async fn rest(&self, accounts: &mut [NodeAccount]) -> anyhow::Result<()> {
         let until = Instant::now() + REST_WITHIN;
         loop {
@@ -298,7 +299,7 @@ impl NodeAccount {
         Ok(())
     }
 
-    /// What it kept of what the pressure made it take.
+    /// What remained of the memory used under pressure.
     fn excess(&self) -> Option<String> {
         let ([before, _, after], [files_before, _, files_after]) = (self.rss, self.files);
         // A node that has just started has not used its caches yet.

@@ -1,6 +1,6 @@
-//! Everything that wears on a node. Each kind is a task that goes round until it is stopped; what
-//! it gets for an answer is counted and not judged, except that a component that costs too much must
-//! never be deployed.
+//! Everything that puts pressure on a node. Each kind is a task that repeats until it is stopped;
+//! its answers are counted and not checked, except that a component that costs too much must never
+//! be deployed.
 
 use crate::{
     api::{Admin, Api, Message, session_path},
@@ -31,13 +31,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// One round of anything takes no longer.
+/// Timeout of one round.
 const ROUND_WITHIN: Duration = Duration::from_secs(30);
-/// For how long what stalls is held.
+/// How long stalled connections are held.
 const HOLD: Duration = Duration::from_secs(5);
-/// Of each kind, in one round.
+/// Of each kind, per round.
 const SOCKETS: usize = 60;
-const STRANGERS: usize = 150;
+const UNAUTHENTICATED: usize = 150;
 const SPINNERS: usize = 24;
 
 pub(super) struct Pressure {
@@ -80,7 +80,7 @@ impl Pressure {
                 deploy(node, round, costly[round % costly.len()].clone())
             });
             let peer = peers.get(number).copied();
-            this.go("strangers", move |_| strangers(node, peer));
+            this.go("unauthenticated", move |_| unauthenticated(node, peer));
             if let Some(folder) = folders.get(number).cloned().flatten() {
                 this.go("a full disk", move |_| full_disk(folder.clone()));
             }
@@ -116,7 +116,7 @@ impl Pressure {
         });
     }
 
-    /// Ends everything; gives what each kind did.
+    /// Ends everything; returns what each kind did.
     pub(super) async fn finish(mut self) -> Vec<(&'static str, u64, u64)> {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
@@ -173,7 +173,7 @@ async fn idle_sockets(node: Addresses) -> anyhow::Result<u64> {
     Ok(sockets.len() as u64)
 }
 
-/// A frame that says it is long, and of which little comes.
+/// A frame with a large announced length and little content.
 async fn unfinished_frames(node: Addresses) -> anyhow::Result<u64> {
     let mut streams = Vec::new();
     for n in 0..SOCKETS {
@@ -194,7 +194,7 @@ async fn unfinished_frames(node: Addresses) -> anyhow::Result<u64> {
     Ok(streams.len() as u64)
 }
 
-/// Pages of history and event streams that are asked for and not read.
+/// Pages of history and event streams that are requested and not read.
 async fn unread(node: Addresses) -> anyhow::Result<u64> {
     let mut streams = Vec::new();
     for n in 0..SOCKETS {
@@ -224,22 +224,22 @@ async fn stalled_upload(node: Addresses) -> anyhow::Result<u64> {
 
 async fn deploy(node: Addresses, round: usize, component: Bytes) -> anyhow::Result<u64> {
     let admin = Admin::new(Client::new(node.admin));
-    // Another digest each time: nothing is remembered of it.
+    // Another digest each time: nothing is cached.
     let component = plugins::variant(&component, &round.to_string());
     let answer = admin.upload("costly", component).await?;
     if answer.status == 200 {
-        // Shows in the account: nothing else counts so many.
+        // Shown in the account; nothing else counts this many.
         bail!("it was deployed");
     }
     Ok(1)
 }
 
-/// Connections that say nothing, or nonsense, to every port.
-async fn strangers(node: Addresses, peer: Option<SocketAddr>) -> anyhow::Result<u64> {
+/// Connections that send nothing, or garbage, to every port.
+async fn unauthenticated(node: Addresses, peer: Option<SocketAddr>) -> anyhow::Result<u64> {
     let mut streams = Vec::new();
-    for n in 0..STRANGERS {
+    for n in 0..UNAUTHENTICATED {
         for address in [Some(node.api), Some(node.admin), peer].into_iter().flatten() {
-            // One that is turned away makes room for the next.
+            // A refused one makes room for the next.
             if let Ok(Ok(mut stream)) =
                 timeout(Duration::from_secs(1), TcpStream::connect(address)).await
             {

@@ -16,19 +16,19 @@ use std::{
 use tokio::{sync::watch, task::JoinSet};
 
 pub(super) const QUIET: &str = "quiet";
-/// Its clients, each with a session of its own.
+/// Its clients, each with its own session.
 const CLIENTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 const PROBE_EVERY: Duration = Duration::from_millis(100);
-/// After this an answer is none.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A later answer counts as none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Times that were taken.
+/// Measured times.
 #[derive(Clone, Default)]
 pub(super) struct Taken {
     messages: Histogram,
     probes: Histogram,
-    /// By what was answered instead.
+    /// By the failed answer.
     failed: BTreeMap<String, u64>,
     probes_failed: BTreeMap<String, u64>,
 }
@@ -84,12 +84,12 @@ impl fmt::Display for Taken {
     }
 }
 
-/// A session for each client, in slots that are none of `spinning`.
+/// A session for each client, in slots that are not in `spinning`.
 pub(super) fn sessions(spinning: &BTreeSet<u16>, slots: u16) -> anyhow::Result<Vec<String>> {
     apart(QUIET, "quiet", CLIENTS, slots, spinning)
 }
 
-/// Clients that take times.
+/// Clients that measure times.
 pub(super) struct Watch {
     stop: watch::Sender<bool>,
     tasks: JoinSet<Taken>,
@@ -123,7 +123,8 @@ async fn talk(api: SocketAddr, session: String, stop: watch::Receiver<bool>) -> 
     let (mut taken, api) = (Taken::default(), Api::new(Client::new(api)));
     while !*stop.borrow() {
         let started = Instant::now();
-        let posted = tokio::time::timeout(PATIENCE, api.post(QUIET, &session, Message::bytes("1")));
+        let posted =
+            tokio::time::timeout(ANSWER_TIMEOUT, api.post(QUIET, &session, Message::bytes("1")));
         let failed = match posted.await {
             Ok(Ok(answer)) if answer.status == 200 => None,
             Ok(Ok(answer)) => Some(answer.problem().map_or("malformed".into(), |p| p.code)),
@@ -142,10 +143,10 @@ async fn talk(api: SocketAddr, session: String, stop: watch::Receiver<bool>) -> 
 async fn probe(admin: SocketAddr, stop: watch::Receiver<bool>) -> Taken {
     let mut taken = Taken::default();
     while !*stop.borrow() {
-        // A connection for each, as an orchestrator's probes have.
+        // One connection each, as an orchestrator's probes use.
         let client = Client::new(admin);
         let started = Instant::now();
-        let asked = tokio::time::timeout(PATIENCE, client.get("/healthz")).await;
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, client.get("/healthz")).await;
         taken.probes.record(started.elapsed());
         let failed = match asked {
             Ok(Ok(answer)) if answer.status == 200 => None,

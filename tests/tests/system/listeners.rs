@@ -1,4 +1,4 @@
-//! Who may connect: strangers who take connections, and a system that gives few descriptors.
+//! Connection limits: unauthenticated clients that hold connections, and few file descriptors.
 
 use crate::common::expect_problem;
 use anyhow::{Context, ensure};

@@ -174,7 +174,7 @@ fn every_line_of_a_json_log_is_json() {
         .await?;
         admin.deploy("hostile", plugins::load("hostile-v1")?).await?;
         let api = slotd_tests::api::Api::new(Client::new(addresses.api));
-        // Words of strangers: of a guest, and of a trap.
+        // External text: of a guest, and of a trap.
         let flood = json!({"do": "log-flood", "lines": 3});
         api.send("hostile", "a\"b", Message::json(&flood)).await?;
         for what in ["trap", "panic"] {

@@ -17,16 +17,16 @@ use std::{
 };
 use tracing::Level;
 
-/// A longer line comes out in pieces.
+/// A longer line is printed in pieces.
 const LINE_BYTES_MAX: u64 = 16 * 1024;
 
-/// Which of the nodes' lines are shown.
+/// Which lines of the nodes are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     All,
     /// While they serve.
     Warnings,
-    /// While they start and stop, when links and servers are expected to be missing.
+    /// While they start and stop, when missing links and servers are expected.
     Errors,
 }
 
@@ -38,13 +38,13 @@ impl Console {
     pub fn new(shown: Shown) -> Arc<Self> {
         Arc::new(Self(AtomicU8::new(shown as u8)))
     }
-    /// From now on, unless all are shown.
+    /// Applies from now on, unless all are shown.
     pub fn show(&self, shown: Shown) {
         let all = Shown::All as u8;
         let change = |now| (now != all).then_some(shown as u8);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
-    /// What has no level is no line of a log: why a node does not start, a panic.
+    /// A line without a level is not a log line: why a node does not start, a panic.
     fn shows(&self, line: &str) -> bool {
         let Some(level) = level(line) else { return true };
         match self.0.load(Ordering::Relaxed) {
@@ -68,7 +68,7 @@ fn level(line: &str) -> Option<Level> {
     word.parse().ok().filter(|_| word.bytes().all(|b| b.is_ascii_uppercase()))
 }
 
-/// The file that has all of a node's lines. What can't be written is not.
+/// The file with all lines of a node. Lines that can't be written are dropped.
 struct LogFile {
     path: PathBuf,
     file: File,
@@ -101,8 +101,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts `slotd serve` of this very program. Must be called on a thread that lives as long as
-    /// the node should: to Linux, "dies with the parent" means the parent's thread.
+    /// Starts `slotd serve` with this program. Must be called on a thread that lives as long as the
+    /// node should: on Linux, "dies with the parent" means the parent's thread.
     ///
     /// # Errors
     /// The program can't be started.
@@ -112,7 +112,7 @@ impl Node {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(plan.arguments());
         for (variable, _) in std::env::vars_os() {
-            // They are about one node, or about this one command.
+            // They concern one node, or only this command.
             let text = variable.to_string_lossy();
             let of_a_node = text.starts_with("SLOTD_") && !text.starts_with("SLOTD_LOG_");
             if of_a_node || text.starts_with("DNS_CLUSTER_") {
@@ -120,7 +120,7 @@ impl Node {
             }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // A terminal's Ctrl-C is for us: we stop them in an orderly way.
+        // A terminal's Ctrl-C is for us: we stop the nodes gracefully.
         command.process_group(0);
         #[cfg(target_os = "linux")]
         // SAFETY: between fork and exec it only makes one system call.
@@ -150,7 +150,7 @@ impl Node {
         self.child.id()
     }
 
-    /// Looks whether it still runs; whether it has ended since the last look.
+    /// Checks whether it still runs; returns whether it has exited since the last check.
     pub fn has_just_ended(&mut self) -> bool {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().unwrap_or_default();
@@ -159,17 +159,17 @@ impl Node {
         false
     }
 
-    /// Has it stop in an orderly way.
+    /// Stops it gracefully.
     pub fn terminate(&self) {
         if self.ended.is_none()
             && let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw)
         {
-            // Of a child that was not waited for: the id can't be another's.
+            // The child has not been waited for: the id can't be another process's.
             let _ = kill_process(pid, Signal::TERM);
         }
     }
 
-    /// How it ended, for a person.
+    /// How it exited, for people.
     pub fn how_it_ended(&self) -> String {
         match self.ended {
             None => "is still running".into(),
@@ -192,7 +192,7 @@ impl Drop for Node {
     }
 }
 
-/// Gives each line, without its end; ends with the stream.
+/// Passes on each line, without its end; ends with the stream.
 fn lines(from: impl Read, mut each: impl FnMut(&str)) {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
@@ -209,8 +209,8 @@ fn lines(from: impl Read, mut each: impl FnMut(&str)) {
 mod tests {
     use super::*;
 
-    /// A new user would otherwise look for the table among forty lines, or be warned of what is as it
-    /// should be; or never hear of what is not.
+    /// Otherwise a new user would search for the table among forty lines, or be warned of normal
+    /// events, or miss real problems.
     #[test]
     fn lines_are_shown_by_their_level() {
         let text = |level: &str| {
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!((read("log.old"), read("log")), ("first\n".into(), "second\n".into()));
     }
 
-    /// A node that writes without line breaks must not fill the memory, nor hold up its log.
+    /// A node that writes without line breaks must not fill the memory or block its log.
     #[test]
     fn long_lines_come_in_pieces() {
         let long = vec![b'x'; LINE_BYTES_MAX as usize + 1];

@@ -32,11 +32,11 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Starts of a node that can't start yet.
+/// Retries of a node that can't start yet.
 const STARTS_MAX: u32 = 5;
 
 pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
-    // The nodes' lines pass through here: a terminal that is paused must not hold them up.
+    // The nodes' lines pass through here: a paused terminal must not block them.
     sink::start();
     let mut signals = Signals::listen()?;
     let mut cluster = Cluster::new(&args);
@@ -94,7 +94,7 @@ impl Cluster {
         }
     }
 
-    /// Starts all and waits until it is ready. Gives what there is to tell.
+    /// Starts everything and waits until it is ready. Returns the text to print.
     async fn start(&mut self, args: &Dev) -> Result<Value, CliError> {
         let started = Instant::now();
         let plugin = plugin(args)?;
@@ -164,7 +164,7 @@ impl Cluster {
                 if node.has_just_ended() {
                     let later = node.ended.and_then(|status| status.code());
                     if later == Some(Exit::CannotStart as i32) && starts < STARTS_MAX {
-                        // It may work later: what a service manager does.
+                        // It may work later: retry, as a service manager does.
                         starts += 1;
                         self.nodes[index] = self.start_node(&self.plans[index])?;
                         continue;
@@ -206,7 +206,7 @@ impl Cluster {
         Ok(answer.into_value())
     }
 
-    /// Says which of it ends; returns when no node is left.
+    /// Reports nodes that exit; returns when no node is left.
     async fn watch(&mut self) {
         let (nodes, plans) = (&mut self.nodes, &self.plans);
         let watch_nodes = async {
@@ -232,9 +232,9 @@ impl Cluster {
         }
     }
 
-    /// Stops the nodes in an orderly way, then the servers.
+    /// Stops the nodes gracefully, then the servers.
     async fn stop(&mut self) -> Result<(), CliError> {
-        // Those that had ended before were told of.
+        // Nodes that had exited before were already reported.
         let mut running: Vec<&mut Node> =
             self.nodes.iter_mut().filter(|node| node.ended.is_none()).collect();
         running.iter().for_each(|node| node.terminate());
@@ -282,7 +282,7 @@ fn choose(args: &Dev) -> Result<Chosen, CliError> {
     }
 }
 
-/// What to deploy: what was asked for, or the counter where this program was built with it.
+/// The component to deploy: the requested one, or the counter from this program's build.
 fn plugin(args: &Dev) -> Result<Option<(ServiceName, Vec<u8>)>, CliError> {
     let Some(file) = args.plugin.clone().or_else(shipped) else {
         if args.service.is_some() {
@@ -294,7 +294,7 @@ fn plugin(args: &Dev) -> Result<Option<(ServiceName, Vec<u8>)>, CliError> {
     Ok(Some((ServiceName::parse(&service)?, read_component(&file)?)))
 }
 
-/// The counter, where `cargo xtask` puts the plugins that ship: `target/plugins`.
+/// The counter, where `cargo xtask` puts the included plugins: `target/plugins`.
 fn shipped() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let folders = program.ancestors().skip(1).take(4);
@@ -306,7 +306,7 @@ fn nats_dir(dir: &Path) -> PathBuf {
     dir.join("nats")
 }
 
-/// Makes the cluster's secret if there is none yet.
+/// Generates the cluster's secret if there is none yet.
 fn make_secret(file: &Path) -> std::io::Result<()> {
     let mut open = std::fs::OpenOptions::new();
     match open.write(true).create_new(true).mode(0o600).open(file) {
@@ -316,7 +316,7 @@ fn make_secret(file: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Everything, for a person. `own`: what was deployed is the counter that comes with slotd.
+/// The table for people. `own`: the deployed component is the counter that comes with slotd.
 fn tables(told: &Value, own: bool) -> String {
     let (nodes, servers) = (output::list(told, "nodes"), output::list(told, "servers"));
     let mut out = format!(
@@ -409,7 +409,7 @@ mod tests {
         })
     }
 
-    /// What a new user sees first: every command in it must be right for what runs.
+    /// The first output that a new user sees: every command in it must be right for what runs.
     #[test]
     fn what_is_printed_can_be_followed() {
         let deployed = json!({"service": "counter", "current": {"label": "0.1.0+abc"}});
@@ -435,7 +435,7 @@ mod tests {
         assert!(text.contains(export) && text.contains("slotd deploy hello"), "{text}");
     }
 
-    /// A secret that is made anew at each start would shut out a node that was started by hand.
+    /// A secret generated at each start would shut out a node that was started by hand.
     #[test]
     fn the_secret_is_made_once_and_for_the_owner_alone() {
         use std::os::unix::fs::PermissionsExt as _;

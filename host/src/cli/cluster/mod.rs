@@ -1,4 +1,4 @@
-//! `slotd cluster`: clusters and log engines on this machine, to develop on and to try things.
+//! `slotd cluster`: clusters and NATS servers on this machine, for development and experiments.
 
 mod children;
 mod dev;
@@ -25,11 +25,11 @@ use std::{
     time::Duration,
 };
 
-/// Where the first node's API is, if it is free: where client commands look by themselves.
+/// The first node's API, if the port is free: client commands look there by default.
 pub const PORT_DEFAULT: u16 = 7070;
-/// Nodes that one machine is asked to run at most.
+/// The maximum number of nodes on one machine.
 const NODES_MAX: i64 = 9;
-/// Between looks at what runs.
+/// Interval between checks of what runs.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
@@ -123,7 +123,7 @@ fn can_not(what: &str, path: &Path) -> impl Fn(std::io::Error) -> CliError {
     move |e| CliError::new(Exit::CannotStart, format!("{what}: {e}"))
 }
 
-/// A folder that one process at a time works in, with a note of how many servers it is for.
+/// A folder that one process at a time uses, with the number of servers that it is for.
 struct Folder {
     path: PathBuf,
     noted: PathBuf,
@@ -140,7 +140,7 @@ impl Folder {
             let said = format!("another `slotd cluster` is running in {}", path.display());
             return Err(CliError::new(Exit::CannotStart, said));
         }
-        // Servers that replicate keep each other's names: one of three does not work alone.
+        // Replicating servers store each other's names: one of three does not work alone.
         let noted = path.join("nats-servers");
         match std::fs::read_to_string(&noted) {
             Ok(before) if before.trim() != servers.to_string() => Err(CliError::usage(format!(
@@ -190,7 +190,7 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
     let folder = Folder::open(&args.dir, args.servers)?;
     let start = LocalServers::start(LocalOptions::new(args.servers, &folder.path));
     let servers = tokio::select! {
-        // What was started ends with the future.
+        // The started processes end with the future.
         _ = signals.stop_or_hangup() => return Ok(()),
         servers = start => servers?,
     };
@@ -220,7 +220,7 @@ async fn nats(args: Nats, json: bool) -> Result<(), CliError> {
     }
 }
 
-/// Says when one of the servers has ended by itself, and how to bring it back.
+/// Reports a server that has exited by itself, and how to restart it.
 async fn watch_servers(servers: &LocalServers, dir: &Path) -> std::convert::Infallible {
     let mut running = servers.pids().len();
     loop {
@@ -246,12 +246,12 @@ async fn watch_servers(servers: &LocalServers, dir: &Path) -> std::convert::Infa
 mod tests {
     use super::*;
 
-    /// Two processes on one store would destroy it; a store of three servers can't be run by one.
+    /// Two processes on one store would destroy it; one server can't run a store of three.
     #[test]
     fn a_folder_is_for_one_process_and_as_many_servers() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("new/folder");
-        // A start that failed leaves nothing that another number could harm.
+        // A failed start leaves nothing that another number could damage.
         drop(Folder::open(&dir, 1).unwrap());
         let folder = Folder::open(&dir, 3).unwrap();
         folder.note(3).unwrap();

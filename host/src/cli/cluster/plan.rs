@@ -10,12 +10,12 @@ use std::{
 };
 use tokio::net::TcpSocket;
 
-/// From one node's ports to the next one's.
+/// The distance between two nodes' ports.
 const STEP: u16 = 10;
-/// Tries to find ports that are free over TCP and UDP.
+/// Attempts to find ports that are free over TCP and UDP.
 const TRIES: usize = 32;
 
-/// Where one node listens.
+/// The addresses of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     pub api: u16,
@@ -24,8 +24,8 @@ pub struct Ports {
     pub peer: u16,
 }
 
-/// Ports that were chosen. The sockets keep free ones from being given to others: bound, not
-/// listening, and shared with the node by SO_REUSEADDR.
+/// Chosen ports. The sockets keep free ones from being given to others: bound, not listening, and
+/// shared with the node by SO_REUSEADDR.
 pub struct Chosen {
     pub nodes: Vec<Ports>,
     _reserved: Vec<TcpSocket>,
@@ -35,7 +35,7 @@ pub fn at(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// The ports from `first` on; `None` when they would pass the last port there is.
+/// The ports from `first` on; `None` if they exceed the highest port.
 pub fn ports_from(first: u16, nodes: u16) -> Option<Vec<Ports>> {
     let node = |n: u16| {
         let api = first.checked_add(n.checked_mul(STEP)?)?;
@@ -48,7 +48,7 @@ impl Chosen {
     /// The ports from `first` on.
     ///
     /// # Errors
-    /// The address that is taken, or that there are no such ports.
+    /// The address that is in use, or that there are no such ports.
     pub fn fixed(first: u16, nodes: u16) -> Result<Self, String> {
         let ports = ports_from(first, nodes).ok_or_else(|| {
             format!("{nodes} nodes need more ports than are available after {first}")
@@ -76,7 +76,7 @@ impl Chosen {
                 socket.set_reuseaddr(true)?;
                 socket.bind(at(0))?;
                 let port = socket.local_addr()?.port();
-                // Kept also if it is not taken, so that the next try gets another one.
+                // Kept even if it is not used, so that the next attempt gets another one.
                 reserved.push(socket);
                 match and_udp.then(|| UdpSocket::bind(at(port))) {
                     Some(Err(e)) if tries >= TRIES => return Err(e),
@@ -92,14 +92,14 @@ impl Chosen {
     }
 }
 
-/// One node, before it runs.
+/// A node's configuration, before it runs.
 #[derive(Clone, Debug)]
 pub struct NodePlan {
     pub name: String,
     pub ports: Ports,
-    /// Holds all that is its own.
+    /// Contains all of the node's files.
     pub dir: PathBuf,
-    /// Flags beside its configuration file.
+    /// Flags in addition to its configuration file.
     pub further: Vec<OsString>,
 }
 
@@ -107,19 +107,19 @@ impl NodePlan {
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
-    /// What it has logged.
+    /// Its log file.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
     pub fn config(&self) -> PathBuf {
         self.dir.join("slotd.toml")
     }
-    /// What `slotd` is called with to run it.
+    /// The arguments of `slotd` to run it.
     pub fn arguments(&self) -> Vec<OsString> {
         let own = ["serve".into(), "--config".into(), self.config().into_os_string()];
         own.into_iter().chain(self.further.iter().cloned()).collect()
     }
-    /// The same for a person to type.
+    /// The same as a command for people.
     pub fn command(&self) -> String {
         let quoted = |word: OsString| {
             let word = word.to_string_lossy();
@@ -172,7 +172,7 @@ pub fn configuration(
         ("admin", vec![("listen", text(&at(admin).to_string()))]),
         (
             "nats",
-            // As many as there are: one server can't keep three copies.
+            // As many as there are: one server can't keep three replicas.
             vec![
                 ("servers", text(&nats.join(","))),
                 ("monitor", text(&monitors.join(","))),
@@ -213,7 +213,7 @@ mod tests {
     use crate::config::{Sources, load};
     use std::collections::BTreeSet;
 
-    /// What is written down must be what `slotd serve` understands, also with odd folders.
+    /// The written configuration must be valid for `slotd serve`, also with unusual folders.
     #[test]
     fn configurations_are_what_serve_reads() {
         let dir = tempfile::tempdir().unwrap();
@@ -235,13 +235,13 @@ mod tests {
         assert_eq!(config.cluster.seeds.as_deref(), Some(seeds));
         assert_eq!(config.cluster.secret.unwrap().reveal(), "5f0c1b7e9a3d42688d1f60b2c4e7a931");
         assert_eq!(config.nats.replicas, 3);
-        // Without it, whether its servers sync would not be checked.
+        // Without it, nothing would check whether its servers sync.
         assert_eq!(config.nats.monitor.as_deref(), Some("http://127.0.0.1:8222"));
         let servers = config.nats.servers.unwrap();
         assert_eq!(servers.split(',').count(), 3, "{servers}");
     }
 
-    /// The first node must be where client commands look by themselves.
+    /// The first node must be where client commands look by default.
     #[test]
     fn the_first_node_has_the_default_ports() {
         let config = crate::config::Config::default();
@@ -251,7 +251,7 @@ mod tests {
         assert!(ports_from(65_520, 3).is_none(), "there are no such ports");
     }
 
-    /// Two clusters at a time, or tests side by side, must not get each other's ports.
+    /// Two clusters, or parallel tests, must not get each other's ports.
     #[tokio::test]
     async fn free_ports_are_free_and_different() {
         let [one, other] = [Chosen::free(3).unwrap(), Chosen::free(3).unwrap()];
@@ -259,7 +259,7 @@ mod tests {
         let all: BTreeSet<u16> = both.flat_map(|p| [p.api, p.admin, p.peer]).collect();
         assert_eq!(all.len(), 18);
         for port in &all {
-            // As a node does, while they are kept for it.
+            // As a node does, while they are reserved for it.
             tokio::net::TcpListener::bind(at(*port)).await.unwrap();
         }
         let taken = TcpListener::bind(at(0)).unwrap();
@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    /// Without it, a node that is brought back by what was printed would not be what it was.
+    /// Without it, a node restarted with the printed command would differ from the original.
     #[test]
     fn commands_can_be_typed() {
         let further = ["--slot-count".into(), "64".into()];

@@ -1,5 +1,4 @@
-//! `slotd dev`: a node of its own, and one plugin that is built and swapped in whenever its source
-//! changes.
+//! `slotd dev`: runs a node, and builds and swaps in one plugin whenever its source changes.
 
 mod show;
 mod watch;
@@ -26,9 +25,9 @@ use std::{
 };
 use watch::Watch;
 
-/// Where the API is unless told otherwise: where client commands look by themselves.
+/// The default API port: client commands look there by default.
 const PORT_DEFAULT: u16 = 7070;
-/// Changed files that are named; of more, how many.
+/// How many changed files are named; of more, only the count.
 const NAMED_MAX: usize = 3;
 
 #[derive(Debug, Args)]
@@ -77,7 +76,7 @@ pub async fn dev(args: Dev, json: bool, serving: Serving) -> Result<(), CliError
     serve::or_a_bug(run(loaded, lang, options, service, show, serving)).await
 }
 
-/// The node's: as `serve` has it, but for where it keeps things and listens.
+/// The node's flags: like `serve`, except for its folders and addresses.
 fn configuration(args: &Dev, dir: &Path) -> Result<Loaded, CliError> {
     let command = Command::new("slotd dev --").no_binary_name(true).disable_help_flag(true);
     let command = <ConfigArgs as Args>::augment_args(command);
@@ -95,7 +94,7 @@ fn configuration(args: &Dev, dir: &Path) -> Result<Loaded, CliError> {
     let data = data.to_str().ok_or_else(|| {
         CliError::usage(format!("the data directory's path is not UTF-8: {}", data.display()))
     })?;
-    // What is said after `--` is said on purpose: it comes later, and wins.
+    // Flags after `--` are explicit: they come later and win.
     let own = [
         ("data_dir", data.to_owned()),
         ("api.listen", format!("127.0.0.1:{api}")),
@@ -174,13 +173,13 @@ async fn run(
         }
         ended = plugin.serve() => ended,
     };
-    // A compiler that still runs would keep the process.
+    // A running compiler would keep the process alive.
     steps.stop();
     let stopped = serve::end(stop, config.shutdown_grace, &mut signals, &serving, &watchdog).await;
     ended.and(stopped)
 }
 
-/// The plugin that is worked on.
+/// The plugin under development.
 struct Plugin {
     admin: Client,
     api: String,
@@ -188,14 +187,14 @@ struct Plugin {
     service: Option<ServiceName>,
     steps: Arc<Steps>,
     show: Show,
-    /// What was deployed last.
+    /// The last deployed component.
     running: Option<(Digest, String)>,
-    /// Whether the user was told how to try it.
+    /// Whether the hint how to try it was printed.
     tried: bool,
 }
 
 impl Plugin {
-    /// Builds and deploys, again after each change. Ends only when nothing can be shown any more.
+    /// Builds and deploys, again after each change. Returns only when output is no longer possible.
     async fn serve(&mut self) -> Result<(), CliError> {
         let mut watch = Watch::begin(self.sources().await);
         let files = match watch.files() {
@@ -205,7 +204,7 @@ impl Plugin {
         self.show.say(Tone::Plain, &format!("watching {files}; Ctrl-C stops"));
         loop {
             self.turn().await?;
-            // A path may have come in with the change.
+            // A path may have been added by the change.
             watch.set_roots(self.sources().await);
             let changed = watch.changed().await;
             self.show.say(Tone::Plain, &format!("changed: {}", self.named(&changed)));
@@ -217,7 +216,7 @@ impl Plugin {
         let dir = self.options.dir.clone();
         let found = crate::task::blocking(move || {
             let sources = Lang::of(&dir).map(|lang| lang.language().sources(&dir));
-            // With a broken manifest the folder is still what to watch: it is mended there.
+            // With a broken manifest the folder is still watched: the fix happens there.
             sources.unwrap_or_else(|_| vec![dir])
         });
         found.await.unwrap_or_else(|_| vec![self.options.dir.clone()])
@@ -234,7 +233,7 @@ impl Plugin {
         names.join(", ")
     }
 
-    /// One build and what follows. What goes wrong with the plugin is shown; an error is `dev`'s.
+    /// One build and deploy. Errors of the plugin are shown; a returned error is `dev`'s.
     async fn turn(&mut self) -> Result<(), CliError> {
         let started = crate::clock::now();
         let (options, steps) = (self.options.clone(), self.steps.clone());
@@ -246,7 +245,7 @@ impl Plugin {
         };
         match self.deploy(component, started).await {
             Ok(()) => Ok(()),
-            // Nobody reads what we say.
+            // Nobody reads the output.
             Err(error) if error.message.is_empty() => Err(error),
             Err(error) => self.failed("refused", &error.message),
         }
@@ -278,7 +277,7 @@ impl Plugin {
         }
         let Moved { answer, changed, label } =
             admin::deploy_and_wait(&self.admin, service.as_str(), bytes.into()).await?;
-        // Under this name from now on, whatever the manifest says later.
+        // Keeps this name from now on, even if the manifest changes.
         self.service = Some(service.clone());
         self.running = Some((digest, label.clone()));
         let took = output::micros(started.elapsed().as_micros() as f64);
@@ -314,21 +313,21 @@ impl Plugin {
     }
 }
 
-/// A message that the handler understands, as far as anyone here can know.
+/// A message that the handler probably understands.
 fn line_to_try(dir: &Path, service: &ServiceName, plugin: &str) -> String {
     let readme = files::read_text(&dir.join("README.md")).ok();
     let (handler, shows) = Lang::of(dir)
         .map_or((false, false), |lang| plugin::as_written(dir, lang.language(), plugin));
-    // A README that `slotd plugin new` has written knows that one handler.
+    // A README written by `slotd plugin new` fits that handler.
     let readme = readme.filter(|_| handler || !shows);
     let shown = readme.and_then(|text| first_send(&text, plugin, service.as_str()));
     shown.unwrap_or_else(|| format!("slotd send {service} room-1 '{ANY_MESSAGE}'"))
 }
 
-/// Where nobody here knows what the handler reads.
+/// For a handler whose messages are unknown.
 pub const ANY_MESSAGE: &str = "<a message for your handler>";
 
-/// The first message that the plugin's own README sends: it knows what the handler reads.
+/// The first message in the plugin's own README, which fits the handler.
 fn first_send(readme: &str, plugin: &str, service: &str) -> Option<String> {
     let rest = readme.lines().find_map(|line| {
         let rest = line.trim().strip_prefix("slotd send ")?.strip_prefix(plugin)?;

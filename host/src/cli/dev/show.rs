@@ -21,9 +21,9 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Handlers' lines, and of the node what should not go unnoticed.
+/// Handlers' lines, and the node's warnings.
 pub const FILTER: &str = "warn,slotd::guest=debug";
-/// Where handlers' lines come from.
+/// The target of handlers' lines.
 const GUEST: &str = "slotd::guest";
 
 const BOLD: &str = "\x1b[1m";
@@ -33,7 +33,7 @@ const YELLOW: &str = "\x1b[33m";
 const CYAN: &str = "\x1b[36m";
 const RESET: &str = "\x1b[0m";
 
-/// How what is said is meant.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
     Plain,
@@ -41,8 +41,8 @@ pub enum Tone {
     Bad,
 }
 
-/// Shows what `dev` itself does: to a person on standard error, to a program as JSON lines on
-/// standard output.
+/// Shows what `dev` does: to people on standard error, to programs as JSON lines on standard
+/// output.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
     json: bool,
@@ -54,7 +54,7 @@ impl Show {
         Self { json, colour: std::io::stderr().is_terminal() }
     }
 
-    /// For a person only.
+    /// For people only.
     pub fn say(&self, tone: Tone, text: &str) {
         if self.json {
             return;
@@ -74,7 +74,7 @@ impl Show {
         format!("{}{colour}{line}{}", tag("dev", CYAN, self.colour), reset(colour))
     }
 
-    /// For a program only.
+    /// For programs only.
     ///
     /// # Errors
     /// Standard output can't be written.
@@ -88,11 +88,11 @@ impl Show {
     /// Sends log lines to standard error in this form.
     ///
     /// # Errors
-    /// The filter is none.
+    /// The filter is invalid.
     pub fn init_log(&self, filter: &str) -> Result<(), CliError> {
         let filter = EnvFilter::builder().parse(filter);
         let filter = filter.map_err(|error| CliError::usage(error.to_string()))?;
-        // An error means that there is a subscriber already.
+        // An error means that there is already a subscriber.
         let _ = tracing_subscriber::fmt()
             .with_writer(sink::Log { json: false })
             .with_env_filter(filter)
@@ -113,8 +113,7 @@ fn reset(colour: &str) -> &'static str {
     if colour.is_empty() { "" } else { RESET }
 }
 
-/// Log lines for someone who writes a handler: the session, the level if it is no plain line, the
-/// text.
+/// Log lines for the author of a handler: the session, the level unless it is info, the text.
 struct Lines {
     colour: bool,
 }
@@ -158,7 +157,7 @@ impl Lines {
         }
         let _ = write!(line, "{from}{message}");
         if is_guest {
-            // Of a handler's own line there is nothing else to say.
+            // A handler's own line needs nothing else.
             return line + reset(colour);
         }
         if !session.is_empty() {

@@ -12,7 +12,7 @@ fn args(serve: &[&str], port: u16) -> Dev {
     }
 }
 
-/// What a user says after `--` must count, and nothing may land outside of the plugin's folder.
+/// Flags after `--` must count, and nothing may be written outside of the plugin's folder.
 #[test]
 fn the_nodes_configuration_is_serves_with_other_defaults() {
     let dir = Path::new("/plugins/poll");
@@ -35,7 +35,7 @@ fn the_nodes_configuration_is_serves_with_other_defaults() {
     }
 }
 
-/// The line to try must be one that the handler understands, and go to the service there is.
+/// The suggested command must send a message that the handler understands, to an existing service.
 #[test]
 fn the_line_to_try_is_the_readmes() {
     let readme = "```sh\nslotd send poll-2 a 1\n slotd send poll lunch '{}' --sender ann\n```";
@@ -46,8 +46,7 @@ fn the_line_to_try_is_the_readmes() {
     assert_eq!(first_send(readme, "chat", "chat"), None);
 }
 
-/// Whoever follows what is printed must not be answered by their own handler that it does not
-/// understand.
+/// A user who follows the printed suggestion must not get an error from their own handler.
 #[test]
 fn a_handler_that_was_changed_is_not_sent_the_templates_message() {
     let home = tempfile::tempdir().unwrap();
@@ -62,7 +61,7 @@ fn a_handler_that_was_changed_is_not_sent_the_templates_message() {
         std::fs::write(dir.join(handler), "# another one").unwrap();
         let any = "slotd send cart room-1 '<a message for your handler>'";
         assert_eq!(line_to_try(&dir, &service, "cart"), any, "{lang}");
-        // What its author writes is taken for right.
+        // A message from the author's README is assumed to be valid.
         std::fs::write(dir.join("README.md"), "    slotd send cart alice 1\n").unwrap();
         assert_eq!(line_to_try(&dir, &service, "cart"), "slotd send cart alice 1", "{lang}");
     }

@@ -15,47 +15,47 @@ use std::{
 use tokio::time::{Instant, sleep};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Between looks at least: less than a person notices.
+/// Minimum interval between scans: less than a person notices.
 const LOOK: Duration = Duration::from_millis(100);
-/// Between looks, so many times as long as one takes: a folder of many files costs 4% of a processor.
+/// Interval as a multiple of a scan's duration: a folder of many files costs 4% of a CPU.
 const LOOK_SHARE: u32 = 25;
-/// Between looks at most: one that was slow once (a laptop that slept, a busy disk) must not leave a
-/// save unseen for as long as it took, many times over.
+/// Maximum interval: a single slow scan (a laptop that slept, a busy disk) must not hide a save for
+/// many times its duration.
 const LOOK_MAX: Duration = Duration::from_secs(2);
-/// Editors and checkouts write several files at once: how long it must stay the same before it counts.
+/// Editors and checkouts write several files at once: how long the files must stay unchanged.
 const QUIET: Duration = Duration::from_millis(50);
-/// Where it is never quiet, it counts all the same.
+/// If they never stay unchanged, the change counts after this time.
 const QUIET_MAX: Duration = Duration::from_secs(1);
-/// Files of a plugin at most: a folder with more is not a plugin's alone, and is watched in part.
+/// Maximum number of files: a folder with more contains more than a plugin, and is watched
+/// partially.
 pub const FILES_MAX: usize = 10_000;
-/// Larger files are told apart by length and time.
+/// Larger files are compared by length and time.
 const HASHED_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Folders within folders at most.
+/// Maximum depth of folders.
 const DEPTH_MAX: usize = 32;
 
-/// A plugin's sources, and when they change.
+/// A plugin's sources, to detect changes.
 pub struct Watch {
     roots: Vec<PathBuf>,
-    /// As they were when a build last began.
+    /// Their state when the last build began.
     seen: Files,
 }
 
-/// Every file with what tells one content from another, and the folders they are in.
+/// Every file with a fingerprint of its content, and their folders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Files {
     files: BTreeMap<PathBuf, u64>,
-    /// Against links that go round.
+    /// Against link cycles.
     folders: BTreeSet<PathBuf>,
 }
 
 impl Watch {
-    /// Watches files, and folders with what [`is_source`] says of all they hold.
+    /// Watches files, and folders with everything in them that [`is_source`] accepts.
     pub fn begin(roots: Vec<PathBuf>) -> Self {
         Self { seen: Files::under(&roots), roots }
     }
 
-    /// Other roots than before. What is new with them counts as seen; a change to what was watched
-    /// before does not.
+    /// Replaces the roots. New files count as seen; a change to a watched file does not.
     pub fn set_roots(&mut self, roots: Vec<PathBuf>) {
         if roots == self.roots {
             return;
@@ -73,7 +73,7 @@ impl Watch {
         self.seen.files.len()
     }
 
-    /// Waits until something differs from what was seen last, and gives it, sorted.
+    /// Waits until something differs from the last seen state, and returns it, sorted.
     pub async fn changed(&mut self) -> Vec<PathBuf> {
         loop {
             let (mut now, took) = self.look().await;
@@ -88,7 +88,7 @@ impl Watch {
                 }
                 let changed = now.differing(&self.seen);
                 self.seen = now;
-                // What was taken back meanwhile is no change.
+                // A change that was reverted meanwhile is not a change.
                 if !changed.is_empty() {
                     return changed;
                 }
@@ -97,16 +97,16 @@ impl Watch {
         }
     }
 
-    /// How everything is now, and how long that took to find out.
+    /// Scans the current state, and measures how long that took.
     async fn look(&self) -> (Files, Duration) {
         let (roots, began) = (self.roots.clone(), Instant::now());
         let found = crate::task::blocking(move || Files::under(&roots)).await;
-        // Only a process that ends does not run it.
+        // It does not run only if the process is ending.
         (found.unwrap_or_else(|_| self.seen.clone()), began.elapsed())
     }
 }
 
-/// How long to wait after a look that took so long.
+/// How long to wait after a scan of this duration.
 fn pause_after(took: Duration) -> Duration {
     took.saturating_mul(LOOK_SHARE).clamp(LOOK, LOOK_MAX)
 }
@@ -115,7 +115,7 @@ impl Files {
     fn under(roots: &[PathBuf]) -> Self {
         let mut files = Self::default();
         for root in roots {
-            // Nothing to be seen is a state too: that of what was removed.
+            // Missing is a state too: of a removed file.
             let _ = match root.is_dir() {
                 true => files.folder(root, 0),
                 false => files.file(root.clone()),
@@ -130,7 +130,7 @@ impl Files {
         }
         for entry in fs::read_dir(folder)?.flatten() {
             let (name, path) = (entry.file_name(), entry.path());
-            // Of a link, what it leads to counts.
+            // For a link, its target counts.
             let Ok(about) = fs::metadata(&path) else { continue };
             if self.files.len() >= FILES_MAX || !is_source(&name.to_string_lossy(), about.is_dir())
             {
@@ -178,7 +178,7 @@ mod tests {
         Ok(changed.iter().filter_map(name).collect())
     }
 
-    /// A look that took a minute, once, left the watch deaf for 25 minutes.
+    /// A single scan of a minute made the watch miss saves for 25 minutes.
     #[test]
     fn one_slow_look_does_not_make_it_deaf() {
         assert_eq!(pause_after(Duration::ZERO), LOOK);
@@ -188,8 +188,8 @@ mod tests {
         }
     }
 
-    /// What editors do when they save: write in place, write beside and rename over, remove and
-    /// write anew. Missing one means that a user waits for a build that never comes.
+    /// How editors save: write in place, write a copy and rename it, remove and recreate. A missed
+    /// save means that a user waits for a build that never starts.
     #[tokio::test]
     async fn every_way_of_saving_is_seen() -> anyhow::Result<()> {
         let home = tempfile::tempdir()?;
@@ -207,7 +207,7 @@ mod tests {
         fs::rename(&file, src.join("handler.py~"))?;
         fs::write(&file, "4")?;
         assert_eq!(next(&mut watch).await?, ["handler.py"]);
-        // After each of these the watch must still be on what is there now.
+        // After each of these the watch must still follow the current files.
         fs::write(&file, "5")?;
         assert_eq!(next(&mut watch).await?, ["handler.py"]);
         fs::remove_file(&file)?;
@@ -215,7 +215,7 @@ mod tests {
         Ok(())
     }
 
-    /// Folders come and go under a running `dev`; the one named most often by `git checkout`.
+    /// Folders appear and disappear while `dev` runs, most often by `git checkout`.
     #[tokio::test]
     async fn new_folders_are_watched() -> anyhow::Result<()> {
         let home = tempfile::tempdir()?;
@@ -233,8 +233,8 @@ mod tests {
         Ok(())
     }
 
-    /// A path dependency that comes in with a save must not hide the next save, which came while
-    /// that was being built.
+    /// A path dependency added by one save must not hide the next save, which came during the
+    /// build.
     #[tokio::test]
     async fn new_roots_hide_no_change() -> anyhow::Result<()> {
         let home = tempfile::tempdir()?;
@@ -254,7 +254,7 @@ mod tests {
         Ok(())
     }
 
-    /// A build that followed from what a build writes, or from a touch, would go on for ever.
+    /// A build triggered by the build's own output, or by a touch, would repeat forever.
     #[tokio::test]
     async fn what_is_the_same_or_no_source_is_no_change() -> anyhow::Result<()> {
         let home = tempfile::tempdir()?;

@@ -16,7 +16,7 @@ use std::{fmt, path::PathBuf};
 pub struct BuildOptions {
     /// The plugin's folder.
     pub dir: PathBuf,
-    /// cargo's profile; Rust's alone.
+    /// cargo's profile, only for Rust.
     pub profile: Option<String>,
     /// The file to write. Default: `<name>-<version>.wasm` in the current folder.
     pub out: Option<PathBuf>,
@@ -28,17 +28,17 @@ impl Default for BuildOptions {
     }
 }
 
-/// What a language's build gives.
+/// The result of a language's build.
 #[derive(Clone, Debug)]
 pub struct Built {
     pub package: Package,
     /// A component; the version is stamped into it later.
     pub component: Vec<u8>,
-    /// What built it, as `componentize-py 0.25.1`.
+    /// The tool that built it, like `componentize-py 0.25.1`.
     pub by: String,
 }
 
-/// What [`build`] made.
+/// The result of [`build`].
 #[derive(Clone, Debug, Serialize)]
 pub struct BuildReport {
     pub name: String,
@@ -46,9 +46,9 @@ pub struct BuildReport {
     pub lang: Lang,
     pub file: PathBuf,
     pub bytes: usize,
-    /// The component's sha-256, by which slotd knows it.
+    /// The component's sha-256, its identity in slotd.
     pub digest: Digest,
-    /// What built it.
+    /// The tool that built it.
     pub by: String,
     pub elapsed_ms: u64,
 }
@@ -70,7 +70,7 @@ impl fmt::Display for BuildReport {
     }
 }
 
-/// A component that carries its version.
+/// A component with its version.
 #[derive(Clone, Debug)]
 pub struct Component {
     pub lang: Lang,
@@ -79,12 +79,12 @@ pub struct Component {
     pub by: String,
 }
 
-/// Builds a plugin to a component that carries its version, and writes it to a file at once or not
-/// at all. Blocks for as long as the language's tools take.
+/// Builds a plugin to a component that contains its version, and writes it to a file atomically.
+/// Blocks for as long as the language's tools take.
 ///
 /// # Errors
-/// When the folder is no plugin, a tool is missing (the message has the way to get it), it does not
-/// build, or the file can't be written.
+/// If the folder is not a plugin, a tool is missing (the message has the way to get it), it does
+/// not build, or the file can't be written.
 pub fn build(options: &BuildOptions, steps: &Steps) -> anyhow::Result<BuildReport> {
     let started = crate::clock::now();
     let Component { lang, package, bytes, by } = component(options, steps)?;
@@ -132,7 +132,7 @@ pub fn component(options: &BuildOptions, steps: &Steps) -> anyhow::Result<Compon
     Ok(Component { lang, package, bytes, by })
 }
 
-/// The name becomes a file's, and the version one that a node takes.
+/// The name becomes part of a file name, and the version must be valid for a node.
 fn check_package(package: &Package) -> anyhow::Result<()> {
     let Package { name, version } = package;
     ensure!(

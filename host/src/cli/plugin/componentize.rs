@@ -1,4 +1,4 @@
-//! From a core module, as a linker makes it, to a component of the world `handler`.
+//! Turns a linker's core module into a component of the world `handler`.
 
 use super::WIT;
 use anyhow::Context;
@@ -7,11 +7,11 @@ use wit_parser::Resolve;
 
 const WORLD: &str = "handler";
 
-/// Makes a component of a core module that imports and exports what the world `handler` of
-/// `slotd:slot` asks for, by the names of the canonical ABI, and nothing else.
+/// Makes a component of a core module whose imports and exports are exactly those of the world
+/// `handler` of `slotd:slot`, by the names of the canonical ABI.
 ///
 /// # Errors
-/// When it is no module, or does not fit the world.
+/// If it is not a module, or does not fit the world.
 pub fn componentize(core_module: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("slot.wit", WIT)?;
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
     use crate::plugin::inspect;
 
-    /// The smallest handler: replies with nothing, writes a line to the log.
+    /// The smallest handler: returns an empty reply, writes a line to the log.
     const HANDLER: &str = r#"(module
         (import "slotd:slot/log@1.0.0" "write" (func $log (param i32 i32 i32)))
         (memory (export "memory") 1)
@@ -41,7 +41,7 @@ mod tests {
         (func (export "query") (param i32 i32 i64 i32 i32 i32 i32 i64) (result i32) (i32.const 512))
         (func (export "migrate") (param i32 i32) (result i32) (i32.const 512)))"#;
 
-    /// What it makes is what `deploy` takes: otherwise C, which has no other way, has none.
+    /// `deploy` must accept its output: C has no other way to a component.
     #[test]
     fn a_core_module_becomes_a_component_that_fits() -> anyhow::Result<()> {
         let component = componentize(&wat::parse_str(HANDLER)?)?;
@@ -52,7 +52,7 @@ mod tests {
         Ok(())
     }
 
-    /// A function that is not there must be named, at build time.
+    /// A missing function must be named at build time.
     #[test]
     fn what_does_not_fit_is_named() -> anyhow::Result<()> {
         let without = HANDLER.replace("(export \"query\")", "");

@@ -1,5 +1,5 @@
-//! `slotd plugin`: what a plugin's author starts with, and the way from a folder of source to a
-//! component that says its version. What differs between languages is behind [`lang::Language`].
+//! `slotd plugin`: creates plugins, and builds a folder of sources to a component with its version.
+//! [`lang::Language`] abstracts over languages.
 
 mod build;
 mod componentize;

@@ -21,14 +21,14 @@ pub struct NewOptions {
     pub lang: Lang,
     /// The plugin's name.
     pub name: String,
-    /// Where it goes: a folder that is not there, or is empty. Default: `./<name>`.
+    /// Its folder: missing or empty. Default: `./<name>`.
     pub path: Option<PathBuf>,
-    /// Rust's alone: the folder of the crate `slotd-guest`. Default: that of the checkout which
-    /// this binary was built from, if it is there, else the git repository at this version.
+    /// Only for Rust: the folder of the crate `slotd-guest`. Default: that of the checkout which
+    /// this binary was built from, if it exists, else the git repository at this version.
     pub sdk: Option<PathBuf>,
 }
 
-/// What [`new`] wrote.
+/// The files that [`new`] wrote.
 #[derive(Clone, Debug, Serialize)]
 pub struct NewReport {
     pub name: String,
@@ -51,11 +51,11 @@ impl fmt::Display for NewReport {
     }
 }
 
-/// Writes a plugin that builds and whose tests pass.
+/// Creates a plugin that builds and whose tests pass.
 ///
 /// # Errors
-/// When the name is none for a plugin and a service, the folder has something in it, or a file
-/// can't be written (what was written is then removed).
+/// If the name is invalid for a plugin or a service, the folder is not empty, or a file can't be
+/// written (the written ones are then removed).
 pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
     let NewOptions { lang, name, path, .. } = options;
     check_name(name)?;
@@ -85,7 +85,7 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
         Ok(())
     };
     if let Err(error) = write() {
-        // It was empty, or not there.
+        // It was empty or missing.
         _ = clear(&dir);
         if !was_there {
             _ = fs::remove_dir(&dir);
@@ -97,8 +97,8 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
     Ok(NewReport { name: name.clone(), lang: *lang, dir, files })
 }
 
-/// Whether the handler in a plugin's folder is still the one that [`new`] writes, and whether its
-/// README is: what the README shows holds for that handler.
+/// Whether the handler and the README in a plugin's folder are still those that [`new`] writes: the
+/// README's examples then fit the handler.
 pub fn as_written(dir: &Path, language: &dyn Language, name: &str) -> (bool, bool) {
     let placeholders = [("name", name.to_owned())];
     let is_written = |(file, template): &(&str, &str)| {
@@ -130,7 +130,7 @@ fn clear(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The name of a plugin is also the service's that its README deploys.
+/// The plugin's name is also the service that its README deploys to.
 fn check_name(name: &str) -> anyhow::Result<()> {
     let max = limits::SERVICE_NAME_BYTES_MAX;
     ensure!(

@@ -1,5 +1,5 @@
-//! `slotd plugin test --wasm`: the component that a plugin becomes, in the plugin host of a node,
-//! against scripted messages.
+//! `slotd plugin test --wasm`: runs the built component in a node's plugin host, against scripted
+//! messages.
 
 use super::{build::BuildOptions, build::component, steps::Steps};
 use crate::{
@@ -15,26 +15,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the scripts of a plugin are, if none are named: this one, and `tests/*.jsonl`.
+/// The scripts of a plugin, if none are named: this one, and `tests/*.jsonl`.
 const SCRIPT: &str = "script.jsonl";
 
 #[derive(Clone, Debug, Default)]
 pub struct ScriptOptions {
     /// The plugin's folder.
     pub dir: PathBuf,
-    /// None: those of the folder.
+    /// Empty: those of the folder.
     pub scripts: Vec<PathBuf>,
-    /// A component to test instead of the one that is built.
+    /// A component to test instead of the built one.
     pub component: Option<PathBuf>,
 }
 
-/// What became of all scripts.
+/// The results of all scripts.
 #[derive(Debug, Serialize)]
 pub struct ScriptReport {
     pub scripts: Vec<Played>,
 }
 
-/// What became of one script.
+/// The result of one script.
 #[derive(Debug, Serialize)]
 pub struct Played {
     pub script: PathBuf,
@@ -45,13 +45,13 @@ pub struct Played {
 #[derive(Debug, Serialize)]
 pub struct FailedCall {
     pub line: usize,
-    /// What was called.
+    /// The called function.
     pub call: String,
     pub differences: Vec<String>,
 }
 
 impl ScriptReport {
-    /// Calls that went otherwise than expected.
+    /// Calls that did not match their expectation.
     pub fn failed(&self) -> usize {
         self.scripts.iter().map(|played| played.failed.len()).sum()
     }
@@ -74,10 +74,10 @@ impl fmt::Display for ScriptReport {
     }
 }
 
-/// Builds the component, unless one is given, and plays every script to it.
+/// Builds the component, unless one is given, and runs every script against it.
 ///
 /// # Errors
-/// When there is no script, one can't be read, the component can't be built, or slotd refuses it.
+/// If there is no script, one can't be read, the component can't be built, or slotd refuses it.
 pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<ScriptReport> {
     let scripts = scripts(options)?;
     let (name, bytes) = match &options.component {

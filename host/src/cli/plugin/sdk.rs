@@ -1,5 +1,5 @@
-//! The SDKs that slotd carries with it, put where a plugin's build finds them: SDK and slotd always
-//! match.
+//! The SDKs embedded in slotd, written to where a plugin's build finds them, so that SDK and slotd
+//! always match.
 
 use super::stamp::write_file;
 use anyhow::Context;
@@ -9,14 +9,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// slotd's own folder in a plugin's: it can be thrown away at any time.
+/// slotd's own folder in a plugin's: it can be deleted at any time.
 pub const OWN_DIR: &str = ".slotd";
 
 /// An SDK's files: paths in its folder, and contents.
 pub type Files = &'static [(&'static str, &'static str)];
 
-/// Writes `files` to `.slotd/sdk` in the plugin's folder, where they differ from what is there, and
-/// removes what else is there. Gives that folder.
+/// Writes `files` to `.slotd/sdk` in the plugin's folder, if they differ from the existing ones,
+/// and removes other files there. Returns that folder.
 ///
 /// # Errors
 /// A file can't be written.
@@ -37,8 +37,8 @@ pub fn write(dir: &Path, files: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
     Ok(sdk)
 }
 
-/// What an earlier version had would be found by a build, and used. Python's compiled files and
-/// the like come and go by themselves.
+/// A build would find and use files of an earlier version. Python's compiled files and the like may
+/// stay.
 fn remove_others(sdk: &Path, dir: &Path, files: &[(&str, &str)]) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -55,7 +55,7 @@ fn remove_others(sdk: &Path, dir: &Path, files: &[(&str, &str)]) -> std::io::Res
                 false => fs::remove_dir_all(&path),
             }
         } else if path.extension().is_some_and(|extension| extension == "tmp") {
-            // Another build writes it just now.
+            // Another build is writing it right now.
             Ok(())
         } else {
             fs::remove_file(&path)
@@ -72,8 +72,8 @@ fn remove_others(sdk: &Path, dir: &Path, files: &[(&str, &str)]) -> std::io::Res
 mod tests {
     use super::*;
 
-    /// A plugin made by an older slotd must be built with this one's SDK, and nothing else of it;
-    /// what is the same must keep its time, or every build would start from nothing.
+    /// A plugin created by an older slotd must be built with this one's SDK, and nothing else;
+    /// unchanged files must keep their time, or every build would start from scratch.
     #[test]
     fn what_differs_is_written_and_what_is_gone_removed() -> anyhow::Result<()> {
         let home = tempfile::tempdir()?;

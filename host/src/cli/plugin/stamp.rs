@@ -1,4 +1,4 @@
-//! The version that a component carries: the custom section `version`, at its top level.
+//! A component's version: the custom section `version`, at its top level.
 
 use anyhow::{Context, ensure};
 use std::{
@@ -7,17 +7,17 @@ use std::{
     path::Path,
 };
 
-/// A component's first bytes; a core module has `01 00 00 00` in the end.
+/// A component's first bytes; a core module ends in `01 00 00 00` instead.
 const COMPONENT_HEADER: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 /// The id of a custom section.
 const CUSTOM: u8 = 0;
 const VERSION_SECTION: &[u8] = b"version";
 
-/// The component with the custom section `version`, at its top level, saying `version`; one that
-/// was there is replaced.
+/// The component with the custom section `version`, at its top level, set to `version`; an existing
+/// one is replaced.
 ///
 /// # Errors
-/// When `component` is none, or is cut off.
+/// If `component` is not a component, or is truncated.
 pub fn stamp_version(component: &[u8], version: &str) -> anyhow::Result<Vec<u8>> {
     ensure!(component.starts_with(&COMPONENT_HEADER), "not a WebAssembly component");
     let mut stamped = Vec::with_capacity(component.len() + version.len() + 16);
@@ -78,7 +78,7 @@ fn write_leb(bytes: &mut Vec<u8>, mut value: usize) {
     bytes.push(value as u8);
 }
 
-/// Writes a file whole or not at all: whoever reads it never sees half a component.
+/// Writes a file atomically: readers never see half a component.
 pub(super) fn write_file(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -111,7 +111,7 @@ mod tests {
         [COMPONENT_HEADER.to_vec(), sections.concat()].concat()
     }
 
-    /// Two version sections, or one in the wrong place, and the host shows the wrong version.
+    /// With two version sections, or one in the wrong place, the host shows the wrong version.
     #[test]
     fn a_version_is_stamped_once() -> anyhow::Result<()> {
         let (other, module) = (custom(b"producers", b"x"), [vec![1, 3], vec![7; 3]].concat());
@@ -125,7 +125,7 @@ mod tests {
         Ok(())
     }
 
-    /// A core module means that the linker was the wrong one; stamped it would only fail later.
+    /// A core module means that the wrong linker was used; it would only fail later.
     #[test]
     fn only_whole_components_are_stamped() {
         for bytes in [&b"\0asm\x01\0\0\0"[..], b"", b"\0asm", b"\0asm\x0d\0\x01\0\x01\x05ab"] {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a file holds, stamping ends in an error or a component, never in a panic.
+        /// Whatever a file contains, stamping ends in an error or a component, never in a panic.
         #[test]
         fn any_bytes_can_be_read(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let whole = component(&[bytes]);

@@ -13,12 +13,12 @@ use std::{
     thread,
 };
 
-/// Runs other programs and says so.
+/// Runs other programs and reports on them.
 pub struct Steps {
     tell: Box<dyn Fn(&str) + Send + Sync>,
-    /// Show what programs say only where they fail.
+    /// Show programs' output only if they fail.
     quiet: bool,
-    /// Where they can be stopped: the one that runs, at the head of a process group of its own.
+    /// If they can be stopped: the running one, as the leader of its own process group.
     stoppable: Option<Mutex<Running>>,
 }
 
@@ -35,38 +35,38 @@ impl fmt::Debug for Steps {
 }
 
 impl Steps {
-    /// For a person who watches: all goes to standard error, standard output is for the result.
+    /// For people: everything goes to standard error; standard output is for the result.
     pub fn shown() -> Self {
         let tell = |what: &str| crate::cli::output::complain(&format!("slotd: {what}"));
         Self { tell: Box::new(tell), quiet: false, stoppable: None }
     }
 
-    /// For programs: nothing is shown, but for what a program that failed had to say.
+    /// For programs: nothing is shown, except the output of a program that failed.
     pub fn quiet() -> Self {
         Self { tell: Box::new(|_| ()), quiet: true, stoppable: None }
     }
 
-    /// Told to `tell`; [`Self::stop`] ends what runs.
+    /// Reports to `tell`; [`Self::stop`] ends what runs.
     pub fn stoppable(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { tell: Box::new(tell), quiet: false, stoppable: Some(Mutex::default()) }
     }
 
-    /// Says what is done now, as `fetching esbuild 0.28.1 with npm`.
+    /// Reports the current step, like `fetching esbuild 0.28.1 with npm`.
     pub fn say(&self, what: impl fmt::Display) {
         (self.tell)(&what.to_string());
     }
 
-    /// Says `what` (if anything) and runs a program to its end. All that it says goes to standard
-    /// error.
+    /// Reports `what` (if anything) and runs a program to its end. All of its output goes to
+    /// standard error.
     ///
     /// # Errors
-    /// When it does not start, or fails.
+    /// If it does not start, or fails.
     pub fn run(&self, what: &str, command: &mut Command) -> anyhow::Result<()> {
         command.stdout(if self.quiet { Stdio::piped() } else { Stdio::from(io::stderr()) });
         self.finish(what, command).map(|_| ())
     }
 
-    /// As [`Self::run`], and gives what it writes to standard output.
+    /// As [`Self::run`], returning its standard output.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -75,11 +75,11 @@ impl Steps {
         self.finish(what, command)
     }
 
-    /// Says `what` (if anything) and runs a program that is the user's own, as if they had typed
-    /// it. How it ends is theirs to judge.
+    /// Reports `what` (if anything) and runs one of the user's own programs, as if they had typed
+    /// it. The caller judges its exit status.
     ///
     /// # Errors
-    /// When it does not start.
+    /// If it does not start.
     pub fn pass(&self, what: &str, command: &mut Command) -> anyhow::Result<ExitStatus> {
         self.announce(what);
         let child = self.spawn(command)?;
@@ -93,7 +93,7 @@ impl Steps {
         command.stderr(if self.quiet { Stdio::piped() } else { Stdio::inherit() });
         let said = said(command);
         let mut child = self.spawn(command)?;
-        // Taken off in parallel: a program that fills one pipe must not wait for the other's reader.
+        // Read in parallel: a program that fills one pipe must not wait for the other's reader.
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let (status, out, err) = thread::scope(|scope| {
             let out = scope.spawn(|| read_all(out));
@@ -120,7 +120,7 @@ impl Steps {
     fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
         let said = said(command);
         let starting = || format!("starting `{said}`");
-        // The program writes to the same stream: what was said of it comes first.
+        // The program writes to the same stream: the report comes first.
         sink::flush(limits::LOG_FLUSH_WAIT);
         let Some(stoppable) = &self.stoppable else {
             return command.spawn().with_context(starting);
@@ -134,8 +134,8 @@ impl Steps {
 
     fn wait(&self, mut child: Child) -> io::Result<ExitStatus> {
         if let Some(stoppable) = &self.stoppable {
-            // Its number is forgotten before it is given back to the system, so that `stop` can't
-            // meet another program that has got it since.
+            // Its id is forgotten before it is released to the system, so that `stop` can't hit
+            // another program that got it since.
             let (it, how) =
                 (Pid::from_child(&child), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(it), how) {}
@@ -144,7 +144,7 @@ impl Steps {
         child.wait()
     }
 
-    /// Ends what runs, if it can be stopped, and lets nothing else begin.
+    /// Ends what runs, if it can be stopped, and prevents further programs.
     pub fn stop(&self) {
         let Some(stoppable) = &self.stoppable else { return };
         let mut running = stoppable.lock();
@@ -167,7 +167,7 @@ fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
     bytes
 }
 
-/// A command as one would type it, without its variables.
+/// A command as typed, without its variables.
 pub(super) fn said(command: &Command) -> String {
     let mut said = command.get_program().to_string_lossy().into_owned();
     for arg in command.get_args() {
@@ -188,7 +188,7 @@ mod tests {
         command
     }
 
-    /// A program's failure must not pass for a result, and the way to it must be named.
+    /// A program's failure must not look like a result, and its path must be named.
     #[test]
     fn failures_are_told_with_the_command() -> anyhow::Result<()> {
         let steps = Steps::quiet();
@@ -201,7 +201,7 @@ mod tests {
         Ok(())
     }
 
-    /// Pipes hold 64 KiB: a program that says more on each must not hang.
+    /// Pipes hold 64 KiB: a program that writes more to each must not hang.
     #[test]
     fn much_output_does_not_block() -> anyhow::Result<()> {
         let loud = "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero";
@@ -209,7 +209,7 @@ mod tests {
         Ok(())
     }
 
-    /// Without it, a compiler would go on after Ctrl-C had ended `slotd dev`.
+    /// Without it, a compiler would continue after Ctrl-C had ended `slotd dev`.
     #[test]
     fn stopping_ends_the_whole_group_and_what_would_follow() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(stopped.unwrap_err().to_string(), "stopped");
         let child = std::fs::read_to_string(&began)?;
         let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
-        // One that has ended and is not waited for is a zombie.
+        // One that has exited and was not waited for is a zombie.
         while stat().is_ok_and(|stat| !stat.contains(") Z ")) {
             thread::yield_now();
         }

@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::Path, process::ExitStatus};
 /// Runs a plugin's own tests with its language's usual runner.
 ///
 /// # Errors
-/// When the folder is no plugin, or the tests can't be run at all.
+/// If the folder is not a plugin, or the tests can't be run at all.
 pub fn test(dir: &Path, args: &[OsString], steps: &Steps) -> anyhow::Result<ExitStatus> {
     let dir =
         dir.canonicalize().with_context(|| format!("there is no folder {}", dir.display()))?;

@@ -21,7 +21,7 @@ fn names_are_checked_before_anything_is_written() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nobody's files are written over.
+/// Existing files are never overwritten.
 #[test]
 fn a_folder_with_something_in_it_is_left_alone() -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
@@ -43,7 +43,7 @@ fn a_folder_with_something_in_it_is_left_alone() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What keeps someone from building must be said in words that help.
+/// Errors that prevent a build must help the user to fix them.
 #[test]
 fn what_cannot_be_built_is_said() -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
@@ -64,8 +64,8 @@ fn what_cannot_be_built_is_said() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first thing that a plugin's author does must work: new, test, build. One target folder for
-/// all runs, so that only the first compiles the SDK.
+/// The first steps of a plugin's author must work: new, test, build. One target folder for all
+/// runs, so that only the first compiles the SDK.
 #[test]
 fn a_new_plugin_tests_and_builds() -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
@@ -82,7 +82,7 @@ fn a_new_plugin_tests_and_builds() -> anyhow::Result<()> {
     fs::create_dir_all(dir.join(".cargo"))?;
     let config = format!("build.target-dir = {}", toml::Value::from(&*target.to_string_lossy()));
     fs::write(dir.join(".cargo/config.toml"), config)?;
-    // As the workspace has them: a test is not to depend on what was published since.
+    // The workspace's versions: a test must not depend on later publications.
     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock"), dir.join("Cargo.lock"))?;
 
     assert!(test(&dir, &["--quiet".into()], &Steps::quiet())?.success());

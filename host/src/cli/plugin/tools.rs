@@ -11,12 +11,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Names another folder for fetched tools, for those who have many plugins.
+/// Names a shared folder for fetched tools, for users with many plugins.
 pub const TOOLS_DIR: &str = "SLOTD_TOOLS_DIR";
-/// In a folder of tools that is whole: what it holds.
+/// Marks a complete folder of tools: its contents.
 const DONE: &str = ".slotd-done";
 
-/// Where a plugin's fetched tools are.
+/// The folder of a plugin's fetched tools.
 #[derive(Clone, Debug)]
 pub struct Tools {
     dir: PathBuf,
@@ -25,26 +25,26 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Those of the plugin in `dir`: in its `.slotd/tools`, or in `$SLOTD_TOOLS_DIR`.
+    /// The folder for the plugin in `dir`: its `.slotd/tools`, or `$SLOTD_TOOLS_DIR`.
     ///
     /// # Errors
-    /// The folder can't be named.
+    /// The folder's path can't be determined.
     pub fn of(dir: &Path) -> anyhow::Result<Self> {
         let shared = env::var_os(TOOLS_DIR).filter(|dir| !dir.is_empty());
         let tools = match &shared {
             Some(dir) => PathBuf::from(dir),
             None => dir.join(sdk::OWN_DIR).join("tools"),
         };
-        // Programs are run elsewhere.
+        // Programs run in another directory.
         let tools = std::path::absolute(&tools)
             .with_context(|| format!("finding the folder {}", tools.display()))?;
         Ok(Self { dir: tools, shared: shared.is_some() })
     }
 
-    /// The folder of the tools called `name`, with what `pinned` says in it: versions, lock files,
-    /// everything that tells one set from another. Where it is not there yet, `fetch` is given an
-    /// empty folder to fill; it stays where it is, and counts only when `fetch` has succeeded.
-    /// Builds that run at once wait for the first one's.
+    /// The folder of the tools called `name` at the versions in `pinned`: versions, lock files,
+    /// everything that distinguishes one set from another. If it does not exist yet, `fetch` fills
+    /// an empty folder, which counts only when `fetch` has succeeded. Concurrent builds wait for
+    /// the first one's.
     ///
     /// # Errors
     /// The folder can't be written, or fetching fails.
@@ -77,7 +77,7 @@ impl Tools {
         if is_done(&dir, pinned) {
             return Ok(dir);
         }
-        // What is there was not finished.
+        // Its contents are incomplete.
         remove(&dir).with_context(|| can_not("remove", &dir))?;
         fs::create_dir(&dir).with_context(|| can_not("make", &dir))?;
         fetch(&dir)?;
@@ -89,7 +89,7 @@ impl Tools {
         Ok(dir)
     }
 
-    /// Those of earlier versions of slotd; that one stays is no failure.
+    /// Those of earlier versions of slotd; failing to remove one is not an error.
     fn remove_others(&self, name: &str, full: &str) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
@@ -116,11 +116,11 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Finds a program that the user has: the first of `names` that is in the path. A variable of the
-/// environment, if it is set, says which instead.
+/// Finds a program that is installed: the first of `names` in the path. An environment variable, if
+/// set, overrides it.
 ///
 /// # Errors
-/// When none is there: which were looked for and where, and `get`, which says how to get it.
+/// If there is none: the names, where they were searched, and `get`, the way to get one.
 pub fn need(what: &str, names: &[&str], variable: &str, get: &str) -> anyhow::Result<PathBuf> {
     if let Some(program) = env::var_os(variable).filter(|program| !program.is_empty()) {
         let program = PathBuf::from(program);
@@ -165,7 +165,7 @@ mod tests {
         Tools { dir: dir.join("tools"), shared }
     }
 
-    /// Two builds at once must not install into one folder at once, nor fetch twice.
+    /// Two concurrent builds must not install into one folder, nor fetch twice.
     #[test]
     fn parallel_builds_fetch_once() -> anyhow::Result<()> {
         let home = tempfile::tempdir()?;
@@ -186,8 +186,7 @@ mod tests {
         Ok(())
     }
 
-    /// What was half fetched when the network went away must not be taken for a tool; another
-    /// version must not either.
+    /// A download that broke off must not be used as a tool, nor another version.
     #[test]
     fn only_what_is_whole_and_of_the_version_counts() -> anyhow::Result<()> {
         let home = tempfile::tempdir()?;

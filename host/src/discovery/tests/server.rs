@@ -20,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// How the server treats questions about one name.
+/// How the server answers queries for one name.
 #[derive(Clone, Debug)]
 pub enum Say {
     Addresses(Vec<IpAddr>),
@@ -30,13 +30,13 @@ pub enum Say {
     Refused,
     Nothing,
     Garbage,
-    /// Right but for the message's id.
+    /// Valid except for the message's id.
     WrongId(Vec<IpAddr>),
-    /// An answer to a question that nobody asked.
+    /// An answer to another query.
     WrongQuestion(Vec<IpAddr>),
     /// Records of another type.
     OtherRecords,
-    /// Addresses, with no answer at all to AAAA.
+    /// Addresses, and no answer at all to AAAA.
     OnlyA(Vec<IpAddr>),
 }
 
@@ -44,7 +44,7 @@ pub fn addresses(list: &[&str]) -> Vec<IpAddr> {
     list.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
-/// Ends with its owner.
+/// Ends when its owner is dropped.
 pub struct Server {
     pub address: SocketAddr,
     says: Arc<Mutex<HashMap<String, Say>>>,
@@ -103,7 +103,7 @@ impl Server {
     pub fn say(&self, name: &str, what: Say) {
         self.says.lock().insert(format!("{name}."), what);
     }
-    /// Waits until `more` questions came over UDP.
+    /// Waits until `more` queries arrived over UDP.
     pub async fn asked(&self, more: u64) {
         let mut asked = self.asked.clone();
         let target = *asked.borrow() + more;

@@ -1,4 +1,4 @@
-//! The task of a connection: it runs what the connection carries, and ends it when it is due.
+//! A connection's task: runs what the connection carries, and ends it when it is due.
 
 use super::{ConnShared, Moment, Watched};
 use std::{
@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 /// The connection's task.
 pub(in super::super) struct Connection<C> {
     carries: Carries<C>,
-    /// Tells hyper's connection to take no further request.
+    /// Makes hyper's connection accept no further request.
     graceful: fn(Pin<&mut C>),
     /// Takes the socket out of hyper's connection.
     release: fn(C) -> Option<Watched>,
@@ -52,7 +52,7 @@ impl<C: Future + Unpin> Connection<C> {
         }
     }
 
-    /// An error in here is the peer's: it broke off, or does not speak HTTP.
+    /// An error here is the peer's: it disconnected, or does not speak HTTP.
     fn poll_carried(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.carries {
@@ -86,7 +86,7 @@ impl<C: Future + Unpin> Future for Connection<C> {
         let this = self.get_mut();
         if !this.started {
             this.started = true;
-            // A task's waker is the same for all its life.
+            // A task's waker never changes.
             *this.shared.waker.lock() = Some(cx.waker().clone());
         }
         if this.armed.is_some() && this.timer.as_mut().poll(cx).is_ready() {

@@ -21,16 +21,17 @@ pub(in super::super) struct Watched {
     shared: Arc<ConnShared>,
     stats: Stats,
     lingered_bytes: usize,
-    /// Bytes that the peer has taken since it was last found to take none.
+    /// Bytes that the peer has read since it was last found to read nothing.
     progress: usize,
     upgraded: bool,
-    /// How much of HTTP/2's preface the connection has begun with; `None`: it has not.
+    /// How much of HTTP/2's preface the connection has begun with; `None`: it has begun with
+    /// something else.
     preface: Option<usize>,
 }
 
-/// What a client of HTTP/2 sends first when it takes for granted that the server speaks it.
+/// What an HTTP/2 client sends first if it assumes that the server supports it.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Its first byte behind the request line.
+/// Its first byte after the request line.
 const BEHIND_HTTP2_LINE: usize = 18;
 
 impl Watched {
@@ -45,8 +46,8 @@ impl Watched {
             preface: Some(0),
         }
     }
-    /// hyper hangs up on HTTP/2's preface without a word. Not on one with a slip in it: that is a
-    /// request of a version that it does not know, and gets its 400.
+    /// hyper closes the connection on HTTP/2's preface without an answer. Not on one with a typo:
+    /// that is a request of an unknown version, and gets 400.
     fn spoil_preface(&mut self, read: &mut [u8]) {
         let Some(seen) = self.preface else { return };
         let expected = &HTTP2_PREFACE[seen..];
@@ -57,17 +58,17 @@ impl Watched {
         }
         self.preface = (matches && len < expected.len()).then_some(seen + len);
     }
-    /// It carries something else from now on, which accounts for itself.
+    /// It carries something else from now on, which does its own accounting.
     pub(in super::super) fn upgraded(mut self) -> Self {
         self.upgraded = true;
         self
     }
-    /// Resolves when the peer has ended its side and all that it sent was read.
+    /// Resolves when the peer has half-closed and all its input was read.
     pub(in super::super) fn poll_peers_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut byte = [0];
         match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
-            // It sends what nobody reads: its end will be seen by writing.
+            // It sends data that nothing reads; writing will show its end.
             Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
         }
     }
@@ -100,9 +101,9 @@ impl Watched {
     }
 }
 
-/// The two lengths that fit 64 bits and that hyper keeps for itself: it would answer that the head
-/// is too large. With the length next to them the request goes on to be refused as any other whose
-/// body is.
+/// The two lengths that fit 64 bits and that hyper reserves: it would answer that the head is too
+/// large. With the neighbouring length, the request is refused like any other with a body that is
+/// too large.
 fn shorten_length(read: &mut [u8]) {
     static START: LazyLock<Finder> = LazyLock::new(|| Finder::new("1844674407370955161"));
     let Some(at) = START.find(read) else { return };
@@ -138,7 +139,8 @@ impl AsyncRead for Watched {
         if self.preface.is_some() {
             self.spoil_preface(read);
         }
-        // Then it is a head, or nobody's: a request's body is read while it is in flight.
+        // Then it is a head, or belongs to no request: a request's body is read while it is in
+        // flight.
         if self.shared.in_flight.load(Relaxed) == 0 {
             shorten_length(read);
         }
@@ -166,8 +168,8 @@ impl AsyncWrite for Watched {
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
-    /// hyper flushes whenever it was woken and has written all, so that this is where the peer's
-    /// end is seen.
+    /// hyper flushes whenever it was woken and has written everything, so the peer's end is
+    /// detected here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shared.write_blocked.store(0, Relaxed);
         self.shared.unwritten.store(false, Relaxed);
@@ -180,7 +182,7 @@ impl AsyncWrite for Watched {
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
-    /// Ends our side, then reads on until the peer ends its own. Closing with unread bytes would
+    /// Closes our side, then reads until the peer closes its own. Closing with unread input would
     /// reset the connection, and a client that is still uploading would not see its answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.shared.lingering.load(Relaxed) == 0 {
@@ -206,7 +208,7 @@ impl AsyncWrite for Watched {
 mod tests {
     use super::*;
 
-    /// Without it a body would be changed, or another length than the two that are meant.
+    /// Without it a body would be changed, or another length than the two intended ones.
     #[test]
     fn only_a_length_that_no_body_has_is_shortened() {
         let shortened = |text: &str| {

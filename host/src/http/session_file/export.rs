@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::{convert::Infallible, sync::Arc};
 use tokio::time::Instant;
 
-/// A session on its way into a file.
+/// A session that is being exported.
 pub(in crate::http) struct Export {
     node: Arc<Node>,
     key: SessionKey,
@@ -33,9 +33,9 @@ pub(in crate::http) struct Export {
 
 enum Step {
     Head,
-    /// What comes after this message.
+    /// What follows this message.
     History(u64),
-    /// The first page, or what comes after a key.
+    /// The first page, or what follows a key.
     State(Option<String>),
     End,
     Done,
@@ -43,7 +43,7 @@ enum Step {
 
 impl Export {
     /// # Errors
-    /// `session-not-found`, and whatever reading it can meet.
+    /// `session-not-found`, and any error of reading it.
     pub(in crate::http) async fn begin(
         node: Arc<Node>,
         key: SessionKey,
@@ -76,11 +76,11 @@ impl Export {
             }
             let mut out = BytesMut::new();
             if let Err(error) = export.step(&mut out).await {
-                // Too late for another answer: the reader sees that the end is missing, and why.
+                // Too late for another status: the reader sees that the end is missing, and why.
                 line(&mut out, &Line::Failed(error.to_string()));
                 export.step = Step::Done;
             }
-            // It waits for its reader: what it grew by is not to wait with it.
+            // It waits for its reader: free the extra capacity before that.
             Some((Ok(Bytes::copy_from_slice(&out)), export))
         })
     }
@@ -106,7 +106,7 @@ impl Export {
 
     async fn history(&mut self, out: &mut BytesMut, after: u64) -> Result<Step, Error> {
         let range = Range::After { seq: after, limit: limits::PAGE_ENTRIES_MAX };
-        // Another node does not know who asks. Who does not read what that holds is cut by then.
+        // Another node does not know the client. By then, clients that do not read are cut.
         let until = Instant::now() + limits::WRITE_STALL;
         let page = loop {
             let (reader, consistency) = (ReadBy::Operator, Consistency::Current);
@@ -186,7 +186,7 @@ fn whole(after: Option<String>) -> StateRange {
 }
 
 fn line(out: &mut BytesMut, value: &impl Serialize) {
-    // Every line above has a JSON form.
+    // Every line above can be serialized.
     out.extend_from_slice(&serde_json::to_vec(value).unwrap_or_default());
     out.extend_from_slice(b"\n");
 }

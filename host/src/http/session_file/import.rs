@@ -20,13 +20,13 @@ use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Reads a file into a session, a part at a time: a small session in one, all of it or nothing.
+/// Imports a file into a session in parts: a small session in one part, all or nothing.
 pub(in crate::http) struct Reader {
     node: Arc<Node>,
     key: SessionKey,
     who: String,
     reading: Reading,
-    /// The session's last message that was brought in.
+    /// The session's last imported message.
     after: u64,
     history: Vec<Imported>,
     changes: Vec<(String, Option<Bytes>)>,
@@ -35,18 +35,18 @@ pub(in crate::http) struct Reader {
     keys: u64,
     /// Of the last message that was read.
     time_ms: u64,
-    /// Where the last part that was brought in has left the session.
+    /// The session's position after the last imported part.
     at: Option<Cursor>,
     head: Option<(HeadLine, DeploymentId)>,
 }
 
-/// How a file is to be read.
+/// How to read a file.
 pub(in crate::http) struct Reading {
-    /// A session that is there goes.
+    /// An existing session is deleted.
     pub(in crate::http) replace: bool,
-    /// Where the version is unknown whose shape the state has, it is the current one's.
+    /// If the version of the state format is unknown, it is the current one's.
     pub(in crate::http) assume_current: bool,
-    /// Of a message, as this node takes them: the log has room for so many.
+    /// Limit of a message on this node, for which the log has room.
     pub(in crate::http) body_bytes_max: usize,
 }
 
@@ -75,8 +75,8 @@ impl Reader {
     }
 
     /// # Errors
-    /// What is wrong with the file, or what the slot says; of a session that came in parts nothing is
-    /// left then, unless a message came to it.
+    /// What is wrong with the file, or the slot's error. A session imported in parts is then
+    /// deleted, unless it received a message.
     pub(in crate::http) async fn import<B>(mut self, body: B) -> Result<SessionImported, Error>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -87,14 +87,14 @@ impl Reader {
         }
     }
 
-    /// Deletes what was brought in, if nothing came to it: clients see a session from its first part on,
-    /// and what they sent was acknowledged.
+    /// Deletes what was imported if the session received no message: clients see a session from its
+    /// first part on, and their messages were acknowledged.
     async fn take_back(self, error: Error) -> Error {
         let Some(at) = self.at.filter(|_| error.code != Code::SessionChanged) else { return error };
         let operation = Operation::new(None, self.who, Some(at), Action::Discard);
         match self.node.operate(&self.key, operation).await {
             Ok(_) => error,
-            // A removal takes its sessions with it.
+            // A removal of the service deletes its sessions too.
             Err(gone) if gone.code == Code::ServiceNotFound => error,
             Err(why) => {
                 tracing::warn!(session = %self.key, %why, "a failed import left data behind");
@@ -114,7 +114,7 @@ impl Reader {
         let mut partial = BytesMut::new();
         let mut end = None;
         let mut number = 0_u64;
-        // So much of `partial` has no end of a line.
+        // This much of `partial` has no line end.
         let mut looked_at = 0;
         let mut pace = Pace::default();
         loop {
@@ -216,7 +216,7 @@ impl Reader {
                 head.slotd_session
             )));
         }
-        // They come into the session's history.
+        // They are recorded in the session's history.
         SessionKey::parse(&head.service, &head.session)?;
         params::check_name("the version", &head.version, limits::PLUGIN_VERSION_BYTES_MAX + 16)?;
         let service = self.node.catalogued(&self.key.service)?;
@@ -235,7 +235,7 @@ impl Reader {
             }
         };
         if !self.reading.replace {
-            // The slot looks, too; but it takes a first part that is there for one that came twice.
+            // The slot checks too; but it treats an existing first part as a repeat.
             let describe = Describe { key: self.key.clone(), consistency: Consistency::Current };
             match self.node.call(describe).await {
                 Ok(_) => return Err(session_exists(&self.key)),
@@ -299,7 +299,7 @@ impl Reader {
         })
     }
 
-    /// Brings in what was read.
+    /// Imports what was read.
     async fn part(&mut self, is_last: bool) -> Result<crate::node::Sent, Error> {
         let Some((head, deployment)) = &self.head else {
             return Err(params::invalid("the file is empty"));
@@ -327,7 +327,7 @@ impl Reader {
             history,
             entered,
         };
-        // What follows goes behind what came before and nowhere else: the name may have another session.
+        // The next part continues this session only: the name may belong to another one by then.
         let expected = self.at;
         let operation = Operation::new(None, self.who.clone(), expected, Action::Import(import));
         let sent = self.node.operate(&self.key, operation).await?;
@@ -336,7 +336,7 @@ impl Reader {
     }
 }
 
-/// How fast a file comes. Only the time counts in which it is waited for: a slot may be slow.
+/// Measures the rate of a file. Only the time spent waiting for it counts: a slot may be slow.
 #[derive(Default)]
 struct Pace {
     waited: Duration,
@@ -364,12 +364,12 @@ impl Pace {
     }
 }
 
-/// What is brought in at a time: one message may be more, and then comes alone. A batch of the log
-/// has room for it, as it has for what one message may do.
+/// How much is imported at a time; a message that is larger is imported alone. A batch of the log
+/// has room for it, as for everything that one message may do.
 const PART_BYTES: usize = limits::STATE_WRITE_BYTES_MAX / 2;
 
-/// Whether a message is one that this node could have taken, and its handler answered. Kinds that
-/// are reserved now may be in what was stored before.
+/// Whether this node could have accepted a message and its handler's reply. Stored events may have
+/// kinds that are reserved now.
 fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
     let within = |what: &str, have: usize, limit: usize| match have > limit {
         true => Err(format!("{what} has {have} bytes; this node accepts {limit}")),
@@ -396,7 +396,7 @@ fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
     within("all that it emitted", bytes, limits::EVENT_BYTES_MAX)
 }
 
-/// A session's times never go back, and its next message's can't be before its last one's.
+/// A session's times never decrease, and its next message can't be earlier than its last one.
 fn check_time(time_ms: u64, before_ms: u64, now_ms: u64) -> Result<(), String> {
     if time_ms < before_ms {
         return Err(format!(
@@ -426,7 +426,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A byte now and then would hold one of the few places for as long as it likes.
+    /// A client that sends a byte now and then would block one of the few places as long as it
+    /// likes.
     #[tokio::test(start_paused = true)]
     async fn a_file_that_trickles_is_given_up() {
         let most = limits::IMPORT_STALL;
@@ -439,7 +440,7 @@ mod tests {
         for _ in 0..10 {
             steady.limit(tokio::time::sleep(most / 2)).await.unwrap();
             steady.bytes += limits::IMPORT_STALL_BYTES_MIN;
-            // A slot that takes its time is not the file's fault.
+            // A slow slot is not the file's fault.
             tokio::time::sleep(2 * most).await;
         }
     }

@@ -8,7 +8,7 @@ async fn start_with(max: usize) -> Running {
     start(HttpOptions { connections, ..options() }).await
 }
 
-/// Without it a stranger who connects and says nothing keeps everybody out for 75 s.
+/// Without it a client that connects and stays silent locks everyone else out for 75 s.
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
     let node = start_with(8).await;
@@ -20,7 +20,7 @@ async fn silent_connections_keep_nobody_out() {
     let mut silent = Vec::new();
     for number in 0..40 {
         let mut stream = TcpStream::connect(node.address).await.expect("connected");
-        // A head that does not end is as good as none.
+        // An unfinished head counts as none.
         stream.write_all(&b"GET / HTTP/1.1\r\nHost"[..number % 19]).await.expect("written");
         silent.push(stream);
         let answer = call(node.address, "GET /healthz", "", "").await;
@@ -28,7 +28,7 @@ async fn silent_connections_keep_nobody_out() {
         let post = call(node.address, &format!("POST {ROOM}/messages"), "", "{}").await;
         assert_eq!(post.status, 200, "behind {} silent connections", silent.len());
     }
-    // Who has asked before keeps its connection.
+    // Clients that have sent a request keep their connection.
     works.write_all(request.as_bytes()).await.expect("written");
     works.read_exact(&mut first).await.expect("it was ended for a silent one");
     let mut byte = [0];
@@ -36,8 +36,8 @@ async fn silent_connections_keep_nobody_out() {
     assert!(matches!(oldest.await.expect("it is over"), Ok(0) | Err(_)));
 }
 
-/// Without it probes would wait where all connections are at work, and everybody else without
-/// being told why.
+/// Without it probes would wait when all connections are busy, and everyone else without an
+/// explanation.
 #[tokio::test]
 async fn where_all_are_at_work_probes_are_answered_and_others_told() {
     let node = start_with(2).await;
@@ -55,14 +55,14 @@ async fn where_all_are_at_work_probes_are_answered_and_others_told() {
     }
     drop(streams);
     let line = format!("POST {ROOM}/messages");
-    // Until the streams are seen to be gone.
+    // Until the server has noticed that the streams are gone.
     while call(node.address, &line, "", "{}").await.status != 200 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Without it a server that stops would wait for connections that are long gone, or not for those
-/// that are at work.
+/// Without it a stopping server would wait for connections that are long gone, or not for busy
+/// ones.
 #[tokio::test]
 async fn a_full_server_stops_when_its_work_is_done() {
     let node = start_with(1).await;

@@ -2,26 +2,26 @@
 
 use super::*;
 
-/// Sends bytes, ends that side, and gives the answers.
+/// Sends bytes, half-closes, and returns the answers.
 async fn talk(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     stream.write_all(bytes).await.expect("written");
     stream.shutdown().await.expect("shut");
     let mut raw = Vec::new();
-    // A reset is as good an end as any.
+    // A reset is also an end.
     let _ = stream.read_to_end(&mut raw).await;
     raw
 }
 
-/// Of each answer, its status.
+/// The status of each answer.
 fn statuses(raw: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(raw);
     let lines = text.match_indices("HTTP/1.").filter_map(|(at, _)| text.get(at + 9..at + 12));
-    // A sentence may name the version, too.
+    // A sentence may contain the version, too.
     lines.filter_map(|status| status.parse().ok()).collect()
 }
 
-/// The code of the only answer, which is a problem; none where the parser answered.
+/// The code of the only answer, a problem document; empty if the parser answered.
 fn code(raw: &[u8]) -> Option<String> {
     let answer = Answer::parse(raw);
     answer.header("content-type").map(|_| answer.code().1)
@@ -35,8 +35,8 @@ fn message(fields: &str) -> String {
 const HOST: &str = "Host: localhost\r\n";
 const TWO: &str = "Content-Length: 2\r\n";
 
-/// Without it what one reader of a request takes for something else than slotd does, or what slotd
-/// does not understand, is applied all the same.
+/// Without it, requests that other readers interpret differently, or that slotd does not
+/// understand, would be applied all the same.
 #[tokio::test]
 async fn what_is_not_understood_is_refused() {
     let node = start(options()).await;
@@ -49,7 +49,7 @@ async fn what_is_not_understood_is_refused() {
     let get = |fields: &str| format!("GET {ROOM} HTTP/1.1\r\n{HOST}{fields}\r\n");
     let bare = |line: &str| format!("{line} HTTP/1.1\r\n{HOST}\r\n");
     let cases: Vec<(String, u16, Option<&str>)> = vec![
-        // Which host.
+        // Invalid hosts.
         (message(TWO) + "{}", 400, invalid),
         (with(HOST), 400, invalid),
         (host("localhost:x.evil.example"), 400, invalid),
@@ -64,14 +64,14 @@ async fn what_is_not_understood_is_refused() {
             403,
             origin,
         ),
-        // Which origin, who, and which message.
+        // Ambiguous origin, sender or message.
         (with("Origin: http://localhost\r\nOrigin: http://evil.example\r\n"), 400, invalid),
         (with("Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"), 400, invalid),
         (with("Content-Type: text/plain\r\nContent-Type: text/html\r\n"), 400, invalid),
         (with("Idempotency-Key: a\r\nIdempotency-Key: b\r\n"), 400, invalid),
         (with("Slotd-Sender: a\r\nSlotd-Sender: a\r\n"), 400, invalid),
         (get("Last-Event-ID: 1\r\nLast-Event-ID: 2\r\n"), 400, invalid),
-        // Which bytes.
+        // Ambiguous bodies.
         (with("Content-Encoding: gzip\r\n"), 415, encoding),
         (with("Content-Encoding: identity, br\r\n"), 415, encoding),
         (framed("Transfer-Encoding: gzip, chunked\r\n") + "0\r\n\r\n", 501, transfer),
@@ -92,12 +92,12 @@ async fn what_is_not_understood_is_refused() {
         (framed("Content-Length: 18446744073709551616\r\n"), 400, None),
         (get(TWO) + "{}", 400, invalid),
         (format!("DELETE {ROOM} HTTP/1.1\r\n{HOST}{TWO}\r\n{{}}"), 400, invalid),
-        // What else it asks for.
+        // Unsupported requirements.
         (with("Expect: 200-maybe\r\n"), 400, invalid),
         (with("If-Match: \"3\"\r\n"), 400, invalid),
         (with("If-None-Match: *\r\n"), 400, invalid),
         (with("Content-Range: bytes 0-1/9\r\n"), 400, invalid),
-        // What is no request of HTTP/1.1.
+        // Not valid HTTP/1.1.
         (with("Folded: a\r\n b\r\n"), 400, None),
         (with("Spaced : a\r\n"), 400, None),
         (with("Nul: \0\r\n"), 400, None),
@@ -105,13 +105,13 @@ async fn what_is_not_understood_is_refused() {
         (format!("GET {ROOM}\r\n\r\n"), 400, None),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".into(), 400, None),
         ("\x16\x03\x01\x02\0\x01\0\x01".into(), 400, None),
-        // What has no route.
+        // Unknown routes.
         (bare("OPTIONS *"), 404, Some("route-not-found")),
         (bare(&format!("OPTIONS {ROOM}")), 405, Some("method-not-allowed")),
         (bare(&format!("TRACE {ROOM}")), 405, Some("method-not-allowed")),
         (bare(&format!("get {ROOM}")), 405, Some("method-not-allowed")),
         (bare("CONNECT localhost:1"), 404, Some("route-not-found")),
-        // Parameters.
+        // Invalid parameters.
         (bare("GET /openapi.json?x"), 400, invalid),
         (bare(&format!("GET {ROOM}?access_token=a&access_token=b")), 400, invalid),
     ];
@@ -125,7 +125,7 @@ async fn what_is_not_understood_is_refused() {
     assert_eq!(left.code(), (404, "session-not-found".into()), "something was applied");
 }
 
-/// Without it a client of HTTP/2 would be hung up on without a word, when its bytes come in pieces.
+/// Without it a connection with an HTTP/2 preface in pieces would be closed without an answer.
 #[tokio::test]
 async fn http2_in_pieces_gets_its_400_too() {
     let node = start(options()).await;
@@ -144,7 +144,7 @@ async fn http2_in_pieces_gets_its_400_too() {
     }
 }
 
-/// Without it a client that is within the rules would be refused.
+/// Without it a valid request would be refused.
 #[tokio::test]
 async fn what_is_within_the_rules_is_taken() {
     let node = start(options()).await;
@@ -177,7 +177,7 @@ async fn what_is_within_the_rules_is_taken() {
     assert!(bodies.iter().all(|entry| entry["body_base64"] == "e30="), "{page}");
 }
 
-/// Without it what one side takes for a body, the other would take for the next request.
+/// Without it bytes that one side reads as a body would be the next request for the other.
 #[tokio::test]
 async fn nothing_is_read_behind_a_request_of_doubtful_length() {
     let node = start(options()).await;

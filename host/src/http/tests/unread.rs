@@ -3,8 +3,8 @@
 use super::*;
 use crate::buffers::Kind;
 
-/// Without it clients that ask for pages and don't read them would take the node's memory, and
-/// keep messages out.
+/// Without it clients that request pages and don't read them would use up the node's memory, and
+/// block messages.
 #[tokio::test]
 async fn answers_that_nobody_reads_are_bounded_together() {
     const MIB: usize = 1 << 20;
@@ -15,7 +15,7 @@ async fn answers_that_nobody_reads_are_bounded_together() {
     for _ in 0..4 {
         post(&node, &large).await;
     }
-    // A page of 32 MiB: many times what the kernel's own buffers take of it.
+    // A page of 32 MiB: many times the kernel's buffers.
     let page = format!("GET {ROOM}/messages");
     let mut unread = TcpStream::connect(node.address).await.expect("connected");
     let request = format!("{page} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -27,7 +27,7 @@ async fn answers_that_nobody_reads_are_bounded_together() {
     assert_eq!(refused.code(), (503, "buffers-full".into()));
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert!(buffers.held(Kind::Answers) < 48 * MIB);
-    // Messages still find room; so do reads, once the other is gone.
+    // Messages still find room; so do reads, once the other client is gone.
     assert_eq!(call(node.address, &format!("POST {ROOM}/messages"), JSON, "{}").await.status, 200);
     drop(unread);
     while buffers.held(Kind::Answers) > 0 {

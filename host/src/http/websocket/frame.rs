@@ -1,7 +1,7 @@
 //! Frames of RFC 6455, as a server reads and writes them. Pure: bytes in, messages out.
 //!
-//! Everything that a head can tell is checked before its payload is read: so a frame that must be
-//! refused costs no memory, and is refused without waiting for its end.
+//! Everything in a head is checked before its payload is read, so an invalid frame costs no memory
+//! and is refused without waiting for its end.
 
 use super::Fault;
 
@@ -22,19 +22,19 @@ pub(in super::super) const CLOSE: u8 = 8;
 pub(in super::super) const PING: u8 = 9;
 pub(in super::super) const PONG: u8 = 10;
 
-/// A whole message of the peer.
+/// A complete message from the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) enum Message {
     Text(String),
-    /// What it holds is of no use to this protocol.
+    /// Its content is not used by this protocol.
     Binary,
     Ping(Vec<u8>),
     Pong,
-    /// With the code that it gives, if it gives one.
+    /// With its code, if it has one.
     Close(Option<u16>),
 }
 
-/// A frame whose payload is coming.
+/// A frame whose payload is arriving.
 #[derive(Clone, Copy)]
 struct Incoming {
     opcode: u8,
@@ -50,11 +50,11 @@ pub(super) struct Decoder {
     head: [u8; HEAD_BYTES_MAX],
     head_len: usize,
     frame: Option<Incoming>,
-    /// The opcode of the message that is not whole.
+    /// The opcode of the incomplete message.
     kind: Option<u8>,
-    /// What has arrived of it.
+    /// Its payload so far.
     message: Vec<u8>,
-    /// What has arrived of a control frame; these may stand between the frames of a message.
+    /// The payload so far of a control frame, which may come between the frames of a message.
     control: Vec<u8>,
 }
 
@@ -72,17 +72,17 @@ impl Decoder {
         }
     }
 
-    /// Whether a frame or message has begun that is not whole.
+    /// Whether there is an incomplete frame or message.
     pub(super) fn is_inside(&self) -> bool {
         self.head_len > 0 || self.frame.is_some() || self.kind.is_some()
     }
 
-    /// Memory for what is not whole.
+    /// Memory used for the incomplete message.
     pub(super) fn held(&self) -> usize {
         self.message.capacity() + self.control.capacity()
     }
 
-    /// Gives up what is not whole.
+    /// Drops the incomplete message.
     pub(super) fn clear(&mut self) {
         *self = Self::new(self.bytes_max);
     }
@@ -90,7 +90,7 @@ impl Decoder {
     /// Takes from the front of `bytes` up to the end of the next message, or all of them.
     ///
     /// # Errors
-    /// What must end the connection. Then it is not called again.
+    /// What must end the connection. It must not be called again then.
     pub(super) fn decode(&mut self, bytes: &mut &[u8]) -> Result<Option<Message>, Fault> {
         loop {
             let mut frame = match self.frame {
@@ -142,7 +142,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// What the first two bytes tell.
+    /// Parses the first two bytes.
     fn check(&self, first: u8, second: u8) -> Result<(), Fault> {
         let opcode = first & 0x0f;
         let protocol = |why| Err(Fault::Protocol(why));
@@ -172,7 +172,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// What a whole head tells. The payload is next.
+    /// Parses a complete head. The payload is next.
     fn begin(&mut self) -> Result<Incoming, Fault> {
         let [first, second, rest @ ..] = self.head;
         let (length, mask) = match second & !MASKED {
@@ -263,7 +263,7 @@ fn close(payload: &[u8]) -> Result<Option<u16>, Fault> {
         };
     };
     let code = u16::from_be_bytes(*code);
-    // Those that RFC 6455 and its registry let an endpoint send, and those of applications.
+    // Codes that RFC 6455 and its registry let an endpoint send, and those of applications.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(Fault::Protocol("a close code that must not be sent"));
     }
@@ -273,7 +273,7 @@ fn close(payload: &[u8]) -> Result<Option<u16>, Fault> {
     }
 }
 
-/// Appends a whole frame of a server.
+/// Appends a complete server frame.
 pub(super) fn encode(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.reserve(HEAD_BYTES_MAX + payload.len());
     out.push(FINAL | opcode);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     proptest! {
-        /// Without it a message could be cut, joined or changed by how the network cuts it.
+        /// Without it a message could be split, joined or changed by how the network splits it.
         #[test]
         fn messages_survive_fragments_and_any_cuts(
             texts in prop::collection::vec(".{0,300}", 1..6),
@@ -365,7 +365,7 @@ mod tests {
         }
     }
 
-    /// Without it what is written could not be read, at the lengths where its form changes.
+    /// Without it, output could not be read at the lengths where the encoding changes.
     #[test]
     fn frames_are_written_in_their_shortest_form() {
         for length in [0, 1, 125, 126, 65_535, 65_536, 99_999] {

@@ -11,7 +11,7 @@ use http::{
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// A request that asks for a WebSocket, as it should.
+/// A valid request for a WebSocket.
 pub(in super::super) struct Upgrade {
     on_upgrade: OnUpgrade,
     accept: HeaderValue,
@@ -45,7 +45,7 @@ impl Upgrade {
         Ok(Self { on_upgrade, accept })
     }
 
-    /// The answer, and what becomes the connection once that is written.
+    /// The answer, and the connection after it is written.
     pub(in super::super) fn accept(self) -> (Response<Body>, OnUpgrade) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -1,8 +1,8 @@
 //! WebSockets (RFC 6455) from the server's side: the handshake, frames, and a connection that
 //! carries them.
 //!
-//! No library's frame reader is used: what a peer has sent in part must be counted against the
-//! memory of all connections, have an end in time, and be decided before a close is answered.
+//! No library's frame reader is used: incomplete messages must be charged to the memory of all
+//! connections, have a timeout, and be decided before a close is answered.
 
 mod frame;
 mod handshake;
@@ -19,15 +19,15 @@ pub(super) mod code {
     pub(in super::super) const NOT_UTF8: u16 = 1007;
     pub(in super::super) const POLICY: u16 = 1008;
     pub(in super::super) const TOO_LARGE: u16 = 1009;
-    /// The peer may not take as long as a reconnect to notice that the node goes away.
+    /// The peer may not take longer than a reconnect to notice that the node stops.
     pub(in super::super) const RESTART: u16 = 1012;
     pub(in super::super) const TRY_AGAIN_LATER: u16 = 1013;
 }
 
-/// What a peer sent that ends the connection.
+/// Input from a peer that ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Not as RFC 6455 has it.
+    /// Violates RFC 6455.
     Protocol(&'static str),
     /// A text message, or the reason of a close.
     NotUtf8,
@@ -38,7 +38,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// How the connection is closed for it.
+    /// The close code for it.
     pub(super) fn close(self) -> (u16, &'static str) {
         match self {
             Self::Protocol(why) => (code::PROTOCOL, why),

@@ -25,9 +25,9 @@ use tokio::{
 #[derive(Debug)]
 pub(in super::super) enum Heard {
     Message(Message),
-    /// What must end the connection; nothing more comes.
+    /// What must end the connection; nothing more follows.
     Fault(Fault),
-    /// The peer has ended its side, without a close frame; `inside` a frame or message.
+    /// The peer half-closed without a close frame; `inside` a frame or message.
     End {
         inside: bool,
     },
@@ -35,16 +35,16 @@ pub(in super::super) enum Heard {
     Broken,
 }
 
-/// Reads messages and writes frames. Holds no buffer while nothing comes and nothing waits.
+/// Reads messages and writes frames. Holds no buffer while idle.
 pub(in super::super) struct Wire<S> {
     stream: S,
     decoder: Decoder,
-    /// What was read and not decoded yet, from `at`.
+    /// Read and not decoded yet, from `at`.
     rest: Bytes,
     /// Frames that are not written yet, from `written`.
     out: Vec<u8>,
     written: usize,
-    /// Since when a message is coming that is not whole.
+    /// When the incomplete message began.
     since: Option<Instant>,
     ended: bool,
     reading: Charge,
@@ -72,12 +72,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Since when a message is coming that is not whole: its head, its frames, or one of them.
+    /// When the incomplete message began: its head, its frames, or one of them.
     pub(in super::super) fn unfinished_since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// The time in which nothing was read does not count for what is unfinished.
+    /// Time in which nothing was read does not count for incomplete messages.
     pub(in super::super) fn not_read_until(&mut self, now: Instant) {
         self.since = self.since.map(|_| now);
     }
@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Notes what is unfinished, its time and its memory.
+    /// Updates the time and memory of the incomplete message.
     fn took(&mut self, decoded: Result<Option<Message>, Fault>) -> Option<Heard> {
         let message = match decoded {
             Ok(message) => message,
@@ -152,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Heard::Fault(fault)
     }
 
-    /// Puts a frame behind what waits to be written.
+    /// Queues a frame.
     pub(in super::super) fn write(&mut self, opcode: u8, payload: &[u8]) {
         frame::encode(&mut self.out, opcode, payload);
     }
@@ -180,7 +180,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 Poll::Ready(Ok(n)) => self.written += n,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    // Where connections hold all that they may, those go that have most of it.
+                    // When the budget is exhausted, the connections that hold most of it are
+                    // closed.
                     let holds = self.out.capacity();
                     return match self.writing.set(holds) {
                         Err(_) if holds > limits::SUBSCRIBER_BYTES_FREE => {
@@ -197,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends this side, then drops what still comes, up to the peer's end.
+    /// Closes this side, then drops further input, up to the peer's end.
     pub(in super::super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }

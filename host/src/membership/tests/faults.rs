@@ -33,12 +33,12 @@ fn a_pause_of_a_second_is_no_death() {
     assert_eq!(views, 0);
 }
 
-/// A node that watches and is stopped itself must not wake up to declare everybody dead.
+/// A node that probes and was itself paused must not declare everyone dead when it resumes.
 #[test]
 fn who_was_stopped_does_not_blame_the_others() {
     for seed in seeds(40) {
         let mut sim = Sim::cluster(seed, 4);
-        // All stop together, as when the machine does: nobody else's clock went on.
+        // All stop together, as when the machine does: no other clock advanced.
         let before = sim.time();
         all(4).into_iter().for_each(|n| sim.freeze(n));
         sim.run(30 * S);
@@ -54,7 +54,7 @@ fn who_was_stopped_does_not_blame_the_others() {
     }
 }
 
-/// A node that was stopped for long must be out of all views meanwhile, and back in all soon after.
+/// A node that was paused for long must leave all views, and be back in all soon after.
 #[test]
 fn a_long_pause_is_a_death_and_a_return() {
     for seed in seeds(40) {
@@ -72,7 +72,7 @@ fn a_long_pause_is_a_death_and_a_return() {
     }
 }
 
-/// Two sides that never find each other again stay two clusters on one log, for good.
+/// Two sides that never find each other again stay two clusters on one log, permanently.
 #[test]
 fn both_sides_of_a_partition_meet_again() {
     for seed in seeds(40) {
@@ -81,7 +81,7 @@ fn both_sides_of_a_partition_meet_again() {
         let (one, other): (Vec<usize>, Vec<usize>) = (0..count).partition(|n| *n < split);
         sim.part(&one, &other);
         sim.run_until(8 * S, |sim| sim.agree(&one) && sim.agree(&other));
-        // Short ones, and one that outlasts the memory of the dead: discovery remembers then.
+        // Short ones, and one that outlasts the memory of dead nodes: discovery finds them then.
         let short = sim.rng.random_range(0..20) * S;
         let long = limits::DEAD_REMEMBERED + 60 * S;
         sim.run(if seed < 2 { long } else { short });
@@ -91,7 +91,7 @@ fn both_sides_of_a_partition_meet_again() {
     }
 }
 
-/// Partitions end without discovery too: the dead are greeted where they were.
+/// Partitions end without discovery too: dead nodes are greeted at their old addresses.
 #[test]
 fn the_dead_are_looked_for_where_they_were() {
     let mut sim = Sim::new(3);
@@ -106,7 +106,8 @@ fn the_dead_are_looked_for_where_they_were() {
     sim.run_until(5 * S, |sim| sim.agree(&[first, second]));
 }
 
-/// One node that hears nothing must not talk all others to death: SWIM takes its word for it.
+/// One node that receives nothing must not convince all others that nodes died: SWIM believes its
+/// reports.
 #[test]
 fn a_deaf_node_takes_only_itself_out() {
     for seed in seeds(40) {
@@ -132,7 +133,7 @@ fn a_deaf_node_takes_only_itself_out() {
     }
 }
 
-/// A node that only can't send is out of the others' views, and back when it can.
+/// A node that only can't send leaves the others' views, and returns when it can.
 #[test]
 fn a_mute_node_is_out_until_it_speaks() {
     for seed in seeds(20) {
@@ -147,8 +148,8 @@ fn a_mute_node_is_out_until_it_speaks() {
     }
 }
 
-/// Somebody who recorded a dead node's datagrams could keep it alive with them: its slots would
-/// have no owner for as long as he likes. SWIM numbers its probes by a byte, so after a minute he
+/// An attacker who recorded a dead node's datagrams could keep it alive with them, and its slots
+/// without an owner indefinitely. SWIM numbers its probes by a byte, so after a minute the attacker
 /// has an answer to each.
 #[test]
 fn replays_keep_nobody_alive_and_bring_nobody_back() {
@@ -183,7 +184,7 @@ fn replays_keep_nobody_alive_and_bring_nobody_back() {
     assert!(sim.views_since(0, before).is_empty());
 }
 
-/// What no test thought of: after any mixture of faults, those who are there agree.
+/// Cases that no other test covers: after any mixture of faults, the remaining nodes agree.
 #[test]
 fn after_any_faults_the_living_agree() {
     for seed in seeds(60) {

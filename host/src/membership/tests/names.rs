@@ -10,8 +10,8 @@ fn known() -> Vec<std::net::SocketAddr> {
     (0..3).map(address).collect()
 }
 
-/// A node that restarts must not wait until the others have noticed that it was gone, and no view
-/// may be without it meanwhile.
+/// A node that restarts must not have to wait until the others have noticed that it was gone, and
+/// no view may be without it meanwhile.
 #[test]
 fn a_restarted_node_replaces_itself_at_once() {
     for seed in seeds(40) {
@@ -44,7 +44,7 @@ fn a_restarted_node_may_have_moved() {
     }
 }
 
-/// A node that lost its disk counts its starts from one again; its name must not be barred to it.
+/// A node that lost its disk counts its starts from one again; it must still get its name.
 #[test]
 fn a_node_without_its_disk_gets_its_name_back() {
     for seed in seeds(60) {
@@ -55,7 +55,7 @@ fn a_node_without_its_disk_gets_its_name_back() {
         }
         sim.run_until(5 * S, |sim| sim.agree(&[0, 1, 2]));
         sim.kill(1);
-        // Before its death is noticed, while it is, and long after.
+        // Before its death is noticed, during that, and long after.
         let down = [0, 200, 1_500, 2_000, 20_000][seed as usize % 5] * MS;
         sim.run(down);
         let at = address(if seed % 2 == 0 { 1 } else { 8 });
@@ -69,8 +69,8 @@ fn a_node_without_its_disk_gets_its_name_back() {
     }
 }
 
-/// The second of two processes with one name must end, whatever its boots say, and the first go on
-/// undisturbed: both would write under one name otherwise.
+/// The second of two processes with one name must end, whatever its boots, and the first continue
+/// undisturbed: otherwise both would write under one name.
 #[test]
 fn a_newcomer_with_a_name_in_use_is_refused() {
     for seed in seeds(60) {
@@ -80,7 +80,7 @@ fn a_newcomer_with_a_name_in_use_is_refused() {
         let instance = sim.rng.random();
         let mut known = known();
         if seed % 2 == 0 {
-            // It hears of its rival from the others.
+            // It learns of its rival from the others.
             known.remove(1);
         }
         let copy = sim.start(options("n1", address(5), boot, instance), known);
@@ -99,7 +99,7 @@ fn a_newcomer_with_a_name_in_use_is_refused() {
     }
 }
 
-/// Of two that start at the same time one must be left, not none and not two.
+/// Of two that start at the same time exactly one must remain.
 #[test]
 fn of_two_newcomers_with_one_name_one_stays() {
     for seed in seeds(60) {
@@ -116,7 +116,7 @@ fn of_two_newcomers_with_one_name_one_stays() {
     }
 }
 
-/// A process that was stopped while another took its name over must end when it goes on: it still
+/// A process that was paused while another took over its name must end when it resumes: it still
 /// believes that it owns slots.
 #[test]
 fn a_zombie_whose_name_was_taken_over_ends() {
@@ -125,7 +125,7 @@ fn a_zombie_whose_name_was_taken_over_ends() {
         sim.freeze(1);
         let pause = [0, 500, 3_000, 20_000][seed as usize % 4] * MS;
         sim.run(pause);
-        // A pod that was started elsewhere; with its disk, or without.
+        // A pod restarted elsewhere, with or without its disk.
         let boot = 1 + seed % 2;
         let instance = sim.rng.random();
         let new = sim.start(options("n1", address(6), boot, instance), known());
@@ -142,7 +142,7 @@ fn a_zombie_whose_name_was_taken_over_ends() {
     }
 }
 
-/// Two clusters of one name that meet, with a node of the same name in each: one of the two goes.
+/// Two clusters of one name meet, with a node of the same name in each: one of the two ends.
 #[test]
 fn a_name_on_both_sides_of_a_partition_is_settled() {
     for seed in seeds(40) {
@@ -150,7 +150,7 @@ fn a_name_on_both_sides_of_a_partition_is_settled() {
         sim.part(&[0, 1, 8], &[2, 3]);
         sim.part(&[8], &[1]);
         sim.run_until(8 * S, |sim| sim.agree(&[0, 1]) && sim.agree(&[2, 3]));
-        // n3 is thought dead on this side, and started anew there.
+        // n3 is believed dead on this side, and is started again there.
         let new = sim.start(options("n3", address(8), 2, 5), vec![address(0), address(3)]);
         sim.cut.remove(&(address(8), address(1)));
         sim.cut.remove(&(address(1), address(8)));

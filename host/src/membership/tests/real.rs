@@ -28,7 +28,7 @@ struct Node {
     found: watch::Sender<Found>,
 }
 
-/// Binds first, so that all addresses are known before anybody starts.
+/// Binds first, so that all addresses are known before any node starts.
 struct Bound {
     socket: UdpSocket,
     peer: SocketAddr,
@@ -93,7 +93,7 @@ async fn refused(node: &Node, reason: Reason, by_us: bool) -> String {
     found.unwrap().to_string()
 }
 
-/// The whole life of a cluster, over the sockets and threads that a node uses.
+/// The whole life of a cluster, over a node's real sockets and threads.
 #[tokio::test]
 async fn nodes_join_leave_die_and_come_back() {
     let mut nodes = cluster(5);
@@ -108,13 +108,13 @@ async fn nodes_join_leave_die_and_come_back() {
     left.membership.leave().await;
     agree(&nodes.iter().collect::<Vec<_>>()).await;
     println!("a leave is in all views after {:?}", start.elapsed());
-    // Killed: its socket closes without a word.
+    // Killed: its socket closes without notice.
     let killed = nodes.remove(2);
     let (start, peer) = (Instant::now(), killed.peer);
     drop(killed);
     agree(&nodes.iter().collect::<Vec<_>>()).await;
     println!("a death is in all views after {:?}", start.elapsed());
-    // And started again at the same address.
+    // And restarted at the same address.
     let seeds: Vec<SocketAddr> = nodes.iter().map(|node| node.peer).collect();
     let again = loop {
         match bind(peer) {
@@ -127,7 +127,7 @@ async fn nodes_join_leave_die_and_come_back() {
 }
 
 /// A process that is stopped (SIGSTOP, a debugger, a suspended machine) must be replaced in all
-/// views, and find its way back.
+/// views, and rejoin.
 #[tokio::test]
 async fn a_stopped_node_is_missed_and_comes_back() {
     let nodes = cluster(3);
@@ -177,8 +177,8 @@ async fn behind_a_relay(count: usize) -> (Vec<Node>, Relay) {
     (nodes, Relay { cut, _tasks: tasks })
 }
 
-/// Both sides of a cut network go on alone, and become one when it heals. Each greets itself too:
-/// it does not know the relay's address for its own.
+/// Both sides of a partition continue alone, and merge when it heals. Each node greets itself too:
+/// it does not recognize the relay's address as its own.
 #[tokio::test]
 async fn a_cut_network_parts_and_comes_together() {
     let (nodes, relay) = behind_a_relay(5).await;
@@ -197,7 +197,7 @@ async fn a_cut_network_parts_and_comes_together() {
     println!("parted nodes agree {:?} after the cut is mended", start.elapsed());
 }
 
-/// Strangers, copies and garbage at a real peer port.
+/// Unauthenticated peers, replays and garbage at a real peer port.
 #[tokio::test]
 async fn who_does_not_fit_is_refused_and_the_rest_goes_on() {
     let nodes = cluster(2);
@@ -229,7 +229,7 @@ async fn who_does_not_fit_is_refused_and_the_rest_goes_on() {
     assert!(matches!(fatal(&copy).await, Fatal::NameTaken { .. }));
     assert!(copy.membership.arrived().await.is_err());
     noise.await.unwrap();
-    // A node that fits is let in meanwhile, and that is all that has changed.
+    // A matching node is admitted meanwhile, and nothing else has changed.
     let more = node("z", socket(), &[nodes[0].peer], |_| {});
     more.membership.arrived().await.unwrap();
     agree(&[&nodes[0], &nodes[1], &more]).await;
@@ -237,7 +237,7 @@ async fn who_does_not_fit_is_refused_and_the_rest_goes_on() {
     assert_eq!(secret.membership.members().borrow().number, 0);
 }
 
-/// What discovery finds later is used, and a node alone is not kept waiting.
+/// Later results of discovery are used, and a node alone does not wait for them.
 #[tokio::test]
 async fn addresses_that_are_found_later_are_used() {
     let (one, other) = (socket(), socket());
@@ -251,7 +251,7 @@ async fn addresses_that_are_found_later_are_used() {
     agree(&[&one, &other]).await;
 }
 
-/// Options that would make a node that nobody can join, or that anybody can, are refused at start.
+/// Options for a node that nobody can join, or that anyone can, are refused at start.
 #[tokio::test]
 async fn options_of_no_use_are_refused() {
     let changes: [fn(&mut Options); 7] = [

@@ -11,8 +11,8 @@ use super::{
 use crate::discovery::Found;
 use rand::RngExt;
 
-/// A node of another cluster, or of a build that computes another ring, would move slots about; an
-/// operator who is not told why a node stays outside looks for hours.
+/// A node of another cluster, or of a build with another ring, would move slots around; an operator
+/// without an explanation would search for hours.
 #[test]
 fn strangers_stay_outside_and_both_sides_say_why() {
     type Change = fn(&mut Options);
@@ -63,8 +63,8 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         sim.run(30 * S);
         // Not even alone: with another secret it might still reach the same log.
         assert_eq!(sim.processes[stranger].members.borrow().number, 0, "{reason:?}");
-        // A node that is refused because the others are too old for its cluster is in the right: it
-        // waits for them to go.
+        // A node that is refused because the others are too old for its cluster is right: it waits
+        // for them to leave.
         let waits = theirs.ends_with("this node 3 to 9");
         let certain = !waits && !matches!(reason, Reason::Cluster | Reason::Secret);
         match sim.fatal(stranger) {
@@ -85,8 +85,8 @@ fn strangers_stay_outside_and_both_sides_say_why() {
     }
 }
 
-/// A node that advertises an address where it can't be reached would believe that it is alone, and
-/// take all slots.
+/// A node that advertises an unreachable address would believe that it is alone, and take all
+/// slots.
 #[test]
 fn a_node_with_a_wrong_address_is_told() {
     let mut sim = Sim::cluster(4, 3);
@@ -106,7 +106,7 @@ fn a_node_with_a_wrong_address_is_told() {
     assert!((0..3).all(|n| sim.views_since(n, before).is_empty()));
 }
 
-/// A secret that was mended must let the node in without anything being restarted on the other side.
+/// A corrected secret must admit the node without a restart on the other side.
 #[test]
 fn a_mended_node_is_let_in() {
     let mut sim = Sim::cluster(1, 3);
@@ -118,8 +118,8 @@ fn a_mended_node_is_let_in() {
     sim.run_until(2 * S, |sim| sim.agree(&[0, 1, 2, mended]));
 }
 
-/// Anybody can send "you are refused": only those that a node greeted may say so, and only those
-/// with its secret can end it.
+/// Anyone can send "you are refused": only nodes that were greeted may say so, and only those with
+/// its secret can end it.
 #[test]
 fn forged_refusals_do_nothing() {
     let mut sim = Sim::cluster(2, 3);
@@ -136,7 +136,7 @@ fn forged_refusals_do_nothing() {
     for _ in 0..100 {
         for (from, _, datagram) in &refusals {
             sim.inject(*from, address(5), datagram.clone());
-            // With every reason that there is.
+            // With every reason.
             for code in 0..=9 {
                 let mut forged = datagram.clone();
                 forged[39] = code;
@@ -154,7 +154,7 @@ fn forged_refusals_do_nothing() {
     );
 }
 
-/// A build of the future has bodies that this one can't read; its start says so.
+/// A future build has bodies that this one can't read; its header says so.
 #[test]
 fn a_hello_of_another_format_is_refused_by_name() {
     let mut sim = Sim::cluster(3, 2);
@@ -180,7 +180,7 @@ fn a_hello_of_another_format_is_refused_by_name() {
     assert!(answer.2.len() <= hello.len() && start.kind.is_some());
 }
 
-/// Whatever comes to the peer port, the cluster must not notice, and answers stay few.
+/// Whatever arrives at the peer port, the cluster must not be affected, and answers stay rare.
 #[test]
 fn garbage_on_the_peer_port_is_ignored() {
     for seed in seeds(10) {
@@ -192,7 +192,7 @@ fn garbage_on_the_peer_port_is_ignored() {
         for round in 0..3_000 {
             let mut bytes: Vec<u8> = match round % 3 {
                 0 => (0..sim.rng.random_range(0..1_300)).map(|_| sim.rng.random()).collect(),
-                // Real ones, changed somewhere, or cut off.
+                // Real ones, modified or truncated.
                 _ => real[sim.rng.random_range(0..real.len())].2.clone(),
             };
             if round % 3 == 1 {
@@ -212,9 +212,9 @@ fn garbage_on_the_peer_port_is_ignored() {
     }
 }
 
-/// Anything that is made with the key and sent to whoever asks lets him try secrets against it as
-/// fast as he can compute, and an answer that depends on the cluster's name tells him the name. So
-/// whoever has not shown the key gets one and the same answer, and none of it is made with the key.
+/// An unauthenticated peer could test secrets offline against anything derived from the key, and an
+/// answer that depends on the cluster's name would reveal it. So unauthenticated peers always get
+/// the same answer, and none of it is derived from the key.
 #[test]
 fn who_has_not_shown_the_key_learns_nothing_that_depends_on_it() {
     let mut sim = Sim::cluster(5, 2);
@@ -251,19 +251,19 @@ fn who_has_not_shown_the_key_learns_nothing_that_depends_on_it() {
             }
         }
         assert!(answer.ends_with(&[0; 32]), "a tag of some kind");
-        // But for the numbers of its sender, and of what it answers.
+        // Except for the numbers of its sender and of the answered datagram.
         let said = [&answer[..7], &answer[39..]].concat();
         answers.push(said);
     }
     assert!(answers.windows(2).all(|two| two[0] == two[1]), "{answers:?}");
-    // The operator is told what is wrong all the same.
+    // The operator still sees the reason.
     let reasons: Vec<_> = sim.refusals(0).iter().map(|refusal| refusal.reason).collect();
     for reason in [Reason::Secret, Reason::Cluster, Reason::Protocol] {
         assert!(reasons.contains(&reason), "{reason:?}: {reasons:?}");
     }
 }
 
-/// A first greeting of a node that is not there.
+/// A first greeting of a node that does not exist.
 fn hello(sim: &mut Sim, options: Options) -> Vec<u8> {
     let from = options.member.peer;
     sim.captured = Some(Vec::new());
@@ -274,8 +274,9 @@ fn hello(sim: &mut Sim, options: Options) -> Vec<u8> {
     captured.into_iter().find(|(sender, ..)| *sender == from).unwrap().2
 }
 
-/// A node whose secret is right and whose cluster's name is not has shown the key: it is told which
-/// of the two it is. It does not end by that: clusters of one secret may meet at one name of DNS.
+/// A node with the right secret and the wrong cluster name has proved the key: it is told which of
+/// the two is wrong. It does not end because of that: clusters with one secret may meet under one
+/// DNS name.
 #[test]
 fn another_cluster_with_the_same_secret_is_told_so() {
     let mut sim = Sim::cluster(6, 2);

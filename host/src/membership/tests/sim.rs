@@ -22,8 +22,8 @@ use tokio::sync::watch;
 pub const MS: Duration = Duration::from_millis(1);
 pub const S: Duration = Duration::from_secs(1);
 
-/// Seeds of a test's runs: so many by default, `SLOTD_SIM_SEEDS` for a long search. A
-/// failure names its seed.
+/// Seeds of a test's runs: this many by default, `SLOTD_SIM_SEEDS` for a long search. A failure
+/// prints its seed.
 pub fn seeds(default: u64) -> std::ops::Range<u64> {
     0..std::env::var("SLOTD_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
@@ -35,7 +35,7 @@ pub struct Process {
     pub members: watch::Receiver<Arc<Members>>,
     pub refusals: watch::Receiver<Arc<[Refusal]>>,
     pub fatal: watch::Receiver<Option<Fatal>>,
-    /// When each view came, and the names in it.
+    /// When each view was published, and its names.
     pub views: Vec<(Duration, Vec<String>)>,
     dead: bool,
     frozen: bool,
@@ -54,9 +54,9 @@ pub struct Sim {
     changed: bool,
     /// Datagrams from the first to the second are lost.
     pub cut: HashSet<(SocketAddr, SocketAddr)>,
-    /// The part of all datagrams that is lost.
+    /// The fraction of all datagrams that is lost.
     pub loss: f64,
-    /// All datagrams that were sent, if a test wants them.
+    /// All datagrams that were sent, if a test records them.
     pub captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
 }
 
@@ -120,7 +120,8 @@ impl Sim {
         self.start(options, (0..seeds).filter(|s| *s != n).map(address).collect())
     }
 
-    /// Starts a process; it replaces what was at its address. Its number is its place in `processes`.
+    /// Starts a process; it replaces the one at its address. Its number is its index in
+    /// `processes`.
     pub fn start(&mut self, options: Options, seeds: Vec<SocketAddr>) -> usize {
         self.start_found(options, Found { addresses: seeds.into(), answered: true })
     }
@@ -130,7 +131,7 @@ impl Sim {
         self.start_at(at, options, found)
     }
 
-    /// Starts a process that may say of itself that it is elsewhere.
+    /// Starts a process that may advertise another address.
     pub fn start_at(&mut self, at: SocketAddr, options: Options, found: Found) -> usize {
         let own = options.member.clone();
         let first = Members { number: 0, own: own.name.clone(), alive: [own.clone()].into() };
@@ -178,7 +179,7 @@ impl Sim {
         }
         self.step(process);
     }
-    /// Cuts all links between the two groups of nodes, both ways.
+    /// Cuts all links between the two groups of nodes, in both directions.
     pub fn part(&mut self, one: &[usize], other: &[usize]) {
         for a in one {
             for b in other {
@@ -187,12 +188,12 @@ impl Sim {
             }
         }
     }
-    /// Hands a process something to do, as its task does.
+    /// Passes an order to a process, as its task does.
     pub fn with(&mut self, process: usize, act: impl FnOnce(&mut Core, Instant)) {
         act(&mut self.processes[process].core, self.now);
         self.step(process);
     }
-    /// Sends bytes of a test's own making.
+    /// Sends arbitrary bytes.
     pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
         self.sent += 1;
         self.flying.insert((self.now + MS, self.sent), (from, to, datagram));
@@ -232,7 +233,7 @@ impl Sim {
         self.run_to(end, |_| false);
     }
 
-    /// Runs until it is so; how long that took. Panics after `most`.
+    /// Runs until the condition holds; returns how long that took. Panics after `most`.
     pub fn run_until(&mut self, most: Duration, so: impl Fn(&Self) -> bool) -> Duration {
         let start = self.now;
         let reached = self.run_to(start + most, so);
@@ -281,7 +282,7 @@ impl Sim {
         }
         members.alive.iter().map(|member| member.name.to_string()).collect()
     }
-    /// Whether these processes have arrived and see each other and nobody else, in the same words.
+    /// Whether these processes have joined and see exactly each other, with identical data.
     pub fn agree(&self, processes: &[usize]) -> bool {
         let said = |p: &usize| self.processes[*p].core.own.member.clone();
         let mut wanted: Vec<Member> = processes.iter().map(said).collect();

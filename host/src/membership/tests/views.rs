@@ -4,7 +4,7 @@ use super::sim::{MS, S, Sim, address, options, seeds};
 use crate::{discovery::Found, limits, peer::member::Unfit};
 use rand::RngExt;
 
-/// Nodes that see different sets propose different owners, for as long as they do.
+/// Nodes that see different sets propose different owners, for as long as that lasts.
 #[test]
 fn all_views_become_the_same_whatever_is_lost() {
     for seed in seeds(40) {
@@ -36,7 +36,7 @@ fn a_large_cluster_comes_together() {
     println!("40 nodes agree {took:?} after the last one started");
 }
 
-/// A view for each of ten nodes that join would make every node plan and move slots ten times.
+/// A view for each of ten joining nodes would make every node plan and move slots ten times.
 #[test]
 fn ten_that_join_at_once_make_one_view_or_two() {
     for seed in seeds(20) {
@@ -50,7 +50,7 @@ fn ten_that_join_at_once_make_one_view_or_two() {
             assert!(views.len() <= 2, "seed {seed}: {views:#?}");
         }
         for n in joined {
-            // The first view of a newcomer must be one of a cluster, not of itself alone.
+            // A new node's first view must be the cluster's, not of itself alone.
             let views = sim.views_since(n, before);
             assert!(views.len() <= 3 && views[0].1.len() > 1, "seed {seed}: {views:#?}");
         }
@@ -78,7 +78,7 @@ fn a_killed_node_is_noticed_within_two_and_a_half_seconds() {
     }
 }
 
-/// A node that says farewell must be gone from all views before anybody would have missed it.
+/// A node that announces its leave must be gone from all views before its absence would be noticed.
 #[test]
 fn a_node_that_leaves_is_gone_at_once() {
     for seed in seeds(40) {
@@ -103,7 +103,7 @@ fn a_node_that_leaves_is_gone_at_once() {
     }
 }
 
-/// `leaving` must reach all views, and the node never be missing from one on the way.
+/// `leaving` must reach all views, and the node must never be missing from one meanwhile.
 #[test]
 fn a_node_that_sets_out_to_leave_stays_in_all_views() {
     for seed in seeds(40) {
@@ -123,8 +123,8 @@ fn a_node_that_sets_out_to_leave_stays_in_all_views() {
     }
 }
 
-/// A node that can't serve must be known as such to all, and no longer so once it can: it is not
-/// enough that it arrives, the later word must win.
+/// All must know of a node that can't serve, and again when it can: it is not enough that the
+/// report arrives, the later one must win.
 #[test]
 fn a_node_that_says_that_it_is_unfit_stays_in_all_views() {
     for seed in seeds(40) {
@@ -148,8 +148,8 @@ fn a_node_that_says_that_it_is_unfit_stays_in_all_views() {
     }
 }
 
-/// A node that has set out to leave, and whose peers all die in that moment, must see that: a new
-/// identity stops SWIM's probes, and nobody is left to start them.
+/// A leaving node whose peers all die at that moment must notice it: a new identity stops SWIM's
+/// probes, and no peer is left to restart them.
 #[test]
 fn deaths_are_noticed_behind_a_new_identity() {
     let mut sim = Sim::cluster(5, 3);
@@ -159,14 +159,14 @@ fn deaths_are_noticed_behind_a_new_identity() {
     sim.run_until(5 * S, |sim| sim.agree(&[2]));
 }
 
-/// A node alone must serve soon; a node that only believes so would take everybody's slots.
+/// A node alone must serve soon; one that only believes so would take everyone's slots.
 #[test]
 fn a_node_without_peers_waits_as_long_as_it_must() {
     let none = Found { addresses: [].into(), answered: true };
     let mut sim = Sim::new(1);
     let alone = sim.start_found(options("a", address(1), 1, 1), none.clone());
     assert!(sim.agree(&[alone]));
-    // Peers that are named but silent.
+    // Named peers that are silent.
     let mut sim = Sim::new(2);
     let first = sim.spawn(0, 3);
     let took = sim.run_until(5 * S, |sim| sim.agree(&[first]));
@@ -174,7 +174,7 @@ fn a_node_without_peers_waits_as_long_as_it_must() {
         took >= limits::JOIN_WAIT_DEFAULT && took < limits::JOIN_WAIT_DEFAULT + 300 * MS,
         "{took:?}"
     );
-    // Discovery that has no answer yet, and then one.
+    // Discovery without an answer yet, and then with one.
     let mut sim = Sim::new(3);
     let waits = sim.start_found(options("a", address(1), 1, 1), Found::default());
     sim.run(limits::DISCOVERY_WAIT - S);
@@ -188,7 +188,7 @@ fn a_node_without_peers_waits_as_long_as_it_must() {
     other.run_until(2 * S, |sim| sim.agree(&[waits]));
 }
 
-/// What discovery learns later must be used, and its wrong addresses cost nothing.
+/// Later results of discovery must be used, and its wrong addresses must do no harm.
 #[test]
 fn late_addresses_and_own_ones_are_coped_with() {
     let mut sim = Sim::new(4);

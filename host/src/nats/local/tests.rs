@@ -18,8 +18,8 @@ async fn stored(servers: &LocalServers, replicas: usize) -> u64 {
     ack.await.unwrap().sequence
 }
 
-/// `slotd cluster dev` and every test of the cluster stand on this: a replicated JetStream that
-/// survives the loss of one server, and of all of them at once.
+/// `slotd cluster dev` and every cluster test depend on this: a replicated JetStream that survives
+/// the loss of one server, and of all of them at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_replicate_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -59,7 +59,7 @@ fn servers_outlive_the_thread_that_started_them() {
     assert_eq!(servers.pids().len(), 1);
 }
 
-/// What ends at once must be told with its reason, not waited for.
+/// A server that exits at once must be reported with its reason, without waiting.
 #[tokio::test]
 async fn a_server_that_ends_is_told_with_its_log() {
     let dir = tempfile::tempdir().unwrap();
@@ -93,7 +93,7 @@ fn servers_die_with_the_process() {
     }
 }
 
-/// Not a zombie that waits for somebody to look at it, either.
+/// Nor a zombie that was not waited for.
 fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.contains("nats-server") && !stat.contains(") Z ")

@@ -4,8 +4,8 @@
 mod calls;
 mod live;
 mod proxy;
-mod strangers;
 mod trouble;
+mod unauthenticated;
 
 use super::*;
 use crate::{
@@ -27,7 +27,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 /// Far more than anything here takes on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A node's end of the tests: does what the request itself asks for.
 pub(super) struct Script {
@@ -268,13 +268,13 @@ fn key() -> SessionKey {
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        assert!(start.elapsed() < TIMEOUT, "never: {what}");
         sleep(Duration::from_millis(2)).await;
     }
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("it takes for ever")
+    timeout(TIMEOUT, future).await.expect("it takes for ever")
 }
 
 /// It would be told for a bug of this node, and nobody would upgrade the other.

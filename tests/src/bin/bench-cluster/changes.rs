@@ -1,4 +1,4 @@
-//! What users notice while slots move and processes die.
+//! The effect on clients while slots move and processes die.
 
 use crate::{
     Args, Asked, NODES, Report, SERVERS, SERVICE, SETTLED_WITHIN, apis,
@@ -20,22 +20,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Clients while something happens, through all nodes.
+/// Clients during a change, through all nodes.
 const CLIENTS: u64 = 48;
-/// What is asked is far less.
+/// The targets are far lower.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
-/// The part `handoff`: few slots, so that the sessions of all of them can be made.
+/// The part `handoff`: few slots, so that the sessions of all of them can be created.
 const HANDOFF_SLOTS: u16 = 8;
 /// How often each of them is moved.
 const HANDOFF_ROUNDS: usize = 16;
-/// Clients meanwhile: slots that are busy, and a machine that is not.
+/// Clients meanwhile: busy slots on a machine that is not saturated.
 const HANDOFF_CLIENTS: u64 = 12;
-/// Between an answer and a client's next message, for a steady load: 300 messages a second at most.
+/// Pause between an answer and a client's next message, for a steady load: at most 300 messages a
+/// second.
 const HANDOFF_THINK: Duration = Duration::from_millis(40);
-/// Of sessions that a slot gets, so that each has as many as asked in spite of chance.
+/// Surplus of sessions, so that each slot gets the requested number despite randomness.
 const FILL_MARGIN: f64 = 1.04;
 
-/// The rows that every change under load has.
+/// The rows common to every change under load.
 fn account(report: &mut Report, tally: &Tally) {
     report.figure("  acknowledged meanwhile", tally.acknowledged as f64, "", None);
     report.figure("  requests lost", tally.lost as f64, "", Some(Asked::AtMost(0.0)));
@@ -48,7 +49,7 @@ fn seconds(pauses: &Pauses) -> (f64, f64) {
     (pauses.p50_ms / 1e3, pauses.max_ms / 1e3)
 }
 
-/// The slots of a node, by what another says.
+/// The slots of a node, according to another.
 async fn slots_of(through: &Member, owner: &str) -> anyhow::Result<Vec<u16>> {
     let slots = through.admin().slots().await?;
     Ok(slots.iter().filter(|slot| slot.owner == owner).map(|slot| slot.slot).collect())
@@ -145,8 +146,8 @@ pub async fn server_kill(cluster: &Cluster, report: &mut Report) -> anyhow::Resu
 }
 
 /// Moves slots with many sessions while clients write to them: some hundred messages a second, and
-/// as many as the machine can take. Each on a cluster of its own, whose nodes get most slots for
-/// the first time.
+/// as many as the machine can take. Each on a separate cluster, whose nodes get most slots for the
+/// first time.
 pub async fn handoff(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     for (load, think) in [("steady load", HANDOFF_THINK), ("full load", Duration::ZERO)] {
         handoffs(args, load, think, report).await?;
@@ -174,7 +175,7 @@ async fn handoffs(
         for slot in 0..slots {
             let before = admin.slots().await?;
             let before = before.iter().find(|one| one.slot == slot).context("no such slot")?;
-            // One that opens just then does not say how many it has.
+            // A slot that is just opening does not report its count.
             if before.sessions > 0 {
                 least = least.min(before.sessions);
             }
@@ -197,7 +198,7 @@ async fn handoffs(
     Ok(())
 }
 
-/// One message to each of so many sessions.
+/// One message to each of this many sessions.
 async fn fill(through: &Arc<Member>, sessions: u64) -> anyhow::Result<()> {
     Plan::each_once(through.addresses().api, SERVICE, sessions).run_apart().await?;
     Ok(())

@@ -1,5 +1,6 @@
-//! Measures a cluster of three nodes and three NATS servers on this machine: beside bare appends
-//! in the same run, and while slots move and processes die. Prints a table; `--json FILE` keeps it.
+//! Measures a cluster of three nodes and three NATS servers on this machine: compared with bare
+//! appends in the same run, and while slots move and processes die. Prints a table; `--json FILE`
+//! writes it.
 
 mod changes;
 mod raw;
@@ -20,7 +21,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 const SERVICE: &str = "counter";
 const NODES: u32 = 3;
 const SERVERS: usize = 3;
-/// For each change; what is asked is far less.
+/// Per change; the targets are far lower.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 #[derive(Parser)]
@@ -37,7 +38,7 @@ struct Args {
     /// Sessions in each slot that is handed over in the part `handoff`
     #[arg(long, default_value_t = 10_000)]
     slot_sessions: u64,
-    /// Seconds instead of minutes, on fewer slots: to see that it works
+    /// Seconds instead of minutes, on fewer slots: to check that it works
     #[arg(long)]
     quick: bool,
     /// Parts to measure
@@ -51,13 +52,13 @@ struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Part {
-    /// Messages a second, beside bare appends
+    /// Messages per second, compared with bare appends
     Throughput,
-    /// What forwarding costs, at one connection
+    /// The cost of forwarding, at one connection
     Forwarding,
-    /// Pause of slots with many sessions that are handed over
+    /// The pause of slots with many sessions during a handoff
     Handoff,
-    /// A node that gives its slots away under load
+    /// A node that hands over its slots under load
     Drain,
     /// A node that is killed under load
     NodeKill,
@@ -65,7 +66,7 @@ enum Part {
     ServerKill,
 }
 
-/// What must be reached.
+/// A target.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Asked {
@@ -177,7 +178,7 @@ impl Report {
         self.figures.push(figure);
     }
 
-    /// What was asked, once more and together.
+    /// All targets, once more and together.
     fn table(&self) {
         println!("\n  {:<48} {:>16} {:>16}\n", "figure", "asked", "measured");
         self.figures.iter().filter(|figure| figure.asked.is_some()).for_each(Figure::print);

@@ -1,4 +1,4 @@
-//! The ceiling: compare-and-swap appends by nothing but async-nats, to streams like slotd's.
+//! The ceiling: compare-and-swap appends with only async-nats, to streams like slotd's.
 
 use anyhow::{Context, bail, ensure};
 use async_nats::{
@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Appends that tell what a stream adds to a payload.
+/// Appends that measure what a stream adds to a payload.
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: usize = 256;
-/// JetStream's "wrong last sequence" that says nothing (an append is under way): try again.
+/// JetStream's inconclusive "wrong last sequence" (an append is in flight): retry.
 const CONFLICT: u64 = 10_164;
 const CONFLICTS_IN_A_ROW_MAX: u32 = 100;
 
-/// Streams, and one client of each server.
+/// Streams, and one client per server.
 pub struct Raw {
     clients: Vec<Client>,
     subjects: Vec<Subject>,
@@ -54,10 +54,10 @@ fn stream_name(group: u16) -> String {
 }
 
 impl Raw {
-    /// As many streams and subjects as slotd has, set up in the same way.
+    /// As many streams and subjects as slotd has, configured in the same way.
     ///
     /// # Errors
-    /// When the engine does not make them.
+    /// If they can't be created.
     pub async fn start(engine: &Engine, streams: u16, subjects: u16) -> anyhow::Result<Self> {
         let mut clients = Vec::new();
         for url in engine.urls() {
@@ -83,7 +83,7 @@ impl Raw {
         Ok(Self { clients, subjects: (0..subjects).map(subject).collect(), streams })
     }
 
-    /// Bytes that a stream stores beside the payload, for each message. Must be asked before
+    /// Bytes that a stream stores in addition to the payload, per message. Must be measured before
     /// anything else is appended.
     ///
     /// # Errors
@@ -101,8 +101,8 @@ impl Raw {
         Ok((state.bytes / SAMPLES).saturating_sub(SAMPLE_BYTES as u64))
     }
 
-    /// Appends for a time; gives appends per second, and how many there were, warm-up
-    /// included. At most `in_flight` at once, and at most one of each subject.
+    /// Appends for a time; returns appends per second, and the total including warm-up. At most
+    /// `in_flight` at once, and at most one per subject.
     ///
     /// # Errors
     /// When an append fails.
@@ -148,7 +148,7 @@ impl Raw {
         Ok((appends as f64 / measure.as_secs_f64(), all_appends))
     }
 
-    /// Takes the streams away again.
+    /// Removes the streams.
     ///
     /// # Errors
     /// When the engine does not answer.

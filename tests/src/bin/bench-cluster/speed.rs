@@ -1,4 +1,4 @@
-//! Throughput beside bare appends of the same batches, and what forwarding costs.
+//! Throughput compared with bare appends of the same batches, and the cost of forwarding.
 
 use crate::{Args, Asked, Report, SERVICE, apis, raw::Raw, steady::Probes};
 use anyhow::{Context, ensure};
@@ -12,14 +12,14 @@ use slotd_tests::{
 use std::time::{Duration, Instant};
 
 const CONNECTIONS_PER_NODE: usize = 64;
-/// Sessions that the keys are drawn from.
+/// Number of sessions that the load chooses from.
 const SESSIONS: u64 = 10_000;
 const BODY_BYTES: usize = 32;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Of no round.
 const OPENING_SEED: u64 = 1 << 20;
 
-/// A stream of slotd's log, as a server tells of it.
+/// A stream of slotd's log, as a server reports it.
 pub struct LogStream {
     pub name: String,
     pub leader: Option<String>,
@@ -54,7 +54,7 @@ pub async fn log_streams(engine: &Engine) -> anyhow::Result<Vec<LogStream>> {
 struct Written {
     batches: f64,
     messages: f64,
-    /// As the streams count them.
+    /// According to the streams.
     stored: f64,
     stored_bytes: f64,
 }
@@ -75,7 +75,7 @@ async fn written(cluster: &Cluster) -> anyhow::Result<Written> {
     Ok(written)
 }
 
-/// Processor time of everyone who takes part.
+/// CPU time of all participants.
 #[derive(Clone, Copy)]
 struct Spent {
     nodes: Duration,
@@ -96,7 +96,7 @@ impl Spent {
         Ok(Self { nodes, servers, clients: cpu_time(std::process::id(), true)? })
     }
 
-    /// Microseconds of each since `before`, for each of so many: nodes, servers, clients.
+    /// Microseconds of each since `before`, per message: nodes, servers, clients.
     fn each(self, before: Self, count: u64) -> [f64; 3] {
         let us = |now: Duration, before: Duration| {
             (now - before).as_secs_f64() * 1e6 / count.max(1) as f64
@@ -120,7 +120,8 @@ pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> 
     let (mut raw_rates, mut sizes, mut latencies) = (Vec::new(), Vec::new(), Vec::new());
     let mut payloads = Vec::new();
     let (mut own_cpu, mut raw_cpu) = (Vec::new(), Vec::new());
-    // Opens every slot, with a claim and an instance for each: done once, not in every second.
+    // Opens every slot, with a claim and an instance for each: done in advance, not in the measured
+    // time.
     loads(cluster, OPENING_SEED, WARM_UP.as_secs_f64()).await?;
     for round in 0..args.rounds.max(1) {
         let before = written(cluster).await?;
@@ -172,7 +173,7 @@ pub async fn throughput(args: &Args, cluster: &Cluster, report: &mut Report) -> 
     Ok(())
 }
 
-/// The load generator, a process for each node.
+/// The load generator, one process per node.
 async fn loads(cluster: &Cluster, seed: u64, measure: f64) -> anyhow::Result<Vec<Outcome>> {
     let mut plans = Vec::new();
     for (number, member) in cluster.members().iter().enumerate() {
@@ -187,7 +188,7 @@ async fn loads(cluster: &Cluster, seed: u64, measure: f64) -> anyhow::Result<Vec
     futures_util::future::try_join_all(plans.iter().map(Plan::run_apart)).await
 }
 
-/// The same sessions through the node that owns them and through another, in turn.
+/// The same sessions through their owner and through another node, in turn.
 pub async fn forwarding(args: &Args, cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
     let members = cluster.members();
     let (owner, other) = (&members[0], &members[1]);

@@ -1,5 +1,5 @@
-//! Clients that keep a cluster busy while things happen to it, and account for what they sent; and
-//! probes that tell when a slot is served.
+//! Clients that keep a cluster busy during changes and account for their messages; and probes that
+//! detect when a slot is served.
 
 use anyhow::{Context, ensure};
 use slotd_tests::{
@@ -20,20 +20,20 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::SERVICE;
 
-/// For one answer: more than a node's own deadline.
+/// Per answer: more than a node's own deadline.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// For one message, however often it is repeated.
+/// Per message, however often it is repeated.
 const GIVE_UP: Duration = Duration::from_secs(60);
 const BACK_OFF: Duration = Duration::from_millis(10);
-/// Of one client, so that its messages go to many slots.
+/// Per client, so that its messages go to many slots.
 const SESSIONS_PER_CLIENT: u64 = 64;
-/// Sessions that are tried for each slot.
+/// Sessions tried per slot.
 const TRIES_PER_SLOT: u64 = 64;
-/// Probes that are looked for at once.
+/// Probes searched concurrently.
 const FINDERS: u64 = 32;
 
-/// Clients at work. Each writes sessions of its own, one message at a time, with idempotency keys;
-/// when its connection breaks it goes on at another node.
+/// Running clients. Each writes its own sessions, one message at a time, with idempotency keys;
+/// when its connection breaks it continues at another node.
 pub struct Steady {
     shared: Arc<Shared>,
     tasks: JoinSet<BTreeMap<String, u64>>,
@@ -49,25 +49,25 @@ struct Shared {
     slowest_us: AtomicU64,
 }
 
-/// What came of the clients' messages.
+/// The results of the clients' messages.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Tally {
     pub acknowledged: u64,
-    /// Acknowledged, and not there afterwards.
+    /// Acknowledged, but missing afterwards.
     pub lost: u64,
-    /// There afterwards, and more often than sent.
+    /// Stored more often than sent.
     pub doubled: u64,
-    /// Answers that were an error, and messages that were never answered.
+    /// Error answers, and messages that were never answered.
     pub failed: u64,
     pub slowest_ms: f64,
 }
 
 impl Steady {
-    /// Lets clients loose, each with `think` between an answer and its next message, and waits
-    /// until each has sent something, on average.
+    /// Starts clients, each with `think` between an answer and its next message, and waits until
+    /// each has sent something, on average.
     ///
     /// # Errors
-    /// When nothing is answered.
+    /// If nothing is answered.
     pub async fn start(
         name: &str,
         clients: u64,
@@ -86,7 +86,7 @@ impl Steady {
         Ok(Self { shared, tasks, targets })
     }
 
-    /// Stops, and counts what is there.
+    /// Stops, and counts what is stored.
     ///
     /// # Errors
     /// When a session can't be read.
@@ -110,7 +110,7 @@ impl Steady {
             tally.lost += acknowledged.saturating_sub(there);
             tally.doubled += there.saturating_sub(acknowledged);
         }
-        // What was given up may have been kept all the same.
+        // A cancelled message may have been stored all the same.
         tally.doubled = tally.doubled.saturating_sub(given_up);
         Ok(tally)
     }
@@ -175,7 +175,7 @@ impl Probes {
     /// Finds them through a healthy cluster.
     ///
     /// # Errors
-    /// When it does not answer, or a slot is not found.
+    /// If it does not answer, or a slot is not found.
     pub async fn find(api: &Api, slots: u16) -> anyhow::Result<Self> {
         let mut found = BTreeMap::new();
         let mut tried = 0;
@@ -204,11 +204,11 @@ impl Probes {
         self.0.get(&slot).map(String::as_str).context("no probe of that slot")
     }
 
-    /// Waits until each of the slots has answered a current read, which takes a commit. Gives for
+    /// Waits until each of the slots has answered a current read, which needs a commit. Returns for
     /// each how long that took after `since`, in milliseconds.
     ///
     /// # Errors
-    /// When one does not within `limit`.
+    /// If one does not within `limit`.
     pub async fn served(
         &self,
         through: &[Api],

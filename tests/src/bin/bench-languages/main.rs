@@ -1,5 +1,5 @@
-//! Measures what a handler costs by the language it is written in: the same counter in each,
-//! through a real node. Prints a table; `--json FILE` keeps it.
+//! Measures the cost of a handler by language: the same counter in each, through a real node.
+//! Prints a table; `--json FILE` writes it.
 
 mod measure;
 mod others;
@@ -22,7 +22,7 @@ pub struct Args {
     /// Swaps to each language and back
     #[arg(long, default_value_t = 5)]
     swaps: usize,
-    /// Less of everything: to see that it works
+    /// Less of everything: to check that it works
     #[arg(long)]
     quick: bool,
     /// Where the nodes write [default: the system's temporary folder]
@@ -87,13 +87,13 @@ fn built() -> anyhow::Result<Vec<(String, PathBuf)>> {
         let language = rest.strip_prefix('-').unwrap_or("rust").to_owned();
         found.push((language, path));
     }
-    // Rust first: it is what the others are read beside.
+    // Rust first: the others are compared with it.
     found.sort_by_key(|(language, _)| (language != "rust", language.clone()));
     ensure!(!found.is_empty(), "no counter is built in {}", folder.display());
     Ok(found)
 }
 
-/// A row of the table: its name, and what it shows of a language.
+/// A row of the table: its name, and its value for a language.
 type Row = (&'static str, fn(&Figures) -> String);
 
 const ROWS: &[Row] = &[

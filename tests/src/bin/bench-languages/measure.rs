@@ -1,4 +1,4 @@
-//! One language: a node of its own, and everything that is measured on it.
+//! One language: its own node, and everything that is measured on it.
 
 use super::{
     Args,
@@ -20,14 +20,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// The service that is measured, and the one beside it, which stays Rust's.
+/// The measured service, and the other one, which always runs Rust's counter.
 const SERVICE: &str = "counter";
 const OTHERS: &str = "others";
-/// So many sessions that every one of 512 slots has some.
+/// Enough sessions that each of 512 slots has some.
 const SESSIONS_FOR_ALL_SLOTS: u64 = 8_192;
-/// Messages after which every slot has had some: one of 512 is left out in 3 of 100 runs.
+/// Messages after which every slot has had some: in 3 of 100 runs one of 512 is missed.
 const BUSY_CALLS: f64 = 5_000.0;
-/// All instances at once: nothing must be dropped while their memory is read.
+/// Allow all instances at once: none must be dropped while memory is measured.
 const ARGS: [&str; 2] = ["--guests-idle", "1h"];
 
 #[derive(Default, Serialize)]
@@ -35,19 +35,19 @@ pub struct Figures {
     pub language: String,
     pub component_bytes: u64,
     pub code_bytes: u64,
-    /// `None` where its sources are not among the plugins.
+    /// `None` if its sources are not among the plugins.
     pub build_seconds: Option<f64>,
     pub compile_seconds: f64,
-    /// Upload, checks, compilation, trial, and the move of every slot.
+    /// Upload, checks, compilation, trial, and the switch of every slot.
     pub deploy_seconds: f64,
-    /// After a restart, from being ready to the first answer.
+    /// After a restart, from ready to the first answer.
     pub load_seconds: f64,
     pub instantiate_us: f64,
-    /// That serve all slots.
+    /// Number that serve all slots.
     pub instances: u64,
-    /// As slotd counts one of them.
+    /// Memory per instance as counted by slotd.
     pub counted_bytes: f64,
-    /// What the process's resident memory grew by, shared pages by their share.
+    /// Growth of the process's resident memory, with shared pages counted proportionally.
     pub resident_bytes: f64,
     pub guest_us: f64,
     pub messages_per_second: f64,
@@ -69,7 +69,7 @@ pub struct Pauses {
 
 pub async fn language(args: &Args, language: &str, file: &Path) -> anyhow::Result<Figures> {
     let component = Bytes::from(fs::read(file).with_context(|| file.display().to_string())?);
-    // Not the very bytes of the service beside it, which is compiled already.
+    // Different bytes than the other service, which is compiled already.
     let component = plugins::variant(&component, language);
     let mut figures = Figures {
         language: language.to_owned(),
@@ -107,7 +107,7 @@ async fn start(args: &Args) -> anyhow::Result<Node> {
 
 // ---- build and deploy -----------------------------------------------------------------------------
 
-/// Builds the plugin of that name once to have everything there, and again after a change.
+/// Builds the plugin of that name once to fetch everything, and again after a change.
 async fn build(component: &Path) -> anyhow::Result<Option<f64>> {
     let name = component.file_stem().unwrap_or_default();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(name);
@@ -119,7 +119,7 @@ async fn build(component: &Path) -> anyhow::Result<Option<f64>> {
         let mut command = slotd()?;
         command.args(["plugin", "build"]).arg(&sources);
         command.arg("--out").arg(scratch.path().join("out.wasm"));
-        // What is fetched stays out of the plugin's folder.
+        // Fetched files stay out of the plugin's folder.
         if let Some(tools) = std::env::var_os("SLOTD_TEST_TOOLS") {
             command.env("SLOTD_TOOLS_DIR", tools);
         }
@@ -150,7 +150,7 @@ fn touch(folder: &Path, depth: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deploys it while others talk to the node.
+/// Deploys it while others send messages to the node.
 async fn deploy(
     args: &Args,
     node: &Node,
@@ -158,7 +158,7 @@ async fn deploy(
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
     let (api, admin) = (node.api(), node.admin());
-    // The first messages start slots and make instances.
+    // The first messages start slots and create instances.
     let warm = Others::start(&api, OTHERS);
     tokio::time::sleep(Duration::from_secs(1)).await;
     warm.stop().await?;
@@ -179,7 +179,7 @@ async fn deploy(
     figures.others_during = others.stop().await?;
     ensure!(deployed.changed, "nothing was deployed");
     figures.compile_seconds = admin.metric("slotd_compile_seconds_sum", "").await? - before;
-    // On trial, and for the first message.
+    // The trial one, and for the first message.
     let made = read().await?;
     ensure!(made[1] > made_before[1], "no instance was made");
     figures.instantiate_us = (made[0] - made_before[0]) * 1e6 / (made[1] - made_before[1]);
@@ -188,7 +188,7 @@ async fn deploy(
     Ok(())
 }
 
-/// Restarts the node: what is compiled is mapped, not compiled again.
+/// Restarts the node: compiled code is mapped, not compiled again.
 async fn load_seconds(node: &mut Node) -> anyhow::Result<f64> {
     let compiled = node.data_dir().join("plugins/compiled");
     ensure!(compiled.is_dir(), "no cache of compiled code");
@@ -205,10 +205,11 @@ async fn load_seconds(node: &mut Node) -> anyhow::Result<f64> {
 
 // ---- instances ------------------------------------------------------------------------------------
 
-/// The service in every slot, each called some times.
+/// The service in every slot, each called several times.
 async fn memory(node: &Node, figures: &mut Figures) -> anyhow::Result<()> {
     let (admin, api) = (node.admin(), node.api().client.address());
-    // Slots, sessions and connections have their memory before: the other service has them all.
+    // Memory of slots, sessions and connections is allocated before: the other service uses them
+    // all.
     each_once(api, OTHERS).await?;
     each_once(api, OTHERS).await?;
     let resident = proportional_bytes(node)?;
@@ -222,7 +223,7 @@ async fn memory(node: &Node, figures: &mut Figures) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The process's resident memory; of pages that it has mapped several times, each counts once.
+/// The process's resident memory; a page that is mapped several times counts once.
 fn proportional_bytes(node: &Node) -> anyhow::Result<u64> {
     let pid = node.pid().context("not running")?;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
@@ -264,7 +265,7 @@ async fn swaps(
     let mut failed = 0;
     for _ in 0..args.swaps {
         for (target, swaps) in [(component, &mut to), (&rust, &mut from)] {
-            // Until every slot is busy, and a swap longer.
+            // Long enough for every slot to be busy, plus a swap.
             let seconds = 3.0 + BUSY_CALLS / figures.messages_per_second;
             let measure = Duration::from_secs_f64(seconds);
             let extent = Extent::Timed { warm_up: Duration::ZERO, measure };
@@ -313,7 +314,7 @@ impl Pauses {
 
 // ---- load -----------------------------------------------------------------------------------------
 
-/// One message to each of so many sessions that every slot has some.
+/// One message to each of enough sessions that every slot has some.
 async fn each_once(api: SocketAddr, service: &str) -> anyhow::Result<()> {
     Plan::each_once(api, service, SESSIONS_FOR_ALL_SLOTS).run_apart().await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Clients of another service on the same node, at a gentle pace: what they notice.
+//! Clients of another service on the same node, at a low rate, to measure the effect on them.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -17,10 +17,10 @@ use std::{
 use tokio::task::JoinHandle;
 
 const CLIENTS: usize = 8;
-/// Between an answer and the client's next message.
+/// Pause between an answer and the client's next message.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// What some messages waited for.
+/// Latencies of some messages.
 #[derive(Clone, Copy, Default, Serialize)]
 pub struct Latency {
     pub messages: u64,
@@ -29,14 +29,14 @@ pub struct Latency {
     pub max_us: f64,
 }
 
-/// Clients that talk until they are stopped.
+/// Clients that send messages until they are stopped.
 pub struct Others {
     clients: Vec<JoinHandle<anyhow::Result<Histogram>>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Others {
-    /// Starts clients with a connection each, over many sessions and so many slots.
+    /// Starts clients with a connection each, over many sessions and slots.
     pub fn start(api: &Api, service: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |number: usize| {
@@ -61,7 +61,7 @@ impl Others {
     }
 
     /// # Errors
-    /// When one of their messages failed.
+    /// If one of their messages failed.
     pub async fn stop(self) -> anyhow::Result<Latency> {
         self.stop.store(true, SeqCst);
         let mut all = Histogram::default();

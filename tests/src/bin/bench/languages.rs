@@ -1,5 +1,5 @@
-//! The same counter in several languages, beside Rust's and the ceiling. What else a language
-//! costs is measured by the program `bench-languages`.
+//! The same counter in several languages, compared with Rust's and the ceiling. The program
+//! `bench-languages` measures the other costs of a language.
 
 use crate::{
     Args, CONNECTIONS, SERVICE,

@@ -1,5 +1,5 @@
-//! Measures slotd beside the bare ceiling, in one run on one machine, and what it needs: time for
-//! a swap, memory, time to start. Prints a report; `--json FILE` keeps it.
+//! Measures slotd against the ceiling, in one run on one machine, and its swap time, memory and
+//! start time. Prints a report; `--json FILE` writes it.
 
 mod ceiling;
 mod connections;
@@ -100,11 +100,11 @@ struct Report {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    // Subscribers and idle connections are more than a shell allows by default.
+    // Subscribers and idle connections need more than a shell's default limit.
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
     tokio::runtime::Runtime::new()?.block_on(async {
-        // So that servers and folders are gone when it ends.
+        // So that servers and folders are removed when it ends.
         tokio::select! {
             done = bench(args) => done.map(|()| ExitCode::SUCCESS),
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
@@ -185,7 +185,7 @@ async fn start_with(data_dir: PathBuf, plugin: &str) -> anyhow::Result<Node> {
     Ok(node)
 }
 
-/// Runs the load generator as a process of its own.
+/// Runs the load generator as a separate process.
 async fn run_load(
     address: SocketAddr,
     connections: usize,
@@ -196,8 +196,8 @@ async fn run_load(
     Plan { connections, sessions, seed, ..Plan::timed(address, SERVICE, measure) }.run_apart().await
 }
 
-/// The loads of a round, one after the other. Whoever goes second finds the machine as the first
-/// left it: each round begins with another one.
+/// The loads of a round, one after the other. The second one finds the machine as the first left
+/// it, so each round begins with a different one.
 async fn in_turn<const N: usize>(plans: &[Plan; N], round: usize) -> anyhow::Result<[Outcome; N]> {
     let mut outcomes = [const { None }; N];
     for at in (0..N).map(|at| (at + round) % N) {

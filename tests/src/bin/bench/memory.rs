@@ -1,4 +1,4 @@
-//! What a node needs of memory, and of time to start.
+//! A node's memory and start time.
 
 use crate::{Args, CONNECTIONS, SERVICE, SESSIONS, report::row, run_load, start};
 use anyhow::{Context, ensure};
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many sessions that every one of 512 slots has some.
+/// Enough sessions that each of 512 slots has some.
 const SESSIONS_FOR_ALL_SLOTS: u64 = 8_192;
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
 
@@ -54,7 +54,7 @@ pub async fn memory(args: &Args, dir: &Path) -> anyhow::Result<Memory> {
     row("ready after a stop", format!("{ready_after_stop_ms:.0} ms"), "2000 ms or less");
     let after_restart_bytes = resident_bytes(node.pid().context("not running")?)?;
     row("  memory then", mib(after_restart_bytes), "");
-    // Something for it to recover.
+    // Something to recover.
     run_load(node.api().client.address(), CONNECTIONS, SESSIONS, 0, 1.0).await?;
     node.kill()?;
     let ready_after_kill_ms = time_to_ready(&mut node).await?;

@@ -1,4 +1,4 @@
-//! Others that keep messages durable, beside slotd and the ceiling: Redis.
+//! Other durable message stores next to slotd and the ceiling: Redis.
 
 use crate::{
     Args, CONNECTIONS, SERVICE, SESSIONS,
@@ -29,7 +29,7 @@ use tokio::{
 #[derive(Serialize)]
 pub struct Peers {
     redis: String,
-    /// One message under way on each connection.
+    /// One message in flight on each connection.
     alone: Beside,
     pipelined: Beside,
 }
@@ -46,7 +46,7 @@ struct Beside {
     redis_of_ceiling: Spread,
 }
 
-/// `None` where there is no Redis.
+/// `None` if there is no Redis.
 pub async fn peers(args: &Args, dir: &Path) -> anyhow::Result<Option<Peers>> {
     let Some(program) = in_path("redis-server") else {
         println!("\nPeers: redis-server is not installed (not in PATH): nothing to measure beside");
@@ -93,7 +93,7 @@ pub async fn peers(args: &Args, dir: &Path) -> anyhow::Result<Option<Peers>> {
 }
 
 impl Beside {
-    /// Adds a round, and shows it.
+    /// Adds a round, and prints it.
     fn add(&mut self, ceiling: Outcome, slotd: Outcome, redis: Outcome) -> String {
         let line = format!(
             "{:>10.0} {:>10.0} {:>10.0} {:>15.2}",
@@ -125,14 +125,14 @@ impl Beside {
     }
 }
 
-/// A Redis of its own. It dies with its handle, or with this process.
+/// A private Redis. It dies with its handle, or with this process.
 struct Redis {
     child: Child,
     address: SocketAddr,
     version: String,
 }
 
-/// What it may take to start on an empty folder.
+/// Timeout of a start on an empty folder.
 const REDIS_WITHIN: Duration = Duration::from_secs(20);
 
 impl Redis {
@@ -142,10 +142,10 @@ impl Redis {
         let said = String::from_utf8_lossy(&said).into_owned();
         let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
         let version = format!("Redis {}", version.unwrap_or("of an unknown version"));
-        // It can't be told to choose a port itself.
+        // It can't choose a port itself.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut command = Command::new(program);
-        // Snapshots would be a second copy that nobody asked for.
+        // Snapshots would be an unnecessary second copy.
         command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
         command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
         command.args(["--daemonize", "no", "--logfile", "redis.log", "--dir"]).arg(dir);
@@ -181,7 +181,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // Its folder is removed: nothing is worth an orderly end.
+        // Its folder is removed, so it need not stop gracefully.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

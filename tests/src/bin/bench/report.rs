@@ -1,4 +1,4 @@
-//! How figures are shown.
+//! Formatting of figures.
 
 use serde::Serialize;
 use slotd_tests::load::Outcome;
@@ -11,7 +11,7 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// A line of a part's summary; `reach` is what is asked of the figure, if anything is.
+/// A line of a part's summary; `reach` is the target of the figure, if any.
 pub fn row(name: &str, value: String, reach: &str) {
     let reach = if reach.is_empty() { String::new() } else { format!("   reach: {reach}") };
     println!("  {name:<32} {value:<40}{reach}");

@@ -1,4 +1,4 @@
-//! Messages over WebSockets, as many under way on each as slotd takes.
+//! Messages over WebSockets, as many in flight on each as slotd accepts.
 
 use crate::{
     Args, SERVICE,
@@ -11,9 +11,9 @@ use serde::Serialize;
 use slotd_tests::load::{Outcome, Plan, Protocol};
 use std::{net::SocketAddr, path::Path};
 
-/// Past it slotd does not read on.
+/// slotd reads no further than this.
 pub const IN_FLIGHT: usize = 64;
-/// Each with a session of its own.
+/// Each with its own session.
 pub const SOCKETS: usize = 64;
 
 #[derive(Serialize)]
@@ -23,7 +23,7 @@ pub struct Sockets {
     many: Shape,
 }
 
-/// So many sockets, in each round.
+/// Number of sockets in each round.
 #[derive(Serialize)]
 struct Shape {
     sockets: usize,
@@ -33,7 +33,7 @@ struct Shape {
     ratio: Spread,
 }
 
-/// The load of so many sockets.
+/// The load over this many sockets.
 pub fn plan(args: &Args, address: SocketAddr, sockets: usize) -> Plan {
     Plan {
         protocol: Protocol::Socket,
@@ -77,7 +77,7 @@ impl Shape {
         Self { sockets, ceiling: Vec::new(), slotd: Vec::new(), ratio: Spread::default() }
     }
 
-    /// Adds a round, and shows it.
+    /// Adds a round, and prints it.
     fn add(&mut self, ceiling: Outcome, slotd: Outcome) -> String {
         let line = format!(
             "{:>10.0} {:>10.0} {:>6.2} {:>5.2} ms {:>5.2} ms",

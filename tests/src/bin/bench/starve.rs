@@ -1,4 +1,4 @@
-//! A quiet service beside guests that never end by themselves.
+//! A quiet service next to guests that never end by themselves.
 
 use crate::{Args, SERVICE, report::row, run_load, start};
 use anyhow::ensure;
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 #[derive(Serialize)]
 pub struct Starve {
     alone: Outcome,
-    /// With so many slots that spin.
+    /// With this many spinning slots.
     beside: Vec<(usize, Outcome, Probes)>,
 }
 
@@ -33,7 +33,7 @@ pub struct Probes {
 
 const SPINNING: &str = "spinning";
 /// Clients of the quiet service, and its sessions. The other slots spin: a slot has one writer, so
-/// a session of a slot that spins waits for the guest's deadline by design.
+/// a session of a spinning slot waits for the guest's deadline by design.
 const QUIET_CONNECTIONS: usize = 4;
 const QUIET_SESSIONS: u64 = 64;
 const PROBE_EVERY: Duration = Duration::from_millis(20);
@@ -59,7 +59,7 @@ pub async fn starve(args: &Args, dir: &Path) -> anyhow::Result<Starve> {
     Ok(Starve { alone, beside })
 }
 
-/// Has so many slots spin, each again as soon as it has answered, while a load runs.
+/// Makes slots spin, each again as soon as it has answered, while a load runs.
 async fn spin_beside(
     node: &Node,
     slots: usize,
@@ -96,7 +96,7 @@ async fn spin_beside(
     Ok((outcome, probes))
 }
 
-/// Sessions in so many slots, none of them a slot of the quiet service's.
+/// Sessions in this many slots, none of them a slot of the quiet service's.
 async fn spinning_sessions(node: &Node, slots: usize) -> anyhow::Result<Vec<String>> {
     let slot_count = u16::try_from(node.admin().slots().await?.len())?;
     let quiet = (0..QUIET_SESSIONS)

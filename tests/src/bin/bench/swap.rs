@@ -16,7 +16,7 @@ use slotd_tests::{
 
 #[derive(Serialize)]
 pub struct Swaps {
-    /// One for each swap under load; microseconds and milliseconds.
+    /// One per swap under load; microseconds and milliseconds.
     swaps: Vec<SwapTimes>,
     load_failed: u64,
 }
@@ -34,7 +34,7 @@ pub async fn swaps(args: &Args, node: &Node) -> anyhow::Result<Swaps> {
     let (admin, counter) = (node.admin(), plugins::load("counter")?);
     let address = node.api().client.address();
     let mut load = Plan::timed(address, SERVICE, args.measure.max(2.0) * 2.0).spawn()?;
-    // Busy means: every slot has taken messages of this load.
+    // Busy means: every slot has received messages of this load.
     let before = counters(node).await?.guest_calls;
     eventually("load on every slot", async || {
         Ok((counters(node).await?.guest_calls > before + SESSIONS as f64).then_some(()))

@@ -1,4 +1,4 @@
-//! Requests a second and latency beside the ceiling's.
+//! Requests per second and latency compared with the ceiling's.
 
 use crate::{
     Args, CONNECTIONS, SESSIONS,
@@ -48,7 +48,7 @@ pub async fn throughput(args: &Args, dir: &Path, node: &Node) -> anyhow::Result<
         let load = |address: SocketAddr, connections: usize| {
             run_load(address, connections, SESSIONS, round as u64, args.measure)
         };
-        // Whoever goes second finds the machine as the first left it: take turns in that too.
+        // The second one finds the machine as the first left it: alternate the order.
         let (c, s, c1, s1) = if round % 2 == 0 {
             let c = load(ceiling.address, CONNECTIONS).await?;
             let s = load(api, CONNECTIONS).await?;

@@ -1,4 +1,4 @@
-//! The clients of the demo: each replays conversations, and goes on at another node when its own
+//! The clients of the demo: each replays conversations, and switches to another node when its own
 //! is gone.
 
 use crate::Killed;
@@ -21,17 +21,17 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
-/// For one answer: more than a node's own deadline.
+/// Per answer: more than a node's own deadline.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// For one message, however often it is repeated. Then it has failed.
+/// Per message, however often it is repeated; after that it has failed.
 const GIVE_UP: Duration = Duration::from_secs(60);
-/// Before a message is repeated: a node that dies takes a while to be missed.
+/// Delay before a message is repeated: the death of a node takes a while to be noticed.
 const BACK_OFF: Duration = Duration::from_millis(20);
-/// Rooms of one client, at most, if the changes never end.
+/// Maximum number of rooms per client, if the changes never end.
 const ROUNDS_MAX: usize = 100_000;
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// What the clients share.
+/// State shared by the clients.
 pub struct Replay {
     talk: Arc<Vec<Conversation>>,
     targets: watch::Receiver<Arc<[SocketAddr]>>,
@@ -42,7 +42,7 @@ pub struct Replay {
     pub failed: AtomicU64,
     /// Repeats after a connection that broke or was refused.
     pub broken: AtomicU64,
-    /// No further rooms.
+    /// Start no further rooms.
     pub over: AtomicBool,
     /// Something was answered.
     moved: Notify,
@@ -53,8 +53,7 @@ pub struct Replay {
     gaps: Mutex<Vec<Gap>>,
 }
 
-/// From one acknowledgement of a room to the next (from the sending of its first message, to
-/// begin with).
+/// From one acknowledgement of a room to the next (at first, from sending its first message).
 struct Gap {
     /// The client and its room.
     room: (usize, usize),
@@ -66,7 +65,7 @@ struct Gap {
 /// One client's connection.
 struct Caller {
     replay: Arc<Replay>,
-    /// Where it is among the targets.
+    /// Its index among the targets.
     target: usize,
     api: Option<Api>,
 }
@@ -90,7 +89,7 @@ impl Replay {
         }
     }
 
-    /// Waits until so many more messages came to an end.
+    /// Waits until this many more messages are finished.
     pub async fn some_more(&self, count: u64) {
         let ended = || self.acknowledged.load(SeqCst) + self.failed.load(SeqCst);
         let until = ended() + count;
@@ -99,8 +98,8 @@ impl Replay {
         }
     }
 
-    /// One client: a conversation from its first line to its last, into a room of its own; again
-    /// into another room, at another node, until all is over.
+    /// One client: replays a conversation into a new room, then again into another room at another
+    /// node, until the end.
     pub async fn client(self: Arc<Self>, service: &'static str, client: usize, clients: usize) {
         let mut latencies = Histogram::default();
         let mut versions = BTreeMap::new();
@@ -146,8 +145,8 @@ impl Replay {
         }
     }
 
-    /// How long the slots of a killed node were not served, as seen from outside: of each slot the
-    /// longest time without an acknowledgement of a room that was talked in when it was killed.
+    /// How long the slots of a killed node were not served, as seen by clients: per slot the
+    /// longest time without an acknowledgement in a room that was active at the kill.
     pub fn gaps(&self, killed: &Killed) -> Pauses {
         let gaps = lock(&self.gaps);
         let at_work: BTreeMap<(usize, usize), u16> = gaps
@@ -175,7 +174,7 @@ impl Replay {
 }
 
 impl Caller {
-    /// On to the next node.
+    /// Switches to the next node.
     fn turn(&mut self) {
         self.target += 1;
         let targets = self.replay.targets.borrow();
@@ -183,8 +182,8 @@ impl Caller {
         self.api = at.map(|at| Api::new(Client::new(at)));
     }
 
-    /// Sends a message until it is acknowledged: always with the same key, so that it is there
-    /// once. `None`: it was refused for good, or in vain for long.
+    /// Sends a message until it is acknowledged: always with the same key, so that it is stored
+    /// once. `None`: it was refused permanently, or never acknowledged.
     async fn send(&mut self, service: &str, room: &str, message: Message) -> Option<Reply> {
         let started = Instant::now();
         let mut failed = false;

@@ -1,5 +1,5 @@
-//! A cluster at work: replays conversations from many clients through all nodes, while a node
-//! joins, one leaves, one is killed and the plugin is swapped; then accounts for every message.
+//! The cluster demo: replays conversations from many clients through all nodes, while a node joins,
+//! one leaves, one is killed and the plugin is swapped; then accounts for every message.
 
 mod clients;
 
@@ -26,27 +26,27 @@ use std::{
 };
 
 const SERVICE: &str = "chat";
-/// Clients unless told otherwise; each conversation has one of its own at least.
+/// Number of clients by default; at least one per conversation.
 const CLIENTS: usize = 96;
-/// Nodes at the beginning; one more joins.
+/// Initial nodes; one more joins.
 const NODES: u32 = 3;
 /// Who leaves, who is killed.
 const LEAVES: u32 = 1;
 const KILLED: u32 = 2;
-/// For each change: generous, for a debug build on a busy machine.
+/// Per change: generous, for a debug build on a busy machine.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
-/// Messages that each client has acknowledged, on average, between one change and the next.
+/// Acknowledged messages per client, on average, between two changes.
 const BETWEEN: u64 = 10;
 
 #[derive(Parser)]
 struct Args {
-    /// End after the account instead of serving until Ctrl-C
+    /// Stop after the report instead of serving until Ctrl-C
     #[arg(long)]
     exit: bool,
     /// A folder of JSONL conversations
     #[arg(long, value_name = "DIR")]
     conversations: Option<PathBuf>,
-    /// Clients that talk at once, at least one for each conversation
+    /// Concurrent clients, at least one per conversation
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
     /// Slots of the cluster
@@ -70,32 +70,32 @@ fn main() -> ExitCode {
     }
 }
 
-/// What one change of the cluster did.
+/// The effect of one change of the cluster.
 struct Event {
     name: String,
     pauses: Pauses,
-    /// Of what the pauses are.
+    /// What the pauses are measured over.
     of: String,
     settled: Duration,
     /// Messages acknowledged until then.
     during: u64,
 }
 
-/// Whether every message is accounted for. What it started ends with it.
+/// Whether every message is accounted for. Everything that it started ends with it.
 async fn demo(args: Args) -> anyhow::Result<bool> {
     let mut ending = Ending::listen()?;
     let (_cluster, good) = tokio::select! {
         shown = show(&args) => shown?,
-        () = ending.told() => bail!("ended before it had accounted for every message"),
+        () = ending.signalled() => bail!("ended before it had accounted for every message"),
     };
     if !args.exit {
         println!("\nServing until Ctrl-C.");
-        ending.told().await;
+        ending.signalled().await;
     }
     Ok(good)
 }
 
-/// Replays, changes the cluster and accounts; gives the cluster, and whether every message is
+/// Replays, changes the cluster and accounts; returns the cluster, and whether every message is
 /// accounted for.
 async fn show(args: &Args) -> anyhow::Result<(Cluster, bool)> {
     let folder = args.conversations.clone().unwrap_or_else(conversations::sample);
@@ -123,7 +123,7 @@ async fn show(args: &Args) -> anyhow::Result<(Cluster, bool)> {
         .collect();
     let progress = tokio::spawn(replay.clone().progress());
     let events = events(&cluster, &replay, clients as u64 * BETWEEN).await;
-    // Whatever came of it, the clients must come to an end.
+    // Whatever the result, the clients must end.
     replay.over.store(true, SeqCst);
     for task in tasks {
         task.await?;
@@ -149,14 +149,14 @@ async fn show(args: &Args) -> anyhow::Result<(Cluster, bool)> {
     Ok((cluster, good))
 }
 
-/// The node that is killed: when, until when it mattered, and the slots that it had.
+/// The killed node: when, until when it mattered, and the slots that it had.
 pub struct Killed {
     at: Instant,
     settled: Instant,
     slots: BTreeSet<u16>,
 }
 
-/// Joins, leaves, kills, swaps; after each of them waits until the cluster is at rest.
+/// Joins, leaves, kills, swaps; after each, waits until the cluster is at rest.
 async fn events(
     cluster: &Cluster,
     replay: &Replay,
@@ -226,7 +226,7 @@ async fn events(
     Ok((events, killed))
 }
 
-/// Prints the account; gives whether all is well.
+/// Prints the account; returns whether all is well.
 fn print(
     replay: &Replay,
     account: &Account,
@@ -266,7 +266,8 @@ fn print(
     for (version, count) in lock(&replay.versions).iter() {
         row("handled by", format!("{version}: {count}"));
     }
-    // An undecided message that was given up may stand all the same; then it is read back, too.
+    // A cancelled message with unknown outcome may be stored all the same; then it is read back,
+    // too.
     let good =
         failed == 0 && account.good() && sent == acknowledged && account.read_back == acknowledged;
     if !good {

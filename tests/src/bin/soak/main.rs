@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: everything at once, for minutes or hours, and what held.
+//! `cargo xtask soak`: hostile load of all kinds at once, for minutes or hours, with a report.
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slotd_tests::soak::{Plan, run};
 use std::{process::ExitCode, time::Duration};
 
-/// Wears on one node, or with --cluster on three, beside honest clients whose history is judged. Prints what held; exit code 1 when something did not.
+/// Runs hostile load against one node, or with --cluster three, next to honest clients whose history is checked. Prints the results; exit code 1 if a check failed.
 #[derive(Parser)]
 struct Args {
     /// Minutes under pressure
@@ -18,11 +18,11 @@ struct Args {
     /// Three nodes with three NATS servers instead of one node
     #[arg(long)]
     cluster: bool,
-    /// What the honest clients do
+    /// Seed of the honest clients
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Judge by what is aimed at on a machine that does nothing else: p99 of the quiet service at
-    /// most twice that of alone and 10 ms, probes within 50 ms
+    /// Check the targets for an otherwise idle machine: p99 of the quiet service at most twice its
+    /// value alone and 10 ms, probes within 50 ms
     #[arg(long)]
     strict: bool,
 }
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
         seed: args.seed,
         strict: args.strict,
     };
-    // The clients have more connections than a shell allows by default.
+    // The clients need more connections than a shell's default limit.
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
     let runtime = tokio::runtime::Runtime::new().context("starting a runtime")?;

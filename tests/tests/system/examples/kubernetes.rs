@@ -187,13 +187,10 @@ fn pods_of_slotd_are_what_slotd_needs() {
         let number = |pointer: &str| {
             at(pod.container, pointer)?.as_f64().with_context(|| pointer.to_owned())
         };
-        let patience =
+        let startup =
             number("/startupProbe/periodSeconds")? * number("/startupProbe/failureThreshold")?;
         let boot = seconds(&config["nats.boot_wait"])?;
-        ensure!(
-            patience > boot,
-            "it is killed after {patience} s while it waits {boot} s for NATS"
-        );
+        ensure!(startup > boot, "it is killed after {startup} s while it waits {boot} s for NATS");
         let pause = number("/lifecycle/preStop/sleep/seconds")?;
         let stop = at(pod.spec, "/terminationGracePeriodSeconds")?.as_f64().context("no number")?;
         let grace = seconds(&config["shutdown_grace"])?;

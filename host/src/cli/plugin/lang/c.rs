@@ -1,5 +1,5 @@
 //! C: `slotd.toml` with a table `[plugin]`. (`slotd serve` reads a file of that name too, and
-//! passes over this table.)
+//! ignores this table.)
 
 mod toolchain;
 
@@ -49,12 +49,12 @@ const SDK: Files = sdk!(
     "slotd_test.h",
     "slotd_test.c"
 );
-/// Of the SDK, what goes into a component, and into a test.
+/// The SDK's sources for a component, and for a test.
 const SDK_COMPONENT: [&str; 4] = ["slotd.c", "json.c", "component.c", "libc.c"];
 const SDK_TEST: [&str; 3] = ["slotd.c", "json.c", "slotd_test.c"];
 
-/// What is on for all C, before the plugin's own `cflags`. The errors are those that C compilers
-/// only warn of for the sake of old programs; the first is what keeps a query from writing.
+/// Flags for all C, before the plugin's own `cflags`. The errors are those that C compilers only
+/// warn about for the sake of old programs; the first keeps a query from writing.
 const CFLAGS: [&str; 10] = [
     "-std=gnu17",
     "-Wall",
@@ -67,11 +67,11 @@ const CFLAGS: [&str; 10] = [
     "-ffunction-sections",
     "-fdata-sections",
 ];
-/// Undefined behaviour that ends the call, with a line of the source, instead of going on.
+/// Undefined behaviour ends the call, with a line of the source.
 const CHECKS: &str = "-fsanitize=null,bounds,integer-divide-by-zero,signed-integer-overflow,\
                       shift,unreachable,return,vla-bound,float-cast-overflow,bool,enum,builtin,\
                       nonnull-attribute,returns-nonnull-attribute";
-/// C's own stack, at the bottom of the memory, so that what is too deep for it traps.
+/// C's own stack, at the bottom of the memory, so that an overflow traps.
 const STACK_BYTES: u32 = 256 * 1024;
 
 pub(super) struct C;
@@ -86,14 +86,14 @@ struct SlotdToml {
 struct PluginTable {
     name: String,
     version: String,
-    /// Files, from the plugin's folder.
+    /// Files, relative to the plugin's folder.
     sources: Vec<PathBuf>,
-    /// Programs of tests are made of these and the sources. Default: `tests/*.c`.
+    /// Test programs are built from these and the sources. Default: `tests/*.c`.
     tests: Option<Vec<PathBuf>>,
     /// Further arguments to the compiler.
     #[serde(default)]
     cflags: Vec<String>,
-    /// Whether undefined behaviour is looked for in each call.
+    /// Whether calls check for undefined behaviour.
     #[serde(default = "yes")]
     checks: bool,
 }
@@ -140,7 +140,7 @@ impl PluginTable {
     }
 }
 
-/// The compiler, and what comes before its files.
+/// The compiler, and its arguments before the files.
 struct Compiler<'a> {
     dir: &'a Path,
     clang: &'a Clang,
@@ -150,7 +150,7 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    /// Its objects go to a folder of its own, which goes when it goes: builds may run at once.
+    /// Its objects go to a temporary folder of its own, because builds may run concurrently.
     fn new(dir: &'a Path, clang: &'a Clang, name: &str, steps: &'a Steps) -> anyhow::Result<Self> {
         let name = format!("{name}-{}", std::process::id());
         let objects = Path::new(OWN_DIR).join("build").join(name);
@@ -159,8 +159,8 @@ impl<'a> Compiler<'a> {
         Ok(Self { dir, clang, args: Vec::new(), objects, steps })
     }
 
-    /// Compiles a file to an object. Paths are from the plugin's folder: that is what errors, and
-    /// the log, then say.
+    /// Compiles a file to an object. Paths are relative to the plugin's folder, as errors and the
+    /// log then show them.
     fn object(&self, file: &Path, args: &[&str]) -> anyhow::Result<PathBuf> {
         let name = file.to_string_lossy().replace(['/', '\\'], "-");
         let object = self.objects.join(format!("{name}.o"));
@@ -185,7 +185,7 @@ impl<'a> Compiler<'a> {
 
 impl Drop for Compiler<'_> {
     fn drop(&mut self) {
-        // What stays is in slotd's own folder, and nobody minds it there.
+        // Leftovers are in slotd's own folder and do no harm there.
         _ = fs::remove_dir_all(self.dir.join(&self.objects));
     }
 }
@@ -275,7 +275,7 @@ fn core_module(
     objects.extend(compiler.sdk(&SDK_COMPONENT)?);
     let module = compiler.objects.join("module.wasm");
     let mut link = Command::new(linker);
-    // Without `--strip-all`: the names of functions tell where a trap was.
+    // Without `--strip-all`: the names of functions show where a trap was.
     link.current_dir(dir).args(["--strip-debug", "--gc-sections", "--entry=_initialize"]);
     link.args(["--stack-first", "-z", &format!("stack-size={STACK_BYTES}")]);
     link.arg(lib.join("crt1-reactor.o")).args(objects);

@@ -1,4 +1,4 @@
-//! Debian's packages, for what no language's own package manager has.
+//! Debian packages, for tools that no language's own package manager has.
 
 use super::super::steps::said;
 use std::{
@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// What a person types to install packages.
+/// The command to install packages.
 pub fn commands(sudo: &str, packages: &[&str]) -> [String; 2] {
     let packages = packages.join(" ");
     [
@@ -15,8 +15,7 @@ pub fn commands(sudo: &str, packages: &[&str]) -> [String; 2] {
     ]
 }
 
-/// Installs packages where this is Debian and we may; what was done and what failed goes into the
-/// lists.
+/// Installs packages if this is Debian and we may; adds what was done and what failed to the lists.
 pub fn install(packages: &[&str], did: &mut Vec<String>, failed: &mut Vec<String>) {
     if !Path::new("/usr/bin/apt-get").exists() {
         return failed.push("apt-get: this is not Debian".into());
@@ -30,7 +29,7 @@ pub fn install(packages: &[&str], did: &mut Vec<String>, failed: &mut Vec<String
     }
 }
 
-/// Runs a command and says so in one of the two lists.
+/// Runs a command and records it in one of the two lists.
 pub fn run(command: &mut Command, did: &mut Vec<String>, failed: &mut Vec<String>) {
     let said = said(command);
     // stdout is for our own report.

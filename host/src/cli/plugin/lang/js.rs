@@ -1,5 +1,5 @@
-//! JavaScript and TypeScript: `package.json` with a key `"slotd"`. npm fetches what makes a
-//! component of them; Node.js runs it, and the tests.
+//! JavaScript and TypeScript: `package.json` with a key `"slotd"`. npm fetches the tools that build
+//! a component; Node.js runs them, and the tests.
 
 use super::{
     super::{
@@ -22,7 +22,7 @@ use std::{
 };
 
 pub(super) const MANIFEST: &str = "package.json";
-/// What the SDK and its tools need: `isWellFormed`, `node --test`.
+/// Required by the SDK and its tools: `isWellFormed`, `node --test`.
 const NODE_MAJOR_MIN: u32 = 20;
 
 macro_rules! files {
@@ -31,7 +31,7 @@ macro_rules! files {
     };
 }
 
-/// The SDK but for the interface itself.
+/// The SDK without the interface itself.
 const SDK: Files = files!["guest-sdk/js":
     "README.md",
     "build/bundle.mjs",
@@ -70,12 +70,11 @@ const SDK_WITH_WIT: &[(&str, &str); SDK.len() + 1] = &{
     files
 };
 
-/// What differs between the two is the template, what the entry's name ends in, and whether there
-/// are types to check.
+/// The two differ in the template, the entry's extension, and whether there are types to check.
 pub(super) struct Script {
     typed: bool,
     templates: Files,
-    /// `package.json` and `package-lock.json` of what npm fetches.
+    /// `package.json` and `package-lock.json` for npm.
     tools: [&'static str; 2],
     tools_name: &'static str,
 }
@@ -165,7 +164,7 @@ impl Language for Script {
         let manifest = manifest(dir)?.context("package.json is missing")?;
         let name = manifest.name.context("package.json has no \"name\"")?;
         let version = manifest.version.context("package.json has no \"version\"")?;
-        // A scope is npm's affair, and no part of a file's name.
+        // A scope is for npm and not part of a file name.
         let name = name.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(Package { name, version })
     }
@@ -207,7 +206,7 @@ impl Language for Script {
             "{} has no tests: files that end in .test.js or .test.ts",
             dir.display()
         );
-        // Traces are of the sources, not of the bundles.
+        // Traces refer to the sources, not to the bundles.
         let mut command = node.command();
         command.current_dir(dir).args(["--enable-source-maps", "--test"]);
         steps.pass("testing with node --test", command.args(args).args(bundles.lines()))
@@ -215,7 +214,7 @@ impl Language for Script {
 }
 
 impl Script {
-    /// esbuild and componentize-qjs, and TypeScript where there are types.
+    /// esbuild and componentize-qjs, and TypeScript if there are types.
     fn fetched(&self, dir: &Path, node: &Node, steps: &Steps) -> anyhow::Result<PathBuf> {
         let [package, lock] = self.tools;
         Tools::of(dir)?.ensure(self.tools_name, &(package.to_owned() + lock), steps, |empty| {
@@ -243,7 +242,7 @@ impl Script {
 
 const QUIETLY: [&str; 4] = ["--no-audit", "--no-fund", "--loglevel", "error"];
 
-/// What the handler itself has of npm. Once it is there it is the author's to keep.
+/// The handler's own npm packages. Once installed, the author maintains them.
 fn dependencies(dir: &Path, node: &Node, steps: &Steps) -> anyhow::Result<()> {
     let some = manifest(dir)?.is_some_and(|manifest| !manifest.dependencies.is_empty());
     if !some || dir.join("node_modules").exists() {
@@ -298,7 +297,7 @@ impl Node {
         Command::new(&self.0)
     }
 
-    /// A script of the SDK that is in the plugin's folder.
+    /// A script of the SDK in the plugin's folder.
     fn script(&self, dir: &Path, name: &str) -> Command {
         let mut command = self.command();
         command.arg(dir.join(sdk::OWN_DIR).join("sdk/build").join(name)).current_dir(dir);
@@ -310,7 +309,7 @@ impl Node {
             Ubuntu it is separate: `apt install npm`";
         let npm = tools::need("npm", &["npm"], "SLOTD_NPM", get)?;
         let mut command = Command::new(npm);
-        // It looks for `node` in the path itself.
+        // It searches `node` in the path itself.
         if let (Some(dir), Some(path)) = (self.0.parent(), std::env::var_os("PATH")) {
             let dirs = std::iter::once(dir.to_owned()).chain(std::env::split_paths(&path));
             if let Ok(path) = std::env::join_paths(dirs) {
@@ -330,7 +329,7 @@ fn major(version: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// A file of the SDK that is not carried along would be missing in every plugin.
+    /// An SDK file that is not embedded would be missing in every plugin.
     #[test]
     fn the_whole_sdk_is_carried_along() -> anyhow::Result<()> {
         fn files(dir: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -359,8 +358,8 @@ mod tests {
         Ok(())
     }
 
-    /// A registry's address in a lock file would be asked on every machine, whatever its npm is set
-    /// to; without the sums nobody would notice another content.
+    /// A registry's address in a lock file would be used on every machine, whatever its npm
+    /// settings; without the checksums other content would go unnoticed.
     #[test]
     fn tools_are_pinned_by_content_alone() {
         for script in [JAVASCRIPT, TYPESCRIPT] {
@@ -379,7 +378,7 @@ mod tests {
         }
     }
 
-    /// An old Node.js would fail with something about a missing function.
+    /// An old Node.js would fail with an error about a missing function.
     #[test]
     fn versions_of_node_are_read() {
         assert_eq!(major("v20.20.2\n"), Some(20));

@@ -1,4 +1,4 @@
-//! The languages that plugins are written in, and how a folder's is found out.
+//! The languages that plugins are written in, and how to detect a folder's.
 
 mod c;
 mod debian;
@@ -25,7 +25,7 @@ use std::{
 
 pub use self::{c::setup as setup_c, rust::toolchain};
 
-/// What `plugin new`, `build` and `test` and `slotd dev` need of a language.
+/// What `plugin new`, `build`, `test` and `slotd dev` need from a language.
 pub trait Language: Sync {
     /// The file whose presence makes a folder a plugin in this language.
     fn manifest(&self) -> &'static str;
@@ -33,24 +33,24 @@ pub trait Language: Sync {
     /// Whether the folder is a plugin in this language.
     ///
     /// # Errors
-    /// When the manifest is there and can't be read.
+    /// If the manifest exists and can't be read.
     fn detect(&self, dir: &Path) -> anyhow::Result<bool>;
 
     /// The files of a new plugin: paths in its folder, and texts, in which `{{name}}` stands for
-    /// the plugin's name and others for what [`Self::placeholders`] gives.
+    /// the plugin's name and others for the values of [`Self::placeholders`].
     fn templates(&self) -> Files;
 
-    /// What else stands in the templates, without the braces. Refuses a name that is none in this
-    /// language, and options that it has no use for.
+    /// Further placeholders of the templates, without the braces. Refuses a name that is invalid in
+    /// this language, and options that it does not use.
     ///
     /// # Errors
-    /// As said, in words for the user.
+    /// As described, in words for the user.
     fn placeholders(&self, options: &NewOptions) -> anyhow::Result<Vec<(&'static str, String)>> {
         ensure!(options.sdk.is_none(), "--sdk is for Rust; this SDK is part of slotd");
         Ok(Vec::new())
     }
 
-    /// The SDK that is written to `.slotd/sdk` of a plugin when it is made, built or tested.
+    /// The SDK that is written to `.slotd/sdk` of a plugin when it is created, built or tested.
     fn sdk(&self) -> Files {
         &[]
     }
@@ -58,7 +58,7 @@ pub trait Language: Sync {
     /// The plugin's name and version.
     ///
     /// # Errors
-    /// When the manifest is not as it should be.
+    /// If the manifest is invalid.
     fn package(&self, dir: &Path) -> anyhow::Result<Package>;
 
     /// Builds the plugin in `dir` (absolute; its SDK is written) to a component. Blocks.
@@ -67,20 +67,20 @@ pub trait Language: Sync {
     /// What is missing, with the way to get it, or that it does not build.
     fn build(&self, dir: &Path, options: &BuildOptions, steps: &Steps) -> anyhow::Result<Built>;
 
-    /// Runs the plugin's own tests with what one uses in this language, all its output unchanged.
+    /// Runs the plugin's own tests with the language's usual runner, all its output unchanged.
     ///
     /// # Errors
-    /// When they can't be run at all; that they fail is in the status.
+    /// If they can't be run at all; the status shows whether they failed.
     fn test(&self, dir: &Path, args: &[OsString], steps: &Steps) -> anyhow::Result<ExitStatus>;
 
-    /// The files and folders that `slotd dev` watches; folders with all they hold, but for what
-    /// [`is_source`] passes over.
+    /// The files and folders that `slotd dev` watches; folders with everything in them, except what
+    /// [`is_source`] excludes.
     fn sources(&self, dir: &Path) -> Vec<PathBuf> {
         vec![dir.into()]
     }
 }
 
-/// A language by the name that the command line has for it.
+/// A language by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lang {
@@ -92,7 +92,7 @@ pub enum Lang {
 }
 
 impl Lang {
-    /// In the order in which a folder is looked through.
+    /// In the order in which a folder is checked.
     pub const ALL: [Self; 5] = [Self::Rust, Self::Js, Self::Ts, Self::Python, Self::C];
 
     pub fn language(self) -> &'static dyn Language {
@@ -108,7 +108,7 @@ impl Lang {
     /// The language of the plugin in a folder.
     ///
     /// # Errors
-    /// When it is no plugin, or one in two languages.
+    /// If it is not a plugin, or one in two languages.
     pub fn of(dir: &Path) -> anyhow::Result<Self> {
         let mut found = None;
         for lang in Self::ALL {
@@ -156,18 +156,18 @@ impl fmt::Display for Lang {
     }
 }
 
-/// What a plugin is called.
+/// A plugin's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Package {
     pub name: String,
     pub version: String,
 }
 
-/// Folders in a plugin's that no source is in, in any language.
+/// Folders of a plugin that never contain sources, in any language.
 const NO_SOURCES: &[&str] = &["target", "node_modules", "__pycache__", "dist", "build", "venv"];
 
-/// Whether a file or folder of this name may be, or hold, a plugin's source: not what is hidden,
-/// what tools make, and what editors keep beside a file while they write it.
+/// Whether a file or folder of this name may be, or contain, a plugin's source: not hidden files,
+/// tools' output, or editors' temporary files.
 pub fn is_source(name: &str, is_dir: bool) -> bool {
     if name.starts_with(['.', '#']) || name.ends_with('~') {
         return false;
@@ -176,7 +176,7 @@ pub fn is_source(name: &str, is_dir: bool) -> bool {
         true => !NO_SOURCES.contains(&name) && !name.ends_with(".egg-info"),
         false => {
             let extension = Path::new(name).extension().and_then(|e| e.to_str());
-            // vi tries whether it may write here with a file of this name.
+            // vi tests write access with a file of this name.
             name != "4913"
                 && !matches!(
                     extension,
@@ -186,7 +186,7 @@ pub fn is_source(name: &str, is_dir: bool) -> bool {
     }
 }
 
-/// A manifest's text; `None` where it is not there.
+/// A manifest's text; `None` if it does not exist.
 fn read_manifest(dir: &Path, name: &str) -> anyhow::Result<Option<String>> {
     let file = dir.join(name);
     match files::read_text(&file) {

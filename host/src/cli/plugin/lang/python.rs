@@ -23,17 +23,17 @@ use std::{
 
 pub(super) const MANIFEST: &str = "pyproject.toml";
 
-/// The compiler, and the digests of its files: as a `requirements.txt` for pip.
+/// The compiler, and the digests of its files: a `requirements.txt` for pip.
 const REQUIREMENTS: &str = include_str!("python/requirements.txt");
 const COMPILER: &str = "componentize-py 0.25.1";
 const RUN_COMPILER: &str = include_str!("python/componentize.py");
-/// Of CPython in the component; packages are chosen for it.
+/// The CPython version in the component; packages are chosen for it.
 const PYTHON_IN_COMPONENT: &str = "3.14";
-/// What componentize-py and the SDK run with.
+/// What componentize-py and the SDK require.
 const PYTHON_MIN: (u32, u32) = (3, 10);
 const GET_PYTHON: &str = "install Python 3.10 or newer: https://python.org, or `apt install python3 \
                           python3-pip`";
-/// The module that the component begins with, made at each build.
+/// The component's entry module, generated at each build.
 const ENTRY: &str = "slotd_entry";
 
 const TEMPLATES: Files = &[
@@ -93,13 +93,13 @@ struct Project {
 #[derive(Deserialize)]
 struct Tool {
     slotd: Option<SlotdTable>,
-    /// There, if the tests are pytest's.
+    /// Exists if the tests are pytest's.
     pytest: Option<toml::Value>,
 }
 
 #[derive(Deserialize)]
 struct SlotdTable {
-    /// The module that has the handler, or `module:Class`.
+    /// The module with the handler, or `module:Class`.
     entry: String,
 }
 
@@ -121,7 +121,7 @@ impl PyProject {
                 && !name.is_empty()
                 && name.chars().all(|c| c == '_' || c.is_alphanumeric())
         };
-        // It becomes a part of a program.
+        // It becomes part of a program.
         ensure!(
             names.clone().all(is_name) && entry.matches(':').count() <= 1,
             "[tool.slotd] entry = {entry:?} of pyproject.toml is neither a module, as \"handler\", \
@@ -135,7 +135,7 @@ impl PyProject {
     }
 }
 
-/// The folder that the plugin's modules are in: its own, or `src`.
+/// The folder with the plugin's modules: its own, or `src`.
 fn root(dir: &Path, entry: &str) -> anyhow::Result<PathBuf> {
     let module = entry.split(':').next().unwrap_or(entry).replace('.', "/");
     for root in [dir.to_owned(), dir.join("src")] {
@@ -184,12 +184,12 @@ impl Interpreter {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.0);
-        // The user's own settings are not meant for our programs.
+        // The user's own settings are not for our programs.
         command.env_remove("PYTHONHOME").env_remove("PYTHONSTARTUP");
         command
     }
 
-    /// `pip install` to a folder, with what is installed elsewhere out of sight.
+    /// `pip install` to a folder, ignoring packages that are installed elsewhere.
     fn pip_install(&self, into: &Path) -> anyhow::Result<Command> {
         let has_pip = self.command().args(["-m", "pip", "--version"]).output();
         ensure!(
@@ -222,9 +222,9 @@ impl Interpreter {
         })
     }
 
-    /// The plugin's own dependencies, in a folder that looks like a virtual environment: that is
-    /// where componentize-py looks beside its arguments, and else it would take what is installed
-    /// on this machine. Empty where there are none.
+    /// The plugin's own dependencies, in a folder that looks like a virtual environment:
+    /// componentize-py searches there besides its arguments, and would otherwise use packages that
+    /// are installed on this machine. Empty if there are none.
     fn fetch_packages(
         &self,
         tools: &Tools,
@@ -251,12 +251,12 @@ impl Interpreter {
     }
 }
 
-/// A folder of one build's own, for two may run at once; gone with it.
+/// A temporary folder per build, because two may run concurrently.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What stays is not in the way.
+        // Leftovers do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -327,7 +327,7 @@ impl Language for Python {
             .env("PYTHONPATH", &compiler)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("VIRTUAL_ENV", &packages)
-            // Of the compiler's own code, which is not where the mistake is.
+            // Of the compiler's own code, which is not where the error is.
             .env("RUST_BACKTRACE", "0");
         let what = format!("building {} {} with {COMPILER}", package.name, package.version);
         steps.run(&what, &mut command)?;
@@ -348,7 +348,7 @@ impl Language for Python {
         let theirs = env::var_os("PYTHONPATH").unwrap_or_default();
         path.extend(env::split_paths(&theirs).filter(|path| !path.as_os_str().is_empty()));
         let path = env::join_paths(path).context("a folder's name contains a colon")?;
-        // As its own documentation has it, a project says so in its table.
+        // According to pytest's documentation, a project configures it in its table.
         let pytest = manifest.tool.is_some_and(|tool| tool.pytest.is_some());
         let runner = if pytest { "pytest" } else { "unittest" };
         let mut command = python.command();
@@ -361,7 +361,7 @@ impl Language for Python {
 mod tests {
     use super::*;
 
-    /// A file of the SDK that is not listed would be missing in each component, and only there.
+    /// An SDK file that is not listed would be missing in each component, and only there.
     #[test]
     fn the_whole_sdk_is_carried() -> anyhow::Result<()> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk/python/slotd_guest");
@@ -379,7 +379,7 @@ mod tests {
         Ok(())
     }
 
-    /// The entry becomes a part of a program: what is no name must not get into it.
+    /// The entry becomes part of a program: an invalid name must not get into it.
     #[test]
     fn entries_are_names() -> anyhow::Result<()> {
         let entry = |entry: &str| -> anyhow::Result<bool> {
@@ -395,7 +395,7 @@ mod tests {
         Ok(())
     }
 
-    /// Said by componentize-py, it would be a traceback.
+    /// From componentize-py it would be a traceback.
     #[test]
     fn a_missing_module_is_said() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;

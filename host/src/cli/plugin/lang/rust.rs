@@ -36,7 +36,7 @@ const TEMPLATES: Files = &[
 const SDK_OF_CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk/rust");
 const SDK_NAME: &str = "slotd-guest";
 
-/// Names that would clash with a crate that every plugin uses, or that cargo refuses.
+/// Names that clash with a crate that every plugin uses, or that cargo refuses.
 const RESERVED: &[&str] = &[
     "alloc",
     "core",
@@ -145,7 +145,7 @@ impl Language for Rust {
         steps.pass("", toolchain::cargo(dir).arg("test").args(args))
     }
 
-    /// The crate, and those that it has by their path, and so on.
+    /// The crate, its path dependencies, and theirs.
     fn sources(&self, dir: &Path) -> Vec<PathBuf> {
         let mut dirs = vec![dir.to_path_buf()];
         let mut at = 0;
@@ -210,7 +210,7 @@ struct Package {
 
 #[derive(Deserialize)]
 struct Dependency {
-    /// Where it lies on this machine.
+    /// Its path on this machine.
     path: Option<PathBuf>,
 }
 
@@ -234,7 +234,8 @@ impl Package {
     }
 }
 
-/// The crate whose manifest is in `dir`, if it is not only a workspace's, and the workspace's others.
+/// The crate whose manifest is in `dir`, unless it is only a workspace's, and the workspace's
+/// others.
 fn crates(dir: &Path) -> anyhow::Result<(Option<Package>, Vec<Package>)> {
     let manifest = &dir.join(MANIFEST);
     let mut cargo = toolchain::cargo(dir);

@@ -21,7 +21,7 @@ fn found(files: &[(&str, &str)]) -> anyhow::Result<Lang> {
     Lang::of(dir.path())
 }
 
-/// Each folder is built as what it is, with the name and version that its own manifest says.
+/// Each folder is built in its language, with the name and version in its own manifest.
 #[test]
 fn a_folders_language_is_found() -> anyhow::Result<()> {
     for (file, lang) in
@@ -36,7 +36,7 @@ fn a_folders_language_is_found() -> anyhow::Result<()> {
         let Package { name, version } = lang.language().package(dir.path())?;
         assert_eq!((&*name, &*version), ("x", "0.1.0"), "{lang}");
     }
-    // Files that are there for something else.
+    // Files with another purpose.
     let plain = [("package.json", r#"{"name": "tools"}"#), ("slotd.toml", "node = \"a\"\n")];
     assert_eq!(found(&[RUST, plain[0], plain[1]])?, Lang::Rust);
     Ok(())
@@ -60,8 +60,8 @@ fn what_is_no_plugin_or_two_is_said() {
     }
 }
 
-/// A build's own output that counted as a source would build for ever; a source that did not would
-/// never be built.
+/// If a build's own output counted as a source, it would build forever; a source that did not count
+/// would never be built.
 #[test]
 fn what_tools_write_is_no_source() {
     for (name, is_dir) in

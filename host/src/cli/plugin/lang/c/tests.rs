@@ -12,7 +12,7 @@ use wit_parser::{
 
 const COMPONENT: &str = include_str!("../../../../../../guest-sdk/c/component.c");
 
-/// What `wit/slot.wit` comes to in memory and in core functions.
+/// The layout of `wit/slot.wit` in memory and in core functions.
 struct Abi {
     resolve: Resolve,
     sizes: SizeAlign,
@@ -36,7 +36,7 @@ impl Abi {
         }
     }
 
-    /// The offsets of a record's fields, or of a tuple's, an option's and a result's parts.
+    /// The offsets of the fields of a record or tuple, or of the parts of an option or result.
     fn offsets(&self, ty: &Type) -> Vec<(String, usize)> {
         let at = |tag: &[Option<&Type>]| {
             self.sizes.payload_offset(Int::U8, tag.iter().copied()).size_wasm32()
@@ -75,7 +75,7 @@ impl Abi {
         lines
     }
 
-    /// Every function, by its interface and name: as core WebAssembly has it.
+    /// Every function, by its interface and name, with its core WebAssembly signature.
     fn functions(&self) -> BTreeSet<String> {
         let mut functions = BTreeSet::new();
         let mut add = |variant, interface: &str, function: &wit_parser::Function| {
@@ -126,8 +126,8 @@ impl Abi {
     }
 }
 
-/// A function of `component.c` as core WebAssembly has it: its parameters are numbers of 64 bits,
-/// or what fits into 32.
+/// A function of `component.c` with its core WebAssembly signature: its parameters are 64-bit
+/// numbers, or fit into 32 bits.
 fn core_function(name: &str, declaration: &str) -> String {
     let (before, rest) = declaration.split_once('(').unwrap();
     let (params, _) = rest.split_once(')').unwrap();
@@ -140,8 +140,8 @@ fn core_function(name: &str, declaration: &str) -> String {
     format!("{name}({}){gives}", types.join(","))
 }
 
-/// The SDK's bindings are written by hand: were they not what the WIT says, a component would read
-/// one thing for another.
+/// The SDK's bindings are written by hand: if they differed from the WIT, a component would misread
+/// data.
 #[test]
 fn the_bindings_are_the_wits() -> anyhow::Result<()> {
     let abi = Abi::new()?;
@@ -184,7 +184,7 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a person does first, from nothing to a component, if the machine has a compiler for it.
+/// A user's first steps, from nothing to a component, if the machine has a compiler for it.
 #[test]
 fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     if let Err(lack) = Toolchain::find() {
@@ -206,7 +206,7 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     assert_eq!(found.problems, [""; 0]);
     assert!(found.imports.iter().all(|i| i.starts_with("slotd:slot/")), "{:?}", found.imports);
 
-    // A test that fails must fail the run, and so must one that is not there.
+    // A failing test must fail the run, and so must a missing one.
     let tests = dir.join("tests/handler_test.c");
     let broken = fs::read_to_string(&tests)?.replace("event_count == 3", "event_count == 4");
     fs::write(&tests, broken)?;
@@ -216,7 +216,7 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The compiler's guard against a query that writes: without it, only a trap would tell.
+/// The compiler's guard against a query that writes; without it, only a trap would show it.
 #[test]
 fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
     if let Err(lack) = Toolchain::find() {

@@ -1,5 +1,5 @@
 //! The tools that build C: clang, its linker for WebAssembly, wasi-libc, and the compiler's own
-//! library. Each distribution puts them in another place.
+//! library. Each distribution installs them elsewhere.
 
 use super::super::{super::tools, debian};
 use anyhow::bail;
@@ -10,17 +10,17 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Names another compiler; passed over where it is no clang, as it is for other things too.
+/// Names another compiler; ignored if it is not clang, since it has other uses too.
 const CC: &str = "CC";
-/// Names wasi-libc's folder: the one that holds `include` and `lib`.
+/// Names wasi-libc's folder: the one with `include` and `lib`.
 const SYSROOT: &str = "WASI_SYSROOT";
-/// Where the WASI SDK is unpacked, which has all of it.
+/// The folder of an unpacked WASI SDK, which has everything.
 const WASI_SDK: &str = "WASI_SDK_PATH";
-/// The versions that are looked for by name, after `clang`.
+/// The versions that are searched by name, after `clang`.
 const VERSIONS: std::ops::RangeInclusive<u32> = 14..=26;
-/// Names of the target, the newer first: older compilers and libraries know the second alone.
+/// Names of the target, the newer first: older compilers and libraries know only the second.
 const TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasi"];
-/// Where wasi-libc is: Debian's, Arch's and Alpine's, Homebrew's.
+/// wasi-libc's folders: Debian's, Arch's and Alpine's, Homebrew's.
 const SYSROOTS: [&str; 4] = [
     "/usr",
     "/usr/share/wasi-sysroot",
@@ -28,7 +28,7 @@ const SYSROOTS: [&str; 4] = [
     "/usr/local/opt/wasi-libc/share/wasi-sysroot",
 ];
 
-/// A compiler that makes programs for this machine.
+/// A compiler for programs of this machine.
 #[derive(Clone, Debug)]
 pub struct Clang {
     pub path: PathBuf,
@@ -36,7 +36,7 @@ pub struct Clang {
     pub version: String,
 }
 
-/// All that makes a core module.
+/// Everything needed to make a core module.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     pub clang: Clang,
@@ -55,10 +55,10 @@ enum Missing {
 }
 
 impl Clang {
-    /// The first clang there is.
+    /// The first clang found.
     ///
     /// # Errors
-    /// When there is none, with the way to get it.
+    /// If there is none, with the way to get it.
     pub fn find() -> anyhow::Result<Self> {
         match candidates().next() {
             Some(clang) => Ok(clang),
@@ -72,7 +72,7 @@ impl Clang {
 
     /// What it prints when asked for a path.
     fn ask(&self, args: &[&str]) -> Option<PathBuf> {
-        // It warns of names of targets that other versions know.
+        // It warns about target names that other versions know.
         let asked = Command::new(&self.path).args(args).stderr(Stdio::null()).output().ok()?;
         let path = PathBuf::from(String::from_utf8(asked.stdout).ok()?.trim());
         path.is_file().then_some(path)
@@ -104,7 +104,7 @@ impl Clang {
             return false;
         };
         if let Some(mut stdin) = child.stdin.take() {
-            // That it did not take it shows in how it ends.
+            // The exit status shows if it did not work.
             _ = std::io::Write::write_all(&mut stdin, b"int main(void) { return 0; }\n");
         }
         child.wait().is_ok_and(|status| status.success())
@@ -118,10 +118,10 @@ impl fmt::Display for Clang {
 }
 
 impl Toolchain {
-    /// The first clang that has all that it needs.
+    /// The first clang that has everything it needs.
     ///
     /// # Errors
-    /// When there is none: what is missing, where it was looked for, and the way to get it.
+    /// If there is none: what is missing, where it was searched, and the way to get it.
     pub fn find() -> anyhow::Result<Self> {
         let libc = libc();
         let mut nearest: Option<(Clang, Vec<Missing>)> = None;
@@ -149,7 +149,7 @@ impl Toolchain {
     }
 }
 
-/// The clangs of this machine, the one that the user names first.
+/// The clangs of this machine, the user's choice first.
 fn candidates() -> impl Iterator<Item = Clang> {
     let named = env::var_os(CC).filter(|cc| !cc.is_empty()).map(PathBuf::from);
     let sdk = env::var_os(WASI_SDK).map(|sdk| Path::new(&sdk).join("bin/clang"));
@@ -182,18 +182,18 @@ fn libc() -> Option<(PathBuf, PathBuf)> {
         })
 }
 
-/// Debian's packages for everything, with the sanitizers for tests.
+/// Debian's packages for everything, including the sanitizers for tests.
 pub const PACKAGES: [&str; 5] =
     ["clang", "lld", "libclang-rt-dev-wasm32", "libclang-rt-dev", "wasi-libc"];
 
-/// What a set-up did.
+/// The result of a setup.
 #[derive(Clone, Debug, Serialize)]
 pub struct Setup {
     /// As `clang 19.1.7`.
     pub by: String,
     /// Whether tests find bad memory accesses.
     pub sanitizers: bool,
-    /// The commands that were run; empty: all was there.
+    /// The commands that were run; empty if everything was there.
     pub did: Vec<String>,
 }
 
@@ -208,10 +208,10 @@ impl fmt::Display for Setup {
     }
 }
 
-/// Sees to it that C plugins can be built: installs Debian's packages where something is missing.
+/// Ensures that C plugins can be built: installs missing Debian packages.
 ///
 /// # Errors
-/// When that does not help: what was tried, and what is still missing.
+/// If that does not help: what was tried, and what is still missing.
 pub fn setup() -> anyhow::Result<Setup> {
     let (mut did, mut failed) = (Vec::new(), Vec::new());
     let found = Toolchain::find().or_else(|_| {
@@ -282,7 +282,7 @@ impl fmt::Display for Lack<'_> {
 mod tests {
     use super::*;
 
-    /// Distributions put words of their own before and behind it; gcc must not pass for clang.
+    /// Distributions add words before and after it; gcc must not be mistaken for clang.
     #[test]
     fn a_compilers_version_is_read() {
         for (said, expected) in [

@@ -1,4 +1,4 @@
-//! The toolchains that build plugins: found, and set up where they are missing.
+//! The toolchains that build plugins: detects them, and sets up missing ones.
 
 use super::super::debian;
 use anyhow::{Context, bail};
@@ -9,17 +9,17 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// What plugins are built for: components without any WASI import.
+/// The target of plugins: components without any WASI import.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 /// The other target that the SDK supports; its components import WASI.
 pub const TARGET_WASI: &str = "wasm32-wasip2";
-/// Debian's compiler and the source of its library, for where rustup cannot fetch a target.
+/// Debian's compiler and the source of its library, if rustup can't fetch a target.
 const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 const GET_RUSTUP: &str = "install rustup from https://rustup.rs";
 
-/// How components are made here.
+/// How components are built here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Route {
@@ -54,20 +54,20 @@ impl fmt::Display for Route {
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     pub route: Route,
-    /// As `rustc --version` says.
+    /// From `rustc --version`.
     pub rustc: String,
-    /// Holds `wasm-component-ld` and, under `gcc-ld/`, the linker behind it.
+    /// Contains `wasm-component-ld` and, under `gcc-ld/`, the linker that it runs.
     linkers: PathBuf,
 }
 
-/// What a set-up did.
+/// The result of a setup.
 #[derive(Clone, Debug, Serialize)]
 pub struct Setup {
     pub route: Route,
     pub rustc: String,
-    /// The commands that were run; empty: all was there.
+    /// The commands that were run; empty if everything was there.
     pub did: Vec<String>,
-    /// What did not work, where another way was found.
+    /// What did not work, if another way was found.
     pub failed: Vec<String>,
 }
 
@@ -85,11 +85,11 @@ impl fmt::Display for Setup {
 }
 
 impl Toolchain {
-    /// The toolchain that builds the crate in `dir` (its `rust-toolchain.toml` counts), or `None`
-    /// where only a target is missing.
+    /// The toolchain that builds the crate in `dir` (using its `rust-toolchain.toml`), or `None` if
+    /// only a target is missing.
     ///
     /// # Errors
-    /// When there is no working cargo or rustc, or one without `wasm-component-ld`.
+    /// If there is no working cargo or rustc, or one without `wasm-component-ld`.
     pub fn detect(dir: &Path) -> anyhow::Result<Option<Self>> {
         let compiler = Compiler::find(dir)?;
         let linkers = compiler.sysroot.join("lib/rustlib").join(&compiler.host).join("bin");
@@ -116,7 +116,7 @@ impl Toolchain {
     /// As [`Self::detect`].
     ///
     /// # Errors
-    /// Also when a target is missing, with the command that adds it.
+    /// Also if a target is missing, with the command that adds it.
     pub fn require(dir: &Path) -> anyhow::Result<Self> {
         Self::detect(dir)?.with_context(|| {
             format!(
@@ -151,18 +151,17 @@ impl Toolchain {
     }
 }
 
-/// Sees to it that plugins can be built in `dir`: adds rustup's targets or, where they cannot be
-/// fetched, Debian's packages. Does nothing where all is there. The tools' own output goes to
-/// stderr.
+/// Ensures that plugins can be built in `dir`: adds rustup's targets or, if they can't be fetched,
+/// Debian's packages. Does nothing if everything is there. The tools' own output goes to stderr.
 ///
 /// # Errors
-/// When neither works, with what was tried and the commands to try by hand.
+/// If neither works, with what was tried and the commands to try by hand.
 pub fn ensure(dir: &Path) -> anyhow::Result<Setup> {
     let compiler = Compiler::find(dir)?;
     let (mut did, mut failed) = (Vec::new(), Vec::new());
     let missing: Vec<_> =
         [TARGET, TARGET_WASI].into_iter().filter(|target| !compiler.has(target)).collect();
-    // Where Debian's compiler is in use already, rustup has been found wanting before.
+    // If Debian's compiler is in use already, rustup has failed before.
     if !missing.is_empty() && debian_rustc().is_none() {
         // One by one: an older toolchain may know only the first.
         for target in missing {
@@ -216,7 +215,7 @@ impl Compiler {
     }
 }
 
-/// Debian's compiler, if it is there with the source of its library.
+/// Debian's compiler, if it is installed with the source of its library.
 fn debian_rustc() -> Option<String> {
     if !Path::new(DEBIAN_SOURCE).is_file() {
         return None;
@@ -224,17 +223,17 @@ fn debian_rustc() -> Option<String> {
     output(Command::new(DEBIAN_RUSTC).arg("--version")).ok().map(|v| v.trim().to_owned())
 }
 
-/// The cargo that runs us, if one does, else the one on the `PATH`.
+/// The cargo that runs us, if any, else the one on the `PATH`.
 pub(super) fn cargo(dir: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(dir);
     cargo
 }
 
-/// What a command prints.
+/// A command's output.
 ///
 /// # Errors
-/// When it does not start or fails, with what it said.
+/// If it does not start or fails, with its output.
 pub(super) fn output(command: &mut Command) -> anyhow::Result<String> {
     let said = format!("{command:?}");
     let output =
@@ -253,7 +252,7 @@ fn executable(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// A set-up that installs again what is there would cost every test run minutes.
+    /// A setup that reinstalls existing packages would cost every test run minutes.
     #[test]
     fn setting_up_what_is_there_does_nothing() -> anyhow::Result<()> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR"));

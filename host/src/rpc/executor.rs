@@ -17,18 +17,18 @@ use std::{
     task::Poll,
 };
 
-/// Takes futures for the task that runs [`Crew::drive`]. Only that task uses it.
+/// Accepts futures for the task that runs [`LocalExecutor::drive`]. Only that task uses it.
 #[derive(Clone, Default)]
-pub(super) struct Crew(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+pub(super) struct LocalExecutor(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
 
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Crew {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         self.0.lock().push(future.boxed());
     }
 }
 
-impl Crew {
-    /// Runs `main`, and all that is executed on this crew meanwhile, until `main` is done.
+impl LocalExecutor {
+    /// Runs `main`, and everything spawned on this executor, until `main` is done.
     pub async fn drive<T: Send>(self, main: impl Future<Output = T> + Send) -> T {
         let main = main.map(Some).boxed();
         let mut running = pin!(FuturesUnordered::<BoxFuture<'_, Option<T>>>::new());

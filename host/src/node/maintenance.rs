@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// Has dirty slots flush and idle ones stop, a share of them at each tick so that they don't all
+/// Makes dirty slots flush and idle ones stop, a share of them per tick so that they don't all
 /// write at once.
-pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn maintain(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
     let ticks = limits::FLUSH_TICKS;
     let mut tick = tokio::time::interval(limits::FLUSH_INTERVAL / ticks);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -36,7 +36,7 @@ pub(super) async fn keep_house(node: std::sync::Weak<Node>, mut stopping: watch:
     }
 }
 
-/// Brings the store back after a failed write, and ends the node when its data are damaged.
+/// Reopens the store after a failed write, and ends the node when its data is damaged.
 pub(super) async fn watch_storage(
     node: std::sync::Weak<Node>,
     data_dir: Arc<DataDir>,
@@ -57,7 +57,7 @@ pub(super) async fn watch_storage(
                 }
             }
             Health::Failed(_) => {
-                // What the slots have in memory may not be what the store comes back with.
+                // What the slots have in memory may differ from the reopened store.
                 node.stop_slots(limits::REOPEN_GRACE).await;
                 let dir = data_dir.clone();
                 let reopened = crate::task::blocking(move || dir.reopen()).await;

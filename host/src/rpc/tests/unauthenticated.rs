@@ -1,4 +1,4 @@
-//! What must not get in, and how it is told.
+//! Unauthenticated and invalid peers are refused, with a reason.
 
 use super::super::{
     handshake::{Hellos, Refusal, Role, word},
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tonic::{Status, Streaming, client::Grpc};
 
-/// A client that says what it likes: its outbox and what comes back.
+/// A client that sends arbitrary items: its outbox and the answers.
 async fn raw(address: SocketAddr) -> (Arc<Outbox>, Streaming<Frame>) {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) =
@@ -33,13 +33,13 @@ async fn raw(address: SocketAddr) -> (Arc<Outbox>, Streaming<Frame>) {
     (outbox, frames)
 }
 
-/// The farewell that comes, at last.
-async fn farewell(frames: &mut Streaming<Frame>) -> Result<Refusal, Status> {
+/// The go-away item that arrives at last.
+async fn go_away(frames: &mut Streaming<Frame>) -> Result<Refusal, Status> {
     loop {
         let Some(frame) = within(frames.message()).await? else {
             return Err(Status::cancelled("closed"));
         };
-        if let Some(item) = frame.items.iter().find(|item| item.kind == kind::FAREWELL) {
+        if let Some(item) = frame.items.iter().find(|item| item.kind == kind::GO_AWAY) {
             return Ok(Refusal::read(item));
         }
     }
@@ -140,7 +140,7 @@ async fn another_version_is_refused() {
             assert_eq!(answer.items[0].kind, kind::PROOF);
             continue;
         }
-        let refusal = farewell(&mut frames).await.unwrap();
+        let refusal = go_away(&mut frames).await.unwrap();
         assert_eq!(refusal.reason, Reason::Protocol);
         assert!(refusal.detail.contains(word_for_it), "{refusal}");
     }
@@ -155,7 +155,7 @@ async fn proofs_can_not_be_made_up_or_used_again() {
         let (outbox, mut frames) = raw(a.member().peer).await;
         outbox.urgent(word(kind::HELLO, b.links.own.hello()));
         outbox.urgent(word(kind::PROOF, proof));
-        let refusal = farewell(&mut frames).await.unwrap();
+        let refusal = go_away(&mut frames).await.unwrap();
         // Both items in one frame are refused for that.
         assert!(matches!(refusal.reason, Reason::Secret | Reason::Malformed));
     }
@@ -165,13 +165,13 @@ async fn proofs_can_not_be_made_up_or_used_again() {
     assert_eq!(theirs.items.len(), 1);
     assert_eq!(theirs.items[0].kind, kind::HELLO);
     outbox.urgent(word(kind::PROOF, [1; 32]));
-    assert_eq!(farewell(&mut frames).await.unwrap().reason, Reason::Secret);
+    assert_eq!(go_away(&mut frames).await.unwrap().reason, Reason::Secret);
     // A request instead of a proof.
     let (outbox, mut frames) = raw(a.member().peer).await;
     outbox.urgent(word(kind::HELLO, b.links.own.hello()));
     let _ = within(frames.message()).await.unwrap().unwrap();
     outbox.urgent(Item::new(kind::REQUEST, 1));
-    assert_eq!(farewell(&mut frames).await.unwrap().reason, Reason::Malformed);
+    assert_eq!(go_away(&mut frames).await.unwrap().reason, Reason::Malformed);
     assert!(a.script.order.lock().is_empty());
 }
 
@@ -220,7 +220,7 @@ async fn frames_over_the_limit_are_refused() {
     for size in [limits::PEER_HELLO_BYTES_MAX, limits::PEER_FRAME_BYTES_MAX] {
         let (outbox, mut frames) = raw(a.member().peer).await;
         outbox.urgent(word(kind::HELLO, &large[..size]));
-        let refusal = farewell(&mut frames).await.unwrap();
+        let refusal = go_away(&mut frames).await.unwrap();
         assert_eq!(refusal.reason, Reason::Malformed);
         assert!(refusal.detail.contains("too large"), "{refusal}");
     }
@@ -230,7 +230,7 @@ async fn frames_over_the_limit_are_refused() {
     outbox.urgent(word(kind::HELLO, &hello));
     b.links.own.introduce("a", &mut frames, &outbox, &hello).await.unwrap();
     outbox.urgent(word(kind::REQUEST, &large));
-    let refusal = farewell(&mut frames).await.unwrap();
+    let refusal = go_away(&mut frames).await.unwrap();
     assert!(refusal.detail.contains("too large"), "{refusal}");
     // A peer that says something unheard of.
     let (outbox, mut frames) = raw(a.member().peer).await;
@@ -238,7 +238,7 @@ async fn frames_over_the_limit_are_refused() {
     outbox.urgent(word(kind::HELLO, &hello));
     b.links.own.introduce("a", &mut frames, &outbox, &hello).await.unwrap();
     outbox.urgent(Item::new(77, 1));
-    let refusal = farewell(&mut frames).await.unwrap();
+    let refusal = go_away(&mut frames).await.unwrap();
     assert!(refusal.detail.contains("unknown kind 77"), "{refusal}");
     // And a request that does not decode: refused alone.
     let (outbox, mut frames) = raw(a.member().peer).await;
@@ -269,7 +269,7 @@ async fn who_has_not_proven_anything_is_told_the_same_whatever_he_says() {
         assert_eq!((item.kind, &*theirs.cluster), (kind::HELLO, cluster), "its own words");
         (theirs.cluster, theirs.nonce) = Default::default();
         outbox.urgent(word(kind::PROOF, [0; 32]));
-        let refusal = farewell(&mut frames).await.unwrap();
+        let refusal = go_away(&mut frames).await.unwrap();
         told.push((theirs, refusal.reason, refusal.detail));
     }
     assert!(told.windows(2).all(|two| two[0] == two[1]), "{told:?}");
