@@ -84,7 +84,6 @@ impl Cluster {
             sealed: Default::default(),
             gained: Default::default(),
             claims: Default::default(),
-            plugins: Default::default(),
             nudge: Default::default(),
             links: Default::default(),
             settled: Default::default(),

@@ -17,7 +17,6 @@ use crate::{
     limits,
     log::{Last, Position, Term},
     names::SlotId,
-    plugin::Plugin,
     router::Place,
     service::catalogue::REMOVED,
     slot::{
@@ -30,12 +29,6 @@ use std::{
     time::Duration,
 };
 use tokio::sync::oneshot;
-
-/// What is current in a service, compiled; nothing in one that is removed.
-pub(super) struct Kept {
-    generation: u64,
-    plugin: Option<Arc<Plugin>>,
-}
 
 impl Cluster {
     /// Moves a slot here. Returns how long nobody served it, where that is known.
@@ -66,7 +59,7 @@ impl Cluster {
             return Ok(None);
         };
         self.next(job, MoveState::Sealing)?;
-        let loaded = Some(self.loaded());
+        let loaded = Some(self.context.kept.loaded());
         let release = Ask::Release { slot, to: self.own.clone(), loaded };
         let asked = crate::clock::now();
         let last = match self.ask(&from, &release).await {
@@ -136,29 +129,9 @@ impl Cluster {
     /// A node that can't run what a slot's services run must not own it.
     async fn load_plugins(&self) -> Result<(), Error> {
         for service in self.context.catalogue.all() {
-            let Some(current) = service.deployment(service.current) else {
-                let kept = Kept { generation: service.generation, plugin: None };
-                self.plugins.lock().insert(service.name.clone(), kept);
-                continue;
-            };
-            if let Some(kept) = self.plugins.lock().get_mut(&service.name)
-                && kept.plugin.as_ref().is_some_and(|plugin| plugin.digest() == current.digest)
-            {
-                kept.generation = service.generation;
-                continue;
-            }
-            let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
-                Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
-            })?;
-            let kept = Kept { generation: service.generation, plugin: Some(plugin) };
-            self.plugins.lock().insert(service.name.clone(), kept);
+            self.context.kept.load(&self.context.plugins, &service.target()).await?;
         }
         Ok(())
-    }
-
-    fn loaded(&self) -> Loaded {
-        let plugins = self.plugins.lock();
-        plugins.iter().map(|(service, kept)| (service.clone(), kept.generation)).collect()
     }
 
     async fn claim(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
@@ -178,15 +151,15 @@ impl Cluster {
         for service in self.context.catalogue.all() {
             let Ok(Some(running)) = self.router.running(slot) else { return };
             let active = running.stats.active.lock().get(&service.name).map(|(at, _)| *at);
-            if active.is_some_and(|active| active >= service.generation) {
+            let target = service.target();
+            if target.is_removal() || !target.is_ahead_of(active) {
                 continue;
             }
-            let Some(current) = service.deployment(service.current) else { continue };
-            if self.context.plugins.load(current.digest).await.is_err() {
+            if self.context.kept.load(&self.context.plugins, &target).await.is_err() {
                 continue;
             }
             let (reply, _) = oneshot::channel();
-            let activation = Activation { record: service.activate() };
+            let activation = Activation { target };
             running.try_order(Order::Activate { activation, reply });
         }
     }

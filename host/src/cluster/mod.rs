@@ -86,8 +86,6 @@ pub struct Cluster {
     gained: Mutex<Vec<(SlotId, Term)>>,
     /// How often this node has opened a slot.
     claims: Mutex<BTreeMap<SlotId, u64>>,
-    /// Keeps what is current compiled, so that a claim never waits for it.
-    plugins: Mutex<HashMap<ServiceName, handoff::Kept>>,
     nudge: Notify,
     /// Which links with the others are missing.
     links: Mutex<links::Links>,

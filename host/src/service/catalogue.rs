@@ -4,7 +4,7 @@ use crate::{
     error::{Code, Error},
     level::Unknown,
     limits,
-    log::record::{Activate, DeploymentId},
+    log::record::DeploymentId,
     names::ServiceName,
     plugin::Digest,
     service::DeploymentInfo,
@@ -76,7 +76,8 @@ pub struct Service {
     pub name: ServiceName,
     /// Rises with each deploy and rollback: what slots are moved to.
     pub generation: u64,
-    pub current: DeploymentId,
+    /// Asked for by [`Service::target`].
+    pub(super) current: DeploymentId,
     /// What rollback goes back to, the latest last.
     pub previous: Vec<DeploymentId>,
     /// `deployments[id - first]`.
@@ -135,15 +136,6 @@ impl Service {
         self.deployments.get(usize::try_from(at).ok()?)
     }
 
-    /// The deployment that it runs.
-    ///
-    /// # Errors
-    /// `internal`: it is removed, or a bug.
-    pub fn current_deployment(&self) -> Result<&Deployment, Error> {
-        self.deployment(self.current)
-            .ok_or_else(|| Error::internal(format!("{} has no current deployment", self.name)))
-    }
-
     pub fn is_removed(&self) -> bool {
         self.current == REMOVED
     }
@@ -162,15 +154,6 @@ impl Service {
             purged: 0,
             switched: Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() }),
             unknown: self.unknown.clone(),
-        }
-    }
-
-    /// The record that moves a slot to what is current.
-    pub fn activate(&self) -> Activate {
-        Activate {
-            service: self.name.clone(),
-            generation: self.generation,
-            deployment: self.current,
         }
     }
 

@@ -226,22 +226,16 @@ impl Task {
     /// Another node may have had the slot while its service was swapped, or in the middle of it.
     fn go_over_to_current(&mut self) {
         for service in self.context.catalogue.all() {
-            let current = self.active.get(&service.name);
-            let is_behind = current.is_none_or(|active| active.generation < service.generation);
+            let target = service.target();
+            let current = self.active.get(&service.name).map(|active| active.generation);
+            let is_behind = target.is_ahead_of(current);
             // Sessions of a removed service of the same name are deleted first.
             let waits =
-                !service.is_removed() && self.check_purged(&service.name, service.since).is_err();
-            // A slot that never ran the service has nothing to stop.
-            let is_new = current.is_none() && service.is_removed();
+                !target.is_removal() && self.check_purged(&service.name, service.since).is_err();
             // It stays with what it runs until what is current is loaded, and is told then.
-            let is_loading = current.is_some()
-                && service
-                    .deployment(service.current)
-                    .is_some_and(|current| !self.context.plugins.is_loaded(current.digest));
-            if is_behind && !waits && !is_new && !is_loading {
-                let record = service.activate();
-                self.active.insert(service.name.clone(), record.clone());
-                self.building.push(Record::Activate(record));
+            let is_loading = current.is_some() && !target.is_loaded(&self.context.plugins);
+            if is_behind && !waits && !is_loading {
+                self.switch_to(&target);
             }
         }
     }

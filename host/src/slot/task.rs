@@ -17,7 +17,7 @@ use crate::{
     names::{ServiceName, SessionKey, SlotId},
     plugin::Signal,
     random,
-    service::catalogue::REMOVED,
+    service::{Target, catalogue::REMOVED},
     slot::{
         Activation, LastUse, Loaded, Mail, Order, Reply, SlotContext, SlotStats,
         batch::Building,
@@ -359,21 +359,28 @@ impl Task {
     // ---- orders --------------------------------------------------------------------------------
 
     /// Goes over to a deployment. Between two messages by construction.
-    fn activate(&mut self, Activation { record }: Activation, reply: Reply<Duration>) {
+    fn activate(&mut self, Activation { target }: Activation, reply: Reply<Duration>) {
         let started = crate::clock::now();
-        let current = self.active.get(&record.service);
-        if current.is_some_and(|current| current.generation >= record.generation) {
+        let current = self.active.get(target.service()).map(|active| active.generation);
+        if !target.is_ahead_of(current) {
             return self.hold_for_all(reply, Ok(Duration::ZERO));
         }
         // Sessions of a removed service of the same name are deleted first.
-        let since = self.since(&record.service);
-        if let Err(error) = self.check_purged(&record.service, since) {
+        let since = self.since(target.service());
+        if let Err(error) = self.check_purged(target.service(), since) {
             let _ = reply.send(Err(error));
             return;
         }
-        self.active.insert(record.service.clone(), record.clone());
-        self.building.push(Record::Activate(record));
+        self.switch_to(&target);
         self.building.hold(reply, Ok(started.elapsed()));
+    }
+
+    /// Runs `target` from here on, as the batch that fills says.
+    pub(super) fn switch_to(&mut self, target: &Target) -> Activate {
+        let record = target.record();
+        self.active.insert(record.service.clone(), record.clone());
+        self.building.push(Record::Activate(record.clone()));
+        record
     }
 
     /// Why a node that has `loaded` so much can't run the slot yet, if it can't.
