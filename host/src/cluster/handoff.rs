@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cluster::views::MoveState,
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     log::{Last, Position, Term},
     names::SlotId,
@@ -39,8 +39,8 @@ impl Cluster {
     ) -> Result<Option<Duration>, Error> {
         let slot = job.slot;
         if !self.context.store.is_writable() || !self.context.store.has_room() {
-            return Err(Error::new(
-                Code::StorageUnavailable,
+            return Err(Error::of(
+                Cause::Storage,
                 "this node's disk refuses writes, so it can't open a slot",
             ));
         }
@@ -50,7 +50,7 @@ impl Cluster {
             prepared = self.prepare(slot, from.is_some()) => prepared?,
             () = job.cancelled() => {}
             () = self.gone(from.as_deref()) => {
-                return Err(Error::new(Code::Unavailable, "the node that owned the slot is gone"));
+                return Err(Error::of(Cause::ViewsDiffer, "the node that owned the slot is gone"));
             }
         }
         let Some(from) = from else {
@@ -66,7 +66,7 @@ impl Cluster {
             Ok(Told::Released { term, position }) => Last { term, position },
             Ok(_) => return Err(Error::internal(format!("node {from} sent an unexpected answer"))),
             Err(error) => {
-                if error.code == Code::Fenced {
+                if error.is(Cause::NotOwner) {
                     // It is not the owner any more; who is will be found out.
                     self.router.set_place(slot, |place| match place {
                         Place::Away { owner: Some(owner), term } if *owner == from => {
@@ -123,7 +123,7 @@ impl Cluster {
     }
 
     fn next(&self, job: &Job, state: MoveState) -> Result<(), Error> {
-        job.step(state).map_err(|why| Error::new(Code::Unavailable, why))
+        job.step(state).map_err(|why| Error::of(Cause::GivenUp, why))
     }
 
     /// A node that can't run what a slot's services run must not own it.
@@ -180,15 +180,18 @@ impl Cluster {
         let table = self.table();
         if table.owner(slot) != Some(to) {
             let number = table.view().number;
-            return Err(Error::new(
-                Code::Unavailable,
+            return Err(Error::of(
+                Cause::ViewsDiffer,
                 format!("view {number} of {} does not give slot {slot} to {to}", self.own),
             ));
         }
         let sealed = crate::clock::now();
         let was_here = self.router.replace_place(slot, &Place::Here, Place::Moving);
         if !was_here {
-            return Err(Error::new(Code::Fenced, format!("{} does not own slot {slot}", self.own)));
+            return Err(Error::of(
+                Cause::NotOwner,
+                format!("{} does not own slot {slot}", self.own),
+            ));
         }
         self.sealed.lock().insert(slot, sealed);
         if let Some(this) = self.me.upgrade() {
@@ -201,14 +204,14 @@ impl Cluster {
             Some(running) => running.order(stop).await.is_ok(),
             None => false,
         };
-        let gone = || Err(Error::new(Code::Fenced, "the slot stopped by itself"));
+        let gone = || Err(Error::of(Cause::NotOwner, "the slot stopped by itself"));
         let released = match ordered {
             true => released.await.unwrap_or_else(|_| gone()),
             false => gone(),
         };
         if released.is_err() {
             // Not what the new owner can run yet: it goes on here.
-            let is_refused = |error: &Error| error.code == Code::Unavailable;
+            let is_refused = |error: &Error| error.is(Cause::NotLoaded);
             let goes_on = released.as_ref().is_err_and(is_refused)
                 && running.is_some_and(|it| !it.stats.stopping.load(Ordering::Acquire));
             let place = if goes_on { Place::Here } else { Place::UNKNOWN };

@@ -1,7 +1,7 @@
 //! The catalogue: every deployment of every service of this node, and which one is current.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     level::Unknown,
     limits,
     log::record::DeploymentId,
@@ -462,8 +462,8 @@ impl Catalogue {
 }
 
 pub fn not_deployed(name: &ServiceName) -> Error {
-    Error::new(
-        Code::ServiceNotFound,
+    Error::of(
+        Cause::NoService,
         format!("no service {name:?} is deployed; deploy one with `slotd deploy {name} FILE`"),
     )
 }

@@ -2,7 +2,7 @@
 //! changed, call the handler, and turn what it did into a record.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
@@ -166,8 +166,8 @@ impl Task {
     /// Whether this node's disk has room for more. In a cluster the node gives its slots away instead.
     pub(super) fn check_room(&self) -> Result<(), Error> {
         if self.context.cluster.is_none() && !self.context.store.has_room() {
-            return Err(Error::new(
-                Code::StorageUnavailable,
+            return Err(Error::of(
+                Cause::Storage,
                 "this node's disk has less free space than `store.disk_reserve`; nothing was \
                  kept, reads still work",
             ));
@@ -203,8 +203,8 @@ impl Task {
         };
         let Some(remembered) = remembered else { return Ok(None) };
         if remembered.fingerprint != fingerprint {
-            return Err(Error::new(
-                Code::IdempotencyConflict,
+            return Err(Error::of(
+                Cause::KeyConflict,
                 format!(
                     "idempotency key {:?} was used for message {} with another body",
                     operator::shown_key(id),

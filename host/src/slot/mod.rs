@@ -29,7 +29,7 @@ mod tests;
 pub use mail::{Mail, Mailed};
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     level::FeatureLevel,
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SlotId},
@@ -220,8 +220,8 @@ impl Mailbox {
         match put {
             Put::Done => Ok(Ok(())),
             Put::Closed(mail) => Err(mail),
-            Put::Full => Ok(Err(Error::new(
-                Code::MailboxFull,
+            Put::Full => Ok(Err(Error::of(
+                Cause::Full,
                 format!(
                     "{} messages are already waiting for this slot; slow down",
                     self.0.mailbox_max

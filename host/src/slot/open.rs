@@ -2,7 +2,7 @@
 //! why it could not.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     log::{
         Claim, Last, LogError, Term,
@@ -101,7 +101,7 @@ impl Drop for Ending {
 /// Whether reads can be answered although the slot can't be opened, for want of room to write the
 /// claim: nobody else writes to a slot of a node that stands alone, and the store has all of it.
 async fn has_whole_copy(slot: SlotId, context: &SlotContext, error: &Error) -> bool {
-    if context.cluster.is_some() || error.code != Code::StorageUnavailable {
+    if context.cluster.is_some() || !error.is(Cause::Storage) {
         return false;
     }
     let Ok(meta) = context.store.slot(slot) else { return false };
@@ -137,7 +137,7 @@ async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Er
         Task::open(slot, context, stats, owner, last).await
     };
     let Some(mut told) = told else { return open.await };
-    let given_up = || Error::new(Code::Unavailable, "the slot is no longer needed on this node");
+    let given_up = || Error::of(Cause::GivenUp, "the slot is no longer needed on this node");
     let opened = tokio::select! {
         biased;
         () = told.closed() => return Err(given_up()),
@@ -181,7 +181,7 @@ impl Task {
         let claim = claim.unwrap_or_else(|_| Err(LogError::Undecided("no answer".into())));
         let (claim, follows) = claim.map_err(|e| match e {
             LogError::Undecided(why) | LogError::Unavailable(why) => {
-                Error::new(Code::StorageUnavailable, format!("can't claim the slot: {why}"))
+                Error::of(Cause::Storage, format!("can't claim the slot: {why}"))
             }
             other => commit_error(&other),
         })?;

@@ -5,7 +5,7 @@
 //! then on it does not run the service. It refuses the name until the last session is deleted.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     message::Purged,
     names::{ServiceName, SessionKey},
@@ -64,8 +64,8 @@ impl Task {
         if !self.is_stale(service, since) || self.merged(service, "", None, 1, false)?.is_empty() {
             return Ok(());
         }
-        Err(Error::new(
-            Code::Unavailable,
+        Err(Error::of(
+            Cause::NotYet,
             format!(
                 "the sessions of the removed service {service} are still being deleted; try again \
                  later"

@@ -8,7 +8,7 @@
 //! restart are one path.
 
 use crate::{
-    error::{Code, Error, StateError},
+    error::{Cause, Error, StateError},
     limits,
     log::{
         Claim, Position, Term,
@@ -274,7 +274,7 @@ impl Task {
             Order::Abandon { term } => {
                 self.stats.taken();
                 if term > self.term {
-                    self.give_up(Error::new(Code::Fenced, "the slot has another owner now"));
+                    self.give_up(Error::of(Cause::NotOwner, "the slot has another owner now"));
                 }
             }
             Order::Stop { release, loaded, reply } => {
@@ -341,8 +341,8 @@ impl Task {
         relaxed_store(&self.stats.last_mail, taken);
         if mail.writes() && self.is_behind() && !self.context.store.is_writable() {
             // Nothing makes room as long as the store takes nothing; reads go on.
-            mail.refuse(Error::new(
-                Code::StorageUnavailable,
+            mail.refuse(Error::of(
+                Cause::Storage,
                 "this node's state store refuses writes, and too much is already waiting for it",
             ));
             return None;
@@ -390,8 +390,8 @@ impl Task {
         };
         let mut running = self.active.values().filter(|active| active.deployment != REMOVED);
         let ahead = running.find(is_ahead)?;
-        Some(Error::new(
-            Code::Unavailable,
+        Some(Error::of(
+            Cause::NotLoaded,
             format!(
                 "slot {} runs generation {} of {}, which its next owner has not loaded yet",
                 self.slot, ahead.generation, ahead.service

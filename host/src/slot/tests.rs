@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     database::StorageOptions,
+    error::Code,
     level,
     log::{
         Append, Claim, LogError, Logged,
