@@ -1,5 +1,9 @@
 //! Errors that callers receive: a stable code, an HTTP status, a sentence.
 
+mod cause;
+
+pub use cause::Cause;
+
 use crate::{limits, text};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, time::Duration};
@@ -123,6 +127,8 @@ codes! {
 #[error("{}: {detail}", code.as_str())]
 pub struct Error {
     pub code: Code,
+    /// What decisions are made by. `None`: whoever asked is told, and that is all.
+    pub cause: Option<Cause>,
     /// One sentence for a person.
     pub detail: Cow<'static, str>,
     /// The plugin's label, `<version>+<short digest>`, where the plugin is at fault.
@@ -147,7 +153,14 @@ impl Error {
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = code.retriable().then_some(limits::RETRY_AFTER);
         let detail = text::clip(detail.into(), limits::ERROR_DETAIL_BYTES_MAX);
-        Self { code, detail, plugin: None, rejection: None, retry_after }
+        Self { code, cause: None, detail, plugin: None, rejection: None, retry_after }
+    }
+    /// An error that the router, the coordinator or a slot decides by; its code follows from its cause.
+    pub fn of(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { cause: Some(cause), ..Self::new(cause.code(), detail) }
+    }
+    pub fn is(&self, cause: Cause) -> bool {
+        self.cause == Some(cause)
     }
     #[must_use]
     pub fn with_plugin(mut self, label: impl Into<String>) -> Self {
@@ -176,11 +189,10 @@ pub enum StateError {
 /// What is damaged stays so: to try again would help nobody.
 impl From<StateError> for Error {
     fn from(error: StateError) -> Self {
-        let code = match error {
-            StateError::Unavailable(_) => Code::StorageUnavailable,
-            StateError::Corrupt(_) => Code::Internal,
-        };
-        Self::new(code, error.to_string())
+        match error {
+            StateError::Unavailable(_) => Self::of(Cause::Storage, error.to_string()),
+            StateError::Corrupt(_) => Self::internal(error.to_string()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     names::SlotId,
     peer::member::{Member, Members, Unfit},
@@ -84,7 +84,6 @@ impl Cluster {
             sealed: Default::default(),
             gained: Default::default(),
             claims: Default::default(),
-            plugins: Default::default(),
             nudge: Default::default(),
             links: Default::default(),
             settled: Default::default(),
@@ -174,7 +173,7 @@ impl Cluster {
             return;
         }
         let hint = self.hints.lock().get(slot).cloned();
-        self.router.set_silenced(*slot, error.code == Code::StorageUnavailable);
+        self.router.set_silenced(*slot, error.is(Cause::Storage));
         self.router.set_place(*slot, |place| match (place, hint) {
             (Place::Away { .. }, _) => None,
             (_, Some((owner, term))) if owner != self.own => {
@@ -183,7 +182,7 @@ impl Cluster {
             _ => Some(Place::UNKNOWN),
         });
         self.back_off(*slot, error);
-        if error.code == Code::Fenced {
+        if error.is(Cause::NotOwner) {
             metrics().fences.increment(1);
         }
         tracing::info!(slot, %error, "a slot is no longer on this node");
@@ -191,8 +190,8 @@ impl Cluster {
 
     fn back_off(&self, slot: SlotId, error: &Error) {
         let now = crate::clock::now();
-        match error.code {
-            Code::Fenced => self.backoffs.lost(slot, now),
+        match error.cause {
+            Some(Cause::NotOwner) => self.backoffs.lost(slot, now),
             _ => self.backoffs.failed(slot, now),
         }
     }
@@ -275,7 +274,7 @@ impl Cluster {
         crate::task::spawn("move", async move {
             let moved = this.carry_out(&job, from);
             let moved = tokio::time::timeout(limits::MOVE_DEADLINE, moved).await;
-            let moved = moved.unwrap_or_else(|_| Err(Error::new(Code::Unavailable, "timed out")));
+            let moved = moved.unwrap_or_else(|_| Err(Error::of(Cause::GivenUp, "timed out")));
             if let Err(error) = &moved {
                 let from = owner.as_deref();
                 tracing::warn!(slot, from, to = %this.own, %error, "moving a slot failed");

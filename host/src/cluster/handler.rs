@@ -5,7 +5,7 @@ use super::{
     control::{self, ControlRequest, ControlResponse},
 };
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     message::{Incoming, Purpose, gone},
     names::{SessionKey, SlotId},
@@ -55,7 +55,7 @@ impl LateHandler {
 impl Handler for LateHandler {
     fn handle(&self, from: &Arc<str>, request: Request) -> Handled {
         let Some((cluster, teller)) = self.0.get() else {
-            let error = Error::new(Code::Unavailable, "the node is starting");
+            let error = Error::of(Cause::Stopping, "the node is starting");
             return ready(Err(error)).boxed();
         };
         handle(cluster, teller, from, request)
@@ -135,7 +135,7 @@ impl Cluster {
                     match answer.await.unwrap_or_else(|_| Err(gone(asked))) {
                         Ok(value) => Ok(response(value)),
                         Err(error) => match me.upgrade() {
-                            Some(this) if error.code == Code::Fenced => {
+                            Some(this) if error.is(Cause::NotOwner) => {
                                 turned_away(&this);
                                 this.moved(slot).await
                             }

@@ -13,11 +13,10 @@ use super::{
 };
 use crate::{
     cluster::views::MoveState,
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     log::{Last, Position, Term},
     names::SlotId,
-    plugin::Plugin,
     router::Place,
     service::catalogue::REMOVED,
     slot::{
@@ -31,12 +30,6 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// What is current in a service, compiled; nothing in one that is removed.
-pub(super) struct Kept {
-    generation: u64,
-    plugin: Option<Arc<Plugin>>,
-}
-
 impl Cluster {
     /// Moves a slot here. Returns how long nobody served it, where that is known.
     pub(super) async fn carry_out(
@@ -46,8 +39,8 @@ impl Cluster {
     ) -> Result<Option<Duration>, Error> {
         let slot = job.slot;
         if !self.context.store.is_writable() || !self.context.store.has_room() {
-            return Err(Error::new(
-                Code::StorageUnavailable,
+            return Err(Error::of(
+                Cause::Storage,
                 "this node's disk refuses writes, so it can't open a slot",
             ));
         }
@@ -57,7 +50,7 @@ impl Cluster {
             prepared = self.prepare(slot, from.is_some()) => prepared?,
             () = job.cancelled() => {}
             () = self.gone(from.as_deref()) => {
-                return Err(Error::new(Code::Unavailable, "the node that owned the slot is gone"));
+                return Err(Error::of(Cause::ViewsDiffer, "the node that owned the slot is gone"));
             }
         }
         let Some(from) = from else {
@@ -66,14 +59,14 @@ impl Cluster {
             return Ok(None);
         };
         self.next(job, MoveState::Sealing)?;
-        let loaded = Some(self.loaded());
+        let loaded = Some(self.context.kept.loaded());
         let release = ControlRequest::Release { slot, to: self.own.clone(), loaded };
         let asked = crate::clock::now();
         let last = match self.ask(&from, &release).await {
             Ok(ControlResponse::Released { term, position }) => Last { term, position },
             Ok(_) => return Err(Error::internal(format!("node {from} sent an unexpected answer"))),
             Err(error) => {
-                if error.code == Code::Fenced {
+                if error.is(Cause::NotOwner) {
                     // It is not the owner any more; who is will be found out.
                     self.router.set_place(slot, |place| match place {
                         Place::Away { owner: Some(owner), term } if *owner == from => {
@@ -130,35 +123,15 @@ impl Cluster {
     }
 
     fn next(&self, job: &Job, state: MoveState) -> Result<(), Error> {
-        job.step(state).map_err(|why| Error::new(Code::Unavailable, why))
+        job.step(state).map_err(|why| Error::of(Cause::GivenUp, why))
     }
 
     /// A node that can't run what a slot's services run must not own it.
     async fn load_plugins(&self) -> Result<(), Error> {
         for service in self.context.catalogue.all() {
-            let Some(current) = service.deployment(service.current) else {
-                let kept = Kept { generation: service.generation, plugin: None };
-                self.plugins.lock().insert(service.name.clone(), kept);
-                continue;
-            };
-            if let Some(kept) = self.plugins.lock().get_mut(&service.name)
-                && kept.plugin.as_ref().is_some_and(|plugin| plugin.digest() == current.digest)
-            {
-                kept.generation = service.generation;
-                continue;
-            }
-            let plugin = self.context.plugins.load(current.digest).await.map_err(|why| {
-                Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
-            })?;
-            let kept = Kept { generation: service.generation, plugin: Some(plugin) };
-            self.plugins.lock().insert(service.name.clone(), kept);
+            self.context.kept.load(&self.context.plugins, &service.target()).await?;
         }
         Ok(())
-    }
-
-    fn loaded(&self) -> Loaded {
-        let plugins = self.plugins.lock();
-        plugins.iter().map(|(service, kept)| (service.clone(), kept.generation)).collect()
     }
 
     async fn claim(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
@@ -178,15 +151,15 @@ impl Cluster {
         for service in self.context.catalogue.all() {
             let Ok(Some(running)) = self.router.running(slot) else { return };
             let active = running.stats.active.lock().get(&service.name).map(|(at, _)| *at);
-            if active.is_some_and(|active| active >= service.generation) {
+            let target = service.target();
+            if target.is_removal() || !target.is_ahead_of(active) {
                 continue;
             }
-            let Some(current) = service.deployment(service.current) else { continue };
-            if self.context.plugins.load(current.digest).await.is_err() {
+            if self.context.kept.load(&self.context.plugins, &target).await.is_err() {
                 continue;
             }
             let (reply, _) = oneshot::channel();
-            let activation = Activation { record: service.activate() };
+            let activation = Activation { target };
             running.try_order(Order::Activate { activation, reply });
         }
     }
@@ -207,15 +180,18 @@ impl Cluster {
         let table = self.table();
         if table.owner(slot) != Some(to) {
             let number = table.view().number;
-            return Err(Error::new(
-                Code::Unavailable,
+            return Err(Error::of(
+                Cause::ViewsDiffer,
                 format!("view {number} of {} does not give slot {slot} to {to}", self.own),
             ));
         }
         let sealed = crate::clock::now();
         let was_here = self.router.replace_place(slot, &Place::Here, Place::Moving);
         if !was_here {
-            return Err(Error::new(Code::Fenced, format!("{} does not own slot {slot}", self.own)));
+            return Err(Error::of(
+                Cause::NotOwner,
+                format!("{} does not own slot {slot}", self.own),
+            ));
         }
         self.sealed.lock().insert(slot, sealed);
         if let Some(this) = self.me.upgrade() {
@@ -228,14 +204,14 @@ impl Cluster {
             Some(running) => running.order(stop).await.is_ok(),
             None => false,
         };
-        let gone = || Err(Error::new(Code::Fenced, "the slot stopped by itself"));
+        let gone = || Err(Error::of(Cause::NotOwner, "the slot stopped by itself"));
         let released = match ordered {
             true => released.await.unwrap_or_else(|_| gone()),
             false => gone(),
         };
         if released.is_err() {
             // Not what the new owner can run yet: it goes on here.
-            let is_refused = |error: &Error| error.code == Code::Unavailable;
+            let is_refused = |error: &Error| error.is(Cause::NotLoaded);
             let goes_on = released.as_ref().is_err_and(is_refused)
                 && running.is_some_and(|it| !it.stats.stopping.load(Ordering::Acquire));
             let place = if goes_on { Place::Here } else { Place::UNKNOWN };

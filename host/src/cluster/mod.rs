@@ -26,7 +26,7 @@ pub use handler::{LateHandler, Teller};
 
 use crate::{
     cluster::views::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     limits,
     log::Term,
     message::SlotInfo,
@@ -86,8 +86,6 @@ pub struct Cluster {
     gained: Mutex<Vec<(SlotId, Term)>>,
     /// How often this node has opened a slot.
     claims: Mutex<BTreeMap<SlotId, u64>>,
-    /// Keeps what is current compiled, so that a claim never waits for it.
-    plugins: Mutex<HashMap<ServiceName, handoff::Kept>>,
     nudge: Notify,
     /// Which links with the others are missing.
     links: Mutex<links::Links>,
@@ -147,17 +145,17 @@ impl Cluster {
         ask: &ControlRequest,
         wait: Duration,
     ) -> Result<ControlResponse, Error> {
-        let late = |_| Error::new(Code::Unavailable, format!("node {peer} did not answer in time"));
+        let late = |_| Error::of(Cause::Unreachable, format!("node {peer} did not answer in time"));
         let request = Request::Control(control::encode(ask)?);
         let answer = self.forwarder.peers().call(peer, request);
-        let answer = answer.map_err(|e| Error::new(Code::Unavailable, e.to_string()))?;
+        let answer = answer.map_err(|e| Error::of(Cause::Unreachable, e.to_string()))?;
         let answer = tokio::time::timeout(wait, answer).await;
         match answer.map_err(late)? {
             Ok(Response::Control(told)) => control::decode(&told),
             Ok(_) => Err(Error::internal(format!("node {peer} sent an unexpected answer"))),
             Err(crate::rpc::PeerError::Refused(error)) => Err(error),
             // It names the node.
-            Err(error) => Err(Error::new(Code::Unavailable, error.to_string())),
+            Err(error) => Err(Error::of(Cause::Unreachable, error.to_string())),
         }
     }
 
@@ -327,7 +325,7 @@ impl Cluster {
     pub async fn drain_slot(&self, slot: SlotId) -> Result<Drained, Error> {
         let mut place = self.router.watch_place(slot)?;
         let from = self.owner(slot).ok_or_else(|| {
-            Error::new(Code::Unavailable, format!("no known node owns slot {slot} right now"))
+            Error::of(Cause::NoOwner, format!("no known node owns slot {slot} right now"))
         })?;
         let nobody =
             || Error::new(Code::NoOtherNode, format!("no other node can take slot {slot}"));
@@ -347,8 +345,8 @@ impl Cluster {
         });
         let moved = tokio::time::timeout(limits::SLOT_DRAIN_WAIT, moved).await.is_ok();
         if !moved {
-            return Err(Error::new(
-                Code::Unavailable,
+            return Err(Error::of(
+                Cause::GivenUp,
                 format!("slot {slot} is still on {from}; check `slotd moves`"),
             ));
         }

@@ -1,6 +1,6 @@
 //! The error when a slot's task ended without an answer: it failed, was fenced or is stopping.
 
-use crate::error::{Code, Error};
+use crate::error::{Cause, Error};
 
 /// The purpose of a request to a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,29 +20,30 @@ pub enum Purpose {
 /// The slot's task ended before it answered. A change may have been stored: it may have been in a
 /// batch on its way to the log.
 pub fn gone(asked: Purpose) -> Error {
-    let (code, detail) = match asked {
-        Purpose::Read => (Code::Unavailable, "the slot stopped before it answered"),
+    let (cause, detail) = match asked {
+        Purpose::Read => (Cause::Stopping, "the slot stopped before it answered"),
         Purpose::Message => (
-            Code::OutcomeUnknown,
+            Cause::Undecided,
             "the slot stopped before the result of the message was known; repeat it with the same \
              idempotency key",
         ),
         Purpose::Delete => (
-            Code::OutcomeUnknown,
+            Cause::Undecided,
             "the slot stopped before the result of the delete was known; check the session",
         ),
         Purpose::Operation => (
-            Code::OutcomeUnknown,
+            Cause::Undecided,
             "the slot stopped before the result was known; check the session's history",
         ),
-        Purpose::Step => (Code::OutcomeUnknown, "the slot stopped before this was done; try again"),
+        Purpose::Step => (Cause::Undecided, "the slot stopped before this was done; try again"),
     };
-    Error::new(code, detail)
+    Error::of(cause, detail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     /// "Not stored" for something that was makes a client do it twice; "perhaps" for a read makes
     /// it look for traces that don't exist.

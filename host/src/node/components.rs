@@ -93,10 +93,10 @@ fn of_catalogue(services: &[Arc<Service>]) -> Needed {
         let add = |ids: &[DeploymentId], into: &mut HashSet<Digest>| {
             into.extend(ids.iter().filter_map(|id| Some(service.deployment(*id)?.digest)));
         };
-        add(&[service.current], &mut needed.components);
+        needed.components.extend(service.target().components());
         add(&service.previous, &mut needed.components);
-        // The previous one's code: a rollback should be fast.
-        add(&[service.current], &mut needed.compiled);
+        // The code of the one before: a rollback should be quick.
+        needed.compiled.extend(service.target().components());
         add(service.previous.last().map_or(&[], std::slice::from_ref), &mut needed.compiled);
     }
     needed

@@ -28,7 +28,7 @@ impl Node {
     /// Memory of a service's instances on this node.
     pub(super) fn service_memory(&self, service: &ServiceName) -> ServiceMemory {
         let usage = self.context.plugins.budget().service(service);
-        let plugin = self.current.lock().get(service).cloned();
+        let plugin = self.context.kept.get(service);
         ServiceMemory {
             instances: usage.instances(),
             bytes: usage.bytes(),

@@ -56,7 +56,7 @@ use crate::{
     router::{Routed, Router},
     rpc::Peers,
     service::{
-        Catalogue, Change, Deployment,
+        Catalogue, Change, Deployment, KeptPlugins, Target,
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
     },
     slot::{Activation, ClusterContext, Mailed, Order, SlotContext, SlotOptions, read},
@@ -96,8 +96,6 @@ pub struct Node {
     purges: Mutex<HashMap<ServiceName, Arc<Purge>>>,
     /// Slots that missed their service's latest swap and are catching up.
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
-    /// Keeps current deployments compiled, even while no slot has an instance of them.
-    current: Mutex<HashMap<ServiceName, Arc<Plugin>>>,
     /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Turns,
     stopping: watch::Sender<bool>,
@@ -200,6 +198,7 @@ impl Node {
             store: data_dir.state(),
             plugins,
             catalogue,
+            kept: KeptPlugins::default(),
             cached_bytes: AtomicUsize::new(0),
             mail_taken: AtomicU64::new(0),
             options: SlotOptions {
@@ -255,7 +254,6 @@ impl Node {
             purges: Mutex::default(),
             past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
-            current: Mutex::default(),
             deploying: Turns::default(),
             stopping: watch::Sender::new(false),
             health: data_dir.health(),

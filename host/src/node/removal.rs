@@ -146,7 +146,7 @@ impl Node {
             if let Some(swap) = self.swaps.lock().remove(&service.name) {
                 swap.supersede(service.generation);
             }
-            self.current.lock().remove(&service.name);
+            self.context.kept.keep(&service.target(), None);
             self.past_swaps.forget(&service.name);
             if is_new {
                 let (plugins, name) = (self.context.plugins.clone(), service.name.clone());
@@ -288,8 +288,9 @@ impl Node {
         }
         let store = &self.context.store;
         let meta = store.slot(slot)?;
+        let removal = Target::removal(service.clone(), since);
         Ok(match meta.active.get(service) {
-            Some(active) if active.generation < since => true,
+            Some(active) if removal.is_ahead_of(Some(active.generation)) => true,
             Some(active) if active.deployment == REMOVED => {
                 !store.sessions(slot, service, "", None, 1)?.is_empty()
             }

@@ -17,7 +17,7 @@ impl Node {
     fn service_info(&self, service: &Service) -> Option<ServiceInfo> {
         Some(ServiceInfo {
             service: service.name.clone(),
-            current: service.info(service.current)?,
+            current: service.info(service.target().id())?,
             previous: service.previous.last().and_then(|id| service.info(*id)),
             generation: service.generation,
             memory: self.service_memory(&service.name),
@@ -51,11 +51,12 @@ impl Node {
             true => self.count_sessions(service).await?,
             false => Default::default(),
         };
+        let current = known.target().id();
         let line = |d: &Deployment| {
             let counted = count.then(|| counts.get(&d.id).copied().unwrap_or_default());
             Some(DeploymentLine {
                 deployment: known.info(d.id)?,
-                current: d.id == known.current,
+                current: d.id == current,
                 previous: known.previous.last() == Some(&d.id),
                 sessions: counted.map(|count| count.sessions),
                 pinned: counted.map(|count| count.pinned),
@@ -121,10 +122,10 @@ impl Node {
         let turn = self.turn(service).await?;
         let known = self.context.catalogue.require(service)?;
         let next = known.rolled_back(to, &said.change())?;
-        if next.current == known.current {
+        if next.generation == known.generation {
             return self.swap_to(service, None, Vec::new(), turn).await;
         }
-        let plugin = self.current_plugin(&next).await?;
+        let plugin = next.target().load(&self.context.plugins).await?;
         let sessions = self.outlook(&next, &plugin, &said).await?;
         self.swap_to(service, Some(next), sessions, turn).await
     }
@@ -137,11 +138,13 @@ impl Node {
         sessions: Vec<SessionsOutlook>,
         turn: Turn,
     ) -> Result<Deployed, Error> {
-        let own = next.as_ref().and_then(|next| Some((next.generation, next.info(next.current)?)));
+        let target = next.as_ref().map(Service::target);
+        let own = next.as_ref().zip(target.as_ref());
+        let own = own.and_then(|(next, to)| Some((to.generation(), next.info(to.id())?)));
         let mut superseded = None;
-        if let (Some(next), Some(registry)) = (&next, &self.registry) {
-            // A plugin that can't be loaded must not become current.
-            let tried = self.tried(next).await?;
+        if let (Some(next), Some(target), Some(registry)) = (&next, &target, &self.registry) {
+            // A plugin that can't be had must not become current.
+            let tried = self.tried(target).await?;
             let digest = tried.plugin().digest();
             let component = self.context.plugins.component(digest).await;
             let component = component.map_err(|e| Error::internal(e.to_string()))?;
@@ -151,20 +154,18 @@ impl Node {
                     format!("the component was not stored for the cluster: {why}"),
                 )
             })?;
-            let generation = next.generation;
             self.make_durable(next.clone()).await?;
-            self.context.plugins.pool().place(tried);
+            self.place(target, tried);
             drop(turn);
-            superseded = self.wait_for_cluster(service, generation).await;
-        } else if let Some(next) = next {
+            superseded = self.wait_for_cluster(service, target.generation()).await;
+        } else if let (Some(next), Some(target)) = (next, target) {
             let from = self.context.catalogue.get(service).filter(|s| !s.is_removed());
-            let from = from.map(|s| self.context.catalogue.label(service, s.current));
-            // A plugin that can't be loaded must not become current.
-            let tried = self.tried(&next).await?;
-            let activation = Activation { record: next.activate() };
+            let from = from.map(|s| s.target().label());
+            // A plugin that can't be had must not become current.
+            let tried = self.tried(&target).await?;
             self.make_durable(next).await?;
-            self.context.plugins.pool().place(tried);
-            let swap = self.start_swap(activation, from);
+            self.place(&target, tried);
+            let swap = self.start_swap(Activation { target }, from);
             drop(turn);
             swap.wait(limits::SWAP_WAIT).await;
             superseded = Some(swap);
@@ -282,65 +283,57 @@ impl Node {
         Some(self.context.catalogue.label(&service.name, from))
     }
 
-    async fn current_plugin(&self, service: &Service) -> Result<Arc<Plugin>, Error> {
-        let current = service.current_deployment()?;
-        self.context.plugins.load(current.digest).await.map_err(|why| {
-            Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*current.label)
-        })
-    }
-
-    /// The order that switches a slot to the current deployment of `service`, which is durable. It
-    /// is given once that is loaded and an instance could be created: slots never switch to
-    /// something that can't run.
+    /// The order that moves a slot to what is current in `service`, which is durable, once that is
+    /// loaded and an instance of it could be made: slots go over to nothing that can't run.
     pub(super) async fn activation(&self, service: &Service) -> Result<Activation, Error> {
-        let tried = self.tried(service).await?;
-        self.context.plugins.pool().place(tried);
-        Ok(Activation { record: service.activate() })
+        let target = service.target();
+        let tried = self.tried(&target).await?;
+        self.place(&target, tried);
+        Ok(Activation { target })
     }
 
-    /// The next deployment of `service`, loaded and with an instance.
-    async fn tried(&self, service: &Service) -> Result<Arc<Guests>, Error> {
-        let plugin = self.current_plugin(service).await?;
+    /// What `target` runs, loaded and with an instance that was made.
+    async fn tried(&self, target: &Target) -> Result<Arc<Guests>, Error> {
         let plugins = &self.context.plugins;
-        let label = service.current_deployment()?.label.clone();
-        let guests = plugins.pool().apart(&service.name, service.current, label, plugin.clone());
-        plugins.try_one(&guests).await.map_err(|why| {
-            Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*guests.label)
-        })?;
-        // A late one must not replace its successor.
-        let newest = self.context.catalogue.get(&service.name);
-        if newest.is_none_or(|newest| newest.generation <= service.generation) {
-            self.current.lock().insert(service.name.clone(), plugin);
-        }
+        let plugin = target.load(plugins).await?;
+        let (service, label) = (target.service(), target.label());
+        let guests = plugins.pool().apart(service, target.id(), label, plugin);
+        plugins.try_one(&guests).await.map_err(|why| target.unavailable(&why))?;
         Ok(guests)
     }
 
-    /// Starts switching the slots of this node, and ends switches to an older generation.
+    /// What `target` runs is there for slots, and stays loaded; `target` is durable.
+    fn place(&self, target: &Target, tried: Arc<Guests>) {
+        self.context.kept.keep(target, Some(tried.plugin().clone()));
+        self.context.plugins.pool().place(tried);
+    }
+
+    /// Begins to move the slots of this node, and ends what moves them to an older generation.
     pub(super) fn start_swap(&self, activation: Activation, from: Option<Arc<str>>) -> Arc<Swap> {
-        let record = &activation.record;
-        let to = self.context.catalogue.label(&record.service, record.deployment);
+        let target = activation.target.clone();
+        let (service, generation) = (target.service().clone(), target.generation());
         let slots = match &self.cluster {
             Some(cluster) => cluster.here().collect(),
             None => (0..self.router.slot_count()).collect(),
         };
-        let swap = Swap::new(record.generation, from, to, slots);
+        let swap = Swap::new(generation, from, target.label(), slots);
         let swap = Arc::new(swap);
         let mut swaps = self.swaps.lock();
-        let known = swaps.get(&record.service);
-        if let Some(newer) = known.filter(|known| known.generation() >= record.generation) {
+        let known = swaps.get(&service);
+        if let Some(newer) = known.filter(|known| known.generation() >= generation) {
             // Its plugin was loaded sooner.
             swap.supersede(newer.generation());
             return swap;
         }
         let older = [
-            swaps.insert(record.service.clone(), swap.clone()),
-            self.stragglers.lock().get(&record.service).cloned(),
+            swaps.insert(service.clone(), swap.clone()),
+            self.stragglers.lock().get(&service).cloned(),
         ];
         drop(swaps);
         for older in older.into_iter().flatten() {
-            if older.generation() < record.generation && older.supersede(record.generation) {
+            if older.generation() < generation && older.supersede(generation) {
                 tracing::info!(
-                    service = %record.service,
+                    %service,
                     from = %older.to,
                     to = %swap.to,
                     "a new swap replaces one that was still running"
@@ -348,7 +341,6 @@ impl Node {
             }
         }
         let stopping = self.stopping.subscribe();
-        let service = record.service.clone();
         let (past, ran) = (self.past_swaps.clone(), swap.clone());
         let run = swap.clone().run(self.router.clone(), activation, stopping);
         crate::task::spawn("swap", async move {
@@ -378,11 +370,12 @@ impl Node {
             {
                 continue;
             }
+            let target = service.target();
             let is_behind = |slot: &SlotId| {
                 let Ok(Some(running)) = self.router.running(*slot) else { return false };
                 let active = running.stats.active.lock();
                 let at = active.get(&service.name).map(|(generation, _)| *generation);
-                at.is_none_or(|at| at < service.generation)
+                target.is_ahead_of(at)
             };
             let slots: Vec<SlotId> = cluster.here().filter(is_behind).collect();
             if slots.is_empty() {
@@ -390,8 +383,8 @@ impl Node {
             }
             tracing::info!(service = %service.name, slots = slots.len(), "slots missed a swap; \
                 moving them now");
-            let to = self.context.catalogue.label(&service.name, service.current);
-            let swap = Arc::new(Swap::new(service.generation, None, to, slots));
+            let to = target.label();
+            let swap = Arc::new(Swap::new(target.generation(), None, to, slots));
             self.stragglers.lock().insert(service.name.clone(), swap.clone());
             let node = self.clone();
             crate::task::spawn("late swap", async move {
@@ -428,13 +421,14 @@ impl Node {
         if services.is_empty() {
             return Ok(());
         }
+        let targets: Vec<Target> = services.iter().map(|service| service.target()).collect();
         let mut behind: HashMap<ServiceName, u32> = HashMap::new();
         for slot in 0..self.router.slot_count() {
             let meta = self.context.store.slot(slot)?;
-            for service in &services {
-                let current = meta.active.get(&service.name);
-                if current.is_none_or(|active| active.generation < service.generation) {
-                    *behind.entry(service.name.clone()).or_default() += 1;
+            for target in &targets {
+                let current = meta.active.get(target.service()).map(|active| active.generation);
+                if target.is_ahead_of(current) {
+                    *behind.entry(target.service().clone()).or_default() += 1;
                 }
             }
         }
@@ -482,7 +476,7 @@ impl Node {
         let info = SwapInfo {
             generation: service.generation,
             from: from.map(|from| from.to_string()),
-            to: self.context.catalogue.label(&service.name, service.current).to_string(),
+            to: service.target().label().to_string(),
             slots,
             moved: slots,
             done: true,
@@ -514,10 +508,12 @@ fn not_added(error: PluginError) -> Error {
 /// is loaded.
 pub(super) fn verify_components(catalogue: &Catalogue, plugins: &PluginHost) -> Result<(), Error> {
     for service in catalogue.all() {
-        let Some(current) = service.deployment(service.current) else { continue };
-        plugins.verify(current.digest).map_err(|why| {
-            Error::internal(format!("service {}, {}: {why}", service.name, current.label))
-        })?;
+        let target = service.target();
+        for digest in target.components() {
+            plugins.verify(digest).map_err(|why| {
+                Error::internal(format!("service {}, {}: {why}", service.name, target.label()))
+            })?;
+        }
     }
     Ok(())
 }

@@ -112,7 +112,8 @@ impl Node {
         plugin: &Plugin,
         said: &Said,
     ) -> Result<Vec<SessionsOutlook>, Error> {
-        let target = next.current_deployment()?;
+        let target = next.target();
+        let target = target.require()?;
         let goes_back = |from: &Deployment| {
             takes_over(Migrate::None, &from.version, &target.version, target.same_state).is_err()
         };

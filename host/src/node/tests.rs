@@ -179,9 +179,10 @@ async fn a_swap_that_is_late_ends_at_once() {
     let fixture = Fixture::new().await;
     fixture.deploy("1", testkit::guest().into()).await.unwrap();
     let start = |generation| {
-        let service = fixture.service.clone();
-        let record = crate::log::record::Activate { service, generation, deployment: 1 };
-        fixture.node.start_swap(Activation { record }, None)
+        let mut service =
+            (*fixture.node.context.catalogue.require(&fixture.service).unwrap()).clone();
+        service.generation = generation;
+        fixture.node.start_swap(Activation { target: service.target() }, None)
     };
     let newer = start(3);
     let late = start(2);
@@ -387,7 +388,7 @@ async fn a_slot_that_missed_a_removal_is_cleared_first() {
         &Change::default(),
     );
     let next = catalogue.put(next.unwrap().unwrap()).unwrap();
-    assert_eq!((next.since, next.generation, next.current), (2, 3, 2));
+    assert_eq!((next.since, next.generation, next.target().id()), (2, 3, 2));
     let key = SessionKey::parse("s", "x").unwrap();
     let refused = describe(&fixture, key).await.unwrap_err();
     assert_eq!(refused.code, Code::Unavailable, "{refused}");

@@ -81,7 +81,9 @@ async fn of_two_deploys_one_wins_and_all_see_it() {
         until(&b, generation).await;
         assert_eq!(*of_a.get(&name()).unwrap(), winner);
         assert_eq!(*of_b.get(&name()).unwrap(), winner);
-        let stale = Service { current: 1, ..winner };
+        let mut stale = winner;
+        stale.previous.clear();
+        stale.purged = 1;
         assert_eq!(a.put(stale).await.unwrap_err().code, Code::SwapInProgress);
     }
     // One that joins later sees the current state when it is open.

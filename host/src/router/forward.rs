@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     limits,
     log::record::INTERNAL_KEY,
     message::{Incoming, Pending, Purpose, Sent, gone},
@@ -153,8 +153,8 @@ impl Forwarder {
         let slot = self.router.slot_of(key);
         let deadline = Instant::now() + self.deadline;
         let ticket = self.lane(slot)?.enter(self.held_max).ok_or_else(|| {
-            Error::new(
-                Code::MailboxFull,
+            Error::of(
+                Cause::Full,
                 format!("{} messages are already waiting for this slot; slow down", self.held_max),
             )
         })?;
@@ -268,29 +268,25 @@ impl Forwarder {
                             doubtful = true;
                             error
                         }
-                        Err(PeerError::Refused(full))
-                            if doubtful && full.code == Code::MailboxFull =>
-                        {
-                            full
-                        }
+                        Err(PeerError::Refused(full)) if doubtful && full.is(Cause::Full) => full,
                         Err(PeerError::Refused(error)) if !is_elsewhere(&error) => {
                             return Err(error);
                         }
                         // As above.
                         Err(error @ PeerError::Broken { .. }) if asked == Purpose::Delete => {
-                            return Err(Error::new(Code::OutcomeUnknown, error.to_string()));
+                            return Err(Error::of(Cause::Undecided, error.to_string()));
                         }
                         Err(error) => {
                             let broke = matches!(error, PeerError::Broken { .. });
                             doubtful |= broke && asked == Purpose::Operation;
-                            Error::new(Code::Unavailable, error.to_string())
+                            Error::of(Cause::Unreachable, error.to_string())
                         }
                     },
                 },
             };
             let undecided = doubtful.then(|| {
-                Error::new(
-                    Code::OutcomeUnknown,
+                Error::of(
+                    Cause::Undecided,
                     format!(
                         "it is not known whether this was done; check the session's history: {}",
                         trouble.detail
@@ -312,8 +308,8 @@ impl Forwarder {
         match self.peers.call(peer, request)?.await? {
             Response::NotOwner { owner, term, .. } => {
                 self.not_owner(slot, peer, owner, term);
-                Err(PeerError::Refused(Error::new(
-                    Code::Fenced,
+                Err(PeerError::Refused(Error::of(
+                    Cause::NotOwner,
                     format!("node {peer} does not own slot {slot}"),
                 )))
             }
@@ -332,8 +328,8 @@ impl Forwarder {
         let waiting = self.waiting_reads.fetch_add(1, Ordering::Relaxed);
         let _left = Leave(&self.waiting_reads);
         if waiting >= limits::WAITING_READS_MAX {
-            return Err(Error::new(
-                Code::MailboxFull,
+            return Err(Error::of(
+                Cause::Full,
                 format!("{waiting} reads are already waiting for slots of this node; slow down"),
             ));
         }
@@ -421,7 +417,7 @@ impl Journey {
                                 self.ticket.sent(self.attempt, To::Peer(peer.clone()));
                                 return Ok(Sending::Away { peer, answer });
                             }
-                            Err(error) => Error::new(Code::Unavailable, error.to_string()),
+                            Err(error) => Error::of(Cause::Unreachable, error.to_string()),
                         }
                     }
                 },
@@ -472,9 +468,9 @@ impl Journey {
             self.doubtful |= trouble.doubtful;
             let told = match self.doubtful {
                 // It says so itself.
-                true if trouble.error.code == Code::OutcomeUnknown => trouble.error,
-                true => Error::new(
-                    Code::OutcomeUnknown,
+                true if trouble.error.is(Cause::Undecided) => trouble.error,
+                true => Error::of(
+                    Cause::Undecided,
                     format!(
                         "it is not known whether the message was kept; repeat it with the same \
                          idempotency key to find out: {}",
@@ -515,17 +511,17 @@ impl Journey {
                     let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
                     let why = format!("node {peer} no longer owns slot {}", self.slot);
-                    let error = Error::new(Code::Unavailable, why);
+                    let error = Error::of(Cause::Moved, why);
                     Err(Trouble { error, doubtful: false, moved })
                 }
                 Ok(_) => Ok(Err(Error::internal(format!("node {peer} sent an unexpected answer")))),
                 Err(PeerError::Refused(error)) => self.classify(error),
                 Err(error @ PeerError::Unreachable { .. }) => {
-                    let error = Error::new(Code::Unavailable, error.to_string());
+                    let error = Error::of(Cause::Unreachable, error.to_string());
                     Err(Trouble { error, doubtful: false, moved: false })
                 }
                 Err(error @ PeerError::Broken { .. }) => {
-                    let error = Error::new(Code::Unavailable, error.to_string());
+                    let error = Error::of(Cause::Unreachable, error.to_string());
                     Err(Trouble { error, doubtful: true, moved: false })
                 }
             },
@@ -536,7 +532,7 @@ impl Journey {
         if is_elsewhere(&error) {
             return Err(Trouble { error, doubtful: false, moved: false });
         }
-        if error.code == Code::OutcomeUnknown && self.message.id.is_some() {
+        if error.is(Cause::Undecided) && self.message.id.is_some() {
             return Err(Trouble { error, doubtful: true, moved: false });
         }
         Ok(Err(error))
@@ -545,34 +541,26 @@ impl Journey {
 
 /// The slot has left, or is leaving: another try may find it.
 fn is_elsewhere(error: &Error) -> bool {
-    matches!(error.code, Code::Fenced | Code::Unavailable)
+    error.cause.is_some_and(Cause::may_be_elsewhere)
 }
 
 /// Said after the slot has looked for the message's idempotency key.
 fn is_of_handler(error: &Error) -> bool {
-    matches!(
-        error.code,
-        Code::Rejected
-            | Code::PluginTrapped
-            | Code::PluginLimit
-            | Code::PluginDeadline
-            | Code::IdempotencyConflict
-            | Code::ServiceNotFound
-    )
+    error.cause.is_some_and(Cause::follows_look_up)
 }
 
 /// It may have been kept, and is carried out once however often it comes.
 fn may_ask_again(asked: Purpose, error: &Error) -> bool {
-    asked == Purpose::Operation && error.code == Code::OutcomeUnknown
+    asked == Purpose::Operation && error.is(Cause::Undecided)
 }
 fn stopped() -> Error {
-    Error::new(Code::Unavailable, "the slot is being opened")
+    Error::of(Cause::Opening, "the slot is being opened")
 }
 fn being_moved(slot: SlotId) -> Error {
-    Error::new(Code::Unavailable, format!("slot {slot} is being moved"))
+    Error::of(Cause::Moving, format!("slot {slot} is being moved"))
 }
 fn nobody(slot: SlotId) -> Error {
-    Error::new(Code::Unavailable, format!("no known node owns slot {slot}"))
+    Error::of(Cause::NoOwner, format!("no known node owns slot {slot}"))
 }
 
 struct Leave<'a>(&'a AtomicUsize);

@@ -8,7 +8,7 @@ pub mod forward;
 mod lane;
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     log::{Last, Term},
     names::{SessionKey, SlotId},
     rpc,
@@ -220,7 +220,7 @@ impl Router {
         let seat = self.seat(slot)?;
         if self.context.cluster.is_some() {
             // A claim takes the slot from whoever has it: never for the sake of one request.
-            return Err(Error::new(Code::Unavailable, "the slot is not open on this node"));
+            return Err(Error::of(Cause::Opening, "the slot is not open on this node"));
         }
         self.check_open()?;
         let mut handle = seat.handle.write();
@@ -232,7 +232,7 @@ impl Router {
 
     fn check_open(&self) -> Result<(), Error> {
         match self.closed.load(Ordering::Acquire) {
-            true => Err(Error::new(Code::Unavailable, "the node is stopping")),
+            true => Err(Error::of(Cause::Stopping, "the node is stopping")),
             false => Ok(()),
         }
     }
@@ -253,7 +253,7 @@ impl Router {
             if let Some(running) = handle.as_ref().filter(|handle| !handle.is_closed()) {
                 if !running.stats.serving.load(Ordering::Acquire) {
                     let why = "a cancelled open of this slot has not finished";
-                    return Err(Error::new(Code::Unavailable, why));
+                    return Err(Error::of(Cause::Opening, why));
                 }
                 seat.place.send_replace(Place::Here);
                 return Ok(running.stats.term.load(Ordering::Relaxed));
@@ -261,7 +261,7 @@ impl Router {
             let (ownership, context) = (seat.ownership.clone(), self.context.clone());
             *handle = Some(SlotHandle::spawn_telling(slot, ownership, context, last, Some(told)));
         }
-        let gone = || Err(Error::new(Code::Unavailable, "the slot stopped while it was opening"));
+        let gone = || Err(Error::of(Cause::Opening, "the slot stopped while it was opening"));
         let term = opened.await.unwrap_or_else(|_| gone())?;
         seat.silenced.store(false, Ordering::Release);
         seat.place.send_replace(Place::Here);

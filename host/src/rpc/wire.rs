@@ -4,7 +4,7 @@
 
 use super::{Request, Response};
 use crate::{
-    error::{Code, Error, Rejection},
+    error::{Cause, Code, Error, Rejection},
     limits,
     log::{Position, Term},
     message::{self, Incoming, Live, SlotInfo},
@@ -267,9 +267,11 @@ impl From<Error> for Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let known = Code::ALL.iter().find(|code| code.as_str() == failure.code);
+        // A code that only the peer knows: what it says still helps.
+        let code = known.copied().unwrap_or(Code::Internal);
         Self {
-            // A code that only the peer knows: what it says still helps.
-            code: known.copied().unwrap_or(Code::Internal),
+            code,
+            cause: Cause::from_code(code),
             detail: failure.detail.into(),
             plugin: failure.plugin,
             rejection: failure.rejection.map(Box::new),

@@ -1,10 +1,10 @@
 //! The catalogue: every deployment of every service of this node, and which one is current.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     level::Unknown,
     limits,
-    log::record::{Activate, DeploymentId},
+    log::record::DeploymentId,
     names::ServiceName,
     plugin::Digest,
     service::DeploymentInfo,
@@ -76,8 +76,9 @@ pub struct Service {
     pub name: ServiceName,
     /// Rises with each deploy and rollback: what slots switch to.
     pub generation: u64,
-    pub current: DeploymentId,
-    /// What rollback returns to, the latest last.
+    /// Asked for by [`Service::target`].
+    pub(super) current: DeploymentId,
+    /// What rollback goes back to, the latest last.
     pub previous: Vec<DeploymentId>,
     /// `deployments[id - first]`.
     pub deployments: Vec<Deployment>,
@@ -135,15 +136,6 @@ impl Service {
         self.deployments.get(usize::try_from(at).ok()?)
     }
 
-    /// The deployment that it runs.
-    ///
-    /// # Errors
-    /// `internal`: it is removed, or a bug.
-    pub fn current_deployment(&self) -> Result<&Deployment, Error> {
-        self.deployment(self.current)
-            .ok_or_else(|| Error::internal(format!("{} has no current deployment", self.name)))
-    }
-
     pub fn is_removed(&self) -> bool {
         self.current == REMOVED
     }
@@ -165,16 +157,7 @@ impl Service {
         }
     }
 
-    /// The record that switches a slot to the current deployment.
-    pub fn activate(&self) -> Activate {
-        Activate {
-            service: self.name.clone(),
-            generation: self.generation,
-            deployment: self.current,
-        }
-    }
-
-    /// The service after a deployment of `digest`; `None`: that is already current.
+    /// The service after a deployment of `digest`; `None`: that is what runs already.
     ///
     /// # Errors
     /// `request-invalid` if the service has had too many deployments.
@@ -479,8 +462,8 @@ impl Catalogue {
 }
 
 pub fn not_deployed(name: &ServiceName) -> Error {
-    Error::new(
-        Code::ServiceNotFound,
+    Error::of(
+        Cause::NoService,
         format!("no service {name:?} is deployed; deploy one with `slotd deploy {name} FILE`"),
     )
 }

@@ -1,10 +1,14 @@
-//! Services: their current and earlier deployments, and which version may take over a session from
-//! which.
+//! Services: which plugin each runs, which it ran, what its slots and sessions are to run, and what may
+//! take over a session from which.
 
 pub mod catalogue;
+pub mod kept;
 pub mod takeover;
+pub mod target;
 
 pub use catalogue::{Catalogue, Change, Deployment};
+pub use kept::KeptPlugins;
+pub use target::Target;
 
 use crate::{log::record::DeploymentId, plugin::Digest};
 use serde::Serialize;

@@ -2,14 +2,17 @@
 //! changed, call the handler, and turn what it did into a record.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation, operator,
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
-    service::takeover::{Migrate, takes_over},
+    service::{
+        takeover::{Migrate, takes_over},
+        target::{SessionTarget, of_session},
+    },
     slot::{Reply, calls::Done, mail::Serve, overlay::Transaction, session::Session, task::Task},
     telemetry::repeats,
 };
@@ -163,8 +166,8 @@ impl Task {
     /// Whether this node's disk has room for more. In a cluster the node gives its slots away instead.
     pub(super) fn check_room(&self) -> Result<(), Error> {
         if self.context.cluster.is_none() && !self.context.store.has_room() {
-            return Err(Error::new(
-                Code::StorageUnavailable,
+            return Err(Error::of(
+                Cause::Storage,
                 "this node's disk has less free space than `store.disk_reserve`; nothing was \
                  kept, reads still work",
             ));
@@ -179,11 +182,8 @@ impl Task {
         if let Some(active) = self.active.get(service).filter(|_| !self.is_stale(service, since)) {
             return Ok(active.clone());
         }
-        let known = self.context.catalogue.require(service)?;
-        let record = known.activate();
-        self.active.insert(service.clone(), record.clone());
-        self.building.push(Record::Activate(record.clone()));
-        Ok(record)
+        let target = self.context.catalogue.require(service)?.target();
+        Ok(self.switch_to(&target))
     }
 
     /// The answer of an earlier message with the same idempotency key.
@@ -203,8 +203,8 @@ impl Task {
         };
         let Some(remembered) = remembered else { return Ok(None) };
         if remembered.fingerprint != fingerprint {
-            return Err(Error::new(
-                Code::IdempotencyConflict,
+            return Err(Error::of(
+                Cause::KeyConflict,
                 format!(
                     "idempotency key {:?} was used for message {} with another body",
                     operator::shown_key(id),
@@ -263,17 +263,19 @@ impl Task {
         time_ms: u64,
         caller: &mut Caller<'_>,
     ) -> Result<(Box<Transaction>, Choice), (Box<Session>, Error)> {
-        let head = &tx.session().head;
-        let target = active.deployment;
-        if !tx.session().exists() || head.deployment == target {
-            return Ok((tx, Choice { deployment: target, pinned: None }));
-        }
-        let old = head.deployment;
-        if let Some(pin) = head.pinned.clone().filter(|pin| pin.against == target) {
-            return Ok((tx, Choice { deployment: old, pinned: Some(pin) }));
-        }
-        let key = tx.session().key.clone();
-        let seq = head.seq + 1;
+        let session = tx.session();
+        let head = session.exists().then_some(&session.head);
+        let (old, target) = match of_session(active, head) {
+            SessionTarget::Runs(deployment) => {
+                return Ok((tx, Choice { deployment, pinned: None }));
+            }
+            SessionTarget::Pinned { on, pin } => {
+                return Ok((tx, Choice { deployment: on, pinned: Some(pin) }));
+            }
+            SessionTarget::Migrates { from, to } => (from, to),
+        };
+        let key = session.key.clone();
+        let seq = session.head.seq + 1;
         let from = match self.deployment(&key.service, old, caller).await {
             Ok(deployment) => deployment.version,
             Err(error) => return Err((tx.discard(), error)),

@@ -2,7 +2,7 @@
 //! once the batch is durable.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     log::record::Record,
     message::Sent,
@@ -107,8 +107,8 @@ impl Gate {
     fn hold_read<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
         self.0.push(Held::Other(Box::new(move |failed| {
             let answer = match failed {
-                Some(error) if error.code == Code::OutcomeUnknown => Err(Error::new(
-                    Code::StorageUnavailable,
+                Some(error) if error.is(Cause::Undecided) => Err(Error::of(
+                    Cause::Storage,
                     "the log did not confirm in time that this node still owns the slot",
                 )),
                 Some(error) => Err(error.clone()),
@@ -141,16 +141,16 @@ impl Gate {
 pub fn commit_error(error: &crate::log::LogError) -> Error {
     use crate::log::LogError;
     match error {
-        LogError::Fenced { .. } => Error::new(
-            Code::Fenced,
+        LogError::Fenced { .. } => Error::of(
+            Cause::NotOwner,
             "another node has taken over the slot; the message was not kept",
         ),
-        LogError::Unavailable(why) => Error::new(
-            Code::StorageUnavailable,
+        LogError::Unavailable(why) => Error::of(
+            Cause::Storage,
             format!("the log refused the write; the message was not kept: {why}"),
         ),
-        LogError::Undecided(why) => Error::new(
-            Code::OutcomeUnknown,
+        LogError::Undecided(why) => Error::of(
+            Cause::Undecided,
             format!(
                 "the write failed and may or may not be durable; \
                  repeat the message with the same idempotency key: {why}"

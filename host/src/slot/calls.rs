@@ -2,7 +2,7 @@
 //! do when one takes long.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     limits,
     log::record::{DeploymentId, Event, Head},
     names::{ServiceName, SessionKey},
@@ -269,8 +269,8 @@ fn unavailable(label: &Arc<str>, why: PluginError) -> Error {
 fn not_waited_for(label: &Arc<str>, why: Cut) -> Error {
     let error = match why {
         // Who forwards it may find the slot elsewhere.
-        Cut::Ending => Error::new(
-            Code::Unavailable,
+        Cut::Ending => Error::of(
+            Cause::Cut,
             format!(
                 "the slot is moving, stopping or switching its version, and plugin {label} is not \
                  loaded yet; nothing was kept"
@@ -291,20 +291,20 @@ fn not_waited_for(label: &Arc<str>, why: Cut) -> Error {
 fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Error {
     let error = match failure {
         Failure::Rejected(rejection) => {
-            let mut error = Error::new(Code::Rejected, rejection.message.clone());
+            let mut error = Error::of(Cause::Rejected, rejection.message.clone());
             error.rejection = Some(Box::new(rejection));
             error
         }
-        Failure::Trapped(why) => Error::new(
-            Code::PluginTrapped,
+        Failure::Trapped(why) => Error::of(
+            Cause::Trapped,
             format!("plugin {label} trapped; nothing it did was kept: {why}"),
         ),
-        Failure::Deadline(deadline) => Error::new(
-            Code::PluginDeadline,
+        Failure::Deadline(deadline) => Error::of(
+            Cause::Deadline,
             format!("plugin {label} took longer than {deadline:?}; nothing it did was kept"),
         ),
-        Failure::Limit(what) => Error::new(
-            Code::PluginLimit,
+        Failure::Limit(what) => Error::of(
+            Cause::Limit,
             format!("plugin {label} exceeded a limit; nothing it did was kept: {what}"),
         ),
         Failure::Store(error) => return error.into(),
@@ -317,8 +317,8 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
                 limits::LONG_CALLS_MAX
             ),
         ),
-        Failure::Cut(Cut::Ending) => Error::new(
-            Code::Unavailable,
+        Failure::Cut(Cut::Ending) => Error::of(
+            Cause::Cut,
             "the slot is moving, stopping or switching its version, and can't wait for this long \
              call; nothing was kept",
         ),
@@ -330,10 +330,9 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
                 deadline * limits::LONG_CALL_DEADLINES
             ),
         ),
-        Failure::Cut(Cut::Gone) => Error::new(
-            Code::Unavailable,
-            "no client was waiting for the call any more; nothing was kept",
-        ),
+        Failure::Cut(Cut::Gone) => {
+            Error::of(Cause::Cut, "no client was waiting for the call any more; nothing was kept")
+        }
     };
     error.with_plugin(&**label)
 }

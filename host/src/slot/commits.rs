@@ -1,7 +1,7 @@
 //! The batch in flight: appended when none is, and what leaves once it is durable.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     log::{
         Append,
@@ -166,16 +166,16 @@ impl Task {
 
     /// What filled since the failed commit was never sent to the log.
     pub(super) fn fail(&mut self, error: Error) -> End {
-        let kept_out = match error.code {
-            Code::Fenced => error.clone(),
-            _ => Error::new(
-                Code::StorageUnavailable,
+        let kept_out = match error.cause {
+            Some(Cause::NotOwner) => error.clone(),
+            _ => Error::of(
+                Cause::Storage,
                 format!("the slot stopped before the message was written: {}", error.detail),
             ),
         };
         if let Some(in_flight) = self.in_flight.take() {
-            in_flight.gate.refuse(&Error::new(
-                Code::OutcomeUnknown,
+            in_flight.gate.refuse(&Error::of(
+                Cause::Undecided,
                 "the slot stopped while the message was written; \
                  repeat it with the same idempotency key",
             ));
@@ -245,10 +245,7 @@ impl Task {
         if let Some(in_flight) = &self.in_flight
             && in_flight.started.elapsed() >= self.context.options.patience
         {
-            self.give_up(Error::new(
-                Code::StorageUnavailable,
-                "the log has not answered for a while",
-            ));
+            self.give_up(Error::of(Cause::Storage, "the log has not answered for a while"));
         }
     }
 

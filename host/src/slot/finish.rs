@@ -1,7 +1,7 @@
 //! How a slot ends in order: it takes no more mail, finishes what is there, and leaves nothing unflushed.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     log::{Position, Term, record::Record},
     slot::{
@@ -59,8 +59,8 @@ impl Task {
                     return Ok((self.term, self.position));
                 }
                 if self.flushing.is_none() {
-                    return Err(Error::new(
-                        Code::StorageUnavailable,
+                    return Err(Error::of(
+                        Cause::Storage,
                         "the state store refuses writes; acknowledged messages are safe in the log",
                     ));
                 }
@@ -82,8 +82,8 @@ impl Task {
                 }
                 () = tokio::task::consume_budget(), if has_room && !drained => match shared.next_mail() {
                     Some(next) if next.takes_time() && crate::clock::now() >= until => {
-                        next.refuse(Error::new(
-                            Code::Unavailable,
+                        next.refuse(Error::of(
+                            Cause::Stopping,
                             "the slot is moving or stopping and has no time left for waiting \
                              messages; nothing was kept",
                         ));

@@ -1,7 +1,7 @@
 //! The way of committed batches into the state store, beside the slot's loop.
 
 use crate::{
-    error::{Code, Error, StateError},
+    error::{Cause, Error, StateError},
     limits,
     log::{LogError, Logged, Position, record::Batch},
     names::{SessionKey, SlotId},
@@ -243,7 +243,7 @@ async fn catch_up(
     let (mut short_pages, mut last_pages) = (0, 0);
     if let Some(cluster) = context.cluster.as_ref().filter(|_| meta.applied == 0) {
         let cleared = cluster.snapshots.clear(slot, &cluster.store).await;
-        cleared.map_err(|e| Error::new(Code::StorageUnavailable, e.to_string()))?;
+        cleared.map_err(|e| Error::of(Cause::Storage, e.to_string()))?;
     }
     let started = crate::clock::now();
     loop {
@@ -267,9 +267,9 @@ async fn catch_up(
                 };
                 restored = true;
                 let restore = cluster.snapshots.restore(slot, &*context.log, &cluster.store);
-                meta = restore.await.map_err(|e| {
-                    Error::new(Code::StorageUnavailable, format!("{error}, and {e}"))
-                })?;
+                meta = restore
+                    .await
+                    .map_err(|e| Error::of(Cause::Storage, format!("{error}, and {e}")))?;
                 continue;
             }
             Err(error) => return Err(commit_error(&error)),

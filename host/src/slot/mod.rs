@@ -29,13 +29,13 @@ mod tests;
 pub use mail::{Mail, Mailed};
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     level::FeatureLevel,
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SlotId},
     plugin::PluginHost,
     registry::Registry,
-    service::Catalogue,
+    service::{Catalogue, KeptPlugins, Target},
     state::{StateStore, rows::WholeSlots, snapshot::Snapshots},
 };
 use parking_lot::Mutex;
@@ -58,6 +58,8 @@ pub struct SlotContext {
     pub store: Arc<dyn StateStore>,
     pub plugins: Arc<PluginHost>,
     pub catalogue: Arc<Catalogue>,
+    /// Keeps what is current loaded, so that neither a message nor a claim waits for it.
+    pub kept: KeptPlugins,
     /// Memory of the cached sessions of all slots.
     pub cached_bytes: AtomicUsize,
     /// Mail that all slots have taken, for telling an idle node.
@@ -129,10 +131,10 @@ pub enum Order {
 /// The generation of each service whose plugin a slot's next owner has loaded.
 pub type Loaded = BTreeMap<ServiceName, u64>;
 
-/// A deployment that a slot can go over to: it is loaded, and an instance of it could be made.
+/// What a slot can go over to: it is loaded, and an instance of it could be made.
 #[derive(Clone)]
 pub struct Activation {
-    pub record: crate::log::record::Activate,
+    pub target: Target,
 }
 
 /// Where a slot's mail goes. Cheap to clone.
@@ -218,8 +220,8 @@ impl Mailbox {
         match put {
             Put::Done => Ok(Ok(())),
             Put::Closed(mail) => Err(mail),
-            Put::Full => Ok(Err(Error::new(
-                Code::MailboxFull,
+            Put::Full => Ok(Err(Error::of(
+                Cause::Full,
                 format!(
                     "{} messages are already waiting for this slot; slow down",
                     self.0.mailbox_max

@@ -2,7 +2,7 @@
 //! why it could not.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
     log::{
         Claim, Last, LogError, Term,
@@ -101,7 +101,7 @@ impl Drop for Ending {
 /// Whether reads can be answered although the slot can't be opened, for want of room to write the
 /// claim: nobody else writes to a slot of a node that stands alone, and the store has all of it.
 async fn has_whole_copy(slot: SlotId, context: &SlotContext, error: &Error) -> bool {
-    if context.cluster.is_some() || error.code != Code::StorageUnavailable {
+    if context.cluster.is_some() || !error.is(Cause::Storage) {
         return false;
     }
     let Ok(meta) = context.store.slot(slot) else { return false };
@@ -137,7 +137,7 @@ async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Er
         Task::open(slot, context, stats, owner, last).await
     };
     let Some(mut told) = told else { return open.await };
-    let given_up = || Error::new(Code::Unavailable, "the slot is no longer needed on this node");
+    let given_up = || Error::of(Cause::GivenUp, "the slot is no longer needed on this node");
     let opened = tokio::select! {
         biased;
         () = told.closed() => return Err(given_up()),
@@ -181,7 +181,7 @@ impl Task {
         let claim = claim.unwrap_or_else(|_| Err(LogError::Undecided("no answer".into())));
         let (claim, follows) = claim.map_err(|e| match e {
             LogError::Undecided(why) | LogError::Unavailable(why) => {
-                Error::new(Code::StorageUnavailable, format!("can't claim the slot: {why}"))
+                Error::of(Cause::Storage, format!("can't claim the slot: {why}"))
             }
             other => commit_error(&other),
         })?;
@@ -219,22 +219,16 @@ impl Task {
     /// Another node may have had the slot while its service was swapped, or in the middle of it.
     fn go_over_to_current(&mut self) {
         for service in self.context.catalogue.all() {
-            let current = self.active.get(&service.name);
-            let is_behind = current.is_none_or(|active| active.generation < service.generation);
+            let target = service.target();
+            let current = self.active.get(&service.name).map(|active| active.generation);
+            let is_behind = target.is_ahead_of(current);
             // Sessions of a removed service of the same name are deleted first.
             let waits =
-                !service.is_removed() && self.check_purged(&service.name, service.since).is_err();
-            // A slot that never ran the service has nothing to stop.
-            let is_new = current.is_none() && service.is_removed();
+                !target.is_removal() && self.check_purged(&service.name, service.since).is_err();
             // It stays with what it runs until what is current is loaded, and is told then.
-            let is_loading = current.is_some()
-                && service
-                    .deployment(service.current)
-                    .is_some_and(|current| !self.context.plugins.is_loaded(current.digest));
-            if is_behind && !waits && !is_new && !is_loading {
-                let record = service.activate();
-                self.active.insert(service.name.clone(), record.clone());
-                self.building.push(Record::Activate(record));
+            let is_loading = current.is_some() && !target.is_loaded(&self.context.plugins);
+            if is_behind && !waits && !is_loading {
+                self.switch_to(&target);
             }
         }
     }

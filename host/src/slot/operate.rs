@@ -1,7 +1,7 @@
 //! What a slot does for an operator, beside the handler of a session.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     limits,
     log::record::{Delete, Entry, Head, Record, Write},
     message::{Consistency, Sent},
@@ -149,8 +149,8 @@ impl Task {
             if service.deployment(deployment).is_none() {
                 // The service was removed and deployed anew since the file was begun, or this node
                 // is behind.
-                return Err(Error::new(
-                    Code::Unavailable,
+                return Err(Error::of(
+                    Cause::NotYet,
                     format!(
                         "{} has no deployment {deployment} here, or none any more: import the file again",
                         session.key.service
@@ -256,8 +256,8 @@ impl Task {
     /// node that takes the slot over in the middle does not know of it until the next part comes.
     pub(super) fn check_is_whole(&self, key: &SessionKey) -> Result<(), Error> {
         match self.held_back.get(key).is_some_and(|until| *until > crate::clock::now()) {
-            true => Err(Error::new(
-                Code::Unavailable,
+            true => Err(Error::of(
+                Cause::NotYet,
                 format!("{key} is being imported; try again when the import has ended"),
             )),
             false => Ok(()),

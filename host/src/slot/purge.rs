@@ -5,13 +5,15 @@
 //! then on it does not run the service. It refuses the name until the last session is deleted.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     limits,
-    log::record::{Activate, Record},
     message::Purged,
     names::{ServiceName, SessionKey},
     operation::Purge,
-    service::catalogue::{REMOVED, not_deployed},
+    service::{
+        Target,
+        catalogue::{REMOVED, not_deployed},
+    },
     slot::{Mail, Reply, mail::Serve, task::Task},
 };
 
@@ -62,8 +64,8 @@ impl Task {
         if !self.is_stale(service, since) || self.merged(service, "", None, 1, false)?.is_empty() {
             return Ok(());
         }
-        Err(Error::new(
-            Code::Unavailable,
+        Err(Error::of(
+            Cause::NotYet,
             format!(
                 "the sessions of the removed service {service} are still being deleted; try again \
                  later"
@@ -83,11 +85,9 @@ impl Task {
         if !self.is_stale(service, since) {
             return Ok(Purged::default());
         }
-        if self.active.get(service).is_some_and(|at| at.generation < since) {
-            let service = service.clone();
-            let record = Activate { service, generation: since, deployment: REMOVED };
-            self.active.insert(record.service.clone(), record.clone());
-            self.building.push(Record::Activate(record));
+        let removal = Target::removal(service.clone(), since);
+        if removal.is_ahead_of(self.active.get(service).map(|at| at.generation)) {
+            self.switch_to(&removal);
         }
         // Else each step would go through all that earlier ones have deleted.
         self.forget_deleted(service);

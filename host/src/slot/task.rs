@@ -8,7 +8,7 @@
 //! restart are one path.
 
 use crate::{
-    error::{Code, Error, StateError},
+    error::{Cause, Error, StateError},
     limits,
     log::{
         Claim, Position, Term,
@@ -17,7 +17,7 @@ use crate::{
     names::{ServiceName, SessionKey, SlotId},
     plugin::Signal,
     random,
-    service::catalogue::REMOVED,
+    service::{Target, catalogue::REMOVED},
     slot::{
         Activation, LastUse, Loaded, Mail, Order, Reply, SlotContext, SlotStats,
         batch::Building,
@@ -274,7 +274,7 @@ impl Task {
             Order::Abandon { term } => {
                 self.stats.taken();
                 if term > self.term {
-                    self.give_up(Error::new(Code::Fenced, "the slot has another owner now"));
+                    self.give_up(Error::of(Cause::NotOwner, "the slot has another owner now"));
                 }
             }
             Order::Stop { release, loaded, reply } => {
@@ -343,8 +343,8 @@ impl Task {
         relaxed_store(&self.stats.last_mail, taken);
         if mail.writes() && self.is_behind() && !self.context.store.is_writable() {
             // Nothing makes room as long as the store takes nothing; reads go on.
-            return Err(Some(Error::new(
-                Code::StorageUnavailable,
+            return Err(Some(Error::of(
+                Cause::Storage,
                 "this node's state store refuses writes, and too much is already waiting for it",
             )));
         }
@@ -354,21 +354,28 @@ impl Task {
     // ---- orders --------------------------------------------------------------------------------
 
     /// Goes over to a deployment. Between two messages by construction.
-    fn activate(&mut self, Activation { record }: Activation, reply: Reply<Duration>) {
+    fn activate(&mut self, Activation { target }: Activation, reply: Reply<Duration>) {
         let started = crate::clock::now();
-        let current = self.active.get(&record.service);
-        if current.is_some_and(|current| current.generation >= record.generation) {
+        let current = self.active.get(target.service()).map(|active| active.generation);
+        if !target.is_ahead_of(current) {
             return self.hold_for_all(reply, Ok(Duration::ZERO));
         }
         // Sessions of a removed service of the same name are deleted first.
-        let since = self.since(&record.service);
-        if let Err(error) = self.check_purged(&record.service, since) {
+        let since = self.since(target.service());
+        if let Err(error) = self.check_purged(target.service(), since) {
             let _ = reply.send(Err(error));
             return;
         }
-        self.active.insert(record.service.clone(), record.clone());
-        self.building.push(Record::Activate(record));
+        self.switch_to(&target);
         self.building.hold(reply, Ok(started.elapsed()));
+    }
+
+    /// Runs `target` from here on, as the batch that fills says.
+    pub(super) fn switch_to(&mut self, target: &Target) -> Activate {
+        let record = target.record();
+        self.active.insert(record.service.clone(), record.clone());
+        self.building.push(Record::Activate(record.clone()));
+        record
     }
 
     /// Why a node that has `loaded` so much can't run the slot yet, if it can't.
@@ -378,8 +385,8 @@ impl Task {
         };
         let mut running = self.active.values().filter(|active| active.deployment != REMOVED);
         let ahead = running.find(is_ahead)?;
-        Some(Error::new(
-            Code::Unavailable,
+        Some(Error::of(
+            Cause::NotLoaded,
             format!(
                 "slot {} runs generation {} of {}, which its next owner has not loaded yet",
                 self.slot, ahead.generation, ahead.service

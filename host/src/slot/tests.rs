@@ -3,10 +3,11 @@
 use super::*;
 use crate::{
     database::StorageOptions,
+    error::Code,
     level,
     log::{
         Append, Claim, LogError, Logged,
-        record::{Activate, Batch, Record},
+        record::{Batch, Record},
     },
     message::{Consistency, Incoming, Sent, SessionInfo, Subscribed},
     names::SessionKey,
@@ -159,6 +160,7 @@ impl Fixture {
             store: Arc::new(Faulty { store: data.state(), fails: store_fails.clone() }),
             plugins: Arc::new(plugins),
             catalogue: Arc::new(catalogue),
+            kept: KeptPlugins::default(),
             cached_bytes: 0.into(),
             mail_taken: 0.into(),
             options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20, patience },
@@ -342,17 +344,20 @@ async fn a_slot_goes_over_without_an_instance_of_its_own() {
     let service = key().service;
     let made = plugins.budget().service(&service).instances();
     #[expect(clippy::async_yields_async, reason = "the order is taken; its answer comes later")]
-    let order = async |fixture: &Fixture, generation| {
+    let order = async |fixture: &Fixture, to: &Service| {
         let (reply, moved) = oneshot::channel();
-        let record = Activate { service: service.clone(), generation, deployment: 2 };
-        let order = Order::Activate { activation: Activation { record }, reply };
+        let activation = Activation { target: to.target() };
+        let order = Order::Activate { activation, reply };
         assert!(fixture.slot.order(order).await.is_ok());
         moved
     };
-    let moved = order(&fixture, 2).await;
+    let known = fixture.context.catalogue.require(&service).unwrap();
+    let (digest, change) = (Digest([2; 32]), crate::service::Change::default());
+    let next = Service::deployed(Some(&known), &service, Some("2"), digest, &change);
+    let moved = order(&fixture, &next.unwrap().unwrap()).await;
     fixture.append().await.send(Word::Pass).unwrap();
     moved.await.unwrap().unwrap();
-    let late = order(&fixture, 1).await.await.unwrap();
+    let late = order(&fixture, &known).await.await.unwrap();
     assert_eq!(late.unwrap(), Duration::ZERO);
     assert_eq!(plugins.budget().service(&service).instances(), made);
 }

@@ -9,10 +9,10 @@ use crate::{
     backoff::Backoff,
     error::Error,
     limits,
-    log::record::Activate,
     message::{Purpose, gone},
     names::{ServiceName, SlotId},
     router::{Place, Router},
+    service::Target,
     slot::{Activation, Order},
     telemetry::{metrics, repeats},
 };
@@ -101,9 +101,9 @@ impl Swap {
             let elapsed = self.started.elapsed();
             progress.finished = Some(elapsed);
             drop(progress);
-            give_up_older(&router, &activation.record);
+            give_up_older(&router, &activation.target);
             tracing::info!(
-                service = %activation.record.service,
+                service = %activation.target.service(),
                 to = %self.to,
                 slots = self.slots.len(),
                 elapsed_ms = elapsed.as_millis() as u64,
@@ -153,7 +153,7 @@ impl Swap {
                     return;
                 }
                 Err(error) => {
-                    self.tell_of_retry(&activation.record.service, slot, &error);
+                    self.tell_of_retry(activation.target.service(), slot, &error);
                     self.progress.lock().errors.insert(slot, error.to_string());
                 }
             }
@@ -229,14 +229,14 @@ fn micros(pauses: &[Duration]) -> Vec<f64> {
     pauses.iter().map(|pause| pause.as_secs_f64() * 1e6).collect()
 }
 
-/// Drops the instances of versions that the service does not run any more. Unmapping takes time, so
-/// not on a serving thread.
-fn give_up_older(router: &Router, record: &Activate) {
+/// Drops the instances of versions that the service does not run any more. Unmapping takes time: not
+/// for a thread that serves.
+fn give_up_older(router: &Router, target: &Target) {
     let context = router.context();
     // Another swap may have ended since.
-    let newest = context.catalogue.get(&record.service);
-    let current = newest.map_or(record.deployment, |newest| newest.current);
-    let (plugins, service) = (context.plugins.clone(), record.service.clone());
+    let newest = context.catalogue.get(target.service());
+    let current = newest.map_or(target.id(), |newest| newest.target().id());
+    let (plugins, service) = (context.plugins.clone(), target.service().clone());
     crate::task::blocking(move || plugins.pool().supersede(&service, current));
 }
 

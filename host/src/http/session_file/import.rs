@@ -222,7 +222,7 @@ impl Reader {
         let service = self.node.catalogued(&self.key.service)?;
         let deployment = match head.digest.and_then(|digest| deployed(&service, digest)) {
             Some(known) => known,
-            None if self.reading.assume_current => service.current,
+            None if self.reading.assume_current => service.target().id(),
             None => {
                 return Err(Error::new(
                     Code::ShapeUnknown,
@@ -281,7 +281,7 @@ impl Reader {
             body: bytes(&line.body_base64, "a body")?,
             reply_content_type: line.reply_content_type,
             reply: bytes(&line.reply_base64, "a reply")?,
-            deployment: deployment.unwrap_or(service.current),
+            deployment: deployment.unwrap_or_else(|| service.target().id()),
             events: events.collect::<Result<_, String>>()?,
         };
         fits(&imported, self.reading.body_bytes_max)?;

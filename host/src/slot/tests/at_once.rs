@@ -12,6 +12,7 @@ fn over_the_log(fixture: &Fixture, slot: SlotId) -> SlotHandle {
         store: context.store.clone(),
         plugins: context.plugins.clone(),
         catalogue: context.catalogue.clone(),
+        kept: KeptPlugins::default(),
         cached_bytes: 0.into(),
         mail_taken: 0.into(),
         options: context.options.clone(),
