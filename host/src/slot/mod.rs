@@ -19,6 +19,7 @@ pub mod overlay;
 mod purge;
 pub mod read;
 mod scan;
+pub mod seat;
 pub mod session;
 mod shared;
 pub mod subscribers;
