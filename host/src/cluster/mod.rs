@@ -70,8 +70,6 @@ pub struct Cluster {
     placement: watch::Receiver<Arc<Placement>>,
     /// What the ring proposes for the latest view.
     table: RwLock<Arc<Table>>,
-    /// The latest owner of each slot that a peer has told of, by term.
-    hints: Mutex<HashMap<SlotId, (Arc<str>, Term)>>,
     /// Slots that must not be tried again yet.
     backoffs: Backoffs,
     /// Whether this process ran all the time.
