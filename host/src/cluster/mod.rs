@@ -404,16 +404,23 @@ impl Cluster {
     pub async fn drain(&self, wait: Duration) -> usize {
         (self.leave)();
         let until = crate::clock::now() + wait;
+        let (mut moved, mut takers) = (self.router.watch_moved(), self.members.clone());
         loop {
+            moved.mark_unchanged();
+            takers.mark_unchanged();
             let slots = 0..self.router.slot_count();
             let left = slots.filter(|&slot| !matches!(self.router.place(slot), Place::Away { .. }));
             let left = left.count();
             let members = self.members();
-            let takers = members.staying().filter(|member| member.name != self.own).count();
-            if left == 0 || takers == 0 || crate::clock::now() >= until {
+            let stay = members.staying().filter(|member| member.name != self.own).count();
+            if left == 0 || stay == 0 || crate::clock::now() >= until {
                 return left;
             }
-            tokio::time::sleep(limits::DRAIN_POLL).await;
+            tokio::select! {
+                Ok(()) = moved.changed() => {}
+                Ok(()) = takers.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
         }
     }
 }
