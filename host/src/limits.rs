@@ -735,8 +735,6 @@ pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MOVES_KEPT: usize = 1_000;
 /// Snapshots that one node makes at a time.
 pub const SNAPSHOTS_AT_A_TIME: usize = 4;
-/// Between looks at how far a drain is.
-pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Slots that a listing over all slots asks at a time.
 pub const SLOTS_LISTED_AT_A_TIME: usize = 64;
 /// How long `slot drain` waits for the slot to be elsewhere.

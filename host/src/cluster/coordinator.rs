@@ -17,7 +17,10 @@ use crate::{
     ring::{Table, View},
     router::{Place, Router, forward::Forwarder},
     rpc::Peers,
-    slot::{Ended, Order},
+    slot::{
+        Ended, Order,
+        seat::{Event, Outcome, Phase},
+    },
     telemetry::metrics,
 };
 use std::{
@@ -76,7 +79,6 @@ impl Cluster {
             members,
             placement,
             table: parking_lot::RwLock::new(Arc::new(empty)),
-            hints: Default::default(),
             backoffs: Default::default(),
             trust: Trust::new(crate::clock::now()),
             steady: watch::Sender::new(true),
@@ -146,18 +148,7 @@ impl Cluster {
     /// A peer has said that it owns slots.
     pub(super) fn learn(&self, peer: &Arc<str>, slots: &[(SlotId, u64)]) {
         for &(slot, term) in slots {
-            {
-                let mut hints = self.hints.lock();
-                let known = hints.get(&slot).map_or(0, |(_, term)| *term);
-                if term < known {
-                    continue;
-                }
-                hints.insert(slot, (peer.clone(), term));
-            }
-            self.forwarder.learn(slot, Some(peer.clone()), term);
-            let theirs = Place::Away { owner: Some(peer.clone()), term };
-            self.router.replace_place(slot, &Place::Moving, theirs);
-            if self.router.place(slot) == Place::Here
+            if self.router.on(slot, Event::Owns { peer, term }) == Outcome::Abandon
                 && let Ok(Some(running)) = self.router.running(slot)
             {
                 running.try_order(Order::Abandon { term });
@@ -165,27 +156,32 @@ impl Cluster {
         }
     }
 
-    /// A slot's task has ended by itself: it is not here any more.
+    /// A slot's task has ended by itself: it is not here any more. It is left alone for a while, and
+    /// may be opened again then.
     fn on_ended(&self, ended: &Ended) {
-        let Ended { slot, error } = ended;
+        let Ended { slot, task, error } = ended;
         // Its successor may have been opened before this was heard.
-        if self.router.running(*slot).is_ok_and(|running| running.is_some()) {
+        if self.router.phase(*slot).ok() != Some(Phase::Failed { task: *task }) {
             return;
         }
-        let hint = self.hints.lock().get(slot).cloned();
-        self.router.set_silenced(*slot, error.is(Cause::Storage));
-        self.router.set_place(*slot, |place| match (place, hint) {
-            (Place::Away { .. }, _) => None,
-            (_, Some((owner, term))) if owner != self.own => {
-                Some(Place::Away { owner: Some(owner), term })
+        match error {
+            Some(error) => {
+                self.back_off(*slot, error);
+                if error.is(Cause::NotOwner) {
+                    metrics().fences.increment(1);
+                }
+                tracing::info!(slot, %error, "a slot is no longer on this node");
             }
-            _ => Some(Place::UNKNOWN),
-        });
-        self.back_off(*slot, error);
-        if error.is(Cause::NotOwner) {
-            metrics().fences.increment(1);
+            None => {
+                self.backoffs.failed(*slot, crate::clock::now());
+                tracing::warn!(
+                    slot,
+                    "a slot's task ended unexpectedly (an earlier line has its panic or its \
+                     store's error); claiming the slot again"
+                );
+            }
         }
-        tracing::info!(slot, %error, "a slot is no longer on this node");
+        self.router.on(*slot, Event::Noted { task: *task });
     }
 
     fn back_off(&self, slot: SlotId, error: &Error) {
@@ -196,27 +192,13 @@ impl Cluster {
         }
     }
 
-    /// A slot whose task has ended without a word (a panic, a store that failed) is not here.
-    fn find_gone(&self) {
-        for slot in 0..self.router.slot_count() {
-            if self.router.place(slot) == Place::Here
-                && self.router.running(slot).is_ok_and(|running| running.is_none())
-            {
-                self.router.replace_place(slot, &Place::Here, Place::UNKNOWN);
-                // Its word may be on its way yet, and be that another node took it.
-                self.backoffs.failed(slot, crate::clock::now());
-                tracing::warn!(
-                    slot,
-                    "a slot's task ended unexpectedly (an earlier line has its panic or its \
-                     store's error); claiming the slot again"
-                );
-            }
-        }
+    /// A slot is here no more, and it is not decided yet when to try it again.
+    fn is_ending(&self, slot: SlotId) -> bool {
+        matches!(self.router.phase(slot), Ok(Phase::Stopping { .. } | Phase::Failed { .. }))
     }
 
     /// Begins what is to be done now.
     pub(super) fn reconcile(&self) {
-        self.find_gone();
         let table = self.table();
         let members = self.members.borrow().clone();
         let told = self.told.lock();
@@ -237,7 +219,7 @@ impl Cluster {
         let now = crate::clock::now();
         let slots = (0..self.router.slot_count()).map(|slot| SlotState {
             place: self.router.place(slot),
-            busy: self.moves.is_running(slot),
+            busy: self.moves.is_running(slot) || self.is_ending(slot),
             not_before: self.backoffs.wait(slot, now),
             kept_at: self.moves.kept(slot, members.number),
         });

@@ -22,12 +22,10 @@ use crate::{
     slot::{
         Activation, Loaded, Order,
         flush::{CatchUp, catch_up_alone},
+        seat::{Event, Outcome, SealId},
     },
 };
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 impl Cluster {
@@ -68,12 +66,7 @@ impl Cluster {
             Err(error) => {
                 if error.is(Cause::NotOwner) {
                     // It is not the owner any more; who is will be found out.
-                    self.router.set_place(slot, |place| match place {
-                        Place::Away { owner: Some(owner), term } if *owner == from => {
-                            Some(Place::Away { owner: None, term: *term })
-                        }
-                        _ => None,
-                    });
+                    self.router.on(slot, Event::Denied { by: &from, owner: None, term: 0 });
                 }
                 return Err(error);
             }
@@ -139,7 +132,6 @@ impl Cluster {
         self.backoffs.opened(slot);
         crate::telemetry::metrics().claims.increment(1);
         *self.claims.lock().entry(slot).or_default() += 1;
-        self.hints.lock().insert(slot, (self.own.clone(), term));
         self.gained.lock().push((slot, term));
         self.nudge();
         self.bring_current(slot).await;
@@ -186,21 +178,19 @@ impl Cluster {
             ));
         }
         let sealed = crate::clock::now();
-        let was_here = self.router.replace_place(slot, &Place::Here, Place::Moving);
-        if !was_here {
+        let Outcome::Sealed(seal) = self.router.on(slot, Event::Seal) else {
             return Err(Error::of(
                 Cause::NotOwner,
                 format!("{} does not own slot {slot}", self.own),
             ));
-        }
+        };
         self.sealed.lock().insert(slot, sealed);
         if let Some(this) = self.me.upgrade() {
-            crate::task::spawn("handoff", this.take_back_unless_taken(slot));
+            crate::task::spawn("handoff", this.take_back_unless_taken(slot, seal));
         }
         let (reply, released) = oneshot::channel();
         let stop = Order::Stop { release: true, loaded, reply };
-        let running = self.router.running(slot)?;
-        let ordered = match &running {
+        let ordered = match self.router.running(slot)? {
             Some(running) => running.order(stop).await.is_ok(),
             None => false,
         };
@@ -209,14 +199,14 @@ impl Cluster {
             true => released.await.unwrap_or_else(|_| gone()),
             false => gone(),
         };
-        if released.is_err() {
-            // Not what the new owner can run yet: it goes on here.
-            let is_refused = |error: &Error| error.is(Cause::NotLoaded);
-            let goes_on = released.as_ref().is_err_and(is_refused)
-                && running.is_some_and(|it| !it.stats.stopping.load(Ordering::Acquire));
-            let place = if goes_on { Place::Here } else { Place::UNKNOWN };
+        if let Err(error) = &released {
             self.sealed.lock().remove(&slot);
-            self.router.replace_place(slot, &Place::Moving, place);
+            // One that refuses goes on here, unless it has stopped all the same.
+            let refused = error.code == Code::Unavailable;
+            let refused = refused.then(|| self.router.on(slot, Event::SealRefused { seal }));
+            if refused != Some(Outcome::Changed) {
+                self.router.on(slot, Event::Unseal { seal });
+            }
         }
         released
     }
@@ -228,7 +218,7 @@ impl Cluster {
         sealed.map_or(Duration::ZERO, |sealed| sealed.elapsed())
     }
 
-    async fn take_back_unless_taken(self: Arc<Self>, slot: SlotId) {
+    async fn take_back_unless_taken(self: Arc<Self>, slot: SlotId, seal: SealId) {
         let Ok(mut place) = self.router.watch_place(slot) else { return };
         loop {
             let moved = place.wait_for(|place| *place != Place::Moving);
@@ -240,8 +230,8 @@ impl Cluster {
                 break;
             }
         }
-        self.sealed.lock().remove(&slot);
-        if self.router.replace_place(slot, &Place::Moving, Place::UNKNOWN) {
+        if self.router.on(slot, Event::Unseal { seal }) == Outcome::Changed {
+            self.sealed.lock().remove(&slot);
             tracing::warn!(slot, "a released slot was not claimed in time; taking it back");
             self.begin_move(slot, None);
         }

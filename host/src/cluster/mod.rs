@@ -70,8 +70,6 @@ pub struct Cluster {
     placement: watch::Receiver<Arc<Placement>>,
     /// What the ring proposes for the latest view.
     table: RwLock<Arc<Table>>,
-    /// The latest owner of each slot that a peer has told of, by term.
-    hints: Mutex<HashMap<SlotId, (Arc<str>, Term)>>,
     /// Slots that must not be tried again yet.
     backoffs: Backoffs,
     /// Whether this process ran all the time.
@@ -412,16 +410,23 @@ impl Cluster {
     pub async fn drain(&self, wait: Duration) -> usize {
         (self.leave)();
         let until = crate::clock::now() + wait;
+        let (mut moved, mut takers) = (self.router.watch_moved(), self.members.clone());
         loop {
+            moved.mark_unchanged();
+            takers.mark_unchanged();
             let slots = 0..self.router.slot_count();
             let left = slots.filter(|&slot| !matches!(self.router.place(slot), Place::Away { .. }));
             let left = left.count();
             let members = self.members();
-            let takers = members.staying().filter(|member| member.name != self.own).count();
-            if left == 0 || takers == 0 || crate::clock::now() >= until {
+            let stay = members.staying().filter(|member| member.name != self.own).count();
+            if left == 0 || stay == 0 || crate::clock::now() >= until {
                 return left;
             }
-            tokio::time::sleep(limits::DRAIN_POLL).await;
+            tokio::select! {
+                Ok(()) = moved.changed() => {}
+                Ok(()) = takers.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
         }
     }
 }

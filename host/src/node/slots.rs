@@ -1,6 +1,7 @@
 //! Requests of operators on slots.
 
 use super::*;
+use crate::slot::seat::Phase;
 
 impl Node {
     pub async fn slots(&self) -> Result<Vec<SlotInfo>, Error> {
@@ -39,10 +40,10 @@ impl Node {
         };
         if let Some(running) = self.router.running(slot)? {
             let stats = &running.stats;
-            let state = match stats.stopping.load(Ordering::Relaxed) {
-                true => "draining",
-                false if stats.serving.load(Ordering::Relaxed) => "running",
-                false => "opening",
+            let state = match self.router.phase(slot)? {
+                Phase::Opening { .. } => "opening",
+                Phase::Serving { .. } => "running",
+                _ => "draining",
             };
             let active = stats.active.lock();
             let shown = active.iter().filter(|(_, (_, label))| **label != *REMOVED_LABEL);

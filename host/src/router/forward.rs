@@ -18,7 +18,7 @@ use crate::{
     names::{SessionKey, SlotId},
     operation::Message,
     rpc::{PeerError, Peers, Request, Response},
-    slot::Mailed,
+    slot::{Mailed, seat::Event},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -185,28 +185,11 @@ impl Forwarder {
         known.or_else(proposed).filter(|owner| *owner != self.name)
     }
 
-    /// A peer says whose a slot is.
-    pub fn learn(&self, slot: SlotId, owner: Option<Arc<str>>, term: u64) {
-        self.router.set_place(slot, |place| match place {
-            Place::Away { term: known, .. } if term >= *known => {
-                // Its own name would send the request in a circle.
-                let owner = owner.filter(|owner| *owner != self.name);
-                Some(Place::Away { owner, term })
-            }
-            _ => None,
-        });
-    }
-
-    /// `peer` says that it does not own a slot, and perhaps who does. Whoever was thought to be
-    /// the owner because of an older word is not, if it says so itself.
+    /// `peer` says that it does not own a slot, and perhaps who does.
     fn not_owner(&self, slot: SlotId, peer: &Arc<str>, owner: Option<Arc<str>>, term: u64) {
-        self.router.set_place(slot, |place| match place {
-            Place::Away { owner: Some(known), term: at } if known == peer && term < *at => {
-                Some(Place::Away { owner: None, term: *at })
-            }
-            _ => None,
-        });
-        self.learn(slot, owner, term);
+        // Its own name would send the request in a circle.
+        let owner = owner.as_ref().filter(|owner| **owner != self.name);
+        self.router.on(slot, Event::Denied { by: peer, owner, term });
     }
 
     // ---- everything else -----------------------------------------------------------------------
@@ -226,7 +209,7 @@ impl Forwarder {
         let mut backoff = backoff();
         loop {
             let place = self.router.place(slot);
-            if place == Place::UNKNOWN {
+            if matches!(place, Place::Away { owner: None, .. }) {
                 let (reply, answer) = oneshot::channel();
                 if self.router.read_copy(slot, || mail(reply)) {
                     return answer.await.unwrap_or_else(|_| Err(gone(asked)));

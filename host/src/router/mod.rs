@@ -2,19 +2,25 @@
 //!
 //! The table is an array index, never the ring. On a node that stands alone every slot runs here,
 //! started by its first mail. In a cluster each slot has a place: here, away, or moving; a slot is
-//! opened by the coordinator only, and [`forward`] finds the way of a request to wherever it is.
+//! opened by the coordinator only, and [`forward`] finds the way of a request to wherever it is. What
+//! is known of a slot, and how that changes, is its [`seat`](crate::slot::seat).
 
 pub mod forward;
 mod lane;
+
+pub use crate::slot::seat::Place;
 
 use crate::{
     error::{Cause, Code, Error},
     log::{Last, Term},
     names::{SessionKey, SlotId},
     rpc,
-    slot::{Mail, Mailbox, Mailed, Order, Ownership, SlotContext, SlotHandle, open},
+    slot::{
+        Mail, Mailbox, Mailed, Order, SlotContext, SlotHandle, open,
+        seat::{Event, Outcome, Phase},
+        seated::SharedSeat,
+    },
 };
-use parking_lot::RwLock;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -31,48 +37,19 @@ impl<T: rpc::Callable + Mailed> Routed for T {}
 
 /// The slots of a node.
 pub struct Router {
-    slots: Box<[Seat]>,
+    slots: Box<[Arc<SharedSeat>]>,
     context: Arc<SlotContext>,
     closed: AtomicBool,
-}
-
-/// Where a slot's task is, if it runs, and where the slot is.
-struct Seat {
-    handle: RwLock<Option<SlotHandle>>,
-    ownership: Ownership,
-    place: watch::Sender<Place>,
-    /// It was here last, and its log fell silent: the store has all that was acknowledged then.
-    silenced: AtomicBool,
-}
-
-/// Where a slot is, as far as this node knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// This node owns it, as far as the log has told it.
-    Here,
-    /// It is being given away: requests wait.
-    Moving,
-    /// Another node's. Who that is and under what term may not be known.
-    Away { owner: Option<Arc<str>>, term: Term },
-}
-
-impl Place {
-    pub const UNKNOWN: Self = Self::Away { owner: None, term: 0 };
+    /// A slot has another place.
+    moved: Arc<watch::Sender<()>>,
 }
 
 impl Router {
     pub fn new(slot_count: u16, context: Arc<SlotContext>) -> Self {
-        let place = match context.cluster {
-            Some(_) => Place::UNKNOWN,
-            None => Place::Here,
-        };
-        let seat = |_| Seat {
-            handle: RwLock::default(),
-            ownership: Ownership::default(),
-            place: watch::Sender::new(place.clone()),
-            silenced: AtomicBool::new(false),
-        };
-        Self { slots: (0..slot_count).map(seat).collect(), context, closed: false.into() }
+        let (alone, moved) = (context.cluster.is_none(), Arc::new(watch::Sender::new(())));
+        let seat = |_| Arc::new(SharedSeat::new(alone, moved.clone()));
+        let slots = (0..slot_count).map(seat).collect();
+        Self { slots, context, closed: false.into(), moved }
     }
 
     pub fn slot_count(&self) -> u16 {
@@ -116,14 +93,14 @@ impl Router {
         mail: Mail,
         put: impl FnOnce(&Mailbox, Mail) -> Put,
     ) -> Result<Put, Error> {
-        Ok(match self.mailbox(slot)? {
-            Some(mailbox) => put(&mailbox, mail),
-            None => Err(mail),
-        })
-    }
-
-    fn mailbox(&self, slot: SlotId) -> Result<Option<Mailbox>, Error> {
-        Ok(self.seat(slot)?.handle.read().as_ref().map(|it| it.mailbox().clone()))
+        let seat = self.seat(slot)?;
+        let Some((task, mailbox)) = seat.mailbox() else { return Ok(Err(mail)) };
+        let put = put(&mailbox, mail);
+        if put.is_err() {
+            // It is ending, and may not have said so yet.
+            seat.on(Event::Stopping { task });
+        }
+        Ok(put)
     }
 
     /// Puts mail into the mailbox of a slot that runs here; `false`: it does not run. No handler runs
@@ -153,11 +130,13 @@ impl Router {
     /// As [`Router::deliver`].
     pub async fn order(&self, slot: SlotId, mut order: Order) -> Result<(), Error> {
         loop {
-            if let Some(handle) = self.running(slot)? {
+            let seat = self.seat(slot)?;
+            if let Some((task, handle)) = seat.running() {
                 match handle.order(order).await {
                     Ok(()) => return Ok(()),
                     Err(back) => order = back,
                 }
+                seat.on(Event::Stopping { task });
             }
             self.start(slot)?;
         }
@@ -168,8 +147,18 @@ impl Router {
     /// # Errors
     /// `slot-not-found`.
     pub fn running(&self, slot: SlotId) -> Result<Option<SlotHandle>, Error> {
-        let handle = self.seat(slot)?.handle.read();
-        Ok(handle.as_ref().filter(|handle| !handle.is_closed()).cloned())
+        Ok(self.seat(slot)?.running().map(|(_, handle)| handle))
+    }
+
+    /// # Errors
+    /// `slot-not-found`.
+    pub fn phase(&self, slot: SlotId) -> Result<Phase, Error> {
+        Ok(self.seat(slot)?.phase())
+    }
+
+    /// Something has happened to a slot. Beyond the last slot: nothing.
+    pub fn on(&self, slot: SlotId, event: Event<'_>) -> Outcome {
+        self.seat(slot).map_or(Outcome::Nothing, |seat| seat.on(event))
     }
 
     /// No task has the slot, and the store has all of it. Never so in a cluster, where the store
@@ -178,17 +167,13 @@ impl Router {
     /// # Errors
     /// `slot-not-found`.
     pub fn rests(&self, slot: SlotId) -> Result<bool, Error> {
-        let handle = self.seat(slot)?.handle.read();
-        let flushed = handle.as_ref().is_none_or(|handle| {
-            handle.is_closed() && handle.stats.flushed.load(Ordering::Acquire)
-        });
-        Ok(flushed && self.context.cluster.is_none())
+        Ok(self.seat(slot)?.rests())
     }
 
     /// Waits until no slot has a task, nor a flush of one.
     pub async fn settled(&self) {
         for seat in &self.slots {
-            drop(seat.ownership.lock().await);
+            drop(seat.ownership().lock().await);
         }
     }
 
@@ -206,7 +191,7 @@ impl Router {
         self.closed.store(true, Ordering::Release);
     }
 
-    fn seat(&self, slot: SlotId) -> Result<&Seat, Error> {
+    fn seat(&self, slot: SlotId) -> Result<&Arc<SharedSeat>, Error> {
         self.slots.get(usize::from(slot)).ok_or_else(|| {
             Error::new(
                 Code::SlotNotFound,
@@ -223,10 +208,7 @@ impl Router {
             return Err(Error::of(Cause::Opening, "the slot is not open on this node"));
         }
         self.check_open()?;
-        let mut handle = seat.handle.write();
-        if handle.as_ref().is_none_or(SlotHandle::is_closed) {
-            *handle = Some(SlotHandle::spawn(slot, seat.ownership.clone(), self.context.clone()));
-        }
+        seat.open(slot, &self.context, None, None);
         Ok(())
     }
 
@@ -248,41 +230,23 @@ impl Router {
         self.check_open()?;
         let seat = self.seat(slot)?;
         let (told, opened) = oneshot::channel();
-        {
-            let mut handle = seat.handle.write();
-            if let Some(running) = handle.as_ref().filter(|handle| !handle.is_closed()) {
-                if !running.stats.serving.load(Ordering::Acquire) {
-                    let why = "a cancelled open of this slot has not finished";
-                    return Err(Error::of(Cause::Opening, why));
-                }
-                seat.place.send_replace(Place::Here);
-                return Ok(running.stats.term.load(Ordering::Relaxed));
+        match seat.open(slot, &self.context, last, Some(told)) {
+            Outcome::Here(term) => return Ok(term),
+            Outcome::Busy => {
+                let why = "a cancelled open of this slot has not finished";
+                return Err(Error::of(Cause::Opening, why));
             }
-            let (ownership, context) = (seat.ownership.clone(), self.context.clone());
-            *handle = Some(SlotHandle::spawn_telling(slot, ownership, context, last, Some(told)));
+            _ => {}
         }
         let gone = || Err(Error::of(Cause::Opening, "the slot stopped while it was opening"));
-        let term = opened.await.unwrap_or_else(|_| gone())?;
-        seat.silenced.store(false, Ordering::Release);
-        seat.place.send_replace(Place::Here);
-        Ok(term)
-    }
-
-    /// A slot that was here has ended: whether because its log gave no answer.
-    pub fn set_silenced(&self, slot: SlotId, silenced: bool) {
-        if let Ok(seat) = self.seat(slot) {
-            seat.silenced.store(silenced, Ordering::Release);
-        }
+        opened.await.unwrap_or_else(|_| gone())
     }
 
     /// Answers a read that may be stale from this node's copy of a slot which was here until its
     /// log fell silent, and of which nothing was heard since. `false`: it is another read, or the
     /// slot another's; the mail is dropped.
     pub fn read_copy(&self, slot: SlotId, mail: impl FnOnce() -> Mail) -> bool {
-        let silenced = |seat: &Seat| {
-            seat.silenced.load(Ordering::Acquire) && *seat.place.borrow() == Place::UNKNOWN
-        };
-        if !self.seat(slot).is_ok_and(silenced) {
+        if !self.seat(slot).is_ok_and(|seat| seat.has_copy()) {
             return false;
         }
         let mail = mail();
@@ -296,30 +260,18 @@ impl Router {
 
     /// Where a slot is. Beyond the last slot: nowhere.
     pub fn place(&self, slot: SlotId) -> Place {
-        self.seat(slot).map_or(Place::UNKNOWN, |seat| seat.place.borrow().clone())
+        self.seat(slot).map_or(Place::UNKNOWN, |seat| seat.place())
     }
 
     /// # Errors
     /// `slot-not-found`.
     pub fn watch_place(&self, slot: SlotId) -> Result<watch::Receiver<Place>, Error> {
-        Ok(self.seat(slot)?.place.subscribe())
+        Ok(self.seat(slot)?.watch())
     }
 
-    /// Changes where a slot is, if `change` makes something else of it.
-    pub fn set_place(&self, slot: SlotId, change: impl FnOnce(&Place) -> Option<Place>) -> bool {
-        let Ok(seat) = self.seat(slot) else { return false };
-        seat.place.send_if_modified(|place| match change(place) {
-            Some(next) if next != *place => {
-                *place = next;
-                true
-            }
-            _ => false,
-        })
-    }
-
-    /// Changes where a slot is, if it is at `from`.
-    pub fn replace_place(&self, slot: SlotId, from: &Place, to: Place) -> bool {
-        self.set_place(slot, |place| (place == from).then_some(to))
+    /// Changes when any slot has another place.
+    pub fn watch_moved(&self) -> watch::Receiver<()> {
+        self.moved.subscribe()
     }
 
     /// Waits until a slot has no task, and keeps one from starting as long as it is held.
@@ -327,16 +279,11 @@ impl Router {
     /// # Errors
     /// `slot-not-found`.
     pub async fn hold(&self, slot: SlotId) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
-        Ok(self.seat(slot)?.ownership.lock().await)
+        Ok(self.seat(slot)?.ownership().lock().await)
     }
 
     /// The slots that are here, with their terms.
     pub fn here(&self) -> Vec<(SlotId, Term)> {
-        let here = (0..self.slot_count()).filter(|&slot| self.place(slot) == Place::Here);
-        let with_term = here.map(|slot| {
-            let running = self.running(slot).ok().flatten();
-            (slot, running.map_or(0, |handle| handle.stats.term.load(Ordering::Relaxed)))
-        });
-        with_term.collect()
+        (0..).zip(&self.slots).filter_map(|(slot, seat)| Some((slot, seat.serves()?))).collect()
     }
 }

@@ -12,7 +12,6 @@ use crate::{
         task::{End, Task},
     },
 };
-use std::sync::atomic::Ordering;
 
 impl Task {
     /// Takes no more mail, finishes what is there, and leaves nothing unflushed.
@@ -22,7 +21,6 @@ impl Task {
         release: bool,
         reply: &mut Option<Reply<(Term, Position)>>,
     ) -> Result<(Term, Position), Error> {
-        self.stats.stopping.store(true, Ordering::Relaxed);
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
         shared.close();

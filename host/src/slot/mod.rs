@@ -19,6 +19,8 @@ pub mod overlay;
 mod purge;
 pub mod read;
 mod scan;
+pub mod seat;
+pub mod seated;
 pub mod session;
 mod shared;
 pub mod subscribers;
@@ -39,7 +41,10 @@ use crate::{
     state::{StateStore, rows::WholeSlots, snapshot::Snapshots},
 };
 use parking_lot::Mutex;
+use seated::Occupant;
 use shared::Put;
+#[cfg(test)]
+use std::sync::Weak;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -90,7 +95,9 @@ pub struct ClusterContext {
 #[derive(Debug)]
 pub struct Ended {
     pub slot: SlotId,
-    pub error: Error,
+    pub task: seat::TaskId,
+    /// `None`: it has not said why.
+    pub error: Option<Error>,
 }
 
 #[derive(Clone, Debug)]
@@ -149,7 +156,7 @@ pub struct SlotHandle {
     pub stats: Arc<SlotStats>,
 }
 
-/// What a running slot shows of itself.
+/// What a running slot shows of itself; its phase is its [`seat`]'s.
 #[derive(Default)]
 pub struct SlotStats {
     pub term: AtomicU64,
@@ -165,13 +172,8 @@ pub struct SlotStats {
     pub(crate) asked: watch::Sender<Urgent>,
     /// Mail in the mailbox.
     waiting: AtomicUsize,
-    /// The task has claimed the slot and serves it.
-    pub serving: AtomicBool,
     /// Committed changes wait for the state store.
     pub dirty: AtomicBool,
-    pub stopping: AtomicBool,
-    /// The task has ended in order: the store has all of the slot.
-    pub flushed: AtomicBool,
     /// Per service, the generation and label that the slot runs.
     pub active: Mutex<BTreeMap<ServiceName, (u64, Arc<str>)>>,
 }
@@ -232,29 +234,33 @@ impl Mailbox {
 }
 
 impl SlotHandle {
-    /// Spawns the slot's task, which opens the slot as soon as a predecessor has ended. Mail is
-    /// held meanwhile; when opening fails it is answered with the reason.
-    pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
-        Self::spawn_telling(slot, ownership, context, None, None)
-    }
-
-    /// As [`SlotHandle::spawn`]; says when the slot is open, or why it can't be opened. `last` is
-    /// where the owner before has released it.
-    pub fn spawn_telling(
-        slot: SlotId,
+    /// A slot's task, to be spawned, and the way to it. It opens the slot as soon as a predecessor has
+    /// ended. Mail is held meanwhile; when opening fails it is answered with the reason. `last` is
+    /// where the owner before has released it; `told` hears when it is open, or why it can't be.
+    fn new(
+        occupant: Occupant,
         ownership: Ownership,
-        context: Arc<SlotContext>,
         last: Option<Last>,
-        opened: Option<Reply<Term>>,
-    ) -> Self {
+        told: Option<Reply<Term>>,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
+        let context = occupant.context.clone();
         let shared = shared::Shared::new(context.options.mailbox_messages, stats.clone());
-        let open = open::Open { slot, ownership, context, last, told: opened };
-        let run = open::run(open, open::Ending(shared.clone()), orders, stats.clone());
+        let open = open::Open { slot: occupant.slot, ownership, context, last, told };
+        let ending = open::Ending { shared: shared.clone(), occupant };
         // What a slot has in memory ends with its task; the next one opens it from the log.
+        let run = open::run(open, ending, orders, stats.clone());
+        (Self { mailbox: Mailbox(shared), control, stats }, run)
+    }
+
+    /// A slot that no node has.
+    #[cfg(test)]
+    pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
+        let occupant = Occupant { slot, task: 0, seat: Weak::new(), context };
+        let (handle, run) = Self::new(occupant, ownership, None, None);
         crate::task::spawn_contained("slot", run);
-        Self { mailbox: Mailbox(shared), control, stats }
+        handle
     }
 
     pub fn is_closed(&self) -> bool {

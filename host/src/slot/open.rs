@@ -10,10 +10,11 @@ use crate::{
     },
     names::SlotId,
     slot::{
-        Ended, Mail, Order, Ownership, Reply, SlotContext, SlotStats,
+        Mail, Order, Ownership, Reply, SlotContext, SlotStats,
         batch::commit_error,
         flush::{CatchUp, catch_up_alone},
         relaxed_store,
+        seated::Occupant,
         shared::Shared,
         task::{End, Task},
     },
@@ -37,22 +38,24 @@ pub(super) struct Open {
 /// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
 pub(super) async fn run(
     open: Open,
-    shared: Ending,
+    ending: Ending,
     mut orders: mpsc::Receiver<Order>,
     stats: Arc<SlotStats>,
 ) {
-    let (slot, context, asked) = (open.slot, open.context.clone(), open.told.is_some());
-    let mut opened = open_while_wanted(open, stats.clone()).await;
+    let Ending { shared, occupant } = &ending;
+    let (slot, context) = (open.slot, open.context.clone());
+    let mut opened = open_while_wanted(open, occupant, stats).await;
     if let Ok(task) = &mut opened {
-        task.shared = Some(shared.0.clone());
+        task.shared = Some(shared.clone());
     }
     let was_open = opened.is_ok();
     let error = match opened {
-        Ok(task) => match Box::new(task).serve(&shared.0, &mut orders).await {
+        Ok(task) => match Box::new(task).serve(shared, &mut orders).await {
             (mut task, End::Stop { release, mut reply }) => {
-                match task.finish(&shared.0, release, &mut reply).await {
+                occupant.stopping();
+                match task.finish(shared, release, &mut reply).await {
                     Ok(at) => {
-                        stats.flushed.store(true, Ordering::Release);
+                        occupant.ended_in_order();
                         if let Some(reply) = reply {
                             let _ = reply.send(Ok(at));
                         }
@@ -74,27 +77,30 @@ pub(super) async fn run(
     if repeats::admit("slots stopped", error.code.as_str()) {
         tracing::warn!(slot, %error, "slot stopped");
     }
+    occupant.stopping();
     orders.close();
-    shared.0.close();
+    shared.close();
     let readable = !was_open && has_whole_copy(slot, &context, &error).await;
-    while let Some(mail) = shared.0.next_mail() {
+    while let Some(mail) = shared.next_mail() {
         match readable && mail.is_read() {
             true => read_copy(slot, context.clone(), mail).await,
             false => mail.refuse(error.clone()),
         }
     }
-    // Whoever asked for a slot that could not be opened has been told.
-    if let Some(cluster) = context.cluster.as_ref().filter(|_| was_open || !asked) {
-        let _ = cluster.ended.send(Ended { slot, error });
-    }
+    occupant.failed(Some(error));
 }
 
 /// However a slot's task ends: what waits is answered, and nothing of the slot is kept.
-pub(super) struct Ending(pub Arc<Shared>);
+pub(super) struct Ending {
+    pub shared: Arc<Shared>,
+    pub occupant: Occupant,
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.end();
+        // Where it has not said how it ended: a panic, or the end of the process.
+        self.occupant.failed(None);
+        self.shared.end();
     }
 }
 
@@ -130,11 +136,17 @@ pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
 
 /// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
 /// task, which would keep its successors out.
-async fn open_while_wanted(open: Open, stats: Arc<SlotStats>) -> Result<Task, Error> {
+async fn open_while_wanted(
+    open: Open,
+    occupant: &Occupant,
+    stats: Arc<SlotStats>,
+) -> Result<Task, Error> {
     let Open { slot, ownership, context, last, told } = open;
     let open = async {
         let owner = Arc::new(ownership.lock().await);
-        Task::open(slot, context, stats, owner, last).await
+        let task = Task::open(slot, context, stats, owner, last).await?;
+        // Before anybody is told of it.
+        occupant.opened(task.term).map(|()| task)
     };
     let Some(mut told) = told else { return open.await };
     let given_up = || Error::of(Cause::GivenUp, "the slot is no longer needed on this node");
@@ -212,7 +224,6 @@ impl Task {
         if task.context.cluster.is_some() {
             task.go_over_to_current();
         }
-        task.stats.serving.store(true, Ordering::Release);
         Ok(task)
     }
 

@@ -208,7 +208,8 @@ async fn a_local_read_is_answered_while_the_log_is_silent() {
     world.hold("a", Held::Commits);
     let refused = world.send("b", &session, "stwo").await.unwrap_err();
     assert_eq!(refused.code, Code::StorageUnavailable, "{refused}");
-    until("a has it no more", || router.place(slot) == Place::UNKNOWN).await;
+    let nowhere = || matches!(router.place(slot), Place::Away { owner: None, .. });
+    until("a has it no more", nowhere).await;
 
     let range = Range::After { seq: 0, limit: 10 };
     let mut current =

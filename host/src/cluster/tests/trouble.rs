@@ -181,7 +181,7 @@ async fn a_slot_is_not_given_to_who_has_not_loaded_what_it_runs() {
         assert_eq!(refused.code, Code::Unavailable, "{refused}");
         assert!(refused.to_string().contains("has not loaded"), "{refused}");
         assert_eq!(a.router.place(slot), Place::Here);
-        assert!(!running.stats.stopping.load(Ordering::Relaxed));
+        assert!(!running.is_closed(), "it goes on under the same task");
     }
     let loaded = Loaded::from([(name.clone(), generation)]);
     a.release(slot, &"b".into(), Some(loaded)).await.unwrap();
