@@ -202,7 +202,7 @@ impl Cluster {
         if let Err(error) = &released {
             self.sealed.lock().remove(&slot);
             // One that refuses goes on here, unless it has stopped all the same.
-            let refused = error.code == Code::Unavailable;
+            let refused = error.is(Cause::NotLoaded);
             let refused = refused.then(|| self.router.on(slot, Event::SealRefused { seal }));
             if refused != Some(Outcome::Changed) {
                 self.router.on(slot, Event::Unseal { seal });

@@ -1,7 +1,7 @@
 //! A slot's [`Seat`] as a node shares it: with the way to its task, and who waits for it to move.
 
 use crate::{
-    error::{Code, Error},
+    error::{Cause, Error},
     log::{Last, Term},
     names::SlotId,
     slot::{
@@ -144,7 +144,7 @@ impl Occupant {
     pub fn opened(&self, term: Term) -> Result<(), Error> {
         match self.on(Event::Opened { task: self.task, term }) {
             Outcome::Overtaken(_) => {
-                Err(Error::new(Code::Fenced, "another node claimed the slot while it was opened"))
+                Err(Error::of(Cause::NotOwner, "another node claimed the slot while it was opened"))
             }
             _ => Ok(()),
         }
@@ -162,7 +162,7 @@ impl Occupant {
 
     /// It has ended by itself; `None`: without a word. Says so once.
     pub fn failed(&self, error: Option<Error>) {
-        let silent = error.as_ref().is_some_and(|error| error.code == Code::StorageUnavailable);
+        let silent = error.as_ref().is_some_and(|error| error.is(Cause::Storage));
         let (slot, task) = (self.slot, self.task);
         let outcome = self.on(Event::Ended { task, end: End::Failed { silent } });
         if outcome == Outcome::Failed
