@@ -120,6 +120,8 @@ impl Forwarder {
         key: &SessionKey,
         message: Incoming,
     ) -> Result<Pending, Error> {
+        // Its handler may run right here: a socket that has many frames lets others run between.
+        tokio::task::consume_budget().await;
         let (journey, first) = self.begin(key, message).await?;
         // On its own, so that whoever does not look at its answer holds up nobody behind it.
         let arrived = crate::task::run(journey.arrive(first));
@@ -418,11 +420,10 @@ impl Journey {
         let (reply, answer) = oneshot::channel();
         let (key, message) = (self.key.clone(), self.message.clone());
         let mail = Message { key, message }.mail(reply);
-        match self.forwarder.router.try_queue(self.slot, mail)? {
-            Ok(Ok(())) => {
-                self.ticket.sent(self.attempt, To::Here);
-                Ok(Some(Sending::Here(answer)))
-            }
+        // What is behind this one in its lane need not wait for its handler.
+        let placed = || self.ticket.sent(self.attempt, To::Here);
+        match self.forwarder.router.try_deliver_then(self.slot, mail, placed)? {
+            Ok(Ok(())) => Ok(Some(Sending::Here(answer))),
             // Too many wait, but an earlier attempt may have got through: not a plain no.
             Ok(Err(_)) if self.doubtful => Ok(None),
             Ok(Err(full)) => Err(full),

@@ -83,7 +83,18 @@ impl Router {
     /// # Errors
     /// `slot-not-found`. The mail comes back when the slot does not run.
     fn try_deliver(&self, slot: SlotId, mail: Mail) -> Result<Put, Error> {
-        self.put(slot, mail, Mailbox::try_mail)
+        self.try_deliver_then(slot, mail, || {})
+    }
+
+    /// As [`Router::try_deliver`]; `placed` is called before the handler runs, once the mail has its place in
+    /// the slot's order.
+    fn try_deliver_then(
+        &self,
+        slot: SlotId,
+        mail: Mail,
+        placed: impl FnOnce(),
+    ) -> Result<Put, Error> {
+        self.put(slot, mail, |mailbox, mail| mailbox.try_mail(mail, placed))
     }
 
     /// With no lock held: a handler may run.

@@ -204,8 +204,8 @@ impl Mailbox {
     /// # Errors
     /// The mail itself, when the slot is stopping: give it to the next task.
     #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
-    pub fn try_mail(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
-        self.told(self.0.put(mail))
+    pub fn try_mail(&self, mail: Mail, placed: impl FnOnce()) -> Result<Result<(), Error>, Mail> {
+        self.told(self.0.put(mail, placed))
     }
 
     /// As [`Mailbox::try_mail`], never at once: for who has more to do than this mail.

@@ -90,16 +90,24 @@ impl Shared {
 
     /// Takes mail at once if nobody works on the slot, else as [`Shared::queue`]. Does not wait, but for
     /// a handler's first slice.
-    pub fn put(self: &Arc<Self>, mail: Mail) -> Put {
+    ///
+    /// `placed` is called once the mail has its place before all that comes later, and before its handler
+    /// runs.
+    pub fn put(self: &Arc<Self>, mail: Mail, placed: impl FnOnce()) -> Put {
         let mut inner = self.inner.lock();
         // What waits was there first, be it mail or an order.
         let free = !inner.closed && inner.mailbox.is_empty() && !inner.wanted && mail.is_short();
         if free && let Some(task) = inner.idle.take_if(|task| task.may_take_at_once()) {
             drop(inner);
+            placed();
             self.contained(|| self.take_at_once(task, mail));
             return Put::Done;
         }
-        self.push(inner, mail)
+        let put = self.push(inner, mail);
+        if matches!(put, Put::Done) {
+            placed();
+        }
+        put
     }
 
     /// Puts mail into the mailbox, for the slot's task: who brings it has more to do.

@@ -189,14 +189,14 @@ impl Fixture {
             body: Bytes::from_static(body),
         };
         let mail = Message { key: key(), message }.mail(reply);
-        assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
+        assert!(matches!(self.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
         answer
     }
 
     fn subscribe(&self) -> oneshot::Receiver<Result<Subscribed, Error>> {
         let (reply, answer) = oneshot::channel();
         let mail = Subscribe { key: key(), after: 0 }.mail(reply);
-        assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
+        assert!(matches!(self.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
         answer
     }
 
@@ -204,7 +204,7 @@ impl Fixture {
     fn describe(&self) -> oneshot::Receiver<Result<SessionInfo, Error>> {
         let (reply, answer) = oneshot::channel();
         let mail = Describe { key: key(), consistency: Consistency::Local }.mail(reply);
-        assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
+        assert!(matches!(self.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
         answer
     }
 

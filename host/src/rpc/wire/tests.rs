@@ -168,7 +168,7 @@ fn slots_have_the_form_of_earlier_versions() {
 /// A client must get the peer's own code, also its retry hint and the plugin's rejection.
 #[test]
 fn refusals_keep_their_code() {
-    let mut error = Error::new(Code::Rejected, "no").with_plugin("1+ab");
+    let mut error = Error::of(Cause::Rejected, "no").with_plugin("1+ab");
     error.rejection =
         Some(Box::new(Rejection { code: "c".into(), message: "m".into(), retriable: true }));
     let got = through(Err(error.clone())).err().unwrap();

@@ -66,7 +66,7 @@ async fn messages_of_each_sender_keep_their_order() {
             for n in 0..MESSAGES {
                 loop {
                     let (mail, answer) = message(&session, format!("m{sender}-{n}"));
-                    match mailbox.0.put(mail) {
+                    match mailbox.0.put(mail, || {}) {
                         Put::Done => break answers.push(answer),
                         Put::Full => tokio::task::yield_now().await,
                         Put::Closed(_) => panic!("the slot ended"),
@@ -102,14 +102,14 @@ async fn a_sender_that_goes_away_leaves_the_slot_whole() {
     let (fixture, source) = Fixture::over_source(Duration::from_secs(20));
     let slot = over_the_log(&fixture, SLOT + 1);
     let (mail, answer) = message(&key(), "sone");
-    assert!(matches!(slot.mailbox().0.put(mail), Put::Done));
+    assert!(matches!(slot.mailbox().0.put(mail, || {}), Put::Done));
     while source.asked.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
     drop(answer);
     source.given.send_replace(Some(Ok(testkit::guest().into())));
     let (mail, answer) = message(&key(), "stwo");
-    assert!(matches!(slot.mailbox().0.put(mail), Put::Done));
+    assert!(matches!(slot.mailbox().0.put(mail, || {}), Put::Done));
     let sent = timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
     assert_eq!(sent.seq, 1, "nothing is kept of what nobody waited for");
 }
@@ -124,7 +124,7 @@ async fn a_panic_where_a_message_comes_in_ends_the_slot() {
     first.await.unwrap().unwrap();
     let session = SessionKey::parse("s", faulty::PANICS).unwrap();
     let (mail, answer) = message(&session, "sone");
-    assert!(matches!(fixture.slot.mailbox().0.put(mail), Put::Done));
+    assert!(matches!(fixture.slot.mailbox().0.put(mail, || {}), Put::Done));
     assert!(answer.await.is_err(), "no server answers");
     drop(timeout(PATIENCE, fixture.ownership.lock()).await.expect("the state is still there"));
     assert!(fixture.slot.is_closed());

@@ -13,7 +13,7 @@ impl Fixture {
         let (reply, mut answer) = oneshot::channel();
         let operation = Operation::new(None, "ann".into(), expected, action);
         let mail = Operate { key: key(), operation }.mail(reply);
-        assert!(matches!(self.slot.mailbox().try_mail(mail), Ok(Ok(()))));
+        assert!(matches!(self.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
         loop {
             tokio::select! {
                 answer = &mut answer => return answer.unwrap(),
