@@ -1,10 +1,12 @@
 //! Moving a slot from one node to another.
 //!
 //! The new owner prepares (compiles plugins, catches up the state) while the old one serves. Then
-//! it asks the old owner to release the slot. The old owner accepts no more messages for it,
-//! commits what is in flight, appends a release record, and holds new messages. The new owner
-//! claims the slot and notifies the old one, which forwards the held messages. If no claim follows
-//! in time, the old owner claims the slot again; if both claim, the log decides.
+//! it asks the old owner to release the slot, and says what it has loaded; an owner that runs
+//! something newer refuses, and goes on. Otherwise the old owner accepts no more messages for the
+//! slot, commits what is in flight, and appends a release record; new messages wait. The new owner
+//! claims the slot and notifies the old one. Then what waits goes there, or, if a peer sent it, back
+//! to the peer with the new owner's name. If no claim follows in time, the old owner claims the slot
+//! again; if both claim, the log decides.
 
 use super::{
     Cluster,

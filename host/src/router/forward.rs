@@ -415,7 +415,7 @@ impl Journey {
         }
     }
 
-    /// Into the mailbox; `None`: the slot's task has ended.
+    /// To the slot: taken at once, or into its mailbox. `None`: the slot's task has ended.
     fn deliver(&self) -> Result<Option<Sending>, Error> {
         let (reply, answer) = oneshot::channel();
         let (key, message) = (self.key.clone(), self.message.clone());
