@@ -25,6 +25,10 @@ pub const PLUGIN_VERSION_BYTES_MAX: usize = 64;
 
 // --- slots ------------------------------------------------------------------------------------
 
+/// Slots that a node on its own opens again at a time, because their task ended before the store had all of
+/// them: opening replays, and others are served meanwhile.
+pub const UNFLUSHED_OPENED_MAX: usize = 8;
+
 /// Default number of slots; fixed for the life of a data directory.
 pub const SLOT_COUNT_DEFAULT: u16 = 512;
 /// Slots cost a task each; more than this has no use on one cluster.

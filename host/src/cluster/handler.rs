@@ -153,11 +153,14 @@ impl Cluster {
         }
     }
 
-    fn not_owner(&self, slot: SlotId) -> Response {
-        match self.router.place(slot) {
-            Place::Away { owner, term } => Response::NotOwner { owner, term, position: 0 },
-            _ => Response::NotOwner { owner: None, term: 0, position: 0 },
-        }
+    pub(super) fn not_owner(&self, slot: SlotId) -> Response {
+        let (owner, term) = match (self.router.place(slot), self.router.held(slot)) {
+            (Place::Away { owner, term }, _) => (owner, term),
+            // It could not take the request, and has the slot all the same: nobody is to take it over.
+            (_, Some(term)) => (Some(self.own.clone()), term),
+            (_, None) => (None, 0),
+        };
+        Response::NotOwner { owner, term, position: 0 }
     }
 
     fn when_moved(&self, slot: SlotId) -> Handled {

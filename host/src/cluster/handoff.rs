@@ -101,7 +101,7 @@ impl Cluster {
             if let Some(registry) = &self.context.cluster.as_ref().and_then(|c| c.registry.clone())
             {
                 for active in meta.active.values().filter(|active| active.deployment != REMOVED) {
-                    registry.ensure(&active.service, active.deployment).await?;
+                    registry.ensure_generation(&active.service, active.generation).await?;
                 }
             }
             self.load_plugins().await?;

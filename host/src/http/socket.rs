@@ -266,6 +266,10 @@ impl Session {
             if stopping.poll_unpin(cx).is_ready() {
                 return Poll::Ready(Step::Stop);
             }
+            // Also while there is always something else to do.
+            if turn == 0 && late_at.is_some_and(|at| at <= Instant::now()) {
+                return Poll::Ready(Step::Time);
+            }
             for source in 0..3 {
                 let step = match (source + turn) % 3 {
                     0 => match pending.poll_next_unpin(cx) {

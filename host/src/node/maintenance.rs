@@ -16,6 +16,9 @@ pub(super) async fn maintain(node: std::sync::Weak<Node>, mut stopping: watch::R
         let Some(node) = node.upgrade() else { return };
         if turn == 0 {
             node.bring_stragglers();
+            if node.cluster.is_none() {
+                node.router.open_unflushed(limits::UNFLUSHED_OPENED_MAX);
+            }
         }
         if turn % limits::INSTANCE_SWEEP_TICKS == 0 {
             let (plugins, idle) = (node.context.plugins.clone(), node.options.instance_idle);

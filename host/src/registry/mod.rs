@@ -261,11 +261,32 @@ impl Registry {
         service: &ServiceName,
         deployment: DeploymentId,
     ) -> Result<Arc<Service>, Error> {
+        let what = format!("deployment {deployment} of {service}");
+        self.ensure_that(service, &what, |known| known.deployment(deployment).is_some()).await
+    }
+
+    /// As [`Registry::ensure`], for a generation that a log record refers to: of deployments that are
+    /// known, a rollback may have made another one current.
+    ///
+    /// # Errors
+    /// As [`Registry::ensure`].
+    pub async fn ensure_generation(
+        &self,
+        service: &ServiceName,
+        generation: u64,
+    ) -> Result<Arc<Service>, Error> {
+        let what = format!("generation {generation} of {service}");
+        self.ensure_that(service, &what, |known| known.generation >= generation).await
+    }
+
+    async fn ensure_that(
+        &self,
+        service: &ServiceName,
+        what: &str,
+        is_it: impl Fn(&Service) -> bool,
+    ) -> Result<Arc<Service>, Error> {
         let Inner { bucket, shared, ensuring, .. } = &*self.inner;
-        let known = || {
-            let known = shared.catalogue.get(service);
-            known.filter(|service| service.deployment(deployment).is_some())
-        };
+        let known = || shared.catalogue.get(service).filter(|known| is_it(known));
         if let Some(known) = known() {
             return Ok(known);
         }
@@ -289,10 +310,7 @@ impl Registry {
             };
             // The record was committed after the deployment was stored: a read without it is stale.
             if !retry.again().await {
-                return Err(Error::new(
-                    Code::PluginUnavailable,
-                    format!("deployment {deployment} of {service}: {why}"),
-                ));
+                return Err(Error::new(Code::PluginUnavailable, format!("{what}: {why}")));
             }
         }
     }

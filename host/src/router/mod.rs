@@ -88,6 +88,7 @@ impl Router {
 
     /// As [`Router::try_deliver`]; `placed` is called before the handler runs, once the mail has its place in
     /// the slot's order.
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     fn try_deliver_then(
         &self,
         slot: SlotId,
@@ -170,6 +171,22 @@ impl Router {
     /// Something has happened to a slot. Beyond the last slot: nothing.
     pub fn on(&self, slot: SlotId, event: Event<'_>) -> Outcome {
         self.seat(slot).map_or(Outcome::Nothing, |seat| seat.on(event))
+    }
+
+    /// The term under which this node has the slot, also while it gives it away.
+    pub fn held(&self, slot: SlotId) -> Option<Term> {
+        self.seat(slot).ok()?.held()
+    }
+
+    /// On a node that stands alone: opens again slots whose task ended before the store had all of them, and
+    /// that nobody asks for. What is not in the store holds up the log of all slots.
+    pub fn open_unflushed(&self, at_most: usize) {
+        let is_unflushed =
+            |slot: &SlotId| matches!(self.phase(*slot), Ok(Phase::Vacant { flushed: false }));
+        for slot in (0..self.slot_count()).filter(is_unflushed).take(at_most) {
+            // The node stops.
+            let _ = self.start(slot);
+        }
     }
 
     /// No task has the slot, and the store has all of it. Never so in a cluster, where the store

@@ -208,6 +208,16 @@ impl Seat {
         }
     }
 
+    /// The term under which the node has the slot, also while it gives it away.
+    pub fn held(&self) -> Option<Term> {
+        match self.phase {
+            Phase::Serving { term, .. }
+            | Phase::Sealing { term, .. }
+            | Phase::Sealed { term, .. } => Some(term),
+            _ => None,
+        }
+    }
+
     /// No task has it, and the store has all of it. Never so in a cluster, where the store may not
     /// have what another node wrote.
     pub fn rests(&self) -> bool {
@@ -397,6 +407,10 @@ impl Seat {
     fn denied(&mut self, by: &Arc<str>, owner: Option<&Arc<str>>, term: Term) -> Outcome {
         match self.phase {
             Phase::Serving { .. } | Phase::Sealing { .. } | Phase::Sealed { .. } => {
+                Outcome::Nothing
+            }
+            // That it knows nobody says nothing of whom this node knows.
+            _ if term == self.term && owner.is_none() && self.owner.as_ref() != Some(by) => {
                 Outcome::Nothing
             }
             _ if term >= self.term => self.know(owner, term),

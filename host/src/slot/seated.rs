@@ -117,6 +117,10 @@ impl SharedSeat {
         self.inner.read().seat.serves()
     }
 
+    pub fn held(&self) -> Option<Term> {
+        self.inner.read().seat.held()
+    }
+
     pub fn rests(&self) -> bool {
         self.inner.read().seat.rests()
     }
@@ -140,11 +144,14 @@ impl Occupant {
     }
 
     /// # Errors
-    /// `fenced`: another node has claimed the slot since.
+    /// `fenced`: another node has claimed the slot since; `unavailable`: this node wants it no more.
     pub fn opened(&self, term: Term) -> Result<(), Error> {
         match self.on(Event::Opened { task: self.task, term }) {
             Outcome::Overtaken(_) => {
                 Err(Error::of(Cause::NotOwner, "another node claimed the slot while it was opened"))
+            }
+            Outcome::Nothing if self.seat.strong_count() > 0 => {
+                Err(Error::of(Cause::Opening, "the slot was given up while it was opened"))
             }
             _ => Ok(()),
         }

@@ -182,6 +182,13 @@ async fn a_slot_is_not_given_to_who_has_not_loaded_what_it_runs() {
         assert!(refused.to_string().contains("has not loaded"), "{refused}");
         assert_eq!(a.router.place(slot), Place::Here);
         assert!(!running.is_closed(), "it goes on under the same task");
+        // What the newcomer forwarded meanwhile was turned away; told that nobody has the slot, it would
+        // take it by force.
+        let turned_away = a.not_owner(slot);
+        let term = a.router.held(slot).unwrap();
+        let named = matches!(&turned_away, Response::NotOwner { owner: Some(owner), term: at, .. }
+            if &**owner == "a" && *at == term);
+        assert!(named, "it says that it has the slot");
     }
     let loaded = Loaded::from([(name.clone(), generation)]);
     a.release(slot, &"b".into(), Some(loaded)).await.unwrap();

@@ -205,6 +205,21 @@ fn a_slot_that_refuses_a_release_goes_on() {
     assert_eq!(seat.place(), Place::Away { owner: Some(b), term: 4 });
 }
 
+/// One node that knows nobody would make the next one forget whom it knows, and so on, until somebody takes
+/// the slot from its owner.
+#[test]
+fn who_knows_nobody_is_not_believed_about_others() {
+    let (mut seat, b, c) = (Seat::new(false), Arc::from("b"), Arc::from("c"));
+    seat.on(Event::Owns { peer: &b, term: 6 });
+    let known = Place::Away { owner: Some(b.clone()), term: 6 };
+    assert_eq!(seat.on(Event::Denied { by: &c, owner: None, term: 6 }), Outcome::Nothing);
+    assert_eq!(seat.place(), known);
+    assert_eq!(seat.on(Event::Denied { by: &b, owner: Some(&b), term: 6 }), Outcome::Nothing);
+    assert_eq!(seat.place(), known, "it could not take a request, and has the slot");
+    assert_eq!(seat.on(Event::Denied { by: &b, owner: None, term: 6 }), Outcome::Changed);
+    assert_eq!(seat.place(), Place::Away { owner: None, term: 6 });
+}
+
 /// The slot would be thought to be here although another node has claimed it since.
 #[test]
 fn an_opening_that_was_overtaken_does_not_serve() {
