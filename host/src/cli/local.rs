@@ -5,30 +5,30 @@ use super::{
     args::{ConfigArgs, ConfigCmd, PluginCmd},
     exit::{CliError, Exit},
     output,
-    plugin::{
-        self, BuildOptions, Lang, NewOptions, ScriptOptions, Steps,
-        lang::{self, toolchain},
-    },
+    plugin::{self, ScriptOptions},
 };
 use crate::{config::keys::KEYS, limits, plugin::inspect_apart, telemetry, text::clip};
 use serde::Serialize;
+use slotd_toolchains::{self as toolchains, BuildOptions, Lang, NewOptions, Steps};
 use std::{ffi::OsString, fmt, path::Path};
 
 pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
     match command {
         PluginCmd::New { name, lang, path, sdk } => {
-            report(plugin::new(&NewOptions { lang, name, path, sdk }), json)
+            let name_bytes_max = limits::SERVICE_NAME_BYTES_MAX;
+            report(toolchains::new(&NewOptions { lang, name, name_bytes_max, path, sdk }), json)
         }
         PluginCmd::Build { dir, profile, out } => {
             let steps = if json { Steps::quiet() } else { Steps::shown() };
-            report(plugin::build(&BuildOptions { dir, profile, out }, &steps), json)
+            let options = BuildOptions { dir, profile };
+            report(plugin::build(&options, out.as_deref(), &steps), json)
         }
         PluginCmd::Test { dir, wasm: None, args, .. } => test(&dir, &args),
         PluginCmd::Test { dir, wasm: Some(scripts), component, .. } => {
             play(&ScriptOptions { dir, scripts, component }, json).await
         }
-        PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchain::ensure(&dir), json),
-        PluginCmd::Setup { lang: Lang::C, .. } => report(lang::setup_c(), json),
+        PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchains::setup_rust(&dir), json),
+        PluginCmd::Setup { lang: Lang::C, .. } => report(toolchains::setup_c(), json),
         PluginCmd::Setup { lang, .. } => {
             let said = format!("{lang} needs no setup: its tools are fetched at the first build");
             match json {
@@ -55,7 +55,7 @@ fn report<T: Serialize + fmt::Display>(
 
 /// Ends with the runner's own exit code.
 fn test(dir: &Path, args: &[OsString]) -> Result<(), CliError> {
-    let status = plugin::test(dir, args, &Steps::shown())
+    let status = toolchains::test(dir, args, &Steps::shown())
         .map_err(|error| CliError::failure(format!("{error:#}")))?;
     match status.code() {
         Some(0) => Ok(()),

@@ -16,7 +16,7 @@ mod local;
 mod nodes;
 mod operate;
 mod output;
-pub mod plugin;
+mod plugin;
 mod reload;
 mod serve;
 mod service;

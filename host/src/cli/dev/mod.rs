@@ -9,7 +9,7 @@ use super::{
     client::{ADMIN, Client},
     exit::{CliError, Exit},
     output,
-    plugin::{self, BuildOptions, Component, Lang, Steps, sdk::OWN_DIR},
+    plugin::component,
     serve::{self, Running, Signals},
     serving::Serving,
 };
@@ -17,6 +17,7 @@ use crate::{config::Loaded, files, limits, names::ServiceName, plugin::Digest, t
 use clap::{Args, Command, FromArgMatches as _};
 use serde_json::json;
 use show::{Show, Tone};
+use slotd_toolchains::{BuildOptions, Component, Lang, OWN_DIR, Steps, as_written};
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -72,7 +73,7 @@ pub async fn dev(args: Dev, json: bool, serving: Serving) -> Result<(), CliError
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let options = BuildOptions { dir, profile: args.profile, out: None };
+    let options = BuildOptions { dir, profile: args.profile };
     serve::or_a_bug(run(loaded, lang, options, service, show, serving)).await
 }
 
@@ -143,7 +144,10 @@ async fn run(
     let Running { api, admin, stop, mut failed, drained, .. } = running;
     let (api, admin) = (format!("http://{api}"), format!("http://{admin}"));
     let token = config.admin.token.as_ref().map(|token| token.reveal().to_owned());
-    let steps = Arc::new(Steps::stoppable(move |what| show.say(Tone::Plain, what)));
+    let steps = Arc::new(Steps::stoppable(
+        move |what| show.say(Tone::Plain, what),
+        || telemetry::sink::flush(limits::LOG_FLUSH_WAIT),
+    ));
     show.say(Tone::Plain, &format!("the {lang} plugin in {}", options.dir.display()));
     show.say(
         Tone::Plain,
@@ -215,7 +219,7 @@ impl Plugin {
     async fn sources(&self) -> Vec<PathBuf> {
         let dir = self.options.dir.clone();
         let found = crate::task::blocking(move || {
-            let sources = Lang::of(&dir).map(|lang| lang.language().sources(&dir));
+            let sources = Lang::of(&dir).map(|lang| lang.sources(&dir));
             // With a broken manifest the folder is still watched: the fix happens there.
             sources.unwrap_or_else(|_| vec![dir])
         });
@@ -237,7 +241,7 @@ impl Plugin {
     async fn turn(&mut self) -> Result<(), CliError> {
         let started = crate::clock::now();
         let (options, steps) = (self.options.clone(), self.steps.clone());
-        let built = crate::task::blocking(move || plugin::component(&options, &steps)).await;
+        let built = crate::task::blocking(move || component(&options, &steps)).await;
         let component = match built {
             Ok(Ok(component)) => component,
             Ok(Err(error)) => return self.failed("build-failed", &format!("{error:#}")),
@@ -316,8 +320,8 @@ impl Plugin {
 /// A message that the handler probably understands.
 fn line_to_try(dir: &Path, service: &ServiceName, plugin: &str) -> String {
     let readme = files::read_text(&dir.join("README.md")).ok();
-    let (handler, shows) = Lang::of(dir)
-        .map_or((false, false), |lang| plugin::as_written(dir, lang.language(), plugin));
+    let (handler, shows) =
+        Lang::of(dir).map_or((false, false), |lang| as_written(dir, lang, plugin));
     // A README written by `slotd plugin new` fits that handler.
     let readme = readme.filter(|_| handler || !shows);
     let shown = readme.and_then(|text| first_send(&text, plugin, service.as_str()));

@@ -1,4 +1,5 @@
 use super::*;
+use slotd_toolchains::{NewOptions, new};
 
 fn args(serve: &[&str], port: u16) -> Dev {
     Dev {
@@ -53,9 +54,9 @@ fn a_handler_that_was_changed_is_not_sent_the_templates_message() {
     let service = ServiceName::parse("cart").unwrap();
     for (lang, handler) in [(Lang::Python, "handler.py"), (Lang::C, "src/handler.c")] {
         let dir = home.path().join(lang.to_string());
-        let new =
-            plugin::NewOptions { lang, name: "cart".into(), path: Some(dir.clone()), sdk: None };
-        plugin::new(&new).unwrap();
+        let (name, path) = ("cart".into(), Some(dir.clone()));
+        let name_bytes_max = limits::SERVICE_NAME_BYTES_MAX;
+        new(&NewOptions { lang, name, name_bytes_max, path, sdk: None }).unwrap();
         let vote = r#"slotd send cart lunch '{"vote": "tea"}' --sender ann"#;
         assert_eq!(line_to_try(&dir, &service, "cart"), vote, "{lang}");
         std::fs::write(dir.join(handler), "# another one").unwrap();

@@ -5,7 +5,7 @@
 //! checkouts, and saves that change nothing. A plugin has few sources; with many, it polls less
 //! often.
 
-use crate::cli::plugin::lang::is_source;
+use slotd_toolchains::is_source;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,

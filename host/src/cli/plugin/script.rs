@@ -1,7 +1,7 @@
 //! `slotd plugin test --wasm`: runs the built component in a node's plugin host, against scripted
 //! messages.
 
-use super::{build::BuildOptions, build::component, steps::Steps};
+use super::build::component;
 use crate::{
     files, limits,
     names::ServiceName,
@@ -10,6 +10,7 @@ use crate::{
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use serde::Serialize;
+use slotd_toolchains::{BuildOptions, Steps};
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
@@ -83,7 +84,7 @@ pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<Scri
     let (name, bytes) = match &options.component {
         Some(file) => (String::new(), Bytes::from(read(file)?)),
         None => {
-            let build = BuildOptions { dir: options.dir.clone(), ..BuildOptions::default() };
+            let build = BuildOptions { dir: options.dir.clone(), profile: None };
             let built = component(&build, steps)?;
             (built.package.name, Bytes::from(built.bytes))
         }

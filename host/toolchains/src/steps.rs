@@ -1,13 +1,12 @@
 //! Shows each step: every program is announced before it runs, and its output is passed on
 //! unchanged.
 
-use crate::{limits, telemetry::sink};
 use anyhow::{Context, ensure};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::{
     fmt,
-    io::{self, Read},
+    io::{self, Read, Write as _},
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -16,6 +15,8 @@ use std::{
 /// Runs other programs and reports on them.
 pub struct Steps {
     tell: Box<dyn Fn(&str) + Send + Sync>,
+    /// Waits until what was told is written, before a program writes to the same stream.
+    flush: Box<dyn Fn() + Send + Sync>,
     /// Show programs' output only if they fail.
     quiet: bool,
     /// If they can be stopped: the running one, as the leader of its own process group.
@@ -37,18 +38,23 @@ impl fmt::Debug for Steps {
 impl Steps {
     /// For people: everything goes to standard error; standard output is for the result.
     pub fn shown() -> Self {
-        let tell = |what: &str| crate::cli::output::complain(&format!("slotd: {what}"));
-        Self { tell: Box::new(tell), quiet: false, stoppable: None }
+        let tell = |what: &str| show(format!("slotd: {what}\n").as_bytes());
+        Self { tell: Box::new(tell), flush: Box::new(|| ()), quiet: false, stoppable: None }
     }
 
     /// For programs: nothing is shown, except the output of a program that failed.
     pub fn quiet() -> Self {
-        Self { tell: Box::new(|_| ()), quiet: true, stoppable: None }
+        Self { tell: Box::new(|_| ()), flush: Box::new(|| ()), quiet: true, stoppable: None }
     }
 
-    /// Reports to `tell`; [`Self::stop`] ends what runs.
-    pub fn stoppable(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self { tell: Box::new(tell), quiet: false, stoppable: Some(Mutex::default()) }
+    /// Reports to `tell`, which may write later: `flush` waits for that, before a program writes
+    /// to standard error itself. [`Self::stop`] ends what runs.
+    pub fn stoppable(
+        tell: impl Fn(&str) + Send + Sync + 'static,
+        flush: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let (tell, flush) = (Box::new(tell), Box::new(flush));
+        Self { tell, flush, quiet: false, stoppable: Some(Mutex::default()) }
     }
 
     /// Reports the current step, like `fetching esbuild 0.28.1 with npm`.
@@ -105,7 +111,8 @@ impl Steps {
             return Ok(out);
         }
         if self.quiet {
-            let _ = sink::err(&out).and_then(|()| sink::err(&err));
+            show(&out);
+            show(&err);
         }
         ensure!(!self.is_stopped(), "stopped");
         anyhow::bail!("`{said}` failed ({status}); its output is above")
@@ -121,7 +128,7 @@ impl Steps {
         let said = said(command);
         let starting = || format!("starting `{said}`");
         // The program writes to the same stream: the report comes first.
-        sink::flush(limits::LOG_FLUSH_WAIT);
+        (self.flush)();
         let Some(stoppable) = &self.stoppable else {
             return command.spawn().with_context(starting);
         };
@@ -159,6 +166,11 @@ impl Steps {
     }
 }
 
+/// Writes to standard error; errors are ignored.
+fn show(bytes: &[u8]) {
+    let _ = io::stderr().lock().write_all(bytes);
+}
+
 fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(mut pipe) = pipe {
@@ -168,7 +180,7 @@ fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
 }
 
 /// A command as typed, without its variables.
-pub(super) fn said(command: &Command) -> String {
+pub fn said(command: &Command) -> String {
     let mut said = command.get_program().to_string_lossy().into_owned();
     for arg in command.get_args() {
         said.push(' ');
@@ -216,7 +228,7 @@ mod tests {
         let began = dir.path().join("began");
         let script =
             format!("sh -c 'echo $$ > {0}.part; mv {0}.part {0}; sleep 600'", began.display());
-        let steps = Arc::new(Steps::stoppable(|_| ()));
+        let steps = Arc::new(Steps::stoppable(|_| (), || ()));
         let other = steps.clone();
         let running = thread::spawn(move || other.run("", &mut sh(&script)));
         while !began.exists() {

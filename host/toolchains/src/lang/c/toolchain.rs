@@ -1,7 +1,7 @@
 //! The tools that build C: clang, its linker for WebAssembly, wasi-libc, and the compiler's own
 //! library. Each distribution installs them elsewhere.
 
-use super::super::{super::tools, debian};
+use crate::{lang::debian, tools};
 use anyhow::bail;
 use serde::Serialize;
 use std::{

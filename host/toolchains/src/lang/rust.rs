@@ -2,16 +2,8 @@
 
 pub mod toolchain;
 
-use super::{
-    super::{
-        build::{BuildOptions, Built},
-        new::NewOptions,
-        sdk::Files,
-        steps::Steps,
-    },
-    Language, read_manifest,
-};
-use crate::files;
+use super::{BuildOptions, Built, Language, NewOptions};
+use crate::{sdk::Files, steps::Steps, texts::read_text};
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use std::{
@@ -26,14 +18,14 @@ const MANIFEST: &str = "Cargo.toml";
 const PROFILE: &str = "release";
 
 const TEMPLATES: Files = &[
-    ("Cargo.toml", include_str!("../../../../templates/plugin/rust/Cargo.toml.in")),
-    ("src/lib.rs", include_str!("../../../../templates/plugin/rust/lib.rs.in")),
-    (".gitignore", include_str!("../../../../templates/plugin/rust/gitignore.in")),
-    ("README.md", include_str!("../../../../templates/plugin/rust/README.md.in")),
+    ("Cargo.toml", include_str!("../../templates/rust/Cargo.toml.in")),
+    ("src/lib.rs", include_str!("../../templates/rust/lib.rs.in")),
+    (".gitignore", include_str!("../../templates/rust/gitignore.in")),
+    ("README.md", include_str!("../../templates/rust/README.md.in")),
 ];
 
 /// The SDK of the checkout that this binary was built from.
-const SDK_OF_CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk/rust");
+const SDK_OF_CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-sdk/rust");
 const SDK_NAME: &str = "slotd-guest";
 
 /// Names that clash with a crate that every plugin uses, or that cargo refuses.
@@ -110,7 +102,7 @@ impl Language for Rust {
     }
 
     fn detect(&self, dir: &Path) -> anyhow::Result<bool> {
-        Ok(read_manifest(dir, MANIFEST)?.is_some())
+        Ok(read_text(&dir.join(MANIFEST))?.is_some())
     }
 
     fn templates(&self) -> Files {
@@ -181,8 +173,9 @@ fn sdk_dependency(given: Option<&Path>) -> anyhow::Result<String> {
 }
 
 fn is_sdk(dir: &Path) -> bool {
-    files::read_text(&dir.join("Cargo.toml"))
+    read_text(&dir.join("Cargo.toml"))
         .ok()
+        .flatten()
         .and_then(|text| text.parse::<toml::Table>().ok())
         .is_some_and(|manifest| {
             manifest.get("package").and_then(|p| p.get("name")).and_then(|n| n.as_str())

@@ -79,7 +79,7 @@ fn write_leb(bytes: &mut Vec<u8>, mut value: usize) {
 }
 
 /// Writes a file atomically: readers never see half a component.
-pub(super) fn write_file(file: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_file(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = file.with_file_name(name);

@@ -1,7 +1,7 @@
 //! The SDKs embedded in slotd, written to where a plugin's build finds them, so that SDK and slotd
 //! always match.
 
-use super::stamp::write_file;
+use crate::stamp::write_file;
 use anyhow::Context;
 use std::{
     fs,

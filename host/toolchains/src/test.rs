@@ -1,6 +1,6 @@
 //! `slotd plugin test`.
 
-use super::{lang::Lang, sdk, steps::Steps};
+use crate::{lang::Lang, sdk, steps::Steps};
 use anyhow::Context;
 use std::{ffi::OsString, path::Path, process::ExitStatus};
 

@@ -1,15 +1,13 @@
 //! JavaScript and TypeScript: `package.json` with a key `"slotd"`. npm fetches the tools that build
 //! a component; Node.js runs them, and the tests.
 
-use super::{
-    super::{
-        WIT,
-        build::{BuildOptions, Built},
-        sdk::{self, Files},
-        steps::Steps,
-        tools::{self, Tools},
-    },
-    Language, Package, read_manifest,
+use super::{BuildOptions, Built, Language, Package};
+use crate::{
+    WIT,
+    sdk::{self, Files},
+    steps::Steps,
+    texts::read_text,
+    tools::{self, Tools},
 };
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
@@ -27,7 +25,7 @@ const NODE_MAJOR_MIN: u32 = 20;
 
 macro_rules! files {
     ($of:literal: $($path:literal),+ $(,)?) => {
-        &[$(($path, include_str!(concat!("../../../../../", $of, "/", $path)))),+]
+        &[$(($path, include_str!(concat!("../../../../", $of, "/", $path)))),+]
     };
 }
 
@@ -81,7 +79,7 @@ pub(super) struct Script {
 
 pub(super) const JAVASCRIPT: Script = Script {
     typed: false,
-    templates: files!["host/templates/plugin/js":
+    templates: files!["host/toolchains/templates/js":
         "package.json",
         "src/handler.js",
         "test/handler.test.js",
@@ -90,15 +88,15 @@ pub(super) const JAVASCRIPT: Script = Script {
         "README.md",
     ],
     tools: [
-        include_str!("../../../../../guest-sdk/js/tools/js/package.json"),
-        include_str!("../../../../../guest-sdk/js/tools/js/package-lock.json"),
+        include_str!("../../../../guest-sdk/js/tools/js/package.json"),
+        include_str!("../../../../guest-sdk/js/tools/js/package-lock.json"),
     ],
     tools_name: "js",
 };
 
 pub(super) const TYPESCRIPT: Script = Script {
     typed: true,
-    templates: files!["host/templates/plugin/ts":
+    templates: files!["host/toolchains/templates/ts":
         "package.json",
         "src/handler.ts",
         "test/handler.test.ts",
@@ -107,8 +105,8 @@ pub(super) const TYPESCRIPT: Script = Script {
         "README.md",
     ],
     tools: [
-        include_str!("../../../../../guest-sdk/js/tools/ts/package.json"),
-        include_str!("../../../../../guest-sdk/js/tools/ts/package-lock.json"),
+        include_str!("../../../../guest-sdk/js/tools/ts/package.json"),
+        include_str!("../../../../guest-sdk/js/tools/ts/package-lock.json"),
     ],
     tools_name: "ts",
 };
@@ -135,7 +133,7 @@ impl SlotdKey {
 }
 
 fn manifest(dir: &Path) -> anyhow::Result<Option<PackageJson>> {
-    let Some(text) = read_manifest(dir, MANIFEST)? else { return Ok(None) };
+    let Some(text) = read_text(&dir.join(MANIFEST))? else { return Ok(None) };
     let file = dir.join(MANIFEST);
     let manifest: PackageJson =
         serde_json::from_str(&text).with_context(|| format!("{} is invalid", file.display()))?;
@@ -342,7 +340,7 @@ mod tests {
             }
             Ok(())
         }
-        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-sdk/js");
+        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk/js");
         let mut found = Vec::new();
         files(&sdk, &mut found)?;
         let mut found: Vec<_> = found

@@ -1,6 +1,6 @@
 //! Debian packages, for tools that no language's own package manager has.
 
-use super::super::steps::said;
+use crate::steps::said;
 use std::{
     path::Path,
     process::{Command, Stdio},

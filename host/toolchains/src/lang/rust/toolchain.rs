@@ -1,6 +1,6 @@
 //! The toolchains that build plugins: detects them, and sets up missing ones.
 
-use super::super::debian;
+use crate::lang::debian;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::{

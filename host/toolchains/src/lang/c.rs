@@ -3,14 +3,12 @@
 
 mod toolchain;
 
-use super::{
-    super::{
-        build::{BuildOptions, Built},
-        componentize,
-        sdk::{Files, OWN_DIR},
-        steps::Steps,
-    },
-    Language, Package, read_manifest,
+use super::{BuildOptions, Built, Language, Package};
+use crate::{
+    componentize::componentize,
+    sdk::{Files, OWN_DIR},
+    steps::Steps,
+    texts::read_text,
 };
 use anyhow::{Context, ensure};
 use serde::Deserialize;
@@ -27,16 +25,16 @@ pub use toolchain::setup;
 pub(super) const MANIFEST: &str = "slotd.toml";
 
 const TEMPLATES: Files = &[
-    ("slotd.toml", include_str!("../../../../templates/plugin/c/slotd.toml.in")),
-    ("src/handler.c", include_str!("../../../../templates/plugin/c/handler.c.in")),
-    ("tests/handler_test.c", include_str!("../../../../templates/plugin/c/handler_test.c.in")),
-    (".gitignore", include_str!("../../../../templates/plugin/c/gitignore.in")),
-    ("README.md", include_str!("../../../../templates/plugin/c/README.md.in")),
+    ("slotd.toml", include_str!("../../templates/c/slotd.toml.in")),
+    ("src/handler.c", include_str!("../../templates/c/handler.c.in")),
+    ("tests/handler_test.c", include_str!("../../templates/c/handler_test.c.in")),
+    (".gitignore", include_str!("../../templates/c/gitignore.in")),
+    ("README.md", include_str!("../../templates/c/README.md.in")),
 ];
 
 macro_rules! sdk {
     ($($file:literal),*) => {
-        &[$(($file, include_str!(concat!("../../../../../guest-sdk/c/", $file)))),*]
+        &[$(($file, include_str!(concat!("../../../../guest-sdk/c/", $file)))),*]
     };
 }
 const SDK: Files = sdk!(
@@ -103,7 +101,7 @@ fn yes() -> bool {
 }
 
 fn manifest(dir: &Path) -> anyhow::Result<Option<PluginTable>> {
-    let Some(text) = read_manifest(dir, MANIFEST)? else { return Ok(None) };
+    let Some(text) = read_text(&dir.join(MANIFEST))? else { return Ok(None) };
     let file = dir.join(MANIFEST);
     let manifest: SlotdToml =
         toml::from_str(&text).with_context(|| format!("{} is invalid", file.display()))?;

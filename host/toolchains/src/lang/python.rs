@@ -1,15 +1,13 @@
 //! Python: `pyproject.toml` with a table `[tool.slotd]`. pip fetches componentize-py, which puts
 //! CPython and the plugin's modules into a component; the user's own Python runs it, and the tests.
 
-use super::{
-    super::{
-        WIT,
-        build::{BuildOptions, Built},
-        sdk::{self, Files},
-        steps::Steps,
-        tools::{self, Tools},
-    },
-    Language, Package, read_manifest,
+use super::{BuildOptions, Built, Language, Package};
+use crate::{
+    WIT,
+    sdk::{self, Files},
+    steps::Steps,
+    texts::read_text,
+    tools::{self, Tools},
 };
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
@@ -37,11 +35,11 @@ const GET_PYTHON: &str = "install Python 3.10 or newer: https://python.org, or `
 const ENTRY: &str = "slotd_entry";
 
 const TEMPLATES: Files = &[
-    ("pyproject.toml", include_str!("../../../../templates/plugin/python/pyproject.toml.in")),
-    ("handler.py", include_str!("../../../../templates/plugin/python/handler.py.in")),
-    ("test_handler.py", include_str!("../../../../templates/plugin/python/test_handler.py.in")),
-    (".gitignore", include_str!("../../../../templates/plugin/python/gitignore.in")),
-    ("README.md", include_str!("../../../../templates/plugin/python/README.md.in")),
+    ("pyproject.toml", include_str!("../../templates/python/pyproject.toml.in")),
+    ("handler.py", include_str!("../../templates/python/handler.py.in")),
+    ("test_handler.py", include_str!("../../templates/python/test_handler.py.in")),
+    (".gitignore", include_str!("../../templates/python/gitignore.in")),
+    ("README.md", include_str!("../../templates/python/README.md.in")),
 ];
 
 macro_rules! sdk {
@@ -50,7 +48,7 @@ macro_rules! sdk {
             ("wit/slot.wit", WIT),
             $((
                 concat!("slotd_guest/", $file),
-                include_str!(concat!("../../../../../guest-sdk/python/slotd_guest/", $file)),
+                include_str!(concat!("../../../../guest-sdk/python/slotd_guest/", $file)),
             )),*
         ]
     };
@@ -104,7 +102,7 @@ struct SlotdTable {
 }
 
 fn manifest(dir: &Path) -> anyhow::Result<Option<PyProject>> {
-    let Some(text) = read_manifest(dir, MANIFEST)? else { return Ok(None) };
+    let Some(text) = read_text(&dir.join(MANIFEST))? else { return Ok(None) };
     let file = dir.join(MANIFEST);
     let manifest: PyProject =
         toml::from_str(&text).with_context(|| format!("{} is invalid", file.display()))?;
@@ -364,7 +362,7 @@ mod tests {
     /// An SDK file that is not listed would be missing in each component, and only there.
     #[test]
     fn the_whole_sdk_is_carried() -> anyhow::Result<()> {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk/python/slotd_guest");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-sdk/python/slotd_guest");
         let mut there = vec!["wit/slot.wit".to_owned()];
         for entry in fs::read_dir(folder)? {
             let name = entry?.file_name().to_string_lossy().into_owned();

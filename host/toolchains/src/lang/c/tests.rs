@@ -1,16 +1,19 @@
 use super::*;
 use crate::{
-    cli::plugin::{BuildOptions, Lang, NewOptions, WIT, build, new, test},
-    plugin::inspect,
+    WIT, build,
+    lang::{Lang, NewOptions},
+    new,
     skipped::not_tested,
+    test,
 };
 use std::collections::BTreeSet;
+use wit_component::{DecodedWasm, decode};
 use wit_parser::{
     Int, Resolve, SizeAlign, Type, TypeDefKind, WorldItem, WorldKey,
     abi::{AbiVariant, WasmType},
 };
 
-const COMPONENT: &str = include_str!("../../../../../../guest-sdk/c/component.c");
+const COMPONENT: &str = include_str!("../../../../../guest-sdk/c/component.c");
 
 /// The layout of `wit/slot.wit` in memory and in core functions.
 struct Abi {
@@ -184,6 +187,11 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn poll(dir: PathBuf) -> NewOptions {
+    let (name, path) = ("poll".into(), Some(dir));
+    NewOptions { lang: Lang::C, name, name_bytes_max: 64, path, sdk: None }
+}
+
 /// A user's first steps, from nothing to a component, if the machine has a compiler for it.
 #[test]
 fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
@@ -192,19 +200,19 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
         return Ok(());
     }
     let home = tempfile::tempdir()?;
-    let (dir, out) = (home.path().join("poll"), home.path().join("poll.wasm"));
-    let options =
-        NewOptions { lang: Lang::C, name: "poll".into(), path: Some(dir.clone()), sdk: None };
-    new(&options)?;
+    let dir = home.path().join("poll");
+    new(&poll(dir.clone()))?;
     assert!(test(&dir, &[], &Steps::quiet())?.success());
-    let built = build(
-        &BuildOptions { dir: dir.clone(), out: Some(out.clone()), profile: None },
-        &Steps::quiet(),
-    )?;
-    assert_eq!((built.name.as_str(), built.version.as_str()), ("poll", "0.1.0"));
-    let found = inspect(&fs::read(&out)?);
-    assert_eq!(found.problems, [""; 0]);
-    assert!(found.imports.iter().all(|i| i.starts_with("slotd:slot/")), "{:?}", found.imports);
+    let built = build(&BuildOptions { dir: dir.clone(), profile: None }, &Steps::quiet())?;
+    let Package { name, version } = &built.package;
+    assert_eq!((name.as_str(), version.as_str()), ("poll", "0.1.0"));
+    // That a node accepts it is tested with one, in each language.
+    let DecodedWasm::Component(resolve, world) = decode(&built.bytes)? else {
+        panic!("not a component")
+    };
+    let imports = resolve.worlds[world].imports.keys();
+    let imports: Vec<_> = imports.map(|import| resolve.name_world_key(import)).collect();
+    assert!(imports.iter().all(|import| import.starts_with("slotd:slot/")), "{imports:?}");
 
     // A failing test must fail the run, and so must a missing one.
     let tests = dir.join("tests/handler_test.c");
@@ -225,13 +233,12 @@ fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
     }
     let home = tempfile::tempdir()?;
     let dir = home.path().join("poll");
-    new(&NewOptions { lang: Lang::C, name: "poll".into(), path: Some(dir.clone()), sdk: None })?;
+    new(&poll(dir.clone()))?;
     let handler = dir.join("src/handler.c");
     let writes = "slotd_json *votes = slotd_object(); slotd_delete(cx, \"votes\");";
     let text = fs::read_to_string(&handler)?.replace("slotd_json *votes = slotd_object();", writes);
     fs::write(&handler, text)?;
-    let options = BuildOptions { dir, out: Some(home.path().join("x.wasm")), profile: None };
-    let failed = build(&options, &Steps::quiet()).unwrap_err();
+    let failed = build(&BuildOptions { dir, profile: None }, &Steps::quiet()).unwrap_err();
     assert!(format!("{failed:#}").contains("src/handler.c"), "{failed:#}");
     Ok(())
 }

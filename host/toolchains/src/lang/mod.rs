@@ -6,13 +6,7 @@ mod js;
 mod python;
 mod rust;
 
-use super::{
-    build::{BuildOptions, Built},
-    new::NewOptions,
-    sdk::Files,
-    steps::Steps,
-};
-use crate::files;
+use crate::{sdk::Files, steps::Steps};
 use anyhow::{bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -23,7 +17,41 @@ use std::{
     process::ExitStatus,
 };
 
-pub use self::{c::setup as setup_c, rust::toolchain};
+pub use self::{c::setup as setup_c, rust::toolchain::ensure as setup_rust};
+#[cfg(test)]
+pub use rust::toolchain;
+
+#[derive(Clone, Debug)]
+pub struct NewOptions {
+    pub lang: Lang,
+    /// The plugin's name.
+    pub name: String,
+    /// A node's limit for the names of services: its README deploys it under its own.
+    pub name_bytes_max: usize,
+    /// Its folder: missing or empty. Default: `./<name>`.
+    pub path: Option<PathBuf>,
+    /// Only for Rust: the folder of the crate `slotd-guest`. Default: that of the checkout which
+    /// this binary was built from, if it exists, else the git repository at this version.
+    pub sdk: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// The plugin's folder.
+    pub dir: PathBuf,
+    /// cargo's profile, only for Rust.
+    pub profile: Option<String>,
+}
+
+/// The result of a language's build.
+#[derive(Clone, Debug)]
+pub struct Built {
+    pub package: Package,
+    /// A component; the version is stamped into it later.
+    pub component: Vec<u8>,
+    /// The tool that built it, like `componentize-py 0.25.1`.
+    pub by: String,
+}
 
 /// What `plugin new`, `build`, `test` and `slotd dev` need from a language.
 pub trait Language: Sync {
@@ -95,7 +123,13 @@ impl Lang {
     /// In the order in which a folder is checked.
     pub const ALL: [Self; 5] = [Self::Rust, Self::Js, Self::Ts, Self::Python, Self::C];
 
-    pub fn language(self) -> &'static dyn Language {
+    /// The files and folders that `slotd dev` watches for the plugin in a folder: see
+    /// [`is_source`].
+    pub fn sources(self, dir: &Path) -> Vec<PathBuf> {
+        self.language().sources(dir)
+    }
+
+    pub(crate) fn language(self) -> &'static dyn Language {
         match self {
             Self::Rust => &rust::Rust,
             Self::Js => &js::JAVASCRIPT,
@@ -156,7 +190,7 @@ impl fmt::Display for Lang {
     }
 }
 
-/// A plugin's name.
+/// A plugin's name and version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Package {
     pub name: String,
@@ -183,16 +217,6 @@ pub fn is_source(name: &str, is_dir: bool) -> bool {
                     Some("wasm" | "tmp" | "swp" | "swx" | "pyc" | "o" | "log" | "lock")
                 )
         }
-    }
-}
-
-/// A manifest's text; `None` if it does not exist.
-fn read_manifest(dir: &Path, name: &str) -> anyhow::Result<Option<String>> {
-    let file = dir.join(name);
-    match files::read_text(&file) {
-        Ok(text) => Ok(Some(text)),
-        Err(files::ReadError::Missing) => Ok(None),
-        Err(error) => bail!("{} {error}", file.display()),
     }
 }
 

@@ -1,10 +1,10 @@
 //! `slotd plugin new`.
 
-use super::{
-    lang::{Lang, Language},
+use crate::{
+    lang::{Lang, NewOptions},
     sdk,
+    texts::read_text,
 };
-use crate::{files, limits};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::{
@@ -13,20 +13,7 @@ use std::{
 };
 
 /// Every template is the same handler, so that one script fits all.
-const SCRIPT: (&str, &str) =
-    ("script.jsonl", include_str!("../../../templates/plugin/script.jsonl.in"));
-
-#[derive(Clone, Debug)]
-pub struct NewOptions {
-    pub lang: Lang,
-    /// The plugin's name.
-    pub name: String,
-    /// Its folder: missing or empty. Default: `./<name>`.
-    pub path: Option<PathBuf>,
-    /// Only for Rust: the folder of the crate `slotd-guest`. Default: that of the checkout which
-    /// this binary was built from, if it exists, else the git repository at this version.
-    pub sdk: Option<PathBuf>,
-}
+const SCRIPT: (&str, &str) = ("script.jsonl", include_str!("../templates/script.jsonl.in"));
 
 /// The files that [`new`] wrote.
 #[derive(Clone, Debug, Serialize)]
@@ -57,8 +44,8 @@ impl fmt::Display for NewReport {
 /// If the name is invalid for a plugin or a service, the folder is not empty, or a file can't be
 /// written (the written ones are then removed).
 pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
-    let NewOptions { lang, name, path, .. } = options;
-    check_name(name)?;
+    let NewOptions { lang, name, name_bytes_max, path, .. } = options;
+    check_name(name, *name_bytes_max)?;
     let language = lang.language();
     let templates = language.templates();
     ensure!(!templates.is_empty(), "there is no template for {lang} yet");
@@ -99,13 +86,13 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
 
 /// Whether the handler and the README in a plugin's folder are still those that [`new`] writes: the
 /// README's examples then fit the handler.
-pub fn as_written(dir: &Path, language: &dyn Language, name: &str) -> (bool, bool) {
+pub fn as_written(dir: &Path, lang: Lang, name: &str) -> (bool, bool) {
     let placeholders = [("name", name.to_owned())];
     let is_written = |(file, template): &(&str, &str)| {
-        let stands = files::read_text(&dir.join(file));
-        stands.is_ok_and(|text| text == fill(template, &placeholders))
+        let stands = read_text(&dir.join(file)).ok().flatten();
+        stands.is_some_and(|text| text == fill(template, &placeholders))
     };
-    let templates = language.templates();
+    let templates = lang.language().templates();
     let stem =
         |file: &str| Path::new(file).file_stem().is_some_and(|s| s == "handler" || s == "lib");
     let handler = templates.iter().find(|(file, _)| stem(file)).is_some_and(is_written);
@@ -131,8 +118,7 @@ fn clear(dir: &Path) -> io::Result<()> {
 }
 
 /// The plugin's name is also the service that its README deploys to.
-fn check_name(name: &str) -> anyhow::Result<()> {
-    let max = limits::SERVICE_NAME_BYTES_MAX;
+fn check_name(name: &str, max: usize) -> anyhow::Result<()> {
     ensure!(
         !name.is_empty() && name.len() <= max,
         "a plugin's name must have 1 to {max} characters; this one has {}",

@@ -1,9 +1,9 @@
 //! The programs that a build needs: finds those that are installed, and fetches others, at pinned
 //! versions, into the plugin's folder.
 
-use super::{sdk, steps::Steps};
-use crate::plugin::Digest;
+use crate::{sdk, steps::Steps};
 use anyhow::{Context, bail};
+use sha2::{Digest as _, Sha256};
 use std::{
     env, fs,
     fs::{File, TryLockError},
@@ -55,7 +55,7 @@ impl Tools {
         steps: &Steps,
         fetch: impl FnOnce(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<PathBuf> {
-        let full = format!("{name}-{}", Digest::of(pinned.as_bytes()).short());
+        let full = format!("{name}-{}", digest(pinned));
         let dir = self.dir.join(&full);
         if is_done(&dir, pinned) {
             return Ok(dir);
@@ -103,6 +103,11 @@ impl Tools {
             }
         }
     }
+}
+
+/// 12 hex digits tell the versions of one tool apart.
+fn digest(pinned: &str) -> String {
+    Sha256::digest(pinned).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn is_done(dir: &Path, pinned: &str) -> bool {
