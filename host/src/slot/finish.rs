@@ -74,7 +74,7 @@ impl Task {
                 result = flushed(&mut self.flushing), if self.flushing.is_some() => {
                     self.on_flushed(result);
                 }
-                // Nobody looks after a slot that ends as the house does after one that serves.
+                // Maintenance looks only at slots that serve: this one checks by itself.
                 () = tokio::time::sleep_until(impatient.into()), if self.in_flight.is_some() => {
                     self.check_patience();
                 }

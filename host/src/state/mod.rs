@@ -65,7 +65,7 @@ impl SessionCount {
 pub type SessionCounts = BTreeMap<DeploymentId, SessionCount>;
 
 /// The materialised state of slots. All reads see the last applied changes. Methods block on the
-/// disk at worst; they are called from the slot's own task.
+/// disk at worst; whoever has the slot's state calls them.
 pub trait StateStore: Send + Sync + 'static {
     fn slot(&self, slot: SlotId) -> Result<SlotMeta, StateError>;
     /// Whether [`StateStore::apply`] would be tried now: not after a failure, nor when even what
