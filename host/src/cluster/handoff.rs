@@ -98,8 +98,7 @@ impl Cluster {
             let alone = Arc::new(self.router.hold(slot).await?);
             let meta = catch_up_alone(slot, self.context.clone(), CatchUp::Now, alone).await?;
             // Its services may have been swapped since, also by what this node has not heard of.
-            if let Some(registry) = &self.context.cluster.as_ref().and_then(|c| c.registry.clone())
-            {
+            if let Some(registry) = self.context.registry() {
                 for active in meta.active.values().filter(|active| active.deployment != REMOVED) {
                     registry.ensure_generation(&active.service, active.generation).await?;
                 }

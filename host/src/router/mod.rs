@@ -122,18 +122,10 @@ impl Router {
     /// # Errors
     /// `mailbox-full`, `slot-not-found`.
     pub fn mail_here(&self, slot: SlotId, mail: Mail) -> Result<bool, Error> {
-        match self.try_queue(slot, mail)? {
+        match self.put(slot, mail, Mailbox::try_queue)? {
             Ok(result) => result.map(|()| true),
             Err(_) => Ok(false),
         }
-    }
-
-    /// As [`Router::mail_here`].
-    ///
-    /// # Errors
-    /// `slot-not-found`. The mail comes back when the slot does not run.
-    pub fn try_queue(&self, slot: SlotId, mail: Mail) -> Result<Put, Error> {
-        self.put(slot, mail, Mailbox::try_queue)
     }
 
     /// Gives a slot an order, starting the slot if need be. Waits for room.

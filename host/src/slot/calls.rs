@@ -75,7 +75,7 @@ impl Task {
         caller: &mut Caller<'_>,
     ) -> Result<Deployment, Error> {
         let mut known = self.context.catalogue.deployment(service, id);
-        let registry = self.context.cluster.as_ref().and_then(|cluster| cluster.registry.clone());
+        let registry = self.context.registry().cloned();
         if let (None, Some(registry)) = (&known, registry) {
             // Another node deployed it a moment ago.
             let ensure = registry.ensure(service, id);

@@ -76,6 +76,13 @@ pub struct SlotContext {
     pub cluster: Option<ClusterContext>,
 }
 
+impl SlotContext {
+    /// Where deployments are looked up that the catalogue does not have yet; only in a cluster.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.cluster.as_ref()?.registry.as_ref()
+    }
+}
+
 /// Dependencies that a slot needs only in a cluster.
 pub struct ClusterContext {
     pub snapshots: Arc<Snapshots>,
