@@ -38,7 +38,7 @@ impl Admin {
     ) -> Result<T, Error> {
         let deadline = Deadline::after(self.0.options.request_deadline);
         let late = || Error::new(Code::Unavailable, "no answer before the deadline");
-        deadline.limit(work).await.unwrap_or_else(|| Err(late()))
+        deadline.limit(std::pin::pin!(work)).await.unwrap_or_else(|| Err(late()))
     }
 }
 

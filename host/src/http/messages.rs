@@ -20,7 +20,13 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use std::{future::poll_fn, ops::Deref, pin::pin, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    ops::Deref,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 /// The label of the hot route in metrics.
 pub(super) const ROUTE: &str = "POST /v1/services/{service}/sessions/{session}/messages";
@@ -43,11 +49,10 @@ impl Deadline<'_> {
         Self::Timer(tokio::time::Instant::now() + duration)
     }
     /// `None`: the deadline passed.
-    pub(super) async fn limit<F: Future>(&self, work: F) -> Option<F::Output> {
+    pub(super) async fn limit<F: Future>(&self, mut work: Pin<&mut F>) -> Option<F::Output> {
         match self {
             Self::Timer(at) => tokio::time::timeout_at(*at, work).await.ok(),
             Self::Connection(connection) => {
-                let mut work = pin!(work);
                 poll_fn(|cx| match work.as_mut().poll(cx) {
                     Poll::Ready(done) => Poll::Ready(Some(done)),
                     Poll::Pending if connection.deadline_passed() => Poll::Ready(None),
@@ -89,12 +94,12 @@ where
     };
     let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     message.body = deadline
-        .limit(read_body(body, api.options().body_bytes_max, &mut room))
+        .limit(pin!(read_body(body, api.options().body_bytes_max, &mut room)))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     // Dropped early by the deadline, the message may or may not be in the mailbox.
     deadline
-        .limit(api.backend().send(&key, message))
+        .limit(pin!(api.backend().send(&key, message)))
         .await
         .unwrap_or_else(|| Err(outcome_unknown()))
 }
@@ -280,11 +285,11 @@ pub(super) async fn query(
     let deadline = Deadline::after(api.options().request_deadline);
     let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     let body = deadline
-        .limit(read_body(body, api.options().body_bytes_max, &mut room))
+        .limit(pin!(read_body(body, api.options().body_bytes_max, &mut room)))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     let answer = deadline
-        .limit(api.backend().call(Query { key, content_type, body, consistency }))
+        .limit(pin!(api.backend().call(Query { key, content_type, body, consistency })))
         .await
         .unwrap_or_else(|| Err(read_late()))?;
     Ok(query_answer(answer).map(Into::into))
@@ -300,5 +305,5 @@ pub(super) async fn reading<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let deadline = Deadline::after(api.options().request_deadline);
-    deadline.limit(work).await.unwrap_or_else(|| Err(read_late()))
+    deadline.limit(pin!(work)).await.unwrap_or_else(|| Err(read_late()))
 }

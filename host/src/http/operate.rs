@@ -159,7 +159,9 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let late = || {
         Error::new(Code::RequestTimeout, "the request's body did not arrive before the deadline")
     };
-    let body = deadline.limit(read_body(body, limits::CORRECTION_BYTES_MAX, &mut room)).await;
+    let body = deadline
+        .limit(std::pin::pin!(read_body(body, limits::CORRECTION_BYTES_MAX, &mut room)))
+        .await;
     let body = body.unwrap_or_else(|| Err(late()))?;
     let given: StateChanges<'_> = serde_json::from_slice(&body)
         .map_err(|e| invalid(format!("the body is not a state correction: {e}")))?;
@@ -187,7 +189,8 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let node = admin.node()?.clone();
     // Runs to completion even if the client disconnects in the middle of it.
     let done = to_its_end(async move { node.operate(&key, operation).await });
-    let sent = deadline.limit(done).await.unwrap_or_else(|| Err(outcome_unknown()))?;
+    let sent =
+        deadline.limit(std::pin::pin!(done)).await.unwrap_or_else(|| Err(outcome_unknown()))?;
     let position = Cursor::after(sent.seq, sent.incarnation).to_string();
     Ok(json(&StateChanged { seq: sent.seq, position, slot: sent.slot, replayed: sent.replayed }))
 }

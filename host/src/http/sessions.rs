@@ -56,7 +56,7 @@ pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCod
     params::no_query(&uri)?;
     let deadline = Deadline::after(api.options().request_deadline);
     deadline
-        .limit(api.backend().call(Delete { key }))
+        .limit(std::pin::pin!(api.backend().call(Delete { key })))
         .await
         .unwrap_or_else(|| Err(outcome_unknown()))?;
     Ok(StatusCode::NO_CONTENT)

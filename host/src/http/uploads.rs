@@ -56,7 +56,7 @@ impl Uploads {
         let mut paced = Paced::new(body);
         let deadline = Deadline::after(limits::UPLOAD_DEADLINE);
         let read = read_body(&mut paced, limits::COMPONENT_BYTES_MAX, &mut room);
-        let read = deadline.limit(read).await;
+        let read = deadline.limit(std::pin::pin!(read)).await;
         match read {
             Some(Ok(component)) => Ok(Upload { component, _room: room }),
             Some(Err(error)) if error.code == Code::BuffersFull => Err(Error::new(

@@ -44,7 +44,8 @@ impl Node {
     /// As [`Node::enqueue`], and what became of the message.
     pub async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
         let sent = match &self.cluster {
-            Some(cluster) => cluster.forwarder.send(key, message).await,
+            // Boxed: the futures of who waits have to be no larger for it.
+            Some(cluster) => Box::pin(cluster.forwarder.send(key, message)).await,
             None => match self.enqueue_uncounted(key, message).await {
                 Ok(pending) => pending.await,
                 Err(error) => Err(error),

@@ -24,7 +24,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     thread::ThreadId,
@@ -142,8 +142,10 @@ pub(super) async fn instantiate(
         let waited = host.limiter.take_waited();
         Ok(host.clock.at_epoch(waited))
     });
-    let made = plugin.pre.instantiate_async(&mut store);
-    let made = unless_stuck(&signal, options.deadline, made).await;
+    let made = {
+        let made = pin!(plugin.pre.instantiate_async(&mut store));
+        unless_stuck(&signal, options.deadline, made).await
+    };
     let failure = match made {
         Some(Ok(handler)) => {
             store.data_mut().limiter.started(of_call).await?;
@@ -245,7 +247,7 @@ impl Inner {
                     body,
                     time_ms,
                 };
-                let call = self.handler.call_handle(&mut self.store, message);
+                let call = pin!(self.handler.call_handle(&mut self.store, message));
                 Some(unless_stuck(signal, limit, call).await?.map(|answer| match answer {
                     Ok(reply) => check_reply(reply.content_type, reply.body),
                     Err(rejection) => Err(check_rejection(rejection)),
@@ -253,14 +255,14 @@ impl Inner {
             }
             Input::Query { content_type, body } => {
                 let query = QueryRequest { session, seq, content_type, body, time_ms };
-                let call = self.handler.call_query(&mut self.store, query);
+                let call = pin!(self.handler.call_query(&mut self.store, query));
                 Some(unless_stuck(signal, limit, call).await?.map(|answer| match answer {
                     Ok(reply) => check_reply(reply.content_type, reply.body),
                     Err(rejection) => Err(check_rejection(rejection)),
                 }))
             }
             Input::Migrate { from } => {
-                let call = self.handler.call_migrate(&mut self.store, from);
+                let call = pin!(self.handler.call_migrate(&mut self.store, from));
                 Some(unless_stuck(signal, limit, call).await?.map(|answer| match answer {
                     Ok(()) => Ok(Reply::default()),
                     Err(message) => Err(check_rejection(GuestRejection {
@@ -474,13 +476,12 @@ impl Clock {
 /// Runs a future until it ends, or until it has waited for the host for `limit`. A guest that
 /// computes is stopped by its epochs, and does not count while it waits for its turn; this is for
 /// one that waits for the host. The timer is made only when the future waits at all: most calls
-/// never do.
+/// never do. It is pinned by the caller: by value it would have its place here twice.
 pub(super) async fn unless_stuck<F: Future>(
     signal: &Signal,
     limit: Duration,
-    future: F,
+    mut future: Pin<&mut F>,
 ) -> Option<F::Output> {
-    let mut future = pin!(future);
     let mut sleep = pin!(None::<tokio::time::Sleep>);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {

@@ -110,16 +110,17 @@ impl Lane {
     ) -> T {
         let future = Box::pin(future);
         let work = Work { service, begin: Begin::Here, signal, future };
-        self.run(work, &mut |_| Poll::Pending, std::future::pending()).await.output
+        self.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await.output
     }
 
     /// Runs a call to its end: where it begins for its first slice, here for the rest. It is cut
-    /// short once `caller` says that nobody waits for it, or `ending` says why it can't be waited for.
+    /// short once `caller` says that nobody waits for it, or what `ending` makes says why it can't be
+    /// waited for.
     pub async fn run<T: Send + 'static>(
         &self,
         work: Work<'_, T>,
         caller: &mut Caller<'_>,
-        ending: impl Future<Output = Cut>,
+        ending: impl FnOnce() -> BoxFuture<'static, Cut>,
     ) -> Ran<T> {
         let Work { service, begin, signal, mut future } = work;
         if begin == Begin::Here {
@@ -135,6 +136,19 @@ impl Lane {
                 self.ration.used_a_slice(service);
             }
         }
+        let work = Work { service, begin, signal, future };
+        // Boxed: it is rare, and large.
+        Box::pin(self.run_long(work, caller, ending())).await
+    }
+
+    /// As [`Lane::run`], here from where it is.
+    async fn run_long<T: Send + 'static>(
+        &self,
+        work: Work<'_, T>,
+        caller: &mut Caller<'_>,
+        mut ending: BoxFuture<'static, Cut>,
+    ) -> Ran<T> {
+        let Work { service, begin, signal, future } = work;
         metrics().long_calls.increment(1);
         let (done, mut result) = oneshot::channel();
         let body = Typed { future, done: Some(done), took: Duration::ZERO };
@@ -150,7 +164,6 @@ impl Lane {
                 return Ran { output: outcome, lane: Some(took) };
             }
         };
-        let mut ending = std::pin::pin!(ending);
         let (outcome, took) = loop {
             let why = poll_fn(|cx| {
                 if let Poll::Ready(result) = Pin::new(&mut result).poll(cx) {

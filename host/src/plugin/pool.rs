@@ -12,6 +12,7 @@ use crate::{
     names::{ServiceName, SessionKey},
     telemetry::metrics,
 };
+use futures_util::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -281,7 +282,8 @@ impl Guests {
         }
         let mut instance = match self.take(&call.session, &signal) {
             Some(instance) => instance,
-            None => match self.make(limits::INSTANCE_PATIENCE, signal.clone()).await {
+            // Boxed: it is rare, and large.
+            None => match self.make(limits::INSTANCE_PATIENCE, signal.clone()).boxed().await {
                 Ok(instance) => instance,
                 Err(why) => {
                     let failure = match why {

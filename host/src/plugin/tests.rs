@@ -591,9 +591,10 @@ async fn the_rest_of_wasi_is_empty_and_bounded() {
 #[tokio::test]
 async fn a_call_that_waits_ends_at_its_deadline() {
     let (signal, limit) = (super::Signal::default(), Duration::from_millis(20));
-    let waiting = instance::unless_stuck(&signal, limit, std::future::pending::<()>());
+    let waiting =
+        instance::unless_stuck(&signal, limit, std::pin::pin!(std::future::pending::<()>()));
     assert!(waiting.await.is_none());
-    let ready = instance::unless_stuck(&signal, limit, std::future::ready(7));
+    let ready = instance::unless_stuck(&signal, limit, std::pin::pin!(std::future::ready(7)));
     assert_eq!(ready.await, Some(7));
 }
 

@@ -274,6 +274,19 @@ impl Task {
             }
             SessionTarget::Migrates { from, to } => (from, to),
         };
+        // Boxed: it is once in a session's version, and large.
+        Box::pin(self.migrate(tx, active, (old, target), time_ms, caller)).await
+    }
+
+    async fn migrate(
+        &mut self,
+        tx: Box<Transaction>,
+        active: &Activate,
+        (old, target): (DeploymentId, DeploymentId),
+        time_ms: u64,
+        caller: &mut Caller<'_>,
+    ) -> Result<(Box<Transaction>, Choice), (Box<Session>, Error)> {
+        let session = tx.session();
         let key = session.key.clone();
         let seq = session.head.seq + 1;
         let from = match self.deployment(&key.service, old, caller).await {

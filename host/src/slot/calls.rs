@@ -14,7 +14,7 @@ use crate::{
 use futures_util::FutureExt;
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::{Duration, Instant},
@@ -40,9 +40,19 @@ impl Task {
         deployment: DeploymentId,
         caller: &mut Caller<'_>,
     ) -> Result<Arc<Guests>, Error> {
-        if let Some(guests) = self.context.plugins.pool().get(service, deployment) {
-            return Ok(guests);
+        match self.context.plugins.pool().get(service, deployment) {
+            Some(guests) => Ok(guests),
+            // Boxed: it is rare, and large.
+            None => Box::pin(self.load(service, deployment, caller)).await,
         }
+    }
+
+    async fn load(
+        &mut self,
+        service: &ServiceName,
+        deployment: DeploymentId,
+        caller: &mut Caller<'_>,
+    ) -> Result<Arc<Guests>, Error> {
         let known = self.deployment(service, deployment, caller).await?;
         let context = self.context.clone();
         let label = known.label;
@@ -92,8 +102,7 @@ impl Task {
     }
 
     /// Runs a guest's call while the commit in flight goes on.
-    async fn beside_commits<T>(&mut self, call: impl Future<Output = T>) -> T {
-        tokio::pin!(call);
+    async fn beside_commits<T>(&mut self, mut call: Pin<&mut impl Future<Output = T>>) -> T {
         loop {
             tokio::select! {
                 biased;
@@ -111,9 +120,10 @@ impl Task {
         begun: Instant,
         caller: &mut Caller<'_>,
     ) -> Result<T, Cut> {
-        let ending = self.ending(begun, self.context.plugins.deadline());
+        let deadline = self.context.plugins.deadline();
+        let ending = ending(self.stats.clone(), begun, deadline, deadline);
         let (mut needed, mut ending) = (pin!(needed), pin!(ending));
-        let waiting = poll_fn(|cx| {
+        let waiting = pin!(poll_fn(|cx| {
             if let Poll::Ready(output) = needed.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
@@ -121,14 +131,8 @@ impl Task {
                 return Poll::Ready(Err(Cut::Gone));
             }
             ending.as_mut().poll(cx).map(Err)
-        });
+        }));
         self.beside_commits(waiting).await
-    }
-
-    /// See [`ending`].
-    fn ending(&self, begun: Instant, alone: Duration) -> impl Future<Output = Cut> + use<> {
-        let deadline = self.context.plugins.deadline();
-        ending(self.stats.clone(), begun, deadline, alone)
     }
 
     /// Runs a call beside commits: on this thread for its first slice, unless those of this slot, or
@@ -156,8 +160,12 @@ impl Task {
         let future = guests.clone().call(call, signal.clone()).boxed();
         let work = Work { service: Some(&guests.service), begin, signal: &signal, future };
         let alone = context.plugins.deadline() * limits::LONG_CALL_DEADLINES;
-        let ending = self.ending(crate::clock::now(), alone);
-        let ran = self.beside_commits(lane.run(work, caller, ending)).await;
+        let (stats, begun) = (self.stats.clone(), crate::clock::now());
+        let ending = || ending(stats, begun, context.plugins.deadline(), alone).boxed();
+        let ran = {
+            let running = pin!(lane.run(work, caller, ending));
+            self.beside_commits(running).await
+        };
         if let Some(elapsed) = ran.output.elapsed {
             let counted = self.services.of(&guests.service);
             counted.called(called, elapsed, ran.output.host_calls.into());

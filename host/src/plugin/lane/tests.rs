@@ -25,7 +25,7 @@ fn in_slices(
     tokio::spawn(async move {
         let begin = Begin::Lane { cost: Duration::ZERO };
         let work = Work { service: Some(&service), begin, signal: &signal, future };
-        lane.run(work, &mut |_| Poll::Pending, std::future::pending()).await;
+        lane.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
     })
 }
 
@@ -136,7 +136,7 @@ async fn too_many_are_refused() {
     let (service, waiting) = (service("s"), Begin::Lane { cost: Duration::ZERO });
     for _ in 0..limits::LONG_CALLS_MAX {
         let body = Typed::<()> {
-            future: Box::pin(std::future::pending()),
+            future: Box::pin(|| Box::pin(std::future::pending())),
             done: None,
             took: Duration::ZERO,
         };
@@ -146,7 +146,7 @@ async fn too_many_are_refused() {
     let of_call = signal.clone();
     let future = Box::pin(async move { of_call.is_cut() });
     let work = Work { service: Some(&service), begin: waiting, signal: &signal, future };
-    let ran = lane.run(work, &mut |_| Poll::Pending, std::future::pending()).await;
+    let ran = lane.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
     assert_eq!(ran.output, Some(Cut::Full));
 }
 
@@ -175,7 +175,8 @@ async fn a_spinning_guest_leaves_the_thread() {
     let signal = Arc::<Signal>::default();
     let work =
         Work { service: Some(&name), begin: Begin::Here, signal: &signal, future: spin(&signal) };
-    let ran = host.lane().run(work, &mut |_| Poll::Pending, std::future::pending()).await;
+    let ran =
+        host.lane().run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
     let (outcome, here) = ran.output;
     assert!(!here && ran.lane.is_some(), "it ended on the thread that serves");
     assert!(matches!(outcome.result, Err(Failure::Deadline(d)) if d == deadline));
@@ -185,7 +186,7 @@ async fn a_spinning_guest_leaves_the_thread() {
         signal.reset();
         let work = Work { service: Some(&name), begin, signal: &signal, future: spin(&signal) };
         let gone = &mut |_: &mut Context<'_>| Poll::Ready(());
-        let ran = host.lane().run(work, gone, std::future::pending()).await;
+        let ran = host.lane().run(work, gone, || Box::pin(std::future::pending())).await;
         assert!(matches!(ran.output.0.result, Err(Failure::Cut(Cut::Gone))));
         assert_eq!(testkit::state_of(ran.output.0).get("k").unwrap(), "kept");
     }
@@ -206,7 +207,7 @@ async fn a_panic_goes_back_to_who_waits() {
             let future = Box::pin(async { fails() });
             let begin = Begin::Lane { cost: Duration::ZERO };
             let work = Work::<()> { service: None, begin, signal: &signal, future };
-            lane.run(work, &mut |_| Poll::Pending, std::future::pending()).await;
+            lane.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
         });
         assert!(waits.await.is_err_and(|error| error.is_panic()));
     }
