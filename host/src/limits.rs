@@ -256,7 +256,7 @@ pub const INSTANCE_MAPS_BESIDE: usize = 4;
 /// One part in so many of the process's maps that instances leave to everything else.
 pub const MAPS_BESIDE_SHARE: usize = 4;
 /// How long a call waits for other instances to release memory; at most half of a call's deadline.
-pub const INSTANCE_PATIENCE: Duration = Duration::from_secs(2);
+pub const INSTANCE_MEMORY_TIMEOUT: Duration = Duration::from_secs(2);
 /// One part in so many of the memory of all instances that new ones leave to those that run, whose
 /// calls may need some more before they can end.
 pub const GUEST_MEMORY_RUNNING_SHARE: usize = 8;
@@ -675,7 +675,7 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a slot waits for the log before it fails the waiting requests. Longer than the log
 /// engine takes to elect another leader (4 to 9 s), so that they are answered late instead of
 /// refused; shorter than a request's deadline.
-pub const ENGINE_PATIENCE: Duration = Duration::from_secs(14);
+pub const ENGINE_TIMEOUT: Duration = Duration::from_secs(14);
 /// How often a slot with subscribers and nothing to commit confirms that it is still the owner.
 pub const PROVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Bytes that a slot's log grows before the slot makes a snapshot: what a take-over replays.
@@ -687,7 +687,7 @@ pub const FORWARD_RETRY_MIN: Duration = Duration::from_millis(2);
 pub const FORWARD_RETRY_MAX: Duration = Duration::from_millis(250);
 /// How long a message waits for earlier ones still in flight to the previous owner: as long as a
 /// live node takes to return them.
-pub const LANE_PATIENCE: Duration = Duration::from_millis(500);
+pub const LANE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a node remembers what it returned to a peer that is no longer a member: longer than any
 /// request of that peer can be in flight.
 pub const REFUSED_KEPT: Duration = Duration::from_secs(600);

@@ -204,7 +204,7 @@ impl Node {
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
-                patience: limits::ENGINE_PATIENCE,
+                engine_timeout: limits::ENGINE_TIMEOUT,
             },
             level: match shared.as_ref().and_then(|shared| shared.registry.as_ref()) {
                 Some(registry) => registry.level(),

@@ -255,7 +255,7 @@ impl Budget {
         &self,
         need: Need,
         starts: bool,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Duration, NoMemory> {
         if need.is_nothing() {
             // There is always room for nothing, also where others have passed the bound for those
@@ -270,7 +270,7 @@ impl Budget {
         if !queue.is_wanted() && self.try_take(need, max) {
             return Ok(Duration::ZERO);
         }
-        if need.pages > max || need.maps > self.maps_max || patience.is_zero() {
+        if need.pages > max || need.maps > self.maps_max || timeout.is_zero() {
             // More than there can ever be; or nobody is to give anything up for it.
             return Err(self.no_memory(need));
         }
@@ -288,7 +288,7 @@ impl Budget {
                 freed.await;
             }
         };
-        tokio::time::timeout(patience, wait).await.map_err(|_| self.no_memory(need))?;
+        tokio::time::timeout(timeout, wait).await.map_err(|_| self.no_memory(need))?;
         Ok(begun.elapsed())
     }
 
@@ -317,7 +317,7 @@ pub(super) struct Lease {
     /// It is being made still.
     starts: bool,
     /// What a call of it may wait in all.
-    patience: Duration,
+    timeout: Duration,
     /// What this one may wait still.
     left: Duration,
     /// It waited since this was asked last.
@@ -326,7 +326,7 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Counts an instance that is about to be made.
-    pub(super) fn open(budget: &Arc<Budget>, account: Account, patience: Duration) -> Self {
+    pub(super) fn open(budget: &Arc<Budget>, account: Account, timeout: Duration) -> Self {
         account.0.instances.fetch_add(1, Ordering::Relaxed);
         let budget = budget.clone();
         Self {
@@ -335,25 +335,25 @@ impl Lease {
             pages: 0,
             maps: 0,
             starts: true,
-            patience,
-            left: patience,
+            timeout,
+            left: timeout,
             waited: false,
         }
     }
 
-    /// The instance is made. From now on it waits for `patience`, where that is more.
-    pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
+    /// The instance is made. From now on it waits for `timeout`, where that is more.
+    pub(super) async fn started(&mut self, timeout: Duration) -> Result<(), NoMemory> {
         // One without a memory needs what there is beside it too.
         self.grow(0, 0).await?;
         self.starts = false;
-        self.patience = self.patience.max(patience);
-        self.left = self.patience;
+        self.timeout = self.timeout.max(timeout);
+        self.left = self.timeout;
         Ok(())
     }
 
     /// A call begins.
     pub(super) fn renew(&mut self) {
-        self.left = self.patience;
+        self.left = self.timeout;
     }
 
     /// Whether it waited since this was asked last: others ran meanwhile.
@@ -443,12 +443,12 @@ mod tests {
         assert!(NoMapping::behind(&wasmtime::Error::msg("a trap")).is_none());
     }
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
     const PAGE: usize = PAGE_BYTES;
 
     async fn lease(budget: &Arc<Budget>, account: &Account) -> Lease {
-        let mut lease = Lease::open(budget, account.clone(), PATIENCE);
-        lease.started(PATIENCE).await.unwrap();
+        let mut lease = Lease::open(budget, account.clone(), TIMEOUT);
+        lease.started(TIMEOUT).await.unwrap();
         lease
     }
 
@@ -506,8 +506,8 @@ mod tests {
         let turn = budget.starting.turn.lock().await;
         let before = Wanted::new(&budget, &budget.starting, Need { pages: 1, maps: 0 });
         let waits = tokio::spawn({
-            let mut behind = Lease::open(&budget, account.clone(), PATIENCE);
-            async move { behind.started(PATIENCE).await.map(|()| behind) }
+            let mut behind = Lease::open(&budget, account.clone(), TIMEOUT);
+            async move { behind.started(TIMEOUT).await.map(|()| behind) }
         });
         while budget.starting.pages_wanted.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
@@ -517,7 +517,7 @@ mod tests {
         assert!(futures_util::poll!(&mut told).is_pending());
         runs.grow(2 * PAGE, 0).await.unwrap();
         drop(turn);
-        tokio::time::timeout(PATIENCE, told).await.expect("nobody is told that memory is lacking");
+        tokio::time::timeout(TIMEOUT, told).await.expect("nobody is told that memory is lacking");
         drop((before, runs));
         waits.await.unwrap().unwrap();
     }
@@ -542,7 +542,7 @@ mod tests {
         assert!(refused.to_string().contains("vm.max_map_count"), "{refused}");
         assert_eq!((held[0].maps(), budget.is_lacking()), (each, false));
         let waits = tokio::spawn({
-            let mut one = Lease::open(&budget, account.clone(), PATIENCE);
+            let mut one = Lease::open(&budget, account.clone(), TIMEOUT);
             async move { one.grow(0, limits::MEMORY_MAPS).await.map(|()| one) }
         });
         budget.lacks().await;
@@ -596,7 +596,7 @@ mod tests {
         new.grow(PAGE, 0).await.unwrap();
         runs.grow(59 * PAGE, 0).await.unwrap();
         assert!(budget.bytes_used() > budget.pages_open_max * PAGE);
-        new.started(PATIENCE).await.unwrap();
+        new.started(TIMEOUT).await.unwrap();
     }
 
     /// Nobody who waits may be forgotten when several are served in turn.
@@ -608,7 +608,7 @@ mod tests {
         all.grow(55 * PAGE, 0).await.unwrap();
         let waiting: Vec<_> = (0..20)
             .map(|_| {
-                let mut one = Lease::open(&budget, account.clone(), PATIENCE);
+                let mut one = Lease::open(&budget, account.clone(), TIMEOUT);
                 tokio::spawn(async move { one.started(Duration::ZERO).await.map(|()| one) })
             })
             .collect();

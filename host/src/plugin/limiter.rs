@@ -33,8 +33,8 @@ impl Limiter {
         self.lease.maps()
     }
     /// The instance is made: from now on it grows within a call.
-    pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
-        self.lease.started(patience).await
+    pub(super) async fn started(&mut self, timeout: Duration) -> Result<(), NoMemory> {
+        self.lease.started(timeout).await
     }
     /// A call begins.
     pub(super) fn renew(&mut self) {

@@ -503,7 +503,7 @@ impl Plugin {
         self.code_bytes
     }
     /// A new instance, made within the deadline of a call and counted for `account`. Where the
-    /// node has no memory left it waits up to `patience` for others to give some up.
+    /// node has no memory left it waits up to `timeout` for others to give some up.
     ///
     /// # Errors
     /// [`PluginError::Refused`] when the component's own start fails, or asks for too much;
@@ -511,9 +511,9 @@ impl Plugin {
     pub async fn instantiate(
         &self,
         account: Account,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Instance, PluginError> {
-        self.instantiate_under(account, patience, Arc::default()).await
+        self.instantiate_under(account, timeout, Arc::default()).await
     }
     /// As [`Plugin::instantiate`], with a way to end it early.
     ///
@@ -522,10 +522,10 @@ impl Plugin {
     pub async fn instantiate_under(
         &self,
         account: Account,
-        patience: Duration,
+        timeout: Duration,
         signal: Arc<Signal>,
     ) -> Result<Instance, PluginError> {
-        instance::instantiate(self, account, patience, signal).await
+        instance::instantiate(self, account, timeout, signal).await
     }
 }
 

@@ -54,7 +54,7 @@ impl Plugin {
         session: SessionKey,
         from: &str,
     ) -> Result<Migrates, NoProbe> {
-        let made = self.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await;
+        let made = self.instantiate(Account::default(), limits::INSTANCE_MEMORY_TIMEOUT).await;
         let mut instance = made.map_err(|why: PluginError| NoProbe(why.to_string()))?;
         let input = Input::Migrate { from: from.to_owned() };
         let call = Call { session, seq: 1, time_ms: 0, state: Box::new(Nothing), input };

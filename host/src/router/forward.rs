@@ -377,7 +377,7 @@ impl Journey {
             // Not for ever: a node that is gone without a word answers none of them.
             if let Some(to) = to.as_ref().filter(|to| !waited && !self.ticket.follows(to)) {
                 waited = true;
-                let _ = tokio::time::timeout(limits::LANE_PATIENCE, self.ticket.follow(to)).await;
+                let _ = tokio::time::timeout(limits::LANE_TIMEOUT, self.ticket.follow(to)).await;
                 continue;
             }
             let now = match place {
