@@ -389,9 +389,9 @@ pub const DISK_PIECE_BYTES: usize = 1024 * 1024;
 /// How long every node must have been able to read the next feature level before it is raised by
 /// itself: until then an upgrade can be taken back.
 pub const LEVEL_WAIT_DEFAULT: Duration = Duration::from_secs(60 * 60);
-/// Processes that can't read the level in force and are told to end: far more than a cluster has nodes.
+/// Processes that can't read the level in force and are ordered to exit: far more than a cluster has nodes.
 pub const EXPELLED_MAX: usize = 1024;
-/// How long a member must have seemed too old for the level before it is told to end.
+/// How long a member must have seemed too old for the level before it is ordered to exit.
 pub const EXPEL_AFTER: Duration = Duration::from_secs(5);
 /// How often a node looks whether it may be raised.
 pub const LEVEL_LOOK: Duration = Duration::from_secs(1);

@@ -35,7 +35,7 @@ pub struct ClusterOptions {
     pub request_deadline: Duration,
     /// Messages that may wait for a slot that moves.
     pub held_max: usize,
-    /// Made at start: tells this process from another of the same name.
+    /// Chosen at start: distinguishes this process from another of the same name.
     pub instance: u128,
 }
 
@@ -48,9 +48,9 @@ pub struct ClusterParts {
     pub placement: watch::Receiver<Arc<Placement>>,
     /// Fed by the slots' tasks.
     pub ended: mpsc::UnboundedReceiver<Ended>,
-    /// Tells the others that this node gives its slots away.
+    /// Announces to the others that this node hands over its slots.
     pub leave: Box<dyn Fn() + Send + Sync>,
-    /// Tells the others that this node can't serve, or that it can again.
+    /// Reports to the others that this node can't serve, or that it can again.
     pub say_unfit: Box<SayUnfit>,
     pub engine: Box<EngineProbe>,
     pub change_avoid: Box<ChangeAvoid>,
@@ -101,7 +101,8 @@ impl Cluster {
         cluster
     }
 
-    /// A new view, slots to avoid, or others to be believed: the table, and who has not said yet what it owns.
+    /// The view, the slots to avoid, or whether peers' reports count has changed: computes the table,
+    /// and which nodes have not reported yet what they own.
     fn look_around(&self) {
         let members = self.members.borrow().clone();
         let placement = self.placement.borrow().clone();
@@ -145,7 +146,7 @@ impl Cluster {
         self.nudge();
     }
 
-    /// A peer has said that it owns slots.
+    /// A peer has reported that it owns slots.
     pub(super) fn learn(&self, peer: &Arc<str>, slots: &[(SlotId, u64)]) {
         for &(slot, term) in slots {
             if self.router.on(slot, Event::Owns { peer, term }) == Outcome::Abandon
@@ -160,7 +161,7 @@ impl Cluster {
     /// may be opened again then.
     fn on_ended(&self, ended: &Ended) {
         let Ended { slot, task, error } = ended;
-        // Its successor may have been opened before this was heard.
+        // Its successor may have been opened before this event arrived.
         if self.router.phase(*slot).ok() != Some(Phase::Failed { task: *task }) {
             return;
         }
@@ -273,7 +274,7 @@ impl Cluster {
         });
     }
 
-    /// Tells the others what this node has gained.
+    /// Reports to the others which slots this node has gained.
     fn announce(&self) {
         let gained = std::mem::take(&mut *self.gained.lock());
         if gained.is_empty() {
@@ -287,7 +288,7 @@ impl Cluster {
                 return;
             };
             crate::task::run(async move {
-                // Whoever does not hear of it is told when it asks the wrong node.
+                // A node that misses it learns it when it asks the wrong node.
                 let _ = this.ask(&name, &ask).await;
             });
         }
@@ -340,7 +341,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
             this.reconcile();
         }
         if last_told.elapsed() >= limits::OWNED_REPEAT {
-            // Whoever was cut off has missed what was said meanwhile.
+            // A node that was cut off has missed earlier reports.
             last_told = crate::clock::now();
             *this.gained.lock() = this.router.here();
         }

@@ -22,7 +22,7 @@ use futures_util::{
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
-/// What a node can tell of itself beyond its slots.
+/// What a node can report beyond its slots.
 pub trait Teller: Send + Sync + 'static {
     fn slots(&self) -> Vec<crate::message::SlotInfo>;
     fn swap(&self, service: &crate::names::ServiceName) -> Option<crate::swap::SwapShare>;
@@ -113,8 +113,8 @@ impl Cluster {
         self.deliver(slot, |reply| operation.mail(reply), O::response, O::PURPOSE, |_| {})
     }
 
-    /// Puts mail into a slot's mailbox before it returns; where the slot is not here, or leaves
-    /// under it, says where it went. `turned_away` is called first then.
+    /// Puts mail into a slot's mailbox before it returns. If the slot is not here, or leaves
+    /// meanwhile, calls `turned_away` and then returns where the slot went.
     fn deliver<T: Send + 'static>(
         &self,
         slot: SlotId,
@@ -170,7 +170,7 @@ impl Cluster {
         }
     }
 
-    /// Holds a request of a slot that is on its way, and says then where it went.
+    /// Holds a request for a slot that is moving, and then returns where it went.
     async fn moved(&self, slot: SlotId) -> Result<Response, Error> {
         let mut place = self.router.watch_place(slot)?;
         let settled = place.wait_for(|place| *place != Place::Moving);

@@ -11,7 +11,7 @@ pub struct SlotState {
     pub busy: bool,
     /// It must not be tried again before so long.
     pub not_before: Option<Duration>,
-    /// A move of it from this node was cancelled, and nothing was said since: it stays there.
+    /// A move of it from this node was cancelled, and nothing has overridden that: it stays there.
     pub kept_at: Option<Arc<str>>,
 }
 
@@ -21,8 +21,8 @@ pub struct Input<'a> {
     pub table: &'a Table,
     /// Whether a node is alive by that view (those that leave are), and could release a slot.
     pub can_be_asked: &'a dyn Fn(&str) -> bool,
-    /// Every peer has said what it owns, or had time to. Until then what is known of nobody may
-    /// well be somebody's.
+    /// Every peer has reported what it owns, or had time to. Until then a slot without a known
+    /// owner may well have one.
     pub all_told: bool,
     /// Slots that may be taken over and handed over to this node now, beside those under way.
     pub takeovers: usize,

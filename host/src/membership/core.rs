@@ -259,7 +259,7 @@ impl Core {
         self.terms.set_level(level);
     }
 
-    /// Whenever this process is heard from now on, it is ordered to exit.
+    /// Whenever this process sends something from now on, it is ordered to exit.
     pub fn expel(&mut self, instance: u128) {
         if self.expelled.len() < limits::EXPELLED_MAX {
             self.expelled.insert(instance);
@@ -426,7 +426,7 @@ impl Core {
         if alone && self.stage == Stage::Settled {
             self.start_over();
         } else if renewed {
-            // A new identity stops SWIM's probes until it hears of another node or is asked to
+            // A new identity stops SWIM's probes until it learns of another node or is asked to
             // probe.
             let _ = self.swim.apply_many(std::iter::empty(), false, &mut self.runtime);
             self.carry_out(now);

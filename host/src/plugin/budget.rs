@@ -283,7 +283,7 @@ impl Budget {
                     return;
                 }
                 // A call that runs may have taken what there was room for when this began to
-                // wait: nobody was told then that something is lacking.
+                // wait: holders of idle instances were not asked then.
                 self.wanted.notify_one();
                 freed.await;
             }
@@ -494,7 +494,7 @@ mod tests {
     }
 
     /// What there was room for may go to a call that runs, under those who wait for their turn.
-    /// Whoever has memory to give up must hear of it then, or they wait in vain.
+    /// Holders of idle instances must be notified then, or they wait in vain.
     #[tokio::test]
     async fn what_is_lacking_later_is_told_too() {
         let beside = limits::INSTANCE_BYTES_BESIDE;
@@ -517,7 +517,7 @@ mod tests {
         assert!(futures_util::poll!(&mut told).is_pending());
         runs.grow(2 * PAGE, 0).await.unwrap();
         drop(turn);
-        tokio::time::timeout(TIMEOUT, told).await.expect("nobody is told that memory is lacking");
+        tokio::time::timeout(TIMEOUT, told).await.expect("nobody is asked to release memory");
         drop((before, runs));
         waits.await.unwrap().unwrap();
     }

@@ -33,8 +33,8 @@ pub(super) fn unlike(file: &[u8]) -> Option<String> {
     kind_of(file).1.map(str::to_owned)
 }
 
-/// Says what a file is and whether it fits; never fails. Of what it lists and finds it says so
-/// much as people read.
+/// Reports what a file is and whether it fits; never fails. Lists and findings are cut to what
+/// people read.
 pub fn inspect(component: &[u8]) -> Inspection {
     let mut inspection = Inspection {
         bytes: component.len(),
@@ -251,7 +251,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// What `wit/` says: taken from the bindings that the host is built with.
+/// What `wit/` defines: taken from the bindings that the host is built with.
 struct World {
     version: String,
     /// By interface, without its version.

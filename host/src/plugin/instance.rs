@@ -113,7 +113,7 @@ pub(super) async fn instantiate(
     signal: Arc<Signal>,
 ) -> Result<Instance, PluginError> {
     let options = &plugin.options;
-    // A call that waits must have time left to tell why it fails.
+    // A call that waits must have time left to report why it fails.
     let of_call = limits::INSTANCE_MEMORY_TIMEOUT.min(options.deadline / 2);
     let timeout = timeout.min(options.deadline / 2);
     let lease = Lease::open(&plugin.budget, account, timeout);

@@ -192,7 +192,7 @@ impl Failure {
     }
 }
 
-/// What the plugin host may be told; defaults in [`crate::limits`].
+/// The plugin host's options; defaults in [`crate::limits`].
 #[derive(Clone, Debug)]
 pub struct PluginOptions {
     /// Holds `components/<digest>.wasm` and `compiled/<digest>-<engine hash>.cwasm`; private.
@@ -213,7 +213,7 @@ pub struct PluginOptions {
 
 /// Where a node finds components that were deployed elsewhere.
 pub trait ComponentSource: fmt::Debug + Send + Sync + 'static {
-    /// The bytes of a component; `None`: it does not have it. An error says why it can't be asked.
+    /// The bytes of a component; `None`: it does not have it. An error is why it can't be asked.
     fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Option<Bytes>, String>>;
 }
 
@@ -221,7 +221,7 @@ pub trait ComponentSource: fmt::Debug + Send + Sync + 'static {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PluginError {
     /// The component's own fault: not a component, truncated, lacks an export, asks for more
-    /// than slotd gives. The sentence says which and what to do.
+    /// than slotd gives. The sentence names the reason and the fix.
     #[error("{0}")]
     Refused(String),
     /// Checking and compiling it takes more than it may: what, and the limit, is in the sentence.
@@ -230,7 +230,7 @@ pub enum PluginError {
     /// The compiler ended on it as it never should: a bug of the compiler's.
     #[error("{0}")]
     Crashed(String),
-    /// This node can't compile it now, which says nothing of the component.
+    /// This node can't compile it now; the component may be fine.
     #[error("{0}")]
     Busy(String),
     /// No component of that digest is stored here.
@@ -246,7 +246,7 @@ pub enum PluginError {
     Cut(Cut),
 }
 
-/// What `slotd plugin check` says of a component; pure, from the bytes alone.
+/// What `slotd plugin check` reports of a component; pure, from the bytes alone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
     pub bytes: usize,
@@ -265,7 +265,7 @@ pub struct Inspection {
     pub too_costly: bool,
 }
 
-/// Says what a file is and whether it fits, as a node would: in a process of its own, with limits
+/// Reports what a file is and whether it fits, as a node would: in a process of its own, with limits
 /// of memory and time.
 ///
 /// # Errors
@@ -415,7 +415,7 @@ impl PluginHost {
     pub fn verify(&self, digest: Digest) -> Result<(), PluginError> {
         self.inner.verify(digest)
     }
-    /// Room for the bytes of a component that is to be added, until it is dropped.
+    /// Reserves memory for the bytes of a component that is to be added, until it is dropped.
     ///
     /// # Errors
     /// [`PluginError::Busy`] when the deploys under way hold [`limits::DEPLOYS_BYTES_MAX`].

@@ -320,7 +320,7 @@ impl Guests {
     }
 
     /// Makes sure that an instance can be made: by having one ready, or by making one. A node
-    /// without memory for it says nothing of the plugin.
+    /// without memory for it proves nothing about the plugin.
     ///
     /// # Errors
     /// [`PluginError::Refused`].

@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub enum Migrates {
     /// It looks at each session's state: what becomes of one is known when it is there.
     ByState,
-    /// It agrees without a look at the state: there is none, as far as anyone can tell.
+    /// It agrees without a look at the state: as if there were no migration.
     Nothing,
     /// It refuses the version, whatever the state is.
     Refuses(String),
@@ -48,7 +48,7 @@ impl Plugin {
     /// limits. Nothing of it stays.
     ///
     /// # Errors
-    /// There is no instance to be had, or the call passed its deadline without saying anything.
+    /// No instance could be created, or the call passed its deadline without a result.
     pub async fn probe_migrate(
         &self,
         session: SessionKey,

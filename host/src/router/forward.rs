@@ -187,7 +187,7 @@ impl Forwarder {
         known.or_else(proposed).filter(|owner| *owner != self.name)
     }
 
-    /// `peer` says that it does not own a slot, and perhaps who does.
+    /// `peer` has answered that it does not own a slot, and perhaps who does.
     fn not_owner(&self, slot: SlotId, peer: &Arc<str>, owner: Option<Arc<str>>, term: u64) {
         // Its own name would send the request in a circle.
         let owner = owner.as_ref().filter(|owner| **owner != self.name);
@@ -205,7 +205,7 @@ impl Forwarder {
         let mail = |reply| operation.clone().mail(reply);
         let request = || operation.clone().request();
         // What may have been kept by an attempt whose answer is lost: a later one may be refused for
-        // reasons that say nothing of the first.
+        // reasons that do not apply to the first.
         let mut doubtful = false;
         let deadline = Instant::now() + self.deadline;
         let mut backoff = backoff();
@@ -354,7 +354,7 @@ struct Journey {
     backoff: Backoff,
     /// An earlier attempt may have been carried out.
     doubtful: bool,
-    /// It went at once to where a peer said that its slot is.
+    /// It went at once to the owner that a peer named.
     followed: bool,
 }
 
@@ -441,7 +441,7 @@ impl Journey {
                     return Ok(sent);
                 }
                 // An earlier attempt may have been kept: a plain no would be wrong of it, unless the
-                // slot has looked for the key before it said so.
+                // slot has looked for the key before it answered.
                 Ok(Err(error)) if self.doubtful && !is_of_handler(&error) => {
                     Trouble { error, doubtful: true, moved: false }
                 }
@@ -451,7 +451,7 @@ impl Journey {
             self.ticket.returned(self.attempt);
             self.doubtful |= trouble.doubtful;
             let told = match self.doubtful {
-                // It says so itself.
+                // Its own text says so.
                 true if trouble.error.is(Cause::Undecided) => trouble.error,
                 true => Error::of(
                     Cause::Undecided,
@@ -528,7 +528,7 @@ fn is_elsewhere(error: &Error) -> bool {
     error.cause.is_some_and(Cause::may_be_elsewhere)
 }
 
-/// Said after the slot has looked for the message's idempotency key.
+/// Returned after the slot has looked for the message's idempotency key.
 fn is_of_handler(error: &Error) -> bool {
     error.cause.is_some_and(Cause::follows_look_up)
 }

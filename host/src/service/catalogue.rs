@@ -34,7 +34,7 @@ pub struct Deployment {
     /// deployments from before that existed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub same_state: bool,
-    /// Who deployed it, if the request said so.
+    /// Who deployed it, if the request named the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
     /// Fields of later versions.
@@ -48,7 +48,7 @@ pub struct Switched {
     /// The previous deployment; `None`: there was none.
     pub from: Option<DeploymentId>,
     pub at_ms: u64,
-    /// Who asked for it, if the request said so.
+    /// Who requested it, if the request named the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
 }

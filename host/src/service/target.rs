@@ -1,6 +1,6 @@
 //! What a slot or a session is to run: answered here, and nowhere else.
 //!
-//! The catalogue says it for a service's slots ([`Service::target`]). A slot switches by a record in its
+//! The catalogue decides for a service's slots ([`Service::target`]). A slot switches by a record in its
 //! own log, which then decides for its sessions ([`of_session`]).
 
 use super::{
@@ -165,7 +165,7 @@ mod tests {
         let target = service(&[1, 2])?.target();
         assert_eq!((target.generation(), target.id(), target.is_removal()), (2, 2, false));
         assert!(target.is_ahead_of(None) && target.is_ahead_of(Some(1)));
-        // Also where a peer that heard of more has had the slot.
+        // Also if a peer that knew of more has had the slot.
         assert!(!target.is_ahead_of(Some(2)) && !target.is_ahead_of(Some(3)));
         let record = target.record();
         assert_eq!((record.generation, record.deployment), (2, 2));

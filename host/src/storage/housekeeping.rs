@@ -18,7 +18,7 @@ use crate::{
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 
-/// Tells the thread to stop.
+/// Stops the thread.
 #[derive(Default)]
 pub struct Stop {
     stopped: Mutex<bool>,

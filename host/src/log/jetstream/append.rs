@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 /// JetStream's "wrong last sequence: N".
 const WRONG_LAST: u64 = 10_071;
-/// The same without the number: said of appends that are under way, and spuriously.
+/// The same without the number: returned for appends in progress, and spuriously.
 const CONFLICT: u64 = 10_164;
 
 /// One batch to be put right after a position.
@@ -39,13 +39,13 @@ pub(super) enum Settled {
     Lost(Found),
 }
 
-/// What one answer says.
+/// What one answer means.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Stored(Position),
     /// The last position is another one.
     WrongLast(Position),
-    /// Anything else says nothing.
+    /// Any other answer: inconclusive.
     Other(String),
 }
 
@@ -147,8 +147,8 @@ impl Shared {
             match answer {
                 Answer::Stored(position) => return Ok(Settled::Stored(position)),
                 Answer::WrongLast(last) if last < attempt.after => {
-                    // What we go on from was acknowledged. A server that was paused, and takes
-                    // itself for the leader, can say so for a while; not for ever.
+                    // `after` was acknowledged. A server that was paused, and takes itself for the
+                    // leader, can answer so for a while; not for ever.
                     let since = *behind_since.get_or_insert_with(crate::clock::now);
                     if since.elapsed() > self.waits.behind {
                         return Err(LogError::Corrupt(format!(
@@ -158,7 +158,7 @@ impl Shared {
                         )));
                     }
                 }
-                // Says that it is behind, or nothing.
+                // It is behind, or the answer is inconclusive.
                 Answer::WrongLast(_) => {
                     behind_since = None;
                     pause.reset();
