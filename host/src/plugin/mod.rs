@@ -78,7 +78,7 @@ pub trait State: Any + Send {
 pub enum StateFault {
     #[error("a query may not write state")]
     ReadOnly,
-    /// One of the limits of `limits.rs`; the sentence names it.
+    /// One of the limits of `limits/`; the sentence names it.
     #[error("{0}")]
     Limit(String),
     #[error(transparent)]
