@@ -252,9 +252,13 @@ impl Router {
         let (told, opened) = oneshot::channel();
         match seat.open(slot, &self.context, last, Some(told)) {
             Outcome::Here(term) => return Ok(term),
-            Outcome::Busy => {
+            Outcome::Busy if matches!(seat.phase(), Phase::Opening { .. }) => {
                 let why = "a cancelled open of this slot has not finished";
                 return Err(Error::of(Cause::Opening, why));
+            }
+            Outcome::Busy => {
+                let why = "this node is handing the slot over to another node";
+                return Err(Error::of(Cause::Moving, why));
             }
             _ => {}
         }
