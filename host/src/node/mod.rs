@@ -266,31 +266,40 @@ impl Node {
             // the registry from then on.
             _ => node.resume_swaps()?,
         }
+        Self::spawn_maintenance(&node, duties);
+        Ok(node)
+    }
+
+    /// Starts the tasks that run as long as the node does.
+    fn spawn_maintenance(node: &Arc<Self>, duties: Option<LevelDuties>) {
         if let Some(registry) = &node.registry {
             crate::task::spawn(
                 "registry changes",
-                Self::follow_registry(Arc::downgrade(&node), registry.changes()),
+                Self::follow_registry(Arc::downgrade(node), registry.changes()),
             );
         }
         crate::task::spawn(
             "housekeeping",
-            maintenance::maintain(Arc::downgrade(&node), node.stopping.subscribe()),
+            maintenance::maintain(Arc::downgrade(node), node.stopping.subscribe()),
         );
         crate::task::spawn(
             "feature level",
-            level::keep(Arc::downgrade(&node), duties, node.stopping.subscribe()),
+            level::keep(Arc::downgrade(node), duties, node.stopping.subscribe()),
         );
         crate::task::spawn(
             "components",
-            components::tidy(Arc::downgrade(&node), node.stopping.subscribe()),
+            components::tidy(Arc::downgrade(node), node.stopping.subscribe()),
         );
         let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
         crate::task::spawn("instances", memory::shed_instances(plugins, stopping));
         crate::task::spawn(
             "storage",
-            maintenance::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
+            maintenance::watch_storage(
+                Arc::downgrade(node),
+                node.data_dir.clone(),
+                node.stopping.subscribe(),
+            ),
         );
-        Ok(node)
     }
 
     /// `Ok` if requests can be served, with a warning if something is wrong; else the reason.
