@@ -18,6 +18,7 @@ mod core;
 mod greet;
 mod id;
 mod refusal;
+mod swim;
 mod task;
 #[cfg(test)]
 mod tests;
