@@ -6,10 +6,11 @@ use super::{
         Handler,
         slotd::slot::types::{Message, Origin, QueryRequest, Rejection as GuestRejection},
     },
-    budget::{Lease, NoMapping, NoMemory},
+    budget::Lease,
     guest_log::{CallLog, PluginLog, Stdio},
     imports::check_content_type,
     limiter::Limiter,
+    no_memory::{NoMapping, NoMemory},
     signal::{Signal, thread_time},
     wasi::Random,
 };

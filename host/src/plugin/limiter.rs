@@ -1,6 +1,6 @@
 //! What one instance may hold: memory, tables, core instances.
 
-use super::budget::{Lease, NoMemory};
+use super::{budget::Lease, no_memory::NoMemory};
 use crate::limits;
 use std::time::Duration;
 use wasmtime::ResourceLimiterAsync;
