@@ -129,6 +129,24 @@ impl Shared {
         Ok(settled)
     }
 
+    /// Reads what stands where the batch was to stand. That decides; `None` does not: a read may be
+    /// stale, and the batch may come to stand there yet.
+    async fn stands(&self, attempt: &Attempt) -> Result<Option<Settled>, LogError> {
+        let Ok(Some(link)) = self.next(attempt.slot, attempt.after).await else { return Ok(None) };
+        if link.after != attempt.after {
+            // Another owner has trimmed what stood there: it may have been this batch.
+            return Err(LogError::Undecided(format!(
+                "the log of slot {} was trimmed after position {}",
+                attempt.slot, attempt.after
+            )));
+        }
+        let (position, batch) = (link.logged.position, &link.logged.batch);
+        let found = Found::new(attempt.slot, position, batch)?;
+        let own = found.term == attempt.term && found.attempt == attempt.attempt;
+        let position = found.position;
+        Ok(Some(if own { Settled::Stored(position) } else { Settled::Lost(found) }))
+    }
+
     /// The slow way: publishes again what was undecided until it is known what became of it.
     async fn settle(
         &self,
@@ -184,21 +202,8 @@ impl Shared {
                 return Ok(Settled::Stored(position));
             }
             self.nats.wait_connected().await;
-            // What stands there decides; that nothing does, does not: a read may be stale, and
-            // the batch may come to stand there yet.
-            if let Ok(Some(link)) = self.next(attempt.slot, attempt.after).await {
-                if link.after != attempt.after {
-                    // Another owner has trimmed what stood there: it may have been this batch.
-                    return Err(LogError::Undecided(format!(
-                        "the log of slot {} was trimmed after position {}",
-                        attempt.after, attempt.slot
-                    )));
-                }
-                let (position, batch) = (link.logged.position, &link.logged.batch);
-                let found = Found::new(attempt.slot, position, batch)?;
-                let own = found.term == attempt.term && found.attempt == attempt.attempt;
-                let position = found.position;
-                return Ok(if own { Settled::Stored(position) } else { Settled::Lost(found) });
+            if let Some(settled) = self.stands(attempt).await? {
+                return Ok(settled);
             }
             metrics().log_republished.increment(1);
             let asked = async {
