@@ -2,11 +2,13 @@
 //! take over a session from which.
 
 pub mod catalogue;
+mod deployments;
 pub mod kept;
 pub mod takeover;
 pub mod target;
 
-pub use catalogue::{Catalogue, Change, Deployment};
+pub use catalogue::Catalogue;
+pub use deployments::{Change, Deployment};
 pub use kept::KeptPlugins;
 pub use target::Target;
 
