@@ -3,7 +3,7 @@
 use super::serve::StartError;
 use crate::{
     backoff::Backoff,
-    cluster::{ChangeAvoid, ClusterOptions, LateHandler, SayUnfit},
+    cluster::{ChangeAvoid, ClusterOptions, LateHandler, ReportUnfit},
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
     http::Doing,
@@ -141,7 +141,7 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
         streams,
         boot_wait: config.nats.boot_wait,
     };
-    let nats = Nats::connect_telling(options, |why| doing.failed(why)).await?;
+    let nats = Nats::connect_reporting(options, |why| doing.failed(why)).await?;
     check_sync(config).await?;
     let catalogue = Arc::new(Catalogue::of_cluster());
     let settings = Settings {
@@ -270,7 +270,7 @@ pub(super) async fn join(
         registry: Some(registry),
         leave: leave(membership.clone()),
         level: Some(LevelDuties { reader, expel: expel(membership.clone()) }),
-        say_unfit: say_unfit(membership.clone()),
+        report_unfit: report_unfit(membership.clone()),
         engine: Box::new(move || {
             let nats = nats.clone();
             Box::pin(async move { nats.answers(limits::FITNESS_INTERVAL).await })
@@ -341,7 +341,7 @@ fn expel(membership: Membership) -> Box<dyn Fn(u128) + Send + Sync> {
     })
 }
 
-fn say_unfit(membership: Membership) -> Box<SayUnfit> {
+fn report_unfit(membership: Membership) -> Box<ReportUnfit> {
     Box::new(move |unfit| {
         let membership = membership.clone();
         crate::task::spawn("fitness", async move { membership.set_unfit(unfit).await });

@@ -1,7 +1,7 @@
 //! The task that compares this node's slots with the ring's assignment, and starts moves.
 
 use super::{
-    ChangeAvoid, Cluster, EngineProbe, SayUnfit,
+    ChangeAvoid, Cluster, EngineProbe, ReportUnfit,
     control::{ControlRequest, ControlResponse},
     fitness, links,
     plan::{self, Action, SlotState},
@@ -51,7 +51,7 @@ pub struct ClusterParts {
     /// Announces to the others that this node hands over its slots.
     pub leave: Box<dyn Fn() + Send + Sync>,
     /// Reports to the others that this node can't serve, or that it can again.
-    pub say_unfit: Box<SayUnfit>,
+    pub report_unfit: Box<ReportUnfit>,
     pub engine: Box<EngineProbe>,
     pub change_avoid: Box<ChangeAvoid>,
 }
@@ -59,7 +59,7 @@ pub struct ClusterParts {
 impl Cluster {
     pub fn start(options: ClusterOptions, parts: ClusterParts) -> Arc<Self> {
         let ClusterParts { own, router, peers, members, placement, ended, .. } = parts;
-        let ClusterParts { leave, say_unfit, engine, change_avoid, .. } = parts;
+        let ClusterParts { leave, report_unfit, engine, change_avoid, .. } = parts;
         let forwarder = Forwarder::new(
             router.clone(),
             peers,
@@ -82,7 +82,7 @@ impl Cluster {
             backoffs: Default::default(),
             trust: Trust::new(crate::clock::now()),
             steady: watch::Sender::new(true),
-            told: Default::default(),
+            reported: Default::default(),
             sealed: Default::default(),
             gained: Default::default(),
             claims: Default::default(),
@@ -91,7 +91,7 @@ impl Cluster {
             settled: Default::default(),
             joined: Default::default(),
             leave,
-            say_unfit,
+            report_unfit,
             engine,
             change_avoid,
         });
@@ -116,11 +116,11 @@ impl Cluster {
         metrics().view_members.set(members.alive.len() as f64);
         *self.table.write() = Arc::new(table);
         self.forwarder.refused().sweep(|name| members.get(name).is_some());
-        let mut told = self.told.lock();
+        let mut reported = self.reported.lock();
         let alive: HashSet<u128> = members.alive.iter().map(|member| member.instance).collect();
-        told.retain(|instance| alive.contains(instance));
-        told.extend(members.get(&self.own).map(|own| own.instance));
-        for member in members.alive.iter().filter(|member| !told.contains(&member.instance)) {
+        reported.retain(|instance| alive.contains(instance));
+        reported.extend(members.get(&self.own).map(|own| own.instance));
+        for member in members.alive.iter().filter(|member| !reported.contains(&member.instance)) {
             self.forwarder.refused().forget(&member.name);
             let Some(this) = self.me.upgrade() else { return };
             crate::task::spawn("owned slots", this.learn_owned(member.clone()));
@@ -142,7 +142,7 @@ impl Cluster {
             }
             tokio::time::sleep(wait.next()).await;
         }
-        self.told.lock().insert(member.instance);
+        self.reported.lock().insert(member.instance);
         self.nudge();
     }
 
@@ -202,9 +202,9 @@ impl Cluster {
     pub(super) fn reconcile(&self) {
         let table = self.table();
         let members = self.members.borrow().clone();
-        let told = self.told.lock();
-        let all_told = members.alive.iter().all(|member| told.contains(&member.instance));
-        drop(told);
+        let reported = self.reported.lock();
+        let all_reported = members.alive.iter().all(|member| reported.contains(&member.instance));
+        drop(reported);
         let (takeovers, handoffs) = self.moves.running();
         let steady = *self.steady.borrow();
         // A node that can't commit can't release a slot either.
@@ -213,7 +213,7 @@ impl Cluster {
             own: &self.own,
             table: &table,
             can_be_asked: &|name| members.get(name).is_some_and(can_release),
-            all_told,
+            all_reported,
             takeovers: limits::TAKEOVERS_MAX.saturating_sub(takeovers),
             handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
         };
@@ -242,7 +242,7 @@ impl Cluster {
             _ => true,
         });
         let missing = missing.count();
-        let settled = missing == 0 && all_told;
+        let settled = missing == 0 && all_reported;
         self.settled.store(settled, Ordering::Relaxed);
         if settled {
             self.joined.store(true, Ordering::Relaxed);

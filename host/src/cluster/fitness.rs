@@ -132,7 +132,7 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         // Until this node's own view shows it: a report may be lost.
         let shown = this.members().get(&this.own).and_then(|own| own.unfit);
         if shown != unfit {
-            (this.say_unfit)(unfit);
+            (this.report_unfit)(unfit);
         }
         let steady = engine.is_steady(now);
         this.steady.send_if_modified(|known| std::mem::replace(known, steady) != steady);

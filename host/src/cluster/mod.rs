@@ -22,7 +22,7 @@ pub mod views;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
 pub use fitness::EngineProbe;
-pub use handler::{LateHandler, Teller};
+pub use handler::{LateHandler, LocalNode};
 
 use crate::{
     cluster::views::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
@@ -77,7 +77,7 @@ pub struct Cluster {
     /// Whether the others' reports of their fitness count.
     steady: watch::Sender<bool>,
     /// Processes that have reported what they own, or had time to.
-    told: Mutex<HashSet<u128>>,
+    reported: Mutex<HashSet<u128>>,
     /// When slots that are being given away were sealed.
     sealed: Mutex<HashMap<SlotId, Instant>>,
     /// Slots that this node has opened and not reported to its peers yet.
@@ -91,7 +91,7 @@ pub struct Cluster {
     settled: AtomicBool,
     joined: AtomicBool,
     leave: Box<dyn Fn() + Send + Sync>,
-    say_unfit: Box<SayUnfit>,
+    report_unfit: Box<ReportUnfit>,
     engine: Box<EngineProbe>,
     change_avoid: Box<ChangeAvoid>,
 }
@@ -102,7 +102,7 @@ pub type AvoidChange = Box<dyn Fn(&mut Avoid) + Send + Sync>;
 pub type ChangeAvoid = dyn Fn(AvoidChange) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
 
 /// Reports to the others that this node can't serve, or that it can again.
-pub type SayUnfit = dyn Fn(Option<Unfit>) + Send + Sync;
+pub type ReportUnfit = dyn Fn(Option<Unfit>) + Send + Sync;
 
 /// Who has which slot, and under which term.
 #[derive(Debug, PartialEq, Eq)]
@@ -318,8 +318,8 @@ impl Cluster {
     /// Moves a slot off the node that has it, and keeps it off until the next rebalance.
     ///
     /// # Errors
-    /// `no-other-node` when there is none to take it; `unavailable` when none took it in time; `storage-unavailable` when the cluster's
-    /// settings can't be written.
+    /// `no-other-node` when no other node can take it; `unavailable` when none took it in time;
+    /// `storage-unavailable` when the cluster's settings can't be written.
     pub async fn drain_slot(&self, slot: SlotId) -> Result<Drained, Error> {
         let mut place = self.router.watch_place(slot)?;
         let from = self.owner(slot).ok_or_else(|| {

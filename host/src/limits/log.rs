@@ -19,7 +19,7 @@ pub const LOG_UNDECIDED_RETRY_MAX: Duration = Duration::from_secs(2);
 /// Answers of one undecided append that wait to be looked at; the rest adds nothing.
 pub const LOG_ANSWERS_MAX: usize = 8;
 /// A batch that is undecided for this long is logged, once.
-pub const LOG_UNDECIDED_SAID: Duration = Duration::from_secs(5);
+pub const LOG_UNDECIDED_WARN: Duration = Duration::from_secs(5);
 /// Time that a claim's first look, a read or a trim tries for: longer than an election (9 s).
 pub const LOG_WAIT: Duration = Duration::from_secs(12);
 /// A log that ends before an acknowledged batch, by every answer for this long, has lost it.

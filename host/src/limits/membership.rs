@@ -34,7 +34,7 @@ pub const REFUSAL_ADDRESSES_MAX: usize = 64;
 /// Log lines about one address and reason: one in this time, and so many addresses.
 pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(30);
 pub const REFUSAL_LOG_KEYS_MAX: usize = 64;
-/// Starts of nodes whose datagrams are told from replays.
+/// Processes for which replayed datagrams are detected.
 pub const PEER_WINDOWS_MAX: usize = 4_096;
 /// Orders that wait for the task of membership; it takes one in microseconds.
 pub const MEMBERSHIP_ORDERS_MAX: usize = 16;

@@ -10,7 +10,7 @@ pub const LOG_FLUSH_WAIT: Duration = Duration::from_secs(1);
 /// Of log lines that are alike, so many are logged in each [`REPEATS_INTERVAL`]; the rest is counted.
 pub const REPEATS_LOGGED_MAX: u32 = 5;
 pub const REPEATS_INTERVAL: Duration = Duration::from_secs(10);
-/// Kinds of lines that are told apart at a time.
+/// Kinds of lines that are distinguished at a time.
 pub const REPEATS_KEPT_MAX: usize = 512;
 /// How often suppressed lines are counted in a line of their own.
 pub const REPEATS_SWEEP: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Deployments that a service's catalogue tells apart; each is some hundred bytes, kept for good.
+/// Deployments in a service's catalogue; each is some hundred bytes, kept for good.
 pub const DEPLOYMENTS_PER_SERVICE_MAX: usize = 10_000;
 /// How far back `rollback` can go.
 pub const ROLLBACK_STEPS_MAX: usize = 100;

@@ -241,12 +241,12 @@ impl Core {
 
     /// This node hands over its slots from now on; informs all members.
     pub fn set_leaving(&mut self, now: Instant) {
-        self.say_of_itself(now, |member| member.leaving = true);
+        self.change_itself(now, |member| member.leaving = true);
     }
 
     /// This node can't serve from now on, or can again; informs all members.
     pub fn set_unfit(&mut self, now: Instant, unfit: Option<Unfit>) {
-        self.say_of_itself(now, |member| member.unfit = unfit);
+        self.change_itself(now, |member| member.unfit = unfit);
     }
 
     /// What this node expects of others from now on.
@@ -261,7 +261,7 @@ impl Core {
         }
     }
 
-    fn say_of_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
+    fn change_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
         self.allow_for_pause(now);
         let mut id = self.own.next();
         change(&mut id.member);
@@ -558,10 +558,10 @@ impl Core {
                 self.outbox.push((from, answer));
             }
         }
-        self.tell_refusal(now, Refusal { peer: from, name, reason, by_us: true, text, times: 1 });
+        self.report_refusal(now, Refusal { peer: from, name, reason, by_us: true, text, times: 1 });
     }
 
-    pub(super) fn tell_refusal(&mut self, now: Instant, refusal: Refusal) {
+    pub(super) fn report_refusal(&mut self, now: Instant, refusal: Refusal) {
         refusal.reason.count();
         let same = |known: &Refusal| {
             (known.peer, known.reason, known.by_us, &known.text)

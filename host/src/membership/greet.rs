@@ -379,7 +379,7 @@ impl Core {
         let certain =
             authentic && reason != Reason::Cluster && !(reason == Reason::Protocol && is_too_old);
         self.refused = Some((now, refusal.clone(), certain));
-        self.tell_refusal(now, refusal);
+        self.report_refusal(now, refusal);
         match reason {
             Reason::Name => self.name_taken(from),
             Reason::Superseded => {

@@ -38,8 +38,8 @@ use crate::{
     backoff::Backoff,
     clock::now_ms,
     cluster::{
-        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
-        Teller,
+        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, LocalNode,
+        ReportUnfit,
         control::{ControlRequest, ControlResponse},
     },
     database::Health,
@@ -153,7 +153,7 @@ pub struct Shared {
     /// `None` only in tests.
     pub level: Option<LevelDuties>,
     /// Announces that this node can't serve, or that it can again.
-    pub say_unfit: Box<SayUnfit>,
+    pub report_unfit: Box<ReportUnfit>,
     /// Whether JetStream answers.
     pub engine: Box<EngineProbe>,
     pub change_placement: Box<ChangeAvoid>,
@@ -235,7 +235,7 @@ impl Node {
                 placement: shared.placement,
                 ended: slots_ended,
                 leave: shared.leave,
-                say_unfit: shared.say_unfit,
+                report_unfit: shared.report_unfit,
                 engine: shared.engine,
                 change_avoid: shared.change_placement,
             };
@@ -435,7 +435,7 @@ impl Node {
     }
 }
 
-impl Teller for Node {
+impl LocalNode for Node {
     fn slots(&self) -> Vec<SlotInfo> {
         let here = self.cluster.iter().flat_map(|cluster| cluster.here());
         here.filter_map(|slot| self.slot_info(slot).ok()).collect()

@@ -204,7 +204,7 @@ impl Node {
     /// `service-not-found`.
     pub async fn service_of_cluster(&self, service: &ServiceName) -> Result<ServiceInfo, Error> {
         let mut info = self.service(service)?;
-        if let (Some(cluster), Some(own)) = (&self.cluster, Teller::swap(self, service)) {
+        if let (Some(cluster), Some(own)) = (&self.cluster, LocalNode::swap(self, service)) {
             let mut shares = cluster.swap_shares(service).await.0;
             shares.push(own);
             shares.retain(|share| share.info.generation == info.generation);

@@ -455,9 +455,9 @@ mod tests {
         waits.await.unwrap().unwrap();
     }
 
-    /// Maps are a resource of their own: where they are used up, idle instances must give way, and who
-    /// finds none must be told that, rather than that the plugin is at fault; the process must keep
-    /// some, or it ends.
+    /// Maps are a resource of their own: where they are used up, idle instances must give way, and a
+    /// call without one must get that as its error, rather than that the plugin is at fault; the
+    /// process must keep some, or it ends.
     #[tokio::test]
     async fn memory_maps_are_counted_and_named() {
         let budget = Budget::with_maps(1 << 30, 100);

@@ -299,7 +299,7 @@ mod tests {
         assert!(inspection.problems[0].contains("a component may have 67108864"));
     }
 
-    /// Half an upload must be told as that, not as a riddle.
+    /// Half an upload must be reported as that, not as a riddle.
     #[test]
     fn truncated_components_are_refused() {
         let whole = testkit::guest();

@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(said(false, Err(Failure::Deadline(Duration::ZERO))), None);
     }
 
-    /// A migrate is told apart by what the component does, not by what it was built with.
+    /// A migrate is classified by what the component does, not by what it was built with.
     #[tokio::test]
     async fn components_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
 //! Requests and answers as bytes: those of operations in the form that [`operation`](crate::operation)
-//! gives them, and what is of links alone. Fields are told apart by their place, as there: a change of a
+//! gives them, and what is of links alone. Fields are identified by their place, as there: a change of a
 //! type here is a new version of the [protocol](crate::peer::protocol).
 
 use super::{Request, Response};

@@ -174,8 +174,8 @@ mod tests {
         Ok(())
     }
 
-    /// A record of a removal in a slot that never ran the service would have the slot looked
-    /// through for sessions that there are none of.
+    /// A record of a removal in a slot that never ran the service would have the slot searched for
+    /// sessions that it can't have.
     #[test]
     fn a_removal_is_for_slots_that_ran_the_service() -> Result<(), Error> {
         let running = service(&[1])?;

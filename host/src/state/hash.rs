@@ -56,7 +56,7 @@ impl Hasher for Quick {
         if !rest.is_empty() {
             let mut word = [0; 8];
             word[..rest.len()].copy_from_slice(rest);
-            // The length tells what ends in zeros from what is shorter.
+            // The length distinguishes what ends in zeros from what is shorter.
             word[7] = rest.len() as u8;
             self.mix(u64::from_le_bytes(word));
         }

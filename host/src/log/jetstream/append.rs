@@ -183,7 +183,7 @@ impl Shared {
                 }
                 Answer::Other(ref why) => {
                     tracing::debug!(slot = attempt.slot, after = attempt.after, why, "undecided");
-                    if !said && started.elapsed() > limits::LOG_UNDECIDED_SAID {
+                    if !said && started.elapsed() > limits::LOG_UNDECIDED_WARN {
                         said = true;
                         tracing::warn!(
                             slot = attempt.slot,
