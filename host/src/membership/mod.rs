@@ -7,6 +7,7 @@
 //! slots. The parts:
 //! - [`wire`]: what datagrams look like, who may send them, and why replays do no harm;
 //! - [`greet`]: how nodes meet, why some are refused, and two processes with one name;
+//! - [`swim`]: SWIM's configuration and datagrams;
 //! - [`core`]: SWIM driven without sockets and clocks, views, and being cut off;
 //! - [`agenda`]: timers that know a pause of their own process, and coalesced views;
 //! - [`task`]: socket and clock.
