@@ -97,7 +97,7 @@ impl Buffers {
         }
     }
 
-    /// As [`Buffers::check`], where there is somebody to tell in another way.
+    /// As [`Buffers::check`], for callers with an error of their own.
     pub fn fits(&self, kind: Kind, bytes: usize) -> bool {
         let sum = |kinds: &[Kind]| {
             kinds.iter().fold(bytes, |sum, kind| sum.saturating_add(self.held(*kind)))

@@ -127,7 +127,7 @@ codes! {
 #[error("{}: {detail}", code.as_str())]
 pub struct Error {
     pub code: Code,
-    /// What decisions are made by. `None`: whoever asked is told, and that is all.
+    /// What decisions are made by. `None`: final, the caller gets it as it is.
     pub cause: Option<Cause>,
     /// One sentence for a person.
     pub detail: Cow<'static, str>,

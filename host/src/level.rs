@@ -21,7 +21,7 @@ pub type Level = u16;
 
 /// The first one; without a record of a level, this is it.
 pub const OLDEST: Level = 1;
-/// [`OLDEST`], for fields that say nothing of a level.
+/// [`OLDEST`], for records without a level.
 pub fn oldest() -> Level {
     OLDEST
 }

@@ -39,7 +39,7 @@ impl Entry {
 pub struct Operation {
     /// The same one is carried out once.
     pub id: String,
-    /// Who says it is done: shown as the entry's sender.
+    /// The operator's name: shown as the entry's sender.
     pub who: String,
     /// The session must be exactly there, or nothing is done.
     pub expected: Option<Cursor>,
@@ -61,13 +61,13 @@ pub enum Action {
     Set(Entered),
     /// Brings a session in, or the next part of one.
     Import(Import),
-    // From here on: a node of the version before says that it does not decode.
-    /// Deletes a session that is exactly where it is expected to be: what an import has left that came
-    /// to no good end. One that is gone is none to delete.
+    // From here on: a node of the version before answers that it does not decode.
+    /// Deletes a session that is exactly where it is expected to be: what a failed import has left.
+    /// Does nothing if it is gone.
     Discard,
 }
 
-/// What an operator's entry does and says.
+/// What an operator's entry does and records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entered {
     /// By key; `None` deletes.
@@ -93,7 +93,7 @@ pub struct Import {
 }
 
 impl Import {
-    /// Whether it is the last part: its entry says so.
+    /// Whether it is the last part, according to its entry.
     pub fn is_whole(&self) -> bool {
         let Some(entered) = &self.entered else { return false };
         let note: Result<serde_json::Value, _> = serde_json::from_slice(&entered.note);
@@ -167,7 +167,7 @@ pub struct StatePage {
     pub more: bool,
 }
 
-/// An import would take the place of a session, and was not told to.
+/// An import would replace a session, and `replace` is not set.
 pub fn session_exists(key: &SessionKey) -> Error {
     Error::new(Code::SessionExists, format!("{key} already exists; to replace it, ask for that"))
 }
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(BATCH_FORMAT, 1);
         let named = Operation::new(Some("fix-17"), "ann".into(), None, set);
         assert_eq!(named.id, "\u{1}operator fix-17");
-        // What a node makes for a message of its own accord is none.
+        // A key that a node makes for a message is not an operator's.
         let own = Entry { id: Some(format!("\u{1}{:032x}-1", 7)), ..entry };
         assert!(!own.is_operators());
     }

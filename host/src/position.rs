@@ -2,7 +2,7 @@
 //!
 //! A place is `seq` (after all of a message) or `seq.index` (after one of its events), followed by
 //! `-` and the session's [`Incarnation`]: a session that was deleted and made again under its name
-//! counts its messages from 1 again, and a place of the first says nothing of the second. `0` is
+//! counts its messages from 1 again, and a place in the first is meaningless in the second. `0` is
 //! the beginning of whatever there is. A place without an incarnation is one that a client has made
 //! of numbers, or has from an earlier version.
 
@@ -61,7 +61,7 @@ impl Incarnation {
 pub struct Cursor {
     pub seq: u64,
     pub index: Option<u32>,
-    /// Whose place it is; `None`: it does not say.
+    /// The session that it belongs to; `None`: it does not name one.
     pub of: Option<Incarnation>,
 }
 
@@ -119,12 +119,12 @@ impl Cursor {
         }
     }
 
-    /// Whether it can be a place of the session `now`; `made_again` says that the slot remembers
-    /// an earlier one of that name.
+    /// Whether it can be a place of the session `now`; `made_again`: the slot remembers an
+    /// earlier one of that name.
     ///
     /// - The beginning is everyone's.
     /// - A place that names its session belongs to that one. A node of an earlier version does not
-    ///   say which session it has (`now: None`): then there is nothing to compare.
+    ///   report which session it has (`now: None`): then there is nothing to compare.
     /// - A place that does not is taken for one of the session that there is, unless it may as well
     ///   be one of an earlier session: then it is not served.
     pub fn belongs_to(self, now: Option<Incarnation>, made_again: bool) -> bool {
@@ -136,7 +136,7 @@ impl Cursor {
         }
     }
 
-    /// What a reader of history is told whose place is of another session.
+    /// The error for a reader of history whose place belongs to another session.
     pub fn gone(self, key: &SessionKey, now: Option<Incarnation>) -> Error {
         let detail = match self.of {
             Some(_) => format!(

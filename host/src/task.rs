@@ -6,8 +6,8 @@
 use crate::telemetry::panics::{self, Panicked};
 use tokio::task::JoinHandle;
 
-/// Starts a task that goes on by itself, for long or now and then. Its panic is fatal, as
-/// [`panics`] says, and is reported with its name.
+/// Starts a task that runs by itself, for long or now and then. Its panic is fatal (see [`panics`]),
+/// and is reported with its name.
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,

@@ -89,7 +89,7 @@ pub fn in_json(line: &str) -> Option<String> {
     Some(out)
 }
 
-/// `text`, cut to at most `bytes_max` bytes; says how much is missing.
+/// `text`, cut to at most `bytes_max` bytes, with how much is missing.
 pub fn clip(text: Cow<'_, str>, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max {
         return text;

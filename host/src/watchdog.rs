@@ -101,7 +101,7 @@ impl Watchdog {
                 let was = look.still;
                 let still = look.look(heartbeat.0.beats.load(Relaxed), since);
                 heartbeat.0.still_ms.store(still.as_millis() as u64, Relaxed);
-                tell(was, still, limit);
+                report(was, still, limit);
                 swept += since;
                 if swept >= limits::REPEATS_SWEEP {
                     swept = Duration::ZERO;
@@ -148,7 +148,7 @@ impl Look {
     }
 }
 
-fn tell(was: Duration, still: Duration, limit: Duration) {
+fn report(was: Duration, still: Duration, limit: Duration) {
     if was < limits::SERVING_STALL && still >= limits::SERVING_STALL {
         tracing::error!(
             threads = threads(),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 macro_rules! exits {
     ($($(#[doc = $doc:literal])* $variant:ident = $code:literal;)*) => {
-        /// What a command's exit code says.
+        /// The meaning of a command's exit code.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Exit { $($(#[doc = $doc])* $variant = $code,)* }
         impl Exit {

@@ -3,7 +3,7 @@
 use super::serve::StartError;
 use crate::{
     backoff::Backoff,
-    cluster::{ClusterOptions, LateHandler},
+    cluster::{ChangeAvoid, ClusterOptions, LateHandler, ReportUnfit},
     config::{Config, Loaded},
     discovery::{self, Discovery, DnsOptions, Seed},
     http::Doing,
@@ -141,7 +141,7 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
         streams,
         boot_wait: config.nats.boot_wait,
     };
-    let nats = Nats::connect_telling(options, |why| doing.failed(why)).await?;
+    let nats = Nats::connect_reporting(options, |why| doing.failed(why)).await?;
     check_sync(config).await?;
     let catalogue = Arc::new(Catalogue::of_cluster());
     let settings = Settings {
@@ -153,7 +153,7 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
         unknown: Default::default(),
     };
     let open = || Registry::open(&nats, &settings, given, catalogue.clone());
-    let registry = patiently(config, doing, "the registry", open).await?;
+    let registry = retrying(config, doing, "the registry", open).await?;
     let nats = nats.over_streams(registry.settings().streams);
     Ok(Engine { nats, registry, catalogue })
 }
@@ -195,18 +195,7 @@ pub(super) async fn join(
 ) -> Result<Joined, StartError> {
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;
-    let batch_bytes = jetstream::batch_bytes_max(config.body_bytes_max);
-    let log = patiently(config, doing, "the log", || {
-        JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes)
-    });
-    let log = log.await?;
-    let target: Target = config.snapshots.parse().map_err(StartError::Unavailable)?;
-    let objects = patiently(config, doing, "the snapshots", || {
-        Objects::open(&target, &config.cluster.name, Some(&nats))
-    });
-    let objects = objects.await?;
-    let snapshots = Snapshots::new(objects, SnapshotOptions::default());
-
+    let (log, snapshots) = open_data(config, &nats, doing).await?;
     let bound = port.tcp.local_addr().map_err(|e| StartError::Unavailable(e.to_string()))?;
     let mut advertised = config.cluster.advertise.unwrap_or(bound);
     if advertised.port() == 0 {
@@ -219,7 +208,7 @@ pub(super) async fn join(
     let newest = level::NEWEST;
     let said = random::hex(instance);
     let reader = Reader { name, newest, instance: said, version: version.clone() };
-    patiently(config, doing, "the registry", || registry.introduce(&reader)).await?;
+    retrying(config, doing, "the registry", || registry.introduce(&reader)).await?;
     let level = registry.level();
     let member = Member {
         name: config.node.as_str().into(),
@@ -235,13 +224,7 @@ pub(super) async fn join(
     let secret =
         secret.ok_or_else(|| StartError::Unavailable("cluster.secret is not set".into()))?;
     let secret: Arc<[u8]> = secret.reveal().as_bytes().into();
-    let mut look = discovery::Options::new(discovery::Own { advertised, bound });
-    if let Some(seeds) = &config.cluster.seeds {
-        let seeds = Seed::parse_list("cluster.seeds", seeds);
-        look.seeds = seeds.map_err(|e| StartError::Unavailable(e.to_string()))?;
-    }
-    look.dns = dns().map_err(StartError::Unavailable)?;
-    let found = Discovery::start(look);
+    let found = discover(config, discovery::Own { advertised, bound })?;
     let timings = membership::Timings { join_wait: config.cluster.join_wait, ..Default::default() };
     let membership = Membership::start(
         membership::Options {
@@ -274,39 +257,20 @@ pub(super) async fn join(
     crate::task::spawn("feature level", follow_level(membership.clone(), level));
     doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
-    let (leaver, sayer, placer) = (membership.clone(), membership.clone(), registry.clone());
-    let expeller = membership.clone();
     let placement = registry.placement();
     let shared = Shared {
         log: Arc::new(log),
         snapshots: Arc::new(snapshots),
         catalogue,
-        registry: Some(registry),
         peers: links.clone(),
         handler,
         members: membership.members(),
         placement,
-        change_placement: Box::new(move |change| {
-            let placer = placer.clone();
-            Box::pin(async move {
-                placer.change_placement(|placement| change(&mut placement.avoid)).await.map(drop)
-            })
-        }),
-        leave: Box::new(move || {
-            let leaver = leaver.clone();
-            crate::task::spawn("leaving", async move { leaver.set_leaving().await });
-        }),
-        level: Some(LevelDuties {
-            reader,
-            expel: Box::new(move |instance| {
-                let expeller = expeller.clone();
-                crate::task::spawn("expelling", async move { expeller.expel(instance).await });
-            }),
-        }),
-        say_unfit: Box::new(move |unfit| {
-            let sayer = sayer.clone();
-            crate::task::spawn("fitness", async move { sayer.set_unfit(unfit).await });
-        }),
+        change_placement: change_placement(registry.clone()),
+        registry: Some(registry),
+        leave: leave(membership.clone()),
+        level: Some(LevelDuties { reader, expel: expel(membership.clone()) }),
+        report_unfit: report_unfit(membership.clone()),
         engine: Box::new(move || {
             let nats = nats.clone();
             Box::pin(async move { nats.answers(limits::FITNESS_INTERVAL).await })
@@ -320,9 +284,73 @@ pub(super) async fn join(
     Ok(Joined { shared, member: Presence { membership, links } })
 }
 
+/// The slots' logs and snapshots.
+async fn open_data(
+    config: &Config,
+    nats: &Nats,
+    doing: &Doing,
+) -> Result<(JetStreamLog, Snapshots), StartError> {
+    let batch_bytes = jetstream::batch_bytes_max(config.body_bytes_max);
+    let log = retrying(config, doing, "the log", || {
+        JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes)
+    });
+    let log = log.await?;
+    let target: Target = config.snapshots.parse().map_err(StartError::Unavailable)?;
+    let objects = retrying(config, doing, "the snapshots", || {
+        Objects::open(&target, &config.cluster.name, Some(nats))
+    });
+    Ok((log, Snapshots::new(objects.await?, SnapshotOptions::default())))
+}
+
+/// Looks for peers among the seeds and in the DNS.
+fn discover(
+    config: &Config,
+    own: discovery::Own,
+) -> Result<watch::Receiver<discovery::Found>, StartError> {
+    let mut look = discovery::Options::new(own);
+    if let Some(seeds) = &config.cluster.seeds {
+        let seeds = Seed::parse_list("cluster.seeds", seeds);
+        look.seeds = seeds.map_err(|e| StartError::Unavailable(e.to_string()))?;
+    }
+    look.dns = dns().map_err(StartError::Unavailable)?;
+    Ok(Discovery::start(look))
+}
+
+// ---- what the node reports to its cluster ------------------------------------------------------
+
+fn change_placement(registry: Registry) -> Box<ChangeAvoid> {
+    Box::new(move |change| {
+        let registry = registry.clone();
+        Box::pin(async move {
+            registry.change_placement(|placement| change(&mut placement.avoid)).await.map(drop)
+        })
+    })
+}
+
+fn leave(membership: Membership) -> Box<dyn Fn() + Send + Sync> {
+    Box::new(move || {
+        let membership = membership.clone();
+        crate::task::spawn("leaving", async move { membership.set_leaving().await });
+    })
+}
+
+fn expel(membership: Membership) -> Box<dyn Fn(u128) + Send + Sync> {
+    Box::new(move |instance| {
+        let membership = membership.clone();
+        crate::task::spawn("expelling", async move { membership.expel(instance).await });
+    })
+}
+
+fn report_unfit(membership: Membership) -> Box<ReportUnfit> {
+    Box::new(move |unfit| {
+        let membership = membership.clone();
+        crate::task::spawn("fitness", async move { membership.set_unfit(unfit).await });
+    })
+}
+
 /// Retries until the timeout what the engine can't do yet, for example because its servers have
 /// just been started.
-async fn patiently<T, E: Into<StartError>>(
+async fn retrying<T, E: Into<StartError>>(
     config: &Config,
     doing: &Doing,
     what: &str,

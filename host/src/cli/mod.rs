@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod assemble;
 mod boot;
 mod client;
 mod cluster;
@@ -22,6 +23,7 @@ mod serve;
 mod service;
 mod serving;
 mod sessions;
+mod signals;
 mod sse;
 mod tail;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! When a slot may be tried again that could not be opened, or that another node took. Pure but for
-//! its lock: the caller says what time it is.
+//! its lock: the caller passes the time.
 
 use crate::{backoff::step, limits, names::SlotId, random};
 use parking_lot::Mutex;
@@ -44,7 +44,7 @@ impl Backoffs {
         backoff.until = now + random::spread(step, 0.5..1.0);
     }
 
-    /// The slot was opened: what failed before says nothing of the next time.
+    /// The slot was opened: earlier failures no longer count.
     pub fn opened(&self, slot: SlotId) {
         self.reset_failures_if(|other, _| *other == slot);
     }

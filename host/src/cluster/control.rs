@@ -23,7 +23,7 @@ pub enum ControlRequest {
     Release {
         slot: SlotId,
         to: Arc<str>,
-        /// What `to` can run; `None`: it is of a version that does not say.
+        /// What `to` can run; `None`: it is of a version that does not report it.
         #[serde(default)]
         loaded: Option<Loaded>,
     },

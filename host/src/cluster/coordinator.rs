@@ -1,7 +1,7 @@
 //! The task that compares this node's slots with the ring's assignment, and starts moves.
 
 use super::{
-    ChangeAvoid, Cluster, EngineProbe, SayUnfit,
+    ChangeAvoid, Cluster, EngineProbe, ReportUnfit,
     control::{ControlRequest, ControlResponse},
     fitness, links,
     plan::{self, Action, SlotState},
@@ -35,7 +35,7 @@ pub struct ClusterOptions {
     pub request_deadline: Duration,
     /// Messages that may wait for a slot that moves.
     pub held_max: usize,
-    /// Made at start: tells this process from another of the same name.
+    /// Chosen at start: distinguishes this process from another of the same name.
     pub instance: u128,
 }
 
@@ -48,10 +48,10 @@ pub struct ClusterParts {
     pub placement: watch::Receiver<Arc<Placement>>,
     /// Fed by the slots' tasks.
     pub ended: mpsc::UnboundedReceiver<Ended>,
-    /// Tells the others that this node gives its slots away.
+    /// Announces to the others that this node hands over its slots.
     pub leave: Box<dyn Fn() + Send + Sync>,
-    /// Tells the others that this node can't serve, or that it can again.
-    pub say_unfit: Box<SayUnfit>,
+    /// Reports to the others that this node can't serve, or that it can again.
+    pub report_unfit: Box<ReportUnfit>,
     pub engine: Box<EngineProbe>,
     pub change_avoid: Box<ChangeAvoid>,
 }
@@ -59,7 +59,7 @@ pub struct ClusterParts {
 impl Cluster {
     pub fn start(options: ClusterOptions, parts: ClusterParts) -> Arc<Self> {
         let ClusterParts { own, router, peers, members, placement, ended, .. } = parts;
-        let ClusterParts { leave, say_unfit, engine, change_avoid, .. } = parts;
+        let ClusterParts { leave, report_unfit, engine, change_avoid, .. } = parts;
         let forwarder = Forwarder::new(
             router.clone(),
             peers,
@@ -82,7 +82,7 @@ impl Cluster {
             backoffs: Default::default(),
             trust: Trust::new(crate::clock::now()),
             steady: watch::Sender::new(true),
-            told: Default::default(),
+            reported: Default::default(),
             sealed: Default::default(),
             gained: Default::default(),
             claims: Default::default(),
@@ -91,7 +91,7 @@ impl Cluster {
             settled: Default::default(),
             joined: Default::default(),
             leave,
-            say_unfit,
+            report_unfit,
             engine,
             change_avoid,
         });
@@ -101,7 +101,8 @@ impl Cluster {
         cluster
     }
 
-    /// A new view, slots to avoid, or others to be believed: the table, and who has not said yet what it owns.
+    /// The view, the slots to avoid, or whether peers' reports count has changed: computes the table,
+    /// and which nodes have not reported yet what they own.
     fn look_around(&self) {
         let members = self.members.borrow().clone();
         let placement = self.placement.borrow().clone();
@@ -115,11 +116,11 @@ impl Cluster {
         metrics().view_members.set(members.alive.len() as f64);
         *self.table.write() = Arc::new(table);
         self.forwarder.refused().sweep(|name| members.get(name).is_some());
-        let mut told = self.told.lock();
+        let mut reported = self.reported.lock();
         let alive: HashSet<u128> = members.alive.iter().map(|member| member.instance).collect();
-        told.retain(|instance| alive.contains(instance));
-        told.extend(members.get(&self.own).map(|own| own.instance));
-        for member in members.alive.iter().filter(|member| !told.contains(&member.instance)) {
+        reported.retain(|instance| alive.contains(instance));
+        reported.extend(members.get(&self.own).map(|own| own.instance));
+        for member in members.alive.iter().filter(|member| !reported.contains(&member.instance)) {
             self.forwarder.refused().forget(&member.name);
             let Some(this) = self.me.upgrade() else { return };
             crate::task::spawn("owned slots", this.learn_owned(member.clone()));
@@ -141,11 +142,11 @@ impl Cluster {
             }
             tokio::time::sleep(wait.next()).await;
         }
-        self.told.lock().insert(member.instance);
+        self.reported.lock().insert(member.instance);
         self.nudge();
     }
 
-    /// A peer has said that it owns slots.
+    /// A peer has reported that it owns slots.
     pub(super) fn learn(&self, peer: &Arc<str>, slots: &[(SlotId, u64)]) {
         for &(slot, term) in slots {
             if self.router.on(slot, Event::Owns { peer, term }) == Outcome::Abandon
@@ -160,7 +161,7 @@ impl Cluster {
     /// may be opened again then.
     fn on_ended(&self, ended: &Ended) {
         let Ended { slot, task, error } = ended;
-        // Its successor may have been opened before this was heard.
+        // Its successor may have been opened before this event arrived.
         if self.router.phase(*slot).ok() != Some(Phase::Failed { task: *task }) {
             return;
         }
@@ -201,9 +202,9 @@ impl Cluster {
     pub(super) fn reconcile(&self) {
         let table = self.table();
         let members = self.members.borrow().clone();
-        let told = self.told.lock();
-        let all_told = members.alive.iter().all(|member| told.contains(&member.instance));
-        drop(told);
+        let reported = self.reported.lock();
+        let all_reported = members.alive.iter().all(|member| reported.contains(&member.instance));
+        drop(reported);
         let (takeovers, handoffs) = self.moves.running();
         let steady = *self.steady.borrow();
         // A node that can't commit can't release a slot either.
@@ -212,7 +213,7 @@ impl Cluster {
             own: &self.own,
             table: &table,
             can_be_asked: &|name| members.get(name).is_some_and(can_release),
-            all_told,
+            all_reported,
             takeovers: limits::TAKEOVERS_MAX.saturating_sub(takeovers),
             handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
         };
@@ -241,7 +242,7 @@ impl Cluster {
             _ => true,
         });
         let missing = missing.count();
-        let settled = missing == 0 && all_told;
+        let settled = missing == 0 && all_reported;
         self.settled.store(settled, Ordering::Relaxed);
         if settled {
             self.joined.store(true, Ordering::Relaxed);
@@ -273,7 +274,7 @@ impl Cluster {
         });
     }
 
-    /// Tells the others what this node has gained.
+    /// Reports to the others which slots this node has gained.
     fn announce(&self) {
         let gained = std::mem::take(&mut *self.gained.lock());
         if gained.is_empty() {
@@ -287,7 +288,7 @@ impl Cluster {
                 return;
             };
             crate::task::run(async move {
-                // Whoever does not hear of it is told when it asks the wrong node.
+                // A node that misses it learns it when it asks the wrong node.
                 let _ = this.ask(&name, &ask).await;
             });
         }
@@ -340,7 +341,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
             this.reconcile();
         }
         if last_told.elapsed() >= limits::OWNED_REPEAT {
-            // Whoever was cut off has missed what was said meanwhile.
+            // A node that was cut off has missed earlier reports.
             last_told = crate::clock::now();
             *this.gained.lock() = this.router.here();
         }

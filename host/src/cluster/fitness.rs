@@ -21,7 +21,7 @@ use std::{
 /// most.
 pub type EngineProbe = dyn Fn() -> BoxFuture<'static, bool> + Send + Sync;
 
-/// What is known of one thing that a node needs. Pure: the caller says what time it is.
+/// The state of one thing that a node needs. Pure: the caller passes the time.
 #[derive(Debug)]
 pub struct Fitness {
     /// Looks in a row that failed.
@@ -94,7 +94,7 @@ impl Fitness {
     }
 }
 
-/// Looks after this node's fitness, and says what it finds.
+/// Checks this node's fitness, and reports changes.
 pub(super) async fn watch(cluster: Weak<Cluster>) {
     let (mut engine, mut disk) = (Fitness::default(), Fitness::default());
     let mut tick = tokio::time::interval(limits::FITNESS_INTERVAL);
@@ -129,10 +129,10 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
             }
             said = unfit;
         }
-        // Until the own view shows it: what is said may have been lost.
+        // Until this node's own view shows it: a report may be lost.
         let shown = this.members().get(&this.own).and_then(|own| own.unfit);
         if shown != unfit {
-            (this.say_unfit)(unfit);
+            (this.report_unfit)(unfit);
         }
         let steady = engine.is_steady(now);
         this.steady.send_if_modified(|known| std::mem::replace(known, steady) != steady);

@@ -22,8 +22,8 @@ use futures_util::{
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
-/// What a node can tell of itself beyond its slots.
-pub trait Teller: Send + Sync + 'static {
+/// What the cluster asks of its own node beyond its slots.
+pub trait LocalNode: Send + Sync + 'static {
     fn slots(&self) -> Vec<crate::message::SlotInfo>;
     fn swap(&self, service: &crate::names::ServiceName) -> Option<crate::swap::SwapShare>;
     /// How many sessions of a service are here, by deployment.
@@ -42,23 +42,23 @@ pub trait Teller: Send + Sync + 'static {
 
 /// Handles requests once there is a node to handle them.
 #[derive(Default)]
-pub struct LateHandler(OnceLock<(Arc<Cluster>, Arc<dyn Teller>)>);
+pub struct LateHandler(OnceLock<(Arc<Cluster>, Arc<dyn LocalNode>)>);
 
 type Handled = BoxFuture<'static, Result<Response, Error>>;
 
 impl LateHandler {
-    pub fn set(&self, cluster: Arc<Cluster>, teller: Arc<dyn Teller>) {
-        let _ = self.0.set((cluster, teller));
+    pub fn set(&self, cluster: Arc<Cluster>, local: Arc<dyn LocalNode>) {
+        let _ = self.0.set((cluster, local));
     }
 }
 
 impl Handler for LateHandler {
     fn handle(&self, from: &Arc<str>, request: Request) -> Handled {
-        let Some((cluster, teller)) = self.0.get() else {
+        let Some((cluster, local)) = self.0.get() else {
             let error = Error::of(Cause::Stopping, "the node is starting");
             return ready(Err(error)).boxed();
         };
-        handle(cluster, teller, from, request)
+        handle(cluster, local, from, request)
     }
 }
 
@@ -66,7 +66,7 @@ macro_rules! handle {
     (forwarded { $($Op:ident,)* } $($rest:tt)*) => {
         fn handle(
             cluster: &Arc<Cluster>,
-            teller: &Arc<dyn Teller>,
+            local: &Arc<dyn LocalNode>,
             from: &Arc<str>,
             request: Request,
         ) -> Handled {
@@ -75,11 +75,11 @@ macro_rules! handle {
                 Request::Message { key, message, lane } => {
                     cluster.message(from, key, message, lane)
                 }
-                Request::Slots => ready(Ok(Response::Slots(teller.slots()))).boxed(),
+                Request::Slots => ready(Ok(Response::Slots(local.slots()))).boxed(),
                 Request::Control(words) => {
-                    let (cluster, teller, from) = (cluster.clone(), teller.clone(), from.clone());
+                    let (cluster, local, from) = (cluster.clone(), local.clone(), from.clone());
                     async move {
-                        let told = cluster.answer(&*teller, &from, &words).await?;
+                        let told = cluster.answer(&*local, &from, &words).await?;
                         Ok(Response::Control(control::encode(&told)?))
                     }
                     .boxed()
@@ -113,8 +113,8 @@ impl Cluster {
         self.deliver(slot, |reply| operation.mail(reply), O::response, O::PURPOSE, |_| {})
     }
 
-    /// Puts mail into a slot's mailbox before it returns; where the slot is not here, or leaves
-    /// under it, says where it went. `turned_away` is called first then.
+    /// Puts mail into a slot's mailbox before it returns. If the slot is not here, or leaves
+    /// meanwhile, calls `turned_away` and then returns where the slot went.
     fn deliver<T: Send + 'static>(
         &self,
         slot: SlotId,
@@ -170,7 +170,7 @@ impl Cluster {
         }
     }
 
-    /// Holds a request of a slot that is on its way, and says then where it went.
+    /// Holds a request for a slot that is moving, and then returns where it went.
     async fn moved(&self, slot: SlotId) -> Result<Response, Error> {
         let mut place = self.router.watch_place(slot)?;
         let settled = place.wait_for(|place| *place != Place::Moving);
@@ -180,7 +180,7 @@ impl Cluster {
 
     async fn answer(
         &self,
-        teller: &dyn Teller,
+        local: &dyn LocalNode,
         from: &Arc<str>,
         words: &Bytes,
     ) -> Result<ControlResponse, Error> {
@@ -205,14 +205,14 @@ impl Cluster {
                 ControlResponse::Done
             }
             ControlRequest::Drain => {
-                teller.drain();
+                local.drain();
                 ControlResponse::Done
             }
-            ControlRequest::View => ControlResponse::View(Box::new(self.view(teller.not_ready()))),
-            ControlRequest::Swap { service } => ControlResponse::Swap(teller.swap(&service)),
-            ControlRequest::Purge { service } => ControlResponse::Purge(teller.purge(&service)),
+            ControlRequest::View => ControlResponse::View(Box::new(self.view(local.not_ready()))),
+            ControlRequest::Swap { service } => ControlResponse::Swap(local.swap(&service)),
+            ControlRequest::Purge { service } => ControlResponse::Purge(local.purge(&service)),
             ControlRequest::Sessions { service } => {
-                ControlResponse::Sessions(teller.sessions(service).await?)
+                ControlResponse::Sessions(local.sessions(service).await?)
             }
         })
     }

@@ -1,8 +1,8 @@
 //! Moving a slot from one node to another.
 //!
 //! The new owner prepares (compiles plugins, catches up the state) while the old one serves. Then
-//! it asks the old owner to release the slot, and says what it has loaded; an owner that runs
-//! something newer refuses, and goes on. Otherwise the old owner accepts no more messages for the
+//! it asks the old owner to release the slot, and reports what it has loaded; an owner that runs
+//! something newer refuses, and keeps serving. Otherwise the old owner accepts no more messages for the
 //! slot, commits what is in flight, and appends a release record; new messages wait. The new owner
 //! claims the slot and notifies the old one. Then what waits goes there, or, if a peer sent it, back
 //! to the peer with the new owner's name. If no claim follows in time, the old owner claims the slot
@@ -97,7 +97,7 @@ impl Cluster {
         for _ in 0..2 {
             let alone = Arc::new(self.router.hold(slot).await?);
             let meta = catch_up_alone(slot, self.context.clone(), CatchUp::Now, alone).await?;
-            // Its services may have been swapped since, also by what this node has not heard of.
+            // Its services may have been swapped since, also by a change that has not reached this node.
             if let Some(registry) = self.context.registry() {
                 for active in meta.active.values().filter(|active| active.deployment != REMOVED) {
                     registry.ensure_generation(&active.service, active.generation).await?;
@@ -226,7 +226,7 @@ impl Cluster {
             if tokio::time::timeout(limits::HANDOFF_DEADLINE, moved).await.is_ok() {
                 return;
             }
-            // It may have been taken while this process did not run; its new owner says so soon.
+            // It may have been taken while this process was paused; its new owner reports so soon.
             if self.trust.is_good(crate::clock::now()) {
                 break;
             }

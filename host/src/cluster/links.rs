@@ -1,6 +1,6 @@
 //! Which links to other nodes are missing, and whether this node is not ready because of it.
 //!
-//! A load balancer takes a node that is not ready out, so a node must say so only when others do
+//! A load balancer takes a node that is not ready out, so a node must report so only if others do
 //! better. A node that can't reach the owners of most slots answers most requests with 503: it is not
 //! ready when the nodes that it reaches, itself included, are fewer than half of those that it sees.
 //! With exactly half, as of two nodes when one link is gone, it is not ready if those that it does
@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is known of this node's links. Pure: the caller says what time it is.
+/// The state of this node's links. Pure: the caller passes the time.
 #[derive(Debug, Default)]
 pub struct Links {
     /// By name and instance: since when a link is missing.
@@ -40,7 +40,7 @@ pub struct Links {
 
 #[derive(Debug, Default)]
 struct Missing {
-    /// And why there is none.
+    /// And why this node has no link to it.
     to: Option<(Instant, String)>,
     from: Option<Instant>,
 }
@@ -206,7 +206,7 @@ mod tests {
         links.state().clone()
     }
 
-    /// What each node says once the links have been so for a while.
+    /// What each node reports once the links have been in this state for a while.
     fn settled(up: &[Vec<bool>]) -> Vec<State> {
         let (all, start) = (vec![vec![true; up.len()]; up.len()], Instant::now());
         let node = |own| {

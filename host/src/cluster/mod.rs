@@ -1,8 +1,8 @@
 //! A cluster of nodes: who is in it, who owns which slot, and how slots move.
 //!
 //! Membership is a hint for liveness and the ring proposes; the slot's log decides who owns it.
-//! [`plan`] says what this node should do about its slots, [`coordinator`] does it, [`handoff`] is
-//! the protocol between the old owner and the new, [`control`] its words.
+//! [`plan`] decides what this node should do about its slots, [`coordinator`] does it, [`handoff`] is
+//! the protocol between the old owner and the new, [`control`] its messages.
 
 mod backoff;
 pub mod control;
@@ -22,7 +22,7 @@ pub mod views;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
 pub use fitness::EngineProbe;
-pub use handler::{LateHandler, Teller};
+pub use handler::{LateHandler, LocalNode};
 
 use crate::{
     cluster::views::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
@@ -74,13 +74,13 @@ pub struct Cluster {
     backoffs: Backoffs,
     /// Whether this process ran all the time.
     trust: Trust,
-    /// What the others say of their fitness counts.
+    /// Whether the others' reports of their fitness count.
     steady: watch::Sender<bool>,
-    /// Processes that have said what they own, or had time to.
-    told: Mutex<HashSet<u128>>,
+    /// Processes that have reported what they own, or had time to.
+    reported: Mutex<HashSet<u128>>,
     /// When slots that are being given away were sealed.
     sealed: Mutex<HashMap<SlotId, Instant>>,
-    /// Slots that this node has opened and not told its peers of yet.
+    /// Slots that this node has opened and not reported to its peers yet.
     gained: Mutex<Vec<(SlotId, Term)>>,
     /// How often this node has opened a slot.
     claims: Mutex<BTreeMap<SlotId, u64>>,
@@ -91,7 +91,7 @@ pub struct Cluster {
     settled: AtomicBool,
     joined: AtomicBool,
     leave: Box<dyn Fn() + Send + Sync>,
-    say_unfit: Box<SayUnfit>,
+    report_unfit: Box<ReportUnfit>,
     engine: Box<EngineProbe>,
     change_avoid: Box<ChangeAvoid>,
 }
@@ -101,8 +101,8 @@ pub type AvoidChange = Box<dyn Fn(&mut Avoid) + Send + Sync>;
 /// Writes such a change where all nodes see it.
 pub type ChangeAvoid = dyn Fn(AvoidChange) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
 
-/// Tells the others that this node can't serve, or that it can again.
-pub type SayUnfit = dyn Fn(Option<Unfit>) + Send + Sync;
+/// Reports to the others that this node can't serve, or that it can again.
+pub type ReportUnfit = dyn Fn(Option<Unfit>) + Send + Sync;
 
 /// Who has which slot, and under which term.
 #[derive(Debug, PartialEq, Eq)]
@@ -227,8 +227,8 @@ impl Cluster {
         &self.own
     }
 
-    /// Does `work`, which adds up what each node says of its slots, and says whether it has all of
-    /// them: a slot that nobody has, or that moves meanwhile, is in no node's share, or in two.
+    /// Runs `work`, which sums up each node's report of its slots, and returns whether it covers all
+    /// of them: a slot without an owner, or one that moves meanwhile, is in no report, or in two.
     pub async fn over_all_slots<T>(&self, work: impl Future<Output = T>) -> (T, bool) {
         let before = self.owners().await;
         let done = work.await;
@@ -240,7 +240,7 @@ impl Cluster {
         self.owners().await.is_whole()
     }
 
-    /// Which node has which slot, as the nodes that answer say it.
+    /// Which node has which slot, as reported by the nodes that answer.
     async fn owners(&self) -> Owners {
         let mut owners = BTreeMap::new();
         owners.extend(self.router.here().into_iter().map(|slot| (slot, self.own.clone())));
@@ -280,7 +280,7 @@ impl Cluster {
         }
     }
 
-    /// What the other nodes say of the slots that they own.
+    /// The other nodes' reports of the slots that they own.
     pub async fn slots_of_peers(&self) -> BTreeMap<SlotId, SlotInfo> {
         let members = self.members();
         let others = members.alive.iter().filter(|member| member.name != self.own);
@@ -303,7 +303,7 @@ impl Cluster {
         slots
     }
 
-    /// What the other nodes have done of a service's last swap, and how many did not say.
+    /// What the other nodes have done of a service's last swap, and how many did not answer.
     pub async fn swap_shares(&self, service: &ServiceName) -> (Vec<SwapShare>, usize) {
         let (mut shares, mut silent) = (Vec::new(), 0);
         for (_, told) in self.ask_all(&ControlRequest::Swap { service: service.clone() }).await {
@@ -318,8 +318,8 @@ impl Cluster {
     /// Moves a slot off the node that has it, and keeps it off until the next rebalance.
     ///
     /// # Errors
-    /// `no-other-node` when there is none to take it; `unavailable` when none took it in time; `storage-unavailable` when the cluster's
-    /// settings can't be written.
+    /// `no-other-node` when no other node can take it; `unavailable` when none took it in time;
+    /// `storage-unavailable` when the cluster's settings can't be written.
     pub async fn drain_slot(&self, slot: SlotId) -> Result<Drained, Error> {
         let mut place = self.router.watch_place(slot)?;
         let from = self.owner(slot).ok_or_else(|| {
@@ -390,7 +390,7 @@ impl Cluster {
         self.nudge();
     }
 
-    /// As [`Self::retry`], on all nodes. Gives those that did not hear of it.
+    /// As [`Self::retry`], on all nodes. Returns those that could not be reached.
     async fn retry_everywhere(&self, slot: Option<SlotId>) -> Vec<String> {
         self.retry(slot);
         let told = self.ask_all(&ControlRequest::Retry { slot }).await.into_iter();

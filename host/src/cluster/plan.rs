@@ -11,7 +11,7 @@ pub struct SlotState {
     pub busy: bool,
     /// It must not be tried again before so long.
     pub not_before: Option<Duration>,
-    /// A move of it from this node was cancelled, and nothing was said since: it stays there.
+    /// A move of it from this node was cancelled, and nothing has overridden that: it stays there.
     pub kept_at: Option<Arc<str>>,
 }
 
@@ -21,9 +21,9 @@ pub struct Input<'a> {
     pub table: &'a Table,
     /// Whether a node is alive by that view (those that leave are), and could release a slot.
     pub can_be_asked: &'a dyn Fn(&str) -> bool,
-    /// Every peer has said what it owns, or had time to. Until then what is known of nobody may
-    /// well be somebody's.
-    pub all_told: bool,
+    /// Every peer has reported what it owns, or had time to. Until then a slot without a known
+    /// owner may well have one.
+    pub all_reported: bool,
     /// Slots that may be taken over and handed over to this node now, beside those under way.
     pub takeovers: usize,
     pub handoffs: usize,
@@ -50,7 +50,7 @@ pub fn actions(input: &Input, slots: impl Iterator<Item = SlotState>) -> Vec<Act
         match owner {
             Some(from) if state.kept_at.as_ref() == Some(&from) => {}
             Some(from) => handoffs.push(Action::HandOff { slot, from }),
-            None if input.all_told => takeovers.push(Action::TakeOver { slot }),
+            None if input.all_reported => takeovers.push(Action::TakeOver { slot }),
             None => {}
         }
     }
@@ -73,13 +73,13 @@ mod tests {
         state(Place::Away { owner: Some(owner.into()), term: 3 })
     }
 
-    fn plan(nodes: &[&str], all_told: bool, slots: Vec<SlotState>) -> Vec<Action> {
+    fn plan(nodes: &[&str], all_reported: bool, slots: Vec<SlotState>) -> Vec<Action> {
         let table = Table::new(&View::new(1, nodes.iter().copied()), slots.len() as u16);
         let input = Input {
             own: "a",
             table: &table,
             can_be_asked: &|name| nodes.contains(&name),
-            all_told,
+            all_reported,
             takeovers: 2,
             handoffs: 1,
         };

@@ -211,7 +211,7 @@ impl World {
                 leave.send_replace(true);
             }),
             level: None,
-            say_unfit: Box::new(move |unfit| say_unfit(&views, &own, unfit)),
+            report_unfit: Box::new(move |unfit| report_unfit(&views, &own, unfit)),
             engine: Box::new(move || {
                 let stands = *stands.borrow();
                 Box::pin(std::future::ready(stands))
@@ -335,7 +335,7 @@ fn members(number: u64, own: &Arc<str>, names: &[&str], leaving: &[&str]) -> Arc
 }
 
 /// All hear of it at once.
-fn say_unfit(views: &Views, name: &str, unfit: Option<Unfit>) {
+fn report_unfit(views: &Views, name: &str, unfit: Option<Unfit>) {
     for view in &*views.lock() {
         view.send_modify(|members| {
             let members = Arc::make_mut(members);

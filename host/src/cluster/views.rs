@@ -1,4 +1,4 @@
-//! What a cluster tells of its nodes, and of the moves of slots.
+//! What a cluster reports of its nodes, and of the moves of slots.
 
 use crate::{
     log::{Position, Term},
@@ -21,7 +21,7 @@ pub struct Drained {
     pub slot: SlotId,
     pub term: Term,
     pub position: Position,
-    /// Where it went. On a resettable node it starts again there, at its next message.
+    /// The node that has it now. A resettable node keeps it and starts it again at its next message.
     pub to: String,
 }
 
@@ -33,24 +33,24 @@ pub struct Rebalanced {
     pub detail: String,
 }
 
-/// A node as `slotd nodes` shows it: what it believes.
+/// A node as `slotd nodes` shows it: what it sees.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
     pub node: String,
     pub version: String,
-    /// Where its peers and its clients reach it.
+    /// The addresses at which its peers and its clients reach it.
     pub peer: String,
     pub api: String,
     /// Its view's number, counted by itself.
     pub view: u64,
-    /// Whom it believes to be alive.
+    /// The nodes that it considers alive.
     pub members: Vec<String>,
-    /// Those of them that give their slots away.
+    /// Those of them that hand over their slots and leave.
     pub leaving: Vec<String>,
     /// Slots that it owns, and that the ring of its view gives it.
     pub owned: u32,
     pub proposed: u32,
-    /// Moves that it has under way.
+    /// Moves in progress to it.
     pub moving: u32,
     /// Why it is not ready, if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ pub struct NodeView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(default)]
     pub unfit: Option<String>,
-    /// Links with other nodes that are missing, if any are.
+    /// Missing links to other nodes, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(default)]
     pub links: Option<String>,
@@ -81,7 +81,7 @@ pub struct NodesInfo {
 pub struct LevelInfo {
     /// The one in force.
     pub level: u16,
-    /// The next one, if everything that has to read it can: it is raised by itself after `level_wait`.
+    /// The next one, if every node can read it: it is raised automatically after `level_wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub may_rise_to: Option<u16>,
     /// What each node that is alive can read.
@@ -101,23 +101,23 @@ pub struct SilentNode {
     pub why: String,
 }
 
-/// A node that has begun to give its slots away; it ends when it has none.
+/// A node that has begun to hand over its slots; it exits when it has none.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NodeDraining {
     pub node: String,
-    /// Slots that it has to give away, as far as the node that was asked knows.
+    /// Slots that it has to hand over, as far as the node that was asked knows.
     pub slots: u32,
-    /// The nodes that take them.
+    /// The nodes that take them over.
     pub takers: Vec<String>,
 }
 
-/// How far a move of a slot is.
+/// The state of a move of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MoveState {
     /// The new owner loads plugins and state while the old one serves.
     Preparing,
-    /// The old owner finishes what it has and holds what comes.
+    /// The old owner finishes the messages that it has and holds new ones.
     Sealing,
     /// The new owner claims the slot.
     Claiming,
@@ -126,7 +126,7 @@ pub enum MoveState {
     Cancelled,
 }
 
-/// A move of a slot to the node that tells of it.
+/// A move of a slot, as the node that it moves to reports it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MoveInfo {
     /// Unique on the node `to`.
@@ -136,20 +136,20 @@ pub struct MoveInfo {
     pub from: Option<String>,
     pub to: String,
     pub state: MoveState,
-    /// Why it failed, or what the last try met.
+    /// Why it, or the last try, failed.
     pub error: Option<String>,
     pub started_ms: u64,
     pub elapsed_ms: f64,
-    /// How long nobody served the slot, of a planned move that is done.
+    /// How long no node served the slot; only for a planned move that is done.
     pub pause_ms: Option<f64>,
 }
 
 /// The moves of slots that the nodes know of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct MovesInfo {
-    /// Of all that the nodes remember, shown or not.
+    /// Counts of all moves that the nodes remember, shown or not.
     pub counts: MoveCounts,
-    /// Those under way by slot, then those that have ended, the latest first.
+    /// Those in progress by slot, then the ended ones, the latest first.
     pub moves: Vec<MoveInfo>,
     /// Nodes that did not answer, with the reason.
     pub silent: Vec<SilentNode>,
@@ -167,7 +167,7 @@ pub struct MoveCounts {
 }
 
 impl MovesInfo {
-    /// Orders and counts what the nodes told; shows at most `ended_max` of those that have ended.
+    /// Sorts and counts what the nodes reported; shows at most `ended_max` of the ended ones.
     pub fn new(mut moves: Vec<MoveInfo>, silent: Vec<SilentNode>, ended_max: usize) -> Self {
         let mut counts = MoveCounts::default();
         for info in &moves {
@@ -201,8 +201,8 @@ impl MoveState {
     }
 }
 
-/// A move that was cancelled; its slot stays where it was until the view changes, or somebody asks
-/// for a move of it.
+/// A cancelled move; the slot stays where it was until the view changes, or it is drained or
+/// rebalanced.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct MoveCancelled {
     /// Where the slot would have gone.

@@ -1,8 +1,16 @@
 //! Reads every source, checks every value, and reports all problems.
 
+mod checks;
+mod kubernetes;
+
+use self::{
+    checks::{open_files, warnings},
+    kubernetes::is_of_kubernetes,
+};
 use super::{
     Config, Listener,
     keys::{self, KEYS, Key, OTHER_ENV},
+    spelling::nearest,
     value::{REDACTED, Secret, Value},
 };
 use crate::limits;
@@ -11,8 +19,6 @@ use std::{
     ffi::OsString,
     fmt,
     io::Read as _,
-    net::IpAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 use toml::de::{DeTable, DeValue};
@@ -252,7 +258,7 @@ impl Loading {
                 (None, _) => {
                     let names = KEYS.iter().map(|key| key.name);
                     let tables = keys::TABLES.iter().map(|(table, _)| *table);
-                    let near = keys::nearest(&full, names.chain(tables));
+                    let near = nearest(&full, names.chain(tables));
                     let message = match near {
                         Some(near) => format!("unknown key; did you mean {near}?"),
                         None => "unknown key; `slotd serve --help` lists all keys".into(),
@@ -306,7 +312,7 @@ impl Loading {
             (None, value) => {
                 let known: Vec<String> = KEYS.iter().map(Key::env).collect();
                 let others = OTHER_ENV.iter().map(|(name, _)| *name);
-                let near = keys::nearest(&shown, known.iter().map(String::as_str).chain(others));
+                let near = nearest(&shown, known.iter().map(String::as_str).chain(others));
                 let message = match near {
                     Some(near) => format!("unknown variable; did you mean {near}?"),
                     None => "unknown variable; `slotd serve --help` lists the keys \
@@ -359,110 +365,6 @@ impl Loading {
             }
         }
     }
-
-    /// Checks across values. Skipped for values that are invalid themselves: the defaults in their
-    /// place would cause misleading errors.
-    fn cross_checks(&mut self) {
-        let bad: Vec<String> = self.problems.iter().map(|p| p.key.clone()).collect();
-        let sound = |keys: &[&str]| !keys.iter().any(|key| bad.iter().any(|b| b == key));
-        let origin = |loading: &Self, key: &str| {
-            loading.origins.get(key).cloned().unwrap_or(Origin::Default)
-        };
-        for name in ["api", "admin"] {
-            let [listen, token, file] =
-                ["listen", "token", "token_file"].map(|k| format!("{name}.{k}"));
-            let Listener { listen: address, token: secret, .. } =
-                listener(&mut self.config, &listen).clone();
-            let exposed = !address.ip().to_canonical().is_loopback();
-            if exposed
-                && secret.is_none()
-                && !self.config.insecure
-                && sound(&[&listen, &token, &file])
-            {
-                let message = format!(
-                    "without a token, anyone who reaches this address can use it: set {token} or \
-                     {file}, or pass --insecure if you mean it"
-                );
-                self.problem(
-                    &listen,
-                    Some(format!("{address:?}")),
-                    &origin(self, &listen),
-                    message,
-                );
-            }
-        }
-        let (api, admin) = (self.config.api.listen, self.config.admin.listen);
-        if api == admin && api.port() != 0 && sound(&["api.listen", "admin.listen"]) {
-            let message = "the same as api.listen; the two listeners need different addresses";
-            let origin = origin(self, "admin.listen");
-            self.problem("admin.listen", Some(format!("{admin:?}")), &origin, message);
-        }
-        self.check_cluster(&sound);
-        let (memory, total) =
-            (self.config.guest_memory_bytes, self.config.guest_memory_total_bytes);
-        if memory as u64 > total && sound(&["guests.memory", "guests.memory_total"]) {
-            let message = format!(
-                "more than guests.memory_total ({}), so no instance could ever use it",
-                Value::Size(total)
-            );
-            let shown = Value::Size(memory as u64).to_string();
-            self.problem(
-                "guests.memory",
-                Some(format!("{shown:?}")),
-                &origin(self, "guests.memory"),
-                message,
-            );
-        }
-        if self.config.guest_deadline > self.config.request_deadline
-            && sound(&["guests.deadline", "api.request_deadline"])
-        {
-            let message = format!(
-                "longer than api.request_deadline ({}), so a call could outlast its request",
-                Value::Duration(self.config.request_deadline)
-            );
-            let shown = Value::Duration(self.config.guest_deadline).to_string();
-            self.problem(
-                "guests.deadline",
-                Some(format!("{shown:?}")),
-                &origin(self, "guests.deadline"),
-                message,
-            );
-        }
-    }
-}
-
-impl Loading {
-    fn check_cluster(&mut self, sound: &dyn Fn(&[&str]) -> bool) {
-        let cluster = self.config.cluster.clone();
-        let of = |loading: &Self, key: &str| {
-            loading.origins.get(key).cloned().unwrap_or(Origin::Default)
-        };
-        if !self.config.is_cluster() {
-            return;
-        }
-        if cluster.secret.is_none() && sound(&["cluster.secret", "cluster.secret_file"]) {
-            let message = "not set; the nodes of a cluster authenticate each other with it. Make \
-                one with `slotd cluster secret`";
-            let origin = of(self, "cluster.secret");
-            self.problem("cluster.secret", None, &origin, message);
-        }
-        if let Some(secret) = &cluster.secret
-            && !cluster.accept_weak_secret
-            && let Err(weak) = crate::peer::secret::check(secret.reveal())
-        {
-            let origin = of(self, "cluster.secret");
-            self.problem("cluster.secret", Some(REDACTED.into()), &origin, weak);
-        }
-        let advertised = cluster.advertise.unwrap_or(cluster.listen);
-        if advertised.ip().is_unspecified() && sound(&["cluster.listen", "cluster.advertise"]) {
-            let message = "peers can't connect to this address; set cluster.advertise to one they \
-                can reach";
-            let key =
-                if cluster.advertise.is_some() { "cluster.advertise" } else { "cluster.listen" };
-            let origin = of(self, key);
-            self.problem(key, Some(format!("{advertised:?}")), &origin, message);
-        }
-    }
 }
 
 /// A wrong value may also be long.
@@ -486,35 +388,6 @@ fn secret<'a>(config: &'a mut Config, key: &str) -> (&'a mut Option<Secret>, &'a
     (&mut listener.token, &listener.token_file)
 }
 
-fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (name, listener) in [("api", &config.api), ("admin", &config.admin)] {
-        if listener.token.is_none() && !listener.listen.ip().to_canonical().is_loopback() {
-            let address = listener.listen;
-            warnings.push(format!(
-                "insecure: the {name} listener on {address} has no token; anyone who reaches it can use it"
-            ));
-        }
-    }
-    if config.is_cluster()
-        && let Some(secret) = &config.cluster.secret
-        && let Err(weak) = crate::peer::secret::check(secret.reveal())
-    {
-        warnings.push(format!(
-            "insecure: cluster.accept_weak_secret is set, and cluster.secret is {weak}"
-        ));
-    }
-    if !config.is_cluster() && (config.cluster.seeds.is_some() || config.cluster.secret.is_some()) {
-        warnings.push("cluster.* is set but nats.servers is not: running as a single node".into());
-    }
-    if config.api.token.is_some() && config.api.token == config.admin.token {
-        warnings.push(
-            "api.token and admin.token are the same: every API client can also deploy".into(),
-        );
-    }
-    warnings
-}
-
 /// A misspelt token is still a token.
 fn redact_unknown(name: &str, near: Option<&str>, shown: String) -> String {
     let smells = |name: &str| {
@@ -530,80 +403,8 @@ fn is_foreign(name: &str) -> bool {
     ["SLOTD_TEST_", "SLOTD_BENCH_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a variable is one that Kubernetes sets in every pod to describe a service: one named
-/// `slotd`, or one whose name begins with `slotd-`. Their values distinguish them from typing
-/// errors: `SLOTD_ADMIN_PORT` is `tcp://10.0.0.1:7071` there.
-fn is_of_kubernetes(name: &str, value: &str) -> bool {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let address = |text: &str| text.parse::<IpAddr>().is_ok();
-    let url = |text: &str| {
-        let rest = PROTOCOLS.iter().find_map(|(_, scheme)| text.strip_prefix(scheme));
-        rest.is_some_and(|rest| rest.starts_with("://"))
-    };
-    if name.ends_with("_SERVICE_HOST") {
-        return address(value);
-    }
-    if name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
-        return number(value);
-    }
-    if name.ends_with("_PORT") && url(value) {
-        return true;
-    }
-    // ..._PORT_7070_TCP, and suffixes of it.
-    let described = name.rsplit_once("_PORT_").and_then(|(_, rest)| rest.split_once('_'));
-    let Some((port, protocol)) = described else { return false };
-    let (protocol, part) = protocol.split_once('_').unwrap_or((protocol, ""));
-    let known = PROTOCOLS.iter().any(|(known, _)| *known == protocol);
-    number(port)
-        && known
-        && match part {
-            "" => url(value),
-            "PROTO" => PROTOCOLS.iter().any(|(_, scheme)| *scheme == value),
-            "PORT" => number(value),
-            "ADDR" => address(value),
-            _ => false,
-        }
-}
-
-/// The parts of a service's ports, in names and in values.
-const PROTOCOLS: [(&str, &str); 3] = [("TCP", "tcp"), ("UDP", "udp"), ("SCTP", "sctp")];
-/// How many such variables are named; of more, only the count.
+/// How many variables of Kubernetes are named; of more, only the count.
 const FOREIGN_NAMED_MAX: usize = 4;
-
-/// Files with secrets that every user of the machine can read.
-fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> {
-    let config = &loading.config;
-    let in_file = |key: &&Key| {
-        let from = loading.origins.get(key.name);
-        let of_file = matches!(from, Some(Origin::File { path, .. }) if Some(&**path) == file);
-        // The source of a secret read from its own file is that of the file's name.
-        let own_file = loading.origins.get(format!("{}_file", key.name).as_str());
-        // Servers' URLs contain a secret only if they name a user.
-        let names_user = config.nats.servers.as_ref().is_some_and(|urls| urls.contains('@'));
-        let holds = key.is_secret() || (key.name == "nats.servers" && names_user);
-        holds && of_file && own_file != from
-    };
-    let held = KEYS.iter().find(in_file).map(|key| (key.name, file));
-    let named = [
-        ("api.token_file", &config.api.token_file),
-        ("admin.token_file", &config.admin.token_file),
-        ("cluster.secret_file", &config.cluster.secret_file),
-        ("nats.credentials", &config.nats.credentials),
-    ];
-    let named = named.into_iter().map(|(key, path)| (key, path.as_deref().map(Path::new)));
-    let all = held.into_iter().chain(named).filter_map(|(key, path)| Some((key, path?)));
-    all.filter_map(|(key, path)| {
-        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-        let shown = path.display();
-        (mode & 0o004 != 0).then(|| {
-            format!(
-                "every user of this machine can read {shown}, which holds {key} (mode {mode:04o}): \
-                 chmod o-rwx {shown}"
-            )
-        })
-    })
-    .collect()
-}
 
 /// The TOML type and text of a value that is neither array nor table.
 fn scalar(value: &DeValue<'_>) -> Option<(&'static str, String)> {

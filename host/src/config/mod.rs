@@ -8,6 +8,7 @@ pub mod docs;
 pub mod keys;
 mod load;
 mod print;
+mod spelling;
 #[cfg(test)]
 mod tests;
 mod value;

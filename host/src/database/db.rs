@@ -53,7 +53,7 @@ pub struct Db {
     pub bodies: Option<Bodies>,
     /// Whether `pinned` may have rows. Set before one is written, and never taken back.
     pub has_pins: AtomicBool,
-    /// Tells this opening of the database from others of this process.
+    /// Distinguishes this opening of the database from others of this process.
     pub opened: u64,
     /// Batches that were written, and how many of them are durable at least.
     written: AtomicU64,
@@ -233,7 +233,7 @@ impl Db {
     /// Has what was removed written to tables, where it counts.
     ///
     /// # Errors
-    /// What fjall says of a rotation that failed.
+    /// fjall's error of a rotation that failed.
     pub fn rotate_removed(&self) -> DbResult<()> {
         let bodies = self.bodies.as_ref().map(|bodies| &bodies.keyspace);
         for keyspace in [&self.state, &self.history, &self.remembered].into_iter().chain(bodies) {
@@ -247,7 +247,7 @@ impl Db {
         self.database.supervisor.seqno.get()
     }
 
-    /// A batch that is as durable as `sync` says when it is committed.
+    /// A batch; `sync`: it is durable when it is committed.
     pub fn batch(&self, capacity: usize, sync: bool) -> WriteBatch {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let batch = OwnedWriteBatch::with_capacity(self.database.clone(), capacity);
@@ -262,7 +262,7 @@ impl Db {
     /// Makes durable what is written.
     ///
     /// # Errors
-    /// What the store says of a sync that failed.
+    /// The store's error of a sync that failed.
     pub fn sync(&self) -> DbResult<()> {
         let written = self.written();
         self.database.persist(PersistMode::SyncData)?;
@@ -270,11 +270,11 @@ impl Db {
         Ok(())
     }
 
-    /// Fails when the store was turned off by a flush or a compaction that failed, which tells
-    /// nobody.
+    /// Fails when the store was turned off by a flush or a compaction that failed, which is
+    /// not reported.
     ///
     /// # Errors
-    /// What the store says then.
+    /// The store's error then.
     pub fn look(&self) -> DbResult<()> {
         Ok(self.database.persist(PersistMode::Buffer)?)
     }
@@ -383,7 +383,7 @@ impl Db {
     }
 }
 
-/// Whether an error of fjall's says that bytes are not what was written.
+/// Whether an error of fjall's means that bytes are not what was written.
 pub(super) fn is_damage(error: &fjall::Error) -> bool {
     match error {
         fjall::Error::Storage(fjall::LsmError::Io(e)) | fjall::Error::Io(e) => matches!(

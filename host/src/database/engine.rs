@@ -66,7 +66,7 @@ struct Space {
     checked: Option<Instant>,
     /// Why there is no room for messages.
     full: Option<String>,
-    /// Why there is none for upkeep either.
+    /// Why there is no room for upkeep either.
     exhausted: Option<String>,
 }
 
@@ -88,7 +88,7 @@ impl Engine {
         self.health.subscribe()
     }
 
-    /// The database, or why there is none. Not to be called twice on one thread at a time.
+    /// The database, or why it is not open. Not to be called twice on one thread at a time.
     pub fn open_db(&self) -> Result<MappedRwLockReadGuard<'_, Db>, String> {
         RwLockReadGuard::try_map(self.db.read(), Option::as_ref)
             .map_err(|_| "the store is closed".to_owned())
@@ -207,7 +207,7 @@ impl Engine {
                 }
                 Ok(())
             }
-            // Said before anything is written.
+            // Returned before anything is written.
             Err(e @ fjall::Error::Poisoned) => {
                 self.fail(format!("{e}"));
                 Err(WriteError::Refused("the store failed in a background task".into()))

@@ -24,12 +24,12 @@ pub const MARK: &str = "commit.mark";
 const FORMAT: u32 = 3;
 /// The first directories were made with this one, and are used as they are.
 const FORMAT_MIN: u32 = 1;
-/// From this one on the identity says what is in the directory. Up to here the format does: with 2
+/// From this one on the identity lists what is in the directory. Up to here the format shows it: with 2
 /// large pieces of history lie apart.
-const FORMAT_SAYS: u32 = 3;
+const FORMAT_LISTS: u32 = 3;
 const FORMAT_BODIES: u32 = 2;
 
-/// What a data directory says of itself. Never changes, but for the feature level and the format
+/// What a data directory records of itself. Never changes, but for the feature level and the format
 /// that keeps older versions out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -78,12 +78,12 @@ impl Identity {
 
     /// What the log in it may hold.
     pub fn level(&self) -> Level {
-        if self.format >= FORMAT_SAYS { self.level } else { level::OLDEST }
+        if self.format >= FORMAT_LISTS { self.level } else { level::OLDEST }
     }
 
     /// Whether large pieces of history lie apart.
     pub fn has_bodies(&self) -> bool {
-        if self.format >= FORMAT_SAYS { self.bodies } else { self.format >= FORMAT_BODIES }
+        if self.format >= FORMAT_LISTS { self.bodies } else { self.format >= FORMAT_BODIES }
     }
 
     /// The same directory at a higher level: versions that can't read that refuse it from then on.
@@ -151,7 +151,7 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// How far the log surely went: at least this group commit was acknowledged. Written lazily, and
-/// exactly when a node stops in order. Alone it says nothing of the last moments before a crash;
+/// exactly when a node stops in order. Alone it proves nothing about the last moments before a crash;
 /// together with the journal check it shows a tail that went missing.
 pub struct Mark {
     file: File,

@@ -104,7 +104,7 @@ fn read_written(path: &Path) -> io::Result<Vec<u8>> {
         let data = match seek(&file, SeekFrom::Data(end)) {
             Ok(data) => data,
             Err(rustix::io::Errno::NXIO) => break,
-            // A file system that does not tell holes.
+            // A file system that does not report holes.
             Err(_) => {
                 end = len;
                 break;
@@ -238,7 +238,7 @@ fn read_batch(data: &[u8], start: usize, salt: u64) -> Result<BatchRead, Bad> {
                 let key = take(at + ITEM_HEAD_BYTES, key_len)?;
                 let value = take(at + ITEM_HEAD_BYTES + key_len, stored_len as usize)?;
                 if kind == 0 {
-                    // The sequence number has no checksum, but most of what is written says what
+                    // The sequence number has no checksum, but most of what is written shows what
                     // it must be at least.
                     if let Some(floor) = keyspaces::seqno_floor(keyspace, value)
                         && seqno < floor

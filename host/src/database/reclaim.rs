@@ -54,7 +54,7 @@ impl Reclaim {
     /// merges a few tables.
     ///
     /// # Errors
-    /// What fjall says of a compaction that failed.
+    /// fjall's error of a compaction that failed.
     pub fn step(&mut self, db: &Db) -> Result<()> {
         for keyspace in db.compacted() {
             let held = held(keyspace);

@@ -4,7 +4,7 @@
 use fjall::{OwnedWriteBatch, Readable as _};
 use std::{ops::Bound, path::Path};
 
-/// What the database says of an operation that failed.
+/// The database's error of an operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct DbError(#[from] pub(super) fjall::Error);
@@ -127,7 +127,7 @@ impl WriteBatch {
         self.batch.is_empty()
     }
 
-    /// Copies both. A key is written once in a batch: of two, which one counts is not said.
+    /// Copies both. A key is written once in a batch: of two, which one counts is undefined.
     pub fn insert(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
         self.touched |= bit(&keyspace.0);
         self.batch.insert(&keyspace.0, key, value);

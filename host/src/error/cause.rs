@@ -4,24 +4,24 @@ use super::Code;
 
 macro_rules! causes {
     ($($(#[doc = $doc:literal])* $variant:ident => $code:ident;)*) => {
-        /// Why a request did not get its answer, for whoever decides what to do about it: try elsewhere,
-        /// try again, give up. What a client is told is the [`Code`]. Several causes have one code; over
-        /// a link between nodes goes the code alone.
+        /// Why a request failed, for code that decides what to do about it: try elsewhere, try again,
+        /// give up. A client gets the [`Code`]. Several causes have one code; a link between nodes
+        /// carries the code alone.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Cause { $($(#[doc = $doc])* $variant,)* }
         impl Cause {
             #[cfg(test)]
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-            /// What a client is told.
+            /// What a client gets.
             pub fn code(self) -> Code { match self { $(Self::$variant => Code::$code,)* } }
         }
     };
 }
 
 causes! {
-    /// Another node has the slot, says its log, or this one has it not (any more).
+    /// Another node has the slot, according to its log, or this one does not have it (any more).
     NotOwner => Fenced;
-    /// The peer that was asked says that it has not, or no longer, the slot.
+    /// The peer that was asked does not have the slot, or no longer.
     Moved => Unavailable;
     /// The slot is being given to another node.
     Moving => Unavailable;
@@ -44,7 +44,7 @@ causes! {
     Unreachable => Unavailable;
     /// The move was cancelled, or took too long.
     GivenUp => Unavailable;
-    /// One of those before, as a peer tells of it: it says no more.
+    /// One of those before, from a peer: it sends the code only.
     Unavailable => Unavailable;
     /// Too much waits already.
     Full => MailboxFull;
@@ -113,7 +113,7 @@ impl Cause {
         }
     }
 
-    /// It was said after the slot had looked for the message's idempotency key: the message was not
+    /// It was decided after the slot had looked for the message's idempotency key: the message was not
     /// kept before either.
     pub fn follows_look_up(self) -> bool {
         matches!(

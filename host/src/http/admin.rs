@@ -85,11 +85,11 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Deploys a plugin
 ///
-/// The body is the component. It is checked, compiled and stored; then every slot moves to it,
-/// each between two messages. The answer comes when all have moved, or earlier with `swap.done`
-/// false. A component that does not fit is refused and changes nothing; one that runs already is
-/// left alone (`changed` is false). So is one that would leave sessions behind, unless told to go
-/// on: see `force`.
+/// The body is the component. It is checked, compiled and stored; then every slot switches to it,
+/// each between two messages. The response is sent when all have switched, or earlier with
+/// `swap.done` false. A component that slotd can't run is refused, and nothing changes; so is one
+/// that would leave sessions behind, unless `force` is set. Deploying the version that already runs
+/// does nothing (`changed` is false).
 #[utoipa::path(
     post,
     path = "/admin/v1/services/{service}/deploy",
@@ -129,11 +129,11 @@ fn said(query: &Query, headers: &HeaderMap) -> Result<Said, Error> {
     })
 }
 
-/// Goes back to the version before, or to another one
+/// Rolls back to the previous version, or to another one
 ///
-/// Sessions that a later version has handled go back only where the earlier one has a `migrate`
-/// that takes them, or where its operator says that their state is the same. Where some would stay
-/// behind, the rollback is refused with their number (`sessions-would-stay`), unless told to go on.
+/// Sessions that a later version has handled switch back only if the earlier version's `migrate`
+/// accepts them, or if `same_state` is set. If some would stay behind, the rollback is refused with
+/// their number (`sessions-would-stay`), unless `force` is set.
 #[utoipa::path(
     post,
     path = "/admin/v1/services/{service}/rollback",
@@ -157,10 +157,11 @@ pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: Head
 
 /// Removes a service with all its sessions
 ///
-/// From now on requests for it are refused with `service-not-found`. Its sessions are deleted in the
-/// background, slot by slot, between the messages of others. The answer comes when all are gone, or earlier with `done` false: the rest
-/// goes on by itself, also after a restart, and asking again says how far it is. A service of the
-/// same name can be deployed at any time, and sees nothing of it.
+/// From now on, requests for it get 404 `service-not-found`. Its sessions are deleted in the
+/// background, slot by slot, between other services' messages. The response is sent when all are
+/// gone, or earlier with `done` false: deletion then continues, also after a restart. Repeat the
+/// request to see its progress. A service of the same name can be deployed at any time and sees
+/// none of the old sessions.
 #[utoipa::path(
     delete,
     operation_id = "remove_service",
@@ -179,8 +180,8 @@ pub(super) async fn remove(State(admin): State<Admin>, uri: Uri, headers: Header
 
 /// Lists a service's deployments
 ///
-/// The latest first, each with the sessions that it handled last. Counting them reads the head of
-/// every session, on every node: some two seconds a million.
+/// The latest first, each with the number of sessions that it handled last. Counting reads the head
+/// of every session on every node: about two seconds per million.
 #[utoipa::path(
     get,
     path = "/admin/v1/services/{service}/deployments",
@@ -197,7 +198,7 @@ pub(super) async fn deployments(State(admin): State<Admin>, uri: Uri) -> Answer 
     Ok(json(&admin.reading(admin.node()?.deployments(&service, count)).await?))
 }
 
-/// Says how far a service's swap is
+/// Shows the progress of a service's last swap
 #[utoipa::path(
     get,
     path = "/admin/v1/services/{service}/swap",
@@ -215,7 +216,7 @@ pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Lists the sessions that stay on an older version
 ///
-/// Those whose `migrate` refused, each with the reason.
+/// Those that the newer version's `migrate` refused, each with the reason.
 #[utoipa::path(
     get,
     operation_id = "pinned_sessions",
@@ -266,10 +267,10 @@ pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Drains a slot
 ///
-/// It finishes what it has and gives up its term in its log; messages that come meanwhile wait.
-/// Another node takes it over, and it is kept off this one until the next rebalance. Where there is
-/// no other node it is refused (`no-other-node`); only a resettable node, for test suites, drains it
-/// all the same, and has it start again at its next message.
+/// The slot finishes the messages that it has and releases its term in its log; new messages wait.
+/// Another node takes it over, and it stays off this node until the next rebalance. If there is no
+/// other node, the request is refused (`no-other-node`). A node started with `--resettable`, for
+/// test suites, drains the slot anyway; the slot starts again at its next message.
 #[utoipa::path(
     post,
     operation_id = "drain_slot",
@@ -285,9 +286,9 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
     change(async move { node.drain_slot(slot).await }).await
 }
 
-/// Moves slots to where the ring wants them
+/// Moves slots to the nodes that the ring assigns
 ///
-/// Forgets which slots were drained by hand, and begins the moves that follow.
+/// Clears the list of slots drained by hand, and starts the resulting moves.
 #[utoipa::path(
     post,
     path = "/admin/v1/rebalance",
@@ -312,10 +313,10 @@ pub(super) async fn ring(State(admin): State<Admin>, uri: Uri) -> Answer {
     Ok(json(&admin.node()?.ring()))
 }
 
-/// Lists the nodes and what each believes
+/// Lists the nodes and what each sees
 ///
-/// The node that is asked asks all others. Where they differ (another number of members, slots
-/// owned that are not proposed) the cluster is not settled yet, or links are cut.
+/// The node that receives the request asks all others. If they differ (in the number of members, or
+/// in slots owned and proposed), the cluster is not settled yet, or links are down.
 #[utoipa::path(
     get,
     path = "/admin/v1/nodes",
@@ -364,10 +365,10 @@ pub(super) async fn raise_level(State(admin): State<Admin>, uri: Uri) -> Answer 
     change(async move { node.raise_level(to).await }).await
 }
 
-/// Has a node give all its slots away and end
+/// Drains a node: moves all its slots to other nodes, then stops it
 ///
-/// What SIGTERM does. Any node passes it on. The answer comes when the node has begun; it is gone
-/// from `/admin/v1/nodes` when it is done.
+/// As SIGTERM does. Any node forwards the request. The response is sent when the drain has begun;
+/// when it is done, the node is no longer in `/admin/v1/nodes`.
 #[utoipa::path(
     post,
     path = "/admin/v1/nodes/{node}/drain",
@@ -384,7 +385,7 @@ pub(super) async fn drain_node(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Lists moves of slots between nodes
 ///
-/// All that are under way, and the latest that have ended, of all nodes.
+/// All moves in progress and the latest ended ones, of all nodes.
 #[utoipa::path(
     get,
     path = "/admin/v1/moves",
@@ -400,10 +401,10 @@ pub(super) async fn moves(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Cancels a move of a slot
 ///
-/// Possible until the old owner is asked to give the slot away. The slot stays where it is until
-/// the view changes (a node comes, goes, or can't serve), the slot is drained, or the cluster is
-/// rebalanced. A take-over, of a slot that nobody serves, is tried again. To keep a slot off a
-/// node, drain it there.
+/// Possible until the old owner is asked to release the slot. The slot stays where it is until the
+/// view changes (a node joins, leaves, or can't serve), the slot is drained, or the cluster is
+/// rebalanced. A takeover, of a slot that no node serves, is tried again. To keep a slot off a node,
+/// drain it there.
 #[utoipa::path(
     delete,
     path = "/admin/v1/moves/{node}/{id}",
@@ -421,7 +422,7 @@ pub(super) async fn cancel_move(State(admin): State<Admin>, uri: Uri) -> Answer 
     change(async move { node.cancel_move(&name, id).await }).await
 }
 
-/// Gives the metrics in Prometheus' text format
+/// Returns the metrics in Prometheus' text format
 #[utoipa::path(
     get,
     path = "/metrics",

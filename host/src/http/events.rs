@@ -26,12 +26,13 @@ use std::{convert::Infallible, sync::Arc};
 /// Streams a session's events
 ///
 /// As server-sent events. `id:` is the event's position, `event:` the plugin's name for it, `data:`
-/// one JSON object. A stream that breaks is resumed by its last id, without gap or repeat:
-/// `Last-Event-ID` (as browsers send it) wins over `after`. Without either it begins with what comes
-/// from now on. The last event of a stream is one of slotd's own, without `seq` in its data:
-/// `slotd.gap` when its reader was too slow (come back with the last id), `slotd.deleted` when the
-/// session was deleted, or the position is one of a session that was (what comes back with this
-/// event's id, `0`, begins with the next session of that name), or `slotd.error`. `access_token` may stand in for the `Authorization` header.
+/// one JSON object. To resume a broken stream without gap or repeat, send its last id:
+/// `Last-Event-ID` (which browsers send) takes precedence over `after`. Without either, the stream
+/// starts with new events. The last event of a stream is one of slotd's own, without `seq` in its
+/// data: `slotd.gap` if the reader was too slow (reconnect with the last id); `slotd.deleted` if the
+/// session was deleted, or the position belongs to a deleted session (reconnect with this event's
+/// id, `0`, for the next session of that name); or `slotd.error`. `access_token` can replace the
+/// `Authorization` header.
 #[utoipa::path(
     get,
     operation_id = "events",

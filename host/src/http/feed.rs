@@ -190,8 +190,8 @@ impl Feed {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
-            // The session may have been deleted in between. Nodes of an earlier version don't say
-            // which session their answer belongs to.
+            // The session may have been deleted in between. Nodes of an earlier version don't
+            // report which session their answer belongs to.
             if Now::of(&backend, &key).await?.last < given {
                 return Err(Error::new(Code::SessionNotFound, "the session was deleted"));
             }

@@ -8,14 +8,14 @@ use crate::error::{Code, Error};
 use axum::{body::Body, extract::State};
 use http::{HeaderValue, Response, Uri, header};
 
-/// Says that the process serves
+/// Liveness: whether the process serves
 #[utoipa::path(
     get,
     path = "/healthz",
     tag = "health",
     security(()),
     responses(
-        (status = 200, description = "It does", body = Health, content_type = "application/json"),
+        (status = 200, description = "The process serves", body = Health, content_type = "application/json"),
         (status = 503, description = "The worker threads are stalled (reported by the admin listener, which has its own threads)", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -36,7 +36,7 @@ fn moves(admin: &Admin) -> Result<(), Error> {
     }
 }
 
-/// Says whether the node can take requests
+/// Readiness: whether the node can take requests
 ///
 /// 503 while it starts or stops, or reaches too few of the other nodes to serve requests for their
 /// slots, with the reason.
@@ -45,7 +45,7 @@ fn moves(admin: &Admin) -> Result<(), Error> {
     path = "/readyz",
     tag = "health",
     security(()),
-    responses((status = 200, description = "It can", body = Health, content_type = "application/json"))
+    responses((status = 200, description = "The node can take requests", body = Health, content_type = "application/json"))
 )]
 pub(super) async fn ready(State(api): State<Api>) -> Result<Response<Body>, Error> {
     answer(api.0.shutdown.is_triggered(), || api.backend().ready())

@@ -18,12 +18,12 @@ use http::{Response, Uri};
 
 /// Reads a session's messages
 ///
-/// In order, each with its reply and events, a page at a time: after a sequence number (`after`,
-/// `limit`), or the last few (`tail`). A page also ends early when it is large; `next_after` says
-/// whether there is a next, and `position` where it begins. A large page of the last begins late
-/// instead. A position of a session of that name that was deleted is answered with 410
-/// `position-gone`, never with what its successor has; so is a mere number while the node remembers
-/// that the session was made again.
+/// In order, each with its reply and events, a page at a time: after a position or sequence number
+/// (`after`, `limit`), or the last few (`tail`). A page also ends early when it is large:
+/// `next_after` is set if there is a next page, and `position` is where it begins. A large `tail`
+/// page begins later instead. A position of a deleted session of that name gets 410
+/// `position-gone`, never the entries of its successor. A plain sequence number gets it too, as long
+/// as the node remembers that the session was deleted and created again.
 #[utoipa::path(
     get,
     operation_id = "history",

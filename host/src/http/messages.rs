@@ -221,9 +221,9 @@ fn plugin_value(label: &str) -> HeaderValue {
 
 /// Sends a message to a session
 ///
-/// The body is the message; the answer's body is the handler's reply. When it arrives, the message
+/// The body is the message; the response's body is the handler's reply. When it arrives, the message
 /// and everything it did is durable. With an `Idempotency-Key` the request can be repeated: it is
-/// applied once, and the first reply is given again.
+/// applied once, and repeats return the first reply.
 #[utoipa::path(
     post,
     operation_id = "send",
@@ -253,7 +253,7 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<a
     answer(send(&api, key, &head.uri, &head.headers, body, deadline).await).map(Into::into)
 }
 
-/// Asks a session's handler, without changing anything
+/// Queries a session without changing it
 ///
 /// The answer reflects every message that was acknowledged before it.
 #[utoipa::path(

@@ -50,8 +50,8 @@ fn operator(headers: &HeaderMap) -> Result<String, Error> {
 
 /// Shows a session's state
 ///
-/// Keys and values as the handler keeps them, in order of the keys, a page at a time. Works on a
-/// session that its handler can't read.
+/// Keys and values as the handler keeps them, in order of the keys, a page at a time. Works even if
+/// the handler can't read the state.
 #[utoipa::path(
     get,
     path = "/admin/v1/services/{service}/sessions/{session}/state",
@@ -90,7 +90,7 @@ pub(super) struct StateChanges<'a> {
     changes: Vec<StateChange<'a>>,
     /// For the session's history.
     reason: Option<String>,
-    /// The session must be there (`position`, as its state was read with), or nothing is changed.
+    /// The session must still be at this position (the state was read with it), or nothing is changed.
     position: Option<String>,
 }
 
@@ -133,9 +133,9 @@ impl StateChange<'_> {
 
 /// Corrects a session's state
 ///
-/// All changes at once, or none. The correction is an entry of the session's history, with a number
-/// of its own, the operator's name and the reason; the handler is not asked, and the next message is
-/// handled with the corrected state. With an `Idempotency-Key` it can be repeated.
+/// All changes are applied, or none. The correction is recorded in the session's history with its
+/// own number, the operator's name and the reason. The handler does not run; the next message is
+/// handled with the corrected state. With an `Idempotency-Key` the request can be repeated.
 #[utoipa::path(
     post,
     path = "/admin/v1/services/{service}/sessions/{session}/state",
@@ -195,7 +195,7 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     Ok(json(&StateChanged { seq: sent.seq, position, slot: sent.slot, replayed: sent.replayed }))
 }
 
-/// What a correction's entry records: the keys, as far as there is room.
+/// What a correction's entry records: the keys, as many as fit.
 fn note(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
     let mut bytes = 0;
     let named = changes.iter().take_while(|(key, _)| {
@@ -219,9 +219,9 @@ fn note(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
 
 /// Exports a session
 ///
-/// As JSON lines: a head with the format's version, the history, the state, and an end, without
-/// which the file is not whole. The state is of one moment: when a message comes in between, the file
-/// ends with the reason instead.
+/// As JSON lines: a head with the format's version, the history, the state, and an end line, without
+/// which the file is incomplete. The state is a consistent snapshot: if a message arrives meanwhile,
+/// the file ends with the reason instead.
 #[utoipa::path(
     get,
     operation_id = "export_session",
@@ -248,11 +248,12 @@ pub(super) async fn export(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Imports a session
 ///
-/// The body is what an export gave. The session must not be there, or be replaced. Its messages keep
-/// their numbers, and one more says that it was imported and by whom; without a history that is
-/// number 1. A large session comes in parts and is seen from the first one on: of a file that turns out
-/// to be broken nothing is left, unless a message came to it meanwhile. Entries and state name versions of the plugin by digest: the version whose shape the
-/// state has must be among the service's deployments.
+/// The body is an exported file. The session must not exist, unless `replace` is set. Messages keep
+/// their numbers; one more entry records the import and who made it (number 1 if the file has no
+/// history). A large session is imported in parts and exists from the first part on: if the file
+/// turns out to be broken, it is removed, unless it has received a message meanwhile. Entries and
+/// state name plugin versions by digest: the version that wrote the state must be among the
+/// service's deployments.
 #[utoipa::path(
     post,
     operation_id = "import_session",
@@ -294,10 +295,10 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
     .await
 }
 
-/// Deletes sessions by the beginning of their ids
+/// Deletes sessions by id prefix
 ///
-/// In order of their ids, up to `limit` of them. `next_after` says that there may be more: call again
-/// with it. With `dry_run` they are only counted.
+/// In order of their ids, up to `limit` of them. If `next_after` is set, there may be more: call
+/// again with it as `after`. With `dry_run` they are only counted.
 #[utoipa::path(
     delete,
     path = "/admin/v1/services/{service}/sessions",
@@ -359,11 +360,11 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
     Ok(json(&SessionsDeleted { sessions, dry_run, next_after }))
 }
 
-/// Forgets every session
+/// Deletes every session
 ///
-/// For test suites, which begin each test with it: every session of every service is deleted, and
-/// its subscribers are told; what is deployed stays. Only a node that stands alone and was started
-/// with `--resettable` does that; every other answers 403.
+/// For test suites, which call it before each test: deletes every session of every service and
+/// notifies the subscribers; deployments stay. Only a single node started with `--resettable` does
+/// this; others answer 403.
 #[utoipa::path(
     post,
     path = "/admin/v1/reset",

@@ -21,7 +21,7 @@ pub struct Problem {
     pub title: String,
     #[schema(example = 503)]
     pub status: u16,
-    /// Stable; programs match on it.
+    /// Stable; match on it in programs.
     #[schema(example = "mailbox-full")]
     pub code: &'static str,
     /// One sentence for a person.
@@ -36,13 +36,13 @@ pub struct Problem {
     pub rejection: Option<RejectionView>,
 }
 
-/// A handler's refusal of a message.
+/// A handler's rejection of a message.
 #[derive(Serialize, ToSchema)]
 pub struct RejectionView {
     /// Chosen by the plugin.
     pub code: String,
     pub message: String,
-    /// Whether the plugin says that a retry can help.
+    /// Whether a retry can help, according to the plugin.
     pub retriable: bool,
 }
 

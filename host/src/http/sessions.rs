@@ -38,7 +38,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
 
 /// Deletes a session with its state and history
 ///
-/// Its subscribers are told. A new message to the same id starts a new session, at sequence
+/// Subscribers are notified. A new message to the same id starts a new session, at sequence
 /// number 1.
 #[utoipa::path(
     delete,
@@ -49,7 +49,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
     ),
-    responses((status = 204, description = "It is deleted"))
+    responses((status = 204, description = "The session is deleted"))
 )]
 pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCode, Error> {
     let key = params::session_of(&uri)?;

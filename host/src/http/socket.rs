@@ -39,8 +39,8 @@ use tokio::time::{Instant, Sleep};
 /// Opens a WebSocket to a session
 ///
 /// JSON text frames: `send` in; `ack`, `error`, `event`, `gap` and `deleted` out. The protocol is
-/// in docs/websocket.md. Events begin after `after`, or without it with what comes from now on.
-/// `access_token` may stand in for the `Authorization` header.
+/// in docs/websocket.md. Events begin after `after`; without it, only new events are sent.
+/// `access_token` can replace the `Authorization` header.
 #[utoipa::path(
     get,
     operation_id = "socket",

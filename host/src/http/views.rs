@@ -19,11 +19,11 @@ pub struct HistoryPage<'a> {
     pub entries: Vec<EntryView<'a>>,
     /// The session's last sequence number.
     pub last_seq: u64,
-    /// The last message of this page; absent when there are none behind it. `position` is better.
+    /// The last message of this page; absent on the last page. Prefer `position`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<u64>,
-    /// The place behind this page, in this session and no other of its name. Give it as `after` for
-    /// the next page, or to follow the events from there.
+    /// The position after this page, valid only for this session, not for a later one of the same
+    /// name. Pass it as `after` for the next page, or to follow the events from there.
     pub position: String,
 }
 
@@ -37,7 +37,7 @@ pub struct EntryView<'a> {
     pub id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<&'a str>,
-    /// `operator`: no message, but what an operator did; the body says what.
+    /// `operator`: not a message, but an operator's action; the body describes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<&'static str>,
     /// Milliseconds since the Unix epoch.
@@ -45,7 +45,7 @@ pub struct EntryView<'a> {
     /// `<version>+<short digest>` of the plugin that handled it.
     pub plugin: &'a str,
     pub content_type: &'a str,
-    /// The value itself when the content type is JSON, a string when it is text.
+    /// The value itself if the content type is JSON, a string if it is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = serde_json::Value)]
     pub body: Option<Inline<'a>>,
@@ -69,11 +69,11 @@ pub struct EventView<'a> {
     pub seq: u64,
     /// Which of its events it is, from 0.
     pub index: u32,
-    /// On a socket: give it as `after` to go on behind this event. A stream has it as the event's
-    /// `id`.
+    /// On a socket: pass it as `after` to continue after this event. An event stream has it as the
+    /// event's `id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
-    /// The plugin's name for it.
+    /// The event's name, chosen by the plugin.
     pub kind: &'a str,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
@@ -163,14 +163,14 @@ pub struct Services {
     pub services: Vec<ServiceInfo>,
 }
 
-/// Where a service's last swap is.
+/// The progress of a service's last swap.
 #[derive(Serialize, ToSchema)]
 pub struct SwapStatus {
     #[schema(value_type = String)]
     pub service: crate::names::ServiceName,
     /// Rises with each deploy or rollback.
     pub generation: u64,
-    /// Absent when none is known: what ended before slotd kept that.
+    /// Absent if none is known: it ended before slotd recorded swaps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapInfo>,
 }
@@ -186,7 +186,7 @@ pub struct Slots {
 pub struct Health {
     /// `ok` or `ready`.
     pub status: &'static str,
-    /// What is wrong though the node serves: links with other nodes that are missing, a full disk.
+    /// What is wrong although the node serves: missing links to other nodes, a full disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -231,7 +231,7 @@ impl StateEntry {
 pub struct StateChanged {
     /// Its number in the session's history.
     pub seq: u64,
-    /// The place behind it.
+    /// The position after it.
     pub position: String,
     pub slot: u16,
     /// It was applied before, under the same idempotency key.
@@ -241,33 +241,33 @@ pub struct StateChanged {
 /// A session that was imported.
 #[derive(Serialize, ToSchema)]
 pub struct SessionImported {
-    /// The session's last number: of the entry that says so.
+    /// The session's last sequence number: that of the entry that records the import.
     pub seq: u64,
-    /// The place behind it.
+    /// The position after it.
     pub position: String,
     pub slot: u16,
-    /// Of its history, and keys of its state, that were in the file.
+    /// Messages of the history and keys of the state that were in the file.
     pub messages: u64,
     pub keys: u64,
 }
 
-/// What became of sessions whose ids begin alike.
+/// The sessions that a delete by prefix removed.
 #[derive(Serialize, ToSchema)]
 pub struct SessionsDeleted {
-    /// So many were deleted, or with `dry_run` counted.
+    /// How many were deleted or, with `dry_run`, counted.
     pub sessions: usize,
     pub dry_run: bool,
-    /// Give it as `after` to go on; absent when that were all.
+    /// Pass it as `after` to continue; absent if there are no more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<String>,
 }
 
-/// Every session is forgotten.
+/// Every session is deleted.
 #[derive(Serialize, ToSchema)]
 pub struct ResetDone {
     /// Slots that ran, or had sessions.
     pub slots: u32,
-    /// The sessions that they had when it began.
+    /// The sessions that they had when the reset began.
     pub sessions: u64,
 }
 

@@ -11,7 +11,7 @@ use crate::names::{ServiceName, SlotId};
 use bytes::Bytes;
 use std::{collections::BTreeSet, sync::Arc};
 
-/// A batch that is told from others by `number`.
+/// A batch that is distinguished from others by `number`.
 pub fn batch(slot: SlotId, term: Term, number: u64) -> Bytes {
     let service = ServiceName::parse("conformance").unwrap();
     let activate = Activate { service, generation: number, deployment: 1 };
@@ -114,8 +114,8 @@ pub async fn a_wrong_expectation_is_refused(log: &dyn SlotLog, slot: SlotId) {
     assert_fenced(log.commit(append(slot, claim, claim.position, 2)).await, claim.term);
     assert_fenced(log.commit(append(slot, claim, first + 1, 2)).await, claim.term);
     assert_fenced(log.commit(append(slot, claim, 0, 2)).await, claim.term);
-    let stranger = Claim { term: claim.term + 1, ..claim };
-    assert_fenced(log.commit(append(slot, stranger, first, 2)).await, claim.term);
+    let unknown = Claim { term: claim.term + 1, ..claim };
+    assert_fenced(log.commit(append(slot, unknown, first, 2)).await, claim.term);
     log.commit(append(slot, claim, first, 2)).await.unwrap();
     assert_eq!(read_all(log, slot, claim.position).await.len(), 2);
 }
@@ -149,7 +149,7 @@ pub async fn claims_race(nodes: &[Arc<dyn SlotLog>], slot: SlotId) {
     winner.commit(append(slot, last, last.position, 1)).await.unwrap();
 }
 
-/// A claim that rests on hearsay must not follow less than there is, nor say that it follows it.
+/// A claim that relies on a report must not follow less than there is, nor report that it follows it.
 pub async fn a_claim_where_it_was_told_is_as_good_as_any(
     log: &dyn SlotLog,
     other: &dyn SlotLog,
@@ -163,7 +163,7 @@ pub async fn a_claim_where_it_was_told_is_as_good_as_any(
     let seen = read_all(other, slot, released).await;
     assert_eq!(seen.iter().map(|logged| logged.position).collect::<Vec<_>>(), [new.position]);
     assert_fenced(log.commit(append(slot, old, released, 2)).await, new.term);
-    // What was said holds no more.
+    // What was reported no longer holds.
     let at = other.commit(append(slot, new, new.position, 3)).await.unwrap();
     match log.claim_after(slot, "late", last).await {
         Ok((late, follows)) => {

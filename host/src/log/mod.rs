@@ -27,7 +27,7 @@ pub struct Claim {
     pub position: Position,
 }
 
-/// What a slot's log is said to have last, by whoever put it there.
+/// The last entry of a slot's log, as its writer reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Last {
     pub term: Term,
@@ -85,8 +85,8 @@ pub trait SlotLog: Send + Sync + 'static {
     fn claim(&self, slot: SlotId, claimant: &str) -> BoxFuture<'static, Result<Claim, LogError>>;
 
     /// As [`SlotLog::claim`], right after `last`, without looking first whether that is what the log
-    /// has last; if it is not, the claim is made, or lost, as any other. Says whether it is certain
-    /// that nothing stands between `last` and the claim.
+    /// has last; if it is not, the claim is made, or lost, as any other. Returns whether it is
+    /// certain that nothing stands between `last` and the claim.
     fn claim_after(
         &self,
         slot: SlotId,

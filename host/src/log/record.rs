@@ -23,7 +23,7 @@ const FRAMED_FROM: Level = 2;
 pub struct Batch {
     pub slot: SlotId,
     pub term: Term,
-    /// Unique to this batch: tells a writer's own attempt from another's after a lost answer.
+    /// Unique to this batch: distinguishes a writer's own attempt from another's after a lost answer.
     pub attempt: u128,
     pub records: Vec<Record>,
 }

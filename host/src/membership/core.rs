@@ -6,7 +6,8 @@ use super::{
     agenda::{Agenda, Coalescer},
     id::Id,
     refusal::{Fatal, Reason, Refusal},
-    wire::{FORMAT, GOSSIP_BYTES_MAX, Kind, Refused, Sealer, Shown, Start, Terms, Windows},
+    swim::{Swim, inspect, swim, without_deaths},
+    wire::{FORMAT, Kind, Refused, Sealer, Shown, Start, Terms, Windows},
 };
 use crate::{
     discovery::Found,
@@ -15,22 +16,16 @@ use crate::{
     peer::member::{Member, Members, Unfit},
     telemetry::{metrics::metrics, repeats::Limiter},
 };
-use bytes::Buf;
-use foca::{
-    AccumulatingRuntime, Codec, Foca, Message, OwnedNotification, PostcardCodec, State, Timer,
-};
+use foca::{AccumulatingRuntime, OwnedNotification, State, Timer};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
-    num::{NonZeroU8, NonZeroUsize},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
-
-type Swim = Foca<Id, PostcardCodec, StdRng, foca::NoCustomBroadcast>;
 
 /// A node's membership state visible to others.
 pub(super) struct Outlets {
@@ -246,12 +241,12 @@ impl Core {
 
     /// This node hands over its slots from now on; informs all members.
     pub fn set_leaving(&mut self, now: Instant) {
-        self.say_of_itself(now, |member| member.leaving = true);
+        self.change_itself(now, |member| member.leaving = true);
     }
 
     /// This node can't serve from now on, or can again; informs all members.
     pub fn set_unfit(&mut self, now: Instant, unfit: Option<Unfit>) {
-        self.say_of_itself(now, |member| member.unfit = unfit);
+        self.change_itself(now, |member| member.unfit = unfit);
     }
 
     /// What this node expects of others from now on.
@@ -259,14 +254,14 @@ impl Core {
         self.terms.set_level(level);
     }
 
-    /// Whenever this process is heard from now on, it is ordered to exit.
+    /// Whenever this process sends something from now on, it is ordered to exit.
     pub fn expel(&mut self, instance: u128) {
         if self.expelled.len() < limits::EXPELLED_MAX {
             self.expelled.insert(instance);
         }
     }
 
-    fn say_of_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
+    fn change_itself(&mut self, now: Instant, change: impl FnOnce(&mut Member)) {
         self.allow_for_pause(now);
         let mut id = self.own.next();
         change(&mut id.member);
@@ -426,7 +421,7 @@ impl Core {
         if alone && self.stage == Stage::Settled {
             self.start_over();
         } else if renewed {
-            // A new identity stops SWIM's probes until it hears of another node or is asked to
+            // A new identity stops SWIM's probes until it learns of another node or is asked to
             // probe.
             let _ = self.swim.apply_many(std::iter::empty(), false, &mut self.runtime);
             self.carry_out(now);
@@ -563,10 +558,10 @@ impl Core {
                 self.outbox.push((from, answer));
             }
         }
-        self.tell_refusal(now, Refusal { peer: from, name, reason, by_us: true, text, times: 1 });
+        self.report_refusal(now, Refusal { peer: from, name, reason, by_us: true, text, times: 1 });
     }
 
-    pub(super) fn tell_refusal(&mut self, now: Instant, refusal: Refusal) {
+    pub(super) fn report_refusal(&mut self, now: Instant, refusal: Refusal) {
         refusal.reason.count();
         let same = |known: &Refusal| {
             (known.peer, known.reason, known.by_us, &known.text)
@@ -592,64 +587,4 @@ impl Core {
     pub(super) fn jitter(&mut self, around: Duration) -> Duration {
         around.mul_f64(self.rng.random_range(0.8..1.2))
     }
-}
-
-fn swim(own: Id, timings: &Timings, rng: &mut StdRng) -> Swim {
-    let some = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-    let each = |frequency, n| Some(foca::PeriodicParams { frequency, num_members: some(n) });
-    let config = foca::Config {
-        probe_period: timings.probe_period,
-        probe_rtt: timings.probe_rtt,
-        num_indirect_probes: some(3),
-        // Enough for clusters of hundreds (4 x log10 of their size); more than needed in small
-        // ones.
-        max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
-        suspect_to_down_after: timings.suspicion,
-        remove_down_after: Some(limits::DEAD_REMEMBERED),
-        max_packet_size: some(GOSSIP_BYTES_MAX),
-        notify_down_members: true,
-        // A feed has at most a dozen members: a node that joined a large cluster asks again for
-        // more.
-        periodic_announce: each(timings.probe_period * 20, 1),
-        // Greetings do this, with an answer for nodes that changed meanwhile.
-        periodic_announce_to_down_members: None,
-        periodic_gossip: each(timings.gossip_period, 3),
-    };
-    Foca::new(own, config, StdRng::from_rng(rng), PostcardCodec)
-}
-
-/// The same SWIM datagram without the members that it reports dead.
-fn without_deaths(mut data: &[u8]) -> Option<Vec<u8>> {
-    let whole = data;
-    let _: foca::Header<Id> = PostcardCodec.decode_header(&mut data).ok()?;
-    let mut less = whole.get(..whole.len() - data.len())?.to_vec();
-    if data.len() < 2 {
-        return None;
-    }
-    let (mut count, mut kept) = (0u16, Vec::new());
-    for _ in 0..data.get_u16() {
-        let member: foca::Member<Id> = PostcardCodec.decode_member(&mut data).ok()?;
-        if member.state() != State::Down {
-            count += 1;
-            PostcardCodec.encode_member(&member, &mut kept).ok()?;
-        }
-    }
-    less.extend(count.to_be_bytes());
-    less.extend(kept);
-    Some(less)
-}
-
-/// Parses a SWIM datagram without acting on it: its sender, and the members with their reported
-/// state. `None` if it is malformed or names an impossible node.
-fn inspect(mut body: &[u8]) -> Option<(Id, Vec<(Id, bool)>)> {
-    let header: foca::Header<Id> = PostcardCodec.decode_header(&mut body).ok()?;
-    let mut updates = Vec::new();
-    if header.message != Message::Announce && body.len() >= 2 {
-        for _ in 0..body.get_u16() {
-            let member: foca::Member<Id> = PostcardCodec.decode_member(&mut body).ok()?;
-            updates.push((member.id().clone(), member.state() != State::Down));
-        }
-    }
-    let sound = header.src.is_sound() && updates.iter().all(|(id, _)| id.is_sound());
-    (sound && body.is_empty()).then_some((header.src, updates))
 }

@@ -335,7 +335,7 @@ impl Core {
         if sender != self.sealer.sender {
             return m.dropped_replayed.increment(1);
         }
-        // Only a peer that shares the secret can say more than that it does not. (Slotd up to 0.1
+        // Only a peer that shares the secret can report more than a mismatch. (Slotd up to 0.1
         // also reports another cluster name with its own key.)
         let reason = refused.reason;
         if !authentic && !matches!(reason, Reason::Cluster | Reason::Secret) {
@@ -379,7 +379,7 @@ impl Core {
         let certain =
             authentic && reason != Reason::Cluster && !(reason == Reason::Protocol && is_too_old);
         self.refused = Some((now, refusal.clone(), certain));
-        self.tell_refusal(now, refusal);
+        self.report_refusal(now, refusal);
         match reason {
             Reason::Name => self.name_taken(from),
             Reason::Superseded => {

@@ -2,11 +2,12 @@
 //!
 //! Its result is a hint: it may start a handoff or a takeover, but never grants ownership. One
 //! task owns all of it, on a thread and a runtime of its own: a node whose workers are busy with
-//! guests for a moment is not dead, and must be able to say so. But when its workers do not move at
-//! all ([`crate::watchdog`]) it says nothing, as a process that was stopped: the others then take its
+//! guests for a moment is not dead, and must be able to show it. But when its workers do not move at
+//! all ([`crate::watchdog`]) it sends nothing, like a stopped process: the others then take its
 //! slots. The parts:
 //! - [`wire`]: what datagrams look like, who may send them, and why replays do no harm;
 //! - [`greet`]: how nodes meet, why some are refused, and two processes with one name;
+//! - [`swim`]: SWIM's configuration and datagrams;
 //! - [`core`]: SWIM driven without sockets and clocks, views, and being cut off;
 //! - [`agenda`]: timers that know a pause of their own process, and coalesced views;
 //! - [`task`]: socket and clock.
@@ -18,6 +19,7 @@ mod core;
 mod greet;
 mod id;
 mod refusal;
+mod swim;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -259,7 +261,7 @@ impl Membership {
     pub async fn set_level(&self, level: Level) {
         self.order(|done| Order::SetLevel(level, done)).await;
     }
-    /// A process can't read what the others write: it is ordered to exit whenever it is heard.
+    /// A process can't read what the others write: it is ordered to exit whenever it sends something.
     pub async fn expel(&self, instance: u128) {
         self.order(|done| Order::Expel(instance, done)).await;
     }

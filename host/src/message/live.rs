@@ -137,7 +137,7 @@ impl LiveSender {
         }
         sent.is_ok()
     }
-    /// Tells the subscriber that it was too slow, when this is detected elsewhere.
+    /// Marks the subscriber as too slow, when this is detected elsewhere.
     pub(crate) fn lag(&self) {
         self.queue.lagged.store(true, Ordering::Release);
     }

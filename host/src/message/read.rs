@@ -84,7 +84,7 @@ pub struct SessionInfo {
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
     pub updated_ms: u64,
-    /// The label of the plugin whose shape the state has.
+    /// The label of the plugin version that wrote the state.
     pub plugin: String,
     /// Keys of the session's state, and bytes of keys and values.
     pub state_keys: u64,
@@ -92,11 +92,11 @@ pub struct SessionInfo {
     /// Why the session stays on an older plugin, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<PinInfo>,
-    /// The place behind its last message, in this session and no other of its name; not in
-    /// listings.
+    /// The position after its last message, valid only for this session, not for a later one of the
+    /// same name; not in listings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
-    /// As in [`super::Sent`]; in listings not said.
+    /// As in [`super::Sent`]; not in listings.
     #[serde(skip)]
     pub incarnation: Option<Incarnation>,
     /// The slot remembers an earlier session of that name.
@@ -131,7 +131,7 @@ pub struct SlotInfo {
     /// The node that owns it (or would, by the ring, if it is not started).
     pub owner: String,
     /// `running`, `stopped` (starts at its next message), `opening`, `draining`; `unknown`: its
-    /// owner did not say, the rest is of the copy that the asked node has.
+    /// owner did not answer, and the rest comes from this node's copy.
     pub state: String,
     pub term: Term,
     pub position: Position,

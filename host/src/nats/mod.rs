@@ -1,7 +1,7 @@
 //! The connection to NATS, the engine that a cluster's nodes share.
 //!
 //! Once connected, it is kept: async-nats reconnects by itself, to any server that answers.
-//! [`Nats::connected`] tells whether it is connected now.
+//! [`Nats::connected`] returns whether it is connected now.
 
 pub mod find;
 pub mod inbox;
@@ -87,16 +87,16 @@ impl Nats {
     /// # Errors
     /// See [`NatsError`].
     pub async fn connect(options: NatsOptions) -> Result<Self, NatsError> {
-        Self::connect_telling(options, |_| {}).await
+        Self::connect_reporting(options, |_| {}).await
     }
 
-    /// As [`Nats::connect`]; `tell` gets the error of each attempt but the last.
+    /// As [`Nats::connect`]; `report` gets the error of each attempt but the last.
     ///
     /// # Errors
     /// See [`NatsError`].
-    pub async fn connect_telling(
+    pub async fn connect_reporting(
         options: NatsOptions,
-        tell: impl Fn(&str),
+        report: impl Fn(&str),
     ) -> Result<Self, NatsError> {
         check_options(&options)?;
         let options = Arc::new(options);
@@ -115,7 +115,7 @@ impl Nats {
                 return Err(NatsError::Unavailable(said));
             };
             tracing::warn!(%servers, %why, next_try_ms = pause.as_millis(), "waiting for NATS");
-            tell(&format!("{servers}: {why}"));
+            report(&format!("{servers}: {why}"));
             tokio::time::sleep(pause).await;
         }
     }

@@ -208,7 +208,7 @@ impl Node {
                 if repeats::admit("a node is too old for the feature level", &member.name) {
                     tracing::error!(
                         node = %member.name, version = %member.version, level,
-                        "a node can't read what the others write and is told to end; upgrade it"
+                        "a node can't read what the others write and is ordered to exit; upgrade it"
                     );
                 }
                 (duties.expel)(member.instance);

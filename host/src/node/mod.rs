@@ -38,8 +38,8 @@ use crate::{
     backoff::Backoff,
     clock::now_ms,
     cluster::{
-        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, SayUnfit,
-        Teller,
+        ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, LocalNode,
+        ReportUnfit,
         control::{ControlRequest, ControlResponse},
     },
     database::Health,
@@ -153,7 +153,7 @@ pub struct Shared {
     /// `None` only in tests.
     pub level: Option<LevelDuties>,
     /// Announces that this node can't serve, or that it can again.
-    pub say_unfit: Box<SayUnfit>,
+    pub report_unfit: Box<ReportUnfit>,
     /// Whether JetStream answers.
     pub engine: Box<EngineProbe>,
     pub change_placement: Box<ChangeAvoid>,
@@ -204,7 +204,7 @@ impl Node {
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
-                patience: limits::ENGINE_PATIENCE,
+                engine_timeout: limits::ENGINE_TIMEOUT,
             },
             level: match shared.as_ref().and_then(|shared| shared.registry.as_ref()) {
                 Some(registry) => registry.level(),
@@ -235,7 +235,7 @@ impl Node {
                 placement: shared.placement,
                 ended: slots_ended,
                 leave: shared.leave,
-                say_unfit: shared.say_unfit,
+                report_unfit: shared.report_unfit,
                 engine: shared.engine,
                 change_avoid: shared.change_placement,
             };
@@ -266,31 +266,40 @@ impl Node {
             // the registry from then on.
             _ => node.resume_swaps()?,
         }
+        Self::spawn_maintenance(&node, duties);
+        Ok(node)
+    }
+
+    /// Starts the tasks that run as long as the node does.
+    fn spawn_maintenance(node: &Arc<Self>, duties: Option<LevelDuties>) {
         if let Some(registry) = &node.registry {
             crate::task::spawn(
                 "registry changes",
-                Self::follow_registry(Arc::downgrade(&node), registry.changes()),
+                Self::follow_registry(Arc::downgrade(node), registry.changes()),
             );
         }
         crate::task::spawn(
             "housekeeping",
-            maintenance::maintain(Arc::downgrade(&node), node.stopping.subscribe()),
+            maintenance::maintain(Arc::downgrade(node), node.stopping.subscribe()),
         );
         crate::task::spawn(
             "feature level",
-            level::keep(Arc::downgrade(&node), duties, node.stopping.subscribe()),
+            level::keep(Arc::downgrade(node), duties, node.stopping.subscribe()),
         );
         crate::task::spawn(
             "components",
-            components::tidy(Arc::downgrade(&node), node.stopping.subscribe()),
+            components::tidy(Arc::downgrade(node), node.stopping.subscribe()),
         );
         let (plugins, stopping) = (node.context.plugins.clone(), node.stopping.subscribe());
         crate::task::spawn("instances", memory::shed_instances(plugins, stopping));
         crate::task::spawn(
             "storage",
-            maintenance::watch_storage(Arc::downgrade(&node), data_dir, node.stopping.subscribe()),
+            maintenance::watch_storage(
+                Arc::downgrade(node),
+                node.data_dir.clone(),
+                node.stopping.subscribe(),
+            ),
         );
-        Ok(node)
     }
 
     /// `Ok` if requests can be served, with a warning if something is wrong; else the reason.
@@ -426,7 +435,7 @@ impl Node {
     }
 }
 
-impl Teller for Node {
+impl LocalNode for Node {
     fn slots(&self) -> Vec<SlotInfo> {
         let here = self.cluster.iter().flat_map(|cluster| cluster.here());
         here.filter_map(|slot| self.slot_info(slot).ok()).collect()

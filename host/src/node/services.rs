@@ -76,7 +76,7 @@ impl Node {
     /// Stores, checks and compiles a component and switches every slot to it. Returns when all have
     /// switched, or with the swap still in progress after [`limits::SWAP_WAIT`]. It ends a swap
     /// that is in progress, even one that can't finish. Refused with `sessions-would-stay` if it
-    /// would leave sessions behind without `said` allowing it.
+    /// would leave sessions behind unless `said` allows it.
     ///
     /// # Errors
     /// `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` if the node can't
@@ -204,7 +204,7 @@ impl Node {
     /// `service-not-found`.
     pub async fn service_of_cluster(&self, service: &ServiceName) -> Result<ServiceInfo, Error> {
         let mut info = self.service(service)?;
-        if let (Some(cluster), Some(own)) = (&self.cluster, Teller::swap(self, service)) {
+        if let (Some(cluster), Some(own)) = (&self.cluster, LocalNode::swap(self, service)) {
             let mut shares = cluster.swap_shares(service).await.0;
             shares.push(own);
             shares.retain(|share| share.info.generation == info.generation);
@@ -284,7 +284,7 @@ impl Node {
     }
 
     /// The order that moves a slot to what is current in `service`, which is durable, once that is
-    /// loaded and an instance of it could be made: slots go over to nothing that can't run.
+    /// loaded and an instance of it could be made: slots switch only to what can run.
     pub(super) async fn activation(&self, service: &Service) -> Result<Activation, Error> {
         let target = service.target();
         let tried = self.tried(&target).await?;

@@ -17,7 +17,7 @@ pub struct DeploymentLine {
     pub deployment: DeploymentInfo,
     /// It is what the service runs.
     pub current: bool,
-    /// What `rollback` goes back to if it is not told another.
+    /// What `rollback` switches to by default.
     pub previous: bool,
     /// Sessions that it handled last; absent where they were not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub struct SwitchedInfo {
     pub from: Option<String>,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// Who asked for it, if the request said so by `Slotd-Sender`.
+    /// Who requested it, if the request had `Slotd-Sender`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -46,12 +46,12 @@ pub struct Deployments {
     #[schema(value_type = String)]
     pub service: ServiceName,
     pub generation: u64,
-    /// What made the current one current; absent where that was before it was kept.
+    /// What made the current one current; absent if that was before slotd recorded it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switched: Option<SwitchedInfo>,
     /// The latest first.
     pub deployments: Vec<DeploymentLine>,
-    /// Nodes that did not say what they have, with the reason: their sessions are not counted.
+    /// Nodes that did not report, with the reason: their sessions are not counted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<SilentNode>,
 }
@@ -61,22 +61,22 @@ pub struct ServiceInfo {
     #[schema(value_type = String)]
     pub service: ServiceName,
     pub current: DeploymentInfo,
-    /// What `rollback` would go back to.
+    /// What `rollback` would switch to.
     pub previous: Option<DeploymentInfo>,
     pub generation: u64,
     pub memory: ServiceMemory,
     pub swap: Option<SwapInfo>,
 }
 
-/// How far the removal of a service is.
+/// The progress of a service's removal.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ServiceRemoved {
     #[schema(value_type = String)]
     pub service: ServiceName,
     /// Sessions that were deleted since the nodes started.
     pub deleted: u64,
-    /// Nothing of it is left. While it is false the rest is being deleted; ask again to see how far
-    /// that is.
+    /// Whether everything is deleted. While false, deletion continues; repeat the request to see its
+    /// progress.
     pub done: bool,
 }
 
@@ -85,7 +85,7 @@ impl ServiceRemoved {
         Self { service, deleted: 0, done: true }
     }
 
-    /// Adds what one node has done; `None`: it did not say, or has not begun.
+    /// Adds what one node has done; `None`: it did not report, or has not begun.
     pub(crate) fn add(&mut self, share: Option<PurgeShare>, since: u64) {
         match share.filter(|share| share.since >= since) {
             Some(share) => {
@@ -103,8 +103,8 @@ pub struct SessionsOutlook {
     /// The label of the version that they run on.
     pub from: String,
     pub sessions: u64,
-    /// Why they stay there. Absent: they go to the version that is to run, or its `migrate` says of
-    /// each whether it does.
+    /// Why they stay there. Absent: they switch to the version that is to run, or its `migrate`
+    /// decides for each of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stays: Option<String>,
 }
@@ -115,10 +115,10 @@ pub struct Deployed {
     #[schema(value_type = String)]
     pub service: ServiceName,
     pub current: DeploymentInfo,
-    /// False: that digest was already what runs, nothing was done.
+    /// False: that version was already running, nothing was done.
     pub changed: bool,
-    /// Where the version that runs now is no later than all before: the sessions that ran on
-    /// others, and what becomes of them at their next message.
+    /// Set if the version that runs now is not later than all before: the sessions that ran on
+    /// others, and what happens to them at their next message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<SessionsOutlook>,
     pub swap: Option<SwapInfo>,

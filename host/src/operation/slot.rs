@@ -6,7 +6,7 @@ use crate::{
     names::ServiceName,
 };
 
-/// Deletes sessions of every service. The answer says whether any are left.
+/// Deletes sessions of every service. The answer is whether any are left.
 #[derive(Clone, Debug)]
 pub struct Reset;
 

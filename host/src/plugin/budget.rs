@@ -6,6 +6,7 @@
 //! holders of idle instances are asked to release the shortfall. New instances leave a part of the
 //! memory to running ones: if calls that each need one more page used all of it, none could finish.
 
+use super::no_memory::NoMemory;
 use crate::{limits, names::ServiceName};
 use parking_lot::Mutex;
 use std::{
@@ -71,62 +72,6 @@ struct Need {
 impl Need {
     fn is_nothing(self) -> bool {
         self.pages == 0 && self.maps == 0
-    }
-}
-
-/// Why an instance gets no memory. It is never the plugin's fault.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-pub enum NoMemory {
-    /// All of the node's memory for instances is in use, and none of it was given up in time.
-    #[error(
-        "all {bytes_max} bytes for plugin instances on this node (guests.memory_total) are in use"
-    )]
-    InUse { bytes_max: usize },
-    /// As [`NoMemory::InUse`], for the system's memory maps.
-    #[error(
-        "all {max} memory maps for plugin instances on this node are in use, of the {process} that the system allows a process (sysctl vm.max_map_count)"
-    )]
-    Maps { max: usize, process: usize },
-    /// The system refuses the process a mapping.
-    #[error(transparent)]
-    System(#[from] NoMapping),
-}
-
-/// The system's refusal, with the process's own limit if it has one.
-#[derive(Clone, Copy, Debug)]
-pub struct NoMapping {
-    address_bytes_max: Option<u64>,
-}
-
-impl NoMapping {
-    /// When that is what is behind an error of the engine's.
-    pub(super) fn behind(error: &wasmtime::Error) -> Option<Self> {
-        // What it is as a type, the engine has as a detail of its own.
-        let refused = error.chain().any(|cause| {
-            let io = cause.downcast_ref::<std::io::Error>();
-            io.is_some_and(|io| io.kind() == std::io::ErrorKind::OutOfMemory)
-                || cause.to_string().contains("(os error 12)")
-        });
-        let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
-        refused.then_some(Self { address_bytes_max: limit })
-    }
-}
-
-impl std::error::Error for NoMapping {}
-
-impl std::fmt::Display for NoMapping {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.address_bytes_max {
-            Some(bytes) => write!(
-                f,
-                "the address space limit of the slotd process ({bytes} bytes; ulimit -v, \
-                 RLIMIT_AS) is too low: each instance reserves 4 GiB of it. Raise that limit"
-            ),
-            None => f.write_str(
-                "the system refuses the slotd process more memory, or more memory maps (sysctl \
-                 vm.max_map_count)",
-            ),
-        }
     }
 }
 
@@ -255,7 +200,7 @@ impl Budget {
         &self,
         need: Need,
         starts: bool,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Duration, NoMemory> {
         if need.is_nothing() {
             // There is always room for nothing, also where others have passed the bound for those
@@ -270,7 +215,7 @@ impl Budget {
         if !queue.is_wanted() && self.try_take(need, max) {
             return Ok(Duration::ZERO);
         }
-        if need.pages > max || need.maps > self.maps_max || patience.is_zero() {
+        if need.pages > max || need.maps > self.maps_max || timeout.is_zero() {
             // More than there can ever be; or nobody is to give anything up for it.
             return Err(self.no_memory(need));
         }
@@ -283,12 +228,12 @@ impl Budget {
                     return;
                 }
                 // A call that runs may have taken what there was room for when this began to
-                // wait: nobody was told then that something is lacking.
+                // wait: holders of idle instances were not asked then.
                 self.wanted.notify_one();
                 freed.await;
             }
         };
-        tokio::time::timeout(patience, wait).await.map_err(|_| self.no_memory(need))?;
+        tokio::time::timeout(timeout, wait).await.map_err(|_| self.no_memory(need))?;
         Ok(begun.elapsed())
     }
 
@@ -317,7 +262,7 @@ pub(super) struct Lease {
     /// It is being made still.
     starts: bool,
     /// What a call of it may wait in all.
-    patience: Duration,
+    timeout: Duration,
     /// What this one may wait still.
     left: Duration,
     /// It waited since this was asked last.
@@ -326,7 +271,7 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Counts an instance that is about to be made.
-    pub(super) fn open(budget: &Arc<Budget>, account: Account, patience: Duration) -> Self {
+    pub(super) fn open(budget: &Arc<Budget>, account: Account, timeout: Duration) -> Self {
         account.0.instances.fetch_add(1, Ordering::Relaxed);
         let budget = budget.clone();
         Self {
@@ -335,25 +280,25 @@ impl Lease {
             pages: 0,
             maps: 0,
             starts: true,
-            patience,
-            left: patience,
+            timeout,
+            left: timeout,
             waited: false,
         }
     }
 
-    /// The instance is made. From now on it waits for `patience`, where that is more.
-    pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
+    /// The instance is made. From now on it waits for `timeout`, where that is more.
+    pub(super) async fn started(&mut self, timeout: Duration) -> Result<(), NoMemory> {
         // One without a memory needs what there is beside it too.
         self.grow(0, 0).await?;
         self.starts = false;
-        self.patience = self.patience.max(patience);
-        self.left = self.patience;
+        self.timeout = self.timeout.max(timeout);
+        self.left = self.timeout;
         Ok(())
     }
 
     /// A call begins.
     pub(super) fn renew(&mut self) {
-        self.left = self.patience;
+        self.left = self.timeout;
     }
 
     /// Whether it waited since this was asked last: others ran meanwhile.
@@ -431,24 +376,12 @@ impl Drop for Wanted<'_> {
 mod tests {
     use super::*;
 
-    /// Under `ulimit -v` the plugin was blamed for what the process may not have.
-    #[test]
-    fn a_mapping_that_the_system_refuses_is_not_the_plugins_fault() {
-        let refused = std::io::Error::from_raw_os_error(libc::ENOMEM);
-        let error = wasmtime::Error::from(refused).context("making a memory");
-        let why = NoMapping::behind(&error).map(|why| why.to_string()).unwrap_or_default();
-        assert!(why.contains("slotd process"), "{why}");
-        let limited = NoMapping { address_bytes_max: Some(8 << 30) }.to_string();
-        assert!(limited.contains("8589934592") && limited.contains("ulimit -v"), "{limited}");
-        assert!(NoMapping::behind(&wasmtime::Error::msg("a trap")).is_none());
-    }
-
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
     const PAGE: usize = PAGE_BYTES;
 
     async fn lease(budget: &Arc<Budget>, account: &Account) -> Lease {
-        let mut lease = Lease::open(budget, account.clone(), PATIENCE);
-        lease.started(PATIENCE).await.unwrap();
+        let mut lease = Lease::open(budget, account.clone(), TIMEOUT);
+        lease.started(TIMEOUT).await.unwrap();
         lease
     }
 
@@ -494,7 +427,7 @@ mod tests {
     }
 
     /// What there was room for may go to a call that runs, under those who wait for their turn.
-    /// Whoever has memory to give up must hear of it then, or they wait in vain.
+    /// Holders of idle instances must be notified then, or they wait in vain.
     #[tokio::test]
     async fn what_is_lacking_later_is_told_too() {
         let beside = limits::INSTANCE_BYTES_BESIDE;
@@ -506,8 +439,8 @@ mod tests {
         let turn = budget.starting.turn.lock().await;
         let before = Wanted::new(&budget, &budget.starting, Need { pages: 1, maps: 0 });
         let waits = tokio::spawn({
-            let mut behind = Lease::open(&budget, account.clone(), PATIENCE);
-            async move { behind.started(PATIENCE).await.map(|()| behind) }
+            let mut behind = Lease::open(&budget, account.clone(), TIMEOUT);
+            async move { behind.started(TIMEOUT).await.map(|()| behind) }
         });
         while budget.starting.pages_wanted.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
@@ -517,14 +450,14 @@ mod tests {
         assert!(futures_util::poll!(&mut told).is_pending());
         runs.grow(2 * PAGE, 0).await.unwrap();
         drop(turn);
-        tokio::time::timeout(PATIENCE, told).await.expect("nobody is told that memory is lacking");
+        tokio::time::timeout(TIMEOUT, told).await.expect("nobody is asked to release memory");
         drop((before, runs));
         waits.await.unwrap().unwrap();
     }
 
-    /// Maps are a resource of their own: where they are used up, idle instances must give way, and who
-    /// finds none must be told that, rather than that the plugin is at fault; the process must keep
-    /// some, or it ends.
+    /// Maps are a resource of their own: where they are used up, idle instances must give way, and a
+    /// call without one must get that as its error, rather than that the plugin is at fault; the
+    /// process must keep some, or it ends.
     #[tokio::test]
     async fn memory_maps_are_counted_and_named() {
         let budget = Budget::with_maps(1 << 30, 100);
@@ -542,7 +475,7 @@ mod tests {
         assert!(refused.to_string().contains("vm.max_map_count"), "{refused}");
         assert_eq!((held[0].maps(), budget.is_lacking()), (each, false));
         let waits = tokio::spawn({
-            let mut one = Lease::open(&budget, account.clone(), PATIENCE);
+            let mut one = Lease::open(&budget, account.clone(), TIMEOUT);
             async move { one.grow(0, limits::MEMORY_MAPS).await.map(|()| one) }
         });
         budget.lacks().await;
@@ -596,7 +529,7 @@ mod tests {
         new.grow(PAGE, 0).await.unwrap();
         runs.grow(59 * PAGE, 0).await.unwrap();
         assert!(budget.bytes_used() > budget.pages_open_max * PAGE);
-        new.started(PATIENCE).await.unwrap();
+        new.started(TIMEOUT).await.unwrap();
     }
 
     /// Nobody who waits may be forgotten when several are served in turn.
@@ -608,7 +541,7 @@ mod tests {
         all.grow(55 * PAGE, 0).await.unwrap();
         let waiting: Vec<_> = (0..20)
             .map(|_| {
-                let mut one = Lease::open(&budget, account.clone(), PATIENCE);
+                let mut one = Lease::open(&budget, account.clone(), TIMEOUT);
                 tokio::spawn(async move { one.started(Duration::ZERO).await.map(|()| one) })
             })
             .collect();

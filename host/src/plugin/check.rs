@@ -2,23 +2,14 @@
 //!
 //! [`unlike`] takes no time whatever it is given, and is for the node itself, as [`version`] is, which
 //! is for what has compiled. [`inspect`] validates, which a hostile file can make endless, or crash:
-//! see `compile/`.
+//! see `compile/`. What a component has to import and export is in [`world`].
 
-use super::{
-    Digest, Inspection, bindings, engine, structure,
-    types::{self, Functions},
-    wasi,
-};
+mod world;
+
+use self::world::check_component;
+use super::{Digest, Inspection, structure};
 use crate::{limits, names::check_plugin_version, text};
-use std::{collections::BTreeMap, sync::LazyLock};
-use wasmparser::{
-    Chunk, ComponentTypeRef, Parser, Payload, TypeBounds, Validator,
-    component_types::{ComponentAnyTypeId, ComponentEntityType},
-};
-
-const PACKAGE: &str = "slotd:slot";
-const REBUILD: &str = "build it with `slotd plugin build`, or wrap it with wasm-component-ld or \
-                       `wasm-tools component new`";
+use wasmparser::{Chunk, ComponentTypeRef, Parser, Payload, TypeBounds};
 
 /// Why a file can't be a component, by its size and its first bytes.
 pub(super) fn unlike(file: &[u8]) -> Option<String> {
@@ -33,8 +24,8 @@ pub(super) fn unlike(file: &[u8]) -> Option<String> {
     kind_of(file).1.map(str::to_owned)
 }
 
-/// Says what a file is and whether it fits; never fails. Of what it lists and finds it says so
-/// much as people read.
+/// Reports what a file is and whether it fits; never fails. Lists and findings are cut to what
+/// people read.
 pub fn inspect(component: &[u8]) -> Inspection {
     let mut inspection = Inspection {
         bytes: component.len(),
@@ -251,198 +242,6 @@ impl<'a> Names<'a> {
     }
 }
 
-/// What `wit/` says: taken from the bindings that the host is built with.
-struct World {
-    version: String,
-    /// By interface, without its version.
-    imports: BTreeMap<String, Functions>,
-    exports: Functions,
-}
-
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    world().unwrap_or_else(|| World {
-        version: String::new(),
-        imports: BTreeMap::new(),
-        exports: Functions::new(),
-    })
-});
-
-/// `None` only if the bindings' own description were not what it is; a test sees to that.
-fn world() -> Option<World> {
-    let types = Validator::new().validate_all(bindings::COMPONENT_TYPE).ok()?;
-    let types = types.as_ref();
-    let component = |entity: &ComponentEntityType| match entity {
-        ComponentEntityType::Component(id)
-        | ComponentEntityType::Type { referenced: ComponentAnyTypeId::Component(id), .. } => {
-            types.get(*id)
-        }
-        _ => None,
-    };
-    let package = component(&types.component_item_for_export("handler")?.ty)?;
-    let (name, item) = package.exports.iter().next()?;
-    let world = component(&item.ty)?;
-    let mut imports = BTreeMap::new();
-    for (name, item) in &world.imports {
-        if let ComponentEntityType::Instance(id) = item.ty {
-            let functions = types::functions(types, &types.get(id)?.exports);
-            imports.insert(split(name).0.to_owned(), functions);
-        }
-    }
-    Some(World {
-        version: split(name).1.to_owned(),
-        imports,
-        exports: types::functions(types, &world.exports),
-    })
-}
-
-/// An interface's name and its version.
-fn split(name: &str) -> (&str, &str) {
-    name.split_once('@').unwrap_or((name, ""))
-}
-
-/// Versions with one track are compatible: `1` for 1.x, `0.2` for 0.2.x.
-fn track(version: &str) -> &str {
-    let numbers = version.split(['-', '+']).next().unwrap_or_default();
-    let mut dots = numbers.match_indices('.').map(|(at, _)| at);
-    let end = if version.starts_with("0.") { dots.nth(1) } else { dots.next() };
-    &numbers[..end.unwrap_or(numbers.len())]
-}
-
-fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Problems) {
-    let types = match Validator::new_with_features(engine::features()).validate_all(bytes) {
-        Ok(types) => types,
-        Err(e) if e.message().contains("unexpected end") => {
-            problems.push(format!(
-                "the file is truncated: it has {} bytes, and something that begins at byte {} \
-                 goes on after them; copy it again",
-                bytes.len(),
-                e.offset()
-            ));
-            return;
-        }
-        Err(e) => {
-            problems.push(format!(
-                "it is not a valid component: {} (at byte {}); it is damaged, or uses a part of \
-                 WebAssembly that slotd does not run",
-                e.message(),
-                e.offset()
-            ));
-            return;
-        }
-    };
-    let types = types.as_ref();
-    for name in &names.imports {
-        let entity = types.component_item_for_import(name).map(|item| item.ty);
-        check_import(types, name, entity, problems);
-    }
-    let mut lacking = Vec::new();
-    for (name, wanted) in &WORLD.exports {
-        match types.component_item_for_export(name).map(|item| item.ty) {
-            Some(entity) => {
-                if let Some(problem) = check_export(types, name, wanted, entity) {
-                    problems.push(problem);
-                }
-            }
-            None => lacking.push(format!("`{name}`")),
-        }
-    }
-    if let Some((last, others)) = lacking.split_last() {
-        let (s, them) = match others {
-            [] => ("", last.clone()),
-            _ => ("s", format!("{} and {last}", others.join(", "))),
-        };
-        problems.push(format!(
-            "it lacks the export{s} {them}: build it against the world `handler` of \
-             {PACKAGE}@{}; {REBUILD}",
-            WORLD.version
-        ));
-    }
-    for name in &names.exports {
-        let (interface, version) = split(name);
-        if of_package(interface) && track(version) != track(&WORLD.version) {
-            problems.push(other_version("exports", name));
-        }
-    }
-}
-
-fn of_package(interface: &str) -> bool {
-    interface.strip_prefix(PACKAGE).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn other_version(does: &str, name: &str) -> String {
-    format!(
-        "it {does} {name}, but this slotd supports {PACKAGE}@{}: build it against that version, \
-         or run it on a slotd that supports its own",
-        WORLD.version
-    )
-}
-
-fn check_import(
-    types: wasmparser::types::TypesRef<'_>,
-    name: &str,
-    entity: Option<ComponentEntityType>,
-    problems: &mut Problems,
-) {
-    let (interface, version) = split(name);
-    if of_package(interface) {
-        if track(version) != track(&WORLD.version) {
-            return problems.push(other_version("imports", name));
-        }
-        if let (Some(given), Some(ComponentEntityType::Instance(id))) =
-            (WORLD.imports.get(interface), entity)
-        {
-            let Some(instance) = types.get(id) else { return };
-            for (function, wanted) in &types::functions(types, &instance.exports) {
-                match given.get(function) {
-                    Some(given) if given == wanted => {}
-                    Some(given) => problems.push(format!(
-                        "it imports `{function}` of {name} as {wanted}, but slotd provides \
-                         {given}: build it against slotd's wit folder"
-                    )),
-                    None => problems.push(format!(
-                        "it imports `{function}` of {name}, which slotd ({PACKAGE}@{}) does not \
-                         provide; a newer slotd may",
-                        WORLD.version
-                    )),
-                }
-            }
-            return;
-        }
-    } else if wasi::INTERFACES.contains(&interface) && track(version) == "0.2" {
-        return;
-    }
-    let hint = match interface.split('/').next().unwrap_or_default() {
-        "wasi:sockets" | "wasi:http" => ": handlers have no network; build it without",
-        _ if interface.starts_with("wasi:") && track(version) != "0.2" => {
-            ": slotd provides parts of WASI 0.2; build it for wasip2, or without WASI"
-        }
-        package if package.starts_with("wasi:") => {
-            ": of WASI, slotd provides clocks, random, stdio, and an empty environment and \
-             filesystem"
-        }
-        _ => ": build it without",
-    };
-    problems.push(format!("it imports {name}, which slotd does not provide{hint}"));
-}
-
-fn check_export(
-    types: wasmparser::types::TypesRef<'_>,
-    name: &str,
-    wanted: &str,
-    entity: ComponentEntityType,
-) -> Option<String> {
-    let found = match entity {
-        ComponentEntityType::Func(id) => types::function(types, id),
-        _ => "something that is not a function".to_owned(),
-    };
-    (found != wanted).then(|| {
-        format!(
-            "its export `{name}` is {found}, but slotd calls {wanted}: build it against slotd's \
-             wit folder"
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::testkit, *};
@@ -450,33 +249,6 @@ mod tests {
 
     fn problems(bytes: &[u8]) -> String {
         inspect(bytes).problems.join("; ")
-    }
-
-    /// Were the interface's description unreadable, every component would be found fit.
-    #[test]
-    fn the_world_is_known() {
-        assert_eq!(WORLD.version, "1.0.0");
-        let exports: Vec<_> = WORLD.exports.keys().map(String::as_str).collect();
-        assert_eq!(exports, ["handle", "migrate", "query"]);
-        assert_eq!(WORLD.exports["migrate"], "func(string) -> result<_, string>");
-        let state: Vec<_> = WORLD.imports["slotd:slot/state"].keys().collect();
-        assert_eq!(state, ["delete", "get", "scan", "set"]);
-        assert_eq!(WORLD.imports["slotd:slot/effects"].len(), 1);
-        assert_eq!(WORLD.imports["slotd:slot/log"].len(), 1);
-    }
-
-    #[test]
-    fn versions_with_one_track_are_compatible() {
-        for (version, expected) in [
-            ("1.0.0", "1"),
-            ("1.12.3", "1"),
-            ("2.0.0", "2"),
-            ("0.2.12", "0.2"),
-            ("0.3.0-rc", "0.3"),
-            ("", ""),
-        ] {
-            assert_eq!(track(version), expected, "{version}");
-        }
     }
 
     /// An author must see what is in a component that fits.
@@ -527,7 +299,7 @@ mod tests {
         assert!(inspection.problems[0].contains("a component may have 67108864"));
     }
 
-    /// Half an upload must be told as that, not as a riddle.
+    /// Half an upload must be reported as that, not as a riddle.
     #[test]
     fn truncated_components_are_refused() {
         let whole = testkit::guest();

@@ -97,7 +97,7 @@ impl CallLog {
         self.dropped = self.dropped.saturating_add(lines);
     }
 
-    /// At the end of a call: says how much is missing.
+    /// At the end of a call: logs how many lines are missing.
     pub(super) fn finish(&self, plugin: &PluginLog, session: &SessionKey) {
         let what = "lines of a call were dropped";
         if self.dropped > 0 && repeats::admit(what, plugin.digest.short()) {

@@ -210,8 +210,8 @@ impl Inner {
         let signal = Arc::default();
         let under = Arc::clone(&signal);
         let made = async move {
-            let (account, patience) = (Account::default(), limits::INSTANCE_PATIENCE);
-            plugin.instantiate_under(account, patience, under).await.map(drop)
+            let (account, timeout) = (Account::default(), limits::INSTANCE_MEMORY_TIMEOUT);
+            plugin.instantiate_under(account, timeout, under).await.map(drop)
         };
         self.lane.run_own(&signal, None, made).await
     }

@@ -1,5 +1,5 @@
 //! The functions of `wit/` that a guest calls. Each is pure computation on the call's state; a
-//! fault ends the call by a trap, and is kept in the call as what the caller is told.
+//! fault ends the call by a trap, and is kept in the call as the error for the caller.
 
 use super::{
     Failure, StateFault,

@@ -6,10 +6,11 @@ use super::{
         Handler,
         slotd::slot::types::{Message, Origin, QueryRequest, Rejection as GuestRejection},
     },
-    budget::{Lease, NoMapping, NoMemory},
+    budget::Lease,
     guest_log::{CallLog, PluginLog, Stdio},
     imports::check_content_type,
     limiter::Limiter,
+    no_memory::{NoMapping, NoMemory},
     signal::{Signal, thread_time},
     wasi::Random,
 };
@@ -104,19 +105,19 @@ pub(super) struct Inner {
     spent: bool,
 }
 
-/// Makes an instance, within the deadline of a call. Waits up to `patience` for memory, and in its
+/// Makes an instance, within the deadline of a call. Waits up to `timeout` for memory, and in its
 /// calls for as long as calls may.
 pub(super) async fn instantiate(
     plugin: &Plugin,
     account: Account,
-    patience: Duration,
+    timeout: Duration,
     signal: Arc<Signal>,
 ) -> Result<Instance, PluginError> {
     let options = &plugin.options;
-    // A call that waits must have time left to tell why it fails.
-    let of_call = limits::INSTANCE_PATIENCE.min(options.deadline / 2);
-    let patience = patience.min(options.deadline / 2);
-    let lease = Lease::open(&plugin.budget, account, patience);
+    // A call that waits must have time left to report why it fails.
+    let of_call = limits::INSTANCE_MEMORY_TIMEOUT.min(options.deadline / 2);
+    let timeout = timeout.min(options.deadline / 2);
+    let lease = Lease::open(&plugin.budget, account, timeout);
     let started = crate::clock::now();
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits::GUEST_HANDLES_MAX);

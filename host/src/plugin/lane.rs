@@ -51,7 +51,7 @@ pub enum Begin {
     },
 }
 
-/// Says when nobody waits for an answer any more.
+/// Resolves when nobody waits for an answer any more.
 pub type Caller<'a> = dyn FnMut(&mut Context<'_>) -> Poll<()> + Send + 'a;
 
 /// A call that is to be run.
@@ -114,7 +114,7 @@ impl Lane {
     }
 
     /// Runs a call to its end: where it begins for its first slice, here for the rest. It is cut
-    /// short once `caller` says that nobody waits for it, or what `ending` makes says why it can't be
+    /// short once `caller` reports that nobody waits for it, or what `ending` makes why it can't be
     /// waited for.
     pub async fn run<T: Send + 'static>(
         &self,

@@ -1,12 +1,12 @@
 //! What one instance may hold: memory, tables, core instances.
 
-use super::budget::{Lease, NoMemory};
+use super::{budget::Lease, no_memory::NoMemory};
 use crate::limits;
 use std::time::Duration;
 use wasmtime::ResourceLimiterAsync;
 
 /// Counts the memory of a store over all its memories, and remembers a refusal, so that the trap
-/// which usually follows can be told as what it is.
+/// which usually follows can be reported as what it is.
 pub(super) struct Limiter {
     memory_max: usize,
     memory: usize,
@@ -33,8 +33,8 @@ impl Limiter {
         self.lease.maps()
     }
     /// The instance is made: from now on it grows within a call.
-    pub(super) async fn started(&mut self, patience: Duration) -> Result<(), NoMemory> {
-        self.lease.started(patience).await
+    pub(super) async fn started(&mut self, timeout: Duration) -> Result<(), NoMemory> {
+        self.lease.started(timeout).await
     }
     /// A call begins.
     pub(super) fn renew(&mut self) {
@@ -62,7 +62,7 @@ impl ResourceLimiterAsync for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
-            // Fails by the memory's own type, whatever is said here: not to be counted.
+            // Fails by the memory's own type, whatever this returns: not to be counted.
             return Ok(true);
         }
         let growth = desired.saturating_sub(current);

@@ -12,6 +12,7 @@ mod imports;
 mod instance;
 pub mod lane;
 mod limiter;
+mod no_memory;
 pub mod pool;
 mod probe;
 mod signal;
@@ -25,11 +26,12 @@ mod types;
 mod wasi;
 mod workers;
 
-pub use budget::{Account, Budget, NoMemory};
+pub use budget::{Account, Budget};
 pub use check::inspect;
 pub use compile::{CompileOptions, child as compile_child};
 pub use imports::{check_content_type, check_event_kind};
 pub use lane::{Begin, Caller, Lane, Work};
+pub use no_memory::NoMemory;
 pub use pool::{Guests, Isolation, Pool};
 pub use probe::{Migrates, NoProbe};
 pub use signal::{Cut, Signal};
@@ -78,7 +80,7 @@ pub trait State: Any + Send {
 pub enum StateFault {
     #[error("a query may not write state")]
     ReadOnly,
-    /// One of the limits of `limits.rs`; the sentence names it.
+    /// One of the limits of `limits/`; the sentence names it.
     #[error("{0}")]
     Limit(String),
     #[error(transparent)]
@@ -192,7 +194,7 @@ impl Failure {
     }
 }
 
-/// What the plugin host may be told; defaults in [`crate::limits`].
+/// The plugin host's options; defaults in [`crate::limits`].
 #[derive(Clone, Debug)]
 pub struct PluginOptions {
     /// Holds `components/<digest>.wasm` and `compiled/<digest>-<engine hash>.cwasm`; private.
@@ -213,7 +215,7 @@ pub struct PluginOptions {
 
 /// Where a node finds components that were deployed elsewhere.
 pub trait ComponentSource: fmt::Debug + Send + Sync + 'static {
-    /// The bytes of a component; `None`: it does not have it. An error says why it can't be asked.
+    /// The bytes of a component; `None`: it does not have it. An error is why it can't be asked.
     fn fetch(&self, digest: Digest) -> BoxFuture<'static, Result<Option<Bytes>, String>>;
 }
 
@@ -221,7 +223,7 @@ pub trait ComponentSource: fmt::Debug + Send + Sync + 'static {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PluginError {
     /// The component's own fault: not a component, truncated, lacks an export, asks for more
-    /// than slotd gives. The sentence says which and what to do.
+    /// than slotd gives. The sentence names the reason and the fix.
     #[error("{0}")]
     Refused(String),
     /// Checking and compiling it takes more than it may: what, and the limit, is in the sentence.
@@ -230,7 +232,7 @@ pub enum PluginError {
     /// The compiler ended on it as it never should: a bug of the compiler's.
     #[error("{0}")]
     Crashed(String),
-    /// This node can't compile it now, which says nothing of the component.
+    /// This node can't compile it now; the component may be fine.
     #[error("{0}")]
     Busy(String),
     /// No component of that digest is stored here.
@@ -246,7 +248,7 @@ pub enum PluginError {
     Cut(Cut),
 }
 
-/// What `slotd plugin check` says of a component; pure, from the bytes alone.
+/// What `slotd plugin check` reports of a component; pure, from the bytes alone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
     pub bytes: usize,
@@ -265,7 +267,7 @@ pub struct Inspection {
     pub too_costly: bool,
 }
 
-/// Says what a file is and whether it fits, as a node would: in a process of its own, with limits
+/// Reports what a file is and whether it fits, as a node would: in a process of its own, with limits
 /// of memory and time.
 ///
 /// # Errors
@@ -415,7 +417,7 @@ impl PluginHost {
     pub fn verify(&self, digest: Digest) -> Result<(), PluginError> {
         self.inner.verify(digest)
     }
-    /// Room for the bytes of a component that is to be added, until it is dropped.
+    /// Reserves memory for the bytes of a component that is to be added, until it is dropped.
     ///
     /// # Errors
     /// [`PluginError::Busy`] when the deploys under way hold [`limits::DEPLOYS_BYTES_MAX`].
@@ -503,7 +505,7 @@ impl Plugin {
         self.code_bytes
     }
     /// A new instance, made within the deadline of a call and counted for `account`. Where the
-    /// node has no memory left it waits up to `patience` for others to give some up.
+    /// node has no memory left it waits up to `timeout` for others to give some up.
     ///
     /// # Errors
     /// [`PluginError::Refused`] when the component's own start fails, or asks for too much;
@@ -511,9 +513,9 @@ impl Plugin {
     pub async fn instantiate(
         &self,
         account: Account,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Instance, PluginError> {
-        self.instantiate_under(account, patience, Arc::default()).await
+        self.instantiate_under(account, timeout, Arc::default()).await
     }
     /// As [`Plugin::instantiate`], with a way to end it early.
     ///
@@ -522,10 +524,10 @@ impl Plugin {
     pub async fn instantiate_under(
         &self,
         account: Account,
-        patience: Duration,
+        timeout: Duration,
         signal: Arc<Signal>,
     ) -> Result<Instance, PluginError> {
-        instance::instantiate(self, account, patience, signal).await
+        instance::instantiate(self, account, timeout, signal).await
     }
 }
 

@@ -275,7 +275,7 @@ impl Guests {
     }
 
     /// Runs a call on an instance that is there and may run it, else on a new one, which waits up to
-    /// [`limits::INSTANCE_PATIENCE`] where the node has no memory left.
+    /// [`limits::INSTANCE_MEMORY_TIMEOUT`] where the node has no memory left.
     pub async fn call(self: Arc<Self>, call: Call, signal: Arc<Signal>) -> Outcome {
         if let Some(why) = signal.is_cut() {
             return Outcome::without_a_call(call.state, Failure::Cut(why));
@@ -283,16 +283,18 @@ impl Guests {
         let mut instance = match self.take(&call.session, &signal) {
             Some(instance) => instance,
             // Boxed: it is rare, and large.
-            None => match self.make(limits::INSTANCE_PATIENCE, signal.clone()).boxed().await {
-                Ok(instance) => instance,
-                Err(why) => {
-                    let failure = match why {
-                        PluginError::Cut(why) => Failure::Cut(why),
-                        why => Failure::NoInstance(why),
-                    };
-                    return Outcome::without_a_call(call.state, failure);
+            None => {
+                match self.make(limits::INSTANCE_MEMORY_TIMEOUT, signal.clone()).boxed().await {
+                    Ok(instance) => instance,
+                    Err(why) => {
+                        let failure = match why {
+                            PluginError::Cut(why) => Failure::Cut(why),
+                            why => Failure::NoInstance(why),
+                        };
+                        return Outcome::without_a_call(call.state, failure);
+                    }
                 }
-            },
+            }
         };
         let session = (self.isolation == Isolation::Session)
             .then(|| Owner { session: call.session.clone(), task: signal.clone() });
@@ -317,12 +319,12 @@ impl Guests {
         Some(idle.remove(at).instance)
     }
 
-    async fn make(&self, patience: Duration, signal: Arc<Signal>) -> Result<Instance, PluginError> {
-        self.plugin.instantiate_under(self.account.clone(), patience, signal).await
+    async fn make(&self, timeout: Duration, signal: Arc<Signal>) -> Result<Instance, PluginError> {
+        self.plugin.instantiate_under(self.account.clone(), timeout, signal).await
     }
 
     /// Makes sure that an instance can be made: by having one ready, or by making one. A node
-    /// without memory for it says nothing of the plugin.
+    /// without memory for it proves nothing about the plugin.
     ///
     /// # Errors
     /// [`PluginError::Refused`].

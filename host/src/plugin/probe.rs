@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub enum Migrates {
     /// It looks at each session's state: what becomes of one is known when it is there.
     ByState,
-    /// It agrees without a look at the state: there is none, as far as anyone can tell.
+    /// It agrees without a look at the state: as if there were no migration.
     Nothing,
     /// It refuses the version, whatever the state is.
     Refuses(String),
@@ -48,13 +48,13 @@ impl Plugin {
     /// limits. Nothing of it stays.
     ///
     /// # Errors
-    /// There is no instance to be had, or the call passed its deadline without saying anything.
+    /// No instance could be created, or the call passed its deadline without a result.
     pub async fn probe_migrate(
         &self,
         session: SessionKey,
         from: &str,
     ) -> Result<Migrates, NoProbe> {
-        let made = self.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await;
+        let made = self.instantiate(Account::default(), limits::INSTANCE_MEMORY_TIMEOUT).await;
         let mut instance = made.map_err(|why: PluginError| NoProbe(why.to_string()))?;
         let input = Input::Migrate { from: from.to_owned() };
         let call = Call { session, seq: 1, time_ms: 0, state: Box::new(Nothing), input };
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(said(false, Err(Failure::Deadline(Duration::ZERO))), None);
     }
 
-    /// A migrate is told apart by what the component does, not by what it was built with.
+    /// A migrate is classified by what the component does, not by what it was built with.
     #[tokio::test]
     async fn components_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();

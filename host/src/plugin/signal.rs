@@ -16,7 +16,7 @@ pub enum Cut {
     Gone,
     /// Too many calls compute for long.
     Full,
-    /// Its slot stops, or goes over to another version.
+    /// Its slot stops, or switches to another version.
     Ending,
     /// Others wait for its slot, and it takes too long to get its turns.
     Crowded,

@@ -149,7 +149,7 @@ impl Disk {
         Ok(code_bytes > 0 && sum.is_some_and(|sum| *sum == checksum.sum()))
     }
 
-    /// A file for whoever compiles, under a name that is none of compiled code's.
+    /// A file for the compiling process, under a name that compiled code never has.
     pub(super) fn begin_compiled(&self) -> Result<(Artifact, fs::File), PluginError> {
         let path = self.temporary(&self.compiled);
         let file = create(&path).map_err(|e| failed("write", &path, &e))?;
@@ -227,7 +227,7 @@ impl Disk {
             rename(&temporary, path)
         })();
         if written.is_err() {
-            // The error that is told is the one that made it fail.
+            // The error that is reported is the one that made it fail.
             let _ = fs::remove_file(&temporary);
         }
         written

@@ -69,7 +69,7 @@ impl fmt::Display for Excess {
 /// Why the pass ended early.
 enum Stop {
     Excess(Excess),
-    /// It is no component: validation says it better.
+    /// It is not a component: validation reports it better.
     Unreadable,
 }
 

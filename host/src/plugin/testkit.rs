@@ -172,6 +172,6 @@ pub(super) fn state_of(outcome: Outcome) -> BTreeMap<String, Bytes> {
 impl super::Plugin {
     /// An instance that nobody in particular owns.
     pub(crate) async fn fresh(&self) -> Result<Instance, super::PluginError> {
-        self.instantiate(super::Account::default(), limits::INSTANCE_PATIENCE).await
+        self.instantiate(super::Account::default(), limits::INSTANCE_MEMORY_TIMEOUT).await
     }
 }

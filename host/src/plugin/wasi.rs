@@ -119,8 +119,8 @@ impl HostState {
         Duration::from_millis(self.current.as_ref().map_or(0, |current| current.time_ms))
     }
 
-    /// A timer is over at once. The clock stands still during a call, so that no time can be told
-    /// to have passed; to wait in earnest would hold the slot's other sessions for nothing, and
+    /// A timer is over at once. The clock stands still during a call, so that no time seems
+    /// to pass; to wait in earnest would hold the slot's other sessions for nothing, and
     /// which of two timers came first would depend on the machine.
     fn timer(&mut self) -> wasmtime::Result<Resource<DynPollable>> {
         let over = self.table.push(Over)?;

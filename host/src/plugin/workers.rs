@@ -26,7 +26,7 @@ impl Workers {
     ) -> Result<T, PluginError> {
         let (done, result) = oneshot::channel();
         self.0.spawn(move || {
-            // Nobody waits any more: nothing to tell.
+            // Nobody waits for the result any more.
             let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
         });
         match result.await {
@@ -37,7 +37,7 @@ impl Workers {
 }
 
 /// Has the scheduler prefer every other thread to this one, and to those that it starts, as far as
-/// `nice` says.
+/// `nice` goes.
 #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
 pub(super) fn give_way(nice: i32) {
     #[cfg(target_os = "linux")]

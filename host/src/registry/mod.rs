@@ -62,8 +62,8 @@ pub struct Settings {
 /// Restrictions on placement besides the ring.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// A node that a slot was told to leave. The ring's next choice takes the slot; if that node
-    /// fails, the one after it. One name per slot: a slot that is told to leave the next node too
+    /// A node that a slot was drained from. The ring's next choice takes the slot; if that node
+    /// fails, the one after it. One name per slot: a slot that is drained from the next node too
     /// may come back to the first.
     pub avoid: BTreeMap<SlotId, Arc<str>>,
     #[serde(flatten)]

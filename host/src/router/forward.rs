@@ -169,6 +169,7 @@ impl Forwarder {
             attempt: 0,
             deadline,
             backoff: backoff(),
+            seen: Place::UNKNOWN,
             doubtful: false,
             followed: false,
         };
@@ -187,7 +188,7 @@ impl Forwarder {
         known.or_else(proposed).filter(|owner| *owner != self.name)
     }
 
-    /// `peer` says that it does not own a slot, and perhaps who does.
+    /// `peer` has answered that it does not own a slot, and perhaps who does.
     fn not_owner(&self, slot: SlotId, peer: &Arc<str>, owner: Option<Arc<str>>, term: u64) {
         // Its own name would send the request in a circle.
         let owner = owner.as_ref().filter(|owner| **owner != self.name);
@@ -205,12 +206,13 @@ impl Forwarder {
         let mail = |reply| operation.clone().mail(reply);
         let request = || operation.clone().request();
         // What may have been kept by an attempt whose answer is lost: a later one may be refused for
-        // reasons that say nothing of the first.
+        // reasons that do not apply to the first.
         let mut doubtful = false;
         let deadline = Instant::now() + self.deadline;
         let mut backoff = backoff();
         loop {
             let place = self.router.place(slot);
+            let mut seen = place.clone();
             if matches!(place, Place::Away { owner: None, .. }) {
                 let (reply, answer) = oneshot::channel();
                 if self.router.read_copy(slot, || mail(reply)) {
@@ -243,7 +245,7 @@ impl Forwarder {
                 Place::Moving => being_moved(slot),
                 Place::Away { owner, .. } => match self.owner(slot, owner) {
                     None => nobody(slot),
-                    Some(peer) => match self.forward(slot, &peer, request()).await {
+                    Some(peer) => match self.forward(slot, &peer, request(), &mut seen).await {
                         Ok(response) => {
                             return O::answer(response).ok_or_else(|| {
                                 Error::internal(format!("node {peer} sent an unexpected answer"))
@@ -278,21 +280,24 @@ impl Forwarder {
                     ),
                 )
             });
-            let waited = self.wait(slot, &mut backoff, deadline, trouble).await;
+            let waited = self.wait(slot, &seen, &mut backoff, deadline, trouble).await;
             waited.map_err(|given_up| undecided.unwrap_or(given_up))?;
         }
     }
 
+    /// `seen` becomes the slot's place after the peer's answer.
     async fn forward(
         &self,
         slot: SlotId,
         peer: &Arc<str>,
         request: Request,
+        seen: &mut Place,
     ) -> Result<Response, PeerError> {
         metrics().forwards.increment(1);
         match self.peers.call(peer, request)?.await? {
             Response::NotOwner { owner, term, .. } => {
                 self.not_owner(slot, peer, owner, term);
+                *seen = self.router.place(slot);
                 Err(PeerError::Refused(Error::of(
                     Cause::NotOwner,
                     format!("node {peer} does not own slot {slot}"),
@@ -302,10 +307,11 @@ impl Forwarder {
         }
     }
 
-    /// Waits for the slot to change its place, or a while.
+    /// As [`Self::pause`], for at most [`limits::WAITING_READS_MAX`] requests.
     async fn wait(
         &self,
         slot: SlotId,
+        seen: &Place,
         backoff: &mut Backoff,
         deadline: Instant,
         trouble: Error,
@@ -318,12 +324,15 @@ impl Forwarder {
                 format!("{waiting} reads are already waiting for slots of this node; slow down"),
             ));
         }
-        self.pause(slot, backoff, deadline, trouble).await
+        self.pause(slot, seen, backoff, deadline, trouble).await
     }
 
+    /// Waits for one back-off step, or until the slot is not at `seen` any more: the place that the
+    /// last attempt went by, or, where its answer named an owner, the place since.
     async fn pause(
         &self,
         slot: SlotId,
+        seen: &Place,
         backoff: &mut Backoff,
         deadline: Instant,
         trouble: Error,
@@ -331,10 +340,8 @@ impl Forwarder {
         metrics().forward_retries.increment(1);
         let mut place = self.router.watch_place(slot)?;
         let until = (Instant::now() + backoff.next()).min(deadline);
-        tokio::select! {
-            _ = place.changed() => {}
-            () = tokio::time::sleep_until(until) => {}
-        }
+        // Also a change before the subscription counts.
+        let _ = tokio::time::timeout_at(until, place.wait_for(|place| place != seen)).await;
         match Instant::now() < deadline {
             true => Ok(()),
             false => Err(trouble),
@@ -352,9 +359,11 @@ struct Journey {
     attempt: u64,
     deadline: Instant,
     backoff: Backoff,
+    /// The place that the last attempt went by, as in [`Forwarder::pause`].
+    seen: Place,
     /// An earlier attempt may have been carried out.
     doubtful: bool,
-    /// It went at once to where a peer said that its slot is.
+    /// It went at once to the owner that a peer named.
     followed: bool,
 }
 
@@ -366,8 +375,8 @@ impl Journey {
             self.ticket.turn().await;
             let forwarder = self.forwarder.clone();
             self.attempt = forwarder.lane(self.slot)?.attempt();
-            let place = forwarder.router.place(self.slot);
-            let to = match &place {
+            self.seen = forwarder.router.place(self.slot);
+            let to = match &self.seen {
                 Place::Here => Some(To::Here),
                 Place::Moving => None,
                 Place::Away { owner, .. } => {
@@ -377,10 +386,10 @@ impl Journey {
             // Not for ever: a node that is gone without a word answers none of them.
             if let Some(to) = to.as_ref().filter(|to| !waited && !self.ticket.follows(to)) {
                 waited = true;
-                let _ = tokio::time::timeout(limits::LANE_PATIENCE, self.ticket.follow(to)).await;
+                let _ = tokio::time::timeout(limits::LANE_TIMEOUT, self.ticket.follow(to)).await;
                 continue;
             }
-            let now = match place {
+            let now = match self.seen {
                 Place::Here => match self.deliver()? {
                     Some(sending) => return Ok(sending),
                     None => stopped(),
@@ -410,7 +419,7 @@ impl Journey {
             let error = trouble.take().filter(|_| self.doubtful).unwrap_or(now);
             let (deadline, backoff) = (self.deadline, &mut self.backoff);
             let told = error.clone();
-            forwarder.pause(self.slot, backoff, deadline, told).await?;
+            forwarder.pause(self.slot, &self.seen, backoff, deadline, told).await?;
             trouble = Some(error);
         }
     }
@@ -441,7 +450,7 @@ impl Journey {
                     return Ok(sent);
                 }
                 // An earlier attempt may have been kept: a plain no would be wrong of it, unless the
-                // slot has looked for the key before it said so.
+                // slot has looked for the key before it answered.
                 Ok(Err(error)) if self.doubtful && !is_of_handler(&error) => {
                     Trouble { error, doubtful: true, moved: false }
                 }
@@ -451,7 +460,7 @@ impl Journey {
             self.ticket.returned(self.attempt);
             self.doubtful |= trouble.doubtful;
             let told = match self.doubtful {
-                // It says so itself.
+                // Its own text says so.
                 true if trouble.error.is(Cause::Undecided) => trouble.error,
                 true => Error::of(
                     Cause::Undecided,
@@ -468,14 +477,16 @@ impl Journey {
             if !follows || self.forwarder.router.place(self.slot) == Place::Here {
                 let (slot, deadline) = (self.slot, self.deadline);
                 let forwarder = self.forwarder.clone();
-                forwarder.pause(slot, &mut self.backoff, deadline, told.clone()).await?;
+                forwarder
+                    .pause(slot, &self.seen, &mut self.backoff, deadline, told.clone())
+                    .await?;
             }
             sending = self.depart(Some(told)).await?;
         }
     }
 
     /// How an attempt ended: for good, or in a way that another one may mend.
-    async fn outcome(&self, sending: Sending) -> Result<Result<Sent, Error>, Trouble> {
+    async fn outcome(&mut self, sending: Sending) -> Result<Result<Sent, Error>, Trouble> {
         let has_key = self.message.id.is_some();
         match sending {
             Sending::Here(answer) => match answer.await {
@@ -494,6 +505,7 @@ impl Journey {
                 Ok(Response::NotOwner { owner, term, .. }) => {
                     let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
+                    self.seen = self.forwarder.router.place(self.slot);
                     let why = format!("node {peer} no longer owns slot {}", self.slot);
                     let error = Error::of(Cause::Moved, why);
                     Err(Trouble { error, doubtful: false, moved })
@@ -528,7 +540,7 @@ fn is_elsewhere(error: &Error) -> bool {
     error.cause.is_some_and(Cause::may_be_elsewhere)
 }
 
-/// Said after the slot has looked for the message's idempotency key.
+/// Returned after the slot has looked for the message's idempotency key.
 fn is_of_handler(error: &Error) -> bool {
     error.cause.is_some_and(Cause::follows_look_up)
 }

@@ -109,7 +109,7 @@ impl Router {
         let Some((task, mailbox)) = seat.mailbox() else { return Ok(Err(mail)) };
         let put = put(&mailbox, mail);
         if put.is_err() {
-            // It is ending, and may not have said so yet.
+            // It is ending, and may not have reported it yet.
             seat.on(Event::Stopping { task });
         }
         Ok(put)
@@ -252,9 +252,13 @@ impl Router {
         let (told, opened) = oneshot::channel();
         match seat.open(slot, &self.context, last, Some(told)) {
             Outcome::Here(term) => return Ok(term),
-            Outcome::Busy => {
+            Outcome::Busy if matches!(seat.phase(), Phase::Opening { .. }) => {
                 let why = "a cancelled open of this slot has not finished";
                 return Err(Error::of(Cause::Opening, why));
+            }
+            Outcome::Busy => {
+                let why = "this node is handing the slot over to another node";
+                return Err(Error::of(Cause::Moving, why));
             }
             _ => {}
         }
@@ -263,7 +267,7 @@ impl Router {
     }
 
     /// Answers a read that may be stale from this node's copy of a slot which was here until its
-    /// log fell silent, and of which nothing was heard since. `false`: it is another read, or the
+    /// log fell silent, and that no node has reported since. `false`: it is another read, or the
     /// slot another's; the mail is dropped.
     pub fn read_copy(&self, slot: SlotId, mail: impl FnOnce() -> Mail) -> bool {
         if !self.seat(slot).is_ok_and(|seat| seat.has_copy()) {

@@ -2,7 +2,7 @@
 //!
 //! The caller sends its [`Hello`], the other side answers with its own. Then the caller proves that
 //! it knows the cluster's secret: an HMAC-SHA256 (RFC 2104) over the role and both hellos, which hold
-//! a fresh nonce each. Only then the other side compares the hellos, and says what does not fit or
+//! a fresh nonce each. Only then the other side compares the hellos, and reports the mismatch or
 //! proves the same; the caller compares after that. The secret itself never travels, and a proof
 //! can't be used again.
 //!
@@ -54,7 +54,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// What came is not what a peer would say.
+    /// Not a message that a peer would send.
     Malformed = "malformed";
     /// Another version of the protocol.
     Protocol = "protocol";
@@ -70,7 +70,7 @@ reasons! {
     Identity = "identity";
     /// It did not introduce itself in time.
     Timeout = "timeout";
-    /// It had to make room for others before it had proven anything.
+    /// Closed to make room for other connections before it had proven anything.
     Crowded = "crowded";
 }
 
@@ -218,7 +218,7 @@ impl Own {
         Ok(self.check(said, Some(expected))?)
     }
 
-    /// The other side. Tells `progress` that a hello came.
+    /// The other side. Calls `progress` when a hello has arrived.
     ///
     /// # Errors
     /// As [`Own::introduce`].
@@ -265,8 +265,8 @@ impl Own {
         .encode_to_vec()
     }
 
-    /// Whether the node that says so of itself, and knows the secret, belongs here. `expected`: whom
-    /// this node called.
+    /// Whether a node with this hello, which knows the secret, belongs here. `expected`: the node
+    /// that this one called.
     ///
     /// # Errors
     /// The first thing that does not fit.
@@ -358,7 +358,7 @@ impl Own {
         self.noted.lock().keys().map(|(reason, _)| *reason).collect()
     }
 
-    /// Counts a refusal and, now and then, says it.
+    /// Counts a refusal and, at a limited rate, logs it.
     pub fn refused(&self, from: IpAddr, what: &str, refusal: &Refusal) {
         metrics().peer_refused(refusal.reason.as_str());
         let about = (refusal.reason, from);
@@ -436,7 +436,7 @@ mod tests {
         assert_ne!(hmac(b"k", [b"ab", b"c"]), hmac(b"k", [b"a", b"bc"]));
     }
 
-    /// A log line that a stranger writes must not pass for one of ours.
+    /// Text of an unauthenticated peer must not pass for a log line of our own.
     #[test]
     fn text_from_outside_is_cleaned() {
         assert_eq!(clean("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");

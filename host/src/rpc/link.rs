@@ -194,7 +194,7 @@ impl Link {
         self.state.lock().up = Ok(up);
     }
 
-    /// The connection is gone: every request is told whether the peer may have got it.
+    /// The connection is gone: every request fails with whether the peer may have received it.
     pub fn broke(&self, why: &str) {
         let (calls, written) = {
             let mut state = self.state.lock();
@@ -294,7 +294,7 @@ impl Drop for Answer {
 /// Keeps the connection to the peer for as long as it runs.
 pub(super) async fn run(link: Arc<Link>, own: Arc<Own>, mut target: watch::Receiver<Member>) {
     let mut wait = Backoff::new(limits::PEER_RETRY_MIN, limits::PEER_RETRY_MAX).spread(0.5..1.0);
-    // What was said last, so that a peer that stays away is one line in the log.
+    // What was logged last, so that a peer that stays away is one line in the log.
     let mut said = String::new();
     loop {
         let member = target.borrow_and_update().clone();
@@ -397,7 +397,7 @@ async fn open(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| format!("{address} does not speak HTTP/2: {e}"))?;
-    // How it ends, its stream tells.
+    // Its stream reports how it ends.
     hyper::rt::Executor::execute(&exec, async move { drop(connection.await) });
 
     let origin = http::Uri::builder().scheme("http").authority(address.to_string());
@@ -426,8 +426,8 @@ async fn open(
             trust.grant();
             Ok(Opened { outbox, frames, instance: peer.instance, _sender: sender })
         }
-        Err(parted) => {
-            match &parted {
+        Err(failed) => {
+            match &failed {
                 HandshakeError::Ours(refusal) => {
                     own.refused(address.ip(), "a link to a peer", refusal);
                     outbox.urgent(refusal.go_away());
@@ -438,7 +438,7 @@ async fn open(
                 HandshakeError::Theirs(refusal) => own.refused(address.ip(), "this node", refusal),
                 HandshakeError::Closed(_) => {}
             }
-            Err(parted.to_string())
+            Err(failed.to_string())
         }
     }
 }
@@ -458,7 +458,7 @@ struct Session<'a> {
 
 struct Subscription {
     sender: LiveSender,
-    /// What was taken and not yet told to the peer.
+    /// Items taken, and not yet credited to the peer.
     taken: u64,
 }
 

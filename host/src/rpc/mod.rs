@@ -50,8 +50,8 @@ use parking_lot::{Mutex, RwLock};
 use std::{collections::HashMap, sync::Arc};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-/// What the error begins with of a node that can't read a request. Never another text: a later version
-/// tells by it that the node is of one before ([`is_undecoded`]).
+/// The prefix of the error of a node that can't decode a request. Never change it: a later version
+/// recognizes a node of an earlier one by it ([`is_undecoded`]).
 const UNDECODED: &str = "the request does not decode";
 
 /// The answer to a request that does not decode.
@@ -127,7 +127,7 @@ pub trait Peers: Send + Sync + 'static {
 /// Whether a peer can be reached, and reaches this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// This node's link to it; `Err`: why there is none.
+    /// This node's link to it; `Err`: why it is down.
     pub to: Result<(), String>,
     /// Its link to this node.
     pub from: bool,
@@ -164,8 +164,7 @@ pub struct PeerLinks {
 struct Links(RwLock<HashMap<Arc<str>, Arc<Link>>>);
 
 /// Serves peers on `listener`, and keeps a link to each peer in `members`. Connections from the
-/// addresses of members, and from those `found`, have room of their own while they introduce
-/// themselves.
+/// addresses of members, and from those `found`, have a quota of their own during the handshake.
 pub fn start(
     options: RpcOptions,
     listener: TcpListener,

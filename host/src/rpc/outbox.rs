@@ -1,7 +1,7 @@
 //! The write queue of one link, and how it is packed into frames.
 //!
-//! Whoever has something to say pushes it here; the link's connection takes as much as is ready
-//! whenever it can write, so the frames grow with the load. Three lanes: words about the link go
+//! Senders push items here; the link's connection takes as many as are ready whenever it can
+//! write, so the frames grow with the load. Three lanes: control messages of the link go
 //! first; requests, small answers and live items keep their order; large answers go last, a piece
 //! of one of them in each frame, so that they delay nothing else for long and starve nobody.
 

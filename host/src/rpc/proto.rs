@@ -23,8 +23,8 @@ use tonic::{
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// The method's path. Its `v1` is the form of the frames and of [`Hello`], which never changes:
-/// so two versions can always tell each other why they part. All else that nodes say to each other,
-/// what items mean and how they are encoded, has a version: [`crate::peer::protocol`].
+/// so two versions can always report why they reject a link. All else that nodes exchange, what
+/// items mean and how they are encoded, has a version: [`crate::peer::protocol`].
 pub(super) const PATH: &str = "/slotd.peer.v1.Peer/Link";
 
 /// What one item costs in a frame beside its head and body, at most.
@@ -36,10 +36,10 @@ pub(super) struct Frame {
     pub items: Vec<Item>,
 }
 
-/// A request, an answer, or a word about the link itself.
+/// A request, a response, or a control message of the link itself.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Item {
-    /// The request that it belongs to; what else it is, [`kind`] says.
+    /// The request that it belongs to; for other items, see [`kind`].
     #[prost(uint64, tag = "1")]
     pub id: u64,
     /// One of [`kind`].
@@ -53,7 +53,7 @@ pub(super) struct Item {
     pub body: Bytes,
     /// With a request, answer or live item: if not 0, `body` is the first piece of one of so many
     /// bytes, and the rest follows in items of kind [`kind::PIECE`], between which other items may
-    /// come. With others what their [`kind`] says.
+    /// come. With other items as their [`kind`] defines.
     #[prost(uint64, tag = "5")]
     pub total: u64,
 }
@@ -104,7 +104,7 @@ pub(super) struct Hello {
     /// than their own, which is 1.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
-    /// Of the node that calls; the other side says the same, whatever its own is, until the caller
+    /// Of the calling node; the other side sends the same, whatever its own is, until the caller
     /// has shown that it knows the secret.
     #[prost(string, tag = "2")]
     pub cluster: String,

@@ -73,8 +73,8 @@ impl Server {
         Self { own, handler, links, number: AtomicU64::new(0) }
     }
 
-    /// Serves until `stop` says so (or its sender is gone), and then until what is being answered
-    /// is, for [`limits::PEER_STOP_GRACE`] at most.
+    /// Serves until `stop` is set (or its sender is gone), then finishes the requests in progress
+    /// for at most [`limits::PEER_STOP_GRACE`].
     pub async fn run(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let server = Arc::new(self);
         let waiting = Arc::new(Waiting::default());
@@ -235,7 +235,7 @@ fn deep(error: &dyn std::error::Error) -> String {
     clean(&text)
 }
 
-/// Looks at the first bytes without taking them. `false`: there are none. Who speaks HTTP/1 by
+/// Peeks at the first bytes. `false`: the connection sent none. A client that speaks HTTP/1 by
 /// mistake gets an answer that it understands.
 async fn begins_well(stream: &mut TcpStream) -> Result<bool, Refusal> {
     let mut start = [0; PREFACE.len()];
@@ -300,7 +300,7 @@ struct Caller<'a> {
     known: &'a mut Option<Arc<str>>,
 }
 
-/// Learns who the peer is and serves it. Gives what it is to be told at the end.
+/// Authenticates the peer and serves it. Returns the refusal to send it at the end, if any.
 async fn session(
     server: &Arc<Server>,
     frames: oneshot::Receiver<Given>,
@@ -331,7 +331,7 @@ async fn session(
         }
         Err(HandshakeError::Closed(_)) => return None,
     };
-    // It is no stranger any more.
+    // It is authenticated now.
     *place = None;
     *known = Some(peer.name.clone());
     tracing::info!(peer = %peer.name, %from, "a peer linked to this node");

@@ -1,11 +1,9 @@
-//! Connections to the peer port that have not proven yet that they are a peer's, and which of them
-//! gives way when there are too many.
+//! Unauthenticated connections to the peer port, and which of them is closed when there are too many.
 //!
-//! Anybody can open connections, so what is refused must be those of strangers, and never the one of
-//! a peer that has a round trip to go. There is room for addresses that members have or discovery
-//! gave, and room of its own for all others, of which each has a small share. When there is none
-//! left, the connection that has said least gives way, and of several the oldest: a peer says what
-//! it has to say at once.
+//! Anybody can open connections, so unauthenticated peers must not displace a peer whose handshake is
+//! one round trip from its end. Addresses of members and from discovery have one quota, all others
+//! another, of which each address has a small share. When a quota is full, the connection that has
+//! sent least is closed, and of several the oldest: a peer sends its handshake at once.
 
 use crate::limits;
 use parking_lot::Mutex;
@@ -18,7 +16,7 @@ pub(super) enum Progress {
     Silent,
     /// It began as a peer's does.
     Speaks,
-    /// It said who it is.
+    /// It has sent its hello.
     Named,
 }
 
@@ -130,8 +128,8 @@ mod tests {
         }
     }
 
-    /// Strangers' connections must not touch those from peers' addresses, and those of one stranger
-    /// not those of others.
+    /// Connections from unknown addresses must not displace those from peers' addresses, nor those
+    /// of one unknown address another's.
     #[test]
     fn each_address_has_its_share() {
         let waiting = Arc::new(Waiting::default());

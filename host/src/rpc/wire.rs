@@ -1,5 +1,5 @@
 //! Requests and answers as bytes: those of operations in the form that [`operation`](crate::operation)
-//! gives them, and what is of links alone. Fields are told apart by their place, as there: a change of a
+//! gives them, and what is of links alone. Fields are identified by their place, as there: a change of a
 //! type here is a new version of the [protocol](crate::peer::protocol).
 
 use super::{Request, Response};
@@ -133,7 +133,7 @@ macro_rules! forms {
         }
 
         /// # Errors
-        /// `internal`: a bug; the caller must be told something else.
+        /// `internal`: a bug; the caller must get another error.
         pub(super) fn encode_response(response: Result<Response, Error>) -> Result<Parts, Error> {
             match response {
                 $(Ok(Response::$Variant(answer)) => answer.encode(),)*
@@ -267,7 +267,7 @@ impl From<Error> for Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let known = Code::ALL.iter().find(|code| code.as_str() == failure.code);
-        // A code that only the peer knows: what it says still helps.
+        // A code that only the peer knows: its text still helps.
         let code = known.copied().unwrap_or(Code::Internal);
         Self {
             code,

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Of one call, no more is told.
+/// The most differences that are shown of one call.
 const DIFFERENCES_MAX: usize = 20;
-/// A value that is told of has so many bytes at most.
+/// The most bytes that are shown of a value.
 const SHOWN_BYTES_MAX: usize = 400;
 
 /// What came of a call.

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, fmt};
 
 /// The session of a line that names none.
 pub const SESSION_DEFAULT: &str = "test";
-/// The time until a line says otherwise.
+/// The time until a line sets another.
 pub const TIME_MS_DEFAULT: u64 = 1_700_000_000_000;
 
 /// One line.
@@ -41,8 +41,8 @@ pub enum Call {
     Migrate { from: String },
 }
 
-/// What must come of a call. What is not said is not compared, but a call must succeed unless it
-/// is said how it fails.
+/// The expected result of a call. What is not given is not compared, but a call must succeed unless
+/// a failure is given.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
@@ -77,7 +77,7 @@ struct Rejection {
     retriable: Option<bool>,
 }
 
-/// `true`, or a part of the sentence that says why.
+/// `true`, or a part of the reason's text.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Reason {
@@ -137,10 +137,10 @@ fn as_written<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Box<RawValue>>, 
     Box::<RawValue>::deserialize(d).map(Some)
 }
 
-/// Reads a script. Empty lines and those that begin with `//` say nothing.
+/// Reads a script. Empty lines and those that begin with `//` are skipped.
 ///
 /// # Errors
-/// The first line that is none, with its number.
+/// The first invalid line, with its number.
 pub fn parse(text: &str) -> Result<Vec<Step>, String> {
     let mut time_ms = TIME_MS_DEFAULT;
     let mut steps = Vec::new();

@@ -129,7 +129,9 @@ impl Runner {
     ) -> anyhow::Result<(Box<Session>, Outcome, Vec<Event>)> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => self.plugin.instantiate(Account::default(), limits::INSTANCE_PATIENCE).await?,
+            None => {
+                self.plugin.instantiate(Account::default(), limits::INSTANCE_MEMORY_TIMEOUT).await?
+            }
         };
         let is_query = matches!(step.call, Call::Query { .. });
         let key = session.key.clone();

@@ -65,7 +65,7 @@ impl KeptPlugins {
 mod tests {
     use super::*;
 
-    /// A slow load of an earlier version would drop the one that runs, and say that it is loaded.
+    /// A slow load of an earlier version would drop the one that runs, and report that it is loaded.
     #[test]
     fn what_is_late_replaces_nothing() -> Result<(), Error> {
         let kept = KeptPlugins::default();

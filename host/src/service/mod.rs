@@ -2,11 +2,13 @@
 //! take over a session from which.
 
 pub mod catalogue;
+mod deployments;
 pub mod kept;
 pub mod takeover;
 pub mod target;
 
-pub use catalogue::{Catalogue, Change, Deployment};
+pub use catalogue::Catalogue;
+pub use deployments::{Change, Deployment};
 pub use kept::KeptPlugins;
 pub use target::Target;
 
@@ -23,11 +25,11 @@ pub struct DeploymentInfo {
     /// `<version>+<short digest>`, as in `Slotd-Plugin`.
     pub label: String,
     pub deployed_ms: u64,
-    /// The operator said of it that it reads the state of every other version as it is. Another deploy
-    /// or rollback to that version for which this is not said is another deployment.
+    /// It was deployed with `same_state`: it reads the state of every other version as it is. A deploy
+    /// or rollback to the same version without `same_state` is another deployment.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub same_state: bool,
-    /// Who deployed it, if the request said so by `Slotd-Sender`.
+    /// Who deployed it, if the request had `Slotd-Sender`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }

@@ -1,10 +1,10 @@
 //! Whether a version may take over a session from another one when its `migrate` proves nothing.
 //!
 //! The interface has every component export `migrate`, and the SDKs export one that agrees for who
-//! has written none: "it returned ok" does not say that there is a migration. What a `migrate` did
-//! does. One that never looked at the state cannot have converted it, so it is taken for none, and
-//! the versions decide: state of an earlier version or of the same is taken as it is, state of a
-//! later one is not, because an older version cannot know what a newer one made of it. See
+//! has written none: "it returned ok" does not prove that there is a migration. What a `migrate`
+//! did does. One that never looked at the state cannot have converted it, so it counts as no
+//! migration, and the versions decide: state of an earlier version or of the same is taken as it is,
+//! state of a later one is not, because an older version cannot know what a newer one made of it. See
 //! `docs/adr/0011-who-takes-a-session-over.md`.
 
 use semver::Version;

@@ -1,6 +1,6 @@
 //! What a slot or a session is to run: answered here, and nowhere else.
 //!
-//! The catalogue says it for a service's slots ([`Service::target`]). A slot switches by a record in its
+//! The catalogue decides for a service's slots ([`Service::target`]). A slot switches by a record in its
 //! own log, which then decides for its sessions ([`of_session`]).
 
 use super::{
@@ -165,7 +165,7 @@ mod tests {
         let target = service(&[1, 2])?.target();
         assert_eq!((target.generation(), target.id(), target.is_removal()), (2, 2, false));
         assert!(target.is_ahead_of(None) && target.is_ahead_of(Some(1)));
-        // Also where a peer that heard of more has had the slot.
+        // Also if a peer that knew of more has had the slot.
         assert!(!target.is_ahead_of(Some(2)) && !target.is_ahead_of(Some(3)));
         let record = target.record();
         assert_eq!((record.generation, record.deployment), (2, 2));
@@ -174,8 +174,8 @@ mod tests {
         Ok(())
     }
 
-    /// A record of a removal in a slot that never ran the service would have the slot looked
-    /// through for sessions that there are none of.
+    /// A record of a removal in a slot that never ran the service would have the slot searched for
+    /// sessions that it can't have.
     #[test]
     fn a_removal_is_for_slots_that_ran_the_service() -> Result<(), Error> {
         let running = service(&[1])?;

@@ -243,7 +243,7 @@ impl Task {
     /// The log has not answered for too long: who waits is told, and nothing is built on it.
     pub(super) fn check_patience(&mut self) {
         if let Some(in_flight) = &self.in_flight
-            && in_flight.started.elapsed() >= self.context.options.patience
+            && in_flight.started.elapsed() >= self.context.options.engine_timeout
         {
             self.give_up(Error::of(Cause::Storage, "the log has not answered for a while"));
         }

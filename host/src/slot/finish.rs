@@ -65,7 +65,7 @@ impl Task {
             }
             let since =
                 self.in_flight.as_ref().map_or_else(crate::clock::now, |commit| commit.started);
-            let impatient = since + self.context.options.patience;
+            let impatient = since + self.context.options.engine_timeout;
             // Without a commit or a flush under way nothing else would make room.
             let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
             tokio::select! {

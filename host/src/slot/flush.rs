@@ -277,7 +277,7 @@ async fn catch_up(
         if tail.is_empty() {
             let CatchUp::To(claimed) = until else { return Ok(meta) };
             // A server that lags may not show it yet.
-            if started.elapsed() >= limits::ENGINE_PATIENCE || context.cluster.is_none() {
+            if started.elapsed() >= limits::ENGINE_TIMEOUT || context.cluster.is_none() {
                 return Err(Error::internal(format!(
                     "the log of slot {slot} ends at {} before its claim at {claimed}",
                     meta.applied

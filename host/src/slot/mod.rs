@@ -113,9 +113,9 @@ pub struct SlotOptions {
     /// Memory for the cached sessions of all slots; a slot keeps
     /// [`crate::limits::SESSION_CACHE_BYTES_PER_SLOT_MIN`] in any case.
     pub cache_bytes: usize,
-    /// How long the log may leave it without an answer: [`crate::limits::ENGINE_PATIENCE`], but in
+    /// How long the log may leave it without an answer: [`crate::limits::ENGINE_TIMEOUT`], but in
     /// tests.
-    pub patience: Duration,
+    pub engine_timeout: Duration,
 }
 
 /// The answer's way back.

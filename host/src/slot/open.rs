@@ -179,7 +179,7 @@ impl Task {
                 async move { Ok((claim.await?, false)) }.boxed()
             }
         };
-        let claim = tokio::time::timeout(context.options.patience, claim);
+        let claim = tokio::time::timeout(context.options.engine_timeout, claim);
         let behind = async {
             match last {
                 Some(last) => {

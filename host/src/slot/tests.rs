@@ -101,12 +101,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Fixture {
     async fn new() -> Self {
-        Self::with(1 << 30, crate::limits::ENGINE_PATIENCE).await
+        Self::with(1 << 30, crate::limits::ENGINE_TIMEOUT).await
     }
 
     /// A slot of a node whose instances may have so much memory together.
     async fn with_memory(bytes: usize) -> Self {
-        Self::with(bytes, crate::limits::ENGINE_PATIENCE).await
+        Self::with(bytes, crate::limits::ENGINE_TIMEOUT).await
     }
 
     /// A slot that waits so long for its log.
@@ -127,7 +127,7 @@ impl Fixture {
         let options = testkit::options(&dir.path().join("plugins"));
         let plugins = PluginHost::new(PluginOptions { deadline, ..options }).unwrap();
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
-        Self::over(dir, plugins, plugin.digest(), crate::limits::ENGINE_PATIENCE)
+        Self::over(dir, plugins, plugin.digest(), crate::limits::ENGINE_TIMEOUT)
     }
 
     /// A slot whose plugin has to be fetched, which takes as long as the test wants.
@@ -136,14 +136,14 @@ impl Fixture {
         let options = testkit::options(&dir.path().join("plugins"));
         let options = PluginOptions { deadline, source: Some(source.clone()), ..options };
         let (plugins, digest) = (PluginHost::new(options).unwrap(), Digest::of(&testkit::guest()));
-        (Self::over(dir, plugins, digest, crate::limits::ENGINE_PATIENCE), source)
+        (Self::over(dir, plugins, digest, crate::limits::ENGINE_TIMEOUT), source)
     }
 
     fn over(
         dir: tempfile::TempDir,
         plugins: PluginHost,
         digest: Digest,
-        patience: Duration,
+        engine_timeout: Duration,
     ) -> Self {
         let data = DataDir::open(&dir.path().join("data"), StorageOptions::default()).unwrap();
         let name = ServiceName::parse("s").unwrap();
@@ -163,7 +163,7 @@ impl Fixture {
             kept: KeptPlugins::default(),
             cached_bytes: 0.into(),
             mail_taken: 0.into(),
-            options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20, patience },
+            options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20, engine_timeout },
             level: Arc::new(FeatureLevel::new(level::NEWEST)),
             cluster: None,
         });
@@ -523,7 +523,7 @@ async fn a_plugin_without_instances_is_told_of() {
     let folder = dir.path().join("plugins");
     testkit::host(&folder).add(large.clone().into()).await.unwrap();
     let (plugins, digest) = (testkit::host_with_instances_of(&folder, 1 << 20), Digest::of(&large));
-    let mut fixture = Fixture::over(dir, plugins, digest, crate::limits::ENGINE_PATIENCE);
+    let mut fixture = Fixture::over(dir, plugins, digest, crate::limits::ENGINE_TIMEOUT);
     fixture.pass_all();
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();
     assert_eq!(error.code, Code::PluginUnavailable);

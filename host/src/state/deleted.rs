@@ -44,7 +44,7 @@ pub fn forget(next_session: u64, service: &ServiceName) -> Vec<Delete> {
     generations.map(|session_number| Delete { key: key.clone(), session_number }).collect()
 }
 
-/// Whether a delete is none of a session's.
+/// Whether a delete removes rows of names rather than a session.
 pub fn is_of_names(delete: &Delete) -> bool {
     delete.session_number >= FIRST_GENERATION
 }

@@ -140,7 +140,7 @@ pub trait StateStore: Send + Sync + 'static {
     /// until that is durable; 0 until something is known. Does not block.
     fn durable_up_to(&self, slot: SlotId) -> Position;
     /// Applies changes and moves the slot to `meta`, atomically and in order. Not necessarily durable
-    /// when it returns: [`StateStore::durable_up_to`] says when it is.
+    /// when it returns: see [`StateStore::durable_up_to`].
     fn apply(
         &self,
         slot: SlotId,

@@ -21,7 +21,7 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
-/// How far a slot is wiped. What it says is the store's own.
+/// How far a slot is wiped. Its content is private to the store.
 #[derive(Clone, Debug, Default)]
 pub struct Wiping {
     pub keyspace: usize,

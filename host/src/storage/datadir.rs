@@ -270,8 +270,8 @@ impl Drop for DataDir {
     }
 }
 
-/// Makes the directory for this user alone, with what leads to it. One that is there and open to
-/// every user is told of; one that is open to a group is so on purpose.
+/// Creates the directory for this user alone, with its parents. Warns if it exists and is open to
+/// every user; open to a group is taken as intended.
 fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let mode = fs::metadata(path)?.permissions().mode() & 0o777;

@@ -18,7 +18,7 @@ use crate::{
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 
-/// Tells the thread to stop.
+/// Stops the thread.
 #[derive(Default)]
 pub struct Stop {
     stopped: Mutex<bool>,
@@ -87,8 +87,8 @@ impl Housekeeper {
         }
     }
 
-    /// Keeps replay short. And: a flush or compaction that fails turns the database off without
-    /// telling anyone.
+    /// Keeps replay short. And: a flush or compaction that fails turns the database off without a
+    /// report.
     fn look_at_database(&self, now_and_then: bool) {
         let Ok(db) = self.engine.open_db() else { return };
         let mut looked = db.look();
@@ -106,7 +106,7 @@ impl Housekeeper {
         self.log.trim_durable(|slot| self.state.durable_in(&db, slot));
     }
 
-    /// Drops whole tables of the log. The newest one stays: it tells the store which of the journals'
+    /// Drops whole tables of the log. The newest one stays: it shows the store which of the journals'
     /// records are in tables.
     fn drop_trimmed(&self) {
         let Ok(db) = self.engine.open_db() else { return };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A swap: the move of every slot to another deployment.
+/// A swap: every slot switches to another deployment.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SwapInfo {
     pub generation: u64,
@@ -16,9 +16,9 @@ pub struct SwapInfo {
     /// Why it does not proceed, if it does not.
     pub error: Option<String>,
     pub started_ms: u64,
-    /// From the start until the last slot had moved (or until now).
+    /// From the start until the last slot had switched (or until now).
     pub elapsed_ms: f64,
-    /// How long a slot took no message, over the slots moved so far.
+    /// How long a slot took no message, over the slots switched so far.
     pub pause_p50_us: f64,
     pub pause_p99_us: f64,
     pub pause_max_us: f64,

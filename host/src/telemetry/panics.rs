@@ -143,8 +143,8 @@ fn hook(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
         match contained {
-            true => tell_later(backtrace),
-            false => tell(&backtrace),
+            true => log_later(backtrace),
+            false => log_backtrace(&backtrace),
         }
     }
     if !contained {
@@ -158,21 +158,21 @@ fn hook(panic: &PanicHookInfo<'_>) {
 
 /// Symbolizes a backtrace, which takes seconds, on another thread than the one that serves. One at
 /// a time: a repeated panic has the same backtrace.
-fn tell_later(backtrace: Backtrace) {
+fn log_later(backtrace: Backtrace) {
     static BUSY: AtomicBool = AtomicBool::new(false);
     if BUSY.swap(true, Ordering::AcqRel) {
         return;
     }
-    let telling = crate::thread::start("slotd-backtrace", move || {
-        tell(&backtrace);
+    let started = crate::thread::start("slotd-backtrace", move || {
+        log_backtrace(&backtrace);
         BUSY.store(false, Ordering::Release);
     });
-    if telling.is_err() {
+    if started.is_err() {
         BUSY.store(false, Ordering::Release);
     }
 }
 
-fn tell(backtrace: &Backtrace) {
+fn log_backtrace(backtrace: &Backtrace) {
     let text = backtrace.to_string();
     let lines = text.lines().take(limits::BACKTRACE_LINES_MAX);
     if tracing::dispatcher::has_been_set() {

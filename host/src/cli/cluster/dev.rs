@@ -13,7 +13,7 @@ use crate::{
         dev::ANY_MESSAGE,
         exit::{CliError, Exit},
         output::{self, Table, text},
-        serve::Signals,
+        signals::Signals,
     },
     limits,
     names::ServiceName,

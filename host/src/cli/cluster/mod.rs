@@ -7,7 +7,7 @@ mod plan;
 use super::{
     exit::{CliError, Exit},
     output::{self, Table, text},
-    serve::Signals,
+    signals::Signals,
 };
 use crate::{
     nats::{

@@ -6,12 +6,14 @@ mod watch;
 use super::{
     admin::{self, Moved},
     args::ConfigArgs,
+    assemble,
     client::{ADMIN, Client},
     exit::{CliError, Exit},
     output,
     plugin::component,
-    serve::{self, Running, Signals},
+    serve::{self, Running},
     serving::Serving,
+    signals::Signals,
 };
 use crate::{config::Loaded, files, limits, names::ServiceName, plugin::Digest, telemetry};
 use clap::{Args, Command, FromArgMatches as _};
@@ -125,7 +127,7 @@ async fn run(
     let mut signals = Signals::listen()?;
     let running = tokio::select! {
         _ = signals.stop_or_hangup() => return Ok(()),
-        running = serve::start(config, &serving) => running.map_err(|error| {
+        running = assemble::start(config, &serving) => running.map_err(|error| {
             let mut error = CliError::from(error);
             if error.exit == Exit::CannotStart {
                 // Those are flags of `serve`.

@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 /// JetStream's "wrong last sequence: N".
 const WRONG_LAST: u64 = 10_071;
-/// The same without the number: said of appends that are under way, and spuriously.
+/// The same without the number: returned for appends in progress, and spuriously.
 const CONFLICT: u64 = 10_164;
 
 /// One batch to be put right after a position.
@@ -39,13 +39,13 @@ pub(super) enum Settled {
     Lost(Found),
 }
 
-/// What one answer says.
+/// What one answer means.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Stored(Position),
     /// The last position is another one.
     WrongLast(Position),
-    /// Anything else says nothing.
+    /// Any other answer: inconclusive.
     Other(String),
 }
 
@@ -129,6 +129,24 @@ impl Shared {
         Ok(settled)
     }
 
+    /// Reads what stands where the batch was to stand. That decides; `None` does not: a read may be
+    /// stale, and the batch may come to stand there yet.
+    async fn stands(&self, attempt: &Attempt) -> Result<Option<Settled>, LogError> {
+        let Ok(Some(link)) = self.next(attempt.slot, attempt.after).await else { return Ok(None) };
+        if link.after != attempt.after {
+            // Another owner has trimmed what stood there: it may have been this batch.
+            return Err(LogError::Undecided(format!(
+                "the log of slot {} was trimmed after position {}",
+                attempt.slot, attempt.after
+            )));
+        }
+        let (position, batch) = (link.logged.position, &link.logged.batch);
+        let found = Found::new(attempt.slot, position, batch)?;
+        let own = found.term == attempt.term && found.attempt == attempt.attempt;
+        let position = found.position;
+        Ok(Some(if own { Settled::Stored(position) } else { Settled::Lost(found) }))
+    }
+
     /// The slow way: publishes again what was undecided until it is known what became of it.
     async fn settle(
         &self,
@@ -147,8 +165,8 @@ impl Shared {
             match answer {
                 Answer::Stored(position) => return Ok(Settled::Stored(position)),
                 Answer::WrongLast(last) if last < attempt.after => {
-                    // What we go on from was acknowledged. A server that was paused, and takes
-                    // itself for the leader, can say so for a while; not for ever.
+                    // `after` was acknowledged. A server that was paused, and takes itself for the
+                    // leader, can answer so for a while; not for ever.
                     let since = *behind_since.get_or_insert_with(crate::clock::now);
                     if since.elapsed() > self.waits.behind {
                         return Err(LogError::Corrupt(format!(
@@ -158,14 +176,14 @@ impl Shared {
                         )));
                     }
                 }
-                // Says that it is behind, or nothing.
+                // It is behind, or the answer is inconclusive.
                 Answer::WrongLast(_) => {
                     behind_since = None;
                     pause.reset();
                 }
                 Answer::Other(ref why) => {
                     tracing::debug!(slot = attempt.slot, after = attempt.after, why, "undecided");
-                    if !said && started.elapsed() > limits::LOG_UNDECIDED_SAID {
+                    if !said && started.elapsed() > limits::LOG_UNDECIDED_WARN {
                         said = true;
                         tracing::warn!(
                             slot = attempt.slot,
@@ -184,21 +202,8 @@ impl Shared {
                 return Ok(Settled::Stored(position));
             }
             self.nats.wait_connected().await;
-            // What stands there decides; that nothing does, does not: a read may be stale, and
-            // the batch may come to stand there yet.
-            if let Ok(Some(link)) = self.next(attempt.slot, attempt.after).await {
-                if link.after != attempt.after {
-                    // Another owner has trimmed what stood there: it may have been this batch.
-                    return Err(LogError::Undecided(format!(
-                        "the log of slot {} was trimmed after position {}",
-                        attempt.after, attempt.slot
-                    )));
-                }
-                let (position, batch) = (link.logged.position, &link.logged.batch);
-                let found = Found::new(attempt.slot, position, batch)?;
-                let own = found.term == attempt.term && found.attempt == attempt.attempt;
-                let position = found.position;
-                return Ok(if own { Settled::Stored(position) } else { Settled::Lost(found) });
+            if let Some(settled) = self.stands(attempt).await? {
+                return Ok(settled);
             }
             metrics().log_republished.increment(1);
             let asked = async {

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 impl Shared {
     /// Puts a claim of the next term right after what the slot has last. Should the owner append
     /// in between, tries again; should another claim, it has won. The first try is right after
-    /// `said`, where the caller has heard what is last. Gives also the position that it follows.
+    /// `said`, if the caller knows what is last. Also returns the position that it follows.
     pub(super) async fn claim(
         &self,
         slot: SlotId,
@@ -74,11 +74,11 @@ impl Shared {
         Ok(Claim { term, position })
     }
 
-    /// Claims against an owner who always has an append under way: hears of each of its batches
-    /// as it is stored, when the owner hears of it too, and puts the claim right after.
+    /// Claims against an owner who always has an append in progress: receives each of its batches
+    /// as it is stored, when the owner receives the acknowledgement, and puts the claim right after.
     ///
     /// All of these claims are one batch, with different expectations: only one can come to stand.
-    /// What becomes of them is seen in what is heard. `None`: nothing is heard any more.
+    /// Their results are seen in what is received. `None`: nothing is received any more.
     async fn chase(
         &self,
         slot: SlotId,

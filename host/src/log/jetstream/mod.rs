@@ -90,12 +90,12 @@ struct Slot {
     direct: Subject,
     purge: Subject,
     chain: Mutex<Chain>,
-    /// Others say that the log reaches this far.
+    /// Others report that the log reaches this far.
     told: AtomicU64,
 }
 
 /// What this process has appended to a slot under a claim of its own. Its end is the only place
-/// where it appends: the server can't tell a stale term, but a stale term's chain ends before the
+/// where it appends: the server can't detect a stale term, but a stale term's chain ends before the
 /// claim that made it stale.
 #[derive(Clone, Copy, Debug, Default)]
 struct Chain {
@@ -120,7 +120,7 @@ impl JetStreamLog {
     ///
     /// # Errors
     /// [`NatsError::Refused`] when a stream is set up otherwise, or batches do not fit the servers'
-    /// `max_payload`; [`NatsError::Unavailable`] when the servers can't say or do so within
+    /// `max_payload`; [`NatsError::Unavailable`] when the servers can't answer or do so within
     /// [`NatsOptions::boot_wait`](crate::nats::NatsOptions::boot_wait).
     pub async fn open(
         nats: Nats,
@@ -205,7 +205,7 @@ impl Shared {
         }
     }
 
-    /// What a writer is told that may not append: where the slot is, as far as that can be learnt.
+    /// The error for a writer that may not append: where the slot is, as far as that can be learnt.
     async fn fenced(&self, slot: SlotId) -> LogError {
         metrics().log_fenced.increment(1);
         let known = match self.slot(slot) {

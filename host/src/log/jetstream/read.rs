@@ -23,7 +23,7 @@ const END: u16 = 204;
 impl Shared {
     /// A page by whichever server is near: each link of the chain is verified, so that a server
     /// which lacks the newest batches can shorten a page, but not tear a hole into it. What this
-    /// process itself has appended, or was told of, is always seen.
+    /// process itself has appended, or was notified of, is always seen.
     pub(super) async fn read(
         &self,
         slot: SlotId,

@@ -67,7 +67,7 @@ fn config(options: &NatsOptions, slot_count: u16, group: u16) -> Config {
 /// [`NatsError::Refused`] names the first difference; [`NatsError::Unavailable`]: try again.
 pub(super) async fn open(nats: &Nats, slot_count: u16) -> Result<(), NatsError> {
     let groups = nats.options.streams.min(slot_count.max(1));
-    // The first alone: it says whether the others may be made.
+    // The first alone: it shows whether the others may be made.
     open_one(nats, slot_count, 0).await?;
     let others = (1..groups).map(|group| open_one(nats, slot_count, group));
     futures_util::future::try_join_all(others).await.map(drop)

@@ -129,7 +129,7 @@ pub(super) fn peek(rest: &[u8]) -> Result<Place, String> {
 pub(super) fn decode(rest: &[u8]) -> Result<Batch, String> {
     let ((slot, term, attempt, count), mut rest): ((SlotId, Term, u128, usize), _) =
         postcard::take_from_bytes(rest).map_err(|e| e.to_string())?;
-    // Bounded by what is there, whatever the count says.
+    // Bounded by the bytes that are there, whatever the count is.
     let mut records = Vec::with_capacity(count.min(rest.len() / RECORD_HEAD_BYTES));
     for _ in 0..count {
         let short = || "a record is truncated".to_owned();

@@ -16,7 +16,7 @@ pub const COMMAND: &str = "compile-component";
 /// Begins the line of the report.
 pub(super) const MARK: &str = "slotd-compile-1 ";
 
-/// What the parent says on the command line, in this order.
+/// The parent's arguments on the command line, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arguments {
     pub task: Task,
@@ -114,7 +114,7 @@ fn prepare(arguments: Arguments) -> io::Result<()> {
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, limits::COMPILED_BYTES_MAX)?;
     limit(Resource::Nofile, limits::COMPILE_FILES_MAX)?;
-    // At the first the process gets a signal that says why it ends, at the second it is killed.
+    // At the first the process gets a signal that shows why it ends, at the second it is killed.
     let (soft, hard) = (arguments.seconds, arguments.seconds.saturating_add(5));
     setrlimit(Resource::Cpu, Rlimit { current: Some(soft), maximum: Some(hard) })?;
     crate::plugin::workers::give_way(arguments.nice);

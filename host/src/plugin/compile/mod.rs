@@ -7,7 +7,7 @@
 //!
 //! The child is given the component on its standard input. It writes native code to a file that
 //! the node has opened in its private folder, and a [`Report`] as the last line of its standard
-//! error, which otherwise says why it crashed.
+//! error, which otherwise has the reason of its crash.
 
 pub mod child;
 mod process;
@@ -54,7 +54,7 @@ pub(super) enum Task {
     },
 }
 
-/// What a child says at its end.
+/// A child's result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Report {
     Inspected(Inspection),

@@ -105,7 +105,7 @@ impl Running {
         }
     }
 
-    /// Gives the child its component and takes what it says, to its end.
+    /// Writes the component to the child and reads its output to the end.
     async fn attend(&mut self, component: Bytes) -> io::Result<(ExitStatus, Vec<u8>)> {
         let child = self.child.as_mut();
         let (stdin, stderr) =
@@ -122,7 +122,7 @@ impl Running {
             let mut said = Vec::new();
             if let Some(stderr) = stderr {
                 let max = limits::COMPILE_REPORT_BYTES_MAX as u64;
-                // Whoever says more is cut off, and ends by SIGPIPE.
+                // A child that writes more is cut off, and ends by SIGPIPE.
                 let _ = stderr.take(max).read_to_end(&mut said).await;
             }
             said
@@ -199,7 +199,7 @@ impl Starter {
     }
 }
 
-/// What a child used of the processor, as far as the system tells.
+/// What a child used of the processor, as far as the system reports it.
 fn processor_time(pid: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything.
@@ -237,7 +237,7 @@ fn too_much_memory(options: CompileOptions) -> PluginError {
     ))
 }
 
-/// What it means that a child ended so, having said this.
+/// The meaning of a child's exit status and output.
 pub(super) fn explain(
     status: ExitStatus,
     said: &[u8],

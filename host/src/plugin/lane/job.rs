@@ -39,7 +39,7 @@ pub(super) enum Status {
 
 /// A call without its type.
 pub(super) trait Body: Send {
-    /// Runs a slice; says whether it was the last.
+    /// Runs a slice; returns whether it was the last.
     fn run(&mut self, cx: &mut Context<'_>) -> bool;
 }
 
@@ -71,7 +71,7 @@ impl<T: Send> Body for Typed<T> {
 }
 
 impl Job {
-    /// Runs a slice; says whether it was the last.
+    /// Runs a slice; returns whether it was the last.
     pub(super) fn run(self: &Arc<Self>) -> bool {
         let mut body = self.body.lock();
         let Some(running) = &mut *body else { return true };

@@ -45,8 +45,8 @@ async fn go_away(frames: &mut Streaming<Frame>) -> Result<Refusal, Status> {
     }
 }
 
-/// Each of these would compute another ring, mix two clusters or let a stranger in. Both sides
-/// have to say why, and a link that works must not notice.
+/// Each of these would compute another ring, mix two clusters or admit an unauthenticated peer. Both
+/// sides must report why, and a link that works must not be disturbed.
 #[tokio::test]
 async fn peers_that_do_not_fit_are_refused() {
     let (a, friend) = (node("a").await, node("friend").await);
@@ -211,7 +211,7 @@ async fn garbage_is_refused() {
     friend.echo("a").await;
 }
 
-/// A frame without end must not be read to its end, from a stranger or a peer gone wrong.
+/// An endless frame must not be read to its end, from an unauthenticated peer or a faulty one.
 #[tokio::test]
 async fn frames_over_the_limit_are_refused() {
     let (a, b, friend) = (node("a").await, node("b").await, node("friend").await);

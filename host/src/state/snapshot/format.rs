@@ -116,7 +116,7 @@ pub struct ObjectRef {
 }
 
 impl ObjectRef {
-    /// `<kind>-<term>-<digest>`: by content, and told apart by the term that wrote it.
+    /// `<kind>-<term>-<digest>`: by content, and distinguished by the term that wrote it.
     pub fn name(&self) -> String {
         format!("{}-{:020}-{:032x}", self.kind.letter(), self.term, self.digest)
     }

@@ -41,7 +41,7 @@
 //! 6. *Trimming* by a zombie goes up to a position that a durable manifest has, and manifests that
 //!    are deleted are always older than two that stay.
 //!
-//! Damage is found by checksums and said with the object's name. A restore then goes back to an
+//! Damage is found by checksums and reported with the object's name. A restore then goes back to an
 //! older snapshot if the log still reaches from there; the owner of a slot whose newest snapshot
 //! is incomplete takes the next one whole.
 
@@ -79,7 +79,7 @@ pub enum SnapshotError {
     /// An object is not what was put, or not there.
     #[error("snapshot object {object} is damaged: {why}")]
     Damaged { object: String, why: String },
-    /// Nothing that is left leads to the slot's state. The message says what was looked at.
+    /// Nothing that is left leads to the slot's state. The message lists what was looked at.
     #[error("slot {slot} can't be restored: {why}")]
     Lost { slot: SlotId, why: String },
     #[error(transparent)]

@@ -1,8 +1,8 @@
 //! Objects in a JetStream stream of the cluster's own engine.
 //!
 //! The stream `slotd-<cluster>-snapshots` has one message per subject, and a subject
-//! `<stream>.<slot>.<name>.<part>` for each part of an object; part 0 is published last and says
-//! how many there are. So the objects of one slot can be listed alone (a bucket of the engine's
+//! `<stream>.<slot>.<name>.<part>` for each part of an object; part 0 is published last and has
+//! their number. So the objects of one slot can be listed alone (a bucket of the engine's
 //! object store can only be listed whole), and an object is there when its part 0 is.
 //!
 //! Every publish expects that its subject is empty, and names are by content. So an attempt whose
@@ -186,7 +186,7 @@ impl NatsObjects {
         Ok(Some(out.into()))
     }
 
-    /// Reads one part. "Not found" counts once the leader has said so several times.
+    /// Reads one part. "Not found" counts once the leader has answered so several times.
     async fn part(
         &self,
         slot: SlotId,

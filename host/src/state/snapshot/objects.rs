@@ -73,7 +73,7 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub name: String,
-    /// Bytes, where the store says so without reading the object.
+    /// Bytes, if the store reports them without reading the object.
     pub bytes: Option<u64>,
 }
 
@@ -94,7 +94,7 @@ impl Objects {
     /// Opens `target` for the snapshots of `cluster`. `nats` is needed for [`Target::Nats`].
     ///
     /// # Errors
-    /// The place can't be made or is not configured; the message says what to do.
+    /// The place can't be made or is not configured; the message names the fix.
     pub async fn open(
         target: &Target,
         cluster: &str,

@@ -101,35 +101,14 @@ fn group_commit(
     metrics.commit_slots.record(commit.waiting.len() as f64);
     metrics.commit_bytes.record(bytes as f64);
     metrics.fsyncs.increment(1);
-    let mut tables = shared.tables.lock();
     if written.is_ok() {
-        (tables.last, tables.chain) = (number, chain);
-        if let Some(fence) = fence {
-            tables.fence_wanted = false;
-            tables.droppable = fence.dropped_through;
-        }
-        for (slot, term, _) in &commit.waiting {
-            if let Some(state) = tables.slots.get_mut(usize::from(*slot)) {
-                (state.term, state.last) = (*term, number);
-                state.live.push_back(number);
-            }
-        }
+        commit.note_written(&mut shared.tables.lock(), (number, chain), fence.as_ref());
     }
-    drop(tables);
     for (slot, ..) in &commit.waiting {
         commit.taken[usize::from(*slot)] = false;
     }
     let waiting = std::mem::take(&mut commit.waiting);
-    let answer_all = move || {
-        for (_, term, to) in waiting {
-            let answer = match &written {
-                Ok(()) => Ok(Claim { term, position: number }),
-                Err(WriteError::Refused(why)) => Err(LogError::Unavailable(why.clone())),
-                Err(WriteError::Undecided(why)) => Err(LogError::Undecided(why.clone())),
-            };
-            to.give(answer);
-        }
-    };
+    let answer_all = move || answer_all(waiting, &written, number);
     match runtime {
         // From here each answer would wake a worker with a system call of its own; on a worker
         // they cost one together.
@@ -143,6 +122,17 @@ fn group_commit(
     }
 }
 
+fn answer_all(waiting: Vec<(SlotId, u64, Answer)>, written: &Result<(), WriteError>, number: u64) {
+    for (_, term, to) in waiting {
+        let answer = match written {
+            Ok(()) => Ok(Claim { term, position: number }),
+            Err(WriteError::Refused(why)) => Err(LogError::Unavailable(why.clone())),
+            Err(WriteError::Undecided(why)) => Err(LogError::Undecided(why.clone())),
+        };
+        to.give(answer);
+    }
+}
+
 fn insert_fence(db: &Db, batch: &mut WriteBatch, fence: &FenceRow) -> bool {
     let encoded = postcard::to_allocvec(fence);
     if let Ok(row) = &encoded {
@@ -152,6 +142,26 @@ fn insert_fence(db: &Db, batch: &mut WriteBatch, fence: &FenceRow) -> bool {
 }
 
 impl Commit {
+    /// The record is durable: its number and chain, and those of the slots that have a part in it.
+    fn note_written(
+        &self,
+        tables: &mut Tables,
+        (number, chain): (u64, u64),
+        fence: Option<&FenceRow>,
+    ) {
+        (tables.last, tables.chain) = (number, chain);
+        if let Some(fence) = fence {
+            tables.fence_wanted = false;
+            tables.droppable = fence.dropped_through;
+        }
+        for (slot, term, _) in &self.waiting {
+            if let Some(state) = tables.slots.get_mut(usize::from(*slot)) {
+                (state.term, state.last) = (*term, number);
+                state.live.push_back(number);
+            }
+        }
+    }
+
     /// Takes requests into the commit until it is full, and refuses those that are fenced.
     fn fill(&mut self, tables: &Tables, held: &mut VecDeque<Request>) {
         self.writer.start(tables.last + 1, tables.chain);

@@ -34,7 +34,7 @@ pub struct EmbeddedLog {
     shared: Arc<Shared>,
 }
 
-/// Written before tables of the log are dropped: what they would have said.
+/// Written before tables of the log are dropped: what their records contained.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct FenceRow {
     /// Records up to here may be gone; those after it must all be there.
@@ -65,7 +65,7 @@ struct Request {
     answer: Answer,
 }
 
-/// The answer's way. One that is dropped says that nobody knows.
+/// Where the answer goes. If it is dropped, the outcome is unknown.
 struct Answer(Option<To>);
 
 enum To {
@@ -113,8 +113,8 @@ pub(crate) struct Tables {
     pub chain: u64,
     /// Set when a group commit is to carry a [`FenceRow`], so that tables can be dropped.
     pub fence_wanted: bool,
-    /// Records up to here may be dropped: a durable row says what they said, and the state store has
-    /// durably what they led to.
+    /// Records up to here may be dropped: a durable row has what they contained, and the state store
+    /// has durably what they led to.
     pub droppable: u64,
 }
 

@@ -2,7 +2,7 @@
 //! last one.
 //!
 //! A large piece lies apart, in `bodies`, under a number that only rises, and its row in `history`
-//! says where. Tables of `bodies` hold what came one after the other, so they do not overlap and
+//! has the number. Tables of `bodies` hold what came one after the other, so they do not overlap and
 //! are never merged while nothing is removed; in `history` every merge would write each body again.
 //! A directory from before this (format 1) keeps all in `history`.
 

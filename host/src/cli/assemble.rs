@@ -1,0 +1,303 @@
+//! Puts a node together from its configuration: listeners, store, engine, plugins, node; and takes it
+//! apart again.
+
+use super::{
+    boot::Booting,
+    descriptors::{self, Descriptors},
+    join::{self, Joined, PeerPort, Presence},
+    reload::Tokens,
+    serve::{Running, StartError},
+    serving::Serving,
+};
+use crate::{
+    buffers,
+    config::{Config, Listener},
+    database::{OpenError, StorageOptions},
+    http::{Admin, Api, App, Doing, HttpOptions, Server, Shutdown, Token},
+    limits,
+    node::{Foundation, Node, NodeOptions},
+    plugin::{CompileOptions, ComponentSource, PluginHost, PluginOptions},
+    storage::DataDir,
+    telemetry,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::timeout};
+
+/// Opens the node and binds its listeners. Call it on the runtime that answers probes and
+/// operators; everything else runs on the serving one.
+///
+/// # Errors
+/// A part is not available. Dropping it early cancels the start.
+pub(super) async fn start(config: &Config, serving: &Serving) -> Result<Running, StartError> {
+    let (config, own, control) = (config.clone(), serving.clone(), Handle::current());
+    let (wanted, given_up) = oneshot::channel::<()>();
+    // On a separate thread: a start reads and compiles, and must not block a serving thread.
+    let started = serving.runtime.spawn_blocking(move || {
+        let runtime = own.runtime.clone();
+        runtime.block_on(async {
+            tokio::select! {
+                started = assemble(&config, &own, &control) => started,
+                _ = given_up => Err(StartError::Unavailable("timed out".into())),
+            }
+        })
+    });
+    let started = started.await;
+    drop(wanted);
+    started.map_err(|e| StartError::Unavailable(e.to_string()))?
+}
+
+/// The one place where the parts are put together.
+async fn assemble(
+    config: &Config,
+    serving: &Serving,
+    control: &Handle,
+) -> Result<Running, StartError> {
+    let descriptors = descriptors::divide(config.connections_max, config.connections_per_address);
+    // Bound first, served last: an address in use is found before the data directory is touched.
+    let (api, admin, peers) = bind(config, control).await?;
+    let (path, storage) = (config.data_dir.clone(), storage_options(config));
+    let opened = crate::task::blocking(move || DataDir::open(&path, storage)).await;
+    let data_dir = opened.map_err(|e| StartError::Unavailable(e.to_string()))??;
+    let data_dir = Arc::new(data_dir);
+    let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
+    let listeners = match &peers {
+        // Only a cluster node may have to wait for others.
+        Some(_) => Listeners::Booting(Booting::start(api, admin, control)),
+        None => Listeners::Idle(api, admin),
+    };
+    let doing = listeners.doing();
+    let engine = match &peers {
+        Some(_) => Some(join::engine(config, &doing).await?),
+        None => None,
+    };
+    let source = engine.as_ref().map(|engine| {
+        let source: Arc<dyn ComponentSource> = Arc::new(engine.registry.components().clone());
+        source
+    });
+    let plugins = PluginHost::new(plugin_options(config, source));
+    let plugins = Arc::new(plugins.map_err(|e| StartError::Unavailable(e.to_string()))?);
+    let joined = match (engine, peers) {
+        (Some(engine), Some(port)) => {
+            let heartbeat = serving.heartbeat.clone();
+            Some(join::join(config, engine, port, &data_dir, api_address, &doing, heartbeat).await?)
+        }
+        _ => None,
+    };
+    let (shared, cluster) = joined.map(Joined::split).unzip();
+    let foundation = Foundation { data_dir: data_dir.clone(), plugins, shared };
+    let node = Node::start(node_options(config), foundation);
+    let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
+
+    buffers::shared().set_limit(config.buffers_bytes);
+    let http = http_options(config, &descriptors)?;
+    let tokens = Tokens { api: http.api_token.clone(), admin: http.admin_token.clone() };
+    let shutdown = Shutdown::new();
+    let render = Arc::new(|| telemetry::metrics().render());
+    let api_inside = Api::new(node.clone(), http.clone(), shutdown.clone());
+    let scrape = scrape_source(&node);
+    let api_app = App::api(api_inside);
+    let admin_inside = Admin::new(
+        node.clone(),
+        http,
+        shutdown.clone(),
+        render,
+        serving.runtime.clone(),
+        serving.heartbeat.clone(),
+    );
+    let (api, admin) = listeners.take().await?;
+    let grace = config.shutdown_grace;
+    let servers = (
+        crate::task::spawn("API", api.serve(api_app, grace)),
+        control.spawn(admin.serve(App::admin(admin_inside), grace)),
+    );
+    let watched = node.clone();
+    let runtime = serving.runtime.clone();
+    let excluded = cluster.as_ref().map(|cluster| cluster.membership.fatal());
+    let drained = Box::pin(node.drained());
+    let parts = Parts { node, shutdown, servers, cluster, data_dir, scrape };
+    Ok(Running {
+        api: api_address,
+        admin: admin_address,
+        tokens,
+        drained,
+        stop: Box::new(move |grace| {
+            let stopping = stop(parts, grace);
+            let stopped = runtime.spawn(stopping);
+            Box::pin(async move { stopped.await.unwrap_or_else(|e| Err(e.to_string())) })
+        }),
+        failed: Box::pin(async move {
+            tokio::select! {
+                why = watched.fatal() => why,
+                why = join::excluded(excluded) => why,
+            }
+        }),
+    })
+}
+
+/// The listeners, and the peer port of a cluster node.
+async fn bind(
+    config: &Config,
+    control: &Handle,
+) -> Result<(Server, Server, Option<PeerPort>), StartError> {
+    let api = listen("api", config.api.clone()).await?;
+    // A listener belongs to the runtime on which it is bound.
+    let admin = control.spawn(listen("admin", config.admin.clone())).await;
+    let admin = admin.map_err(|e| StartError::Unavailable(e.to_string()))??;
+    let peers = match config.is_cluster() {
+        true => Some(PeerPort::bind(config.cluster.listen).await?),
+        false => None,
+    };
+    Ok((api, admin, peers))
+}
+
+/// The parts of a running node, to shut down.
+struct Parts {
+    node: Arc<Node>,
+    shutdown: Shutdown,
+    /// API and admin.
+    servers: (JoinHandle<()>, JoinHandle<()>),
+    cluster: Option<Presence>,
+    data_dir: Arc<DataDir>,
+    scrape: telemetry::SourceGuard,
+}
+
+/// Shuts a node down within its grace period. Each step gets a share of what the ones before have
+/// left, so that none uses it all: handing over slots in a cluster, clients, then the slots.
+///
+/// # Errors
+/// What did not finish.
+async fn stop(parts: Parts, grace: Duration) -> Result<(), String> {
+    let Parts { node, shutdown, servers, cluster, data_dir, scrape } = parts;
+    let started = crate::clock::now();
+    let left = || grace.saturating_sub(started.elapsed());
+    // A deploy that is still compiling must not use up the slots' grace period.
+    node.stop_compiling();
+    // Clients are served until the slots are elsewhere.
+    node.give_away(grace.mul_f64(limits::DRAIN_SHARE)).await;
+    shutdown.trigger_within(left());
+    let mut ended = std::pin::pin!(async { tokio::join!(servers.0, servers.1) });
+    let clients = left().mul_f64(limits::CONNECTIONS_SHARE);
+    let waiting = timeout(clients, &mut ended).await.is_err();
+    if waiting {
+        tracing::warn!(after = ?clients, "some clients have not finished; stopping the slots \
+            meanwhile");
+    }
+    let late = node.stop(left()).await;
+    // Some waited for their slots, and are answered now; clients that do not read are cut.
+    if waiting && timeout(limits::LINGER, ended).await.is_err() {
+        tracing::warn!("disconnecting clients that do not read");
+    }
+    if let Some(cluster) = cluster {
+        cluster.leave().await;
+    }
+    let closed = crate::task::blocking(move || data_dir.close()).await;
+    drop(scrape);
+    closed.map_err(|e| format!("the store was not closed: {e}"))?;
+    match late {
+        0 => Ok(()),
+        late => Err(format!("{late} slots did not finish within {grace:?} (shutdown_grace)")),
+    }
+}
+
+/// API and admin, before there is a node.
+enum Listeners {
+    Idle(Server, Server),
+    Booting(Booting),
+}
+
+impl Listeners {
+    fn doing(&self) -> Doing {
+        match self {
+            Self::Idle(..) => Doing::default(),
+            Self::Booting(booting) => booting.doing.clone(),
+        }
+    }
+
+    async fn take(self) -> Result<(Server, Server), StartError> {
+        match self {
+            Self::Idle(api, admin) => Ok((api, admin)),
+            Self::Booting(booting) => {
+                let gone = || StartError::Unavailable("a listener failed".into());
+                booting.done().await.ok_or_else(gone)
+            }
+        }
+    }
+}
+
+async fn listen(name: &'static str, listener: Listener) -> Result<Server, StartError> {
+    let bound = Server::bind(listener.listen).await;
+    bound.map_err(|error| StartError::listen(name, listener.listen, &error))
+}
+
+fn token(listener: &Listener) -> Result<Option<Token>, StartError> {
+    let token = listener.token.as_ref().map(|token| Token::new(token.reveal()));
+    token.transpose().map_err(StartError::Unavailable)
+}
+
+fn storage_options(config: &Config) -> StorageOptions {
+    StorageOptions {
+        slot_count: config.slot_count,
+        clustered: config.is_cluster(),
+        block_cache_bytes: config.store_cache_bytes,
+        reserve_bytes: config.disk_reserve_bytes,
+        ..StorageOptions::default()
+    }
+}
+
+fn plugin_options(config: &Config, source: Option<Arc<dyn ComponentSource>>) -> PluginOptions {
+    PluginOptions {
+        dir: config.data_dir.join("plugins"),
+        memory_bytes: config.guest_memory_bytes,
+        memory_total_bytes: usize::try_from(config.guest_memory_total_bytes).unwrap_or(usize::MAX),
+        deadline: config.guest_deadline,
+        host_calls: config.guest_host_calls,
+        compile: CompileOptions {
+            memory_bytes: config.guest_compile_memory_bytes,
+            deadline: config.guest_compile_deadline,
+        },
+        isolation: config.guest_isolation,
+        long_threads: config.guest_long_threads,
+        source,
+    }
+}
+
+fn node_options(config: &Config) -> NodeOptions {
+    NodeOptions {
+        name: config.node.clone(),
+        slot_count: config.slot_count,
+        mailbox_messages: config.mailbox_messages,
+        slot_idle: config.slot_idle,
+        instance_idle: config.guest_idle,
+        session_cache_bytes: config.session_cache_bytes,
+        resettable: config.resettable,
+        level_wait: config.level_wait,
+    }
+}
+
+fn http_options(config: &Config, descriptors: &Descriptors) -> Result<HttpOptions, StartError> {
+    Ok(HttpOptions {
+        body_bytes_max: config.body_bytes_max,
+        buffers: buffers::shared().clone(),
+        request_deadline: config.request_deadline,
+        connections: descriptors.api,
+        admin_connections: descriptors.admin,
+        api_token: token(&config.api)?,
+        admin_token: token(&config.admin)?,
+    })
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Locked(_) | OpenError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            OpenError::Mismatch(_) | OpenError::Corrupt { .. } => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+fn scrape_source(node: &Arc<Node>) -> telemetry::SourceGuard {
+    let node = Arc::downgrade(node);
+    telemetry::on_scrape(move || node.upgrade().map(|node| node.snapshot()).unwrap_or_default())
+}

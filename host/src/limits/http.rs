@@ -1,0 +1,111 @@
+//! The listeners: connections, uploads, event streams, WebSockets.
+
+use std::time::Duration;
+
+/// Committed messages that wait for one subscriber before it is disconnected with a gap.
+pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
+/// Bytes of their events, after which it is disconnected too: more than the largest message's,
+/// and than what is on its way to a peer ([`PEER_CREDIT`](super::PEER_CREDIT)).
+pub const SUBSCRIBER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a subscriber may be behind where connections hold all that they may (`api.buffers`).
+pub const SUBSCRIBER_BYTES_FREE: usize = 64 * 1024;
+/// Subscribers of one session.
+pub const SUBSCRIBERS_PER_SESSION_MAX: usize = 10_000;
+/// Messages of one WebSocket that are under way; past it the socket is not read.
+pub const SOCKET_IN_FLIGHT_MAX: usize = 64;
+/// File descriptors that are kept from connections: the store's tables and journals, components,
+/// links to NATS and to peers. Half of all where there are fewer than twice as many.
+pub const FILES_BESIDE_CONNECTIONS: u64 = 512;
+/// Connections of the API listener, sockets included; past it idle ones make room, or new ones are
+/// refused.
+/// Each costs a file descriptor and, while idle, up to 20 KiB: a WebSocket 14, an event stream 5
+/// (`cargo run -p slotd-tests --bin connections` measures it).
+pub const CONNECTIONS_DEFAULT: usize = 10_000;
+/// Connections of the admin listener: people, scrapers and deploys.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// Connections of a full listener beside its own: probes are answered on them, others get 503.
+pub const PROBE_CONNECTIONS_MAX: usize = 32;
+/// A connection of these sends its request by then.
+pub const PROBE_CONNECTION_IDLE: Duration = Duration::from_secs(2);
+/// Connections that were ended for others and are not gone yet; past it others are refused.
+pub const ENDING_CONNECTIONS_MAX: usize = 64;
+/// An idle connection that a full listener ends has been so for this long: its client is not just
+/// about to send the next request.
+pub const IDLE_ENDED_AFTER: Duration = Duration::from_secs(1);
+/// How often a full listener looks for such ones: each look is at all connections.
+pub const IDLE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two log lines about a full listener.
+pub const FULL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// A request's head, and what is read ahead of a connection that does not take its answers.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// From a connection's last answer (or its start) until the whole head of its next request: an
+/// idle connection ends, and so does one that sends its head a byte at a time.
+pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
+/// A connection whose peer takes no byte for this long while there is something to write ends.
+pub const WRITE_STALL: Duration = Duration::from_secs(30);
+/// What it must take in that time, or all that there is: a byte now and then does not count.
+pub const WRITE_PROGRESS_BYTES: usize = 16 * 1024;
+/// After its last answer a connection reads and drops what still comes, so that a client which is
+/// still uploading sees the answer and not a reset.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that it drops at most while it does so.
+pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bodies up to this size are copied out of the connection's buffer: cheaper than a new buffer a
+/// request, and 32 bytes in a cache do not keep 8 KiB alive.
+pub const BODY_COPY_BYTES_MAX: usize = 4 * 1024;
+/// Memory for what connections hold: bodies and frames that arrive, answers and events that wait
+/// for their readers. Counts alone don't bound it: a thousand messages wait in a mailbox, and
+/// there are hundreds of these.
+pub const BUFFERS_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+/// The least that it can be configured to: some of the largest messages and answers.
+pub const BUFFERS_BYTES_MIN: usize = 32 * 1024 * 1024;
+/// The same for the admin listener, which has its own: what clients hold must not keep operators out.
+pub const ADMIN_BUFFERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a connection may hold of heads, and of answers, without being charged: about what its
+/// buffers take in any case, so that small messages cost no shared counter.
+pub const CONNECTION_BYTES_FREE: usize = 8 * 1024;
+/// An answer's body is handed to the connection in pieces of this size, the next when the last is
+/// written: what it is given it keeps room for. The allocator's largest size that it has no pages
+/// beside for: of 16 KiB it makes 20.
+pub const ANSWER_PIECE_BYTES: usize = 14 * 1024;
+/// After it an export asks another node again whose connections hold all that they may.
+pub const EXPORT_RETRY: Duration = Duration::from_secs(1);
+/// Components that are uploaded at the same time; more are refused.
+pub const UPLOADS_MAX: usize = 16;
+/// Bytes of components that are being uploaded, or were and are not deployed yet.
+pub const UPLOADS_BYTES_MAX: usize = 4 * super::COMPONENT_BYTES_MAX;
+/// Time for the upload of a component: Python's 18 MB take this long at 60 KB/s.
+pub const UPLOAD_DEADLINE: Duration = Duration::from_secs(300);
+/// An upload that brings less within such a time (16 KiB a second) is given up.
+pub const UPLOAD_WINDOW: Duration = Duration::from_secs(10);
+pub const UPLOAD_WINDOW_BYTES_MIN: usize = 160 * 1024;
+/// Nesting up to which a JSON body is shown inline in history and events (deeper: as base64);
+/// common parsers stop at 128, and an answer adds a few levels of its own.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// An idle event stream sends a comment this often, so that proxies keep it.
+pub const EVENTS_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Bytes of events after which an event stream hands on what is ready rather than gather more.
+pub const EVENTS_CHUNK_BYTES: usize = 32 * 1024;
+/// What a WebSocket frame may have beside its message's body: its JSON, ids and names.
+pub const SOCKET_FRAME_OVERHEAD_BYTES: usize = 16 * 1024;
+/// What a client is asked to wait before it repeats what may succeed then (`Retry-After`).
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// After a connection could not be accepted, for want of file descriptors most likely: others must
+/// close first.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// When an event stream ends, its client waits this long before it comes back.
+pub const EVENTS_RETRY: Duration = Duration::from_secs(1);
+/// How often a WebSocket that is silent is pinged.
+pub const SOCKET_PING: Duration = Duration::from_secs(20);
+/// A WebSocket from which nothing came for this long, not even a pong, ends.
+pub const SOCKET_SILENCE: Duration = Duration::from_secs(60);
+/// What is read of a WebSocket at a time, on the stack: an idle one holds no buffer.
+pub const SOCKET_READ_BYTES: usize = 16 * 1024;
+/// Bytes toward one WebSocket that wait for its peer; past it nothing more is produced for it.
+pub const SOCKET_WRITE_BYTES: usize = 64 * 1024;
+/// A subscription that breaks is tried again after this long at first, then twice that, and so on.
+pub const RESUBSCRIBE_MIN: Duration = Duration::from_millis(5);
+/// The longest wait between two such tries.
+pub const RESUBSCRIBE_MAX: Duration = Duration::from_secs(1);
+/// Tries in a row without success after which the stream or socket ends with an error.
+pub const RESUBSCRIBE_TRIES_MAX: u32 = 40;

@@ -1,0 +1,54 @@
+//! The data directory: disk space, caches, the single node's log, the state store.
+
+use std::time::Duration;
+
+/// How long closing a store waits for its memtables to be written to tables. What is left then is
+/// replayed at the next start: nothing is lost by it.
+pub const FLUSH_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How long a start waits for a data directory that another process has, and how often it looks.
+pub const DATA_DIR_LOCK_WAIT: Duration = Duration::from_secs(2);
+pub const DATA_DIR_LOCK_RETRY: Duration = Duration::from_millis(20);
+/// Free space that writes leave on the disk: what flushes and compactions need to finish.
+pub const DISK_RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// The part of the reserve that is kept from everything: between it and the whole, messages are
+/// refused while claims, flushes and the removal of what was deleted go on, so that every slot can
+/// be opened and read. A quarter: a flush of every slot is a fraction of what one memtable takes.
+pub const DISK_RESERVE_UPKEEP_SHARE: u64 = 4;
+/// How old a look at the free space may be: one `statvfs` is cheap, one a commit is not needed.
+pub const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Memory for blocks that were read from the store's tables.
+pub const BLOCK_CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+/// Journals on disk beyond which memtables are written out; also bounds replay at start.
+pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A group commit of one slot that is larger has its answers given by a worker, as those of several
+/// slots are: the next one waits for the committer.
+pub const ANSWER_HERE_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of one group commit; the rest goes to the next one. Bounds the time of one fsync.
+pub const GROUP_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Appends and claims that wait for the committer, per slot and in all as many again. One append
+/// of a slot is in flight at a time, so only claims that race could ever reach it.
+pub const COMMIT_QUEUE_PER_SLOT_MAX: usize = 4;
+/// Tables (in bytes) that are checked in full before a node opens; above it, in the background.
+pub const VERIFY_AT_OPEN_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Entries and bytes of one stored piece of history.
+pub const HISTORY_CHUNK_ENTRIES_MAX: usize = 256;
+pub const HISTORY_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// From this size on a piece of history lies apart from the others, where no merge writes it again;
+/// reading it takes one more look at the disk.
+pub const HISTORY_APART_BYTES_MIN: usize = 16 * 1024;
+/// Disk space of removed rows below which it is not worth to merge tables for it.
+pub const RECLAIM_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// As a share of what the tables hold: a fifth, so that a byte that is given back costs five bytes
+/// that are written at most.
+pub const RECLAIM_SHARE: u64 = 5;
+/// Removed rows after which they are written to tables as soon as no more are to be removed.
+pub const RECLAIM_ROWS_MIN: usize = 4_096;
+/// Rows of a deleted session that one background step removes: keeps the journal's lock short.
+pub const GARBAGE_ROWS_PER_STEP: usize = 512;
+/// Time that slots have to stop before a store that failed is opened again.
+pub const REOPEN_GRACE: Duration = Duration::from_secs(10);
+/// Back-off while it can't be.
+pub const REOPEN_RETRY_MIN: Duration = Duration::from_millis(200);
+pub const REOPEN_RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often the store's background thread looks for work.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);
