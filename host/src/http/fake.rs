@@ -64,7 +64,6 @@ impl Session {
             state_keys: 0,
             state_bytes: 0,
             pinned: None,
-            position: None,
             incarnation: Some(self.incarnation()),
             made_again: self.before > 0,
         }

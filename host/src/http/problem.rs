@@ -97,9 +97,18 @@ pub fn response(error: &Error) -> Response<Bytes> {
     response
 }
 
-impl IntoResponse for Error {
+/// What a handler fails with.
+pub(super) struct Failed(Error);
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failed {
     fn into_response(self) -> axum::response::Response {
-        response(&self).map(axum::body::Body::from)
+        response(&self.0).map(axum::body::Body::from)
     }
 }
 

@@ -7,7 +7,7 @@ mod read;
 pub use gone::{Purpose, gone};
 pub use live::{Live, LiveReceiver, LiveSender, Published, Subscribed, live_channel};
 pub(crate) use live::{Queued, hold_backlog};
-pub use read::{History, PinInfo, Purged, Range, ReadBy, SessionInfo, SlotInfo};
+pub use read::{History, PinInfo, Purged, Range, ReadBy, SessionInfo};
 
 use crate::{
     error::Error,

@@ -4,13 +4,11 @@ use crate::{
     buffers::{self, Charge, Held, Kind},
     error::Error,
     limits,
-    log::{Position, Term, record::Entry},
+    log::record::Entry,
     names::{ServiceName, SessionId, SessionKey, SlotId},
     position::Incarnation,
 };
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use utoipa::ToSchema;
 
 /// Which part of a session's history.
 #[derive(Clone, Copy, Debug)]
@@ -72,11 +70,9 @@ pub struct History {
     pub held: Held,
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct SessionInfo {
-    #[schema(value_type = String)]
     pub service: ServiceName,
-    #[schema(value_type = String)]
     pub session: SessionId,
     pub slot: SlotId,
     /// The last message's sequence number.
@@ -90,17 +86,10 @@ pub struct SessionInfo {
     pub state_keys: u64,
     pub state_bytes: u64,
     /// Why the session stays on an older plugin, if it does.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<PinInfo>,
-    /// The place behind its last message, in this session and no other of its name; not in
-    /// listings.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub position: Option<String>,
     /// As in [`super::Sent`]; in listings not said.
-    #[serde(skip)]
     pub incarnation: Option<Incarnation>,
     /// The slot remembers an earlier session of that name.
-    #[serde(skip)]
     pub made_again: bool,
 }
 
@@ -110,7 +99,7 @@ impl SessionInfo {
     }
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct PinInfo {
     /// The label of the plugin whose `migrate` refused the session.
     pub against: String,
@@ -123,26 +112,4 @@ pub struct Purged {
     pub deleted: u64,
     /// There are more.
     pub left: bool,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct SlotInfo {
-    pub slot: SlotId,
-    /// The node that owns it (or would, by the ring, if it is not started).
-    pub owner: String,
-    /// `running`, `stopped` (starts at its next message), `opening`, `draining`; `unknown`: its
-    /// owner did not say, the rest is of the copy that the asked node has.
-    pub state: String,
-    pub term: Term,
-    pub position: Position,
-    /// Up to where the state store has it.
-    pub applied: Position,
-    pub mailbox: usize,
-    pub sessions: u64,
-    /// Label per service.
-    pub plugins: std::collections::BTreeMap<String, String>,
-}
-
-impl SlotInfo {
-    pub(crate) const UNKNOWN: &str = "unknown";
 }

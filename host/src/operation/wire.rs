@@ -188,7 +188,6 @@ impl From<Session> for SessionInfo {
             state_bytes: session.state_bytes,
             pinned: session.pinned.map(|(against, reason)| PinInfo { against, reason }),
             incarnation: None,
-            position: None,
             made_again: false,
         }
     }

@@ -9,6 +9,7 @@
 //! | `proto` | frames and items as they are on the wire |
 //! | `request` | what is asked and answered |
 //! | `wire` | requests and answers as the content of items |
+//! | `slots` | what a node tells of a slot |
 //! | `handshake` | who is who, and who knows the secret |
 //! | `outbox` | what waits to be written, packed into frames |
 //! | `executor` | all futures of one connection in one task |
@@ -28,6 +29,7 @@ mod proto;
 mod request;
 mod server;
 mod serving;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -36,6 +38,7 @@ mod wire;
 pub use handshake::Reason;
 pub use link::LinkStatus;
 pub use request::{Callable, Request, Response};
+pub use slots::SlotInfo;
 
 use crate::{
     discovery::Found,

@@ -7,7 +7,6 @@ use crate::{
     log::record::DeploymentId,
     names::ServiceName,
     plugin::Digest,
-    service::DeploymentInfo,
 };
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -327,18 +326,6 @@ impl Service {
                     self.name
                 ),
             )
-        })
-    }
-
-    pub fn info(&self, id: DeploymentId) -> Option<DeploymentInfo> {
-        self.deployment(id).map(|d| DeploymentInfo {
-            deployment: d.id,
-            version: d.version.clone(),
-            digest: d.digest,
-            label: d.label.to_string(),
-            deployed_ms: d.deployed_ms,
-            same_state: d.same_state,
-            by: d.by.as_deref().map(Into::into),
         })
     }
 }

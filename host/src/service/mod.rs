@@ -9,25 +9,3 @@ pub mod target;
 pub use catalogue::{Catalogue, Change, Deployment};
 pub use kept::KeptPlugins;
 pub use target::Target;
-
-use crate::{log::record::DeploymentId, plugin::Digest};
-use serde::Serialize;
-use utoipa::ToSchema;
-
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct DeploymentInfo {
-    pub deployment: DeploymentId,
-    pub version: String,
-    #[schema(value_type = String)]
-    pub digest: Digest,
-    /// `<version>+<short digest>`, as in `Slotd-Plugin`.
-    pub label: String,
-    pub deployed_ms: u64,
-    /// The operator said of it that it reads the state of every other version as it is. Another deploy
-    /// or rollback to that version for which this is not said is another deployment.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub same_state: bool,
-    /// Who deployed it, if the request said so by `Slotd-Sender`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
-}

@@ -311,7 +311,6 @@ pub fn info(catalogue: &Catalogue, slot: SlotId, key: &SessionKey, head: &Head) 
             reason: pin.reason.clone(),
         }),
         incarnation: None,
-        position: None,
         made_again: false,
     }
 }

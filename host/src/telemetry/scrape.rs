@@ -6,22 +6,19 @@ use crate::{
     names::{ServiceName, SlotId},
 };
 use parking_lot::Mutex;
-use serde::Serialize;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
 };
-use utoipa::ToSchema;
 
 /// A service's instances on the answering node.
-#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default)]
 pub struct ServiceMemory {
     pub instances: u64,
     /// Their memories, and the overhead per instance.
     pub bytes: u64,
     /// Compiled code of the current version, which all instances share; absent while it is not
     /// loaded.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub code_bytes: Option<u64>,
 }
 
