@@ -12,8 +12,6 @@ mod handler;
 mod handoff;
 mod links;
 pub mod moves;
-#[cfg(test)]
-pub(crate) mod nats_for_tests;
 mod plan;
 #[cfg(test)]
 mod tests;

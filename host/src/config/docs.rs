@@ -113,25 +113,11 @@ pub fn flag_help(key: &Key) -> String {
     format!("{} [default: {default}]", key.doc.replace('`', ""))
 }
 
-/// Compares a generated document with its file; with `SLOTD_UPDATE_DOCS` set, writes it.
-#[cfg(test)]
-pub(crate) fn assert_current(file: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
-    if std::env::var_os("SLOTD_UPDATE_DOCS").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let stands = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        stands == text,
-        "docs/{file} is out of date; renew it with SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs"
-    );
-}
-
 #[cfg(test)]
 mod tests {
     /// A key that is missing in the documentation, or has another default there, misleads.
     #[test]
     fn configuration_docs_are_current() {
-        super::assert_current("configuration.md", &super::configuration_md());
+        crate::testing::assert_current("configuration.md", &super::configuration_md());
     }
 }

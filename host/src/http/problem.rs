@@ -116,7 +116,7 @@ impl IntoResponse for Failed {
 pub fn errors_markdown() -> String {
     let mut out = String::from(
         "# Errors\n\n\
-         <!-- Generated from host/src/error.rs: change it there, then run\n     \
+         <!-- Generated from host/core/src/error.rs: change it there, then run\n     \
          SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib http::problem -->\n\n\
          A failed request is answered with `application/problem+json`:\n\n\
          ```json\n\
