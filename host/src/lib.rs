@@ -3,7 +3,8 @@
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 //!
 //! What is kept and what a slot does is `slotd-core` (`core/`); its modules are named here as if they
-//! were of this crate. This crate has the nodes, their listeners and the command line.
+//! were of this crate. This crate has the nodes, their listeners and the command line. It shows `cli`
+//! alone, so that the compiler reports what nothing uses.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
@@ -14,17 +15,17 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod cli;
-pub mod cluster;
-pub mod config;
-pub mod discovery;
-pub mod http;
-pub mod membership;
-pub mod node;
-pub mod peer;
-pub mod ring;
-pub mod router;
-pub mod rpc;
-pub mod swap;
+mod cluster;
+mod config;
+mod discovery;
+mod http;
+mod membership;
+mod node;
+mod peer;
+mod ring;
+mod router;
+mod rpc;
+mod swap;
 
 #[cfg(test)]
 pub(crate) use slotd_core::testing;

@@ -2,7 +2,6 @@
 //! terminals: it must not look like several lines, move the cursor, or turn the rest of the line
 //! around.
 
-use crate::limits;
 use std::{borrow::Cow, fmt::Write as _};
 
 /// Whether a character does something instead of being seen: control characters (C0, DEL, C1),
@@ -98,39 +97,12 @@ pub fn clip(text: Cow<'_, str>, bytes_max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{kept}… ({} bytes more)", text.len() - kept.len()))
 }
 
-/// The first [`limits::LISTED_MAX`] of `items`, with `separator` between them, "and M more" and at
-/// most [`limits::ERROR_DETAIL_BYTES_MAX`] bytes.
-pub fn list<T: AsRef<str>>(items: &[T], separator: &str) -> String {
-    let mut out = String::new();
-    for (number, item) in items.iter().enumerate() {
-        // Room for the last words.
-        if number == limits::LISTED_MAX || out.len() > limits::ERROR_DETAIL_BYTES_MAX / 2 {
-            out.push_str(&format!("{separator}and {} more", items.len() - number));
-            break;
-        }
-        if number > 0 {
-            out.push_str(separator);
-        }
-        out.push_str(&clip(item.as_ref().into(), limits::LISTED_BYTES_MAX));
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    /// Without it a component with 200,000 imports is refused in an answer of 13 MB.
     #[test]
-    fn a_list_names_the_first_and_counts_the_rest() {
-        assert_eq!(list::<&str>(&[], "; "), "");
-        assert_eq!(list(&["a", "b"], "; "), "a; b");
-        let many: Vec<String> = (0..200_000).map(|n| format!("import {n}")).collect();
-        let text = list(&many, "; ");
-        assert!(text.starts_with("import 0; import 1; "), "{text}");
-        let more = format!("; and {} more", many.len() - limits::LISTED_MAX);
-        assert!(text.ends_with(&more), "{text}");
+    fn a_clipped_text_says_how_much_is_missing() {
         assert_eq!(clip("äöü".into(), 3), "ä… (4 bytes more)");
         assert_eq!(clip("äöü".into(), 6), "äöü");
     }
@@ -164,14 +136,5 @@ mod tests {
         assert!(clean.ends_with("}\n"));
         assert_eq!(serde_json::from_str::<serde_json::Value>(&clean).unwrap(), value);
         assert_eq!(in_json("{\"a\":1}\n"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn lists_are_bounded_whatever_is_in_them(
-            items in proptest::collection::vec("\\PC{0,2000}", 0..100)
-        ) {
-            prop_assert!(list(&items, "; ").len() <= limits::ERROR_DETAIL_BYTES_MAX);
-        }
     }
 }

@@ -1,11 +1,15 @@
 //! `docs/configuration.md`, generated from the table of keys.
 
+use super::{Config, keys::Key};
+#[cfg(test)]
 use super::{
-    Config, Kind,
-    keys::{KEYS, Key, OTHER_ENV, TABLES},
+    Kind,
+    keys::{KEYS, OTHER_ENV, TABLES},
 };
+#[cfg(test)]
 use std::fmt::Write as _;
 
+#[cfg(test)]
 const HEAD: &str = "\
 # Configuration
 
@@ -59,7 +63,8 @@ format = \"json\"
 ";
 
 /// The whole file.
-pub fn configuration_md() -> String {
+#[cfg(test)]
+fn configuration_md() -> String {
     let mut out = String::from(HEAD);
     out.push_str("\n## Keys\n");
     section(&mut out, "The node", "Top-level keys, outside any table.", None);
@@ -83,6 +88,7 @@ pub fn configuration_md() -> String {
     out
 }
 
+#[cfg(test)]
 fn section(out: &mut String, title: &str, about: &str, table: Option<&str>) {
     let _ = writeln!(out, "\n### {title}\n\n{about}");
     let defaults = Config::default();

@@ -7,10 +7,11 @@ use crate::{
     buffers::Held,
     error::{Code, Error, Rejection},
     log::record::{Entry, Event},
+    message::{LiveSender, live_channel},
     names::{ServiceName, SessionId, SessionKey},
     node::{
-        Answer, History, Incarnation, Incoming, Live, LiveSender, Pending, Published, Range, Sent,
-        SessionInfo, Subscribed, live_channel,
+        Answer, History, Incarnation, Incoming, Live, Pending, Published, Range, Sent, SessionInfo,
+        Subscribed,
     },
     operation::{Delete, Describe, Query, ReadHistory, Subscribe},
     slot::Mail,

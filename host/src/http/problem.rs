@@ -113,7 +113,8 @@ impl IntoResponse for Failed {
 }
 
 /// `docs/errors.md`, generated so that it can't drift from the code.
-pub fn errors_markdown() -> String {
+#[cfg(test)]
+fn errors_markdown() -> String {
     let mut out = String::from(
         "# Errors\n\n\
          <!-- Generated from host/core/src/error.rs: change it there, then run\n     \

@@ -19,13 +19,13 @@ mod views;
 pub use crate::{
     cluster::views::*,
     message::{
-        Answer, Consistency, History, Incoming, Live, LiveReceiver, LiveSender, Pending, PinInfo,
-        Published, Purged, Range, ReadBy, Sent, SessionInfo, Subscribed, live_channel,
+        Answer, Consistency, History, Incoming, Live, LiveReceiver, Pending, Published, Range,
+        ReadBy, Sent, SessionInfo, Subscribed,
     },
     position::{Cursor, Incarnation},
-    ring::{RingInfo, RingNode},
+    ring::RingInfo,
     rpc::SlotInfo,
-    state::{SessionCount, SessionCounts},
+    state::SessionCounts,
     swap::{SwapInfo, SwapShare},
 };
 pub use level::LevelDuties;
@@ -331,16 +331,9 @@ impl Node {
     }
 
     /// The node's part in its cluster; `None` on a standalone node.
+    #[cfg(test)]
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub fn slot_count(&self) -> u16 {
-        self.router.slot_count()
     }
 
     /// Slot metrics for `/metrics`.

@@ -5,13 +5,13 @@
 //! group commit of the log makes every state change written before it durable too, and what a
 //! crash leaves is a prefix of that sequence.
 
-pub mod db;
-pub mod engine;
+pub(crate) mod db;
+pub(crate) mod engine;
 pub(crate) mod identity;
 pub(crate) mod journal;
 pub(crate) mod reclaim;
 pub(crate) mod record;
-pub mod rows;
+pub(crate) mod rows;
 pub(crate) mod tables;
 #[cfg(test)]
 mod tests;

@@ -45,10 +45,6 @@ impl Keyspace {
         Ok(self.0.contains_key(key)?)
     }
 
-    pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.0.is_empty()?)
-    }
-
     /// The first key.
     pub fn first(&self) -> Result<Option<Slice>> {
         let first = self.0.first_key_value().map(fjall::Guard::key).transpose()?;
@@ -146,6 +142,10 @@ pub(super) fn bit(keyspace: &fjall::Keyspace) -> u16 {
 
 #[cfg(test)]
 impl Keyspace {
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.0.is_empty()?)
+    }
+
     pub fn disk_bytes(&self) -> u64 {
         self.0.disk_space()
     }

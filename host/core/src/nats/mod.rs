@@ -3,12 +3,12 @@
 //! Once connected, it is kept: async-nats reconnects by itself, to any server that answers.
 //! [`Nats::connected`] tells whether it is connected now.
 
-pub mod find;
-pub mod inbox;
+pub(crate) mod find;
+pub(crate) mod inbox;
 pub mod local;
-pub mod monitor;
+pub(crate) mod monitor;
 mod probe;
-pub mod version;
+pub(crate) mod version;
 
 use crate::{
     backoff::{self, Backoff},

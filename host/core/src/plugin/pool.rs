@@ -111,10 +111,6 @@ impl Pool {
         Self { isolation, budget, services: RwLock::default(), uses: Arc::default() }
     }
 
-    pub fn isolation(&self) -> Isolation {
-        self.isolation
-    }
-
     /// A deployment whose plugin is loaded here.
     pub fn get(&self, service: &ServiceName, deployment: DeploymentId) -> Option<Arc<Guests>> {
         self.services.read().get(service)?.get(&deployment).cloned()

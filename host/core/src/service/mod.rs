@@ -2,9 +2,9 @@
 //! take over a session from which.
 
 pub mod catalogue;
-pub mod kept;
+pub(crate) mod kept;
 pub mod takeover;
-pub mod target;
+pub(crate) mod target;
 
 pub use catalogue::{Catalogue, Change, Deployment};
 pub use kept::KeptPlugins;

@@ -122,10 +122,6 @@ impl Gate {
         self.0.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The batch is durable: everything leaves.
     pub fn open(self) {
         self.0.into_iter().for_each(|held| held.answer(None));

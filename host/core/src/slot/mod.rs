@@ -1,11 +1,11 @@
 //! Slots: each has one task, which is the only writer of its sessions.
 //!
-//! A message comes in by the [`SlotHandle`]'s mailbox, is applied by the [`task`] to a cached
-//! [`session`] through an [`overlay`], goes into the [`batch`] that fills while the one before it
+//! A message comes in by the [`SlotHandle`]'s mailbox, is applied by the `task` to a cached
+//! `session` through an `overlay`, goes into the `batch` that fills while the one before it
 //! commits, and what it causes leaves through the output gate once that batch is durable.
 
 mod apply;
-pub mod batch;
+pub(crate) mod batch;
 mod cache;
 mod calls;
 mod commits;
@@ -15,16 +15,16 @@ mod long;
 mod mail;
 pub mod open;
 mod operate;
-pub mod overlay;
+pub(crate) mod overlay;
 mod purge;
 pub mod read;
 mod scan;
 pub mod seat;
 pub mod seated;
-pub mod session;
+pub(crate) mod session;
 mod shared;
-pub mod subscribers;
-pub mod task;
+pub(crate) mod subscribers;
+pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 

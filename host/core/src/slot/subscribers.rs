@@ -28,10 +28,6 @@ pub struct Subscribers {
 }
 
 impl Subscribers {
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

@@ -6,9 +6,9 @@
 //! take-over are one operation.
 
 pub mod changes;
-pub mod deleted;
-pub mod hash;
-pub mod rows;
+pub(crate) mod deleted;
+pub(crate) mod hash;
+pub(crate) mod rows;
 pub mod snapshot;
 
 use crate::{

@@ -1,9 +1,9 @@
 //! A node's data directory: the embedded log and the state store over one database ([`crate::database`]).
 //! Opening and checking it, coming back after a failure, and the background work.
 
-pub mod datadir;
+pub(crate) mod datadir;
 mod housekeeping;
-pub mod log;
+pub(crate) mod log;
 mod recovery;
 mod state;
 #[cfg(test)]

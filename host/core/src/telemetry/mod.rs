@@ -7,7 +7,7 @@ mod recorder;
 pub mod repeats;
 #[cfg(any(test, feature = "testing"))]
 pub mod said;
-pub mod scrape;
+pub(crate) mod scrape;
 pub mod services;
 pub mod sink;
 

@@ -2,7 +2,7 @@
 //! the log may be trimmed behind.
 //!
 //! # What a snapshot is
-//! A [`format::Manifest`] names all objects that a snapshot at one position of the slot's log
+//! A `format::Manifest` names all objects that a snapshot at one position of the slot's log
 //! consists of: a *base* (the mutable rows: heads, keys, idempotency records), *deltas* (what
 //! changed since, folded from the log's tail by the same [`crate::state::changes::Changes`] that
 //! flushes and recoveries use; history included) and *history* segments, written once. An object
@@ -33,7 +33,7 @@
 //!    that it listed, of terms up to t, that neither its newest manifest nor the one before needs,
 //!    and only after its owner has had a commit accepted *after* that newest manifest was put. An
 //!    owner of a later term therefore claimed after that put, found that manifest or a greater one
-//!    in its listing ([`objects::Objects::list`] is current), and builds on objects that one of
+//!    in its listing ([`Objects::list`] is current), and builds on objects that one of
 //!    these needs, and on its own, which have its own term. Neither can be in the zombie's list of
 //!    what to delete. Within a term there is one process, which takes and collects in turns.
 //! 5. *What may have been put counts as put.* While a manifest's put is undecided nothing is
@@ -45,9 +45,9 @@
 //! older snapshot if the log still reaches from there; the owner of a slot whose newest snapshot
 //! is incomplete takes the next one whole.
 
-pub mod format;
+pub(crate) mod format;
 mod nats;
-pub mod objects;
+pub(crate) mod objects;
 mod restore;
 mod take;
 #[cfg(test)]
