@@ -2,60 +2,35 @@
 //!
 //! Folders are concepts, in the order in which a message meets them; see `docs/architecture.md`.
 //!
+//! What is kept and what a slot does is `slotd-core` (`core/`); its modules are named here as if they
+//! were of this crate. This crate has the nodes, their listeners and the command line. It shows `cli`
+//! alone, so that the compiler reports what nothing uses.
+//!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`,
-//!   `random`, `backoff`, `clock`, `thread`, `telemetry`, `task`, `watchdog`;
-//! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
-//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
-//!   `slot`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who has which slot: `router`, `swap`, `cluster`;
-//! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `script`, `cli`.
+//! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
 
 // `clippy.toml` forbids what has one home in the crate; tests may use it.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
-mod backoff;
-pub mod buffers;
 pub mod cli;
-mod clock;
-pub mod cluster;
-pub mod config;
-pub mod database;
-pub mod discovery;
-pub mod error;
-mod files;
-pub mod http;
-pub mod level;
-pub mod limits;
-pub mod log;
-mod mac;
-pub mod membership;
-mod memory;
-pub mod message;
-pub mod names;
-pub mod nats;
-pub mod node;
-mod operation;
-mod operator;
-pub mod peer;
-pub mod plugin;
-mod position;
-mod random;
-pub mod registry;
-pub mod ring;
-pub mod router;
-pub mod rpc;
-pub mod script;
-pub mod service;
+mod cluster;
+mod config;
+mod discovery;
+mod http;
+mod membership;
+mod node;
+mod peer;
+mod ring;
+mod router;
+mod rpc;
+mod swap;
+
 #[cfg(test)]
-mod skipped;
-pub mod slot;
-pub mod state;
-pub mod storage;
-pub mod swap;
-mod task;
-pub mod telemetry;
-pub mod text;
-mod thread;
-pub mod watchdog;
+pub(crate) use slotd_core::testing;
+pub(crate) use slotd_core::{
+    backoff, buffers, clock, database, error, files, level, limits, log, mac, memory, message,
+    names, nats, operation, operator, plugin, position, random, registry, script, service, slot,
+    state, storage, task, telemetry, text, thread, watchdog,
+};

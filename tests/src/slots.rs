@@ -2,7 +2,7 @@
 //! each other, and sessions in other slots must not.
 
 use anyhow::Context;
-use slotd::names::SessionKey;
+use slotd_core::names::SessionKey;
 use std::collections::BTreeSet;
 
 /// # Errors

@@ -1,9 +1,9 @@
-//! Checks that the top-level modules of `host/src` have no cyclic dependencies.
+//! Checks that the top-level modules of a crate have no cyclic dependencies.
 //!
 //! It reads the text, not the compiler's output: every path that begins with `crate::`, and paths
 //! of `super::` that reach the crate's root, groups included. Comments and literals are ignored,
 //! and so is test code, which may use higher modules: files named `tests.rs`, files under `tests/`,
-//! items under `#[cfg(test)]`, and the files of modules declared so.
+//! items under `#[cfg(test)]` (or a feature beside it), and the files of modules declared so.
 
 use anyhow::{Context, ensure};
 use std::{
@@ -197,7 +197,9 @@ fn without_tests(code: &str) -> (String, Vec<String>) {
         let (before, from) = rest.split_at(at);
         kept.push_str(before);
         let (attribute, item) = from.split_at(from.find(']').map_or(from.len(), |end| end + 1));
-        let is_test = ["#[cfg(test)", "#[cfg(all(test,"].iter().any(|is| attribute.starts_with(is));
+        let is_test = ["#[cfg(test)", "#[cfg(all(test,", "#[cfg(any(test,"]
+            .iter()
+            .any(|is| attribute.starts_with(is));
         if !is_test {
             kept.push_str(attribute);
             rest = item;
@@ -377,6 +379,8 @@ mod tests {
                 pub(crate) mod testkit;
                 #[cfg(test)]
                 use crate::node::{Node, Slots};
+                #[cfg(any(test, feature = "testing"))]
+                use crate::node::Fake;
                 use crate::names::SlotId;
                 mod node; // Its own.
                 use self::node::Name; use super::names;

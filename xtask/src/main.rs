@@ -334,8 +334,8 @@ impl Workshop {
             let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
             run(self.cargo().args(clippy).current_dir(&dir))?;
         }
-        seams::check(&self.root.join("host/src"))?;
-        ["host/src", "host/toolchains/src"]
+        seams::check(&self.root.join("host/core"))?;
+        ["host/core/src", "host/src", "host/toolchains/src"]
             .into_iter()
             .try_for_each(|src| circles::check(&self.root.join(src)))
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 const VERSION: &str = "2.15.1";
-/// Older ones are skipped; the same as in `host/src/nats/version.rs`.
+/// Older ones are skipped; the same as in `host/core/src/nats/version.rs`.
 const OLDEST: (u32, u32) = (2, 11);
 
 /// Ensures that there is a recent enough nats-server, in `tools` if nowhere else. Prints what it

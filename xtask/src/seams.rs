@@ -1,4 +1,5 @@
-//! Holds that what stands behind a seam of `host/src` is named in one folder only.
+//! Holds that what stands behind a seam of `host/core` is named in one folder only, and that nothing
+//! of the crate above gets into it.
 
 use crate::circles::{code_of, read, words};
 use anyhow::ensure;
@@ -8,8 +9,29 @@ use std::path::{Path, PathBuf};
 const BEHIND: [(&str, &str); 3] =
     [("fjall", "database"), ("lsm_tree", "database"), ("sfa", "database")];
 
-/// Fails with every file under `src` that names a crate which is none of its folder's.
-pub fn check(src: &Path) -> anyhow::Result<()> {
+/// What the server is made of: HTTP, gRPC, the command line, membership, discovery.
+const ABOVE: [&str; 12] = [
+    "axum",
+    "clap",
+    "foca",
+    "hickory-resolver",
+    "hyper",
+    "hyper-util",
+    "prost",
+    "tokio-tungstenite",
+    "tonic",
+    "tower",
+    "utoipa",
+    "utoipa-axum",
+];
+
+/// Fails with every file of the crate in `folder` that names a crate which is none of its folder's,
+/// and with every dependency that only the server may have.
+pub fn check(folder: &Path) -> anyhow::Result<()> {
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml"))?;
+    let above = above(&manifest);
+    ensure!(above.is_empty(), "{} depends on {}", folder.display(), above.join(", "));
+    let src = &folder.join("src");
     let mut files = Vec::new();
     read(src, src, &mut files)?;
     let strays = strays(&files);
@@ -31,6 +53,14 @@ pub fn check(src: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The dependencies of a manifest, its tests' aside, that are of the server.
+fn above(manifest: &str) -> Vec<&str> {
+    let section = manifest.split("\n[").find(|section| section.starts_with("dependencies]"));
+    let lines = section.unwrap_or_default().lines();
+    let names = lines.filter_map(|line| line.split(['.', ' ', '=']).next());
+    names.filter(|name| ABOVE.contains(name)).collect()
+}
+
 fn strays(files: &[(PathBuf, String)]) -> Vec<String> {
     let mut strays = Vec::new();
     for (file, text) in files {
@@ -47,6 +77,14 @@ fn strays(files: &[(PathBuf, String)]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dependency_of_the_server_is_found() {
+        let manifest = "[package]\n\n[dependencies]\n# axum\nbytes.workspace = true\n\
+                        hyper = { workspace = true }\nclap.workspace = true\nhyperfine = \"1\"\n\n\
+                        [dev-dependencies]\naxum.workspace = true\n";
+        assert_eq!(above(manifest), ["hyper", "clap"]);
+    }
 
     #[test]
     fn a_crate_is_named_in_its_folder_only() {

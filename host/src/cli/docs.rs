@@ -65,6 +65,6 @@ On a terminal, control characters in session data are printed as escapes.
     /// misleads.
     #[test]
     fn cli_docs_are_current() {
-        crate::config::docs::assert_current("cli.md", &markdown());
+        crate::testing::assert_current("cli.md", &markdown());
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 /// What the cluster asks of its own node beyond its slots.
 pub trait LocalNode: Send + Sync + 'static {
-    fn slots(&self) -> Vec<crate::message::SlotInfo>;
+    fn slots(&self) -> Vec<crate::rpc::SlotInfo>;
     fn swap(&self, service: &crate::names::ServiceName) -> Option<crate::swap::SwapShare>;
     /// How many sessions of a service are here, by deployment.
     fn sessions(

@@ -12,8 +12,6 @@ mod handler;
 mod handoff;
 mod links;
 pub mod moves;
-#[cfg(test)]
-pub(crate) mod nats_for_tests;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -29,13 +27,12 @@ use crate::{
     error::{Cause, Code, Error},
     limits,
     log::Term,
-    message::SlotInfo,
     names::{ServiceName, SlotId},
     peer::member::{Members, Unfit},
     registry::Placement,
     ring::{Table, View},
     router::{Place, Router, forward::Forwarder},
-    rpc::{Request, Response},
+    rpc::{Request, Response, SlotInfo},
     slot::SlotContext,
     swap::SwapShare,
 };

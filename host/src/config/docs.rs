@@ -1,11 +1,15 @@
 //! `docs/configuration.md`, generated from the table of keys.
 
+use super::{Config, keys::Key};
+#[cfg(test)]
 use super::{
-    Config, Kind,
-    keys::{KEYS, Key, OTHER_ENV, TABLES},
+    Kind,
+    keys::{KEYS, OTHER_ENV, TABLES},
 };
+#[cfg(test)]
 use std::fmt::Write as _;
 
+#[cfg(test)]
 const HEAD: &str = "\
 # Configuration
 
@@ -59,7 +63,8 @@ format = \"json\"
 ";
 
 /// The whole file.
-pub fn configuration_md() -> String {
+#[cfg(test)]
+fn configuration_md() -> String {
     let mut out = String::from(HEAD);
     out.push_str("\n## Keys\n");
     section(&mut out, "The node", "Top-level keys, outside any table.", None);
@@ -83,6 +88,7 @@ pub fn configuration_md() -> String {
     out
 }
 
+#[cfg(test)]
 fn section(out: &mut String, title: &str, about: &str, table: Option<&str>) {
     let _ = writeln!(out, "\n### {title}\n\n{about}");
     let defaults = Config::default();
@@ -113,25 +119,11 @@ pub fn flag_help(key: &Key) -> String {
     format!("{} [default: {default}]", key.doc.replace('`', ""))
 }
 
-/// Compares a generated document with its file; with `SLOTD_UPDATE_DOCS` set, writes it.
-#[cfg(test)]
-pub(crate) fn assert_current(file: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
-    if std::env::var_os("SLOTD_UPDATE_DOCS").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let stands = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        stands == text,
-        "docs/{file} is out of date; renew it with SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib docs"
-    );
-}
-
 #[cfg(test)]
 mod tests {
     /// A key that is missing in the documentation, or has another default there, misleads.
     #[test]
     fn configuration_docs_are_current() {
-        super::assert_current("configuration.md", &super::configuration_md());
+        crate::testing::assert_current("configuration.md", &super::configuration_md());
     }
 }

@@ -13,7 +13,7 @@ mod spelling;
 mod tests;
 mod value;
 
-pub use load::{Loaded, Origin, Problem, Problems, Sources, load};
+pub use load::{Loaded, Sources, load};
 pub use value::{Kind, Secret, Value};
 
 use crate::{limits, memory, plugin::Isolation, telemetry::LogFormat};

@@ -1,4 +1,4 @@
-use super::{keys::KEYS, *};
+use super::{keys::KEYS, load::Origin, *};
 use std::path::Path;
 
 fn write(dir: &Path, name: &str, text: &str) -> PathBuf {

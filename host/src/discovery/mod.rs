@@ -14,7 +14,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
-pub use options::{DnsOptions, Host, Invalid, Seed};
+pub use options::{DnsOptions, Host, Seed};
 
 use crate::{limits, telemetry::metrics::metrics};
 use resolve::{Outcome, Resolver};

@@ -4,6 +4,7 @@ use super::{
     Admin,
     messages::{Deadline, outcome_unknown},
     params::{self, Query, invalid},
+    problem::Failed,
     views::{Binary, Services, SessionsPage, Slots, SwapStatus, json},
 };
 use crate::{
@@ -22,7 +23,7 @@ use http::{HeaderMap, HeaderValue, Response, Uri, header};
 use serde::Serialize;
 use std::sync::Arc;
 
-type Answer = Result<Response<Body>, Error>;
+type Answer = Result<Response<Body>, Failed>;
 
 impl Admin {
     pub(super) fn node(&self) -> Result<&Arc<Node>, Error> {

@@ -6,7 +6,7 @@ use super::{
     feed::{Feed, Item},
     messages::reading,
     params::{self, Query, invalid},
-    problem::Problem,
+    problem::{Failed, Problem},
     stats::Open,
     views::EventView,
 };
@@ -51,7 +51,7 @@ pub(super) async fn get(
     uri: Uri,
     connection: Option<Extension<Arc<ConnShared>>>,
     headers: HeaderMap,
-) -> Result<Response<Body>, Error> {
+) -> Result<Response<Body>, Failed> {
     let key = params::session_of(&uri)?;
     let query = Query::parse(&uri, &["after"])?;
     let after =

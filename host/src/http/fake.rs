@@ -7,10 +7,11 @@ use crate::{
     buffers::Held,
     error::{Code, Error, Rejection},
     log::record::{Entry, Event},
+    message::{LiveSender, live_channel},
     names::{ServiceName, SessionId, SessionKey},
     node::{
-        Answer, History, Incarnation, Incoming, Live, LiveSender, Pending, Published, Range, Sent,
-        SessionInfo, Subscribed, live_channel,
+        Answer, History, Incarnation, Incoming, Live, Pending, Published, Range, Sent, SessionInfo,
+        Subscribed,
     },
     operation::{Delete, Describe, Query, ReadHistory, Subscribe},
     slot::Mail,
@@ -64,7 +65,6 @@ impl Session {
             state_keys: 0,
             state_bytes: 0,
             pinned: None,
-            position: None,
             incarnation: Some(self.incarnation()),
             made_again: self.before > 0,
         }

@@ -2,6 +2,7 @@
 
 use super::{
     Admin, Api, Problem, openapi, params,
+    problem::Failed,
     views::{Health, json},
 };
 use crate::error::{Code, Error};
@@ -24,7 +25,7 @@ pub(super) async fn live() -> Response<Body> {
 }
 
 /// As `/healthz` of the API listener, which can't answer while the worker threads are stalled.
-pub(super) async fn admin_live(State(admin): State<Admin>) -> Result<Response<Body>, Error> {
+pub(super) async fn admin_live(State(admin): State<Admin>) -> Result<Response<Body>, Failed> {
     moves(&admin)?;
     Ok(live().await)
 }
@@ -47,12 +48,12 @@ fn moves(admin: &Admin) -> Result<(), Error> {
     security(()),
     responses((status = 200, description = "The node can take requests", body = Health, content_type = "application/json"))
 )]
-pub(super) async fn ready(State(api): State<Api>) -> Result<Response<Body>, Error> {
+pub(super) async fn ready(State(api): State<Api>) -> Result<Response<Body>, Failed> {
     answer(api.0.shutdown.is_triggered(), || api.backend().ready())
 }
 
 /// As `/readyz` of the API listener.
-pub(super) async fn admin_ready(State(admin): State<Admin>) -> Result<Response<Body>, Error> {
+pub(super) async fn admin_ready(State(admin): State<Admin>) -> Result<Response<Body>, Failed> {
     moves(&admin)?;
     answer(admin.0.shutdown.is_triggered(), || admin.node()?.ready())
 }
@@ -60,9 +61,9 @@ pub(super) async fn admin_ready(State(admin): State<Admin>) -> Result<Response<B
 fn answer(
     stopping: bool,
     ready: impl FnOnce() -> Result<Option<String>, Error>,
-) -> Result<Response<Body>, Error> {
+) -> Result<Response<Body>, Failed> {
     if stopping {
-        return Err(Error::new(Code::Unavailable, "the node is stopping"));
+        return Err(Error::new(Code::Unavailable, "the node is stopping").into());
     }
     // Whatever the reason, an orchestrator asks for 503.
     let note = ready().map_err(|e| Error::new(Code::Unavailable, e.detail))?;
@@ -77,7 +78,7 @@ fn answer(
     security(()),
     responses((status = 200, description = "This document", body = Object, content_type = "application/json"))
 )]
-pub(super) async fn openapi(uri: Uri) -> Result<Response<Body>, Error> {
+pub(super) async fn openapi(uri: Uri) -> Result<Response<Body>, Failed> {
     params::no_query(&uri)?;
     let mut response = Response::new(Body::from(openapi::document_json()));
     response

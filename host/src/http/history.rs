@@ -4,11 +4,11 @@ use super::{
     Api,
     messages::reading,
     params::{self, Query, invalid},
+    problem::Failed,
     views::{HistoryPage, json},
 };
 use crate::{
     buffers::Kind,
-    error::Error,
     limits,
     node::{Cursor, Range, ReadBy},
     operation::ReadHistory,
@@ -39,7 +39,7 @@ use http::{Response, Uri};
     ),
     responses((status = 200, description = "A page", body = HistoryPage, content_type = "application/json"))
 )]
-pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
+pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Failed> {
     let key = params::session_of(&uri)?;
     let query = Query::parse(&uri, &["after", "limit", "tail", "consistency"])?;
     let after = query.get("after");
@@ -47,7 +47,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
     let after = after.unwrap_or(Cursor::START);
     let range = match query.page_size("tail")? {
         Some(_) if query.get("after").is_some() || query.get("limit").is_some() => {
-            return Err(invalid("query parameter \"tail\" excludes \"after\" and \"limit\""));
+            return Err(invalid("query parameter \"tail\" excludes \"after\" and \"limit\"").into());
         }
         Some(limit) => Range::Tail { limit },
         None => Range::After { seq: after.after_message(), limit: query.limit()? },
@@ -59,7 +59,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
     let read = ReadHistory { key: key.clone(), range, reader, consistency };
     let history = reading(&api, api.backend().call(read)).await?;
     if !after.belongs_to(history.incarnation, history.made_again) {
-        return Err(after.gone(&key, history.incarnation));
+        return Err(after.gone(&key, history.incarnation).into());
     }
     // A page from another node has not been checked yet.
     api.buffers().check(Kind::Answers, 0)?;

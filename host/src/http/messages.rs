@@ -277,7 +277,7 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<a
 pub(super) async fn query(
     State(api): State<Api>,
     request: Request,
-) -> Result<Response<axum::body::Body>, Error> {
+) -> Result<Response<axum::body::Body>, problem::Failed> {
     let (head, body) = request.into_parts();
     let key = params::session_of(&head.uri)?;
     let consistency = params::Query::parse(&head.uri, &["consistency"])?.consistency()?;

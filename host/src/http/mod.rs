@@ -42,10 +42,9 @@ mod websocket;
 
 pub use auth::Token;
 pub(crate) use body::{is_json, present};
-pub use openapi::{document, document_json};
+pub use openapi::document_json;
 pub use places::PlaceLimits;
-pub use problem::{Problem, errors_markdown};
-pub use route::{admin_router, api_router};
+pub use problem::Problem;
 pub use server::{App, Server};
 pub use shutdown::Shutdown;
 pub use starting::Doing;

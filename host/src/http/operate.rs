@@ -5,10 +5,11 @@ use super::{
     admin::{change, to_its_end},
     messages::{Deadline, outcome_unknown, read_body},
     params::{self, Query, invalid},
+    problem::Failed,
     session_file::{Export, Reader, Reading},
     views::{
-        Binary, ResetDone, SessionImported, SessionsDeleted, StateChanged, StateEntry, StateView,
-        json,
+        Binary, ResetDone, SessionImported, SessionInfo, SessionsDeleted, StateChanged, StateEntry,
+        StateView, json,
     },
 };
 use crate::{
@@ -32,7 +33,7 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-type Answer = Result<Response<Body>, Error>;
+type Answer = Result<Response<Body>, Failed>;
 
 /// The operator, for the session's history.
 static OPERATOR: HeaderName = HeaderName::from_static("slotd-operator");
@@ -75,10 +76,9 @@ pub(super) async fn state(State(admin): State<Admin>, uri: Uri) -> Answer {
     };
     let page = admin.reading(admin.node()?.session_state(&key, range)).await?;
     let next_after = page.pairs.last().filter(|_| page.more).map(|(key, _)| key.clone());
-    let mut info = page.info;
-    info.position = Some(Cursor::after(info.seq, info.incarnation).to_string());
     let entries = page.pairs.iter().map(|(key, value)| StateEntry::new(key, value)).collect();
-    Ok(json(&StateView { session: info, entries, next_after }))
+    let session = SessionInfo::with_position(page.info);
+    Ok(json(&StateView { session, entries, next_after }))
 }
 
 /// A correction of a session's state.
@@ -170,18 +170,20 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let changes = given.changes.into_iter().map(StateChange::read);
     let changes: Vec<_> = changes.collect::<Result<_, _>>()?;
     if changes.is_empty() {
-        return Err(invalid("\"changes\" is empty: nothing to correct"));
+        return Err(invalid("\"changes\" is empty: nothing to correct").into());
     }
     let mut keys: Vec<_> = changes.iter().map(|(key, _)| key).collect();
     keys.sort_unstable();
     if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(invalid(format!("key {:?} is given twice", twice[0])));
+        return Err(invalid(format!("key {:?} is given twice", twice[0])).into());
     }
     if let Some(bytes) = given.reason.as_ref().map(String::len)
         && bytes > limits::REASON_BYTES_MAX
     {
         let most = limits::REASON_BYTES_MAX;
-        return Err(invalid(format!("\"reason\" has {bytes} bytes; it may have up to {most}")));
+        return Err(
+            invalid(format!("\"reason\" has {bytes} bytes; it may have up to {most}")).into()
+        );
     }
     let note = note(&changes, given.reason.as_deref());
     let entered = Entered { changes, note };
@@ -283,7 +285,8 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
         return Err(Error::new(
             Code::MailboxFull,
             format!("{} sessions are being imported already; try again", limits::IMPORTS_MAX),
-        ));
+        )
+        .into());
     };
     let body_bytes_max = admin.0.options.body_bytes_max;
     let reader = Reader::new(node, key, who, Reading { replace, assume_current, body_bytes_max });

@@ -97,17 +97,27 @@ pub fn response(error: &Error) -> Response<Bytes> {
     response
 }
 
-impl IntoResponse for Error {
+/// What a handler fails with.
+pub(super) struct Failed(Error);
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failed {
     fn into_response(self) -> axum::response::Response {
-        response(&self).map(axum::body::Body::from)
+        response(&self.0).map(axum::body::Body::from)
     }
 }
 
 /// `docs/errors.md`, generated so that it can't drift from the code.
-pub fn errors_markdown() -> String {
+#[cfg(test)]
+fn errors_markdown() -> String {
     let mut out = String::from(
         "# Errors\n\n\
-         <!-- Generated from host/src/error.rs: change it there, then run\n     \
+         <!-- Generated from host/core/src/error.rs: change it there, then run\n     \
          SLOTD_UPDATE_DOCS=1 cargo test -p slotd --lib http::problem -->\n\n\
          A failed request is answered with `application/problem+json`:\n\n\
          ```json\n\

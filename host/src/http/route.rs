@@ -1,8 +1,8 @@
 //! The routes, and the checks for every request except those on the fast path of messages.
 
 use super::{
-    Admin, Api, Token, admin, auth, events, health, history, messages, operate, sessions, socket,
-    stats::Stats,
+    Admin, Api, Token, admin, auth, events, health, history, messages, operate, problem::Failed,
+    sessions, socket, stats::Stats,
 };
 use crate::{
     error::{Code, Error},
@@ -85,16 +85,16 @@ pub fn admin_router(admin: Admin) -> Router {
 fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, guard: Guard) -> Router<S> {
     router
         .fallback(async |request: Request| {
-            Error::new(
+            Failed::from(Error::new(
                 Code::RouteNotFound,
                 format!("no route {}; see /openapi.json", request.uri().path()),
-            )
+            ))
         })
         .method_not_allowed_fallback(async |request: Request| {
-            Error::new(
+            Failed::from(Error::new(
                 Code::MethodNotAllowed,
                 format!("{} does not accept {}", request.uri().path(), request.method()),
-            )
+            ))
         })
         .layer(from_fn_with_state(guard, guarded))
 }
@@ -142,7 +142,7 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     });
     let response = match ready {
         Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+        Err(error) => Failed::from(error).into_response(),
     };
     guard.stats.request(route, response.status(), began.elapsed());
     response
@@ -165,13 +165,13 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
     };
     let unknown = |why: &str| {
         let detail = format!("{why}; the request may have been carried out, or may still be");
-        Error::new(Code::Unavailable, detail).into_response()
+        Failed::from(Error::new(Code::Unavailable, detail)).into_response()
     };
     tokio::select! {
         biased;
         done = task.join_next() => match done {
             Some(Ok(response)) => response,
-            _ => messages::outcome_unknown().into_response(),
+            _ => Failed::from(messages::outcome_unknown()).into_response(),
         },
         () = stopping => unknown("the node is stopping"),
         () = admin.0.heartbeat.stalled() => unknown("the worker threads are stalled"),

@@ -4,12 +4,11 @@ use super::{
     Api,
     messages::{Deadline, outcome_unknown, reading},
     params::{self, Query},
-    views::{SessionsPage, json},
+    problem::Failed,
+    views::{SessionInfo, SessionsPage, json},
 };
 use crate::{
-    error::Error,
     names::SessionId,
-    node::{Cursor, SessionInfo},
     operation::{Delete, Describe},
 };
 use axum::{body::Body, extract::State};
@@ -28,12 +27,11 @@ use http::{Response, StatusCode, Uri};
     ),
     responses((status = 200, description = "The session", body = SessionInfo, content_type = "application/json"))
 )]
-pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
+pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Failed> {
     let key = params::session_of(&uri)?;
     let consistency = Query::parse(&uri, &["consistency"])?.consistency()?;
-    let mut info = reading(&api, api.backend().call(Describe { key, consistency })).await?;
-    info.position = Some(Cursor::after(info.seq, info.incarnation).to_string());
-    Ok(json(&info))
+    let info = reading(&api, api.backend().call(Describe { key, consistency })).await?;
+    Ok(json(&SessionInfo::with_position(info)))
 }
 
 /// Deletes a session with its state and history
@@ -51,7 +49,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
     ),
     responses((status = 204, description = "The session is deleted"))
 )]
-pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCode, Error> {
+pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCode, Failed> {
     let key = params::session_of(&uri)?;
     params::no_query(&uri)?;
     let deadline = Deadline::after(api.options().request_deadline);
@@ -78,7 +76,7 @@ pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCod
     ),
     responses((status = 200, description = "A page", body = SessionsPage, content_type = "application/json"))
 )]
-pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Error> {
+pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Failed> {
     let service = params::service_of(&uri)?;
     let query = Query::parse(&uri, &["prefix", "after", "limit"])?;
     let limit = query.limit()?;

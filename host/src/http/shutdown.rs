@@ -27,11 +27,12 @@ impl Shutdown {
     pub fn new() -> Self {
         Self::default()
     }
-    /// Orders all of them to stop.
+    /// As [`Self::trigger_within`], without an end to that time.
+    #[cfg(test)]
     pub fn trigger(&self) {
         self.0.send_replace(Order::Stop(None));
     }
-    /// As [`Self::trigger`]; connections that are not done by then are cut.
+    /// Orders all of them to stop; connections that are not done by then are cut.
     pub fn trigger_within(&self, grace: Duration) {
         self.0.send_replace(Order::Stop(Some(crate::clock::now() + grace)));
     }

@@ -7,6 +7,7 @@ use super::{
     frames::{self, Refused, SendFrame},
     messages::{outcome_unknown, reading},
     params::{self, Query},
+    problem::Failed,
     views::EventView,
     websocket::{Fault, Heard, Message, PING, PONG, TEXT, Upgrade, Wire, code},
 };
@@ -59,7 +60,7 @@ pub(super) async fn get(
     State(api): State<Api>,
     connection: Option<Extension<Arc<ConnShared>>>,
     request: Request,
-) -> Result<Response<Body>, Error> {
+) -> Result<Response<Body>, Failed> {
     let (mut head, _) = request.into_parts();
     let key = params::session_of(&head.uri)?;
     let query = Query::parse(&head.uri, &["after", "subscribe", "sender"])?;

@@ -1,6 +1,6 @@
 //! The answers while there is no node yet.
 
-use super::{App, PlaceLimits, Shutdown, health, stats::Stats};
+use super::{App, PlaceLimits, Shutdown, health, problem::Failed, stats::Stats};
 use crate::{
     error::{Code, Error},
     limits,
@@ -58,7 +58,7 @@ impl App {
     /// For either listener, until there is a node: reports that it is alive, not ready, and why.
     pub fn starting(doing: Doing) -> Self {
         let places = PlaceLimits::new(limits::ADMIN_CONNECTIONS_MAX);
-        let refuse = async |State(doing): State<Doing>| doing.error();
+        let refuse = async |State(doing): State<Doing>| Failed::from(doing.error());
         let router = Router::new()
             .route("/healthz", get(health::live))
             .route("/openapi.json", get(health::openapi))

@@ -1,8 +1,10 @@
 //! The whole surface over real sockets, with a stand-in for the node.
 
 use super::{
-    Admin, Api, App, HttpOptions, Server, Shutdown, Token, admin_router, api_router,
-    backend::Backend, fake::FakeNode,
+    Admin, Api, App, HttpOptions, Server, Shutdown, Token,
+    backend::Backend,
+    fake::FakeNode,
+    route::{admin_router, api_router},
 };
 use crate::{buffers::Buffers, limits, names::SessionKey};
 use axum::body::Body;

@@ -6,7 +6,9 @@ use super::{
 };
 use crate::{
     log::record::{Entry, Event},
-    node::{Cursor, History, ServiceInfo, SessionInfo, SlotInfo, SwapInfo},
+    message,
+    names::{ServiceName, SessionId, SlotId},
+    node::{Cursor, History, ServiceInfo, SlotInfo, SwapInfo},
 };
 use http::{HeaderValue, Response, header};
 use serde::Serialize;
@@ -137,6 +139,66 @@ impl<'a> HistoryPage<'a> {
     }
 }
 
+#[derive(Serialize, ToSchema)]
+pub struct SessionInfo {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    #[schema(value_type = String)]
+    pub session: SessionId,
+    pub slot: SlotId,
+    /// The last message's sequence number.
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    pub updated_ms: u64,
+    /// The label of the plugin whose shape the state has.
+    pub plugin: String,
+    /// Keys of the session's state, and bytes of keys and values.
+    pub state_keys: u64,
+    pub state_bytes: u64,
+    /// Why the session stays on an older plugin, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<PinInfo>,
+    /// The place behind its last message, in this session and no other of its name; not in
+    /// listings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct PinInfo {
+    /// The label of the plugin whose `migrate` refused the session.
+    pub against: String,
+    pub reason: String,
+}
+
+impl From<message::SessionInfo> for SessionInfo {
+    fn from(info: message::SessionInfo) -> Self {
+        let pinned = info.pinned;
+        Self {
+            service: info.service,
+            session: info.session,
+            slot: info.slot,
+            seq: info.seq,
+            created_ms: info.created_ms,
+            updated_ms: info.updated_ms,
+            plugin: info.plugin,
+            state_keys: info.state_keys,
+            state_bytes: info.state_bytes,
+            pinned: pinned.map(|pin| PinInfo { against: pin.against, reason: pin.reason }),
+            position: None,
+        }
+    }
+}
+
+impl SessionInfo {
+    /// With the place to follow the session from.
+    pub(super) fn with_position(info: message::SessionInfo) -> Self {
+        let position = Cursor::after(info.seq, info.incarnation).to_string();
+        Self { position: Some(position), ..info.into() }
+    }
+}
+
 /// A page of sessions.
 #[derive(Serialize, ToSchema)]
 pub struct SessionsPage {
@@ -149,10 +211,11 @@ pub struct SessionsPage {
 
 impl SessionsPage {
     /// Of up to `limit` sessions and one more, which is there when this page is not the last.
-    pub(super) fn new(mut sessions: Vec<SessionInfo>, limit: usize) -> Self {
+    pub(super) fn new(mut sessions: Vec<message::SessionInfo>, limit: usize) -> Self {
         let more = sessions.len() > limit;
         sessions.truncate(limit);
         let next_after = sessions.last().filter(|_| more).map(|s| s.session.to_string());
+        let sessions = sessions.into_iter().map(SessionInfo::from).collect();
         Self { sessions, next_after }
     }
 }
@@ -167,7 +230,7 @@ pub struct Services {
 #[derive(Serialize, ToSchema)]
 pub struct SwapStatus {
     #[schema(value_type = String)]
-    pub service: crate::names::ServiceName,
+    pub service: ServiceName,
     /// Rises with each deploy or rollback.
     pub generation: u64,
     /// Absent if none is known: it ended before slotd recorded swaps.

@@ -25,7 +25,7 @@ mod task;
 mod tests;
 mod wire;
 
-pub use refusal::{Fatal, Reason, Refusal};
+pub use refusal::{Fatal, Refusal};
 pub use wire::Terms;
 
 use crate::{
@@ -185,6 +185,7 @@ pub fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
 pub struct Membership {
     orders: mpsc::Sender<Order>,
     members: watch::Receiver<Arc<Members>>,
+    #[allow(dead_code, reason = "tests look at them")]
     refusals: watch::Receiver<Arc<[Refusal]>>,
     fatal: watch::Receiver<Option<Fatal>>,
 }
@@ -224,6 +225,7 @@ impl Membership {
     }
     /// Nodes that were refused here, and that refused this one: the last
     /// [`limits::REFUSALS_KEPT_MAX`], in words for the operator. Each was also logged.
+    #[cfg(test)]
     pub fn refusals(&self) -> watch::Receiver<Arc<[Refusal]>> {
         self.refusals.clone()
     }

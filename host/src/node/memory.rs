@@ -26,10 +26,10 @@ pub(super) async fn shed_instances(plugins: Arc<PluginHost>, mut stopping: watch
 
 impl Node {
     /// Memory of a service's instances on this node.
-    pub(super) fn service_memory(&self, service: &ServiceName) -> ServiceMemory {
+    pub(super) fn service_memory(&self, service: &ServiceName) -> crate::telemetry::ServiceMemory {
         let usage = self.context.plugins.budget().service(service);
         let plugin = self.context.kept.get(service);
-        ServiceMemory {
+        crate::telemetry::ServiceMemory {
             instances: usage.instances(),
             bytes: usage.bytes(),
             code_bytes: plugin.map(|plugin| plugin.code_bytes() as u64),

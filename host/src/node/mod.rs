@@ -19,15 +19,14 @@ mod views;
 pub use crate::{
     cluster::views::*,
     message::{
-        Answer, Consistency, History, Incoming, Live, LiveReceiver, LiveSender, Pending, PinInfo,
-        Published, Purged, Range, ReadBy, Sent, SessionInfo, SlotInfo, Subscribed, live_channel,
+        Answer, Consistency, History, Incoming, Live, LiveReceiver, Pending, Published, Range,
+        ReadBy, Sent, SessionInfo, Subscribed,
     },
     position::{Cursor, Incarnation},
-    ring::{RingInfo, RingNode},
-    service::DeploymentInfo,
-    state::{SessionCount, SessionCounts},
+    ring::RingInfo,
+    rpc::SlotInfo,
+    state::SessionCounts,
     swap::{SwapInfo, SwapShare},
-    telemetry::ServiceMemory,
 };
 pub use level::LevelDuties;
 pub use takeover::Said;
@@ -163,13 +162,16 @@ pub struct Shared {
 /// The catalogue's key among the data directory's own values.
 const CATALOGUE: &str = "catalogue";
 
-impl CatalogueStore for Arc<DataDir> {
+/// The catalogue in the data directory.
+struct Stored(Arc<DataDir>);
+
+impl CatalogueStore for Stored {
     fn load(&self) -> Result<Option<Vec<u8>>, String> {
-        let stored = self.meta_get(CATALOGUE).map_err(|e| e.to_string())?;
+        let stored = self.0.meta_get(CATALOGUE).map_err(|e| e.to_string())?;
         Ok(stored.map(Into::into))
     }
     fn save(&self, catalogue: &[u8]) -> Result<(), String> {
-        self.meta_put_durable(CATALOGUE, catalogue).map_err(|e| e.to_string())
+        self.0.meta_put_durable(CATALOGUE, catalogue).map_err(|e| e.to_string())
     }
 }
 
@@ -185,7 +187,7 @@ impl Node {
         let (log, catalogue): (Arc<dyn SlotLog>, _) = match &shared {
             Some(shared) => (shared.log.clone(), shared.catalogue.clone()),
             None => {
-                let catalogue = Catalogue::open(Box::new(data_dir.clone()));
+                let catalogue = Catalogue::open(Box::new(Stored(data_dir.clone())));
                 let catalogue = catalogue.map_err(Error::internal)?;
                 services::verify_components(&catalogue, &plugins)?;
                 (data_dir.log(), Arc::new(catalogue))
@@ -338,16 +340,9 @@ impl Node {
     }
 
     /// The node's part in its cluster; `None` on a standalone node.
+    #[cfg(test)]
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub fn slot_count(&self) -> u16 {
-        self.router.slot_count()
     }
 
     /// Slot metrics for `/metrics`.

@@ -17,10 +17,10 @@ impl Node {
     fn service_info(&self, service: &Service) -> Option<ServiceInfo> {
         Some(ServiceInfo {
             service: service.name.clone(),
-            current: service.info(service.target().id())?,
-            previous: service.previous.last().and_then(|id| service.info(*id)),
+            current: DeploymentInfo::of(service, service.target().id())?,
+            previous: service.previous.last().and_then(|id| DeploymentInfo::of(service, *id)),
             generation: service.generation,
-            memory: self.service_memory(&service.name),
+            memory: self.service_memory(&service.name).into(),
             swap: self.last_swap(&service.name).map(|share| share.info),
         })
     }
@@ -54,15 +54,15 @@ impl Node {
         let current = known.target().id();
         let line = |d: &Deployment| {
             let counted = count.then(|| counts.get(&d.id).copied().unwrap_or_default());
-            Some(DeploymentLine {
-                deployment: known.info(d.id)?,
+            DeploymentLine {
+                deployment: d.into(),
                 current: d.id == current,
                 previous: known.previous.last() == Some(&d.id),
                 sessions: counted.map(|count| count.sessions),
                 pinned: counted.map(|count| count.pinned),
-            })
+            }
         };
-        let deployments = known.deployments.iter().rev().filter_map(line).collect();
+        let deployments = known.deployments.iter().rev().map(line).collect();
         let label = |id| known.deployment(id).map(|d| d.label.to_string());
         let switched = known.switched.as_ref().map(|switched| SwitchedInfo {
             from: switched.from.and_then(label),
@@ -140,7 +140,8 @@ impl Node {
     ) -> Result<Deployed, Error> {
         let target = next.as_ref().map(Service::target);
         let own = next.as_ref().zip(target.as_ref());
-        let own = own.and_then(|(next, to)| Some((to.generation(), next.info(to.id())?)));
+        let own =
+            own.and_then(|(next, to)| Some((to.generation(), DeploymentInfo::of(next, to.id())?)));
         let mut superseded = None;
         if let (Some(next), Some(target), Some(registry)) = (&next, &target, &self.registry) {
             // A plugin that can't be had must not become current.

@@ -1,14 +1,73 @@
-//! A node's reports on its services, except those that lower modules define.
+//! A node's reports on its services, except those that lower modules of this crate define.
 
 use crate::{
     cluster::views::{PurgeShare, SilentNode},
+    log::record::DeploymentId,
     names::ServiceName,
-    service::DeploymentInfo,
+    plugin::Digest,
+    service::{Deployment, catalogue::Service},
     swap::SwapInfo,
-    telemetry::ServiceMemory,
+    telemetry,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DeploymentInfo {
+    pub deployment: DeploymentId,
+    pub version: String,
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// `<version>+<short digest>`, as in `Slotd-Plugin`.
+    pub label: String,
+    pub deployed_ms: u64,
+    /// The operator said of it that it reads the state of every other version as it is. Another deploy
+    /// or rollback to that version for which this is not said is another deployment.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub same_state: bool,
+    /// Who deployed it, if the request said so by `Slotd-Sender`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+impl From<&Deployment> for DeploymentInfo {
+    fn from(d: &Deployment) -> Self {
+        Self {
+            deployment: d.id,
+            version: d.version.clone(),
+            digest: d.digest,
+            label: d.label.to_string(),
+            deployed_ms: d.deployed_ms,
+            same_state: d.same_state,
+            by: d.by.as_deref().map(Into::into),
+        }
+    }
+}
+
+impl DeploymentInfo {
+    pub(crate) fn of(service: &Service, id: DeploymentId) -> Option<Self> {
+        service.deployment(id).map(Self::from)
+    }
+}
+
+/// A service's instances on the answering node.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ServiceMemory {
+    pub instances: u64,
+    /// Their memories, and the overhead per instance.
+    pub bytes: u64,
+    /// Compiled code of the current version, which all instances share; absent while it is not
+    /// loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_bytes: Option<u64>,
+}
+
+impl From<telemetry::ServiceMemory> for ServiceMemory {
+    fn from(memory: telemetry::ServiceMemory) -> Self {
+        let telemetry::ServiceMemory { instances, bytes, code_bytes } = memory;
+        Self { instances, bytes, code_bytes }
+    }
+}
 
 /// A deployment with the sessions that it has.
 #[derive(Clone, Debug, Serialize, ToSchema)]

@@ -12,12 +12,12 @@
 //!    node that has room. Slots that stay where they prefer to be never make way for others.
 
 mod hash;
+#[cfg(test)]
 mod moves;
 mod ranges;
 #[cfg(test)]
 mod tests;
 
-pub use moves::{Move, SlotCountDiffers, plan_moves};
 pub use ranges::format_ranges;
 
 use crate::names::SlotId;
@@ -193,6 +193,7 @@ impl Table {
         self.owners.len() as u16
     }
     /// The most slots that a node of this table may have.
+    #[cfg(test)]
     pub fn cap(&self) -> u32 {
         self.cap
     }

@@ -1,4 +1,8 @@
-use super::{hash::PinnedHash, *};
+use super::{
+    hash::PinnedHash,
+    moves::{SlotCountDiffers, plan_moves},
+    *,
+};
 use proptest::{collection::btree_set, prelude::*};
 
 fn table(nodes: &[&str], slot_count: u16) -> Table {

@@ -115,6 +115,7 @@ impl Reply {
 
 /// What a link looks like from outside.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "tests look at all of it")]
 pub struct LinkStatus {
     pub peer: Arc<str>,
     /// `Err`: why there is no connection.

@@ -9,6 +9,7 @@
 //! | `proto` | frames and items as they are on the wire |
 //! | `request` | what is asked and answered |
 //! | `wire` | requests and answers as the content of items |
+//! | `slots` | what a node tells of a slot |
 //! | `handshake` | who is who, and who knows the secret |
 //! | `outbox` | what waits to be written, packed into frames |
 //! | `executor` | all futures of one connection in one task |
@@ -28,14 +29,16 @@ mod proto;
 mod request;
 mod server;
 mod serving;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod waiting;
 mod wire;
 
-pub use handshake::Reason;
-pub use link::LinkStatus;
+#[cfg(test)]
+use link::LinkStatus;
 pub use request::{Callable, Request, Response};
+pub use slots::SlotInfo;
 
 use crate::{
     discovery::Found,
@@ -152,6 +155,7 @@ pub struct RpcOptions {
 /// The links of a node with its peers.
 pub struct PeerLinks {
     links: Arc<Links>,
+    #[cfg(test)]
     own: Arc<Own>,
     inbound: Arc<server::Inbound>,
     /// Everything stops also when this is dropped.
@@ -181,7 +185,14 @@ pub fn start(
         crate::task::spawn("listener of peers", server.run(listener, stopped.clone())),
         crate::task::spawn("links", keep_links(links.clone(), own.clone(), members, stopped)),
     ];
-    PeerLinks { links, own, inbound, stop, tasks: Mutex::new(tasks) }
+    PeerLinks {
+        links,
+        #[cfg(test)]
+        own,
+        inbound,
+        stop,
+        tasks: Mutex::new(tasks),
+    }
 }
 
 impl PeerLinks {
@@ -195,12 +206,8 @@ impl PeerLinks {
         }
     }
 
-    /// This node, as its peers know it.
-    pub fn member(&self) -> &Member {
-        &self.own.options.member
-    }
-
     /// The links to the peers in this node's view, by name.
+    #[cfg(test)]
     pub fn status(&self) -> Vec<LinkStatus> {
         let mut all: Vec<_> = self.links.0.read().values().map(|link| link.status()).collect();
         all.sort_by(|a, b| a.peer.cmp(&b.peer));

@@ -1,8 +1,9 @@
 //! What a node asks of a peer, and what it answers.
 
+use super::SlotInfo;
 use crate::{
     log::{Position, Term},
-    message::{self, Incoming, Purpose, SlotInfo},
+    message::{self, Incoming, Purpose},
     names::SessionKey,
     operation::{self, Forwarded, Operation, operations},
     operator,

@@ -2,12 +2,12 @@
 //! gives them, and what is of links alone. Fields are identified by their place, as there: a change of a
 //! type here is a new version of the [protocol](crate::peer::protocol).
 
-use super::{Request, Response};
+use super::{Request, Response, SlotInfo};
 use crate::{
     error::{Cause, Code, Error, Rejection},
     limits,
     log::{Position, Term},
-    message::{self, Incoming, Live, SlotInfo},
+    message::{self, Incoming, Live},
     names::SlotId,
     operation::{
         self, Forwarded, operations,

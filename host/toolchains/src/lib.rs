@@ -17,7 +17,7 @@ mod new;
 mod sdk;
 // The host's, by its file: a crate's test code can't be used by another crate.
 #[cfg(test)]
-#[path = "../../src/skipped.rs"]
+#[path = "../../core/src/testing/skipped.rs"]
 mod skipped;
 mod stamp;
 mod steps;

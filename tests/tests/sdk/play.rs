@@ -4,7 +4,7 @@ use crate::suite::{COUNTER, Suite};
 use anyhow::{Context, bail, ensure};
 use hyper::Method;
 use serde_json::{Value, json};
-use slotd::{
+use slotd_core::{
     error::Rejection,
     script::{self, Call, Event, Observed, Outcome, Step},
 };

@@ -5,7 +5,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::json;
-use slotd::limits::LINGER_BYTES_MAX;
+use slotd_core::limits::LINGER_BYTES_MAX;
 use slotd_tests::{
     api::{Message, session_path},
     node::scenario,

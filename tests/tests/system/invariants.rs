@@ -9,7 +9,8 @@ use std::{
 
 const SECTIONS: usize = 9;
 /// Where sources are, from the root of the repository.
-const FOLDERS: [&str; 5] = ["host/src", "tests/src", "tests/tests", "guest-sdk", "plugins"];
+const FOLDERS: [&str; 6] =
+    ["host/core/src", "host/src", "tests/src", "tests/tests", "guest-sdk", "plugins"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -3,7 +3,7 @@
 
 use crate::{
     cli::{exit::CliError, output},
-    telemetry::sink,
+    telemetry::{self, sink},
     text::{Keep, printable},
 };
 use serde_json::Value;
@@ -90,7 +90,7 @@ impl Show {
     /// # Errors
     /// The filter is invalid.
     pub fn init_log(&self, filter: &str) -> Result<(), CliError> {
-        let filter = EnvFilter::builder().parse(filter);
+        let filter = EnvFilter::builder().parse(telemetry::directives(filter));
         let filter = filter.map_err(|error| CliError::usage(error.to_string()))?;
         // An error means that there is already a subscriber.
         let _ = tracing_subscriber::fmt()

@@ -2,7 +2,7 @@
 //! relay between them that can be cut.
 
 use super::{
-    super::{Fatal, Membership, Options, Reason, Terms, Timings, bind, task::Order},
+    super::{Fatal, Membership, Options, Terms, Timings, bind, refusal::Reason, task::Order},
     sim::options,
 };
 use crate::{discovery::Found, limits, peer::member::Members};

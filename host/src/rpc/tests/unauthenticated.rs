@@ -1,7 +1,7 @@
 //! Unauthenticated and invalid peers are refused, with a reason.
 
 use super::super::{
-    handshake::{Hellos, Refusal, Role, word},
+    handshake::{Hellos, Reason, Refusal, Role, word},
     outbox::Outbox,
     proto::{self, Codec, Frame, Hello, Item, kind},
 };

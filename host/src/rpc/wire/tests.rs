@@ -53,7 +53,6 @@ fn answers_arrive_as_they_were_sent() {
         state_keys: 3,
         state_bytes: 4,
         pinned: None,
-        position: None,
         incarnation: Some(Incarnation::from_wire(9)),
         made_again: true,
     };

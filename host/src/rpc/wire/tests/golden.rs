@@ -122,7 +122,6 @@ fn info() -> SessionInfo {
         state_keys: 5,
         state_bytes: 6,
         pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
-        position: None,
         incarnation: incarnation(),
         made_again: true,
     }

@@ -1,0 +1,79 @@
+//! The feature level: what nodes may write while others, or an earlier version, have to read it.
+//!
+//! A version of slotd reads everything that the levels from [`OLDEST`] to [`NEWEST`] write. What it
+//! writes is decided by the level in force: of a cluster, which keeps it in its registry, or of a
+//! data directory. A level is raised when everything that has to read it can, and never lowered.
+//!
+//! | level | since | what it allows |
+//! |---|---|---|
+//! | 1 | 25 November 2026 | batches of format 1 in the log |
+//! | 2 | 29 November 2026 | batches of format 2 |
+//!
+//! A level is also the version of the protocol (`peer::protocol`) between nodes: a cluster
+//! at level 2 has no node that speaks only version 1.
+//!
+//! To change what is written: add a level and its line here, write the new form only at that level,
+//! read both, and keep bytes of the old form in a test.
+
+use tokio::sync::watch;
+
+pub type Level = u16;
+
+/// The first one; without a record of a level, this is it.
+pub const OLDEST: Level = 1;
+/// [`OLDEST`], for records without a level.
+pub fn oldest() -> Level {
+    OLDEST
+}
+
+/// What this build can read, and writes where it is allowed.
+pub const NEWEST: Level = 2;
+
+/// Fields of a stored JSON value that this version does not know. They are kept when it changes the
+/// value: what a later version has put there is not lost by chance.
+pub type Unknown = serde_json::Map<String, serde_json::Value>;
+
+/// The level in force, shared by all that write.
+#[derive(Debug)]
+pub struct FeatureLevel(watch::Sender<Level>);
+
+impl FeatureLevel {
+    pub fn new(level: Level) -> Self {
+        Self(watch::Sender::new(level))
+    }
+
+    pub fn get(&self) -> Level {
+        *self.0.borrow()
+    }
+
+    /// Takes in that it was raised. A lower level is news of the past, and dropped.
+    pub fn raise(&self, to: Level) {
+        self.0.send_if_modified(|now| {
+            let higher = to > *now;
+            *now = to.max(*now);
+            higher
+        });
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Level> {
+        self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A level that goes down again would let a node write what was forbidden, or take in an old
+    /// node that can't read what is there.
+    #[test]
+    fn a_level_never_goes_down() {
+        let level = FeatureLevel::new(OLDEST);
+        let mut seen = level.watch();
+        level.raise(2);
+        assert!(seen.has_changed().is_ok_and(|changed| changed));
+        seen.mark_unchanged();
+        level.raise(1);
+        assert!(seen.has_changed().is_ok_and(|changed| !changed) && level.get() == 2);
+    }
+}

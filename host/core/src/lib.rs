@@ -1,0 +1,50 @@
+//! slotd's core: what is kept, and what a slot does. It has no listener, no peers and no command line.
+//!
+//! `slotd` above it has those. What is public here is what that crate uses; see
+//! `docs/architecture.md`.
+//!
+//! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
+//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`,
+//!   `random`, `backoff`, `clock`, `thread`, `telemetry`, `task`, `watchdog`;
+//! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
+//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
+//!   `slot`, and `script`, which plays messages to one without a node.
+//!
+//! With the feature `testing` there is what the tests of both crates share: `testing`,
+//! `plugin::testkit` and `telemetry::said`.
+
+// `clippy.toml` forbids what has one home in the crate; tests may use it.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
+pub mod backoff;
+pub mod buffers;
+pub mod clock;
+pub mod database;
+pub mod error;
+pub mod files;
+pub mod level;
+pub mod limits;
+pub mod log;
+pub mod mac;
+pub mod memory;
+pub mod message;
+pub mod names;
+pub mod nats;
+pub mod operation;
+pub mod operator;
+pub mod plugin;
+pub mod position;
+pub mod random;
+pub mod registry;
+pub mod script;
+pub mod service;
+pub mod slot;
+pub mod state;
+pub mod storage;
+pub mod task;
+pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod text;
+pub mod thread;
+pub mod watchdog;

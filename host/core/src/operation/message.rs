@@ -1,0 +1,49 @@
+//! A message. Between nodes it has its own path, which keeps the order: see
+//! `router::forward`.
+
+use super::{
+    Operation,
+    wire::{Answered, Beside, Parts, detached, fields_and, parts_and},
+};
+use crate::{
+    error::Error,
+    message::{Incoming, Purpose, Sent},
+    names::{ServiceName, SessionKey, SlotId},
+};
+use bytes::Bytes;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub key: SessionKey,
+    pub message: Incoming,
+}
+
+impl Operation for Message {
+    type Answer = Sent;
+    const PURPOSE: Purpose = Purpose::Message;
+    const FROM_COPY: bool = false;
+    const AT_ONCE: bool = true;
+    const CALLS_HANDLER: bool = true;
+
+    fn service(&self) -> Option<&ServiceName> {
+        Some(&self.key.service)
+    }
+}
+
+impl Answered for Sent {
+    const TAG: u32 = 0;
+
+    fn encode(self) -> Result<Parts, Error> {
+        let Self { seq, incarnation, slot, plugin, replayed, content_type, body } = self;
+        let fields = (seq, slot, plugin, replayed, content_type);
+        parts_and(Self::TAG, &fields, &Beside::of(incarnation), body)
+    }
+    fn decode(fields: &[u8], body: Bytes) -> Result<Self, String> {
+        type Fields = (u64, SlotId, Arc<str>, bool, String);
+        let (fields, beside) = fields_and::<Fields>(fields)?;
+        let (seq, slot, plugin, replayed, content_type) = fields;
+        let (incarnation, body) = (beside.incarnation(), detached(body));
+        Ok(Self { seq, incarnation, slot, plugin, replayed, content_type, body })
+    }
+}

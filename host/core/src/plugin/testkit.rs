@@ -1,0 +1,198 @@
+//! Guests written by hand, so that tests need no toolchain, and a state in memory.
+#![allow(clippy::unwrap_used)]
+// Most of it is for the tests of this module.
+#![cfg_attr(not(test), allow(dead_code))]
+
+use super::{
+    Call, Failure, Input, Instance, Outcome, PluginHost, PluginOptions, State, StateFault,
+};
+use crate::{limits, names::SessionKey};
+use bytes::Bytes;
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+const TYPES: &str = include_str!("guests/types.wat");
+const GUEST: &str = include_str!("guests/guest.wat");
+const WASI: &str = include_str!("guests/wasi.wat");
+
+fn encode(text: &str) -> Vec<u8> {
+    wat::parse_str(text.replace(";;TYPES", TYPES)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Does what the first byte of a message says; see `guests/guest.wat`.
+pub fn guest() -> Vec<u8> {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| encode(GUEST)).clone()
+}
+
+/// The guest with a part of its text replaced.
+pub fn guest_with(from: &str, to: &str) -> Vec<u8> {
+    assert!(GUEST.contains(from), "{from:?}");
+    encode(&GUEST.replace(from, to))
+}
+
+/// The guest with a `migrate` as SDKs export it for who has written none.
+pub fn guest_without_migrate() -> Vec<u8> {
+    let writes = "(call $set (i32.const 160) (i32.const 4) (local.get $from) \
+                  (local.get $from-len))";
+    guest_with(writes, "")
+}
+
+/// Uses WASI as the first byte of a message says; see `guests/wasi.wat`.
+pub(super) fn wasi_guest() -> Vec<u8> {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| encode(WASI)).clone()
+}
+
+/// Other crates' tests have no slotd to execute either.
+static COMPILES_IN_PROCESS: AtomicBool = AtomicBool::new(cfg!(test));
+
+pub(super) fn compiles_in_process() -> bool {
+    COMPILES_IN_PROCESS.load(Ordering::Relaxed)
+}
+
+/// From here on, this process compiles by itself, not by children.
+pub fn options(dir: &Path) -> PluginOptions {
+    COMPILES_IN_PROCESS.store(true, Ordering::Relaxed);
+    PluginOptions {
+        dir: dir.to_owned(),
+        memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
+        memory_total_bytes: 1 << 30,
+        deadline: Duration::from_secs(20),
+        host_calls: limits::HOST_CALLS_MAX,
+        compile: super::CompileOptions::default(),
+        isolation: super::Isolation::default(),
+        long_threads: 1,
+        source: None,
+    }
+}
+
+pub fn host(dir: &Path) -> PluginHost {
+    PluginHost::new(options(dir)).unwrap()
+}
+
+/// A host whose instances may have so much memory together.
+pub fn host_with_memory(dir: &Path, bytes: usize) -> PluginHost {
+    PluginHost::new(PluginOptions { memory_total_bytes: bytes, ..options(dir) }).unwrap()
+}
+
+/// A host whose instances may have so much memory each, and calls some seconds.
+pub fn host_with_instances_of(dir: &Path, bytes: usize) -> PluginHost {
+    let deadline = Duration::from_secs(4);
+    PluginHost::new(PluginOptions { memory_bytes: bytes, deadline, ..options(dir) }).unwrap()
+}
+
+/// A source of one component that stands still until it may give it, or fail.
+#[derive(Debug, Default)]
+pub struct HeldSource {
+    pub asked: std::sync::atomic::AtomicU32,
+    pub given: tokio::sync::watch::Sender<Option<Result<Bytes, String>>>,
+}
+
+impl super::ComponentSource for HeldSource {
+    fn fetch(
+        &self,
+        _: super::Digest,
+    ) -> futures_util::future::BoxFuture<'static, Result<Option<Bytes>, String>> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut given = self.given.subscribe();
+        Box::pin(async move {
+            let given = given.wait_for(Option::is_some).await.map_err(|e| e.to_string())?;
+            given.clone().transpose()
+        })
+    }
+}
+
+/// What one instance of [`guest`] counts for: a page, and what it needs beside.
+pub const GUEST_BYTES: usize = 64 * 1024 + limits::INSTANCE_BYTES_BESIDE;
+
+/// A state in memory. The key `store-fails` fails as a broken store does, `limit` as one that is
+/// full.
+#[derive(Default)]
+pub(super) struct MapState(pub(super) BTreeMap<String, Bytes>);
+
+impl State for MapState {
+    fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateFault> {
+        Ok(self.0.get(key).cloned())
+    }
+    fn set(&mut self, key: &str, value: Bytes) -> Result<(), StateFault> {
+        match &value[..] {
+            b"store-fails" => {
+                Err(StateFault::Store(crate::error::StateError::Unavailable("no disk".into())))
+            }
+            b"limit" => Err(StateFault::Limit("state: a session may have 1 key".into())),
+            _ => {
+                self.0.insert(key.to_owned(), value);
+                Ok(())
+            }
+        }
+    }
+    fn delete(&mut self, key: &str) -> Result<(), StateFault> {
+        self.0.remove(key);
+        Ok(())
+    }
+    fn scan(
+        &mut self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(String, Bytes)>, StateFault> {
+        assert!(limit <= limits::STATE_SCAN_ENTRIES_MAX);
+        let pairs = self.0.iter().filter(|(k, _)| k.starts_with(prefix));
+        let pairs = pairs.filter(|(k, _)| after.is_none_or(|after| k.as_str() > after));
+        Ok(pairs.take(limit as usize).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+}
+
+pub(super) fn call(input: Input) -> Call {
+    Call {
+        session: SessionKey::parse("test", "one").unwrap(),
+        seq: 1,
+        time_ms: 1_700_000_000_123,
+        state: Box::new(MapState::default()),
+        input,
+    }
+}
+
+pub(super) fn message(body: &[u8]) -> Input {
+    Input::Handle {
+        id: Some("id".into()),
+        sender: Some("ann".into()),
+        content_type: "text/plain".into(),
+        body: Bytes::copy_from_slice(body),
+    }
+}
+
+pub(super) fn query(body: &[u8]) -> Input {
+    Input::Query { content_type: "text/plain".into(), body: Bytes::copy_from_slice(body) }
+}
+
+/// Calls and gives what came of it: the reply's body, or the failure.
+pub(super) async fn ask(instance: &mut Instance, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    outcome(instance, message(body)).await.result.map(|reply| reply.body.to_vec())
+}
+
+pub(super) async fn outcome(instance: &mut Instance, input: Input) -> Outcome {
+    instance.call(call(input)).await
+}
+
+/// What a call left in its state.
+pub(super) fn state_of(outcome: Outcome) -> BTreeMap<String, Bytes> {
+    let state: Box<dyn Any> = outcome.state;
+    state.downcast::<MapState>().unwrap().0
+}
+
+impl super::Plugin {
+    /// An instance that nobody in particular owns.
+    pub async fn fresh(&self) -> Result<Instance, super::PluginError> {
+        self.instantiate(super::Account::default(), limits::INSTANCE_MEMORY_TIMEOUT).await
+    }
+}

@@ -1,0 +1,13 @@
+//! Services: which plugin each runs, which it ran, what its slots and sessions are to run, and what may
+//! take over a session from which.
+
+pub mod catalogue;
+mod deployments;
+pub(crate) mod kept;
+pub mod takeover;
+pub(crate) mod target;
+
+pub use catalogue::Catalogue;
+pub use deployments::{Change, Deployment};
+pub use kept::KeptPlugins;
+pub use target::Target;

@@ -1,0 +1,389 @@
+//! Slots: each has one task, which is the only writer of its sessions.
+//!
+//! A message comes in by the [`SlotHandle`]'s mailbox, is applied by the `task` to a cached
+//! `session` through an `overlay`, goes into the `batch` that fills while the one before it
+//! commits, and what it causes leaves through the output gate once that batch is durable.
+
+mod apply;
+pub(crate) mod batch;
+mod cache;
+mod calls;
+mod commits;
+mod finish;
+pub mod flush;
+mod long;
+mod mail;
+pub mod open;
+mod operate;
+pub(crate) mod overlay;
+mod purge;
+pub mod read;
+mod scan;
+pub mod seat;
+pub mod seated;
+pub(crate) mod session;
+mod shared;
+pub(crate) mod subscribers;
+pub(crate) mod task;
+#[cfg(test)]
+mod tests;
+
+pub use mail::{Mail, Mailed};
+
+use crate::{
+    error::{Cause, Error},
+    level::FeatureLevel,
+    log::{Last, Position, SlotLog, Term},
+    names::{ServiceName, SlotId},
+    plugin::PluginHost,
+    registry::Registry,
+    service::{Catalogue, KeptPlugins, Target},
+    state::{StateStore, rows::WholeSlots, snapshot::Snapshots},
+};
+use parking_lot::Mutex;
+use seated::Occupant;
+use shared::Put;
+#[cfg(test)]
+use std::sync::Weak;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What every slot of a node shares.
+pub struct SlotContext {
+    /// The node's name, written into claims.
+    pub node: String,
+    pub log: Arc<dyn SlotLog>,
+    pub store: Arc<dyn StateStore>,
+    pub plugins: Arc<PluginHost>,
+    pub catalogue: Arc<Catalogue>,
+    /// Keeps what is current loaded, so that neither a message nor a claim waits for it.
+    pub kept: KeptPlugins,
+    /// Memory of the cached sessions of all slots.
+    pub cached_bytes: AtomicUsize,
+    /// Mail that all slots have taken, for telling an idle node.
+    pub mail_taken: AtomicU64,
+    pub options: SlotOptions,
+    /// What may be written.
+    pub level: Arc<FeatureLevel>,
+    /// What a slot of a cluster has beside that. `None` on a node that stands alone.
+    pub cluster: Option<ClusterContext>,
+}
+
+impl SlotContext {
+    /// Where deployments are looked up that the catalogue does not have yet; only in a cluster.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.cluster.as_ref()?.registry.as_ref()
+    }
+}
+
+/// Dependencies that a slot needs only in a cluster.
+pub struct ClusterContext {
+    pub snapshots: Arc<Snapshots>,
+    /// Where deployments are looked up that the catalogue does not have yet.
+    pub registry: Option<Registry>,
+    /// The context's `store`, as snapshots need it.
+    pub store: Arc<dyn WholeSlots>,
+    /// Snapshots that are made at a time.
+    pub snapshot_turns: Arc<tokio::sync::Semaphore>,
+    /// Pieces of logs that are replayed at a time for slots that are to come.
+    pub catch_up_turns: tokio::sync::Semaphore,
+    /// Where slots say that their task has ended. One message a task: bounded by the slots.
+    pub ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// A slot's task has ended, other than by an order to stop.
+#[derive(Debug)]
+pub struct Ended {
+    pub slot: SlotId,
+    pub task: seat::TaskId,
+    /// `None`: it has not said why.
+    pub error: Option<Error>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SlotOptions {
+    pub mailbox_messages: usize,
+    /// Memory for the cached sessions of all slots; a slot keeps
+    /// [`crate::limits::SESSION_CACHE_BYTES_PER_SLOT_MIN`] in any case.
+    pub cache_bytes: usize,
+    /// How long the log may leave it without an answer: [`crate::limits::ENGINE_TIMEOUT`], but in
+    /// tests.
+    pub engine_timeout: Duration,
+}
+
+/// The answer's way back.
+pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What a node tells a slot; taken before any mail.
+pub enum Order {
+    /// Go over to a deployment at the next message boundary. Answered when the record is durable,
+    /// with the time for which the slot took no message.
+    Activate { activation: Activation, reply: Reply<Duration> },
+    /// Write committed changes to the state store.
+    Flush,
+    /// Stop if nothing has happened for `idle`, and nobody is subscribed. In a cluster the slot
+    /// stays open and gives its memory back.
+    StopIfIdle { idle: Duration },
+    /// Append something if nothing was for a while and someone is subscribed: a slot that is
+    /// owned elsewhere by now finds out.
+    Prove,
+    /// Take no more mail, commit what is there, append a release record if `release` and answer,
+    /// flush, end. Refused with `unavailable`, and the slot goes on, where it runs something newer
+    /// than its next owner has `loaded`.
+    Stop { release: bool, loaded: Option<Loaded>, reply: Reply<(Term, Position)> },
+    /// Another node owns the slot, says a higher term: end, without a further append.
+    Abandon { term: Term },
+}
+
+/// The generation of each service whose plugin a slot's next owner has loaded.
+pub type Loaded = BTreeMap<ServiceName, u64>;
+
+/// What a slot can go over to: it is loaded, and an instance of it could be made.
+#[derive(Clone)]
+pub struct Activation {
+    pub target: Target,
+}
+
+/// Where a slot's mail goes. Cheap to clone.
+#[derive(Clone)]
+pub struct Mailbox(Arc<shared::Shared>);
+
+/// The way to a running slot. Cheap to clone.
+#[derive(Clone)]
+pub struct SlotHandle {
+    mailbox: Mailbox,
+    control: mpsc::Sender<Order>,
+    pub stats: Arc<SlotStats>,
+}
+
+/// What a running slot shows of itself; its phase is its [`seat`]'s.
+#[derive(Default)]
+pub struct SlotStats {
+    pub term: AtomicU64,
+    pub position: AtomicU64,
+    pub applied: AtomicU64,
+    pub sessions: AtomicU64,
+    /// Sessions in the slot's cache.
+    pub cached: AtomicU64,
+    pub cache_bytes: AtomicU64,
+    /// The last mail, in the node's count of all mail: who has the least was used least recently.
+    pub last_mail: AtomicU64,
+    /// Orders that wait for the call at hand to end, and can't wait for long.
+    pub(crate) asked: watch::Sender<Urgent>,
+    /// Mail in the mailbox.
+    waiting: AtomicUsize,
+    /// Committed changes wait for the state store.
+    pub dirty: AtomicBool,
+    /// Per service, the generation and label that the slot runs.
+    pub active: Mutex<BTreeMap<ServiceName, (u64, Arc<str>)>>,
+}
+
+/// Urgent orders that a slot has not taken yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Urgent {
+    orders: u32,
+    /// When the first of them was sent.
+    since: Option<Instant>,
+}
+
+/// Serialises the tasks of one slot: the next one opens it when the one before has ended.
+#[derive(Clone, Default)]
+pub struct Ownership(Arc<tokio::sync::Mutex<()>>);
+
+impl Ownership {
+    /// Waits until the slot has no task, nor a flush of one.
+    pub async fn lock(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.0.clone().lock_owned().await
+    }
+}
+
+impl Mailbox {
+    /// Has mail taken: at once if nobody works on the slot, else after what came before. Does not
+    /// wait. Hold no lock: a handler may run.
+    ///
+    /// # Errors
+    /// The mail itself, when the slot is stopping: give it to the next task.
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    pub fn try_mail(&self, mail: Mail, placed: impl FnOnce()) -> Result<Result<(), Error>, Mail> {
+        self.told(self.0.put(mail, placed))
+    }
+
+    /// As [`Mailbox::try_mail`], never at once: for who has more to do than this mail.
+    ///
+    /// # Errors
+    /// As [`Mailbox::try_mail`].
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    pub fn try_queue(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
+        self.told(self.0.queue(mail))
+    }
+
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    fn told(&self, put: Put) -> Result<Result<(), Error>, Mail> {
+        match put {
+            Put::Done => Ok(Ok(())),
+            Put::Closed(mail) => Err(mail),
+            Put::Full => Ok(Err(Error::of(
+                Cause::Full,
+                format!(
+                    "{} messages are already waiting for this slot; slow down",
+                    self.0.mailbox_max
+                ),
+            ))),
+        }
+    }
+}
+
+impl SlotHandle {
+    /// A slot's task, to be spawned, and the way to it. It opens the slot as soon as a predecessor has
+    /// ended. Mail is held meanwhile; when opening fails it is answered with the reason. `last` is
+    /// where the owner before has released it; `told` hears when it is open, or why it can't be.
+    fn new(
+        occupant: Occupant,
+        ownership: Ownership,
+        last: Option<Last>,
+        told: Option<Reply<Term>>,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
+        let stats = Arc::new(SlotStats::default());
+        let context = occupant.context.clone();
+        let shared = shared::Shared::new(context.options.mailbox_messages, stats.clone());
+        let open = open::Open { slot: occupant.slot, ownership, context, last, told };
+        let ending = open::Ending { shared: shared.clone(), occupant };
+        // What a slot has in memory ends with its task; the next one opens it from the log.
+        let run = open::run(open, ending, orders, stats.clone());
+        (Self { mailbox: Mailbox(shared), control, stats }, run)
+    }
+
+    /// A slot that no node has.
+    #[cfg(test)]
+    pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
+        let occupant = Occupant { slot, task: 0, seat: Weak::new(), context };
+        let (handle, run) = Self::new(occupant, ownership, None, None);
+        crate::task::spawn_contained("slot", run);
+        handle
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.mailbox.0.is_closed()
+    }
+
+    pub fn mailbox_depth(&self) -> usize {
+        self.mailbox.0.mailbox_depth()
+    }
+
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Sends an order, waiting for room.
+    ///
+    /// # Errors
+    /// The order, when the slot has ended.
+    pub async fn order(&self, order: Order) -> Result<(), Order> {
+        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        self.control.send(order).await.map_err(|e| e.0)?;
+        if let Some(asked) = asked {
+            asked.arrived();
+        }
+        Ok(())
+    }
+
+    /// Sends an order unless the control channel is full; the sender tries again later anyway.
+    pub fn try_order(&self, order: Order) {
+        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        if self.control.try_send(order).is_ok()
+            && let Some(asked) = asked
+        {
+            asked.arrived();
+        }
+    }
+}
+
+impl Order {
+    /// It can't wait for a call that computes for long.
+    fn is_urgent(&self) -> bool {
+        matches!(self, Order::Activate { .. } | Order::Stop { .. } | Order::Abandon { .. })
+    }
+}
+
+/// An urgent order that may not reach its slot.
+struct Asked(Option<Arc<SlotStats>>);
+
+impl Asked {
+    fn new(stats: Arc<SlotStats>) -> Self {
+        stats.asked();
+        Self(Some(stats))
+    }
+
+    /// The slot has it, and says when it takes it.
+    fn arrived(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(stats) = &self.0 {
+            stats.taken();
+        }
+    }
+}
+
+impl SlotStats {
+    fn asked(&self) {
+        self.asked.send_modify(|asked| {
+            asked.orders += 1;
+            asked.since.get_or_insert_with(crate::clock::now);
+        });
+    }
+
+    /// Since when the first of the urgent orders waits that the slot has not taken.
+    fn asked_since(&self) -> Option<Instant> {
+        self.asked.borrow().since
+    }
+
+    /// An urgent order was taken.
+    fn taken(&self) {
+        self.asked.send_modify(|asked| {
+            asked.orders = asked.orders.saturating_sub(1);
+            asked.since = asked.since.filter(|_| asked.orders > 0);
+        });
+    }
+
+    fn show_active(
+        &self,
+        catalogue: &Catalogue,
+        active: &BTreeMap<ServiceName, crate::log::record::Activate>,
+    ) {
+        let shown = active.values().map(|a| {
+            (a.service.clone(), (a.generation, catalogue.label(&a.service, a.deployment)))
+        });
+        *self.active.lock() = shown.collect();
+    }
+}
+
+/// When a slot last did something, for idleness; kept apart from wall time.
+pub(crate) struct LastUse(Instant);
+
+impl LastUse {
+    pub fn now() -> Self {
+        Self(crate::clock::now())
+    }
+    pub fn touch(&mut self) {
+        self.0 = crate::clock::now();
+    }
+    pub fn is_older_than(&self, idle: Duration) -> bool {
+        self.0.elapsed() >= idle
+    }
+}
+
+fn relaxed_store(counter: &AtomicU64, value: u64) {
+    counter.store(value, Ordering::Relaxed);
+}
