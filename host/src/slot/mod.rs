@@ -189,6 +189,9 @@ pub struct SlotStats {
     waiting: AtomicUsize,
     /// Committed changes wait for the state store.
     pub dirty: AtomicBool,
+    /// How often the slot's task was polled for what it does next.
+    #[cfg(test)]
+    turns: AtomicU64,
     /// Per service, the generation and label that the slot runs.
     pub active: Mutex<BTreeMap<ServiceName, (u64, Arc<str>)>>,
 }
