@@ -158,3 +158,21 @@ proptest! {
         prop_assert!(model.waiting.is_empty());
     }
 }
+
+/// What it decides would depend on more than what is reported to it.
+#[test]
+fn the_core_has_no_clock_no_channel_no_task_and_no_store() {
+    let sources = [
+        include_str!("mod.rs"),
+        include_str!("behind.rs"),
+        include_str!("event.rs"),
+        include_str!("filling.rs"),
+        include_str!("running.rs"),
+    ];
+    for line in sources.iter().flat_map(|source| source.lines()) {
+        let is_comment = line.trim_start().starts_with("//");
+        for name in ["clock", "tokio", "async", "task", "random", "Mutex", "StateStore", "now()"] {
+            assert!(is_comment || !line.contains(name), "{line}");
+        }
+    }
+}
