@@ -20,7 +20,7 @@
 //! | [`Abandon`](Event::Abandon) for a later term, [`Broken`](Event::Broken) | *broken* | |
 //! | [`Stop`](Event::Stop), and the next owner has not loaded what the slot runs | the same | [`Refused`](Effect::Refused) |
 //! | `Stop` | *stopping* | `Close` |
-//! | [`Drained`](Event::Drained) | *stopping*: no more mail; a release record is due, if one is wanted | |
+//! | [`Drained`](Event::Drained), and no mail is carried out | *stopping*: no more mail; a release record is due, if one is wanted | |
 //!
 //! *Stopping*: [`Core::step`] says what is left to do. *Broken*: nothing is sent, flushed, trimmed or taken any
 //! more; [`Core::end`] gives all that waits back, once the mail at hand is done. All else changes nothing.
@@ -509,7 +509,11 @@ impl<H, S> Core<H, S> {
     }
 
     fn drained(&mut self) {
+        // What mail leads to that is carried out comes before a release.
         let Phase::Stopping(stopping) = &mut self.phase else { return };
+        if self.at_work {
+            return;
+        }
         stopping.drained = true;
         // In one batch with what came last, also behind a commit in flight: the next owner waits for it.
         if let Some(release) = stopping.release.take() {
@@ -519,7 +523,7 @@ impl<H, S> Core<H, S> {
 
     /// What is next for a slot that stops, after what is due was sent. `writable`: the store takes flushes.
     pub fn step(&mut self, writable: bool) -> Step<S> {
-        let waits = self.at_work || self.broken.is_some() || self.is_in_flight();
+        let waits = self.broken.is_some() || self.is_in_flight();
         let flushing = self.is_flushing();
         let Phase::Stopping(stopping) = &mut self.phase else { return Step::Wait };
         if waits || !stopping.drained || self.filling.is_due() {

@@ -5,6 +5,7 @@ mod ending;
 use super::{Id, KIB, Mail, Outcome, Step};
 use crate::{
     error::{Cause, Error},
+    limits,
     log::{
         Claim, Position, Term,
         record::{Activate, Batch, Delete, Entry, Head, Message, Record},
@@ -58,6 +59,8 @@ pub struct Model {
     sessions: BTreeMap<u8, Cached>,
     generation: u64,
     pub waiting: Vec<Waiting>,
+    last_use: Instant,
+    last_commit: Instant,
     asked: Option<Id>,
     pub at_work: Option<Mail>,
     filling: Vec<Record>,
@@ -104,6 +107,8 @@ impl Model {
             sessions: BTreeMap::new(),
             generation: 0,
             waiting: Vec::new(),
+            last_use: now,
+            last_commit: now,
             asked: None,
             at_work: None,
             filling: Vec::new(),
@@ -131,7 +136,8 @@ impl Model {
         unflushed: Vec<(Position, Batch)>,
         now: Instant,
     ) -> Core<Id, Id> {
-        let options = Options { cluster, patience: PATIENCE, log_bytes: 0 };
+        let options =
+            Options { cluster, patience: PATIENCE, log_bytes: limits::SNAPSHOT_LOG_BYTES };
         Core::new(SLOT, claim, meta, unflushed, options, now)
     }
 
@@ -172,6 +178,7 @@ impl Model {
         self.core = Self::core(self.cluster, claim, &self.meta, Vec::new(), self.now);
         (self.filling, self.barrier, self.number, self.in_flight) = (Vec::new(), false, 1, None);
         (self.durable, self.stored, self.flush) = (0, 0, None);
+        (self.last_use, self.last_commit) = (self.now, self.now);
         (self.snapshotting, self.trim_after) = (false, None);
         (self.stopping, self.drained, self.broken, self.over) = (false, false, false, false);
     }
@@ -203,9 +210,9 @@ impl Model {
             }
             Step::IfIdle(idle, watched, waiting) => self.if_idle(idle, watched, waiting)?,
             Step::Prove(watched) => {
+                let quiet = self.now - self.last_commit;
+                self.barrier |= watched && !self.over && quiet >= limits::PROVE_INTERVAL;
                 self.quiet(Event::Prove { watched })?;
-                // When it is due is the core's to say; that it is sent then is looked at.
-                self.barrier |= watched && self.core.filling.barrier;
             }
             Step::Abandon(later) => {
                 self.broken |= later && !self.over;
@@ -239,6 +246,7 @@ impl Model {
         if !takes {
             return Ok(());
         }
+        self.last_use = self.now;
         let writes = matches!(mail, Mail::Message(_) | Mail::Delete(_));
         if !self.core.admits(writes, || writable, self.now) {
             prop_assert!(writes && !writable);
@@ -416,7 +424,7 @@ impl Model {
         self.waiting.retain(|w| w.batch != number);
         match (decided.clone(), self.core.on(Event::Committed(decided), self.now)) {
             (Ok(position), Effect::Durable(durable)) => {
-                self.durable = number;
+                (self.durable, self.last_commit) = (number, self.now);
                 prop_assert_eq!(durable.batch, number);
                 prop_assert_eq!(durable.held, behind, "who waited for it, in order");
                 prop_assert_eq!(self.core.position(), position);
@@ -512,9 +520,13 @@ impl Model {
             || !self.filling.is_empty()
             || self.flush.is_some();
         let idle = Duration::from_secs(idle);
+        let is_used = is_busy || watched || waiting || self.now - self.last_use < idle;
         match self.core.on(Event::IfIdle { idle, watched, waiting }, self.now) {
-            Effect::Nothing => {}
-            _ if is_busy || watched || waiting || self.over => prop_assert!(false, "it is in use"),
+            Effect::Nothing => {
+                let stops = self.over || (self.stopping && !self.cluster);
+                prop_assert!(is_used || stops, "it is idle");
+            }
+            _ if is_used || self.over => prop_assert!(false, "it is in use"),
             Effect::Rest => prop_assert!(self.cluster),
             Effect::Close => {
                 prop_assert!(!self.cluster && !self.stopping);
