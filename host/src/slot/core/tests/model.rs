@@ -74,6 +74,8 @@ pub struct Model {
     snapshotting: bool,
     trim_after: Option<(Position, u64)>,
     stopping: bool,
+    /// Who asked for it is told before the last flush.
+    early: bool,
     drained: bool,
     broken: bool,
     pub over: bool,
@@ -121,6 +123,7 @@ impl Model {
             snapshotting: false,
             trim_after: None,
             stopping: false,
+            early: false,
             drained: false,
             broken: false,
             over: true,

@@ -25,11 +25,12 @@ impl Model {
             Loaded::from([(service(), if ready { generation } else { generation - 1 })])
         });
         let may = !self.stopping && !self.over && (ready || loaded.is_none());
+        let early = release;
         let release = release.then(|| Record::Release { node: "n".into() });
         match self.core.on(Event::Stop { release, loaded, asked: Some(id) }, self.now) {
             Effect::Close => {
                 prop_assert!(may);
-                (self.stopping, self.asked) = (true, Some(id));
+                (self.stopping, self.early, self.asked) = (true, early, Some(id));
             }
             Effect::Refused(asked, error) => {
                 prop_assert!(!may && asked == id);
@@ -66,7 +67,9 @@ impl Model {
             && !self.barrier;
         let (position, is_stored) = (self.core.position(), self.meta.applied);
         let is_stored = is_stored == position && self.flush.is_none();
+        let releases = may && self.early && self.asked.is_some();
         let step = self.core.step(self.writable);
+        prop_assert_eq!(matches!(step, core::Step::Released(_)), releases);
         prop_assert!(may || step == core::Step::Wait, "{step:?} too early");
         match step {
             core::Step::Wait => prop_assert!(!may || self.flush.is_some(), "it waits for nothing"),
