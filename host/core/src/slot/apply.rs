@@ -13,7 +13,10 @@ use crate::{
         takeover::{Migrate, takes_over},
         target::{SessionTarget, of_session},
     },
-    slot::{Reply, calls::Done, mail::Serve, overlay::Transaction, session::Session, task::Task},
+    slot::{
+        Reply, answers::Held, calls::Done, mail::Serve, overlay::Transaction, session::Session,
+        task::Task,
+    },
     telemetry::repeats,
 };
 use bytes::Bytes;
@@ -60,18 +63,15 @@ impl Task {
         let (mut session, applied) = self.apply(session, message, &mut caller).await;
         match applied {
             Ok(Applied::New { record, sent }) => {
-                if record.entry.seq == 1 {
-                    self.count_session(1);
-                    self.next_session = self.next_session.max(record.session_number + 1);
-                }
-                session.changed_in = self.building.number;
-                self.building.push(Record::Message(record));
-                self.building.hold_sent(reply, sent);
+                session.changed_in = self.core.batch();
+                self.core.push(Record::Message(record));
+                self.core.hold(Held::Sent(reply, sent));
             }
             Ok(Applied::Repeat(sent)) => {
                 self.services.of(&session.key.service).replayed();
                 // It rests on the first one alone: what came later may fail without it.
-                let batch = self.batch_of(&session, sent.seq);
+                let number = session.head.session_number;
+                let batch = self.core.batch_of(&session.key, number, sent.seq);
                 self.hold(batch, reply, Ok(sent));
             }
             // It may rest on what the session has: as good as a read.
@@ -138,7 +138,7 @@ impl Task {
             }
         };
         if !session.exists() {
-            session.head.session_number = self.next_session;
+            session.head.session_number = self.core.next_session();
             session.head.created_ms = time_ms;
         }
         session.head.seq = seq;
@@ -179,7 +179,8 @@ impl Task {
     /// reached this slot: then it goes over to it now.
     pub(super) fn active_for(&mut self, service: &ServiceName) -> Result<Activate, Error> {
         let since = self.since(service);
-        if let Some(active) = self.active.get(service).filter(|_| !self.is_stale(service, since)) {
+        let running = self.core.running();
+        if let Some(active) = running.get(service).filter(|_| !running.is_stale(service, since)) {
             return Ok(active.clone());
         }
         let target = self.context.catalogue.require(service)?.target();
@@ -419,7 +420,7 @@ impl Task {
             return self.put_session(session);
         }
         self.delete_session(session);
-        self.building.hold(reply, Ok(()));
+        self.hold_new(reply, Ok(()));
     }
 
     /// Deletes a session that exists, with the batch that fills.
@@ -433,7 +434,7 @@ impl Task {
     pub(super) fn emptied(&mut self, session: Box<Session>) -> Box<Session> {
         self.delete_record(&session.key, session.head.session_number);
         let mut emptied = Box::new(Session::new(session.key, Head::default()));
-        emptied.changed_in = self.building.number;
+        emptied.changed_in = self.core.batch();
         emptied
     }
 }

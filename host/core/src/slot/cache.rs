@@ -4,7 +4,7 @@ use crate::{
     error::Error,
     limits,
     names::{ServiceName, SessionKey},
-    slot::{session::Session, task::Task},
+    slot::{core::Room, session::Session, task::Task},
 };
 use std::sync::atomic::Ordering;
 
@@ -26,12 +26,10 @@ impl Task {
         self.context.cached_bytes.fetch_add(footprint, Ordering::Relaxed);
         self.cache.insert(session.key.clone(), session);
         if self.cache_is_full() {
-            match self.unflushed.is_empty() {
-                true => self.evict(),
-                false if self.last_flush.elapsed() >= limits::FLUSH_INTERVAL_MIN => {
-                    self.start_flush();
-                }
-                false => {}
+            match self.core.room(crate::clock::now()) {
+                Room::Evict => self.evict(),
+                Room::Flush => self.start_flush(),
+                Room::Wait => {}
             }
         }
     }
@@ -52,7 +50,7 @@ impl Task {
         if !self.cache_is_full() {
             return;
         }
-        let flushed = self.flushed_batch;
+        let flushed = self.core.stored();
         let clean = self.cache.values().filter(|session| session.changed_in <= flushed);
         let mut by_use: Vec<_> = clean.map(|s| (s.used, s.footprint(), s.key.clone())).collect();
         by_use.sort_unstable_by_key(|(used, ..)| *used);
@@ -69,7 +67,7 @@ impl Task {
 
     /// Gives back the memory of a slot that nobody uses: the store has all that it forgets.
     pub(super) fn forget_clean(&mut self) {
-        let flushed = self.flushed_batch;
+        let flushed = self.core.stored();
         let clean = self.cache.values().filter(|session| session.changed_in <= flushed);
         let keys: Vec<_> = clean.map(|s| (s.key.clone(), s.footprint())).collect();
         for (key, footprint) in keys {
@@ -81,7 +79,7 @@ impl Task {
 
     /// Forgets sessions of a service that are deleted, where the store knows that too.
     pub(super) fn forget_deleted(&mut self, service: &ServiceName) {
-        let flushed = self.flushed_batch;
+        let flushed = self.core.stored();
         let gone = self.cache.values().filter(|session| {
             session.key.service == *service && !session.exists() && session.changed_in <= flushed
         });
@@ -90,9 +88,5 @@ impl Task {
             self.cache.remove(&key);
             self.uncount(footprint);
         }
-    }
-
-    pub(super) fn count_session(&mut self, by: i64) {
-        self.live_sessions = self.live_sessions.saturating_add_signed(by);
     }
 }

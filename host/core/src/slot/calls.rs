@@ -8,7 +8,7 @@ use crate::{
     names::{ServiceName, SessionKey},
     plugin::{self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, Work},
     service::Deployment,
-    slot::{SlotStats, commits::decided, overlay::Transaction, session::Session, task::Task},
+    slot::{SlotStats, commits::decided, core, overlay::Transaction, session::Session, task::Task},
     telemetry::{repeats, services::Called},
 };
 use futures_util::FutureExt;
@@ -107,7 +107,7 @@ impl Task {
             tokio::select! {
                 biased;
                 output = &mut call => return output,
-                result = decided(&mut self.in_flight, &self.shared), if self.in_flight.is_some() => self.on_committed(result),
+                result = decided(&mut self.commit, &self.shared), if self.core.is_in_flight() => self.on_committed(result),
             }
         }
     }
@@ -226,7 +226,7 @@ impl Task {
             None => {
                 // The slot opens again from its log; this stands in for the session till then.
                 let error = Error::internal("a call did not give its state back");
-                self.give_up(error.clone());
+                self.on(core::Event::Broken(error.clone()));
                 Err((Box::new(Session::new(key, Head::default())), error))
             }
         }

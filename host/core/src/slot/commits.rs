@@ -1,138 +1,88 @@
-//! The batch in flight: appended when none is, and what leaves once it is durable.
+//! Batches on their way into the log, and what leaves once one is durable.
 
 use crate::{
     error::{Cause, Error},
-    limits,
     log::{
-        Append,
-        record::{Batch, Entry, Record},
+        Append, LogError,
+        record::{Entry, Record},
     },
-    message::Consistency,
     names::ServiceName,
     random,
     slot::{
-        Reply,
-        batch::{Building, Gate, commit_error},
+        answers,
+        core::{Durable, End, Event},
         relaxed_store,
-        session::Session,
         shared::{Decided, Shared},
-        task::{End, Task},
+        task::Task,
     },
     telemetry::{metrics, services::Committed},
 };
 use futures_util::future::BoxFuture;
 use std::{
     future::poll_fn,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
 };
 
-/// A batch that is on its way into the log.
-pub(super) struct InFlight {
-    pub number: u64,
-    commit: Commit,
-    pub started: Instant,
-    batch: Batch,
-    bytes: usize,
-    pub gate: Gate,
-}
-
-/// How its end is learnt.
-enum Commit {
-    /// The log calls [`Shared::committed`].
-    Told,
-    Future(BoxFuture<'static, Decided>),
-}
-
-impl InFlight {
-    /// Its end, if it has to be asked for.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Decided> {
-        match &mut self.commit {
-            Commit::Told => Poll::Pending,
-            Commit::Future(commit) => commit.as_mut().poll(cx),
-        }
-    }
-}
+/// The end of the commit in flight, where it has to be asked for. `None`: the log calls
+/// [`Shared::committed`].
+pub(super) type Commit = Option<BoxFuture<'static, Decided>>;
 
 impl Task {
+    /// Sends what filled to the log, if it is due and nothing is in flight.
     pub(super) fn submit(&mut self) {
-        // What filled after a failed commit rests on it: it must never reach the log.
-        if self.failed.is_some() || self.in_flight.is_some() || !self.building.is_due() {
+        if !self.core.sends() {
             return;
         }
-        let next = Building::new(self.building.number + 1);
-        let mut building = std::mem::replace(&mut self.building, next);
-        let gate = building.take_gate();
-        let batch = Batch {
-            slot: self.slot,
-            term: self.term,
-            attempt: random::batch_id(),
-            records: building.records,
+        let (attempt, now) = (random::batch_id(), crate::clock::now());
+        let Some((after, batch)) = self.core.send(attempt, now) else { return };
+        let (slot, term) = (batch.slot, batch.term);
+        let batch = match batch.encode_at(self.context.level.get()) {
+            Ok(batch) => batch,
+            Err(error) => return self.on_committed(Err(error)),
         };
-        let encoded = match batch.encode_at(self.context.level.get()) {
-            Ok(encoded) => encoded,
-            Err(error) => {
-                let error = commit_error(&error);
-                gate.refuse(&error);
-                self.failed = Some(error);
-                return;
-            }
-        };
-        let (slot, term, after) = (self.slot, self.term, self.position);
-        let append = Append { slot, term, after, batch: encoded };
-        let (bytes, started) = (append.batch.len(), crate::clock::now());
-        let commit = match &self.shared {
+        self.core.sent(batch.len());
+        let append = Append { slot, term, after, batch };
+        self.commit = match &self.shared {
             Some(shared) => {
                 let shared = shared.clone();
                 self.context.log.commit_then(append, Box::new(move |it| shared.committed(it)))
             }
             None => Some(self.context.log.commit(append)),
         };
-        self.attention |= commit.is_some();
-        self.in_flight = Some(InFlight {
-            number: building.number,
-            bytes,
-            commit: commit.map_or(Commit::Told, Commit::Future),
-            started,
-            batch,
-            gate,
-        });
+        self.attention |= self.commit.is_some();
     }
 
-    /// The commit in flight has ended: answers and events leave, or everyone is told.
-    pub(super) fn on_committed(&mut self, result: Decided) {
-        let Some(in_flight) = self.in_flight.take() else { return };
-        match result {
-            Ok(position) => {
-                self.position = position;
-                self.committed_batch = in_flight.number;
-                self.last_commit = crate::clock::now();
-                relaxed_store(&self.stats.position, position);
-                relaxed_store(&self.stats.sessions, self.live_sessions);
-                in_flight.gate.open();
-                self.subscribers.publish(in_flight.number, &in_flight.batch.records);
-                self.on_durable(&in_flight.batch.records, in_flight.started.elapsed());
-                self.keep_for_flush(position, in_flight.batch, in_flight.bytes);
-                self.trim_behind_snapshot();
-                if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
-                    self.start_flush();
-                }
-                self.submit();
-            }
-            Err(error) => {
-                let error = commit_error(&error);
-                in_flight.gate.refuse(&error);
-                self.failed = Some(error);
-            }
+    /// The commit in flight has ended: answers and events leave, or everyone is told. What filled
+    /// meanwhile follows.
+    pub(super) fn on_committed(&mut self, decided: Decided) {
+        self.commit = None;
+        self.on(Event::Committed(decided.map_err(|error| commit_error(&error))));
+        self.submit();
+    }
+
+    pub(super) fn on_durable(&mut self, durable: Durable<answers::Held>) {
+        let Durable { batch, held, took, trim, flush } = durable;
+        relaxed_store(&self.stats.position, self.core.position());
+        relaxed_store(&self.stats.sessions, self.core.sessions());
+        answers::send(held);
+        self.subscribers.publish(batch, self.core.newest());
+        self.count(took);
+        self.stats.dirty.store(true, Ordering::Relaxed);
+        if let Some(position) = trim {
+            self.trim_behind_snapshot(position);
+        }
+        if flush {
+            self.start_flush();
         }
     }
 
-    fn on_durable(&mut self, records: &[Record], took: Duration) {
+    fn count(&mut self, took: Duration) {
         let mut messages = 0;
         // A batch is of one service as a rule: its counters are looked up once.
         let mut sums: Vec<(&ServiceName, Committed)> = Vec::new();
-        for record in records {
+        for record in self.core.newest() {
             match record {
                 Record::Message(message) => {
                     messages += 1;
@@ -147,7 +97,7 @@ impl Task {
                     }
                 }
                 Record::Activate(_) => {
-                    self.stats.show_active(&self.context.catalogue, &self.active);
+                    self.stats.show_active(&self.context.catalogue, self.core.running().all());
                 }
                 _ => {}
             }
@@ -159,126 +109,54 @@ impl Task {
         metrics().batch_messages.record(messages as f64);
     }
 
-    /// Ends the task after the mail at hand; the next one opens the slot from its log.
-    pub(super) fn give_up(&mut self, error: Error) {
-        self.failed.get_or_insert(error);
-    }
-
-    /// What filled since the failed commit was never sent to the log.
-    pub(super) fn fail(&mut self, error: Error) -> End {
-        let kept_out = match error.cause {
-            Some(Cause::NotOwner) => error.clone(),
-            _ => Error::of(
-                Cause::Storage,
-                format!("the slot stopped before the message was written: {}", error.detail),
-            ),
-        };
-        if let Some(in_flight) = self.in_flight.take() {
-            in_flight.gate.refuse(&Error::of(
-                Cause::Undecided,
-                "the slot stopped while the message was written; \
-                 repeat it with the same idempotency key",
-            ));
+    /// Ends a slot that is broken: why, which is told to everyone who waits.
+    pub(super) fn end(&mut self) -> Option<Error> {
+        let End { error, undecided, kept_out, asked } = self.core.end()?;
+        let unknown = Error::of(
+            Cause::Undecided,
+            "the slot stopped while the message was written; \
+             repeat it with the same idempotency key",
+        );
+        answers::refuse(undecided, &unknown);
+        answers::refuse(kept_out, &error);
+        if let Some(asked) = asked {
+            let _ = asked.send(Err(error.clone()));
         }
-        self.building.take_gate().refuse(&kept_out);
-        End::Failed(kept_out)
-    }
-
-    /// Sends an answer once all that it rests on is durable: the batches up to `changed_in`.
-    pub(super) fn hold<T: Send + 'static>(
-        &mut self,
-        changed_in: u64,
-        reply: Reply<T>,
-        answer: Result<T, Error>,
-    ) {
-        if changed_in <= self.committed_batch {
-            let _ = reply.send(answer);
-            return;
-        }
-        match &mut self.in_flight {
-            Some(in_flight) if changed_in <= in_flight.number => {
-                in_flight.gate.hold(reply, answer);
-            }
-            _ => self.building.hold(reply, answer),
-        }
-    }
-
-    /// The batch that a session's message is in; 0: it has been durable for long.
-    pub(super) fn batch_of(&self, session: &Session, seq: u64) -> u64 {
-        let number = session.head.session_number;
-        let is_it = |record: &Record| match record {
-            Record::Message(message) => {
-                message.entry.seq == seq
-                    && message.session_number == number
-                    && message.key == session.key
-            }
-            _ => false,
-        };
-        if self.building.records.iter().any(is_it) {
-            return self.building.number;
-        }
-        let in_flight = self.in_flight.as_ref();
-        let in_flight = in_flight.filter(|batch| batch.batch.records.iter().any(is_it));
-        in_flight.map_or(0, |batch| batch.number)
-    }
-
-    /// Sends the answer of a read. In a cluster nobody else may have written meanwhile: it waits
-    /// for a commit that is sent after it, which fails if this node was fenced.
-    pub(super) fn hold_read<T: Send + 'static>(
-        &mut self,
-        changed_in: u64,
-        consistency: Consistency,
-        reply: Reply<T>,
-        answer: Result<T, Error>,
-    ) {
-        match (&self.context.cluster, consistency) {
-            (Some(_), Consistency::Current) => {
-                self.building.barrier = true;
-                self.building.hold_read(reply, answer);
-            }
-            _ => self.hold(changed_in, reply, answer),
-        }
-    }
-
-    /// The log has not answered for too long: who waits is told, and nothing is built on it.
-    pub(super) fn check_patience(&mut self) {
-        if let Some(in_flight) = &self.in_flight
-            && in_flight.started.elapsed() >= self.context.options.engine_timeout
-        {
-            self.give_up(Error::of(Cause::Storage, "the log has not answered for a while"));
-        }
-    }
-
-    /// As [`Self::hold`], for an answer that rests on everything that the slot has.
-    pub(super) fn hold_for_all<T: Send + 'static>(
-        &mut self,
-        reply: Reply<T>,
-        answer: Result<T, Error>,
-    ) {
-        if self.context.cluster.is_some() {
-            self.building.barrier = true;
-            return self.building.hold_read(reply, answer);
-        }
-        let last = match (&self.in_flight, self.building.has_records()) {
-            (_, true) => self.building.number,
-            (Some(in_flight), false) => in_flight.number,
-            (None, false) => 0,
-        };
-        self.hold(last, reply, answer);
+        Some(error)
     }
 }
 
-/// The end of the commit in flight, for who works on the slot; never without one.
-pub(super) async fn decided(
-    in_flight: &mut Option<InFlight>,
-    shared: &Option<Arc<Shared>>,
-) -> Decided {
-    poll_fn(|cx| match (&mut *in_flight, shared) {
-        (None, _) => Poll::Pending,
-        (Some(InFlight { commit: Commit::Told, .. }), Some(shared)) => shared.poll_decided(cx),
-        (Some(in_flight), _) => in_flight.poll(cx),
+/// The end of the commit in flight, for who works on the slot; there must be one.
+pub(super) async fn decided(commit: &mut Commit, shared: &Option<Arc<Shared>>) -> Decided {
+    poll_fn(|cx| match (&mut *commit, shared) {
+        (Some(commit), _) => commit.as_mut().poll(cx),
+        (None, Some(shared)) => shared.poll_decided(cx),
+        (None, None) => Poll::Pending,
     })
     .await
+}
+
+/// What an asker is told when its batch failed with `error`.
+pub(super) fn commit_error(error: &LogError) -> Error {
+    match error {
+        LogError::Fenced { .. } => Error::of(
+            Cause::NotOwner,
+            "another node has taken over the slot; the message was not kept",
+        ),
+        LogError::Unavailable(why) => Error::of(
+            Cause::Storage,
+            format!("the log refused the write; the message was not kept: {why}"),
+        ),
+        LogError::Undecided(why) => Error::of(
+            Cause::Undecided,
+            format!(
+                "the write failed and may or may not be durable; \
+                 repeat the message with the same idempotency key: {why}"
+            ),
+        ),
+        LogError::Trimmed { .. } => Error::internal(error.to_string()),
+        LogError::Corrupt(why) => Error::internal(format!("the log is damaged: {why}")),
+    }
 }
 
 impl Committed {

@@ -3,82 +3,67 @@
 use crate::{
     error::{Cause, Error},
     limits,
-    log::{Position, Term, record::Record},
+    log::{Position, Term},
     slot::{
         Reply,
         commits::decided,
+        core::{Event, Step},
         flush::flushed,
         shared::Shared,
-        task::{End, Task},
+        task::Task,
     },
 };
 
+/// Who asked a slot to stop: is told where its log ends.
+pub(super) type Asked = Reply<(Term, Position)>;
+
 impl Task {
-    /// Takes no more mail, finishes what is there, and leaves nothing unflushed.
-    pub(super) async fn finish(
-        &mut self,
-        shared: &Shared,
-        release: bool,
-        reply: &mut Option<Reply<(Term, Position)>>,
-    ) -> Result<(Term, Position), Error> {
+    /// Takes no more mail, and does what is left. Gives who asked for it, if it was not told yet.
+    pub(super) async fn finish(&mut self, shared: &Shared) -> Result<Option<Asked>, Error> {
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
         shared.close();
         let asked = self.stats.asked_since().unwrap_or_else(crate::clock::now);
         let until = asked + self.context.plugins.deadline().max(limits::STOP_DRAIN);
-        let mut drained = false;
-        let mut released = !release;
         loop {
-            // In one batch with what came last, also behind a commit in flight: the next owner waits
-            // for it.
-            if drained && !released {
-                released = true;
-                self.building.push(Record::Release { node: self.context.node.clone() });
-            }
             self.submit();
-            if let Some(error) = self.failed.take() {
-                let End::Failed(error) = self.fail(error) else { continue };
+            if let Some(error) = self.end() {
                 return Err(error);
             }
-            let committed_all = self.in_flight.is_none() && !self.building.is_due();
-            if drained && committed_all {
+            match self.core.step(self.context.store.is_writable()) {
+                Step::Wait => {}
                 // The next owner need not wait for what this node writes for itself.
-                if release && let Some(reply) = reply.take() {
-                    let _ = reply.send(Ok((self.term, self.position)));
+                Step::Released(asked) => {
+                    let _ = asked.send(Ok((self.core.term(), self.core.position())));
+                    continue;
                 }
-            }
-            if drained && committed_all && self.flushing.is_none() {
-                if self.unflushed.is_empty() {
-                    return Ok((self.term, self.position));
+                Step::Flush => {
+                    self.start_flush();
+                    continue;
                 }
-                self.start_flush();
-                // In a cluster the store is a copy: whoever opens the slot next has the log.
-                if self.flushing.is_none() && self.context.cluster.is_some() {
-                    return Ok((self.term, self.position));
-                }
-                if self.flushing.is_none() {
-                    return Err(Error::of(
+                Step::Over(asked) => return Ok(asked),
+                Step::Unflushed(asked) => {
+                    let error = Error::of(
                         Cause::Storage,
                         "the state store refuses writes; acknowledged messages are safe in the log",
-                    ));
+                    );
+                    if let Some(asked) = asked {
+                        let _ = asked.send(Err(error.clone()));
+                    }
+                    return Err(error);
                 }
             }
-            let since =
-                self.in_flight.as_ref().map_or_else(crate::clock::now, |commit| commit.started);
-            let impatient = since + self.context.options.engine_timeout;
-            // Without a commit or a flush under way nothing else would make room.
-            let has_room = self.has_room() || (self.in_flight.is_none() && self.flushing.is_none());
+            let engine_deadline = self.core.engine_deadline();
+            let takes_mail = self.takes_mail();
             tokio::select! {
                 biased;
-                result = decided(&mut self.in_flight, &self.shared), if self.in_flight.is_some() => self.on_committed(result),
+                result = decided(&mut self.commit, &self.shared), if self.core.is_in_flight() => self.on_committed(result),
                 result = flushed(&mut self.flushing), if self.flushing.is_some() => {
                     self.on_flushed(result);
                 }
                 // Maintenance looks only at slots that serve: this one checks by itself.
-                () = tokio::time::sleep_until(impatient.into()), if self.in_flight.is_some() => {
-                    self.check_patience();
-                }
-                () = tokio::task::consume_budget(), if has_room && !drained => match shared.next_mail() {
+                () = sleep_until(engine_deadline), if engine_deadline.is_some() => self.on(Event::Look),
+                () = tokio::task::consume_budget(), if takes_mail => match shared.next_mail() {
                     Some(next) if next.takes_time() && crate::clock::now() >= until => {
                         next.refuse(Error::of(
                             Cause::Stopping,
@@ -87,9 +72,16 @@ impl Task {
                         ));
                     }
                     Some(next) => self.take(next).await,
-                    None => drained = true,
+                    None => self.on(Event::Drained),
                 },
             }
         }
+    }
+}
+
+async fn sleep_until(instant: Option<std::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -5,7 +5,13 @@ use crate::{
     limits,
     log::{LogError, Logged, Position, record::Batch},
     names::{SessionKey, SlotId},
-    slot::{SlotContext, batch::commit_error, relaxed_store, task::Task},
+    slot::{
+        SlotContext,
+        commits::commit_error,
+        core::{Event, Stored},
+        relaxed_store,
+        task::Task,
+    },
     state::{SlotMeta, StateStore, changes::Changes},
     telemetry::{metrics, repeats},
 };
@@ -27,51 +33,28 @@ pub(super) struct Flushed {
     sessions: Vec<(SessionKey, u64, u64)>,
 }
 
-pub(super) struct Flushing {
-    /// The last batch that it covers.
-    up_to_batch: u64,
-    bytes: usize,
-    handle: JoinHandle<Result<Flushed, StateError>>,
-}
+/// A flush that runs.
+pub(super) struct Flushing(JoinHandle<Result<Flushed, StateError>>);
 
 impl Flushing {
     /// What it came to.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Flushed, StateError>> {
         let failed = |e| Err(StateError::Unavailable(format!("the flush failed: {e}")));
-        self.handle.poll_unpin(cx).map(|result| result.unwrap_or_else(failed))
+        self.0.poll_unpin(cx).map(|result| result.unwrap_or_else(failed))
     }
 }
 
 impl Task {
-    /// A durable batch waits for the next flush.
-    pub(super) fn keep_for_flush(&mut self, position: Position, batch: Batch, bytes: usize) {
-        self.log_bytes += bytes;
-        self.stats.dirty.store(true, Ordering::Relaxed);
-        match self.unflushed.last_mut() {
-            // Barriers say nothing: one stands for a row of them.
-            Some((last, kept)) if kept.records.is_empty() && batch.records.is_empty() => {
-                *last = position;
-            }
-            _ => {
-                self.unflushed.push((position, batch));
-                self.unflushed_bytes += bytes;
-            }
-        }
-    }
-
     pub(super) fn start_flush(&mut self) {
         relaxed_store(&self.stats.cached, self.cache.len() as u64);
         relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
         // Kept for later rather than failed: a full disk must not end reads.
-        if self.flushing.is_some() || self.unflushed.is_empty() || !self.context.store.is_writable()
-        {
+        if !self.core.is_dirty() || !self.context.store.is_writable() {
             return;
         }
-        self.last_flush = crate::clock::now();
-        let batches = std::mem::take(&mut self.unflushed);
+        let Some(batches) = self.core.flush(crate::clock::now()) else { return };
         self.stats.dirty.store(false, Ordering::Relaxed);
         let (slot, store, meta) = (self.slot, self.context.store.clone(), self.meta.clone());
-        let bytes = self.unflushed_bytes;
         let messages = batches.iter().map(|(_, batch)| batch.records.len()).sum::<usize>();
         // Most of what changed is cached still.
         let sessions = messages.min(self.cache.len());
@@ -91,24 +74,16 @@ impl Task {
                 heads.filter_map(|(key, head)| head.map(|h| (key, h.session_number, h.seq)));
             Ok(Flushed { meta, sessions: sessions.collect() })
         });
-        let up_to_batch = self.committed_batch;
-        self.flushing = Some(Flushing { up_to_batch, bytes, handle });
+        self.flushing = Some(Flushing(handle));
         self.attention = true;
     }
 
     pub(super) fn on_flushed(&mut self, result: Result<Flushed, StateError>) {
-        let Some(flushing) = self.flushing.take() else { return };
+        self.flushing = None;
         let flushed = match result {
             Ok(flushed) => flushed,
-            Err(error) => {
-                // The batches are in the log: the next task replays them from there.
-                self.failed = Some(error.into());
-                return;
-            }
+            Err(error) => return self.on(Event::Flushed(Err(error.into()))),
         };
-        self.flushed_batch = flushing.up_to_batch;
-        self.deleted.retain(|_, batch| *batch > flushing.up_to_batch);
-        self.unflushed_bytes = self.unflushed_bytes.saturating_sub(flushing.bytes);
         for (key, number, seq) in flushed.sessions {
             if let Some(session) = self.cache.get_mut(&key)
                 && session.head.session_number == number
@@ -118,12 +93,16 @@ impl Task {
         }
         self.meta = flushed.meta;
         relaxed_store(&self.stats.applied, self.meta.applied);
-        // In a cluster the store is on this disk only: the log is needed until a snapshot has it. A log
-        // on the store's own disk trims itself.
-        self.start_snapshot();
+        self.on(Event::Flushed(Ok(())));
+    }
+
+    pub(super) fn on_stored(&mut self, stored: Stored) {
+        self.deleted.retain(|_, batch| *batch > stored.up_to);
+        if stored.snapshot {
+            self.start_snapshot();
+        }
         self.evict();
-        // What came meanwhile may be more than `has_room` allows: nobody else would start it.
-        if self.unflushed_bytes >= limits::UNFLUSHED_BYTES_MAX {
+        if stored.flush {
             self.start_flush();
         }
     }
@@ -144,15 +123,12 @@ impl Task {
 
     // ---- snapshots -----------------------------------------------------------------------------
 
-    /// Starts a snapshot, in a cluster, when the log has grown enough since the last.
+    /// Starts a snapshot: the store is on this disk only, and the log is needed until one has it. A log on
+    /// the store's own disk trims itself.
     fn start_snapshot(&mut self) {
         let Some(cluster) = &self.context.cluster else { return };
-        if self.snapshotting.is_some() || self.log_bytes < limits::SNAPSHOT_LOG_BYTES {
-            return;
-        }
-        self.log_bytes = 0;
         let (snapshots, turns) = (cluster.snapshots.clone(), cluster.snapshot_turns.clone());
-        let (slot, term, log) = (self.slot, self.term, self.context.log.clone());
+        let (slot, term, log) = (self.slot, self.core.term(), self.context.log.clone());
         let store = cluster.store.clone();
         self.attention = true;
         self.snapshotting = Some(crate::task::spawn("snapshot", async move {
@@ -163,37 +139,22 @@ impl Task {
         }));
     }
 
-    /// A snapshot is durable. Only a commit that is sent after it shows that this node was still
-    /// the owner, and may trim behind it.
     pub(super) fn on_snapshot(&mut self, taken: Result<Position, String>) {
         self.snapshotting = None;
-        match taken {
-            // There is none before the first: nothing to trim behind.
-            Ok(0) => {}
-            Ok(position) => {
-                self.trim_after = Some((position, self.building.number));
-                self.building.barrier = true;
-            }
-            Err(error) => {
-                // The next flush tries again.
-                self.log_bytes = limits::SNAPSHOT_LOG_BYTES;
-                if repeats::admit("no snapshot was made", "slots") {
-                    tracing::warn!(slot = self.slot, error, "no snapshot was made");
-                }
-            }
+        if let Err(error) = &taken
+            && repeats::admit("no snapshot was made", "slots")
+        {
+            tracing::warn!(slot = self.slot, error, "no snapshot was made");
         }
+        self.on(Event::Snapshot(taken.ok()));
     }
 
-    /// Trims what a snapshot has, once a commit that came after it is durable.
-    pub(super) fn trim_behind_snapshot(&mut self) {
-        let Some((position, batch)) = self.trim_after else { return };
-        if batch > self.committed_batch {
-            return;
-        }
-        self.trim_after = None;
+    /// Trims what a snapshot has.
+    pub(super) fn trim_behind_snapshot(&self, position: Position) {
         self.trim(position);
         if let Some(cluster) = &self.context.cluster {
-            let (snapshots, slot, term) = (cluster.snapshots.clone(), self.slot, self.term);
+            let (snapshots, slot) = (cluster.snapshots.clone(), self.slot);
+            let term = self.core.term();
             crate::task::run(async move {
                 if let Err(error) = snapshots.collect(slot, term).await
                     && repeats::admit("old snapshots were not removed", "slots")

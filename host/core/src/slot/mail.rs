@@ -102,9 +102,11 @@ macro_rules! mail {
                     Err(Some(error)) => return mail.refuse(error),
                     Err(None) => return,
                 }
+                self.core.begin_mail();
                 match mail {
                     $(Mail::$Op(operation, reply) => operation.serve(self, reply).await,)*
                 }
+                self.core.end_mail();
             }
         }
     };

@@ -1,14 +1,22 @@
-//! Slots: each has one task, which is the only writer of its sessions.
+//! Slots: each has one writer of its sessions at a time.
 //!
-//! A message comes in by the [`SlotHandle`]'s mailbox, is applied by the `task` to a cached
-//! `session` through an `overlay`, goes into the `batch` that fills while the one before it
-//! commits, and what it causes leaves through the output gate once that batch is durable.
+//! Mail comes in by the [`SlotHandle`]. It is applied by whoever has the slot's state (`shared`): the task
+//! that brings it, or the slot's own. The state is the shell (`task`) around a pure `core`:
+//!
+//! 1. `mail` has the operation served; a message by `apply`, which changes a cached `session` through an
+//!    `overlay`, and calls the handler (`calls`).
+//! 2. The core adds its record to the batch that fills while the one before it commits, and holds the answer
+//!    back (`answers`).
+//! 3. `commits` appends the batch. What it causes leaves once it is durable, and it waits for a `flush`.
+//!
+//! What a node knows of a slot, and which task has it, is its `seat`.
 
+mod answers;
 mod apply;
-pub(crate) mod batch;
 mod cache;
 mod calls;
 mod commits;
+mod core;
 mod finish;
 pub mod flush;
 mod long;
@@ -181,6 +189,9 @@ pub struct SlotStats {
     waiting: AtomicUsize,
     /// Committed changes wait for the state store.
     pub dirty: AtomicBool,
+    /// How often the slot's task was polled for what it does next.
+    #[cfg(test)]
+    turns: AtomicU64,
     /// Per service, the generation and label that the slot runs.
     pub active: Mutex<BTreeMap<ServiceName, (u64, Arc<str>)>>,
 }
@@ -357,30 +368,15 @@ impl SlotStats {
         });
     }
 
-    fn show_active(
+    fn show_active<'a>(
         &self,
         catalogue: &Catalogue,
-        active: &BTreeMap<ServiceName, crate::log::record::Activate>,
+        active: impl Iterator<Item = &'a crate::log::record::Activate>,
     ) {
-        let shown = active.values().map(|a| {
+        let shown = active.map(|a| {
             (a.service.clone(), (a.generation, catalogue.label(&a.service, a.deployment)))
         });
         *self.active.lock() = shown.collect();
-    }
-}
-
-/// When a slot last did something, for idleness; kept apart from wall time.
-pub(crate) struct LastUse(Instant);
-
-impl LastUse {
-    pub fn now() -> Self {
-        Self(crate::clock::now())
-    }
-    pub fn touch(&mut self) {
-        self.0 = crate::clock::now();
-    }
-    pub fn is_older_than(&self, idle: Duration) -> bool {
-        self.0.elapsed() >= idle
     }
 }
 

@@ -11,12 +11,12 @@ use crate::{
     names::SlotId,
     slot::{
         Mail, Order, Ownership, Reply, SlotContext, SlotStats,
-        batch::commit_error,
+        commits::commit_error,
         flush::{CatchUp, catch_up_alone},
         relaxed_store,
         seated::Occupant,
         shared::Shared,
-        task::{End, Task},
+        task::{Served, Task},
     },
     telemetry::{metrics, repeats},
 };
@@ -51,25 +51,20 @@ pub(super) async fn run(
     let was_open = opened.is_ok();
     let error = match opened {
         Ok(task) => match Box::new(task).serve(shared, &mut orders).await {
-            (mut task, End::Stop { release, mut reply }) => {
+            (mut task, Served::Stop) => {
                 occupant.stopping();
-                match task.finish(shared, release, &mut reply).await {
-                    Ok(at) => {
+                match task.finish(shared).await {
+                    Ok(asked) => {
                         occupant.ended_in_order();
-                        if let Some(reply) = reply {
-                            let _ = reply.send(Ok(at));
+                        if let Some(asked) = asked {
+                            let _ = asked.send(Ok((task.core.term(), task.core.position())));
                         }
                         return;
                     }
-                    Err(error) => {
-                        if let Some(reply) = reply {
-                            let _ = reply.send(Err(error.clone()));
-                        }
-                        error
-                    }
+                    Err(error) => error,
                 }
             }
-            (_, End::Failed(error)) => error,
+            (_, Served::Failed(error)) => error,
         },
         Err(error) => error,
     };
@@ -130,7 +125,7 @@ pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
     // Its own, which nobody waits for: nothing is written.
     let owner = Arc::new(Ownership::default().lock().await);
     let claim = Claim { term: meta.term, position: meta.applied };
-    let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta);
+    let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta, Vec::new());
     task.take(mail).await;
 }
 
@@ -146,7 +141,7 @@ async fn open_while_wanted(
         let owner = Arc::new(ownership.lock().await);
         let task = Task::open(slot, context, stats, owner, last).await?;
         // Before anybody is told of it.
-        occupant.opened(task.term).map(|()| task)
+        occupant.opened(task.core.term()).map(|()| task)
     };
     let Some(mut told) = told else { return open.await };
     let given_up = || Error::of(Cause::GivenUp, "the slot is no longer needed on this node");
@@ -155,7 +150,7 @@ async fn open_while_wanted(
         () = told.closed() => return Err(given_up()),
         opened = open => opened,
     };
-    let term = opened.as_ref().map(|task| task.term).map_err(Clone::clone);
+    let term = opened.as_ref().map(|task| task.core.term()).map_err(Clone::clone);
     if told.send(term).is_err() && opened.is_ok() {
         return Err(given_up());
     }
@@ -215,12 +210,11 @@ impl Task {
         relaxed_store(&stats.position, claim.position);
         relaxed_store(&stats.applied, meta.applied);
         relaxed_store(&stats.sessions, meta.sessions);
-        stats.show_active(&context.catalogue, &meta.active);
+        stats.show_active(&context.catalogue, meta.active.values());
         metrics().slot_starts.increment(1);
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
-        let mut task = Self::new(slot, context, stats, owner, claim, meta);
-        task.unflushed = unflushed;
-        task.stats.dirty.store(!task.unflushed.is_empty(), Ordering::Relaxed);
+        stats.dirty.store(!unflushed.is_empty(), Ordering::Relaxed);
+        let mut task = Self::new(slot, context, stats, owner, claim, meta, unflushed);
         if task.context.cluster.is_some() {
             task.go_over_to_current();
         }
@@ -231,7 +225,7 @@ impl Task {
     fn go_over_to_current(&mut self) {
         for service in self.context.catalogue.all() {
             let target = service.target();
-            let current = self.active.get(&service.name).map(|active| active.generation);
+            let current = self.core.running().generation(&service.name);
             let is_behind = target.is_ahead_of(current);
             // Sessions of a removed service of the same name are deleted first.
             let waits =

@@ -54,7 +54,7 @@ impl Task {
         let (session, done) = self.carry_out(session, operation);
         match done {
             // That there is nothing to discard is as good as a read.
-            Ok(sent) if sent.seq == 0 && session.changed_in < self.building.number => {
+            Ok(sent) if sent.seq == 0 && session.changed_in < self.core.batch() => {
                 self.hold_read(session.changed_in, Consistency::Current, reply, Ok(sent));
             }
             Ok(sent) => self.hold(session.changed_in, reply, Ok(sent)),
@@ -209,7 +209,7 @@ impl Task {
         // What the first part is to replace, which stays as long as the part can fail.
         let (replaced, session) = match after {
             0 => {
-                let session_number = self.next_session;
+                let session_number = self.core.next_session();
                 let head = Head { created_ms, deployment, session_number, ..Head::default() };
                 (Some(session), Box::new(Session::new(key.clone(), head)))
             }
@@ -224,12 +224,8 @@ impl Task {
             Err((session, error)) => return (replaced.unwrap_or(session), Err(error)),
         };
         // From here on nothing fails.
-        if let Some(replaced) = replaced {
-            if replaced.exists() {
-                self.delete_record(&key, replaced.head.session_number);
-            }
-            self.next_session += 1;
-            self.count_session(1);
+        if let Some(replaced) = replaced.filter(|replaced| replaced.exists()) {
+            self.delete_record(&key, replaced.head.session_number);
         }
         session.head.deployment = deployment;
         for (seq, imported) in (after + 1..).zip(history) {
@@ -328,16 +324,15 @@ impl Task {
         session.head.seq = entry.seq;
         session.head.updated_ms = entry.time_ms;
         let record = new_record(session, entry, fingerprint, writes);
-        session.changed_in = self.building.number;
-        self.building.push(Record::Message(record));
+        session.changed_in = self.core.batch();
+        self.core.push(Record::Message(record));
     }
 
     pub(super) fn delete_record(&mut self, key: &SessionKey, session_number: u64) {
-        self.building.push(Record::Delete(Delete { key: key.clone(), session_number }));
-        self.deleted.insert(deleted::row(key), self.building.number);
+        self.core.push(Record::Delete(Delete { key: key.clone(), session_number }));
+        self.deleted.insert(deleted::row(key), self.core.batch());
         self.held_back.remove(key);
         self.context.plugins.pool().forget(key);
-        self.count_session(-1);
     }
 
     /// Gives a part of a session's state.
@@ -389,15 +384,15 @@ impl Task {
                     let session = self.take_session(&key)?;
                     self.delete_session(session);
                 }
-                if !self.building.has_room() {
+                if !self.core.batch_has_room() {
                     return Ok(true);
                 }
             }
         }
         // Nor is it remembered that their names had a session.
         if let Some(service) = self.context.catalogue.all().first() {
-            for record in deleted::forget(self.next_session, &service.name) {
-                self.building.push(Record::Delete(record));
+            for record in deleted::forget(self.core.next_session(), &service.name) {
+                self.core.push(Record::Delete(record));
             }
         }
         self.deleted.clear();

@@ -10,10 +10,7 @@ use crate::{
     message::Purged,
     names::{ServiceName, SessionKey},
     operation::Purge,
-    service::{
-        Target,
-        catalogue::{REMOVED, not_deployed},
-    },
+    service::{Target, catalogue::not_deployed},
     slot::{Mail, Reply, mail::Serve, task::Task},
 };
 
@@ -24,13 +21,6 @@ impl Serve for Purge {
 }
 
 impl Task {
-    /// Whether the slot has sessions of `service` from before it was removed, in generation
-    /// `since`, or may have.
-    pub(super) fn is_stale(&self, service: &ServiceName, since: u64) -> bool {
-        let active = self.active.get(service);
-        active.is_some_and(|at| at.deployment == REMOVED || at.generation < since)
-    }
-
     /// The generation in which a service of this name was removed, as far as this node knows.
     pub(super) fn since(&self, service: &ServiceName) -> u64 {
         let catalogue = &self.context.catalogue;
@@ -49,7 +39,7 @@ impl Task {
     fn check_not_removed(&self, service: &ServiceName) -> Result<(), Error> {
         let known = self.context.catalogue.get(service);
         match known.filter(|known| !known.is_removed()) {
-            None if self.active.contains_key(service) => Err(not_deployed(service)),
+            None if self.core.running().get(service).is_some() => Err(not_deployed(service)),
             None => Ok(()),
             Some(known) => self.check_purged(service, known.since),
         }
@@ -61,7 +51,9 @@ impl Task {
     /// # Errors
     /// `unavailable` while sessions of the removed one are left.
     pub(super) fn check_purged(&self, service: &ServiceName, since: u64) -> Result<(), Error> {
-        if !self.is_stale(service, since) || self.merged(service, "", None, 1, false)?.is_empty() {
+        if !self.core.running().is_stale(service, since)
+            || self.merged(service, "", None, 1, false)?.is_empty()
+        {
             return Ok(());
         }
         Err(Error::of(
@@ -76,17 +68,17 @@ impl Task {
     /// Stops running the service in this slot, and deletes some of its sessions.
     pub(super) fn purge(&mut self, service: &ServiceName, since: u64, reply: Reply<Purged>) {
         match self.purge_some(service, since) {
-            Ok(purged) if self.building.has_records() => self.building.hold(reply, Ok(purged)),
+            Ok(purged) if self.core.has_records() => self.hold_new(reply, Ok(purged)),
             other => self.hold_for_all(reply, other),
         }
     }
 
     fn purge_some(&mut self, service: &ServiceName, since: u64) -> Result<Purged, Error> {
-        if !self.is_stale(service, since) {
+        if !self.core.running().is_stale(service, since) {
             return Ok(Purged::default());
         }
         let removal = Target::removal(service.clone(), since);
-        if removal.is_ahead_of(self.active.get(service).map(|at| at.generation)) {
+        if removal.is_ahead_of(self.core.running().generation(service)) {
             self.switch_to(&removal);
         }
         // Else each step would go through all that earlier ones have deleted.

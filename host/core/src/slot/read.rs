@@ -108,7 +108,7 @@ impl Task {
             let held = hold_backlog(&backlog)?;
             let live = match reached >= session.head.seq {
                 true => {
-                    let from = (task.building.number, task.building.records.len());
+                    let from = task.core.place();
                     Some(task.subscribers.add(key, from)?)
                 }
                 false => None,
@@ -226,7 +226,7 @@ impl Task {
         if self.deleted.contains_key(&row) {
             return Ok(true);
         }
-        for generation in deleted::generations(self.next_session) {
+        for generation in deleted::generations(self.core.next_session()) {
             let found = self.context.store.get(self.slot, generation, &row)?;
             if found.is_some() {
                 return Ok(true);

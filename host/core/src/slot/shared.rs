@@ -252,6 +252,8 @@ impl Shared {
         mut ready: impl FnMut(&mut Task, bool, &mut Context<'_>) -> bool,
     ) -> Turn {
         poll_fn(|cx| {
+            #[cfg(test)]
+            self.stats.turns.fetch_add(1, Ordering::Relaxed);
             let mut inner = self.inner.lock();
             if inner.task.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
                 inner.task = Some(cx.waker().clone());

@@ -97,7 +97,7 @@ struct Fixture {
 }
 
 const SLOT: SlotId = 3;
-const PATIENCE: Duration = Duration::from_secs(20);
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Fixture {
     async fn new() -> Self {
@@ -110,15 +110,15 @@ impl Fixture {
     }
 
     /// A slot that waits so long for its log.
-    async fn with_patience(patience: Duration) -> Self {
-        Self::with(1 << 30, patience).await
+    async fn with_timeout(timeout: Duration) -> Self {
+        Self::with(1 << 30, timeout).await
     }
 
-    async fn with(bytes: usize, patience: Duration) -> Self {
+    async fn with(bytes: usize, timeout: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plugins = testkit::host_with_memory(&dir.path().join("plugins"), bytes);
         let plugin = plugins.add(testkit::guest().into()).await.unwrap();
-        Self::over(dir, plugins, plugin.digest(), patience)
+        Self::over(dir, plugins, plugin.digest(), timeout)
     }
 
     /// A slot whose calls may take so long.
@@ -429,7 +429,7 @@ async fn a_repeat_of_what_is_undecided_is_undecided() {
 /// lasts: its successor, here or elsewhere, waits for it to end.
 #[tokio::test]
 async fn a_slot_that_ends_is_not_patient_for_ever() {
-    let mut fixture = Fixture::with_patience(Duration::from_millis(200)).await;
+    let mut fixture = Fixture::with_timeout(Duration::from_millis(200)).await;
     let first = fixture.send(b"sone");
     let word = fixture.append().await;
     let (reply, stopped) = oneshot::channel();
@@ -449,21 +449,22 @@ async fn a_slot_does_not_wait_for_a_load_for_longer_than_for_a_call() {
     fixture.pass_all();
     let first = fixture.send(b"sone");
     fixture.taken(1).await;
-    let read = timeout(PATIENCE, fixture.describe()).await.expect("the slot waits for the load");
+    let read =
+        timeout(ENGINE_TIMEOUT, fixture.describe()).await.expect("the slot waits for the load");
     assert_eq!(read.unwrap().unwrap_err().code, Code::SessionNotFound);
     let error = first.await.unwrap().unwrap_err();
     assert_eq!((error.code, error.code.status()), (Code::PluginUnavailable, 503));
     assert!(error.retry_after.is_some() && error.detail.contains("being loaded"), "{error}");
     // Who comes later waits for the same load.
     let later = fixture.send(b"sone");
-    assert!(timeout(PATIENCE, fixture.describe()).await.is_ok());
+    assert!(timeout(ENGINE_TIMEOUT, fixture.describe()).await.is_ok());
     assert_eq!(later.await.unwrap().unwrap_err().code, Code::PluginUnavailable);
     // Without others a message waits as long as its client; without that, not at all.
     drop(fixture.send(b"sone"));
-    assert!(timeout(PATIENCE, fixture.describe()).await.is_ok());
+    assert!(timeout(ENGINE_TIMEOUT, fixture.describe()).await.is_ok());
     // What was begun went on meanwhile.
     source.given.send_replace(Some(Ok(testkit::guest().into())));
-    let again = timeout(PATIENCE, fixture.send(b"sone")).await;
+    let again = timeout(ENGINE_TIMEOUT, fixture.send(b"sone")).await;
     assert_eq!(again.unwrap().unwrap().unwrap().seq, 1);
     assert_eq!(source.asked.load(Ordering::Relaxed), 1);
 }
@@ -479,7 +480,9 @@ async fn a_slot_that_waits_for_a_load_stops_in_time() {
     }
     let (reply, stopped) = oneshot::channel();
     assert!(fixture.slot.order(Order::Stop { release: true, loaded: None, reply }).await.is_ok());
-    assert!(timeout(PATIENCE, stopped).await.expect("it waits for the load").unwrap().is_ok());
+    assert!(
+        timeout(ENGINE_TIMEOUT, stopped).await.expect("it waits for the load").unwrap().is_ok()
+    );
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::Unavailable);
 }
 
@@ -531,7 +534,7 @@ async fn a_plugin_without_instances_is_told_of() {
     let text = said.text();
     assert!(text.contains(&format!("can't instantiate {label}: ")), "{text}");
 
-    let (mut fixture, source) = Fixture::over_source(PATIENCE);
+    let (mut fixture, source) = Fixture::over_source(ENGINE_TIMEOUT);
     fixture.pass_all();
     source.given.send_replace(Some(Err("the source is away".into())));
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();

@@ -49,6 +49,29 @@ async fn a_message_is_applied_where_it_comes_in() {
     assert_eq!(second.await.unwrap().unwrap().seq, 2);
 }
 
+/// A wake-up is a switch to another thread, and most of what a mailbox costs: on a free slot its task is woken
+/// neither for a message nor for its commit.
+#[tokio::test]
+async fn a_message_on_a_free_slot_does_not_wake_the_slots_task() {
+    let mut fixture = Fixture::new().await;
+    fixture.pass_all();
+    fixture.send(b"sone").await.unwrap().unwrap();
+    // Until it has nothing left to do.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let turns = |fixture: &Fixture| fixture.slot.stats.turns.load(Ordering::Relaxed);
+    let before = turns(&fixture);
+    for _ in 0..10 {
+        fixture.send(b"stwo").await.unwrap().unwrap();
+    }
+    assert_eq!(turns(&fixture), before);
+    let (mail, answer) = message(&key(), "sthree");
+    assert!(matches!(fixture.slot.mailbox().try_queue(mail), Ok(Ok(()))));
+    assert_eq!(answer.await.unwrap().unwrap().seq, 12);
+    assert!(turns(&fixture) > before, "one that is queued is the task's");
+}
+
 /// One that overtakes another of its sender, is applied twice or not at all would be seen as lost or out
 /// of order; so would a slot that nobody looks after any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

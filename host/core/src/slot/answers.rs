@@ -1,0 +1,112 @@
+//! Answers of a slot: they leave at once if all that they rest on is durable, else the core holds them back.
+
+use crate::{
+    error::{Cause, Error},
+    message::{Consistency, Sent},
+    slot::{Reply, task::Task},
+};
+
+/// Is told why the batch is not durable, or that it is.
+type Later = Box<dyn FnOnce(Option<&Error>) + Send>;
+
+/// An answer that waits for a batch.
+pub(super) enum Held {
+    /// A new message's: nearly all there are.
+    Sent(Reply<Sent>, Sent),
+    Other(Later),
+}
+
+impl Held {
+    fn answer<T: Send + 'static>(reply: Reply<T>, answer: Result<T, Error>) -> Self {
+        Self::Other(Box::new(move |failed| {
+            let answer = match failed {
+                // A refusal that rests on uncommitted state is as void as an answer.
+                Some(error) => Err(error.clone()),
+                None => answer,
+            };
+            let _ = reply.send(answer);
+        }))
+    }
+
+    /// The answer of a read: nothing of it can be kept or lost.
+    fn read<T: Send + 'static>(reply: Reply<T>, answer: Result<T, Error>) -> Self {
+        Self::Other(Box::new(move |failed| {
+            let answer = match failed {
+                Some(error) if error.is(Cause::Undecided) => Err(Error::of(
+                    Cause::Storage,
+                    "the log did not confirm in time that this node still owns the slot",
+                )),
+                Some(error) => Err(error.clone()),
+                None => answer,
+            };
+            let _ = reply.send(answer);
+        }))
+    }
+
+    /// The asker may have gone away meanwhile: nothing to do about it.
+    fn leave(self, failed: Option<&Error>) {
+        match (self, failed) {
+            (Held::Sent(reply, sent), None) => drop(reply.send(Ok(sent))),
+            (Held::Sent(reply, _), Some(error)) => drop(reply.send(Err(error.clone()))),
+            (Held::Other(answer), failed) => answer(failed),
+        }
+    }
+}
+
+/// Their batch is durable.
+pub(super) fn send(held: Vec<Held>) {
+    held.into_iter().for_each(|held| held.leave(None));
+}
+
+/// Their batch is not durable, or nobody knows: every asker is told.
+pub(super) fn refuse(held: Vec<Held>, error: &Error) {
+    held.into_iter().for_each(|held| held.leave(Some(error)));
+}
+
+impl Task {
+    /// Sends an answer once all that it rests on is durable: the batches up to `changed_in`.
+    pub(super) fn hold<T: Send + 'static>(
+        &mut self,
+        changed_in: u64,
+        reply: Reply<T>,
+        answer: Result<T, Error>,
+    ) {
+        match self.core.gate(changed_in) {
+            Some(gate) => gate.push(Held::answer(reply, answer)),
+            None => drop(reply.send(answer)),
+        }
+    }
+
+    /// As [`Self::hold`], for what rests on the batch that fills.
+    pub(super) fn hold_new<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        answer: Result<T, Error>,
+    ) {
+        self.core.hold(Held::answer(reply, answer));
+    }
+
+    /// As [`Self::hold`], for an answer that rests on everything that the slot has.
+    pub(super) fn hold_for_all<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        answer: Result<T, Error>,
+    ) {
+        self.hold_read(self.core.last_change(), Consistency::Current, reply, answer);
+    }
+
+    /// Sends the answer of a read. In a cluster nobody else may have written meanwhile: it waits
+    /// for a commit that is sent after it, which fails if this node was fenced.
+    pub(super) fn hold_read<T: Send + 'static>(
+        &mut self,
+        changed_in: u64,
+        consistency: Consistency,
+        reply: Reply<T>,
+        answer: Result<T, Error>,
+    ) {
+        match (&self.context.cluster, consistency) {
+            (Some(_), Consistency::Current) => self.core.hold_current(Held::read(reply, answer)),
+            _ => self.hold(changed_in, reply, answer),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The batch that fills while the one before it commits.
+
+use crate::{limits, log::record::Record};
+
+/// What one commit makes durable, and the answers that wait for it.
+pub(super) struct Filling<H> {
+    /// The batch's number within the task, from 1.
+    pub number: u64,
+    pub records: Vec<Record>,
+    /// About how many bytes the records take.
+    bytes: usize,
+    /// It is appended even without records: what it holds waits for a commit of its own time.
+    pub barrier: bool,
+    pub gate: Vec<H>,
+}
+
+impl<H> Filling<H> {
+    pub fn new(number: u64) -> Self {
+        Self { number, records: Vec::new(), bytes: 0, barrier: false, gate: Vec::new() }
+    }
+
+    pub fn push(&mut self, record: Record) {
+        self.bytes += record_bytes(&record);
+        self.records.push(record);
+    }
+
+    /// Whether there is a reason to append it.
+    pub fn is_due(&self) -> bool {
+        !self.records.is_empty() || self.barrier
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.records.len().max(self.gate.len()) < limits::BATCH_MESSAGES_MAX
+            && self.bytes < limits::BATCH_BYTES_MAX
+    }
+}
+
+fn record_bytes(record: &Record) -> usize {
+    const RECORD_BYTES: usize = 96;
+    match record {
+        Record::Message(message) => {
+            let entry = &message.entry;
+            let writes = message.writes.iter();
+            let events = entry.events.iter();
+            RECORD_BYTES
+                + entry.body.len()
+                + entry.reply.len()
+                + writes
+                    .map(|w| w.key.len() + w.value.as_ref().map_or(0, |v| v.len()))
+                    .sum::<usize>()
+                + events.map(|e| e.kind.len() + e.body.len()).sum::<usize>()
+        }
+        _ => RECORD_BYTES,
+    }
+}
