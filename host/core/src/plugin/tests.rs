@@ -348,11 +348,10 @@ async fn a_dropped_call_spends_its_instance() {
 #[tokio::test]
 async fn a_call_that_waits_ends_at_its_deadline() {
     let (signal, limit) = (super::Signal::default(), Duration::from_millis(20));
-    let waiting =
-        instance::unless_stuck(&signal, limit, std::pin::pin!(std::future::pending::<()>()));
-    assert!(waiting.await.is_none());
-    let ready = instance::unless_stuck(&signal, limit, std::pin::pin!(std::future::ready(7)));
-    assert_eq!(ready.await, Some(7));
+    let waiting = std::pin::pin!(std::future::pending::<()>());
+    assert!(instance::unless_stuck(&signal, limit, waiting).await.is_none());
+    let ready = std::pin::pin!(std::future::ready(7));
+    assert_eq!(instance::unless_stuck(&signal, limit, ready).await, Some(7));
 }
 
 /// Not a test of anything: prints what calls cost. `cargo test -p slotd --lib -- --ignored

@@ -276,13 +276,12 @@ impl Task {
             SessionTarget::Migrates { from, to } => (from, to),
         };
         // Boxed: it is once in a session's version, and large.
-        Box::pin(self.migrate(tx, active, (old, target), time_ms, caller)).await
+        Box::pin(self.migrate(tx, (old, target), time_ms, caller)).await
     }
 
     async fn migrate(
         &mut self,
         tx: Box<Transaction>,
-        active: &Activate,
         (old, target): (DeploymentId, DeploymentId),
         time_ms: u64,
         caller: &mut Caller<'_>,

@@ -349,8 +349,8 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
 mod tests {
     use super::*;
 
-    /// A slot's other sessions would wait for a call that gets no turns for as long as its client has
-    /// patience; but where nobody waits, it is to have the time.
+    /// A slot's other sessions would wait for a call that gets no turns for as long as its client
+    /// waits; but where nobody waits, it is to have the time.
     #[tokio::test]
     async fn a_call_is_cut_once_others_wait_for_its_slot() {
         let (stats, deadline) = (Arc::<SlotStats>::default(), Duration::from_millis(1));

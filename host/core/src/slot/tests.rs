@@ -97,7 +97,7 @@ struct Fixture {
 }
 
 const SLOT: SlotId = 3;
-const ENGINE_TIMEOUT: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Fixture {
     async fn new() -> Self {
@@ -450,21 +450,21 @@ async fn a_slot_does_not_wait_for_a_load_for_longer_than_for_a_call() {
     let first = fixture.send(b"sone");
     fixture.taken(1).await;
     let read =
-        timeout(ENGINE_TIMEOUT, fixture.describe()).await.expect("the slot waits for the load");
+        timeout(TEST_TIMEOUT, fixture.describe()).await.expect("the slot waits for the load");
     assert_eq!(read.unwrap().unwrap_err().code, Code::SessionNotFound);
     let error = first.await.unwrap().unwrap_err();
     assert_eq!((error.code, error.code.status()), (Code::PluginUnavailable, 503));
     assert!(error.retry_after.is_some() && error.detail.contains("being loaded"), "{error}");
     // Who comes later waits for the same load.
     let later = fixture.send(b"sone");
-    assert!(timeout(ENGINE_TIMEOUT, fixture.describe()).await.is_ok());
+    assert!(timeout(TEST_TIMEOUT, fixture.describe()).await.is_ok());
     assert_eq!(later.await.unwrap().unwrap_err().code, Code::PluginUnavailable);
     // Without others a message waits as long as its client; without that, not at all.
     drop(fixture.send(b"sone"));
-    assert!(timeout(ENGINE_TIMEOUT, fixture.describe()).await.is_ok());
+    assert!(timeout(TEST_TIMEOUT, fixture.describe()).await.is_ok());
     // What was begun went on meanwhile.
     source.given.send_replace(Some(Ok(testkit::guest().into())));
-    let again = timeout(ENGINE_TIMEOUT, fixture.send(b"sone")).await;
+    let again = timeout(TEST_TIMEOUT, fixture.send(b"sone")).await;
     assert_eq!(again.unwrap().unwrap().unwrap().seq, 1);
     assert_eq!(source.asked.load(Ordering::Relaxed), 1);
 }
@@ -480,9 +480,7 @@ async fn a_slot_that_waits_for_a_load_stops_in_time() {
     }
     let (reply, stopped) = oneshot::channel();
     assert!(fixture.slot.order(Order::Stop { release: true, loaded: None, reply }).await.is_ok());
-    assert!(
-        timeout(ENGINE_TIMEOUT, stopped).await.expect("it waits for the load").unwrap().is_ok()
-    );
+    assert!(timeout(TEST_TIMEOUT, stopped).await.expect("it waits for the load").unwrap().is_ok());
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::Unavailable);
 }
 
@@ -534,7 +532,7 @@ async fn a_plugin_without_instances_is_told_of() {
     let text = said.text();
     assert!(text.contains(&format!("can't instantiate {label}: ")), "{text}");
 
-    let (mut fixture, source) = Fixture::over_source(ENGINE_TIMEOUT);
+    let (mut fixture, source) = Fixture::over_source(TEST_TIMEOUT);
     fixture.pass_all();
     source.given.send_replace(Some(Err("the source is away".into())));
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();

@@ -136,7 +136,7 @@ async fn too_many_are_refused() {
     let (service, waiting) = (service("s"), Begin::Lane { cost: Duration::ZERO });
     for _ in 0..limits::LONG_CALLS_MAX {
         let body = Typed::<()> {
-            future: Box::pin(|| Box::pin(std::future::pending())),
+            future: Box::pin(std::future::pending()),
             done: None,
             took: Duration::ZERO,
         };

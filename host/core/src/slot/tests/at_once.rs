@@ -133,7 +133,7 @@ async fn a_sender_that_goes_away_leaves_the_slot_whole() {
     source.given.send_replace(Some(Ok(testkit::guest().into())));
     let (mail, answer) = message(&key(), "stwo");
     assert!(matches!(slot.mailbox().0.put(mail, || {}), Put::Done));
-    let sent = timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+    let sent = timeout(TEST_TIMEOUT, answer).await.unwrap().unwrap().unwrap();
     assert_eq!(sent.seq, 1, "nothing is kept of what nobody waited for");
 }
 
@@ -149,7 +149,7 @@ async fn a_panic_where_a_message_comes_in_ends_the_slot() {
     let (mail, answer) = message(&session, "sone");
     assert!(matches!(fixture.slot.mailbox().0.put(mail, || {}), Put::Done));
     assert!(answer.await.is_err(), "no server answers");
-    drop(timeout(PATIENCE, fixture.ownership.lock()).await.expect("the state is still there"));
+    drop(timeout(TEST_TIMEOUT, fixture.ownership.lock()).await.expect("the state is still there"));
     assert!(fixture.slot.is_closed());
     fixture.slot = SlotHandle::spawn(SLOT, fixture.ownership.clone(), fixture.context.clone());
     let again = fixture.send(b"stwo");
