@@ -61,6 +61,24 @@ enum Sending {
     Away { peer: Arc<str>, answer: BoxFuture<'static, Result<Response, PeerError>> },
 }
 
+/// Where a slot was in an attempt's time.
+struct Seen {
+    /// The attempt went by it.
+    at: Place,
+    /// Once whoever was asked had named another owner; else the same.
+    since: Place,
+}
+
+impl Seen {
+    fn of(at: Place) -> Self {
+        Self { since: at.clone(), at }
+    }
+
+    fn is_left(&self, place: &Place) -> bool {
+        *place != self.at && *place != self.since
+    }
+}
+
 /// What is known of a request that has to go around again.
 struct Trouble {
     error: Error,
@@ -169,7 +187,7 @@ impl Forwarder {
             attempt: 0,
             deadline,
             backoff: backoff(),
-            seen: Place::UNKNOWN,
+            seen: Seen::of(Place::UNKNOWN),
             doubtful: false,
             followed: false,
         };
@@ -212,7 +230,7 @@ impl Forwarder {
         let mut backoff = backoff();
         loop {
             let place = self.router.place(slot);
-            let mut seen = place.clone();
+            let mut seen = Seen::of(place.clone());
             if matches!(place, Place::Away { owner: None, .. }) {
                 let (reply, answer) = oneshot::channel();
                 if self.router.read_copy(slot, || mail(reply)) {
@@ -285,19 +303,19 @@ impl Forwarder {
         }
     }
 
-    /// `seen` becomes the slot's place after the peer's answer.
+    /// `seen` learns the slot's place after the peer's answer.
     async fn forward(
         &self,
         slot: SlotId,
         peer: &Arc<str>,
         request: Request,
-        seen: &mut Place,
+        seen: &mut Seen,
     ) -> Result<Response, PeerError> {
         metrics().forwards.increment(1);
         match self.peers.call(peer, request)?.await? {
             Response::NotOwner { owner, term, .. } => {
                 self.not_owner(slot, peer, owner, term);
-                *seen = self.router.place(slot);
+                seen.since = self.router.place(slot);
                 Err(PeerError::Refused(Error::of(
                     Cause::NotOwner,
                     format!("node {peer} does not own slot {slot}"),
@@ -311,7 +329,7 @@ impl Forwarder {
     async fn wait(
         &self,
         slot: SlotId,
-        seen: &Place,
+        seen: &Seen,
         backoff: &mut Backoff,
         deadline: Instant,
         trouble: Error,
@@ -327,12 +345,12 @@ impl Forwarder {
         self.pause(slot, seen, backoff, deadline, trouble).await
     }
 
-    /// Waits for one back-off step, or until the slot is not at `seen` any more: the place that the
-    /// last attempt went by, or, where its answer named an owner, the place since.
+    /// Waits for one back-off step, or until the slot is at neither place of `seen`. Requests that ask
+    /// nodes which name each other change the place to and fro: that wakes none of them.
     async fn pause(
         &self,
         slot: SlotId,
-        seen: &Place,
+        seen: &Seen,
         backoff: &mut Backoff,
         deadline: Instant,
         trouble: Error,
@@ -341,7 +359,7 @@ impl Forwarder {
         let mut place = self.router.watch_place(slot)?;
         let until = (Instant::now() + backoff.next()).min(deadline);
         // Also a change before the subscription counts.
-        let _ = tokio::time::timeout_at(until, place.wait_for(|place| place != seen)).await;
+        let _ = tokio::time::timeout_at(until, place.wait_for(|place| seen.is_left(place))).await;
         match Instant::now() < deadline {
             true => Ok(()),
             false => Err(trouble),
@@ -359,8 +377,7 @@ struct Journey {
     attempt: u64,
     deadline: Instant,
     backoff: Backoff,
-    /// The place that the last attempt went by, as in [`Forwarder::pause`].
-    seen: Place,
+    seen: Seen,
     /// An earlier attempt may have been carried out.
     doubtful: bool,
     /// It went at once to the owner that a peer named.
@@ -375,8 +392,9 @@ impl Journey {
             self.ticket.turn().await;
             let forwarder = self.forwarder.clone();
             self.attempt = forwarder.lane(self.slot)?.attempt();
-            self.seen = forwarder.router.place(self.slot);
-            let to = match &self.seen {
+            let place = forwarder.router.place(self.slot);
+            self.seen = Seen::of(place.clone());
+            let to = match &place {
                 Place::Here => Some(To::Here),
                 Place::Moving => None,
                 Place::Away { owner, .. } => {
@@ -389,7 +407,7 @@ impl Journey {
                 let _ = tokio::time::timeout(limits::LANE_TIMEOUT, self.ticket.follow(to)).await;
                 continue;
             }
-            let now = match self.seen {
+            let now = match place {
                 Place::Here => match self.deliver()? {
                     Some(sending) => return Ok(sending),
                     None => stopped(),
@@ -505,7 +523,7 @@ impl Journey {
                 Ok(Response::NotOwner { owner, term, .. }) => {
                     let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
-                    self.seen = self.forwarder.router.place(self.slot);
+                    self.seen.since = self.forwarder.router.place(self.slot);
                     let why = format!("node {peer} no longer owns slot {}", self.slot);
                     let error = Error::of(Cause::Moved, why);
                     Err(Trouble { error, doubtful: false, moved })
