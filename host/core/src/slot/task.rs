@@ -286,6 +286,10 @@ impl Task {
                     poll_once(decided(&mut self.commit, &self.shared)).await
             {
                 self.on_committed(decided);
+                // What is in memory may rest on a commit that failed.
+                if !self.takes_mail() {
+                    return;
+                }
             }
         }
     }

@@ -26,10 +26,23 @@ mod at_once;
 mod faulty;
 mod operate;
 
+fn message_under(
+    id: Option<&str>,
+    session: &SessionKey,
+    body: impl Into<Bytes>,
+) -> (Mail, oneshot::Receiver<Result<Sent, Error>>) {
+    let (reply, answer) = oneshot::channel();
+    let (id, content_type) = (id.map(Into::into), "text/plain".into());
+    let message = Incoming { id, sender: None, content_type, body: body.into() };
+    (Message { key: session.clone(), message }.mail(reply), answer)
+}
+
 /// The embedded log; each append waits for the test's word, and can be refused by it.
 struct HeldLog {
     log: Arc<dyn SlotLog>,
     appends: mpsc::UnboundedSender<oneshot::Sender<Word>>,
+    /// Appends whose end the slot was told.
+    ended: Arc<AtomicU64>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -69,7 +82,11 @@ impl SlotLog for HeldLog {
         then: crate::log::Then,
     ) -> Option<BoxFuture<'static, Result<Position, LogError>>> {
         let commit = self.commit(append);
-        tokio::spawn(async move { then(commit.await) });
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            then(commit.await);
+            ended.fetch_add(1, Ordering::Release);
+        });
         None
     }
     fn read(
@@ -92,6 +109,9 @@ struct Fixture {
     appends: mpsc::UnboundedReceiver<oneshot::Sender<Word>>,
     /// The store gives no values.
     store_fails: Arc<AtomicBool>,
+    at_read: faulty::AtRead,
+    /// As in [`HeldLog`].
+    ended: Arc<AtomicU64>,
     data: DataDir,
     _dir: tempfile::TempDir,
 }
@@ -153,11 +173,16 @@ impl Fixture {
         let catalogue = Catalogue::of_cluster();
         assert!(catalogue.learn(service.unwrap()));
         let (sender, appends) = mpsc::unbounded_channel();
-        let store_fails = Arc::new(AtomicBool::new(false));
+        let (store_fails, ended) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default());
+        let at_read = faulty::AtRead::default();
         let context = Arc::new(SlotContext {
             node: "n".into(),
-            log: Arc::new(HeldLog { log: data.log(), appends: sender }),
-            store: Arc::new(Faulty { store: data.state(), fails: store_fails.clone() }),
+            log: Arc::new(HeldLog { log: data.log(), appends: sender, ended: ended.clone() }),
+            store: Arc::new(Faulty {
+                store: data.state(),
+                fails: store_fails.clone(),
+                at_read: at_read.clone(),
+            }),
             plugins: Arc::new(plugins),
             catalogue: Arc::new(catalogue),
             kept: KeptPlugins::default(),
@@ -169,7 +194,7 @@ impl Fixture {
         });
         let ownership = Ownership::default();
         let slot = SlotHandle::spawn(SLOT, ownership.clone(), context.clone());
-        Self { slot, ownership, context, appends, store_fails, data, _dir: dir }
+        Self { slot, ownership, context, appends, store_fails, at_read, ended, data, _dir: dir }
     }
 
     fn send(&self, body: &'static [u8]) -> oneshot::Receiver<Result<Sent, Error>> {
@@ -181,14 +206,7 @@ impl Fixture {
         id: Option<&str>,
         body: &'static [u8],
     ) -> oneshot::Receiver<Result<Sent, Error>> {
-        let (reply, answer) = oneshot::channel();
-        let message = Incoming {
-            id: id.map(Into::into),
-            sender: None,
-            content_type: "text/plain".into(),
-            body: Bytes::from_static(body),
-        };
-        let mail = Message { key: key(), message }.mail(reply);
+        let (mail, answer) = message_under(id, &key(), body);
         assert!(matches!(self.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
         answer
     }

@@ -210,6 +210,7 @@ impl<H, S> Core<H, S> {
     /// Mail is being carried out. Nothing else is until [`Core::end_mail`], but commits go on.
     pub fn begin_mail(&mut self) {
         debug_assert!(!self.at_work, "one mail at a time");
+        debug_assert!(!self.is_broken(), "what it has may never become durable");
         self.at_work = true;
     }
 
@@ -477,7 +478,10 @@ impl<H, S> Core<H, S> {
     }
 
     fn is_idle(&self, idle: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_use) >= idle
+        // Alone, it would end in vain where the store takes no flush: it serves reads as long as it is there.
+        let keeps = !self.options.cluster && self.is_dirty();
+        !keeps
+            && now.saturating_duration_since(self.last_use) >= idle
             && !self.at_work
             && self.in_flight.is_none()
             && !self.has_records()

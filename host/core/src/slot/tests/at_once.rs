@@ -26,10 +26,7 @@ fn message(
     session: &SessionKey,
     body: impl Into<Bytes>,
 ) -> (Mail, oneshot::Receiver<Result<Sent, Error>>) {
-    let (reply, answer) = oneshot::channel();
-    let content_type = "text/plain".into();
-    let message = Incoming { id: None, sender: None, content_type, body: body.into() };
-    (Message { key: session.clone(), message }.mail(reply), answer)
+    message_under(None, session, body)
 }
 
 /// What all of this is for: a message would wake the slot's task, wait for it, and be answered
@@ -155,4 +152,37 @@ async fn a_panic_where_a_message_comes_in_ends_the_slot() {
     let again = fixture.send(b"stwo");
     fixture.append().await.send(Word::Pass).unwrap();
     assert_eq!(again.await.unwrap().unwrap().seq, 2);
+}
+
+/// The session's cached state has a message whose commit failed a moment ago, in the middle of what the slot's
+/// task takes in one go: a repeat of it would be acknowledged, and is in no log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_repeat_behind_a_failed_commit_is_refused() {
+    let mut fixture = Fixture::new().await;
+    let first = fixture.send(b"sone");
+    fixture.append().await.send(Word::Pass).unwrap();
+    first.await.unwrap().unwrap();
+    let lost = fixture.send_under(Some("k"), b"stwo");
+    let word = fixture.append().await;
+    let (ended, mailbox) = (fixture.ended.clone(), fixture.slot.mailbox().clone());
+    *fixture.at_read.lock() = Some(Box::new(move || {
+        let until = Instant::now() + TEST_TIMEOUT;
+        while mailbox.0.mailbox_depth() == 0 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        // From another thread: what this one wakes may have to wait for it.
+        std::thread::spawn(move || word.send(Word::Refuse)).join().unwrap().unwrap();
+        while ended.load(Ordering::Acquire) < 2 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }));
+    let waits = SessionKey::parse("s", faulty::WAITS).unwrap();
+    let (mail, before) = message(&waits, "sone");
+    assert!(matches!(fixture.slot.mailbox().try_queue(mail), Ok(Ok(()))));
+    let (mail, repeat) = message_under(Some("k"), &key(), "stwo");
+    assert!(matches!(fixture.slot.mailbox().try_queue(mail), Ok(Ok(()))));
+    assert!(timeout(TEST_TIMEOUT, lost).await.unwrap().unwrap().is_err());
+    // In the mailbox when the slot ended: the next task may have it.
+    assert!(!matches!(timeout(TEST_TIMEOUT, repeat).await.unwrap(), Ok(Ok(_))));
+    assert!(!matches!(timeout(TEST_TIMEOUT, before).await.unwrap(), Ok(Ok(_))));
 }

@@ -21,9 +21,16 @@ use std::{
 /// A session whose head can't be read without a panic.
 pub(super) const PANICS: &str = "panics";
 
+/// A session whose head is read once what a test wants has happened.
+pub(super) const WAITS: &str = "waits";
+
+/// What a read of [`WAITS`] does first.
+pub(super) type AtRead = Arc<parking_lot::Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 pub(super) struct Faulty {
     pub store: Arc<dyn StateStore>,
     pub fails: Arc<AtomicBool>,
+    pub at_read: AtRead,
 }
 
 type Sessions = Result<Vec<(SessionId, Head)>, StateError>;
@@ -47,6 +54,11 @@ impl StateStore for Faulty {
     }
     fn head(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Head>, StateError> {
         assert_ne!(key.session.as_str(), PANICS, "as the test wants it");
+        if key.session.as_str() == WAITS
+            && let Some(first) = self.at_read.lock().take()
+        {
+            first();
+        }
         self.store.head(slot, key)
     }
     fn scan(

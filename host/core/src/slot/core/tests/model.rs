@@ -524,7 +524,8 @@ impl Model {
         let is_busy = self.at_work.is_some()
             || self.in_flight.is_some()
             || !self.filling.is_empty()
-            || self.flush.is_some();
+            || self.flush.is_some()
+            || (!self.cluster && self.core.is_dirty());
         let idle = Duration::from_secs(idle);
         let is_used = is_busy || watched || waiting || self.now - self.last_use < idle;
         match self.core.on(Event::IfIdle { idle, watched, waiting }, self.now) {
