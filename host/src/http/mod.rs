@@ -1,8 +1,8 @@
 //! The gateway: slotd's HTTP API and its admin API, each on its own listener.
 //!
 //! A request meets, in this order: its connection (`connection`, `server`), the token (`auth`),
-//! the checks of names and parameters (`params`), its handler, and a [`crate::node::Node`].
-//! `POST .../messages` bypasses the router, because it is the hot path.
+//! the checks of names and parameters (`params`), its handler, and its `Backend`, a node.
+//! `POST .../messages` bypasses axum's routes (`server`), because it is the hot path.
 
 mod admin;
 mod answer;

@@ -403,7 +403,7 @@ mod tests {
         assert!(counts.imports >= 4 && counts.exports >= 3, "{counts:?}");
     }
 
-    /// Prints what components have: `SLOTD_COMPONENTS=FOLDER cargo test -p slotd --lib -- --ignored
+    /// Prints what components have: `SLOTD_COMPONENTS=FOLDER cargo test -p slotd-core --lib -- --ignored
     /// --nocapture structure::tests::counts_of_components`.
     #[ignore = "measures"]
     #[test]

@@ -354,7 +354,7 @@ async fn a_call_that_waits_ends_at_its_deadline() {
     assert_eq!(instance::unless_stuck(&signal, limit, ready).await, Some(7));
 }
 
-/// Not a test of anything: prints what calls cost. `cargo test -p slotd --lib -- --ignored
+/// Not a test of anything: prints what calls cost. `cargo test -p slotd-core --lib -- --ignored
 /// --nocapture plugin::tests::costs`.
 #[ignore = "measures"]
 #[tokio::test]

@@ -15,11 +15,13 @@
 //! | `Flushed` with an error | *broken* | |
 //! | [`Snapshot`](Event::Snapshot) | the log is trimmed behind it, once a later commit is durable | `trim` of a later `Durable` |
 //! | [`Look`](Event::Look) | *broken*, if the log has not answered for too long | |
-//! | [`IfIdle`](Event::IfIdle), idle | *stopping* on a node that stands alone, else the same | [`Close`](Effect::Close), [`Rest`](Effect::Rest) |
+//! | [`IfIdle`](Event::IfIdle) | as `Look` | |
+//! | `IfIdle`, idle | *stopping* on a node that stands alone, else the same | [`Close`](Effect::Close), [`Rest`](Effect::Rest) |
 //! | [`Prove`](Event::Prove), watched, nothing committed for a while | an empty batch is due | |
 //! | [`Abandon`](Event::Abandon) for a later term, [`Broken`](Event::Broken) | *broken* | |
 //! | [`Stop`](Event::Stop), and the next owner has not loaded what the slot runs | the same | [`Refused`](Effect::Refused) |
-//! | `Stop` | *stopping* | `Close` |
+//! | `Stop`, on a slot that serves | *stopping* | `Close` |
+//! | `Stop`, on one that stops or is over | the same | `Refused` |
 //! | [`Drained`](Event::Drained), and no mail is carried out | *stopping*: no more mail; a release record is due, if one is wanted | |
 //!
 //! *Stopping*: [`Core::step`] says what is left to do. *Broken*: nothing is sent, flushed, trimmed or taken any
