@@ -13,6 +13,8 @@ type Later = Box<dyn FnOnce(Option<&Error>) + Send>;
 pub(super) enum Held {
     /// A new message's: nearly all there are.
     Sent(Reply<Sent>, Sent),
+    /// Nothing of it can be kept or lost.
+    Read(Later),
     Other(Later),
 }
 
@@ -28,9 +30,8 @@ impl Held {
         }))
     }
 
-    /// The answer of a read: nothing of it can be kept or lost.
     fn read<T: Send + 'static>(reply: Reply<T>, answer: Result<T, Error>) -> Self {
-        Self::Other(Box::new(move |failed| {
+        Self::Read(Box::new(move |failed| {
             let answer = match failed {
                 Some(error) if error.is(Cause::Undecided) => Err(Error::of(
                     Cause::Storage,
@@ -48,7 +49,7 @@ impl Held {
         match (self, failed) {
             (Held::Sent(reply, sent), None) => drop(reply.send(Ok(sent))),
             (Held::Sent(reply, _), Some(error)) => drop(reply.send(Err(error.clone()))),
-            (Held::Other(answer), failed) => answer(failed),
+            (Held::Read(answer) | Held::Other(answer), failed) => answer(failed),
         }
     }
 }
@@ -61,6 +62,20 @@ pub(super) fn send(held: Vec<Held>) {
 /// Their batch is not durable, or nobody knows: every asker is told.
 pub(super) fn refuse(held: Vec<Held>, error: &Error) {
     held.into_iter().for_each(|held| held.leave(Some(error)));
+}
+
+/// Nobody knows whether their batch is durable, and the slot ends for `error`. A read need not know: where another
+/// node has the slot, it can be asked there.
+pub(super) fn refuse_undecided(held: Vec<Held>, error: &Error) {
+    let undecided = Error::of(
+        Cause::Undecided,
+        "the slot stopped while the message was written; \
+         repeat it with the same idempotency key",
+    );
+    for held in held {
+        let is_elsewhere = matches!(held, Held::Read(_)) && error.is(Cause::NotOwner);
+        held.leave(Some(if is_elsewhere { error } else { &undecided }));
+    }
 }
 
 impl Task {
@@ -108,5 +123,28 @@ impl Task {
             (Some(_), Consistency::Current) => self.core.hold_current(Held::read(reply, answer)),
             _ => self.hold(changed_in, reply, answer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    /// A read that waits for a commit when another node takes the slot over would be an error to its client,
+    /// which a read of the new owner is not; a message may have been kept.
+    #[test]
+    fn a_read_of_a_slot_that_is_lost_is_asked_elsewhere() {
+        let causes = |why: Cause| {
+            let ((read, read_gets), (write, write_gets)) = (oneshot::channel(), oneshot::channel());
+            let held = vec![Held::read(read, Ok(1)), Held::answer(write, Ok(2))];
+            refuse_undecided(held, &Error::of(why, "says the test"));
+            let cause = |mut gets: oneshot::Receiver<Result<i32, Error>>| {
+                gets.try_recv().unwrap().unwrap_err().cause.unwrap()
+            };
+            (cause(read_gets), cause(write_gets))
+        };
+        assert_eq!(causes(Cause::NotOwner), (Cause::NotOwner, Cause::Undecided));
+        assert_eq!(causes(Cause::Storage), (Cause::Storage, Cause::Undecided));
     }
 }

@@ -112,12 +112,7 @@ impl Task {
     /// Ends a slot that is broken: why, which is told to everyone who waits.
     pub(super) fn end(&mut self) -> Option<Error> {
         let End { error, undecided, kept_out, asked } = self.core.end()?;
-        let unknown = Error::of(
-            Cause::Undecided,
-            "the slot stopped while the message was written; \
-             repeat it with the same idempotency key",
-        );
-        answers::refuse(undecided, &unknown);
+        answers::refuse_undecided(undecided, &error);
         answers::refuse(kept_out, &error);
         if let Some(asked) = asked {
             let _ = asked.send(Err(error.clone()));
