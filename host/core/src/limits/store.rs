@@ -25,6 +25,10 @@ pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const ANSWER_HERE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of one group commit; the rest goes to the next one. Bounds the time of one fsync.
 pub const GROUP_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a group commit waits for as many batches as the last one had, if that had several. About
+/// what a sync takes on a fast disk: at 64 connections it makes the batches of a commit a third more
+/// (`docs/benchmark.md`).
+pub const COMMIT_GATHER_MAX: Duration = Duration::from_micros(150);
 /// Appends and claims that wait for the committer, per slot and in all as many again. One append
 /// of a slot is in flight at a time, so only claims that race could ever reach it.
 pub const COMMIT_QUEUE_PER_SLOT_MAX: usize = 4;

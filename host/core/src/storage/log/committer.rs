@@ -1,5 +1,4 @@
-//! The committer's thread: wait for the first request, take what else is ready, one durable
-//! write, then the answers.
+//! The committer's thread: wait for requests ([`queue`](super::queue)), one durable write, then the answers.
 
 use super::{Answer, FENCE_KEY, FenceRow, Kind, Request, Shared, Tables};
 use crate::{
@@ -35,31 +34,21 @@ pub fn run(shared: &Shared, runtime: Option<&Handle>) {
         refused: Vec::new(),
         taken: vec![false; usize::from(shared.engine.identity.slot_count)],
     };
-    let mut arrived = Vec::new();
     // What did not fit the commit before, in order of arrival.
     let mut held = VecDeque::new();
-    loop {
-        {
-            let mut queue = shared.queue.lock();
-            while queue.requests.is_empty() && held.is_empty() {
-                if queue.stopped {
-                    return;
-                }
-                shared.wake.wait(&mut queue);
-            }
-            std::mem::swap(&mut queue.requests, &mut arrived);
-        }
-        held.extend(arrived.drain(..));
-        group_commit(shared, runtime, &mut commit, &mut held);
+    let mut last = 0;
+    while shared.queue.take(&mut held, last) {
+        last = group_commit(shared, runtime, &mut commit, &mut held);
     }
 }
 
+/// Gives how many batches it had.
 fn group_commit(
     shared: &Shared,
     runtime: Option<&Handle>,
     commit: &mut Commit,
     held: &mut VecDeque<Request>,
-) {
+) -> usize {
     // Held until the answers are given: the store is not opened again under a commit.
     let db = shared.engine.open_db();
     let ready =
@@ -71,7 +60,7 @@ fn group_commit(
             for request in held.drain(..) {
                 request.answer.give(Err(LogError::Unavailable(why.clone())));
             }
-            return;
+            return 0;
         }
     };
     let fence = {
@@ -83,8 +72,9 @@ fn group_commit(
         let _context = runtime.map(Handle::enter);
         commit.refused.drain(..).for_each(|(answer, why)| answer.give(Err(why)));
     }
-    if commit.waiting.is_empty() {
-        return;
+    let batches = commit.waiting.len();
+    if batches == 0 {
+        return 0;
     }
     let number = shared.tables.lock().last + 1;
     let salt = shared.engine.identity.salt;
@@ -95,10 +85,9 @@ fn group_commit(
     let fence = fence.filter(|fence| insert_fence(db, &mut batch, fence));
     let started = crate::clock::now();
     let written = shared.engine.commit(db, batch);
-    let several = commit.waiting.len() > 1;
     let metrics = metrics();
     metrics.commit_seconds.record(started.elapsed());
-    metrics.commit_slots.record(commit.waiting.len() as f64);
+    metrics.commit_slots.record(batches as f64);
     metrics.commit_bytes.record(bytes as f64);
     metrics.fsyncs.increment(1);
     if written.is_ok() {
@@ -112,7 +101,7 @@ fn group_commit(
     match runtime {
         // From here each answer would wake a worker with a system call of its own; on a worker
         // they cost one together.
-        Some(runtime) if several || bytes > limits::ANSWER_HERE_BYTES_MAX => {
+        Some(runtime) if batches > 1 || bytes > limits::ANSWER_HERE_BYTES_MAX => {
             drop(runtime.spawn(async move { answer_all() }))
         }
         runtime => {
@@ -120,6 +109,7 @@ fn group_commit(
             answer_all();
         }
     }
+    batches
 }
 
 fn answer_all(waiting: Vec<(SlotId, u64, Answer)>, written: &Result<(), WriteError>, number: u64) {

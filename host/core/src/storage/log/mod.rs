@@ -9,6 +9,7 @@
 //! row [`FENCE_KEY`] of `meta`.
 
 mod committer;
+mod queue;
 
 use crate::{
     database::{db::Db, engine::Engine, record},
@@ -19,7 +20,8 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use queue::{Queue, Refused};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
@@ -45,18 +47,10 @@ pub(crate) struct FenceRow {
 
 pub(crate) struct Shared {
     pub engine: Arc<Engine>,
-    queue: Mutex<Queue>,
-    wake: Condvar,
+    queue: Queue,
     tables: Mutex<Tables>,
-    queue_max: usize,
     /// Where those who wait for answers run, if there is one.
     runtime: OnceLock<Handle>,
-}
-
-#[derive(Default)]
-struct Queue {
-    requests: Vec<Request>,
-    stopped: bool,
 }
 
 struct Request {
@@ -155,10 +149,8 @@ impl Shared {
         let slots = usize::from(engine.identity.slot_count);
         Arc::new(Self {
             engine,
-            queue: Mutex::default(),
-            wake: Condvar::new(),
+            queue: Queue::new(slots * limits::COMMIT_QUEUE_PER_SLOT_MAX),
             tables: Mutex::default(),
-            queue_max: slots * limits::COMMIT_QUEUE_PER_SLOT_MAX,
             runtime: OnceLock::new(),
         })
     }
@@ -179,8 +171,7 @@ impl Shared {
 
     /// Answers what is queued, then ends the committer.
     pub fn stop(&self) {
-        self.queue.lock().stopped = true;
-        self.wake.notify_all();
+        self.queue.close();
     }
 
     /// The last group commit that is durable.
@@ -209,27 +200,15 @@ impl Shared {
     }
 
     fn push(&self, slot: SlotId, kind: Kind, answer: Answer) {
-        let refused = if slot >= self.engine.identity.slot_count {
-            Some(format!("there is no slot {slot}"))
-        } else {
-            let mut queue = self.queue.lock();
-            if queue.stopped {
-                Some("the log is closed".to_owned())
-            } else if queue.requests.len() >= self.queue_max {
-                Some("too many appends are waiting".to_owned())
-            } else {
-                let first = queue.requests.is_empty();
-                queue.requests.push(Request { slot, kind, answer });
-                drop(queue);
-                if first {
-                    self.wake.notify_one();
-                }
-                return;
-            }
-        };
-        if let Some(why) = refused {
-            answer.give(Err(LogError::Unavailable(why)));
+        if slot >= self.engine.identity.slot_count {
+            return answer.give(Err(LogError::Unavailable(format!("there is no slot {slot}"))));
         }
+        let (request, why) = match self.queue.push(Request { slot, kind, answer }) {
+            Ok(()) => return,
+            Err(Refused::Closed(request)) => (request, "the log is closed"),
+            Err(Refused::Full(request)) => (request, "too many appends are waiting"),
+        };
+        request.answer.give(Err(LogError::Unavailable(why.to_owned())));
     }
 
     fn read(&self, slot: SlotId, after: Position, max: usize) -> Result<Vec<Logged>, LogError> {
