@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 use std::path::Path;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Short output for people; after a deploy every slot runs.
 const SLOTS_SHOWN: usize = 20;
@@ -111,9 +111,9 @@ async fn moved(client: &Client, service: &str, answer: Json) -> Result<Json, Cli
         return Ok(answer);
     }
     let mut answer = answer.into_value();
-    let until = Instant::now() + client.timeout();
+    let until = crate::clock::timer_now() + client.timeout();
     while is_moving(&answer["swap"]) {
-        if Instant::now() > until {
+        if crate::clock::timer_now() > until {
             return Err(CliError::new(
                 Exit::Unreachable,
                 format!(

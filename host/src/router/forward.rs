@@ -171,7 +171,7 @@ impl Forwarder {
         message: Incoming,
     ) -> Result<(Journey, Sending), Error> {
         let slot = self.router.slot_of(key);
-        let deadline = Instant::now() + self.deadline;
+        let deadline = crate::clock::timer_now() + self.deadline;
         let ticket = self.lane(slot)?.enter(self.held_max).ok_or_else(|| {
             Error::of(
                 Cause::Full,
@@ -226,7 +226,7 @@ impl Forwarder {
         // What may have been kept by an attempt whose answer is lost: a later one may be refused for
         // reasons that do not apply to the first.
         let mut doubtful = false;
-        let deadline = Instant::now() + self.deadline;
+        let deadline = crate::clock::timer_now() + self.deadline;
         let mut backoff = backoff();
         loop {
             let place = self.router.place(slot);
@@ -357,10 +357,10 @@ impl Forwarder {
     ) -> Result<(), Error> {
         metrics().forward_retries.increment(1);
         let mut place = self.router.watch_place(slot)?;
-        let until = (Instant::now() + backoff.next()).min(deadline);
+        let until = (crate::clock::timer_now() + backoff.next()).min(deadline);
         // Also a change before the subscription counts.
         let _ = tokio::time::timeout_at(until, place.wait_for(|place| seen.is_left(place))).await;
-        match Instant::now() < deadline {
+        match crate::clock::timer_now() < deadline {
             true => Ok(()),
             false => Err(trouble),
         }

@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Retries of a node that can't start yet.
 const STARTS_MAX: u32 = 5;
@@ -96,7 +96,7 @@ impl Cluster {
 
     /// Starts everything and waits until it is ready. Returns the text to print.
     async fn start(&mut self, args: &Dev) -> Result<Value, CliError> {
-        let started = Instant::now();
+        let started = crate::clock::timer_now();
         let plugin = plugin(args)?;
         let folder = Folder::open(&args.dir, args.nats_servers)?;
         let dir = folder.path.clone();
@@ -155,7 +155,7 @@ impl Cluster {
 
     /// Waits until every node can take requests.
     async fn ready(&mut self) -> Result<(), CliError> {
-        let until = Instant::now() + limits::CLUSTER_DEV_READY;
+        let until = crate::clock::timer_now() + limits::CLUSTER_DEV_READY;
         for index in 0..self.plans.len() {
             let admin = self.admin(index)?;
             let mut starts = 1;
@@ -181,7 +181,7 @@ impl Cluster {
                     Ok(_) => break,
                     Err(error) => error.message,
                 };
-                if Instant::now() > until {
+                if crate::clock::timer_now() > until {
                     let waited = limits::CLUSTER_DEV_READY.as_secs();
                     let said = format!("{} is not ready in {waited} s: {why}", node.name);
                     return Err(CliError::new(Exit::CannotStart, said));
@@ -238,7 +238,7 @@ impl Cluster {
         let mut running: Vec<&mut Node> =
             self.nodes.iter_mut().filter(|node| node.ended.is_none()).collect();
         running.iter().for_each(|node| node.terminate());
-        let until = Instant::now() + limits::CLUSTER_DEV_STOP;
+        let until = crate::clock::timer_now() + limits::CLUSTER_DEV_STOP;
         let mut badly = Vec::new();
         while !running.is_empty() {
             running.retain_mut(|node| {
@@ -250,7 +250,7 @@ impl Cluster {
                 }
                 false
             });
-            if Instant::now() > until {
+            if crate::clock::timer_now() > until {
                 let names: Vec<_> = running.iter().map(|node| &*node.name).collect();
                 badly.push(format!("did not stop in time, killed: {}", names.join(", ")));
                 break;

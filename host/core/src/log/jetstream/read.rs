@@ -12,7 +12,7 @@ use crate::{
 use async_nats::{HeaderMap, StatusCode};
 use serde_json::json;
 use std::sync::atomic::Ordering;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 const SEQUENCE: &str = "Nats-Sequence";
 /// Comes with each message of a page, from servers that know pages (2.11).
@@ -73,7 +73,7 @@ impl Shared {
         let mut links = Vec::new();
         let mut bytes = 0;
         loop {
-            let deadline = Instant::now() + self.waits.request;
+            let deadline = crate::clock::timer_now() + self.waits.request;
             let Ok(Some(message)) = timeout_at(deadline, expected.answers.recv()).await else {
                 if links.is_empty() {
                     return Err(LogError::Unavailable("JetStream: no answer".into()));
