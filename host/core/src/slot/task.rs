@@ -277,19 +277,16 @@ impl Task {
         for _ in 0..limits::MAIL_PER_TURN_MAX {
             let Some(next) = shared.next_mail() else { return };
             self.take(next).await;
-            // Where calls tend to be long, neither an order nor what is decided must wait for several.
-            if !self.may_take_at_once() {
-                return;
-            }
             if self.core.is_in_flight()
                 && let Poll::Ready(decided) =
                     poll_once(decided(&mut self.commit, &self.shared)).await
             {
                 self.on_committed(decided);
-                // What is in memory may rest on a commit that failed.
-                if !self.takes_mail() {
-                    return;
-                }
+            }
+            // What is in memory may rest on a commit that failed. And where calls tend to be long, an
+            // order must not wait for several.
+            if !self.may_take_at_once() {
+                return;
             }
         }
     }
