@@ -118,25 +118,23 @@ impl Lane {
     /// waited for.
     pub async fn run<T: Send + 'static>(
         &self,
-        work: Work<'_, T>,
+        mut work: Work<'_, T>,
         caller: &mut Caller<'_>,
         ending: impl FnOnce() -> BoxFuture<'static, Cut>,
     ) -> Ran<T> {
-        let Work { service, begin, signal, mut future } = work;
-        if begin == Begin::Here {
-            let first = poll_fn(|cx| match future.as_mut().poll(cx) {
+        if work.begin == Begin::Here {
+            let first = poll_fn(|cx| match work.future.as_mut().poll(cx) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if signal.is_paused() => Poll::Ready(None),
+                Poll::Pending if work.signal.is_paused() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             });
             if let Some(output) = first.await {
                 return Ran { output, lane: None };
             }
-            if let Some(service) = service {
+            if let Some(service) = work.service {
                 self.ration.used_a_slice(service);
             }
         }
-        let work = Work { service, begin, signal, future };
         // Boxed: it is rare, and large.
         Box::pin(self.run_long(work, caller, ending())).await
     }
