@@ -252,11 +252,11 @@ impl Router {
         let (told, opened) = oneshot::channel();
         match seat.open(slot, &self.context, last, Some(told)) {
             Outcome::Here(term) => return Ok(term),
-            Outcome::Busy if matches!(seat.phase(), Phase::Opening { .. }) => {
+            Outcome::Opening => {
                 let why = "a cancelled open of this slot has not finished";
                 return Err(Error::of(Cause::Opening, why));
             }
-            Outcome::Busy => {
+            Outcome::Moving => {
                 let why = "this node is handing the slot over to another node";
                 return Err(Error::of(Cause::Moving, why));
             }

@@ -9,7 +9,8 @@
 //! |---|---|---|---|
 //! | vacant, failed, stopping | [`Open`](Event::Open) | opening, by a new task | [`Spawn`](Outcome::Spawn) |
 //! | serving | `Open` | serving | [`Here`](Outcome::Here) |
-//! | opening, sealing, sealed | `Open` | the same | [`Busy`](Outcome::Busy) |
+//! | opening | `Open` | opening | [`Opening`](Outcome::Opening) |
+//! | sealing, sealed | `Open` | the same | [`Moving`](Outcome::Moving) |
 //! | opening | [`Opened`](Event::Opened) | serving | `Changed` |
 //! | opening, and another has said that it owns a later term | `Opened` | opening | [`Overtaken`](Outcome::Overtaken) |
 //! | opening, serving | [`Stopping`](Event::Stopping) | stopping | `Changed` |
@@ -155,9 +156,10 @@ pub enum Outcome {
     Spawn(TaskId),
     /// It is here already.
     Here(Term),
-    /// It can't be opened yet: an opening that was given up has not finished, or it is being given
-    /// away.
-    Busy,
+    /// It can't be opened yet: an opening that was given up has not finished.
+    Opening,
+    /// It can't be opened yet: it is being given away.
+    Moving,
     /// Another node has claimed it since, under this term: end.
     Overtaken(Term),
     /// Ask the task to release it.
@@ -267,7 +269,8 @@ impl Seat {
                 Outcome::Spawn(task)
             }
             Phase::Serving { term, .. } => Outcome::Here(term),
-            Phase::Opening { .. } | Phase::Sealing { .. } | Phase::Sealed { .. } => Outcome::Busy,
+            Phase::Opening { .. } => Outcome::Opening,
+            Phase::Sealing { .. } | Phase::Sealed { .. } => Outcome::Moving,
         }
     }
 
