@@ -25,7 +25,11 @@ use super::{
     signal::{Cut, Signal},
     workers::give_way,
 };
-use crate::{limits, names::ServiceName, telemetry::metrics};
+use crate::{
+    limits,
+    names::ServiceName,
+    telemetry::{metrics, panics},
+};
 use futures_util::future::BoxFuture;
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -149,7 +153,8 @@ impl Lane {
         let Work { service, begin, signal, future } = work;
         metrics().long_calls.increment(1);
         let (done, mut result) = oneshot::channel();
-        let body = Typed { future, done: Some(done), took: Duration::ZERO };
+        let contained = panics::is_contained();
+        let body = Typed { future, done: Some(done), took: Duration::ZERO, contained };
         let job = match self.shared.push(service.cloned(), begin, Box::new(body)) {
             Ok(job) => job,
             Err(mut body) => {

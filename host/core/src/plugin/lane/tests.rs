@@ -63,7 +63,7 @@ fn few_begin_and_the_cheap_go_first() {
                 Arc::<Signal>::default().pause().await;
             }
         });
-        let body = Typed::<()> { future, done: None, took: Duration::ZERO };
+        let body = Typed::<()> { future, done: None, took: Duration::ZERO, contained: true };
         let begin = Begin::Lane { cost: Duration::from_millis(cost) };
         assert!(lane.shared.push(Some(service("s")), begin, Box::new(body)).is_ok());
     };
@@ -139,6 +139,7 @@ async fn too_many_are_refused() {
             future: Box::pin(std::future::pending()),
             done: None,
             took: Duration::ZERO,
+            contained: true,
         };
         assert!(lane.shared.push(Some(service.clone()), waiting, Box::new(body)).is_ok());
     }
@@ -211,4 +212,19 @@ async fn a_panic_goes_back_to_who_waits() {
         });
         assert!(waits.await.is_err_and(|error| error.is_panic()));
     }
+}
+
+/// The panic hook would end the node for a bug that ends one slot where its call is not long.
+#[tokio::test]
+async fn a_panic_is_contained_where_that_of_a_short_call_is() {
+    let lane = Lane::new(1);
+    let contained = || async {
+        let signal = Arc::<Signal>::default();
+        let future = Box::pin(async { panics::is_contained() });
+        let begin = Begin::Lane { cost: Duration::ZERO };
+        let work = Work { service: None, begin, signal: &signal, future };
+        lane.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await.output
+    };
+    assert!(panics::contain("slot", contained()).await.unwrap());
+    assert!(!contained().await);
 }
