@@ -5,6 +5,9 @@
 //! leaves this node carries an idempotency key, of this node's making where the client gave none,
 //! so that sending it again is safe whatever became of the first time.
 
+mod pause;
+
+use self::pause::{Seen, backoff, pause};
 use super::{
     Place, Routed, Router,
     lane::{Lane, Refused, Ticket, To},
@@ -59,24 +62,6 @@ struct KeySource {
 enum Sending {
     Here(oneshot::Receiver<Result<Sent, Error>>),
     Away { peer: Arc<str>, answer: BoxFuture<'static, Result<Response, PeerError>> },
-}
-
-/// Where a slot was in an attempt's time.
-struct Seen {
-    /// The attempt went by it.
-    at: Place,
-    /// Once whoever was asked had named another owner; else the same.
-    since: Place,
-}
-
-impl Seen {
-    fn of(at: Place) -> Self {
-        Self { since: at.clone(), at }
-    }
-
-    fn is_left(&self, place: &Place) -> bool {
-        *place != self.at && *place != self.since
-    }
 }
 
 /// What is known of a request that has to go around again.
@@ -315,7 +300,7 @@ impl Forwarder {
         match self.peers.call(peer, request)?.await? {
             Response::NotOwner { owner, term, .. } => {
                 self.not_owner(slot, peer, owner, term);
-                seen.since = self.router.place(slot);
+                seen.then(self.router.place(slot));
                 Err(PeerError::Refused(Error::of(
                     Cause::NotOwner,
                     format!("node {peer} does not own slot {slot}"),
@@ -345,8 +330,7 @@ impl Forwarder {
         self.pause(slot, seen, backoff, deadline, trouble).await
     }
 
-    /// Waits for one back-off step, or until the slot is at neither place of `seen`. Requests that ask
-    /// nodes which name each other change the place to and fro: that wakes none of them.
+    /// Waits until another try is worth it ([`pause`]).
     async fn pause(
         &self,
         slot: SlotId,
@@ -356,14 +340,7 @@ impl Forwarder {
         trouble: Error,
     ) -> Result<(), Error> {
         metrics().forward_retries.increment(1);
-        let mut place = self.router.watch_place(slot)?;
-        let until = (crate::clock::timer_now() + backoff.next()).min(deadline);
-        // Also a change before the subscription counts.
-        let _ = tokio::time::timeout_at(until, place.wait_for(|place| seen.is_left(place))).await;
-        match crate::clock::timer_now() < deadline {
-            true => Ok(()),
-            false => Err(trouble),
-        }
+        pause(self.router.watch_place(slot)?, seen, backoff, deadline, trouble).await
     }
 }
 
@@ -523,7 +500,7 @@ impl Journey {
                 Ok(Response::NotOwner { owner, term, .. }) => {
                     let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
-                    self.seen.since = self.forwarder.router.place(self.slot);
+                    self.seen.then(self.forwarder.router.place(self.slot));
                     let why = format!("node {peer} no longer owns slot {}", self.slot);
                     let error = Error::of(Cause::Moved, why);
                     Err(Trouble { error, doubtful: false, moved })
@@ -589,9 +566,4 @@ impl KeySource {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         format!("{INTERNAL_KEY}{:032x}-{number:x}", self.random)
     }
-}
-
-/// Half to all of a step.
-fn backoff() -> Backoff {
-    Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX).spread(0.5..1.0)
 }
