@@ -15,7 +15,7 @@ use crate::{
     },
     slot::{
         Reply, answers::Held, calls::Done, mail::Serve, overlay::Transaction, session::Session,
-        task::Task,
+        shell::Shell,
     },
     telemetry::repeats,
 };
@@ -35,24 +35,24 @@ struct Choice {
 }
 
 impl Serve for operation::Message {
-    fn serve(self, task: &mut Task, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
-        task.message(self.key, self.message, reply)
+    fn serve(self, shell: &mut Shell, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
+        shell.message(self.key, self.message, reply)
     }
 }
 
 impl Serve for operation::Query {
-    fn serve(self, task: &mut Task, reply: Reply<Answer>) -> impl Future<Output = ()> + Send {
-        task.query(self.key, self.content_type, self.body, self.consistency, reply)
+    fn serve(self, shell: &mut Shell, reply: Reply<Answer>) -> impl Future<Output = ()> + Send {
+        shell.query(self.key, self.content_type, self.body, self.consistency, reply)
     }
 }
 
 impl Serve for operation::Delete {
-    async fn serve(self, task: &mut Task, reply: Reply<()>) {
-        task.delete(&self.key, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<()>) {
+        shell.delete(&self.key, reply);
     }
 }
 
-impl Task {
+impl Shell {
     pub(super) async fn message(&mut self, key: SessionKey, message: Incoming, reply: Reply<Sent>) {
         let session = match self.take_session(&key) {
             Ok(session) => session,

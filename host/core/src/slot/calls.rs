@@ -8,7 +8,9 @@ use crate::{
     names::{ServiceName, SessionKey},
     plugin::{self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, Work},
     service::Deployment,
-    slot::{SlotStats, commits::decided, core, overlay::Transaction, session::Session, task::Task},
+    slot::{
+        SlotStats, commits::decided, core, overlay::Transaction, session::Session, shell::Shell,
+    },
     telemetry::{repeats, services::Called},
 };
 use futures_util::FutureExt;
@@ -31,7 +33,7 @@ pub(super) struct Done {
     pub used_state: bool,
 }
 
-impl Task {
+impl Shell {
     /// A deployment, loaded if need be. What is being loaded goes on when it is not waited for any more, so
     /// that it is there for one of the next messages.
     pub(super) async fn guests(

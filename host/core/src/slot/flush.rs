@@ -10,7 +10,7 @@ use crate::{
         commits::commit_error,
         core::{Event, Stored},
         relaxed_store,
-        task::Task,
+        shell::Shell,
     },
     state::{SlotMeta, StateStore, changes::Changes},
     telemetry::{metrics, repeats},
@@ -44,7 +44,7 @@ impl Flushing {
     }
 }
 
-impl Task {
+impl Shell {
     pub(super) fn start_flush(&mut self) {
         relaxed_store(&self.stats.cached, self.cache.len() as u64);
         relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
@@ -108,7 +108,7 @@ impl Task {
     }
 }
 
-impl Task {
+impl Shell {
     fn trim(&self, up_to: Position) {
         let trim = self.context.log.trim(self.slot, up_to);
         let slot = self.slot;

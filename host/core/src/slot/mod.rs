@@ -1,7 +1,7 @@
 //! Slots: each has one writer of its sessions at a time.
 //!
 //! Mail comes in by the [`SlotHandle`]. It is applied by whoever has the slot's state (`shared`): the task
-//! that brings it, or the slot's own. The state is the shell (`task`) around a pure `core`:
+//! that brings it, or the slot's own. The state is the shell (`shell`) around a pure `core`:
 //!
 //! 1. `mail` has the operation served; a message by `apply`, which changes a cached `session` through an
 //!    `overlay`, and calls the handler (`calls`).
@@ -31,8 +31,8 @@ pub mod seat;
 pub mod seated;
 pub(crate) mod session;
 mod shared;
+pub(crate) mod shell;
 pub(crate) mod subscribers;
-pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 

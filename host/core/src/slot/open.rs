@@ -16,7 +16,7 @@ use crate::{
         relaxed_store,
         seated::Occupant,
         shared::Shared,
-        task::{Served, Task},
+        shell::{Served, Shell},
     },
     telemetry::{metrics, repeats},
 };
@@ -45,19 +45,19 @@ pub(super) async fn run(
     let Ending { shared, occupant } = &ending;
     let (slot, context) = (open.slot, open.context.clone());
     let mut opened = open_while_wanted(open, occupant, stats).await;
-    if let Ok(task) = &mut opened {
-        task.shared = Some(shared.clone());
+    if let Ok(shell) = &mut opened {
+        shell.shared = Some(shared.clone());
     }
     let was_open = opened.is_ok();
     let error = match opened {
-        Ok(task) => match Box::new(task).serve(shared, &mut orders).await {
-            (mut task, Served::Stop) => {
+        Ok(shell) => match Box::new(shell).serve(shared, &mut orders).await {
+            (mut shell, Served::Stop) => {
                 occupant.stopping();
-                match task.finish(shared).await {
+                match shell.finish(shared).await {
                     Ok(asked) => {
                         occupant.ended_in_order();
                         if let Some(asked) = asked {
-                            let _ = asked.send(Ok((task.core.term(), task.core.position())));
+                            let _ = asked.send(Ok((shell.core.term(), shell.core.position())));
                         }
                         return;
                     }
@@ -125,8 +125,8 @@ pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
     // Its own, which nobody waits for: nothing is written.
     let owner = Arc::new(Ownership::default().lock().await);
     let claim = Claim { term: meta.term, position: meta.applied };
-    let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta, Vec::new());
-    task.take(mail).await;
+    let mut shell = Shell::new(slot, context, Arc::default(), owner, claim, meta, Vec::new());
+    shell.take(mail).await;
 }
 
 /// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
@@ -135,13 +135,13 @@ async fn open_while_wanted(
     open: Open,
     occupant: &Occupant,
     stats: Arc<SlotStats>,
-) -> Result<Task, Error> {
+) -> Result<Shell, Error> {
     let Open { slot, ownership, context, last, told } = open;
     let open = async {
         let owner = Arc::new(ownership.lock().await);
-        let task = Task::open(slot, context, stats, owner, last).await?;
+        let shell = Shell::open(slot, context, stats, owner, last).await?;
         // Before anybody is told of it.
-        occupant.opened(task.core.term()).map(|()| task)
+        occupant.opened(shell.core.term()).map(|()| shell)
     };
     let Some(mut told) = told else { return open.await };
     let given_up = || Error::of(Cause::GivenUp, "the slot is no longer needed on this node");
@@ -150,14 +150,14 @@ async fn open_while_wanted(
         () = told.closed() => return Err(given_up()),
         opened = open => opened,
     };
-    let term = opened.as_ref().map(|task| task.core.term()).map_err(Clone::clone);
+    let term = opened.as_ref().map(|shell| shell.core.term()).map_err(Clone::clone);
     if told.send(term).is_err() && opened.is_ok() {
         return Err(given_up());
     }
     opened
 }
 
-impl Task {
+impl Shell {
     /// Claims the slot and brings the state store up to the claim. Where the owner before has said
     /// what it wrote last, what came before the claim is read while the claim is on its way.
     async fn open(
@@ -214,11 +214,11 @@ impl Task {
         metrics().slot_starts.increment(1);
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
         stats.dirty.store(!unflushed.is_empty(), Ordering::Relaxed);
-        let mut task = Self::new(slot, context, stats, owner, claim, meta, unflushed);
-        if task.context.cluster.is_some() {
-            task.go_over_to_current();
+        let mut shell = Self::new(slot, context, stats, owner, claim, meta, unflushed);
+        if shell.context.cluster.is_some() {
+            shell.go_over_to_current();
         }
-        Ok(task)
+        Ok(shell)
     }
 
     /// Another node may have had the slot while its service was swapped, or in the middle of it.

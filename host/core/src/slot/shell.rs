@@ -2,7 +2,7 @@
 //!
 //! A message is applied where it comes in if nobody works on the slot just then (see [`shared`](super::shared));
 //! the task looks after orders, commits, flushes and what waits, in that order. What any of it leads to is the
-//! core's decision: the shell reports what has happened ([`Task::on`]) and does what follows. When a commit
+//! core's decision: the shell reports what has happened ([`Shell::on`]) and does what follows. When a commit
 //! fails, everything in memory is dropped and the next task opens the slot again from the log: failure,
 //! fencing and restart are one path.
 
@@ -65,7 +65,7 @@ enum Next {
     Mail,
 }
 
-pub(super) struct Task {
+pub(super) struct Shell {
     pub(super) slot: SlotId,
     pub(super) context: Arc<SlotContext>,
     /// Also held by a flush that runs: the next task opens the slot when both have ended.
@@ -97,7 +97,7 @@ pub(super) struct Task {
     pub(super) long: LongCalls,
 }
 
-impl Task {
+impl Shell {
     pub(super) fn new(
         slot: SlotId,
         context: Arc<SlotContext>,
@@ -203,21 +203,21 @@ impl Task {
         shared.give_back(self);
         loop {
             let mut next = None;
-            let turn = shared.turn(|task, has_mail, cx| {
-                next = task.next(has_mail, orders, cx);
+            let turn = shared.turn(|shell, has_mail, cx| {
+                next = shell.next(has_mail, orders, cx);
                 next.is_some()
             });
-            let mut task = match turn.await {
-                Turn::Free(task) => task,
+            let mut shell = match turn.await {
+                Turn::Free(shell) => shell,
                 Turn::Begun(begun) => begun.await,
                 Turn::Panicked => resume_unwind(Box::new("handling a message panicked")),
             };
             if let Some(next) = next
-                && let Some(end) = task.go_on(next, shared).await
+                && let Some(end) = shell.go_on(next, shared).await
             {
-                return (task, end);
+                return (shell, end);
             }
-            shared.give_back(task);
+            shared.give_back(shell);
             // What follows may always be ready.
             tokio::task::consume_budget().await;
         }
@@ -343,7 +343,7 @@ async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
-impl Drop for Task {
+impl Drop for Shell {
     fn drop(&mut self) {
         self.context.cached_bytes.fetch_sub(self.cache_bytes, Ordering::Relaxed);
     }
