@@ -193,7 +193,7 @@ impl Router {
     /// Waits until no slot has a task, nor a flush of one.
     pub async fn settled(&self) {
         for seat in &self.slots {
-            drop(seat.ownership().lock().await);
+            drop(seat.task_lock().lock().await);
         }
     }
 
@@ -303,7 +303,7 @@ impl Router {
     /// # Errors
     /// `slot-not-found`.
     pub async fn hold(&self, slot: SlotId) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
-        Ok(self.seat(slot)?.ownership().lock().await)
+        Ok(self.seat(slot)?.task_lock().lock().await)
     }
 
     /// The slots that are here, with their terms.

@@ -206,9 +206,9 @@ pub(crate) struct Urgent {
 
 /// Serialises the tasks of one slot: the next one opens it when the one before has ended.
 #[derive(Clone, Default)]
-pub struct Ownership(Arc<tokio::sync::Mutex<()>>);
+pub struct TaskLock(Arc<tokio::sync::Mutex<()>>);
 
-impl Ownership {
+impl TaskLock {
     /// Waits until the slot has no task, nor a flush of one.
     pub async fn lock(&self) -> tokio::sync::OwnedMutexGuard<()> {
         self.0.clone().lock_owned().await
@@ -257,7 +257,7 @@ impl SlotHandle {
     /// where the owner before has released it; `told` hears when it is open, or why it can't be.
     fn new(
         occupant: Occupant,
-        ownership: Ownership,
+        task_lock: TaskLock,
         last: Option<Last>,
         told: Option<Reply<Term>>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -265,7 +265,7 @@ impl SlotHandle {
         let stats = Arc::new(SlotStats::default());
         let context = occupant.context.clone();
         let shared = shared::Shared::new(context.options.mailbox_messages, stats.clone());
-        let open = open::Open { slot: occupant.slot, ownership, context, last, told };
+        let open = open::Open { slot: occupant.slot, task_lock, context, last, told };
         let ending = open::Ending { shared: shared.clone(), occupant };
         // What a slot has in memory ends with its task; the next one opens it from the log.
         let run = open::run(open, ending, orders, stats.clone());
@@ -274,9 +274,9 @@ impl SlotHandle {
 
     /// A slot that no node has.
     #[cfg(test)]
-    pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
+    pub fn spawn(slot: SlotId, task_lock: TaskLock, context: Arc<SlotContext>) -> Self {
         let occupant = Occupant { slot, task: 0, seat: Weak::new(), context };
-        let (handle, run) = Self::new(occupant, ownership, None, None);
+        let (handle, run) = Self::new(occupant, task_lock, None, None);
         crate::task::spawn_contained("slot", run);
         handle
     }

@@ -10,7 +10,7 @@ use crate::{
     },
     names::SlotId,
     slot::{
-        Mail, Order, Ownership, Reply, SlotContext, SlotStats,
+        Mail, Order, Reply, SlotContext, SlotStats, TaskLock,
         commits::commit_error,
         flush::{CatchUp, catch_up_alone},
         relaxed_store,
@@ -27,7 +27,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 /// What a task needs to open its slot.
 pub(super) struct Open {
     pub slot: SlotId,
-    pub ownership: Ownership,
+    pub task_lock: TaskLock,
     pub context: Arc<SlotContext>,
     /// Where the owner before has released it.
     pub last: Option<Last>,
@@ -123,9 +123,9 @@ pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
         Err(error) => return mail.refuse(error.into()),
     };
     // Its own, which nobody waits for: nothing is written.
-    let owner = Arc::new(Ownership::default().lock().await);
+    let lock = Arc::new(TaskLock::default().lock().await);
     let claim = Claim { term: meta.term, position: meta.applied };
-    let mut shell = Shell::new(slot, context, Arc::default(), owner, claim, meta, Vec::new());
+    let mut shell = Shell::new(slot, context, Arc::default(), lock, claim, meta, Vec::new());
     shell.take(mail).await;
 }
 
@@ -136,10 +136,10 @@ async fn open_while_wanted(
     occupant: &Occupant,
     stats: Arc<SlotStats>,
 ) -> Result<Shell, Error> {
-    let Open { slot, ownership, context, last, told } = open;
+    let Open { slot, task_lock, context, last, told } = open;
     let open = async {
-        let owner = Arc::new(ownership.lock().await);
-        let shell = Shell::open(slot, context, stats, owner, last).await?;
+        let lock = Arc::new(task_lock.lock().await);
+        let shell = Shell::open(slot, context, stats, lock, last).await?;
         // Before anybody is told of it.
         occupant.opened(shell.core.term()).map(|()| shell)
     };
@@ -164,7 +164,7 @@ impl Shell {
         slot: SlotId,
         context: Arc<SlotContext>,
         stats: Arc<SlotStats>,
-        owner: Arc<OwnedMutexGuard<()>>,
+        lock: Arc<OwnedMutexGuard<()>>,
         last: Option<Last>,
     ) -> Result<Self, Error> {
         let claim = match last {
@@ -179,7 +179,7 @@ impl Shell {
             match last {
                 Some(last) => {
                     let until = CatchUp::To(last.position);
-                    catch_up_alone(slot, context.clone(), until, owner.clone()).await.ok()
+                    catch_up_alone(slot, context.clone(), until, lock.clone()).await.ok()
                 }
                 None => None,
             }
@@ -203,7 +203,7 @@ impl Shell {
             }
             None => {
                 let until = CatchUp::To(claim.position);
-                (catch_up_alone(slot, context.clone(), until, owner.clone()).await?, Vec::new())
+                (catch_up_alone(slot, context.clone(), until, lock.clone()).await?, Vec::new())
             }
         };
         relaxed_store(&stats.term, claim.term);
@@ -214,7 +214,7 @@ impl Shell {
         metrics().slot_starts.increment(1);
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
         stats.dirty.store(!unflushed.is_empty(), Ordering::Relaxed);
-        let mut shell = Self::new(slot, context, stats, owner, claim, meta, unflushed);
+        let mut shell = Self::new(slot, context, stats, lock, claim, meta, unflushed);
         if shell.context.cluster.is_some() {
             shell.go_over_to_current();
         }

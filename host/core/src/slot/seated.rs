@@ -5,7 +5,7 @@ use crate::{
     log::{Last, Term},
     names::SlotId,
     slot::{
-        Ended, Mailbox, Ownership, Reply, SlotContext, SlotHandle,
+        Ended, Mailbox, Reply, SlotContext, SlotHandle, TaskLock,
         seat::{End, Event, Outcome, Phase, Place, Seat, TaskId},
     },
 };
@@ -19,7 +19,7 @@ pub struct SharedSeat {
     /// As the seat says it, for who waits.
     place: watch::Sender<Place>,
     /// Of the tasks that take the seat one after the other.
-    ownership: Ownership,
+    task_lock: TaskLock,
     /// A slot of the node has another place.
     moved: Arc<watch::Sender<()>>,
 }
@@ -44,7 +44,7 @@ impl SharedSeat {
         let seat = Seat::new(alone);
         let place = watch::Sender::new(seat.place());
         let inner = RwLock::new(Inner { seat, handle: None });
-        Self { inner, place, ownership: Ownership::default(), moved }
+        Self { inner, place, task_lock: TaskLock::default(), moved }
     }
 
     pub fn on(&self, event: Event<'_>) -> Outcome {
@@ -85,7 +85,7 @@ impl SharedSeat {
         let Outcome::Spawn(task) = outcome else { return outcome };
         let seat = Arc::downgrade(self);
         let occupant = Occupant { slot, task, seat, context: context.clone() };
-        let (handle, run) = SlotHandle::new(occupant, self.ownership.clone(), last, told);
+        let (handle, run) = SlotHandle::new(occupant, self.task_lock.clone(), last, told);
         let gone = inner.handle.replace(handle);
         drop(inner);
         drop(gone);
@@ -133,8 +133,8 @@ impl SharedSeat {
         self.place.subscribe()
     }
 
-    pub fn ownership(&self) -> &Ownership {
-        &self.ownership
+    pub fn task_lock(&self) -> &TaskLock {
+        &self.task_lock
     }
 }
 

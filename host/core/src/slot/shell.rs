@@ -69,7 +69,7 @@ pub(super) struct Shell {
     pub(super) slot: SlotId,
     pub(super) context: Arc<SlotContext>,
     /// Also held by a flush that runs: the next task opens the slot when both have ended.
-    pub(super) owner: Arc<OwnedMutexGuard<()>>,
+    pub(super) lock: Arc<OwnedMutexGuard<()>>,
     pub(super) stats: Arc<SlotStats>,
     pub(super) core: Core<Held, Asked>,
     /// What the state store has.
@@ -102,7 +102,7 @@ impl Shell {
         slot: SlotId,
         context: Arc<SlotContext>,
         stats: Arc<SlotStats>,
-        owner: Arc<OwnedMutexGuard<()>>,
+        lock: Arc<OwnedMutexGuard<()>>,
         claim: Claim,
         meta: SlotMeta,
         unflushed: Vec<(Position, Batch)>,
@@ -116,7 +116,7 @@ impl Shell {
         };
         Self {
             slot,
-            owner,
+            lock,
             stats,
             core: Core::new(slot, claim, &meta, unflushed, options, crate::clock::now()),
             held_back: HashMap::new(),

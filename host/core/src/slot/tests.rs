@@ -104,7 +104,7 @@ impl SlotLog for HeldLog {
 
 struct Fixture {
     slot: SlotHandle,
-    ownership: Ownership,
+    task_lock: TaskLock,
     context: Arc<SlotContext>,
     appends: mpsc::UnboundedReceiver<oneshot::Sender<Word>>,
     /// The store gives no values.
@@ -192,9 +192,9 @@ impl Fixture {
             level: Arc::new(FeatureLevel::new(level::NEWEST)),
             cluster: None,
         });
-        let ownership = Ownership::default();
-        let slot = SlotHandle::spawn(SLOT, ownership.clone(), context.clone());
-        Self { slot, ownership, context, appends, store_fails, at_read, ended, data, _dir: dir }
+        let task_lock = TaskLock::default();
+        let slot = SlotHandle::spawn(SLOT, task_lock.clone(), context.clone());
+        Self { slot, task_lock, context, appends, store_fails, at_read, ended, data, _dir: dir }
     }
 
     fn send(&self, body: &'static [u8]) -> oneshot::Receiver<Result<Sent, Error>> {
@@ -298,11 +298,11 @@ async fn nothing_that_rests_on_a_failed_commit_reaches_the_log() {
     word.send(Word::Refuse).unwrap();
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
     assert_eq!(second.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     assert!(fixture.appends.try_recv().is_err(), "the second batch was sent to the log");
     assert!(fixture.logged().await.is_empty());
     // The next task begins from the log.
-    fixture.slot = SlotHandle::spawn(SLOT, fixture.ownership.clone(), fixture.context.clone());
+    fixture.slot = SlotHandle::spawn(SLOT, fixture.task_lock.clone(), fixture.context.clone());
     let again = fixture.send(b"sone");
     fixture.append().await.send(Word::Pass).unwrap();
     assert_eq!(again.await.unwrap().unwrap().seq, 1);
@@ -316,7 +316,7 @@ async fn a_fenced_slot_tells_its_callers_and_stops() {
     let first = fixture.send(b"sone");
     fixture.append().await.send(Word::Fence).unwrap();
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::Fenced);
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     assert!(fixture.slot.is_closed());
     assert!(fixture.logged().await.is_empty());
 }
@@ -455,7 +455,7 @@ async fn a_slot_that_ends_is_not_patient_for_ever() {
     let stopped = timeout(Duration::from_secs(20), stopped).await;
     assert_eq!(stopped.unwrap().unwrap().unwrap_err().code, Code::StorageUnavailable);
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::OutcomeUnknown);
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     drop(word);
 }
 
@@ -526,7 +526,7 @@ async fn a_slot_that_stops_waits_for_one_call_and_not_for_each() {
         }
     }
     assert!(refused >= 8, "{refused}");
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     assert!(fixture.logged().await.is_empty());
 }
 
