@@ -1,7 +1,7 @@
 //! Requests of operators on slots.
 
 use super::*;
-use crate::slot::seat::Phase;
+use crate::slot::seat::SeatPhase;
 
 impl Node {
     pub async fn slots(&self) -> Result<Vec<SlotInfo>, Error> {
@@ -41,8 +41,8 @@ impl Node {
         if let Some(running) = self.router.running(slot)? {
             let stats = &running.stats;
             let state = match self.router.phase(slot)? {
-                Phase::Opening { .. } => "opening",
-                Phase::Serving { .. } => "running",
+                SeatPhase::Opening { .. } => "opening",
+                SeatPhase::Serving { .. } => "running",
                 _ => "draining",
             };
             let active = stats.active.lock();

@@ -21,7 +21,7 @@ use crate::{
     names::{SessionKey, SlotId},
     operation::Message,
     rpc::{PeerError, Peers, Request, Response},
-    slot::{Mailed, seat::Event},
+    slot::{Mailed, seat::SeatEvent},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -195,7 +195,7 @@ impl Forwarder {
     fn not_owner(&self, slot: SlotId, peer: &Arc<str>, owner: Option<Arc<str>>, term: u64) {
         // Its own name would send the request in a circle.
         let owner = owner.as_ref().filter(|owner| **owner != self.name);
-        self.router.on(slot, Event::Denied { by: peer, owner, term });
+        self.router.on(slot, SeatEvent::Denied { by: peer, owner, term });
     }
 
     // ---- everything else -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ use crate::{
     names::SlotId,
     slot::{
         Ended, Mailbox, Reply, SlotContext, SlotHandle, TaskLock,
-        seat::{End, Event, Outcome, Phase, Place, Seat, TaskId},
+        seat::{Outcome, Place, Seat, SeatEvent, SeatPhase, TaskEnd, TaskId},
     },
 };
 use parking_lot::RwLock;
@@ -47,7 +47,7 @@ impl SharedSeat {
         Self { inner, place, task_lock: TaskLock::default(), moved }
     }
 
-    pub fn on(&self, event: Event<'_>) -> Outcome {
+    pub fn on(&self, event: SeatEvent<'_>) -> Outcome {
         let mut inner = self.inner.write();
         let outcome = inner.seat.on(event);
         if outcome == Outcome::Nothing {
@@ -81,7 +81,7 @@ impl SharedSeat {
         told: Option<Reply<Term>>,
     ) -> Outcome {
         let mut inner = self.inner.write();
-        let outcome = inner.seat.on(Event::Open);
+        let outcome = inner.seat.on(SeatEvent::Open);
         let Outcome::Spawn(task) = outcome else { return outcome };
         let seat = Arc::downgrade(self);
         let occupant = Occupant { slot, task, seat, context: context.clone() };
@@ -105,7 +105,7 @@ impl SharedSeat {
         Some((inner.seat.task()?, inner.handle.clone()?))
     }
 
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> SeatPhase {
         self.inner.read().seat.phase()
     }
 
@@ -139,14 +139,14 @@ impl SharedSeat {
 }
 
 impl Occupant {
-    fn on(&self, event: Event<'_>) -> Outcome {
+    fn on(&self, event: SeatEvent<'_>) -> Outcome {
         self.seat.upgrade().map_or(Outcome::Nothing, |seat| seat.on(event))
     }
 
     /// # Errors
     /// `fenced`: another node has claimed the slot since; `unavailable`: this node wants it no more.
     pub fn opened(&self, term: Term) -> Result<(), Error> {
-        match self.on(Event::Opened { task: self.task, term }) {
+        match self.on(SeatEvent::Opened { task: self.task, term }) {
             Outcome::Overtaken(_) => {
                 Err(Error::of(Cause::NotOwner, "another node claimed the slot while it was opened"))
             }
@@ -160,18 +160,18 @@ impl Occupant {
     /// Before the mailbox is closed, so that mail which comes back finds that the slot can be opened
     /// again.
     pub fn stopping(&self) {
-        self.on(Event::Stopping { task: self.task });
+        self.on(SeatEvent::Stopping { task: self.task });
     }
 
     pub fn ended_in_order(&self) {
-        self.on(Event::Ended { task: self.task, end: End::InOrder });
+        self.on(SeatEvent::Ended { task: self.task, end: TaskEnd::InOrder });
     }
 
     /// It has ended by itself; `None`: without a word. Says so once.
     pub fn failed(&self, error: Option<Error>) {
         let silent = error.as_ref().is_some_and(|error| error.is(Cause::Storage));
         let (slot, task) = (self.slot, self.task);
-        let outcome = self.on(Event::Ended { task, end: End::Failed { silent } });
+        let outcome = self.on(SeatEvent::Ended { task, end: TaskEnd::Failed { silent } });
         if outcome == Outcome::Failed
             && let Some(cluster) = &self.context.cluster
         {
