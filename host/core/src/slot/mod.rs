@@ -298,21 +298,21 @@ impl SlotHandle {
     /// # Errors
     /// The order, when the slot has ended.
     pub async fn order(&self, order: Order) -> Result<(), Order> {
-        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        let urgent = order.is_urgent().then(|| UrgentOrder::new(self.stats.clone()));
         self.control.send(order).await.map_err(|e| e.0)?;
-        if let Some(asked) = asked {
-            asked.arrived();
+        if let Some(urgent) = urgent {
+            urgent.arrived();
         }
         Ok(())
     }
 
     /// Sends an order unless the control channel is full; the sender tries again later anyway.
     pub fn try_order(&self, order: Order) {
-        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        let urgent = order.is_urgent().then(|| UrgentOrder::new(self.stats.clone()));
         if self.control.try_send(order).is_ok()
-            && let Some(asked) = asked
+            && let Some(urgent) = urgent
         {
-            asked.arrived();
+            urgent.arrived();
         }
     }
 }
@@ -325,9 +325,9 @@ impl Order {
 }
 
 /// An urgent order that may not reach its slot.
-struct Asked(Option<Arc<SlotStats>>);
+struct UrgentOrder(Option<Arc<SlotStats>>);
 
-impl Asked {
+impl UrgentOrder {
     fn new(stats: Arc<SlotStats>) -> Self {
         stats.asked();
         Self(Some(stats))
@@ -339,7 +339,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for UrgentOrder {
     fn drop(&mut self) {
         if let Some(stats) = &self.0 {
             stats.taken();

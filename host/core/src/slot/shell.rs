@@ -22,7 +22,7 @@ use crate::{
         answers::{self, Held},
         commits::{Commit, decided},
         core::{Core, Effect, Event, Options},
-        finish::Asked,
+        finish::StopReply,
         flush::{Flushed, Flushing},
         long::LongCalls,
         relaxed_store,
@@ -71,7 +71,7 @@ pub(super) struct Shell {
     /// Also held by a flush that runs: the next task opens the slot when both have ended.
     pub(super) lock: Arc<OwnedMutexGuard<()>>,
     pub(super) stats: Arc<SlotStats>,
-    pub(super) core: Core<Held, Asked>,
+    pub(super) core: Core<Held, StopReply>,
     /// What the state store has.
     pub(super) meta: SlotMeta,
     /// Sessions of which parts were imported, until when they are kept from clients.
@@ -139,7 +139,7 @@ impl Shell {
     }
 
     /// Reports an event to the core, and does what follows.
-    pub(super) fn on(&mut self, event: Event<Asked>) {
+    pub(super) fn on(&mut self, event: Event<StopReply>) {
         match self.core.on(event, crate::clock::now()) {
             // That the slot stops is seen by who reported it.
             Effect::Nothing | Effect::Close => {}
