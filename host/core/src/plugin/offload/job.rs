@@ -1,4 +1,4 @@
-//! One call on its way through the lane.
+//! One call on its way through the pool.
 
 use super::{super::signal::thread_time, Shared, queue::Owner};
 use crate::telemetry::panics;
@@ -92,7 +92,7 @@ impl Job {
     }
 }
 
-/// What a call leaves may panic when it is dropped; no thread of the lane may end by that.
+/// What a call leaves may panic when it is dropped; no thread of the pool may end by that.
 fn drop_contained(body: Option<Box<dyn Body>>) {
     // The hook has reported it.
     let _ = panics::contain_sync("the end of a long call", || drop(body));
