@@ -10,7 +10,7 @@ use crate::{
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::{
-        takeover::{Migrate, takes_over},
+        compatibility::{Migrate, takes_over},
         target::{SessionTarget, of_session},
     },
     slot::{

@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     plugin::Migrates,
-    service::takeover::{Migrate, takes_over},
+    service::compatibility::{Migrate, takes_over},
     slot::SlotHandle,
 };
 
