@@ -11,7 +11,7 @@
 //!   `slot`, and `script`, which plays messages to one without a node.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
-//! `plugin::testkit` and `telemetry::said`.
+//! `plugin::testkit` and `telemetry::captured_log`.
 
 // `clippy.toml` forbids what has one home in the crate; tests may use it.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]

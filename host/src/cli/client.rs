@@ -334,9 +334,9 @@ pub fn plain<'a>(flag: &str, value: &'a str, bytes_max: usize) -> Result<&'a str
 ///
 /// # Errors
 /// The flag's value can't be sent.
-pub fn operator(flag: &str, told: Option<&str>) -> Result<String, CliError> {
-    if let Some(told) = told {
-        return plain(flag, told, limits::SENDER_BYTES_MAX).map(str::to_owned);
+pub fn operator(flag: &str, given: Option<&str>) -> Result<String, CliError> {
+    if let Some(given) = given {
+        return plain(flag, given, limits::SENDER_BYTES_MAX).map(str::to_owned);
     }
     let named = ["USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
     let mut fit = named.filter(|name| plain(flag, name, limits::SENDER_BYTES_MAX).is_ok());

@@ -65,15 +65,15 @@ async fn removed(client: &Client, service: &str) -> Result<Json, CliError> {
     let headers = [(SENDER, by.as_str())];
     let path = service_path(service, "")?;
     let until = crate::clock::timer_now() + client.timeout();
-    let mut told = 0;
+    let mut shown = 0;
     loop {
         let answer = client.request(Method::DELETE, &path, &headers, Bytes::new()).await?.json()?;
         if answer["done"].as_bool() != Some(false) {
             return Ok(answer);
         }
         let deleted = number(&answer, "deleted") as usize;
-        if deleted > told {
-            told = deleted;
+        if deleted > shown {
+            shown = deleted;
             output::complain(&format!("{} deleted so far", output::count(deleted, "session")));
         }
         if crate::clock::timer_now() > until {

@@ -79,8 +79,8 @@ macro_rules! handle {
                 Request::Control(words) => {
                     let (cluster, local, from) = (cluster.clone(), local.clone(), from.clone());
                     async move {
-                        let told = cluster.answer(&*local, &from, &words).await?;
-                        Ok(Response::Control(control::encode(&told)?))
+                        let response = cluster.answer(&*local, &from, &words).await?;
+                        Ok(Response::Control(control::encode(&response)?))
                     }
                     .boxed()
                 }

@@ -82,8 +82,8 @@ impl Cluster {
             // It finds out by itself; the slot is here all the same.
             _ => None,
         };
-        let told = asked.elapsed();
-        tracing::debug!(slot, %from, ?pause, ?released, ?claimed, ?told, "slot handed over");
+        let took = asked.elapsed();
+        tracing::debug!(slot, %from, ?pause, ?released, ?claimed, ?took, "slot handed over");
         Ok(pause)
     }
 

@@ -29,7 +29,7 @@ pub use crate::{
     swap::{SwapInfo, SwapShare},
 };
 pub use level::LevelDuties;
-pub use session_check::Said;
+pub use session_check::DeployOptions;
 pub use views::*;
 
 use self::turns::Turns;

@@ -146,9 +146,9 @@ impl Node {
     pub async fn moves(&self, ended_max: usize) -> MovesInfo {
         let Some(cluster) = &self.cluster else { return MovesInfo::default() };
         let (mut moves, mut silent) = (cluster.moves.list(), Vec::new());
-        for (node, told) in cluster.ask_all(&ControlRequest::Moves).await {
-            match told {
-                Ok(ControlResponse::Moves(told)) => moves.extend(told),
+        for (node, answer) in cluster.ask_all(&ControlRequest::Moves).await {
+            match answer {
+                Ok(ControlResponse::Moves(answer)) => moves.extend(answer),
                 Ok(_) => {}
                 Err(error) => {
                     silent.push(SilentNode { node: node.to_string(), why: error.detail.into() });

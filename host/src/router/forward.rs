@@ -413,8 +413,8 @@ impl Journey {
             };
             let error = trouble.take().filter(|_| self.doubtful).unwrap_or(now);
             let (deadline, backoff) = (self.deadline, &mut self.backoff);
-            let told = error.clone();
-            forwarder.pause(self.slot, &self.seen, backoff, deadline, told).await?;
+            let reported = error.clone();
+            forwarder.pause(self.slot, &self.seen, backoff, deadline, reported).await?;
             trouble = Some(error);
         }
     }
@@ -454,7 +454,7 @@ impl Journey {
             };
             self.ticket.returned(self.attempt);
             self.doubtful |= trouble.doubtful;
-            let told = match self.doubtful {
+            let reported = match self.doubtful {
                 // Its own text says so.
                 true if trouble.error.is(Cause::Undecided) => trouble.error,
                 true => Error::of(
@@ -473,10 +473,10 @@ impl Journey {
                 let (slot, deadline) = (self.slot, self.deadline);
                 let forwarder = self.forwarder.clone();
                 forwarder
-                    .pause(slot, &self.seen, &mut self.backoff, deadline, told.clone())
+                    .pause(slot, &self.seen, &mut self.backoff, deadline, reported.clone())
                     .await?;
             }
-            sending = self.depart(Some(told)).await?;
+            sending = self.depart(Some(reported)).await?;
         }
     }
 

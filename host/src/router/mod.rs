@@ -249,8 +249,8 @@ impl Router {
     pub async fn open(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
         self.check_open()?;
         let seat = self.seat(slot)?;
-        let (told, opened) = oneshot::channel();
-        match seat.open(slot, &self.context, last, Some(told)) {
+        let (reply, opened) = oneshot::channel();
+        match seat.open(slot, &self.context, last, Some(reply)) {
             Outcome::Here(term) => return Ok(term),
             Outcome::Opening => {
                 let why = "a cancelled open of this slot has not finished";

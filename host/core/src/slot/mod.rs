@@ -223,7 +223,7 @@ impl Mailbox {
     /// The mail itself, when the slot is stopping: give it to the next task.
     #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     pub fn try_mail(&self, mail: Mail, placed: impl FnOnce()) -> Result<Result<(), Error>, Mail> {
-        self.told(self.0.put(mail, placed))
+        self.put_outcome(self.0.put(mail, placed))
     }
 
     /// As [`Mailbox::try_mail`], never at once: for who has more to do than this mail.
@@ -232,11 +232,11 @@ impl Mailbox {
     /// As [`Mailbox::try_mail`].
     #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     pub fn try_queue(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
-        self.told(self.0.queue(mail))
+        self.put_outcome(self.0.queue(mail))
     }
 
     #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
-    fn told(&self, put: Put) -> Result<Result<(), Error>, Mail> {
+    fn put_outcome(&self, put: Put) -> Result<Result<(), Error>, Mail> {
         match put {
             Put::Done => Ok(Ok(())),
             Put::Closed(mail) => Err(mail),
@@ -254,18 +254,18 @@ impl Mailbox {
 impl SlotHandle {
     /// A slot's task, to be spawned, and the way to it. It opens the slot as soon as a predecessor has
     /// ended. Mail is held meanwhile; when opening fails it is answered with the reason. `last` is
-    /// where the owner before has released it; `told` hears when it is open, or why it can't be.
+    /// where the owner before has released it; `reply` hears when it is open, or why it can't be.
     fn new(
         occupant: Occupant,
         task_lock: TaskLock,
         last: Option<Last>,
-        told: Option<Reply<Term>>,
+        reply: Option<Reply<Term>>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
         let context = occupant.context.clone();
         let shared = shared::Shared::new(context.options.mailbox_messages, stats.clone());
-        let open = open::Open { slot: occupant.slot, task_lock, context, last, told };
+        let open = open::Open { slot: occupant.slot, task_lock, context, last, reply };
         let ending = open::Ending { shared: shared.clone(), occupant };
         // What a slot has in memory ends with its task; the next one opens it from the log.
         let run = open::run(open, ending, orders, stats.clone());

@@ -32,7 +32,7 @@ pub(super) struct Open {
     /// Where the owner before has released it.
     pub last: Option<Last>,
     /// Is told when the slot is open, or why it can't be.
-    pub told: Option<Reply<Term>>,
+    pub reply: Option<Reply<Term>>,
 }
 
 /// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
@@ -136,22 +136,22 @@ async fn open_while_wanted(
     occupant: &Occupant,
     stats: Arc<SlotStats>,
 ) -> Result<Shell, Error> {
-    let Open { slot, task_lock, context, last, told } = open;
+    let Open { slot, task_lock, context, last, reply } = open;
     let open = async {
         let lock = Arc::new(task_lock.lock().await);
         let shell = Shell::open(slot, context, stats, lock, last).await?;
         // Before anybody is told of it.
         occupant.opened(shell.core.term()).map(|()| shell)
     };
-    let Some(mut told) = told else { return open.await };
+    let Some(mut reply) = reply else { return open.await };
     let given_up = || Error::of(Cause::GivenUp, "the slot is no longer needed on this node");
     let opened = tokio::select! {
         biased;
-        () = told.closed() => return Err(given_up()),
+        () = reply.closed() => return Err(given_up()),
         opened = open => opened,
     };
     let term = opened.as_ref().map(|shell| shell.core.term()).map_err(Clone::clone);
-    if told.send(term).is_err() && opened.is_ok() {
+    if reply.send(term).is_err() && opened.is_ok() {
         return Err(given_up());
     }
     opened

@@ -64,11 +64,11 @@ pub enum SeatPhase {
     Vacant {
         flushed: bool,
     },
-    /// Its task waits for the one before, claims it, and catches up. `told`: the latest term that
-    /// another node has said meanwhile to own it under.
+    /// Its task waits for the one before, claims it, and catches up. `claimed`: the latest term
+    /// under which another node has meanwhile reported to own it.
     Opening {
         task: TaskId,
-        told: Term,
+        claimed: Term,
     },
     Serving {
         task: TaskId,
@@ -267,7 +267,7 @@ impl Seat {
         match self.phase {
             SeatPhase::Vacant { .. } | SeatPhase::Failed { .. } | SeatPhase::Stopping { .. } => {
                 let task = self.number();
-                self.phase = SeatPhase::Opening { task, told: 0 };
+                self.phase = SeatPhase::Opening { task, claimed: 0 };
                 Outcome::Spawn(task)
             }
             SeatPhase::Serving { term, .. } => Outcome::Here(term),
@@ -278,9 +278,9 @@ impl Seat {
 
     fn opened(&mut self, task: TaskId, term: Term) -> Outcome {
         match self.phase {
-            SeatPhase::Opening { task: current, told } if current == task => {
-                if told > term {
-                    return Outcome::Overtaken(told);
+            SeatPhase::Opening { task: current, claimed } if current == task => {
+                if claimed > term {
+                    return Outcome::Overtaken(claimed);
                 }
                 // The log's word is not kept from counting by an older one of a peer.
                 if term >= self.term {
@@ -396,9 +396,9 @@ impl Seat {
                 self.know(Some(peer), term);
                 self.turn(SeatPhase::Vacant { flushed: false })
             }
-            SeatPhase::Opening { told, .. } => {
-                let later = term > *told;
-                *told = term.max(*told);
+            SeatPhase::Opening { claimed, .. } => {
+                let later = term > *claimed;
+                *claimed = term.max(*claimed);
                 match self.know(Some(peer), term) {
                     Outcome::Nothing if later => Outcome::Changed,
                     known => known,

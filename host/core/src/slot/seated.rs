@@ -72,20 +72,20 @@ impl SharedSeat {
         outcome
     }
 
-    /// Starts a task for the slot, if none is there. `told` hears when it is open, or why it can't be.
+    /// Starts a task for the slot, if none is there. `reply` hears when it is open, or why it can't be.
     pub fn open(
         self: &Arc<Self>,
         slot: SlotId,
         context: &Arc<SlotContext>,
         last: Option<Last>,
-        told: Option<Reply<Term>>,
+        reply: Option<Reply<Term>>,
     ) -> Outcome {
         let mut inner = self.inner.write();
         let outcome = inner.seat.on(SeatEvent::Open);
         let Outcome::Spawn(task) = outcome else { return outcome };
         let seat = Arc::downgrade(self);
         let occupant = Occupant { slot, task, seat, context: context.clone() };
-        let (handle, run) = SlotHandle::new(occupant, self.task_lock.clone(), last, told);
+        let (handle, run) = SlotHandle::new(occupant, self.task_lock.clone(), last, reply);
         let gone = inner.handle.replace(handle);
         drop(inner);
         drop(gone);

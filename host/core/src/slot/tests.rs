@@ -15,7 +15,7 @@ use crate::{
     plugin::{Digest, PluginOptions, testkit},
     service::catalogue::Service,
     storage::DataDir,
-    telemetry::said::Said,
+    telemetry::captured_log::CapturedLog,
 };
 use bytes::Bytes;
 use faulty::Faulty;
@@ -59,11 +59,11 @@ impl SlotLog for HeldLog {
         self.log.claim(slot, claimant)
     }
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {
-        let (word, said) = oneshot::channel();
-        let _ = self.appends.send(word);
+        let (decide, decided) = oneshot::channel();
+        let _ = self.appends.send(decide);
         let log = self.log.clone();
         async move {
-            match said.await {
+            match decided.await {
                 Ok(Word::Refuse) => Err(LogError::Unavailable("no room, says the test".into())),
                 Ok(Word::Lose) => Err(LogError::Undecided("says the test".into())),
                 Ok(Word::Fence) => {
@@ -533,8 +533,8 @@ async fn a_slot_that_stops_waits_for_one_call_and_not_for_each() {
 /// A plugin that can't be loaded, or started, fails each message: nobody but its clients would know.
 #[tokio::test]
 async fn a_plugin_without_instances_is_told_of() {
-    let said = Said::default();
-    let _listening = said.listen();
+    let captured = CapturedLog::default();
+    let _listening = captured.listen();
     // Its trial went well on a node that gave its instances more.
     let start = "(func $start (if (i32.eq (i32.const -1) (memory.grow (i32.const 32)))
         (then unreachable))) (start $start)";
@@ -547,7 +547,7 @@ async fn a_plugin_without_instances_is_told_of() {
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();
     assert_eq!(error.code, Code::PluginUnavailable);
     let label = error.plugin.unwrap();
-    let text = said.text();
+    let text = captured.text();
     assert!(text.contains(&format!("can't instantiate {label}: ")), "{text}");
 
     let (mut fixture, source) = Fixture::over_source(TEST_TIMEOUT);
@@ -555,7 +555,7 @@ async fn a_plugin_without_instances_is_told_of() {
     source.given.send_replace(Some(Err("the source is away".into())));
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();
     assert_eq!(error.code, Code::PluginUnavailable);
-    let text = said.text();
+    let text = captured.text();
     let line = text.lines().find(|line| line.contains("can't load"));
     assert!(line.is_some_and(|line| line.contains("the source is away")), "{text}");
 }

@@ -32,7 +32,7 @@ impl Shared {
     ) -> Result<Vec<Logged>, LogError> {
         let mut tries = Tries::new();
         let names = self.slot(slot)?;
-        let known = names.chain.lock().last.max(names.told.load(Ordering::Relaxed));
+        let known = names.chain.lock().last.max(names.reported.load(Ordering::Relaxed));
         loop {
             let why = match self.page(slot, after, bytes_max).await {
                 Ok(links) => {
@@ -87,11 +87,11 @@ impl Shared {
                 Some(404) => return Ok(links),
                 Some(status) => {
                     let why = message.description.unwrap_or_default();
-                    let said = match StatusCode::NO_RESPONDERS.as_u16() == status {
+                    let why = match StatusCode::NO_RESPONDERS.as_u16() == status {
                         true => "no server answers".into(),
                         false => format!("{status} {why}"),
                     };
-                    return Err(LogError::Unavailable(format!("JetStream: {said}")));
+                    return Err(LogError::Unavailable(format!("JetStream: {why}")));
                 }
             }
             let headers = message.headers.unwrap_or_default();

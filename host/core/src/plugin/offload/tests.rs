@@ -39,9 +39,9 @@ async fn services_take_turns() {
     }
     let before = log.lock().len();
     in_slices(&pool, "one", 5, &log).await.unwrap();
-    let told = log.lock().clone();
-    let last = told.iter().rposition(|name| name == "one").unwrap();
-    let first = told.iter().position(|name| name == "one").unwrap();
+    let names = log.lock().clone();
+    let last = names.iter().rposition(|name| name == "one").unwrap();
+    let first = names.iter().position(|name| name == "one").unwrap();
     assert!(first >= before && last - first <= 2 * 5 + 2, "{first} to {last}");
     for call in many {
         call.await.unwrap();
