@@ -424,9 +424,9 @@ fn a_secret_that_can_be_guessed_is_refused_and_one_that_is_made_is_taken() {
         for _ in 0..2 {
             let mut secret = slotd()?;
             secret.args(["cluster", "secret"]);
-            let told = finish(secret).await?;
-            ensure!(told.status.success() && told.stderr.is_empty(), "{told:?}");
-            let secret = told.stdout.trim().to_owned();
+            let output = finish(secret).await?;
+            ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+            let secret = output.stdout.trim().to_owned();
             expect(&check(&secret).await?, 0, &[])?;
             made.push(secret);
         }
