@@ -259,7 +259,7 @@ mod tests {
     /// Five hundred slots that can't switch retry every two seconds: they would fill the disk with
     /// lines that do not name the cause.
     #[test]
-    fn slots_that_can_not_go_over_say_so_a_few_times_and_of_what() {
+    fn slots_that_can_not_switch_say_so_a_few_times_and_of_what() {
         let captured = CapturedLog::default();
         let _listening = captured.listen();
         let service = ServiceName::parse("stuck-in-a-swap").unwrap();

@@ -208,7 +208,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
 
 /// Without it, a node could take slots from a cluster that it has no business with.
 #[test]
-fn strangers_are_refused_and_told_why() {
+fn unknown_nodes_are_refused_and_told_why() {
     scenario(async {
         let cluster = small(BTreeMap::new(), 2).await?;
         let scratch = tempfile::tempdir()?;
@@ -379,7 +379,7 @@ impl Drop for Silent {
 /// Without it, whoever reaches a peer port could keep a cluster's own nodes from each other with 64
 /// connections that say nothing, while all call themselves ready.
 #[test]
-fn silent_strangers_do_not_keep_a_restarted_node_out() {
+fn silent_unauthenticated_connections_do_not_keep_a_restarted_node_out() {
     scenario(async {
         let cluster = small(BTreeMap::new(), 2).await?;
         let crowded = cluster.member(1)?;

@@ -176,7 +176,7 @@ impl Shell {
     }
 
     /// What the slot runs for a service. A service that was deployed a moment ago may not have
-    /// reached this slot: then it goes over to it now.
+    /// reached this slot: then it switches to it now.
     pub(super) fn active_for(&mut self, service: &ServiceName) -> Result<Activate, Error> {
         let since = self.since(service);
         let running = self.core.running();

@@ -131,7 +131,7 @@ pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// What a node tells a slot; taken before any mail.
 pub enum Order {
-    /// Go over to a deployment at the next message boundary. Answered when the record is durable,
+    /// Switch to a deployment at the next message boundary. Answered when the record is durable,
     /// with the time for which the slot took no message.
     Activate { activation: Activation, reply: Reply<Duration> },
     /// Write committed changes to the state store.
@@ -153,7 +153,7 @@ pub enum Order {
 /// The generation of each service whose plugin a slot's next owner has loaded.
 pub type Loaded = BTreeMap<ServiceName, u64>;
 
-/// What a slot can go over to: it is loaded, and an instance of it could be made.
+/// What a slot can switch to: it is loaded, and an instance of it could be made.
 #[derive(Clone)]
 pub struct Activation {
     pub target: Target,

@@ -216,13 +216,13 @@ impl Shell {
         stats.dirty.store(!unflushed.is_empty(), Ordering::Relaxed);
         let mut shell = Self::new(slot, context, stats, lock, claim, meta, unflushed);
         if shell.context.cluster.is_some() {
-            shell.go_over_to_current();
+            shell.switch_to_current();
         }
         Ok(shell)
     }
 
     /// Another node may have had the slot while its service was swapped, or in the middle of it.
-    fn go_over_to_current(&mut self) {
+    fn switch_to_current(&mut self) {
         for service in self.context.catalogue.all() {
             let target = service.target();
             let current = self.core.running().generation(&service.name);

@@ -313,7 +313,7 @@ impl Shell {
 
     // ---- switches ------------------------------------------------------------------------------
 
-    /// Goes over to a deployment. Between two messages by construction.
+    /// Switches to a deployment. Between two messages by construction.
     fn activate(&mut self, Activation { target }: Activation, reply: Reply<Duration>) {
         let started = crate::clock::now();
         if !target.is_ahead_of(self.core.running().generation(target.service())) {

@@ -390,7 +390,7 @@ async fn a_call_that_nobody_waits_for_ends() {
     drop(spinning);
     let mut next = fixture.send(b"sone");
     let answered = async {
-        // What the slot goes over to may be in a batch of its own.
+        // What the slot switches to may be in a batch of its own.
         loop {
             tokio::select! {
                 word = fixture.append() => word.send(Word::Pass).unwrap(),
@@ -446,7 +446,7 @@ async fn a_repeat_of_what_is_undecided_is_undecided() {
 /// A slot that is given away while the log does not answer would be nobody's for as long as that
 /// lasts: its successor, here or elsewhere, waits for it to end.
 #[tokio::test]
-async fn a_slot_that_ends_is_not_patient_for_ever() {
+async fn a_slot_that_ends_does_not_wait_for_ever() {
     let mut fixture = Fixture::with_timeout(Duration::from_millis(200)).await;
     let first = fixture.send(b"sone");
     let word = fixture.append().await;
