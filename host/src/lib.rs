@@ -7,7 +7,7 @@
 //! alone, so that the compiler reports what nothing uses.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `files`, `watchdog`;
+//! - what all name: `limits`, `files`, `watchdog`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
@@ -21,6 +21,7 @@ mod config;
 mod discovery;
 mod files;
 mod http;
+mod limits;
 mod membership;
 mod node;
 mod peer;
@@ -33,7 +34,7 @@ mod watchdog;
 #[cfg(test)]
 pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
-    backoff, buffers, clock, database, error, level, limits, log, mac, memory, message, names,
-    nats, operation, operator, plugin, position, random, registry, script, service, slot, state,
-    storage, task, telemetry, text, thread,
+    backoff, buffers, clock, database, error, level, log, mac, memory, message, names, nats,
+    operation, operator, plugin, position, random, registry, script, service, slot, state, storage,
+    task, telemetry, text, thread,
 };
