@@ -34,7 +34,7 @@ pub trait LocalNode: Send + Sync + 'static {
     fn purge(
         &self,
         service: &crate::names::ServiceName,
-    ) -> Option<crate::cluster::views::PurgeShare>;
+    ) -> Option<crate::cluster::reports::PurgeShare>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);

@@ -14,7 +14,7 @@ use super::{
     moves::Job,
 };
 use crate::{
-    cluster::views::MoveState,
+    cluster::reports::MoveState,
     error::{Cause, Error},
     limits,
     log::{Last, Position, Term},

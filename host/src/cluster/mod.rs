@@ -4,26 +4,26 @@
 //! [`plan`] decides what this node should do about its slots, [`coordinator`] does it, [`handoff`] is
 //! the protocol between the old owner and the new, [`control`] its messages.
 
-mod backoff;
 pub mod control;
 mod coordinator;
 mod fitness;
 mod handler;
 mod handoff;
 mod links;
+mod move_backoff;
 pub mod moves;
 mod plan;
+pub mod reports;
 #[cfg(test)]
 mod tests;
 mod trust;
-pub mod views;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
 pub use fitness::EngineProbe;
 pub use handler::{LateHandler, LocalNode};
 
 use crate::{
-    cluster::views::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
+    cluster::reports::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
     error::{Cause, Code, Error},
     limits,
     log::Term,
@@ -36,9 +36,9 @@ use crate::{
     slot::SlotContext,
     swap::SwapShare,
 };
-use backoff::Backoffs;
 use control::{ControlRequest, ControlResponse};
 use futures_util::future::BoxFuture;
+use move_backoff::Backoffs;
 use moves::Moves;
 use parking_lot::{Mutex, RwLock};
 use std::{

@@ -1,7 +1,7 @@
 //! The moves of slots to this node, running and ended.
 
 use crate::{
-    cluster::views::{MoveInfo, MoveState},
+    cluster::reports::{MoveInfo, MoveState},
     limits,
     names::SlotId,
     telemetry::metrics,
@@ -184,7 +184,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::views::{MoveCounts, MovesInfo};
+    use crate::cluster::reports::{MoveCounts, MovesInfo};
 
     /// Without it a slot could be cancelled while its old owner has given it up already, and a
     /// cancelled move could go on.

@@ -17,7 +17,7 @@ mod turns;
 mod views;
 
 pub use crate::{
-    cluster::views::*,
+    cluster::reports::*,
     message::{
         Answer, Consistency, History, Incoming, Live, LiveReceiver, Pending, Published, Range,
         ReadBy, Sent, SessionInfo, Subscribed,
