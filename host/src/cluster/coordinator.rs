@@ -301,7 +301,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
     let mut steady = this.steady.subscribe();
     drop(this);
     members.mark_changed();
-    let mut last_told = crate::clock::now();
+    let mut last_announced = crate::clock::now();
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -340,9 +340,9 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
         if !joining && this.trust.is_good(crate::clock::now()) {
             this.reconcile();
         }
-        if last_told.elapsed() >= limits::OWNED_REPEAT {
+        if last_announced.elapsed() >= limits::OWNED_REPEAT {
             // A node that was cut off has missed earlier reports.
-            last_told = crate::clock::now();
+            last_announced = crate::clock::now();
             *this.gained.lock() = this.router.here();
         }
         this.announce();

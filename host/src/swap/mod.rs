@@ -153,7 +153,7 @@ impl Swap {
                     return;
                 }
                 Err(error) => {
-                    self.tell_of_retry(activation.target.service(), slot, &error);
+                    self.log_retry(activation.target.service(), slot, &error);
                     self.progress.lock().errors.insert(slot, error.to_string());
                 }
             }
@@ -162,7 +162,7 @@ impl Swap {
     }
 
     /// All slots of a node may fail for one reason, repeatedly.
-    fn tell_of_retry(&self, service: &ServiceName, slot: SlotId, error: &Error) {
+    fn log_retry(&self, service: &ServiceName, slot: SlotId, error: &Error) {
         if repeats::admit("a slot did not switch", service) {
             tracing::warn!(
                 %service,
@@ -266,7 +266,7 @@ mod tests {
         let swap = Swap::new(2, Some("1.0.0+ab".into()), "2.0.0+cd".into(), (0..512).collect());
         for slot in 0..512 {
             let error = Error::new(Code::StorageUnavailable, "no room");
-            swap.tell_of_retry(&service, slot, &error);
+            swap.log_retry(&service, slot, &error);
         }
         let text = captured.text();
         let lines: Vec<&str> =
