@@ -7,6 +7,7 @@
 //! alone, so that the compiler reports what nothing uses.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
+//! - what all name: `limits`, `files`, `watchdog`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
@@ -18,7 +19,9 @@ pub mod cli;
 mod cluster;
 mod config;
 mod discovery;
+mod files;
 mod http;
+mod limits;
 mod membership;
 mod node;
 mod peer;
@@ -26,11 +29,12 @@ mod ring;
 mod router;
 mod rpc;
 mod swap;
+mod watchdog;
 
 #[cfg(test)]
 pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
-    backoff, buffers, clock, database, error, files, level, limits, log, mac, memory, message,
-    names, nats, operation, operator, plugin, position, random, registry, script, service, slot,
-    state, storage, task, telemetry, text, thread, watchdog,
+    backoff, buffers, clock, database, error, level, log, mac, memory, message, names, nats,
+    operation, operator, plugin, position, random, registry, script, service, slot, state, storage,
+    task, telemetry, text, thread,
 };

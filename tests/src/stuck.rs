@@ -24,7 +24,7 @@ impl Stuck {
     /// There is none, or the system does not allow it.
     pub fn threads(pid: u32, name: &'static str) -> anyhow::Result<Self> {
         let (release, released) = channel();
-        let (tell, told) = channel();
+        let (tell, attached) = channel();
         // Only the tracer that stopped a thread can resume it.
         let tracer = thread::spawn(move || match hold(pid, name) {
             Ok(held) => {
@@ -33,7 +33,7 @@ impl Stuck {
             }
             Err(error) => drop(tell.send(Err(error))),
         });
-        told.recv().context("the tracer has ended")??;
+        attached.recv().context("the tracer has ended")??;
         Ok(Self { release: Some(release), tracer: Some(tracer) })
     }
 }

@@ -92,9 +92,9 @@ impl Graph {
     /// A shortest cycle of each set of modules that all reach each other.
     fn circles(&self) -> Vec<Vec<&str>> {
         let mut circles: Vec<Vec<&str>> = Vec::new();
-        let mut told: BTreeSet<&str> = BTreeSet::new();
+        let mut reported: BTreeSet<&str> = BTreeSet::new();
         for start in self.0.keys() {
-            if told.contains(start.as_str()) {
+            if reported.contains(start.as_str()) {
                 continue;
             }
             let reached = self.reached(start);
@@ -102,7 +102,7 @@ impl Graph {
             let together: BTreeSet<&str> = reached.keys().copied().filter(back).collect();
             let shortest = together.iter().filter_map(|&module| self.circle(module));
             circles.extend(shortest.min_by_key(Vec::len));
-            told.extend(together);
+            reported.extend(together);
         }
         circles
     }

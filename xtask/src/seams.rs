@@ -10,16 +10,20 @@ const BEHIND: [(&str, &str); 3] =
     [("fjall", "database"), ("lsm_tree", "database"), ("sfa", "database")];
 
 /// What the server is made of: HTTP, gRPC, the command line, membership, discovery.
-const ABOVE: [&str; 12] = [
+const ABOVE: [&str; 16] = [
     "axum",
     "clap",
     "foca",
     "hickory-resolver",
+    "http",
+    "http-body",
+    "http-body-util",
     "hyper",
     "hyper-util",
     "prost",
     "tokio-tungstenite",
     "tonic",
+    "tonic-prost",
     "tower",
     "utoipa",
     "utoipa-axum",

@@ -59,7 +59,7 @@ pub struct Retry {
 
 impl Retry {
     pub fn new(backoff: Backoff, total: Duration) -> Self {
-        Self { backoff, total, started: tokio::time::Instant::now() }
+        Self { backoff, total, started: crate::clock::timer_now() }
     }
 
     /// Waits; `false` when there is no time left for another try.

@@ -4,10 +4,16 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The time that only goes on, as the system has it. Where tests make the time, tokio's is asked.
+/// The time that only goes on, as the system has it: for what is measured.
 #[inline]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The time by which tokio's timers go: for when a wait is to end. A test can stop it.
+#[inline]
+pub fn timer_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }
 
 /// The time of day, which may jump: for people, files and other machines.

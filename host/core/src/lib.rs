@@ -4,14 +4,14 @@
 //! `docs/architecture.md`.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `files`, `mac`, `memory`,
-//!   `random`, `backoff`, `clock`, `thread`, `telemetry`, `task`, `watchdog`;
+//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `mac`, `memory`, `random`,
+//!   `backoff`, `clock`, `thread`, `telemetry`, `task`;
 //! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
 //!   `slot`, and `script`, which plays messages to one without a node.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
-//! `plugin::testkit` and `telemetry::said`.
+//! `plugin::testkit` and `telemetry::captured_log`.
 
 // `clippy.toml` forbids what has one home in the crate; tests may use it.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
@@ -21,7 +21,6 @@ pub mod buffers;
 pub mod clock;
 pub mod database;
 pub mod error;
-pub mod files;
 pub mod level;
 pub mod limits;
 pub mod log;
@@ -47,4 +46,3 @@ pub mod telemetry;
 pub mod testing;
 pub mod text;
 pub mod thread;
-pub mod watchdog;

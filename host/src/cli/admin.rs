@@ -1,7 +1,9 @@
 //! Commands on the admin API.
 
 use super::{
-    args::{AdminOnly, AdminService, Deploy, Rollback, SaidArgs, SlotArgs, Slots, Swap, SwapCmd},
+    args::{
+        AdminOnly, AdminService, Deploy, DeployOptionArgs, Rollback, SlotArgs, Slots, Swap, SwapCmd,
+    },
     client::{Client, encode, operator, query},
     exit::{CliError, Exit},
     json::Json,
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 use std::path::Path;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Short output for people; after a deploy every slot runs.
 const SLOTS_SHOWN: usize = 20;
@@ -32,7 +34,7 @@ pub fn read_component(file: &Path) -> Result<Vec<u8>, CliError> {
 /// Of a change to a service.
 pub const SENDER: &str = "slotd-sender";
 
-impl SaidArgs {
+impl DeployOptionArgs {
     fn query(&self) -> [(&'static str, Option<String>); 2] {
         let set = |on: bool| on.then(|| "true".to_owned());
         [("force", set(self.force)), ("same_state", set(self.same_state))]
@@ -49,11 +51,11 @@ pub fn service_path(service: &str, rest: &str) -> Result<String, CliError> {
 }
 
 pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
-    let [force, same_state] = args.said.query();
+    let [force, same_state] = args.options.query();
     let path = service_path(&args.service, "/deploy")?
         + &query(&[("version", args.version), force, same_state]);
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
-    let by = args.said.by()?;
+    let by = args.options.by()?;
     let component = Bytes::from(read_component(&args.file)?);
     let headers = [("content-type", "application/wasm"), (SENDER, by.as_str())];
     let answer = client.request(Method::POST, &path, &headers, component).await?;
@@ -62,10 +64,10 @@ pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
 
 pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
-    let [force, same_state] = args.said.query();
+    let [force, same_state] = args.options.query();
     let path =
         service_path(&args.service, "/rollback")? + &query(&[("to", args.to), force, same_state]);
-    let by = args.said.by()?;
+    let by = args.options.by()?;
     let headers = [(SENDER, by.as_str())];
     let answer = client.request(Method::POST, &path, &headers, Bytes::new()).await?;
     changed(&client, &args.service, answer.json()?, args.wait, json).await
@@ -111,9 +113,9 @@ async fn moved(client: &Client, service: &str, answer: Json) -> Result<Json, Cli
         return Ok(answer);
     }
     let mut answer = answer.into_value();
-    let until = Instant::now() + client.timeout();
+    let until = crate::clock::timer_now() + client.timeout();
     while is_moving(&answer["swap"]) {
-        if Instant::now() > until {
+        if crate::clock::timer_now() > until {
             return Err(CliError::new(
                 Exit::Unreachable,
                 format!(

@@ -160,7 +160,7 @@ pub struct Deploy {
     #[arg(long)]
     pub version: Option<String>,
     #[command(flatten)]
-    pub said: SaidArgs,
+    pub options: DeployOptionArgs,
     /// Wait until every slot has switched
     #[arg(long)]
     pub wait: bool,
@@ -170,7 +170,7 @@ pub struct Deploy {
 
 /// What becomes of sessions that the version to run does not take over by itself.
 #[derive(Debug, Args)]
-pub struct SaidArgs {
+pub struct DeployOptionArgs {
     /// Deploy even if some sessions stay on the version that last handled them
     ///
     /// They keep working on that version. Without this flag, nothing is done if any session would
@@ -199,7 +199,7 @@ pub struct Rollback {
     #[arg(long, value_name = "VERSION")]
     pub to: Option<String>,
     #[command(flatten)]
-    pub said: SaidArgs,
+    pub options: DeployOptionArgs,
     /// Wait until every slot has switched
     #[arg(long)]
     pub wait: bool,

@@ -32,7 +32,7 @@ pub(super) async fn start(config: &Config, serving: &Serving) -> Result<Running,
     let (config, own, control) = (config.clone(), serving.clone(), Handle::current());
     let (wanted, given_up) = oneshot::channel::<()>();
     // On a separate thread: a start reads and compiles, and must not block a serving thread.
-    let started = serving.runtime.spawn_blocking(move || {
+    let started = crate::task::blocking_on(&serving.runtime, move || {
         let runtime = own.runtime.clone();
         runtime.block_on(async {
             tokio::select! {
@@ -108,7 +108,7 @@ async fn assemble(
     let grace = config.shutdown_grace;
     let servers = (
         crate::task::spawn("API", api.serve(api_app, grace)),
-        control.spawn(admin.serve(App::admin(admin_inside), grace)),
+        crate::task::spawn_on(control, "admin API", admin.serve(App::admin(admin_inside), grace)),
     );
     let watched = node.clone();
     let runtime = serving.runtime.clone();
@@ -122,7 +122,7 @@ async fn assemble(
         drained,
         stop: Box::new(move |grace| {
             let stopping = stop(parts, grace);
-            let stopped = runtime.spawn(stopping);
+            let stopped = crate::task::spawn_on(&runtime, "stop", stopping);
             Box::pin(async move { stopped.await.unwrap_or_else(|e| Err(e.to_string())) })
         }),
         failed: Box::pin(async move {
@@ -141,7 +141,7 @@ async fn bind(
 ) -> Result<(Server, Server, Option<PeerPort>), StartError> {
     let api = listen("api", config.api.clone()).await?;
     // A listener belongs to the runtime on which it is bound.
-    let admin = control.spawn(listen("admin", config.admin.clone())).await;
+    let admin = crate::task::run_on(control, listen("admin", config.admin.clone())).await;
     let admin = admin.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let peers = match config.is_cluster() {
         true => Some(PeerPort::bind(config.cluster.listen).await?),

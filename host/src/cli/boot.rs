@@ -48,7 +48,7 @@ fn hold(
     on: &Handle,
 ) -> Held {
     let (done, mut is_done) = oneshot::channel();
-    let served = on.spawn(async move {
+    let served = crate::task::spawn_on(on, "listener of a start", async move {
         tokio::select! {
             // Dropped unsent: the start has failed, and the process ends.
             _ = &mut is_done => return server,

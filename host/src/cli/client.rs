@@ -138,7 +138,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer, CliError> {
-        let until = Instant::now() + self.timeout;
+        let until = crate::clock::timer_now() + self.timeout;
         let (head, body) = self.start(method, path, headers, body, until).await?;
         let body = self.collect(head.status, body, until).await?;
         let answer = Answer { headers: head.headers, body };
@@ -153,7 +153,7 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Result<Incoming, CliError> {
-        let until = Instant::now() + self.timeout;
+        let until = crate::clock::timer_now() + self.timeout;
         let (head, body) = self.start(Method::GET, path, headers, Bytes::new(), until).await?;
         if head.status.is_success() {
             return Ok(body);
@@ -219,7 +219,7 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| CliError::usage(format!("the request can't be sent: {error}")))?;
 
-        let connect_until = until.min(Instant::now() + limits::CLIENT_CONNECT_TIMEOUT);
+        let connect_until = until.min(crate::clock::timer_now() + limits::CLIENT_CONNECT_TIMEOUT);
         let address = format!("{}:{}", self.host, self.port);
         let stream = timeout_at(connect_until, TcpStream::connect(address))
             .await
@@ -334,9 +334,9 @@ pub fn plain<'a>(flag: &str, value: &'a str, bytes_max: usize) -> Result<&'a str
 ///
 /// # Errors
 /// The flag's value can't be sent.
-pub fn operator(flag: &str, told: Option<&str>) -> Result<String, CliError> {
-    if let Some(told) = told {
-        return plain(flag, told, limits::SENDER_BYTES_MAX).map(str::to_owned);
+pub fn operator(flag: &str, given: Option<&str>) -> Result<String, CliError> {
+    if let Some(given) = given {
+        return plain(flag, given, limits::SENDER_BYTES_MAX).map(str::to_owned);
     }
     let named = ["USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
     let mut fit = named.filter(|name| plain(flag, name, limits::SENDER_BYTES_MAX).is_ok());

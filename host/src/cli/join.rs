@@ -206,8 +206,8 @@ pub(super) async fn join(
     let version: Arc<str> = env!("CARGO_PKG_VERSION").into();
     let name: Arc<str> = config.node.as_str().into();
     let newest = level::NEWEST;
-    let said = random::hex(instance);
-    let reader = Reader { name, newest, instance: said, version: version.clone() };
+    let shown = random::hex(instance);
+    let reader = Reader { name, newest, instance: shown, version: version.clone() };
     retrying(config, doing, "the registry", || registry.introduce(&reader)).await?;
     let level = registry.level();
     let member = Member {

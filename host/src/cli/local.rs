@@ -30,12 +30,13 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
         PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchains::setup_rust(&dir), json),
         PluginCmd::Setup { lang: Lang::C, .. } => report(toolchains::setup_c(), json),
         PluginCmd::Setup { lang, .. } => {
-            let said = format!("{lang} needs no setup: its tools are fetched at the first build");
+            let message =
+                format!("{lang} needs no setup: its tools are fetched at the first build");
             match json {
                 true => {
                     output::line(&serde_json::json!({"lang": lang, "needed": false}).to_string())
                 }
-                false => output::line(&said),
+                false => output::line(&message),
             }
         }
         PluginCmd::Check { file } => check(&file, json).await,

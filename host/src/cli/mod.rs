@@ -62,6 +62,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
     // The panic hook has reported it by then.
+    #[expect(clippy::disallowed_methods, reason = "nothing is left that it could end")]
     let code = match catch_unwind(AssertUnwindSafe(|| run(cli))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         // The reader of our output is gone; there is nothing to print and nobody to read it.

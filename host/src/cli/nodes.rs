@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 pub async fn nodes(args: AdminOnly, json: bool) -> Result<(), CliError> {
     let answer = args.admin.client()?.get("/admin/v1/nodes").await?.json()?;
@@ -159,7 +159,7 @@ pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
             )));
         }
     }
-    let started = Instant::now();
+    let started = crate::clock::timer_now();
     let path = format!("/admin/v1/nodes/{}/drain", encode(node));
     let answer = client.request(Method::POST, &path, &[], Bytes::new()).await?.json()?;
     if json {

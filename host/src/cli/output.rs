@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_line_up_and_strangers_text_is_harmless() {
+    fn tables_line_up_and_untrusted_text_is_harmless() {
         let mut table = Table::new(&["NAME", ">SLOTS"]);
         table.row(["ünï", "7"]);
         table.row(["a\u{1b}[2J", "512"]);

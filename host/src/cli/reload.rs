@@ -47,7 +47,7 @@ impl Reload {
             Err(_) => return refused("a file could not be read in time"),
         };
         match self.take(&loaded) {
-            Ok(changes) => tell(&changes),
+            Ok(changes) => report(&changes),
             Err(why) => return refused(&why),
         }
         for line in loaded.notes {
@@ -111,7 +111,7 @@ fn refused(why: &str) {
     tracing::error!("SIGHUP: keeping the old configuration: {why}");
 }
 
-fn tell(changes: &Changes) {
+fn report(changes: &Changes) {
     let list = |keys: &[&str]| match keys {
         [] => "nothing".to_owned(),
         keys => keys.join(", "),

@@ -173,7 +173,7 @@ async fn run(
     let mut reload = Reload::new(sources, config.clone(), tokens);
     let failure = loop {
         tokio::select! {
-            told = signals.next() => match told {
+            signal = signals.next() => match signal {
                 SignalAction::Stop(name) => {
                     tracing::info!(signal = name, grace = ?config.shutdown_grace, "stopping");
                     break None;

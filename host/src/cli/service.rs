@@ -12,7 +12,7 @@ use crate::limits;
 use bytes::Bytes;
 use http::Method;
 use std::io::{self, BufRead as _, IsTerminal as _};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// A longer typed name can't be right and is not read.
 const TYPED_BYTES_MAX: u64 = 1024;
@@ -64,19 +64,19 @@ async fn removed(client: &Client, service: &str) -> Result<Json, CliError> {
     let by = operator("--by", None)?;
     let headers = [(SENDER, by.as_str())];
     let path = service_path(service, "")?;
-    let until = Instant::now() + client.timeout();
-    let mut told = 0;
+    let until = crate::clock::timer_now() + client.timeout();
+    let mut shown = 0;
     loop {
         let answer = client.request(Method::DELETE, &path, &headers, Bytes::new()).await?.json()?;
         if answer["done"].as_bool() != Some(false) {
             return Ok(answer);
         }
         let deleted = number(&answer, "deleted") as usize;
-        if deleted > told {
-            told = deleted;
+        if deleted > shown {
+            shown = deleted;
             output::complain(&format!("{} deleted so far", output::count(deleted, "session")));
         }
-        if Instant::now() > until {
+        if crate::clock::timer_now() > until {
             return Err(CliError::new(
                 Exit::Unreachable,
                 format!(

@@ -42,7 +42,7 @@ pub(super) fn run<F: Future<Output = Result<(), CliError>>>(
     let mut builder = Builder::new_multi_thread();
     let control = build(builder.worker_threads(limits::CONTROL_THREADS), "slotd-control")?;
     let heartbeat = Heartbeat::default();
-    serving.spawn(heartbeat.clone().beat());
+    crate::task::spawn_on(serving.handle(), "heartbeat", heartbeat.clone().beat());
     let result =
         control.block_on(command(Serving { runtime: serving.handle().clone(), heartbeat }));
     serving.shutdown_timeout(RUNTIME_END);

@@ -94,9 +94,9 @@ fn plugin_answer(answer: &Answer, json: bool) -> Result<(), CliError> {
         let body = inline(content_type, &answer.body);
         let base64 = || base64::engine::general_purpose::STANDARD.encode(&answer.body);
         let body_base64 = body.is_none().then(base64);
-        let told = Answered { seq, slot, plugin, replayed, content_type, body, body_base64 };
-        let told = serde_json::to_string(&told);
-        return output::line(&told.map_err(|error| CliError::failure(error.to_string()))?);
+        let answered = Answered { seq, slot, plugin, replayed, content_type, body, body_base64 };
+        let answered = serde_json::to_string(&answered);
+        return output::line(&answered.map_err(|error| CliError::failure(error.to_string()))?);
     }
     output::body(&answer.body)?;
     let show = |n: Option<u64>| n.map_or_else(|| "-".into(), |n| n.to_string());
@@ -126,8 +126,8 @@ pub async fn send(args: Send, json: bool) -> Result<(), CliError> {
     plugin_answer(&answer, json)
 }
 
-fn content_type_of(told: &str) -> Result<&str, CliError> {
-    plain("--content-type", told, limits::CONTENT_TYPE_BYTES_MAX)
+fn content_type_of(given: &str) -> Result<&str, CliError> {
+    plain("--content-type", given, limits::CONTENT_TYPE_BYTES_MAX)
 }
 
 pub async fn ask(args: Query, json: bool) -> Result<(), CliError> {

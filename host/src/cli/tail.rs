@@ -243,7 +243,7 @@ pub(super) async fn follow(
     json: bool,
 ) -> Result<(), CliError> {
     let mut wait = Backoff::new(RECONNECT_MIN, limits::CLIENT_RECONNECT_MAX);
-    let mut told = false;
+    let mut failed_before = false;
     loop {
         let before = cursor.clone();
         let why = match stream(client, path, cursor, json).await {
@@ -254,17 +254,17 @@ pub(super) async fn follow(
             Ok(Ended::Broken(why)) => why,
             // A session that never existed is the user's mistake; one that existed comes back.
             Err(error) if error.exit == Exit::Server => error.message,
-            Err(error) if error.exit == Exit::Unreachable && told => error.message,
+            Err(error) if error.exit == Exit::Unreachable && failed_before => error.message,
             Err(error) => return Err(error),
         };
         if *cursor != before {
             wait.reset();
         }
-        if !told || *cursor != before {
+        if !failed_before || *cursor != before {
             let first = why.lines().next().unwrap_or_default();
             output::complain(&format!("{first}; reconnecting after event {cursor}"));
         }
-        told = true;
+        failed_before = true;
         sleep(wait.next()).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Control messages between nodes about slots. JSON, because they are small and infrequent.
 
 use crate::{
-    cluster::views::{MoveInfo, NodeView, PurgeShare},
+    cluster::reports::{MoveInfo, NodeView, PurgeShare},
     error::Error,
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},

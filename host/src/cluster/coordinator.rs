@@ -19,7 +19,7 @@ use crate::{
     rpc::Peers,
     slot::{
         Ended, Order,
-        seat::{Event, Outcome, Phase},
+        seat::{Outcome, SeatEvent, SeatPhase},
     },
     telemetry::metrics,
 };
@@ -149,7 +149,7 @@ impl Cluster {
     /// A peer has reported that it owns slots.
     pub(super) fn learn(&self, peer: &Arc<str>, slots: &[(SlotId, u64)]) {
         for &(slot, term) in slots {
-            if self.router.on(slot, Event::Owns { peer, term }) == Outcome::Abandon
+            if self.router.on(slot, SeatEvent::Owns { peer, term }) == Outcome::Abandon
                 && let Ok(Some(running)) = self.router.running(slot)
             {
                 running.try_order(Order::Abandon { term });
@@ -162,7 +162,7 @@ impl Cluster {
     fn on_ended(&self, ended: &Ended) {
         let Ended { slot, task, error } = ended;
         // Its successor may have been opened before this event arrived.
-        if self.router.phase(*slot).ok() != Some(Phase::Failed { task: *task }) {
+        if self.router.phase(*slot).ok() != Some(SeatPhase::Failed { task: *task }) {
             return;
         }
         match error {
@@ -182,7 +182,7 @@ impl Cluster {
                 );
             }
         }
-        self.router.on(*slot, Event::Noted { task: *task });
+        self.router.on(*slot, SeatEvent::Noted { task: *task });
     }
 
     fn back_off(&self, slot: SlotId, error: &Error) {
@@ -195,7 +195,7 @@ impl Cluster {
 
     /// A slot is here no more, and it is not decided yet when to try it again.
     fn is_ending(&self, slot: SlotId) -> bool {
-        matches!(self.router.phase(slot), Ok(Phase::Stopping { .. } | Phase::Failed { .. }))
+        matches!(self.router.phase(slot), Ok(SeatPhase::Stopping { .. } | SeatPhase::Failed { .. }))
     }
 
     /// Begins what is to be done now.
@@ -301,7 +301,7 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
     let mut steady = this.steady.subscribe();
     drop(this);
     members.mark_changed();
-    let mut last_told = crate::clock::now();
+    let mut last_announced = crate::clock::now();
     let mut tick = tokio::time::interval(limits::RECONCILE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -340,9 +340,9 @@ async fn run(cluster: std::sync::Weak<Cluster>, mut ended: mpsc::UnboundedReceiv
         if !joining && this.trust.is_good(crate::clock::now()) {
             this.reconcile();
         }
-        if last_told.elapsed() >= limits::OWNED_REPEAT {
+        if last_announced.elapsed() >= limits::OWNED_REPEAT {
             // A node that was cut off has missed earlier reports.
-            last_told = crate::clock::now();
+            last_announced = crate::clock::now();
             *this.gained.lock() = this.router.here();
         }
         this.announce();

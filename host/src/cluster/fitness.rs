@@ -99,7 +99,7 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
     let (mut engine, mut disk) = (Fitness::default(), Fitness::default());
     let mut tick = tokio::time::interval(limits::FITNESS_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut said = None;
+    let mut logged = None;
     loop {
         tick.tick().await;
         let Some(this) = cluster.upgrade() else { return };
@@ -121,13 +121,13 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
             (true, true) => None,
         };
         metrics().unfit.set(f64::from(u8::from(unfit.is_some())));
-        if said != unfit {
+        if logged != unfit {
             match unfit {
                 Some(why) => tracing::warn!(%why, "this node can't serve; reported to the other \
                     nodes"),
                 None => tracing::info!("this node can serve again"),
             }
-            said = unfit;
+            logged = unfit;
         }
         // Until this node's own view shows it: a report may be lost.
         let shown = this.members().get(&this.own).and_then(|own| own.unfit);

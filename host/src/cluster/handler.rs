@@ -34,7 +34,7 @@ pub trait LocalNode: Send + Sync + 'static {
     fn purge(
         &self,
         service: &crate::names::ServiceName,
-    ) -> Option<crate::cluster::views::PurgeShare>;
+    ) -> Option<crate::cluster::reports::PurgeShare>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);
@@ -79,8 +79,8 @@ macro_rules! handle {
                 Request::Control(words) => {
                     let (cluster, local, from) = (cluster.clone(), local.clone(), from.clone());
                     async move {
-                        let told = cluster.answer(&*local, &from, &words).await?;
-                        Ok(Response::Control(control::encode(&told)?))
+                        let response = cluster.answer(&*local, &from, &words).await?;
+                        Ok(Response::Control(control::encode(&response)?))
                     }
                     .boxed()
                 }

@@ -14,7 +14,7 @@ use super::{
     moves::Job,
 };
 use crate::{
-    cluster::views::MoveState,
+    cluster::reports::MoveState,
     error::{Cause, Error},
     limits,
     log::{Last, Position, Term},
@@ -24,7 +24,7 @@ use crate::{
     slot::{
         Activation, Loaded, Order,
         flush::{CatchUp, catch_up_alone},
-        seat::{Event, Outcome, SealId},
+        seat::{Outcome, SealId, SeatEvent},
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -68,7 +68,7 @@ impl Cluster {
             Err(error) => {
                 if error.is(Cause::NotOwner) {
                     // It is not the owner any more; who is will be found out.
-                    self.router.on(slot, Event::Denied { by: &from, owner: None, term: 0 });
+                    self.router.on(slot, SeatEvent::Denied { by: &from, owner: None, term: 0 });
                 }
                 return Err(error);
             }
@@ -82,8 +82,8 @@ impl Cluster {
             // It finds out by itself; the slot is here all the same.
             _ => None,
         };
-        let told = asked.elapsed();
-        tracing::debug!(slot, %from, ?pause, ?released, ?claimed, ?told, "slot handed over");
+        let took = asked.elapsed();
+        tracing::debug!(slot, %from, ?pause, ?released, ?claimed, ?took, "slot handed over");
         Ok(pause)
     }
 
@@ -179,7 +179,7 @@ impl Cluster {
             ));
         }
         let sealed = crate::clock::now();
-        let Outcome::Sealed(seal) = self.router.on(slot, Event::Seal) else {
+        let Outcome::Sealed(seal) = self.router.on(slot, SeatEvent::Seal) else {
             return Err(Error::of(
                 Cause::NotOwner,
                 format!("{} does not own slot {slot}", self.own),
@@ -204,9 +204,9 @@ impl Cluster {
             self.sealed.lock().remove(&slot);
             // One that refuses goes on here, unless it has stopped all the same.
             let refused = error.is(Cause::NotLoaded);
-            let refused = refused.then(|| self.router.on(slot, Event::SealRefused { seal }));
+            let refused = refused.then(|| self.router.on(slot, SeatEvent::SealRefused { seal }));
             if refused != Some(Outcome::Changed) {
-                self.router.on(slot, Event::Unseal { seal });
+                self.router.on(slot, SeatEvent::Unseal { seal });
             }
         }
         released
@@ -231,7 +231,7 @@ impl Cluster {
                 break;
             }
         }
-        if self.router.on(slot, Event::Unseal { seal }) == Outcome::Changed {
+        if self.router.on(slot, SeatEvent::Unseal { seal }) == Outcome::Changed {
             self.sealed.lock().remove(&slot);
             tracing::warn!(slot, "a released slot was not claimed in time; taking it back");
             self.begin_move(slot, None);

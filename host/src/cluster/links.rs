@@ -50,7 +50,7 @@ pub struct State {
     /// It reaches too few of the others to be of use.
     pub cut_off: bool,
     /// What is missing for longer than the grace, in a sentence.
-    pub said: Option<String>,
+    pub trouble: Option<String>,
     pub missing_to: usize,
     pub missing_from: usize,
 }
@@ -58,8 +58,8 @@ pub struct State {
 impl Default for State {
     /// Nobody has looked yet.
     fn default() -> Self {
-        let said = Some("its links to the other nodes are not up yet".into());
-        Self { cut_off: true, said, missing_to: 0, missing_from: 0 }
+        let trouble = Some("its links to the other nodes are not up yet".into());
+        Self { cut_off: true, trouble, missing_to: 0, missing_from: 0 }
     }
 }
 
@@ -106,17 +106,17 @@ impl Links {
         let (all, reached) = (others.len() + 1, others.len() + 1 - to.len());
         let cut_off = 2 * reached < all || (2 * reached == all && better);
         self.reached |= !cut_off;
-        let mut said = Vec::new();
+        let mut trouble = Vec::new();
         if !to.is_empty() {
-            said.push(format!("no link to {}", to.join(", ")));
+            trouble.push(format!("no link to {}", to.join(", ")));
         }
         // While it starts the others take their time to see it.
         if self.reached && !from.is_empty() {
-            said.push(format!("no link from {}", from.join(", ")));
+            trouble.push(format!("no link from {}", from.join(", ")));
         }
         self.state = State {
             cut_off,
-            said: (!said.is_empty()).then(|| said.join("; ")),
+            trouble: (!trouble.is_empty()).then(|| trouble.join("; ")),
             missing_to: to.len(),
             missing_from: from.len(),
         };
@@ -134,16 +134,16 @@ pub(super) async fn watch(cluster: Weak<Cluster>) {
         let state = this.look_at_links(crate::clock::now());
         metrics().peer_links_missing_out.set(state.missing_to as f64);
         metrics().peer_links_missing_in.set(state.missing_from as f64);
-        let now = this.links.lock().reached.then(|| (state.cut_off, state.said.clone()));
+        let now = this.links.lock().reached.then(|| (state.cut_off, state.trouble.clone()));
         if now == last {
             continue;
         }
         match &now {
-            Some((true, Some(said))) => tracing::warn!(
+            Some((true, Some(trouble))) => tracing::warn!(
                 "this node reaches too few of the other nodes to forward requests to them, and is \
-                 not ready: {said}"
+                 not ready: {trouble}"
             ),
-            Some((_, Some(said))) => tracing::warn!("links to other nodes are down: {said}"),
+            Some((_, Some(trouble))) => tracing::warn!("links to other nodes are down: {trouble}"),
             Some((_, None)) if last.is_some() => {
                 tracing::info!("links to all other nodes are up");
             }
@@ -168,9 +168,9 @@ impl Cluster {
     /// Why, in a sentence.
     pub fn linked(&self) -> Result<Option<String>, String> {
         let state = self.links.lock().state().clone();
-        match (state.cut_off, state.said) {
-            (false, said) => Ok(said),
-            (true, said) => Err(said.unwrap_or_default()),
+        match (state.cut_off, state.trouble) {
+            (false, trouble) => Ok(trouble),
+            (true, trouble) => Err(trouble.unwrap_or_default()),
         }
     }
 }
@@ -239,8 +239,11 @@ mod tests {
         assert_eq!(cut_off(3, &[(1, 0), (2, 0)]), [0; 0], "its slots are out of reach, it is not");
         assert_eq!(cut_off(3, &[(0, 1)]), [0; 0]);
         assert_eq!(cut_off(4, &[(0, 1), (0, 2)]), [0], "half, and they reach it");
-        let said = &settled(&without(3, &[(0, 1), (0, 2), (1, 0)]))[0].said;
-        assert_eq!(said.as_deref(), Some("no link to n1 (refused), n2 (refused); no link from n1"));
+        let trouble = &settled(&without(3, &[(0, 1), (0, 2), (1, 0)]))[0].trouble;
+        assert_eq!(
+            trouble.as_deref(),
+            Some("no link to n1 (refused), n2 (refused); no link from n1")
+        );
     }
 
     /// A node that starts must not be sent requests before it can forward any, and a peer that comes

@@ -4,26 +4,26 @@
 //! [`plan`] decides what this node should do about its slots, [`coordinator`] does it, [`handoff`] is
 //! the protocol between the old owner and the new, [`control`] its messages.
 
-mod backoff;
 pub mod control;
 mod coordinator;
 mod fitness;
 mod handler;
 mod handoff;
 mod links;
+mod move_backoff;
 pub mod moves;
 mod plan;
+pub mod reports;
 #[cfg(test)]
 mod tests;
 mod trust;
-pub mod views;
 
 pub use coordinator::{ClusterOptions, ClusterParts};
 pub use fitness::EngineProbe;
 pub use handler::{LateHandler, LocalNode};
 
 use crate::{
-    cluster::views::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
+    cluster::reports::{Drained, NodeView, NodesInfo, Rebalanced, SilentNode},
     error::{Cause, Code, Error},
     limits,
     log::Term,
@@ -36,9 +36,9 @@ use crate::{
     slot::SlotContext,
     swap::SwapShare,
 };
-use backoff::Backoffs;
 use control::{ControlRequest, ControlResponse};
 use futures_util::future::BoxFuture;
+use move_backoff::Backoffs;
 use moves::Moves;
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -146,7 +146,7 @@ impl Cluster {
         let answer = answer.map_err(|e| Error::of(Cause::Unreachable, e.to_string()))?;
         let answer = tokio::time::timeout(wait, answer).await;
         match answer.map_err(late)? {
-            Ok(Response::Control(told)) => control::decode(&told),
+            Ok(Response::Control(bytes)) => control::decode(&bytes),
             Ok(_) => Err(Error::internal(format!("node {peer} sent an unexpected answer"))),
             Err(crate::rpc::PeerError::Refused(error)) => Err(error),
             // It names the node.
@@ -206,8 +206,8 @@ impl Cluster {
     /// What every node believes.
     pub async fn nodes(&self, not_ready: Option<String>) -> NodesInfo {
         let (mut nodes, mut silent) = (vec![self.view(not_ready)], Vec::new());
-        for (node, told) in self.ask_all(&ControlRequest::View).await {
-            match told {
+        for (node, answer) in self.ask_all(&ControlRequest::View).await {
+            match answer {
                 Ok(ControlResponse::View(view)) => nodes.push(*view),
                 Ok(_) => {}
                 Err(error) => {
@@ -241,8 +241,8 @@ impl Cluster {
     async fn owners(&self) -> Owners {
         let mut owners = BTreeMap::new();
         owners.extend(self.router.here().into_iter().map(|slot| (slot, self.own.clone())));
-        for (node, told) in self.ask_all(&ControlRequest::Owned).await {
-            if let Ok(ControlResponse::Owned(slots)) = told {
+        for (node, answer) in self.ask_all(&ControlRequest::Owned).await {
+            if let Ok(ControlResponse::Owned(slots)) = answer {
                 owners.extend(slots.into_iter().map(|slot| (slot, node.clone())));
             }
         }
@@ -289,9 +289,9 @@ impl Cluster {
                 _ => None,
             }
         });
-        let told = futures_util::future::join_all(asked).await;
+        let answers = futures_util::future::join_all(asked).await;
         let mut slots: BTreeMap<SlotId, SlotInfo> = BTreeMap::new();
-        for info in told.into_iter().flatten().flatten() {
+        for info in answers.into_iter().flatten().flatten() {
             let newer = slots.get(&info.slot).is_none_or(|other| info.term > other.term);
             if newer {
                 slots.insert(info.slot, info);
@@ -303,8 +303,8 @@ impl Cluster {
     /// What the other nodes have done of a service's last swap, and how many did not answer.
     pub async fn swap_shares(&self, service: &ServiceName) -> (Vec<SwapShare>, usize) {
         let (mut shares, mut silent) = (Vec::new(), 0);
-        for (_, told) in self.ask_all(&ControlRequest::Swap { service: service.clone() }).await {
-            match told {
+        for (_, answer) in self.ask_all(&ControlRequest::Swap { service: service.clone() }).await {
+            match answer {
                 Ok(ControlResponse::Swap(Some(share))) => shares.push(share),
                 _ => silent += 1,
             }
@@ -390,8 +390,8 @@ impl Cluster {
     /// As [`Self::retry`], on all nodes. Returns those that could not be reached.
     async fn retry_everywhere(&self, slot: Option<SlotId>) -> Vec<String> {
         self.retry(slot);
-        let told = self.ask_all(&ControlRequest::Retry { slot }).await.into_iter();
-        told.filter(|(_, told)| told.is_err()).map(|(name, _)| name.to_string()).collect()
+        let answers = self.ask_all(&ControlRequest::Retry { slot }).await.into_iter();
+        answers.filter(|(_, answer)| answer.is_err()).map(|(name, _)| name.to_string()).collect()
     }
 
     async fn change_avoid(&self, change: AvoidChange) -> Result<(), Error> {

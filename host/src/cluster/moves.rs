@@ -1,7 +1,7 @@
 //! The moves of slots to this node, running and ended.
 
 use crate::{
-    cluster::views::{MoveInfo, MoveState},
+    cluster::reports::{MoveInfo, MoveState},
     limits,
     names::SlotId,
     telemetry::metrics,
@@ -184,7 +184,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::views::{MoveCounts, MovesInfo};
+    use crate::cluster::reports::{MoveCounts, MovesInfo};
 
     /// Without it a slot could be cancelled while its old owner has given it up already, and a
     /// cancelled move could go on.
@@ -246,14 +246,14 @@ mod tests {
             elapsed_ms: 50.0,
             pause_ms: None,
         };
-        let told = vec![
+        let moves = vec![
             info("a", 1, 9, MoveState::Done, 1_000),
             info("b", 1, 8, MoveState::Failed, 3_000),
             info("b", 2, 5, MoveState::Sealing, 4_000),
             info("a", 2, 3, MoveState::Preparing, 5_000),
             info("a", 3, 2, MoveState::Done, 2_000),
         ];
-        let shown = MovesInfo::new(told, Vec::new(), 2);
+        let shown = MovesInfo::new(moves, Vec::new(), 2);
         let order: Vec<_> = shown.moves.iter().map(|info| info.slot).collect();
         assert_eq!(order, [3, 5, 8, 2], "under way by slot, then the latest two");
         let counts = MoveCounts { preparing: 1, sealing: 1, done: 2, failed: 1, ..shown.counts };

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    cluster::views::MoveState,
+    cluster::reports::MoveState,
     database::StorageOptions,
     log::{Append, Claim, LogError, Logged, Position, SlotLog},
     message::{Consistency, Incoming, Range, ReadBy},

@@ -208,14 +208,14 @@ fn secrets_that_everyone_can_read_are_told() {
         load(&sources).unwrap().warnings
     };
     assert_eq!(warnings(0o640), Vec::<String>::new());
-    let told = warnings(0o644);
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[1].contains(&format!("chmod o-rwx {path}")), "{told:?}");
+    let warned = warnings(0o644);
+    assert_eq!(warned.len(), 2, "{warned:?}");
+    assert!(warned[1].contains(&format!("chmod o-rwx {path}")), "{warned:?}");
     // A file that only names the one with the token contains no secret.
     write(dir.path(), "slotd.toml", &format!("[api]\ntoken_file = {path:?}\n"));
-    let told = load(&sources(Some(file), &[], &[])).unwrap().warnings;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains(&format!("chmod o-rwx {path}")), "{told:?}");
+    let warned = load(&sources(Some(file), &[], &[])).unwrap().warnings;
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains(&format!("chmod o-rwx {path}")), "{warned:?}");
 }
 
 /// `config print > slotd.toml` must result in the same configuration.
@@ -309,8 +309,8 @@ fn a_weak_secret_of_a_cluster_is_refused_unless_it_is_accepted() {
     }
     assert!(!text.contains("horse"), "{text}");
     let loaded = load(&flags(&[("cluster.accept_weak_secret", "true")])).unwrap();
-    let told = loaded.warnings.iter().any(|w| w.contains("too weak") && !w.contains("horse"));
-    assert!(told, "{:?}", loaded.warnings);
+    let is_warned = loaded.warnings.iter().any(|w| w.contains("too weak") && !w.contains("horse"));
+    assert!(is_warned, "{:?}", loaded.warnings);
     // The setting does not matter on a standalone node.
     assert!(load(&sources(None, &[], &[("cluster.secret", weak)])).is_ok());
     let strong = [("cluster.secret", "5f0c1b7e9a3d42688d1f60b2c4e7a935")];

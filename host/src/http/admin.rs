@@ -11,8 +11,8 @@ use crate::{
     error::{Code, Error},
     names::{SessionId, check_plugin_version},
     node::{
-        Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node, NodeDraining,
-        NodesInfo, Rebalanced, RingInfo, Said, ServiceInfo, ServiceRemoved, SlotInfo,
+        DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node,
+        NodeDraining, NodesInfo, Rebalanced, RingInfo, ServiceInfo, ServiceRemoved, SlotInfo,
     },
 };
 use axum::{
@@ -109,10 +109,10 @@ pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answ
     let service = params::admin_service_of(&head.uri)?;
     let query = Query::parse(&head.uri, &["version", "force", "same_state"])?;
     let version = query.get("version").map(|v| check_version("version", v)).transpose()?;
-    let said = said(&query, &head.headers)?;
+    let options = deploy_options(&query, &head.headers)?;
     let node = admin.node()?.clone();
     let upload = admin.0.uploads.receive(body).await?;
-    change(async move { node.deploy(&service, version, upload.component.clone(), said).await })
+    change(async move { node.deploy(&service, version, upload.component.clone(), options).await })
         .await
 }
 
@@ -122,8 +122,8 @@ fn check_version(parameter: &str, version: &str) -> Result<String, Error> {
     Ok(version.to_owned())
 }
 
-fn said(query: &Query, headers: &HeaderMap) -> Result<Said, Error> {
-    Ok(Said {
+fn deploy_options(query: &Query, headers: &HeaderMap) -> Result<DeployOptions, Error> {
+    Ok(DeployOptions {
         by: params::sender(headers)?.map(Into::into),
         force: query.bool("force")?.unwrap_or(false),
         same_state: query.bool("same_state")?.unwrap_or(false),
@@ -151,9 +151,9 @@ pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: Head
     let service = params::admin_service_of(&uri)?;
     let query = Query::parse(&uri, &["to", "force", "same_state"])?;
     let to = query.get("to").map(|to| check_version("to", to)).transpose()?;
-    let said = said(&query, &headers)?;
+    let options = deploy_options(&query, &headers)?;
     let node = admin.node()?.clone();
-    change(async move { node.rollback(&service, to.as_deref(), said).await }).await
+    change(async move { node.rollback(&service, to.as_deref(), options).await }).await
 }
 
 /// Removes a service with all its sessions

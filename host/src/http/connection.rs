@@ -97,7 +97,7 @@ impl ConnShared {
     }
     fn of(local_only: bool, buffers: &Arc<Buffers>, place: Option<Place>, open: Open) -> Self {
         Self {
-            began: Instant::now(),
+            began: crate::clock::timer_now(),
             now: 0.into(),
             in_flight: 0.into(),
             deadline: 0.into(),
@@ -269,7 +269,7 @@ impl ConnShared {
 
     /// Checks the clock and returns whether the connection must end.
     fn look(&self) -> bool {
-        let now = self.moment(Instant::now());
+        let now = self.moment(crate::clock::timer_now());
         self.now.store(now, Relaxed);
         let since = |what: &AtomicU64, max: Duration| {
             let at = what.load(Relaxed);
@@ -342,7 +342,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.ends_with_peer.store(false, Relaxed);
         if self.0.in_flight.fetch_sub(1, Relaxed) == 1 {
-            self.0.request_done(Instant::now());
+            self.0.request_done(crate::clock::timer_now());
         }
     }
 }

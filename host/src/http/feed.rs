@@ -347,9 +347,9 @@ mod tests {
     async fn a_deleted_session_ends_the_feed() {
         let (fake, backend, key) = setup();
         send(&backend, &key, 1).await;
-        let mut told = Feed::open(backend.clone(), key.clone(), None).await.expect("open");
+        let mut deleted = Feed::open(backend.clone(), key.clone(), None).await.expect("open");
         fake.delete(&key).await.expect("deleted");
-        assert!(matches!(told.next().await, Item::Deleted));
+        assert!(matches!(deleted.next().await, Item::Deleted));
 
         send(&backend, &key, 1).await;
         send(&backend, &key, 1).await;

@@ -46,7 +46,7 @@ pub(super) enum Deadline<'a> {
 
 impl Deadline<'_> {
     pub(super) fn after(duration: Duration) -> Self {
-        Self::Timer(tokio::time::Instant::now() + duration)
+        Self::Timer(crate::clock::timer_now() + duration)
     }
     /// `None`: the deadline passed.
     pub(super) async fn limit<F: Future>(&self, mut work: Pin<&mut F>) -> Option<F::Output> {

@@ -135,7 +135,7 @@ impl Places {
         let mut state = self.state.lock();
         state.ended += ended;
         state.refused += u64::from(ended == 0);
-        let now = Instant::now();
+        let now = crate::clock::timer_now();
         if state.logged.is_some_and(|at| now - at < limits::FULL_LOG_INTERVAL) {
             return;
         }
@@ -238,7 +238,7 @@ impl State {
 
     /// Ends some of the connections that have been idle for longest: one scan makes room for many.
     fn end_idle(&mut self, limits: PlaceLimits, gone: &mut Vec<Looked>) -> Kind {
-        let now = Instant::now();
+        let now = crate::clock::timer_now();
         if self.looked.is_some_and(|at| now - at < limits::IDLE_LOOK_INTERVAL) {
             return Kind::Probe;
         }

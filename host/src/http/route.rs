@@ -158,7 +158,7 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
     }
     // Cancels its work when the client disconnects.
     let mut task = JoinSet::new();
-    task.spawn_on(next.run(request), serving);
+    crate::task::run_in_on(&mut task, serving, next.run(request));
     let stopping = async {
         admin.0.shutdown.triggered().await;
         tokio::time::sleep(limits::STOPPING_ANSWER).await;

@@ -27,10 +27,7 @@ use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::Instant,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 
 /// What a [`Server`] serves.
@@ -228,7 +225,7 @@ async fn handle(
         && request.method() == Method::POST
         && let Some((service, session)) = messages::names_in(request.uri().path())
     {
-        let began = Instant::now();
+        let began = crate::clock::timer_now();
         connection.request_began(began, api.options().request_deadline);
         let key = params::session_key(service, session);
         let (head, body) = request.into_parts();

@@ -192,7 +192,7 @@ impl Session {
         wire: Wire<Watched>,
         feed: Option<Feed>,
     ) -> Self {
-        let now = Instant::now();
+        let now = crate::clock::timer_now();
         let ping_at = now + limits::SOCKET_PING;
         Self {
             stopping: api.0.shutdown.triggered().boxed(),
@@ -268,7 +268,7 @@ impl Session {
                 return Poll::Ready(Step::Stop);
             }
             // Also while there is always something else to do.
-            if turn == 0 && late_at.is_some_and(|at| at <= Instant::now()) {
+            if turn == 0 && late_at.is_some_and(|at| at <= crate::clock::timer_now()) {
                 return Poll::Ready(Step::Time);
             }
             for source in 0..3 {
@@ -310,7 +310,7 @@ impl Session {
 
     /// The timer has fired: a message takes too long, or a ping is due.
     fn time(&mut self) -> Result<(), End> {
-        let now = Instant::now();
+        let now = crate::clock::timer_now();
         if self.late_at.is_some_and(|at| at <= now) {
             self.give_up_late(now);
         }
@@ -355,7 +355,7 @@ impl Session {
             match self.late_at {
                 Some(at) => match tokio::time::timeout_at(at, next).await {
                     Ok(decided) => return decided,
-                    Err(_) => self.give_up_late(Instant::now()),
+                    Err(_) => self.give_up_late(crate::clock::timer_now()),
                 },
                 None => return next.await,
             }
@@ -369,7 +369,7 @@ impl Session {
             Heard::End { inside } => return Err(End::Ended { inside }),
             Heard::Broken => return Err(End::Broken),
         };
-        self.heard = Instant::now();
+        self.heard = crate::clock::timer_now();
         match message {
             Message::Text(text) => return self.send(&text).await,
             Message::Binary => {
@@ -399,7 +399,7 @@ impl Session {
         if let Err(full) = charge.take(message.body.len()) {
             return self.decided(&id, Err(full)).await;
         }
-        let until = Instant::now() + self.api.options().request_deadline;
+        let until = crate::clock::timer_now() + self.api.options().request_deadline;
         let queued =
             tokio::time::timeout_at(until, self.api.backend().enqueue(&self.key, message)).await;
         match queued {
@@ -458,8 +458,8 @@ impl Session {
     /// they would have been a moment earlier.
     async fn take_what_came(&mut self, end: End) -> End {
         let came = matches!(end, End::Close(..) | End::Deaf);
-        let until = Instant::now() + limits::LINGER;
-        while came && Instant::now() < until {
+        let until = crate::clock::timer_now() + limits::LINGER;
+        while came && crate::clock::timer_now() < until {
             if self.pending.len() >= limits::SOCKET_IN_FLIGHT_MAX
                 && let Some((id, result)) = self.next_decided().await
             {

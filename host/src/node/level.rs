@@ -5,7 +5,7 @@
 
 use super::Node;
 use crate::{
-    cluster::views::{LevelInfo, LevelOf},
+    cluster::reports::{LevelInfo, LevelOf},
     error::{Code, Error},
     level::{self, Level},
     limits,

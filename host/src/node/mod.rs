@@ -6,18 +6,18 @@ mod maintenance;
 mod memory;
 mod messages;
 mod operate;
+mod past_swaps;
 mod removal;
 mod services;
+mod session_check;
 mod slots;
-mod swaps;
-mod takeover;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod views;
 
 pub use crate::{
-    cluster::views::*,
+    cluster::reports::*,
     message::{
         Answer, Consistency, History, Incoming, Live, LiveReceiver, Pending, Published, Range,
         ReadBy, Sent, SessionInfo, Subscribed,
@@ -29,7 +29,7 @@ pub use crate::{
     swap::{SwapInfo, SwapShare},
 };
 pub use level::LevelDuties;
-pub use takeover::Said;
+pub use session_check::DeployOptions;
 pub use views::*;
 
 use self::turns::Turns;
@@ -67,6 +67,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
+use past_swaps::PastSwaps;
 use removal::Purge;
 use std::{
     cmp::Reverse,
@@ -77,7 +78,6 @@ use std::{
     },
     time::Duration,
 };
-use swaps::PastSwaps;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// One running node. Shared behind an `Arc`.

@@ -93,8 +93,8 @@ impl Node {
         let shares = async {
             removed.add(own(), service.since);
             let ask = ControlRequest::Purge { service: service.name.clone() };
-            for (_, told) in cluster.ask_all(&ask).await {
-                let share = match told {
+            for (_, answer) in cluster.ask_all(&ask).await {
+                let share = match answer {
                     Ok(ControlResponse::Purge(share)) => share,
                     _ => None,
                 };

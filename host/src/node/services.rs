@@ -76,7 +76,7 @@ impl Node {
     /// Stores, checks and compiles a component and switches every slot to it. Returns when all have
     /// switched, or with the swap still in progress after [`limits::SWAP_WAIT`]. It ends a swap
     /// that is in progress, even one that can't finish. Refused with `sessions-would-stay` if it
-    /// would leave sessions behind unless `said` allows it.
+    /// would leave sessions behind unless `options` allow it.
     ///
     /// # Errors
     /// `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` if the node can't
@@ -87,7 +87,7 @@ impl Node {
         service: &ServiceName,
         version: Option<String>,
         component: Bytes,
-        said: Said,
+        options: DeployOptions,
     ) -> Result<Deployed, Error> {
         if let Some(version) = &version {
             crate::names::check_plugin_version(version).map_err(Error::name_invalid)?;
@@ -100,9 +100,9 @@ impl Node {
         let existing = self.context.catalogue.get(service);
         let existing = existing.as_deref();
         let (version, digest) = (version.as_deref(), plugin.digest());
-        let next = Service::deployed(existing, service, version, digest, &said.change())?;
+        let next = Service::deployed(existing, service, version, digest, &options.change())?;
         let sessions = match &next {
-            Some(next) => self.outlook(next, &plugin, &said).await?,
+            Some(next) => self.outlook(next, &plugin, &options).await?,
             None => Vec::new(),
         };
         self.swap_to(service, next, sessions, turn).await
@@ -117,16 +117,16 @@ impl Node {
         &self,
         service: &ServiceName,
         to: Option<&str>,
-        said: Said,
+        options: DeployOptions,
     ) -> Result<Deployed, Error> {
         let turn = self.turn(service).await?;
         let known = self.context.catalogue.require(service)?;
-        let next = known.rolled_back(to, &said.change())?;
+        let next = known.rolled_back(to, &options.change())?;
         if next.generation == known.generation {
             return self.swap_to(service, None, Vec::new(), turn).await;
         }
         let plugin = next.target().load(&self.context.plugins).await?;
-        let sessions = self.outlook(&next, &plugin, &said).await?;
+        let sessions = self.outlook(&next, &plugin, &options).await?;
         self.swap_to(service, Some(next), sessions, turn).await
     }
 

@@ -1,7 +1,7 @@
 //! Requests of operators on slots.
 
 use super::*;
-use crate::slot::seat::Phase;
+use crate::slot::seat::SeatPhase;
 
 impl Node {
     pub async fn slots(&self) -> Result<Vec<SlotInfo>, Error> {
@@ -41,8 +41,8 @@ impl Node {
         if let Some(running) = self.router.running(slot)? {
             let stats = &running.stats;
             let state = match self.router.phase(slot)? {
-                Phase::Opening { .. } => "opening",
-                Phase::Serving { .. } => "running",
+                SeatPhase::Opening { .. } => "opening",
+                SeatPhase::Serving { .. } => "running",
                 _ => "draining",
             };
             let active = stats.active.lock();
@@ -146,9 +146,9 @@ impl Node {
     pub async fn moves(&self, ended_max: usize) -> MovesInfo {
         let Some(cluster) = &self.cluster else { return MovesInfo::default() };
         let (mut moves, mut silent) = (cluster.moves.list(), Vec::new());
-        for (node, told) in cluster.ask_all(&ControlRequest::Moves).await {
-            match told {
-                Ok(ControlResponse::Moves(told)) => moves.extend(told),
+        for (node, answer) in cluster.ask_all(&ControlRequest::Moves).await {
+            match answer {
+                Ok(ControlResponse::Moves(answer)) => moves.extend(answer),
                 Ok(_) => {}
                 Err(error) => {
                     silent.push(SilentNode { node: node.to_string(), why: error.detail.into() });

@@ -71,12 +71,12 @@ impl Fixture {
     }
 
     async fn deploy(&self, version: &str, component: Bytes) -> Result<Deployed, Error> {
-        let said = Said::default();
-        self.node.deploy(&self.service, Some(version.into()), component, said).await
+        let options = DeployOptions::default();
+        self.node.deploy(&self.service, Some(version.into()), component, options).await
     }
 
-    async fn rollback(&self, to: Option<&str>, said: Said) -> Result<Deployed, Error> {
-        timeout(TIMEOUT, self.node.rollback(&self.service, to, said)).await.unwrap()
+    async fn rollback(&self, to: Option<&str>, options: DeployOptions) -> Result<Deployed, Error> {
+        timeout(TIMEOUT, self.node.rollback(&self.service, to, options)).await.unwrap()
     }
 
     async fn send_to(&self, session: &str) -> Sent {
@@ -139,7 +139,7 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     let (node, service) = (fixture.node.clone(), fixture.service.clone());
     let next = testkit::guest_with("bad-luck", "badluck2").into();
     let deploying = tokio::spawn(async move {
-        node.deploy(&service, Some("2.0.0".into()), next, Said::default()).await
+        node.deploy(&service, Some("2.0.0".into()), next, DeployOptions::default()).await
     });
     let stuck = async {
         loop {
@@ -152,7 +152,7 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     };
     assert!(!timeout(TIMEOUT, stuck).await.unwrap().done);
 
-    let back = fixture.rollback(None, Said::default()).await.unwrap();
+    let back = fixture.rollback(None, DeployOptions::default()).await.unwrap();
     let swap = back.swap.unwrap();
     assert!(back.changed && swap.done && swap.moved == u32::from(SLOTS), "{swap:?}");
     assert_eq!((swap.generation, back.current.label), (3, first.current.label));
@@ -202,8 +202,8 @@ fn without_migrate(n: u8) -> Bytes {
     component.into()
 }
 
-const FORCE: Said = Said { force: true, same_state: false, by: None };
-const SAME_STATE: Said = Said { force: false, same_state: true, by: None };
+const FORCE: DeployOptions = DeployOptions { force: true, same_state: false, by: None };
+const SAME_STATE: DeployOptions = DeployOptions { force: false, same_state: true, by: None };
 
 /// Without it two state formats are silently mixed: an older version gets a newer one's state of a
 /// session, accepts it because it has no migrate, and continues.
@@ -218,7 +218,7 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
     assert_eq!(second.sessions, []);
     assert_eq!(*fixture.send_to("touched").await.plugin, *second.current.label);
 
-    let refused = fixture.rollback(None, Said::default()).await.unwrap_err();
+    let refused = fixture.rollback(None, DeployOptions::default()).await.unwrap_err();
     assert_eq!(refused.code, Code::SessionsWouldStay);
     for says in ["1 session of s", "0.1.0 does not implement migrate", "--same-state", "--force"] {
         assert!(refused.detail.contains(says), "{says:?} is not in {}", refused.detail);
@@ -245,11 +245,11 @@ async fn an_older_version_without_a_migrate_takes_no_session_back() {
 
     // An operator who knows that the format is the same declares it, which also covers pinned
     // sessions.
-    let said = fixture.rollback(Some("0.1.0"), SAME_STATE).await.unwrap();
-    assert!(said.changed && said.current.same_state, "{said:?}");
-    assert_eq!(said.current.version, "0.1.0");
+    let back = fixture.rollback(Some("0.1.0"), SAME_STATE).await.unwrap();
+    assert!(back.changed && back.current.same_state, "{back:?}");
+    assert_eq!(back.current.version, "0.1.0");
     let taken = fixture.send_to("touched").await;
-    assert_eq!((taken.seq, &*taken.plugin), (4, said.current.label.as_str()));
+    assert_eq!((taken.seq, &*taken.plugin), (4, back.current.label.as_str()));
     let pinned = fixture.node.pinned(&fixture.service, None, 10).await.unwrap();
     assert!(pinned.is_empty(), "{pinned:?}");
     assert_eq!(fixture.node.stop(TIMEOUT).await, 0);
@@ -263,7 +263,7 @@ async fn an_older_version_with_a_migrate_is_asked_of_each_session() {
     let first = fixture.deploy("0.1.0", testkit::guest().into()).await.unwrap().current;
     let second = fixture.deploy("0.2.0", without_migrate(2)).await.unwrap().current;
     assert_eq!(*fixture.send_to("x").await.plugin, *second.label);
-    let back = fixture.rollback(None, Said::default()).await.unwrap();
+    let back = fixture.rollback(None, DeployOptions::default()).await.unwrap();
     let asked = SessionsOutlook { from: second.label, sessions: 1, stays: None };
     assert_eq!(back.sessions, [asked]);
     let sent = fixture.send_to("x").await;
@@ -281,7 +281,7 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     let guest = || Bytes::from(testkit::guest());
     fixture.deploy("1.0.0", without_migrate(1)).await.unwrap();
     fixture.deploy("1.1.0", without_migrate(2)).await.unwrap();
-    fixture.node.deploy(&other, None, guest(), Said::default()).await.unwrap();
+    fixture.node.deploy(&other, None, guest(), DeployOptions::default()).await.unwrap();
     let message = |id: &str| Incoming {
         id: Some(id.into()),
         sender: None,

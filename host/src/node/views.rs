@@ -1,7 +1,7 @@
 //! A node's reports on its services, except those that lower modules of this crate define.
 
 use crate::{
-    cluster::views::{PurgeShare, SilentNode},
+    cluster::reports::{PurgeShare, SilentNode},
     log::record::DeploymentId,
     names::ServiceName,
     plugin::Digest,

@@ -5,6 +5,9 @@
 //! leaves this node carries an idempotency key, of this node's making where the client gave none,
 //! so that sending it again is safe whatever became of the first time.
 
+mod pause;
+
+use self::pause::{Seen, backoff, pause};
 use super::{
     Place, Routed, Router,
     lane::{Lane, Refused, Ticket, To},
@@ -18,7 +21,7 @@ use crate::{
     names::{SessionKey, SlotId},
     operation::Message,
     rpc::{PeerError, Peers, Request, Response},
-    slot::{Mailed, seat::Event},
+    slot::{Mailed, seat::SeatEvent},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -59,24 +62,6 @@ struct KeySource {
 enum Sending {
     Here(oneshot::Receiver<Result<Sent, Error>>),
     Away { peer: Arc<str>, answer: BoxFuture<'static, Result<Response, PeerError>> },
-}
-
-/// Where a slot was in an attempt's time.
-struct Seen {
-    /// The attempt went by it.
-    at: Place,
-    /// Once whoever was asked had named another owner; else the same.
-    since: Place,
-}
-
-impl Seen {
-    fn of(at: Place) -> Self {
-        Self { since: at.clone(), at }
-    }
-
-    fn is_left(&self, place: &Place) -> bool {
-        *place != self.at && *place != self.since
-    }
 }
 
 /// What is known of a request that has to go around again.
@@ -171,7 +156,7 @@ impl Forwarder {
         message: Incoming,
     ) -> Result<(Journey, Sending), Error> {
         let slot = self.router.slot_of(key);
-        let deadline = Instant::now() + self.deadline;
+        let deadline = crate::clock::timer_now() + self.deadline;
         let ticket = self.lane(slot)?.enter(self.held_max).ok_or_else(|| {
             Error::of(
                 Cause::Full,
@@ -210,7 +195,7 @@ impl Forwarder {
     fn not_owner(&self, slot: SlotId, peer: &Arc<str>, owner: Option<Arc<str>>, term: u64) {
         // Its own name would send the request in a circle.
         let owner = owner.as_ref().filter(|owner| **owner != self.name);
-        self.router.on(slot, Event::Denied { by: peer, owner, term });
+        self.router.on(slot, SeatEvent::Denied { by: peer, owner, term });
     }
 
     // ---- everything else -----------------------------------------------------------------------
@@ -226,7 +211,7 @@ impl Forwarder {
         // What may have been kept by an attempt whose answer is lost: a later one may be refused for
         // reasons that do not apply to the first.
         let mut doubtful = false;
-        let deadline = Instant::now() + self.deadline;
+        let deadline = crate::clock::timer_now() + self.deadline;
         let mut backoff = backoff();
         loop {
             let place = self.router.place(slot);
@@ -315,7 +300,7 @@ impl Forwarder {
         match self.peers.call(peer, request)?.await? {
             Response::NotOwner { owner, term, .. } => {
                 self.not_owner(slot, peer, owner, term);
-                seen.since = self.router.place(slot);
+                seen.then(self.router.place(slot));
                 Err(PeerError::Refused(Error::of(
                     Cause::NotOwner,
                     format!("node {peer} does not own slot {slot}"),
@@ -345,8 +330,7 @@ impl Forwarder {
         self.pause(slot, seen, backoff, deadline, trouble).await
     }
 
-    /// Waits for one back-off step, or until the slot is at neither place of `seen`. Requests that ask
-    /// nodes which name each other change the place to and fro: that wakes none of them.
+    /// Waits until another try is worth it ([`pause`]).
     async fn pause(
         &self,
         slot: SlotId,
@@ -356,14 +340,7 @@ impl Forwarder {
         trouble: Error,
     ) -> Result<(), Error> {
         metrics().forward_retries.increment(1);
-        let mut place = self.router.watch_place(slot)?;
-        let until = (Instant::now() + backoff.next()).min(deadline);
-        // Also a change before the subscription counts.
-        let _ = tokio::time::timeout_at(until, place.wait_for(|place| seen.is_left(place))).await;
-        match Instant::now() < deadline {
-            true => Ok(()),
-            false => Err(trouble),
-        }
+        pause(self.router.watch_place(slot)?, seen, backoff, deadline, trouble).await
     }
 }
 
@@ -436,8 +413,8 @@ impl Journey {
             };
             let error = trouble.take().filter(|_| self.doubtful).unwrap_or(now);
             let (deadline, backoff) = (self.deadline, &mut self.backoff);
-            let told = error.clone();
-            forwarder.pause(self.slot, &self.seen, backoff, deadline, told).await?;
+            let reported = error.clone();
+            forwarder.pause(self.slot, &self.seen, backoff, deadline, reported).await?;
             trouble = Some(error);
         }
     }
@@ -477,7 +454,7 @@ impl Journey {
             };
             self.ticket.returned(self.attempt);
             self.doubtful |= trouble.doubtful;
-            let told = match self.doubtful {
+            let reported = match self.doubtful {
                 // Its own text says so.
                 true if trouble.error.is(Cause::Undecided) => trouble.error,
                 true => Error::of(
@@ -496,10 +473,10 @@ impl Journey {
                 let (slot, deadline) = (self.slot, self.deadline);
                 let forwarder = self.forwarder.clone();
                 forwarder
-                    .pause(slot, &self.seen, &mut self.backoff, deadline, told.clone())
+                    .pause(slot, &self.seen, &mut self.backoff, deadline, reported.clone())
                     .await?;
             }
-            sending = self.depart(Some(told)).await?;
+            sending = self.depart(Some(reported)).await?;
         }
     }
 
@@ -523,7 +500,7 @@ impl Journey {
                 Ok(Response::NotOwner { owner, term, .. }) => {
                     let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
-                    self.seen.since = self.forwarder.router.place(self.slot);
+                    self.seen.then(self.forwarder.router.place(self.slot));
                     let why = format!("node {peer} no longer owns slot {}", self.slot);
                     let error = Error::of(Cause::Moved, why);
                     Err(Trouble { error, doubtful: false, moved })
@@ -589,9 +566,4 @@ impl KeySource {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         format!("{INTERNAL_KEY}{:032x}-{number:x}", self.random)
     }
-}
-
-/// Half to all of a step.
-fn backoff() -> Backoff {
-    Backoff::new(limits::FORWARD_RETRY_MIN, limits::FORWARD_RETRY_MAX).spread(0.5..1.0)
 }

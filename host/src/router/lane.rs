@@ -163,7 +163,7 @@ struct RefusedOf {
 impl Refused {
     pub fn add(&self, peer: &Arc<str>, slot: SlotId, attempt: u64) {
         let mut refused = self.0.lock();
-        let now = Instant::now();
+        let now = crate::clock::timer_now();
         let of_peer = refused.entry(peer.clone());
         let of_peer = of_peer.or_insert_with(|| RefusedOf { below: HashMap::new(), last: now });
         of_peer.last = now;

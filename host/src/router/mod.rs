@@ -17,7 +17,7 @@ use crate::{
     rpc,
     slot::{
         Mail, Mailbox, Mailed, Order, SlotContext, SlotHandle, open,
-        seat::{Event, Outcome, Phase},
+        seat::{Outcome, SeatEvent, SeatPhase},
         seated::SharedSeat,
     },
 };
@@ -110,7 +110,7 @@ impl Router {
         let put = put(&mailbox, mail);
         if put.is_err() {
             // It is ending, and may not have reported it yet.
-            seat.on(Event::Stopping { task });
+            seat.on(SeatEvent::Stopping { task });
         }
         Ok(put)
     }
@@ -140,7 +140,7 @@ impl Router {
                     Ok(()) => return Ok(()),
                     Err(back) => order = back,
                 }
-                seat.on(Event::Stopping { task });
+                seat.on(SeatEvent::Stopping { task });
             }
             self.start(slot)?;
         }
@@ -156,12 +156,12 @@ impl Router {
 
     /// # Errors
     /// `slot-not-found`.
-    pub fn phase(&self, slot: SlotId) -> Result<Phase, Error> {
+    pub fn phase(&self, slot: SlotId) -> Result<SeatPhase, Error> {
         Ok(self.seat(slot)?.phase())
     }
 
     /// Something has happened to a slot. Beyond the last slot: nothing.
-    pub fn on(&self, slot: SlotId, event: Event<'_>) -> Outcome {
+    pub fn on(&self, slot: SlotId, event: SeatEvent<'_>) -> Outcome {
         self.seat(slot).map_or(Outcome::Nothing, |seat| seat.on(event))
     }
 
@@ -174,7 +174,7 @@ impl Router {
     /// that nobody asks for. What is not in the store holds up the log of all slots.
     pub fn open_unflushed(&self, at_most: usize) {
         let is_unflushed =
-            |slot: &SlotId| matches!(self.phase(*slot), Ok(Phase::Vacant { flushed: false }));
+            |slot: &SlotId| matches!(self.phase(*slot), Ok(SeatPhase::Vacant { flushed: false }));
         for slot in (0..self.slot_count()).filter(is_unflushed).take(at_most) {
             // The node stops.
             let _ = self.start(slot);
@@ -193,7 +193,7 @@ impl Router {
     /// Waits until no slot has a task, nor a flush of one.
     pub async fn settled(&self) {
         for seat in &self.slots {
-            drop(seat.ownership().lock().await);
+            drop(seat.task_lock().lock().await);
         }
     }
 
@@ -249,14 +249,14 @@ impl Router {
     pub async fn open(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
         self.check_open()?;
         let seat = self.seat(slot)?;
-        let (told, opened) = oneshot::channel();
-        match seat.open(slot, &self.context, last, Some(told)) {
+        let (reply, opened) = oneshot::channel();
+        match seat.open(slot, &self.context, last, Some(reply)) {
             Outcome::Here(term) => return Ok(term),
-            Outcome::Busy if matches!(seat.phase(), Phase::Opening { .. }) => {
+            Outcome::Opening => {
                 let why = "a cancelled open of this slot has not finished";
                 return Err(Error::of(Cause::Opening, why));
             }
-            Outcome::Busy => {
+            Outcome::Moving => {
                 let why = "this node is handing the slot over to another node";
                 return Err(Error::of(Cause::Moving, why));
             }
@@ -303,7 +303,7 @@ impl Router {
     /// # Errors
     /// `slot-not-found`.
     pub async fn hold(&self, slot: SlotId) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
-        Ok(self.seat(slot)?.ownership().lock().await)
+        Ok(self.seat(slot)?.task_lock().lock().await)
     }
 
     /// The slots that are here, with their terms.

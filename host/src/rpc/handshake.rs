@@ -36,7 +36,7 @@ use std::{
     sync::Arc,
 };
 use subtle::ConstantTimeEq as _;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use tonic::Streaming;
 
 pub(super) const NONCE_BYTES: usize = 32;
@@ -362,7 +362,7 @@ impl Own {
     pub fn refused(&self, from: IpAddr, what: &str, refusal: &Refusal) {
         metrics().peer_refused(refusal.reason.as_str());
         let about = (refusal.reason, from);
-        let Some(more) = self.noted.lock().admit(about, Instant::now().into_std()) else { return };
+        let Some(more) = self.noted.lock().admit(about, crate::clock::now()) else { return };
         let Refusal { reason, detail, .. } = refusal;
         tracing::warn!(
             reason = reason.as_str(), %from, repeated = more,

@@ -173,7 +173,9 @@ impl Link {
             up.outbox.offer(item).map_err(|why| self.full(why))?;
             state.next_id += 1;
             state.bytes += bytes;
-            state.calls.insert(id, Call { answer: sender, since: Instant::now(), read, bytes });
+            state
+                .calls
+                .insert(id, Call { answer: sender, since: crate::clock::timer_now(), read, bytes });
             id
         };
         metrics().peer_requests.increment(1);
@@ -299,7 +301,7 @@ pub(super) async fn run(link: Arc<Link>, own: Arc<Own>, mut target: watch::Recei
     let mut said = String::new();
     loop {
         let member = target.borrow_and_update().clone();
-        let began = Instant::now();
+        let began = crate::clock::timer_now();
         let why = tokio::select! {
             why = connection(&link, &own, &member) => why,
             () = moved(&link, &mut target, &member) => {

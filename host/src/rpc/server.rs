@@ -86,7 +86,7 @@ impl Server {
                         let from = from.ip().to_canonical();
                         let (place, cut) = waiting.enter(from, server.own.is_known(from));
                         let (server, stop) = (server.clone(), stop.clone());
-                        connections.spawn(connection(server, stream, from, place, cut, stop));
+                        crate::task::run_in(&mut connections, connection(server, stream, from, place, cut, stop));
                     }
                     Err(e) => {
                         if repeats::admit("can't accept connections from peers", "peers") {
@@ -160,7 +160,7 @@ async fn converse(
     stop: watch::Receiver<bool>,
 ) {
     let own = &server.own;
-    let until = Instant::now() + limits::PEER_HANDSHAKE_TIMEOUT;
+    let until = crate::clock::timer_now() + limits::PEER_HANDSHAKE_TIMEOUT;
     let _ = stream.set_nodelay(true);
     match timeout(limits::PEER_SILENT_TIMEOUT, begins_well(&mut stream)).await {
         Ok(Ok(true)) => place.reached(Progress::Speaks),

@@ -153,7 +153,7 @@ impl Swap {
                     return;
                 }
                 Err(error) => {
-                    self.tell_of_retry(activation.target.service(), slot, &error);
+                    self.log_retry(activation.target.service(), slot, &error);
                     self.progress.lock().errors.insert(slot, error.to_string());
                 }
             }
@@ -162,7 +162,7 @@ impl Swap {
     }
 
     /// All slots of a node may fail for one reason, repeatedly.
-    fn tell_of_retry(&self, service: &ServiceName, slot: SlotId, error: &Error) {
+    fn log_retry(&self, service: &ServiceName, slot: SlotId, error: &Error) {
         if repeats::admit("a slot did not switch", service) {
             tracing::warn!(
                 %service,
@@ -254,25 +254,26 @@ async fn activate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::Code, telemetry::said::Said};
+    use crate::{error::Code, telemetry::captured_log::CapturedLog};
 
     /// Five hundred slots that can't switch retry every two seconds: they would fill the disk with
     /// lines that do not name the cause.
     #[test]
-    fn slots_that_can_not_go_over_say_so_a_few_times_and_of_what() {
-        let said = Said::default();
-        let _listening = said.listen();
+    fn slots_that_can_not_switch_say_so_a_few_times_and_of_what() {
+        let captured = CapturedLog::default();
+        let _listening = captured.listen();
         let service = ServiceName::parse("stuck-in-a-swap").unwrap();
         let swap = Swap::new(2, Some("1.0.0+ab".into()), "2.0.0+cd".into(), (0..512).collect());
         for slot in 0..512 {
             let error = Error::new(Code::StorageUnavailable, "no room");
-            swap.tell_of_retry(&service, slot, &error);
+            swap.log_retry(&service, slot, &error);
         }
-        let text = said.text();
-        let told: Vec<&str> = text.lines().filter(|line| line.contains("did not switch")).collect();
-        assert_eq!(told.len(), limits::REPEATS_LOGGED_MAX as usize, "{text}");
+        let text = captured.text();
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.contains("did not switch")).collect();
+        assert_eq!(lines.len(), limits::REPEATS_LOGGED_MAX as usize, "{text}");
         for part in ["service=stuck-in-a-swap", "1.0.0+ab", "to=2.0.0+cd", "slot=0", "no room"] {
-            assert!(told[0].contains(part), "{part}: {}", told[0]);
+            assert!(lines[0].contains(part), "{part}: {}", lines[0]);
         }
     }
 }

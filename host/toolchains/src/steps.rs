@@ -89,15 +89,15 @@ impl Steps {
     pub fn pass(&self, what: &str, command: &mut Command) -> anyhow::Result<ExitStatus> {
         self.announce(what);
         let child = self.spawn(command)?;
-        let said = said(command);
-        self.wait(child).with_context(|| format!("waiting for `{said}`"))
+        let line = command_line(command);
+        self.wait(child).with_context(|| format!("waiting for `{line}`"))
     }
 
     fn finish(&self, what: &str, command: &mut Command) -> anyhow::Result<Vec<u8>> {
         self.announce(what);
         command.stdin(Stdio::null());
         command.stderr(if self.quiet { Stdio::piped() } else { Stdio::inherit() });
-        let said = said(command);
+        let line = command_line(command);
         let mut child = self.spawn(command)?;
         // Read in parallel: a program that fills one pipe must not wait for the other's reader.
         let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -106,7 +106,7 @@ impl Steps {
             let err = scope.spawn(|| read_all(err));
             (self.wait(child), out.join().unwrap_or_default(), err.join().unwrap_or_default())
         });
-        let status = status.with_context(|| format!("waiting for `{said}`"))?;
+        let status = status.with_context(|| format!("waiting for `{line}`"))?;
         if status.success() {
             return Ok(out);
         }
@@ -115,7 +115,7 @@ impl Steps {
             show(&err);
         }
         ensure!(!self.is_stopped(), "stopped");
-        anyhow::bail!("`{said}` failed ({status}); its output is above")
+        anyhow::bail!("`{line}` failed ({status}); its output is above")
     }
 
     fn announce(&self, what: &str) {
@@ -125,8 +125,8 @@ impl Steps {
     }
 
     fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
-        let said = said(command);
-        let starting = || format!("starting `{said}`");
+        let line = command_line(command);
+        let starting = || format!("starting `{line}`");
         // The program writes to the same stream: the report comes first.
         (self.flush)();
         let Some(stoppable) = &self.stoppable else {
@@ -180,13 +180,13 @@ fn read_all(pipe: Option<impl Read>) -> Vec<u8> {
 }
 
 /// A command as typed, without its variables.
-pub fn said(command: &Command) -> String {
-    let mut said = command.get_program().to_string_lossy().into_owned();
+pub fn command_line(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
     for arg in command.get_args() {
-        said.push(' ');
-        said.push_str(&arg.to_string_lossy());
+        line.push(' ');
+        line.push_str(&arg.to_string_lossy());
     }
-    said
+    line
 }
 
 #[cfg(test)]

@@ -45,13 +45,13 @@ mod tests {
         assert_eq!(read_text(&file)?, None);
         fs::write(&file, "four")?;
         assert_eq!(read_text(&file)?.as_deref(), Some("four"));
-        let said = |path: &Path| read_text(path).unwrap_err().to_string();
-        assert!(said(Path::new("/dev/zero")).contains("/dev/zero is not a regular file"));
-        assert!(said(home.path()).contains("is not a regular file"));
+        let refusal = |path: &Path| read_text(path).unwrap_err().to_string();
+        assert!(refusal(Path::new("/dev/zero")).contains("/dev/zero is not a regular file"));
+        assert!(refusal(home.path()).contains("is not a regular file"));
         fs::write(&file, [0xff])?;
-        assert!(said(&file).contains("not UTF-8"));
+        assert!(refusal(&file).contains("not UTF-8"));
         File::create(&file)?.set_len(TEXT_BYTES_MAX + 1)?;
-        assert!(said(&file).contains("is larger than 1048576 bytes"));
+        assert!(refusal(&file).contains("is larger than 1048576 bytes"));
         Ok(())
     }
 }

@@ -216,12 +216,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_with_how_to_get_it() -> anyhow::Result<()> {
         let names = ["no-such-program-1", "no-such-program-2"];
-        let said =
+        let message =
             need("npm", &names, "SLOTD_TEST_NPM", "apt install npm").unwrap_err().to_string();
         for part in ["npm is not installed", "no-such-program-1, no-such-program-2", "/bin"] {
-            assert!(said.contains(part), "{said}");
+            assert!(message.contains(part), "{message}");
         }
-        assert!(said.contains("apt install npm") && said.contains("$SLOTD_TEST_NPM"), "{said}");
+        assert!(
+            message.contains("apt install npm") && message.contains("$SLOTD_TEST_NPM"),
+            "{message}"
+        );
         assert!(need("sh", &["no-such-program-1", "sh"], "SLOTD_TEST_SH", "")?.ends_with("sh"));
         assert!(find(Path::new("/etc/passwd")).is_none(), "not every file is a program");
         Ok(())

@@ -230,8 +230,8 @@ impl One {
                     (204, true) => seq = 0,
                     (200, false) => {
                         seq += 1;
-                        let told = crate::api::Reply::of(answer)?.seq;
-                        ensure!(told == seq, "{service}/{name}: number {told} after {}", seq - 1);
+                        let given = crate::api::Reply::of(answer)?.seq;
+                        ensure!(given == seq, "{service}/{name}: number {given} after {}", seq - 1);
                     }
                     (404, true) => bail!("{service}/{name} has {seq} messages and is not there"),
                     // Refused, or unknown: both are rare.
@@ -252,8 +252,8 @@ impl One {
                 };
                 match read.status {
                     200 => {
-                        let told = read.json::<Session>()?.seq;
-                        ensure!(told == seq, "{service}/{name}: {told} messages, not {seq}");
+                        let given = read.json::<Session>()?.seq;
+                        ensure!(given == seq, "{service}/{name}: {given} messages, not {seq}");
                     }
                     404 => ensure!(seq == 0, "{service}/{name}: none of {seq} messages"),
                     _ => {}

@@ -96,9 +96,9 @@ pub async fn unsettled(through: &Member, nodes: &[Arc<Member>], slots: u16) -> O
         Ok(Err(why)) => return Some(format!("{why:#}")),
         Err(_) => return Some(format!("{} does not answer", through.name)),
     };
-    let told: BTreeSet<&str> = info.nodes.iter().map(|node| node.node.as_str()).collect();
-    if told != names || !info.silent.is_empty() {
-        return Some(format!("{told:?} answer, {} are silent", info.silent.len()));
+    let answered: BTreeSet<&str> = info.nodes.iter().map(|node| node.node.as_str()).collect();
+    if answered != names || !info.silent.is_empty() {
+        return Some(format!("{answered:?} answer, {} are silent", info.silent.len()));
     }
     for node in &info.nodes {
         let sees: BTreeSet<&str> = node.members.iter().map(String::as_str).collect();

@@ -142,14 +142,14 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Account> {
     let peers = system.peers();
     let pressure = Pressure::start(&nodes, &peers, &folders)?;
     let until = Instant::now() + plan.length;
-    let mut said = Instant::now();
+    let mut reported = Instant::now();
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(500)).await;
         load.failed().await?;
         system.alive().await?;
         system.peak(&mut accounts).await?;
-        if said.elapsed() > Duration::from_secs(30) {
-            said = Instant::now();
+        if reported.elapsed() > Duration::from_secs(30) {
+            reported = Instant::now();
             let failures = load.recorder().take_failures();
             println!("  {} acknowledged; not: {failures:?}", load.recorder().acknowledged());
         }

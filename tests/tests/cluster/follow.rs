@@ -36,7 +36,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Progress {
     /// Acknowledged to the socket.
-    said: AtomicU64,
+    sent: AtomicU64,
     /// Acknowledged to all others.
     posted: AtomicU64,
     over: AtomicBool,
@@ -89,7 +89,7 @@ async fn talk(mut socket: Socket, slot: u16, progress: &Progress) -> anyhow::Res
                 let seq = frame["seq"].as_u64().context("an acknowledgement without a number")?;
                 ensure!(frame["replayed"] == false && frame["slot"] == slot, "{frame}");
                 heard.acks.push((id.to_owned(), seq));
-                progress.said.fetch_add(1, SeqCst);
+                progress.sent.fetch_add(1, SeqCst);
             }
             _ => bail!("over the socket came {frame}"),
         }
@@ -189,7 +189,7 @@ impl Room {
 
 /// Waits for some more messages to be acknowledged.
 async fn written(progress: &Progress) -> anyhow::Result<()> {
-    let now = || [&progress.said, &progress.posted].map(|count| count.load(SeqCst));
+    let now = || [&progress.sent, &progress.posted].map(|count| count.load(SeqCst));
     let before = now();
     eventually("further messages", async || {
         let enough = now().iter().zip(before).all(|(now, before)| *now >= before + BETWEEN);
@@ -221,7 +221,7 @@ fn subscriptions_follow_their_session_when_its_slot_moves() {
         )?;
         let history = api.whole_history(SERVICE, ROOM).await?;
         // And the first and the last line.
-        let written = progress.said.load(SeqCst) + progress.posted.load(SeqCst) + 2;
+        let written = progress.sent.load(SeqCst) + progress.posted.load(SeqCst) + 2;
         ensure!(history.len() as u64 == written, "{} of {written} messages", history.len());
         let expected: Vec<String> = (1..=history.len()).map(|seq| format!("{seq}.0")).collect();
         ensure!(ids == expected, "the stream's events: {ids:?}");

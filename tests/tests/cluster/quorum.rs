@@ -177,9 +177,14 @@ fn a_lost_quorum_is_answered_in_time_and_costs_nothing() {
                 .iter()
                 .map(|entry| Ok((entry.id.clone().context("without a key")?, entry.seq)))
                 .collect::<anyhow::Result<_>>()?;
-            let told = sent.acknowledged.iter().chain(&decided);
-            let told: BTreeMap<String, u64> = told.map(|(n, seq)| (key(*n), *seq)).collect();
-            ensure!(kept == told, "{}: {kept:?} is kept, told was {told:?}", sent.session);
+            let acknowledged = sent.acknowledged.iter().chain(&decided);
+            let acknowledged: BTreeMap<String, u64> =
+                acknowledged.map(|(n, seq)| (key(*n), *seq)).collect();
+            ensure!(
+                kept == acknowledged,
+                "{}: {kept:?} is kept, told was {acknowledged:?}",
+                sent.session
+            );
             let seqs = history.iter().map(|entry| entry.seq);
             ensure!(seqs.eq(1..=history.len() as u64), "{} has a gap", sent.session);
             ensure!(history.len() == kept.len(), "{} has a message twice", sent.session);

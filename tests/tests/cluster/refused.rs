@@ -208,7 +208,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
 
 /// Without it, a node could take slots from a cluster that it has no business with.
 #[test]
-fn strangers_are_refused_and_told_why() {
+fn unknown_nodes_are_refused_and_told_why() {
     scenario(async {
         let cluster = small(BTreeMap::new(), 2).await?;
         let scratch = tempfile::tempdir()?;
@@ -379,7 +379,7 @@ impl Drop for Silent {
 /// Without it, whoever reaches a peer port could keep a cluster's own nodes from each other with 64
 /// connections that say nothing, while all call themselves ready.
 #[test]
-fn silent_strangers_do_not_keep_a_restarted_node_out() {
+fn silent_unauthenticated_connections_do_not_keep_a_restarted_node_out() {
     scenario(async {
         let cluster = small(BTreeMap::new(), 2).await?;
         let crowded = cluster.member(1)?;
@@ -424,9 +424,9 @@ fn a_secret_that_can_be_guessed_is_refused_and_one_that_is_made_is_taken() {
         for _ in 0..2 {
             let mut secret = slotd()?;
             secret.args(["cluster", "secret"]);
-            let told = finish(secret).await?;
-            ensure!(told.status.success() && told.stderr.is_empty(), "{told:?}");
-            let secret = told.stdout.trim().to_owned();
+            let output = finish(secret).await?;
+            ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+            let secret = output.stdout.trim().to_owned();
             expect(&check(&secret).await?, 0, &[])?;
             made.push(secret);
         }

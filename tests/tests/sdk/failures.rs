@@ -30,24 +30,24 @@ fn lines(log: &str, level: &str, text: &str) -> Vec<String> {
 pub async fn traces(suite: &Suite) -> anyhow::Result<()> {
     let api = suite.node.api();
     api.send(SINK, "traces", Message::json(&json!({"op": "clock"}))).await?;
-    let said = ["thrown by a message: ä 😀", "thrown by a query: ü"];
-    let throw = json!({"op": "throw", "message": said[0]});
+    let messages = ["thrown by a message: ä 😀", "thrown by a query: ü"];
+    let throw = json!({"op": "throw", "message": messages[0]});
     let answer = api.post(SINK, "traces", Message::json(&throw)).await?;
     ensure!(answer.status == 500, "{}", answer.text());
-    let throw = json!({"op": "throw", "message": said[1]});
+    let throw = json!({"op": "throw", "message": messages[1]});
     ensure!(api.query(SINK, "traces", &throw).await.is_err(), "a query that throws succeeded");
-    for said in said {
-        told_where(suite, said).await.with_context(|| said.to_owned())?;
+    for message in messages {
+        told_where(suite, message).await.with_context(|| message.to_owned())?;
     }
     Ok(())
 }
 
 /// The log has the text at level error, and a place in the plugin's source where it throws.
-async fn told_where(suite: &Suite, said: &str) -> anyhow::Result<()> {
+async fn told_where(suite: &Suite, message: &str) -> anyhow::Result<()> {
     let (file, words) = thrower(suite.lang);
-    let told = eventually("the trap's message in the log", async || {
+    let log = eventually("the trap's message in the log", async || {
         let log = suite.node.log();
-        let at = log.lines().position(|line| line.contains("ERROR") && line.contains(said));
+        let at = log.lines().position(|line| line.contains("ERROR") && line.contains(message));
         // The trace may come before the message, or after it.
         Ok(at.map(|at| {
             let near = log.lines().skip(at.saturating_sub(12)).take(30);
@@ -57,13 +57,13 @@ async fn told_where(suite: &Suite, said: &str) -> anyhow::Result<()> {
     .await?;
     let source = plugins::source(&suite.lang.of(SINK)).join(file);
     let text = fs::read_to_string(&source).with_context(|| source.display().to_string())?;
-    let places: Vec<usize> = places(&told, file).collect();
-    ensure!(!places.is_empty(), "no place in {file} is told:\n{told}");
+    let places: Vec<usize> = places(&log, file).collect();
+    ensure!(!places.is_empty(), "no place in {file} is told:\n{log}");
     let throws = |number: &usize| {
         let line = text.lines().nth(number.saturating_sub(1)).unwrap_or_default();
         words.iter().any(|word| line.contains(word))
     };
-    ensure!(places.iter().any(throws), "lines {places:?} of {file} do not throw:\n{told}");
+    ensure!(places.iter().any(throws), "lines {places:?} of {file} do not throw:\n{log}");
     Ok(())
 }
 

@@ -102,8 +102,8 @@ async fn remember(node: &Node, langs: &[Lang]) -> anyhow::Result<()> {
 
 async fn check(api: &Api, lang: Lang, written: &[(String, Value)]) -> anyhow::Result<()> {
     let scan = json!({"op": "scan", "prefix": "", "after": null, "limit": 1_000});
-    let told = api.query(SINK, "memory", &scan).await?;
-    let mut pairs = told["pairs"].as_array().context("no pairs")?.clone();
+    let page = api.query(SINK, "memory", &scan).await?;
+    let mut pairs = page["pairs"].as_array().context("no pairs")?.clone();
     pairs.retain(|pair| pair[0] != "migrated");
     let number = |value: &Value| value.as_f64();
     let same = |a: &Value, b: &Value| {

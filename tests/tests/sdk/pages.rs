@@ -75,19 +75,19 @@ fn follow(page: &str, lang: Lang) {
         let runs = blocks.iter().filter(|block| matches!(block, Block::Run(_))).count();
         ensure!(runs > 2, "{page} has nothing to run");
         let finished = run(&blocks, scratch.path()).await?;
-        let mut said = Vec::new();
+        let mut outputs = Vec::new();
         for number in 0..runs {
             let out = fs::read(scratch.path().join(format!("out/{number}"))).unwrap_or_default();
-            said.push(String::from_utf8_lossy(&out).into_owned());
+            outputs.push(String::from_utf8_lossy(&out).into_owned());
         }
         if !finished.status.success() {
-            let at = said.iter().rposition(|out| !out.is_empty()).unwrap_or_default();
+            let at = outputs.iter().rposition(|out| !out.is_empty()).unwrap_or_default();
             let block = blocks.iter().filter(|block| matches!(block, Block::Run(_))).nth(at);
             let node = fs::read_to_string(scratch.path().join("out/node")).unwrap_or_default();
             bail!(
                 "{page} can't be followed ({}):\n{block:?}\n{}\n{}\n{}\n---- the node\n{node}",
                 finished.status,
-                said[at],
+                outputs[at],
                 finished.stdout,
                 finished.stderr
             );
@@ -97,7 +97,7 @@ fn follow(page: &str, lang: Lang) {
             match block {
                 Block::Run(_) => number += 1,
                 Block::Prints(expected) => {
-                    let got = &said[number - 1];
+                    let got = &outputs[number - 1];
                     if let Some(missing) = missing(expected, got) {
                         bail!("{page}: {missing:?} is not printed (there):\n{got}");
                     }

@@ -102,13 +102,13 @@ fn outcome(answer: &Answer) -> anyhow::Result<Outcome> {
     Ok(match (problem.status, problem.code.as_str()) {
         (422, "rejected") => {
             #[derive(serde::Deserialize)]
-            struct Told {
+            struct Given {
                 code: String,
                 message: String,
                 retriable: bool,
             }
-            let told = problem.more.get("rejection").context("a rejection without itself")?;
-            let Told { code, message, retriable } = serde_json::from_value(told.clone())?;
+            let given = problem.more.get("rejection").context("a rejection without itself")?;
+            let Given { code, message, retriable } = serde_json::from_value(given.clone())?;
             Outcome::Rejected(Rejection { code, message, retriable })
         }
         (500, "plugin-trapped") => Outcome::Trapped(problem.detail),
@@ -152,8 +152,8 @@ async fn value(
         ensure!(key == "count", "the counter tells of nothing but its count");
         return Ok(Some(api.query(service, session, &json!({})).await?.to_string().into()));
     }
-    let told = api.query(service, session, &json!({"op": "get-bytes", "key": key})).await?;
-    match &told["hex"] {
+    let given = api.query(service, session, &json!({"op": "get-bytes", "key": key})).await?;
+    match &given["hex"] {
         Value::Null => Ok(None),
         Value::String(hex) => Ok(Some(from_hex(hex)?.into())),
         other => bail!("get-bytes says {other}"),

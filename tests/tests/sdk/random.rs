@@ -16,10 +16,10 @@ pub async fn clock(suite: &Suite) -> anyhow::Result<()> {
     let api = suite.node.api();
     for _ in 0..2 {
         let reply = api.send(SINK, "clock", Message::json(&json!({"op": "clock"}))).await?;
-        let told = reply.json()?;
+        let answer = reply.json()?;
         let entry = api.history(SINK, "clock", reply.seq - 1, 1).await?.entries;
         let time_ms = entry.first().context("no entry")?.time_ms;
-        ensure!(told == json!({"time_ms": time_ms, "native_ms": time_ms}), "{told}, {time_ms}");
+        ensure!(answer == json!({"time_ms": time_ms, "native_ms": time_ms}), "{answer}, {time_ms}");
         let asked = api.query(SINK, "clock", &json!({"op": "clock"})).await?;
         ensure!(asked["time_ms"] == asked["native_ms"], "in a query: {asked}");
         ensure!(asked["time_ms"].as_u64() >= Some(time_ms), "in a query: {asked}");
@@ -36,11 +36,11 @@ async fn stream(api: &Api, session: &str, others: &[&str]) -> anyhow::Result<Vec
             api.send(SINK, other, random()).await?;
         }
         let reply = api.send(SINK, session, random()).await?;
-        let told = reply.json()?;
-        let whole = told["hex"].as_str().is_some_and(|hex| hex.len() == 32)
-            && told["native"].as_str().is_some_and(|native| !native.is_empty());
-        ensure!(whole, "message {}: {told}", reply.seq);
-        all.push(told);
+        let answer = reply.json()?;
+        let whole = answer["hex"].as_str().is_some_and(|hex| hex.len() == 32)
+            && answer["native"].as_str().is_some_and(|native| !native.is_empty());
+        ensure!(whole, "message {}: {answer}", reply.seq);
+        all.push(answer);
     }
     Ok(all)
 }
@@ -63,7 +63,7 @@ pub async fn random(suite: &Suite) -> anyhow::Result<()> {
     let asked = twin.api().query(SINK, "random", &json!({"op": "random"})).await?;
     for field in ["hex", "native"] {
         let all: Vec<_> = first.iter().chain(&other).chain([&asked]).collect();
-        let different: BTreeSet<_> = all.iter().map(|told| told[field].to_string()).collect();
+        let different: BTreeSet<_> = all.iter().map(|answer| answer[field].to_string()).collect();
         ensure!(different.len() == all.len(), "messages got the same {field}: {all:?}");
     }
     Ok(())

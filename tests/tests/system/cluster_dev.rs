@@ -24,7 +24,7 @@ const SLOTS: u64 = 32;
 struct Running {
     child: Child,
     /// Its line of JSON.
-    told: Value,
+    report: Value,
     scratch: TempDir,
     place: Place,
 }
@@ -46,9 +46,9 @@ impl Running {
         let mut child = place.spawn(command)?;
         let stdout = child.stdout.take().context("no output")?;
         let line = tokio::task::spawn_blocking(move || BufReader::new(stdout).lines().next());
-        let mut running = Self { child, told: Value::Null, scratch, place };
+        let mut running = Self { child, report: Value::Null, scratch, place };
         let line = line.await?.with_context(|| running.stderr())??;
-        running.told = serde_json::from_str(&line).context(line)?;
+        running.report = serde_json::from_str(&line).context(line)?;
         Ok(running)
     }
 
@@ -61,8 +61,8 @@ impl Running {
     }
 
     fn node(&self, index: usize, field: &str) -> anyhow::Result<String> {
-        let value = &self.told["nodes"][index][field];
-        Ok(value.as_str().with_context(|| format!("no {field}: {}", self.told))?.to_owned())
+        let value = &self.report["nodes"][index][field];
+        Ok(value.as_str().with_context(|| format!("no {field}: {}", self.report))?.to_owned())
     }
 
     /// A `slotd` command that talks to a node, and its answer.
@@ -88,10 +88,10 @@ impl Running {
 
     /// Waits until each of `nodes` nodes sees as many, and they have all slots as the ring wants.
     async fn settled(&self, nodes: usize) -> anyhow::Result<()> {
-        let mut told = Value::Null;
+        let mut report = Value::Null;
         let settled = eventually("a settled cluster", async || {
-            told = self.ask(0, &["nodes"]).await?;
-            let list = told["nodes"].as_array().context("no nodes")?;
+            report = self.ask(0, &["nodes"]).await?;
+            let list = report["nodes"].as_array().context("no nodes")?;
             let mut owned = 0;
             for node in list {
                 let members = node["members"].as_array().map_or(0, Vec::len);
@@ -103,7 +103,7 @@ impl Running {
             Ok((list.len() == nodes && owned == SLOTS).then_some(()))
         });
         let settled = settled.await;
-        settled.with_context(|| format!("of {nodes} nodes: {told}\n{}", self.stderr()))
+        settled.with_context(|| format!("of {nodes} nodes: {report}\n{}", self.stderr()))
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
@@ -128,8 +128,8 @@ fn send(pid: u64, signal: Signal) -> anyhow::Result<()> {
 }
 
 /// Everything that it said it had started.
-fn pids(told: &Value) -> Vec<u64> {
-    let of = |list: &str| told[list].as_array().cloned().unwrap_or_default();
+fn pids(report: &Value) -> Vec<u64> {
+    let of = |list: &str| report[list].as_array().cloned().unwrap_or_default();
     let all = of("nodes").into_iter().chain(of("servers"));
     all.filter_map(|one| one["pid"].as_u64()).collect()
 }
@@ -152,8 +152,8 @@ fn a_development_cluster_can_be_played_with() {
             &["--", "--slot-count", &slots],
         ];
         let mut dev = Running::start(&args.concat()).await?;
-        ensure!(dev.told["deployed"]["service"] == "counter", "{}", dev.told);
-        ensure!(pids(&dev.told).len() == 6, "three nodes and three servers: {}", dev.told);
+        ensure!(dev.report["deployed"]["service"] == "counter", "{}", dev.report);
+        ensure!(pids(&dev.report).len() == 6, "three nodes and three servers: {}", dev.report);
         dev.settled(3).await?;
         for (node, seq) in [(0, 1), (1, 2), (2, 3)] {
             let sent = dev.api(node)?.send("counter", "alice", Message::bytes("x")).await?;
@@ -184,11 +184,12 @@ fn a_development_cluster_can_be_played_with() {
         ensure!(cancel.stderr.contains("move-too-late"), "{cancel:?}");
 
         // A node is lost.
-        send(dev.told["nodes"][2]["pid"].as_u64().context("no pid")?, Signal::KILL)?;
+        send(dev.report["nodes"][2]["pid"].as_u64().context("no pid")?, Signal::KILL)?;
         dev.settled(2).await?;
         let back = dev.node(2, "command")?;
-        let said = format!("node-3 was killed by signal 9; to restart it: {back}\n");
-        eventually("word of it", async || Ok(dev.stderr().contains(&said).then_some(()))).await?;
+        let message = format!("node-3 was killed by signal 9; to restart it: {back}\n");
+        eventually("word of it", async || Ok(dev.stderr().contains(&message).then_some(())))
+            .await?;
         // It comes back, as it says there.
         let mut node = slotd()?;
         node.args(back.split(' ').skip(1)).stdout(Stdio::null());
@@ -213,7 +214,7 @@ fn a_development_cluster_can_be_played_with() {
         dev.signal(Signal::INT)?;
         let ended = dev.wait().await?;
         ensure!(ended.code() == Some(0), "{ended}: {}", dev.stderr());
-        ensure!(!pids(&dev.told).into_iter().any(runs), "something still runs");
+        ensure!(!pids(&dev.report).into_iter().any(runs), "something still runs");
         Ok(())
     });
 }
@@ -228,8 +229,8 @@ fn nothing_outlives_a_development_cluster() {
             &["--", "--slot-count", &slots],
         ];
         let mut dev = Running::start(&args.concat()).await?;
-        let pids = pids(&dev.told);
-        ensure!(pids.len() == 2 && pids.iter().all(|pid| runs(*pid)), "{}", dev.told);
+        let pids = pids(&dev.report);
+        ensure!(pids.len() == 2 && pids.iter().all(|pid| runs(*pid)), "{}", dev.report);
         dev.signal(Signal::KILL)?;
         dev.wait().await?;
         eventually("the end of all", async || {
@@ -252,7 +253,7 @@ fn nothing_outlives_a_development_cluster() {
 fn log_engines_start_alone_or_say_what_is_missing() {
     scenario(async {
         let mut nats = Running::start(&["nats", "--servers", "1", "--json"]).await?;
-        let url = nats.told["servers"][0]["url"].as_str().context("no URL")?.to_owned();
+        let url = nats.report["servers"][0]["url"].as_str().context("no URL")?.to_owned();
         let slots = SLOTS.to_string();
         let args = [
             ["--nats-servers", &url],
@@ -272,7 +273,7 @@ fn log_engines_start_alone_or_say_what_is_missing() {
         ensure!(node.terminate().await?.success());
         nats.signal(Signal::TERM)?;
         ensure!(nats.wait().await?.code() == Some(0), "{}", nats.stderr());
-        ensure!(!pids(&nats.told).into_iter().any(runs), "a server still runs");
+        ensure!(!pids(&nats.report).into_iter().any(runs), "a server still runs");
 
         for args in [&["nats", "--dir", "n"][..], &["dev", "--dir", "d", "--port", "0"]] {
             let mut without = command(args)?;

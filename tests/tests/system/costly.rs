@@ -174,8 +174,8 @@ fn plugin_check_survives_what_crashes_a_compiler() {
             let file = file.to_str().context("a path that is no text")?;
             let checked = slotd_tests::node::run_slotd(&["plugin", "check", file]).await?;
             ensure!(checked.status.code() == Some(1), "{checked:?}");
-            let said = checked.stdout + &checked.stderr;
-            ensure!(said.contains(says), "{said}");
+            let output = checked.stdout + &checked.stderr;
+            ensure!(output.contains(says), "{output}");
         }
         Ok(())
     });

@@ -54,28 +54,28 @@ fn ctrl_c_ends_the_demo_and_leaves_nothing() {
             let made = scratch.path().join("made");
             fs::create_dir(&made)?;
             let out = scratch.path().join("said");
-            let said = File::create(&out)?;
+            let output = File::create(&out)?;
             let mut demo = Command::new(sibling("demo")?);
             demo.arg("--any-port").env("SLOTD_TEST_PLUGINS", plugins::folder());
             demo.env("TMPDIR", &made).stdin(Stdio::null());
-            demo.stdout(said.try_clone()?).stderr(said);
+            demo.stdout(output.try_clone()?).stderr(output);
             // In a group of its own, as a shell starts it.
             let mut demo = Place::lasting()?.spawn(demo)?;
-            let said = || fs::read_to_string(&out).unwrap_or_default();
+            let output = || fs::read_to_string(&out).unwrap_or_default();
             let reached = eventually(told_at, async || {
                 ensure!(demo.try_wait()?.is_none(), "it ended before");
-                Ok(said().contains(told_at).then_some(()))
+                Ok(output().contains(told_at).then_some(()))
             });
-            reached.await.with_context(said)?;
+            reached.await.with_context(output)?;
             ensure!(!running_in(&made)?.is_empty(), "no node is running");
             if told_at.starts_with("Serving") {
-                shows_the_past(&said()).await?;
+                shows_the_past(&output()).await?;
             }
             let group = Pid::from_raw(demo.id() as i32).context("pid 0")?;
             kill_process_group(group, Signal::INT)?;
             let status = eventually("the demo's end", async || Ok(demo.try_wait()?)).await;
-            let status = status.with_context(said)?;
-            ensure!(status.code() == Some(expected), "at {told_at:?}: {status}\n{}", said());
+            let status = status.with_context(output)?;
+            ensure!(status.code() == Some(expected), "at {told_at:?}: {status}\n{}", output());
             let left: Vec<_> = fs::read_dir(&made)?.flatten().map(|entry| entry.path()).collect();
             ensure!(left.is_empty(), "at {told_at:?} it left {left:?}");
             let running = running_in(&made)?;
@@ -86,8 +86,8 @@ fn ctrl_c_ends_the_demo_and_leaves_nothing() {
 }
 
 /// The line about events that a new user copies must show something.
-async fn shows_the_past(said: &str) -> anyhow::Result<()> {
-    let line = said.lines().find(|line| line.contains("/events"));
+async fn shows_the_past(output: &str) -> anyhow::Result<()> {
+    let line = output.lines().find(|line| line.contains("/events"));
     let url = line.and_then(|line| line.split('\'').nth(1)).context("no line about events")?;
     let rest = url.strip_prefix("http://").context("no URL")?;
     let (address, path) = rest.split_at(rest.find('/').context("no path")?);

@@ -259,20 +259,20 @@ fn a_session_that_cant_be_migrated_stays_and_is_listed() {
         let (v1, v2) = (plugins::load("hostile-v1")?, plugins::load("hostile-v2")?);
         let api = node.api();
         let bad = ["trap", "refuse", "spin", "emit", "write-then-trap", "write-then-refuse"];
-        for told in bad.iter().chain(&["willing"]) {
-            let set = json!({"do": "set", "key": "migrate", "value": told});
-            api.send("hostile", told, deed(&set)).await?;
+        for session in bad.iter().chain(&["willing"]) {
+            let set = json!({"do": "set", "key": "migrate", "value": session});
+            api.send("hostile", session, deed(&set)).await?;
         }
         let swapped = node.admin().deploy("hostile", v2).await?;
         let echo = || deed(&json!({"do": "echo"}));
         let check = async |api: &Api, count: u64| {
-            for told in bad {
-                let reply = api.send("hostile", told, echo()).await?;
+            for session in bad {
+                let reply = api.send("hostile", session, echo()).await?;
                 let version = reply.json()?["version"].clone();
-                ensure!(version == 1, "{told}: version {version}");
+                ensure!(version == 1, "{session}: version {version}");
                 let half = json!({"do": "get", "key": "half-migrated"});
-                let half = api.query("hostile", told, &half).await?;
-                ensure!(half["value"].is_null(), "{told} was half migrated");
+                let half = api.query("hostile", session, &half).await?;
+                ensure!(half["value"].is_null(), "{session} was half migrated");
             }
             let reply = api.send("hostile", "willing", echo()).await?;
             ensure!(reply.plugin == swapped.current.label, "{reply:?}");
@@ -310,8 +310,8 @@ fn a_session_that_cant_be_migrated_stays_and_is_listed() {
         let reply = api.send("hostile", "refuse", echo()).await?;
         ensure!(reply.json()?["version"] == 1, "{reply:?}");
         eventually("nobody is pinned against a version that is gone", async || {
-            for told in bad.iter().filter(|told| **told != "refuse") {
-                api.post("hostile", told, echo()).await?;
+            for session in bad.iter().filter(|session| **session != "refuse") {
+                api.post("hostile", session, echo()).await?;
             }
             Ok(api.session("hostile", "refuse").await?.pinned.is_none().then_some(()))
         })

@@ -45,7 +45,7 @@ struct Shared {
 }
 
 /// What a writer was told, by idempotency key.
-type Told = BTreeMap<String, Reply>;
+type Replies = BTreeMap<String, Reply>;
 
 async fn kill_rounds(rounds: u64, seed: u64) -> anyhow::Result<()> {
     let mut random = Random::new(seed);
@@ -85,14 +85,14 @@ async fn kill_rounds(rounds: u64, seed: u64) -> anyhow::Result<()> {
         node.restart().await?;
     }
     shared.stop.store(true, SeqCst);
-    let mut told: BTreeMap<u64, Told> = BTreeMap::new();
+    let mut replies: BTreeMap<u64, Replies> = BTreeMap::new();
     for (number, writer) in writers.into_iter().enumerate() {
         let mine = writer.await?.with_context(|| format!("writer {number}"))?;
-        told.insert(number as u64, mine);
+        replies.insert(number as u64, mine);
     }
     node.kill()?;
     node.restart().await?;
-    check(&node.api(), &told).await
+    check(&node.api(), &replies).await
 }
 
 fn session_of(writer: u64) -> (&'static str, String) {
@@ -110,27 +110,27 @@ fn message(service: &str, writer: u64, number: u64) -> (String, Message) {
 }
 
 /// One writer: its messages one after the other, each until it is acknowledged.
-async fn write(shared: Arc<Shared>, writer: u64, seed: u64) -> anyhow::Result<Told> {
+async fn write(shared: Arc<Shared>, writer: u64, seed: u64) -> anyhow::Result<Replies> {
     let mut random = Random::new(seed);
     let (service, session) = session_of(writer);
-    let mut told = Told::new();
+    let mut replies = Replies::new();
     for number in 0.. {
         if shared.stop.load(SeqCst) {
             break;
         }
         let (key, message) = message(service, writer, number);
         let reply = until_decided(&shared, service, &session, message).await?;
-        if let Some(earlier) = told.insert(key.clone(), reply) {
+        if let Some(earlier) = replies.insert(key.clone(), reply) {
             bail!("{key} was used twice: {earlier:?}");
         }
         shared.acknowledged.fetch_add(1, SeqCst);
         if random.below(8) == 0 {
             let (key, repeat) = self::message(service, writer, random.below(number + 1));
             let again = until_decided(&shared, service, &session, repeat).await?;
-            check_repeat(&told[&key], &again)?;
+            check_repeat(&replies[&key], &again)?;
         }
     }
-    Ok(told)
+    Ok(replies)
 }
 
 /// Sends a message, again and again with its key, until the answer is a success. Every other
@@ -166,8 +166,8 @@ fn check_repeat(first: &Reply, again: &Reply) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn check(api: &Api, told: &BTreeMap<u64, Told>) -> anyhow::Result<()> {
-    let acknowledged: usize = told.values().map(Told::len).sum();
+async fn check(api: &Api, replies: &BTreeMap<u64, Replies>) -> anyhow::Result<()> {
+    let acknowledged: usize = replies.values().map(Replies::len).sum();
     println!("{acknowledged} messages were acknowledged");
     for number in 0..SESSIONS {
         let (service, session) = session_of(number);
@@ -186,11 +186,13 @@ async fn check(api: &Api, told: &BTreeMap<u64, Told>) -> anyhow::Result<()> {
             ensure!(entry.events.len() == events, "{session}: {entry:?}");
         }
         let mut expected = BTreeSet::new();
-        for (writer, told) in told.iter().filter(|(writer, _)| session_of(**writer).1 == session) {
+        for (writer, replies) in
+            replies.iter().filter(|(writer, _)| session_of(**writer).1 == session)
+        {
             let mut before = 0;
-            for number in 0..told.len() as u64 {
+            for number in 0..replies.len() as u64 {
                 let (key, repeat) = message(service, *writer, number);
-                let first = &told[&key];
+                let first = &replies[&key];
                 // The state went along with the log: the plugin's own count is the number.
                 let count = first.json()?;
                 let count = if service == "counter" { count } else { count["n"].clone() };

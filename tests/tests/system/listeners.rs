@@ -17,7 +17,7 @@ const ADMIN_CONNECTIONS: usize = 256;
 /// Without it, whoever reaches a listener keeps its operators, its probes and its clients out for as
 /// long as it likes, with connections on which it sends nothing.
 #[test]
-fn silent_strangers_lock_no_listener() {
+fn silent_unauthenticated_connections_lock_no_listener() {
     scenario(async {
         let options = NodeOptions {
             args: vec!["--api-connections".into(), "40".into()],

@@ -41,9 +41,9 @@ fn a_node_whose_output_nobody_reads_serves_and_stops() {
         for listener in [&api.client, &admin.client] {
             listener.get("/healthz").await?.success()?;
         }
-        let told = Instant::now();
+        let stopped = Instant::now();
         let status = node.terminate().await?;
-        ensure!(status.success(), "it ended with {status} after {:?}", told.elapsed());
+        ensure!(status.success(), "it ended with {status} after {:?}", stopped.elapsed());
         Ok(())
     });
 }

@@ -52,9 +52,9 @@ async fn page(api: &Api, session: &str, after: &str) -> anyhow::Result<Value> {
 async fn is_gone(api: &Api, session: &str, place: &str) -> anyhow::Result<()> {
     let path = session_path(SERVICE, session);
     let mut stream = api.events(SERVICE, session, None, Some(place)).await?;
-    told(&mut stream).await.with_context(|| format!("Last-Event-ID {place}"))?;
+    ends_deleted(&mut stream).await.with_context(|| format!("Last-Event-ID {place}"))?;
     let query = format!("{path}/events?after={place}");
-    told(&mut Sse::open(&api.client, &query, None).await?).await?;
+    ends_deleted(&mut Sse::open(&api.client, &query, None).await?).await?;
     let mut socket = Socket::open(&api.client, &format!("{path}/socket?after={place}")).await?;
     let frame = socket.frame().await?;
     ensure!(frame["type"] == "deleted", "{frame}");
@@ -64,7 +64,7 @@ async fn is_gone(api: &Api, session: &str, place: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn told(stream: &mut Sse) -> anyhow::Result<()> {
+async fn ends_deleted(stream: &mut Sse) -> anyhow::Result<()> {
     let event = next_event(stream).await?;
     ensure!(event.event.as_deref() == Some("slotd.deleted"), "{event:?}");
     ensure!(event.id.as_deref() == Some("0"), "{event:?}");
@@ -112,7 +112,7 @@ fn a_position_does_not_outlive_its_session() {
         // One that is gone altogether, and whose place says so.
         api.delete(SERVICE, "a").await?.success()?;
         let mut stream = api.events(SERVICE, "a", None, places.first().map(String::as_str)).await?;
-        told(&mut stream).await?;
+        ends_deleted(&mut stream).await?;
         // Numbers are as good as ever where no session was deleted.
         emit(&api, "b", 3).await?;
         let mut stream = api.events(SERVICE, "b", None, Some("1.0")).await?;

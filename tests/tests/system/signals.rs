@@ -42,13 +42,13 @@ fn sighup_reads_the_configuration_again() {
         ensure!(status("the-first-token").await? == 401, "the old token is still good");
         eventually("what changed", async || {
             let log = node.log();
-            let said = log.lines().find(|line| line.contains("reloaded the configuration"));
-            Ok(said.map(ToOwned::to_owned))
+            let line = log.lines().find(|line| line.contains("reloaded the configuration"));
+            Ok(line.map(ToOwned::to_owned))
         })
         .await
-        .and_then(|said| {
-            ensure!(said.contains("api.token") && said.contains("log.filter"), "{said}");
-            ensure!(said.contains("changes_at_the_next_start=\"node\""), "{said}");
+        .and_then(|line| {
+            ensure!(line.contains("api.token") && line.contains("log.filter"), "{line}");
+            ensure!(line.contains("changes_at_the_next_start=\"node\""), "{line}");
             Ok(())
         })?;
 

@@ -31,9 +31,9 @@ fn hung_threads_are_told_by_the_probe_and_end_at_sigterm() {
             let slots = tokio::time::timeout(SOON, probe.get("/admin/v1/slots")).await??;
             ensure!(slots.status == 503, "{}", slots.text());
             if last {
-                let told = Instant::now();
+                let stopped = Instant::now();
                 let status = node.terminate().await?;
-                ensure!(status.code() == Some(70), "{status} after {:?}", told.elapsed());
+                ensure!(status.code() == Some(70), "{status} after {:?}", stopped.elapsed());
                 ensure!(node.log().contains("stalled"), "it does not say why");
                 return Ok(());
             }
@@ -81,9 +81,9 @@ fn a_client_that_does_not_read_leaves_the_slots_their_grace() {
             Ok(settled.then_some(()))
         })
         .await?;
-        let told = Instant::now();
+        let stopped = Instant::now();
         let status = node.terminate().await?;
-        ensure!(status.success(), "{status} after {:?}", told.elapsed());
+        ensure!(status.success(), "{status} after {:?}", stopped.elapsed());
         ensure!(!node.log().contains("did not finish within"), "slots had no time");
         drop(silent);
         Ok(())

@@ -51,7 +51,7 @@ impl Timeline {
 }
 
 /// A reply, and the swaps that it may have met.
-struct Said {
+struct Observed {
     reply: Reply,
     swaps: std::ops::RangeInclusive<usize>,
 }
@@ -76,19 +76,19 @@ async fn swap_under_load() -> anyhow::Result<()> {
             listener.with_context(|| format!("listener {number} of {room}"))
         }));
     }
-    let said = Arc::new(AtomicU64::new(0));
+    let observed = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = Vec::new();
     for number in 0..WRITERS {
-        let writing = write(api(&node), number, timeline.clone(), said.clone(), stop.clone());
+        let writing = write(api(&node), number, timeline.clone(), observed.clone(), stop.clone());
         writers.push(tokio::spawn(writing));
     }
 
     for swap in 1..=SWAPS {
-        let until = said.load(SeqCst) + BETWEEN;
+        let until = observed.load(SeqCst) + BETWEEN;
         eventually("talk between two swaps", async || {
             ensure!(!writers.iter().any(|w| w.is_finished()), "a writer ended early");
-            Ok((said.load(SeqCst) >= until).then_some(()))
+            Ok((observed.load(SeqCst) >= until).then_some(()))
         })
         .await?;
         timeline.begun.store(swap, SeqCst);
@@ -117,8 +117,8 @@ async fn swap_under_load() -> anyhow::Result<()> {
         check_versions(&history, &timeline).with_context(|| room.clone())?;
         ends.insert(room, history.len() as u64);
     }
-    for said in all.iter().flatten() {
-        check_version(said, &timeline)?;
+    for observed in all.iter().flatten() {
+        check_version(observed, &timeline)?;
     }
     let total: u64 = ends.values().sum();
     let acknowledged: usize = all.iter().map(Vec::len).sum();
@@ -146,11 +146,11 @@ async fn write(
     api: Api,
     number: usize,
     timeline: Arc<Timeline>,
-    said: Arc<AtomicU64>,
+    observed: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-) -> anyhow::Result<Vec<Said>> {
+) -> anyhow::Result<Vec<Observed>> {
     let (room, nick) = (room(number), format!("w{number}"));
-    let mut all: Vec<Said> = Vec::new();
+    let mut all: Vec<Observed> = Vec::new();
     while !stop.load(SeqCst) {
         let line = all.len();
         let neighbour = (number + ROOMS) % WRITERS;
@@ -160,20 +160,20 @@ async fn write(
         let begun = timeline.begun.load(SeqCst);
         ensure!(!reply.replayed, "{nick}-{line} was said only once");
         ensure!(all.last().is_none_or(|before| before.reply.seq < reply.seq), "out of order");
-        all.push(Said { reply, swaps: ended..=begun });
-        said.fetch_add(1, SeqCst);
+        all.push(Observed { reply, swaps: ended..=begun });
+        observed.fetch_add(1, SeqCst);
     }
     Ok(all)
 }
 
 /// The reply's version is one that could run while its message was under way.
-fn check_version(said: &Said, timeline: &Timeline) -> anyhow::Result<()> {
-    let possible: Vec<_> = said.swaps.clone().filter_map(|swap| timeline.label(swap)).collect();
+fn check_version(observed: &Observed, timeline: &Timeline) -> anyhow::Result<()> {
+    let possible: Vec<_> = observed.swaps.clone().filter_map(|swap| timeline.label(swap)).collect();
     ensure!(
-        possible.contains(&said.reply.plugin),
+        possible.contains(&observed.reply.plugin),
         "message {} ran {} where {possible:?} could",
-        said.reply.seq,
-        said.reply.plugin
+        observed.reply.seq,
+        observed.reply.plugin
     );
     Ok(())
 }

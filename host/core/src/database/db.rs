@@ -4,7 +4,7 @@ use super::{
     OpenError, StorageOptions,
     rows::{Keyspace, Result as DbResult, Snapshot, WriteBatch, bit},
 };
-use crate::limits;
+use crate::{limits, telemetry::panics};
 use fjall::{
     AbstractTree, Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
     compaction::{Fifo, Leveled},
@@ -12,7 +12,6 @@ use fjall::{
 };
 use parking_lot::Mutex;
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
@@ -189,7 +188,7 @@ impl Db {
             })
         };
         // What fjall cannot make sense of it sometimes answers with a panic.
-        match catch_unwind(AssertUnwindSafe(run)) {
+        match panics::contain_sync("opening the store", run) {
             Ok(Ok(db)) => Ok(db),
             Ok(Err(fjall::Error::Locked)) => Err(OpenError::Locked(path.display().to_string())),
             Ok(Err(e)) if !is_damage(&e) => {

@@ -1,6 +1,6 @@
-//! Every limit of slotd, each with its reason and unit. Those that an operator may want to change have
-//! a key in the configuration (`config/keys.rs`), whose default stands here. Code uses them as
-//! `limits::X`; they are grouped by what they limit:
+//! Every limit of slotd but those of its command line (`host/src/limits/`), each with its reason and
+//! unit. Those that an operator may want to change have a key in the configuration (`config/keys.rs`),
+//! whose default stands here. Code uses them as `limits::X`; they are grouped by what they limit:
 //!
 //! | file | limits of |
 //! |---|---|
@@ -21,9 +21,7 @@
 //! | `nats.rs` | connections to NATS servers, and those that slotd starts |
 //! | `node.rs` | the process: configuration files, threads, the watchdog, start and stop |
 //! | `output.rs` | log lines, standard output and error |
-//! | `cli.rs` | the command line, and clusters for development |
 
-mod cli;
 mod cluster;
 mod component;
 mod http;
@@ -42,7 +40,6 @@ mod slot;
 mod snapshot;
 mod store;
 
-pub use cli::*;
 pub use cluster::*;
 pub use component::*;
 pub use http::*;

@@ -126,6 +126,6 @@ pub trait SlotLog: Send + Sync + 'static {
 
     /// Allows the log to forget `slot`'s batches up to and including `up_to`, which nobody will read
     /// again: a snapshot has them. Never forgets the term. A log that is on the state store's own
-    /// disk forgets by itself what the store has durably ([`crate::state::StateStore::durable_up_to`]).
+    /// disk forgets by itself what the store has durably (`storage/housekeeping.rs`).
     fn trim(&self, slot: SlotId, up_to: Position) -> BoxFuture<'static, Result<(), LogError>>;
 }

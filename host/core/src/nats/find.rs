@@ -41,16 +41,19 @@ pub fn find() -> Result<Binary, NatsError> {
 
 fn find_among(named: Option<PathBuf>, others: Vec<PathBuf>) -> Result<Binary, NatsError> {
     let forced = named.is_some();
-    let mut said = Vec::new();
+    let mut rejected = Vec::new();
     for path in named.map_or(others, |path| vec![path]) {
         match version(&path) {
             Ok(version) if version >= WARNED_BELOW => return Ok(Binary { path, version }),
-            Ok(version) => said.push(format!("{} is {version}", path.display())),
-            Err(why) if forced || path.exists() => said.push(format!("{}: {why}", path.display())),
+            Ok(version) => rejected.push(format!("{} is {version}", path.display())),
+            Err(why) if forced || path.exists() => {
+                rejected.push(format!("{}: {why}", path.display()))
+            }
             Err(_) => {}
         }
     }
-    let looked = if said.is_empty() { String::new() } else { format!(" ({})", said.join("; ")) };
+    let looked =
+        if rejected.is_empty() { String::new() } else { format!(" ({})", rejected.join("; ")) };
     let whence = if forced { format!(" named by {ENV}") } else { String::new() };
     Err(NatsError::Refused(format!(
         "no {NAME} of version {WARNED_BELOW} or later{whence}{looked}: {HOW_TO_GET}"

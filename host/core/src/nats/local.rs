@@ -87,8 +87,8 @@ impl LocalServers {
     /// once, with its output; [`NatsError::Unavailable`] if it isn't ready in time.
     pub async fn start(options: LocalOptions) -> Result<Self, NatsError> {
         if !matches!(options.servers, 1 | 3) {
-            let said = format!("{} local servers; 1 or 3 can be started", options.servers);
-            return Err(NatsError::Refused(said));
+            let message = format!("{} local servers; 1 or 3 can be started", options.servers);
+            return Err(NatsError::Refused(message));
         }
         let keeper = Keeper::start().map_err(refused("starting a thread"))?;
         let binary = match &options.binary {
@@ -188,8 +188,9 @@ impl LocalServers {
             };
             if started.elapsed() > limits::NATS_LOCAL_READY {
                 let waited = limits::NATS_LOCAL_READY.as_secs();
-                let said = format!("the local nats-servers are not ready in {waited} s: {not_yet}");
-                return Err(NatsError::Unavailable(said));
+                let message =
+                    format!("the local nats-servers are not ready in {waited} s: {not_yet}");
+                return Err(NatsError::Unavailable(message));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -261,8 +262,8 @@ impl Server {
             let log = fs::read_to_string(self.log()).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             let end = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n  ");
-            let said = format!("{} ended with {status}; its log ends\n  {end}", self.name);
-            return Err(NatsError::Refused(said));
+            let message = format!("{} ended with {status}; its log ends\n  {end}", self.name);
+            return Err(NatsError::Refused(message));
         }
         Ok(!running.paused)
     }

@@ -111,8 +111,8 @@ impl Nats {
             let pause = backoff.next_within(options.boot_wait, started.elapsed());
             let Some(pause) = pause else {
                 let waited = options.boot_wait.as_secs();
-                let said = format!("can't use NATS at {servers} after {waited} s: {why}");
-                return Err(NatsError::Unavailable(said));
+                let message = format!("can't use NATS at {servers} after {waited} s: {why}");
+                return Err(NatsError::Unavailable(message));
             };
             tracing::warn!(%servers, %why, next_try_ms = pause.as_millis(), "waiting for NATS");
             report(&format!("{servers}: {why}"));
@@ -285,8 +285,8 @@ async fn connect_options(
     let mut users = servers.iter().map(|server| (server.username(), server.password()));
     let first = users.next().unwrap_or_default();
     if users.any(|user| user != first) {
-        let said = "the URLs in nats.servers name different users; use one for all";
-        return Err(NatsError::Refused(said.into()));
+        let message = "the URLs in nats.servers name different users; use one for all";
+        return Err(NatsError::Refused(message.into()));
     }
     let decoded =
         |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
@@ -298,7 +298,7 @@ async fn connect_options(
 }
 
 fn check_options(options: &NatsOptions) -> Result<(), NatsError> {
-    let refused = |said: String| Err(NatsError::Refused(said));
+    let refused = |message: String| Err(NatsError::Refused(message));
     let NatsOptions { cluster, replicas, streams, servers, .. } = options;
     if !is_cluster_name(cluster) {
         return refused(format!("the cluster's name {cluster:?} is not letters, digits, - and _"));

@@ -21,7 +21,7 @@ fn options(servers: Vec<String>) -> NatsOptions {
 
 async fn refused(options: NatsOptions) -> String {
     match Nats::connect(options).await {
-        Err(NatsError::Refused(said)) => said,
+        Err(NatsError::Refused(message)) => message,
         Err(other) => panic!("not refused: {other}"),
         Ok(_) => panic!("not refused"),
     }
@@ -37,9 +37,9 @@ async fn old_servers_are_refused() {
         let info = r#"INFO {"server_id":"X","version":"2.10.24","max_payload":1048576}"#;
         stream.write_all(format!("{info}\r\n").as_bytes()).await.unwrap();
     });
-    let said = refused(options(vec![url])).await;
-    assert!(said.contains("2.10.24") && said.contains("2.10.25"), "{said}");
-    assert!(!said.contains("secret"), "{said}");
+    let message = refused(options(vec![url])).await;
+    assert!(message.contains("2.10.24") && message.contains("2.10.25"), "{message}");
+    assert!(!message.contains("secret"), "{message}");
     server.await.unwrap();
 }
 
@@ -52,10 +52,13 @@ async fn a_start_waits_for_the_servers_and_no_longer_than_it_may() {
     let mut late = options(servers.urls());
     late.servers[0] = late.servers[0].replace("nats://", "nats://me:secret@");
     let bounded = NatsOptions { boot_wait: Duration::from_millis(300), ..late.clone() };
-    let said = Nats::connect(bounded).await.err().unwrap();
-    assert!(matches!(said, NatsError::Unavailable(_)));
-    let said = said.to_string();
-    assert!(said.contains(servers.urls()[0].as_str()) && !said.contains("secret"), "{said}");
+    let message = Nats::connect(bounded).await.err().unwrap();
+    assert!(matches!(message, NatsError::Unavailable(_)));
+    let message = message.to_string();
+    assert!(
+        message.contains(servers.urls()[0].as_str()) && !message.contains("secret"),
+        "{message}"
+    );
     let waiting = tokio::spawn(Nats::connect(late));
     servers.start_server(0).await.unwrap();
     let nats = waiting.await.unwrap().unwrap();
@@ -90,14 +93,14 @@ async fn users_are_taken_from_the_url() {
     let servers = LocalServers::start(local).await.unwrap();
     let with = |user: &str| options(vec![servers.urls()[0].replace("//", &format!("//{user}@"))]);
     Nats::connect(with("me:p%40%3Aw")).await.unwrap();
-    let said = refused(with("me:wrong")).await;
-    assert!(said.contains("refused the credentials"), "{said}");
-    let said = refused(with("poor:x")).await;
-    assert!(said.contains("not enabled"), "{said}");
+    let message = refused(with("me:wrong")).await;
+    assert!(message.contains("refused the credentials"), "{message}");
+    let message = refused(with("poor:x")).await;
+    assert!(message.contains("not enabled"), "{message}");
     let mut both = with("me:p%40%3Aw");
     both.servers.push("nats://you@127.0.0.1:1".into());
-    let said = refused(both).await;
-    assert!(said.contains("different users"), "{said}");
+    let message = refused(both).await;
+    assert!(message.contains("different users"), "{message}");
 }
 
 /// As a token.
@@ -123,14 +126,14 @@ async fn servers_that_acknowledge_before_they_sync_are_found() {
     let eager = LocalServers::start(LocalOptions::new(1, eager.path())).await.unwrap();
     Nats::check_sync(&eager.monitor_urls()).await.unwrap();
     let both = [eager.monitor_urls(), lazy.monitor_urls()].concat();
-    let said = Nats::check_sync(&both).await.unwrap_err();
-    assert!(matches!(said, NatsError::Refused(_)));
-    assert!(said.to_string().contains("sync_interval: always"), "{said}");
+    let message = Nats::check_sync(&both).await.unwrap_err();
+    assert!(matches!(message, NatsError::Refused(_)));
+    assert!(message.to_string().contains("sync_interval: always"), "{message}");
     let nobody = Nats::check_sync(&["http://127.0.0.1:1".into()]).await.unwrap_err();
     assert!(matches!(nobody, NatsError::Unavailable(_)), "{nobody}");
     // And three replicas on one server are none.
-    let said = refused(NatsOptions { replicas: 3, ..options(eager.urls()) }).await;
-    assert!(said.contains("nats.replicas"), "{said}");
+    let message = refused(NatsOptions { replicas: 3, ..options(eager.urls()) }).await;
+    assert!(message.contains("nats.replicas"), "{message}");
 }
 
 /// Names become parts of subjects; a dot or a star in one would match another cluster's.
@@ -150,8 +153,8 @@ async fn options_that_make_no_sense_are_refused() {
         let info = b"INFO {\"version\":\"2.15.1\",\"max_payload\":1048576}\r\n";
         listener.accept().await.unwrap().0.write_all(info).await.unwrap();
     });
-    let said = refused(NatsOptions { credentials, ..options(vec![url]) }).await;
-    assert!(said.contains("/nowhere/slotd.creds"), "{said}");
+    let message = refused(NatsOptions { credentials, ..options(vec![url]) }).await;
+    assert!(message.contains("/nowhere/slotd.creds"), "{message}");
 }
 
 /// Nodes that lost a server together must not reconnect in step, nor ever give up.

@@ -445,12 +445,12 @@ mod tests {
         while budget.starting.pages_wanted.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
         }
-        let told = budget.lacks();
-        tokio::pin!(told);
-        assert!(futures_util::poll!(&mut told).is_pending());
+        let asked = budget.lacks();
+        tokio::pin!(asked);
+        assert!(futures_util::poll!(&mut asked).is_pending());
         runs.grow(2 * PAGE, 0).await.unwrap();
         drop(turn);
-        tokio::time::timeout(TIMEOUT, told).await.expect("nobody is asked to release memory");
+        tokio::time::timeout(TIMEOUT, asked).await.expect("nobody is asked to release memory");
         drop((before, runs));
         waits.await.unwrap().unwrap();
     }

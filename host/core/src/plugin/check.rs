@@ -58,7 +58,7 @@ pub fn inspect(component: &[u8]) -> Inspection {
     } else if Parser::is_core_wasm(component) && names.broken {
         problems.push("its end is missing or damaged: copy the file again".to_owned());
     }
-    inspection.problems.extend(problems.told());
+    inspection.problems.extend(problems.into_texts());
     inspection.memory_bytes = names.memory_bytes;
     inspection.imports = listed(names.imports);
     inspection.exports = listed(names.exports);
@@ -83,7 +83,7 @@ fn listed(names: Vec<String>) -> Vec<String> {
 /// Problems as far as anybody reads them; the others are counted.
 #[derive(Default)]
 struct Problems {
-    told: Vec<String>,
+    shown: Vec<String>,
     bytes: usize,
     more: usize,
 }
@@ -96,12 +96,12 @@ impl Problems {
             return;
         }
         self.bytes += problem.len();
-        self.told.push(problem);
+        self.shown.push(problem);
     }
 
-    fn told(self) -> impl Iterator<Item = String> {
+    fn into_texts(self) -> impl Iterator<Item = String> {
         let more = (self.more > 0).then(|| format!("and {} more problems", self.more));
-        self.told.into_iter().chain(more)
+        self.shown.into_iter().chain(more)
     }
 }
 
@@ -303,17 +303,17 @@ mod tests {
     #[test]
     fn truncated_components_are_refused() {
         let whole = testkit::guest();
-        let mut told = 0;
+        let mut truncated = 0;
         for end in 8..whole.len() {
             let problems = problems(&whole[..end]);
             if problems.is_empty() {
                 // Only its last section is gone, of names for debuggers.
                 assert!(whole[end..].windows(14).any(|w| w == b"component-name"), "cut at {end}");
             }
-            told += usize::from(problems.contains("truncated"));
+            truncated += usize::from(problems.contains("truncated"));
         }
         // The others are cut between two sections.
-        assert!(told > (whole.len() - 8) * 9 / 10, "{told} of {}", whole.len());
+        assert!(truncated > (whole.len() - 8) * 9 / 10, "{truncated} of {}", whole.len());
     }
 
     #[test]

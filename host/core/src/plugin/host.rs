@@ -1,7 +1,8 @@
 //! From bytes to compiled plugins: each digest is compiled once, off the worker threads.
 
 use super::{
-    Account, Budget, Digest, Lane, Needed, Plugin, PluginError, PluginOptions, Pool, Removed, Room,
+    Account, Budget, Digest, Needed, OffloadPool, Plugin, PluginError, PluginOptions, Pool,
+    Removed, Room,
     bindings::HandlerPre,
     check,
     compile::{Compiler, For, Report, Task},
@@ -39,7 +40,7 @@ pub(super) struct Inner {
     options: Arc<PluginOptions>,
     pub(super) budget: Arc<Budget>,
     pub(super) pool: Arc<Pool>,
-    pub(super) lane: Lane,
+    pub(super) offload: OffloadPool,
     workers: Workers,
     plugins: Mutex<HashMap<Digest, Arc<Cell>>>,
     pub(super) compiler: Compiler,
@@ -151,7 +152,7 @@ impl Inner {
         let disk = Disk::open(&options.dir, compatibility)?;
         let budget = Budget::new(options.memory_total_bytes);
         let compiler = Compiler::new(options.compile)?;
-        let lane = Lane::new(options.long_threads);
+        let offload = OffloadPool::new(options.long_threads);
         let pool = Arc::new(Pool::new(options.isolation, budget.clone()));
         Ok(Self {
             engine,
@@ -161,7 +162,7 @@ impl Inner {
             options: Arc::new(options),
             budget,
             pool,
-            lane,
+            offload,
             workers: Workers::new()?,
             plugins: Mutex::new(HashMap::new()),
             compiler,
@@ -213,7 +214,7 @@ impl Inner {
             let (account, timeout) = (Account::default(), limits::INSTANCE_MEMORY_TIMEOUT);
             plugin.instantiate_under(account, timeout, under).await.map(drop)
         };
-        self.lane.run_own(&signal, None, made).await
+        self.offload.run_own(&signal, None, made).await
     }
 
     pub(super) fn deadline(&self) -> Duration {

@@ -321,7 +321,7 @@ impl HostState {
         if let Some(why) = self.clock.signal.is_cut() {
             return Failure::Cut(why);
         }
-        tell_frames(error);
+        log_frames(error);
         let trap = error.downcast_ref::<Trap>();
         if trap == Some(&Trap::Interrupt) {
             return Failure::Deadline(deadline);
@@ -377,7 +377,7 @@ impl HostState {
 }
 
 /// Shows whoever writes a handler where it trapped: the guest's own frames, and none of the host's.
-fn tell_frames(error: &wasmtime::Error) {
+fn log_frames(error: &wasmtime::Error) {
     if !tracing::enabled!(target: "slotd::guest", tracing::Level::DEBUG) {
         return;
     }

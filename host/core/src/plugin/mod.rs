@@ -10,9 +10,9 @@ mod guest_log;
 mod host;
 mod imports;
 mod instance;
-pub(crate) mod lane;
 mod limiter;
 mod no_memory;
+pub(crate) mod offload;
 pub(crate) mod pool;
 mod probe;
 mod signal;
@@ -30,8 +30,8 @@ pub use budget::{Account, Budget};
 pub use check::inspect;
 pub use compile::{CompileOptions, child as compile_child};
 pub use imports::{check_content_type, check_event_kind};
-pub use lane::{Begin, Caller, Lane, Work};
 pub use no_memory::NoMemory;
+pub use offload::{Begin, Caller, OffloadPool, Work};
 pub use pool::{Guests, Isolation, Pool};
 pub use probe::{Migrates, NoProbe};
 pub use signal::{Cut, Signal};
@@ -461,15 +461,15 @@ impl PluginHost {
     pub async fn try_one(&self, guests: &Arc<Guests>) -> Result<(), PluginError> {
         let signal = Arc::default();
         let future = guests.clone().try_one(Arc::clone(&signal));
-        self.inner.lane.run_own(&signal, Some(&guests.service), future).await
+        self.inner.offload.run_own(&signal, Some(&guests.service), future).await
     }
     /// Running time that a call may have.
     pub fn deadline(&self) -> Duration {
         self.inner.deadline()
     }
     /// Where calls run that compute for long.
-    pub fn lane(&self) -> &Lane {
-        &self.inner.lane
+    pub fn offload_pool(&self) -> &OffloadPool {
+        &self.inner.offload
     }
     /// The bytes of a stored component.
     ///

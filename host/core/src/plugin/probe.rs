@@ -96,15 +96,15 @@ mod tests {
             let (code, message) = ("migrate-refused".to_owned(), message.to_owned());
             Err(Failure::Rejected(Rejection { code, message, retriable: false }))
         };
-        let said = |used_state, result| judge(used_state, result).ok();
-        assert_eq!(said(false, Ok(Reply::default())), Some(Migrates::Nothing));
-        assert_eq!(said(true, Ok(Reply::default())), Some(Migrates::ByState));
-        assert_eq!(said(false, refused("no way")), Some(Migrates::Refuses("no way".into())));
+        let judged = |used_state, result| judge(used_state, result).ok();
+        assert_eq!(judged(false, Ok(Reply::default())), Some(Migrates::Nothing));
+        assert_eq!(judged(true, Ok(Reply::default())), Some(Migrates::ByState));
+        assert_eq!(judged(false, refused("no way")), Some(Migrates::Refuses("no way".into())));
         // With a state it may find what it looked for.
-        assert_eq!(said(true, refused("no title")), Some(Migrates::ByState));
-        assert_eq!(said(true, Err(Failure::Trapped(String::new()))), Some(Migrates::ByState));
-        assert_eq!(said(false, Err(Failure::Trapped(String::new()))), Some(Migrates::ByState));
-        assert_eq!(said(false, Err(Failure::Deadline(Duration::ZERO))), None);
+        assert_eq!(judged(true, refused("no title")), Some(Migrates::ByState));
+        assert_eq!(judged(true, Err(Failure::Trapped(String::new()))), Some(Migrates::ByState));
+        assert_eq!(judged(false, Err(Failure::Trapped(String::new()))), Some(Migrates::ByState));
+        assert_eq!(judged(false, Err(Failure::Deadline(Duration::ZERO))), None);
     }
 
     /// A migrate is classified by what the component does, not by what it was built with.

@@ -2,8 +2,7 @@
 //! no message waits for them.
 
 use super::PluginError;
-use crate::limits;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::{limits, telemetry::panics};
 use tokio::sync::oneshot;
 
 pub(super) struct Workers(rayon::ThreadPool);
@@ -27,11 +26,12 @@ impl Workers {
         let (done, result) = oneshot::channel();
         self.0.spawn(move || {
             // Nobody waits for the result any more.
-            let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+            let _ = done.send(panics::contain_sync("work on a plugin", work));
         });
         match result.await {
             Ok(Ok(result)) => result,
-            _ => Err(PluginError::Failed("work on a plugin ended in a panic".to_owned())),
+            Ok(Err(panicked)) => Err(PluginError::Failed(panicked.to_string())),
+            Err(_) => Err(PluginError::Failed("work on a plugin was dropped".to_owned())),
         }
     }
 }
@@ -78,6 +78,6 @@ mod tests {
         let workers = Workers::new().unwrap();
         let failed = workers.run::<()>(|| panic!("as the test wants it")).await.unwrap_err();
         assert!(matches!(failed, PluginError::Failed(_)));
-        assert!(workers.run(|| Ok(1)).await.is_ok_and(|one| one == 1));
+        assert!(workers.run(|| Ok(panics::is_contained())).await.unwrap(), "to the hook too");
     }
 }

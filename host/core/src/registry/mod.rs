@@ -103,7 +103,7 @@ struct Shared {
 pub struct Changes {
     shared: Arc<Shared>,
     changed: signal::Receiver<u64>,
-    told: HashMap<ServiceName, u64>,
+    reported: HashMap<ServiceName, u64>,
 }
 
 const SETTINGS: &str = "settings";
@@ -319,7 +319,7 @@ impl Registry {
     pub fn changes(&self) -> Changes {
         let mut changed = self.inner.shared.changed.subscribe();
         changed.mark_changed();
-        Changes { shared: self.inner.shared.clone(), changed, told: HashMap::new() }
+        Changes { shared: self.inner.shared.clone(), changed, reported: HashMap::new() }
     }
 
     /// The placement as this node sees it, and its changes.
@@ -373,11 +373,13 @@ impl Changes {
             self.changed.mark_unchanged();
             let all = self.shared.catalogue.all();
             let newer = |service: &Arc<Service>| {
-                self.told.get(&service.name).is_none_or(|told| *told < service.generation)
+                self.reported
+                    .get(&service.name)
+                    .is_none_or(|reported| *reported < service.generation)
             };
             let newer: Vec<_> = all.into_iter().filter(newer).collect();
             for service in &newer {
-                self.told.insert(service.name.clone(), service.generation);
+                self.reported.insert(service.name.clone(), service.generation);
             }
             if !newer.is_empty() {
                 return Some(newer);

@@ -111,8 +111,8 @@ async fn a_node_with_other_settings_is_refused() {
         assert!(why.contains(part), "{why}");
     }
     // A node that does not configure the streams uses the cluster's number: the default may change.
-    let unsaid = Settings { streams: 3, ..settings() };
-    let joined = Registry::open(&nats, &unsaid, None, catalogue()).await.unwrap();
+    let without_streams = Settings { streams: 3, ..settings() };
+    let joined = Registry::open(&nats, &without_streams, None, catalogue()).await.unwrap();
     assert_eq!(joined.settings().streams, 16);
 }
 

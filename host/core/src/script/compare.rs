@@ -142,7 +142,7 @@ impl Expect {
             ("limit", self.limit.is_some()),
             ("deadline", self.deadline),
         ];
-        ways.into_iter().find_map(|(way, said)| said.then_some(way))
+        ways.into_iter().find_map(|(way, holds)| holds.then_some(way))
     }
 
     fn reply(&self, content_type: &str, body: &[u8], out: &mut Vec<String>) {

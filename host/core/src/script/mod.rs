@@ -160,8 +160,8 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
         // The place in the line; its number comes from us.
         error.to_string().replace(" at line 1 column ", " at column ")
     })?;
-    if let Some(told) = line.time_ms {
-        *time_ms = told;
+    if let Some(given) = line.time_ms {
+        *time_ms = given;
     }
     let for_message = line.sender.is_some() || line.id.is_some();
     if for_message && line.kind != Kind::Message {
@@ -240,7 +240,7 @@ impl Expect {
             self.limit.is_some(),
             self.deadline,
         ];
-        let count = |of: &[bool]| of.iter().filter(|said| **said).count();
+        let count = |of: &[bool]| of.iter().filter(|each| **each).count();
         if count(&replies) > 1 {
             return Err("one reply: `reply`, `reply_text` or `reply_base64`".into());
         }

@@ -351,11 +351,15 @@ mod tests {
         };
         let first = deploy(None, "0.1.0", 1)?;
         let second = deploy(Some(&first), "0.2.0", 2)?;
-        let said = second.rolled_back(Some("0.1.0"), &same)?;
-        assert_eq!((said.current, said.deployments.len()), (3, 3));
-        let again = said.rolled_back(Some("0.1.0"), &plain)?;
-        assert_eq!((again.current, again.generation), (3, said.generation), "it runs already");
-        let forward = said.rolled_back(Some("0.2.0"), &plain)?;
+        let same_state_back = second.rolled_back(Some("0.1.0"), &same)?;
+        assert_eq!((same_state_back.current, same_state_back.deployments.len()), (3, 3));
+        let again = same_state_back.rolled_back(Some("0.1.0"), &plain)?;
+        assert_eq!(
+            (again.current, again.generation),
+            (3, same_state_back.generation),
+            "it runs already"
+        );
+        let forward = same_state_back.rolled_back(Some("0.2.0"), &plain)?;
         // By its version, and by the number of the deployment with the declaration.
         for to in ["0.1.0", "3", "1"] {
             let back = forward.rolled_back(Some(to), &plain)?;
@@ -364,12 +368,12 @@ mod tests {
         let back = forward.rolled_back(Some("0.1.0"), &same)?;
         assert_eq!((back.current, back.deployments.len()), (3, 3));
         // Nor a rollback without a name.
-        let last = deploy(Some(&said), "0.3.0", 3)?;
+        let last = deploy(Some(&same_state_back), "0.3.0", 3)?;
         assert_eq!(last.previous.last(), Some(&3));
         assert_eq!(last.rolled_back(None, &plain)?.current, 1);
         assert_eq!(last.rolled_back(None, &same)?.current, 3);
         // The deployments of one component count as one step.
-        assert_eq!((said.previous.len(), forward.previous.as_slice()), (0, &[3][..]));
+        assert_eq!((same_state_back.previous.len(), forward.previous.as_slice()), (0, &[3][..]));
         let again = forward.rolled_back(None, &plain)?;
         let on = again.rolled_back(None, &plain).map_err(|e| e.code);
         assert_eq!(on.map(|s| s.current), Err(Code::NothingToRollBack));

@@ -2,9 +2,9 @@
 //! take over a session from which.
 
 pub mod catalogue;
+pub mod compatibility;
 mod deployments;
 pub(crate) mod kept;
-pub mod takeover;
 pub(crate) mod target;
 
 pub use catalogue::Catalogue;

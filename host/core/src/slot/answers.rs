@@ -3,7 +3,7 @@
 use crate::{
     error::{Cause, Error},
     message::{Consistency, Sent},
-    slot::{Reply, task::Task},
+    slot::{Reply, shell::Shell},
 };
 
 /// Is told why the batch is not durable, or that it is.
@@ -78,7 +78,7 @@ pub(super) fn refuse_undecided(held: Vec<Held>, error: &Error) {
     }
 }
 
-impl Task {
+impl Shell {
     /// Sends an answer once all that it rests on is durable: the batches up to `changed_in`.
     pub(super) fn hold<T: Send + 'static>(
         &mut self,

@@ -10,12 +10,12 @@ use crate::{
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::{
-        takeover::{Migrate, takes_over},
+        compatibility::{Migrate, takes_over},
         target::{SessionTarget, of_session},
     },
     slot::{
         Reply, answers::Held, calls::Done, mail::Serve, overlay::Transaction, session::Session,
-        task::Task,
+        shell::Shell,
     },
     telemetry::repeats,
 };
@@ -35,24 +35,24 @@ struct Choice {
 }
 
 impl Serve for operation::Message {
-    fn serve(self, task: &mut Task, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
-        task.message(self.key, self.message, reply)
+    fn serve(self, shell: &mut Shell, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
+        shell.message(self.key, self.message, reply)
     }
 }
 
 impl Serve for operation::Query {
-    fn serve(self, task: &mut Task, reply: Reply<Answer>) -> impl Future<Output = ()> + Send {
-        task.query(self.key, self.content_type, self.body, self.consistency, reply)
+    fn serve(self, shell: &mut Shell, reply: Reply<Answer>) -> impl Future<Output = ()> + Send {
+        shell.query(self.key, self.content_type, self.body, self.consistency, reply)
     }
 }
 
 impl Serve for operation::Delete {
-    async fn serve(self, task: &mut Task, reply: Reply<()>) {
-        task.delete(&self.key, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<()>) {
+        shell.delete(&self.key, reply);
     }
 }
 
-impl Task {
+impl Shell {
     pub(super) async fn message(&mut self, key: SessionKey, message: Incoming, reply: Reply<Sent>) {
         let session = match self.take_session(&key) {
             Ok(session) => session,
@@ -176,7 +176,7 @@ impl Task {
     }
 
     /// What the slot runs for a service. A service that was deployed a moment ago may not have
-    /// reached this slot: then it goes over to it now.
+    /// reached this slot: then it switches to it now.
     pub(super) fn active_for(&mut self, service: &ServiceName) -> Result<Activate, Error> {
         let since = self.since(service);
         let running = self.core.running();

@@ -4,11 +4,11 @@ use crate::{
     error::Error,
     limits,
     names::{ServiceName, SessionKey},
-    slot::{core::Room, session::Session, task::Task},
+    slot::{core::Room, session::Session, shell::Shell},
 };
 use std::sync::atomic::Ordering;
 
-impl Task {
+impl Shell {
     pub(super) fn take_session(&mut self, key: &SessionKey) -> Result<Box<Session>, Error> {
         if let Some(session) = self.cache.remove(key) {
             self.uncount(session.footprint());

@@ -8,7 +8,9 @@ use crate::{
     names::{ServiceName, SessionKey},
     plugin::{self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, Work},
     service::Deployment,
-    slot::{SlotStats, commits::decided, core, overlay::Transaction, session::Session, task::Task},
+    slot::{
+        SlotStats, commits::decided, core, overlay::Transaction, session::Session, shell::Shell,
+    },
     telemetry::{repeats, services::Called},
 };
 use futures_util::FutureExt;
@@ -31,7 +33,7 @@ pub(super) struct Done {
     pub used_state: bool,
 }
 
-impl Task {
+impl Shell {
     /// A deployment, loaded if need be. What is being loaded goes on when it is not waited for any more, so
     /// that it is there for one of the next messages.
     pub(super) async fn guests(
@@ -150,10 +152,12 @@ impl Task {
         };
         let (context, signal, key) =
             (self.context.clone(), self.signal.clone(), call.session.clone());
-        let lane = context.plugins.lane();
+        let offload = context.plugins.offload_pool();
         let begin = match self.long.cost(&guests.service) {
-            Some(cost) => Begin::Lane { cost },
-            None if !lane.may_begin_here(&guests.service) => Begin::Lane { cost: Duration::ZERO },
+            Some(cost) => Begin::Offloaded { cost },
+            None if !offload.may_begin_here(&guests.service) => {
+                Begin::Offloaded { cost: Duration::ZERO }
+            }
             None => Begin::Here,
         };
         signal.reset();
@@ -163,14 +167,14 @@ impl Task {
         let (stats, begun) = (self.stats.clone(), crate::clock::now());
         let ending = || ending(stats, begun, context.plugins.deadline(), alone).boxed();
         let ran = {
-            let running = pin!(lane.run(work, caller, ending));
+            let running = pin!(offload.run(work, caller, ending));
             self.beside_commits(running).await
         };
         if let Some(elapsed) = ran.output.elapsed {
             let counted = self.services.of(&guests.service);
             counted.called(called, elapsed, ran.output.host_calls.into());
         }
-        if let Some(took) = ran.lane {
+        if let Some(took) = ran.offloaded {
             let was_cut = matches!(ran.output.result, Err(Failure::Cut(_)));
             self.long.note(&guests.service, begin, took, was_cut);
         }

@@ -13,7 +13,7 @@ use crate::{
         core::{Durable, End, Event},
         relaxed_store,
         shared::{Decided, Shared},
-        task::Task,
+        shell::Shell,
     },
     telemetry::{metrics, services::Committed},
 };
@@ -29,7 +29,7 @@ use std::{
 /// [`Shared::committed`].
 pub(super) type Commit = Option<BoxFuture<'static, Decided>>;
 
-impl Task {
+impl Shell {
     /// Sends what filled to the log, if it is due and nothing is in flight.
     pub(super) fn submit(&mut self) {
         if !self.core.sends() {

@@ -10,16 +10,16 @@ use crate::{
         core::{Event, Step},
         flush::flushed,
         shared::Shared,
-        task::Task,
+        shell::Shell,
     },
 };
 
-/// Who asked a slot to stop: is told where its log ends.
-pub(super) type Asked = Reply<(Term, Position)>;
+/// To who asked a slot to stop: where its log ends.
+pub(super) type StopReply = Reply<(Term, Position)>;
 
-impl Task {
+impl Shell {
     /// Takes no more mail, and does what is left. Gives who asked for it, if it was not told yet.
-    pub(super) async fn finish(&mut self, shared: &Shared) -> Result<Option<Asked>, Error> {
+    pub(super) async fn finish(&mut self, shared: &Shared) -> Result<Option<StopReply>, Error> {
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
         shared.close();

@@ -10,7 +10,7 @@ use crate::{
         commits::commit_error,
         core::{Event, Stored},
         relaxed_store,
-        task::Task,
+        shell::Shell,
     },
     state::{SlotMeta, StateStore, changes::Changes},
     telemetry::{metrics, repeats},
@@ -44,7 +44,7 @@ impl Flushing {
     }
 }
 
-impl Task {
+impl Shell {
     pub(super) fn start_flush(&mut self) {
         relaxed_store(&self.stats.cached, self.cache.len() as u64);
         relaxed_store(&self.stats.cache_bytes, self.cache_bytes as u64);
@@ -58,9 +58,9 @@ impl Task {
         let messages = batches.iter().map(|(_, batch)| batch.records.len()).sum::<usize>();
         // Most of what changed is cached still.
         let sessions = messages.min(self.cache.len());
-        let owner = self.owner.clone();
+        let lock = self.lock.clone();
         let handle = crate::task::blocking(move || {
-            let _owner = owner;
+            let _lock = lock;
             let mut changes = Changes::with_capacity(sessions);
             let mut meta = meta;
             for (position, batch) in batches {
@@ -108,7 +108,7 @@ impl Task {
     }
 }
 
-impl Task {
+impl Shell {
     fn trim(&self, up_to: Position) {
         let trim = self.context.log.trim(self.slot, up_to);
         let slot = self.slot;
@@ -180,11 +180,11 @@ pub async fn catch_up_alone(
     slot: SlotId,
     context: Arc<SlotContext>,
     until: CatchUp,
-    owner: Arc<OwnedMutexGuard<()>>,
+    lock: Arc<OwnedMutexGuard<()>>,
 ) -> Result<SlotMeta, Error> {
     let (_waits, waiter) = oneshot::channel();
     let caught_up = crate::task::run(async move {
-        let _owner = owner;
+        let _lock = lock;
         catch_up(slot, &context, until, waiter).await
     });
     caught_up.await.unwrap_or_else(|e| Err(Error::internal(format!("the replay failed: {e}"))))

@@ -41,7 +41,7 @@ impl LongCalls {
         }
     }
 
-    /// A call began there and took so much time in the lane.
+    /// A call began there and took so much time in the pool.
     pub fn note(&mut self, service: &ServiceName, began: Begin, took: Duration, was_cut: bool) {
         if began != Begin::Here && took < limits::GUEST_SLICE {
             // One that was cut before it had its first turn says nothing.
@@ -66,11 +66,11 @@ mod tests {
         let (service, mut long) = (ServiceName::parse("s").unwrap(), LongCalls::default());
         let second = Duration::from_secs(1);
         long.note(&service, Begin::Here, second, false);
-        long.note(&service, Begin::Lane { cost: second }, second, false);
+        long.note(&service, Begin::Offloaded { cost: second }, second, false);
         assert_eq!(long.cost(&service), Some(second + second / 2));
         assert!(long.are_likely());
         // One that was cut in the queue says nothing of the next.
-        long.note(&service, Begin::Lane { cost: second }, Duration::ZERO, true);
+        long.note(&service, Begin::Offloaded { cost: second }, Duration::ZERO, true);
         assert!(long.are_likely());
         long.0.get_mut(&service).unwrap().at -= limits::LONG_CALL_REMEMBERED;
         assert_eq!(long.cost(&service), None);
@@ -78,7 +78,7 @@ mod tests {
         // What it cost then says nothing either.
         long.note(&service, Begin::Here, second, false);
         assert_eq!(long.cost(&service), Some(second));
-        long.note(&service, Begin::Lane { cost: second }, Duration::ZERO, false);
+        long.note(&service, Begin::Offloaded { cost: second }, Duration::ZERO, false);
         assert!(!long.are_likely(), "short ones end it at once");
     }
 }

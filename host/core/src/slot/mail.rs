@@ -5,14 +5,18 @@ use crate::{
     message::Purpose,
     names::ServiceName,
     operation::{self, Operation, operations},
-    slot::{Reply, task::Task},
+    slot::{Reply, shell::Shell},
 };
 use std::future::Future;
 
 /// What a slot does for an operation.
 pub(super) trait Serve: Operation {
     /// Answers, or has the answer held back until what it rests on is durable.
-    fn serve(self, task: &mut Task, reply: Reply<Self::Answer>) -> impl Future<Output = ()> + Send;
+    fn serve(
+        self,
+        shell: &mut Shell,
+        reply: Reply<Self::Answer>,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 /// An operation that a slot can be asked.
@@ -95,7 +99,7 @@ macro_rules! mail {
             }
         }
 
-        impl Task {
+        impl Shell {
             pub(super) async fn take(&mut self, mail: Mail) {
                 match self.admit(&mail) {
                     Ok(()) => {}

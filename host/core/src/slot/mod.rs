@@ -1,7 +1,7 @@
 //! Slots: each has one writer of its sessions at a time.
 //!
 //! Mail comes in by the [`SlotHandle`]. It is applied by whoever has the slot's state (`shared`): the task
-//! that brings it, or the slot's own. The state is the shell (`task`) around a pure `core`:
+//! that brings it, or the slot's own. The state is the shell (`shell`) around a pure `core`:
 //!
 //! 1. `mail` has the operation served; a message by `apply`, which changes a cached `session` through an
 //!    `overlay`, and calls the handler (`calls`).
@@ -31,8 +31,8 @@ pub mod seat;
 pub mod seated;
 pub(crate) mod session;
 mod shared;
+pub(crate) mod shell;
 pub(crate) mod subscribers;
-pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 
@@ -131,7 +131,7 @@ pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// What a node tells a slot; taken before any mail.
 pub enum Order {
-    /// Go over to a deployment at the next message boundary. Answered when the record is durable,
+    /// Switch to a deployment at the next message boundary. Answered when the record is durable,
     /// with the time for which the slot took no message.
     Activate { activation: Activation, reply: Reply<Duration> },
     /// Write committed changes to the state store.
@@ -153,7 +153,7 @@ pub enum Order {
 /// The generation of each service whose plugin a slot's next owner has loaded.
 pub type Loaded = BTreeMap<ServiceName, u64>;
 
-/// What a slot can go over to: it is loaded, and an instance of it could be made.
+/// What a slot can switch to: it is loaded, and an instance of it could be made.
 #[derive(Clone)]
 pub struct Activation {
     pub target: Target,
@@ -206,9 +206,9 @@ pub(crate) struct Urgent {
 
 /// Serialises the tasks of one slot: the next one opens it when the one before has ended.
 #[derive(Clone, Default)]
-pub struct Ownership(Arc<tokio::sync::Mutex<()>>);
+pub struct TaskLock(Arc<tokio::sync::Mutex<()>>);
 
-impl Ownership {
+impl TaskLock {
     /// Waits until the slot has no task, nor a flush of one.
     pub async fn lock(&self) -> tokio::sync::OwnedMutexGuard<()> {
         self.0.clone().lock_owned().await
@@ -223,7 +223,7 @@ impl Mailbox {
     /// The mail itself, when the slot is stopping: give it to the next task.
     #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     pub fn try_mail(&self, mail: Mail, placed: impl FnOnce()) -> Result<Result<(), Error>, Mail> {
-        self.told(self.0.put(mail, placed))
+        self.put_outcome(self.0.put(mail, placed))
     }
 
     /// As [`Mailbox::try_mail`], never at once: for who has more to do than this mail.
@@ -232,11 +232,11 @@ impl Mailbox {
     /// As [`Mailbox::try_mail`].
     #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     pub fn try_queue(&self, mail: Mail) -> Result<Result<(), Error>, Mail> {
-        self.told(self.0.queue(mail))
+        self.put_outcome(self.0.queue(mail))
     }
 
     #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
-    fn told(&self, put: Put) -> Result<Result<(), Error>, Mail> {
+    fn put_outcome(&self, put: Put) -> Result<Result<(), Error>, Mail> {
         match put {
             Put::Done => Ok(Ok(())),
             Put::Closed(mail) => Err(mail),
@@ -254,18 +254,18 @@ impl Mailbox {
 impl SlotHandle {
     /// A slot's task, to be spawned, and the way to it. It opens the slot as soon as a predecessor has
     /// ended. Mail is held meanwhile; when opening fails it is answered with the reason. `last` is
-    /// where the owner before has released it; `told` hears when it is open, or why it can't be.
+    /// where the owner before has released it; `reply` hears when it is open, or why it can't be.
     fn new(
         occupant: Occupant,
-        ownership: Ownership,
+        task_lock: TaskLock,
         last: Option<Last>,
-        told: Option<Reply<Term>>,
+        reply: Option<Reply<Term>>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
         let context = occupant.context.clone();
         let shared = shared::Shared::new(context.options.mailbox_messages, stats.clone());
-        let open = open::Open { slot: occupant.slot, ownership, context, last, told };
+        let open = open::Open { slot: occupant.slot, task_lock, context, last, reply };
         let ending = open::Ending { shared: shared.clone(), occupant };
         // What a slot has in memory ends with its task; the next one opens it from the log.
         let run = open::run(open, ending, orders, stats.clone());
@@ -274,9 +274,9 @@ impl SlotHandle {
 
     /// A slot that no node has.
     #[cfg(test)]
-    pub fn spawn(slot: SlotId, ownership: Ownership, context: Arc<SlotContext>) -> Self {
+    pub fn spawn(slot: SlotId, task_lock: TaskLock, context: Arc<SlotContext>) -> Self {
         let occupant = Occupant { slot, task: 0, seat: Weak::new(), context };
-        let (handle, run) = Self::new(occupant, ownership, None, None);
+        let (handle, run) = Self::new(occupant, task_lock, None, None);
         crate::task::spawn_contained("slot", run);
         handle
     }
@@ -298,21 +298,21 @@ impl SlotHandle {
     /// # Errors
     /// The order, when the slot has ended.
     pub async fn order(&self, order: Order) -> Result<(), Order> {
-        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        let urgent = order.is_urgent().then(|| UrgentOrder::new(self.stats.clone()));
         self.control.send(order).await.map_err(|e| e.0)?;
-        if let Some(asked) = asked {
-            asked.arrived();
+        if let Some(urgent) = urgent {
+            urgent.arrived();
         }
         Ok(())
     }
 
     /// Sends an order unless the control channel is full; the sender tries again later anyway.
     pub fn try_order(&self, order: Order) {
-        let asked = order.is_urgent().then(|| Asked::new(self.stats.clone()));
+        let urgent = order.is_urgent().then(|| UrgentOrder::new(self.stats.clone()));
         if self.control.try_send(order).is_ok()
-            && let Some(asked) = asked
+            && let Some(urgent) = urgent
         {
-            asked.arrived();
+            urgent.arrived();
         }
     }
 }
@@ -325,9 +325,9 @@ impl Order {
 }
 
 /// An urgent order that may not reach its slot.
-struct Asked(Option<Arc<SlotStats>>);
+struct UrgentOrder(Option<Arc<SlotStats>>);
 
-impl Asked {
+impl UrgentOrder {
     fn new(stats: Arc<SlotStats>) -> Self {
         stats.asked();
         Self(Some(stats))
@@ -339,7 +339,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for UrgentOrder {
     fn drop(&mut self) {
         if let Some(stats) = &self.0 {
             stats.taken();

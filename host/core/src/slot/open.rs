@@ -10,13 +10,13 @@ use crate::{
     },
     names::SlotId,
     slot::{
-        Mail, Order, Ownership, Reply, SlotContext, SlotStats,
+        Mail, Order, Reply, SlotContext, SlotStats, TaskLock,
         commits::commit_error,
         flush::{CatchUp, catch_up_alone},
         relaxed_store,
         seated::Occupant,
         shared::Shared,
-        task::{Served, Task},
+        shell::{Served, Shell},
     },
     telemetry::{metrics, repeats},
 };
@@ -27,12 +27,12 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 /// What a task needs to open its slot.
 pub(super) struct Open {
     pub slot: SlotId,
-    pub ownership: Ownership,
+    pub task_lock: TaskLock,
     pub context: Arc<SlotContext>,
     /// Where the owner before has released it.
     pub last: Option<Last>,
     /// Is told when the slot is open, or why it can't be.
-    pub told: Option<Reply<Term>>,
+    pub reply: Option<Reply<Term>>,
 }
 
 /// Opens the slot, serves it and ends; mail that can't be served is answered with the reason.
@@ -45,19 +45,19 @@ pub(super) async fn run(
     let Ending { shared, occupant } = &ending;
     let (slot, context) = (open.slot, open.context.clone());
     let mut opened = open_while_wanted(open, occupant, stats).await;
-    if let Ok(task) = &mut opened {
-        task.shared = Some(shared.clone());
+    if let Ok(shell) = &mut opened {
+        shell.shared = Some(shared.clone());
     }
     let was_open = opened.is_ok();
     let error = match opened {
-        Ok(task) => match Box::new(task).serve(shared, &mut orders).await {
-            (mut task, Served::Stop) => {
+        Ok(shell) => match Box::new(shell).serve(shared, &mut orders).await {
+            (mut shell, Served::Stop) => {
                 occupant.stopping();
-                match task.finish(shared).await {
+                match shell.finish(shared).await {
                     Ok(asked) => {
                         occupant.ended_in_order();
                         if let Some(asked) = asked {
-                            let _ = asked.send(Ok((task.core.term(), task.core.position())));
+                            let _ = asked.send(Ok((shell.core.term(), shell.core.position())));
                         }
                         return;
                     }
@@ -123,10 +123,10 @@ pub async fn read_copy(slot: SlotId, context: Arc<SlotContext>, mail: Mail) {
         Err(error) => return mail.refuse(error.into()),
     };
     // Its own, which nobody waits for: nothing is written.
-    let owner = Arc::new(Ownership::default().lock().await);
+    let lock = Arc::new(TaskLock::default().lock().await);
     let claim = Claim { term: meta.term, position: meta.applied };
-    let mut task = Task::new(slot, context, Arc::default(), owner, claim, meta, Vec::new());
-    task.take(mail).await;
+    let mut shell = Shell::new(slot, context, Arc::default(), lock, claim, meta, Vec::new());
+    shell.take(mail).await;
 }
 
 /// Opens the slot, and says so. When nobody waits for that any more, nobody would ever know of the
@@ -135,36 +135,36 @@ async fn open_while_wanted(
     open: Open,
     occupant: &Occupant,
     stats: Arc<SlotStats>,
-) -> Result<Task, Error> {
-    let Open { slot, ownership, context, last, told } = open;
+) -> Result<Shell, Error> {
+    let Open { slot, task_lock, context, last, reply } = open;
     let open = async {
-        let owner = Arc::new(ownership.lock().await);
-        let task = Task::open(slot, context, stats, owner, last).await?;
+        let lock = Arc::new(task_lock.lock().await);
+        let shell = Shell::open(slot, context, stats, lock, last).await?;
         // Before anybody is told of it.
-        occupant.opened(task.core.term()).map(|()| task)
+        occupant.opened(shell.core.term()).map(|()| shell)
     };
-    let Some(mut told) = told else { return open.await };
+    let Some(mut reply) = reply else { return open.await };
     let given_up = || Error::of(Cause::GivenUp, "the slot is no longer needed on this node");
     let opened = tokio::select! {
         biased;
-        () = told.closed() => return Err(given_up()),
+        () = reply.closed() => return Err(given_up()),
         opened = open => opened,
     };
-    let term = opened.as_ref().map(|task| task.core.term()).map_err(Clone::clone);
-    if told.send(term).is_err() && opened.is_ok() {
+    let term = opened.as_ref().map(|shell| shell.core.term()).map_err(Clone::clone);
+    if reply.send(term).is_err() && opened.is_ok() {
         return Err(given_up());
     }
     opened
 }
 
-impl Task {
+impl Shell {
     /// Claims the slot and brings the state store up to the claim. Where the owner before has said
     /// what it wrote last, what came before the claim is read while the claim is on its way.
     async fn open(
         slot: SlotId,
         context: Arc<SlotContext>,
         stats: Arc<SlotStats>,
-        owner: Arc<OwnedMutexGuard<()>>,
+        lock: Arc<OwnedMutexGuard<()>>,
         last: Option<Last>,
     ) -> Result<Self, Error> {
         let claim = match last {
@@ -179,7 +179,7 @@ impl Task {
             match last {
                 Some(last) => {
                     let until = CatchUp::To(last.position);
-                    catch_up_alone(slot, context.clone(), until, owner.clone()).await.ok()
+                    catch_up_alone(slot, context.clone(), until, lock.clone()).await.ok()
                 }
                 None => None,
             }
@@ -203,7 +203,7 @@ impl Task {
             }
             None => {
                 let until = CatchUp::To(claim.position);
-                (catch_up_alone(slot, context.clone(), until, owner.clone()).await?, Vec::new())
+                (catch_up_alone(slot, context.clone(), until, lock.clone()).await?, Vec::new())
             }
         };
         relaxed_store(&stats.term, claim.term);
@@ -214,15 +214,15 @@ impl Task {
         metrics().slot_starts.increment(1);
         tracing::debug!(slot, term = claim.term, position = claim.position, "slot opened");
         stats.dirty.store(!unflushed.is_empty(), Ordering::Relaxed);
-        let mut task = Self::new(slot, context, stats, owner, claim, meta, unflushed);
-        if task.context.cluster.is_some() {
-            task.go_over_to_current();
+        let mut shell = Self::new(slot, context, stats, lock, claim, meta, unflushed);
+        if shell.context.cluster.is_some() {
+            shell.switch_to_current();
         }
-        Ok(task)
+        Ok(shell)
     }
 
     /// Another node may have had the slot while its service was swapped, or in the middle of it.
-    fn go_over_to_current(&mut self) {
+    fn switch_to_current(&mut self) {
         for service in self.context.catalogue.all() {
             let target = service.target();
             let current = self.core.running().generation(&service.name);

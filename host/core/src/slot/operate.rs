@@ -19,7 +19,7 @@ use crate::{
         overlay::Transaction,
         read::info,
         session::Session,
-        task::Task,
+        shell::Shell,
     },
     state::deleted,
 };
@@ -27,24 +27,24 @@ use bytes::Bytes;
 use std::sync::Arc;
 
 impl Serve for ReadState {
-    async fn serve(self, task: &mut Task, reply: Reply<StatePage>) {
-        task.state(&self.key, self.range, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<StatePage>) {
+        shell.state(&self.key, self.range, reply);
     }
 }
 
 impl Serve for Operate {
-    async fn serve(self, task: &mut Task, reply: Reply<Sent>) {
-        task.operate(&self.key, self.operation, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<Sent>) {
+        shell.operate(&self.key, self.operation, reply);
     }
 }
 
 impl Serve for Reset {
-    async fn serve(self, task: &mut Task, reply: Reply<bool>) {
-        task.reset(reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<bool>) {
+        shell.reset(reply);
     }
 }
 
-impl Task {
+impl Shell {
     /// Carries an operation out. What it needs of the session and the log is what a message needs.
     pub(super) fn operate(&mut self, key: &SessionKey, operation: Operation, reply: Reply<Sent>) {
         let session = match self.take_session(key) {

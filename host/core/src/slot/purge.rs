@@ -11,16 +11,16 @@ use crate::{
     names::{ServiceName, SessionKey},
     operation::Purge,
     service::{Target, catalogue::not_deployed},
-    slot::{Mail, Reply, mail::Serve, task::Task},
+    slot::{Mail, Reply, mail::Serve, shell::Shell},
 };
 
 impl Serve for Purge {
-    async fn serve(self, task: &mut Task, reply: Reply<Purged>) {
-        task.purge(&self.service, self.since, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<Purged>) {
+        shell.purge(&self.service, self.since, reply);
     }
 }
 
-impl Task {
+impl Shell {
     /// The generation in which a service of this name was removed, as far as this node knows.
     pub(super) fn since(&self, service: &ServiceName) -> u64 {
         let catalogue = &self.context.catalogue;

@@ -13,38 +13,39 @@ use crate::{
     position::Incarnation,
     service::Catalogue,
     slot::{
-        Reply, apply::no_session, mail::Serve, session::Session, subscribers::published, task::Task,
+        Reply, apply::no_session, mail::Serve, session::Session, shell::Shell,
+        subscribers::published,
     },
     state::{StateStore, deleted},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
 impl Serve for ReadHistory {
-    async fn serve(self, task: &mut Task, reply: Reply<History>) {
-        task.history(&self.key, self.range, self.reader, self.consistency, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<History>) {
+        shell.history(&self.key, self.range, self.reader, self.consistency, reply);
     }
 }
 
 impl Serve for Describe {
-    async fn serve(self, task: &mut Task, reply: Reply<SessionInfo>) {
-        task.describe(&self.key, self.consistency, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<SessionInfo>) {
+        shell.describe(&self.key, self.consistency, reply);
     }
 }
 
 impl Serve for Subscribe {
-    async fn serve(self, task: &mut Task, reply: Reply<Subscribed>) {
-        task.subscribe(&self.key, self.after, reply);
+    async fn serve(self, shell: &mut Shell, reply: Reply<Subscribed>) {
+        shell.subscribe(&self.key, self.after, reply);
     }
 }
 
 impl Serve for List {
-    async fn serve(self, task: &mut Task, reply: Reply<Vec<SessionInfo>>) {
+    async fn serve(self, shell: &mut Shell, reply: Reply<Vec<SessionInfo>>) {
         let Self { slot: _, service, prefix, after, limit, pinned } = self;
-        task.list(&service, &prefix, after.as_ref(), limit, pinned, reply);
+        shell.list(&service, &prefix, after.as_ref(), limit, pinned, reply);
     }
 }
 
-impl Task {
+impl Shell {
     pub(super) fn history(
         &mut self,
         key: &SessionKey,
@@ -53,24 +54,24 @@ impl Task {
         consistency: Consistency,
         reply: Reply<History>,
     ) {
-        self.with_session(key, consistency, reply, |task, session| {
-            task.existing(session)?;
+        self.with_session(key, consistency, reply, |shell, session| {
+            shell.existing(session)?;
             reader.check()?;
             let last_seq = session.head.seq;
             let entries = match range {
                 Range::After { seq, limit } => {
-                    task.entries(session, seq, limit, limits::PAGE_BYTES_MAX)?
+                    shell.entries(session, seq, limit, limits::PAGE_BYTES_MAX)?
                 }
                 Range::Tail { limit } => {
-                    task.last_entries(session, limit, limits::PAGE_BYTES_MAX)?
+                    shell.last_entries(session, limit, limits::PAGE_BYTES_MAX)?
                 }
             };
             let held = reader.hold(entries.iter().map(|e| e.memory()).sum())?;
-            let label = |e: &Entry| task.context.catalogue.label(&key.service, e.deployment);
+            let label = |e: &Entry| shell.context.catalogue.label(&key.service, e.deployment);
             let entries = entries.into_iter().map(|e| (e.clone(), label(&e))).collect();
-            let made_again = task.was_deleted(key)?;
+            let made_again = shell.was_deleted(key)?;
             let incarnation = Some(Incarnation::of(&session.head));
-            Ok(History { slot: task.slot, entries, last_seq, incarnation, made_again, held })
+            Ok(History { slot: shell.slot, entries, last_seq, incarnation, made_again, held })
         });
     }
 
@@ -80,21 +81,21 @@ impl Task {
         consistency: Consistency,
         reply: Reply<SessionInfo>,
     ) {
-        self.with_session(key, consistency, reply, |task, session| {
-            task.existing(session)?;
-            let mut info = info(&task.context.catalogue, task.slot, key, &session.head);
+        self.with_session(key, consistency, reply, |shell, session| {
+            shell.existing(session)?;
+            let mut info = info(&shell.context.catalogue, shell.slot, key, &session.head);
             info.incarnation = Some(Incarnation::of(&session.head));
-            info.made_again = task.was_deleted(key)?;
+            info.made_again = shell.was_deleted(key)?;
             Ok(info)
         });
     }
 
     /// Gives the subscriber what is there after `after`, and the live end once that is all.
     pub(super) fn subscribe(&mut self, key: &SessionKey, after: u64, reply: Reply<Subscribed>) {
-        self.with_session(key, Consistency::Current, reply, |task, session| {
-            task.context.catalogue.require(&key.service)?;
+        self.with_session(key, Consistency::Current, reply, |shell, session| {
+            shell.context.catalogue.require(&key.service)?;
             let backlog = match session.exists() {
-                true => task.entries(
+                true => shell.entries(
                     session,
                     after,
                     limits::PAGE_ENTRIES_DEFAULT,
@@ -108,8 +109,8 @@ impl Task {
             let held = hold_backlog(&backlog)?;
             let live = match reached >= session.head.seq {
                 true => {
-                    let from = task.core.place();
-                    Some(task.subscribers.add(key, from)?)
+                    let from = shell.core.place();
+                    Some(shell.subscribers.add(key, from)?)
                 }
                 false => None,
             };

@@ -7,25 +7,26 @@
 //!
 //! | in | event | next | outcome |
 //! |---|---|---|---|
-//! | vacant, failed, stopping | [`Open`](Event::Open) | opening, by a new task | [`Spawn`](Outcome::Spawn) |
+//! | vacant, failed, stopping | [`Open`](SeatEvent::Open) | opening, by a new task | [`Spawn`](Outcome::Spawn) |
 //! | serving | `Open` | serving | [`Here`](Outcome::Here) |
-//! | opening, sealing, sealed | `Open` | the same | [`Busy`](Outcome::Busy) |
-//! | opening | [`Opened`](Event::Opened) | serving | `Changed` |
+//! | opening | `Open` | opening | [`Opening`](Outcome::Opening) |
+//! | sealing, sealed | `Open` | the same | [`Moving`](Outcome::Moving) |
+//! | opening | [`Opened`](SeatEvent::Opened) | serving | `Changed` |
 //! | opening, and another has said that it owns a later term | `Opened` | opening | [`Overtaken`](Outcome::Overtaken) |
-//! | opening, serving | [`Stopping`](Event::Stopping) | stopping | `Changed` |
+//! | opening, serving | [`Stopping`](SeatEvent::Stopping) | stopping | `Changed` |
 //! | sealing | `Stopping` | sealed | `Changed` |
-//! | opening, or stopping before it served | [`Ended`](Event::Ended) | vacant | `Changed` |
+//! | opening, or stopping before it served | [`Ended`](SeatEvent::Ended) | vacant | `Changed` |
 //! | serving, stopping | `Ended` in order | vacant | `Changed` |
 //! | sealing, sealed | `Ended` in order | sealed, without a task | `Changed` |
 //! | serving, sealing, sealed, stopping | `Ended` by a failure | failed; vacant on a node that stands alone | [`Failed`](Outcome::Failed) |
-//! | failed | [`Noted`](Event::Noted) | vacant | `Changed` |
-//! | serving | [`Seal`](Event::Seal) | sealing | [`Sealed`](Outcome::Sealed) |
-//! | sealing | [`SealRefused`](Event::SealRefused) | serving | `Changed` |
-//! | sealing, sealed | [`Unseal`](Event::Unseal) | stopping while it has a task, else vacant | `Changed` |
-//! | serving | [`Owns`](Event::Owns), of a later term | serving | [`Abandon`](Outcome::Abandon) |
+//! | failed | [`Noted`](SeatEvent::Noted) | vacant | `Changed` |
+//! | serving | [`Seal`](SeatEvent::Seal) | sealing | [`Sealed`](Outcome::Sealed) |
+//! | sealing | [`SealRefused`](SeatEvent::SealRefused) | serving | `Changed` |
+//! | sealing, sealed | [`Unseal`](SeatEvent::Unseal) | stopping while it has a task, else vacant | `Changed` |
+//! | serving | [`Owns`](SeatEvent::Owns), of a later term | serving | [`Abandon`](Outcome::Abandon) |
 //! | sealing | `Owns`, of a later term | stopping | `Changed` |
 //! | sealed | `Owns`, of a later term | vacant | `Changed` |
-//! | opening, vacant, failed, stopping | `Owns`, [`Denied`](Event::Denied) | the same; what is known changes | `Changed` |
+//! | opening, vacant, failed, stopping | `Owns`, [`Denied`](SeatEvent::Denied) | the same; what is known changes | `Changed` |
 //!
 //! All else changes nothing. The last four events are of a cluster only.
 
@@ -43,7 +44,7 @@ pub type SealId = u64;
 /// What a node knows of one slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
-    phase: Phase,
+    phase: SeatPhase,
     /// Who has it while it is not here, as far as is known.
     owner: Option<Arc<str>>,
     /// The latest term that is known; never goes back.
@@ -58,16 +59,16 @@ pub struct Seat {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum SeatPhase {
     /// Nobody has it here. `flushed`: the store has all of it, unless another node wrote.
     Vacant {
         flushed: bool,
     },
-    /// Its task waits for the one before, claims it, and catches up. `told`: the latest term that
-    /// another node has said meanwhile to own it under.
+    /// Its task waits for the one before, claims it, and catches up. `claimed`: the latest term
+    /// under which another node has meanwhile reported to own it.
     Opening {
         task: TaskId,
-        told: Term,
+        claimed: Term,
     },
     Serving {
         task: TaskId,
@@ -113,7 +114,7 @@ impl Place {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
+pub enum SeatEvent<'a> {
     /// It is to be opened here.
     Open,
     /// The task has claimed it.
@@ -121,7 +122,7 @@ pub enum Event<'a> {
     /// The task takes no more mail, or is just about to.
     Stopping { task: TaskId },
     /// The task is over.
-    Ended { task: TaskId, end: End },
+    Ended { task: TaskId, end: TaskEnd },
     /// It is decided when the slot that failed is tried again.
     Noted { task: TaskId },
     /// Give it away: its task is asked to release it.
@@ -138,7 +139,7 @@ pub enum Event<'a> {
 
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum TaskEnd {
     /// As it was asked to.
     InOrder,
     /// By itself. `silent`: because its log gave no answer.
@@ -155,47 +156,50 @@ pub enum Outcome {
     Spawn(TaskId),
     /// It is here already.
     Here(Term),
-    /// It can't be opened yet: an opening that was given up has not finished, or it is being given
-    /// away.
-    Busy,
+    /// It can't be opened yet: an opening that was given up has not finished.
+    Opening,
+    /// It can't be opened yet: it is being given away.
+    Moving,
     /// Another node has claimed it since, under this term: end.
     Overtaken(Term),
     /// Ask the task to release it.
     Sealed(SealId),
     /// Tell the task to end: another node has it.
     Abandon,
-    /// Note it, decide when to try again, and say so ([`Event::Noted`]).
+    /// Note it, decide when to try again, and say so ([`SeatEvent::Noted`]).
     Failed,
 }
 
 impl Seat {
     pub fn new(alone: bool) -> Self {
-        let phase = Phase::Vacant { flushed: true };
+        let phase = SeatPhase::Vacant { flushed: true };
         Self { phase, owner: None, term: 0, copy: false, last: 0, alone }
     }
 
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> SeatPhase {
         self.phase
     }
 
     pub fn place(&self) -> Place {
         match self.phase {
             _ if self.alone => Place::Here,
-            Phase::Serving { .. } => Place::Here,
-            Phase::Sealing { .. } | Phase::Sealed { .. } => Place::Moving,
-            Phase::Vacant { .. }
-            | Phase::Opening { .. }
-            | Phase::Stopping { .. }
-            | Phase::Failed { .. } => Place::Away { owner: self.owner.clone(), term: self.term },
+            SeatPhase::Serving { .. } => Place::Here,
+            SeatPhase::Sealing { .. } | SeatPhase::Sealed { .. } => Place::Moving,
+            SeatPhase::Vacant { .. }
+            | SeatPhase::Opening { .. }
+            | SeatPhase::Stopping { .. }
+            | SeatPhase::Failed { .. } => {
+                Place::Away { owner: self.owner.clone(), term: self.term }
+            }
         }
     }
 
     /// The task that takes mail and orders.
     pub fn task(&self) -> Option<TaskId> {
         match self.phase {
-            Phase::Opening { task, .. }
-            | Phase::Serving { task, .. }
-            | Phase::Sealing { task, .. } => Some(task),
+            SeatPhase::Opening { task, .. }
+            | SeatPhase::Serving { task, .. }
+            | SeatPhase::Sealing { task, .. } => Some(task),
             _ => None,
         }
     }
@@ -203,7 +207,7 @@ impl Seat {
     /// The term under which it is here.
     pub fn serves(&self) -> Option<Term> {
         match self.phase {
-            Phase::Serving { term, .. } => Some(term),
+            SeatPhase::Serving { term, .. } => Some(term),
             _ => None,
         }
     }
@@ -211,9 +215,9 @@ impl Seat {
     /// The term under which the node has the slot, also while it gives it away.
     pub fn held(&self) -> Option<Term> {
         match self.phase {
-            Phase::Serving { term, .. }
-            | Phase::Sealing { term, .. }
-            | Phase::Sealed { term, .. } => Some(term),
+            SeatPhase::Serving { term, .. }
+            | SeatPhase::Sealing { term, .. }
+            | SeatPhase::Sealed { term, .. } => Some(term),
             _ => None,
         }
     }
@@ -221,7 +225,7 @@ impl Seat {
     /// No task has it, and the store has all of it. Never so in a cluster, where the store may not
     /// have what another node wrote.
     pub fn rests(&self) -> bool {
-        self.alone && self.phase == Phase::Vacant { flushed: true }
+        self.alone && self.phase == SeatPhase::Vacant { flushed: true }
     }
 
     /// Reads that may be stale can be answered by the store.
@@ -229,25 +233,25 @@ impl Seat {
         self.copy && self.owner.is_none()
     }
 
-    pub fn on(&mut self, event: Event<'_>) -> Outcome {
+    pub fn on(&mut self, event: SeatEvent<'_>) -> Outcome {
         match event {
-            Event::Open => self.open(),
-            Event::Opened { task, term } => self.opened(task, term),
-            Event::Stopping { task } => self.stopping(task),
-            Event::Ended { task, end } => self.ended(task, end),
-            Event::Noted { task } if self.phase == Phase::Failed { task } => {
-                self.turn(Phase::Vacant { flushed: false })
+            SeatEvent::Open => self.open(),
+            SeatEvent::Opened { task, term } => self.opened(task, term),
+            SeatEvent::Stopping { task } => self.stopping(task),
+            SeatEvent::Ended { task, end } => self.ended(task, end),
+            SeatEvent::Noted { task } if self.phase == SeatPhase::Failed { task } => {
+                self.turn(SeatPhase::Vacant { flushed: false })
             }
-            Event::Seal if !self.alone => self.seal(),
-            Event::SealRefused { seal } => self.seal_refused(seal),
-            Event::Unseal { seal } => self.unseal(seal),
-            Event::Owns { peer, term } if !self.alone => self.owns(peer, term),
-            Event::Denied { by, owner, term } if !self.alone => self.denied(by, owner, term),
+            SeatEvent::Seal if !self.alone => self.seal(),
+            SeatEvent::SealRefused { seal } => self.seal_refused(seal),
+            SeatEvent::Unseal { seal } => self.unseal(seal),
+            SeatEvent::Owns { peer, term } if !self.alone => self.owns(peer, term),
+            SeatEvent::Denied { by, owner, term } if !self.alone => self.denied(by, owner, term),
             _ => Outcome::Nothing,
         }
     }
 
-    fn turn(&mut self, phase: Phase) -> Outcome {
+    fn turn(&mut self, phase: SeatPhase) -> Outcome {
         self.phase = phase;
         Outcome::Changed
     }
@@ -261,28 +265,29 @@ impl Seat {
 
     fn open(&mut self) -> Outcome {
         match self.phase {
-            Phase::Vacant { .. } | Phase::Failed { .. } | Phase::Stopping { .. } => {
+            SeatPhase::Vacant { .. } | SeatPhase::Failed { .. } | SeatPhase::Stopping { .. } => {
                 let task = self.number();
-                self.phase = Phase::Opening { task, told: 0 };
+                self.phase = SeatPhase::Opening { task, claimed: 0 };
                 Outcome::Spawn(task)
             }
-            Phase::Serving { term, .. } => Outcome::Here(term),
-            Phase::Opening { .. } | Phase::Sealing { .. } | Phase::Sealed { .. } => Outcome::Busy,
+            SeatPhase::Serving { term, .. } => Outcome::Here(term),
+            SeatPhase::Opening { .. } => Outcome::Opening,
+            SeatPhase::Sealing { .. } | SeatPhase::Sealed { .. } => Outcome::Moving,
         }
     }
 
     fn opened(&mut self, task: TaskId, term: Term) -> Outcome {
         match self.phase {
-            Phase::Opening { task: current, told } if current == task => {
-                if told > term {
-                    return Outcome::Overtaken(told);
+            SeatPhase::Opening { task: current, claimed } if current == task => {
+                if claimed > term {
+                    return Outcome::Overtaken(claimed);
                 }
                 // The log's word is not kept from counting by an older one of a peer.
                 if term >= self.term {
                     (self.owner, self.term) = (None, term);
                 }
                 self.copy = false;
-                self.turn(Phase::Serving { task, term })
+                self.turn(SeatPhase::Serving { task, term })
             }
             _ => Outcome::Nothing,
         }
@@ -290,42 +295,44 @@ impl Seat {
 
     fn stopping(&mut self, task: TaskId) -> Outcome {
         match self.phase {
-            Phase::Opening { task: current, .. } if current == task => {
-                self.turn(Phase::Stopping { task, served: false })
+            SeatPhase::Opening { task: current, .. } if current == task => {
+                self.turn(SeatPhase::Stopping { task, served: false })
             }
-            Phase::Serving { task: current, .. } if current == task => {
-                self.turn(Phase::Stopping { task, served: true })
+            SeatPhase::Serving { task: current, .. } if current == task => {
+                self.turn(SeatPhase::Stopping { task, served: true })
             }
-            Phase::Sealing { task: current, term, seal } if current == task => {
-                self.turn(Phase::Sealed { task: Some(task), term, seal })
+            SeatPhase::Sealing { task: current, term, seal } if current == task => {
+                self.turn(SeatPhase::Sealed { task: Some(task), term, seal })
             }
             _ => Outcome::Nothing,
         }
     }
 
-    fn ended(&mut self, task: TaskId, end: End) -> Outcome {
+    fn ended(&mut self, task: TaskId, end: TaskEnd) -> Outcome {
         let (current, served) = match self.phase {
-            Phase::Opening { task, .. } => (Some(task), false),
-            Phase::Serving { task, .. } | Phase::Sealing { task, .. } => (Some(task), true),
-            Phase::Sealed { task, .. } => (task, true),
-            Phase::Stopping { task, served } => (Some(task), served),
-            Phase::Vacant { .. } | Phase::Failed { .. } => (None, false),
+            SeatPhase::Opening { task, .. } => (Some(task), false),
+            SeatPhase::Serving { task, .. } | SeatPhase::Sealing { task, .. } => (Some(task), true),
+            SeatPhase::Sealed { task, .. } => (task, true),
+            SeatPhase::Stopping { task, served } => (Some(task), served),
+            SeatPhase::Vacant { .. } | SeatPhase::Failed { .. } => (None, false),
         };
         if current != Some(task) {
             return Outcome::Nothing;
         }
         match (end, self.phase) {
             (
-                End::InOrder,
-                Phase::Sealing { term, seal, .. } | Phase::Sealed { term, seal, .. },
-            ) => self.turn(Phase::Sealed { task: None, term, seal }),
-            (End::InOrder, _) => self.turn(Phase::Vacant { flushed: true }),
-            (End::Failed { .. }, _) if !served => self.turn(Phase::Vacant { flushed: false }),
-            (End::Failed { silent }, _) => {
+                TaskEnd::InOrder,
+                SeatPhase::Sealing { term, seal, .. } | SeatPhase::Sealed { term, seal, .. },
+            ) => self.turn(SeatPhase::Sealed { task: None, term, seal }),
+            (TaskEnd::InOrder, _) => self.turn(SeatPhase::Vacant { flushed: true }),
+            (TaskEnd::Failed { .. }, _) if !served => {
+                self.turn(SeatPhase::Vacant { flushed: false })
+            }
+            (TaskEnd::Failed { silent }, _) => {
                 self.copy = silent && self.owner.is_none();
                 self.phase = match self.alone {
-                    true => Phase::Vacant { flushed: false },
-                    false => Phase::Failed { task },
+                    true => SeatPhase::Vacant { flushed: false },
+                    false => SeatPhase::Failed { task },
                 };
                 Outcome::Failed
             }
@@ -335,16 +342,16 @@ impl Seat {
     // ---- giving it away ------------------------------------------------------------------------
 
     fn seal(&mut self) -> Outcome {
-        let Phase::Serving { task, term } = self.phase else { return Outcome::Nothing };
+        let SeatPhase::Serving { task, term } = self.phase else { return Outcome::Nothing };
         let seal = self.number();
-        self.phase = Phase::Sealing { task, term, seal };
+        self.phase = SeatPhase::Sealing { task, term, seal };
         Outcome::Sealed(seal)
     }
 
     fn seal_refused(&mut self, seal: SealId) -> Outcome {
         match self.phase {
-            Phase::Sealing { task, term, seal: current } if current == seal => {
-                self.turn(Phase::Serving { task, term })
+            SeatPhase::Sealing { task, term, seal: current } if current == seal => {
+                self.turn(SeatPhase::Serving { task, term })
             }
             _ => Outcome::Nothing,
         }
@@ -352,13 +359,13 @@ impl Seat {
 
     fn unseal(&mut self, seal: SealId) -> Outcome {
         let task = match self.phase {
-            Phase::Sealing { task, seal: current, .. } if current == seal => Some(task),
-            Phase::Sealed { task, seal: current, .. } if current == seal => task,
+            SeatPhase::Sealing { task, seal: current, .. } if current == seal => Some(task),
+            SeatPhase::Sealed { task, seal: current, .. } if current == seal => task,
             _ => return Outcome::Nothing,
         };
         self.turn(match task {
-            Some(task) => Phase::Stopping { task, served: true },
-            None => Phase::Vacant { flushed: false },
+            Some(task) => SeatPhase::Stopping { task, served: true },
+            None => SeatPhase::Vacant { flushed: false },
         })
     }
 
@@ -369,35 +376,35 @@ impl Seat {
             return Outcome::Nothing;
         }
         match &mut self.phase {
-            Phase::Serving { term: own, .. }
-            | Phase::Sealing { term: own, .. }
-            | Phase::Sealed { term: own, .. }
+            SeatPhase::Serving { term: own, .. }
+            | SeatPhase::Sealing { term: own, .. }
+            | SeatPhase::Sealed { term: own, .. }
                 if term <= *own =>
             {
                 Outcome::Nothing
             }
-            Phase::Serving { .. } => {
+            SeatPhase::Serving { .. } => {
                 self.know(Some(peer), term);
                 Outcome::Abandon
             }
-            Phase::Sealing { task, .. } => {
+            SeatPhase::Sealing { task, .. } => {
                 let task = *task;
                 self.know(Some(peer), term);
-                self.turn(Phase::Stopping { task, served: true })
+                self.turn(SeatPhase::Stopping { task, served: true })
             }
-            Phase::Sealed { .. } => {
+            SeatPhase::Sealed { .. } => {
                 self.know(Some(peer), term);
-                self.turn(Phase::Vacant { flushed: false })
+                self.turn(SeatPhase::Vacant { flushed: false })
             }
-            Phase::Opening { told, .. } => {
-                let later = term > *told;
-                *told = term.max(*told);
+            SeatPhase::Opening { claimed, .. } => {
+                let later = term > *claimed;
+                *claimed = term.max(*claimed);
                 match self.know(Some(peer), term) {
                     Outcome::Nothing if later => Outcome::Changed,
                     known => known,
                 }
             }
-            Phase::Vacant { .. } | Phase::Failed { .. } | Phase::Stopping { .. } => {
+            SeatPhase::Vacant { .. } | SeatPhase::Failed { .. } | SeatPhase::Stopping { .. } => {
                 self.know(Some(peer), term)
             }
         }
@@ -406,7 +413,7 @@ impl Seat {
     /// Whoever was thought to be the owner because of an older word is not, if it says so itself.
     fn denied(&mut self, by: &Arc<str>, owner: Option<&Arc<str>>, term: Term) -> Outcome {
         match self.phase {
-            Phase::Serving { .. } | Phase::Sealing { .. } | Phase::Sealed { .. } => {
+            SeatPhase::Serving { .. } | SeatPhase::Sealing { .. } | SeatPhase::Sealed { .. } => {
                 Outcome::Nothing
             }
             // That it knows nobody says nothing of whom this node knows.

@@ -5,8 +5,8 @@ use crate::{
     log::{Last, Term},
     names::SlotId,
     slot::{
-        Ended, Mailbox, Ownership, Reply, SlotContext, SlotHandle,
-        seat::{End, Event, Outcome, Phase, Place, Seat, TaskId},
+        Ended, Mailbox, Reply, SlotContext, SlotHandle, TaskLock,
+        seat::{Outcome, Place, Seat, SeatEvent, SeatPhase, TaskEnd, TaskId},
     },
 };
 use parking_lot::RwLock;
@@ -19,7 +19,7 @@ pub struct SharedSeat {
     /// As the seat says it, for who waits.
     place: watch::Sender<Place>,
     /// Of the tasks that take the seat one after the other.
-    ownership: Ownership,
+    task_lock: TaskLock,
     /// A slot of the node has another place.
     moved: Arc<watch::Sender<()>>,
 }
@@ -44,10 +44,10 @@ impl SharedSeat {
         let seat = Seat::new(alone);
         let place = watch::Sender::new(seat.place());
         let inner = RwLock::new(Inner { seat, handle: None });
-        Self { inner, place, ownership: Ownership::default(), moved }
+        Self { inner, place, task_lock: TaskLock::default(), moved }
     }
 
-    pub fn on(&self, event: Event<'_>) -> Outcome {
+    pub fn on(&self, event: SeatEvent<'_>) -> Outcome {
         let mut inner = self.inner.write();
         let outcome = inner.seat.on(event);
         if outcome == Outcome::Nothing {
@@ -72,20 +72,20 @@ impl SharedSeat {
         outcome
     }
 
-    /// Starts a task for the slot, if none is there. `told` hears when it is open, or why it can't be.
+    /// Starts a task for the slot, if none is there. `reply` hears when it is open, or why it can't be.
     pub fn open(
         self: &Arc<Self>,
         slot: SlotId,
         context: &Arc<SlotContext>,
         last: Option<Last>,
-        told: Option<Reply<Term>>,
+        reply: Option<Reply<Term>>,
     ) -> Outcome {
         let mut inner = self.inner.write();
-        let outcome = inner.seat.on(Event::Open);
+        let outcome = inner.seat.on(SeatEvent::Open);
         let Outcome::Spawn(task) = outcome else { return outcome };
         let seat = Arc::downgrade(self);
         let occupant = Occupant { slot, task, seat, context: context.clone() };
-        let (handle, run) = SlotHandle::new(occupant, self.ownership.clone(), last, told);
+        let (handle, run) = SlotHandle::new(occupant, self.task_lock.clone(), last, reply);
         let gone = inner.handle.replace(handle);
         drop(inner);
         drop(gone);
@@ -105,7 +105,7 @@ impl SharedSeat {
         Some((inner.seat.task()?, inner.handle.clone()?))
     }
 
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> SeatPhase {
         self.inner.read().seat.phase()
     }
 
@@ -133,20 +133,20 @@ impl SharedSeat {
         self.place.subscribe()
     }
 
-    pub fn ownership(&self) -> &Ownership {
-        &self.ownership
+    pub fn task_lock(&self) -> &TaskLock {
+        &self.task_lock
     }
 }
 
 impl Occupant {
-    fn on(&self, event: Event<'_>) -> Outcome {
+    fn on(&self, event: SeatEvent<'_>) -> Outcome {
         self.seat.upgrade().map_or(Outcome::Nothing, |seat| seat.on(event))
     }
 
     /// # Errors
     /// `fenced`: another node has claimed the slot since; `unavailable`: this node wants it no more.
     pub fn opened(&self, term: Term) -> Result<(), Error> {
-        match self.on(Event::Opened { task: self.task, term }) {
+        match self.on(SeatEvent::Opened { task: self.task, term }) {
             Outcome::Overtaken(_) => {
                 Err(Error::of(Cause::NotOwner, "another node claimed the slot while it was opened"))
             }
@@ -160,18 +160,18 @@ impl Occupant {
     /// Before the mailbox is closed, so that mail which comes back finds that the slot can be opened
     /// again.
     pub fn stopping(&self) {
-        self.on(Event::Stopping { task: self.task });
+        self.on(SeatEvent::Stopping { task: self.task });
     }
 
     pub fn ended_in_order(&self) {
-        self.on(Event::Ended { task: self.task, end: End::InOrder });
+        self.on(SeatEvent::Ended { task: self.task, end: TaskEnd::InOrder });
     }
 
     /// It has ended by itself; `None`: without a word. Says so once.
     pub fn failed(&self, error: Option<Error>) {
         let silent = error.as_ref().is_some_and(|error| error.is(Cause::Storage));
         let (slot, task) = (self.slot, self.task);
-        let outcome = self.on(Event::Ended { task, end: End::Failed { silent } });
+        let outcome = self.on(SeatEvent::Ended { task, end: TaskEnd::Failed { silent } });
         if outcome == Outcome::Failed
             && let Some(cluster) = &self.context.cluster
         {

@@ -8,7 +8,7 @@
 use crate::{
     limits,
     log::{LogError, Position},
-    slot::{Mail, SlotStats, task::Task},
+    slot::{Mail, SlotStats, shell::Shell},
     telemetry::panics,
 };
 use futures_util::future::BoxFuture;
@@ -24,7 +24,7 @@ use std::{
 pub(super) type Decided = Result<Position, LogError>;
 
 /// A mail that is being taken; gives the state back.
-pub(super) type Begun = BoxFuture<'static, Box<Task>>;
+pub(super) type Begun = BoxFuture<'static, Box<Shell>>;
 
 pub(super) struct Shared {
     inner: Mutex<Inner>,
@@ -36,7 +36,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Inner {
     /// The slot's state. `None`: somebody works on it, or the slot is not open yet or any more.
-    idle: Option<Box<Task>>,
+    idle: Option<Box<Shell>>,
     mailbox: VecDeque<Mail>,
     /// Takes no more mail.
     closed: bool,
@@ -45,9 +45,9 @@ struct Inner {
     /// The commit in flight has ended, and whoever works has not seen it.
     decided: Option<Decided>,
     /// Of who waits for that while it works.
-    deciding: Option<Waker>,
+    commit_waker: Option<Waker>,
     /// Of the slot's task.
-    task: Option<Waker>,
+    task_waker: Option<Waker>,
     /// The task has something to do and could not have the state: nobody else takes it before.
     wanted: bool,
     /// Somebody else's work has panicked; the state is gone.
@@ -68,7 +68,7 @@ pub(super) enum Put {
 /// What the task goes on with.
 pub(super) enum Turn {
     /// It has the state.
-    Free(Box<Task>),
+    Free(Box<Shell>),
     /// It finishes what somebody has begun.
     Begun(Begun),
     /// A panic while somebody else worked: the slot ends as if it had been the task's own.
@@ -97,10 +97,10 @@ impl Shared {
         let mut inner = self.inner.lock();
         // What waits was there first, be it mail or an order.
         let free = !inner.closed && inner.mailbox.is_empty() && !inner.wanted && mail.is_short();
-        if free && let Some(task) = inner.idle.take_if(|task| task.may_take_at_once()) {
+        if free && let Some(shell) = inner.idle.take_if(|shell| shell.may_take_at_once()) {
             drop(inner);
             placed();
-            self.contained(|| self.take_at_once(task, mail));
+            self.contained(|| self.take_at_once(shell, mail));
             return Put::Done;
         }
         let put = self.push(inner, mail);
@@ -125,7 +125,7 @@ impl Shared {
         inner.mailbox.push_back(mail);
         self.stats.waiting.store(inner.mailbox.len(), Ordering::Relaxed);
         // Whoever works looks into the mailbox at the end.
-        let waker = inner.task.as_ref().filter(|_| inner.idle.is_some()).cloned();
+        let waker = inner.task_waker.as_ref().filter(|_| inner.idle.is_some()).cloned();
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
@@ -144,14 +144,14 @@ impl Shared {
     }
 
     /// Applies mail where it came in: as far as it gets without waiting.
-    fn take_at_once(self: &Arc<Self>, mut task: Box<Task>, mail: Mail) {
+    fn take_at_once(self: &Arc<Self>, mut shell: Box<Shell>, mail: Mail) {
         let mut begun: Begun = Box::pin(async move {
-            task.take(mail).await;
-            task
+            shell.take(mail).await;
+            shell
         });
         // Whoever goes on with it asks again.
         match begun.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(task) => self.give_back(task),
+            Poll::Ready(shell) => self.give_back(shell),
             Poll::Pending => {
                 let mut inner = self.inner.lock();
                 if inner.closed {
@@ -166,7 +166,7 @@ impl Shared {
     }
 
     fn wake_task(&self, inner: MutexGuard<'_, Inner>) {
-        let waker = inner.task.clone();
+        let waker = inner.task_waker.clone();
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
@@ -174,23 +174,23 @@ impl Shared {
     }
 
     /// Gives the state back, with what filled sent to the log, and has the task do what only it can.
-    pub fn give_back(self: &Arc<Self>, mut task: Box<Task>) {
+    pub fn give_back(self: &Arc<Self>, mut shell: Box<Shell>) {
         loop {
-            task.submit();
+            shell.submit();
             let mut inner = self.inner.lock();
             if let Some(decided) = inner.decided.take() {
                 drop(inner);
-                task.on_committed(decided);
+                shell.on_committed(decided);
                 continue;
             }
             if inner.closed {
                 drop(inner);
-                return drop(task);
+                return drop(shell);
             }
-            let attention = task.needs_its_task() || !inner.mailbox.is_empty();
-            inner.idle = Some(task);
+            let attention = shell.needs_its_task() || !inner.mailbox.is_empty();
+            inner.idle = Some(shell);
             let wakes = attention || inner.wanted;
-            let waker = inner.task.as_ref().filter(|_| wakes).cloned();
+            let waker = inner.task_waker.as_ref().filter(|_| wakes).cloned();
             drop(inner);
             if let Some(waker) = waker {
                 waker.wake();
@@ -203,16 +203,16 @@ impl Shared {
     pub fn committed(self: &Arc<Self>, decided: Decided) {
         let mut inner = self.inner.lock();
         match inner.idle.take() {
-            Some(mut task) => {
+            Some(mut shell) => {
                 drop(inner);
                 self.contained(|| {
-                    task.on_committed(decided);
-                    self.give_back(task);
+                    shell.on_committed(decided);
+                    self.give_back(shell);
                 });
             }
             None => {
                 inner.decided = Some(decided);
-                let waker = inner.deciding.take();
+                let waker = inner.commit_waker.take();
                 drop(inner);
                 if let Some(waker) = waker {
                     waker.wake();
@@ -227,8 +227,8 @@ impl Shared {
         match inner.decided.take() {
             Some(decided) => Poll::Ready(decided),
             None => {
-                if inner.deciding.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-                    inner.deciding = Some(cx.waker().clone());
+                if inner.commit_waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                    inner.commit_waker = Some(cx.waker().clone());
                 }
                 Poll::Pending
             }
@@ -249,14 +249,14 @@ impl Shared {
     /// For the slot's task: has the state when `ready` says that there is something to do with it.
     pub async fn turn(
         &self,
-        mut ready: impl FnMut(&mut Task, bool, &mut Context<'_>) -> bool,
+        mut ready: impl FnMut(&mut Shell, bool, &mut Context<'_>) -> bool,
     ) -> Turn {
         poll_fn(|cx| {
             #[cfg(test)]
             self.stats.turns.fetch_add(1, Ordering::Relaxed);
             let mut inner = self.inner.lock();
-            if inner.task.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-                inner.task = Some(cx.waker().clone());
+            if inner.task_waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                inner.task_waker = Some(cx.waker().clone());
             }
             inner.wanted = false;
             if inner.panicked {
@@ -267,8 +267,8 @@ impl Shared {
             }
             let has_mail = !inner.mailbox.is_empty();
             let Inner { idle, wanted, .. } = &mut *inner;
-            match idle.take_if(|task| ready(task, has_mail, cx)) {
-                Some(task) => Poll::Ready(Turn::Free(task)),
+            match idle.take_if(|shell| ready(shell, has_mail, cx)) {
+                Some(shell) => Poll::Ready(Turn::Free(shell)),
                 None => {
                     *wanted = idle.is_none();
                     Poll::Pending
@@ -287,9 +287,14 @@ impl Shared {
     pub fn end(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
-        let Inner { idle, mailbox, begun, task, deciding, .. } = &mut *inner;
-        let gone =
-            (idle.take(), std::mem::take(mailbox), begun.take(), task.take(), deciding.take());
+        let Inner { idle, mailbox, begun, task_waker, commit_waker, .. } = &mut *inner;
+        let gone = (
+            idle.take(),
+            std::mem::take(mailbox),
+            begun.take(),
+            task_waker.take(),
+            commit_waker.take(),
+        );
         MutexGuard::unlocked(&mut inner, || drop(gone));
         self.stats.waiting.store(0, Ordering::Relaxed);
     }

@@ -15,7 +15,7 @@ use crate::{
     plugin::{Digest, PluginOptions, testkit},
     service::catalogue::Service,
     storage::DataDir,
-    telemetry::said::Said,
+    telemetry::captured_log::CapturedLog,
 };
 use bytes::Bytes;
 use faulty::Faulty;
@@ -59,11 +59,11 @@ impl SlotLog for HeldLog {
         self.log.claim(slot, claimant)
     }
     fn commit(&self, append: Append) -> BoxFuture<'static, Result<Position, LogError>> {
-        let (word, said) = oneshot::channel();
-        let _ = self.appends.send(word);
+        let (decide, decided) = oneshot::channel();
+        let _ = self.appends.send(decide);
         let log = self.log.clone();
         async move {
-            match said.await {
+            match decided.await {
                 Ok(Word::Refuse) => Err(LogError::Unavailable("no room, says the test".into())),
                 Ok(Word::Lose) => Err(LogError::Undecided("says the test".into())),
                 Ok(Word::Fence) => {
@@ -104,7 +104,7 @@ impl SlotLog for HeldLog {
 
 struct Fixture {
     slot: SlotHandle,
-    ownership: Ownership,
+    task_lock: TaskLock,
     context: Arc<SlotContext>,
     appends: mpsc::UnboundedReceiver<oneshot::Sender<Word>>,
     /// The store gives no values.
@@ -192,9 +192,9 @@ impl Fixture {
             level: Arc::new(FeatureLevel::new(level::NEWEST)),
             cluster: None,
         });
-        let ownership = Ownership::default();
-        let slot = SlotHandle::spawn(SLOT, ownership.clone(), context.clone());
-        Self { slot, ownership, context, appends, store_fails, at_read, ended, data, _dir: dir }
+        let task_lock = TaskLock::default();
+        let slot = SlotHandle::spawn(SLOT, task_lock.clone(), context.clone());
+        Self { slot, task_lock, context, appends, store_fails, at_read, ended, data, _dir: dir }
     }
 
     fn send(&self, body: &'static [u8]) -> oneshot::Receiver<Result<Sent, Error>> {
@@ -298,11 +298,11 @@ async fn nothing_that_rests_on_a_failed_commit_reaches_the_log() {
     word.send(Word::Refuse).unwrap();
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
     assert_eq!(second.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     assert!(fixture.appends.try_recv().is_err(), "the second batch was sent to the log");
     assert!(fixture.logged().await.is_empty());
     // The next task begins from the log.
-    fixture.slot = SlotHandle::spawn(SLOT, fixture.ownership.clone(), fixture.context.clone());
+    fixture.slot = SlotHandle::spawn(SLOT, fixture.task_lock.clone(), fixture.context.clone());
     let again = fixture.send(b"sone");
     fixture.append().await.send(Word::Pass).unwrap();
     assert_eq!(again.await.unwrap().unwrap().seq, 1);
@@ -316,7 +316,7 @@ async fn a_fenced_slot_tells_its_callers_and_stops() {
     let first = fixture.send(b"sone");
     fixture.append().await.send(Word::Fence).unwrap();
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::Fenced);
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     assert!(fixture.slot.is_closed());
     assert!(fixture.logged().await.is_empty());
 }
@@ -390,7 +390,7 @@ async fn a_call_that_nobody_waits_for_ends() {
     drop(spinning);
     let mut next = fixture.send(b"sone");
     let answered = async {
-        // What the slot goes over to may be in a batch of its own.
+        // What the slot switches to may be in a batch of its own.
         loop {
             tokio::select! {
                 word = fixture.append() => word.send(Word::Pass).unwrap(),
@@ -446,7 +446,7 @@ async fn a_repeat_of_what_is_undecided_is_undecided() {
 /// A slot that is given away while the log does not answer would be nobody's for as long as that
 /// lasts: its successor, here or elsewhere, waits for it to end.
 #[tokio::test]
-async fn a_slot_that_ends_is_not_patient_for_ever() {
+async fn a_slot_that_ends_does_not_wait_for_ever() {
     let mut fixture = Fixture::with_timeout(Duration::from_millis(200)).await;
     let first = fixture.send(b"sone");
     let word = fixture.append().await;
@@ -455,7 +455,7 @@ async fn a_slot_that_ends_is_not_patient_for_ever() {
     let stopped = timeout(Duration::from_secs(20), stopped).await;
     assert_eq!(stopped.unwrap().unwrap().unwrap_err().code, Code::StorageUnavailable);
     assert_eq!(first.await.unwrap().unwrap_err().code, Code::OutcomeUnknown);
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     drop(word);
 }
 
@@ -526,15 +526,15 @@ async fn a_slot_that_stops_waits_for_one_call_and_not_for_each() {
         }
     }
     assert!(refused >= 8, "{refused}");
-    drop(fixture.ownership.lock().await);
+    drop(fixture.task_lock.lock().await);
     assert!(fixture.logged().await.is_empty());
 }
 
 /// A plugin that can't be loaded, or started, fails each message: nobody but its clients would know.
 #[tokio::test]
 async fn a_plugin_without_instances_is_told_of() {
-    let said = Said::default();
-    let _listening = said.listen();
+    let captured = CapturedLog::default();
+    let _listening = captured.listen();
     // Its trial went well on a node that gave its instances more.
     let start = "(func $start (if (i32.eq (i32.const -1) (memory.grow (i32.const 32)))
         (then unreachable))) (start $start)";
@@ -547,7 +547,7 @@ async fn a_plugin_without_instances_is_told_of() {
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();
     assert_eq!(error.code, Code::PluginUnavailable);
     let label = error.plugin.unwrap();
-    let text = said.text();
+    let text = captured.text();
     assert!(text.contains(&format!("can't instantiate {label}: ")), "{text}");
 
     let (mut fixture, source) = Fixture::over_source(TEST_TIMEOUT);
@@ -555,7 +555,7 @@ async fn a_plugin_without_instances_is_told_of() {
     source.given.send_replace(Some(Err("the source is away".into())));
     let error = fixture.send(b"sone").await.unwrap().unwrap_err();
     assert_eq!(error.code, Code::PluginUnavailable);
-    let text = said.text();
+    let text = captured.text();
     let line = text.lines().find(|line| line.contains("can't load"));
     assert!(line.is_some_and(|line| line.contains("the source is away")), "{text}");
 }

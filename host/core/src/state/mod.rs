@@ -136,11 +136,8 @@ pub trait StateStore: Send + Sync + 'static {
         slot: SlotId,
         service: &ServiceName,
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError>;
-    /// The position at which the slot would be found after a crash, at least. Behind what is applied
-    /// until that is durable; 0 until something is known. Does not block.
-    fn durable_up_to(&self, slot: SlotId) -> Position;
     /// Applies changes and moves the slot to `meta`, atomically and in order. Not necessarily durable
-    /// when it returns: see [`StateStore::durable_up_to`].
+    /// when it returns: what is not in the store after a crash is in the log.
     fn apply(
         &self,
         slot: SlotId,

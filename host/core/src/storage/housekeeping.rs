@@ -103,7 +103,7 @@ impl Housekeeper {
     /// Trims the log where the store has durably what it led to.
     fn trim(&self) {
         let Ok(db) = self.engine.open_db() else { return };
-        self.log.trim_durable(|slot| self.state.durable_in(&db, slot));
+        self.log.trim_durable(|slot| self.state.durable_up_to(&db, slot));
     }
 
     /// Drops whole tables of the log. The newest one stays: it shows the store which of the journals'

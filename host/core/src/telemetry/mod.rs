@@ -1,12 +1,12 @@
 //! Log lines, metrics, and the handling of panics.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod captured_log;
 mod histogram;
 pub mod metrics;
 pub mod panics;
 mod recorder;
 pub mod repeats;
-#[cfg(any(test, feature = "testing"))]
-pub mod said;
 pub(crate) mod scrape;
 pub mod services;
 pub mod sink;

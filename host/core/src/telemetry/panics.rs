@@ -11,7 +11,10 @@
 //!   for it or share its data, so the process ends with [`EXIT_CODE`] and recovers from its log
 //!   after a restart. `slotd serve` waits for [`fatal`].
 //!
-//! Both are logged with their location and counted in `slotd_panics_total`.
+//! Both are logged with their location and counted in `slotd_panics_total`. Nothing else catches a panic:
+//! the hook would take for fatal what somebody goes on after.
+
+#![expect(clippy::disallowed_methods, reason = "this is their home")]
 
 use crate::limits;
 use futures_util::FutureExt;
@@ -103,9 +106,29 @@ pub async fn contain<F: Future>(what: &'static str, future: F) -> Result<F::Outp
 /// # Errors
 /// The panic.
 pub fn contain_sync<T>(what: &'static str, work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    let _scope = Scope::contained(what);
+    catch(what, true, work).map_err(|payload| Panicked { what, message: message(&*payload).into() })
+}
+
+/// Catches a panic that goes on elsewhere ([`std::panic::resume_unwind`]), where it is contained or not
+/// ([`is_contained`]).
+///
+/// # Errors
+/// What was panicked with.
+pub fn catch<T>(
+    what: &'static str,
+    contained: bool,
+    work: impl FnOnce() -> T,
+) -> std::thread::Result<T> {
+    let _scope = match contained {
+        true => Scope::contained(what),
+        false => Scope::named(what),
+    };
     catch_unwind(AssertUnwindSafe(work))
-        .map_err(|payload| Panicked { what, message: message(&*payload).into() })
+}
+
+/// Whether a panic at this place is contained.
+pub fn is_contained() -> bool {
+    CONTAINED.get() > 0
 }
 
 /// Resolves with the cause after an uncontained panic.
@@ -125,7 +148,7 @@ pub fn install_hook() {
 }
 
 fn hook(panic: &PanicHookInfo<'_>) {
-    let contained = CONTAINED.get() > 0;
+    let contained = is_contained();
     let message = message(panic.payload());
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
@@ -134,7 +157,7 @@ fn hook(panic: &PanicHookInfo<'_>) {
     let who = task.map_or_else(|| format!("thread {thread}"), |task| format!("task {task:?}"));
     super::metrics().panics.increment(1);
     if tracing::dispatcher::has_been_set() {
-        let consequence = if contained { "it is restarted" } else { "the process ends" };
+        let consequence = if contained { "nothing else ends by it" } else { "the process ends" };
         tracing::error!(%message, %place, thread, task, "panic, a bug in slotd; {consequence}");
     } else {
         let line = format!("slotd: a bug: {who} panicked at {place}: {message}\n");
@@ -207,6 +230,9 @@ mod tests {
         assert_eq!(contain("fine", async { 7 }).await.unwrap(), 7);
         let failed: Result<(), Panicked> = contain_sync("work", || panic!("on purpose"));
         assert!(failed.is_err());
+        assert!(contain_sync("work", is_contained).unwrap());
+        assert!(catch("part of a contained task", true, is_contained).unwrap());
+        assert!(!catch("part of another", false, is_contained).unwrap());
         assert_eq!(named("x", async { RUNS.get() }).await, "x");
         assert_eq!((CONTAINED.get(), RUNS.get()), (0, ""));
     }

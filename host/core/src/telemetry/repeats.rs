@@ -130,17 +130,17 @@ impl Repeats {
 /// Whether a line with `what` about something should be logged now. If not, counts it.
 pub fn admit(what: &'static str, about: impl Display) -> bool {
     let (admitted, before) = REPEATS.lock().admit(what, about.to_string(), crate::clock::now());
-    tell(before);
+    report(before);
     admitted
 }
 
 /// Logs how many lines were suppressed in finished intervals. Called periodically.
 pub fn sweep() {
     let suppressed = REPEATS.lock().sweep(crate::clock::now());
-    tell(suppressed);
+    report(suppressed);
 }
 
-fn tell(suppressed: Suppressed) {
+fn report(suppressed: Suppressed) {
     for (what, about, lines) in suppressed {
         tracing::warn!(about, "{lines} similar lines suppressed: {what}");
     }

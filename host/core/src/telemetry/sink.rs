@@ -297,11 +297,11 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         let sink = Sink::start("a pipe", OwnedFd::from(writer));
         drop(reader);
-        let told = (0..10_000).find_map(|number| {
+        let failure = (0..10_000).find_map(|number| {
             let given = sink.give(&line(number));
             sink.flush(Instant::now() + Duration::from_secs(60));
             given.err()
         });
-        assert_eq!(told.map(|error| error.kind()), Some(io::ErrorKind::BrokenPipe));
+        assert_eq!(failure.map(|error| error.kind()), Some(io::ErrorKind::BrokenPipe));
     }
 }

@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Retries of a node that can't start yet.
 const STARTS_MAX: u32 = 5;
@@ -40,17 +40,17 @@ pub async fn dev(args: Dev, json: bool) -> Result<(), CliError> {
     sink::start();
     let mut signals = Signals::listen()?;
     let mut cluster = Cluster::new(&args);
-    let told = tokio::select! {
+    let report = tokio::select! {
         name = signals.stop_or_hangup() => {
             output::complain(&format!("{name}: stopping before everything was ready"));
             None
         }
-        told = cluster.start(&args) => Some(told?),
+        report = cluster.start(&args) => Some(report?),
     };
-    if let Some(told) = &told {
+    if let Some(report) = &report {
         match json {
-            true => output::line(&told.to_string())?,
-            false => output::print(&tables(told, args.plugin.is_none()))?,
+            true => output::line(&report.to_string())?,
+            false => output::print(&tables(report, args.plugin.is_none()))?,
         }
         cluster.console.show(Shown::Warnings);
         if !args.exit_when_ready {
@@ -96,7 +96,7 @@ impl Cluster {
 
     /// Starts everything and waits until it is ready. Returns the text to print.
     async fn start(&mut self, args: &Dev) -> Result<Value, CliError> {
-        let started = Instant::now();
+        let started = crate::clock::timer_now();
         let plugin = plugin(args)?;
         let folder = Folder::open(&args.dir, args.nats_servers)?;
         let dir = folder.path.clone();
@@ -155,7 +155,7 @@ impl Cluster {
 
     /// Waits until every node can take requests.
     async fn ready(&mut self) -> Result<(), CliError> {
-        let until = Instant::now() + limits::CLUSTER_DEV_READY;
+        let until = crate::clock::timer_now() + limits::CLUSTER_DEV_READY;
         for index in 0..self.plans.len() {
             let admin = self.admin(index)?;
             let mut starts = 1;
@@ -171,20 +171,20 @@ impl Cluster {
                     }
                     let (name, how) = (&node.name, node.how_it_ended());
                     let log = self.plans[index].log();
-                    let said = format!(
+                    let message = format!(
                         "{name} {how} before it was ready; the reason is above, its log in {}",
                         log.display()
                     );
-                    return Err(CliError::new(Exit::CannotStart, said));
+                    return Err(CliError::new(Exit::CannotStart, message));
                 }
                 let why = match admin.get("/readyz").await {
                     Ok(_) => break,
                     Err(error) => error.message,
                 };
-                if Instant::now() > until {
+                if crate::clock::timer_now() > until {
                     let waited = limits::CLUSTER_DEV_READY.as_secs();
-                    let said = format!("{} is not ready in {waited} s: {why}", node.name);
-                    return Err(CliError::new(Exit::CannotStart, said));
+                    let message = format!("{} is not ready in {waited} s: {why}", node.name);
+                    return Err(CliError::new(Exit::CannotStart, message));
                 }
                 sleep(LOOK).await;
             }
@@ -238,7 +238,7 @@ impl Cluster {
         let mut running: Vec<&mut Node> =
             self.nodes.iter_mut().filter(|node| node.ended.is_none()).collect();
         running.iter().for_each(|node| node.terminate());
-        let until = Instant::now() + limits::CLUSTER_DEV_STOP;
+        let until = crate::clock::timer_now() + limits::CLUSTER_DEV_STOP;
         let mut badly = Vec::new();
         while !running.is_empty() {
             running.retain_mut(|node| {
@@ -250,7 +250,7 @@ impl Cluster {
                 }
                 false
             });
-            if Instant::now() > until {
+            if crate::clock::timer_now() > until {
                 let names: Vec<_> = running.iter().map(|node| &*node.name).collect();
                 badly.push(format!("did not stop in time, killed: {}", names.join(", ")));
                 break;
@@ -317,14 +317,14 @@ fn make_secret(file: &Path) -> std::io::Result<()> {
 }
 
 /// The table for people. `own`: the deployed component is the counter that comes with slotd.
-fn tables(told: &Value, own: bool) -> String {
-    let (nodes, servers) = (output::list(told, "nodes"), output::list(told, "servers"));
+fn tables(report: &Value, own: bool) -> String {
+    let (nodes, servers) = (output::list(report, "nodes"), output::list(report, "servers"));
     let mut out = format!(
         "\n{} and {} are ready after {}, in {}\n\n",
         output::count(nodes.len(), "node"),
         output::count(servers.len(), "NATS server"),
-        output::micros(output::number(told, "took_ms") * 1_000.0),
-        text(told, "dir"),
+        output::micros(output::number(report, "took_ms") * 1_000.0),
+        text(report, "dir"),
     );
     let mut table = Table::new(&["NODE", "API", "ADMIN", "PEERS", ">PID", "DATA"]);
     for node in nodes {
@@ -333,7 +333,7 @@ fn tables(told: &Value, own: bool) -> String {
     }
     out += &table.render();
     out.push('\n');
-    out += &servers_table(&told["servers"]);
+    out += &servers_table(&report["servers"]);
     let first = nodes.first().unwrap_or(&Value::Null);
     let last = nodes.last().unwrap_or(&Value::Null);
     out += "\nTo try, in another terminal:\n";
@@ -347,9 +347,9 @@ fn tables(told: &Value, own: bool) -> String {
         );
         tries.push((set, "client commands use the first node"));
     }
-    match told["deployed"]["service"].as_str() {
+    match report["deployed"]["service"].as_str() {
         Some(service) => {
-            let label = text(told, "deployed.current.label");
+            let label = text(report, "deployed.current.label");
             let runs = format!("{service} runs {label} on every node\n");
             out.insert_str(out.find("\nTo try").map_or(0, |at| at + 1), &(runs + "\n"));
             let message = if own { "1".into() } else { format!("'{ANY_MESSAGE}'") };
@@ -383,7 +383,7 @@ fn tables(told: &Value, own: bool) -> String {
     out += &format!(
         "\nWarnings of the nodes appear here; their full logs are in {}/NODE/log.\n\
          Ctrl-C stops everything and keeps the data.\n\n",
-        text(told, "dir")
+        text(report, "dir")
     );
     output::harmless(&out, true)
 }
@@ -392,7 +392,7 @@ fn tables(told: &Value, own: bool) -> String {
 mod tests {
     use super::*;
 
-    fn told(api: &str, deployed: Value) -> Value {
+    fn report(api: &str, deployed: Value) -> Value {
         json!({
             "dir": "/tmp/c", "took_ms": 2_900, "secret_file": "/tmp/c/secret",
             "nodes": [{
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn what_is_printed_can_be_followed() {
         let deployed = json!({"service": "counter", "current": {"label": "0.1.0+abc"}});
-        let text = tables(&told("http://127.0.0.1:7070", deployed.clone()), true);
+        let text = tables(&report("http://127.0.0.1:7070", deployed.clone()), true);
         for part in [
             "1 node and 1 NATS server are ready after 2.9 s, in /tmp/c\n",
             "node-1  http://127.0.0.1:7070  http://127.0.0.1:7071  127.0.0.1:7072   41  /tmp/c/node-1/data\n",
@@ -427,9 +427,9 @@ mod tests {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
         assert!(!text.contains("export"), "client commands find the defaults by themselves");
-        let text = tables(&told("http://127.0.0.1:7070", deployed), false);
+        let text = tables(&report("http://127.0.0.1:7070", deployed), false);
         assert!(text.contains("slotd send counter alice '<a message"), "what does it read? {text}");
-        let text = tables(&told("http://127.0.0.1:39999", Value::Null), true);
+        let text = tables(&report("http://127.0.0.1:39999", Value::Null), true);
         let export =
             "export SLOTD_URL=http://127.0.0.1:39999 SLOTD_ADMIN_URL=http://127.0.0.1:7071";
         assert!(text.contains(export) && text.contains("slotd deploy hello"), "{text}");

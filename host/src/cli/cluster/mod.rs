@@ -137,8 +137,8 @@ impl Folder {
         let lock = path.join("lock");
         let lock = File::create(&lock).map_err(can_not("make", &lock))?;
         if lock.try_lock().is_err() {
-            let said = format!("another `slotd cluster` is running in {}", path.display());
-            return Err(CliError::new(Exit::CannotStart, said));
+            let message = format!("another `slotd cluster` is running in {}", path.display());
+            return Err(CliError::new(Exit::CannotStart, message));
         }
         // Replicating servers store each other's names: one of three does not work alone.
         let noted = path.join("nats-servers");

@@ -68,8 +68,8 @@ pub async fn dev(args: Dev, json: bool, serving: Serving) -> Result<(), CliError
 
     telemetry::sink::start();
     let show = Show::new(json);
-    let told = loaded.origins.contains_key("log.filter");
-    show.init_log(if told { &loaded.config.log_filter } else { show::FILTER })?;
+    let configured = loaded.origins.contains_key("log.filter");
+    show.init_log(if configured { &loaded.config.log_filter } else { show::FILTER })?;
     telemetry::panics::install_hook();
     telemetry::metrics();
     for warning in &loaded.warnings {

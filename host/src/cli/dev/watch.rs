@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Minimum interval between scans: less than a person notices.
@@ -78,11 +78,11 @@ impl Watch {
         loop {
             let (mut now, took) = self.look().await;
             if !now.differing(&self.seen).is_empty() {
-                let until = Instant::now() + QUIET_MAX;
+                let until = crate::clock::timer_now() + QUIET_MAX;
                 loop {
                     sleep(QUIET).await;
                     let before = std::mem::replace(&mut now, self.look().await.0);
-                    if now == before || Instant::now() > until {
+                    if now == before || crate::clock::timer_now() > until {
                         break;
                     }
                 }
@@ -99,7 +99,7 @@ impl Watch {
 
     /// Scans the current state, and measures how long that took.
     async fn look(&self) -> (Files, Duration) {
-        let (roots, began) = (self.roots.clone(), Instant::now());
+        let (roots, began) = (self.roots.clone(), crate::clock::timer_now());
         let found = crate::task::blocking(move || Files::under(&roots)).await;
         // It does not run only if the process is ending.
         (found.unwrap_or_else(|_| self.seen.clone()), began.elapsed())

@@ -52,8 +52,8 @@ async fn a_cancelled_move_stays_so_until_somebody_wants_it() {
             assert!(!b.moves.is_running(slot), "it began again");
         }
         until("b asks for no more", || b.is_settled()).await;
-        let told = world.node("a").node.moves(100).await.moves;
-        let of_it = told.iter().find(|info| info.id == id && info.to == "b").unwrap();
+        let moves = world.node("a").node.moves(100).await.moves;
+        let of_it = moves.iter().find(|info| info.id == id && info.to == "b").unwrap();
         assert_eq!((of_it.slot, of_it.state), (slot, MoveState::Cancelled));
         assert!(world.has("a", slot));
         assert_eq!(world.send("b", &session, "stwo").await.unwrap(), 2 * round as u64 + 2);

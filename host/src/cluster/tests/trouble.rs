@@ -122,7 +122,7 @@ async fn a_slot_is_taken_back_unless_this_process_was_paused() {
 
 /// A slot that missed a swap would run the old version until it moves or the node ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_that_missed_a_swap_go_over_all_the_same() {
+async fn slots_that_missed_a_swap_switch_all_the_same() {
     let world = World::with_nodes(&["a", "b"]).await;
     let name = ServiceName::parse("s").unwrap();
     // A section of no meaning: the same code under another digest.

@@ -21,7 +21,7 @@ pub(in super::super) struct Connection<C> {
     /// What the timer is armed for.
     armed: Option<Moment>,
     started: bool,
-    told: bool,
+    stopping: bool,
 }
 
 /// What a connection carries.
@@ -48,7 +48,7 @@ impl<C: Future + Unpin> Connection<C> {
             timer,
             armed: None,
             started: false,
-            told: false,
+            stopping: false,
         }
     }
 
@@ -98,8 +98,8 @@ impl<C: Future + Unpin> Future for Connection<C> {
         if this.shared.killed.load(Relaxed) {
             return Poll::Ready(());
         }
-        if !this.told && this.shared.stopping.load(Relaxed) {
-            this.told = true;
+        if !this.stopping && this.shared.stopping.load(Relaxed) {
+            this.stopping = true;
             if let Carries::Requests(http) = &mut this.carries {
                 (this.graceful)(Pin::new(&mut **http));
             }

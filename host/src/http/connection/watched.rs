@@ -12,7 +12,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::Instant,
 };
 
 /// The connection's bytes, counted and watched.
@@ -91,7 +90,7 @@ impl Watched {
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending if shared.write_blocked.load(Relaxed) == 0 => {
-                let now = shared.moment(Instant::now());
+                let now = shared.moment(crate::clock::timer_now());
                 shared.write_blocked.store(now, Relaxed);
                 self.progress = 0;
             }
@@ -187,7 +186,7 @@ impl AsyncWrite for Watched {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.shared.lingering.load(Relaxed) == 0 {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            let now = self.shared.moment(Instant::now());
+            let now = self.shared.moment(crate::clock::timer_now());
             self.shared.lingering.store(now, Relaxed);
         }
         let mut dropped = [0u8; 8 * 1024];

@@ -16,7 +16,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use serde::Serialize;
 use std::{convert::Infallible, sync::Arc};
-use tokio::time::Instant;
 
 /// A session that is being exported.
 pub(in crate::http) struct Export {
@@ -107,12 +106,14 @@ impl Export {
     async fn history(&mut self, out: &mut BytesMut, after: u64) -> Result<Step, Error> {
         let range = Range::After { seq: after, limit: limits::PAGE_ENTRIES_MAX };
         // Another node does not know the client. By then, clients that do not read are cut.
-        let until = Instant::now() + limits::WRITE_STALL;
+        let until = crate::clock::timer_now() + limits::WRITE_STALL;
         let page = loop {
             let (reader, consistency) = (ReadBy::Operator, Consistency::Current);
             let read = ReadHistory { key: self.key.clone(), range, reader, consistency };
             match self.node.call(read).await {
-                Err(full) if full.code == Code::BuffersFull && Instant::now() < until => {
+                Err(full)
+                    if full.code == Code::BuffersFull && crate::clock::timer_now() < until =>
+                {
                     tokio::time::sleep(limits::EXPORT_RETRY).await;
                 }
                 page => break page?,

@@ -18,7 +18,6 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
 
 /// Imports a file into a session in parts: a small session in one part, all or nothing.
 pub(in crate::http) struct Reader {
@@ -348,7 +347,7 @@ impl Pace {
         if self.bytes >= limits::IMPORT_STALL_BYTES_MIN {
             *self = Self::default();
         }
-        let since = Instant::now();
+        let since = crate::clock::timer_now();
         let next = tokio::time::timeout(limits::IMPORT_STALL - self.waited, next).await;
         self.waited = (self.waited + since.elapsed()).min(limits::IMPORT_STALL);
         next.map_err(|_| {

@@ -130,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.since = None;
         }
         if self.decoder.is_inside() {
-            self.since.get_or_insert_with(Instant::now);
+            self.since.get_or_insert_with(crate::clock::timer_now);
         }
         match message {
             Some(message) => {

@@ -1,6 +1,6 @@
 //! Debian packages, for tools that no language's own package manager has.
 
-use crate::steps::said;
+use crate::steps::command_line;
 use std::{
     path::Path,
     process::{Command, Stdio},
@@ -31,12 +31,12 @@ pub fn install(packages: &[&str], did: &mut Vec<String>, failed: &mut Vec<String
 
 /// Runs a command and records it in one of the two lists.
 pub fn run(command: &mut Command, did: &mut Vec<String>, failed: &mut Vec<String>) {
-    let said = said(command);
+    let line = command_line(command);
     // stdout is for our own report.
     let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     match ended {
-        Ok(status) if status.success() => did.push(said),
-        Ok(status) => failed.push(format!("{said} ({status})")),
-        Err(error) => failed.push(format!("{said} ({error})")),
+        Ok(status) if status.success() => did.push(line),
+        Ok(status) => failed.push(format!("{line} ({status})")),
+        Err(error) => failed.push(format!("{line} ({error})")),
     }
 }

@@ -273,11 +273,11 @@ impl Node {
              or your system's packages `nodejs` and `npm`"
         );
         let node = tools::need("Node.js", &["node", "nodejs"], "SLOTD_NODEJS", &get)?;
-        let said = Command::new(&node)
+        let output = Command::new(&node)
             .arg("--version")
             .output()
             .with_context(|| format!("starting `{} --version`", node.display()))?;
-        let version = String::from_utf8_lossy(&said.stdout);
+        let version = String::from_utf8_lossy(&output.stdout);
         match major(&version) {
             Some(major) if major >= NODE_MAJOR_MIN => Ok(Self(node)),
             Some(_) => {

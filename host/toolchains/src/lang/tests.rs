@@ -45,18 +45,18 @@ fn a_folders_language_is_found() -> anyhow::Result<()> {
 /// A wrong guess would build something else than what the author edits.
 #[test]
 fn what_is_no_plugin_or_two_is_said() {
-    let said = |files: &[(&str, &str)]| found(files).map_err(|e| format!("{e:#}")).unwrap_err();
-    let none = said(&[]);
+    let refusal = |files: &[(&str, &str)]| found(files).map_err(|e| format!("{e:#}")).unwrap_err();
+    let none = refusal(&[]);
     assert!(none.contains("is not a plugin") && none.contains("slotd plugin new"), "{none}");
-    let two = said(&[RUST, PYTHON]);
+    let two = refusal(&[RUST, PYTHON]);
     for part in ["two languages", "Rust (Cargo.toml)", "Python (pyproject.toml)"] {
         assert!(two.contains(part), "{two}");
     }
-    let lacking = said(&[("package.json", "{}"), ("slotd.toml", "node = \"a\"\n")]);
+    let lacking = refusal(&[("package.json", "{}"), ("slotd.toml", "node = \"a\"\n")]);
     assert!(lacking.contains("package.json exists, but has no \"slotd\""), "{lacking}");
     assert!(lacking.contains("slotd.toml exists, but has no [plugin]"), "{lacking}");
     for broken in [("package.json", "{"), ("pyproject.toml", "="), ("slotd.toml", "[plugin]\n")] {
-        assert!(said(&[broken]).contains(broken.0), "{broken:?}");
+        assert!(refusal(&[broken]).contains(broken.0), "{broken:?}");
     }
 }
 

@@ -138,9 +138,9 @@ const REDIS_WITHIN: Duration = Duration::from_secs(20);
 impl Redis {
     async fn start(program: &Path, dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let said = Command::new(program).arg("--version").output()?.stdout;
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
+        let output = Command::new(program).arg("--version").output()?.stdout;
+        let output = String::from_utf8_lossy(&output).into_owned();
+        let version = output.split_whitespace().find_map(|word| word.strip_prefix("v="));
         let version = format!("Redis {}", version.unwrap_or("of an unknown version"));
         // It can't choose a port itself.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;

@@ -76,8 +76,11 @@ fn the_unit_fits_the_node() {
         // The exit codes of which docs/cli.md says so.
         let codes = one("RestartPreventExitStatus")?.split(' ').collect::<Vec<_>>();
         let cli = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
-        let said = format!("exited with {}: it would fail again", codes.join(" or "));
-        ensure!(fs::read_to_string(cli)?.contains(&said), "docs/cli.md does not say: {said}");
+        let sentence = format!("exited with {}: it would fail again", codes.join(" or "));
+        ensure!(
+            fs::read_to_string(cli)?.contains(&sentence),
+            "docs/cli.md does not say: {sentence}"
+        );
         for (key, value) in [
             ("DynamicUser", "yes"),
             ("NoNewPrivileges", "yes"),

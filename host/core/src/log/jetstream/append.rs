@@ -111,8 +111,8 @@ impl Shared {
             Ok(Ok(message)) => Answer::of(&message),
             Ok(Err(NoAnswer::TooLarge)) => {
                 let bytes = attempt.batch.len();
-                let said = format!("a batch of {bytes} bytes is over the servers' max_payload");
-                return Err(LogError::Unavailable(said));
+                let why = format!("a batch of {bytes} bytes is over the servers' max_payload");
+                return Err(LogError::Unavailable(why));
             }
             Ok(Err(e)) => Answer::Other(e.to_string()),
             Err(_) => Answer::Other(NoAnswer::Timeout.to_string()),
@@ -160,7 +160,7 @@ impl Shared {
             Backoff::new(limits::LOG_UNDECIDED_RETRY_MIN, limits::LOG_UNDECIDED_RETRY_MAX)
                 .spread(0.5..1.5);
         let mut behind_since: Option<Instant> = None;
-        let mut said = false;
+        let mut warned = false;
         loop {
             match answer {
                 Answer::Stored(position) => return Ok(Settled::Stored(position)),
@@ -183,8 +183,8 @@ impl Shared {
                 }
                 Answer::Other(ref why) => {
                     tracing::debug!(slot = attempt.slot, after = attempt.after, why, "undecided");
-                    if !said && started.elapsed() > limits::LOG_UNDECIDED_WARN {
-                        said = true;
+                    if !warned && started.elapsed() > limits::LOG_UNDECIDED_WARN {
+                        warned = true;
                         tracing::warn!(
                             slot = attempt.slot,
                             term = attempt.term,

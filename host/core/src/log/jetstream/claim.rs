@@ -27,7 +27,7 @@ impl Shared {
         &self,
         slot: SlotId,
         claimant: &str,
-        mut said: Option<Last>,
+        mut expected: Option<Last>,
     ) -> Result<(Claim, Position), LogError> {
         let started = crate::clock::now();
         let mut tries = 0;
@@ -35,7 +35,7 @@ impl Shared {
         let attempt = crate::random::id();
         loop {
             // May be stale, and then the claim is refused.
-            let (after, term) = match said.take() {
+            let (after, term) = match expected.take() {
                 Some(last) => (last.position, last.term),
                 None => {
                     let last = self.last(slot).await?;

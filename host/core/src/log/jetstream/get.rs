@@ -136,9 +136,9 @@ pub(super) fn link(
 ) -> Result<Link, LogError> {
     // Whoever wrote that could have written anything.
     let foreign = || {
-        let said = "written without an expected sequence: something other than slotd wrote to \
+        let why = "written without an expected sequence: something other than slotd wrote to \
             this log";
-        LogError::Corrupt(format!("slot {slot}, position {position}: {said}"))
+        LogError::Corrupt(format!("slot {slot}, position {position}: {why}"))
     };
     let after = after.filter(|&after| after < position).ok_or_else(foreign)?;
     Ok(Link { after, logged: Logged { position, batch } })

@@ -91,7 +91,7 @@ struct Slot {
     purge: Subject,
     chain: Mutex<Chain>,
     /// Others report that the log reaches this far.
-    told: AtomicU64,
+    reported: AtomicU64,
 }
 
 /// What this process has appended to a slot under a claim of its own. Its end is the only place
@@ -165,7 +165,7 @@ impl JetStreamLog {
                 purge: format!("$JS.API.STREAM.PURGE.{}", names.stream).into(),
                 stream: names.stream,
                 chain: Mutex::default(),
-                told: AtomicU64::new(0),
+                reported: AtomicU64::new(0),
             }
         });
         let slots = slots.collect();
@@ -183,8 +183,8 @@ impl Shared {
         let Append { slot, term, after, batch } = append;
         let (of, at, attempt) = record::Batch::peek(&batch)?;
         if (of, at) != (slot, term) {
-            let said = format!("a batch of slot {of}, term {at} to be appended as {slot}, {term}");
-            return Err(LogError::Corrupt(said));
+            let why = format!("a batch of slot {of}, term {at} to be appended as {slot}, {term}");
+            return Err(LogError::Corrupt(why));
         }
         match self.append(Attempt { slot, term, attempt, after, batch }).await {
             Ok(Settled::Stored(position)) => {
@@ -291,7 +291,7 @@ impl SlotLog for JetStreamLog {
     ) -> BoxFuture<'static, Result<(Claim, bool), LogError>> {
         let (shared, claimant) = (self.shared.clone(), claimant.to_owned());
         if let Ok(slot) = shared.slot(slot) {
-            slot.told.fetch_max(last.position, Ordering::Relaxed);
+            slot.reported.fetch_max(last.position, Ordering::Relaxed);
         }
         Box::pin(async move {
             let (claim, after) = shared.claim(slot, &claimant, Some(last)).await?;

@@ -12,7 +12,7 @@ use crate::{
 use async_nats::{HeaderMap, StatusCode};
 use serde_json::json;
 use std::sync::atomic::Ordering;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 const SEQUENCE: &str = "Nats-Sequence";
 /// Comes with each message of a page, from servers that know pages (2.11).
@@ -32,7 +32,7 @@ impl Shared {
     ) -> Result<Vec<Logged>, LogError> {
         let mut tries = Tries::new();
         let names = self.slot(slot)?;
-        let known = names.chain.lock().last.max(names.told.load(Ordering::Relaxed));
+        let known = names.chain.lock().last.max(names.reported.load(Ordering::Relaxed));
         loop {
             let why = match self.page(slot, after, bytes_max).await {
                 Ok(links) => {
@@ -73,7 +73,7 @@ impl Shared {
         let mut links = Vec::new();
         let mut bytes = 0;
         loop {
-            let deadline = Instant::now() + self.waits.request;
+            let deadline = crate::clock::timer_now() + self.waits.request;
             let Ok(Some(message)) = timeout_at(deadline, expected.answers.recv()).await else {
                 if links.is_empty() {
                     return Err(LogError::Unavailable("JetStream: no answer".into()));
@@ -87,11 +87,11 @@ impl Shared {
                 Some(404) => return Ok(links),
                 Some(status) => {
                     let why = message.description.unwrap_or_default();
-                    let said = match StatusCode::NO_RESPONDERS.as_u16() == status {
+                    let why = match StatusCode::NO_RESPONDERS.as_u16() == status {
                         true => "no server answers".into(),
                         false => format!("{status} {why}"),
                     };
-                    return Err(LogError::Unavailable(format!("JetStream: {said}")));
+                    return Err(LogError::Unavailable(format!("JetStream: {why}")));
                 }
             }
             let headers = message.headers.unwrap_or_default();

@@ -92,9 +92,9 @@ async fn open_one(nats: &Nats, slot_count: u16, group: u16) -> Result<(), NatsEr
     };
     match difference(&wanted, &found) {
         None => Ok(()),
-        Some(said) => {
-            Err(NatsError::Refused(format!("stream {name} exists with other settings: {said}")))
-        }
+        Some(difference) => Err(NatsError::Refused(format!(
+            "stream {name} exists with other settings: {difference}"
+        ))),
     }
 }
 
@@ -105,9 +105,9 @@ async fn create(nats: &Nats, wanted: Config) -> Result<Config, NatsError> {
         Ok(stream) => return Ok(stream.cached_info().config.clone()),
         Err(e) => e,
     };
-    let said = format!("creating the stream {name}: {e}");
+    let why = format!("creating the stream {name}: {e}");
     let CreateStreamErrorKind::JetStream(error) = e.kind() else {
-        return Err(NatsError::Unavailable(said));
+        return Err(NatsError::Unavailable(why));
     };
     match error.error_code() {
         ErrorCode::STREAM_NAME_EXIST => {
@@ -117,10 +117,10 @@ async fn create(nats: &Nats, wanted: Config) -> Result<Config, NatsError> {
         }
         // Subjects that another stream has, no cluster for several replicas.
         ErrorCode::STREAM_SUBJECT_OVERLAP | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
-            Err(NatsError::Refused(said))
+            Err(NatsError::Refused(why))
         }
         // Too few servers, or room, just now.
-        _ => Err(NatsError::Unavailable(said)),
+        _ => Err(NatsError::Unavailable(why)),
     }
 }
 

@@ -66,8 +66,11 @@ async fn a_server_that_ends_is_told_with_its_log() {
     fs::create_dir_all(dir.path().join("slotd-1")).unwrap();
     fs::write(dir.path().join("slotd-1/store"), "in the way").unwrap();
     let started = LocalServers::start(LocalOptions::new(1, dir.path())).await;
-    let said = started.err().unwrap().to_string();
-    assert!(said.contains("slotd-1 ended with") && said.contains("storage directory"), "{said}");
+    let message = started.err().unwrap().to_string();
+    assert!(
+        message.contains("slotd-1 ended with") && message.contains("storage directory"),
+        "{message}"
+    );
 }
 
 /// A `slotd` that is killed must not leave servers behind.

@@ -118,16 +118,16 @@ impl Running {
             }
         };
         let hear = async move {
-            let mut said = Vec::new();
+            let mut text = Vec::new();
             if let Some(stderr) = stderr {
                 let max = limits::COMPILE_REPORT_BYTES_MAX as u64;
                 // A child that writes more is cut off, and ends by SIGPIPE.
-                let _ = stderr.take(max).read_to_end(&mut said).await;
+                let _ = stderr.take(max).read_to_end(&mut text).await;
             }
-            said
+            text
         };
-        let ((), said, status) = tokio::join!(feed, hear, self.ended());
-        Ok((status?, said))
+        let ((), stderr, status) = tokio::join!(feed, hear, self.ended());
+        Ok((status?, stderr))
     }
 }
 
@@ -188,7 +188,7 @@ impl Starter {
             .await
             .map_err(|e| PluginError::Busy(format!("can't start the compiler process: {e}")))?;
         match tokio::time::timeout(options.deadline, running.attend(component)).await {
-            Ok(Ok((status, said))) => explain(status, &said, options),
+            Ok(Ok((status, stderr))) => explain(status, &stderr, options),
             Ok(Err(e)) => Err(PluginError::Busy(format!("lost the compiler process: {e}"))),
             Err(_) => {
                 let pid = running.child.as_ref().map(Child::id);
@@ -239,19 +239,20 @@ fn too_much_memory(options: CompileOptions) -> PluginError {
 /// The meaning of a child's exit status and output.
 pub(super) fn explain(
     status: ExitStatus,
-    said: &[u8],
+    stderr: &[u8],
     options: CompileOptions,
 ) -> Result<Report, PluginError> {
-    let said = String::from_utf8_lossy(said);
-    let report = said.lines().rev().find_map(|line| line.strip_prefix(MARK));
+    let stderr = String::from_utf8_lossy(stderr);
+    let report = stderr.lines().rev().find_map(|line| line.strip_prefix(MARK));
     if let Some(report) = report.filter(|_| status.success()) {
         return serde_json::from_str(report)
             .map_err(|e| PluginError::Crashed(format!("can't read the compiler's result: {e}")));
     }
-    if ["memory allocation of ", "Cannot allocate memory"].iter().any(|sign| said.contains(sign)) {
+    if ["memory allocation of ", "Cannot allocate memory"].iter().any(|sign| stderr.contains(sign))
+    {
         return Err(too_much_memory(options));
     }
-    if said.contains("has overflowed its stack") {
+    if stderr.contains("has overflowed its stack") {
         return Err(PluginError::TooCostly(
             "checking and compiling it overflows the compiler's stack: something in it, most \
              likely types, is nested too deeply"
@@ -269,7 +270,7 @@ pub(super) fn explain(
              container ran out of memory, or by someone"
         )),
         _ => {
-            let last = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(3);
+            let last = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).take(3);
             let last = last.collect::<Vec<_>>().join("; ");
             PluginError::Crashed(crate::plugin::check::shortened(
                 format!("the compiler process crashed ({status}): {last}"),

@@ -2,7 +2,7 @@
 //!
 //! It has the batch that fills and the one in flight, the answers that wait for each, what is durable and
 //! not yet in the state store, what the slot runs, and how the slot ends. Its shell
-//! ([`Task`](super::task::Task)) calls handlers, reads the store, appends and flushes. It reports what came
+//! ([`Shell`](super::shell::Shell)) calls handlers, reads the store, appends and flushes. It reports what came
 //! of it to [`Core::on`], which returns what to do. Mail takes three calls: [`Core::begin_mail`],
 //! [`Core::push`] for each record, [`Core::end_mail`]; its answer waits in a [`Core::gate`]. Between two
 //! mails, [`Core::switch`] has the slot run something else. Time is an argument.

@@ -19,7 +19,7 @@ fn over_the_log(fixture: &Fixture, slot: SlotId) -> SlotHandle {
         level: context.level.clone(),
         cluster: None,
     };
-    SlotHandle::spawn(slot, Ownership::default(), Arc::new(context))
+    SlotHandle::spawn(slot, TaskLock::default(), Arc::new(context))
 }
 
 fn message(
@@ -146,9 +146,9 @@ async fn a_panic_where_a_message_comes_in_ends_the_slot() {
     let (mail, answer) = message(&session, "sone");
     assert!(matches!(fixture.slot.mailbox().0.put(mail, || {}), Put::Done));
     assert!(answer.await.is_err(), "no server answers");
-    drop(timeout(TEST_TIMEOUT, fixture.ownership.lock()).await.expect("the state is still there"));
+    drop(timeout(TEST_TIMEOUT, fixture.task_lock.lock()).await.expect("the state is still there"));
     assert!(fixture.slot.is_closed());
-    fixture.slot = SlotHandle::spawn(SLOT, fixture.ownership.clone(), fixture.context.clone());
+    fixture.slot = SlotHandle::spawn(SLOT, fixture.task_lock.clone(), fixture.context.clone());
     let again = fixture.send(b"stwo");
     fixture.append().await.send(Word::Pass).unwrap();
     assert_eq!(again.await.unwrap().unwrap().seq, 2);

@@ -2,10 +2,7 @@
 
 use crate::{
     error::StateError,
-    log::{
-        Position,
-        record::{DeploymentId, Entry, Head},
-    },
+    log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     state::{Remembered, SessionCount, SlotMeta, StateStore, changes::Changes},
 };
@@ -118,9 +115,6 @@ impl StateStore for Faulty {
         service: &ServiceName,
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError> {
         self.store.count_sessions(slot, service)
-    }
-    fn durable_up_to(&self, slot: SlotId) -> Position {
-        self.store.durable_up_to(slot)
     }
     fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         self.store.apply(slot, changes, meta)

@@ -37,12 +37,12 @@ impl Fixture {
         let after = self.data.state().slot(SLOT).unwrap().applied;
         let batches = self.data.log().read(SLOT, after, usize::MAX).await.unwrap();
         let records = batches.iter().flat_map(|b| Batch::decode(&b.batch).unwrap().records);
-        let told = records.filter_map(|record| match record {
+        let operations = records.filter_map(|record| match record {
             Record::Message(message) => Some(message.entry.seq),
             Record::Delete(_) => Some(0),
             _ => None,
         });
-        told.collect()
+        operations.collect()
     }
 }
 

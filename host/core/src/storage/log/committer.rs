@@ -102,7 +102,7 @@ fn group_commit(
         // From here each answer would wake a worker with a system call of its own; on a worker
         // they cost one together.
         Some(runtime) if batches > 1 || bytes > limits::ANSWER_HERE_BYTES_MAX => {
-            drop(runtime.spawn(async move { answer_all() }))
+            drop(crate::task::run_on(runtime, async move { answer_all() }))
         }
         runtime => {
             let _context = runtime.map(Handle::enter);

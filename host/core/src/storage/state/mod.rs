@@ -46,8 +46,9 @@ impl DiskState {
         Self { engine, durable }
     }
 
-    /// As [`StateStore::durable_up_to`], for who has the database.
-    pub fn durable_in(&self, db: &Db, slot: SlotId) -> Position {
+    /// The position at which the slot would be found after a crash, at least. Behind what is applied
+    /// until that is durable; 0 until something is known. Does not block.
+    pub fn durable_up_to(&self, db: &Db, slot: SlotId) -> Position {
         self.durable.up_to(slot, db.opened, db.synced())
     }
 
@@ -286,10 +287,6 @@ impl StateStore for DiskState {
             count.pinned += u64::from(head.pinned.is_some());
         }
         Ok(counts)
-    }
-
-    fn durable_up_to(&self, slot: SlotId) -> Position {
-        self.db().map_or(0, |db| self.durable_in(&db, slot))
     }
 
     fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {

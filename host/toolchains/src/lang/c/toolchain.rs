@@ -157,15 +157,15 @@ fn candidates() -> impl Iterator<Item = Clang> {
     let names = named.into_iter().chain(sdk).chain([PathBuf::from("clang")]).chain(versions);
     names.filter_map(|name| {
         let path = tools::find(&name)?;
-        let said = Command::new(&path).arg("--version").stdin(Stdio::null()).output().ok()?;
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        Some(Clang { path, version: version(&said)?.to_owned() })
+        let output = Command::new(&path).arg("--version").stdin(Stdio::null()).output().ok()?;
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(Clang { path, version: version(&output)?.to_owned() })
     })
 }
 
 /// From what `clang --version` says: `Debian clang version 14.0.6`.
-fn version(said: &str) -> Option<&str> {
-    let (_, rest) = said.split_once("clang version ")?;
+fn version(output: &str) -> Option<&str> {
+    let (_, rest) = output.split_once("clang version ")?;
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     (end > 0).then_some(&rest[..end])
 }
@@ -285,7 +285,7 @@ mod tests {
     /// Distributions add words before and after it; gcc must not be mistaken for clang.
     #[test]
     fn a_compilers_version_is_read() {
-        for (said, expected) in [
+        for (output, expected) in [
             ("Debian clang version 14.0.6\nTarget: x86_64", Some("14.0.6")),
             ("clang version 22.1.8 (1~deb12u1)", Some("22.1.8")),
             ("Apple clang version 17.0.0 (clang-1700.0.13.5)", Some("17.0.0")),
@@ -293,7 +293,7 @@ mod tests {
             ("cc (Debian 12.2.0-14) 12.2.0", None),
             ("clang version ", None),
         ] {
-            assert_eq!(version(said), expected, "{said}");
+            assert_eq!(version(output), expected, "{output}");
         }
     }
 
@@ -302,14 +302,14 @@ mod tests {
     fn what_is_missing_is_said_with_its_package() {
         let clang = Clang { path: "/usr/bin/clang-19".into(), version: "19.1.7".into() };
         let missing = &[Missing::Linker, Missing::Libc, Missing::Builtins];
-        let said = Lack { clang: Some(&clang), missing }.to_string();
+        let message = Lack { clang: Some(&clang), missing }.to_string();
         for part in [
             "clang 19.1.7 (/usr/bin/clang-19)",
             "wasm-ld-19",
             "WASI_SYSROOT",
             "--no-install-recommends lld-19 wasi-libc libclang-rt-19-dev-wasm32",
         ] {
-            assert!(said.contains(part), "{said}");
+            assert!(message.contains(part), "{message}");
         }
         let none = Lack { clang: None, missing: &[] }.to_string();
         assert!(none.contains("clang is not installed"), "{none}");

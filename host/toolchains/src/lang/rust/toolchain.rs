@@ -235,11 +235,11 @@ pub(super) fn cargo(dir: &Path) -> Command {
 /// # Errors
 /// If it does not start or fails, with its output.
 pub(super) fn output(command: &mut Command) -> anyhow::Result<String> {
-    let said = format!("{command:?}");
+    let shown = format!("{command:?}");
     let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("running {said}"))?;
+        command.stdin(Stdio::null()).output().with_context(|| format!("running {shown}"))?;
     if !output.status.success() {
-        bail!("{said} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{shown} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -6,7 +6,7 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 async fn refused(options: &NatsOptions, slots: u16, size: usize) -> String {
     let nats = Nats::connect(options.clone()).await.unwrap();
     match JetStreamLog::open(nats, slots, size).await {
-        Err(NatsError::Refused(said)) => said,
+        Err(NatsError::Refused(message)) => message,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("taken"),
     }
@@ -34,14 +34,14 @@ async fn streams_of_another_setup_are_refused() {
     let options = servers.options();
     let log = open(&options).await;
     let size = batch_bytes_max(limits::BODY_BYTES_DEFAULT);
-    let said = refused(&NatsOptions { streams: 4, ..options.clone() }, SLOTS, size).await;
-    assert!(said.contains("nats.streams) is 2, expected 4"), "{said}");
-    let said = refused(&NatsOptions { replicas: 1, ..options.clone() }, SLOTS, size).await;
-    assert!(said.contains("nats.replicas) is 3, expected 1"), "{said}");
-    let said = refused(&options, SLOTS * 2, size).await;
-    assert!(said.contains("slot_count) is 64, expected 128"), "{said}");
-    let said = refused(&options, SLOTS, 20 * 1024 * 1024).await;
-    assert!(said.contains("max_payload: 20MB"), "{said}");
+    let message = refused(&NatsOptions { streams: 4, ..options.clone() }, SLOTS, size).await;
+    assert!(message.contains("nats.streams) is 2, expected 4"), "{message}");
+    let message = refused(&NatsOptions { replicas: 1, ..options.clone() }, SLOTS, size).await;
+    assert!(message.contains("nats.replicas) is 3, expected 1"), "{message}");
+    let message = refused(&options, SLOTS * 2, size).await;
+    assert!(message.contains("slot_count) is 64, expected 128"), "{message}");
+    let message = refused(&options, SLOTS, 20 * 1024 * 1024).await;
+    assert!(message.contains("max_payload: 20MB"), "{message}");
 
     let jetstream = &log.shared.nats.jetstream;
     let name = format!("slotd-{}-log-1", options.cluster);
@@ -55,10 +55,10 @@ async fn streams_of_another_setup_are_refused() {
         ),
         ("deny_purge is true", Config { deny_purge: true, ..good.clone() }),
     ];
-    for (said, config) in changed {
+    for (message, config) in changed {
         jetstream.update_stream(&config).await.unwrap();
         let refused = refused(&options, SLOTS, size).await;
-        assert!(refused.contains(&name) && refused.contains(said), "{refused}");
+        assert!(refused.contains(&name) && refused.contains(message), "{refused}");
         // Whoever may set it may set it back, but for what can't be undone.
         if jetstream.update_stream(&good).await.is_err() {
             jetstream.delete_stream(&name).await.unwrap();
@@ -78,8 +78,8 @@ async fn streams_of_another_setup_are_refused() {
         ..Config::default()
     };
     jetstream.create_stream(config).await.unwrap();
-    let said = refused(&foreign, SLOTS, size).await;
-    assert!(said.contains("subjects overlap"), "{said}");
+    let message = refused(&foreign, SLOTS, size).await;
+    assert!(message.contains("subjects overlap"), "{message}");
 }
 
 /// A message that something else wrote to a slot's subject breaks the chain; it is told, not read.

@@ -83,10 +83,10 @@ async fn damage_of_any_object_is_said_and_got_around_where_the_log_reaches() {
                     Err(error) => {
                         lost += 1;
                         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                        let said = error.to_string();
+                        let message = error.to_string();
                         // A manifest that is gone shows by what it leaves.
                         let gone = bad.is_none() && name.starts_with('m');
-                        assert!(said.contains(&name) || gone, "{path:?}: {error}");
+                        assert!(message.contains(&name) || gone, "{path:?}: {error}");
                         assert!(matches!(error, SnapshotError::Lost { .. }), "{error}");
                         assert_eq!(store.slot(SLOT).unwrap(), SlotMeta::default());
                     }

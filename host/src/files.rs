@@ -97,12 +97,12 @@ mod tests {
         let file = home.path().join("file");
         std::fs::write(&file, b"four").unwrap();
         assert_eq!(read(&file, 4).unwrap(), b"four");
-        let said = |path: &Path, bytes_max| read(path, bytes_max).unwrap_err().to_string();
-        assert_eq!(said(&file, 3), "is larger than 3 bytes");
-        assert_eq!(said(Path::new("/dev/zero"), 3), "is a device, not a regular file");
-        assert_eq!(said(home.path(), 3), "is a folder, not a regular file");
-        assert_eq!(said(&home.path().join("none"), 3), "does not exist");
+        let refusal = |path: &Path, bytes_max| read(path, bytes_max).unwrap_err().to_string();
+        assert_eq!(refusal(&file, 3), "is larger than 3 bytes");
+        assert_eq!(refusal(Path::new("/dev/zero"), 3), "is a device, not a regular file");
+        assert_eq!(refusal(home.path(), 3), "is a folder, not a regular file");
+        assert_eq!(refusal(&home.path().join("none"), 3), "does not exist");
         // The kernel says that it has no bytes.
-        assert_eq!(said(Path::new("/proc/self/status"), 3), "is larger than 3 bytes");
+        assert_eq!(refusal(Path::new("/proc/self/status"), 3), "is larger than 3 bytes");
     }
 }

@@ -1,11 +1,11 @@
-//! One call on its way through the lane.
+//! One call on its way through the pool.
 
 use super::{super::signal::thread_time, Shared, queue::Owner};
+use crate::telemetry::panics;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
     any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -49,13 +49,15 @@ pub(super) struct Typed<T> {
     pub(super) future: BoxFuture<'static, T>,
     pub(super) done: Option<oneshot::Sender<(Outcome<T>, Duration)>>,
     pub(super) took: Duration,
+    /// A panic ends only the task that waits for the call.
+    pub(super) contained: bool,
 }
 
 impl<T: Send> Body for Typed<T> {
     fn run(&mut self, cx: &mut Context<'_>) -> bool {
         let begun = thread_time();
         let future = &mut self.future;
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        let polled = panics::catch("a long call", self.contained, || future.as_mut().poll(cx));
         self.took += thread_time().saturating_sub(begun);
         let outcome = match polled {
             Ok(Poll::Pending) => return false,
@@ -90,11 +92,10 @@ impl Job {
     }
 }
 
-/// What a call leaves may panic when it is dropped; no thread of the lane may end by that.
+/// What a call leaves may panic when it is dropped; no thread of the pool may end by that.
 fn drop_contained(body: Option<Box<dyn Body>>) {
-    if catch_unwind(AssertUnwindSafe(|| drop(body))).is_err() {
-        tracing::error!("a call panicked when it was dropped");
-    }
+    // The hook has reported it.
+    let _ = panics::contain_sync("the end of a long call", || drop(body));
 }
 
 impl Wake for Job {

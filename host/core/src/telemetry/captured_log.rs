@@ -8,9 +8,9 @@ use std::{
 };
 
 #[derive(Clone, Default)]
-pub struct Said(Arc<Mutex<Vec<u8>>>);
+pub struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Said {
+impl Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -20,11 +20,11 @@ impl Write for Said {
     }
 }
 
-impl Said {
+impl CapturedLog {
     /// Captures lines of this thread while the guard lives.
     pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let said = self.clone();
-        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || said.clone());
+        let captured = self.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || captured.clone());
         tracing::subscriber::set_default(log.finish())
     }
 

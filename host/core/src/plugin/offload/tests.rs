@@ -6,14 +6,14 @@ fn service(name: &str) -> ServiceName {
     ServiceName::parse(name).unwrap()
 }
 
-/// Runs in the lane until it has had so many slices, and writes its name down at each.
+/// Runs in the pool until it has had so many slices, and writes its name down at each.
 fn in_slices(
-    lane: &Arc<Lane>,
+    pool: &Arc<OffloadPool>,
     name: &str,
     slices: usize,
     log: &Arc<Mutex<Vec<String>>>,
 ) -> tokio::task::JoinHandle<()> {
-    let (lane, service, name, log) = (lane.clone(), service(name), name.to_owned(), log.clone());
+    let (pool, service, name, log) = (pool.clone(), service(name), name.to_owned(), log.clone());
     let signal = Arc::<Signal>::default();
     let of_call = signal.clone();
     let future = Box::pin(async move {
@@ -23,31 +23,31 @@ fn in_slices(
         }
     });
     tokio::spawn(async move {
-        let begin = Begin::Lane { cost: Duration::ZERO };
+        let begin = Begin::Offloaded { cost: Duration::ZERO };
         let work = Work { service: Some(&service), begin, signal: &signal, future };
-        lane.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
+        pool.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
     })
 }
 
 /// One service's calls that never seem to end would have those of another wait for all of them.
 #[tokio::test]
 async fn services_take_turns() {
-    let (lane, log) = (Arc::new(Lane::new(1)), Arc::default());
-    let many: Vec<_> = (0..10).map(|_| in_slices(&lane, "many", 400, &log)).collect();
+    let (pool, log) = (Arc::new(OffloadPool::new(1)), Arc::default());
+    let many: Vec<_> = (0..10).map(|_| in_slices(&pool, "many", 400, &log)).collect();
     while log.lock().len() < 40 {
         tokio::task::yield_now().await;
     }
     let before = log.lock().len();
-    in_slices(&lane, "one", 5, &log).await.unwrap();
-    let told = log.lock().clone();
-    let last = told.iter().rposition(|name| name == "one").unwrap();
-    let first = told.iter().position(|name| name == "one").unwrap();
+    in_slices(&pool, "one", 5, &log).await.unwrap();
+    let names = log.lock().clone();
+    let last = names.iter().rposition(|name| name == "one").unwrap();
+    let first = names.iter().position(|name| name == "one").unwrap();
     assert!(first >= before && last - first <= 2 * 5 + 2, "{first} to {last}");
     for call in many {
         call.await.unwrap();
     }
     // The thread that ended the last one forgets it a moment later.
-    while !lane.shared.queue.lock().services.is_empty() {
+    while !pool.shared.queue.lock().services.is_empty() {
         thread::yield_now();
     }
 }
@@ -56,24 +56,24 @@ async fn services_take_turns() {
 /// not wait behind those whose calls take all they may.
 #[test]
 fn few_begin_and_the_cheap_go_first() {
-    let lane = Lane::new(1);
+    let pool = OffloadPool::new(1);
     let push = |cost| {
         let future = Box::pin(async {
             for _ in 0..u64::MAX {
                 Arc::<Signal>::default().pause().await;
             }
         });
-        let body = Typed::<()> { future, done: None, took: Duration::ZERO };
-        let begin = Begin::Lane { cost: Duration::from_millis(cost) };
-        assert!(lane.shared.push(Some(service("s")), begin, Box::new(body)).is_ok());
+        let body = Typed::<()> { future, done: None, took: Duration::ZERO, contained: true };
+        let begin = Begin::Offloaded { cost: Duration::from_millis(cost) };
+        assert!(pool.shared.push(Some(service("s")), begin, Box::new(body)).is_ok());
     };
     (0..40).for_each(|_| push(1_000));
-    let begun = || lane.shared.queue.lock().services.get(&Some(service("s"))).map(|l| l.begun);
+    let begun = || pool.shared.queue.lock().services.get(&Some(service("s"))).map(|l| l.begun);
     while begun() != Some(limits::LONG_CALLS_BEGUN_MAX) {
         thread::yield_now();
     }
     push(20);
-    let queue = lane.shared.queue.lock();
+    let queue = pool.shared.queue.lock();
     let line = &queue.services[&Some(service("s"))];
     assert_eq!(
         (line.begun, line.waiting.len()),
@@ -84,11 +84,11 @@ fn few_begin_and_the_cheap_go_first() {
 }
 
 /// A job that no thread has.
-fn job(lane: &Lane, number: u64, status: Status) -> Arc<Job> {
+fn job(pool: &OffloadPool, number: u64, status: Status) -> Arc<Job> {
     Arc::new(Job {
         service: Some(service("s")),
         place: (Duration::ZERO, number),
-        shared: lane.shared.clone(),
+        shared: pool.shared.clone(),
         runtime: None,
         status: Mutex::new(status),
         hurried: AtomicBool::new(false),
@@ -100,11 +100,11 @@ fn job(lane: &Lane, number: u64, status: Status) -> Arc<Job> {
 /// long as more of them come.
 #[test]
 fn those_that_have_begun_get_every_second_turn() {
-    let (lane, mut line) = (Lane::new(1), Line::default());
+    let (pool, mut line) = (OffloadPool::new(1), Line::default());
     for number in 0..3 {
-        let new = job(&lane, number, Status::Waiting);
+        let new = job(&pool, number, Status::Waiting);
         line.waiting.insert(new.place, new);
-        line.ready.push_back(job(&lane, 10 + number, Status::Ready));
+        line.ready.push_back(job(&pool, 10 + number, Status::Ready));
     }
     let next = || Some(line.next_job(10)?.place.1);
     let turns: Vec<u64> = std::iter::from_fn(next).collect();
@@ -115,14 +115,14 @@ fn those_that_have_begun_get_every_second_turn() {
 /// turns of all others before it ends.
 #[test]
 fn a_call_that_was_cut_while_it_ran_goes_before_others() {
-    let lane = Lane::new(1);
-    let cut = job(&lane, 1, Status::Running { woken: true });
-    let mut queue = lane.shared.queue.lock();
-    queue.goes_on(&job(&lane, 0, Status::Ready));
+    let pool = OffloadPool::new(1);
+    let cut = job(&pool, 1, Status::Running { woken: true });
+    let mut queue = pool.shared.queue.lock();
+    queue.goes_on(&job(&pool, 0, Status::Ready));
     drop(queue);
-    lane.shared.hurry(&cut);
-    lane.shared.hurry(&cut);
-    let mut queue = lane.shared.queue.lock();
+    pool.shared.hurry(&cut);
+    pool.shared.hurry(&cut);
+    let mut queue = pool.shared.queue.lock();
     assert!(queue.urgent.is_empty(), "it runs still");
     queue.goes_on(&cut);
     let order: Vec<u64> = std::iter::from_fn(|| Some(queue.next_job()?.place.1)).collect();
@@ -132,21 +132,22 @@ fn a_call_that_was_cut_while_it_ran_goes_before_others() {
 /// Without a bound, calls that wait would be as many as clients want.
 #[tokio::test]
 async fn too_many_are_refused() {
-    let lane = Arc::new(Lane::new(1));
-    let (service, waiting) = (service("s"), Begin::Lane { cost: Duration::ZERO });
+    let pool = Arc::new(OffloadPool::new(1));
+    let (service, waiting) = (service("s"), Begin::Offloaded { cost: Duration::ZERO });
     for _ in 0..limits::LONG_CALLS_MAX {
         let body = Typed::<()> {
             future: Box::pin(std::future::pending()),
             done: None,
             took: Duration::ZERO,
+            contained: true,
         };
-        assert!(lane.shared.push(Some(service.clone()), waiting, Box::new(body)).is_ok());
+        assert!(pool.shared.push(Some(service.clone()), waiting, Box::new(body)).is_ok());
     }
     let signal = Arc::<Signal>::default();
     let of_call = signal.clone();
     let future = Box::pin(async move { of_call.is_cut() });
     let work = Work { service: Some(&service), begin: waiting, signal: &signal, future };
-    let ran = lane.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
+    let ran = pool.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
     assert_eq!(ran.output, Some(Cut::Full));
 }
 
@@ -175,40 +176,57 @@ async fn a_spinning_guest_leaves_the_thread() {
     let signal = Arc::<Signal>::default();
     let work =
         Work { service: Some(&name), begin: Begin::Here, signal: &signal, future: spin(&signal) };
-    let ran =
-        host.lane().run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
+    let ran = host
+        .offload_pool()
+        .run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending()))
+        .await;
     let (outcome, here) = ran.output;
-    assert!(!here && ran.lane.is_some(), "it ended on the thread that serves");
+    assert!(!here && ran.offloaded.is_some(), "it ended on the thread that serves");
     assert!(matches!(outcome.result, Err(Failure::Deadline(d)) if d == deadline));
     assert_eq!(testkit::state_of(outcome).get("k").unwrap(), "kept");
     // One that nobody waits for ends at once, also before it begins.
-    for begin in [Begin::Here, Begin::Lane { cost: Duration::ZERO }] {
+    for begin in [Begin::Here, Begin::Offloaded { cost: Duration::ZERO }] {
         signal.reset();
         let work = Work { service: Some(&name), begin, signal: &signal, future: spin(&signal) };
         let gone = &mut |_: &mut Context<'_>| Poll::Ready(());
-        let ran = host.lane().run(work, gone, || Box::pin(std::future::pending())).await;
+        let ran = host.offload_pool().run(work, gone, || Box::pin(std::future::pending())).await;
         assert!(matches!(ran.output.0.result, Err(Failure::Cut(Cut::Gone))));
         assert_eq!(testkit::state_of(ran.output.0).get("k").unwrap(), "kept");
     }
 }
 
 /// A bug in the host that shows under a long call must end its slot's task as it would there, not
-/// a thread of the lane, nor leave the slot waiting.
+/// a thread of the pool, nor leave the slot waiting.
 #[tokio::test]
 async fn a_panic_goes_back_to_who_waits() {
-    let lane = Arc::new(Lane::new(1));
+    let pool = Arc::new(OffloadPool::new(1));
     fn fails() {
         panic!("as the test wants it")
     }
     for _ in 0..3 {
-        let lane = lane.clone();
+        let pool = pool.clone();
         let waits = tokio::spawn(async move {
             let signal = Arc::<Signal>::default();
             let future = Box::pin(async { fails() });
-            let begin = Begin::Lane { cost: Duration::ZERO };
+            let begin = Begin::Offloaded { cost: Duration::ZERO };
             let work = Work::<()> { service: None, begin, signal: &signal, future };
-            lane.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
+            pool.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await;
         });
         assert!(waits.await.is_err_and(|error| error.is_panic()));
     }
+}
+
+/// The panic hook would end the node for a bug that ends one slot where its call is not long.
+#[tokio::test]
+async fn a_panic_is_contained_where_that_of_a_short_call_is() {
+    let pool = OffloadPool::new(1);
+    let contained = || async {
+        let signal = Arc::<Signal>::default();
+        let future = Box::pin(async { panics::is_contained() });
+        let begin = Begin::Offloaded { cost: Duration::ZERO };
+        let work = Work { service: None, begin, signal: &signal, future };
+        pool.run(work, &mut |_| Poll::Pending, || Box::pin(std::future::pending())).await.output
+    };
+    assert!(panics::contain("slot", contained()).await.unwrap());
+    assert!(!contained().await);
 }

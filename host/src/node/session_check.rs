@@ -4,13 +4,13 @@
 use super::*;
 use crate::{
     plugin::Migrates,
-    service::takeover::{Migrate, takes_over},
+    service::compatibility::{Migrate, takes_over},
     slot::SlotHandle,
 };
 
 /// An operator's options for a deploy or rollback.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct DeployOptions {
     /// Continue even if sessions will stay on their version.
     pub force: bool,
     /// The version reads the state of every other version unchanged.
@@ -19,7 +19,7 @@ pub struct Said {
     pub by: Option<Arc<str>>,
 }
 
-impl Said {
+impl DeployOptions {
     pub(super) fn change(&self) -> Change {
         Change { same_state: self.same_state, by: self.by.clone(), now_ms: now_ms() }
     }
@@ -57,8 +57,8 @@ impl Node {
         let mut counts = self.count_here(service.clone()).await?;
         let mut silent = Vec::new();
         let ask = ControlRequest::Sessions { service: service.clone() };
-        for (node, told) in cluster.ask_all_within(&ask, limits::SESSIONS_COUNT_WAIT).await {
-            match told {
+        for (node, answer) in cluster.ask_all_within(&ask, limits::SESSIONS_COUNT_WAIT).await {
+            match answer {
                 Ok(ControlResponse::Sessions(theirs)) => {
                     for (id, count) in theirs {
                         counts.entry(id).or_default().add(count);
@@ -110,7 +110,7 @@ impl Node {
         &self,
         next: &Service,
         plugin: &Plugin,
-        said: &Said,
+        options: &DeployOptions,
     ) -> Result<Vec<SessionsOutlook>, Error> {
         let target = next.target();
         let target = target.require()?;
@@ -123,7 +123,7 @@ impl Node {
             return Ok(Vec::new());
         }
         let (counts, silent) = self.count_sessions(&next.name).await?;
-        if let Some(SilentNode { node, why }) = silent.first().filter(|_| !said.force) {
+        if let Some(SilentNode { node, why }) = silent.first().filter(|_| !options.force) {
             return Err(Error::new(
                 Code::Unavailable,
                 format!(
@@ -150,7 +150,7 @@ impl Node {
         let stay = outlook.iter().filter(|line| line.stays.is_some());
         let sessions: u64 = stay.clone().map(|line| line.sessions).sum();
         match stay.clone().next() {
-            Some(first) if !said.force => {
+            Some(first) if !options.force => {
                 Err(would_stay(&next.name, target, sessions, first.stays.as_deref()))
             }
             _ => Ok(outlook),

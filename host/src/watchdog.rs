@@ -44,7 +44,7 @@ impl Heartbeat {
     /// Beats as long as it is polled: a task for the serving runtime.
     pub async fn beat(self) {
         loop {
-            let due = tokio::time::Instant::now() + limits::HEARTBEAT_INTERVAL;
+            let due = crate::clock::timer_now() + limits::HEARTBEAT_INTERVAL;
             tokio::time::sleep_until(due).await;
             metrics().serving_delay_seconds.record(due.elapsed());
             self.0.beats.fetch_add(1, Relaxed);

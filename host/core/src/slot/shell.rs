@@ -2,7 +2,7 @@
 //!
 //! A message is applied where it comes in if nobody works on the slot just then (see [`shared`](super::shared));
 //! the task looks after orders, commits, flushes and what waits, in that order. What any of it leads to is the
-//! core's decision: the shell reports what has happened ([`Task::on`]) and does what follows. When a commit
+//! core's decision: the shell reports what has happened ([`Shell::on`]) and does what follows. When a commit
 //! fails, everything in memory is dropped and the next task opens the slot again from the log: failure,
 //! fencing and restart are one path.
 
@@ -22,7 +22,7 @@ use crate::{
         answers::{self, Held},
         commits::{Commit, decided},
         core::{Core, Effect, Event, Options},
-        finish::Asked,
+        finish::StopReply,
         flush::{Flushed, Flushing},
         long::LongCalls,
         relaxed_store,
@@ -65,13 +65,13 @@ enum Next {
     Mail,
 }
 
-pub(super) struct Task {
+pub(super) struct Shell {
     pub(super) slot: SlotId,
     pub(super) context: Arc<SlotContext>,
     /// Also held by a flush that runs: the next task opens the slot when both have ended.
-    pub(super) owner: Arc<OwnedMutexGuard<()>>,
+    pub(super) lock: Arc<OwnedMutexGuard<()>>,
     pub(super) stats: Arc<SlotStats>,
-    pub(super) core: Core<Held, Asked>,
+    pub(super) core: Core<Held, StopReply>,
     /// What the state store has.
     pub(super) meta: SlotMeta,
     /// Sessions of which parts were imported, until when they are kept from clients.
@@ -97,12 +97,12 @@ pub(super) struct Task {
     pub(super) long: LongCalls,
 }
 
-impl Task {
+impl Shell {
     pub(super) fn new(
         slot: SlotId,
         context: Arc<SlotContext>,
         stats: Arc<SlotStats>,
-        owner: Arc<OwnedMutexGuard<()>>,
+        lock: Arc<OwnedMutexGuard<()>>,
         claim: Claim,
         meta: SlotMeta,
         unflushed: Vec<(Position, Batch)>,
@@ -116,7 +116,7 @@ impl Task {
         };
         Self {
             slot,
-            owner,
+            lock,
             stats,
             core: Core::new(slot, claim, &meta, unflushed, options, crate::clock::now()),
             held_back: HashMap::new(),
@@ -139,7 +139,7 @@ impl Task {
     }
 
     /// Reports an event to the core, and does what follows.
-    pub(super) fn on(&mut self, event: Event<Asked>) {
+    pub(super) fn on(&mut self, event: Event<StopReply>) {
         match self.core.on(event, crate::clock::now()) {
             // That the slot stops is seen by who reported it.
             Effect::Nothing | Effect::Close => {}
@@ -203,21 +203,21 @@ impl Task {
         shared.give_back(self);
         loop {
             let mut next = None;
-            let turn = shared.turn(|task, has_mail, cx| {
-                next = task.next(has_mail, orders, cx);
+            let turn = shared.turn(|shell, has_mail, cx| {
+                next = shell.next(has_mail, orders, cx);
                 next.is_some()
             });
-            let mut task = match turn.await {
-                Turn::Free(task) => task,
+            let mut shell = match turn.await {
+                Turn::Free(shell) => shell,
                 Turn::Begun(begun) => begun.await,
                 Turn::Panicked => resume_unwind(Box::new("handling a message panicked")),
             };
             if let Some(next) = next
-                && let Some(end) = task.go_on(next, shared).await
+                && let Some(end) = shell.go_on(next, shared).await
             {
-                return (task, end);
+                return (shell, end);
             }
-            shared.give_back(task);
+            shared.give_back(shell);
             // What follows may always be ready.
             tokio::task::consume_budget().await;
         }
@@ -277,19 +277,16 @@ impl Task {
         for _ in 0..limits::MAIL_PER_TURN_MAX {
             let Some(next) = shared.next_mail() else { return };
             self.take(next).await;
-            // Where calls tend to be long, neither an order nor what is decided must wait for several.
-            if !self.may_take_at_once() {
-                return;
-            }
             if self.core.is_in_flight()
                 && let Poll::Ready(decided) =
                     poll_once(decided(&mut self.commit, &self.shared)).await
             {
                 self.on_committed(decided);
-                // What is in memory may rest on a commit that failed.
-                if !self.takes_mail() {
-                    return;
-                }
+            }
+            // What is in memory may rest on a commit that failed. And where calls tend to be long, an
+            // order must not wait for several.
+            if !self.may_take_at_once() {
+                return;
             }
         }
     }
@@ -316,7 +313,7 @@ impl Task {
 
     // ---- switches ------------------------------------------------------------------------------
 
-    /// Goes over to a deployment. Between two messages by construction.
+    /// Switches to a deployment. Between two messages by construction.
     fn activate(&mut self, Activation { target }: Activation, reply: Reply<Duration>) {
         let started = crate::clock::now();
         if !target.is_ahead_of(self.core.running().generation(target.service())) {
@@ -346,7 +343,7 @@ async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
-impl Drop for Task {
+impl Drop for Shell {
     fn drop(&mut self) {
         self.context.cached_bytes.fetch_sub(self.cache_bytes, Ordering::Relaxed);
     }

@@ -25,7 +25,11 @@ use super::{
     signal::{Cut, Signal},
     workers::give_way,
 };
-use crate::{limits, names::ServiceName, telemetry::metrics};
+use crate::{
+    limits,
+    names::ServiceName,
+    telemetry::{metrics, panics},
+};
 use futures_util::future::BoxFuture;
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -45,8 +49,8 @@ use tokio::{runtime::Handle, sync::oneshot};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
     Here,
-    /// In the lane, behind those of its service that cost less lately.
-    Lane {
+    /// In the pool, behind those of its service that cost less lately.
+    Offloaded {
         cost: Duration,
     },
 }
@@ -63,14 +67,14 @@ pub struct Work<'a, T> {
     pub future: BoxFuture<'static, T>,
 }
 
-/// What came of a call, and the time that it took in the lane, if it came there.
+/// What came of a call, and the time that it took in the pool, if it came there.
 pub struct Ran<T> {
     pub output: T,
-    pub lane: Option<Duration>,
+    pub offloaded: Option<Duration>,
 }
 
 /// The threads for long calls, and what waits for them. Threads are started as they are needed.
-pub struct Lane {
+pub struct OffloadPool {
     shared: Arc<Shared>,
     ration: Ration,
 }
@@ -81,7 +85,7 @@ struct Shared {
     threads_max: usize,
 }
 
-impl Lane {
+impl OffloadPool {
     pub fn new(threads_max: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -101,7 +105,7 @@ impl Lane {
         self.ration.may_begin_here(service)
     }
 
-    /// As [`Lane::run`], for what a node does for itself.
+    /// As [`OffloadPool::run`], for what a node does for itself.
     pub(super) async fn run_own<T: Send + 'static>(
         &self,
         signal: &Arc<Signal>,
@@ -118,30 +122,28 @@ impl Lane {
     /// waited for.
     pub async fn run<T: Send + 'static>(
         &self,
-        work: Work<'_, T>,
+        mut work: Work<'_, T>,
         caller: &mut Caller<'_>,
         ending: impl FnOnce() -> BoxFuture<'static, Cut>,
     ) -> Ran<T> {
-        let Work { service, begin, signal, mut future } = work;
-        if begin == Begin::Here {
-            let first = poll_fn(|cx| match future.as_mut().poll(cx) {
+        if work.begin == Begin::Here {
+            let first = poll_fn(|cx| match work.future.as_mut().poll(cx) {
                 Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending if signal.is_paused() => Poll::Ready(None),
+                Poll::Pending if work.signal.is_paused() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             });
             if let Some(output) = first.await {
-                return Ran { output, lane: None };
+                return Ran { output, offloaded: None };
             }
-            if let Some(service) = service {
+            if let Some(service) = work.service {
                 self.ration.used_a_slice(service);
             }
         }
-        let work = Work { service, begin, signal, future };
         // Boxed: it is rare, and large.
         Box::pin(self.run_long(work, caller, ending())).await
     }
 
-    /// As [`Lane::run`], here from where it is.
+    /// As [`OffloadPool::run`], here from where it is.
     async fn run_long<T: Send + 'static>(
         &self,
         work: Work<'_, T>,
@@ -151,7 +153,8 @@ impl Lane {
         let Work { service, begin, signal, future } = work;
         metrics().long_calls.increment(1);
         let (done, mut result) = oneshot::channel();
-        let body = Typed { future, done: Some(done), took: Duration::ZERO };
+        let contained = panics::is_contained();
+        let body = Typed { future, done: Some(done), took: Duration::ZERO, contained };
         let job = match self.shared.push(service.cloned(), begin, Box::new(body)) {
             Ok(job) => job,
             Err(mut body) => {
@@ -161,7 +164,7 @@ impl Lane {
                     tokio::task::yield_now().await;
                 }
                 let (outcome, took) = ended(result.await);
-                return Ran { output: outcome, lane: Some(took) };
+                return Ran { output: outcome, offloaded: Some(took) };
             }
         };
         let (outcome, took) = loop {
@@ -185,7 +188,7 @@ impl Lane {
                 Err(result) => break ended(result),
             }
         };
-        Ran { output: outcome, lane: Some(took) }
+        Ran { output: outcome, offloaded: Some(took) }
     }
 }
 
@@ -204,15 +207,15 @@ fn ended<T>(result: Result<(Outcome<T>, Duration), oneshot::error::RecvError>) -
     match result {
         Ok((Ok(output), took)) => (output, took),
         Ok((Err(panic), _)) => resume_unwind(panic),
-        // The lane is gone, and with it the node.
+        // The pool is gone, and with it the node.
         Err(gone) => resume_unwind(Box::new(gone.to_string())),
     }
 }
 
-impl Drop for Lane {
+impl Drop for OffloadPool {
     fn drop(&mut self) {
         let mut queue = self.shared.queue.lock();
-        // What is left refers to the lane, and the lane to it.
+        // What is left refers to the pool, and the pool to it.
         let left = std::mem::take(&mut *queue);
         (queue.closed, queue.threads, queue.idle) = (true, left.threads, left.idle);
         drop(queue);
@@ -238,7 +241,7 @@ impl Shared {
         queue.next += 1;
         let (cost, status) = match begin {
             Begin::Here => (Duration::ZERO, Status::Ready),
-            Begin::Lane { cost } => (cost, Status::Waiting),
+            Begin::Offloaded { cost } => (cost, Status::Waiting),
         };
         let job = Arc::new(Job {
             service: service.clone(),
@@ -255,7 +258,7 @@ impl Shared {
                 line.begun += 1;
                 line.ready.push_back(job.clone());
             }
-            Begin::Lane { .. } => {
+            Begin::Offloaded { .. } => {
                 line.waiting.insert(job.place, job.clone());
             }
         }
