@@ -390,8 +390,7 @@ impl Core {
         let refusal = Refusal { peer: from, name: None, reason, by_us: false, text, times: 1 };
         // Clusters with one secret may meet where they look for peers: that is no reason to end.
         // Nor is a node that is too old for the level, which this one has from the registry.
-        let its_newest = theirs.rsplit(' ').next().and_then(|newest| newest.parse().ok());
-        let is_too_old = its_newest.is_some_and(|newest| terms.is_past(newest));
+        let is_too_old = refused.protocols().is_some_and(|its| terms.is_past(its.newest));
         let certain =
             authentic && reason != Reason::Cluster && !(reason == Reason::Protocol && is_too_old);
         self.refused = Some((now, refusal.clone(), certain));
