@@ -56,8 +56,10 @@ codes! {
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deploy or rollback of the service is in progress, or another node committed one first. Nothing has changed.
     SwapInProgress = "swap-in-progress", 409, true;
-    /// Some node, or this slotd, can't read the formats of the requested feature level. Upgrade it first; the detail names the nodes.
+    /// Some node, or this slotd, can't read the formats of the requested feature level. Upgrade it first, or forget it if it is gone for good; the detail names the nodes.
     LevelUnreadable = "level-unreadable", 409, false;
+    /// The node is alive, so it can't be forgotten. Stop it first.
+    NodeAlive = "node-alive", 409, false;
     /// No other node can take the slots to be drained.
     NoOtherNode = "no-other-node", 409, false;
     /// It is too late to cancel the move, or it has ended.

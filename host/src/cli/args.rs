@@ -109,7 +109,7 @@ pub enum Cmd {
     ///
     /// For health checks in containers that have no other program.
     Ready(Ready),
-    /// Drain a node: move all its slots to other nodes, then stop it
+    /// Drain a node, or forget one that is gone for good
     #[command(subcommand)]
     Node(NodeCmd),
     /// List moves of slots between nodes, or cancel one
@@ -307,6 +307,10 @@ pub enum NodeCmd {
     ///
     /// The process exits with code 0. A service manager may restart it.
     Drain(NodeDrain),
+    /// Forget a node that is gone for good: the feature level no longer waits for it
+    ///
+    /// Refused while the node is alive. A node that is away for 30 days is forgotten by itself.
+    Forget(NodeForget),
 }
 
 #[derive(Debug, Args)]
@@ -316,6 +320,14 @@ pub struct NodeDrain {
     /// Wait until no node sees it any more, for at most --timeout [default: 3m]
     #[arg(long)]
     pub wait: bool,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeForget {
+    /// The node's name, as `slotd level` shows it
+    pub node: String,
     #[command(flatten)]
     pub admin: AdminArgs,
 }

@@ -24,7 +24,7 @@ use crate::{
     watchdog::Heartbeat,
 };
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -39,6 +39,8 @@ pub(super) struct Joined {
 pub(super) struct Presence {
     pub membership: Membership,
     links: Arc<PeerLinks>,
+    /// The node is named after its address: once it has left, nothing of that name comes back.
+    passing: Option<(Registry, Reader)>,
 }
 
 impl Joined {
@@ -53,6 +55,11 @@ impl Presence {
         let leave = async {
             self.membership.leave().await;
             self.links.stop().await;
+            if let Some((registry, own)) = self.passing
+                && let Err(error) = registry.retire(&own).await
+            {
+                tracing::debug!(%error, "this node's record stays in the registry");
+            }
         };
         let _ = tokio::time::timeout(limits::LEAVE_WAIT, leave).await;
     }
@@ -110,11 +117,19 @@ fn dns() -> Result<Option<DnsOptions>, String> {
 pub(super) fn name_by_dns(loaded: &mut Loaded) -> Result<(), String> {
     let dns = dns()?;
     let config = &mut loaded.config;
-    let address = config.cluster.advertise.unwrap_or(config.cluster.listen).ip();
     if let Some(dns) = dns.filter(|_| config.is_cluster() && !loaded.origins.contains_key("node")) {
-        config.node = dns.node(address);
+        config.node = dns.node(address(config));
     }
     Ok(())
+}
+
+fn address(config: &Config) -> IpAddr {
+    config.cluster.advertise.unwrap_or(config.cluster.listen).ip()
+}
+
+/// Whether a node has the name that [`name_by_dns`] gives it.
+fn is_named_by_dns(config: &Config) -> bool {
+    dns().is_ok_and(|dns| dns.is_some_and(|dns| dns.node(address(config)) == config.node))
 }
 
 /// The open log engine, and the cluster's data in it.
@@ -257,6 +272,7 @@ pub(super) async fn join(
     crate::task::spawn("feature level", follow_level(membership.clone(), level));
     doing.step("looking for the cluster's nodes");
     membership.arrived().await.map_err(|fatal| StartError::Refused(fatal.to_string()))?;
+    let passing = is_named_by_dns(config).then(|| (registry.clone(), reader.clone()));
     let placement = registry.placement();
     let shared = Shared {
         log: Arc::new(log),
@@ -281,7 +297,7 @@ pub(super) async fn join(
             instance,
         },
     };
-    Ok(Joined { shared, member: Presence { membership, links } })
+    Ok(Joined { shared, member: Presence { membership, links, passing } })
 }
 
 /// The slots' logs and snapshots.

@@ -123,6 +123,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Level(args) => nodes::level(args, json).await,
         Cmd::Ready(args) => nodes::ready(args, json).await,
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
+        Cmd::Node(NodeCmd::Forget(args)) => nodes::forget(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,
         Cmd::Plugin(command) => local::plugin(command, json).await,

@@ -1,7 +1,7 @@
 //! Commands on the nodes of a cluster and on slots that move between them.
 
 use super::{
-    args::{AdminOnly, Level, Moves, NodeDrain, Ready},
+    args::{AdminOnly, Level, Moves, NodeDrain, NodeForget, Ready},
     client::{Client, encode, query},
     exit::{CliError, Exit},
     output::{self, Table, harmless, list, number, text, time},
@@ -34,9 +34,10 @@ pub async fn level(args: Level, json: bool) -> Result<(), CliError> {
     if json {
         return output::line(&answer.to_string());
     }
-    let mut table = Table::new(&["NODE", ">READS UP TO"]);
+    let mut table = Table::new(&["NODE", "STATE", ">READS UP TO"]);
     for node in list(&answer, "nodes") {
-        table.row([text(node, "node"), text(node, "reads")]);
+        let state = if node["away"] == true { "away" } else { "alive" };
+        table.row([text(node, "node"), state.into(), text(node, "reads")]);
     }
     output::print(&table.render())?;
     let next = match answer["may_rise_to"].as_u64() {
@@ -184,6 +185,16 @@ pub async fn drain(args: NodeDrain, json: bool) -> Result<(), CliError> {
     }
     output::complain(&format!("{node} is gone after {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
+}
+
+pub async fn forget(args: NodeForget, json: bool) -> Result<(), CliError> {
+    let path = format!("/admin/v1/nodes/{}", encode(&args.node));
+    let client = args.admin.client()?;
+    let answer = client.request(Method::DELETE, &path, &[], Bytes::new()).await?.json()?;
+    match json {
+        true => output::line(&answer.to_string()),
+        false => output::line(&format!("{} is forgotten", args.node)),
+    }
 }
 
 /// Whether any node still sees it.

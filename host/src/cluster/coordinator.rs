@@ -90,6 +90,7 @@ impl Cluster {
             links: Default::default(),
             settled: Default::default(),
             joined: Default::default(),
+            closed: watch::Sender::new(false),
             leave,
             report_unfit,
             engine,
@@ -198,6 +199,14 @@ impl Cluster {
         matches!(self.router.phase(slot), Ok(SeatPhase::Stopping { .. } | SeatPhase::Failed { .. }))
     }
 
+    /// Whether a node is alive, and could release a slot.
+    pub(super) fn can_be_asked(&self, members: &Members, name: &str) -> bool {
+        let steady = *self.steady.borrow();
+        // A node that can't commit can't release a slot either.
+        let can_release = |member: &Member| !steady || member.unfit != Some(Unfit::Engine);
+        members.get(name).is_some_and(can_release)
+    }
+
     /// Begins what is to be done now.
     pub(super) fn reconcile(&self) {
         let table = self.table();
@@ -206,13 +215,10 @@ impl Cluster {
         let all_reported = members.alive.iter().all(|member| reported.contains(&member.instance));
         drop(reported);
         let (takeovers, handoffs) = self.moves.running();
-        let steady = *self.steady.borrow();
-        // A node that can't commit can't release a slot either.
-        let can_release = |member: &Member| !steady || member.unfit != Some(Unfit::Engine);
         let input = plan::Input {
             own: &self.own,
             table: &table,
-            can_be_asked: &|name| members.get(name).is_some_and(can_release),
+            can_be_asked: &|name| self.can_be_asked(&members, name),
             all_reported,
             takeovers: limits::TAKEOVERS_MAX.saturating_sub(takeovers),
             handoffs: limits::HANDOFFS_MAX.saturating_sub(handoffs),
@@ -251,6 +257,9 @@ impl Cluster {
     }
 
     pub(super) fn begin_move(&self, slot: SlotId, from: Option<Arc<str>>) {
+        if self.check_open().is_err() {
+            return;
+        }
         let Some(this) = self.me.upgrade() else { return };
         let Some(job) = self.moves.begin(slot, from.as_deref(), &self.own) else { return };
         let owner = from.clone();

@@ -46,14 +46,20 @@ impl Cluster {
         }
         // Nobody knows of a preparation: one that is given up ends its replay, and the copy that it
         // leaves is only further than it was.
+        let mut closed = self.closed.subscribe();
         tokio::select! {
+            biased;
+            // Nothing is written any more to a store that is about to be closed.
+            _ = closed.wait_for(|closed| *closed) => {}
             prepared = self.prepare(slot, from.is_some()) => prepared?,
             () = job.cancelled() => {}
             () = self.gone(from.as_deref()) => {
                 return Err(Error::of(Cause::ViewsDiffer, "the node that owned the slot is gone"));
             }
         }
+        self.check_open()?;
         let Some(from) = from else {
+            self.check_unowned(slot)?;
             self.next(job, MoveState::Claiming)?;
             self.claim(slot, None).await?;
             return Ok(None);
@@ -114,6 +120,18 @@ impl Cluster {
         let mut members = self.members.clone();
         // An error: the node is stopping.
         let _ = members.wait_for(|members| members.get(name).is_none()).await;
+    }
+
+    /// A claim would take the slot from whoever has it: a node that is alive is asked instead.
+    ///
+    /// # Errors
+    /// Its owner has turned up since it was decided to take it over.
+    fn check_unowned(&self, slot: SlotId) -> Result<(), Error> {
+        let Place::Away { owner: Some(owner), .. } = self.router.place(slot) else { return Ok(()) };
+        if owner != self.own && self.can_be_asked(&self.members(), &owner) {
+            return Err(Error::of(Cause::ViewsDiffer, format!("{owner} owns slot {slot}")));
+        }
+        Ok(())
     }
 
     fn next(&self, job: &Job, state: MoveState) -> Result<(), Error> {

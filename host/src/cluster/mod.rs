@@ -87,6 +87,8 @@ pub struct Cluster {
     /// Every slot that the ring gives this node was taken once.
     settled: AtomicBool,
     joined: AtomicBool,
+    /// This node is stopping: it takes no more slots.
+    closed: watch::Sender<bool>,
     leave: Box<dyn Fn() + Send + Sync>,
     report_unfit: Box<ReportUnfit>,
     engine: Box<EngineProbe>,
@@ -403,8 +405,25 @@ impl Cluster {
         self.nudge.notify_one();
     }
 
+    /// From now on no slot is asked for or claimed, whatever the views say. A move for which the old
+    /// owner has been asked goes on: nobody would serve its slot.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// # Errors
+    /// This node is stopping.
+    fn check_open(&self) -> Result<(), Error> {
+        match *self.closed.borrow() {
+            true => Err(Error::of(Cause::Stopping, "the node is stopping")),
+            false => Ok(()),
+        }
+    }
+
     /// Gives all slots away; returns how many are left when it is done, or after `wait`.
     pub async fn drain(&self, wait: Duration) -> usize {
+        // Its views show that it leaves only a moment later.
+        self.close();
         (self.leave)();
         let until = crate::clock::now() + wait;
         let (mut moved, mut takers) = (self.router.watch_moved(), self.members.clone());

@@ -84,7 +84,7 @@ pub struct LevelInfo {
     /// The next one, if every node can read it: it is raised automatically after `level_wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub may_rise_to: Option<u16>,
-    /// What each node that is alive can read.
+    /// What each node can read: those that are alive, and those that are away and may come back.
     pub nodes: Vec<LevelOf>,
 }
 
@@ -92,6 +92,17 @@ pub struct LevelInfo {
 pub struct LevelOf {
     pub node: String,
     /// The newest level that it reads.
+    pub reads: u16,
+    /// It is not alive as far as the node that was asked sees; this is what it read when it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub away: bool,
+}
+
+/// A node whose record is removed.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct NodeForgotten {
+    pub node: String,
+    /// The newest level that it read.
     pub reads: u16,
 }
 

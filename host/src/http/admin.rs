@@ -12,7 +12,8 @@ use crate::{
     names::{SessionId, check_plugin_version},
     node::{
         DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node,
-        NodeDraining, NodesInfo, Rebalanced, RingInfo, ServiceInfo, ServiceRemoved, SlotInfo,
+        NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, ServiceInfo, ServiceRemoved,
+        SlotInfo,
     },
 };
 use axum::{
@@ -347,7 +348,7 @@ pub(super) async fn level(State(admin): State<Admin>, uri: Uri) -> Answer {
 /// Raises the feature level
 ///
 /// Permanent: after that you can't go back to an earlier version. Refused while a node can't read
-/// the level's formats (`level-unreadable`). It is raised automatically once all nodes have been
+/// the level's formats (`level-unreadable`), also one that is away. It is raised automatically once all nodes have been
 /// able to for `level_wait`.
 #[utoipa::path(
     post,
@@ -382,6 +383,24 @@ pub(super) async fn drain_node(State(admin): State<Admin>, uri: Uri) -> Answer {
     let name = params::node_of(&uri)?;
     let node = admin.node()?.clone();
     change(async move { node.drain_node(&name).await }).await
+}
+
+/// Forgets a node that is gone for good
+///
+/// Removes the record of what it can read, so that the feature level no longer waits for it. A node that
+/// comes back all the same writes it again, or is refused if the level has risen past it.
+#[utoipa::path(
+    delete,
+    path = "/admin/v1/nodes/{node}",
+    tag = "admin",
+    params(("node" = String, Path, description = "The node's name")),
+    responses((status = 200, description = "The node is forgotten", body = NodeForgotten, content_type = "application/json"))
+)]
+pub(super) async fn forget_node(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let name = params::node_of(&uri)?;
+    let node = admin.node()?.clone();
+    change(async move { node.forget_node(&name).await }).await
 }
 
 /// Lists moves of slots between nodes

@@ -182,6 +182,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             }
             ("POST", "/level") => of(&[&CHANGE, &[RequestInvalid, LevelUnreadable]]),
             (_, "/nodes/{node}/drain") => of(&[&CHANGE, &[NodeNotFound, NoOtherNode]]),
+            ("DELETE", "/nodes/{node}") => of(&[&CHANGE, &[NodeNotFound, NodeAlive]]),
             ("DELETE", "/moves/{node}/{id}") => {
                 of(&[&CHANGE, &[NodeNotFound, MoveNotFound, MoveTooLate]])
             }
@@ -361,6 +362,7 @@ mod tests {
                 "GET /admin/v1/level",
                 "POST /admin/v1/level",
                 "GET /admin/v1/nodes",
+                "DELETE /admin/v1/nodes/{node}",
                 "POST /admin/v1/nodes/{node}/drain",
                 "GET /admin/v1/moves",
                 "DELETE /admin/v1/moves/{node}/{id}",

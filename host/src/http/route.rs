@@ -55,6 +55,7 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(admin::rebalance))
         .routes(routes!(admin::ring))
         .routes(routes!(admin::nodes))
+        .routes(routes!(admin::forget_node))
         .routes(routes!(admin::drain_node))
         .routes(routes!(admin::level, admin::raise_level))
         .routes(routes!(admin::moves))

@@ -65,6 +65,10 @@ impl Coalescer {
         let first = self.changes.map_or(now, |(first, _)| first);
         self.changes = Some((first, now));
     }
+    /// From now on it waits as if all changes had come at this moment.
+    pub fn restart(&mut self, now: Instant) {
+        self.changes = self.changes.map(|_| (now, now));
+    }
     /// When to publish.
     pub fn due(&self) -> Option<Instant> {
         self.changes.map(|(first, last)| (last + self.quiet).min(first + self.longest))
@@ -127,5 +131,18 @@ mod tests {
         assert_eq!(run(&[0, 3, 9, 50, 51, 52, 60, 90, 120, 149]), [249]);
         assert_eq!(run(&(0..=50).map(|n| n * 10).collect::<Vec<_>>()), [250, 510]);
         assert_eq!(run(&[0, 101, 400]), [100, 201, 500]);
+    }
+
+    /// What was held back for others would be published the moment that the last of them is there,
+    /// without those that it brings along.
+    #[test]
+    fn changes_that_were_held_back_wait_for_quiet_again() {
+        let start = Instant::now();
+        let mut coalescer = Coalescer::new(MS * 100, MS * 250);
+        coalescer.restart(start);
+        assert_eq!(coalescer.due(), None, "nothing has changed");
+        coalescer.changed(start);
+        coalescer.restart(start + MS * 900);
+        assert_eq!(coalescer.due(), Some(start + MS * 1_000));
     }
 }

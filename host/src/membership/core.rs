@@ -19,7 +19,7 @@ use crate::{
 use foca::{AccumulatingRuntime, OwnedNotification, State, Timer};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -77,12 +77,20 @@ pub(super) struct Core {
     runtime: AccumulatingRuntime<Id>,
     rng: StdRng,
     pub(super) agenda: Agenda<Due>,
-    coalescer: Coalescer,
+    pub(super) coalescer: Coalescer,
     pub(super) found: Found,
     pub(super) stage: Stage,
     pub(super) started: Instant,
     /// When the first hello went out.
     pub(super) greeted: Option<Instant>,
+    /// Since when this node asks who else is there, before its first view or the first one after it
+    /// was alone. See [`Self::gathers`].
+    pub(super) gathering: Option<Instant>,
+    /// Addresses that need no waiting for: they have refused this node, or were silent when they were
+    /// challenged.
+    pub(super) settled_with: BTreeSet<SocketAddr>,
+    /// When a node that fits was first heard of; it may not be a member yet.
+    pub(super) met: Option<Instant>,
     pub(super) pending: HashMap<u64, Pending>,
     /// Where in a long list of addresses the last greetings began.
     pub(super) turn: usize,
@@ -104,7 +112,7 @@ pub(super) struct Core {
     /// Processes that can't read what the others write.
     expelled: HashSet<u128>,
     pub(super) outbox: Vec<(SocketAddr, Vec<u8>)>,
-    outlets: Outlets,
+    pub(super) outlets: Outlets,
 }
 
 impl Core {
@@ -129,6 +137,9 @@ impl Core {
             stage: Stage::Joining,
             started: now,
             greeted: None,
+            gathering: None,
+            settled_with: BTreeSet::new(),
+            met: None,
             pending: HashMap::new(),
             turn: 0,
             aliases: HashMap::new(),
@@ -149,7 +160,7 @@ impl Core {
 
     /// When [`Self::tick`] should be called.
     pub fn deadline(&self) -> Option<Instant> {
-        let view = if self.stage == Stage::Settled { self.coalescer.due() } else { None };
+        let view = self.view_due();
         [self.agenda.next(), view].into_iter().flatten().min()
     }
     pub fn is_over(&self) -> bool {
@@ -220,9 +231,7 @@ impl Core {
         }
         self.hearing(now);
         self.settle(now);
-        if self.stage == Stage::Settled && self.coalescer.take(now) {
-            self.publish();
-        }
+        self.publish_if_due(now);
     }
 
     /// Called first by every entry point: what is added to the agenda from here on counts from now.
@@ -235,7 +244,14 @@ impl Core {
                 "membership did not run for a while; extending the timeouts of other nodes by \
                  that time"
             );
-            self.heard = (self.heard + late).min(now);
+            let shift = |at: &mut Instant| *at = (*at + late).min(now);
+            shift(&mut self.heard);
+            shift(&mut self.started);
+            // Answers that came in that time are read only now.
+            [&mut self.greeted, &mut self.gathering, &mut self.met]
+                .into_iter()
+                .flatten()
+                .for_each(shift);
         }
     }
 
@@ -412,13 +428,18 @@ impl Core {
                 self.agenda.add(now + after, Due::Swim(timer));
             }
         }
-        let (mut alone, mut renewed) = (false, false);
+        let (mut alone, mut renewed, mut met) = (false, false, false);
         while let Some(news) = self.runtime.to_notify() {
             alone |= matches!(news, OwnedNotification::Idle);
             renewed |= matches!(news, OwnedNotification::Rejoin(_));
+            met |= matches!(news, OwnedNotification::MemberUp(_));
             self.note(now, news);
         }
-        if alone && self.stage == Stage::Settled {
+        // What kept it apart from this one may have kept it apart from others.
+        if met && self.stage == Stage::Settled && self.outlets.members.borrow().alive.len() == 1 {
+            self.gather(now);
+        }
+        if alone && self.alive() {
             self.start_over();
         } else if renewed {
             // A new identity stops SWIM's probes until it learns of another node or is asked to
@@ -476,58 +497,7 @@ impl Core {
         }
     }
 
-    // --- what others see ------------------------------------------------------------------------
-
-    /// Decides whether this node has joined: with a peer or, after a wait, alone.
-    pub(super) fn settle(&mut self, now: Instant) {
-        if self.stage != Stage::Joining || self.challenge.is_some() {
-            return;
-        }
-        if self.swim.num_members() > 0 {
-            self.stage = Stage::Settled;
-            return self.coalescer.changed(now);
-        }
-        let since = |at: Instant| now.saturating_duration_since(at);
-        let nobody = self.found.answered && self.found.addresses.is_empty();
-        let asked = self.found.answered
-            && self.greeted.is_some_and(|at| since(at) >= self.timings.join_wait);
-        if !nobody && !asked && since(self.started) < self.timings.discovery_wait {
-            return;
-        }
-        if let Some((at, refusal, certain)) = &self.refused
-            && since(*at) < limits::REFUSAL_FRESH
-        {
-            // Refused by all that answered. Alone it would fight them over slots in the log.
-            if *certain {
-                if refusal.reason == Reason::Address {
-                    refusal.reason.count();
-                }
-                self.break_off(Fatal::Refused(refusal.clone()));
-            }
-            return;
-        }
-        info!("no peer answers; starting without peers");
-        self.stage = Stage::Settled;
-        self.publish();
-    }
-
-    fn publish(&mut self) {
-        let others = self.swim.iter_members().map(|member| member.id().member.clone());
-        let mut alive: Vec<Member> = others.chain([self.own.member.clone()]).collect();
-        alive.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        alive.dedup_by(|a, b| a.name == b.name);
-        self.outlets.members.send_if_modified(|last| {
-            let changed = last.number == 0 || *last.alive != *alive;
-            if changed {
-                let number = last.number + 1;
-                let names: Vec<&str> = alive.iter().map(|member| &*member.name).collect();
-                info!(number, nodes = %names.join(" "), "new view");
-                metrics().views.increment(1);
-                *last = Arc::new(Members { number, own: last.own.clone(), alive: alive.into() });
-            }
-            changed
-        });
-    }
+    // --- refusals -------------------------------------------------------------------------------
 
     /// Answers a datagram with a refusal, rate-limited, and informs the operator. The operator of
     /// this node sees the full reason, the other side only as much as it has `shown` that it may

@@ -74,6 +74,18 @@ impl Core {
         if self.challenge.is_some() {
             return;
         }
+        let unknown = self.unknown();
+        // All get their turn: each time it begins elsewhere.
+        let turns = unknown.len().div_ceil(limits::GREETINGS_PER_TURN_MAX).max(1);
+        self.turn = (self.turn + 1) % turns;
+        let first = self.turn * limits::GREETINGS_PER_TURN_MAX;
+        for address in unknown.into_iter().skip(first).take(limits::GREETINGS_PER_TURN_MAX) {
+            self.send_hello(now, address);
+        }
+    }
+
+    /// Addresses where a node may be that is not a member.
+    pub(super) fn unknown(&self) -> BTreeSet<SocketAddr> {
         let mut unknown: BTreeSet<SocketAddr> = self.found.addresses.iter().copied().collect();
         unknown.extend(self.lost.values().map(|(peer, _)| *peer));
         let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
@@ -88,13 +100,7 @@ impl Core {
             Some(None) => false,
             None => true,
         });
-        // All get their turn: each time it begins elsewhere.
-        let turns = unknown.len().div_ceil(limits::GREETINGS_PER_TURN_MAX).max(1);
-        self.turn = (self.turn + 1) % turns;
-        let first = self.turn * limits::GREETINGS_PER_TURN_MAX;
-        for address in unknown.into_iter().skip(first).take(limits::GREETINGS_PER_TURN_MAX) {
-            self.send_hello(now, address);
-        }
+        unknown
     }
 
     fn send_hello(&mut self, now: Instant, to: SocketAddr) {
@@ -186,6 +192,7 @@ impl Core {
         let rival =
             self.rival_of(&hello.id).filter(|(known, active)| *active || !hello.id.outranks(known));
         let peer = hello.id.member.peer;
+        self.met.get_or_insert(now);
         self.send_welcome(start.number, peer, rival);
         if from != peer {
             let id = self.own.clone();
@@ -253,6 +260,7 @@ impl Core {
             None if welcome.to == 0 => {}
             None => return,
         }
+        self.met.get_or_insert(now);
         if self.challenge.is_some() {
             return;
         }
@@ -297,6 +305,8 @@ impl Core {
             );
             let instance = rival.member.instance;
             self.challenge = Some(Challenge { rival, tries: 0 });
+            // Nobody else is greeted meanwhile.
+            (self.gathering, self.met) = (None, None);
             self.challenge_again(now, instance);
         }
     }
@@ -317,6 +327,7 @@ impl Core {
         warn!(?rival, "it does not answer; this node takes over the name");
         self.challenge = None;
         self.cleared = Some(instance);
+        self.settled_with.insert(rival.member.peer);
         if !self.own.outranks(&rival) {
             self.become_id(now, self.own.above(&rival));
         }
@@ -346,6 +357,11 @@ impl Core {
         if reason != Reason::Superseded && pending.is_none() {
             return m.dropped_replayed.increment(1);
         }
+        if let Some(hello) = &pending
+            && self.settled_with.len() < 2 * limits::DISCOVERY_ADDRESSES_MAX
+        {
+            self.settled_with.insert(hello.to);
+        }
         if reason == Reason::Name && self.claims() && pending.is_some_and(|hello| !hello.settled) {
             // The node was stopped, and only now reads what this node sent while joining.
             return self.send_hello(now, from);
@@ -374,8 +390,7 @@ impl Core {
         let refusal = Refusal { peer: from, name: None, reason, by_us: false, text, times: 1 };
         // Clusters with one secret may meet where they look for peers: that is no reason to end.
         // Nor is a node that is too old for the level, which this one has from the registry.
-        let its_newest = theirs.rsplit(' ').next().and_then(|newest| newest.parse().ok());
-        let is_too_old = its_newest.is_some_and(|newest| terms.is_past(newest));
+        let is_too_old = refused.protocols().is_some_and(|its| terms.is_past(its.newest));
         let certain =
             authentic && reason != Reason::Cluster && !(reason == Reason::Protocol && is_too_old);
         self.refused = Some((now, refusal.clone(), certain));

@@ -8,7 +8,8 @@
 //! - [`wire`]: what datagrams look like, who may send them, and why replays do no harm;
 //! - [`greet`]: how nodes meet, why some are refused, and two processes with one name;
 //! - [`swim`]: SWIM's configuration and datagrams;
-//! - [`core`]: SWIM driven without sockets and clocks, views, and being cut off;
+//! - [`core`]: SWIM driven without sockets and clocks, and being cut off;
+//! - [`views`]: when a node has joined, and when what it sees becomes a view;
 //! - [`agenda`]: timers that know a pause of their own process, and coalesced views;
 //! - [`task`]: socket and clock.
 //!
@@ -23,6 +24,7 @@ mod swim;
 mod task;
 #[cfg(test)]
 mod tests;
+mod views;
 mod wire;
 
 pub use refusal::{Fatal, Refusal};

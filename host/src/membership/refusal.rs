@@ -1,6 +1,7 @@
 //! Why a node is refused, in words that both sides log.
 
-use crate::telemetry::metrics::metrics;
+use super::wire::Refused;
+use crate::{peer::protocol::Protocols, telemetry::metrics::metrics};
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 /// Why a node is refused.
@@ -69,6 +70,19 @@ impl Reason {
     }
 }
 
+impl Refused {
+    /// What the refusing node speaks, if that is why it refuses. The layout of a refusal is the same for
+    /// all versions, a code and a text, so here the text is the encoding: that of [`Protocols`], which is
+    /// therefore fixed too.
+    pub(super) fn protocols(&self) -> Option<Protocols> {
+        if self.reason != Reason::Protocol {
+            return None;
+        }
+        let (oldest, newest) = self.text.split_once(" to ")?;
+        Some(Protocols { oldest: oldest.parse().ok()?, newest: newest.parse().ok()? })
+    }
+}
+
 /// One node that was refused, or refused this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -109,4 +123,37 @@ pub enum Fatal {
     Refused(Refusal),
     #[error("can't read from the peer port: {0}")]
     Socket(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::level;
+
+    /// A node of a cluster that was raised would end because a node is too old for it, or would wait
+    /// without end for one that is newer.
+    #[test]
+    fn what_a_refusing_node_speaks_is_read_from_its_text() {
+        // As the version of 25 November 2026 writes it, behind the header: the refused sender and
+        // number, the code of the reason, its protocol.
+        let old = b"\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x09\x031 to 1";
+        let refused = Refused::read(old).unwrap();
+        assert_eq!((refused.to, refused.reason), ((0x0102_0304_0506_0708, 9), Reason::Protocol));
+        assert_eq!(refused.protocols(), Some(Protocols { oldest: 1, newest: 1 }));
+        // As this one does.
+        let (to, reason) = (refused.to, Reason::Protocol);
+        let own = Protocols::at(level::NEWEST);
+        let refused = Refused { to, reason, text: own.to_string() };
+        assert_eq!(refused.protocols(), Some(own));
+        for (reason, text) in [
+            (Reason::Protocol, ""),
+            (Reason::Protocol, "1"),
+            (Reason::Protocol, "1 to"),
+            (Reason::Protocol, "protocol 1 to 2"),
+            (Reason::Protocol, "1 to 70000"),
+            (Reason::SlotCount, "1 to 2"),
+        ] {
+            assert_eq!(Refused { to, reason, text: text.into() }.protocols(), None, "{text:?}");
+        }
+    }
 }

@@ -5,12 +5,12 @@
 
 use super::Node;
 use crate::{
-    cluster::reports::{LevelInfo, LevelOf},
+    cluster::reports::{LevelInfo, LevelOf, NodeForgotten},
     error::{Code, Error},
     level::{self, Level},
     limits,
-    peer::member::Member,
-    registry::{self, Reader},
+    peer::member::{Member, Members},
+    registry::{self, Reader, Registry},
     telemetry::repeats,
 };
 use std::{collections::HashMap, sync::Weak, time::Instant};
@@ -27,17 +27,43 @@ impl Node {
 
     fn readers(&self) -> Vec<LevelOf> {
         let Some((cluster, registry)) = self.cluster.as_ref().zip(self.registry.as_ref()) else {
-            return vec![LevelOf { node: self.name.clone(), reads: level::NEWEST }];
+            return vec![LevelOf { node: self.name.clone(), reads: level::NEWEST, away: false }];
         };
-        let members = cluster.members();
-        let reads = members.alive.iter().map(|member| LevelOf {
-            node: member.name.to_string(),
-            reads: match *member.name == *self.name {
-                true => level::NEWEST,
-                false => registry.reads(&member.name, member.instance),
-            },
-        });
-        reads.collect()
+        let reads = |member: &Member| match *member.name == *self.name {
+            true => level::NEWEST,
+            false => registry.reads(&member.name, member.instance),
+        };
+        all_readers(&cluster.members(), reads, registry.readers())
+    }
+
+    /// Removes what is known of a node that is gone for good: the level waits for it no more.
+    ///
+    /// # Errors
+    /// `node-alive`; `node-not-found` if nothing is known of it; `storage-unavailable`,
+    /// `outcome-unknown`.
+    pub async fn forget_node(&self, node: &str) -> Result<NodeForgotten, Error> {
+        let is_alive = match &self.cluster {
+            Some(cluster) => cluster.members().get(node).is_some(),
+            None => node == self.name,
+        };
+        if is_alive {
+            return Err(Error::new(
+                Code::NodeAlive,
+                format!("node {node} is alive; `slotd node drain {node}` stops it"),
+            ));
+        }
+        let forgotten = match &self.registry {
+            Some(registry) => registry.forget(node).await?,
+            None => None,
+        };
+        let Some(reader) = forgotten else {
+            return Err(Error::new(
+                Code::NodeNotFound,
+                format!("nothing is known of a node {node:?}; `slotd level` lists those that are"),
+            ));
+        };
+        tracing::info!(node, reads = reader.newest, "an operator had a node forgotten");
+        Ok(NodeForgotten { node: node.to_owned(), reads: reader.newest })
     }
 
     /// Raises the level permanently, by default to the next one.
@@ -62,14 +88,16 @@ impl Node {
         let readers = self.readers();
         let short = short_of(to, &readers);
         let short: Vec<_> =
-            short.map(|of| format!("{} reads up to {}", of.node, of.reads)).collect();
+            short.map(|of| format!("{} reads up to {}", describe(of), of.reads)).collect();
         if !short.is_empty() {
+            let gone = match readers.iter().any(|of| of.away) {
+                true => ", or `slotd node forget` those that are gone for good",
+                false => "",
+            };
+            let short = short.join(", ");
             return Err(Error::new(
                 Code::LevelUnreadable,
-                format!(
-                    "not every node can read level {to}: {}; upgrade them first",
-                    short.join(", ")
-                ),
+                format!("not every node can read level {to}: {short}; upgrade them first{gone}"),
             ));
         }
         if to > level {
@@ -102,6 +130,33 @@ impl Node {
     }
 }
 
+/// What every node can read: the members, and those that are away and may come back as they were.
+fn all_readers(
+    members: &Members,
+    reads: impl Fn(&Member) -> Level,
+    known: Vec<Reader>,
+) -> Vec<LevelOf> {
+    let alive = members.alive.iter().map(|member| LevelOf {
+        node: member.name.to_string(),
+        reads: reads(member),
+        away: false,
+    });
+    let away = known.into_iter().filter(|reader| members.get(&reader.name).is_none());
+    let away = away.map(|reader| LevelOf {
+        node: reader.name.to_string(),
+        reads: reader.newest,
+        away: true,
+    });
+    alive.chain(away).collect()
+}
+
+fn describe(of: &LevelOf) -> String {
+    match of.away {
+        true => format!("{}, which is away,", of.node),
+        false => of.node.clone(),
+    }
+}
+
 /// Nodes that can't read a level.
 fn short_of(level: Level, readers: &[LevelOf]) -> impl Iterator<Item = &LevelOf> {
     readers.iter().filter(move |reader| reader.reads < level)
@@ -125,6 +180,8 @@ pub struct LevelDuties {
 struct Seen {
     /// Since when the level could be raised.
     able_since: Option<Instant>,
+    /// When this node's record was last written, and old ones removed.
+    refreshed: Option<Instant>,
     /// Since when each member has seemed too old; information on a new member may be outdated.
     doubted: HashMap<u128, Instant>,
 }
@@ -161,11 +218,22 @@ pub(super) async fn keep(
 impl Node {
     async fn look_at_level(&self, level: Level, duties: Option<&LevelDuties>, seen: &mut Seen) {
         if let Some((duties, registry)) = duties.zip(self.registry.as_ref()) {
-            // Another process of this name may have overwritten it before it was refused.
-            if !registry.knows(&duties.reader)
-                && let Err(error) = registry.introduce(&duties.reader).await
-            {
-                tracing::debug!(%error, "what this node reads can't be written to the registry now");
+            // Another process of this name may have overwritten it before it was refused, or an operator
+            // removed it who does not see this node.
+            let since = |at: Instant| at.elapsed() >= limits::NODE_RECORD_REFRESH;
+            let is_old = seen.refreshed.is_some_and(since);
+            if is_old || !registry.knows(&duties.reader) {
+                match registry.introduce(&duties.reader).await {
+                    Ok(()) => seen.refreshed = None,
+                    Err(error) => tracing::debug!(
+                        %error,
+                        "what this node reads can't be written to the registry now"
+                    ),
+                }
+            }
+            if seen.refreshed.is_none() {
+                seen.refreshed = Some(crate::clock::now());
+                self.forget_old_nodes(registry).await;
             }
             self.expel_old(level, &mut seen.doubted, duties).await;
         }
@@ -179,6 +247,21 @@ impl Node {
             && repeats::admit("the feature level was not raised", "levels")
         {
             tracing::warn!(%error, "can't raise the feature level; trying again");
+        }
+    }
+
+    async fn forget_old_nodes(&self, registry: &Registry) {
+        let members = self.cluster.as_ref().map(|cluster| cluster.members());
+        let lives = |name: &str| members.as_ref().is_some_and(|all| all.get(name).is_some());
+        match registry.forget_old(lives).await {
+            Ok(forgotten) => {
+                for reader in forgotten {
+                    let (node, reads) = (&reader.name, reader.newest);
+                    tracing::info!(%node, reads, "a node was away for long and is forgotten");
+                }
+            }
+            // The next day, or another node.
+            Err(error) => tracing::debug!(%error, "old records of nodes can't be removed now"),
         }
     }
 
@@ -214,5 +297,42 @@ impl Node {
                 (duties.expel)(member.instance);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The level would rise past a node that is away for maintenance, which could then not come back
+    /// without an upgrade.
+    #[test]
+    fn those_that_are_away_are_waited_for() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let member = |name: &str| Member {
+            name: name.into(),
+            peer: address,
+            api: address,
+            boot: 1,
+            instance: 1,
+            leaving: false,
+            unfit: None,
+            version: "1".into(),
+        };
+        let members =
+            Members { number: 1, own: "a".into(), alive: [member("a"), member("b")].into() };
+        let reader = |name: &str, newest| Reader {
+            name: name.into(),
+            newest,
+            instance: String::new(),
+            version: "1".into(),
+        };
+        // A member counts by what its process reads, whatever one before it has left.
+        let known = vec![reader("b", 1), reader("c", 1), reader("d", 2)];
+        let all = all_readers(&members, |_| 2, known);
+        let shown: Vec<_> = all.iter().map(|of| (&*of.node, of.reads, of.away)).collect();
+        assert_eq!(shown, [("a", 2, false), ("b", 2, false), ("c", 1, true), ("d", 2, true)]);
+        let short: Vec<_> = short_of(2, &all).map(describe).collect();
+        assert_eq!(short, ["c, which is away,"]);
     }
 }

@@ -396,6 +396,9 @@ impl Node {
     pub async fn stop(&self, grace: Duration) -> usize {
         self.stopping.send_replace(true);
         self.stop_compiling();
+        if let Some(cluster) = &self.cluster {
+            cluster.close();
+        }
         self.router.close();
         self.stop_slots(grace).await
     }

@@ -21,10 +21,8 @@ use crate::{
         seated::SharedSeat,
     },
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use parking_lot::RwLock;
+use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 
 /// Mail is in a mailbox, or there is no room for it; or it comes back, as its slot does not run.
@@ -39,7 +37,8 @@ impl<T: rpc::Callable + Mailed> Routed for T {}
 pub struct Router {
     slots: Box<[Arc<SharedSeat>]>,
     context: Arc<SlotContext>,
-    closed: AtomicBool,
+    /// Read while a slot's task is started: none is once this was written.
+    closed: RwLock<bool>,
     /// A slot has another place.
     moved: Arc<watch::Sender<()>>,
 }
@@ -49,7 +48,7 @@ impl Router {
         let (alone, moved) = (context.cluster.is_none(), Arc::new(watch::Sender::new(())));
         let seat = |_| Arc::new(SharedSeat::new(alone, moved.clone()));
         let slots = (0..slot_count).map(seat).collect();
-        Self { slots, context, closed: false.into(), moved }
+        Self { slots, context, closed: RwLock::new(false), moved }
     }
 
     pub fn slot_count(&self) -> u16 {
@@ -206,9 +205,9 @@ impl Router {
         slots.collect()
     }
 
-    /// Starts no slot any more.
+    /// When this returns, no slot is started any more.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        *self.closed.write() = true;
     }
 
     fn seat(&self, slot: SlotId) -> Result<&Arc<SharedSeat>, Error> {
@@ -227,15 +226,16 @@ impl Router {
             // A claim takes the slot from whoever has it: never for the sake of one request.
             return Err(Error::of(Cause::Opening, "the slot is not open on this node"));
         }
-        self.check_open()?;
-        seat.open(slot, &self.context, None, None);
-        Ok(())
+        self.unless_closed(|| seat.open(slot, &self.context, None, None)).map(drop)
     }
 
-    fn check_open(&self) -> Result<(), Error> {
-        match self.closed.load(Ordering::Acquire) {
+    /// # Errors
+    /// `unavailable`: the node stops.
+    fn unless_closed(&self, open: impl FnOnce() -> Outcome) -> Result<Outcome, Error> {
+        let closed = self.closed.read();
+        match *closed {
             true => Err(Error::of(Cause::Stopping, "the node is stopping")),
-            false => Ok(()),
+            false => Ok(open()),
         }
     }
 
@@ -247,10 +247,9 @@ impl Router {
     /// # Errors
     /// Why it can't be opened; it stays where it is.
     pub async fn open(&self, slot: SlotId, last: Option<Last>) -> Result<Term, Error> {
-        self.check_open()?;
         let seat = self.seat(slot)?;
         let (reply, opened) = oneshot::channel();
-        match seat.open(slot, &self.context, last, Some(reply)) {
+        match self.unless_closed(|| seat.open(slot, &self.context, last, Some(reply)))? {
             Outcome::Here(term) => return Ok(term),
             Outcome::Opening => {
                 let why = "a cancelled open of this slot has not finished";

@@ -1,6 +1,7 @@
 //! Nodes that find each other by DNS alone, each a process of its own.
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 use slotd_tests::{
     api::Message,
     cluster::{SECRET, engine::Engine},
@@ -167,10 +168,18 @@ fn nodes_find_each_other_by_dns_alone() {
                 ensure!(reply.seq == at as u64 + 1, "{name}: {reply:?}");
             }
         }
-        for mut one in [second, first] {
-            let status = one.terminate().await?;
-            ensure!(status.success(), "{status}");
-        }
+        let status = second.terminate().await?;
+        ensure!(status.success(), "{status}");
+        // Its name went with its address: the feature level does not wait for it.
+        let admin = first.admin().client;
+        eventually("the second is forgotten", async || {
+            let level: Value = admin.get("/admin/v1/level").await?.success()?.json()?;
+            let nodes = level["nodes"].as_array().context("no nodes")?;
+            Ok((nodes.len() == 1 && nodes[0]["node"] == expected[0]).then_some(()))
+        })
+        .await?;
+        let status = first.terminate().await?;
+        ensure!(status.success(), "{status}");
         Ok(())
     });
 }

@@ -148,10 +148,13 @@ fn a_node_that_stands_alone_is_a_cluster_of_one() {
         expect_problem(&drained, 409, "no-other-node")?;
         let drained = admin.post("/admin/v1/nodes/nobody/drain", "").await?;
         expect_problem(&drained, 404, "node-not-found")?;
-        let cancel = async |path: &str| admin.request(Method::DELETE, path, &[], "").await;
-        expect_problem(&cancel("/admin/v1/moves/nobody/1").await?, 404, "node-not-found")?;
-        let none = cancel(&format!("/admin/v1/moves/{own}/1")).await?;
+        let delete = async |path: &str| admin.request(Method::DELETE, path, &[], "").await;
+        expect_problem(&delete("/admin/v1/moves/nobody/1").await?, 404, "node-not-found")?;
+        let none = delete(&format!("/admin/v1/moves/{own}/1")).await?;
         expect_problem(&none, 404, "move-not-found")?;
+        let forgotten = delete(&format!("/admin/v1/nodes/{own}")).await?;
+        expect_problem(&forgotten, 409, "node-alive")?;
+        expect_problem(&delete("/admin/v1/nodes/nobody").await?, 404, "node-not-found")?;
         node.api().send("counter", "a", Message::bytes("x")).await?;
         Ok(())
     });

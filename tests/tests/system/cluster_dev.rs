@@ -208,6 +208,19 @@ fn a_development_cluster_can_be_played_with() {
         let log = fs::read_to_string(dev.dir().join("node-3"))?;
         ensure!(ended.code() == Some(0), "{ended}: {log}");
         dev.settled(2).await?;
+        // It may come back, until an operator says that it does not.
+        let level = dev.run(0, &["level"]).await?;
+        let away = r#"{"node":"node-3","reads":2,"away":true}"#;
+        ensure!(level.stdout.contains(away), "{level:?}");
+        let refused = dev.run(0, &["node", "forget", "node-2"]).await?;
+        ensure!(refused.stderr.contains("node-alive"), "{refused:?}");
+        let forgotten = dev.run(0, &["node", "forget", "node-3"]).await?;
+        ensure!(forgotten.stdout.contains("node-3"), "{forgotten:?}");
+        eventually("all have forgotten it", async || {
+            let level = dev.run(1, &["level"]).await?;
+            Ok((!level.stdout.contains("node-3")).then_some(()))
+        })
+        .await?;
         let sent = dev.api(1)?.send("counter", "alice", Message::bytes("x")).await?;
         ensure!(sent.seq == 4, "{}", sent.seq);
 

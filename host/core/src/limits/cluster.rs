@@ -7,6 +7,12 @@ use std::time::Duration;
 pub const LEVEL_WAIT_DEFAULT: Duration = Duration::from_secs(60 * 60);
 /// How often a node looks whether it may be raised.
 pub const LEVEL_LOOK: Duration = Duration::from_secs(1);
+/// How often a node writes anew what it can read, and looks whose record is old.
+pub const NODE_RECORD_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long the record of a node that does not write it any more is kept, and the level does not rise past
+/// it by itself: longer than a machine is away for repairs or over holidays. Nodes that are named after
+/// their addresses leave one for each.
+pub const NODE_RECORD_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Processes that can't read the level in force and are ordered to exit: far more than a cluster has nodes.
 pub const EXPELLED_MAX: usize = 1024;
 /// How long a member must have seemed too old for the level before it is ordered to exit.

@@ -55,6 +55,10 @@ pub const GOSSIP_PERIOD: Duration = Duration::from_millis(100);
 /// Changes become a view when so much time passed without another one, at most so much later.
 pub const VIEW_QUIET: Duration = Duration::from_millis(100);
 pub const VIEW_DELAY_MAX: Duration = Duration::from_millis(250);
+/// How long the first view, and the first one after a node was alone, waits for those that were
+/// greeted and have not answered: five greetings. Long enough for a live node on a busy machine, which
+/// would otherwise lose its slots to this one; short beside what a start takes.
+pub const FIRST_VIEW_WAIT: Duration = Duration::from_secs(1);
 /// How often addresses that are not known as members are greeted, on the way in and afterwards.
 pub const GREETING_INTERVAL_JOINING: Duration = Duration::from_millis(200);
 pub const GREETING_INTERVAL: Duration = Duration::from_secs(1);

@@ -222,6 +222,39 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    /// Removes a key if it is still at revision `expected`. Gives whether it is gone.
+    ///
+    /// # Errors
+    /// As [`Self::swap`].
+    pub async fn remove(&self, key: &str, expected: u64) -> Result<bool, BucketError> {
+        let mut retry = retry();
+        loop {
+            let deleted = self.store.delete_expect_revision(key, Some(expected)).await;
+            let mut why = deleted.err().map_or_else(String::new, |e| e.to_string());
+            match self.read_once(key).await {
+                Ok(None) => return Ok(true),
+                // The mark of a deletion, which all that watch are told of. It is not kept: each name
+                // that there ever was would have one.
+                Ok(Some((mark, value))) if value.is_empty() => {
+                    let subject = format!("{}{key}", self.store.prefix);
+                    let purge = self.store.stream.purge().filter(subject).sequence(mark + 1);
+                    match purge.await {
+                        Ok(_) => return Ok(true),
+                        Err(e) => why = e.to_string(),
+                    }
+                }
+                Ok(Some((revision, _))) if revision > expected => return Ok(false),
+                Ok(_) => {}
+                Err(read) => why = read,
+            }
+            if !retry.again().await {
+                return Err(BucketError::Undecided(why));
+            }
+        }
+    }
+}
+
 /// Retries for up to [`limits::REGISTRY_TIMEOUT`].
 pub fn retry() -> Retry {
     let backoff = Backoff::new(limits::REGISTRY_RETRY_MIN, limits::REGISTRY_RETRY_MAX);

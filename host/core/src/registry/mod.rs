@@ -3,7 +3,7 @@
 //!
 //! The key-value bucket `slotd-<cluster>-registry` has
 //! - `settings`: what every node must agree on, written by the first one;
-//! - `node.<name>`: what each node can read, for the feature level in the settings;
+//! - `node.<name>`: what each node can read, for the feature level in the settings (`readers`);
 //! - `service.<name>`: a [`Service`] of the catalogue, changed by compare-and-swap, so that of two
 //!   concurrent deploys one wins and the other gets an error;
 //! - `placement`: slots that were drained from a node.
@@ -93,8 +93,8 @@ struct Shared {
     revisions: Mutex<HashMap<String, u64>>,
     placement: signal::Sender<Arc<Placement>>,
     level: Arc<FeatureLevel>,
-    /// What the nodes can read, by name.
-    readers: Mutex<HashMap<Arc<str>, Reader>>,
+    /// What the nodes can read, by their keys.
+    readers: Mutex<HashMap<String, readers::Record>>,
     /// Counts changes of the catalogue.
     changed: signal::Sender<u64>,
 }
@@ -139,13 +139,17 @@ impl Shared {
         } else if key == SETTINGS {
             self.learn_settings(value)
         } else if key.starts_with(readers::NODE) {
-            self.learn_reader(value)
+            self.learn_reader(key, revision, value)
         } else {
             // Of a later version.
             Ok(())
         };
         if let Err(why) = read {
             tracing::error!(key, revision, why, "can't read a value of the registry");
+        }
+        // Of names that are removed nothing is kept.
+        if value.is_empty() && key.starts_with(readers::NODE) {
+            revisions.remove(key);
         }
     }
 

@@ -4,6 +4,14 @@
 //! node that raises it checks what the members have written. A process that joins meanwhile learns
 //! the new level from its watch, and one from before there were levels is expelled
 //! (`node`).
+//!
+//! **A record outlives its process**: the node may come back with the same slotd, so the level does not
+//! rise past what it reads by itself. A node that lives writes its record anew once a day
+//! ([`limits::NODE_RECORD_REFRESH`]). One that was not written for [`limits::NODE_RECORD_KEPT`] is removed
+//! by any node, and so is at its end that of a node which is named after its address. An operator who knows
+//! that a node is gone for good has its record removed at once. Its age is the time between it and the
+//! latest record, by JetStream's clock. A node whose record was removed although it lives writes it
+//! again.
 
 use super::{Registry, SETTINGS, Settings, Shared, bucket};
 use crate::{
@@ -15,7 +23,7 @@ use crate::{
 };
 use bucket::{BucketError, Swapped};
 use serde::{Deserialize, Serialize};
-use std::{fmt::Write as _, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
 pub(super) const NODE: &str = "node.";
 
@@ -30,6 +38,15 @@ pub struct Reader {
     pub instance: String,
     /// For people.
     pub version: Arc<str>,
+}
+
+/// A node's record in the registry.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    reader: Reader,
+    revision: u64,
+    /// When it was written, in seconds of JetStream's clock; `None`: the watch has not reported it yet.
+    written: Option<i64>,
 }
 
 /// The key of a node: keys allow fewer characters than names.
@@ -65,10 +82,36 @@ impl Shared {
         settings.map(drop)
     }
 
-    pub(super) fn learn_reader(&self, value: &[u8]) -> Result<(), String> {
+    /// No bytes: it was removed.
+    pub(super) fn learn_reader(
+        &self,
+        key: &str,
+        revision: u64,
+        value: &[u8],
+    ) -> Result<(), String> {
+        if value.is_empty() {
+            self.readers.lock().remove(key);
+            return Ok(());
+        }
         let reader = bucket::decode::<Reader>(value)?;
-        self.readers.lock().insert(reader.name.clone(), reader);
+        self.readers.lock().insert(key.to_owned(), Record { reader, revision, written: None });
         Ok(())
+    }
+
+    /// There is no such record, though the watch has not said so: it may have been interrupted. One that
+    /// there is all the same can be learned again.
+    fn unlearn_reader(&self, key: &str) {
+        let mut revisions = self.revisions.lock();
+        revisions.remove(key);
+        self.readers.lock().remove(key);
+    }
+
+    pub(super) fn date_reader(&self, key: &str, revision: u64, written: i64) {
+        if let Some(record) = self.readers.lock().get_mut(key)
+            && record.revision == revision
+        {
+            record.written = Some(written);
+        }
     }
 }
 
@@ -81,13 +124,85 @@ impl Registry {
     /// What a process can read. One without a record is of a version from before there were levels.
     pub fn reads(&self, name: &str, instance: u128) -> Level {
         let readers = self.inner.shared.readers.lock();
-        let known = readers.get(name).filter(|reader| reader.instance == random::hex(instance));
+        let known = readers.get(&key_of(name)).map(|record| &record.reader);
+        let known = known.filter(|reader| reader.instance == random::hex(instance));
         known.map_or(level::OLDEST, |reader| reader.newest)
+    }
+
+    /// What every node has published, those included that do not run.
+    pub fn readers(&self) -> Vec<Reader> {
+        let readers = self.inner.shared.readers.lock();
+        let mut all: Vec<_> = readers.values().map(|record| record.reader.clone()).collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Removes the record of a node. Gives what it could read; `None`: there is no record.
+    ///
+    /// # Errors
+    /// `storage-unavailable`, `outcome-unknown`.
+    pub async fn forget(&self, name: &str) -> Result<Option<Reader>, Error> {
+        self.forget_if(name, |_| true).await
+    }
+
+    /// Removes this process's own record. Another process of its name may have replaced it.
+    ///
+    /// # Errors
+    /// As [`Self::forget`].
+    pub async fn retire(&self, own: &Reader) -> Result<(), Error> {
+        self.forget_if(&own.name, |found| found == own).await.map(drop)
+    }
+
+    async fn forget_if(
+        &self,
+        name: &str,
+        is_it: impl Fn(&Reader) -> bool,
+    ) -> Result<Option<Reader>, Error> {
+        let super::Inner { bucket, shared, .. } = &*self.inner;
+        let key = key_of(name);
+        for _ in 0..limits::REGISTRY_SWAP_TRIES {
+            let Some((revision, value)) =
+                bucket.read(&key).await?.filter(|(_, value)| !value.is_empty())
+            else {
+                shared.unlearn_reader(&key);
+                return Ok(None);
+            };
+            let reader = bucket::decode::<Reader>(&value).map_err(BucketError::from)?;
+            if !is_it(&reader) {
+                return Ok(None);
+            }
+            if bucket.remove(&key, revision).await? {
+                shared.learn(&key, revision + 1, b"");
+                return Ok(Some(reader));
+            }
+        }
+        Err(Error::new(Code::StorageUnavailable, format!("{key} is written all the time")))
+    }
+
+    /// Removes the records of nodes that have not written them for [`limits::NODE_RECORD_KEPT`], but
+    /// for those that live. Gives what they could read.
+    ///
+    /// # Errors
+    /// As [`Self::forget`].
+    pub async fn forget_old(&self, lives: impl Fn(&str) -> bool) -> Result<Vec<Reader>, Error> {
+        let super::Inner { bucket, shared, .. } = &*self.inner;
+        let mut old = old(&shared.readers.lock());
+        old.retain(|(_, record)| !lives(&record.reader.name));
+        let mut forgotten = Vec::new();
+        for (key, record) in old {
+            // Not what the node has written since.
+            if bucket.remove(&key, record.revision).await? {
+                shared.learn(&key, record.revision + 1, b"");
+                forgotten.push(record.reader);
+            }
+        }
+        Ok(forgotten)
     }
 
     /// Whether the registry has this, as far as known locally.
     pub fn knows(&self, reader: &Reader) -> bool {
-        self.inner.shared.readers.lock().get(&reader.name) == Some(reader)
+        let readers = self.inner.shared.readers.lock();
+        readers.get(&key_of(&reader.name)).is_some_and(|record| record.reader == *reader)
     }
 
     /// As [`Self::reads`], with one read of JetStream: local knowledge may be stale.
@@ -153,6 +268,17 @@ impl Registry {
     }
 }
 
+/// Those that were written so long before the latest that their nodes count as gone.
+fn old(records: &HashMap<String, Record>) -> Vec<(String, Record)> {
+    let Some(latest) = records.values().filter_map(|record| record.written).max() else {
+        return Vec::new();
+    };
+    let kept = limits::NODE_RECORD_KEPT.as_secs() as i64;
+    let is_old = |record: &Record| record.written.is_some_and(|at| latest - at > kept);
+    let old = records.iter().filter(|(_, record)| is_old(record));
+    old.map(|(key, record)| (key.clone(), record.clone())).collect()
+}
+
 /// # Errors
 /// [`NatsError::Refused`]: this slotd is too old for the cluster.
 pub(super) fn check_level(level: Level) -> Result<(), NatsError> {
@@ -189,5 +315,33 @@ mod tests {
         assert_eq!(keys.len(), names.len(), "{keys:?}");
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_=.".contains(c);
         assert!(keys.iter().all(|key| key.chars().all(fits)), "{keys:?}");
+    }
+
+    /// Records of names that never come back would become more for ever; and that of a node which is
+    /// down for a while would be missing when the level is to rise.
+    #[test]
+    fn a_record_is_old_when_others_were_written_long_after_it() {
+        let record = |name: &str, written| {
+            let (instance, version) = (String::new(), "1".into());
+            let reader = Reader { name: name.into(), newest: 1, instance, version };
+            (key_of(name), Record { reader, revision: 1, written })
+        };
+        let day = 24 * 60 * 60;
+        let kept = limits::NODE_RECORD_KEPT.as_secs() as i64;
+        let records = |latest| {
+            HashMap::from([
+                record("gone", Some(1_000)),
+                record("away", Some(1_000 + 2 * day)),
+                record("unseen", None),
+                record("lives", Some(latest)),
+            ])
+        };
+        let names = |latest| -> Vec<String> {
+            old(&records(latest)).into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(names(1_000 + kept), [""; 0]);
+        assert_eq!(names(1_001 + kept), [key_of("gone")]);
+        // Whatever the time is: when nobody writes, nothing becomes old.
+        assert_eq!(old(&HashMap::from([record("gone", Some(0))])).len(), 0);
     }
 }

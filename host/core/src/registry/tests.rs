@@ -116,6 +116,63 @@ async fn a_node_with_other_settings_is_refused() {
     assert_eq!(joined.settings().streams, 16);
 }
 
+/// What is known of nodes that are gone would hold the level back and grow without end; and a record that
+/// was just written again must not go with the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_forgotten_leaves_nothing_and_may_come_back() {
+    let server = Server::start().await;
+    let (a, _) = node(&server, "forget").await;
+    let (b, _) = node(&server, "forget").await;
+    let reader = |name: &str, instance: u128| Reader {
+        name: name.into(),
+        newest: level::OLDEST,
+        instance: crate::random::hex(instance),
+        version: "1".into(),
+    };
+    let known = |registry: &Registry| -> Vec<String> {
+        registry.readers().iter().map(|reader| reader.name.to_string()).collect()
+    };
+    let until_known = async |registry: &Registry, names: &[&str]| {
+        let wait = async {
+            while known(registry) != names {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap();
+    };
+    for name in ["gone@10.0.0.1", "stays"] {
+        a.introduce(&reader(name, 1)).await.unwrap();
+    }
+    until_known(&b, &["gone@10.0.0.1", "stays"]).await;
+    // By a node that has it from its watch only.
+    let forgotten = b.forget("gone@10.0.0.1").await.unwrap();
+    assert_eq!(forgotten, Some(reader("gone@10.0.0.1", 1)));
+    until_known(&a, &["stays"]).await;
+    until_known(&b, &["stays"]).await;
+    assert_eq!(a.forget("gone@10.0.0.1").await.unwrap(), None, "once");
+    let mut keys = a.inner.bucket.store.stream.info_with_subjects(">").await.unwrap();
+    let mut subjects = Vec::new();
+    while let Some(subject) = futures_util::StreamExt::next(&mut keys).await {
+        subjects.push(subject.unwrap().0);
+    }
+    assert!(!subjects.iter().any(|subject| subject.contains("gone")), "{subjects:?}");
+    // One that sees the cluster from now on does not know it, and it can come back.
+    let (c, _) = node(&server, "forget").await;
+    assert_eq!(known(&c), ["stays"]);
+    a.introduce(&reader("gone@10.0.0.1", 2)).await.unwrap();
+    until_known(&b, &["gone@10.0.0.1", "stays"]).await;
+    assert!(b.knows(&reader("gone@10.0.0.1", 2)));
+    // What was written since is kept, whoever believes that it is old.
+    let (old, _) = a.inner.bucket.read("node.stays").await.unwrap().unwrap();
+    a.introduce(&reader("stays", 3)).await.unwrap();
+    assert!(!b.inner.bucket.remove("node.stays", old).await.unwrap());
+    assert_eq!(b.forget_old(|_| false).await.unwrap(), []);
+    a.retire(&reader("stays", 1)).await.unwrap();
+    until_known(&c, &["gone@10.0.0.1", "stays"]).await;
+    a.retire(&reader("gone@10.0.0.1", 2)).await.unwrap();
+    until_known(&c, &["stays"]).await;
+}
+
 /// A deploy while NATS is unavailable must be settled when it is back, once; and no node may stay
 /// behind because its watch broke.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,7 +49,10 @@ pub async fn run(
 
 fn see(shared: &Shared, entry: &kv::Entry) {
     match entry.operation {
-        kv::Operation::Put => shared.learn(&entry.key, entry.revision, &entry.value),
+        kv::Operation::Put => {
+            shared.learn(&entry.key, entry.revision, &entry.value);
+            shared.date_reader(&entry.key, entry.revision, entry.created.unix_timestamp());
+        }
         kv::Operation::Delete | kv::Operation::Purge if entry.key == PLACEMENT => {
             shared.learn(
                 &entry.key,
@@ -57,8 +60,9 @@ fn see(shared: &Shared, entry: &kv::Entry) {
                 br#"{"format":1,"attempt":"","value":{"avoid":{}}}"#,
             );
         }
-        // A node that has left shows it by that.
-        kv::Operation::Delete | kv::Operation::Purge if entry.key.starts_with(NODE) => {}
+        kv::Operation::Delete | kv::Operation::Purge if entry.key.starts_with(NODE) => {
+            shared.learn(&entry.key, entry.revision, b"");
+        }
         // Sessions and logs refer to deployments by number permanently.
         kv::Operation::Delete | kv::Operation::Purge => {
             tracing::error!(

@@ -23,6 +23,8 @@ impl Shell {
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
         shared.close();
+        // The next owner makes its own.
+        self.snapshotting = None;
         let asked = self.stats.asked_since().unwrap_or_else(crate::clock::now);
         let until = asked + self.context.plugins.deadline().max(limits::STOP_DRAIN);
         loop {

@@ -44,6 +44,23 @@ impl Flushing {
     }
 }
 
+/// A snapshot that is being made. Given up when this is dropped, but for a step that runs on a thread of
+/// its own, which reads a page or writes an object. What was put is used by the next one, or collected.
+pub(super) struct Snapshotting(JoinHandle<Result<Position, String>>);
+
+impl Snapshotting {
+    /// What it came to.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Position, String>> {
+        self.0.poll_unpin(cx).map(|taken| taken.unwrap_or_else(|e| Err(e.to_string())))
+    }
+}
+
+impl Drop for Snapshotting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Shell {
     pub(super) fn start_flush(&mut self) {
         relaxed_store(&self.stats.cached, self.cache.len() as u64);
@@ -109,16 +126,22 @@ impl Shell {
 }
 
 impl Shell {
-    fn trim(&self, up_to: Position) {
+    fn trim(&mut self, up_to: Position) {
         let trim = self.context.log.trim(self.slot, up_to);
         let slot = self.slot;
-        crate::task::run(async move {
+        self.do_beside(async move {
             if let Err(error) = trim.await
                 && repeats::admit("logs were not trimmed", "slots")
             {
                 tracing::warn!(slot, %error, "the log was not trimmed");
             }
         });
+    }
+
+    /// Has something done that nobody waits for; what is not done when the slot ends is given up.
+    fn do_beside(&mut self, chore: impl Future<Output = ()> + Send + 'static) {
+        while self.chores.try_join_next().is_some() {}
+        self.chores.spawn(chore);
     }
 
     // ---- snapshots -----------------------------------------------------------------------------
@@ -131,12 +154,13 @@ impl Shell {
         let (slot, term, log) = (self.slot, self.core.term(), self.context.log.clone());
         let store = cluster.store.clone();
         self.attention = true;
-        self.snapshotting = Some(crate::task::spawn("snapshot", async move {
+        let snapshot = crate::task::spawn("snapshot", async move {
             let _turn = turns.acquire_owned().await.map_err(|e| e.to_string())?;
             let taken = snapshots.take(slot, term, &*log, &store).await;
             // The one before is kept reachable, in case an object of the newest is lost.
             taken.map(|taken| taken.before).map_err(|e| e.to_string())
-        }));
+        });
+        self.snapshotting = Some(Snapshotting(snapshot));
     }
 
     pub(super) fn on_snapshot(&mut self, taken: Result<Position, String>) {
@@ -150,12 +174,12 @@ impl Shell {
     }
 
     /// Trims what a snapshot has.
-    pub(super) fn trim_behind_snapshot(&self, position: Position) {
+    pub(super) fn trim_behind_snapshot(&mut self, position: Position) {
         self.trim(position);
         if let Some(cluster) = &self.context.cluster {
             let (snapshots, slot) = (cluster.snapshots.clone(), self.slot);
             let term = self.core.term();
-            crate::task::run(async move {
+            self.do_beside(async move {
                 if let Err(error) = snapshots.collect(slot, term).await
                     && repeats::admit("old snapshots were not removed", "slots")
                 {

@@ -23,7 +23,7 @@ use crate::{
         commits::{Commit, decided},
         core::{Core, Effect, Event, Options},
         finish::StopReply,
-        flush::{Flushed, Flushing},
+        flush::{Flushed, Flushing, Snapshotting},
         long::LongCalls,
         relaxed_store,
         session::Session,
@@ -33,7 +33,6 @@ use crate::{
     state::SlotMeta,
     telemetry::services,
 };
-use futures_util::FutureExt as _;
 use std::{
     collections::HashMap,
     future::poll_fn,
@@ -45,7 +44,7 @@ use std::{
 };
 use tokio::{
     sync::{OwnedMutexGuard, mpsc},
-    task::JoinHandle,
+    task::JoinSet,
 };
 
 /// Why the loop ended.
@@ -84,7 +83,9 @@ pub(super) struct Shell {
     pub(super) uses: u64,
     pub(super) commit: Commit,
     pub(super) flushing: Option<Flushing>,
-    pub(super) snapshotting: Option<JoinHandle<Result<Position, String>>>,
+    pub(super) snapshotting: Option<Snapshotting>,
+    /// Trimming and collecting behind a snapshot: one of each for a snapshot.
+    pub(super) chores: JoinSet<()>,
     /// Where the slot counts what it does for each service.
     pub(super) services: services::Known,
     pub(super) subscribers: Subscribers,
@@ -129,6 +130,7 @@ impl Shell {
             commit: None,
             flushing: None,
             snapshotting: None,
+            chores: JoinSet::new(),
             services: services::Known::default(),
             subscribers: Subscribers::default(),
             shared: None,
@@ -188,8 +190,8 @@ impl Shell {
         if let Some(Poll::Ready(result)) = self.flushing.as_mut().map(|it| it.poll(cx)) {
             return Some(Next::Flushed(result));
         }
-        if let Some(Poll::Ready(taken)) = self.snapshotting.as_mut().map(|it| it.poll_unpin(cx)) {
-            return Some(Next::Snapshot(taken.unwrap_or_else(|e| Err(e.to_string()))));
+        if let Some(Poll::Ready(taken)) = self.snapshotting.as_mut().map(|it| it.poll(cx)) {
+            return Some(Next::Snapshot(taken));
         }
         (has_mail && self.takes_mail()).then_some(Next::Mail)
     }

@@ -69,6 +69,84 @@ async fn a_cancelled_move_stays_so_until_somebody_wants_it() {
     }
 }
 
+/// A stopping node would have slots sealed that it can't claim any more: nobody would serve them until
+/// their owner takes them back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_takes_nothing_more() {
+    let world = World::with_nodes(&["a", "b"]).await;
+    let (a, b) = (world.cluster("a").clone(), world.cluster("b").clone());
+    for name in ["a", "b"] {
+        world.sees(name, &["a", "b"], &["a"]);
+    }
+    until("b has all", || b.here().count() == usize::from(SLOTS)).await;
+    // Moves that are not far yet when the node stops.
+    let known = a.moves.list().len();
+    world.hold("a", Held::Reads);
+    for name in ["a", "b"] {
+        world.sees(name, &["a", "b"], &[]);
+    }
+    until("a prepares", || a.moves.running().1 > 0).await;
+    assert_eq!(world.node("a").node.stop(Duration::from_secs(20)).await, 0);
+    until("its moves have ended", || a.moves.running() == (0, 0)).await;
+    world.hold("a", Held::Nothing);
+    let before = a.moves.list();
+    let begun = &before[..before.len() - known];
+    assert!(!begun.is_empty() && begun.iter().all(|info| info.state == MoveState::Failed));
+    // Its view still gives it slots, of a node that lives and then of one that does not.
+    for names in [&["a", "b"][..], &["a"]] {
+        world.sees("a", names, &[]);
+        let number = world.node("a").members.borrow().number;
+        until("it has looked", || a.table().view().number == number).await;
+        assert!(!a.table().slots_of("a").is_empty());
+        a.backoffs.reset_failures();
+        a.reconcile();
+        assert_eq!(a.moves.running(), (0, 0));
+    }
+    assert_eq!(a.moves.list().len(), before.len());
+    assert_eq!(b.here().count(), usize::from(SLOTS), "b serves all the time");
+    let session = world.session_of("b");
+    assert_eq!(world.send("b", &session, "sone").await.unwrap(), 1);
+}
+
+/// A snapshot that goes on without its slot would hold a turn that others wait for, and read a store that is
+/// being closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_ends_with_its_slot() {
+    let world = World::with_nodes(&["a"]).await;
+    let turns = world.cluster("a").context.cluster.as_ref().unwrap().snapshot_turns.clone();
+    // None is made while the test has all turns.
+    let all = u32::try_from(limits::SNAPSHOTS_AT_A_TIME).unwrap();
+    let _held = turns.clone().acquire_many_owned(all).await.unwrap();
+    let users = Arc::strong_count(&turns);
+    let body = format!("s{}", "x".repeat(64 * 1024));
+    for _ in 0..=limits::SNAPSHOT_LOG_BYTES / body.len() {
+        world.send("a", "x", &body).await.unwrap();
+    }
+    until("a snapshot waits for its turn", || Arc::strong_count(&turns) > users).await;
+    assert_eq!(world.node("a").node.stop(Duration::from_secs(20)).await, 0);
+    until("it was given up", || Arc::strong_count(&turns) == users).await;
+}
+
+/// A slot is to be claimed as nobody's, and its owner turns up before: it would be fenced in the middle
+/// of its work. So where a slot that was given away is taken back at the moment that it is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_whose_owner_turns_up_is_not_claimed() {
+    let world = World::with_nodes(&["a", "b"]).await;
+    let (a, b) = (world.cluster("a").clone(), world.cluster("b").clone());
+    let (slot, term) = a.router.here()[0];
+    let job = b.moves.begin(slot, None, "b").unwrap();
+    b.learn(&"a".into(), &[(slot, term)]);
+    let error = b.carry_out(&job, None).await.unwrap_err();
+    assert!(error.is(Cause::ViewsDiffer), "{error}");
+    b.moves.end(&job, &Err(error.detail.into_owned()));
+    assert!(world.has("a", slot) && a.router.here().contains(&(slot, term)));
+    // One that is gone does not come in the way.
+    let job = b.moves.begin(slot, None, "b").unwrap();
+    world.sees("b", &["b"], &[]);
+    b.carry_out(&job, None).await.unwrap();
+    assert!(world.has("b", slot));
+}
+
 /// What comes while a slot is on its way would be held without end: memory would grow, and whoever
 /// waits would better have been told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

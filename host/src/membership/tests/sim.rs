@@ -12,7 +12,7 @@ use crate::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -56,6 +56,8 @@ pub struct Sim {
     pub cut: HashSet<(SocketAddr, SocketAddr)>,
     /// The fraction of all datagrams that is lost.
     pub loss: f64,
+    /// What each datagram from an address takes longer.
+    pub slow: HashMap<SocketAddr, Duration>,
     /// All datagrams that were sent, if a test records them.
     pub captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
 }
@@ -97,6 +99,7 @@ impl Sim {
             changed: true,
             cut: HashSet::new(),
             loss: 0.0,
+            slow: HashMap::new(),
             captured: None,
         }
     }
@@ -224,6 +227,7 @@ impl Sim {
             }
             self.sent += 1;
             let delay = Duration::from_micros(self.rng.random_range(100..3_000));
+            let delay = delay + self.slow.get(&from).copied().unwrap_or_default();
             self.flying.insert((self.now + delay, self.sent), (from, to, datagram));
         }
     }

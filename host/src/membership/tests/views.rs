@@ -3,6 +3,7 @@
 use super::sim::{MS, S, Sim, address, options, seeds};
 use crate::{discovery::Found, limits, peer::member::Unfit};
 use rand::RngExt;
+use std::time::Duration;
 
 /// Nodes that see different sets propose different owners, for as long as that lasts.
 #[test]
@@ -197,5 +198,118 @@ fn late_addresses_and_own_ones_are_coped_with() {
     assert!(sim.agree(&[a]) && sim.agree(&[b]));
     let found = Found { addresses: [address(1), address(2), address(9)].into(), answered: true };
     sim.with(a, |core, now| core.found(now, found));
-    sim.run_until(S, |sim| sim.agree(&[a, b]));
+    // The one that is silent is not waited for without end.
+    sim.run_until(limits::FIRST_VIEW_WAIT + 300 * MS, |sim| sim.agree(&[a, b]));
+}
+
+/// A node claims the slots of those that its view lacks. One that started took them from a live node
+/// that it saw 140 ms later; and one that waited for the dead would not start.
+#[test]
+fn a_first_view_has_all_that_answer_in_time_and_comes_in_time() {
+    for seed in seeds(100) {
+        let mut sim = Sim::new(seed);
+        let living = sim.rng.random_range(2..6);
+        let dead = sim.rng.random_range(0..3);
+        let strangers = sim.rng.random_range(0..2);
+        for n in 0..strangers {
+            let mut stranger = options(&format!("s{n}"), address(50 + n), 1, 1);
+            stranger.secret = b"another secret".to_vec();
+            sim.start(stranger, vec![]);
+        }
+        let addresses: Vec<_> =
+            (0..living).chain(50..50 + strangers).chain(60..60 + dead).map(address).collect();
+        let mut started = Vec::new();
+        for n in 0..living {
+            let slow = sim.rng.random_range(0..200) * MS;
+            sim.slow.insert(address(n), slow);
+            started.push((sim.time(), slow));
+            let found = Found { addresses: addresses.clone().into(), answered: true };
+            let instance = sim.rng.random();
+            sim.start_found(options(&format!("n{n}"), address(n), 1, instance), found);
+            let pause = sim.rng.random_range(0..100) * MS;
+            sim.run(pause);
+        }
+        sim.run(10 * S);
+        for n in 0..living {
+            let (at, first) = &sim.processes[strangers + n].views[0];
+            let (began, slow) = started[n];
+            let (mut most, mut first_met) = (Duration::ZERO, Duration::MAX);
+            for (other, (other_began, other_slow)) in started.iter().enumerate() {
+                // A hello, a welcome, the wish to join, and what is known there.
+                let takes = 2 * (slow + *other_slow) + 20 * MS;
+                let met = other_began.saturating_sub(began) + takes;
+                if other != n {
+                    (most, first_met) = (most.max(met), first_met.min(met));
+                }
+            }
+            if most < limits::FIRST_VIEW_WAIT {
+                let wanted: Vec<_> = (0..living).map(|n| format!("n{n}")).collect();
+                assert_eq!(*first, wanted, "seed {seed}, n{n} at {at:?}");
+            }
+            let latest = first_met + limits::FIRST_VIEW_WAIT + limits::VIEW_DELAY_MAX;
+            assert!(*at - began <= latest, "seed {seed}: n{n} first saw {first:?} at {at:?}");
+        }
+    }
+}
+
+/// Those that were apart come back one by one: the first of them does not bring along the others,
+/// and their slots would be claimed as those of the dead.
+#[test]
+fn who_was_alone_sees_all_at_once_that_come_back() {
+    for seed in seeds(60) {
+        let mut sim = Sim::new(seed);
+        let none = Found { addresses: [].into(), answered: true };
+        for n in 0..3 {
+            let slow = sim.rng.random_range(0..200) * MS;
+            sim.slow.insert(address(n), slow);
+            let instance = sim.rng.random();
+            sim.start_found(options(&format!("n{n}"), address(n), 1, instance), none.clone());
+        }
+        let apart = sim.rng.random_range(0..3_000) * MS;
+        sim.run(apart);
+        for n in 0..3 {
+            let addresses = (0..3).map(address).collect();
+            let found = Found { addresses, answered: true };
+            sim.with(n, |core, now| core.found(now, found));
+        }
+        sim.run(2 * S);
+        for n in 0..3 {
+            let views = &sim.processes[n].views;
+            let sizes: Vec<_> = views.iter().take(2).map(|(_, names)| names.len()).collect();
+            assert_eq!(sizes, [1, 3], "seed {seed}");
+        }
+    }
+}
+
+/// Time in which a node does not run is no silence of the others: it would wake up to find its wait
+/// over, with their answers unread, and claim all slots.
+#[test]
+fn who_is_stopped_while_it_joins_does_not_think_that_it_is_alone() {
+    for seed in seeds(40) {
+        let mut sim = Sim::cluster(seed, 3);
+        let joins = sim.spawn(3, 3);
+        let runs = sim.rng.random_range(0..5) * MS;
+        sim.run(runs);
+        sim.freeze(joins);
+        sim.run(limits::JOIN_WAIT_DEFAULT + 2 * S);
+        sim.thaw(joins);
+        sim.run_until(5 * S, |sim| sim.agree(&[0, 1, 2, joins]));
+        assert_eq!(sim.processes[joins].views[0].1.len(), 4, "seed {seed}");
+    }
+}
+
+/// A peer that is heard of in the last moment is not a member yet when the wait is over.
+#[test]
+fn who_is_met_in_the_last_moment_is_not_left_out() {
+    for seed in seeds(100) {
+        let mut sim = Sim::new(seed);
+        let first = sim.spawn(0, 2);
+        let slow = sim.rng.random_range(10..100) * MS;
+        sim.slow.insert(address(1), slow);
+        let starts = limits::JOIN_WAIT_DEFAULT - slow - sim.rng.random_range(10..100) * MS;
+        sim.run(starts);
+        let second = sim.spawn(1, 2);
+        sim.run_until(5 * S, |sim| sim.agree(&[first, second]));
+        assert_eq!(sim.processes[first].views[0].1.len(), 2, "seed {seed}");
+    }
 }
