@@ -141,7 +141,7 @@ impl Shell {
     /// Has something done that nobody waits for; what is not done when the slot ends is given up.
     fn do_beside(&mut self, chore: impl Future<Output = ()> + Send + 'static) {
         while self.chores.try_join_next().is_some() {}
-        self.chores.spawn(chore);
+        crate::task::run_in(&mut self.chores, chore);
     }
 
     // ---- snapshots -----------------------------------------------------------------------------
