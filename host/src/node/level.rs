@@ -178,8 +178,8 @@ pub struct LevelDuties {
 /// What [`keep`] remembers between two checks.
 #[derive(Default)]
 struct Seen {
-    /// Since when the level could be raised.
-    able_since: Option<Instant>,
+    /// To which level it could be raised, and since when.
+    able_since: Option<(Level, Instant)>,
     /// When this node's record was last written, and old ones removed.
     refreshed: Option<Instant>,
     /// Since when each member has seemed too old; information on a new member may be outdated.
@@ -238,10 +238,12 @@ impl Node {
             self.expel_old(level, &mut seen.doubted, duties).await;
         }
         let settled = self.cluster.as_ref().is_none_or(|cluster| cluster.is_settled());
-        let able = settled && self.ready().is_ok() && self.level().may_rise_to.is_some();
-        let since = able.then(|| seen.able_since.unwrap_or_else(crate::clock::now));
+        let able = if settled && self.ready().is_ok() { self.level().may_rise_to } else { None };
+        // Each level has its own wait: some node may not have read it for as long as the one before.
+        let same = |to| seen.able_since.filter(|(known, _)| *known == to);
+        let since = able.map(|to| same(to).unwrap_or_else(|| (to, crate::clock::now())));
         seen.able_since = since;
-        if since.is_some_and(|since| since.elapsed() >= self.options.level_wait)
+        if since.is_some_and(|(_, since)| since.elapsed() >= self.options.level_wait)
             // Another node may have been first, which is fine.
             && let Err(error) = self.raise_level(None).await
             && repeats::admit("the feature level was not raised", "levels")
