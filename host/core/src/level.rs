@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | 1 | 25 November 2026 | batches of format 1 in the log |
 //! | 2 | 29 November 2026 | batches of format 2 |
+//! | 3 | 30 November 2026 | nodes encrypt all that they send each other, and accept nothing else |
 //!
 //! A level is also the version of the protocol (`peer::protocol`) between nodes: a cluster
 //! at level 2 has no node that speaks only version 1.
@@ -27,7 +28,10 @@ pub fn oldest() -> Level {
 }
 
 /// What this build can read, and writes where it is allowed.
-pub const NEWEST: Level = 2;
+pub const NEWEST: Level = 3;
+
+/// From here on nodes send each other nothing in clear text, over TCP or UDP.
+pub const ENCRYPTED: Level = 3;
 
 /// Fields of a stored JSON value that this version does not know. They are kept when it changes the
 /// value: what a later version has put there is not lost by chance.
@@ -53,6 +57,16 @@ impl FeatureLevel {
             *now = to.max(*now);
             higher
         });
+    }
+
+    /// Resolves when it is above `level`, with what it is then.
+    pub async fn above(&self, level: Level) -> Level {
+        let raised = self.watch().wait_for(|now| *now > level).await.map(|now| *now);
+        match raised {
+            Ok(now) => now,
+            // Not while this is there.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     pub fn watch(&self) -> watch::Receiver<Level> {

@@ -1,5 +1,5 @@
-//! HMAC-SHA256 (RFC 2104), with which nodes prove to each other that they know the cluster's
-//! secret.
+//! HMAC-SHA256 (RFC 2104), with which nodes from before feature level 3 prove to each other that they
+//! know the cluster's secret.
 
 use sha2::{Digest as _, Sha256};
 

@@ -14,7 +14,7 @@ pub use self::{
     },
 };
 
-use super::{cluster::ClusterCmd, dev::Dev};
+use super::{cluster::ClusterCmd, dev::Dev, tls::TlsCmd};
 use crate::limits;
 use clap::{Args, Parser, Subcommand};
 use slotd_toolchains::Lang;
@@ -117,6 +117,9 @@ pub enum Cmd {
     /// Run a cluster, or its log engine, on this machine
     #[command(subcommand)]
     Cluster(ClusterCmd),
+    /// Make certificates with which the nodes of a cluster authenticate each other
+    #[command(subcommand)]
+    Tls(TlsCmd),
 
     /// Work on a plugin: run a node with it, and swap it in each time a source file is saved
     ///

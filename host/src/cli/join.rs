@@ -13,7 +13,7 @@ use crate::{
     membership::{self, Fatal, Membership, Terms},
     nats::{Nats, NatsError, NatsOptions},
     node::{LevelDuties, Shared},
-    peer::member::Member,
+    peer::{identity::Identity, member::Member},
     random,
     registry::{Reader, Registry, Settings},
     ring::RING_SCHEME,
@@ -208,6 +208,12 @@ pub(super) async fn join(
     doing: &Doing,
     heartbeat: Heartbeat,
 ) -> Result<Joined, StartError> {
+    let secret = config.cluster.secret.as_ref();
+    let secret =
+        secret.ok_or_else(|| StartError::Unavailable("cluster.secret is not set".into()))?;
+    let secret: Arc<[u8]> = secret.reveal().as_bytes().into();
+    let identity = Identity::new(&secret, config.cluster.certificates().as_ref());
+    let identity = Arc::new(identity.map_err(StartError::Refused)?);
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;
     let (log, snapshots) = open_data(config, &nats, doing).await?;
@@ -235,10 +241,6 @@ pub(super) async fn join(
         unfit: None,
         version,
     };
-    let secret = config.cluster.secret.as_ref();
-    let secret =
-        secret.ok_or_else(|| StartError::Unavailable("cluster.secret is not set".into()))?;
-    let secret: Arc<[u8]> = secret.reveal().as_bytes().into();
     let found = discover(config, discovery::Own { advertised, bound })?;
     let timings = membership::Timings { join_wait: config.cluster.join_wait, ..Default::default() };
     let membership = Membership::start(
@@ -258,10 +260,12 @@ pub(super) async fn join(
         RpcOptions {
             cluster: config.cluster.name.as_str().into(),
             secret,
+            identity,
             member,
             ring_scheme: RING_SCHEME.into(),
             slot_count: config.slot_count,
             level: level.clone(),
+            newest,
         },
         port.tcp,
         membership.members(),

@@ -28,6 +28,7 @@ mod sse;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use args::Cli;
 pub use exit::{CliError, Exit};
@@ -126,6 +127,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Forget(args)) => nodes::forget(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,
+        Cmd::Tls(command) => tls::run(&command, json),
         Cmd::Plugin(command) => local::plugin(command, json).await,
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),

@@ -498,8 +498,8 @@ pub static KEYS: &[Key] = &[
         Kind::Secret,
         Secret,
         cluster.secret,
-        "The secret that all nodes of the cluster share to authenticate each other: at least 128 \
-         random bits; `slotd cluster secret` makes one. Prefer the file or the environment."
+        "The secret that all nodes of the cluster share, from which the keys of all that they send \
+         each other are derived: at least 128 random bits; `slotd cluster secret` makes one. Prefer the file or the environment."
     ),
     optional!(
         "cluster.secret_file",
@@ -516,6 +516,30 @@ pub static KEYS: &[Key] = &[
         "Allow a secret that looks weaker than 128 bits. For clusters that are older than this \
          check, until all their nodes can be stopped to change it: anyone who captures one \
          message between nodes can try to guess the secret."
+    ),
+    optional!(
+        "cluster.tls_authority",
+        Kind::Path,
+        Text,
+        cluster.tls_authority,
+        "A PEM file with the cluster's own certificate authority, made by `slotd tls init` or \
+         another tool; two while it is replaced. Links between nodes are encrypted without it, \
+         too: then their certificates follow from the secret."
+    ),
+    optional!(
+        "cluster.tls_certificate",
+        Kind::Path,
+        Text,
+        cluster.tls_certificate,
+        "A PEM file with this node's certificate of that authority. It must be valid for the DNS \
+         name `slotd-peer`; if it has URIs `slotd:node:NAME`, only for nodes of these names."
+    ),
+    optional!(
+        "cluster.tls_key",
+        Kind::Path,
+        Text,
+        cluster.tls_key,
+        "A PEM file with that certificate's private key. Only slotd should be able to read it."
     ),
     same!(
         "cluster.listen",

@@ -16,7 +16,9 @@ mod value;
 pub use load::{Loaded, Sources, load};
 pub use value::{Kind, Secret, Value};
 
-use crate::{limits, memory, plugin::Isolation, telemetry::LogFormat};
+use crate::{
+    limits, memory, peer::identity::CertificateFiles, plugin::Isolation, telemetry::LogFormat,
+};
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A node's configuration. Durations and sizes are within the bounds of [`keys::KEYS`].
@@ -107,6 +109,10 @@ pub struct ClusterConfig {
     pub secret_file: Option<String>,
     /// Allows a secret weaker than [`crate::limits::CLUSTER_SECRET_BITS_MIN`].
     pub accept_weak_secret: bool,
+    /// Certificates of the cluster's own authority: all three or none.
+    pub tls_authority: Option<String>,
+    pub tls_certificate: Option<String>,
+    pub tls_key: Option<String>,
     /// TCP and UDP.
     pub listen: SocketAddr,
     /// Where peers reach it, if that differs.
@@ -114,6 +120,17 @@ pub struct ClusterConfig {
     /// Comma-separated.
     pub seeds: Option<String>,
     pub join_wait: Duration,
+}
+
+impl ClusterConfig {
+    /// The cluster's own certificates, if it has any.
+    pub fn certificates(&self) -> Option<CertificateFiles> {
+        Some(CertificateFiles {
+            authority: self.tls_authority.as_ref()?.into(),
+            certificate: self.tls_certificate.as_ref()?.into(),
+            key: self.tls_key.as_ref()?.into(),
+        })
+    }
 }
 
 impl Config {
@@ -182,6 +199,9 @@ impl Default for Config {
                 secret: None,
                 secret_file: None,
                 accept_weak_secret: false,
+                tls_authority: None,
+                tls_certificate: None,
+                tls_key: None,
                 listen: SocketAddr::from(([127, 0, 0, 1], 7072)),
                 advertise: None,
                 seeds: None,

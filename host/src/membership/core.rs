@@ -7,7 +7,9 @@ use super::{
     id::Id,
     refusal::{Fatal, Reason, Refusal},
     swim::{Swim, inspect, swim, without_deaths},
-    wire::{FORMAT, Kind, Refused, Sealer, Shown, Start, Terms, Windows},
+    wire::{
+        FORMAT_SEALED, FORMAT_TAGGED, Kind, Opened, Refused, Sealer, Shown, Start, Terms, Windows,
+    },
 };
 use crate::{
     discovery::Found,
@@ -119,11 +121,12 @@ impl Core {
     pub fn new(options: Options, outlets: Outlets, now: Instant, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let own = Id::new(options.member);
+        let salt = own.member.instance;
         let timings = options.timings;
         let mut agenda = Agenda::new();
         agenda.add(now, Due::Greet);
         Self {
-            sealer: Sealer::new(&options.secret, &options.terms, rng.random()),
+            sealer: Sealer::new(&options.secret, &options.terms, rng.random(), salt),
             terms: options.terms,
             windows: Windows::default(),
             swim: swim(own.clone(), &timings, &mut rng),
@@ -197,19 +200,23 @@ impl Core {
             }
             return m.dropped_own.increment(1);
         }
+        let known = matches!(start.format, FORMAT_TAGGED | FORMAT_SEALED);
         match start.kind {
-            Some(Kind::Refusal) => self.refusal(now, from, datagram),
-            Some(Kind::Hello) if start.format != FORMAT => {
-                let theirs = format!("it uses format {}, this node {FORMAT}", start.format);
-                // The tag is the same in all formats.
-                let known = self.sealer.open(Kind::Hello, datagram).is_some_and(|(known, _)| known);
+            Some(Kind::Refusal) => self.refusal(now, from, start, datagram),
+            Some(Kind::Hello) if !known => {
+                let theirs = format!(
+                    "it uses format {}, this node {FORMAT_TAGGED} and {FORMAT_SEALED}",
+                    start.format
+                );
+                let opened = self.sealer.open(Kind::Hello, start, datagram);
+                let known = opened.is_some_and(|opened| opened.authentic);
                 let shown = if known { Shown::Key } else { Shown::Nothing };
                 let room = datagram.len();
                 self.refuse(now, from, start, room, shown, Reason::Protocol, None, theirs);
             }
             Some(Kind::Hello) => self.hello(now, from, start, datagram),
-            Some(Kind::Welcome) if start.format == FORMAT => self.welcome(now, start, datagram),
-            Some(Kind::Gossip) if start.format == FORMAT => self.gossip(now, from, start, datagram),
+            Some(Kind::Welcome) if known => self.welcome(now, start, datagram),
+            Some(Kind::Gossip) if known => self.gossip(now, from, start, datagram),
             _ => m.dropped_garbage.increment(1),
         }
         self.settle(now);
@@ -268,6 +275,9 @@ impl Core {
     /// What this node expects of others from now on.
     pub fn set_level(&mut self, level: Level) {
         self.terms.set_level(level);
+        if self.terms.encrypts() {
+            self.sealer.seal_from_now_on();
+        }
     }
 
     /// Whenever this process sends something from now on, it is ordered to exit.
@@ -325,15 +335,19 @@ impl Core {
 
     fn gossip(&mut self, now: Instant, from: SocketAddr, start: Start, datagram: &[u8]) {
         let m = metrics();
-        let Some((true, body)) = self.sealer.open(Kind::Gossip, datagram) else {
+        let opened = self.sealer.open(Kind::Gossip, start, datagram);
+        let Some(Opened { authentic: true, body }) = opened else {
             return m.dropped_unauthentic.increment(1);
         };
         if !self.windows.take(start.sender, start.number, now) {
             return m.dropped_replayed.increment(1);
         }
-        self.heard = now;
-        self.hearing(now);
-        let Some((src, updates)) = inspect(body) else { return m.dropped_invalid.increment(1) };
+        let may_be_heard = self.may_be_heard(start);
+        if may_be_heard {
+            self.heard = now;
+            self.hearing(now);
+        }
+        let Some((src, updates)) = inspect(&body) else { return m.dropped_invalid.increment(1) };
         // It may still run because it was away when the level was raised, or joined at that moment.
         if self.expelled.contains(&src.member.instance) {
             let level = self.terms.protocol_oldest;
@@ -341,6 +355,9 @@ impl Core {
             let name = Some(src.member.name.clone());
             let (room, reason) = (datagram.len(), Reason::Superseded);
             return self.refuse(now, from, start, room, Shown::Key, reason, name, text);
+        }
+        if !may_be_heard {
+            return;
         }
         // Two processes of one name: the greater claim wins, and the other must learn of it. SWIM
         // would let each declare the other dead, endlessly.
@@ -368,7 +385,7 @@ impl Core {
         if let Some((rival, _)) = rival {
             return self.meet_rival(now, rival, true);
         }
-        self.drive(now, |swim, runtime| swim.handle_data(body, runtime));
+        self.drive(now, |swim, runtime| swim.handle_data(&body, runtime));
     }
 
     pub(super) fn superseded(&mut self, by: &Id) {
@@ -523,7 +540,8 @@ impl Core {
                 Reason::Name => format!("boot {}", self.own.member.boot),
                 Reason::Superseded | Reason::Address => text.clone(),
             };
-            let refused = Refused { to: (start.sender, start.number), reason, text: ours };
+            let (to, format) = ((start.sender, start.number), start.format);
+            let refused = Refused { to, format, reason, text: ours };
             if let Some(answer) = self.sealer.refuse(&refused, room, &shown) {
                 self.outbox.push((from, answer));
             }

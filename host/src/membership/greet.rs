@@ -16,7 +16,7 @@ use super::{
     core::{Challenge, Core, Due, Pending, Stage},
     id::Id,
     refusal::{Fatal, Reason, Refusal},
-    wire::{Hello, Kind, Refused, Shown, Start, Terms, Welcome, decode},
+    wire::{FORMAT_SEALED, Hello, Kind, Opened, Refused, Shown, Start, Terms, Welcome, decode},
 };
 use crate::{limits, peer::protocol::Protocols, telemetry::metrics::metrics};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
@@ -149,17 +149,23 @@ impl Core {
     pub(super) fn hello(&mut self, now: Instant, from: SocketAddr, start: Start, datagram: &[u8]) {
         let m = metrics();
         let room = datagram.len();
-        let Some((authentic, body)) = self.sealer.open(Kind::Hello, datagram) else {
+        let Some(opened) = self.sealer.open(Kind::Hello, start, datagram) else {
             return m.dropped_garbage.increment(1);
         };
-        // Not authenticated yet: only its cluster name is looked at.
-        let Some(hello) = decode::<Hello>(body).filter(|hello| hello.id.is_sound()) else {
+        let Opened { authentic, body } = opened;
+        let sealed = start.format == FORMAT_SEALED;
+        if sealed && !authentic {
+            let text = "its secret differs from this node's".to_owned();
+            return self.refuse(now, from, start, room, Shown::Nothing, Reason::Secret, None, text);
+        }
+        // If it is not encrypted, it is not authenticated yet: only its cluster name is looked at.
+        let Some(hello) = decode::<Hello>(&body).filter(|hello| hello.id.is_sound()) else {
             return m.dropped_garbage.increment(1);
         };
         let name = &hello.id.member.name;
         let (theirs, ours) = (&hello.terms.cluster, &self.terms.cluster);
         if theirs != ours {
-            let known = self.sealer.knows_secret(theirs, datagram);
+            let known = sealed || self.sealer.knows_secret(theirs, start, datagram);
             let shown = if known { Shown::InCluster(theirs.clone()) } else { Shown::Nothing };
             let secret = if known { "" } else { ", and its secret differs from this node's" };
             let theirs: String = theirs.chars().take(limits::CLUSTER_NAME_BYTES_MAX).collect();
@@ -182,6 +188,9 @@ impl Core {
             let too_old = reason == Reason::Protocol && self.terms.is_past(hello.terms.protocol);
             let reason = if too_old && hello.settled { Reason::Superseded } else { reason };
             return self.refuse(now, from, start, room, Shown::Key, reason, Some(name), text);
+        }
+        if sealed {
+            self.sealer.seal_from_now_on();
         }
         if name == self.own.member.name {
             return self.hello_from_rival(now, from, start, room, &hello);
@@ -230,6 +239,20 @@ impl Core {
         }
     }
 
+    /// An authentic datagram of this cluster: whether it may be listened to. One that is encrypted
+    /// tells that the cluster encrypts, which never ends.
+    pub(super) fn may_be_heard(&mut self, start: Start) -> bool {
+        if start.format == FORMAT_SEALED {
+            self.sealer.seal_from_now_on();
+            return true;
+        }
+        let heard = !self.terms.encrypts();
+        if !heard {
+            metrics().dropped_unsealed.increment(1);
+        }
+        heard
+    }
+
     fn name_taken(&mut self, holder: SocketAddr) {
         let name = self.own.member.name.clone();
         self.break_off(Fatal::NameTaken { name, holder });
@@ -237,14 +260,18 @@ impl Core {
 
     pub(super) fn welcome(&mut self, now: Instant, start: Start, datagram: &[u8]) {
         let m = metrics();
-        let Some((true, body)) = self.sealer.open(Kind::Welcome, datagram) else {
+        let opened = self.sealer.open(Kind::Welcome, start, datagram);
+        let Some(Opened { authentic: true, body }) = opened else {
             return m.dropped_unauthentic.increment(1);
         };
         if !self.windows.take(start.sender, start.number, now) {
             return m.dropped_replayed.increment(1);
         }
+        if !self.may_be_heard(start) {
+            return;
+        }
         self.heard = now;
-        let Some(welcome) = decode::<Welcome>(body) else { return m.dropped_invalid.increment(1) };
+        let Some(welcome) = decode::<Welcome>(&body) else { return m.dropped_invalid.increment(1) };
         let rival_is_sound = welcome.rival.as_ref().is_none_or(|(rival, _)| rival.is_sound());
         if !welcome.id.is_sound()
             || !rival_is_sound
@@ -334,12 +361,18 @@ impl Core {
         self.greet(now);
     }
 
-    pub(super) fn refusal(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+    pub(super) fn refusal(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        start: Start,
+        datagram: &[u8],
+    ) {
         let m = metrics();
-        let opened = self.sealer.open(Kind::Refusal, datagram);
-        let Some((authentic, refused)) =
-            opened.and_then(|(a, body)| Some((a, Refused::read(body)?)))
-        else {
+        let opened = self.sealer.open(Kind::Refusal, start, datagram);
+        let Some((authentic, refused)) = opened.and_then(|opened| {
+            Some((opened.authentic, Refused::read(start.format, &opened.body)?))
+        }) else {
             return m.dropped_garbage.increment(1);
         };
         let (sender, number) = refused.to;

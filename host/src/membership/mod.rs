@@ -6,6 +6,7 @@
 //! all ([`crate::watchdog`]) it sends nothing, like a stopped process: the others then take its
 //! slots. The parts:
 //! - [`wire`]: what datagrams look like, who may send them, and why replays do no harm;
+//! - [`sealed`], [`tagged`]: how they are encrypted, and how they were not before feature level 3;
 //! - [`greet`]: how nodes meet, why some are refused, and two processes with one name;
 //! - [`swim`]: SWIM's configuration and datagrams;
 //! - [`core`]: SWIM driven without sockets and clocks, and being cut off;
@@ -20,7 +21,9 @@ mod core;
 mod greet;
 mod id;
 mod refusal;
+mod sealed;
 mod swim;
+mod tagged;
 mod task;
 #[cfg(test)]
 mod tests;

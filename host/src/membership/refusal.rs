@@ -127,7 +127,7 @@ pub enum Fatal {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::wire::FORMAT_TAGGED, *};
     use crate::level;
 
     /// A node of a cluster that was raised would end because a node is too old for it, or would wait
@@ -137,13 +137,13 @@ mod tests {
         // As the version of 25 November 2026 writes it, behind the header: the refused sender and
         // number, the code of the reason, its protocol.
         let old = b"\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x09\x031 to 1";
-        let refused = Refused::read(old).unwrap();
+        let refused = Refused::read(FORMAT_TAGGED, old).unwrap();
         assert_eq!((refused.to, refused.reason), ((0x0102_0304_0506_0708, 9), Reason::Protocol));
         assert_eq!(refused.protocols(), Some(Protocols { oldest: 1, newest: 1 }));
         // As this one does.
-        let (to, reason) = (refused.to, Reason::Protocol);
+        let (to, format, reason) = (refused.to, refused.format, Reason::Protocol);
         let own = Protocols::at(level::NEWEST);
-        let refused = Refused { to, reason, text: own.to_string() };
+        let refused = Refused { to, format, reason, text: own.to_string() };
         assert_eq!(refused.protocols(), Some(own));
         for (reason, text) in [
             (Reason::Protocol, ""),
@@ -153,7 +153,8 @@ mod tests {
             (Reason::Protocol, "1 to 70000"),
             (Reason::SlotCount, "1 to 2"),
         ] {
-            assert_eq!(Refused { to, reason, text: text.into() }.protocols(), None, "{text:?}");
+            let refused = Refused { to, format, reason, text: text.into() };
+            assert_eq!(refused.protocols(), None, "{text:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod faults;
+mod levels;
 mod names;
 mod real;
 mod refused;

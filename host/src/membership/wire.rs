@@ -1,26 +1,35 @@
 //! Datagrams of the peer port, and what makes them trustworthy.
 //!
-//! Every datagram has the same unencrypted header, fixed for all future versions, then a body, then
-//! an HMAC-SHA256 (RFC 2104) over both:
+//! Every datagram begins with the same unencrypted header, fixed for all future versions:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 5 | `slotd` |
-//! | 1 | format, [`FORMAT`]: what the bodies look like |
+//! | 1 | format: what follows the header |
 //! | 1 | kind |
 //! | 8 | sender: random, one for each start of a node |
 //! | 8 | number: 1, 2, 3, ... of this sender |
 //!
-//! - *hello*: what the sender expects of its cluster ([`Terms`]), in clear so that differences can
-//!   be named, and its identity. Its key is derived from secret and cluster name.
+//! | format | what follows | sent |
+//! |---|---|---|
+//! | [`FORMAT_TAGGED`] | the body in clear, and an HMAC ([`super::tagged`]) | below feature level 3 |
+//! | [`FORMAT_SEALED`] | a salt, and the encrypted body ([`super::sealed`]) | from level 3 on |
+//!
+//! - *hello*: what the sender expects of its cluster ([`Terms`]), and its identity. Whoever has the
+//!   secret can read it, so that differences can be named.
 //! - *welcome*, to the address in the hello: who answers, and who else it knows by that name. A
 //!   short one goes to the hello's source address if that differs, so that a node that advertises a
 //!   wrong address learns of it.
-//! - *refusal*, to the hello's source address: the reason. Its layout is fixed for all formats. It
-//!   is never longer than what it answers, and rate-limited, so it can't be used to flood others. A
-//!   sender whose hello does not prove the key always gets the same refusal, without a tag
-//!   ([`Shown`]): anything made with a key could be used to test guessed secrets.
+//! - *refusal*, to the hello's source address: the reason. It is never longer than what it answers, and
+//!   rate-limited, so it can't be used to flood others. A sender whose hello does not prove that it has
+//!   the key always gets the same refusal, in clear and without a tag ([`Shown`]): anything made with a
+//!   key could be used to test guessed secrets.
 //! - *gossip*: SWIM. Its key is also derived from the terms, so a refused node can't send any.
+//!
+//! **Both formats.** A node sends what its cluster's level says. One that has not heard yet that the
+//! level was raised can open sealed datagrams, and learns it from them. From
+//! level 3 on tagged hellos are answered, so that an old node learns why it can't stay; other tagged
+//! datagrams are dropped.
 //!
 //! **Replays.** SWIM itself handles most old datagrams: each names the exact identity that it is
 //! for, an identity is abandoned when it was declared dead, and incarnations order suspicion and
@@ -29,24 +38,24 @@
 //! accepts each number once, in a window like IPsec's (RFC 4303, 3.4.3): [`Window`]. A restarted
 //! node has no windows, but also another identity, for which old datagrams are not valid.
 
-use super::{id::Id, refusal::Reason};
-use crate::{
-    limits,
-    mac::{Mac, TAG_BYTES},
-    names::is_cluster_name,
-};
+use super::{id::Id, refusal::Reason, sealed::Sealed, tagged::Tagged};
+use crate::{level::ENCRYPTED, limits, mac::TAG_BYTES};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, time::Instant};
-use subtle::ConstantTimeEq;
+use std::{borrow::Cow, collections::HashMap, time::Instant};
 
-/// The format of this version's bodies.
-pub(super) const FORMAT: u8 = 1;
+/// What follows the header is in clear, and has a tag. To be deleted with the first version that
+/// needs no upgrade from one of before level 3.
+pub(super) const FORMAT_TAGGED: u8 = 1;
+/// What follows the header is encrypted.
+pub(super) const FORMAT_SEALED: u8 = 2;
 const MAGIC: &[u8; 5] = b"slotd";
 pub(super) const START_BYTES: usize = 5 + 1 + 1 + 8 + 8;
+/// What a datagram has besides its body, in either format: so a body that fits one fits the other, and
+/// an answer is no longer than what it answers.
+pub(super) const OVERHEAD_BYTES: usize = START_BYTES + TAG_BYTES;
 /// SWIM's budget per datagram.
-pub(super) const GOSSIP_BYTES_MAX: usize =
-    limits::PEER_DATAGRAM_BYTES_MAX - START_BYTES - TAG_BYTES;
-const REFUSAL_BYTES_MIN: usize = START_BYTES + 8 + 8 + 1 + TAG_BYTES;
+pub(super) const GOSSIP_BYTES_MAX: usize = limits::PEER_DATAGRAM_BYTES_MAX - OVERHEAD_BYTES;
+const REFUSAL_BYTES_MIN: usize = OVERHEAD_BYTES + 8 + 8 + 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -65,6 +74,13 @@ pub struct Terms {
     pub protocol_oldest: u16,
     pub ring_scheme: String,
     pub slot_count: u16,
+}
+
+impl Terms {
+    /// Whether nodes of this cluster send each other nothing in clear.
+    pub(super) fn encrypts(&self) -> bool {
+        self.protocol_oldest >= ENCRYPTED
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,8 +106,9 @@ pub(super) struct Welcome {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
-    /// Sender and number of the refused datagram.
+    /// Sender and number of the refused datagram, and its format.
     pub to: (u64, u64),
+    pub format: u8,
     pub reason: Reason,
     /// The refusing side's own values, where they are not secret.
     pub text: String,
@@ -118,7 +135,7 @@ pub(super) struct Start {
 
 impl Start {
     pub fn read(datagram: &[u8]) -> Option<Self> {
-        if datagram.len() < START_BYTES + TAG_BYTES || !datagram.starts_with(MAGIC) {
+        if datagram.len() < OVERHEAD_BYTES || !datagram.starts_with(MAGIC) {
             return None;
         }
         let number = |at: usize| datagram[at..at + 8].iter().fold(0, |n, b| n << 8 | u64::from(*b));
@@ -135,57 +152,74 @@ impl Start {
 
 /// Creates and checks datagrams. Owns the numbers of this start of the node.
 pub(super) struct Sealer {
-    secret: Mac,
-    join: Mac,
-    gossip: Mac,
+    tagged: Tagged,
+    sealed: Sealed,
+    cluster: String,
+    /// What this node sends.
+    format: u8,
     pub sender: u64,
     number: u64,
 }
 
+/// What was in a datagram.
+pub(super) struct Opened<'a> {
+    /// It was made with this node's key.
+    pub authentic: bool,
+    /// Empty if it is encrypted with another key.
+    pub body: Cow<'a, [u8]>,
+}
+
 impl Sealer {
-    pub fn new(secret: &[u8], terms: &Terms, sender: u64) -> Self {
-        let secret = Mac::new(secret);
-        let cluster = terms.cluster.as_bytes();
-        let (scheme, slots) = (terms.ring_scheme.as_bytes(), terms.slot_count.to_be_bytes());
+    /// `salt`: random, one for each start of a node, like `sender`.
+    pub fn new(secret: &[u8], terms: &Terms, sender: u64, salt: u128) -> Self {
         Self {
-            join: join_key(&secret, &terms.cluster),
-            gossip: key(&secret, &[b"slotd gossip", cluster, scheme, &slots]),
-            secret,
+            tagged: Tagged::new(secret, terms),
+            sealed: Sealed::new(secret, terms, salt),
+            cluster: terms.cluster.clone(),
+            format: if terms.encrypts() { FORMAT_SEALED } else { FORMAT_TAGGED },
             sender,
             number: 0,
         }
     }
 
-    fn mac(&self, kind: Kind) -> &Mac {
-        if kind == Kind::Gossip { &self.gossip } else { &self.join }
+    /// This node sends nothing in clear any more.
+    pub fn seal_from_now_on(&mut self) {
+        self.format = FORMAT_SEALED;
     }
 
     /// A datagram, and its number.
     pub fn seal(&mut self, kind: Kind, body: &[u8]) -> (u64, Vec<u8>) {
-        let mut bytes = self.begin(kind, body);
-        bytes.extend(self.mac(kind).tag(&bytes));
-        (self.number, bytes)
+        let cluster = self.cluster.clone();
+        let datagram = self.seal_as(self.format, kind, &cluster, body);
+        (self.number, datagram)
     }
 
-    /// A datagram without its tag.
-    fn begin(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
+    fn seal_as(&mut self, format: u8, kind: Kind, cluster: &str, body: &[u8]) -> Vec<u8> {
+        let start = self.begin(format, kind);
+        match format {
+            FORMAT_TAGGED => self.tagged.seal(kind, cluster, start, body),
+            _ => self.sealed.seal(kind, cluster, start, (self.sender, self.number), body),
+        }
+    }
+
+    fn begin(&mut self, format: u8, kind: Kind) -> Vec<u8> {
         self.number += 1;
-        let mut bytes = Vec::with_capacity(START_BYTES + body.len() + TAG_BYTES);
+        let mut bytes = Vec::with_capacity(limits::PEER_DATAGRAM_BYTES_MAX);
         bytes.extend(MAGIC);
-        bytes.extend([FORMAT, kind as u8]);
+        bytes.extend([format, kind as u8]);
         bytes.extend(self.sender.to_be_bytes());
         bytes.extend(self.number.to_be_bytes());
-        bytes.extend(body);
         bytes
     }
 
     /// Whether a hello was made with this node's secret, for a cluster of that name.
-    pub fn knows_secret(&self, cluster: &str, hello: &[u8]) -> bool {
-        is_cluster_name(cluster)
-            && opened(&join_key(&self.secret, cluster), hello).is_some_and(|(known, _)| known)
+    pub fn knows_secret(&self, cluster: &str, start: Start, hello: &[u8]) -> bool {
+        // Who could seal it has the secret; but the key is not the cluster's.
+        start.format == FORMAT_TAGGED && self.tagged.knows_secret(cluster, hello)
     }
 
-    /// A refusal that is no longer than `room`; none if that is too little.
+    /// A refusal that is no longer than `room`; none if that is too little. In the format of what it
+    /// answers.
     pub fn refuse(&mut self, refused: &Refused, room: usize, shown: &Shown) -> Option<Vec<u8>> {
         let room = room.checked_sub(REFUSAL_BYTES_MIN)?.min(limits::REFUSAL_TEXT_BYTES_MAX);
         let text = refused.text.get(..refused.text.floor_char_boundary(room))?;
@@ -198,50 +232,43 @@ impl Sealer {
         body.extend(refused.to.1.to_be_bytes());
         body.push(reason.code());
         body.extend(text.as_bytes());
-        let mut bytes = self.begin(Kind::Refusal, &body);
-        let tag = match shown {
-            Shown::Key => self.join.tag(&bytes),
-            Shown::InCluster(cluster) => join_key(&self.secret, cluster).tag(&bytes),
-            Shown::Nothing => [0; TAG_BYTES],
+        let cluster = match shown {
+            Shown::Key => self.cluster.clone(),
+            Shown::InCluster(cluster) => cluster.clone(),
+            Shown::Nothing => {
+                let mut bytes = self.begin(FORMAT_TAGGED, Kind::Refusal);
+                bytes.extend(body);
+                bytes.extend([0; TAG_BYTES]);
+                return Some(bytes);
+            }
         };
-        bytes.extend(tag);
-        Some(bytes)
+        let format = if refused.format == FORMAT_SEALED { FORMAT_SEALED } else { FORMAT_TAGGED };
+        Some(self.seal_as(format, Kind::Refusal, &cluster, &body))
     }
 
-    /// Whether it was made with this node's key, and the body.
-    pub fn open<'a>(&self, kind: Kind, datagram: &'a [u8]) -> Option<(bool, &'a [u8])> {
-        opened(self.mac(kind), datagram)
+    /// Whether it was made with this node's key, and the body. Formats that this version does not
+    /// know are looked at as [`FORMAT_TAGGED`].
+    pub fn open<'a>(&self, kind: Kind, start: Start, datagram: &'a [u8]) -> Option<Opened<'a>> {
+        if start.format != FORMAT_SEALED {
+            let (authentic, body) = self.tagged.open(kind, datagram)?;
+            return Some(Opened { authentic, body: body.into() });
+        }
+        let opened = self.sealed.open(kind, &self.cluster, start, datagram);
+        let authentic = opened.is_some();
+        Some(Opened { authentic, body: opened.unwrap_or_default().into() })
     }
-}
-
-fn opened<'a>(key: &Mac, datagram: &'a [u8]) -> Option<(bool, &'a [u8])> {
-    let (signed, tag) = datagram.split_at_checked(datagram.len().checked_sub(TAG_BYTES)?)?;
-    Some((key.tag(signed).ct_eq(tag).into(), signed.get(START_BYTES..)?))
-}
-
-/// A key for one purpose.
-fn key(secret: &Mac, purpose: &[&[u8]]) -> Mac {
-    let mut text = Vec::new();
-    for part in purpose {
-        text.extend((part.len() as u32).to_be_bytes());
-        text.extend(*part);
-    }
-    Mac::new(&secret.tag(&text))
-}
-
-fn join_key(secret: &Mac, cluster: &str) -> Mac {
-    key(secret, &[b"slotd join", cluster.as_bytes()])
 }
 
 impl Refused {
-    pub fn read(body: &[u8]) -> Option<Self> {
+    pub fn read(format: u8, body: &[u8]) -> Option<Self> {
         let number = |bytes: &[u8]| bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b));
         let (to, rest) = body.split_at_checked(16)?;
         let (code, text) = rest.split_first()?;
         let text = text.get(..text.len().min(limits::REFUSAL_TEXT_BYTES_MAX))?;
         // It goes into a log line, and may come from anyone.
         let text = String::from_utf8_lossy(text).replace(|c: char| !matches!(c, ' '..='~'), "?");
-        Some(Self { to: (number(&to[..8]), number(&to[8..])), reason: Reason::of(*code)?, text })
+        let to = (number(&to[..8]), number(&to[8..]));
+        Some(Self { to, format, reason: Reason::of(*code)?, text })
     }
 }
 
@@ -319,52 +346,118 @@ mod tests {
         }
     }
 
+    fn sealer(secret: &[u8], terms: &Terms) -> Sealer {
+        Sealer::new(secret, terms, 7, 11)
+    }
+
+    fn start(datagram: &[u8]) -> Start {
+        Start::read(datagram).unwrap()
+    }
+
+    /// At each level: the format that is sent.
+    fn levels() -> [(u8, Terms); 2] {
+        let at = |level| Terms { protocol: 3, protocol_oldest: level, ..terms() };
+        [(FORMAT_TAGGED, at(2)), (FORMAT_SEALED, at(3))]
+    }
+
     /// A bit that can be changed unnoticed, or a key that fits other terms, lets unauthenticated
     /// peers in.
     #[test]
     fn only_the_same_secret_and_terms_open_what_was_sealed() {
-        let mut sealer = Sealer::new(b"a secret", &terms(), 7);
-        let opens = |secret: &[u8], terms: &Terms, kind, bytes: &[u8]| {
-            Sealer::new(secret, terms, 0).open(kind, bytes).map(|(ok, _)| ok)
-        };
-        let (number, bytes) = sealer.seal(Kind::Gossip, b"body");
-        let start = Start::read(&bytes).unwrap();
-        assert_eq!((start.sender, start.number, start.format), (7, number, FORMAT));
-        assert_eq!(sealer.open(Kind::Gossip, &bytes), Some((true, &b"body"[..])));
-        assert_eq!(opens(b"a secret", &terms(), Kind::Gossip, &bytes), Some(true));
-        assert_eq!(opens(b"another", &terms(), Kind::Gossip, &bytes), Some(false));
-        assert_eq!(opens(b"a secret", &terms(), Kind::Hello, &bytes), Some(false));
-        for other in [
-            Terms { cluster: "d".into(), ..terms() },
-            Terms { slot_count: 256, ..terms() },
-            Terms { ring_scheme: "s".into(), ..terms() },
-        ] {
-            assert_eq!(opens(b"a secret", &other, Kind::Gossip, &bytes), Some(false));
+        for (format, terms) in levels() {
+            let mut sealer = sealer(b"a secret", &terms);
+            let opens = |secret: &[u8], terms: &Terms, kind, bytes: &[u8]| {
+                let opened = Sealer::new(secret, terms, 0, 0).open(kind, start(bytes), bytes);
+                opened.map(|opened| opened.authentic)
+            };
+            let (number, bytes) = sealer.seal(Kind::Gossip, b"body");
+            let begins = start(&bytes);
+            assert_eq!((begins.sender, begins.number, begins.format), (7, number, format));
+            assert_eq!(bytes.len(), OVERHEAD_BYTES + 4);
+            let opened = sealer.open(Kind::Gossip, begins, &bytes).unwrap();
+            assert!(opened.authentic && *opened.body == *b"body");
+            assert_eq!(opens(b"a secret", &terms, Kind::Gossip, &bytes), Some(true));
+            assert_eq!(opens(b"another", &terms, Kind::Gossip, &bytes), Some(false));
+            assert_eq!(opens(b"a secret", &terms, Kind::Hello, &bytes), Some(false));
+            for other in [
+                Terms { cluster: "d".into(), ..terms.clone() },
+                Terms { slot_count: 256, ..terms.clone() },
+                Terms { ring_scheme: "s".into(), ..terms.clone() },
+            ] {
+                assert_eq!(opens(b"a secret", &other, Kind::Gossip, &bytes), Some(false));
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut changed = bytes.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                let Some(start) = Start::read(&changed) else { continue };
+                let opened = sealer.open(Kind::Gossip, start, &changed);
+                assert!(opened.is_none_or(|opened| !opened.authentic));
+            }
         }
-        for bit in 0..bytes.len() * 8 {
-            let mut changed = bytes.clone();
-            changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(sealer.open(Kind::Gossip, &changed).is_none_or(|(ok, _)| !ok));
+    }
+
+    /// What one kind says must not pass for another; a hello is for whoever has the secret, also in
+    /// a cluster of another name, so that the two can name the difference.
+    #[test]
+    fn sealed_datagrams_are_of_one_kind_and_cluster() {
+        const KINDS: [Kind; 4] = [Kind::Hello, Kind::Welcome, Kind::Refusal, Kind::Gossip];
+        let [_, (_, terms)] = levels();
+        let mut sealer = sealer(b"a secret", &terms);
+        let other = Terms { cluster: "d".into(), ..terms };
+        let other = Sealer::new(b"a secret", &other, 0, 0);
+        for kind in KINDS {
+            let (_, bytes) = sealer.seal(kind, b"body");
+            assert!(!bytes.windows(4).any(|four| four == b"body"));
+            for opener in KINDS {
+                let start = Start { kind: Some(opener), ..start(&bytes) };
+                let opened = sealer.open(opener, start, &bytes).unwrap();
+                assert_eq!(opened.authentic, kind == opener, "{kind:?} as {opener:?}");
+            }
+            let opened = other.open(kind, start(&bytes), &bytes).unwrap();
+            assert_eq!(opened.authentic, kind == Kind::Hello, "{kind:?}");
         }
     }
 
     /// A refusal longer than the datagram that it answers could be used for amplification.
     #[test]
     fn refusals_are_never_longer_than_what_they_answer() {
-        let mut sealer = Sealer::new(b"a secret", &terms(), 7);
-        let text = "ä".repeat(500);
-        let refused = Refused { to: (1, 2), reason: Reason::SlotCount, text };
-        for room in 0..400 {
-            match sealer.refuse(&refused, room, &Shown::Key) {
-                None => assert!(room < REFUSAL_BYTES_MIN),
-                Some(bytes) => {
-                    assert!(bytes.len() <= room);
-                    let (authentic, body) = sealer.open(Kind::Refusal, &bytes).unwrap();
-                    let read = Refused::read(body).unwrap();
-                    assert!(authentic && read.to == (1, 2) && read.reason == Reason::SlotCount);
+        for (format, terms) in levels() {
+            let mut sealer = sealer(b"a secret", &terms);
+            let text = "ä".repeat(500);
+            let refused = Refused { to: (1, 2), format, reason: Reason::SlotCount, text };
+            for room in 0..400 {
+                match sealer.refuse(&refused, room, &Shown::Key) {
+                    None => assert!(room < REFUSAL_BYTES_MIN),
+                    Some(bytes) => {
+                        assert!(bytes.len() <= room);
+                        let start = start(&bytes);
+                        let opened = sealer.open(Kind::Refusal, start, &bytes).unwrap();
+                        let read = Refused::read(start.format, &opened.body).unwrap();
+                        assert!(opened.authentic && read.to == (1, 2) && start.format == format);
+                        assert_eq!(read.reason, Reason::SlotCount);
+                    }
                 }
             }
         }
+    }
+
+    /// Datagrams of the version of 25 November: their form is part of upgrades.
+    #[test]
+    fn tagged_datagrams_are_what_they_always_were() {
+        let (_, bytes) = sealer(b"a secret", &terms()).seal(Kind::Gossip, b"body");
+        let expected = "736c6f7464010400000000000000070000000000000001626f6479068edea354e2ff89\
+            5eec3947d0d9c1808f2fcdb5df16107f3a1956c275577815";
+        assert_eq!(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(), expected);
+    }
+
+    /// And those of level 3 stay as they are from now on. Computed apart from this code, too.
+    #[test]
+    fn sealed_datagrams_are_what_they_always_were() {
+        let [_, (_, terms)] = levels();
+        let (_, bytes) = sealer(b"a secret", &terms).seal(Kind::Gossip, b"body");
+        let expected = "736c6f7464020400000000000000070000000000000001000000000000000000000000\
+            0000000b0f3b040114d8c9080f9439ac9e7cfa304ab13e15";
+        assert_eq!(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(), expected);
     }
 
     proptest! {
@@ -384,13 +477,17 @@ mod tests {
         /// Garbage must end in `None`, never in a panic.
         #[test]
         fn garbage_is_read_as_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let sealer = Sealer::new(b"a secret", &terms(), 7);
             prop_assert!(Start::read(&bytes).is_none());
             let mut started = b"slotd".to_vec();
             started.extend(&bytes);
-            let _ = Start::read(&started);
-            prop_assert!(sealer.open(Kind::Hello, &started).is_none_or(|(ok, _)| !ok));
-            let _ = (Refused::read(&bytes), decode::<Hello>(&bytes), decode::<Welcome>(&bytes));
+            if let Some(start) = Start::read(&started) {
+                let sealer = sealer(b"a secret", &terms());
+                for format in [start.format, FORMAT_TAGGED, FORMAT_SEALED] {
+                    let opened = sealer.open(Kind::Hello, Start { format, ..start }, &started);
+                    prop_assert!(opened.is_none_or(|opened| !opened.authentic));
+                }
+            }
+            let _ = (Refused::read(1, &bytes), decode::<Hello>(&bytes), decode::<Welcome>(&bytes));
         }
     }
 }

@@ -1,6 +1,9 @@
-//! Descriptions of nodes before they communicate: identity, supported versions, and the cluster's
-//! shared secret.
+//! Descriptions of nodes before they communicate: identity, supported versions, the cluster's shared
+//! secret, and what follows from it: keys, certificates.
 
+pub mod authority;
+pub mod identity;
+pub mod keys;
 pub mod member;
 pub mod protocol;
 pub mod secret;

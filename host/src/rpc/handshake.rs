@@ -1,45 +1,34 @@
 //! How two nodes verify that they belong to the same cluster, before any other message on a link.
 //!
-//! The caller sends its [`Hello`], the other side answers with its own. Then the caller proves that
-//! it knows the cluster's secret: an HMAC-SHA256 (RFC 2104) over the role and both hellos, which hold
-//! a fresh nonce each. Only then the other side compares the hellos, and reports the mismatch or
-//! proves the same; the caller compares after that. The secret itself never travels, and a proof
-//! can't be used again.
-//!
-//! A caller that has not proven anything learns nothing that depends on the secret, and not whether
-//! its cluster's name is right: its hello is answered whatever stands in it, and its proof is right
-//! or not. What is wrong stands in the log of the node that refused. One side has to prove itself
-//! first, and it is the caller, who chose whom to call: who takes the place of a member at its
-//! address sees a proof, against which secrets can be tried. That is what a secret of 128 bits is
-//! for ([`crate::peer::secret`]).
+//! On an encrypted link TLS has authenticated both sides ([`super::tls`]). The caller sends its
+//! [`Hello`], the other side compares it with its own, and reports the mismatch or answers with its
+//! own; the caller compares after that. (On a link with a node from before feature level 3, the hellos
+//! come before that node is authenticated: [`super::grpc`].)
 
 use super::{
     RpcOptions,
     outbox::Outbox,
-    proto::{Frame, GoAway, Hello, Item, kind},
+    proto::{GoAway, Hello, Item, kind},
+    transport::{FrameError, FramesIn},
 };
 use crate::{
     discovery::Found,
+    level::{self, Level},
     limits,
-    mac::Mac,
     peer::{member::Members, protocol::Protocols},
     telemetry::{metrics, repeats::Limiter},
     text::{Keep, cut, printable},
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use prost::Message as _;
 use std::{
-    error::Error as _,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
-use tonic::Streaming;
-
-pub(super) const NONCE_BYTES: usize = 32;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $variant:ident = $name:literal;)*) => {
@@ -66,6 +55,8 @@ reasons! {
     SlotCount = "slot-count";
     /// The secret is another one.
     Secret = "secret";
+    /// The certificate is not of the cluster's authority, or not for this node.
+    Certificate = "certificate";
     /// The node is not the one that it should be.
     Identity = "identity";
     /// It did not introduce itself in time.
@@ -99,8 +90,8 @@ impl Refusal {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into(), public_detail: None }
     }
-    /// Of one that did not prove that it knows the secret.
-    fn unproven(detail: String) -> Self {
+    /// Of one that did not prove that it knows the secret, on an unencrypted link.
+    pub fn unproven(detail: String) -> Self {
         let public_detail = "this node's secret or cluster name differs from the called node's; its log \
             says which";
         Self { reason: Reason::Secret, detail, public_detail: Some(public_detail) }
@@ -161,24 +152,20 @@ pub(super) struct Own {
     noted: Mutex<Limiter<(Reason, IpAddr)>>,
 }
 
-/// Which side of the link a node is. Part of the proof: one can't be played back as the other.
-#[derive(Clone, Copy)]
-pub(super) enum Role {
-    Caller,
-    Called,
-}
-
-/// Both hellos as they were on the wire.
-pub(super) struct Hellos<'a> {
-    pub caller: &'a [u8],
-    pub called: &'a [u8],
-}
-
 /// A peer that introduced itself.
 #[derive(Clone, Debug)]
 pub(super) struct Introduced {
     pub name: Arc<str>,
     pub instance: u128,
+    /// The newest version that it speaks.
+    pub newest: Level,
+}
+
+impl Introduced {
+    /// Whether it takes encrypted links. Who does is never talked to without encryption.
+    pub fn encrypts(&self) -> bool {
+        self.newest >= level::ENCRYPTED
+    }
 }
 
 impl Own {
@@ -198,71 +185,79 @@ impl Own {
             || self.found.borrow().addresses.iter().any(is)
     }
 
-    /// The caller's side of the handshake, with the node that should be `expected`.
+    /// The versions that this node speaks now.
+    pub fn protocols(&self) -> Protocols {
+        Protocols { newest: self.options.newest, ..Protocols::at(self.options.level.get()) }
+    }
+
+    /// The caller's side of the handshake in TLS, with the node that should be `expected`.
     ///
     /// # Errors
     /// Who ended it and why. A refusal of this side must still be sent to the other.
     pub async fn introduce(
         &self,
         expected: &str,
-        frames: &mut Streaming<Frame>,
+        frames: &mut FramesIn,
         outbox: &Outbox,
-        hello: &[u8],
+        certified: &[String],
     ) -> Result<Introduced, HandshakeError> {
-        let theirs = expect(frames, kind::HELLO).await?;
-        let said = read(&theirs)?;
-        let hellos = Hellos { caller: hello, called: &theirs };
-        outbox.urgent(word(kind::PROOF, self.proof(Role::Caller, &hellos)));
-        let proof = expect(frames, kind::PROOF).await?;
-        self.verify(Role::Called, &hellos, &proof, &said)?;
-        Ok(self.check(said, Some(expected))?)
+        outbox.urgent(word(kind::HELLO, self.hello(&self.options.cluster, &[])));
+        let theirs = read(&expect(frames, kind::HELLO).await?)?;
+        Ok(self.check_certified(theirs, Some(expected), certified)?)
     }
 
-    /// The other side. Calls `progress` when a hello has arrived.
+    /// The other side.
     ///
     /// # Errors
     /// As [`Own::introduce`].
     pub async fn receive(
         &self,
-        frames: &mut Streaming<Frame>,
+        frames: &mut FramesIn,
         outbox: &Outbox,
-        progress: impl FnOnce(),
+        certified: &[String],
     ) -> Result<Introduced, HandshakeError> {
-        let theirs = expect(frames, kind::HELLO).await?;
-        let said = read(&theirs)?;
-        progress();
-        let hello = self.hello_of(said.cluster.clone());
-        outbox.urgent(word(kind::HELLO, &*hello));
-        let hellos = Hellos { caller: &theirs, called: &hello };
-        let proof = expect(frames, kind::PROOF).await?;
-        self.verify(Role::Caller, &hellos, &proof, &said)?;
-        let peer = self.check(said, None)?;
-        outbox.urgent(word(kind::PROOF, self.proof(Role::Called, &hellos)));
+        let theirs = read(&expect(frames, kind::HELLO).await?)?;
+        let peer = self.check_certified(theirs, None, certified)?;
+        outbox.urgent(word(kind::HELLO, self.hello(&self.options.cluster, &[])));
         Ok(peer)
     }
 
-    /// This node's hello, encoded, with a new nonce.
-    pub fn hello(&self) -> Vec<u8> {
-        self.hello_of(self.options.cluster.to_string())
-    }
-
-    fn hello_of(&self, cluster: String) -> Vec<u8> {
+    /// This node's hello, encoded.
+    pub fn hello(&self, cluster: &str, nonce: &[u8]) -> Vec<u8> {
         let own = &self.options.member;
-        let protocols = Protocols::at(self.options.level.get());
+        let protocols = self.protocols();
         Hello {
             protocol: protocols.oldest.into(),
             protocol_oldest: protocols.oldest.into(),
             protocol_newest: protocols.newest.into(),
-            cluster,
+            cluster: cluster.to_owned(),
             name: own.name.to_string(),
             instance: own.instance.to_be_bytes().to_vec(),
             boot: own.boot,
             ring_scheme: self.options.ring_scheme.to_string(),
             slot_count: self.options.slot_count.into(),
-            nonce: crate::random::bytes::<NONCE_BYTES>().to_vec(),
+            nonce: nonce.to_vec(),
             version: own.version.to_string(),
         }
         .encode_to_vec()
+    }
+
+    fn check_certified(
+        &self,
+        theirs: Hello,
+        expected: Option<&str>,
+        certified: &[String],
+    ) -> Result<Introduced, Refusal> {
+        let peer = self.check(theirs, expected)?;
+        if certified.is_empty() || certified.iter().any(|name| **name == *peer.name) {
+            return Ok(peer);
+        }
+        let detail = format!(
+            "node {:?} has a certificate of node {}",
+            clean(&peer.name),
+            clean(&certified.join(", "))
+        );
+        Err(Refusal::new(Reason::Certificate, detail))
     }
 
     /// Whether a node with this hello, which knows the secret, belongs here. `expected`: the node
@@ -270,9 +265,9 @@ impl Own {
     ///
     /// # Errors
     /// The first thing that does not fit.
-    fn check(&self, theirs: Hello, expected: Option<&str>) -> Result<Introduced, Refusal> {
+    pub fn check(&self, theirs: Hello, expected: Option<&str>) -> Result<Introduced, Refusal> {
         let (name, version) = (clean(&theirs.name), clean(&theirs.version));
-        let (protocols, ours) = (protocols(&theirs), Protocols::at(self.options.level.get()));
+        let (protocols, ours) = (protocols(&theirs), self.protocols());
         if ours.common(protocols).is_none() {
             let age = if protocols.newest < ours.oldest { "older" } else { "newer" };
             return Err(Refusal::new(
@@ -318,44 +313,22 @@ impl Own {
                 theirs.boot, known.boot
             ));
         }
-        Ok(Introduced { name: theirs.name.into(), instance })
-    }
-
-    /// `role`'s proof.
-    pub fn proof(&self, role: Role, hellos: &Hellos<'_>) -> [u8; 32] {
-        let role: &[u8] = match role {
-            Role::Caller => b"slotd peer link 1: caller",
-            Role::Called => b"slotd peer link 1: called",
-        };
-        let parts = [role, hellos.caller, hellos.called];
-        hmac(&self.options.secret, parts)
-    }
-
-    /// # Errors
-    /// `proof` is not what `role` would send if it knew the secret.
-    fn verify(
-        &self,
-        role: Role,
-        hellos: &Hellos<'_>,
-        proof: &[u8],
-        theirs: &Hello,
-    ) -> Result<(), Refusal> {
-        if self.proof(role, hellos).ct_eq(proof).into() {
-            return Ok(());
-        }
-        let (name, ours) = (clean(&theirs.name), &*self.options.cluster);
-        let cluster = match &*theirs.cluster {
-            same if same == ours => String::new(),
-            other => format!(", and its cluster is {:?}, this node's {ours:?}", clean(other)),
-        };
-        let detail = format!("node {name:?} and this node have different secrets{cluster}");
-        Err(Refusal::unproven(detail))
+        Ok(Introduced { name: theirs.name.into(), instance, newest: protocols.newest })
     }
 
     /// Why links were refused lately.
     #[cfg(test)]
     pub fn reasons(&self) -> Vec<Reason> {
         self.noted.lock().keys().map(|(reason, _)| *reason).collect()
+    }
+
+    /// Takes note of a handshake that failed on this node's link to a peer.
+    pub fn failed(&self, peer: IpAddr, failed: &HandshakeError) {
+        match failed {
+            HandshakeError::Ours(refusal) => self.refused(peer, "a link to a peer", refusal),
+            HandshakeError::Theirs(refusal) => self.refused(peer, "this node", refusal),
+            HandshakeError::Closed(_) => {}
+        }
     }
 
     /// Counts a refusal and, at a limited rate, logs it.
@@ -372,14 +345,9 @@ impl Own {
 }
 
 /// # Errors
-/// It is no hello that a proof could be about.
-fn read(hello: &[u8]) -> Result<Hello, Refusal> {
-    let malformed = |what: &str| Refusal::malformed(format!("its hello {what}"));
-    let hello = Hello::decode(hello).map_err(|_| malformed("does not decode"))?;
-    if hello.nonce.len() != NONCE_BYTES {
-        return Err(malformed("has no nonce"));
-    }
-    Ok(hello)
+/// It is no hello.
+pub(super) fn read(hello: &[u8]) -> Result<Hello, Refusal> {
+    Hello::decode(hello).map_err(|_| Refusal::malformed("its hello does not decode"))
 }
 
 fn protocols(hello: &Hello) -> Protocols {
@@ -397,15 +365,18 @@ pub(super) fn word(kind: u32, head: impl AsRef<[u8]>) -> Item {
 }
 
 /// The head of the next item, which must be of this kind and alone.
-async fn expect(frames: &mut Streaming<Frame>, kind: u32) -> Result<Bytes, HandshakeError> {
-    let frame = match frames.message().await {
-        Ok(Some(frame)) => frame,
-        Ok(None) => return Err(HandshakeError::Closed("it closed the link".into())),
-        // It has a source when it is about the connection, and not about what came over it.
-        Err(status) if status.source().is_some() => {
-            return Err(HandshakeError::Closed(clean(status.message())));
+///
+/// # Errors
+/// Another one came, or none.
+pub(super) async fn expect(frames: &mut FramesIn, kind: u32) -> Result<Bytes, HandshakeError> {
+    let frame = match frames.next().await {
+        Some(Ok(frame)) => frame,
+        None => return Err(HandshakeError::Closed("it closed the link".into())),
+        Some(Err(FrameError::Closed(why))) => return Err(HandshakeError::Closed(why)),
+        Some(Err(FrameError::Malformed(why))) => return Err(Refusal::malformed(why).into()),
+        Some(Err(FrameError::Untrusted(why))) => {
+            return Err(HandshakeError::Theirs(Refusal::new(Reason::Certificate, why)));
         }
-        Err(status) => return Err(Refusal::malformed(clean(status.message())).into()),
     };
     match &*frame.items {
         [item] if item.kind == kind => Ok(item.head.clone()),
@@ -416,25 +387,9 @@ async fn expect(frames: &mut Streaming<Frame>, kind: u32) -> Result<Bytes, Hands
     }
 }
 
-/// HMAC-SHA256 (RFC 2104) of `parts`, each with its length before it.
-fn hmac<const N: usize>(key: &[u8], parts: [&[u8]; N]) -> [u8; 32] {
-    let mut message = Vec::new();
-    for part in parts {
-        message.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        message.extend_from_slice(part);
-    }
-    Mac::new(key).tag(&message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Parts that run into each other would let one hello stand for another.
-    #[test]
-    fn parts_are_told_apart() {
-        assert_ne!(hmac(b"k", [b"ab", b"c"]), hmac(b"k", [b"a", b"bc"]));
-    }
 
     /// Text of an unauthenticated peer must not pass for a log line of our own.
     #[test]

@@ -3,10 +3,11 @@
 
 use super::{
     PeerError, Request, Response,
-    executor::LocalExecutor,
-    handshake::{HandshakeError, Own, Refusal, clean, word},
+    dial::{Opened, open},
+    handshake::{Own, Refusal, word},
     outbox::{Assembler, Outbox},
-    proto::{self, Codec, Frame, Item, kind},
+    proto::{Frame, Item, kind},
+    transport::{Form, FramesIn, pumped},
     wire::{self, Parts},
 };
 use crate::{
@@ -18,10 +19,7 @@ use crate::{
     peer::member::Member,
     telemetry::metrics,
 };
-use futures_util::future::BoxFuture;
-use http::uri::PathAndQuery;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use futures_util::{StreamExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -32,11 +30,9 @@ use std::{
     task::{Context, Poll},
 };
 use tokio::{
-    net::TcpStream,
     sync::{oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
-use tonic::{Streaming, client::Grpc};
 
 /// What callers and the link's task share.
 pub(super) struct Link {
@@ -52,6 +48,8 @@ struct State {
     calls: HashMap<u64, Call>,
     /// Of the requests of `calls`.
     bytes: usize,
+    /// A process of the peer that takes encrypted links: it is never called without.
+    encrypts: Option<u128>,
 }
 
 impl State {
@@ -66,6 +64,7 @@ struct Up {
     outbox: Arc<Outbox>,
     instance: u128,
     address: SocketAddr,
+    form: Form,
     _counted: Counted,
 }
 
@@ -124,6 +123,7 @@ pub struct LinkStatus {
     pub in_flight: usize,
     /// Requests that wait to be written.
     pub queued: usize,
+    pub(super) form: Option<Form>,
     /// Over this connection, what was written: items, and the frames that they were packed into.
     pub items: u64,
     pub frames: u64,
@@ -136,6 +136,7 @@ impl Link {
             next_id: 1,
             calls: HashMap::new(),
             bytes: 0,
+            encrypts: None,
         };
         Arc::new(Self { peer, state: Mutex::new(state) })
     }
@@ -245,6 +246,7 @@ impl Link {
         LinkStatus {
             peer: self.peer.clone(),
             connected: state.up.as_ref().map(|up| up.address).map_err(Clone::clone),
+            form: state.up.as_ref().ok().map(|up| up.form),
             in_flight: state.calls.len(),
             queued: counts.waiting,
             items: counts.items,
@@ -350,98 +352,27 @@ async fn moved(link: &Link, target: &mut watch::Receiver<Member>, member: &Membe
 
 /// One connection, from its start to its end. Gives the reason of the end.
 async fn connection(link: &Link, own: &Own, member: &Member) -> String {
-    let executor = LocalExecutor::default();
-    let exec = executor.clone();
-    let main = async {
-        let opened = timeout(limits::PEER_HANDSHAKE_TIMEOUT, open(link, own, member, exec)).await;
-        let opened = opened.unwrap_or_else(|_| {
-            let secs = limits::PEER_HANDSHAKE_TIMEOUT.as_secs();
-            Err(format!("no link within {secs} s"))
-        });
-        match opened {
-            Ok(opened) => {
-                let instance = opened.instance;
-                let outbox = opened.outbox.clone();
-                let _counted = Counted::new();
-                link.connected(Up { outbox, instance, address: member.peer, _counted });
-                metrics().peer_connects.increment(1);
-                tracing::info!(peer = %link.peer, address = %member.peer, "linked to a peer");
-                Session::new(link, opened).run().await
-            }
-            Err(why) => why,
-        }
+    let known = link.state.lock().encrypts == Some(member.instance);
+    let encrypts = |instance| link.state.lock().encrypts = Some(instance);
+    let opening = open(own, &link.peer, member, known, encrypts);
+    let opened = timeout(limits::PEER_HANDSHAKE_TIMEOUT, opening).await;
+    let opened = opened.unwrap_or_else(|_| {
+        let secs = limits::PEER_HANDSHAKE_TIMEOUT.as_secs();
+        Err(format!("no link within {secs} s"))
+    });
+    let Opened { outbox, frames, mut pump, peer, form } = match opened {
+        Ok(opened) => opened,
+        Err(why) => return why,
     };
-    executor.drive(main).await
-}
-
-/// A connection on which both sides have proven who they are.
-struct Opened {
-    outbox: Arc<Outbox>,
-    frames: Streaming<Frame>,
-    instance: u128,
-    /// The connection ends when this is dropped.
-    _sender: http2::SendRequest<tonic::body::Body>,
-}
-
-async fn open(
-    link: &Link,
-    own: &Own,
-    member: &Member,
-    exec: LocalExecutor,
-) -> Result<Opened, String> {
-    let address = member.peer;
-    let stream = TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))?;
-    stream.set_nodelay(true).map_err(|e| e.to_string())?;
-    let (sender, connection) = http2::Builder::new(exec.clone())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(2 * limits::PEER_STREAM_WINDOW_BYTES)
-        .max_send_buf_size(limits::PEER_FRAME_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| format!("{address} does not speak HTTP/2: {e}"))?;
-    // Its stream reports how it ends.
-    hyper::rt::Executor::execute(&exec, async move { drop(connection.await) });
-
-    let origin = http::Uri::builder().scheme("http").authority(address.to_string());
-    let origin = origin.path_and_query("/").build().map_err(|e| e.to_string())?;
-    let mut requests = sender.clone();
-    let service = tower::service_fn(move |request| requests.send_request(request));
-    let mut grpc = Grpc::with_origin(service, origin)
-        .max_decoding_message_size(limits::PEER_FRAME_BYTES_MAX)
-        .max_encoding_message_size(limits::PEER_FRAME_BYTES_MAX);
-
-    let outbox = Outbox::new();
-    let hello = own.hello();
-    outbox.urgent(word(kind::HELLO, &hello));
-    let (codec, trust) = Codec::new();
-    let mut frames = grpc
-        .streaming(
-            tonic::Request::new(outbox.stream()),
-            PathAndQuery::from_static(proto::PATH),
-            codec,
-        )
-        .await
-        .map_err(|status| format!("{address} is not a slotd peer: {}", clean(status.message())))?
-        .into_inner();
-    match own.introduce(&link.peer, &mut frames, &outbox, &hello).await {
-        Ok(peer) => {
-            trust.grant();
-            Ok(Opened { outbox, frames, instance: peer.instance, _sender: sender })
-        }
-        Err(failed) => {
-            match &failed {
-                HandshakeError::Ours(refusal) => {
-                    own.refused(address.ip(), "a link to a peer", refusal);
-                    outbox.urgent(refusal.go_away());
-                    outbox.close();
-                    // Until it is written: the other side names the reason too.
-                    let _ = timeout(limits::PEER_STOP_GRACE, frames.message()).await;
-                }
-                HandshakeError::Theirs(refusal) => own.refused(address.ip(), "this node", refusal),
-                HandshakeError::Closed(_) => {}
-            }
-            Err(failed.to_string())
+    let (instance, address, _counted) = (peer.instance, member.peer, Counted::new());
+    link.connected(Up { outbox: outbox.clone(), instance, address, form, _counted });
+    metrics().peer_connects.increment(1);
+    tracing::info!(peer = %link.peer, %address, form = form.as_str(), "linked to a peer");
+    let session = Session::new(link, outbox, frames);
+    tokio::select! {
+        ended = pumped(&mut pump, session.run()) => ended.unwrap_or_else(|why| why),
+        level = own.options.level.above(peer.newest) => {
+            format!("the cluster is at feature level {level}, and it reads up to {}", peer.newest)
         }
     }
 }
@@ -449,7 +380,8 @@ async fn open(
 /// A connection at work.
 struct Session<'a> {
     link: &'a Link,
-    opened: Opened,
+    outbox: Arc<Outbox>,
+    frames: FramesIn,
     pieces: Assembler,
     subscriptions: HashMap<u64, Subscription>,
     /// The number of the last ping, and of the last one that was answered.
@@ -466,10 +398,11 @@ struct Subscription {
 }
 
 impl<'a> Session<'a> {
-    fn new(link: &'a Link, opened: Opened) -> Self {
+    fn new(link: &'a Link, outbox: Arc<Outbox>, frames: FramesIn) -> Self {
         Self {
             link,
-            opened,
+            outbox,
+            frames,
             pieces: Assembler::default(),
             subscriptions: HashMap::new(),
             pinged: 0,
@@ -483,10 +416,10 @@ impl<'a> Session<'a> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let ended = tokio::select! {
-                frame = self.opened.frames.message() => match frame {
-                    Ok(Some(frame)) => self.frame(frame),
-                    Ok(None) => Err("the peer closed it".to_owned()),
-                    Err(status) => Err(clean(status.message())),
+                frame = self.frames.next() => match frame {
+                    Some(Ok(frame)) => self.frame(frame),
+                    None => Err("the peer closed it".to_owned()),
+                    Some(Err(error)) => Err(error.into_text()),
                 },
                 _ = ticks.tick() => self.tick(),
             };
@@ -505,9 +438,9 @@ impl<'a> Session<'a> {
         }
         self.silent += 1;
         self.pinged += 1;
-        self.opened.outbox.urgent(Item::new(kind::PING, self.pinged));
+        self.outbox.urgent(Item::new(kind::PING, self.pinged));
         // Those whose reader went away, without an event that would have shown it.
-        let outbox = &self.opened.outbox;
+        let outbox = &self.outbox;
         self.subscriptions.retain(|id, subscription| {
             let gone = subscription.sender.is_closed();
             if gone {
@@ -573,13 +506,13 @@ impl<'a> Session<'a> {
             wire::decode_live(parts).map_err(|e| format!("a live item does not decode: {e}"))?;
         if !subscription.sender.offer(item) {
             self.subscriptions.remove(&id);
-            self.opened.outbox.urgent(Item::new(kind::CANCEL, id));
+            self.outbox.urgent(Item::new(kind::CANCEL, id));
             return Ok(());
         }
         subscription.taken += live_cost(parts);
         if subscription.taken >= limits::PEER_CREDIT / 2 {
             let total = std::mem::take(&mut subscription.taken);
-            self.opened.outbox.urgent(Item { total, ..Item::new(kind::CREDIT, id) });
+            self.outbox.urgent(Item { total, ..Item::new(kind::CREDIT, id) });
         }
         Ok(())
     }

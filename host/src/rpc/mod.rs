@@ -1,8 +1,8 @@
 //! Node to node: one stream per peer, over which requests are forwarded and answered.
 //!
-//! Each node makes one link to each peer in its view: a TCP connection with one bidirectional gRPC
-//! stream, whose frames carry many requests one way and many answers the other. So between two
-//! nodes there are two links, one for each's requests.
+//! Each node makes one link to each peer in its view: a TCP connection with TLS, in which frames
+//! carry many requests one way and many answers the other. So between two nodes there are two links,
+//! one for each's requests.
 //!
 //! | file | what |
 //! |---|---|
@@ -10,18 +10,18 @@
 //! | `request` | what is asked and answered |
 //! | `wire` | requests and answers as the content of items |
 //! | `slots` | what a node tells of a slot |
-//! | `handshake` | who is who, and who knows the secret |
+//! | `handshake` | who is who, and who belongs to this cluster |
 //! | `outbox` | what waits to be written, packed into frames |
-//! | `executor` | all futures of one connection in one task |
-//! | `link` | the caller's side |
+//! | `transport` | a connection, whatever carries the frames |
+//! | `tls` | what carries them: TLS, and who knows the secret |
+//! | `grpc` | what carried them before feature level 3, unencrypted |
+//! | `dial`, `link` | the caller's side, until both know each other, and from then on |
 //! | `server` | the other side, until both know each other |
 //! | `waiting` | who may wait there, and who gives way |
 //! | `serving` | and from then on |
-//!
-//! A link is authenticated but not encrypted: it is for a network that only the operator's
-//! machines are on.
 
-mod executor;
+mod dial;
+mod grpc;
 mod handshake;
 mod link;
 mod outbox;
@@ -32,6 +32,8 @@ mod serving;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod transport;
 mod waiting;
 mod wire;
 
@@ -43,8 +45,11 @@ pub use slots::SlotInfo;
 use crate::{
     discovery::Found,
     error::{Code, Error},
-    level::FeatureLevel,
-    peer::member::{Member, Members},
+    level::{FeatureLevel, Level},
+    peer::{
+        identity::Identity,
+        member::{Member, Members},
+    },
 };
 use futures_util::future::BoxFuture;
 use handshake::Own;
@@ -143,6 +148,8 @@ pub struct RpcOptions {
     pub cluster: Arc<str>,
     /// What all nodes of the cluster know.
     pub secret: Arc<[u8]>,
+    /// What this node proves itself with on encrypted links.
+    pub identity: Arc<Identity>,
     /// This node.
     pub member: Member,
     /// [`crate::ring::RING_SCHEME`].
@@ -150,6 +157,8 @@ pub struct RpcOptions {
     pub slot_count: u16,
     /// The cluster's: who does not know it is refused.
     pub level: Arc<FeatureLevel>,
+    /// [`crate::level::NEWEST`]; tests have older nodes, too.
+    pub newest: Level,
 }
 
 /// The links of a node with its peers.

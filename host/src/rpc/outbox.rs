@@ -149,11 +149,18 @@ impl Outbox {
 
     /// Nothing more is taken; what waits is still written, then the stream ends.
     pub fn close(&self) {
-        let mut queue = self.0.lock();
-        queue.closed = true;
-        if let Some(writer) = queue.writer.take() {
+        let writer = {
+            let mut queue = self.0.lock();
+            queue.closed = true;
+            queue.writer.take()
+        };
+        if let Some(writer) = writer {
             writer.wake();
         }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.0.lock().closed
     }
 
     /// What the connection writes.

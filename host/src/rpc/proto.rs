@@ -1,31 +1,17 @@
-//! What travels between nodes: gRPC frames (protobuf) of many items each.
+//! What travels between nodes: frames (protobuf) of many items each, whatever carries them.
 //!
-//! The service has one method, a bidirectional stream of [`Frame`]s, and is written by hand: what
-//! `tonic-build` would generate from
+//! They are written by hand as what `prost-build` would generate from
 //!
 //! ```proto
-//! package slotd.peer.v1;
 //! message Item  { uint64 id = 1; uint32 kind = 2; bytes head = 3; bytes body = 4; uint64 total = 5; }
 //! message Frame { repeated Item items = 1; }
-//! service Peer  { rpc Link(stream Frame) returns (stream Frame); }
 //! ```
+//!
+//! The form of frames, of [`Hello`] and of [`GoAway`] never changes: so two versions can always report
+//! why they reject a link. All else that nodes exchange, what items mean and how they are encoded, has
+//! a version: [`crate::peer::protocol`].
 
-use crate::limits;
-use bytes::{Buf as _, Bytes};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-use tonic::{
-    Status,
-    codec::{self, DecodeBuf},
-};
-use tonic_prost::{ProstDecoder, ProstEncoder};
-
-/// The method's path. Its `v1` is the form of the frames and of [`Hello`], which never changes:
-/// so two versions can always report why they reject a link. All else that nodes exchange, what
-/// items mean and how they are encoded, has a version: [`crate::peer::protocol`].
-pub(super) const PATH: &str = "/slotd.peer.v1.Peer/Link";
+use bytes::Bytes;
 
 /// What one item costs in a frame beside its head and body, at most.
 pub(super) const ITEM_OVERHEAD: usize = 40;
@@ -74,7 +60,7 @@ pub(super) mod kind {
     pub const PIECE: u32 = 1;
     /// The head is a [`super::Hello`]. The first item in each direction.
     pub const HELLO: u32 = 2;
-    /// The head is the sender's proof that it knows the secret.
+    /// The head is the sender's proof that it knows the secret. Only on unencrypted links.
     pub const PROOF: u32 = 3;
     /// The head is a [`super::GoAway`]: the sender closes the link.
     pub const GO_AWAY: u32 = 4;
@@ -119,7 +105,7 @@ pub(super) struct Hello {
     pub ring_scheme: String,
     #[prost(uint32, tag = "7")]
     pub slot_count: u32,
-    /// [`super::handshake::NONCE_BYTES`] random bytes, new for each link.
+    /// Random bytes, new for each link, that the proofs are about; empty in TLS.
     #[prost(bytes = "vec", tag = "8")]
     pub nonce: Vec<u8>,
     /// For people.
@@ -141,58 +127,4 @@ pub(super) struct GoAway {
     pub reason: String,
     #[prost(string, tag = "2")]
     pub detail: String,
-}
-
-/// Frames as protobuf. Before it is trusted, a peer's frames are at most
-/// [`limits::PEER_HELLO_BYTES_MAX`] long: a larger one could become much larger in memory.
-pub(super) struct Codec(Arc<AtomicBool>);
-
-/// Lets a codec read frames up to [`limits::PEER_FRAME_BYTES_MAX`].
-pub(super) struct Trust(Arc<AtomicBool>);
-
-impl Codec {
-    pub fn new() -> (Self, Trust) {
-        let trusted = Arc::new(AtomicBool::new(false));
-        (Self(trusted.clone()), Trust(trusted))
-    }
-}
-
-impl Trust {
-    pub fn grant(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-impl codec::Codec for Codec {
-    type Encode = Frame;
-    type Decode = Frame;
-    type Encoder = ProstEncoder<Frame>;
-    type Decoder = FrameDecoder;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::default()
-    }
-    fn decoder(&mut self) -> Self::Decoder {
-        FrameDecoder { trusted: self.0.clone(), frames: ProstDecoder::default() }
-    }
-}
-
-pub(super) struct FrameDecoder {
-    trusted: Arc<AtomicBool>,
-    frames: ProstDecoder<Frame>,
-}
-
-impl codec::Decoder for FrameDecoder {
-    type Item = Frame;
-    type Error = Status;
-
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
-        let size = bytes.remaining();
-        if size > limits::PEER_HELLO_BYTES_MAX && !self.trusted.load(Ordering::Acquire) {
-            return Err(Status::out_of_range(format!(
-                "a frame of {size} bytes is too large for an unauthenticated peer"
-            )));
-        }
-        self.frames.decode(bytes)
-    }
 }

@@ -3,26 +3,24 @@
 
 use super::{
     Handler,
-    executor::LocalExecutor,
-    handshake::{HandshakeError, Introduced, Own, Reason, Refusal, clean},
-    outbox::{Frames, Outbox},
-    proto::{self, Codec, Frame, Trust},
+    grpc::{self, PREFACE, proof},
+    handshake::{HandshakeError, Introduced, Own, Reason, Refusal},
+    outbox::Outbox,
     serving::{End, Serving},
+    tls,
+    transport::{Form, FramesIn, Transport, Trust},
     waiting::{Cut, Place, Progress, Waiting},
 };
 use crate::{
-    limits,
+    level, limits,
     telemetry::{metrics, repeats},
 };
-use futures_util::{StreamExt as _, future::ready, stream::Map};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     convert::Infallible,
     net::IpAddr,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -36,10 +34,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tonic::{Status, Streaming, server::Grpc};
-
-/// How every HTTP/2 connection begins (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const NOT_HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
     connection: close\r\n\r\nThis port is for the nodes of a slotd cluster. The API is on another \
@@ -162,60 +156,69 @@ async fn converse(
     let own = &server.own;
     let until = crate::clock::timer_now() + limits::PEER_HANDSHAKE_TIMEOUT;
     let _ = stream.set_nodelay(true);
-    match timeout(limits::PEER_SILENT_TIMEOUT, begins_well(&mut stream)).await {
-        Ok(Ok(true)) => place.reached(Progress::Speaks),
+    let form = match timeout(limits::PEER_SILENT_TIMEOUT, begins(own, &mut stream)).await {
+        Ok(Ok(Some(form))) => form,
         // Someone looked whether the port is open.
-        Ok(Ok(false)) => return,
+        Ok(Ok(None)) => return,
         Ok(Err(refusal)) => return own.refused(from, "a connection", &refusal),
         Err(_) => return own.refused(from, "a connection", &late(limits::PEER_SILENT_TIMEOUT)),
-    }
-    let mut place = Some(place);
-    let executor = LocalExecutor::default();
-    let exec = executor.clone();
-    executor
-        .drive(async {
-            let outbox = Outbox::new();
-            let (give, frames) = oneshot::channel();
-            let give = Mutex::new(Some((give, outbox.clone())));
-            let service = service_fn(move |request| respond(request, give.lock().take()));
-            let mut connection = pin!(
-                http2::Builder::new(exec)
-                    .timer(TokioTimer::new())
-                    .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
-                    .initial_connection_window_size(2 * limits::PEER_STREAM_WINDOW_BYTES)
-                    .max_send_buf_size(limits::PEER_FRAME_BYTES_MAX)
-                    .max_concurrent_streams(1)
-                    .serve_connection(TokioIo::new(stream), service)
-            );
-            let mut peer = None;
-            let caller = Caller { from, until, place: &mut place, known: &mut peer };
-            let session = session(server, frames, &outbox, caller, stop);
-            let ended = tokio::select! {
-                biased;
-                ended = connection.as_mut() => Err(ended),
-                refused = session => Ok(refused),
-            };
-            match (ended, &peer) {
-                (Err(Err(e)), None) => {
-                    let refusal = Refusal::malformed(format!("not a slotd peer: {}", deep(&e)));
-                    own.refused(from, "a connection", &refusal);
+    };
+    place.reached(Progress::Speaks);
+    let outbox = Outbox::new();
+    let transport = match form {
+        Form::Grpc => grpc::accept(stream, &outbox),
+        Form::Tls => {
+            let knocked = || place.reached(Progress::Named);
+            let accepted = timeout_at(until, tls::accept(own, stream, &outbox, knocked)).await;
+            match accepted.unwrap_or_else(|_| Err(late(limits::PEER_HANDSHAKE_TIMEOUT).into())) {
+                Ok(transport) => transport,
+                Err(HandshakeError::Ours(why)) => return own.refused(from, "a connection", &why),
+                Err(HandshakeError::Theirs(why)) => {
+                    return own.refused(from, "this node's answer to a connection", &why);
                 }
-                (Err(ended), Some(name)) => {
-                    let why = ended.err().map_or_else(|| "it closed the link".into(), |e| deep(&e));
-                    tracing::info!(peer = %name, "a peer's link to this node ended: {why}");
-                }
-                (Err(Ok(())), None) => {}
-                (Ok(refusal), _) => {
-                    if let Some(refusal) = refusal {
-                        outbox.urgent(refusal.go_away());
-                    }
-                    outbox.close();
-                    connection.as_mut().graceful_shutdown();
-                    let _ = timeout(limits::PEER_STOP_GRACE, connection).await;
-                }
+                Err(HandshakeError::Closed(_)) => return,
             }
-        })
-        .await;
+        }
+    };
+    let Transport { mut frames, mut pump, trust, certified } = transport;
+    let mut place = Some(place);
+    let mut peer = None;
+    let caller = Caller { form, from, until, certified, place: &mut place, known: &mut peer };
+    let session = session(server, &mut frames, &trust, &outbox, caller, stop);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut pump => Err(ended),
+        refused = session => Ok(refused),
+    };
+    match (ended, &peer) {
+        (Err(Err(why)), None) if form == Form::Grpc => {
+            let refusal = Refusal::malformed(format!("not a slotd peer: {why}"));
+            own.refused(from, "a connection", &refusal);
+        }
+        (Err(ended), Some(name)) => {
+            let why = ended.err().unwrap_or_else(|| "it closed the link".into());
+            tracing::info!(peer = %name, "a peer's link to this node ended: {why}");
+        }
+        (Err(_), None) => {}
+        (Ok(None), _) => {
+            outbox.close();
+            let _ = timeout(limits::PEER_STOP_GRACE, pump).await;
+        }
+        (Ok(Some(refusal)), _) => {
+            outbox.urgent(refusal.go_away());
+            outbox.close();
+            trust.end();
+            let said = async {
+                let _ = pump.await;
+                // What it still sends has to be read, or it sees a reset and not the refusal. After
+                // an error, one end is not the end.
+                for _ in 0..2 {
+                    while frames.next().await.is_some() {}
+                }
+            };
+            let _ = timeout(limits::PEER_STOP_GRACE, said).await;
+        }
+    }
 }
 
 fn late(within: Duration) -> Refusal {
@@ -223,26 +226,18 @@ fn late(within: Duration) -> Refusal {
     Refusal::new(Reason::Timeout, format!("no handshake within {secs} s"))
 }
 
-/// An error with its causes, fit for a log line.
-fn deep(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    clean(&text)
-}
-
-/// Peeks at the first bytes. `false`: the connection sent none. A client that speaks HTTP/1 by
+/// Peeks at the first bytes. `None`: the connection sent none. A client that speaks HTTP/1 by
 /// mistake gets an answer that it understands.
-async fn begins_well(stream: &mut TcpStream) -> Result<bool, Refusal> {
+async fn begins(own: &Own, stream: &mut TcpStream) -> Result<Option<Form>, Refusal> {
     let mut start = [0; PREFACE.len()];
-    let Ok(got) = stream.peek(&mut start).await else { return Ok(false) };
+    let Ok(got) = stream.peek(&mut start).await else { return Ok(None) };
     let start = &start[..got];
-    if PREFACE.starts_with(start) {
-        return Ok(got > 0);
+    let encrypts = own.options.newest >= level::ENCRYPTED;
+    match start.first() {
+        None => return Ok(None),
+        Some(&tls::FIRST_BYTE) if encrypts => return Ok(Some(Form::Tls)),
+        Some(_) if PREFACE.starts_with(start) => return Ok(Some(Form::Grpc)),
+        Some(_) => {}
     }
     let methods = [&b"GET "[..], b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS "];
     if methods.iter().any(|method| start.starts_with(method)) {
@@ -255,43 +250,15 @@ async fn begins_well(stream: &mut TcpStream) -> Result<bool, Refusal> {
         let _ = stream.try_read(&mut rest);
         return Err(Refusal::malformed("it speaks HTTP/1; the API is on another port"));
     }
-    Err(Refusal::malformed("it does not speak HTTP/2"))
-}
-
-type Given = (Streaming<Frame>, Trust);
-type Give = (oneshot::Sender<Given>, Arc<Outbox>);
-type Written = Map<Frames, fn(Frame) -> Result<Frame, Status>>;
-
-/// Answers the one request of a connection: its stream goes to the session.
-async fn respond(
-    request: http::Request<Incoming>,
-    give: Option<Give>,
-) -> Result<http::Response<tonic::body::Body>, Infallible> {
-    if request.uri().path() != proto::PATH {
-        let status = Status::unimplemented("this port is for the nodes of a slotd cluster");
-        return Ok(status.into_http());
-    }
-    let Some((give, outbox)) = give else {
-        return Ok(Status::resource_exhausted("a connection can carry only one link").into_http());
-    };
-    let (codec, trust) = Codec::new();
-    let mut give = Some((give, trust));
-    let service = tower::service_fn(move |request: tonic::Request<Streaming<Frame>>| {
-        if let Some((give, trust)) = give.take() {
-            let _ = give.send((request.into_inner(), trust));
-        }
-        let frames: Written = outbox.stream().map(Ok);
-        ready(Ok::<_, Status>(tonic::Response::new(frames)))
-    });
-    let mut grpc = Grpc::new(codec)
-        .max_decoding_message_size(limits::PEER_FRAME_BYTES_MAX)
-        .max_encoding_message_size(limits::PEER_FRAME_BYTES_MAX);
-    Ok(grpc.streaming(service, request).await)
+    Err(Refusal::malformed("it speaks neither TLS nor HTTP/2"))
 }
 
 /// Whoever made a connection.
 struct Caller<'a> {
+    form: Form,
     from: IpAddr,
+    /// The nodes that its certificate is for; empty: any.
+    certified: Vec<String>,
     /// When it must have introduced itself.
     until: Instant,
     /// Until it has: its place among those that have not.
@@ -300,27 +267,29 @@ struct Caller<'a> {
     known: &'a mut Option<Arc<str>>,
 }
 
-/// Authenticates the peer and serves it. Returns the refusal to send it at the end, if any.
+/// Learns who the peer is and serves it. Returns the refusal to send it at the end, if any.
 async fn session(
     server: &Arc<Server>,
-    frames: oneshot::Receiver<Given>,
+    frames: &mut FramesIn,
+    trust: &Trust,
     outbox: &Arc<Outbox>,
     caller: Caller<'_>,
     stop: watch::Receiver<bool>,
 ) -> Option<Refusal> {
     let own = &server.own;
-    let Caller { from, until, place, known } = caller;
+    let Caller { form, from, until, certified, place, known } = caller;
     let introduced = timeout_at(until, async {
-        let what = "it did not request the peer stream";
-        let (mut frames, trust) = frames.await.map_err(|_| Refusal::malformed(what))?;
-        let named = || place.iter().for_each(|place| place.reached(Progress::Named));
-        let peer = own.receive(&mut frames, outbox, named).await?;
-        trust.grant();
-        Ok((frames, peer))
+        match form {
+            Form::Tls => own.receive(frames, outbox, &certified).await,
+            Form::Grpc => {
+                let named = || place.iter().for_each(|place| place.reached(Progress::Named));
+                proof::receive(own, frames, outbox, named).await
+            }
+        }
     });
     let late = |_| Err(HandshakeError::Ours(late(limits::PEER_HANDSHAKE_TIMEOUT)));
-    let (frames, peer) = match introduced.await.unwrap_or_else(late) {
-        Ok(introduced) => introduced,
+    let peer = match introduced.await.unwrap_or_else(late) {
+        Ok(peer) => peer,
         Err(HandshakeError::Ours(refusal)) => {
             own.refused(from, "a peer's link", &refusal);
             return Some(refusal);
@@ -333,11 +302,24 @@ async fn session(
     };
     // It is authenticated now.
     *place = None;
+    trust.grant();
+    // Who can encrypt is not served without. It knows from the handshake that this node can, and
+    // connects anew.
+    if form == Form::Grpc && peer.encrypts() && own.options.newest >= level::ENCRYPTED {
+        return None;
+    }
     *known = Some(peer.name.clone());
-    tracing::info!(peer = %peer.name, %from, "a peer linked to this node");
+    tracing::info!(peer = %peer.name, %from, form = form.as_str(), "a peer linked to this node");
     let (_entered, replaced) = server.enter(&peer);
     let serving = Serving::new(peer.name.clone(), server.handler.clone(), outbox);
-    let ended = serving.run(frames, replaced, stop).await;
+    let ended = tokio::select! {
+        ended = serving.run(frames, replaced, stop) => ended,
+        level = own.options.level.above(peer.newest) => {
+            let newest = peer.newest;
+            let detail = format!("the cluster is at feature level {level}, and it reads up to {newest}");
+            End::Ours(Refusal::new(Reason::Protocol, detail))
+        }
+    };
     tracing::info!(peer = %peer.name, "a peer's link to this node ended: {ended}");
     match ended {
         End::Ours(refusal) => {

@@ -2,10 +2,11 @@
 
 use super::{
     Handler, Request, Response,
-    handshake::{Refusal, clean},
+    handshake::Refusal,
     link::live_cost,
     outbox::{Assembler, Outbox},
     proto::{Frame, Item, kind},
+    transport::{FrameError, FramesIn},
     wire::{self, Parts},
 };
 use crate::{
@@ -34,7 +35,6 @@ use tokio::{
     task::{AbortHandle, JoinHandle},
     time::{MissedTickBehavior, interval},
 };
-use tonic::Streaming;
 
 /// A peer that is served.
 pub(super) struct Serving<'a> {
@@ -102,7 +102,7 @@ impl<'a> Serving<'a> {
     /// Serves until the link ends.
     pub async fn run(
         mut self,
-        mut frames: Streaming<Frame>,
+        frames: &mut FramesIn,
         mut replaced: oneshot::Receiver<Infallible>,
         mut stop: watch::Receiver<bool>,
     ) -> End {
@@ -112,17 +112,17 @@ impl<'a> Serving<'a> {
         let mut room = true;
         loop {
             tokio::select! {
-                frame = frames.message() => match frame {
-                    Ok(Some(frame)) => {
+                frame = frames.next() => match frame {
+                    Some(Ok(frame)) => {
                         if let Err(end) = self.frame(frame) {
                             return end;
                         }
                     }
-                    Ok(None) => return End::Gone("it closed the link".into()),
-                    Err(status) if status.code() == tonic::Code::OutOfRange => {
-                        return End::Ours(Refusal::malformed(clean(status.message())));
+                    None => return End::Gone("it closed the link".into()),
+                    Some(Err(FrameError::Malformed(why))) => {
+                        return End::Ours(Refusal::malformed(why));
                     }
-                    Err(status) => return End::Gone(clean(status.message())),
+                    Some(Err(error)) => return End::Gone(error.into_text()),
                 },
                 Some(done) = self.work.next(), if room && !self.work.is_empty() => {
                     self.done(done);

@@ -198,7 +198,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
         eventually("node-2 is vouched for", async || {
             let info: Value = admin.get("/admin/v1/level").await?.success()?.json()?;
             let nodes = info["nodes"].as_array().context("no nodes")?;
-            let all = nodes.len() == 2 && nodes.iter().all(|node| node["reads"] == 2);
+            let all = nodes.len() == 2 && nodes.iter().all(|node| node["reads"] == 3);
             Ok(all.then_some(()))
         })
         .await?;
@@ -266,6 +266,61 @@ fn a_wrong_secret_leaves_a_node_outside() {
         let status = node.terminate().await?;
         ensure!(status.success(), "{status}");
         Ok(())
+    });
+}
+
+/// Without it, whoever knows the secret could be any node of a cluster that has its own authority.
+#[test]
+fn a_cluster_with_its_own_authority_lets_in_who_has_a_certificate() {
+    scenario(async {
+        let scratch = tempfile::tempdir()?;
+        let dir = scratch.path().join("tls");
+        let mut init = slotd()?;
+        init.args(["tls", "init"]).arg(&dir).args(["--node", "node-1", "--node", "node-2"]);
+        expect(&finish(init).await?, 0, &[])?;
+        let of = |node: &str| {
+            let files = [
+                ("AUTHORITY", "authority.pem".to_owned()),
+                ("CERTIFICATE", format!("{node}.pem")),
+                ("KEY", format!("{node}.key")),
+            ];
+            let variable = |(name, file): (&str, String)| {
+                (format!("SLOTD_CLUSTER_TLS_{name}"), dir.join(file).display().to_string())
+            };
+            files.map(variable).to_vec()
+        };
+        let own = |number| (number, Own { env: of(&format!("node-{number}")), ..Own::default() });
+        let cluster = small((1..=2).map(own).collect(), 2).await?;
+        unharmed(&cluster).await?;
+        // Files that are not there, and one without the others.
+        let data = scratch.path().join("data");
+        let none = of("nobody");
+        let none: Vec<_> = none.iter().map(|(name, file)| (&**name, &**file)).collect();
+        expect(&intruder(&cluster, &data, &none).await?, 7, &["nobody.key"])?;
+        expect(
+            &intruder(&cluster, &data, &none[..1]).await?,
+            2,
+            &["cluster.tls_key", "all three"],
+        )?;
+        // Another node's certificate: in membership, which knows the secret only, but without links.
+        let mut env = cluster.env(&[]);
+        env.extend(of("node-1"));
+        let own = [("SLOTD_NODE", "intruder"), ("SLOTD_CLUSTER_LISTEN", "127.0.0.1:0")];
+        env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let ports = [ReservedPort::new()?, ReservedPort::new()?];
+        let [api, admin] = ports.each_ref().map(|port| port.address);
+        let listen = Some(Addresses { api, admin });
+        let mut node = Node::prepare(NodeOptions { env, listen, ..NodeOptions::default() })?;
+        node.launch()?;
+        eventually("both sides say why", async || {
+            let says = |log: String| log.contains("has a certificate of node node-1");
+            Ok((says(node.log()) && says(log(&cluster).await?)).then_some(()))
+        })
+        .await?;
+        let ready = Client::new(admin).get("/readyz").await?;
+        ensure!(ready.status == 503, "it is ready: {}", ready.status);
+        node.kill()?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
     });
 }
 

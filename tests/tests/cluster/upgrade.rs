@@ -116,6 +116,17 @@ fn a_cluster_is_upgraded_node_by_node_and_back() {
         // Slots that others have written at the new level are taken over and handed back.
         upgrade.to(3, None).await.context("after the raise")?;
 
+        // From here on the nodes encrypt what they send each other.
+        admin.post("/admin/v1/level?to=3", "").await?.success()?;
+        for number in 1..=NODES {
+            let raised = async || Ok((upgrade.level(number).await? == 3).then_some(()));
+            eventually("all see the level", raised).await?;
+        }
+        let members = upgrade.cluster.members();
+        upgrade.cluster.settled(&members, SETTLED_WITHIN).await?;
+        upgrade.probes.all_served(&members, SETTLED_WITHIN).await?;
+        upgrade.to(2, None).await.context("at the newest level")?;
+
         // An old node is refused, and takes nothing: by the registry, whoever else is there.
         let member = upgrade.cluster.member(3)?;
         {

@@ -9,7 +9,7 @@ pub const PEER_FRAME_BYTES: usize = 64 * 1024;
 pub const PEER_PIECE_BYTES: usize = 64 * 1024;
 /// A frame that is larger ends the link: more than twice what this side ever packs into one.
 pub const PEER_FRAME_BYTES_MAX: usize = 512 * 1024;
-/// A frame of an unauthenticated peer.
+/// A frame of a peer that has not introduced itself.
 pub const PEER_HELLO_BYTES_MAX: usize = 4 * 1024;
 /// Body of one request or answer: a page of history that one large entry ends, twice over.
 pub const PEER_ITEM_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -35,7 +35,8 @@ pub const PEER_CREDIT: u64 = super::SUBSCRIBER_MESSAGES_MAX as u64;
 pub const PEER_CREDIT_BYTES: usize = 16 * 1024;
 /// Answers that one turn of a connection takes before it looks at what came in.
 pub const PEER_ANSWERS_PER_TURN_MAX: usize = 256;
-/// HTTP/2's windows. Flow control is by items and credit; this is for links with a long way.
+/// HTTP/2's windows, on links with nodes from before feature level 3. Flow control is by items and
+/// credit; this is for links with a long way.
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Time to connect to a peer and for both to prove who they are.
 pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -211,9 +211,9 @@ table! {
     peer_frames_out: Counter "slotd_peer_frames_total" {"direction" = "out"};
     /// Frames over all links.
     peer_frames_in: Counter "slotd_peer_frames_total" {"direction" = "in"};
-    /// Bytes over all links, without HTTP/2 overhead.
+    /// Bytes over all links, without the overhead of TLS.
     peer_bytes_out: Counter "slotd_peer_bytes_total" {"direction" = "out"};
-    /// Bytes over all links, without HTTP/2 overhead.
+    /// Bytes over all links, without the overhead of TLS.
     peer_bytes_in: Counter "slotd_peer_bytes_total" {"direction" = "in"};
     /// Requests, answers and other items in one written frame.
     peer_frame_items: Histogram "slotd_peer_frame_items" [COUNT];
@@ -241,6 +241,8 @@ table! {
     dropped_invalid: Counter "slotd_membership_dropped_total" {"reason" = "invalid"};
     /// Datagrams on the peer port that were ignored, by reason.
     dropped_own: Counter "slotd_membership_dropped_total" {"reason" = "own"};
+    /// Datagrams on the peer port that were ignored, by reason.
+    dropped_unsealed: Counter "slotd_membership_dropped_total" {"reason" = "unencrypted"};
     /// Nodes refused, by this node or this node by others, by what differs.
     refused_cluster: Counter "slotd_membership_refusals_total" {"reason" = "cluster"};
     /// Nodes refused, by this node or this node by others, by what differs.
@@ -311,7 +313,7 @@ static LABELLED: &[Metric] = &[
         kind: "Counter",
         labels: &[(
             "reason",
-            "malformed|protocol|cluster|ring|slot-count|secret|identity|timeout|crowded",
+            "malformed|protocol|cluster|ring|slot-count|secret|certificate|identity|timeout|crowded",
         )],
         doc: "Links between nodes that one side refused, by reason; both sides count it.",
         bounds: None,

@@ -97,6 +97,18 @@ impl Loading {
             let origin = self.origin("cluster.secret");
             self.problem("cluster.secret", Some(REDACTED.into()), &origin, weak);
         }
+        let certificates = [
+            ("cluster.tls_authority", &cluster.tls_authority),
+            ("cluster.tls_certificate", &cluster.tls_certificate),
+            ("cluster.tls_key", &cluster.tls_key),
+        ];
+        if let Some((set, _)) = certificates.iter().find(|(_, path)| path.is_some()) {
+            for (key, _) in certificates.iter().filter(|(_, path)| path.is_none()) {
+                let message = format!("not set, and {set} is: a node needs all three or none");
+                let origin = self.origin(key);
+                self.problem(key, None, &origin, message);
+            }
+        }
         let advertised = cluster.advertise.unwrap_or(cluster.listen);
         if advertised.ip().is_unspecified() && sound(&["cluster.listen", "cluster.advertise"]) {
             let message = "peers can't connect to this address; set cluster.advertise to one they \
@@ -157,6 +169,7 @@ pub(super) fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> 
         ("api.token_file", &config.api.token_file),
         ("admin.token_file", &config.admin.token_file),
         ("cluster.secret_file", &config.cluster.secret_file),
+        ("cluster.tls_key", &config.cluster.tls_key),
         ("nats.credentials", &config.nats.credentials),
     ];
     let named = named.into_iter().map(|(key, path)| (key, path.as_deref().map(Path::new)));

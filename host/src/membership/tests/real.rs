@@ -218,7 +218,7 @@ async fn who_does_not_fit_is_refused_and_the_rest_goes_on() {
             tokio::task::yield_now().await;
         }
     });
-    assert!(refused(&nodes[0], Reason::Secret, true).await.contains("its name is x"));
+    assert!(refused(&nodes[0], Reason::Secret, true).await.contains("its secret differs"));
     assert!(
         refused(&secret, Reason::Secret, false)
             .await

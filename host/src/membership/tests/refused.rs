@@ -8,13 +8,22 @@ use super::{
     },
     sim::{MS, S, Sim, address, options, seeds},
 };
-use crate::discovery::Found;
+use crate::{
+    discovery::Found,
+    level::{self, Level},
+};
 use rand::RngExt;
 
 /// A node of another cluster, or of a build with another ring, would move slots around; an operator
 /// without an explanation would search for hours.
 #[test]
 fn strangers_stay_outside_and_both_sides_say_why() {
+    for (level, own) in [(level::OLDEST, "1 to 3"), (level::NEWEST, "3 to 3")] {
+        strangers_stay_outside(level, own);
+    }
+}
+
+fn strangers_stay_outside(level: Level, own: &str) {
     type Change = fn(&mut Options);
     let changes: [(Change, Reason, &str, &str); 6] = [
         (
@@ -44,20 +53,21 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (0, 0),
             Reason::Protocol,
-            "it speaks protocol 0 to 0, this node 1 to 2",
-            "it speaks protocol 1 to 2, this node 0 to 0",
+            "it speaks protocol 0 to 0, this node OWN",
+            "it speaks protocol OWN, this node 0 to 0",
         ),
         (
-            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 3),
+            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 4),
             Reason::Protocol,
-            "it speaks protocol 3 to 9, this node 1 to 2",
-            "it speaks protocol 1 to 2, this node 3 to 9",
+            "it speaks protocol 4 to 9, this node OWN",
+            "it speaks protocol OWN, this node 4 to 9",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
-        let mut sim = Sim::cluster(n as u64, 3);
+        let (ours, theirs) = (ours.replace("OWN", own), theirs.replace("OWN", own));
+        let mut sim = Sim::cluster_at(level, n as u64, 3);
         let before = sim.time();
-        let mut strange = options("stranger", address(9), 1, 1);
+        let mut strange = sim.options("stranger", address(9), 1, 1);
         change(&mut strange);
         let stranger = sim.start(strange, (0..3).map(address).collect());
         sim.run(30 * S);
@@ -65,7 +75,7 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         assert_eq!(sim.processes[stranger].members.borrow().number, 0, "{reason:?}");
         // A node that is refused because the others are too old for its cluster is right: it waits
         // for them to leave.
-        let waits = theirs.ends_with("this node 3 to 9");
+        let waits = theirs.ends_with("this node 4 to 9");
         let certain = !waits && !matches!(reason, Reason::Cluster | Reason::Secret);
         match sim.fatal(stranger) {
             Some(Fatal::Refused(refusal)) => assert!(certain && refusal.reason == reason),
@@ -76,12 +86,12 @@ fn strangers_stay_outside_and_both_sides_say_why() {
             let said = sim.refusals(n);
             let here = said.iter().find(|r| r.reason == reason && r.by_us && r.peer == address(9));
             let text = here.unwrap_or_else(|| panic!("{said:?}")).to_string();
-            assert!(text.contains(ours), "{text}");
+            assert!(text.contains(&ours), "{text}");
         }
         let said = sim.refusals(stranger);
         let there = said.iter().find(|r| r.reason == reason && !r.by_us && r.peer == address(0));
         let text = there.unwrap_or_else(|| panic!("{said:?}")).to_string();
-        assert!(text.starts_with("refused by 10.0.0.0:7000: ") && text.contains(theirs), "{text}");
+        assert!(text.starts_with("refused by 10.0.0.0:7000: ") && text.contains(&theirs), "{text}");
     }
 }
 
@@ -171,8 +181,9 @@ fn a_hello_of_another_format_is_refused_by_name() {
     sim.run(10 * MS);
     let said = sim.refusals(0);
     assert!(
-        said.iter()
-            .any(|r| r.reason == Reason::Protocol && r.text == "it uses format 7, this node 1")
+        said.iter().any(
+            |r| r.reason == Reason::Protocol && r.text == "it uses format 7, this node 1 and 2"
+        )
     );
     let captured = sim.captured.take().unwrap();
     let answer = captured.iter().find(|(_, to, _)| *to == address(8)).unwrap();
@@ -217,23 +228,32 @@ fn garbage_on_the_peer_port_is_ignored() {
 /// the same answer, and none of it is derived from the key.
 #[test]
 fn who_has_not_shown_the_key_learns_nothing_that_depends_on_it() {
-    let mut sim = Sim::cluster(5, 2);
+    // What is encrypted does not show which cluster it is for.
+    let tagged = [Reason::Secret, Reason::Cluster, Reason::Protocol];
+    let sealed = [Reason::Secret, Reason::Protocol];
+    let answers = [(level::OLDEST, &tagged[..]), (level::NEWEST, &sealed)]
+        .map(|(level, reasons)| answers_depend_on_nothing(level, reasons));
+    assert_eq!(answers[0], answers[1]);
+}
+
+fn answers_depend_on_nothing(level: Level, expected: &[Reason]) -> Vec<u8> {
+    let mut sim = Sim::cluster_at(level, 5, 2);
     let mut answers = Vec::new();
     type Change = fn(&mut Options);
-    let strangers: [(Change, u8, bool); 6] = [
-        (|_| {}, 1, true),
-        (|o| o.terms.cluster = "other".into(), 1, true),
-        (|o| o.terms.slot_count = 7, 1, true),
-        (|o| o.terms.protocol_oldest = 9, 1, true),
-        (|_| {}, 7, true),
-        (|o| o.secret = b"a guess of the secret".to_vec(), 1, false),
+    let strangers: [(Change, Option<u8>, bool); 6] = [
+        (|_| {}, None, true),
+        (|o| o.terms.cluster = "other".into(), None, true),
+        (|o| o.terms.slot_count = 7, None, true),
+        (|o| o.terms.ring_scheme = "other".into(), None, true),
+        (|_| {}, Some(7), true),
+        (|o| o.secret = b"a guess of the secret".to_vec(), None, false),
     ];
     for (n, (change, format, zero)) in strangers.into_iter().enumerate() {
         let from = address(20 + n);
-        let mut options = options("n0", from, 1, 1);
+        let mut options = sim.options("n0", from, 1, 1);
         change(&mut options);
         let mut hello = hello(&mut sim, options);
-        hello[5] = format;
+        hello[5] = format.unwrap_or(hello[5]);
         if zero {
             let tag = hello.len() - 32;
             hello[tag..].fill(0);
@@ -245,9 +265,10 @@ fn who_has_not_shown_the_key_learns_nothing_that_depends_on_it() {
         let sent: Vec<_> = captured.iter().filter(|(_, to, _)| *to == from).collect();
         let [(_, _, answer)] = &sent[..] else { panic!("{} answers", sent.len()) };
         for cluster in ["cluster", "other"] {
-            let ours = Sealer::new(b"a shared secret", &Terms::new(cluster, 512, 1), 0);
+            let ours = Sealer::new(b"a shared secret", &Terms::new(cluster, 512, level), 0, 0);
             for kind in [Kind::Refusal, Kind::Gossip] {
-                assert!(ours.open(kind, answer).is_none_or(|(authentic, _)| !authentic));
+                let opened = ours.open(kind, Start::read(answer).unwrap(), answer);
+                assert!(opened.is_none_or(|opened| !opened.authentic));
             }
         }
         assert!(answer.ends_with(&[0; 32]), "a tag of some kind");
@@ -258,9 +279,10 @@ fn who_has_not_shown_the_key_learns_nothing_that_depends_on_it() {
     assert!(answers.windows(2).all(|two| two[0] == two[1]), "{answers:?}");
     // The operator still sees the reason.
     let reasons: Vec<_> = sim.refusals(0).iter().map(|refusal| refusal.reason).collect();
-    for reason in [Reason::Secret, Reason::Cluster, Reason::Protocol] {
-        assert!(reasons.contains(&reason), "{reason:?}: {reasons:?}");
+    for reason in expected {
+        assert!(reasons.contains(reason), "{reason:?}: {reasons:?}");
     }
+    answers.remove(0)
 }
 
 /// A first greeting of a node that does not exist.

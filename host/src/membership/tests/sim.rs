@@ -5,9 +5,11 @@ use super::super::{
     Options, Terms, Timings,
     core::{Core, Outlets},
     refusal::{Fatal, Refusal},
+    wire::FORMAT_SEALED,
 };
 use crate::{
     discovery::Found,
+    level::{self, Level},
     peer::member::{Member, Members},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -56,6 +58,10 @@ pub struct Sim {
     pub cut: HashSet<(SocketAddr, SocketAddr)>,
     /// The fraction of all datagrams that is lost.
     pub loss: f64,
+    /// The feature level that processes start with.
+    pub level: Level,
+    /// Addresses of processes from before level 3: to them, encrypted datagrams are noise.
+    pub old: HashSet<SocketAddr>,
     /// What each datagram from an address takes longer.
     pub slow: HashMap<SocketAddr, Duration>,
     /// All datagrams that were sent, if a test records them.
@@ -79,7 +85,7 @@ pub fn options(name: &str, peer: SocketAddr, boot: u64, instance: u128) -> Optio
             version: "1.2.3".into(),
         },
         secret: b"a shared secret".to_vec(),
-        terms: Terms::new("cluster", 512, 1),
+        terms: Terms::new("cluster", 512, level::NEWEST),
         timings: Timings::default(),
         heartbeat: Default::default(),
     }
@@ -99,6 +105,8 @@ impl Sim {
             changed: true,
             cut: HashSet::new(),
             loss: 0.0,
+            level: level::NEWEST,
+            old: HashSet::new(),
             slow: HashMap::new(),
             captured: None,
         }
@@ -106,7 +114,12 @@ impl Sim {
 
     /// `count` nodes `n0`, `n1`, ... that know each other's addresses, settled.
     pub fn cluster(seed: u64, count: usize) -> Self {
+        Self::cluster_at(level::NEWEST, seed, count)
+    }
+
+    pub fn cluster_at(level: Level, seed: u64, count: usize) -> Self {
         let mut sim = Self::new(seed);
+        sim.level = level;
         for n in 0..count {
             sim.spawn(n, count);
         }
@@ -116,10 +129,16 @@ impl Sim {
         sim
     }
 
+    /// Options of a process at this network's level.
+    pub fn options(&self, name: &str, peer: SocketAddr, boot: u64, instance: u128) -> Options {
+        let terms = Terms::new("cluster", 512, self.level);
+        Options { terms, ..options(name, peer, boot, instance) }
+    }
+
     /// Starts node `n` at its address, with the addresses of the first `seeds` nodes.
     pub fn spawn(&mut self, n: usize, seeds: usize) -> usize {
         let instance = self.rng.random();
-        let options = options(&format!("n{n}"), address(n), 1, instance);
+        let options = self.options(&format!("n{n}"), address(n), 1, instance);
         self.start(options, (0..seeds).filter(|s| *s != n).map(address).collect())
     }
 
@@ -262,6 +281,9 @@ impl Sim {
             while let Some(entry) = self.flying.first_entry().filter(|e| e.key().0 <= self.now) {
                 let (from, to, datagram) = entry.remove();
                 let Some(process) = self.at(to) else { continue };
+                if self.old.contains(&to) && datagram.get(5) == Some(&FORMAT_SEALED) {
+                    continue;
+                }
                 let p = &mut self.processes[process];
                 if p.frozen {
                     p.waiting.push((from, datagram));

@@ -2,12 +2,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod encrypted;
+mod grpc;
 mod live;
 mod proxy;
 mod trouble;
 mod unauthenticated;
 
-use super::*;
+use super::{
+    handshake::Refusal,
+    outbox::Outbox,
+    proto::{Frame, kind},
+    transport::FramesIn,
+    *,
+};
 use crate::{
     error::Code,
     level,
@@ -18,6 +26,7 @@ use crate::{
     operation::{Query, Subscribe},
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use std::{
     future::Future,
     net::SocketAddr,
@@ -139,6 +148,38 @@ pub(super) struct Node {
     options: RpcOptions,
 }
 
+/// Makes a node one that has another secret.
+fn with_secret(options: &mut RpcOptions, secret: &[u8]) {
+    options.secret = secret.into();
+    options.identity = Arc::new(Identity::new(secret, None).unwrap());
+}
+
+/// Makes a node one of a cluster whose level is not raised yet.
+fn below(options: &mut RpcOptions) {
+    options.level = Arc::new(FeatureLevel::new(level::OLDEST));
+}
+
+/// Makes a node one of a version from before links were encrypted.
+fn old(options: &mut RpcOptions) {
+    below(options);
+    options.newest = level::ENCRYPTED - 1;
+}
+
+/// The next frame of a client that can send arbitrary ones.
+async fn next(frames: &mut FramesIn) -> Frame {
+    within(frames.next()).await.unwrap().unwrap()
+}
+
+/// The go-away item that arrives at last.
+async fn go_away(frames: &mut FramesIn) -> Option<Refusal> {
+    loop {
+        let frame = within(frames.next()).await?.ok()?;
+        if let Some(item) = frame.items.iter().find(|item| item.kind == kind::GO_AWAY) {
+            return Some(Refusal::read(item));
+        }
+    }
+}
+
 /// A node that listens and sees nobody.
 async fn node(name: &str) -> Node {
     node_with(name, |_| {}).await
@@ -156,13 +197,16 @@ async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
         unfit: None,
         version: "0.0.0".into(),
     };
+    let secret = b"a secret of the test";
     let mut options = RpcOptions {
         cluster: "test".into(),
-        secret: b"a secret of the test".as_slice().into(),
+        secret: secret.as_slice().into(),
+        identity: Arc::new(Identity::new(secret, None).unwrap()),
         member,
         ring_scheme: crate::ring::RING_SCHEME.into(),
         slot_count: 512,
-        level: Arc::new(FeatureLevel::new(level::OLDEST)),
+        level: Arc::new(FeatureLevel::new(level::NEWEST)),
+        newest: level::NEWEST,
     };
     change(&mut options);
     let own = options.member.clone();

@@ -1,5 +1,6 @@
 //! A TCP proxy that cuts, stalls and slows what goes through it.
 
+use parking_lot::Mutex;
 use std::{
     net::SocketAddr,
     sync::{
@@ -31,10 +32,14 @@ pub(super) struct Way {
 pub(super) struct Proxy {
     pub address: SocketAddr,
     pub way: watch::Sender<Way>,
+    /// Where new connections go.
+    pub to: watch::Sender<SocketAddr>,
     /// Rises with each cut.
     cut: watch::Sender<u64>,
     /// Bytes that went back to the client.
     pub back: Arc<AtomicU64>,
+    /// All that went through, if a test wants it.
+    pub heard: Arc<Mutex<Option<Vec<u8>>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -46,25 +51,30 @@ impl Proxy {
         let (cut, cuts) = watch::channel(0);
         let back = Arc::new(AtomicU64::new(0));
         let counted = back.clone();
+        let heard: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+        let (to, servers) = watch::channel(server);
+        let hears = heard.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut pipes = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                let server = *servers.borrow();
                 let Ok(server) = TcpStream::connect(server).await else { continue };
                 let (mut cut, ways, back) = (cuts.clone(), ways.clone(), counted.clone());
+                let (there, here) = (hears.clone(), hears.clone());
                 cut.mark_unchanged();
                 let (client_in, client_out) = client.into_split();
                 let (server_in, server_out) = server.into_split();
                 pipes.spawn(async move {
                     tokio::select! {
-                        () = pipe(client_in, server_out, ways.clone(), true, None) => {}
-                        () = pipe(server_in, client_out, ways, false, Some(back)) => {}
+                        () = pipe(client_in, server_out, ways.clone(), true, None, there) => {}
+                        () = pipe(server_in, client_out, ways, false, Some(back), here) => {}
                         _ = cut.changed() => {}
                     }
                 });
             }
         });
-        Self { address, way, cut, back, _tasks: tasks }
+        Self { address, way, to, cut, back, heard, _tasks: tasks }
     }
 
     /// Closes all connections; new ones go through.
@@ -79,6 +89,7 @@ async fn pipe(
     mut way: watch::Receiver<Way>,
     there: bool,
     count: Option<Arc<AtomicU64>>,
+    heard: Arc<Mutex<Option<Vec<u8>>>>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
@@ -86,6 +97,9 @@ async fn pipe(
         let Ok(way) = way.wait_for(open).await.map(|way| *way) else { return };
         if !there && !way.slow_back.is_zero() {
             sleep(way.slow_back).await;
+        }
+        if let Some(heard) = &mut *heard.lock() {
+            heard.extend(&buffer[..read]);
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
