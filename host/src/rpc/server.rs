@@ -336,7 +336,8 @@ async fn session(
     *known = Some(peer.name.clone());
     tracing::info!(peer = %peer.name, %from, "a peer linked to this node");
     let (_entered, replaced) = server.enter(&peer);
-    let serving = Serving::new(peer.name.clone(), server.handler.clone(), outbox);
+    let level = server.own.options.level.clone();
+    let serving = Serving::new(peer.name.clone(), server.handler.clone(), outbox, level);
     let ended = serving.run(frames, replaced, stop).await;
     tracing::info!(peer = %peer.name, "a peer's link to this node ended: {ended}");
     match ended {

@@ -22,6 +22,7 @@ mod kill;
 mod listeners;
 mod memory;
 mod messages;
+mod notify;
 mod operators;
 mod output;
 mod overload;

@@ -44,14 +44,14 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         (
             |o| (o.terms.protocol, o.terms.protocol_oldest) = (0, 0),
             Reason::Protocol,
-            "it speaks protocol 0 to 0, this node 1 to 2",
-            "it speaks protocol 1 to 2, this node 0 to 0",
+            "it speaks protocol 0 to 0, this node 1 to 3",
+            "it speaks protocol 1 to 3, this node 0 to 0",
         ),
         (
-            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 3),
+            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 4),
             Reason::Protocol,
-            "it speaks protocol 3 to 9, this node 1 to 2",
-            "it speaks protocol 1 to 2, this node 3 to 9",
+            "it speaks protocol 4 to 9, this node 1 to 3",
+            "it speaks protocol 1 to 3, this node 4 to 9",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
@@ -65,7 +65,7 @@ fn strangers_stay_outside_and_both_sides_say_why() {
         assert_eq!(sim.processes[stranger].members.borrow().number, 0, "{reason:?}");
         // A node that is refused because the others are too old for its cluster is right: it waits
         // for them to leave.
-        let waits = theirs.ends_with("this node 3 to 9");
+        let waits = theirs.ends_with("this node 4 to 9");
         let certain = !waits && !matches!(reason, Reason::Cluster | Reason::Secret);
         match sim.fatal(stranger) {
             Some(Fatal::Refused(refusal)) => assert!(certain && refusal.reason == reason),
