@@ -17,6 +17,7 @@ mod docs;
 mod examples;
 mod hostile;
 mod idle;
+mod interface;
 mod invariants;
 mod kill;
 mod listeners;
