@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define IMPORT(interface, name) \
-    __attribute__((import_module("slotd:slot/" interface "@1.0.0"), import_name(name)))
+    __attribute__((import_module("slotd:slot/" interface "@1.1.0"), import_name(name)))
 #define EXPORT(name) __attribute__((export_name(name)))
 
 /* ---- layouts -------------------------------------------------------------------------------- */
@@ -98,6 +98,9 @@ void abi_scan(const char *prefix, size_t prefix_size, int32_t is_after, const ch
 IMPORT("effects", "emit")
 void abi_emit(const char *kind, size_t kind_size, const char *content_type,
               size_t content_type_size, const char *body, size_t body_size);
+IMPORT("session", "notify")
+void abi_notify(const char *kind, size_t kind_size, const char *content_type,
+                size_t content_type_size, const char *body, size_t body_size);
 IMPORT("log", "write") void abi_log(int32_t level, const char *line, size_t size);
 
 slotd_str slotd_host_get(slotd_str key) {
@@ -123,6 +126,10 @@ slotd_pair *slotd_host_scan(slotd_str prefix, slotd_str after, uint32_t limit, s
 
 void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
     abi_emit(kind.data, kind.size, content_type.data, content_type.size, body.data, body.size);
+}
+
+void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
+    abi_notify(kind.data, kind.size, content_type.data, content_type.size, body.data, body.size);
 }
 
 void slotd_host_log(slotd_level level, slotd_str line) {

@@ -60,6 +60,7 @@ void slotd_host_set(slotd_str key, slotd_str value);
 void slotd_host_delete(slotd_str key);
 slotd_pair *slotd_host_scan(slotd_str prefix, slotd_str after, uint32_t limit, size_t *count);
 void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body);
+void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body);
 void slotd_host_log(slotd_level level, slotd_str line);
 /* Ends the lines that were printed without an end. */
 void slotd_end_lines(void);

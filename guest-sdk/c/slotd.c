@@ -708,3 +708,14 @@ void slotd_emit_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, slot
 void slotd_emit(slotd_cx *cx, slotd_str kind, const slotd_json *value) {
     slotd_emit_bytes(cx, kind, slotd_str_of("application/json"), slotd_write(value));
 }
+
+void slotd_notify_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, slotd_str body) {
+    (void)cx;
+    want_utf8(kind, "an event's kind");
+    want_utf8(content_type, "an event's content type");
+    if (!is_refused()) slotd_host_notify(kind, content_type, body);
+}
+
+void slotd_notify(slotd_cx *cx, slotd_str kind, const slotd_json *value) {
+    slotd_notify_bytes(cx, kind, slotd_str_of("application/json"), slotd_write(value));
+}

@@ -259,6 +259,13 @@ slotd_pair *slotd_page(const slotd_cx *cx, slotd_str prefix, slotd_str after, ui
 void slotd_emit(slotd_cx *cx, slotd_str kind, const slotd_json *value);
 void slotd_emit_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, slotd_str body);
 
+/* Tells whoever is subscribed to the session at that moment, in passing: an ephemeral event. It is
+ * sent once the message is durable, after what the message emitted, and at most once. It has no
+ * place in the history: nobody gets it later, and a subscriber that is slow misses it. 64 of them
+ * and 256 KiB a message; none in `migrate`. */
+void slotd_notify(slotd_cx *cx, slotd_str kind, const slotd_json *value);
+void slotd_notify_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, slotd_str body);
+
 typedef enum slotd_level {
     SLOTD_TRACE,
     SLOTD_DEBUG,
@@ -367,6 +374,9 @@ static inline slotd_str slotd_str_of(const char *text) {
 #define slotd_emit(cx, kind, value) (SLOTD_HERE_, slotd_emit(cx, SLOTD_STR(kind), value))
 #define slotd_emit_bytes(cx, kind, content_type, body)                                \
     (SLOTD_HERE_, slotd_emit_bytes(cx, SLOTD_STR(kind), SLOTD_STR(content_type), SLOTD_STR(body)))
+#define slotd_notify(cx, kind, value) (SLOTD_HERE_, slotd_notify(cx, SLOTD_STR(kind), value))
+#define slotd_notify_bytes(cx, kind, content_type, body)                                \
+    (SLOTD_HERE_, slotd_notify_bytes(cx, SLOTD_STR(kind), SLOTD_STR(content_type), SLOTD_STR(body)))
 /* So that the log says where. */
 #define abort() slotd_trap("abort() was called")
 #endif

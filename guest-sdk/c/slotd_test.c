@@ -29,6 +29,8 @@ enum {
     REPLY_BYTES_MAX = 1024 * 1024,
     EVENTS_MAX = 256,
     EVENT_BYTES_MAX = 1024 * 1024,
+    NOTIFIED_MAX = 64,
+    NOTIFIED_BYTES_MAX = 256 * 1024,
     LOG_LINES_MAX = 100,
     LOG_LINE_BYTES_MAX = 2048,
 };
@@ -152,7 +154,7 @@ static struct {
     slotd_call_kind kind;
     jmp_buf ends;
     slotd_str why;
-    size_t calls, written, lines, events, event_bytes;
+    size_t calls, written, lines, events, event_bytes, notified, notified_bytes;
 } host;
 
 /* Ends the call as the host does: with the place, since there is none who would say it otherwise. */
@@ -240,26 +242,46 @@ slotd_pair *slotd_host_scan(slotd_str prefix, slotd_str after, uint32_t limit, s
     return pairs;
 }
 
-void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
+static void check_event(const char *does, slotd_str kind) {
     count_call();
-    if (host.kind != SLOTD_HANDLE) refuse("only `handle` may emit events");
+    if (host.kind != SLOTD_HANDLE) refuse("only `handle` may %s", does);
     if (!kind.size || strcspn(kind.data, " \t\r\n") < kind.size)
         refuse("\"%.*s\" is no kind of event: one word", SLOTD_ARG(kind));
     if (slotd_equal(kind, SLOTD_STR("error")) || slotd_starts_with(kind, SLOTD_STR("slotd.")))
         refuse("the event kind \"%.*s\" is reserved: slotd uses it itself", SLOTD_ARG(kind));
-    host.event_bytes += kind.size + content_type.size + body.size;
-    if (host.events == EVENTS_MAX || host.event_bytes > EVENT_BYTES_MAX)
-        refuse("limit: more than %d events or %d bytes of them", EVENTS_MAX, EVENT_BYTES_MAX);
-    slotd_session *session = host.session;
-    session->events = more(session->events, session->event_count, sizeof *session->events);
-    session->events[session->event_count++] = (slotd_event){
-        .seq = session->seq + 1,
+}
+
+static slotd_event *add_event(slotd_event *events, size_t *count, slotd_str kind,
+                              slotd_str content_type, slotd_str body) {
+    events = more(events, *count, sizeof *events);
+    events[(*count)++] = (slotd_event){
+        .seq = host.session->seq + 1,
         .kind = keep(kind),
         .content_type = keep(content_type),
         .body = keep(body.data ? body : (slotd_str){"", 0}),
         .json = keep_json(body),
     };
-    host.events++;
+    return events;
+}
+
+void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
+    check_event("emit events", kind);
+    host.event_bytes += kind.size + content_type.size + body.size;
+    if (host.events++ == EVENTS_MAX || host.event_bytes > EVENT_BYTES_MAX)
+        refuse("limit: more than %d events or %d bytes of them", EVENTS_MAX, EVENT_BYTES_MAX);
+    slotd_session *session = host.session;
+    session->events = add_event(session->events, &session->event_count, kind, content_type, body);
+}
+
+void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
+    check_event("send ephemeral events", kind);
+    host.notified_bytes += kind.size + content_type.size + body.size;
+    if (host.notified++ == NOTIFIED_MAX || host.notified_bytes > NOTIFIED_BYTES_MAX)
+        refuse("limit: more than %d ephemeral events or %d bytes of them", NOTIFIED_MAX,
+               NOTIFIED_BYTES_MAX);
+    slotd_session *session = host.session;
+    session->notified =
+        add_event(session->notified, &session->notified_count, kind, content_type, body);
 }
 
 void slotd_host_log(slotd_level level, slotd_str text) {
@@ -310,7 +332,7 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
     static slotd_outcome outcome;
     /* What a failed call changed is put back. Values are kept, so the pairs are enough. */
     static store before;
-    static size_t events_before;
+    static size_t events_before, notified_before;
     if (host.session) slotd_failed(__FILE__, __LINE__, "a call within a call");
     memset(&host, 0, sizeof host);
     memset(&outcome, 0, sizeof outcome);
@@ -323,6 +345,7 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
     if (before.count)
         memcpy(before.pairs, session->store->pairs, before.count * sizeof(slotd_pair));
     events_before = session->event_count;
+    notified_before = session->notified_count;
     if (setjmp(host.ends) == 0) {
         run(cx, give(input), &outcome);
     } else {
@@ -335,6 +358,7 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
     if (outcome.ended != SLOTD_REPLIED) {
         *session->store = before;
         session->event_count = events_before;
+        session->notified_count = notified_before;
     } else if (kind == SLOTD_HANDLE) {
         session->seq++;
     }

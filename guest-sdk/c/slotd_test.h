@@ -38,6 +38,9 @@ typedef struct slotd_session {
     /* The events of all messages so far. */
     size_t event_count;
     struct slotd_event *events;
+    /* What they sent in passing (`slotd_notify`); a real session keeps nothing of it. */
+    size_t notified_count;
+    struct slotd_event *notified;
     struct slotd_store *store;
 } slotd_session;
 

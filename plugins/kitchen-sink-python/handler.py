@@ -115,6 +115,10 @@ def change(cx: Context, op: Op) -> Any:
             kind, value = op.text("kind"), op.any("value")
             for _ in range(op.number("times")):
                 cx.emit(kind, value)
+        case "notify":
+            kind, value = op.text("kind"), op.any("value")
+            for _ in range(op.number("times")):
+                cx.notify(kind, value)
         case "log":
             level = LEVELS.get(op.text("level"))
             if level is None:
@@ -159,6 +163,8 @@ def ask(cx: QueryContext, op: Op) -> Any:
             cx._forbidden().state.delete(op.text("key"))
         case "emit":
             cx._forbidden().emit(op.text("kind"), op.any("value"))
+        case "notify":
+            cx._forbidden().notify(op.text("kind"), op.any("value"))
         case _:
             return look(cx, cx.state, op)
     return {}

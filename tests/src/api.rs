@@ -70,6 +70,20 @@ pub struct Entry {
     pub events: Vec<Event>,
 }
 
+/// An ephemeral event from an event stream or a socket.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Ephemeral {
+    /// On an event stream.
+    pub ephemeral: Option<bool>,
+    pub kind: String,
+    pub origin: String,
+    pub sender: Option<String>,
+    pub time_ms: u64,
+    pub content_type: String,
+    pub body: Option<Value>,
+    pub body_base64: Option<String>,
+}
+
 /// An event from the history, an event stream or a socket.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Event {
@@ -372,6 +386,26 @@ impl Api {
 
     pub async fn delete(&self, service: &str, session: &str) -> anyhow::Result<Answer> {
         self.client.request(Method::DELETE, &session_path(service, session), &[], "").await
+    }
+
+    /// Sends an ephemeral event, whatever the answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn notify(
+        &self,
+        service: &str,
+        session: &str,
+        kind: &str,
+        event: Message,
+    ) -> anyhow::Result<Answer> {
+        let headers = [("content-type", &event.content_type), ("slotd-sender", &event.sender)];
+        let headers: Vec<(&str, &str)> = headers
+            .into_iter()
+            .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
+            .collect();
+        let path = format!("{}/notify?kind={}", session_path(service, session), encode(kind));
+        self.client.request(Method::POST, &path, &headers, event.body.clone()).await
     }
 
     /// Opens the event stream of a session; `after` is `None` for new events.

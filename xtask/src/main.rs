@@ -21,7 +21,7 @@ use std::{
 
 /// The included components in Rust, each from its crate under `plugins/`.
 const PLUGINS: &[&str] =
-    &["counter", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2", "kitchen-sink"];
+    &["counter", "counter-1-0", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2", "kitchen-sink"];
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, tests, shows and measures slotd")]

@@ -34,12 +34,16 @@ export class Context extends Base {
         return this.origin.kind === "client" ? this.origin.sender : undefined;
     }
     emit(kind, value) {
-        const body = stringifyBytes(value === undefined ? null : value);
-        if (body === undefined) throw new TypeError(`an event of ${typeof value} has no form in JSON`);
-        this.emitBytes(kind, "application/json", body);
+        this.emitBytes(kind, "application/json", eventBody(value));
     }
     emitBytes(kind, contentType, body) {
         this.#host.emit(text(kind, "an event's kind"), text(contentType, "a content type"), toBytes(body, "an event's body"));
+    }
+    notify(kind, value) {
+        this.notifyBytes(kind, "application/json", eventBody(value));
+    }
+    notifyBytes(kind, contentType, body) {
+        this.#host.notify(text(kind, "an event's kind"), text(contentType, "a content type"), toBytes(body, "an event's body"));
     }
     parse(body) {
         return parseBody("message", body);
@@ -82,6 +86,12 @@ function parseBody(what, body) {
         if (!(error instanceof SyntaxError)) throw error;
         throw new Rejection(`bad-${what}`, `the ${what} is not understood: ${error.message}`);
     }
+}
+
+function eventBody(value) {
+    const body = stringifyBytes(value === undefined ? null : value);
+    if (body === undefined) throw new TypeError(`an event of ${typeof value} has no form in JSON`);
+    return body;
 }
 
 function text(value, what) {

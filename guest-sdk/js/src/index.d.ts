@@ -91,6 +91,15 @@ export class Context<S extends object = AnyState> {
      */
     emit(kind: string, value: unknown): void;
     emitBytes(kind: string, contentType: string, body: Uint8Array): void;
+    /**
+     * Tells whoever is subscribed to the session at that moment, in passing: an ephemeral event. It
+     * is sent once the message is durable, after what the message emitted, and at most once. It has
+     * no place in the history: nobody gets it later, and a subscriber that is slow misses it. 64 of
+     * them and 256 KiB a message; else as `emit`.
+     * @throws {TypeError} as `State.set`
+     */
+    notify(kind: string, value: unknown): void;
+    notifyBytes(kind: string, contentType: string, body: Uint8Array): void;
     /** A line for the node's log; `console.log` and its like do the same. 100 lines a call. */
     log(level: Level, text: string): void;
     /**

@@ -11,11 +11,13 @@ export const limits: {
     readonly replyBytes: number;
     readonly events: number;
     readonly eventBytes: number;
+    readonly notified: number;
+    readonly notifiedBytes: number;
     readonly logLines: number;
     readonly logLineBytes: number;
 };
 
-/** An event that a message emitted. */
+/** An event that a message emitted, or sent in passing. */
 export interface Event {
     /** The message's sequence number. */
     readonly seq: number;
@@ -41,6 +43,8 @@ export interface Session {
     /** Key to bytes, in no particular order. */
     state: Map<string, Uint8Array>;
     events: Event[];
+    /** What its messages sent in passing (`cx.notify`); a real session keeps nothing of it. */
+    notified: Event[];
 }
 
 /** A handler's fault, a passed limit, or something that is not allowed. Nothing was kept. */
@@ -87,6 +91,8 @@ export class Harness<Message = any, Query = any, S extends object = AnyState> {
     readonly seq: number;
     /** Every event so far, in order. */
     readonly events: readonly Event[];
+    /** Every ephemeral event so far (`cx.notify`), in order. */
+    readonly notified: readonly Event[];
     /** What was logged since the last look, by failed calls too. */
     takeLog(): LogLine[];
 }

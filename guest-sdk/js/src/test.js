@@ -23,6 +23,8 @@ export const limits = Object.freeze({
     replyBytes: 1024 * 1024,
     events: 256,
     eventBytes: 1024 * 1024,
+    notified: 64,
+    notifiedBytes: 256 * 1024,
     logLines: 100,
     logLineBytes: 2048,
 });
@@ -54,7 +56,7 @@ class Event {
 }
 
 function newSession() {
-    return { name: "session", seq: 0, timeMs: 1_700_000_000_000, state: new Map(), events: [] };
+    return { name: "session", seq: 0, timeMs: 1_700_000_000_000, state: new Map(), events: [], notified: [] };
 }
 
 export class Harness {
@@ -130,6 +132,9 @@ export class Harness {
     get events() {
         return this.session.events;
     }
+    get notified() {
+        return this.session.notified;
+    }
     takeLog() {
         return this.#log.splice(0);
     }
@@ -142,6 +147,7 @@ export class Harness {
             // A trap can't be caught by the guest, whatever it tries.
             if (tx.trapped !== undefined) throw tx.trapped;
             session.events.push(...tx.events);
+            session.notified.push(...tx.notified);
             return answer;
         } catch (thrown) {
             tx.rollBack();
@@ -216,6 +222,7 @@ const MODES = { handle: 0, query: 1, migrate: 2 };
 /** The host of one call. */
 class Transaction {
     events = [];
+    notified = [];
     lines = [];
     trapped;
     #mode;
@@ -225,6 +232,7 @@ class Transaction {
     #calls = 0;
     #written = 0;
     #eventBytes = 0;
+    #notifiedBytes = 0;
     #sorted;
     #random = { counter: 0n, bytes: [] };
 
@@ -263,17 +271,28 @@ class Transaction {
         return page;
     }
     emit(kind, contentType, body) {
-        this.#count();
-        if (this.#mode !== "handle") this.#trap("only `handle` may emit events");
-        if (kind === "" || /\s/.test(kind)) this.#trap(`${JSON.stringify(kind)} is no kind of event: one word`);
-        if (kind === "error" || kind.startsWith("slotd.")) {
-            this.#trap(`the event kind ${JSON.stringify(kind)} is reserved: slotd uses it itself`);
-        }
+        this.#checkEvent("emit events", kind);
         this.#eventBytes += byteLength(kind) + contentType.length + body.length;
         if (this.events.length === limits.events || this.#eventBytes > limits.eventBytes) {
             this.#trap(`limit: more than ${limits.events} events or ${limits.eventBytes} bytes of them`);
         }
         this.events.push(new Event(this.#seq, kind, contentType, body.slice()));
+    }
+    notify(kind, contentType, body) {
+        this.#checkEvent("send ephemeral events", kind);
+        this.#notifiedBytes += byteLength(kind) + contentType.length + body.length;
+        if (this.notified.length === limits.notified || this.#notifiedBytes > limits.notifiedBytes) {
+            this.#trap(`limit: more than ${limits.notified} ephemeral events or ${limits.notifiedBytes} bytes of them`);
+        }
+        this.notified.push(new Event(this.#seq, kind, contentType, body.slice()));
+    }
+    #checkEvent(what, kind) {
+        this.#count();
+        if (this.#mode !== "handle") this.#trap(`only \`handle\` may ${what}`);
+        if (kind === "" || /\s/.test(kind)) this.#trap(`${JSON.stringify(kind)} is no kind of event: one word`);
+        if (kind === "error" || kind.startsWith("slotd.")) {
+            this.#trap(`the event kind ${JSON.stringify(kind)} is reserved: slotd uses it itself`);
+        }
     }
     log(level, text) {
         this.#count();
@@ -309,6 +328,7 @@ class Transaction {
         }
         this.#undo = [];
         this.events = [];
+        this.notified = [];
     }
 
     #write(key, value) {

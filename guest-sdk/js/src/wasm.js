@@ -1,8 +1,9 @@
 // The component's side: what the host calls, and what QuickJS lacks.
 
-import effects from "slotd:slot/effects@1.0.0";
-import log from "slotd:slot/log@1.0.0";
-import state from "slotd:slot/state@1.0.0";
+import effects from "slotd:slot/effects@1.1.0";
+import log from "slotd:slot/log@1.1.0";
+import session from "slotd:slot/session@1.1.0";
+import state from "slotd:slot/state@1.1.0";
 import exit from "wasi:cli/exit@0.2.12";
 import random from "wasi:random/random@0.2.12";
 import { Context, MigrateContext, QueryContext } from "./context.js";
@@ -16,6 +17,7 @@ const host = {
     delete: state.delete,
     scan: (prefix, after, limit) => state.scan(prefix, after ?? null, limit),
     emit: (kind, contentType, body) => effects.emit({ kind, contentType, body }),
+    notify: (kind, contentType, body) => session.notify({ kind, contentType, body }),
     log: log.write,
 };
 

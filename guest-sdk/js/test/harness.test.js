@@ -30,6 +30,7 @@ test("a failed call leaves nothing behind", () => {
         cx.state.set("kept", 2);
         cx.state.delete("kept");
         cx.emit("e", 1);
+        cx.notify("n", 1);
     };
     assert.throws(() => handle((cx) => (writes(cx), oops())), (error) => error instanceof Trapped && error.cause instanceof TypeError);
     assert.throws(() => handle((cx) => {
@@ -37,8 +38,11 @@ test("a failed call leaves nothing behind", () => {
         throw new Rejection("no", "no");
     }), { code: "no" });
     assert.throws(() => handle((cx) => (writes(cx), new Rejection("no", "returned"))), { code: "no" });
-    assert.deepEqual([session.seq, session.keys(), session.get("kept"), session.events.length], [1, ["kept"], 1, 0]);
-    assert.equal(query((cx) => cx.seq), 1);
+    assert.deepEqual([session.seq, session.keys(), session.get("kept"), session.events.length, session.notified.length], [1, ["kept"], 1, 0, 0]);
+    handle((cx) => { for (let i = 0; i < limits.notified; i++) cx.notify("n", { i }); });
+    assert.deepEqual([session.notified.length, session.notified[1].json(), session.notified[1].seq], [limits.notified, { i: 1 }, 2]);
+    handle((cx) => cx.notifyBytes("b", "text/plain", new TextEncoder().encode("hi")));
+    assert.equal(query((cx) => cx.seq), 3);
     function oops() {
         throw new TypeError("oops");
     }
@@ -57,6 +61,7 @@ test("what is not allowed traps, even where the handler catches it", () => {
         (cx) => forbidden(cx).state.set("k", 1),
         (cx) => forbidden(cx).state.delete("k"),
         (cx) => forbidden(cx).emit("k", 1),
+        (cx) => forbidden(cx).notify("k", 1),
     ]) {
         assert.throws(() => query(catching(what)), Trapped);
     }
@@ -65,6 +70,9 @@ test("what is not allowed traps, even where the handler catches it", () => {
         (cx) => cx.state.setBytes("k", new Uint8Array(limits.valueBytes + 1)),
         (cx) => { for (let i = 0; i < 5; i++) cx.state.setBytes(`k${i}`, new Uint8Array(limits.valueBytes)); },
         (cx) => { for (let i = 0; i <= limits.events; i++) cx.emit("e", 1); },
+        (cx) => { for (let i = 0; i <= limits.notified; i++) cx.notify("e", 1); },
+        (cx) => cx.notifyBytes("e", "text/plain", new Uint8Array(limits.notifiedBytes)),
+        (cx) => cx.notify("slotd.deleted", 1),
         (cx) => cx.emit("two words", 1),
         (cx) => cx.emit("error", 1),
         (cx) => cx.emit("slotd.deleted", 1),

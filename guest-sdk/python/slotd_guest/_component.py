@@ -8,7 +8,13 @@ from typing import Any
 
 import wit_world  # type: ignore[import-not-found]
 from componentize_py_types import Err  # type: ignore[import-not-found]
-from wit_world.imports import effects, log, state, types  # type: ignore[import-not-found]
+from wit_world.imports import (  # type: ignore[import-not-found]
+    effects,
+    log,
+    session,
+    state,
+    types,
+)
 
 from . import _build, _trace
 from ._call import Program
@@ -31,6 +37,10 @@ class _Imports:
     @staticmethod
     def emit(kind: str, content_type: str, body: bytes) -> None:
         effects.emit(types.Event(kind, content_type, body))
+
+    @staticmethod
+    def notify(kind: str, content_type: str, body: bytes) -> None:
+        session.notify(types.Event(kind, content_type, body))
 
     @staticmethod
     def log(level: int, message: str) -> None:

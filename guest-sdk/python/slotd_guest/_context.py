@@ -133,6 +133,20 @@ class Context:
         """As :meth:`emit`, with any body."""
         self._host.emit(kind, content_type, bytes(body))
 
+    def notify(self, kind: str, value: object) -> None:
+        """Tells whoever is subscribed to the session at that moment, in passing: an ephemeral
+        event. It is sent once the message is durable, after what the message emitted, and at most
+        once. It has no place in the history: nobody gets it later, and a subscriber that is slow
+        misses it. ``kind`` and the body are as for :meth:`emit`; 64 of them and 256 KiB a
+        message."""
+        self._host.notify(kind, "application/json", to_json(value))
+
+    def notify_bytes(
+        self, kind: str, content_type: str, body: bytes | bytearray | memoryview
+    ) -> None:
+        """As :meth:`notify`, with any body."""
+        self._host.notify(kind, content_type, bytes(body))
+
 
 class QueryContext:
     """The query that is answered. It can't change anything."""

@@ -53,6 +53,8 @@ class limits:
     REPLY_BYTES_MAX = 1024 * 1024
     EVENTS_MAX = 256
     EVENT_BYTES_MAX = 1024 * 1024
+    NOTIFIED_MAX = 64
+    NOTIFIED_BYTES_MAX = 256 * 1024
     EVENT_KIND_BYTES_MAX = 64
     REJECTION_CODE_BYTES_MAX = 64
     REJECTION_MESSAGE_BYTES_MAX = 4_096
@@ -63,7 +65,7 @@ class limits:
 
 @dataclass(frozen=True)
 class Event:
-    """An event that a message emitted."""
+    """An event that a message emitted, or sent in passing."""
 
     #: The message's sequence number.
     seq: int
@@ -132,6 +134,8 @@ class Session:
     time_ms: int = 1_700_000_000_000
     state: dict[str, bytes] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    #: What its messages sent in passing (``cx.notify``); a real session keeps nothing of it.
+    notified: list[Event] = field(default_factory=list)
 
 
 class _Transaction:
@@ -142,10 +146,12 @@ class _Transaction:
         self.seq = seq
         self.state = dict(state)
         self.events: list[Event] = []
+        self.notified: list[Event] = []
         self.lines: list[LogLine] = []
         #: Why the host ended the call, whatever the handler made of that.
         self.ended: str | None = None
         self._event_bytes = 0
+        self._notified_bytes = 0
         self._written_bytes = 0
         self._calls = 0
 
@@ -203,10 +209,10 @@ class _Transaction:
         limit = min(limit, limits.STATE_SCAN_ENTRIES_MAX)
         return [(key, value) for _, key, value in found[:limit]]
 
-    def emit(self, kind: str, content_type: str, body: bytes) -> None:
+    def _event(self, what: str, kind: str, content_type: str, body: bytes) -> tuple[Event, int]:
         self._count()
         if self.kind != "handle":
-            raise self._trap("only `handle` may emit events")
+            raise self._trap(f"only `handle` may {what}")
         if not kind or any(c.isspace() or not c.isprintable() for c in kind):
             raise self._trap(f"an event's kind is a word, not {kind!r}")
         if kind == "error" or kind.startswith("slotd."):
@@ -214,11 +220,25 @@ class _Transaction:
         if len(kind.encode()) > limits.EVENT_KIND_BYTES_MAX:
             raise self._trap(f"limit: a kind may have {limits.EVENT_KIND_BYTES_MAX} bytes")
         self.content_type(content_type, "an event")
-        self._event_bytes += len(kind.encode()) + len(content_type.encode()) + len(body)
+        size = len(kind.encode()) + len(content_type.encode()) + len(body)
+        return Event(self.seq, kind, content_type, body), size
+
+    def emit(self, kind: str, content_type: str, body: bytes) -> None:
+        event, size = self._event("emit events", kind, content_type, body)
+        self._event_bytes += size
         if len(self.events) >= limits.EVENTS_MAX or self._event_bytes > limits.EVENT_BYTES_MAX:
             most = f"{limits.EVENTS_MAX} events or {limits.EVENT_BYTES_MAX} bytes of them"
             raise self._trap(f"limit: more than {most}")
-        self.events.append(Event(self.seq, kind, content_type, body))
+        self.events.append(event)
+
+    def notify(self, kind: str, content_type: str, body: bytes) -> None:
+        event, size = self._event("send ephemeral events", kind, content_type, body)
+        self._notified_bytes += size
+        over = self._notified_bytes > limits.NOTIFIED_BYTES_MAX
+        if len(self.notified) >= limits.NOTIFIED_MAX or over:
+            most = f"{limits.NOTIFIED_MAX} ephemeral events or {limits.NOTIFIED_BYTES_MAX} bytes"
+            raise self._trap(f"limit: more than {most} of them")
+        self.notified.append(event)
 
     def log(self, level: int, message: str) -> None:
         self._count()
@@ -345,6 +365,11 @@ class Harness:
         """Every event so far, in order."""
         return self.session.events
 
+    @property
+    def notified(self) -> list[Event]:
+        """Every ephemeral event so far (``cx.notify``), in order."""
+        return self.session.notified
+
     def take_log(self) -> list[LogLine]:
         """What was logged since the last look, by failed calls too."""
         lines, self._log = self._log, []
@@ -382,6 +407,7 @@ class Harness:
         session.state.clear()
         session.state.update(tx.state)
         session.events += tx.events
+        session.notified += tx.notified
         return result
 
 

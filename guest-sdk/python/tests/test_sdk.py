@@ -40,12 +40,18 @@ class Notes(Handler):
                     cx.emit("many", i)
             case {"emit": kind}:
                 cx.emit(kind, 1)
+            case {"notify-many": count}:
+                for i in range(count):
+                    cx.notify("many", i)
+            case {"notify": kind}:
+                cx.notify_bytes(kind, "text/plain", b"1")
             case {"drop": key}:
                 del cx.state[key]
             case "put-then-raise":
                 cx.state.set("half", 1)
                 cx.state.delete("a")
                 cx.emit("half", 1)
+                cx.notify("half", 1)
                 raise ValueError("told to")
             case "put-then-reject":
                 cx.state.set("a", "other")
@@ -84,19 +90,29 @@ class HarnessTest(unittest.TestCase):
         """An author whose test passes here must not find half a message kept on the host."""
         self.assertEqual(self.notes.send({"put": ["a", 1]}).parse(), 1)
         before = dataclasses.replace(self.notes.session, state=dict(self.notes.state))
-        for message in ("put-then-raise", "put-then-reject", {"emit-many": 257}, "catch-all"):
+        for message in (
+            "put-then-raise",
+            "put-then-reject",
+            {"emit-many": 257},
+            {"notify-many": 65},
+            "catch-all",
+        ):
             with self.assertRaises(Failure):
                 self.notes.send(message)
             self.assertEqual(self.notes.session, before)
         self.assertEqual(self.notes.send({"emit-many": 256}).parse(), 2)
         self.assertEqual((len(self.notes.events), self.notes.events[1].seq), (257, 2))
+        self.notes.send({"notify-many": 64})
+        self.assertEqual((len(self.notes.events), len(self.notes.notified)), (257, 64))
+        self.assertEqual((self.notes.notified[63].seq, self.notes.notified[63].parse()), (3, 63))
 
     def test_reserved_kinds_are_refused(self) -> None:
         """A test that passes here would trap on the host: clients take such events for slotd's."""
         for kind in ("error", "slotd.deleted", "slotd.gap", "slotd."):
-            with self.assertRaises(Failure) as refused:
-                self.notes.send({"emit": kind})
-            self.assertIn("reserved", str(refused.exception))
+            for message in ({"emit": kind}, {"notify": kind}):
+                with self.assertRaises(Failure) as refused:
+                    self.notes.send(message)
+                self.assertIn("reserved", str(refused.exception))
         self.assertEqual((self.notes.seq, self.notes.events), (0, []))
         self.notes.send({"emit": "slotd"})
 

@@ -88,6 +88,23 @@ impl Context {
     pub fn emit_bytes(&mut self, kind: &str, content_type: &str, body: impl Into<Vec<u8>>) {
         self.host.emit(kind, content_type, body.into());
     }
+    /// Tells whoever is subscribed to the session at that moment, in passing: an ephemeral event. It is sent
+    /// once the message is durable, after what the message emitted, and at most once. It has no place in the
+    /// history: nobody gets it later, and a subscriber that is slow misses it. `kind` and the body are as for
+    /// [`Self::emit`]; 64 of them and 256 KiB a message.
+    ///
+    /// # Errors
+    /// As [`Self::emit`].
+    pub fn notify<T: Serialize + ?Sized>(&mut self, kind: &str, value: &T) -> Result<(), Error> {
+        let body = to_json(value)
+            .map_err(|error| Error::Encode { what: format!("event {kind:?}"), error })?;
+        self.notify_bytes(kind, "application/json", body);
+        Ok(())
+    }
+    /// As [`Self::notify`], with any body.
+    pub fn notify_bytes(&mut self, kind: &str, content_type: &str, body: impl Into<Vec<u8>>) {
+        self.host.notify(kind, content_type, body.into());
+    }
     /// Writes a line to the node's log; see also [`crate::log_info!`] and its like. 100 lines a
     /// call, 2,048 bytes each; the rest is dropped.
     pub fn log(&self, level: Level, message: impl fmt::Display) {

@@ -10,7 +10,7 @@ pub(crate) use imports::Host;
 mod imports {
     use crate::{
         Level,
-        wasm::bindings::slotd::slot::{effects, log, state, types},
+        wasm::bindings::slotd::slot::{effects, log, session, state, types},
     };
 
     #[derive(Clone)]
@@ -35,14 +35,17 @@ mod imports {
             state::scan(prefix, after, limit)
         }
         pub fn emit(&self, kind: &str, content_type: &str, body: Vec<u8>) {
-            effects::emit(&types::Event {
-                kind: kind.to_owned(),
-                content_type: content_type.to_owned(),
-                body,
-            });
+            effects::emit(&event(kind, content_type, body));
+        }
+        pub fn notify(&self, kind: &str, content_type: &str, body: Vec<u8>) {
+            session::notify(&event(kind, content_type, body));
         }
         pub fn log(&self, level: Level, message: &str) {
             log::write(level.into(), message);
         }
+    }
+
+    fn event(kind: &str, content_type: &str, body: Vec<u8>) -> types::Event {
+        types::Event { kind: kind.to_owned(), content_type: content_type.to_owned(), body }
     }
 }

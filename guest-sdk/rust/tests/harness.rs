@@ -20,9 +20,11 @@ enum Message {
     PutThenPanic,
     PutThenReject,
     EmitMany(usize),
+    NotifyMany(usize),
     Parse(String),
     Drop(String),
     Emit(String),
+    Notify(String),
 }
 
 impl Handler for Notes {
@@ -45,6 +47,7 @@ impl Handler for Notes {
                 cx.state().set("half", &1)?;
                 cx.state().delete("a");
                 cx.emit("half", &1)?;
+                cx.notify("half", &1)?;
                 panic!("told to");
             }
             Message::PutThenReject => {
@@ -57,9 +60,15 @@ impl Handler for Notes {
                     cx.emit("many", &i)?;
                 }
             }
+            Message::NotifyMany(count) => {
+                for i in 0..count {
+                    cx.notify("many", &i)?;
+                }
+            }
             Message::Parse(text) => _ = slotd_guest::serde_json::from_str::<u64>(&text)?,
             Message::Drop(key) => cx.state().delete(&key),
             Message::Emit(kind) => cx.emit(&kind, &1)?,
+            Message::Notify(kind) => cx.notify(&kind, &1)?,
         }
         Ok(cx.seq())
     }
@@ -88,11 +97,15 @@ fn a_message_is_kept_whole_or_not_at_all() {
     let failed = h.send("ann", &"put-then-reject").unwrap_err();
     assert_eq!(failed, Failure::Rejected(Rejection::new("told-to", "as told").retriable()));
     assert_eq!(h.send("ann", &json!({"emit-many": 257})).unwrap_err().code(), None);
+    assert_eq!(h.send("ann", &json!({"notify-many": 65})).unwrap_err().code(), None);
     assert_eq!(h.session(), &before, "nothing is left of failed messages");
 
     let reply = h.send("ann", &json!({"emit-many": 256})).unwrap();
     assert_eq!(reply.parse::<u64>().unwrap(), 2, "a failed message has no number");
     assert_eq!((h.events().len(), h.events()[0].kind.as_str(), h.events()[1].seq), (257, "put", 2));
+    h.send("ann", &json!({"notify-many": 64})).unwrap();
+    assert_eq!((h.events().len(), h.notified().len(), h.notified()[63].seq), (257, 64, 3));
+    assert_eq!(h.notified()[63].parse::<u64>().unwrap(), 63);
 }
 
 /// `?` on an error of serde's is what handlers are written with.
@@ -185,6 +198,8 @@ fn reserved_kinds_are_the_hosts() {
     let mut h = Harness::<Notes>::new();
     for kind in ["error", "slotd.deleted", "slotd."] {
         let failed = h.send(None, &json!({"emit": kind})).unwrap_err();
+        assert!(matches!(&failed, Failure::Trapped(why) if why.contains("reserved")), "{failed}");
+        let failed = h.send(None, &json!({"notify": kind})).unwrap_err();
         assert!(matches!(&failed, Failure::Trapped(why) if why.contains("reserved")), "{failed}");
     }
     h.send(None, &json!({"emit": "slotd"})).unwrap();

@@ -79,6 +79,8 @@ codes! {
     ShapeUnknown = "shape-unknown", 409, false;
     /// The node was not started with `--resettable`, or is part of a cluster, so it does not reset.
     ResetRefused = "reset-refused", 403, false;
+    /// The service does not let clients send ephemeral events. Its operator allows it with `api.notify`.
+    NotifyRefused = "notify-refused", 403, false;
     /// The position (`after`) belongs, or may belong, to a deleted session of the same name. Start again from `after=0`.
     PositionGone = "position-gone", 410, false;
     /// The body is larger than the limit.
@@ -110,7 +112,7 @@ codes! {
     MailboxFull = "mailbox-full", 503, true;
     /// The node's connection buffers (`api.buffers`) are full: incoming bodies and frames, and answers and events not yet read. Nothing was kept.
     BuffersFull = "buffers-full", 503, true;
-    /// A limit of the node or the session is reached (connections, uploads, subscribers). Retry when others have ended.
+    /// A limit of the node or the session is reached (connections, uploads, subscribers, clients' ephemeral events). Retry later.
     LimitReached = "limit-reached", 503, true;
     /// The node can't do this now: it is starting or stopping, the slot is moving or has stopped, another node does not answer, or too much is in progress. The detail says which. A message was not kept.
     Unavailable = "unavailable", 503, true;

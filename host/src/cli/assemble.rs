@@ -13,7 +13,7 @@ use crate::{
     buffers,
     config::{Config, Listener},
     database::{OpenError, StorageOptions},
-    http::{Admin, Api, App, Doing, HttpOptions, Server, Shutdown, Token},
+    http::{Admin, Api, App, Doing, HttpOptions, Notifiers, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
     plugin::{CompileOptions, ComponentSource, PluginHost, PluginOptions},
@@ -283,6 +283,7 @@ fn http_options(config: &Config, descriptors: &Descriptors) -> Result<HttpOption
         admin_connections: descriptors.admin,
         api_token: token(&config.api)?,
         admin_token: token(&config.admin)?,
+        notify: config.notify.as_deref().map(Notifiers::parse).unwrap_or_default(),
     })
 }
 

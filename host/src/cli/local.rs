@@ -100,7 +100,9 @@ async fn check(file: &Path, json: bool) -> Result<(), CliError> {
         out +=
             &format!("  version  {}\n", found.version.as_deref().unwrap_or("(none in the file)"));
         out += &format!("  memory   {} bytes to begin with\n", found.memory_bytes);
-        for (title, names) in [("imports", &found.imports), ("exports", &found.exports)] {
+        let lists =
+            [("imports", &found.imports), ("exports", &found.exports), ("effects", &found.effects)];
+        for (title, names) in lists {
             for (index, name) in names.iter().take(NAMES_SHOWN).enumerate() {
                 let name = clip(name.into(), limits::LISTED_BYTES_MAX);
                 out += &format!("  {:<8} {name}\n", if index == 0 { title } else { "" });

@@ -217,6 +217,18 @@ fn print_event(
     output::line(&format!("{}  {}", output::harmless(&head, false), event.body()))
 }
 
+fn print_ephemeral(raw: &str, event: &Event<'_>, as_json: bool) -> Result<(), CliError> {
+    if as_json {
+        return output::line(&one_line(raw));
+    }
+    let head = format!(
+        "~  {}  {}",
+        format_time(event.time_ms.unwrap_or(0)),
+        event.kind.as_deref().unwrap_or("-"),
+    );
+    output::line(&format!("{}  {}", output::harmless(&head, false), event.body()))
+}
+
 /// An event as the node sent it, with its position, which pages and streams have separately.
 fn with_position(raw: &str, event: &Event<'_>, position: &str) -> String {
     let line = one_line(raw);
@@ -307,6 +319,8 @@ async fn stream(
                         _ => Err(error),
                     };
                 }
+                // An ephemeral event: it has no place.
+                _ if event.seq.is_none() => print_ephemeral(&data, &event, as_json)?,
                 _ => {
                     print_event(&data, &event, &id, as_json)?;
                     *cursor = id;

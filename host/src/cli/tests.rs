@@ -171,7 +171,8 @@ async fn a_stream_that_breaks_goes_on_after_the_last_event() {
     let (client, asked) = server(vec![
         "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\n\r\n\
          id: 8.0\nevent: line\ndata: {\"seq\":8}\n\n\
-         id: 8.1\nevent: slotd.deleted\ndata: {\"seq\":8}\n\nid: 9.0\nda",
+         id: 8.1\nevent: slotd.deleted\ndata: {\"seq\":8}\n\n\
+         event: typing\ndata: {\"ephemeral\":true,\"kind\":\"typing\"}\n\nid: 9.0\nda",
         "HTTP/1.1 503 X\r\ncontent-length: 22\r\n\r\n{\"code\":\"unavailable\"}",
         "HTTP/1.1 200 X\r\n\r\nevent: slotd.deleted\ndata: {}\n\n",
     ])

@@ -274,6 +274,15 @@ pub static KEYS: &[Key] = &[
              another machine."
         )
     },
+    optional!(
+        "api.notify",
+        Kind::Services,
+        Text,
+        notify,
+        "The services whose clients may send ephemeral events to the subscribers of a session \
+         (typing, cursors, presence). Clients of other services get 403 `notify-refused`. \
+         Handlers may always. The same on every node."
+    ),
     same!(
         "admin.listen",
         Kind::Address,

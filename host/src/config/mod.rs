@@ -43,6 +43,8 @@ pub struct Config {
     /// Per address that is not loopback; 0: half of them.
     pub connections_per_address: usize,
     pub request_deadline: Duration,
+    /// Comma-separated; `*`: all.
+    pub notify: Option<String>,
     pub mailbox_messages: usize,
     pub slot_idle: Duration,
     pub session_cache_bytes: usize,
@@ -169,6 +171,7 @@ impl Default for Config {
             connections_max: limits::CONNECTIONS_DEFAULT,
             connections_per_address: 0,
             request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
+            notify: None,
             mailbox_messages: limits::MAILBOX_MESSAGES_DEFAULT,
             slot_idle: limits::SLOT_IDLE_DEFAULT,
             session_cache_bytes: limits::SESSION_CACHE_BYTES_DEFAULT,

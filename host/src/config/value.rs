@@ -1,6 +1,10 @@
 //! Configuration values: what each kind accepts, how it is described and printed.
 
-use crate::{limits, memory::available_memory, names::is_cluster_name};
+use crate::{
+    limits,
+    memory::available_memory,
+    names::{ServiceName, is_cluster_name},
+};
 use std::{fmt, net::SocketAddr, time::Duration};
 
 /// What a key accepts.
@@ -36,6 +40,8 @@ pub enum Kind {
     Monitors,
     /// `host:port`, comma-separated.
     Seeds,
+    /// Services, comma-separated; `*`: all.
+    Services,
     /// Where snapshots go.
     Snapshots,
     /// A log filter, in the syntax of `tracing-subscriber`.
@@ -135,6 +141,8 @@ impl Kind {
             Kind::NatsServers => Value::Text(list(raw, is_nats_url)?),
             Kind::Monitors => Value::Text(list(raw, is_monitor_url)?),
             Kind::Seeds => Value::Text(list(raw, is_host_port)?),
+            Kind::Services if raw == "*" => Value::Text(raw.into()),
+            Kind::Services => Value::Text(list(raw, |name| ServiceName::parse(name).is_ok())?),
             Kind::Snapshots => Value::Text(is_snapshots_url(raw).then(|| raw.into())?),
             Kind::Filter => Value::Text(is_filter(raw).then(|| raw.into())?),
         })
@@ -190,6 +198,9 @@ impl Kind {
                 .into(),
             Kind::Seeds => {
                 "peers as host:port with commas between (slotd-0.slotd:7072,10.0.0.7:7072)".into()
+            }
+            Kind::Services => {
+                "names of services with commas between (chat,board), or * for all of them".into()
             }
             Kind::Snapshots => "nats: (the engine's own store), file:///directory or \
                                 s3://bucket/prefix"

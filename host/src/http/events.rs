@@ -8,12 +8,13 @@ use super::{
     params::{self, Query, invalid},
     problem::{Failed, Problem},
     stats::Open,
-    views::EventView,
+    views::{EphemeralView, EventView},
 };
 use crate::{
     buffers::Kind,
     error::Error,
     limits,
+    message::Ephemeral,
     names::is_reserved_kind,
     node::{Cursor, Published},
 };
@@ -26,7 +27,7 @@ use std::{convert::Infallible, sync::Arc};
 /// Streams a session's events
 ///
 /// As server-sent events. `id:` is the event's position, `event:` the plugin's name for it, `data:`
-/// one JSON object. To resume a broken stream without gap or repeat, send its last id:
+/// one JSON object. An ephemeral event has no `id:` and no `seq`, but `ephemeral: true`. To resume a broken stream without gap or repeat, send its last id:
 /// `Last-Event-ID` (which browsers send) takes precedence over `after`. Without either, the stream
 /// starts with new events. The last event of a stream is one of slotd's own, without `seq` in its
 /// data: `slotd.gap` if the reader was too slow (reconnect with the last id); `slotd.deleted` if the
@@ -44,7 +45,7 @@ use std::{convert::Infallible, sync::Arc};
         ("after" = Option<String>, Query, description = "A position from slotd (such as an event's id), or a message's sequence number; 0: from the beginning"),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event received"),
     ),
-    responses((status = 200, description = "A stream of events", body = EventView, content_type = "text/event-stream"))
+    responses((status = 200, description = "A stream of events, and of ephemeral events", body = EventView, content_type = "text/event-stream"))
 )]
 pub(super) async fn get(
     State(api): State<Api>,
@@ -142,6 +143,10 @@ fn write(out: &mut BytesMut, item: Item) -> bool {
             write_events(out, &published, from);
             return false;
         }
+        Item::Ephemeral { event, .. } => {
+            write_ephemeral(out, &event);
+            return false;
+        }
         Item::Gap { after } => {
             field(out, "event", "slotd.gap");
             field(out, "data", &serde_json::json!({ "after": after.to_string() }).to_string());
@@ -179,6 +184,14 @@ fn write_events(out: &mut BytesMut, published: &Published, from: usize) {
     }
 }
 
+/// Without an id: readers resume after the last event that has a place.
+fn write_ephemeral(out: &mut BytesMut, ephemeral: &Ephemeral) {
+    let view = EphemeralView { ephemeral: Some(true), ..EphemeralView::new(ephemeral) };
+    field(out, "event", &ephemeral.event.kind);
+    field(out, "data", &serde_json::to_string(&view).unwrap_or_default());
+    out.extend_from_slice(b"\n");
+}
+
 /// One line. A line break in the value becomes a space: in JSON it can only be between tokens, and
 /// in an event's kind it would start a field of the guest's choice.
 fn field(out: &mut BytesMut, name: &str, value: &str) {
@@ -197,7 +210,7 @@ fn field(out: &mut BytesMut, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{buffers::Held, log::record::Event, node::Incarnation};
+    use crate::{buffers::Held, log::record::Event, message::Origin, node::Incarnation};
 
     /// Without it a body with line breaks, or a guest's choice of names, would break the framing
     /// and with it the ids used to resume a stream.
@@ -232,6 +245,23 @@ mod tests {
         assert_eq!((lines[3], lines[4]), ("", "id: 17.2-0000000000ab"));
         assert!(lines[5].starts_with("data: ") && lines[5].contains("one\\ntwo"));
         assert_eq!(lines[6..], ["", "event: slotd.gap", "data: {\"after\":\"17\"}", ""]);
+    }
+
+    /// With an id, a browser would resume after an event that is nowhere.
+    #[test]
+    fn ephemeral_events_have_no_id() {
+        let (content_type, body) = ("application/json".into(), Bytes::from_static(b"{\n}"));
+        let event = Event { kind: "typing".into(), content_type, body };
+        let event = Ephemeral { origin: Origin::Client(Some("zoe".into())), time_ms: 5, event };
+        let mut out = BytesMut::new();
+        assert!(!write(&mut out, Item::Ephemeral { event: event.into(), held: Held::default() }));
+        let text = std::str::from_utf8(&out).expect("UTF-8");
+        assert_eq!(
+            text,
+            "event: typing\ndata: {\"ephemeral\":true,\"kind\":\"typing\",\"origin\":\"client\",\
+             \"sender\":\"zoe\",\"time_ms\":5,\"content_type\":\"application/json\",\
+             \"body\":{ }}\n\n"
+        );
     }
 
     /// Events stored before kinds were reserved must neither end a stream nor look to a browser

@@ -7,13 +7,13 @@ use crate::{
     buffers::Held,
     error::{Code, Error, Rejection},
     log::record::{Entry, Event},
-    message::{LiveSender, live_channel},
+    message::{Ephemeral, LiveSender, Origin, live_channel},
     names::{ServiceName, SessionId, SessionKey},
     node::{
         Answer, History, Incarnation, Incoming, Live, Pending, Published, Range, Sent, SessionInfo,
         Subscribed,
     },
-    operation::{Delete, Describe, Query, ReadHistory, Subscribe},
+    operation::{Delete, Describe, Notify, Query, ReadHistory, Subscribe},
     slot::Mail,
 };
 use bytes::Bytes;
@@ -142,6 +142,9 @@ impl FakeNode {
             Mail::Delete(Delete { key }, reply) => drop(reply.send(self.delete(&key).await)),
             Mail::Subscribe(Subscribe { key, after }, reply) => {
                 drop(reply.send(self.subscribe(&key, after)));
+            }
+            Mail::Notify(Notify { key, sender, event }, reply) => {
+                drop(reply.send(self.notify(&key, sender, event)));
             }
             other => other.refuse(Error::internal("the stand-in does not know this operation")),
         }
@@ -280,6 +283,15 @@ impl FakeNode {
             rx
         });
         Ok(Subscribed { backlog, live, incarnation: Some(of), held: Held::default() })
+    }
+
+    fn notify(&self, key: &SessionKey, sender: Option<String>, event: Event) -> Result<(), Error> {
+        service_exists(&key.service)?;
+        let told = Arc::new(Ephemeral { origin: Origin::Client(sender), time_ms: 5, event });
+        if let Some(session) = self.sessions.lock().get_mut(key) {
+            session.subscribers.retain(|s| s.offer(Live::Ephemeral(told.clone())));
+        }
+        Ok(())
     }
 
     pub(super) fn ready(&self) -> Result<Option<String>, Error> {

@@ -7,13 +7,14 @@ use crate::{
     buffers::Held,
     error::{Code, Error},
     limits,
+    message::Ephemeral,
     names::SessionKey,
     node::{Consistency, Cursor, Incarnation, Live, LiveReceiver, Published, Subscribed},
     operation::{Describe, Subscribe},
     telemetry::metrics,
 };
 use futures_util::future::BoxFuture;
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// What a subscriber gets next.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) enum Item {
     /// Events of one message, the first of which has index `from`. There is at least one. They are
     /// charged until `held` is dropped, or with their page.
     Events { published: Published, from: usize, held: Held },
+    /// It has no place: the cursor stays.
+    Ephemeral { event: Arc<Ephemeral>, held: Held },
     /// The reader was too slow: events after `after` were dropped for it. The last item.
     Gap { after: Cursor },
     /// The session was deleted. The last item.
@@ -147,6 +150,7 @@ impl Feed {
                             return item;
                         }
                     }
+                    Some((Live::Ephemeral(event), held)) => return Item::Ephemeral { event, held },
                     Some((Live::Deleted, _)) => return self.end(Item::Deleted),
                     None if live.lagged() => {
                         let after = self.cursor;

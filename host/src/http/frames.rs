@@ -2,12 +2,15 @@
 
 use super::{
     body::{Inline, Shown, decode_base64, is_json, is_text},
+    notify,
     params::{self, OCTET_STREAM, invalid},
     problem::{Problem, RejectionView},
-    views::EventView,
+    views::{EphemeralView, EventView},
 };
 use crate::{
     error::{Code, Error},
+    limits,
+    log::record::Event,
     node::{Cursor, Incoming, Sent},
 };
 use bytes::Bytes;
@@ -20,8 +23,9 @@ use std::borrow::Cow;
 #[serde(deny_unknown_fields)]
 struct ClientFrame<'a> {
     #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
+    frame: Cow<'a, str>,
     id: Option<String>,
+    kind: Option<String>,
     sender: Option<String>,
     content_type: Option<String>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -40,11 +44,27 @@ struct Named {
     id: Option<String>,
 }
 
+/// What a client's frame asks for.
+#[derive(Debug)]
+pub(super) enum Frame {
+    Send(SendFrame),
+    Notify(NotifyFrame),
+}
+
 /// A message that a socket sends, with its id.
 #[derive(Debug)]
 pub(super) struct SendFrame {
     pub(super) id: String,
     pub(super) message: Incoming,
+}
+
+/// An ephemeral event that a socket sends.
+#[derive(Debug)]
+pub(super) struct NotifyFrame {
+    /// For an error.
+    pub(super) id: Option<String>,
+    pub(super) sender: Option<String>,
+    pub(super) event: Event,
 }
 
 /// A frame that was refused, with its id if it has one.
@@ -59,37 +79,74 @@ pub(super) fn parse(
     text: &str,
     sender: Option<&str>,
     body_bytes_max: usize,
-) -> Result<SendFrame, Refused> {
+) -> Result<Frame, Refused> {
     let frame: ClientFrame<'_> = serde_json::from_str(text).map_err(|e| Refused {
         id: serde_json::from_str::<Named>(text).ok().and_then(|n| n.id),
         error: invalid(format!("not a frame of this protocol: {e}")),
     })?;
     let id = frame.id.clone();
-    read(frame, sender, body_bytes_max).map_err(|error| Refused { id, error })
+    let read = match &*frame.frame {
+        "send" => send(frame, sender, body_bytes_max).map(Frame::Send),
+        "notify" => notification(frame, sender, body_bytes_max).map(Frame::Notify),
+        other => Err(invalid(format!(
+            "type is {other:?}; clients send frames of type \"send\" and \"notify\""
+        ))),
+    };
+    read.map_err(|error| Refused { id, error })
 }
 
-fn read(
+fn send(
     frame: ClientFrame<'_>,
     sender: Option<&str>,
     body_bytes_max: usize,
 ) -> Result<SendFrame, Error> {
-    if frame.kind != "send" {
-        return Err(invalid(format!(
-            "type is {:?}; clients send frames of type \"send\"",
-            frame.kind
-        )));
+    if frame.kind.is_some() {
+        return Err(invalid("a \"send\" has no kind: a message's handler names its events"));
     }
-    let id = frame.id.ok_or_else(|| {
+    let id = frame.id.clone().ok_or_else(|| {
         invalid(
             "a \"send\" needs an id: its acknowledgement carries it, and a repeated id is applied \
              once",
         )
     })?;
     params::check_idempotency_key(&id)?;
-    let sender = frame.sender.or_else(|| sender.map(str::to_owned));
-    if let Some(sender) = &sender {
-        params::check_sender(sender)?;
+    let sender = sender_of(&frame, sender)?;
+    let read = content(frame, body_bytes_max)?;
+    let (content_type, body) =
+        read.ok_or_else(|| invalid("a \"send\" needs a body or a body_base64"))?;
+    Ok(SendFrame { id: id.clone(), message: Incoming { id: Some(id), sender, content_type, body } })
+}
+
+fn notification(
+    frame: ClientFrame<'_>,
+    sender: Option<&str>,
+    body_bytes_max: usize,
+) -> Result<NotifyFrame, Error> {
+    let id = frame.id.clone();
+    if let Some(id) = &id {
+        params::check_idempotency_key(id)?;
     }
+    let kind = frame.kind.clone().ok_or_else(|| invalid("a \"notify\" needs a kind"))?;
+    notify::check_kind(&kind)?;
+    let sender = sender_of(&frame, sender)?;
+    let read = content(frame, body_bytes_max.min(limits::NOTIFY_BODY_BYTES_MAX))?;
+    // That somebody types says it all.
+    let nothing = || ("application/json".to_owned(), Bytes::from_static(b"null"));
+    let (content_type, body) = read.unwrap_or_else(nothing);
+    Ok(NotifyFrame { id, sender, event: Event { kind, content_type, body } })
+}
+
+fn sender_of(frame: &ClientFrame<'_>, own: Option<&str>) -> Result<Option<String>, Error> {
+    let sender = frame.sender.as_deref().or(own);
+    sender.map(params::check_sender).transpose()?;
+    Ok(sender.map(str::to_owned))
+}
+
+/// A frame's content type and body, if it has one.
+fn content(
+    frame: ClientFrame<'_>,
+    body_bytes_max: usize,
+) -> Result<Option<(String, Bytes)>, Error> {
     if let Some(content_type) = &frame.content_type {
         params::check_content_type(content_type)?;
     }
@@ -104,9 +161,9 @@ fn read(
                 .ok_or_else(|| invalid("body_base64 is not base64 (RFC 4648, with padding)"))?;
             (frame.content_type.unwrap_or_else(|| OCTET_STREAM.into()), body.into())
         }
-        (None, None) => return Err(invalid("a \"send\" needs a body or a body_base64")),
+        (None, None) => return Ok(None),
         (Some(_), Some(_)) => {
-            return Err(invalid("a \"send\" takes body or body_base64, not both"));
+            return Err(invalid("a frame takes body or body_base64, not both"));
         }
     };
     if body.len() > body_bytes_max {
@@ -115,7 +172,7 @@ fn read(
             format!("the body is over the limit of {body_bytes_max} bytes"),
         ));
     }
-    Ok(SendFrame { id: id.clone(), message: Incoming { id: Some(id), sender, content_type, body } })
+    Ok(Some((content_type, body)))
 }
 
 /// A JSON body is kept byte by byte as the client wrote it.
@@ -138,6 +195,7 @@ enum ServerFrame<'a> {
     Ack(Ack<'a>),
     Error(ErrorFrame<'a>),
     Event(EventView<'a>),
+    Notify(EphemeralView<'a>),
     Gap { after: String },
     Deleted,
 }
@@ -210,6 +268,9 @@ pub(super) fn error(id: Option<&str>, error: &Error) -> String {
 pub(super) fn event(view: EventView<'_>) -> String {
     write(&ServerFrame::Event(view))
 }
+pub(super) fn notified(view: EphemeralView<'_>) -> String {
+    write(&ServerFrame::Notify(view))
+}
 pub(super) fn gap(after: Cursor) -> String {
     write(&ServerFrame::Gap { after: after.to_string() })
 }
@@ -220,14 +281,20 @@ pub(super) fn deleted() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::Incarnation;
+    use crate::{
+        message::{Ephemeral, Origin},
+        node::Incarnation,
+    };
     use serde_json::{Value, json};
 
     /// Without it a frame could be mistaken for another message, or be refused without the sender
     /// knowing which.
     #[test]
     fn frames_are_read_strictly() {
-        let read = |text: &str| parse(text, Some("zoe"), 100);
+        let read = |text: &str| match parse(text, Some("zoe"), 100) {
+            Ok(Frame::Send(frame)) => Some(frame),
+            _ => None,
+        };
         let sent = read(r#"{"type":"send","id":"m1","body":{"b": 1,"a":1.0e2}}"#).expect("good");
         assert_eq!(sent.id, "m1");
         assert_eq!(sent.message.id.as_deref(), Some("m1"));
@@ -273,6 +340,14 @@ mod tests {
                 Code::NameInvalid,
             ),
             (r#"{"type":"send","body":1}"#, None, Code::RequestInvalid),
+            (r#"{"type":"send","id":"m2","body":1,"kind":"k"}"#, Some("m2"), Code::RequestInvalid),
+            (r#"{"type":"notify","body":1}"#, None, Code::RequestInvalid),
+            (r#"{"type":"notify","id":"n1","kind":""}"#, Some("n1"), Code::NameInvalid),
+            (r#"{"type":"notify","kind":"slotd.gap"}"#, None, Code::NameInvalid),
+            (r#"{"type":"notify","kind":"error"}"#, None, Code::NameInvalid),
+            (r#"{"type":"notify","kind":"a\nb"}"#, None, Code::NameInvalid),
+            (r#"{"type":"notify","kind":"k","sender":""}"#, None, Code::NameInvalid),
+            (r#"{"type":"notify","kind":"k","after":1}"#, None, Code::RequestInvalid),
             ("{", None, Code::RequestInvalid),
             ("", None, Code::RequestInvalid),
             (&long, Some("m2"), Code::BodyTooLarge),
@@ -280,6 +355,28 @@ mod tests {
             let refused = parse(text, None, 100).expect_err(text);
             assert_eq!((refused.id.as_deref(), refused.error.code), (id, code), "{text}");
         }
+    }
+
+    /// Without it an event could come under another's name, or be refused where the body says nothing.
+    #[test]
+    fn ephemeral_events_are_read_as_they_are_meant() {
+        let read = |text: &str| match parse(text, Some("zoe"), 100) {
+            Ok(Frame::Notify(frame)) => frame,
+            other => panic!("{text}: {other:?}"),
+        };
+        let typing = read(r#"{"type":"notify","kind":"typing"}"#);
+        assert_eq!((typing.id, typing.sender.as_deref()), (None, Some("zoe")));
+        assert_eq!((&*typing.event.kind, &typing.event.body[..]), ("typing", &b"null"[..]));
+        let at = r#"{"type":"notify","id":"n","kind":"at","sender":"al","body":{"x": 1.0}}"#;
+        let at = read(at);
+        assert_eq!((at.id.as_deref(), at.sender.as_deref()), (Some("n"), Some("al")));
+        assert_eq!(&at.event.body[..], br#"{"x": 1.0}"#);
+        let bytes = read(r#"{"type":"notify","kind":"k","body_base64":"AP8="}"#).event;
+        assert_eq!((&bytes.body[..], &*bytes.content_type), (&[0u8, 255][..], OCTET_STREAM));
+        let long = "x".repeat(limits::NOTIFY_BODY_BYTES_MAX);
+        let long = format!(r#"{{"type":"notify","kind":"k","body":"{long}"}}"#);
+        let refused = parse(&long, None, 1 << 20).expect_err("over the limit");
+        assert_eq!(refused.error.code, Code::BodyTooLarge);
     }
 
     /// Without it clients that follow docs/websocket.md would not understand the server.
@@ -314,6 +411,19 @@ mod tests {
         assert_eq!(
             value(event(EventView::new(17, 0, 5, &line))),
             json!({"type": "event", "seq": 17, "index": 0, "kind": "line", "time_ms": 5,
+                   "content_type": "text/plain", "body": "hi"})
+        );
+        let (origin, time_ms) = (Origin::Client(Some("zoe".into())), 5);
+        let typing = Ephemeral { origin, time_ms, event: line };
+        assert_eq!(
+            value(notified(EphemeralView::new(&typing))),
+            json!({"type": "notify", "kind": "line", "origin": "client", "sender": "zoe",
+                   "time_ms": 5, "content_type": "text/plain", "body": "hi"})
+        );
+        let told = Ephemeral { origin: Origin::Handler, ..typing };
+        assert_eq!(
+            value(notified(EphemeralView::new(&told))),
+            json!({"type": "notify", "kind": "line", "origin": "handler", "time_ms": 5,
                    "content_type": "text/plain", "body": "hi"})
         );
         assert_eq!(value(gap(Cursor::after(17, None))), json!({"type": "gap", "after": "17"}));

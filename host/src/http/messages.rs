@@ -104,7 +104,7 @@ where
         .unwrap_or_else(|| Err(outcome_unknown()))
 }
 
-fn body_late() -> Error {
+pub(super) fn body_late() -> Error {
     Error::new(Code::RequestTimeout, "the request's body did not arrive before the deadline")
 }
 

@@ -18,6 +18,7 @@ mod frames;
 mod health;
 mod history;
 mod messages;
+mod notify;
 mod openapi;
 mod operate;
 mod params;
@@ -42,6 +43,7 @@ mod websocket;
 
 pub use auth::Token;
 pub(crate) use body::{is_json, present};
+pub use notify::Notifiers;
 pub use openapi::document_json;
 pub use places::PlaceLimits;
 pub use problem::Problem;
@@ -73,6 +75,8 @@ pub struct HttpOptions {
     pub api_token: Option<Token>,
     /// The admin API's token; `None`: not required.
     pub admin_token: Option<Token>,
+    /// Who may send ephemeral events.
+    pub notify: Notifiers,
 }
 
 impl Default for HttpOptions {
@@ -85,6 +89,7 @@ impl Default for HttpOptions {
             admin_connections: PlaceLimits::new(limits::ADMIN_CONNECTIONS_MAX),
             api_token: None,
             admin_token: None,
+            notify: Notifiers::default(),
         }
     }
 }

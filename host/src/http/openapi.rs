@@ -1,6 +1,6 @@
 //! The OpenAPI 3.1 document of both listeners, from the routes as they are registered.
 
-use super::{problem, route};
+use super::{problem, route, views::EphemeralView};
 use crate::{error::Code, limits};
 use bytes::Bytes;
 use std::{collections::BTreeMap, sync::LazyLock};
@@ -27,7 +27,7 @@ use utoipa::{
         (name = "admin", description = "On the admin listener: plugins, slots, the ring, metrics"),
         (name = "health", description = "On both listeners, without a token"),
     ),
-    components(schemas(problem::Problem)),
+    components(schemas(problem::Problem, EphemeralView)),
 )]
 struct Document;
 
@@ -121,6 +121,9 @@ fn bound(parameter: &mut Parameter) {
         | (ParameterIn::Query, "sender") => {
             text(NO_CONTROLS, limits::SENDER_BYTES_MAX);
         }
+        (ParameterIn::Query, "kind") => {
+            text("^[^\\s\\u0000-\\u001F\\u007F-\\u009F]+$", limits::EVENT_KIND_BYTES_MAX);
+        }
         (ParameterIn::Query, "version") => {
             text("^[A-Za-z0-9._+-]+$", limits::PLUGIN_VERSION_BYTES_MAX);
         }
@@ -199,6 +202,9 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         }
         ("GET", "/{session}/messages") => of(&[&READ, &[SessionNotFound, PositionGone]]),
         ("POST", "/{session}/query") => of(&[&READ, &PLUGIN]),
+        ("POST", "/{session}/notify") => {
+            of(&[&READ, &[NotifyRefused, BodyTooLarge, RequestTimeout, LimitReached]])
+        }
         ("DELETE", _) => of(&[&READ, &[SessionNotFound, OutcomeUnknown]]),
         (_, "") => READ.into(),
         _ => of(&[&READ, &[SessionNotFound]]),
@@ -332,6 +338,7 @@ mod tests {
                 "POST /v1/services/{service}/sessions/{session}/messages",
                 "GET /v1/services/{service}/sessions/{session}/messages",
                 "POST /v1/services/{service}/sessions/{session}/query",
+                "POST /v1/services/{service}/sessions/{session}/notify",
                 "GET /v1/services/{service}/sessions/{session}",
                 "DELETE /v1/services/{service}/sessions/{session}",
                 "GET /v1/services/{service}/sessions",

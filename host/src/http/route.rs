@@ -1,8 +1,8 @@
 //! The routes, and the checks for every request except those on the fast path of messages.
 
 use super::{
-    Admin, Api, Token, admin, auth, events, health, history, messages, operate, problem::Failed,
-    sessions, socket, stats::Stats,
+    Admin, Api, Token, admin, auth, events, health, history, messages, notify, operate,
+    problem::Failed, sessions, socket, stats::Stats,
 };
 use crate::{
     error::{Code, Error},
@@ -25,6 +25,7 @@ pub(super) fn api_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(messages::post, history::get))
         .routes(routes!(messages::query))
+        .routes(routes!(notify::post))
         .routes(routes!(sessions::get, sessions::delete))
         .routes(routes!(sessions::list))
         .routes(routes!(events::get))

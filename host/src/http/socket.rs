@@ -4,11 +4,12 @@ use super::{
     Api,
     connection::{ConnShared, Watched},
     feed::{Feed, Item},
-    frames::{self, Refused, SendFrame},
+    frames::{self, Frame, NotifyFrame, Refused, SendFrame},
     messages::{outcome_unknown, reading},
+    notify::Notifying,
     params::{self, Query},
     problem::Failed,
-    views::EventView,
+    views::{EphemeralView, EventView},
     websocket::{Fault, Heard, Message, PING, PONG, TEXT, Upgrade, Wire, code},
 };
 use crate::{
@@ -39,7 +40,7 @@ use tokio::time::{Instant, Sleep};
 
 /// Opens a WebSocket to a session
 ///
-/// JSON text frames: `send` in; `ack`, `error`, `event`, `gap` and `deleted` out. The protocol is
+/// JSON text frames: `send` and `notify` in; `ack`, `error`, `event`, `notify`, `gap` and `deleted` out. The protocol is
 /// in docs/websocket.md. Events begin after `after`; without it, only new events are sent.
 /// `access_token` can replace the `Authorization` header.
 #[utoipa::path(
@@ -143,6 +144,8 @@ struct Session {
     feed: Option<Feed>,
     /// Messages in flight.
     pending: FuturesUnordered<UnderWay>,
+    /// Ephemeral events on their way. Nobody waits for them.
+    notifying: Notifying,
     /// When the first of them is late, at the earliest.
     late_at: Option<Instant>,
     stopping: BoxFuture<'static, ()>,
@@ -162,6 +165,7 @@ struct Session {
 enum Step {
     Stop,
     Decided(String, Result<Sent, Error>),
+    NotNotified(Option<String>, Error),
     Events(Item),
     Heard(Heard),
     Time,
@@ -202,6 +206,7 @@ impl Session {
             wire,
             feed,
             pending: FuturesUnordered::new(),
+            notifying: Notifying::default(),
             late_at: None,
             timer: Box::pin(tokio::time::sleep_until(ping_at)),
             armed: ping_at,
@@ -234,6 +239,7 @@ impl Session {
             let written = match self.step(turn, dirty).await {
                 Step::Stop => return End::Close(code::RESTART, "the node is stopping; reconnect"),
                 Step::Decided(id, result) => self.decided(&id, result).await,
+                Step::NotNotified(id, error) => self.refuse(id.as_deref(), &error).await,
                 Step::Events(item) => self.events(item).await,
                 Step::Heard(heard) => self.heard(heard).await,
                 Step::Time => self.time(),
@@ -255,7 +261,7 @@ impl Session {
     /// What to do next. All sources take turns, so that none starves.
     async fn step(&mut self, turn: usize, dirty: bool) -> Step {
         let deadline = self.api.options().request_deadline;
-        let Self { wire, feed, pending, late_at, stopping, timer, armed, .. } = self;
+        let Self { wire, feed, pending, notifying, late_at, stopping, timer, armed, .. } = self;
         let mut item = pin!(async {
             match feed {
                 Some(feed) => feed.next().await,
@@ -270,6 +276,9 @@ impl Session {
             // Also while there is always something else to do.
             if turn == 0 && late_at.is_some_and(|at| at <= crate::clock::timer_now()) {
                 return Poll::Ready(Step::Time);
+            }
+            if let Some((id, error)) = notifying.failed(cx) {
+                return Poll::Ready(Step::NotNotified(id, error));
             }
             for source in 0..3 {
                 let step = match (source + turn) % 3 {
@@ -371,7 +380,7 @@ impl Session {
         };
         self.heard = crate::clock::timer_now();
         match message {
-            Message::Text(text) => return self.send(&text).await,
+            Message::Text(text) => return self.frame(&text).await,
             Message::Binary => {
                 let error = params::invalid("this protocol uses text frames only");
                 self.write(TEXT, frames::error(None, &error).as_bytes());
@@ -383,18 +392,31 @@ impl Session {
         self.drain().await
     }
 
+    async fn frame(&mut self, frame: &str) -> Result<(), End> {
+        let bytes_max = self.api.options().body_bytes_max;
+        match frames::parse(frame, self.sender.as_deref(), bytes_max) {
+            Ok(Frame::Send(frame)) => self.send(frame).await,
+            Ok(Frame::Notify(frame)) => self.notify(frame).await,
+            Err(Refused { id, error }) => self.refuse(id.as_deref(), &error).await,
+        }
+    }
+
+    async fn refuse(&mut self, id: Option<&str>, error: &Error) -> Result<(), End> {
+        self.write(TEXT, frames::error(id, error).as_bytes());
+        self.drain().await
+    }
+
+    async fn notify(&mut self, frame: NotifyFrame) -> Result<(), End> {
+        match self.notifying.send(&self.api, &self.key, frame) {
+            Some((id, error)) => self.refuse(id.as_deref(), &error).await,
+            None => Ok(()),
+        }
+    }
+
     /// Puts a message into its slot's mailbox before the next frame is read, so that the order of
     /// the frames is the order of the messages.
-    async fn send(&mut self, frame: &str) -> Result<(), End> {
-        let bytes_max = self.api.options().body_bytes_max;
-        let SendFrame { id, message } =
-            match frames::parse(frame, self.sender.as_deref(), bytes_max) {
-                Ok(frame) => frame,
-                Err(Refused { id, error }) => {
-                    self.write(TEXT, frames::error(id.as_deref(), &error).as_bytes());
-                    return self.drain().await;
-                }
-            };
+    async fn send(&mut self, frame: SendFrame) -> Result<(), End> {
+        let SendFrame { id, message } = frame;
         let mut charge = Charge::new(self.api.buffers().clone(), Kind::Bodies);
         if let Err(full) = charge.take(message.body.len()) {
             return self.decided(&id, Err(full)).await;
@@ -438,6 +460,11 @@ impl Session {
                 }
                 Ok(())
             }
+            Item::Ephemeral { event, held: _held } => {
+                let frame = frames::notified(EphemeralView::new(&event));
+                self.write(TEXT, frame.as_bytes());
+                self.drain().await
+            }
             Item::Gap { after } => {
                 self.write(TEXT, frames::gap(after).as_bytes());
                 let why = "too slow; reconnect after the gap's cursor";
@@ -468,7 +495,7 @@ impl Session {
             // What is here now; an exhausted turn must not look like the end of it.
             let next = poll_fn(|cx| self.wire.poll_next(cx));
             match tokio::task::unconstrained(next).now_or_never() {
-                Some(Heard::Message(Message::Text(text))) => drop(self.send(&text).await),
+                Some(Heard::Message(Message::Text(text))) => drop(self.frame(&text).await),
                 Some(Heard::Message(Message::Close(code))) => return End::Closed(code),
                 Some(Heard::Message(_)) => {}
                 Some(Heard::End { .. } | Heard::Fault(_) | Heard::Broken) | None => break,

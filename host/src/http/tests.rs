@@ -1,7 +1,7 @@
 //! The whole surface over real sockets, with a stand-in for the node.
 
 use super::{
-    Admin, Api, App, HttpOptions, Server, Shutdown, Token,
+    Admin, Api, App, HttpOptions, Notifiers, Server, Shutdown, Token,
     backend::Backend,
     fake::FakeNode,
     route::{admin_router, api_router},

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     log::record::{Entry, Event},
-    message,
+    message::{self, Ephemeral, Origin},
     names::{ServiceName, SessionId, SlotId},
     node::{Cursor, History, ServiceInfo, SlotInfo, SwapInfo},
 };
@@ -98,6 +98,49 @@ impl<'a> EventView<'a> {
             position: None,
             kind: &event.kind,
             time_ms,
+            content_type: &event.content_type,
+            body: body.inline(),
+            body_base64: body.base64(),
+        }
+    }
+}
+
+/// An ephemeral event: it has no place in the history. On a stream of events, `ephemeral` is `true`.
+#[derive(Serialize, ToSchema)]
+pub struct EphemeralView<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+    /// The event's name, chosen by who sent it.
+    pub kind: &'a str,
+    /// Who sent it: `handler` or `client`.
+    pub origin: &'static str,
+    /// Of a client, if it gave one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender: Option<&'a str>,
+    /// Milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    pub content_type: &'a str,
+    /// As an entry's `body`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value)]
+    pub body: Option<Inline<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+}
+
+impl<'a> EphemeralView<'a> {
+    pub(super) fn new(ephemeral: &'a Ephemeral) -> Self {
+        let Ephemeral { origin, time_ms, event } = ephemeral;
+        let body = Shown::new(&event.content_type, &event.body);
+        Self {
+            ephemeral: None,
+            kind: &event.kind,
+            origin: match origin {
+                Origin::Handler => "handler",
+                Origin::Client(_) => "client",
+            },
+            sender: origin.sender(),
+            time_ms: *time_ms,
             content_type: &event.content_type,
             body: body.inline(),
             body_base64: body.base64(),

@@ -311,7 +311,8 @@ async fn session(
     *known = Some(peer.name.clone());
     tracing::info!(peer = %peer.name, %from, form = form.as_str(), "a peer linked to this node");
     let (_entered, replaced) = server.enter(&peer);
-    let serving = Serving::new(peer.name.clone(), server.handler.clone(), outbox);
+    let serving =
+        Serving::new(peer.name.clone(), server.handler.clone(), outbox, own.options.level.clone());
     let ended = tokio::select! {
         ended = serving.run(frames, replaced, stop) => ended,
         level = own.options.level.above(peer.newest) => {

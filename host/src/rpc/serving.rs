@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
+    level::{self, FeatureLevel},
     limits,
-    message::LiveReceiver,
+    message::{Live, LiveReceiver},
     telemetry::{metrics, repeats},
 };
 use bytes::Bytes;
@@ -41,6 +42,7 @@ pub(super) struct Serving<'a> {
     name: Arc<str>,
     handler: Arc<dyn Handler>,
     outbox: &'a Arc<Outbox>,
+    level: Arc<FeatureLevel>,
     pieces: Assembler,
     work: FuturesUnordered<Work>,
     /// Requests among `work`.
@@ -84,11 +86,17 @@ struct Subscription {
 }
 
 impl<'a> Serving<'a> {
-    pub fn new(name: Arc<str>, handler: Arc<dyn Handler>, outbox: &'a Arc<Outbox>) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        handler: Arc<dyn Handler>,
+        outbox: &'a Arc<Outbox>,
+        level: Arc<FeatureLevel>,
+    ) -> Self {
         Self {
             name,
             handler,
             outbox,
+            level,
             pieces: Assembler::default(),
             work: FuturesUnordered::new(),
             served: 0,
@@ -272,7 +280,8 @@ impl<'a> Serving<'a> {
                 let credit = limits::PEER_CREDIT;
                 let subscription = Subscription { credit: credit as i64, parked: None, _cancel };
                 self.subscriptions.insert(id, subscription);
-                self.work.push(Work::Live(Some(Pump { id, live, cancelled, credit })));
+                let level = self.level.clone();
+                self.work.push(Work::Live(Some(Pump { id, live, cancelled, credit, level })));
             }
             _ if large => self.outbox.bulk(item(kind::RESPONSE)),
             _ => self.outbox.ordered(item(kind::RESPONSE)),
@@ -333,6 +342,7 @@ struct Pump {
     live: LiveReceiver,
     cancelled: oneshot::Receiver<Infallible>,
     credit: u64,
+    level: Arc<FeatureLevel>,
 }
 
 enum Done {
@@ -388,6 +398,9 @@ impl Pump {
         let mut batch = Batch::default();
         while batch.spent < self.credit {
             match self.live.poll_recv(cx) {
+                Poll::Ready(Some(Live::Ephemeral(_))) if !self.takes_ephemeral(batch.spent) => {
+                    metrics().ephemeral_dropped.increment(1);
+                }
                 Poll::Ready(Some(item)) => {
                     let parts = match wire::encode_live(item) {
                         Ok(parts) => parts,
@@ -408,6 +421,13 @@ impl Pump {
             }
         }
         batch
+    }
+
+    /// Whether the peer knows ephemeral events, and keeps up: half of the credit is for what must not be
+    /// lost.
+    fn takes_ephemeral(&self, spent: u64) -> bool {
+        let left = self.credit.saturating_sub(spent);
+        self.level.get() >= level::EPHEMERAL_FROM && left > limits::PEER_CREDIT / 2
     }
 }
 

@@ -48,6 +48,9 @@ mod live {
     /// The body is a [`super::Step`].
     pub const PUBLISHED: u32 = 0;
     pub const DELETED: u32 = 1;
+    /// The body is a [`message::Ephemeral`](crate::message::Ephemeral). Only at a feature level at which all
+    /// nodes know it.
+    pub const EPHEMERAL: u32 = 2;
 }
 
 // Whatever a page of history may hold has to fit.
@@ -197,6 +200,7 @@ pub(super) fn encode_live(item: Live) -> Result<Parts, Error> {
             let beside = Beside::of(published.incarnation);
             parts_and(live::PUBLISHED, &(), &beside, body(&Step::from(published))?)
         }
+        Live::Ephemeral(ephemeral) => parts(live::EPHEMERAL, &(), body(&*ephemeral)?),
         Live::Deleted => parts(live::DELETED, &(), Bytes::new()),
     }
 }
@@ -210,6 +214,7 @@ pub(super) fn decode_live(encoded: &Parts) -> Result<Live, String> {
         live::PUBLISHED => {
             Live::Published(value::<Step>(&encoded.body)?.published(beside.incarnation()))
         }
+        live::EPHEMERAL => Live::Ephemeral(Arc::new(value(&encoded.body)?)),
         live::DELETED => Live::Deleted,
         _ => return Err(unknown_tag()),
     })

@@ -38,7 +38,7 @@ mod tests {
         let without = HANDLER.replace("(export \"query\")", "");
         let failed = componentize(&wat::parse_str(without)?).unwrap_err();
         assert!(format!("{failed:#}").contains("query"), "{failed:#}");
-        let foreign = HANDLER.replace("slotd:slot/log@1.0.0", "env");
+        let foreign = HANDLER.replace("slotd:slot/log@1.1.0", "env");
         assert!(componentize(&wat::parse_str(foreign)?).is_err());
         assert!(componentize(b"no module").is_err());
         Ok(())

@@ -129,6 +129,8 @@ pub enum Deed {
     Delete { key: String },
     /// Well-behaved: emits an event.
     Emit { kind: String, body: Value },
+    /// Well-behaved: emits an event, then sends `times` ephemeral ones, whose bodies are their numbers.
+    EmitAndNotify { kind: String, times: u64 },
     /// Well-behaved: replies with `body` and what it was told of the message.
     Echo {
         #[serde(default)]
@@ -251,6 +253,13 @@ impl<const V: u32> Handler for Hostile<V> {
             Deed::Set { key, value } => cx.state().set(&key, &value)?,
             Deed::Delete { key } => cx.state().delete(&key),
             Deed::Emit { kind, body } => cx.emit(&kind, &body)?,
+            Deed::EmitAndNotify { kind, times } => {
+                cx.notify(&kind, &0)?;
+                cx.emit(&kind, &0)?;
+                for number in 1..times {
+                    cx.notify(&kind, &number)?;
+                }
+            }
             Deed::Echo { body } => {
                 return Ok(json!({
                     "version": V, "body": body, "session": cx.session(), "seq": cx.seq(),

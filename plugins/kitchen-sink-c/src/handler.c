@@ -197,6 +197,17 @@ static slotd_result emit(slotd_cx *cx, json message, uint64_t times) {
     return done();
 }
 
+static slotd_result notify(slotd_cx *cx, json message, uint64_t times) {
+    slotd_str kind = slotd_need_text(cx, message, "kind");
+    json value = slotd_need(cx, message, "value");
+    while (times-- && !slotd_refused(cx)) {
+        slotd_mark mark = slotd_mark_here();
+        slotd_notify(cx, kind, value);
+        slotd_release(mark);
+    }
+    return done();
+}
+
 static slotd_result set_bytes(slotd_cx *cx, json message) {
     slotd_str key = slotd_need_text(cx, message, "key"), bytes;
     if (!from_hex(slotd_need_text(cx, message, "hex"), &bytes))
@@ -295,6 +306,7 @@ static slotd_result handle_op(slotd_cx *cx, json message) {
     OP("scan-all") return scan_all(cx, message);
     OP("fill") return fill(cx, message);
     OP("emit") return emit(cx, message, slotd_need_u64(cx, message, "times"));
+    OP("notify") return notify(cx, message, slotd_need_u64(cx, message, "times"));
     OP("log") return write_log(cx, message);
     OP("print") return print(cx, message);
     OP("add64") return add64(cx, message);
@@ -341,6 +353,7 @@ static slotd_result answer(const slotd_cx *cx, json query) {
     OP("set") return set(forbidden, query);
     OP("delete") return delete_key(forbidden, query);
     OP("emit") return emit(forbidden, query, 1);
+    OP("notify") return notify(forbidden, query, 1);
     return bad(true, "no such op");
 }
 

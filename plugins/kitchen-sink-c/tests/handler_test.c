@@ -40,6 +40,7 @@ TEST(does_what_it_is_told) {
         {"{\"op\": \"deep\", \"depth\": 10}", "{}"},
         {"{\"op\": \"big\", \"bytes\": 3}", "{\"text\": \"xxx\"}"},
         {"{\"op\": \"emit\", \"kind\": \"k\", \"value\": 1, \"times\": 2}", "{}"},
+        {"{\"op\": \"notify\", \"kind\": \"k\", \"value\": 1, \"times\": 3}", "{}"},
         {"{\"op\": \"log\", \"level\": \"warn\", \"text\": \"t\"}", "{}"},
     };
     for (size_t i = 0; i < sizeof told / sizeof *told; i++) {
@@ -48,7 +49,7 @@ TEST(does_what_it_is_told) {
             slotd_failed(__FILE__, __LINE__, "%s: %s", told[i].op, outcome.message.data);
         CHECK_JSON(outcome.json, told[i].expected);
     }
-    CHECK(sink->event_count == 2);
+    CHECK(sink->event_count == 2 && sink->notified_count == 3);
     CHECK(sink->log_count == 1 && sink->log[0].level == SLOTD_WARN);
     CHECK_TEXT(sink->log[0].text, "t");
     slotd_outcome raw = slotd_send_bytes(sink, NULL, "image/x-y", slotd_bytes("\0\xff", 2));
@@ -101,6 +102,7 @@ TEST(fails_as_it_is_told) {
         "{\"op\": \"set\", \"key\": \"k\", \"value\": 2}",
         "{\"op\": \"delete\", \"key\": \"k\"}",
         "{\"op\": \"emit\", \"kind\": \"k\", \"value\": 2}",
+        "{\"op\": \"notify\", \"kind\": \"k\", \"value\": 2}",
         "{\"op\": \"throw\", \"message\": \"m\"}",
     };
     for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++)

@@ -72,6 +72,12 @@ function handle(cx: Context, fields: Fields): unknown {
             for (let i = 0; i < times; i++) cx.emit(kind, value);
             return {};
         }
+        case "notify": {
+            const [kind, value] = [text(fields, "kind"), field(fields, "value")];
+            const times = whole(fields, "times");
+            for (let i = 0; i < times; i++) cx.notify(kind, value);
+            return {};
+        }
         case "log":
             cx.log(level(fields), text(fields, "text"));
             return {};
@@ -117,6 +123,9 @@ function query(cx: QueryContext, fields: Fields): unknown {
             return {};
         case "emit":
             forbidden(cx).emit(text(fields, "kind"), field(fields, "value"));
+            return {};
+        case "notify":
+            forbidden(cx).notify(text(fields, "kind"), field(fields, "value"));
             return {};
         default:
             return both(cx, fields);

@@ -70,7 +70,7 @@ test("a rejection and a trap leave nothing", () => {
     const refusal = { code: "no-way", message: "Not today.", retriable: true };
     assert.throws(() => send({ op: "reject", ...refusal, set: "k" }), refusal);
     assert.throws(() => send({ op: "throw", message: "oh", set: "k" }), Trapped);
-    for (const op of ["set", "delete", "emit"]) {
+    for (const op of ["set", "delete", "emit", "notify"]) {
         assert.throws(() => query({ op, key: "k", kind: "k", value: 1 }), Trapped);
     }
     assert.deepEqual([session.seq, session.keys()], [0, []]);

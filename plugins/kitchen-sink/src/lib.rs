@@ -67,6 +67,12 @@ enum Op {
         value: Value,
         times: u32,
     },
+    /// As `Emit`, in passing.
+    Notify {
+        kind: String,
+        value: Value,
+        times: u32,
+    },
     Log {
         level: String,
         text: String,
@@ -113,6 +119,7 @@ enum Question {
     Set { key: String, value: Value },
     Delete { key: String },
     Emit { kind: String, value: Value },
+    Notify { kind: String, value: Value },
 }
 
 #[derive(Deserialize)]
@@ -187,6 +194,11 @@ fn handle(cx: &mut Context, op: Op) -> Result<Value, Rejection> {
                 cx.emit(&kind, &value)?;
             }
         }
+        Op::Notify { kind, value, times } => {
+            for _ in 0..times {
+                cx.notify(&kind, &value)?;
+            }
+        }
         Op::Log { level, text } => cx.log(level_of(&level)?, text),
         Op::Print { text } => native::print(cx, &text),
         Op::Add64 { key, n } => {
@@ -243,6 +255,7 @@ fn query(cx: &QueryContext, question: Question) -> Result<Value, Rejection> {
         Question::Set { key, value } => cx.forbidden().state().set(&key, &value)?,
         Question::Delete { key } => cx.forbidden().state().delete(&key),
         Question::Emit { kind, value } => cx.forbidden().emit(&kind, &value)?,
+        Question::Notify { kind, value } => cx.forbidden().notify(&kind, &value)?,
     }
     Ok(json!({}))
 }

@@ -40,11 +40,12 @@ fn does_what_it_is_told() {
         (json!({"op": "deep", "depth": 10}), json!({})),
         (json!({"op": "big", "bytes": 3}), json!({"text": "xxx"})),
         (json!({"op": "emit", "kind": "k", "value": 1, "times": 2}), json!({})),
+        (json!({"op": "notify", "kind": "k", "value": 1, "times": 3}), json!({})),
         (json!({"op": "log", "level": "warn", "text": "t"}), json!({})),
     ] {
         assert_eq!(send(&mut sink, op.clone()), Ok(expected), "{op}");
     }
-    assert_eq!(sink.events().len(), 2);
+    assert_eq!((sink.events().len(), sink.notified().len()), (2, 3));
     let raw = sink.send_bytes(None, "image/x-y", [0, 255]).unwrap();
     assert_eq!((raw.content_type.as_str(), &raw.body[..]), ("image/x-y", &[0, 255][..]));
 }
@@ -79,6 +80,7 @@ fn fails_as_it_is_told() {
         json!({"op": "set", "key": "k", "value": 2}),
         json!({"op": "delete", "key": "k"}),
         json!({"op": "emit", "kind": "k", "value": 2}),
+        json!({"op": "notify", "kind": "k", "value": 2}),
         json!({"op": "throw", "message": "m"}),
     ] {
         let failed = sink.query(&told);

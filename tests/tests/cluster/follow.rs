@@ -3,7 +3,7 @@
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use slotd_tests::{
-    api::{Api, Event, Message, session_path},
+    api::{Api, Ephemeral, Event, Message, session_path},
     cluster::{Cluster, ClusterOptions, Member},
     node::{eventually, scenario},
     plugins,
@@ -245,4 +245,45 @@ fn check_acks(acks: Vec<(String, u64)>, history: &[slotd_tests::api::Entry]) -> 
         ensure!(entry.seq == seq && right, "m-{number} is acknowledged as {seq}: {entry:?}");
     }
     Ok(())
+}
+
+/// Without it, who types would be seen by those alone who are connected to the same node by chance.
+#[test]
+fn ephemeral_events_reach_the_subscribers_of_all_nodes() {
+    const SERVICE: &str = "hostile";
+    scenario(async {
+        let env = vec![("SLOTD_API_NOTIFY".to_owned(), SERVICE.to_owned())];
+        let cluster = Cluster::start(ClusterOptions { env, ..Default::default() }, None).await?;
+        let members = cluster.members();
+        members[0].admin().deploy(SERVICE, plugins::load("hostile-v1")?).await?;
+        cluster.settled(&members, SETTLED_WITHIN).await?;
+        let mut streams = Vec::new();
+        for member in &members {
+            streams.push(member.api().events(SERVICE, "a", Some(0), None).await?);
+        }
+        // Whoever has the slot, two of them send from elsewhere, and two of the streams are elsewhere.
+        for (number, member) in members.iter().enumerate() {
+            let told = json!({"do": "emit-and-notify", "kind": "tick", "times": 2});
+            let sent = member.api().send(SERVICE, "a", Message::json(&told)).await?;
+            let event = Message::json(&json!(number)).from(&*member.name);
+            let typing = member.api().notify(SERVICE, "a", "typing", event).await?;
+            ensure!(typing.status == 202, "{typing:?}");
+            for stream in &mut streams {
+                let mut next = async || {
+                    let next = tokio::time::timeout(SOON, stream.next()).await;
+                    next.context("no event in time")??.context("the stream ended")
+                };
+                let event = next().await?;
+                ensure!(event.place() == Some(&*format!("{}.0", sent.seq)), "{event:?}");
+                let expected = [("tick", None), ("tick", None), ("typing", Some(&*member.name))];
+                for (kind, sender) in expected {
+                    let event = next().await?;
+                    ensure!(event.id.is_none(), "{event:?} instead of {kind}");
+                    let told: Ephemeral = event.json()?;
+                    ensure!((&*told.kind, told.sender.as_deref()) == (kind, sender), "{told:?}");
+                }
+            }
+        }
+        Ok(())
+    });
 }

@@ -9,14 +9,19 @@ use slotd_core::{
     script::{self, Call, Event, Observed, Outcome, Step},
 };
 use slotd_tests::{
-    api::{Api, Message, Session, session_path},
+    api::{Api, Ephemeral, Message, Session, session_path},
     http::Answer,
+    sse::Sse,
 };
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// For something that must come.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The scripts of a folder of `tests/conformance`.
 pub fn files(folder: &str) -> anyhow::Result<Vec<PathBuf>> {
@@ -55,6 +60,10 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
     let session = &step.session;
     ensure!(step.given.is_empty(), "a node can't be given a state");
     let before = describe(api, service, session).await?;
+    let mut watching = match step.expect.is_notified() {
+        true => Some(api.events(service, session, None, None).await?),
+        false => None,
+    };
     let answer = match step.call.clone() {
         Call::Message { sender, id, content_type, body } => {
             let message = Message { body, content_type: Some(content_type), key: id, sender };
@@ -77,11 +86,15 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
         // Nothing else may change anything.
         _ => ensure!(before == after, "the session was {before:?} and is {after:?}"),
     }
+    let notified = match &mut watching {
+        Some(stream) => notified(api, service, session, stream).await?,
+        None => Vec::new(),
+    };
     let mut state = BTreeMap::new();
     for key in step.expect.keys() {
         state.insert(key.to_owned(), value(api, service, session, key).await?);
     }
-    Ok(Observed { outcome, seq, events, state })
+    Ok(Observed { outcome, seq, events, notified, state })
 }
 
 async fn describe(api: &Api, service: &str, session: &str) -> anyhow::Result<Option<Session>> {
@@ -139,6 +152,36 @@ async fn events_of(
         Ok(Event { kind, content_type, body: body.into() })
     };
     entry.events.iter().map(event).collect()
+}
+
+/// The ephemeral events of a session up to now, which come after what its last message emitted: one of this
+/// client's own ends them.
+async fn notified(
+    api: &Api,
+    service: &str,
+    session: &str,
+    stream: &mut Sse,
+) -> anyhow::Result<Vec<Event>> {
+    const END: &str = "end-of-the-step";
+    api.notify(service, session, END, Message::json(&Value::Null)).await?.success()?;
+    let mut found = Vec::new();
+    loop {
+        let next = tokio::time::timeout(SOON, stream.next()).await.context("no event in time")?;
+        let event = next?.context("the stream ended")?;
+        if event.id.is_some() {
+            ensure!(found.is_empty(), "{event:?} comes after an ephemeral event");
+            continue;
+        }
+        let told: Ephemeral = event.json()?;
+        ensure!(told.ephemeral == Some(true), "{event:?}");
+        if told.kind == END && told.origin == "client" {
+            return Ok(found);
+        }
+        ensure!(told.origin == "handler" && told.sender.is_none(), "{told:?}");
+        ensure!(told.body_base64.is_none(), "an event that is neither JSON nor text");
+        let body = told.body.unwrap_or_default().to_string().into();
+        found.push(Event { kind: told.kind, content_type: told.content_type, body });
+    }
 }
 
 /// What is under a key, as the plugin's query says.

@@ -25,6 +25,7 @@ pub fn options(isolation: &str) -> NodeOptions {
     let args = ["--slot-count", "1", "--guests-isolation", isolation].map(String::from).to_vec();
     let env = [
         ("SLOTD_API_BODY_MAX", "4MiB"),
+        ("SLOTD_API_NOTIFY", SINK),
         ("SLOTD_GUESTS_DEADLINE", "5s"),
         ("SLOTD_LOG_FILTER", "info,slotd::guest=trace"),
     ];

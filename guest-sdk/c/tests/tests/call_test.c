@@ -189,6 +189,7 @@ static slotd_result writes(slotd_cx *cx, const slotd_json *message) {
     slotd_set(cx, "k", slotd_u64(cx->seq));
     slotd_delete(cx, "old");
     slotd_emit(cx, "wrote", slotd_u64(cx->seq));
+    slotd_notify(cx, "passed", slotd_u64(cx->seq));
     uint64_t seq = slotd_get_u64(cx, "k", 0);
     CHECK(seq == cx->seq && !slotd_get(cx, "old"));
     if (slotd_equal(then, "reject")) return slotd_reject_for_now("told-to", "As told.");
@@ -199,6 +200,7 @@ static slotd_result writes(slotd_cx *cx, const slotd_json *message) {
     for (int i = 0; slotd_equal(then, "write") && i < 5; i++)
         slotd_set_bytes(cx, slotd_format("%d", i), slotd_bytes(large, sizeof large - 1));
     for (int i = 0; slotd_equal(then, "emit") && i < 256; i++) slotd_emit(cx, "e", message);
+    for (int i = 0; slotd_equal(then, "notify") && i < 64; i++) slotd_notify(cx, "e", message);
     for (int i = 0; slotd_equal(then, "call") && i < 100000; i++) slotd_get_bytes(cx, "k");
     if (slotd_equal(then, "reply"))
         return slotd_reply_bytes("text/plain", slotd_bytes(large, sizeof large));
@@ -209,8 +211,8 @@ TEST(a_call_is_kept_whole_or_not_at_all) {
     on_message = writes;
     slotd_session *session = slotd_new_session("session");
     slotd_put_state(session, "old", "1");
-    static const char *const thens[] = {"reject", "trap",  "value", "key",
-                                        "write",  "emit", "call",  "reply"};
+    static const char *const thens[] = {"reject", "trap", "value",  "key",  "write",
+                                        "emit",   "call", "notify", "reply"};
     for (size_t i = 0; i < sizeof thens / sizeof *thens; i++) {
         char body[64];
         snprintf(body, sizeof body, "{\"then\": \"%s\"}", thens[i]);
@@ -218,10 +220,14 @@ TEST(a_call_is_kept_whole_or_not_at_all) {
         CHECK(outcome.ended == (i ? SLOTD_TRAPPED : SLOTD_REJECTED));
         CHECK(i || outcome.retriable);
         CHECK(session->seq == 0 && session->event_count == 0 && slotd_state_count(session) == 1);
+        CHECK(session->notified_count == 0);
         CHECK_TEXT(slotd_state(session, "old"), "1");
     }
     CHECK(slotd_send(session, NULL, "{\"then\": \"\"}").ended == SLOTD_REPLIED);
     CHECK(session->seq == 1 && session->event_count == 1 && session->events[0].seq == 1);
+    CHECK(session->notified_count == 1 && session->notified[0].seq == 1);
+    CHECK_TEXT(session->notified[0].kind, "passed");
+    CHECK_JSON(session->notified[0].json, "1");
     CHECK_TEXT(slotd_state(session, "k"), "1");
     CHECK(!slotd_state(session, "old").data);
 }

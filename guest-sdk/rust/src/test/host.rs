@@ -27,8 +27,10 @@ pub(super) struct Transaction {
     /// What each write replaced, in order.
     undo: Vec<(String, Option<Vec<u8>>)>,
     pub events: Vec<Event>,
+    pub notified: Vec<Event>,
     pub log: Vec<LogLine>,
     event_bytes: usize,
+    notified_bytes: usize,
     written_bytes: usize,
     calls: u32,
 }
@@ -41,8 +43,10 @@ impl Transaction {
             state,
             undo: Vec::new(),
             events: Vec::new(),
+            notified: Vec::new(),
             log: Vec::new(),
             event_bytes: 0,
+            notified_bytes: 0,
             written_bytes: 0,
             calls: 0,
         }
@@ -55,6 +59,22 @@ impl Transaction {
             };
         }
         self.events.clear();
+        self.notified.clear();
+    }
+    /// Checks an event of either kind.
+    fn event(&mut self, what: &str, kind: &str, content_type: &str, body: Vec<u8>) -> Event {
+        self.count();
+        if self.mode != Mode::Handle {
+            trap(format!("only `handle` may {what}"));
+        }
+        if kind.is_empty() || kind.contains(char::is_whitespace) {
+            trap(format!("{kind:?} is no kind of event: one word"));
+        }
+        if kind == "error" || kind.starts_with("slotd.") {
+            trap(format!("the event kind {kind:?} is reserved: slotd uses it itself"));
+        }
+        let (kind, content_type) = (kind.to_owned(), content_type.to_owned());
+        Event { seq: self.seq, kind, content_type, body }
     }
     fn count(&mut self) {
         self.calls += 1;
@@ -88,6 +108,10 @@ fn check_key(key: &str) {
     if key.len() > limits::STATE_KEY_BYTES_MAX {
         trap(format!("limit: a key of {} bytes", key.len()));
     }
+}
+
+fn bytes_of(event: &Event) -> usize {
+    event.kind.len() + event.content_type.len() + event.body.len()
 }
 
 #[derive(Clone)]
@@ -125,17 +149,8 @@ impl Host {
     }
     pub fn emit(&self, kind: &str, content_type: &str, body: Vec<u8>) {
         let mut tx = self.0.borrow_mut();
-        tx.count();
-        if tx.mode != Mode::Handle {
-            trap("only `handle` may emit events");
-        }
-        if kind.is_empty() || kind.contains(char::is_whitespace) {
-            trap(format!("{kind:?} is no kind of event: one word"));
-        }
-        if kind == "error" || kind.starts_with("slotd.") {
-            trap(format!("the event kind {kind:?} is reserved: slotd uses it itself"));
-        }
-        tx.event_bytes += kind.len() + content_type.len() + body.len();
+        let event = tx.event("emit events", kind, content_type, body);
+        tx.event_bytes += bytes_of(&event);
         if tx.events.len() == limits::EVENTS_MAX || tx.event_bytes > limits::EVENT_BYTES_MAX {
             trap(format!(
                 "limit: more than {} events or {} bytes of them",
@@ -143,13 +158,22 @@ impl Host {
                 limits::EVENT_BYTES_MAX
             ));
         }
-        let seq = tx.seq;
-        tx.events.push(Event {
-            seq,
-            kind: kind.to_owned(),
-            content_type: content_type.to_owned(),
-            body,
-        });
+        tx.events.push(event);
+    }
+    pub fn notify(&self, kind: &str, content_type: &str, body: Vec<u8>) {
+        let mut tx = self.0.borrow_mut();
+        let event = tx.event("send ephemeral events", kind, content_type, body);
+        tx.notified_bytes += bytes_of(&event);
+        if tx.notified.len() == limits::NOTIFIED_MAX
+            || tx.notified_bytes > limits::NOTIFIED_BYTES_MAX
+        {
+            trap(format!(
+                "limit: more than {} ephemeral events or {} bytes of them",
+                limits::NOTIFIED_MAX,
+                limits::NOTIFIED_BYTES_MAX
+            ));
+        }
+        tx.notified.push(event);
     }
     pub fn log(&self, level: Level, message: &str) {
         let mut tx = self.0.borrow_mut();

@@ -30,11 +30,13 @@ pub mod limits {
     pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
     pub const EVENTS_MAX: usize = 256;
     pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+    pub const NOTIFIED_MAX: usize = 64;
+    pub const NOTIFIED_BYTES_MAX: usize = 256 * 1024;
     pub const LOG_LINES_MAX: usize = 100;
     pub const LOG_LINE_BYTES_MAX: usize = 2_048;
 }
 
-/// An event that a message emitted.
+/// An event that a message emitted, or sent in passing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The message's sequence number.
@@ -103,6 +105,8 @@ pub struct Session {
     pub time_ms: u64,
     pub state: BTreeMap<String, Vec<u8>>,
     pub events: Vec<Event>,
+    /// What its messages sent in passing ([`Context::notify`]); a real session keeps nothing of it.
+    pub notified: Vec<Event>,
 }
 
 impl Default for Session {
@@ -114,6 +118,7 @@ impl Default for Session {
             time_ms: 1_700_000_000_000,
             state: BTreeMap::new(),
             events: Vec::new(),
+            notified: Vec::new(),
         }
     }
 }
@@ -265,6 +270,10 @@ impl<H: RawHandler> Harness<H> {
     pub fn events(&self) -> &[Event] {
         &self.session.events
     }
+    /// Every ephemeral event so far ([`Context::notify`]), in order.
+    pub fn notified(&self) -> &[Event] {
+        &self.session.notified
+    }
     /// What was logged since the last look, by failed calls too.
     pub fn take_log(&mut self) -> Vec<LogLine> {
         mem::take(&mut self.log)
@@ -288,6 +297,7 @@ impl<H: RawHandler> Harness<H> {
         }
         self.session.state = mem::take(&mut tx.state);
         self.session.events.append(&mut tx.events);
+        self.session.notified.append(&mut tx.notified);
         self.log.append(&mut tx.log);
         if let Err(Failure::Trapped(reason)) = &result {
             self.log.push(LogLine { level: Level::Error, message: reason.clone() });

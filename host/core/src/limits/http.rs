@@ -9,6 +9,26 @@ pub const SUBSCRIBER_MESSAGES_MAX: usize = 256;
 pub const SUBSCRIBER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What a subscriber may be behind where connections hold all that they may (`api.buffers`).
 pub const SUBSCRIBER_BYTES_FREE: usize = 64 * 1024;
+/// What a subscriber may be behind, of events of either kind, and still get an ephemeral one; they have this
+/// much room of their own beside [`SUBSCRIBER_MESSAGES_MAX`]. A tenth of a second at a thousand a second:
+/// what comes later than that is not worth sending.
+pub const EPHEMERAL_BEHIND_MAX: usize = 128;
+/// Bytes of ephemeral events that wait for one subscriber: those of one message.
+pub const EPHEMERAL_BEHIND_BYTES_MAX: usize = super::EPHEMERAL_BYTES_MAX + 64 * 1024;
+/// Body of an ephemeral event that a client sends: where a cursor is, who types.
+pub const NOTIFY_BODY_BYTES_MAX: usize = 16 * 1024;
+/// How long an ephemeral event that a client sends may be on its way to its session's slot: later, it is out
+/// of date.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Ephemeral events of one WebSocket that are on their way; more are refused.
+pub const SOCKET_NOTIFIES_MAX: usize = 16;
+/// Deliveries a second that clients' ephemeral events may cause in one session: each goes to all of its
+/// subscribers, on the slot's time. Twenty events a second to the most subscribers that there may be.
+pub const NOTIFY_DELIVERIES_PER_SECOND: f64 = 200_000.0;
+/// The same at once: half a second's.
+pub const NOTIFY_DELIVERIES_MAX: f64 = 100_000.0;
+/// What an event counts for at least: 2,000 a second, however few subscribers there are.
+pub const NOTIFY_DELIVERIES_MIN: usize = 100;
 /// Subscribers of one session.
 pub const SUBSCRIBERS_PER_SESSION_MAX: usize = 10_000;
 /// Messages of one WebSocket that are under way; past it the socket is not read.

@@ -56,6 +56,11 @@ pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 pub const EVENTS_MAX: usize = 256;
 /// Bytes of all events of one message.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Ephemeral events that one message may send: well below what a reader may be behind
+/// ([`EPHEMERAL_BEHIND_MAX`](super::EPHEMERAL_BEHIND_MAX)), so that one message's alone make nobody miss any.
+pub const EPHEMERAL_EVENTS_MAX: usize = 64;
+/// Bytes of all ephemeral events of one message: they wait in memory until it is durable.
+pub const EPHEMERAL_BYTES_MAX: usize = 256 * 1024;
 /// Lines that one call may log; the rest is counted and dropped.
 pub const LOG_LINES_MAX: u32 = 100;
 /// Bytes of one log line; the rest is cut.

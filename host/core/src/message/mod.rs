@@ -7,7 +7,9 @@ mod read;
 pub use gone::{Purpose, gone};
 pub use live::Queued;
 pub(crate) use live::hold_backlog;
-pub use live::{Live, LiveReceiver, LiveSender, Published, Subscribed, live_channel};
+pub use live::{
+    Ephemeral, Live, LiveReceiver, LiveSender, Origin, Published, Subscribed, live_channel,
+};
 pub use read::{History, PinInfo, Purged, Range, ReadBy, SessionInfo};
 
 use crate::{

@@ -10,6 +10,7 @@ mod describe;
 mod history;
 mod list;
 mod message;
+mod notify;
 mod operate;
 mod query;
 mod slot;
@@ -22,6 +23,7 @@ pub use describe::Describe;
 pub use history::ReadHistory;
 pub use list::List;
 pub use message::Message;
+pub use notify::Notify;
 pub use operate::Operate;
 pub use query::Query;
 pub use slot::{Purge, Reset};
@@ -94,7 +96,7 @@ macro_rules! operations {
         $then! {
             // Operations that nodes send each other.
             forwarded {
-                Query, ReadHistory, Describe, Delete, List, Subscribe, ReadState, Operate,
+                Query, ReadHistory, Describe, Delete, List, Subscribe, ReadState, Operate, Notify,
             }
             // Operations with another path to their slot, or that never leave their node.
             other { Message, Reset, Purge, }

@@ -35,6 +35,7 @@ pub fn inspect(component: &[u8]) -> Inspection {
         memory_bytes: 0,
         imports: Vec::new(),
         exports: Vec::new(),
+        effects: Vec::new(),
         problems: Vec::from_iter(unlike(component)),
         too_costly: false,
     };
@@ -54,7 +55,7 @@ pub fn inspect(component: &[u8]) -> Inspection {
             Some(Err(problem)) => problems.push(problem),
             None => {}
         }
-        check_component(component, &names, &mut problems);
+        inspection.effects = listed(check_component(component, &names, &mut problems));
     } else if Parser::is_core_wasm(component) && names.broken {
         problems.push("its end is missing or damaged: copy the file again".to_owned());
     }
@@ -263,6 +264,7 @@ mod tests {
         assert_eq!(inspection.exports, ["handle", "query", "migrate"]);
         let interfaces = ["types", "state", "effects", "log"];
         assert_eq!(inspection.imports, interfaces.map(|name| format!("slotd:slot/{name}@1.0.0")));
+        assert_eq!(inspection.effects, ["emit"]);
         let wasi = inspect(&testkit::wasi_guest());
         assert_eq!(wasi.problems, [""; 0]);
         assert_eq!(wasi.version, None);
@@ -353,9 +355,11 @@ mod tests {
                     (import "wasi:keyvalue/store@0.2.0" (instance))
                     (import "acme:db/query" (instance))
                     (import "run" (func))
-                    (import "slotd:slot/timers@1.1.0" (instance))
+                    (import "slotd:slot/clock@1.0.0" (instance))
+                    (import "slotd:slot/oracle@1.999.0" (instance))
                     (import "slotd:slot/log@2.0.0" (instance))
-                    (import "slotd:slot/effects@1.1.0" (instance
+                    (import "slotd:slot/session@1.999.0" (instance (export "foresee" (func))))
+                    (import "slotd:slot/effects@1.0.0" (instance
                         (export "schedule" (func)) (export "emit" (func)))))"#,
             )
             .unwrap(),
@@ -367,10 +371,14 @@ mod tests {
             "imports wasi:keyvalue/store@0.2.0, which slotd does not provide: of WASI, slotd provides clocks",
             "imports acme:db/query, which",
             "imports run, which",
-            "imports slotd:slot/timers@1.1.0, which",
-            "imports slotd:slot/log@2.0.0, but this slotd supports slotd:slot@1.0.0",
-            "imports `schedule` of slotd:slot/effects@1.1.0, which slotd (slotd:slot@1.0.0)",
-            "imports `emit` of slotd:slot/effects@1.1.0 as func(), but slotd provides func(record{",
+            "imports slotd:slot/clock@1.0.0, which no slotd:slot@1.1.0 has: build it against",
+            "imports slotd:slot/oracle@1.999.0, which this slotd (slotd:slot@1.1.0) does not provide: \
+             run it on a slotd that supports slotd:slot@1.999.0",
+            "imports slotd:slot/log@2.0.0, but this slotd supports slotd:slot@1.1.0",
+            "imports `foresee` of slotd:slot/session@1.999.0, which this slotd (slotd:slot@1.1.0) does \
+             not provide: run it on a slotd that supports slotd:slot@1.999.0",
+            "imports `schedule` of slotd:slot/effects@1.0.0, which no slotd:slot@1.1.0 has",
+            "imports `emit` of slotd:slot/effects@1.0.0 as func(), but slotd provides func(record{",
         ] {
             assert!(greedy.contains(says), "{says:?} is not in: {greedy}");
         }

@@ -104,19 +104,71 @@ impl wit::state::Host for HostState {
 impl wit::effects::Host for HostState {
     fn emit(&mut self, event: wit::effects::Event) -> wasmtime::Result<()> {
         let current = self.count()?;
-        let who = match current.mode {
-            Mode::Handle => None,
-            Mode::Query => Some("a query"),
-            Mode::Migrate => Some("`migrate`"),
+        current.may_send("emit events")?;
+        current.take_event(EMITTED, event, |current| &mut current.events)
+    }
+}
+
+impl wit::session::Host for HostState {
+    fn notify(&mut self, event: wit::session::Event) -> wasmtime::Result<()> {
+        let current = self.count()?;
+        current.may_send("send ephemeral events")?;
+        current.take_event(EPHEMERAL, event, |current| &mut current.ephemeral)
+    }
+}
+
+/// Events that a call gives, as far as they are of one kind.
+#[derive(Default)]
+pub(super) struct Events {
+    pub(super) list: Vec<Event>,
+    bytes: usize,
+}
+
+/// What a message may give of them.
+struct Allowed {
+    what: &'static str,
+    does: &'static str,
+    count_max: usize,
+    bytes_max: usize,
+}
+
+const EMITTED: &Allowed = &Allowed {
+    what: "events",
+    does: "emit",
+    count_max: limits::EVENTS_MAX,
+    bytes_max: limits::EVENT_BYTES_MAX,
+};
+const EPHEMERAL: &Allowed = &Allowed {
+    what: "ephemeral events",
+    does: "send",
+    count_max: limits::EPHEMERAL_EVENTS_MAX,
+    bytes_max: limits::EPHEMERAL_BYTES_MAX,
+};
+
+impl Current {
+    /// Only a message sends something.
+    fn may_send(&mut self, what: &str) -> wasmtime::Result<()> {
+        let who = match self.mode {
+            Mode::Handle => return Ok(()),
+            Mode::Query => "a query",
+            Mode::Migrate => "`migrate`",
         };
-        if let Some(who) = who {
-            return Err(current.fail(Failure::Trapped(format!("{who} may not emit events"))));
+        Err(self.fail(Failure::Trapped(format!("{who} may not {what}"))))
+    }
+
+    fn take_event(
+        &mut self,
+        allowed: &Allowed,
+        event: wit::types::Event,
+        to: fn(&mut Self) -> &mut Events,
+    ) -> wasmtime::Result<()> {
+        let bytes = event.kind.len() + event.content_type.len() + event.body.len();
+        if let Err(failure) = to(self).check(allowed, &event, bytes) {
+            return Err(self.fail(failure));
         }
-        if let Err(failure) = check_event(&event, current) {
-            return Err(current.fail(failure));
-        }
-        current.event_bytes += event_bytes(&event);
-        current.events.push(Event {
+        let events = to(self);
+        events.bytes += bytes;
+        events.list.push(Event {
             kind: event.kind,
             content_type: event.content_type,
             body: Bytes::from(event.body),
@@ -125,31 +177,33 @@ impl wit::effects::Host for HostState {
     }
 }
 
-fn event_bytes(event: &wit::effects::Event) -> usize {
-    event.kind.len() + event.content_type.len() + event.body.len()
-}
-
-fn check_event(event: &wit::effects::Event, current: &Current) -> Result<(), Failure> {
-    if current.events.len() >= limits::EVENTS_MAX {
-        let limit = format!("events: a message may emit at most {}", limits::EVENTS_MAX);
-        return Err(Failure::Limit(limit));
+impl Events {
+    fn check(
+        &self,
+        allowed: &Allowed,
+        event: &wit::types::Event,
+        bytes: usize,
+    ) -> Result<(), Failure> {
+        let Allowed { what, does, count_max, bytes_max } = allowed;
+        if self.list.len() >= *count_max {
+            let limit = format!("{what}: a message may {does} at most {count_max}");
+            return Err(Failure::Limit(limit));
+        }
+        if self.bytes + bytes > *bytes_max {
+            let limit =
+                format!("{what}: all {what} of a message may have at most {bytes_max} bytes");
+            return Err(Failure::Limit(limit));
+        }
+        check_event_kind(&event.kind)?;
+        if is_reserved_kind(&event.kind) {
+            return Err(Failure::Trapped(format!(
+                "the event kind {:?} is reserved: event streams use \"error\" and kinds that begin \
+                 with \"slotd.\"; choose another",
+                event.kind
+            )));
+        }
+        check_content_type(&event.content_type, "an event")
     }
-    if current.event_bytes + event_bytes(event) > limits::EVENT_BYTES_MAX {
-        let limit = format!(
-            "events: all events of a message may have at most {} bytes",
-            limits::EVENT_BYTES_MAX
-        );
-        return Err(Failure::Limit(limit));
-    }
-    check_event_kind(&event.kind)?;
-    if is_reserved_kind(&event.kind) {
-        return Err(Failure::Trapped(format!(
-            "the event kind {:?} is reserved: event streams use \"error\" and kinds that begin \
-             with \"slotd.\"; choose another",
-            event.kind
-        )));
-    }
-    check_content_type(&event.content_type, "an event")
 }
 
 /// It becomes a line of its own in a stream of events.

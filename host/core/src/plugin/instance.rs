@@ -8,7 +8,7 @@ use super::{
     },
     budget::Lease,
     guest_log::{CallLog, PluginLog, Stdio},
-    imports::check_content_type,
+    imports::{Events, check_content_type},
     limiter::Limiter,
     no_memory::{NoMapping, NoMemory},
     signal::{Signal, thread_time},
@@ -17,7 +17,6 @@ use super::{
 use crate::{
     error::Rejection,
     limits,
-    log::record::Event,
     names::{SessionId, SessionKey},
     telemetry::metrics,
     text::{self, Keep},
@@ -77,8 +76,8 @@ pub(super) struct Current {
     pub(super) seq: u64,
     pub(super) time_ms: u64,
     pub(super) state: Box<dyn State>,
-    pub(super) events: Vec<Event>,
-    pub(super) event_bytes: usize,
+    pub(super) events: Events,
+    pub(super) ephemeral: Events,
     pub(super) host_calls: u32,
     pub(super) used_state: bool,
     pub(super) log: CallLog,
@@ -215,8 +214,8 @@ impl Inner {
             seq,
             time_ms,
             state,
-            events: Vec::new(),
-            event_bytes: 0,
+            events: Events::default(),
+            ephemeral: Events::default(),
             host_calls: 0,
             used_state: false,
             log: CallLog::default(),
@@ -294,11 +293,12 @@ impl Inner {
         };
         current.log.finish(&host.log, &current.session);
         self.spent = result.as_ref().is_err_and(Failure::is_fatal);
-        let events = if result.is_ok() { current.events } else { Vec::new() };
+        let sent = |events: Events| if result.is_ok() { events.list } else { Vec::new() };
         Outcome {
             state: current.state,
+            events: sent(current.events),
+            ephemeral: sent(current.ephemeral),
             result,
-            events,
             host_calls: current.host_calls,
             used_state: current.used_state,
             elapsed: Some(started.elapsed()),

@@ -121,6 +121,7 @@ pub struct Outcome {
     /// For `migrate` the reply is empty.
     pub result: Result<Reply, Failure>,
     pub events: Vec<Event>,
+    pub ephemeral: Vec<Event>,
     pub host_calls: u32,
     /// Whether the guest read or wrote the state.
     pub used_state: bool,
@@ -136,6 +137,7 @@ impl Outcome {
             state,
             result: Err(failure),
             events: Vec::new(),
+            ephemeral: Vec::new(),
             host_calls: 0,
             used_state: false,
             elapsed: None,
@@ -261,6 +263,9 @@ pub struct Inspection {
     pub memory_bytes: u64,
     pub imports: Vec<String>,
     pub exports: Vec<String>,
+    /// What its messages can do outside of their session's state: functions that it imports.
+    #[serde(default)]
+    pub effects: Vec<String>,
     /// Empty: it fits. Else the reasons why it does not.
     pub problems: Vec<String>,
     /// The reason is a count that is over its limit; nothing else was looked at.

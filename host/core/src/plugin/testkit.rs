@@ -39,6 +39,21 @@ pub fn guest_with(from: &str, to: &str) -> Vec<u8> {
     encode(&GUEST.replace(from, to))
 }
 
+/// The guest against the current version of the interface: where the other emits, it sends ephemeral
+/// events.
+pub fn notifying_guest() -> Vec<u8> {
+    let (log, emit) = ("  (import \"slotd:slot/log@", "(canon lower (func $effects \"emit\")");
+    assert!(GUEST.contains(log) && GUEST.contains(emit));
+    let session = "  (import \"slotd:slot/session@1.0.0\" (instance $session
+    (alias outer 1 $event (type $e))
+    (export \"event\" (type $event (eq $e)))
+    (export \"notify\" (func (param \"event\" $event)))
+  ))\n";
+    let text = GUEST.replace(log, &format!("{session}{log}"));
+    let text = text.replace(emit, "(canon lower (func $session \"notify\")");
+    encode(&text.replace(";;TYPES", TYPES).replace("@1.0.0", "@1.1.0"))
+}
+
 /// The guest with a `migrate` as SDKs export it for who has written none.
 pub fn guest_without_migrate() -> Vec<u8> {
     let writes = "(call $set (i32.const 160) (i32.const 4) (local.get $from) \

@@ -89,6 +89,35 @@ async fn state_and_events_come_back() {
     assert_eq!(outcome(&mut instance, message(b"ex")).await.events, []);
 }
 
+/// What leaves in passing must not be taken for what is kept, and nothing of it leave with a failed call.
+#[tokio::test]
+async fn ephemeral_events_come_back_beside_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = host(dir.path()).add(testkit::notifying_guest().into()).await.unwrap();
+    let mut instance = plugin.fresh().await.unwrap();
+    let sent = outcome(&mut instance, message(b"mnews")).await;
+    let (content_type, body) = ("text/plain".into(), Bytes::from_static(b"news"));
+    assert_eq!(sent.ephemeral, [Event { kind: "note".into(), content_type, body }]);
+    assert_eq!((sent.events, sent.host_calls), (Vec::new(), 1));
+    let refused = outcome(&mut instance, message(b"xnews")).await;
+    assert!(refused.result.is_err() && refused.ephemeral.is_empty());
+    for (input, kind, says) in [
+        (message(b"Mx"), "limit", "ephemeral events: a message may send at most 64"),
+        (message(b"K"), "trap", "an event's kind is a word, not \"line of the guest\""),
+        (query(b"mx"), "trap", "a query may not send ephemeral events"),
+        (Input::Migrate { from: "m".into() }, "trap", "`migrate` may not send ephemeral events"),
+    ] {
+        let mut instance = plugin.fresh().await.unwrap();
+        let failed = outcome(&mut instance, input).await;
+        let failure = failed.result.unwrap_err();
+        assert_eq!((failure.kind(), failed.ephemeral.len()), (kind, 0), "{failure}");
+        assert!(failure.to_string().contains(says), "{failure}");
+    }
+    let large = [b"m".as_slice(), &vec![b'x'; crate::limits::EPHEMERAL_BYTES_MAX]].concat();
+    let failure = outcome(&mut plugin.fresh().await.unwrap(), message(&large)).await.result;
+    assert!(failure.is_err_and(|failure| failure.kind() == "limit"));
+}
+
 /// A guest that asks for everything gets no more than a page.
 #[tokio::test]
 async fn a_scan_is_bounded() {

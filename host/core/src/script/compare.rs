@@ -18,6 +18,8 @@ pub struct Observed {
     /// The session's, after the call.
     pub seq: u64,
     pub events: Vec<Event>,
+    /// The ephemeral ones.
+    pub notified: Vec<Event>,
     /// What is under the keys that were asked for.
     pub state: BTreeMap<String, Option<Bytes>>,
 }
@@ -67,7 +69,10 @@ impl Expect {
             out.push(format!("seq: expected {seq}, got {}", got.seq));
         }
         if let Some(expected) = &self.events {
-            events(expected, &got.events, &mut out);
+            events("events", expected, &got.events, &mut out);
+        }
+        if let Some(expected) = &self.notified {
+            events("notified", expected, &got.notified, &mut out);
         }
         let value_of = |key: &str| got.state.get(key).and_then(Option::as_ref);
         for (key, expected) in &self.state {
@@ -177,9 +182,9 @@ impl Expect {
     }
 }
 
-fn events(expected: &[ExpectedEvent], got: &[Event], out: &mut Vec<String>) {
+fn events(what: &str, expected: &[ExpectedEvent], got: &[Event], out: &mut Vec<String>) {
     for (i, (expected, got)) in expected.iter().zip(got).enumerate() {
-        let path = format!("events[{i}]");
+        let path = format!("{what}[{i}]");
         if expected.kind != got.kind {
             out.push(format!("{path}.kind: expected {:?}, got {:?}", expected.kind, got.kind));
         }
@@ -198,11 +203,11 @@ fn events(expected: &[ExpectedEvent], got: &[Event], out: &mut Vec<String>) {
         }
     }
     for (i, event) in expected.iter().enumerate().skip(got.len()) {
-        out.push(format!("events[{i}]: expected {:?}, it is missing", event.kind));
+        out.push(format!("{what}[{i}]: expected {:?}, it is missing", event.kind));
     }
     for (i, event) in got.iter().enumerate().skip(expected.len()) {
         let body = shown(&event.body);
-        out.push(format!("events[{i}]: {:?} {body} was not expected", event.kind));
+        out.push(format!("{what}[{i}]: {:?} {body} was not expected", event.kind));
     }
 }
 

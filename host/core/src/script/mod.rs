@@ -62,6 +62,8 @@ pub struct Expect {
     deadline: bool,
     /// All that the message emitted.
     events: Option<Vec<ExpectedEvent>>,
+    /// All ephemeral events that it sent.
+    notified: Option<Vec<ExpectedEvent>>,
     /// Some of the state, after the call; `null`: there is no such key.
     #[serde(default)]
     state: BTreeMap<String, Value>,
@@ -264,10 +266,15 @@ impl Expect {
         if wanted.iter().any(|reason| matches!(reason, Some(Reason::Any(false)))) {
             return Err("`trap` and `limit` are true, or a part of the reason".into());
         }
-        let events = self.events.iter().flatten();
+        let events = self.events.iter().chain(&self.notified).flatten();
         let events = events.filter_map(|event| event.body_base64.as_ref());
         let texts = self.reply_base64.iter().chain(self.state_base64.values()).chain(events);
         texts.map(|text| decode(text)).find(Result::is_err).map_or(Ok(()), |bad| bad.map(drop))
+    }
+
+    /// Whether ephemeral events are asked for.
+    pub fn is_notified(&self) -> bool {
+        self.notified.is_some()
     }
 
     /// The keys of the state that are asked for.

@@ -27,6 +27,22 @@ use std::{
 /// A session, and what is under some of its keys.
 type Looked = (Box<Session>, BTreeMap<String, Option<Bytes>>);
 
+/// What a message sent to the session's subscribers.
+#[derive(Default)]
+struct Sent {
+    events: Vec<Event>,
+    notified: Vec<Event>,
+}
+
+fn shown(events: Vec<crate::log::record::Event>) -> Vec<Event> {
+    let shown = events.into_iter().map(|event| Event {
+        kind: event.kind,
+        content_type: event.content_type,
+        body: event.body,
+    });
+    shown.collect()
+}
+
 /// Sessions are of one slot.
 const SLOT: crate::names::SlotId = 0;
 
@@ -97,7 +113,8 @@ impl Runner {
             Call::Query { .. } | Call::Migrate { .. } if session.exists() => session.head.seq,
             _ => bail!("the session {:?} has no message yet, and no state is given", step.session),
         };
-        let (mut session, outcome, events) = self.call(session, step, seq).await?;
+        let (mut session, outcome, Sent { events, notified }) =
+            self.call(session, step, seq).await?;
         let succeeded = matches!(outcome, Outcome::Reply { .. });
         if succeeded && matches!(step.call, Call::Message { .. }) {
             session.head.seq = seq;
@@ -106,7 +123,7 @@ impl Runner {
         let seq = session.head.seq;
         let (session, state) = self.look(session, step)?;
         self.sessions.insert(key, session);
-        Ok(Observed { outcome, seq, events, state })
+        Ok(Observed { outcome, seq, events, notified, state })
     }
 
     /// Puts the state that a script gives into a session, which is there from then on.
@@ -126,7 +143,7 @@ impl Runner {
         session: Box<Session>,
         step: &Step,
         seq: u64,
-    ) -> anyhow::Result<(Box<Session>, Outcome, Vec<Event>)> {
+    ) -> anyhow::Result<(Box<Session>, Outcome, Sent)> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
             None => {
@@ -144,18 +161,14 @@ impl Runner {
             Ok(reply) => {
                 self.instance = Some(instance);
                 let outcome = Outcome::Reply { content_type: reply.content_type, body: reply.body };
-                let events = done.events.into_iter().map(|event| Event {
-                    kind: event.kind,
-                    content_type: event.content_type,
-                    body: event.body,
-                });
+                let sent = Sent { events: shown(done.events), notified: shown(done.ephemeral) };
                 if is_query {
-                    return Ok((tx.discard(), outcome, Vec::new()));
+                    return Ok((tx.discard(), outcome, Sent::default()));
                 }
                 return Ok(match tx.merge() {
-                    Ok((session, _)) => (session, outcome, events.collect()),
+                    Ok((session, _)) => (session, outcome, sent),
                     Err((session, fault)) => {
-                        (session, Outcome::Limit(fault.to_string()), Vec::new())
+                        (session, Outcome::Limit(fault.to_string()), Sent::default())
                     }
                 });
             }
@@ -176,7 +189,7 @@ impl Runner {
             Failure::Store(error) => return Err(error.into()),
             failure @ (Failure::NoInstance(_) | Failure::Cut(_)) => return Err(failure.into()),
         };
-        Ok((tx.discard(), outcome, Vec::new()))
+        Ok((tx.discard(), outcome, Sent::default()))
     }
 
     /// What is under the keys that the line asks for.

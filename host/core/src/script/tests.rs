@@ -5,7 +5,7 @@ use serde_json::json;
 fn reply(body: &Value) -> Observed {
     let content_type = "application/json".to_owned();
     let outcome = Outcome::Reply { content_type, body: body.to_string().into() };
-    Observed { outcome, seq: 1, events: Vec::new(), state: BTreeMap::new() }
+    Observed { outcome, seq: 1, events: Vec::new(), notified: Vec::new(), state: BTreeMap::new() }
 }
 
 fn differences(expect: &Value, got: &Observed) -> Vec<String> {

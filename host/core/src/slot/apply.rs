@@ -3,7 +3,9 @@
 
 use crate::{
     error::{Cause, Code, Error},
-    log::record::{Activate, DeploymentId, Entry, Head, INTERNAL_KEY, Message, Pin, Record, Write},
+    log::record::{
+        Activate, DeploymentId, Entry, Event, Head, INTERNAL_KEY, Message, Pin, Record, Write,
+    },
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation, operator,
@@ -24,7 +26,7 @@ use std::{future::Future, sync::Arc, task::Context};
 
 /// What became of a message.
 enum Applied {
-    New { record: Box<Message>, sent: Sent },
+    New { record: Box<Message>, sent: Sent, ephemeral: Vec<Event> },
     Repeat(Sent),
 }
 
@@ -62,8 +64,11 @@ impl Shell {
         let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
         let (mut session, applied) = self.apply(session, message, &mut caller).await;
         match applied {
-            Ok(Applied::New { record, sent }) => {
+            Ok(Applied::New { record, sent, ephemeral }) => {
                 session.changed_in = self.core.batch();
+                let (place, time_ms) = (self.core.place(), record.entry.time_ms);
+                self.core.keep_beside(ephemeral.iter().map(Event::memory).sum());
+                self.subscribers.keep(place, &session.key, time_ms, ephemeral);
                 self.core.push(Record::Message(record));
                 self.core.hold(Held::Sent(reply, sent));
             }
@@ -126,7 +131,7 @@ impl Shell {
             Ok(settled) => settled,
             Err((session, error)) => return (session, Err(error)),
         };
-        let Done { reply: answer, events, .. } = match result {
+        let Done { reply: answer, events, ephemeral, .. } = match result {
             Ok(done) => done,
             Err(failure) => return (tx.discard(), Err(self.failure_error(&label, failure))),
         };
@@ -160,7 +165,7 @@ impl Shell {
         let record = new_record(&mut session, entry, fingerprint, writes);
         let of = Incarnation::of(&record.head);
         let sent = self.sent(&record.entry, of, label, false);
-        (session, Ok(Applied::New { record, sent }))
+        (session, Ok(Applied::New { record, sent, ephemeral }))
     }
 
     /// Whether this node's disk has room for more. In a cluster the node gives its slots away instead.

@@ -29,6 +29,7 @@ pub(super) type Settled = (Box<Transaction>, Result<Done, Failure>);
 pub(super) struct Done {
     pub reply: plugin::Reply,
     pub events: Vec<Event>,
+    pub ephemeral: Vec<Event>,
     /// Whether the guest read or wrote the state.
     pub used_state: bool,
 }
@@ -224,9 +225,9 @@ impl Shell {
                 }
             }
         }
-        let Outcome { state, result, events, used_state, .. } = outcome;
+        let Outcome { state, result, events, ephemeral, used_state, .. } = outcome;
         match Transaction::from_state(state) {
-            Some(tx) => Ok((tx, result.map(|reply| Done { reply, events, used_state }))),
+            Some(tx) => Ok((tx, result.map(|reply| Done { reply, events, ephemeral, used_state }))),
             None => {
                 // The slot opens again from its log; this stands in for the session till then.
                 let error = Error::internal("a call did not give its state back");

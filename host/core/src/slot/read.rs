@@ -9,7 +9,7 @@ use crate::{
         Consistency, History, PinInfo, Range, ReadBy, SessionInfo, Subscribed, hold_backlog,
     },
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    operation::{Describe, List, ReadHistory, Subscribe},
+    operation::{Describe, List, Notify, ReadHistory, Subscribe},
     position::Incarnation,
     service::Catalogue,
     slot::{
@@ -35,6 +35,15 @@ impl Serve for Describe {
 impl Serve for Subscribe {
     async fn serve(self, shell: &mut Shell, reply: Reply<Subscribed>) {
         shell.subscribe(&self.key, self.after, reply);
+    }
+}
+
+impl Serve for Notify {
+    async fn serve(self, shell: &mut Shell, reply: Reply<()>) {
+        let Self { key, sender, event } = self;
+        let service = shell.context.catalogue.require(&key.service);
+        let sent = service.and_then(|_| shell.subscribers.notify(&key, sender, event));
+        let _ = reply.send(sent);
     }
 }
 

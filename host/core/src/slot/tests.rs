@@ -9,7 +9,7 @@ use crate::{
         Append, Claim, LogError, Logged,
         record::{Batch, Record},
     },
-    message::{Consistency, Incoming, Sent, SessionInfo, Subscribed},
+    message::{Consistency, Incoming, Live, Sent, SessionInfo, Subscribed},
     names::SessionKey,
     operation::{Describe, Message, Subscribe},
     plugin::{Digest, PluginOptions, testkit},
@@ -23,6 +23,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::timeout;
 
 mod at_once;
+mod ephemeral;
 mod faulty;
 mod operate;
 
@@ -283,7 +284,7 @@ async fn nothing_leaves_before_its_batch_is_durable() {
     word.send(Word::Pass).unwrap();
     assert_eq!(first.await.unwrap().unwrap().seq, 1);
     assert_eq!(seen.await.unwrap().unwrap().backlog.len(), 1);
-    assert!(matches!(live.recv().await, Some(crate::message::Live::Published(p)) if p.seq == 1));
+    assert!(matches!(live.recv().await, Some(Live::Published(p)) if p.seq == 1));
 }
 
 /// Invariants 3 and 4: what filled while a commit failed rests on what was refused. Were it

@@ -148,6 +148,13 @@ table! {
     event_streams: Gauge "slotd_open_sockets" {"kind" = "sse"};
     /// Subscribers disconnected with a gap because they read too slowly.
     subscriber_gaps: Counter "slotd_subscriber_gaps_total";
+    /// Ephemeral events sent to a session with subscribers: by handlers, or by clients.
+    ephemeral_handlers: Counter "slotd_ephemeral_events_total" {"from" = "handler"};
+    /// Ephemeral events sent to a session with subscribers: by handlers, or by clients.
+    ephemeral_clients: Counter "slotd_ephemeral_events_total" {"from" = "client"};
+    /// Deliveries of ephemeral events that were dropped because the subscriber, or the link to its
+    /// node, was behind.
+    ephemeral_dropped: Counter "slotd_ephemeral_dropped_total";
     /// How late the worker threads run a task that is due, measured ten times a second.
     serving_delay_seconds: Histogram "slotd_serving_delay_seconds" [SECONDS];
     /// Lines of the log or standard output dropped because they were read too slowly or could not be written.

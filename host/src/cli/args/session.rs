@@ -49,7 +49,8 @@ pub struct Tail {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// Keep printing new events until Ctrl-C; reconnects without gaps or repeats
+    /// Keep printing new events until Ctrl-C; reconnects without gaps or repeats. Ephemeral events
+    /// have a ~ instead of a number
     #[arg(long, short)]
     pub follow: bool,
     /// Start after this message (0: from the beginning), or after this position, such as an event's

@@ -270,3 +270,29 @@ async fn a_frame_over_the_limit_closes_the_socket() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Without it a reader that comes back would resume after what is nowhere.
+#[tokio::test]
+async fn an_ephemeral_event_has_no_place_on_a_stream() {
+    let notify = format!("POST {ROOM}/notify?kind=typing");
+    let closed = start(options()).await;
+    let refused = call(closed.address, &notify, "", "").await;
+    assert_eq!(refused.code(), (403, "notify-refused".into()));
+    let node = start(HttpOptions { notify: Notifiers::parse("chat"), ..options() }).await;
+    let mut events = Events::open(&node, "", "").await;
+    assert!(events.next().await.is_some_and(|line| line.starts_with("retry: ")));
+    let headers = format!("{JSON}Slotd-Sender: zoe\r\n");
+    let sent = call(node.address, &notify, &headers, "{\"on\":true}").await;
+    assert_eq!((sent.status, sent.body.len()), (202, 0));
+    post(&node, "{}").await;
+    assert_eq!(events.next().await.as_deref(), Some("event: typing"));
+    let data = events.next().await.expect("data");
+    let data: Value =
+        serde_json::from_str(data.strip_prefix("data: ").expect("data")).expect("JSON");
+    assert_eq!(
+        data,
+        json!({"ephemeral": true, "kind": "typing", "origin": "client", "sender": "zoe",
+               "time_ms": 5, "content_type": "application/json", "body": {"on": true}})
+    );
+    assert!(events.next().await.is_some_and(|line| line.starts_with("id: 1.0")));
+}

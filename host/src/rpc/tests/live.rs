@@ -1,12 +1,16 @@
 //! Subscriptions over a link.
 
 use super::*;
-use crate::{limits, message::Live};
+use crate::{
+    limits,
+    message::{Ephemeral, Live, Origin},
+};
 
 async fn next_seq(live: &mut LiveReceiver) -> Option<u64> {
     match within(live.recv()).await {
         Some(Live::Published(published)) => Some(published.seq),
         Some(Live::Deleted) => Some(u64::MAX),
+        Some(Live::Ephemeral(_)) => Some(0),
         None => None,
     }
 }
@@ -135,4 +139,61 @@ async fn a_broken_link_closes_its_subscriptions() {
     assert_eq!(next_seq(&mut live).await, None);
     assert!(!live.lagged());
     eventually("the end at the peer", || sender.is_closed()).await;
+}
+
+fn ephemeral(kind: &str) -> Live {
+    let (kind, content_type) = (kind.to_owned(), "t".to_owned());
+    let event = crate::log::record::Event { kind, content_type, body: "b".into() };
+    let origin = Origin::Client(Some("ann".into()));
+    Live::Ephemeral(Arc::new(Ephemeral { origin, time_ms: 7, event }))
+}
+
+/// A peer that does not know them would break the link over them; one that does is to get them in order.
+#[tokio::test]
+async fn ephemeral_events_go_to_peers_that_know_them() {
+    for (level, kinds) in [(level::OLDEST, &[][..]), (level::EPHEMERAL_FROM, &["one", "two"])] {
+        let at = |options: &mut RpcOptions| options.level.raise(level);
+        let (a, b) = (node_with("a", at).await, node_with("b", at).await);
+        linked(&a, [&b]).await;
+        let mut live = a.subscribe("b").await;
+        let sender = take_sender(&b);
+        for kind in ["one", "two"] {
+            assert!(sender.offer(ephemeral(kind)));
+        }
+        assert!(sender.offer(Live::Published(published(2, 10))));
+        for kind in kinds {
+            match within(live.recv()).await {
+                Some(Live::Ephemeral(got)) => {
+                    assert_eq!((&*got.event.kind, got.origin.sender()), (*kind, Some("ann")));
+                }
+                other => panic!("{other:?} instead of {kind}"),
+            }
+        }
+        assert_eq!(next_seq(&mut live).await, Some(2));
+    }
+}
+
+/// Messages that wait behind ephemeral events for a slow link would cost the reader its subscription.
+#[tokio::test]
+async fn ephemeral_events_leave_credit_for_messages() {
+    let at = |options: &mut RpcOptions| options.level.raise(level::EPHEMERAL_FROM);
+    let (a, b) = (node_with("a", at).await, node_with("b", at).await);
+    linked(&a, [&b]).await;
+    let mut live = a.subscribe("b").await;
+    let sender = take_sender(&b);
+    let most = limits::SUBSCRIBER_MESSAGES_MAX as u64;
+    for seq in 2..most {
+        assert!(
+            sender.offer(ephemeral("many")) && sender.offer(Live::Published(published(seq, 10)))
+        );
+    }
+    drop(sender);
+    let mut seq = 2;
+    while let Some(next) = next_seq(&mut live).await {
+        if next > 0 {
+            assert_eq!(next, seq);
+            seq += 1;
+        }
+    }
+    assert!(seq == most && !live.lagged());
 }

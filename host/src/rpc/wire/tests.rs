@@ -5,11 +5,13 @@ use crate::{
     buffers::Held,
     log::record::{Entry, Event},
     message::{
-        Answer, Consistency, History, PinInfo, Published, Range, ReadBy, Sent, SessionInfo,
-        Subscribed,
+        Answer, Consistency, Ephemeral, History, Origin, PinInfo, Published, Range, ReadBy, Sent,
+        SessionInfo, Subscribed,
     },
     names::SessionKey,
-    operation::{Delete, Describe, List, Operate, Query, ReadHistory, ReadState, Subscribe},
+    operation::{
+        Delete, Describe, List, Notify, Operate, Query, ReadHistory, ReadState, Subscribe,
+    },
     operator::StatePage,
     position::Incarnation,
     rpc::Callable,

@@ -48,9 +48,9 @@ struct Round {
 }
 
 /// An event at a socket: which, and when, since the beginning.
-struct Arrival {
-    event: usize,
-    at: Duration,
+pub(super) struct Arrival {
+    pub(super) event: usize,
+    pub(super) at: Duration,
 }
 
 pub async fn fan_out(args: &Args, dir: &Path) -> anyhow::Result<FanOut> {
@@ -75,7 +75,7 @@ pub async fn fan_out(args: &Args, dir: &Path) -> anyhow::Result<FanOut> {
     for at in 0..subscribers {
         let socket = RawSocket::open(&node.api().client, &path).await;
         let socket = socket.with_context(|| format!("subscriber {at}"))?;
-        listeners.spawn(listen(socket, begun, arrived.clone()));
+        listeners.spawn(listen(socket, "event", begun, arrived.clone()));
     }
     println!(
         "{:>5} | {:>6} {:>10} {:>10} {:>10} {:>10} | node's processor time",
@@ -171,9 +171,10 @@ struct Event<'a> {
     body: usize,
 }
 
-/// Reads one socket; ends only when something is wrong.
-async fn listen(
+/// Reads one socket, to which such events come; ends only when something is wrong.
+pub(super) async fn listen(
     mut socket: RawSocket,
+    kind: &'static str,
     begun: Instant,
     arrived: mpsc::UnboundedSender<Arrival>,
 ) -> anyhow::Result<()> {
@@ -183,7 +184,7 @@ async fn listen(
                 let at = begun.elapsed();
                 let text = || String::from_utf8_lossy(&payload).into_owned();
                 let event: Event = serde_json::from_slice(&payload).with_context(text)?;
-                ensure!(event.r#type == "event", "{}", text());
+                ensure!(event.r#type == kind, "{}", text());
                 // Who does not look any more needs none.
                 let _ = arrived.send(Arrival { event: event.body, at });
             }

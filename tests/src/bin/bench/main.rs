@@ -3,6 +3,7 @@
 
 mod ceiling;
 mod connections;
+mod ephemeral;
 mod fan_out;
 mod languages;
 mod memory;
@@ -79,6 +80,7 @@ enum Part {
     Memory,
     Sockets,
     FanOut,
+    Ephemeral,
     Connections,
     Languages,
     Peers,
@@ -93,6 +95,7 @@ struct Report {
     memory: Option<memory::Memory>,
     sockets: Option<sockets::Sockets>,
     fan_out: Option<fan_out::FanOut>,
+    ephemeral: Option<ephemeral::Ephemeral>,
     connections: Option<Vec<connections::Idle>>,
     languages: Option<languages::Languages>,
     peers: Option<peers::Peers>,
@@ -158,6 +161,9 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
     }
     if has(Part::FanOut) {
         report.fan_out = Some(fan_out::fan_out(args, dir).await?);
+    }
+    if has(Part::Ephemeral) {
+        report.ephemeral = Some(ephemeral::ephemeral(args, dir).await?);
     }
     if has(Part::Connections) {
         report.connections = Some(connections::connections(args, dir).await?);

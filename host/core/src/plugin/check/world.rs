@@ -66,6 +66,24 @@ fn split(name: &str) -> (&str, &str) {
     name.split_once('@').unwrap_or((name, ""))
 }
 
+/// The numbers of a version.
+fn numbers(version: &str) -> Vec<u64> {
+    let numbers = version.split(['-', '+']).next().unwrap_or_default();
+    numbers.split('.').map_while(|number| number.parse().ok()).collect()
+}
+
+/// What to do about something of slotd's interface that this slotd does not have.
+fn not_here(version: &str) -> String {
+    let own = &WORLD.version;
+    match numbers(version) > numbers(own) {
+        true => format!(
+            "which this slotd ({PACKAGE}@{own}) does not provide: run it on a slotd that supports \
+             {PACKAGE}@{version}, or build it without"
+        ),
+        false => format!("which no {PACKAGE}@{own} has: build it against slotd's wit folder"),
+    }
+}
+
 /// Versions with one track are compatible: `1` for 1.x, `0.2` for 0.2.x.
 fn track(version: &str) -> &str {
     let numbers = version.split(['-', '+']).next().unwrap_or_default();
@@ -74,8 +92,16 @@ fn track(version: &str) -> &str {
     &numbers[..end.unwrap_or(numbers.len())]
 }
 
-/// Whether a component is valid, and imports and exports what slotd gives and calls.
-pub(super) fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Problems) {
+/// Interfaces whose functions have effects outside of a session's state.
+const EFFECTS: &[&str] = &["slotd:slot/effects", "slotd:slot/session"];
+
+/// Whether a component is valid, and imports and exports what slotd gives and calls. Returns the effects
+/// that it imports.
+pub(super) fn check_component(
+    bytes: &[u8],
+    names: &Names<'_>,
+    problems: &mut Problems,
+) -> Vec<String> {
     let types = match Validator::new_with_features(engine::features()).validate_all(bytes) {
         Ok(types) => types,
         Err(e) if e.message().contains("unexpected end") => {
@@ -85,7 +111,7 @@ pub(super) fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Pr
                 bytes.len(),
                 e.offset()
             ));
-            return;
+            return Vec::new();
         }
         Err(e) => {
             problems.push(format!(
@@ -94,12 +120,19 @@ pub(super) fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Pr
                 e.message(),
                 e.offset()
             ));
-            return;
+            return Vec::new();
         }
     };
     let types = types.as_ref();
+    let mut effects = Vec::new();
     for name in &names.imports {
         let entity = types.component_item_for_import(name).map(|item| item.ty);
+        if EFFECTS.contains(&split(name).0)
+            && let Some(ComponentEntityType::Instance(id)) = entity
+            && let Some(instance) = types.get(id)
+        {
+            effects.extend(types::functions(types, &instance.exports).into_keys());
+        }
         check_import(types, name, entity, problems);
     }
     let mut lacking = Vec::new();
@@ -130,6 +163,7 @@ pub(super) fn check_component(bytes: &[u8], names: &Names<'_>, problems: &mut Pr
             problems.push(other_version("exports", name));
         }
     }
+    effects
 }
 
 fn of_package(interface: &str) -> bool {
@@ -166,14 +200,14 @@ fn check_import(
                         "it imports `{function}` of {name} as {wanted}, but slotd provides \
                          {given}: build it against slotd's wit folder"
                     )),
-                    None => problems.push(format!(
-                        "it imports `{function}` of {name}, which slotd ({PACKAGE}@{}) does not \
-                         provide; a newer slotd may",
-                        WORLD.version
-                    )),
+                    None => problems
+                        .push(format!("it imports `{function}` of {name}, {}", not_here(version))),
                 }
             }
             return;
+        }
+        if !WORLD.imports.contains_key(interface) {
+            return problems.push(format!("it imports {name}, {}", not_here(version)));
         }
     } else if wasi::INTERFACES.contains(&interface) && track(version) == "0.2" {
         return;
@@ -217,13 +251,17 @@ mod tests {
     /// Were the interface's description unreadable, every component would be found fit.
     #[test]
     fn the_world_is_known() {
-        assert_eq!(WORLD.version, "1.0.0");
+        assert_eq!(WORLD.version, "1.1.0");
         let exports: Vec<_> = WORLD.exports.keys().map(String::as_str).collect();
         assert_eq!(exports, ["handle", "migrate", "query"]);
         assert_eq!(WORLD.exports["migrate"], "func(string) -> result<_, string>");
         let state: Vec<_> = WORLD.imports["slotd:slot/state"].keys().collect();
         assert_eq!(state, ["delete", "get", "scan", "set"]);
         assert_eq!(WORLD.imports["slotd:slot/effects"].len(), 1);
+        assert_eq!(WORLD.imports["slotd:slot/session"].len(), 1);
+        for interface in EFFECTS {
+            assert!(WORLD.imports.contains_key(*interface), "{interface}");
+        }
         assert_eq!(WORLD.imports["slotd:slot/log"].len(), 1);
     }
 

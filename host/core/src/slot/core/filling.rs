@@ -7,7 +7,7 @@ pub(super) struct Filling<H> {
     /// The batch's number within the task, from 1.
     pub number: u64,
     pub records: Vec<Record>,
-    /// About how many bytes the records take.
+    /// About how many bytes the records take, and what is kept beside them.
     bytes: usize,
     /// It is appended even without records: what it holds waits for a commit of its own time.
     pub barrier: bool,
@@ -22,6 +22,10 @@ impl<H> Filling<H> {
     pub fn push(&mut self, record: Record) {
         self.bytes += record_bytes(&record);
         self.records.push(record);
+    }
+
+    pub fn keep_beside(&mut self, bytes: usize) {
+        self.bytes += bytes;
     }
 
     /// Whether there is a reason to append it.

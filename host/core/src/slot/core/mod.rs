@@ -257,6 +257,11 @@ impl<H, S> Core<H, S> {
         self.filling.push(record);
     }
 
+    /// Something else waits for the batch that fills, and takes so many bytes meanwhile.
+    pub fn keep_beside(&mut self, bytes: usize) {
+        self.filling.keep_beside(bytes);
+    }
+
     /// Holds an answer back until the batch that fills is durable.
     pub fn hold(&mut self, held: H) {
         self.filling.gate.push(held);

@@ -85,10 +85,12 @@ fn requests() -> Vec<Request> {
         .request(),
         Operate { key: key(), operation: operation(action) }.request(),
         Operate { key: key(), operation: operation(Action::Discard) }.request(),
+        Notify { key: key(), sender: Some("ann".into()), event: event() }.request(),
+        Notify { key: key(), sender: None, event: event() }.request(),
     ]
 }
 
-const REQUESTS: [Golden; 16] = [
+const REQUESTS: [Golden; 18] = [
     ("0100046368617406726f6f6d2d310101690003742f78ac02", "626f6479"),
     ("0100046368617406726f6f6d2d310001017303742f7800", "626f6479"),
     ("0101046368617406726f6f6d2d3103742f7801", "626f6479"),
@@ -108,6 +110,8 @@ const REQUESTS: [Golden; 16] = [
         "0d016f70657261746f722066697803616e6e01030001ac020002016b01017604676f6e6500046e6f7465",
     ),
     ("010b046368617406726f6f6d2d31", "0d016f70657261746f722066697803616e6e01030001ac0202"),
+    ("010c046368617406726f6f6d2d310103616e6e016b0174", "65"),
+    ("010c046368617406726f6f6d2d3100016b0174", "65"),
 ];
 
 fn info() -> SessionInfo {
@@ -127,9 +131,23 @@ fn info() -> SessionInfo {
     }
 }
 
+fn event() -> Event {
+    Event { kind: "k".into(), content_type: "t".into(), body: "e".into() }
+}
+
 fn published() -> Published {
-    let event = Event { kind: "k".into(), content_type: "t".into(), body: "e".into() };
-    Published { seq: 1, incarnation: incarnation(), time_ms: 300, events: [event].into() }
+    Published { seq: 1, incarnation: incarnation(), time_ms: 300, events: [event()].into() }
+}
+
+fn live() -> [Live; 4] {
+    let ephemeral =
+        |origin| Live::Ephemeral(Arc::new(Ephemeral { origin, time_ms: 300, event: event() }));
+    [
+        Live::Published(published()),
+        Live::Deleted,
+        ephemeral(Origin::Handler),
+        ephemeral(Origin::Client(Some("ann".into()))),
+    ]
 }
 
 fn responses() -> Vec<Result<Response, Error>> {
@@ -235,7 +253,12 @@ const RESPONSES: [Golden; 13] = [
     ),
 ];
 
-const LIVE: [Golden; 2] = [("010001ac0200", "01ac0201016b01740165"), ("0101", "")];
+const LIVE: [Golden; 4] = [
+    ("010001ac0200", "01ac0201016b01740165"),
+    ("0101", ""),
+    ("0102", "00ac02016b01740165"),
+    ("0102", "010103616e6eac02016b01740165"),
+];
 
 #[test]
 fn a_request_has_the_bytes_that_it_always_had() {
@@ -257,7 +280,7 @@ fn an_answer_has_the_bytes_that_it_always_had() {
 
 #[test]
 fn a_live_item_has_the_bytes_that_it_always_had() {
-    for (item, golden) in [Live::Published(published()), Live::Deleted].into_iter().zip(LIVE) {
+    for (item, golden) in live().into_iter().zip(LIVE) {
         is(&encode_live(item).unwrap(), golden);
         is(&encode_live(decode_live(&parts_of(golden)).unwrap()).unwrap(), golden);
     }
