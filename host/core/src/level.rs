@@ -33,6 +33,8 @@ pub const NEWEST: Level = 3;
 
 /// From here on nodes send each other nothing in clear text, over TCP or UDP.
 pub const ENCRYPTED: Level = 3;
+/// Nodes that can read this level write again, every day, what they can read.
+pub const WRITTEN_DAILY: Level = 3;
 /// From here on, nodes send each other ephemeral events of subscriptions: before, not every node knows them.
 pub const EPHEMERAL_FROM: Level = 3;
 

@@ -212,7 +212,8 @@ pub(super) async fn join(
     let secret =
         secret.ok_or_else(|| StartError::Unavailable("cluster.secret is not set".into()))?;
     let secret: Arc<[u8]> = secret.reveal().as_bytes().into();
-    let identity = Identity::new(&secret, config.cluster.certificates().as_ref());
+    let identity =
+        Identity::new(config.node.as_str(), &secret, config.cluster.certificates().as_ref());
     let identity = Arc::new(identity.map_err(StartError::Refused)?);
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;

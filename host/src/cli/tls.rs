@@ -139,12 +139,20 @@ mod tests {
             assert_eq!(nodes_of(&first).unwrap(), [node]);
             let authority = dir.path().join("authority.pem");
             let files = CertificateFiles { authority, certificate, key };
-            assert!(Identity::new(b"a secret", Some(&files)).is_ok());
+            assert!(Identity::new(node, b"a secret", Some(&files)).is_ok());
+            // Peers would refuse each link of it.
+            let told = Identity::new("another", b"a secret", Some(&files)).err().unwrap();
+            assert!(told.contains(&format!("is of node {node}, and this is another")), "{told}");
+            let elsewhere = tempfile::tempdir().unwrap();
+            let other = init(elsewhere.path(), &names(&["x"])).unwrap();
+            let files = CertificateFiles { authority: other[1].clone(), ..files };
+            let told = Identity::new(node, b"a secret", Some(&files)).err().unwrap();
+            assert!(told.contains("won't accept the certificate"), "{told}");
         }
         // A mistake is named.
         let (authority, key) = (dir.path().join("authority.pem"), dir.path().join("node-1.key"));
         let files = CertificateFiles { certificate: authority.clone(), authority, key };
-        let told = Identity::new(b"a secret", Some(&files)).err().unwrap();
+        let told = Identity::new("node-1", b"a secret", Some(&files)).err().unwrap();
         assert!(told.contains("authority.pem: the certificate"), "{told}");
         assert!(node_name("../x").is_err() && node_name("authority").is_err());
         assert!(node_name("slotd@10.0.0.7").is_ok());

@@ -194,8 +194,12 @@ impl Core {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let Some(start) = Start::read(datagram) else { return m.dropped_garbage.increment(1) };
         if start.sender == self.sealer.sender {
-            // Discovery can't always know this node's own addresses.
-            if let Some(pending) = self.pending.remove(&start.number) {
+            // Discovery can't always know this node's own addresses. Sender and number alone could be
+            // anyone's who has seen the hello.
+            let opened = start.kind.and_then(|kind| self.sealer.open(kind, start, datagram));
+            if opened.is_some_and(|opened| opened.authentic)
+                && let Some(pending) = self.pending.remove(&start.number)
+            {
                 self.alias(pending.to, None);
             }
             return m.dropped_own.increment(1);

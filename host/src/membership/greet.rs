@@ -230,7 +230,9 @@ impl Core {
         };
         match gives_way {
             true if settled => self.superseded(&hello.id),
-            true => self.name_taken(hello.id.member.peer),
+            // It may be a recording, which this process can't know. The one that sent it answers a challenge, if
+            // it lives.
+            true => self.meet_rival(now, hello.id.clone(), true),
             false => {
                 let name = hello.id.member.name.clone();
                 let text = format!("its name {name} is this node's, and this node is alive");
@@ -390,7 +392,8 @@ impl Core {
         if reason != Reason::Superseded && pending.is_none() {
             return m.dropped_replayed.increment(1);
         }
-        if let Some(hello) = &pending
+        // In clear it may come from anyone who has seen the hello.
+        if let Some(hello) = pending.as_ref().filter(|_| authentic)
             && self.settled_with.len() < 2 * limits::DISCOVERY_ADDRESSES_MAX
         {
             self.settled_with.insert(hello.to);

@@ -8,7 +8,7 @@
 //! | 1 | format: what follows the header |
 //! | 1 | kind |
 //! | 8 | sender: random, one for each start of a node |
-//! | 8 | number: 1, 2, 3, ... of this sender |
+//! | 8 | number of this sender: one more each time, from a random one on |
 //!
 //! | format | what follows | sent |
 //! |---|---|---|
@@ -36,7 +36,8 @@
 //! refutation. But its probes are numbered by one byte, so recorded answers of a dead node could be
 //! replayed as answers to current probes. So each sender numbers its datagrams and a receiver
 //! accepts each number once, in a window like IPsec's (RFC 4303, 3.4.3): [`Window`]. A restarted
-//! node has no windows, but also another identity, for which old datagrams are not valid.
+//! node has no windows, but also another identity, for which old gossip is not valid, and other numbers,
+//! which welcomes and refusals name. An old hello makes it ask the node that sent it.
 
 use super::{id::Id, refusal::Reason, sealed::Sealed, tagged::Tagged};
 use crate::{level::ENCRYPTED, limits, mac::TAG_BYTES};
@@ -170,7 +171,8 @@ pub(super) struct Opened<'a> {
 }
 
 impl Sealer {
-    /// `salt`: random, one for each start of a node, like `sender`.
+    /// `salt`: random, one for each start of a node, like `sender`. So is the first number, made of the salt's upper half: an
+    /// answer to another process, which names the number of its hello, must not pass for one to this.
     pub fn new(secret: &[u8], terms: &Terms, sender: u64, salt: u128) -> Self {
         Self {
             tagged: Tagged::new(secret, terms),
@@ -178,7 +180,7 @@ impl Sealer {
             cluster: terms.cluster.clone(),
             format: if terms.encrypts() { FORMAT_SEALED } else { FORMAT_TAGGED },
             sender,
-            number: 0,
+            number: (salt >> 66) as u64,
         }
     }
 

@@ -8,13 +8,13 @@ use super::{
 use ring::hmac;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
-    client::Resumption,
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier as _},
     crypto::{CryptoProvider, ring::default_provider},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::TLS13,
 };
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// What nodes speak inside TLS (ALPN, RFC 7301).
 pub const PROTOCOL: &[u8] = b"slotd-peer/1";
@@ -39,11 +39,32 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// With the authority that follows from the secret, or the one in `files`.
+    /// Of this node, with the authority that follows from the secret, or the one in `files`.
     ///
     /// # Errors
-    /// What is wrong with the files, in words for the operator.
-    pub fn new(secret: &[u8], files: Option<&CertificateFiles>) -> Result<Self, String> {
+    /// What is wrong with the files, in words for the operator: also that peers would refuse this node.
+    pub fn new(
+        node: &str,
+        secret: &[u8],
+        files: Option<&CertificateFiles>,
+    ) -> Result<Self, String> {
+        Self::checked(secret, files, |files, roots, chain| {
+            check(files, roots, chain, node)
+                .map_err(|why| format!("{}: {why}", files.certificate.display()))
+        })
+    }
+
+    /// One that peers may refuse.
+    #[cfg(test)]
+    pub fn unchecked(secret: &[u8], files: Option<&CertificateFiles>) -> Result<Self, String> {
+        Self::checked(secret, files, |_, _, _| Ok(()))
+    }
+
+    fn checked(
+        secret: &[u8],
+        files: Option<&CertificateFiles>,
+        check: impl FnOnce(&CertificateFiles, &Arc<RootCertStore>, &[Der]) -> Result<(), String>,
+    ) -> Result<Self, String> {
         let keys = ClusterKeys::new(secret);
         let (authorities, chain, key) = match files {
             Some(files) => read(files)?,
@@ -54,6 +75,9 @@ impl Identity {
             roots.add(authority).map_err(|e| format!("the cluster's authority: {e}"))?;
         }
         let roots = Arc::new(roots);
+        if let Some(files) = files {
+            check(files, &roots, &chain)?;
+        }
         let provider = Arc::new(default_provider());
         let server = server(&provider, &roots, chain.clone(), key.clone_key());
         let client = client(&provider, &roots, chain, key);
@@ -82,14 +106,45 @@ impl Identity {
     }
 }
 
-type Material =
-    (Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+type Der = CertificateDer<'static>;
+type Material = (Vec<Der>, Vec<Der>, PrivateKeyDer<'static>);
 
 fn derive(keys: &ClusterKeys) -> Result<Material, rcgen::Error> {
     let authority = Authority::derived(keys)?;
     let own = authority.issue(None, authority::ephemeral_key()?)?;
     let key = PrivateKeyDer::Pkcs8(own.key.serialize_der().into());
     Ok((vec![authority.certificate().der().clone()], vec![own.certificate.der().clone()], key))
+}
+
+/// Whether peers with the same authorities accept this node's certificate, today. A node that they don't would take
+/// slots that nobody reaches.
+///
+/// # Errors
+/// Why they don't.
+fn check(
+    files: &CertificateFiles,
+    roots: &Arc<RootCertStore>,
+    chain: &[Der],
+    node: &str,
+) -> Result<(), String> {
+    let (own, others) = chain.split_first().ok_or("it has no certificate")?;
+    let nodes = nodes_of(own)?;
+    if !nodes.is_empty() && !nodes.iter().any(|name| name == node) {
+        return Err(format!("the certificate is of node {}, and this is {node}", nodes.join(", ")));
+    }
+    let provider = Arc::new(default_provider());
+    let callers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+    let callers = callers.build().map_err(|e| e.to_string())?;
+    let called = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider);
+    let called = called.build().map_err(|e| e.to_string())?;
+    let name = server_name().ok_or("no name to look for")?;
+    let now = UnixTime::since_unix_epoch(Duration::from_millis(crate::clock::now_ms()));
+    let as_caller = callers.verify_client_cert(own, others, now).map(drop);
+    let as_called = called.verify_server_cert(own, others, &name, &[], now).map(drop);
+    as_caller.and(as_called).map_err(|e| {
+        let authority = files.authority.display();
+        format!("peers with the authority {authority} won't accept the certificate: {e}")
+    })
 }
 
 fn read(files: &CertificateFiles) -> Result<Material, String> {
@@ -106,9 +161,6 @@ fn read(files: &CertificateFiles) -> Result<Material, String> {
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|e| format!("can't read a key from {}: {e}", files.key.display()))?;
     let chain = certificates(&files.certificate)?;
-    if let Some(own) = chain.first() {
-        nodes_of(own).map_err(|why| format!("{}: {why}", files.certificate.display()))?;
-    }
     Ok((certificates(&files.authority)?, chain, key))
 }
 

@@ -7,7 +7,7 @@
 //!
 //! **A record outlives its process**: the node may come back with the same slotd, so the level does not
 //! rise past what it reads by itself. A node that lives writes its record anew once a day
-//! ([`limits::NODE_RECORD_REFRESH`]). One that was not written for [`limits::NODE_RECORD_KEPT`] is removed
+//! ([`limits::NODE_RECORD_REFRESH`]), from [`level::WRITTEN_DAILY`] on. Such a one that was not written for [`limits::NODE_RECORD_KEPT`] is removed
 //! by any node, and so is at its end that of a node which is named after its address. An operator who knows
 //! that a node is gone for good has its record removed at once. Its age is the time between it and the
 //! latest record, by JetStream's clock. A node whose record was removed although it lives writes it
@@ -274,7 +274,11 @@ fn old(records: &HashMap<String, Record>) -> Vec<(String, Record)> {
         return Vec::new();
     };
     let kept = limits::NODE_RECORD_KEPT.as_secs() as i64;
-    let is_old = |record: &Record| record.written.is_some_and(|at| latest - at > kept);
+    // Versions from before level 3 write it at their start only: theirs says nothing of when they were here.
+    let is_old = |record: &Record| {
+        record.reader.newest >= level::WRITTEN_DAILY
+            && record.written.is_some_and(|at| latest - at > kept)
+    };
     let old = records.iter().filter(|(_, record)| is_old(record));
     old.map(|(key, record)| (key.clone(), record.clone())).collect()
 }
@@ -323,7 +327,7 @@ mod tests {
     fn a_record_is_old_when_others_were_written_long_after_it() {
         let record = |name: &str, written| {
             let (instance, version) = (String::new(), "1".into());
-            let reader = Reader { name: name.into(), newest: 1, instance, version };
+            let reader = Reader { name: name.into(), newest: level::NEWEST, instance, version };
             (key_of(name), Record { reader, revision: 1, written })
         };
         let day = 24 * 60 * 60;
@@ -341,6 +345,12 @@ mod tests {
         };
         assert_eq!(names(1_000 + kept), [""; 0]);
         assert_eq!(names(1_001 + kept), [key_of("gone")]);
+        // Of a version that writes it at its start only, it says nothing.
+        let mut all = records(1_001 + kept);
+        for record in all.values_mut() {
+            record.reader.newest = level::WRITTEN_DAILY - 1;
+        }
+        assert_eq!(old(&all).len(), 0);
         // Whatever the time is: when nobody writes, nothing becomes old.
         assert_eq!(old(&HashMap::from([record("gone", Some(0))])).len(), 0);
     }

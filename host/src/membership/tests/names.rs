@@ -4,6 +4,7 @@ use super::{
     super::refusal::{Fatal, Reason},
     sim::{MS, S, Sim, address, options, seeds},
 };
+use crate::level::{ENCRYPTED, OLDEST};
 use rand::RngExt;
 
 fn known() -> Vec<std::net::SocketAddr> {
@@ -96,6 +97,46 @@ fn a_newcomer_with_a_name_in_use_is_refused() {
         }
         let said = sim.refusals(1);
         assert!(said.iter().any(|r| r.reason == Reason::Name && r.by_us && r.peer == address(5)));
+    }
+}
+
+/// Whoever recorded what a node has sent could keep it from ever starting again, or have it wait for
+/// nobody.
+#[test]
+fn recordings_keep_no_node_from_starting() {
+    for (seed, level) in seeds(20).flat_map(|seed| [(seed, OLDEST), (seed, ENCRYPTED)]) {
+        let mut sim = Sim::new(seed);
+        sim.level = level;
+        sim.captured = Some(Vec::new());
+        let (own, peer) = (address(0), address(1));
+        let first = sim.options("a", own, 1, 10);
+        let first = sim.start(first, vec![peer, address(9)]);
+        let other = sim.options("b", peer, 1, 30);
+        let other = sim.start(other, vec![own]);
+        sim.run_until(5 * S, |sim| sim.agree(&[first, other]));
+        sim.run(2 * S);
+        let captured = sim.captured.take().unwrap();
+        sim.kill(first);
+        let boot = 1 + seed % 2;
+        let again = sim.options("a", own, boot, 11);
+        let again = sim.start(again, vec![peer, address(9)]);
+        for (n, (from, _, datagram)) in captured.into_iter().enumerate() {
+            let from = if n % 2 == 0 { from } else { address(8) };
+            sim.inject(from, own, datagram);
+        }
+        // Its own hello, as somebody sees it on the way.
+        sim.captured = Some(Vec::new());
+        sim.run(MS);
+        for (_, to, mut datagram) in sim.captured.take().unwrap() {
+            if to == peer {
+                datagram.truncate(60);
+                sim.inject(address(8), own, datagram);
+            }
+        }
+        sim.run_until(8 * S, |sim| sim.agree(&[again, other]));
+        let alone = vec!["a".to_owned()];
+        assert!(sim.processes[again].views.iter().all(|(_, names)| *names != alone), "seed {seed}");
+        assert!([again, other].iter().all(|n| sim.fatal(*n).is_none()), "seed {seed}");
     }
 }
 

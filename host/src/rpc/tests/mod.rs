@@ -151,7 +151,7 @@ pub(super) struct Node {
 /// Makes a node one that has another secret.
 fn with_secret(options: &mut RpcOptions, secret: &[u8]) {
     options.secret = secret.into();
-    options.identity = Arc::new(Identity::new(secret, None).unwrap());
+    options.identity = Arc::new(Identity::new("n", secret, None).unwrap());
 }
 
 /// Makes a node one of a cluster whose level is not raised yet.
@@ -201,7 +201,7 @@ async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
     let mut options = RpcOptions {
         cluster: "test".into(),
         secret: secret.as_slice().into(),
-        identity: Arc::new(Identity::new(secret, None).unwrap()),
+        identity: Arc::new(Identity::new("n", secret, None).unwrap()),
         member,
         ring_scheme: crate::ring::RING_SCHEME.into(),
         slot_count: 512,
