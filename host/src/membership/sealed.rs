@@ -2,7 +2,7 @@
 //! ChaCha20-Poly1305 (RFC 8439), together with the header and the salt.
 //!
 //! Each start of a node has keys of its own ([`crate::peer::keys`]), which depend on the sender and
-//! the salt in its datagrams: 192 random bits. Under them the datagram's number, which is used once,
+//! the salt in its datagrams, 128 random bits. Under them the datagram's number, which is used once,
 //! is the nonce.
 
 use super::wire::{Kind, OVERHEAD_BYTES, START_BYTES, Start, Terms};

@@ -26,11 +26,11 @@ use rustls::{
 };
 use std::{io, sync::Arc};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, WriteHalf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, WriteHalf},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 use tokio_util::codec::{Decoder, FramedRead};
 
 /// The first byte of a TLS connection: a record of the handshake (RFC 8446, 5.1).
@@ -57,7 +57,7 @@ pub(super) async fn connect(
     let name = server_name().ok_or_else(|| Refusal::malformed("no name to look for"))?;
     let offered = vec![PROTOCOL.to_vec(), identity.knock()];
     let connector = TlsConnector::from(identity.client.clone());
-    let connecting = connector.with_alpn(offered).connect(name, stream);
+    let connecting = connector.with_alpn(offered).connect(name, buffered(stream));
     let stream = connecting.await.map_err(|e| failed(&e))?;
     let certified = authenticated(stream.get_ref().1)?;
     Ok(transport(stream, outbox, certified))
@@ -92,6 +92,7 @@ pub(super) async fn accept(
         return Err(refusal.into());
     }
     progress();
+    let start = StartHandshake::from_parts(start.accepted, buffered(start.io));
     let accepting = start.into_stream(identity.server.clone()).into_fallible();
     let stream = match accepting.await {
         Ok(stream) => stream,
@@ -104,9 +105,13 @@ pub(super) async fn accept(
     Ok(transport(stream, outbox, certified))
 }
 
+fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(limits::PEER_READ_BYTES, stream)
+}
+
 /// Until the other side has read the alert that it was sent. What it has sent meanwhile has to be
 /// read, or it sees a reset and not the alert.
-async fn linger(stream: &mut TcpStream) {
+async fn linger(stream: &mut BufReader<TcpStream>) {
     let _ = stream.shutdown().await;
     let mut rest = [0; 1024];
     let reading = async { while let Ok(1..) = stream.read(&mut rest).await {} };

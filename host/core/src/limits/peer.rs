@@ -9,6 +9,9 @@ pub const PEER_FRAME_BYTES: usize = 64 * 1024;
 pub const PEER_PIECE_BYTES: usize = 64 * 1024;
 /// A frame that is larger ends the link: more than twice what this side ever packs into one.
 pub const PEER_FRAME_BYTES_MAX: usize = 512 * 1024;
+/// What is read from the socket of an encrypted link in one go: as much as a frame. TLS alone would read
+/// 4 KiB each time.
+pub const PEER_READ_BYTES: usize = 64 * 1024;
 /// A frame of a peer that has not introduced itself.
 pub const PEER_HELLO_BYTES_MAX: usize = 4 * 1024;
 /// Body of one request or answer: a page of history that one large entry ends, twice over.
