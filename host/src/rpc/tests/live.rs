@@ -152,7 +152,7 @@ fn ephemeral(kind: &str) -> Live {
 #[tokio::test]
 async fn ephemeral_events_go_to_peers_that_know_them() {
     for (level, kinds) in [(level::OLDEST, &[][..]), (level::EPHEMERAL_FROM, &["one", "two"])] {
-        let at = |options: &mut RpcOptions| options.level.raise(level);
+        let at = |options: &mut RpcOptions| options.level = Arc::new(FeatureLevel::new(level));
         let (a, b) = (node_with("a", at).await, node_with("b", at).await);
         linked(&a, [&b]).await;
         let mut live = a.subscribe("b").await;
@@ -176,8 +176,7 @@ async fn ephemeral_events_go_to_peers_that_know_them() {
 /// Messages that wait behind ephemeral events for a slow link would cost the reader its subscription.
 #[tokio::test]
 async fn ephemeral_events_leave_credit_for_messages() {
-    let at = |options: &mut RpcOptions| options.level.raise(level::EPHEMERAL_FROM);
-    let (a, b) = (node_with("a", at).await, node_with("b", at).await);
+    let (a, b) = (node("a").await, node("b").await);
     linked(&a, [&b]).await;
     let mut live = a.subscribe("b").await;
     let sender = take_sender(&b);
