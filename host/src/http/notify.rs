@@ -159,8 +159,13 @@ impl Notifying {
             );
             return Some((id, Error::new(Code::LimitReached, why)));
         }
+        let mut charge = Charge::new(api.buffers().clone(), Kind::Bodies);
+        if let Err(full) = charge.take(event.body.len()) {
+            return Some((id, full));
+        }
         let (api, key) = (api.clone(), key.clone());
         let sending = async move {
+            let _held = charge;
             send(&api, Notify { key, sender, event }).await.map_err(|error| (id, error))
         };
         let mut sending = sending.boxed();

@@ -407,6 +407,8 @@ impl Session {
     }
 
     async fn notify(&mut self, frame: NotifyFrame) -> Result<(), End> {
+        // Many frames may have been read at once, and each may have its answer at once.
+        tokio::task::consume_budget().await;
         match self.notifying.send(&self.api, &self.key, frame) {
             Some((id, error)) => self.refuse(id.as_deref(), &error).await,
             None => Ok(()),

@@ -510,7 +510,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         subscription.taken += live_cost(parts);
-        if subscription.taken >= limits::PEER_CREDIT / 2 {
+        if subscription.taken >= limits::PEER_CREDIT / limits::PEER_CREDIT_SHARE {
             let total = std::mem::take(&mut subscription.taken);
             self.outbox.urgent(Item { total, ..Item::new(kind::CREDIT, id) });
         }

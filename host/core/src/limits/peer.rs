@@ -36,6 +36,9 @@ pub const PEER_SUBSCRIPTIONS_MAX: usize = 20_000;
 /// for each [`PEER_CREDIT_BYTES`]. As many as the subscriber's own end holds.
 pub const PEER_CREDIT: u64 = super::SUBSCRIBER_MESSAGES_MAX as u64;
 pub const PEER_CREDIT_BYTES: usize = 16 * 1024;
+/// A subscriber gives credit back when it has taken this share of it: an eighth, so that one that keeps up
+/// always leaves more than the half that ephemeral events may use.
+pub const PEER_CREDIT_SHARE: u64 = 8;
 /// Answers that one turn of a connection takes before it looks at what came in.
 pub const PEER_ANSWERS_PER_TURN_MAX: usize = 256;
 /// HTTP/2's windows, on links with nodes from before feature level 3. Flow control is by items and

@@ -8,6 +8,9 @@ pub const SLOT_COUNT_DEFAULT: u16 = 512;
 pub const SLOT_COUNT_MAX: u16 = 16_384;
 /// Messages that wait for one slot; more get 503 `mailbox-full`.
 pub const MAILBOX_MESSAGES_DEFAULT: usize = 1_024;
+/// What waits in a slot's mailbox and is worth nothing later, ephemeral events of clients, may take this share of it:
+/// while a call is long they would fill it, and messages be refused.
+pub const MAILBOX_PASSING_SHARE: usize = 8;
 /// Places that an empty mailbox keeps after a burst.
 pub const MAILBOX_KEPT: usize = 64;
 /// Control orders (swap, drain, flush) that wait for one slot; their senders wait, not refuse.

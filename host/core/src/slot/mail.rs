@@ -118,6 +118,11 @@ macro_rules! mail {
 operations!(mail);
 
 impl Mail {
+    /// It is worth nothing later.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Self::Notify(..))
+    }
+
     pub(super) fn writes(&self) -> bool {
         self.purpose() != Purpose::Read
     }

@@ -119,7 +119,9 @@ impl Shared {
         if inner.closed {
             return Put::Closed(mail);
         }
-        if inner.mailbox.len() >= self.mailbox_max {
+        // What is out of date in a moment takes no place that a message would need.
+        let share = if mail.is_passing() { limits::MAILBOX_PASSING_SHARE } else { 1 };
+        if inner.mailbox.len() >= self.mailbox_max.div_ceil(share) {
             return Put::Full;
         }
         inner.mailbox.push_back(mail);

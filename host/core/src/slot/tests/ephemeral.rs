@@ -52,3 +52,30 @@ async fn ephemeral_events_leave_with_their_batch_once() {
     assert!(refused.await.unwrap().is_err());
     assert!(live.recv().await.is_none());
 }
+
+/// While a call is long, ephemeral events would fill the mailbox, and messages be refused.
+#[tokio::test]
+async fn ephemeral_events_leave_the_mailbox_to_messages() {
+    let fixture = Fixture::notifying().await;
+    let mut answers = Vec::new();
+    // The slot's task runs when this one waits.
+    let queued = |mail| matches!(fixture.slot.mailbox().try_queue(mail), Ok(Ok(())));
+    let mut notified = 0;
+    for _ in 0..16 {
+        let (reply, answer) = oneshot::channel();
+        let event = Event { kind: "k".into(), content_type: "t".into(), body: "b".into() };
+        notified += usize::from(queued(Notify { key: key(), sender: None, event }.mail(reply)));
+        answers.push(answer);
+    }
+    assert_eq!(notified, 16 / crate::limits::MAILBOX_PASSING_SHARE);
+    let mut sent = 0;
+    let mut waiting = Vec::new();
+    for _ in 0..16 {
+        let (reply, answer) = oneshot::channel();
+        let message =
+            Incoming { id: None, sender: None, content_type: "t".into(), body: "m".into() };
+        sent += usize::from(queued(Message { key: key(), message }.mail(reply)));
+        waiting.push(answer);
+    }
+    assert_eq!(sent, 16 - notified);
+}
