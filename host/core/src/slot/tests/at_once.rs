@@ -166,15 +166,18 @@ async fn a_repeat_behind_a_failed_commit_is_refused() {
     let word = fixture.append().await;
     let (ended, mailbox) = (fixture.ended.clone(), fixture.slot.mailbox().clone());
     *fixture.at_read.lock() = Some(Box::new(move || {
-        let until = Instant::now() + TEST_TIMEOUT;
-        while mailbox.0.mailbox_depth() == 0 && Instant::now() < until {
-            std::thread::yield_now();
-        }
-        // From another thread: what this one wakes may have to wait for it.
-        std::thread::spawn(move || word.send(Word::Refuse)).join().unwrap().unwrap();
-        while ended.load(Ordering::Acquire) < 2 && Instant::now() < until {
-            std::thread::yield_now();
-        }
+        // What this worker had next, the append among it, is done by another.
+        tokio::task::block_in_place(|| {
+            let until = Instant::now() + TEST_TIMEOUT;
+            while mailbox.0.mailbox_depth() == 0 && Instant::now() < until {
+                std::thread::yield_now();
+            }
+            // From another thread: what this one wakes may have to wait for it.
+            std::thread::spawn(move || word.send(Word::Refuse)).join().unwrap().unwrap();
+            while ended.load(Ordering::Acquire) < 2 && Instant::now() < until {
+                std::thread::yield_now();
+            }
+        });
     }));
     let waits = SessionKey::parse("s", faulty::WAITS).unwrap();
     let (mail, before) = message(&waits, "sone");
