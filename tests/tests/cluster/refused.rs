@@ -302,24 +302,11 @@ fn a_cluster_with_its_own_authority_lets_in_who_has_a_certificate() {
             2,
             &["cluster.tls_key", "all three"],
         )?;
-        // Another node's certificate: in membership, which knows the secret only, but without links.
-        let mut env = cluster.env(&[]);
-        env.extend(of("node-1"));
-        let own = [("SLOTD_NODE", "intruder"), ("SLOTD_CLUSTER_LISTEN", "127.0.0.1:0")];
-        env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let ports = [ReservedPort::new()?, ReservedPort::new()?];
-        let [api, admin] = ports.each_ref().map(|port| port.address);
-        let listen = Some(Addresses { api, admin });
-        let mut node = Node::prepare(NodeOptions { env, listen, ..NodeOptions::default() })?;
-        node.launch()?;
-        eventually("both sides say why", async || {
-            let says = |log: String| log.contains("has a certificate of node node-1");
-            Ok((says(node.log()) && says(log(&cluster).await?)).then_some(()))
-        })
-        .await?;
-        let ready = Client::new(admin).get("/readyz").await?;
-        ensure!(ready.status == 503, "it is ready: {}", ready.status);
-        node.kill()?;
+        // Another node's certificate: it would join, and take slots that nobody could reach.
+        let other = of("node-1");
+        let other: Vec<_> = other.iter().map(|(name, file)| (&**name, &**file)).collect();
+        let why = "the certificate is of node node-1, and this is";
+        expect(&intruder(&cluster, &data, &other).await?, 7, &["node-1.pem", why])?;
         cluster.settled(&cluster.members(), SETTLED_WITHIN).await.map(drop)
     });
 }
