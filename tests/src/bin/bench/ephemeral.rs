@@ -2,7 +2,7 @@
 
 use crate::{
     Args, SERVICE,
-    fan_out::{Arrival, listen},
+    fan_out::{Arrival, listen_all},
     report::{Spread, row},
 };
 use anyhow::{Context, bail};
@@ -13,7 +13,6 @@ use slotd_tests::{
     histogram::Histogram,
     node::{Node, NodeOptions, cpu_time},
     plugins,
-    raw_socket::RawSocket,
     socket::Socket,
 };
 use std::{
@@ -22,7 +21,6 @@ use std::{
 };
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
     time::{MissedTickBehavior, timeout},
 };
 
@@ -70,14 +68,8 @@ pub async fn ephemeral(args: &Args, dir: &Path) -> anyhow::Result<Ephemeral> {
     let node = Node::start_with(options).await?;
     node.admin().deploy(SERVICE, plugins::load("kitchen-sink")?).await?;
     let begun = Instant::now();
-    let (arrived, mut arrivals) = mpsc::unbounded_channel();
-    let mut listeners = JoinSet::new();
-    let path = session_path(SERVICE, SESSION) + "/socket";
-    for reader in 0..READERS {
-        let socket = RawSocket::open(&node.api().client, &path).await;
-        let socket = socket.with_context(|| format!("reader {reader}"))?;
-        listeners.spawn(listen(socket, "notify", begun, arrived.clone()));
-    }
+    let (mut listeners, mut arrivals) =
+        listen_all(&node, SESSION, READERS, "notify", begun).await?;
     println!(
         "{:>5} {:<12} | {:>6} {:>10} {:>10} {:>10} {:>8} | node's processor time",
         "round", "sent by", "events", "p50", "p99", "max", "lost"

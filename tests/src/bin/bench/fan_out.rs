@@ -69,14 +69,8 @@ pub async fn fan_out(args: &Args, dir: &Path) -> anyhow::Result<FanOut> {
     );
     let node = start_with(dir.join("fan-out"), "kitchen-sink").await?;
     let begun = Instant::now();
-    let (arrived, mut arrivals) = mpsc::unbounded_channel();
-    let mut listeners = JoinSet::new();
-    let path = session_path(SERVICE, SESSION) + "/socket";
-    for at in 0..subscribers {
-        let socket = RawSocket::open(&node.api().client, &path).await;
-        let socket = socket.with_context(|| format!("subscriber {at}"))?;
-        listeners.spawn(listen(socket, "event", begun, arrived.clone()));
-    }
+    let (mut listeners, mut arrivals) =
+        listen_all(&node, SESSION, subscribers, "event", begun).await?;
     println!(
         "{:>5} | {:>6} {:>10} {:>10} {:>10} {:>10} | node's processor time",
         "round", "events", "p50", "p99", "max", "all have it"
@@ -171,8 +165,28 @@ struct Event<'a> {
     body: usize,
 }
 
+/// Opens sockets of a session, each read by a task of its own, which ends only when something is wrong; and gives
+/// what comes to all of them.
+pub(super) async fn listen_all(
+    node: &Node,
+    session: &str,
+    sockets: usize,
+    kind: &'static str,
+    begun: Instant,
+) -> anyhow::Result<(JoinSet<anyhow::Result<()>>, mpsc::UnboundedReceiver<Arrival>)> {
+    let (arrived, arrivals) = mpsc::unbounded_channel();
+    let mut listeners = JoinSet::new();
+    let path = session_path(SERVICE, session) + "/socket";
+    for number in 0..sockets {
+        let socket = RawSocket::open(&node.api().client, &path).await;
+        let socket = socket.with_context(|| format!("reader {number}"))?;
+        listeners.spawn(listen(socket, kind, begun, arrived.clone()));
+    }
+    Ok((listeners, arrivals))
+}
+
 /// Reads one socket, to which such events come; ends only when something is wrong.
-pub(super) async fn listen(
+async fn listen(
     mut socket: RawSocket,
     kind: &'static str,
     begun: Instant,
