@@ -66,9 +66,10 @@ impl Shell {
         let Durable { batch, held, took, trim, flush } = durable;
         relaxed_store(&self.stats.position, self.core.position());
         relaxed_store(&self.stats.sessions, self.core.sessions());
+        // First: whoever has an answer finds in the metrics what it tells of.
+        self.count(took);
         answers::send(held);
         self.subscribers.publish(batch, self.core.newest());
-        self.count(took);
         self.stats.dirty.store(true, Ordering::Relaxed);
         if let Some(position) = trim {
             self.trim_behind_snapshot(position);
