@@ -84,6 +84,7 @@ fn message(key: SessionKey, session_number: u64, seq: u64) -> Record {
         reply: Bytes::from_static(b"{\"count\":1}"),
         deployment: 1,
         events: Vec::new(),
+        origin: None,
     };
     let value = Some(Bytes::from_static(b"1"));
     let writes = vec![Write { key: Bytes::from_static(b"count"), value }];
@@ -95,6 +96,7 @@ fn message(key: SessionKey, session_number: u64, seq: u64) -> Record {
         fingerprint: 7,
         writes,
         head,
+        effects: Vec::new(),
     }))
 }
 

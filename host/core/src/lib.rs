@@ -6,7 +6,7 @@
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
 //! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `mac`, `memory`, `random`,
 //!   `backoff`, `clock`, `thread`, `telemetry`, `task`;
-//! - what is kept: `nats`, `log`, `database`, `state`, `storage`;
+//! - what is kept: `nats`, `effects`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
 //!   `slot`, and `script`, which plays messages to one without a node.
 //!
@@ -20,6 +20,7 @@ pub mod backoff;
 pub mod buffers;
 pub mod clock;
 pub mod database;
+pub mod effects;
 pub mod error;
 pub mod level;
 pub mod limits;

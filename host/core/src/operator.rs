@@ -131,6 +131,7 @@ impl Imported {
             reply: self.reply,
             deployment: self.deployment,
             events: self.events,
+            origin: None,
         }
     }
 

@@ -198,6 +198,7 @@ impl FakeNode {
             reply: message.body.clone(),
             deployment: 1,
             events,
+            origin: None,
         });
         session.entries.push(entry.clone());
         let live = published(&entry, of);

@@ -15,6 +15,7 @@ mod slots;
 mod tests;
 mod turns;
 mod views;
+mod wakes;
 
 pub use crate::{
     cluster::reports::*,
@@ -203,6 +204,7 @@ impl Node {
             kept: KeptPlugins::default(),
             cached_bytes: AtomicUsize::new(0),
             mail_taken: AtomicU64::new(0),
+            wakes: crate::slot::wakes::Wakes::default(),
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
@@ -284,6 +286,7 @@ impl Node {
             "housekeeping",
             maintenance::maintain(Arc::downgrade(node), node.stopping.subscribe()),
         );
+        crate::task::spawn("wakes", wakes::wake(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn(
             "feature level",
             level::keep(Arc::downgrade(node), duties, node.stopping.subscribe()),

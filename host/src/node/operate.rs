@@ -70,14 +70,16 @@ impl Node {
 
     /// How many sessions it had; `None`: there was nothing to reset.
     async fn reset_slot(&self, slot: SlotId) -> Result<Option<u64>, Error> {
-        let sessions = self.slot_info(slot)?.sessions;
         if self.router.rests(slot)? && self.context.store.slot(slot)?.sessions == 0 {
             return Ok(None);
         }
+        let mut sessions = 0;
         loop {
-            let (reply, left) = oneshot::channel();
+            let (reply, done) = oneshot::channel();
             self.router.deliver(slot, Reset.mail(reply))?;
-            if !left.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))? {
+            let done = done.await.unwrap_or_else(|_| Err(gone(Purpose::Step)))?;
+            sessions += done.deleted;
+            if !done.left {
                 return Ok(Some(sessions));
             }
         }

@@ -217,7 +217,9 @@ async fn flush(router: &Router, slots: &[SlotId]) {
         if behind.is_empty() || crate::clock::now() > until {
             return;
         }
-        behind.iter().for_each(|(handle, _)| handle.try_order(Order::Flush));
+        for (handle, _) in &behind {
+            handle.try_order(Order::Flush);
+        }
         tokio::time::sleep(limits::SESSIONS_FLUSH_POLL).await;
     }
 }

@@ -220,7 +220,10 @@ impl Router {
     }
 
     /// Spawns the slot's task unless one runs. Whoever comes second finds the first one's.
-    fn start(&self, slot: SlotId) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `slot-not-found`; `unavailable` while the node stops, and in a cluster.
+    pub fn start(&self, slot: SlotId) -> Result<(), Error> {
         let seat = self.seat(slot)?;
         if self.context.cluster.is_some() {
             // A claim takes the slot from whoever has it: never for the sake of one request.

@@ -119,7 +119,7 @@ fn a_cluster_is_upgraded_node_by_node_and_back() {
         // From here on the nodes encrypt what they send each other.
         admin.post("/admin/v1/level?to=3", "").await?.success()?;
         for number in 1..=NODES {
-            let raised = async || Ok((upgrade.level(number).await? == 3).then_some(()));
+            let raised = async || Ok((upgrade.level(number).await? == 4).then_some(()));
             eventually("all see the level", raised).await?;
         }
         let members = upgrade.cluster.members();

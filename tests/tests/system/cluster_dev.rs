@@ -210,7 +210,7 @@ fn a_development_cluster_can_be_played_with() {
         dev.settled(2).await?;
         // It may come back, until an operator says that it does not.
         let level = dev.run(0, &["level"]).await?;
-        let away = r#"{"node":"node-3","reads":3,"away":true}"#;
+        let away = r#"{"node":"node-3","reads":4,"away":true}"#;
         ensure!(level.stdout.contains(away), "{level:?}");
         let refused = dev.run(0, &["node", "forget", "node-2"]).await?;
         ensure!(refused.stderr.contains("node-alive"), "{refused:?}");

@@ -118,7 +118,7 @@ fn a_level_is_raised_by_itself_after_a_while() {
         node.add_env("SLOTD_LEVEL_WAIT", "0s".into());
         node.restart().await?;
         // One level after the other, to the newest.
-        let raised = async || Ok((level(&node).await? == 3).then_some(()));
+        let raised = async || Ok((level(&node).await? == 4).then_some(()));
         eventually("the level is raised", raised).await?;
         let reply = node.api().send("counter", "a", Message::bytes("x")).await?;
         ensure!(reply.seq == 2, "{reply:?}");

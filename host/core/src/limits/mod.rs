@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `name.rs` | names, and what texts may quote |
 //! | `session.rs` | messages and sessions: bodies, pages, state, corrections, imports, deletes |
+//! | `effects.rs` | effects of handlers: timers, messages that fail |
 //! | `slot.rs` | slots: mailboxes, batches, flushes, caches, and catching up with the log |
 //! | `service.rs` | services: deployments, swaps, removal, counts |
 //! | `plugin.rs` | plugins at work: calls, host calls, instances and their memory |
@@ -24,6 +25,7 @@
 
 mod cluster;
 mod component;
+mod effects;
 mod http;
 mod log;
 mod membership;
@@ -42,6 +44,7 @@ mod store;
 
 pub use cluster::*;
 pub use component::*;
+pub use effects::*;
 pub use http::*;
 pub use log::*;
 pub use membership::*;

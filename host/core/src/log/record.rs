@@ -1,10 +1,13 @@
 //! What a slot's log holds, behind one byte that names the format: 1 is postcard's, of the batch as
-//! a whole; 2 has framed records ([`framed`]), and is written from feature level 2 on.
+//! a whole; 2 has framed records ([`framed`]), and is written from feature level 2 on. How an [`Entry`]
+//! is written, here and wherever else, is said in `entry`.
 
+mod entry;
 mod framed;
 
 use crate::{
-    level::Level,
+    effects::{Change, Origin},
+    level::{EFFECTS_FROM, Level},
     log::{LogError, Term},
     names::{ServiceName, SessionKey, SlotId},
 };
@@ -42,6 +45,9 @@ pub enum Record {
     Activate(Activate),
     Message(Box<Message>),
     Delete(Delete),
+    /// Effects of a session change, and it has no message of that. Only from
+    /// [`crate::level::EFFECTS_FROM`] on.
+    Effects(Box<Effects>),
 }
 
 /// A slot's change to a deployment, at a message boundary.
@@ -73,6 +79,10 @@ pub struct Message {
     pub writes: Vec<Write>,
     /// The session's head after this message.
     pub head: Head,
+    /// Effects of the session that change. Only from [`crate::level::EFFECTS_FROM`] on, and not in
+    /// format 1.
+    #[serde(skip)]
+    pub effects: Vec<Change>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +92,7 @@ pub struct Write {
 }
 
 /// A message and its reply as history keeps them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// From 1, without a gap, within the session.
     pub seq: u64,
@@ -98,6 +108,8 @@ pub struct Entry {
     /// The deployment that handled it.
     pub deployment: DeploymentId,
     pub events: Vec<Event>,
+    /// What it comes from; `None`: a client.
+    pub origin: Option<Box<Origin>>,
 }
 
 impl Entry {
@@ -162,13 +174,37 @@ pub struct Pin {
 pub struct Delete {
     pub key: SessionKey,
     pub session_number: u64,
+    /// The effects that the session still has, as they go with it; as for a [`Message`].
+    #[serde(skip)]
+    pub effects: Vec<Change>,
+}
+
+/// Effects of a session that change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effects {
+    pub key: SessionKey,
+    pub session_number: u64,
+    pub changes: Vec<Change>,
+}
+
+impl Delete {
+    /// Of a session without effects.
+    pub fn new(key: SessionKey, session_number: u64) -> Self {
+        Self { key, session_number, effects: Vec::new() }
+    }
 }
 
 impl Record {
     /// Bytes that it takes when encoded, about: so that a batch is encoded without growing.
     fn about_bytes(&self) -> usize {
         const FIXED: usize = 192;
-        let Self::Message(message) = self else { return FIXED };
+        let changes = |of: &[Change]| of.iter().map(Change::bytes).sum::<usize>();
+        let message = match self {
+            Self::Message(message) => message,
+            Self::Delete(delete) => return FIXED + changes(&delete.effects),
+            Self::Effects(effects) => return FIXED + changes(&effects.changes),
+            _ => return FIXED,
+        };
         let entry = &message.entry;
         let writes = message.writes.iter();
         let events = entry.events.iter();
@@ -178,6 +214,17 @@ impl Record {
             + entry.reply.len()
             + writes.map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum::<usize>()
             + events.map(|e| e.kind.len() + e.content_type.len() + e.body.len()).sum::<usize>()
+            + changes(&message.effects)
+    }
+
+    /// Whether it is written only from [`crate::level::EFFECTS_FROM`] on.
+    fn has_effects(&self) -> bool {
+        match self {
+            Self::Message(message) => message.entry.origin.is_some() || !message.effects.is_empty(),
+            Self::Delete(delete) => !delete.effects.is_empty(),
+            Self::Effects(_) => true,
+            Self::Claim { .. } | Self::Release { .. } | Self::Activate(_) => false,
+        }
     }
 }
 
@@ -197,7 +244,9 @@ impl Batch {
     pub fn encode_at(&self, level: Level) -> Result<Bytes, LogError> {
         let mut out =
             Vec::with_capacity(64 + self.records.iter().map(Record::about_bytes).sum::<usize>());
-        let encoded = if level >= FRAMED_FROM {
+        let encoded = if level < EFFECTS_FROM && self.records.iter().any(Record::has_effects) {
+            Err(format!("effects are written from feature level {EFFECTS_FROM} on"))
+        } else if level >= FRAMED_FROM {
             framed::encode(self, out)
         } else {
             out.push(BATCH_FORMAT);

@@ -106,7 +106,7 @@ pub struct PinInfo {
     pub reason: String,
 }
 
-/// What a slot has done of a purge.
+/// What a slot has done of a purge or a reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub deleted: u64,

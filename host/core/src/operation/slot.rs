@@ -6,7 +6,7 @@ use crate::{
     names::ServiceName,
 };
 
-/// Deletes sessions of every service. The answer is whether any are left.
+/// Deletes sessions of every service.
 #[derive(Clone, Debug)]
 pub struct Reset;
 
@@ -19,7 +19,7 @@ pub struct Purge {
 }
 
 impl Operation for Reset {
-    type Answer = bool;
+    type Answer = Purged;
     const PURPOSE: Purpose = Purpose::Step;
     const FROM_COPY: bool = false;
     const AT_ONCE: bool = false;

@@ -6,7 +6,12 @@ use super::{
     bindings::{Handler, slotd::slot as wit},
     instance::{Current, HostState, Mode},
 };
-use crate::{limits, log::record::Event, names::is_reserved_kind};
+use crate::{
+    effects::timer::{Moment, Timer, name_problem},
+    limits,
+    log::record::Event,
+    names::is_reserved_kind,
+};
 use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker};
 
@@ -52,6 +57,7 @@ impl Current {
             StateFault::ReadOnly => Failure::Trapped(fault.to_string()),
             StateFault::Limit(sentence) => Failure::Limit(sentence),
             StateFault::Store(error) => Failure::Store(error),
+            StateFault::Level(sentence) => Failure::Level(sentence),
         })
     }
 
@@ -117,6 +123,110 @@ impl wit::session::Host for HostState {
     }
 }
 
+impl wit::timers::Host for HostState {
+    fn schedule(
+        &mut self,
+        name: String,
+        when: wit::timers::Moment,
+        content_type: String,
+        body: Vec<u8>,
+    ) -> wasmtime::Result<Result<u64, String>> {
+        let current = self.count()?;
+        current.may_send("set timers")?;
+        current.check_timer(&name)?;
+        if let Err(failure) = check_content_type(&content_type, "a timer") {
+            return Err(current.fail(failure));
+        }
+        // A timer that sets itself again is a period, however it does it.
+        let wait = current.firing.as_ref().map_or(0, |_| limits::TIMER_PERIOD_MIN_MS);
+        let earliest = current.time_ms.saturating_add(wait);
+        if body.len() > limits::TIMER_BODY_BYTES_MAX {
+            return Err(current.fail(Failure::Limit(format!(
+                "timers: a body may have {} bytes; this one has {}",
+                limits::TIMER_BODY_BYTES_MAX,
+                body.len()
+            ))));
+        }
+        let (when, due_ms) = match Moment::from(when).first(current.time_ms, earliest) {
+            Ok(first) => first,
+            Err(why) => return Ok(Err(why)),
+        };
+        let timer = Timer {
+            when,
+            due_ms,
+            next_ms: due_ms,
+            failures: 0,
+            reason: String::new(),
+            content_type,
+            body: Bytes::from(body),
+            set_by: current.seq,
+        };
+        match current.state.schedule(&name, timer) {
+            Ok(()) => Ok(Ok(due_ms)),
+            Err(fault) => Err(current.fault(fault)),
+        }
+    }
+
+    fn cancel(&mut self, name: String) -> wasmtime::Result<bool> {
+        let current = self.count()?;
+        current.may_send("cancel timers")?;
+        current.check_timer(&name)?;
+        current.state.cancel(&name).map_err(|fault| current.fault(fault))
+    }
+
+    fn get(&mut self, name: String) -> wasmtime::Result<Option<wit::timers::Timer>> {
+        let current = self.count()?;
+        match current.state.timer(&name) {
+            Ok(timer) => Ok(timer.map(|timer| shown(name, &timer))),
+            Err(fault) => Err(current.fault(fault)),
+        }
+    }
+
+    fn list(
+        &mut self,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Vec<wit::timers::Timer>> {
+        let current = self.count()?;
+        match current.state.timers(after.as_deref(), limit.min(limits::TIMER_LIST_MAX)) {
+            Ok(timers) => Ok(timers.into_iter().map(|(name, timer)| shown(name, &timer)).collect()),
+            Err(fault) => Err(current.fault(fault)),
+        }
+    }
+
+    fn current(&mut self) -> wasmtime::Result<Option<wit::timers::Firing>> {
+        let firing = self.count()?.firing.as_ref();
+        Ok(firing.map(|firing| wit::timers::Firing {
+            due_ms: firing.due_ms,
+            missed: firing.missed,
+            attempt: firing.attempt,
+        }))
+    }
+}
+
+fn shown(name: String, timer: &Timer) -> wit::timers::Timer {
+    wit::timers::Timer {
+        name,
+        due_ms: timer.due_ms,
+        content_type: timer.content_type.clone(),
+        body: timer.body.to_vec(),
+        failures: timer.failures,
+    }
+}
+
+impl From<wit::timers::Moment> for Moment {
+    fn from(when: wit::timers::Moment) -> Self {
+        match when {
+            wit::timers::Moment::At(at) => Self::At(at),
+            wit::timers::Moment::After(delay) => Self::After(delay),
+            wit::timers::Moment::Every(period) => Self::Every(period),
+            wit::timers::Moment::Cron(wit::timers::Cron { expression, zone }) => {
+                Self::Cron { expression, zone }
+            }
+        }
+    }
+}
+
 /// Events that a call gives, as far as they are of one kind.
 #[derive(Default)]
 pub(super) struct Events {
@@ -154,6 +264,11 @@ impl Current {
             Mode::Migrate => "`migrate`",
         };
         Err(self.fail(Failure::Trapped(format!("{who} may not {what}"))))
+    }
+
+    fn check_timer(&mut self, name: &str) -> wasmtime::Result<()> {
+        let problem = name_problem(name);
+        problem.map_or(Ok(()), |problem| Err(self.fail(Failure::Trapped(problem))))
     }
 
     fn take_event(

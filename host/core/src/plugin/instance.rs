@@ -4,7 +4,9 @@ use super::{
     Account, Call, Failure, Input, Instance, Outcome, Plugin, PluginError, Reply, State,
     bindings::{
         Handler,
-        slotd::slot::types::{Message, Origin, QueryRequest, Rejection as GuestRejection},
+        slotd::slot::types::{
+            Message, Origin as GuestOrigin, QueryRequest, Rejection as GuestRejection,
+        },
     },
     budget::Lease,
     guest_log::{CallLog, PluginLog, Stdio},
@@ -15,6 +17,7 @@ use super::{
     wasi::Random,
 };
 use crate::{
+    effects::{Firing, Origin},
     error::Rejection,
     limits,
     names::{SessionId, SessionKey},
@@ -76,6 +79,8 @@ pub(super) struct Current {
     pub(super) seq: u64,
     pub(super) time_ms: u64,
     pub(super) state: Box<dyn State>,
+    /// Of the timer that the message comes from.
+    pub(super) firing: Option<Firing>,
     pub(super) events: Events,
     pub(super) ephemeral: Events,
     pub(super) host_calls: u32,
@@ -214,6 +219,12 @@ impl Inner {
             seq,
             time_ms,
             state,
+            firing: match input {
+                Input::Handle { origin: Some(origin), .. } => match &**origin {
+                    Origin::Timer(firing) => Some(firing.clone()),
+                },
+                _ => None,
+            },
             events: Events::default(),
             ephemeral: Events::default(),
             host_calls: 0,
@@ -237,12 +248,16 @@ impl Inner {
     ) -> Option<wasmtime::Result<Result<Reply, Failure>>> {
         let (session, limit) = (session.as_str(), self.deadline);
         match input {
-            Input::Handle { id, sender, content_type, body } => {
+            Input::Handle { id, sender, origin, content_type, body } => {
+                let origin = match origin.as_deref() {
+                    None => GuestOrigin::Client(sender.as_deref()),
+                    Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
+                };
                 let message = Message {
                     session,
                     seq,
                     id: id.as_deref(),
-                    origin: Origin::Client(sender.as_deref()),
+                    origin,
                     content_type,
                     body,
                     time_ms,

@@ -39,6 +39,7 @@ pub use signal::{Cut, Signal};
 #[cfg(doc)]
 use crate::limits;
 use crate::{
+    effects::{Origin, Timer},
     error::{Rejection, StateError},
     log::record::Event,
     names::SessionKey,
@@ -74,6 +75,18 @@ pub trait State: Any + Send {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<(String, Bytes)>, StateFault>;
+
+    /// Sets a timer, in place of one of that name: when it fires first.
+    fn schedule(&mut self, name: &str, timer: Timer) -> Result<(), StateFault>;
+    /// Whether there was one.
+    fn cancel(&mut self, name: &str) -> Result<bool, StateFault>;
+    fn timer(&mut self, name: &str) -> Result<Option<Arc<Timer>>, StateFault>;
+    /// Up to `limit` timers whose name is greater than `after`, in order of the names' bytes.
+    fn timers(
+        &mut self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(String, Arc<Timer>)>, StateFault>;
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -85,6 +98,9 @@ pub enum StateFault {
     Limit(String),
     #[error(transparent)]
     Store(#[from] StateError),
+    /// What it does is not written at the feature level in force; the sentence says which one does.
+    #[error("{0}")]
+    Level(String),
 }
 
 /// What one call is about.
@@ -102,6 +118,8 @@ pub enum Input {
     Handle {
         id: Option<String>,
         sender: Option<String>,
+        /// `None`: a client.
+        origin: Option<Box<Origin>>,
         content_type: String,
         body: Bytes,
     },
@@ -165,6 +183,9 @@ pub enum Failure {
     /// The state store failed under the call: not the plugin's fault.
     #[error(transparent)]
     Store(#[from] StateError),
+    /// It did something that is not written at the feature level in force. Nor is that its fault.
+    #[error("{0}")]
+    Level(String),
     /// The node has no memory left for instances: not the plugin's fault either.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
@@ -189,6 +210,7 @@ impl Failure {
             Failure::Deadline(_) => "deadline",
             Failure::Limit(_) => "limit",
             Failure::Store(_) => "store",
+            Failure::Level(_) => "level",
             Failure::NoMemory(_) => "no-memory",
             Failure::NoInstance(_) => "no-instance",
             Failure::Cut(_) => "cut",

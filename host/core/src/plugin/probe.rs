@@ -1,8 +1,9 @@
 //! Calls a plugin's `migrate` for a version without a session, to learn its answer.
 
 use super::{Account, Call, Failure, Input, Plugin, PluginError, Reply, State, StateFault};
-use crate::{limits, names::SessionKey};
+use crate::{effects::Timer, limits, names::SessionKey};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// What `migrate` does with the sessions of one version, as far as a session without state shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,22 @@ impl State for Nothing {
     ) -> Result<Vec<(String, Bytes)>, StateFault> {
         Ok(Vec::new())
     }
+    fn schedule(&mut self, _name: &str, _timer: Timer) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn cancel(&mut self, _name: &str) -> Result<bool, StateFault> {
+        Ok(false)
+    }
+    fn timer(&mut self, _name: &str) -> Result<Option<Arc<Timer>>, StateFault> {
+        Ok(None)
+    }
+    fn timers(
+        &mut self,
+        _after: Option<&str>,
+        _limit: u32,
+    ) -> Result<Vec<(String, Arc<Timer>)>, StateFault> {
+        Ok(Vec::new())
+    }
 }
 
 impl Plugin {
@@ -75,6 +92,7 @@ fn judge(used_state: bool, result: Result<Reply, Failure>) -> Result<Migrates, N
         Err(
             why @ (Failure::Deadline(_)
             | Failure::Store(_)
+            | Failure::Level(_)
             | Failure::NoMemory(_)
             | Failure::NoInstance(_)
             | Failure::Cut(_)),

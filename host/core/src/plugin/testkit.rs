@@ -6,14 +6,14 @@
 use super::{
     Call, Failure, Input, Instance, Outcome, PluginHost, PluginOptions, State, StateFault,
 };
-use crate::{limits, names::SessionKey};
+use crate::{effects::Timer, limits, names::SessionKey};
 use bytes::Bytes;
 use std::{
     any::Any,
     collections::BTreeMap,
     path::Path,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -51,6 +51,66 @@ pub fn notifying_guest() -> Vec<u8> {
   ))\n";
     let text = GUEST.replace(log, &format!("{session}{log}"));
     let text = text.replace(emit, "(canon lower (func $session \"notify\")");
+    encode(&text.replace(";;TYPES", TYPES).replace("@1.0.0", "@1.1.0"))
+}
+
+/// The guest against the current version of the interface, with two more things that it does: `S`, a
+/// name of one byte, `@` (at), `+` (after) or `*` (every), and a number of eight bytes (little-endian)
+/// set a timer whose message's body is what follows; `C` and a name cancel it. Both reply with a byte:
+/// whether that went well.
+pub fn timing_guest() -> Vec<u8> {
+    let log = "  (import \"slotd:slot/log@";
+    let timers = "  (import \"slotd:slot/timers@1.0.0\" (instance $timers
+    (type $c (record (field \"expression\" string) (field \"zone\" string)))
+    (export \"cron\" (type $cron (eq $c)))
+    (type $m (variant (case \"at\" u64) (case \"after\" u64) (case \"every\" u64)
+      (case \"cron\" $cron)))
+    (export \"moment\" (type $moment (eq $m)))
+    (export \"schedule\" (func (param \"name\" string) (param \"when\" $moment)
+      (param \"content-type\" string) (param \"body\" (list u8))
+      (result (result u64 (error string)))))
+    (export \"cancel\" (func (param \"name\" string) (result bool)))
+  ))\n";
+    let lower = "  (core module $guest";
+    let lowered = "  (core func $schedule (canon lower (func $timers \"schedule\")
+    (memory $libc \"memory\") (realloc (func $libc \"realloc\"))))
+  (core func $cancel (canon lower (func $timers \"cancel\") (memory $libc \"memory\")))\n";
+    let import = "    (import \"host\" \"get\"";
+    let imported = "    (import \"host\" \"schedule\" (func $schedule
+      (param i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import \"host\" \"cancel\" (func $cancel (param i32 i32) (result i32)))\n";
+    let op = "      (if (i32.eq (local.get $op) (i32.const 0x77)) ;; w";
+    let ops = "      (if (i32.eq (local.get $op) (i32.const 0x53)) ;; S: set a timer
+        (then
+          (local.set $n (i32.load8_u (i32.add (local.get $at) (i32.const 1))))
+          (call $schedule (local.get $at) (i32.const 1)
+            (select (i32.const 0) (select (i32.const 1) (i32.const 2)
+              (i32.eq (local.get $n) (i32.const 0x2b)))
+              (i32.eq (local.get $n) (i32.const 0x40)))
+            (i64.load align=1 (i32.add (local.get $at) (i32.const 2)))
+            (i32.const 0) (i32.const 0) (i32.const 0)
+            (i32.const 96) (i32.const 10)
+            (i32.add (local.get $at) (i32.const 10)) (i32.sub (local.get $len) (i32.const 10))
+            (i32.const 320))
+          (i32.store8 (i32.const 340) (i32.eqz (i32.load8_u (i32.const 320))))
+          (return (call $reply (i32.const 340) (i32.const 1)))))
+      (if (i32.eq (local.get $op) (i32.const 0x43)) ;; C: cancel one
+        (then
+          (i32.store8 (i32.const 340) (call $cancel (local.get $at) (i32.const 1)))
+          (return (call $reply (i32.const 340) (i32.const 1)))))\n";
+    let with = "      (export \"get\" (func $get))";
+    let given = " (export \"schedule\" (func $schedule)) (export \"cancel\" (func $cancel))";
+    let mut text = GUEST.to_owned();
+    for (place, before, after) in [
+        (log, timers, ""),
+        (lower, lowered, ""),
+        (import, imported, ""),
+        (op, ops, ""),
+        (with, "", given),
+    ] {
+        assert!(text.contains(place), "{place}");
+        text = text.replacen(place, &format!("{before}{place}{after}"), 1);
+    }
     encode(&text.replace(";;TYPES", TYPES).replace("@1.0.0", "@1.1.0"))
 }
 
@@ -132,7 +192,10 @@ pub const GUEST_BYTES: usize = 64 * 1024 + limits::INSTANCE_BYTES_BESIDE;
 /// A state in memory. The key `store-fails` fails as a broken store does, `limit` as one that is
 /// full.
 #[derive(Default)]
-pub(super) struct MapState(pub(super) BTreeMap<String, Bytes>);
+pub(super) struct MapState(
+    pub(super) BTreeMap<String, Bytes>,
+    pub(super) BTreeMap<String, Arc<Timer>>,
+);
 
 impl State for MapState {
     fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateFault> {
@@ -165,6 +228,25 @@ impl State for MapState {
         let pairs = pairs.filter(|(k, _)| after.is_none_or(|after| k.as_str() > after));
         Ok(pairs.take(limit as usize).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
+    fn schedule(&mut self, name: &str, timer: Timer) -> Result<(), StateFault> {
+        self.1.insert(name.to_owned(), Arc::new(timer));
+        Ok(())
+    }
+    fn cancel(&mut self, name: &str) -> Result<bool, StateFault> {
+        Ok(self.1.remove(name).is_some())
+    }
+    fn timer(&mut self, name: &str) -> Result<Option<Arc<Timer>>, StateFault> {
+        Ok(self.1.get(name).cloned())
+    }
+    fn timers(
+        &mut self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(String, Arc<Timer>)>, StateFault> {
+        let timers =
+            self.1.iter().filter(|(name, _)| after.is_none_or(|after| name.as_str() > after));
+        Ok(timers.take(limit as usize).map(|(name, timer)| (name.clone(), timer.clone())).collect())
+    }
 }
 
 pub(super) fn call(input: Input) -> Call {
@@ -181,6 +263,7 @@ pub(super) fn message(body: &[u8]) -> Input {
     Input::Handle {
         id: Some("id".into()),
         sender: Some("ann".into()),
+        origin: None,
         content_type: "text/plain".into(),
         body: Bytes::copy_from_slice(body),
     }

@@ -2,6 +2,7 @@
 
 use super::{testkit::*, *};
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -125,11 +126,11 @@ async fn a_scan_is_bounded() {
     let mut instance = fresh(dir.path()).await;
     let keys = (0..1_500).map(|n| (format!("a{n:04}"), Bytes::new()));
     let mut all = call(message(b"ca"));
-    all.state = Box::new(MapState(keys.collect()));
+    all.state = Box::new(MapState(keys.collect(), BTreeMap::new()));
     let reply = instance.call(all).await.result.unwrap();
     assert_eq!(reply.body[..], 1_000_u32.to_le_bytes());
     let mut none = call(message(b"cb"));
-    none.state = Box::new(MapState([("a".to_owned(), Bytes::new())].into()));
+    none.state = Box::new(MapState([("a".to_owned(), Bytes::new())].into(), BTreeMap::new()));
     assert_eq!(instance.call(none).await.result.unwrap().body[..], 0_u32.to_le_bytes());
 }
 
@@ -413,6 +414,7 @@ async fn costs() {
                     input: Input::Handle {
                         id: None,
                         sender: None,
+                        origin: None,
                         content_type: String::new(),
                         body: body.clone(),
                     },

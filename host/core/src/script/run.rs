@@ -5,6 +5,7 @@
 use super::{Call, Event, Observed, Outcome, Step};
 use crate::{
     database::StorageOptions,
+    level::NEWEST,
     limits,
     log::record::Head,
     names::SessionKey,
@@ -152,7 +153,8 @@ impl Runner {
         };
         let is_query = matches!(step.call, Call::Query { .. });
         let key = session.key.clone();
-        let tx = Box::new(Transaction::new(SLOT, self.store.clone(), session)).read_only(is_query);
+        let tx = Transaction::new(SLOT, self.store.clone(), session).at_level(NEWEST);
+        let tx = Box::new(tx).read_only(is_query);
         let input = input(&step.call)?;
         let call = plugin::Call { session: key, seq, time_ms: step.time_ms, state: tx, input };
         let done = instance.call(call).await;
@@ -187,7 +189,9 @@ impl Runner {
             Failure::NoMemory(error) => return Err(error.into()),
             Failure::Deadline(_) => Outcome::Deadline,
             Failure::Store(error) => return Err(error.into()),
-            failure @ (Failure::NoInstance(_) | Failure::Cut(_)) => return Err(failure.into()),
+            failure @ (Failure::NoInstance(_) | Failure::Cut(_) | Failure::Level(_)) => {
+                return Err(failure.into());
+            }
         };
         Ok((tx.discard(), outcome, Sent::default()))
     }
@@ -213,7 +217,7 @@ fn input(call: &Call) -> anyhow::Result<Input> {
     Ok(match call.clone() {
         Call::Message { sender, id, content_type, body } => {
             size(&body)?;
-            Input::Handle { id, sender, content_type, body }
+            Input::Handle { id, sender, origin: None, content_type, body }
         }
         Call::Query { content_type, body } => {
             size(&body)?;

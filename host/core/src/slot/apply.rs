@@ -2,10 +2,10 @@
 //! changed, call the handler, and turn what it did into a record.
 
 use crate::{
+    effects::{Change, Firing, Origin, Timer, rows::Name},
     error::{Cause, Code, Error},
-    log::record::{
-        Activate, DeploymentId, Entry, Event, Head, INTERNAL_KEY, Message, Pin, Record, Write,
-    },
+    level::EFFECTS_FROM,
+    log::record::{Activate, DeploymentId, Entry, Event, Head, INTERNAL_KEY, Message, Pin, Record},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation, operator,
@@ -16,7 +16,12 @@ use crate::{
         target::{SessionTarget, of_session},
     },
     slot::{
-        Reply, answers::Held, calls::Done, mail::Serve, overlay::Transaction, session::Session,
+        Reply,
+        answers::Held,
+        calls::Done,
+        mail::Serve,
+        overlay::{Transaction, Written},
+        session::Session,
         shell::Shell,
     },
     telemetry::repeats,
@@ -25,9 +30,24 @@ use bytes::Bytes;
 use std::{future::Future, sync::Arc, task::Context};
 
 /// What became of a message.
-enum Applied {
+pub(super) enum Applied {
     New { record: Box<Message>, sent: Sent, ephemeral: Vec<Event> },
     Repeat(Sent),
+}
+
+/// A message that is to be applied.
+pub(super) struct Arriving {
+    pub message: Incoming,
+    /// The timer that it comes from.
+    pub fired: Option<Fired>,
+}
+
+/// A timer whose message is applied. The session's effects are loaded.
+pub(super) struct Fired {
+    pub name: Name,
+    pub firing: Firing,
+    /// What is left of it.
+    pub left: Option<Timer>,
 }
 
 /// Which deployment a session's next call runs on.
@@ -62,14 +82,11 @@ impl Shell {
         };
         let mut reply = reply;
         let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
-        let (mut session, applied) = self.apply(session, message, &mut caller).await;
+        let arriving = Arriving { message, fired: None };
+        let (mut session, applied) = self.apply(session, arriving, &mut caller).await;
         match applied {
             Ok(Applied::New { record, sent, ephemeral }) => {
-                session.changed_in = self.core.batch();
-                let (place, time_ms) = (self.core.place(), record.entry.time_ms);
-                self.core.keep_beside(ephemeral.iter().map(Event::memory).sum());
-                self.subscribers.keep(place, &session.key, time_ms, ephemeral);
-                self.core.push(Record::Message(record));
+                self.push_applied(&mut session, record, ephemeral);
                 self.core.hold(Held::Sent(reply, sent));
             }
             Ok(Applied::Repeat(sent)) => {
@@ -87,11 +104,25 @@ impl Shell {
         self.put_session(session);
     }
 
+    /// Has a message that was applied go with the batch that fills.
+    pub(super) fn push_applied(
+        &mut self,
+        session: &mut Session,
+        record: Box<Message>,
+        ephemeral: Vec<Event>,
+    ) {
+        session.changed_in = self.core.batch();
+        let (place, time_ms) = (self.core.place(), record.entry.time_ms);
+        self.core.keep_beside(ephemeral.iter().map(Event::memory).sum());
+        self.subscribers.keep(place, &session.key, time_ms, ephemeral);
+        self.core.push(Record::Message(record));
+    }
+
     /// Applies a message to its session. On an error the session is as it was.
-    async fn apply(
+    pub(super) async fn apply(
         &mut self,
         mut session: Box<Session>,
-        message: Incoming,
+        Arriving { message, fired }: Arriving,
         caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Applied, Error>) {
         let whole = self.check_is_whole(&session.key);
@@ -114,7 +145,13 @@ impl Shell {
         let key = session.key.clone();
         let seq = session.head.seq + 1;
         let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
-        let tx = Box::new(Transaction::new(self.slot, self.context.store.clone(), session));
+        let tx = Transaction::new(self.slot, self.context.store.clone(), session);
+        let mut tx = Box::new(tx.at_level(self.context.level.get()));
+        let mut origin = None;
+        if let Some(Fired { name, firing, left }) = fired {
+            origin = Some(Box::new(Origin::Timer(firing)));
+            tx.fire(name, left);
+        }
         let (tx, choice, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
             Err((session, error)) => return (session, Err(error)),
@@ -123,6 +160,7 @@ impl Shell {
         let input = Input::Handle {
             id: message.id.clone().filter(|id| !id.starts_with(INTERNAL_KEY)),
             sender: message.sender.clone(),
+            origin: origin.clone(),
             content_type: message.content_type.clone(),
             body: message.body.clone(),
         };
@@ -135,7 +173,7 @@ impl Shell {
             Ok(done) => done,
             Err(failure) => return (tx.discard(), Err(self.failure_error(&label, failure))),
         };
-        let (mut session, writes) = match tx.merge() {
+        let (mut session, written) = match tx.merge() {
             Ok(merged) => merged,
             Err((session, fault)) => {
                 let failure = fault_failure(fault);
@@ -161,8 +199,9 @@ impl Shell {
             reply: answer.body,
             deployment: choice.deployment,
             events,
+            origin,
         });
-        let record = new_record(&mut session, entry, fingerprint, writes);
+        let record = new_record(&mut session, entry, fingerprint, written);
         let of = Incarnation::of(&record.head);
         let sent = self.sent(&record.entry, of, label, false);
         (session, Ok(Applied::New { record, sent, ephemeral }))
@@ -324,6 +363,7 @@ impl Shell {
             // Says nothing of the session: the next message tries again.
             Err(
                 failure @ (Failure::Store(_)
+                | Failure::Level(_)
                 | Failure::NoMemory(_)
                 | Failure::NoInstance(_)
                 | Failure::Cut(_)),
@@ -423,23 +463,45 @@ impl Shell {
             self.hold_read(session.changed_in, Consistency::Current, reply, none);
             return self.put_session(session);
         }
-        self.delete_session(session);
-        self.hold_new(reply, Ok(()));
+        match self.delete_session(session) {
+            Ok(()) => self.hold_new(reply, Ok(())),
+            Err(error) => drop(reply.send(Err(error))),
+        }
     }
 
     /// Deletes a session that exists, with the batch that fills.
-    pub(super) fn delete_session(&mut self, session: Box<Session>) {
-        let session = self.emptied(session);
+    ///
+    /// # Errors
+    /// The store does not say what effects it has; it is as it was.
+    pub(super) fn delete_session(&mut self, session: Box<Session>) -> Result<(), Error> {
+        let (session, emptied) = self.emptied(session);
         self.put_session(session);
+        emptied
     }
 
     /// As [`Self::delete_session`]; gives what stays in the cache and says that the name is free, until
     /// the store says so too.
-    pub(super) fn emptied(&mut self, session: Box<Session>) -> Box<Session> {
-        self.delete_record(&session.key, session.head.session_number);
+    pub(super) fn emptied(
+        &mut self,
+        mut session: Box<Session>,
+    ) -> (Box<Session>, Result<(), Error>) {
+        let effects = match self.removed_effects(&mut session) {
+            Ok(effects) => effects,
+            Err(error) => return (session, Err(error)),
+        };
+        self.delete_record(&session, effects);
         let mut emptied = Box::new(Session::new(session.key, Head::default()));
         emptied.changed_in = self.core.batch();
-        emptied
+        (emptied, Ok(()))
+    }
+
+    /// The effects that go with a session that is deleted.
+    pub(super) fn removed_effects(&self, session: &mut Session) -> Result<Vec<Change>, Error> {
+        if self.context.level.get() < EFFECTS_FROM {
+            return Ok(Vec::new());
+        }
+        let effects = session.load_effects(&*self.context.store, self.slot)?;
+        Ok(effects.removal())
     }
 }
 
@@ -451,7 +513,7 @@ pub(super) fn new_record(
     session: &mut Session,
     entry: Arc<Entry>,
     fingerprint: u128,
-    writes: Vec<Write>,
+    written: Written,
 ) -> Box<Message> {
     if let Some(id) = &entry.id {
         let remembered = crate::state::Remembered { seq: entry.seq, fingerprint };
@@ -459,7 +521,15 @@ pub(super) fn new_record(
     }
     session.recent.push_back(entry.clone());
     let (key, head) = (session.key.clone(), session.head.clone());
-    Box::new(Message { key, session_number: head.session_number, entry, fingerprint, writes, head })
+    Box::new(Message {
+        key,
+        session_number: head.session_number,
+        entry,
+        fingerprint,
+        writes: written.state,
+        head,
+        effects: written.effects,
+    })
 }
 
 /// What a repeat must have in common with the first.
@@ -476,5 +546,6 @@ fn fault_failure(fault: StateFault) -> Failure {
         StateFault::ReadOnly => Failure::Trapped(fault.to_string()),
         StateFault::Limit(what) => Failure::Limit(what),
         StateFault::Store(error) => Failure::Store(error),
+        StateFault::Level(what) => Failure::Level(what),
     }
 }

@@ -321,6 +321,11 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
             format!("plugin {label} exceeded a limit; nothing it did was kept: {what}"),
         ),
         Failure::Store(error) => return error.into(),
+        // A code that every peer knows.
+        Failure::Level(what) => Error::new(
+            Code::PluginUnavailable,
+            format!("plugin {label} does what this feature level lacks; nothing was kept: {what}"),
+        ),
         Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
         Failure::NoInstance(why) => return unavailable(label, why),
         Failure::Cut(Cut::Full) => Error::new(

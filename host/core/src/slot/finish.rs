@@ -43,7 +43,10 @@ impl Shell {
                     self.start_flush();
                     continue;
                 }
-                Step::Over(asked) => return Ok(asked),
+                Step::Over(asked) => {
+                    self.ended_in_order = true;
+                    return Ok(asked);
+                }
                 Step::Unflushed(asked) => {
                     let error = Error::of(
                         Cause::Storage,

@@ -9,6 +9,8 @@
 //!    back (`answers`).
 //! 3. `commits` appends the batch. What it causes leaves once it is durable, and it waits for a `flush`.
 //!
+//! What is due (`fire`) is carried out by the slot's task, which the node wakes for it (`wakes`).
+//!
 //! What a node knows of a slot, and which task has it, is its `seat`.
 
 mod answers;
@@ -17,7 +19,9 @@ mod cache;
 mod calls;
 mod commits;
 mod core;
+pub(crate) mod effects;
 mod finish;
+mod fire;
 pub mod flush;
 mod long;
 mod mail;
@@ -35,6 +39,7 @@ pub(crate) mod shell;
 pub(crate) mod subscribers;
 #[cfg(test)]
 mod tests;
+pub mod wakes;
 
 pub use mail::{Mail, Mailed};
 
@@ -62,6 +67,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use wakes::Wakes;
 
 /// What every slot of a node shares.
 pub struct SlotContext {
@@ -78,6 +84,8 @@ pub struct SlotContext {
     /// Mail that all slots have taken, for telling an idle node.
     pub mail_taken: AtomicU64,
     pub options: SlotOptions,
+    /// When slots have something to do next.
+    pub wakes: Wakes,
     /// What may be written.
     pub level: Arc<FeatureLevel>,
     /// What a slot of a cluster has beside that. `None` on a node that stands alone.
@@ -136,6 +144,8 @@ pub enum Order {
     Activate { activation: Activation, reply: Reply<Duration> },
     /// Write committed changes to the state store.
     Flush,
+    /// Something is due that the slot had asked to be woken for.
+    Due,
     /// Stop if nothing has happened for `idle`, and nobody is subscribed. In a cluster the slot
     /// stays open and gives its memory back.
     StopIfIdle { idle: Duration },
@@ -306,14 +316,14 @@ impl SlotHandle {
         Ok(())
     }
 
-    /// Sends an order unless the control channel is full; the sender tries again later anyway.
-    pub fn try_order(&self, order: Order) {
+    /// Sends an order unless the control channel is full, for who tries again later: whether it was sent.
+    pub fn try_order(&self, order: Order) -> bool {
         let urgent = order.is_urgent().then(|| UrgentOrder::new(self.stats.clone()));
-        if self.control.try_send(order).is_ok()
-            && let Some(urgent) = urgent
-        {
+        let sent = self.control.try_send(order).is_ok();
+        if sent && let Some(urgent) = urgent {
             urgent.arrived();
         }
+        sent
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         seated::Occupant,
         shared::Shared,
         shell::{Served, Shell},
+        wakes,
     },
     telemetry::{metrics, repeats},
 };
@@ -83,6 +84,9 @@ pub(super) async fn run(
         }
     }
     occupant.failed(Some(error));
+    if context.cluster.is_none() {
+        wakes::wake_later(&context, slot);
+    }
 }
 
 /// However a slot's task ends: what waits is answered, and nothing of the slot is kept.
@@ -218,6 +222,7 @@ impl Shell {
         if shell.context.cluster.is_some() {
             shell.switch_to_current();
         }
+        shell.look_for_due();
         Ok(shell)
     }
 

@@ -1,10 +1,11 @@
 //! What a slot does for an operator, beside the handler of a session.
 
 use crate::{
+    effects::Change,
     error::{Cause, Code, Error},
     limits,
-    log::record::{Delete, Entry, Head, Record, Write},
-    message::{Consistency, Sent},
+    log::record::{Delete, Entry, Head, Record},
+    message::{Consistency, Purged, Sent},
     names::SessionKey,
     operation::{Operate, ReadState, Reset},
     operator::{
@@ -16,7 +17,7 @@ use crate::{
         Reply,
         apply::{self, new_record, no_session},
         mail::Serve,
-        overlay::Transaction,
+        overlay::{Transaction, Written},
         read::info,
         session::Session,
         shell::Shell,
@@ -39,7 +40,7 @@ impl Serve for Operate {
 }
 
 impl Serve for Reset {
-    async fn serve(self, shell: &mut Shell, reply: Reply<bool>) {
+    async fn serve(self, shell: &mut Shell, reply: Reply<Purged>) {
         shell.reset(reply);
     }
 }
@@ -94,9 +95,9 @@ impl Shell {
             }
             Action::Import(import) => self.import(session, entering, import),
             Action::Discard => {
-                let session = self.emptied(session);
+                let (session, emptied) = self.emptied(session);
                 let sent = self.sent_at(&session);
-                (session, Ok(sent))
+                (session, emptied.map(|()| sent))
             }
         }
     }
@@ -207,7 +208,7 @@ impl Shell {
             return (session, Err(error));
         }
         // What the first part is to replace, which stays as long as the part can fail.
-        let (replaced, session) = match after {
+        let (mut replaced, session) = match after {
             0 => {
                 let session_number = self.core.next_session();
                 let head = Head { created_ms, deployment, session_number, ..Head::default() };
@@ -219,22 +220,27 @@ impl Shell {
             Some(Entered { changes, note }) => (changes, Some(note)),
             None => (Vec::new(), None),
         };
-        let (mut session, writes) = match self.merge(session, changes) {
+        let (mut session, written) = match self.merge(session, changes) {
             Ok(merged) => merged,
             Err((session, error)) => return (replaced.unwrap_or(session), Err(error)),
         };
+        let removed = replaced.as_deref_mut().map(|replaced| self.removed_effects(replaced));
+        let removed = match removed.transpose() {
+            Ok(removed) => removed.unwrap_or_default(),
+            Err(error) => return (replaced.unwrap_or(session), Err(error)),
+        };
         // From here on nothing fails.
         if let Some(replaced) = replaced.filter(|replaced| replaced.exists()) {
-            self.delete_record(&key, replaced.head.session_number);
+            self.delete_record(&replaced, removed);
         }
         session.head.deployment = deployment;
         for (seq, imported) in (after + 1..).zip(history) {
             let entry = Arc::new(imported.entry(seq));
             let fingerprint = apply::fingerprint(&entry.content_type, &entry.body);
-            self.append(&mut session, entry, fingerprint, Vec::new());
+            self.append(&mut session, entry, fingerprint, Written::default());
         }
         if let Some(note) = note {
-            self.append_entered(&mut session, entering, note, writes);
+            self.append_entered(&mut session, entering, note, written);
         }
         match is_whole {
             true => self.held_back.remove(&key),
@@ -268,8 +274,8 @@ impl Shell {
         entered: Entered,
     ) -> (Box<Session>, Result<Sent, Error>) {
         match self.merge(session, entered.changes) {
-            Ok((mut session, writes)) => {
-                self.append_entered(&mut session, entering, entered.note, writes);
+            Ok((mut session, written)) => {
+                self.append_entered(&mut session, entering, entered.note, written);
                 let sent = self.sent_at(&session);
                 (session, Ok(sent))
             }
@@ -297,7 +303,7 @@ impl Shell {
         session: &mut Session,
         entering: Entering,
         note: Bytes,
-        writes: Vec<Write>,
+        written: Written,
     ) {
         let entry = Arc::new(Entry {
             seq: session.head.seq + 1,
@@ -310,8 +316,9 @@ impl Shell {
             reply: Bytes::new(),
             deployment: session.head.deployment,
             events: Vec::new(),
+            origin: None,
         });
-        self.append(session, entry, entering.fingerprint, writes);
+        self.append(session, entry, entering.fingerprint, written);
     }
 
     fn append(
@@ -319,17 +326,19 @@ impl Shell {
         session: &mut Session,
         entry: Arc<Entry>,
         fingerprint: u128,
-        writes: Vec<Write>,
+        written: Written,
     ) {
         session.head.seq = entry.seq;
         session.head.updated_ms = entry.time_ms;
-        let record = new_record(session, entry, fingerprint, writes);
+        let record = new_record(session, entry, fingerprint, written);
         session.changed_in = self.core.batch();
         self.core.push(Record::Message(record));
     }
 
-    pub(super) fn delete_record(&mut self, key: &SessionKey, session_number: u64) {
-        self.core.push(Record::Delete(Delete { key: key.clone(), session_number }));
+    /// Deletes a session, with the `effects` that it has.
+    pub(super) fn delete_record(&mut self, session: &Session, effects: Vec<Change>) {
+        let (key, session_number) = (&session.key, session.head.session_number);
+        self.core.push(Record::Delete(Delete { key: key.clone(), session_number, effects }));
         self.deleted.insert(deleted::row(key), self.core.batch());
         self.held_back.remove(key);
         self.context.plugins.pool().forget(key);
@@ -366,12 +375,13 @@ impl Shell {
 
     /// Deletes sessions, as many as fit one batch, and forgets that they were there. Answers whether
     /// any are left.
-    pub(super) fn reset(&mut self, reply: Reply<bool>) {
-        let left = self.reset_some();
-        self.hold_for_all(reply, left);
+    pub(super) fn reset(&mut self, reply: Reply<Purged>) {
+        let done = self.reset_some();
+        self.hold_for_all(reply, done);
     }
 
-    fn reset_some(&mut self) -> Result<bool, Error> {
+    fn reset_some(&mut self) -> Result<Purged, Error> {
+        let mut deleted = 0;
         for service in self.context.catalogue.all() {
             loop {
                 let limit = crate::limits::PAGE_ENTRIES_MAX;
@@ -380,12 +390,16 @@ impl Shell {
                     break;
                 }
                 for info in found {
+                    if !self.core.batch_has_room() {
+                        return Ok(Purged { deleted, left: true });
+                    }
                     let key = SessionKey { service: service.name.clone(), session: info.session };
                     let session = self.take_session(&key)?;
-                    self.delete_session(session);
+                    self.delete_session(session)?;
+                    deleted += 1;
                 }
                 if !self.core.batch_has_room() {
-                    return Ok(true);
+                    return Ok(Purged { deleted, left: true });
                 }
             }
         }
@@ -396,12 +410,12 @@ impl Shell {
             }
         }
         self.deleted.clear();
-        Ok(false)
+        Ok(Purged { deleted, left: false })
     }
 }
 
 /// A session with the changes that were made to it, or as it was.
-type Changed = Result<(Box<Session>, Vec<Write>), (Box<Session>, Error)>;
+type Changed = Result<(Box<Session>, Written), (Box<Session>, Error)>;
 
 /// What an operator's entry has beside what it does.
 struct Entering {
@@ -474,6 +488,7 @@ fn refused(fault: StateFault) -> Error {
     match fault {
         StateFault::Limit(what) => invalid(what),
         StateFault::Store(error) => error.into(),
+        StateFault::Level(what) => Error::of(Cause::NotYet, what),
         StateFault::ReadOnly => Error::internal(fault.to_string()),
     }
 }

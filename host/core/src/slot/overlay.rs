@@ -2,11 +2,14 @@
 //! otherwise, so that a failed call leaves no trace.
 
 use crate::{
+    effects::{Change, Timer, rows::Name},
+    level::{EFFECTS_FROM, Level},
     limits,
     log::record::Write,
     names::SlotId,
     plugin::{State, StateFault},
     slot::{
+        effects::{EffectChanges, Timers},
         scan::{Source, page},
         session::Session,
     },
@@ -23,14 +26,45 @@ pub struct Transaction {
     writes: BTreeMap<String, Option<Bytes>>,
     write_bytes: usize,
     read_only: bool,
+    /// Effects can be written, at the level in force.
+    effects_allowed: bool,
+    effects: EffectChanges,
+}
+
+/// What a transaction has written.
+#[derive(Debug, Default)]
+pub struct Written {
+    pub state: Vec<Write>,
+    pub effects: Vec<Change>,
 }
 
 /// The session, with what was written or why it was not.
-pub type Merged = Result<(Box<Session>, Vec<Write>), (Box<Session>, StateFault)>;
+pub type Merged = Result<(Box<Session>, Written), (Box<Session>, StateFault)>;
 
 impl Transaction {
     pub fn new(slot: SlotId, store: Arc<dyn StateStore>, session: Box<Session>) -> Self {
-        Self { slot, store, session, writes: BTreeMap::new(), write_bytes: 0, read_only: false }
+        Self {
+            slot,
+            store,
+            session,
+            writes: BTreeMap::new(),
+            write_bytes: 0,
+            read_only: false,
+            effects_allowed: false,
+            effects: EffectChanges::default(),
+        }
+    }
+
+    /// Effects may change in it if they can be written at this feature level.
+    #[must_use]
+    pub fn at_level(mut self, level: Level) -> Self {
+        self.effects_allowed = level >= EFFECTS_FROM;
+        self
+    }
+
+    /// It is of a timer's message: what will be left of the timer. The session's effects are loaded.
+    pub fn fire(&mut self, name: Name, left: Option<Timer>) {
+        self.effects.fire(name, left);
     }
 
     /// The transaction that went into a call, back from it.
@@ -53,7 +87,8 @@ impl Transaction {
         self.write_bytes = 0;
     }
 
-    /// Drops every write, keeping the session.
+    /// Drops every write of state, keeping the session. `migrate`, of which that is asked, changes no
+    /// effects.
     pub fn clear(&mut self) {
         self.writes.clear();
         self.write_bytes = 0;
@@ -88,6 +123,7 @@ impl Transaction {
                 bytes += (key.len() + new.len()) as u64;
             }
         }
+        written += self.effects.bytes();
         // One call alone never gets here: `migrate` and the message after it are one record.
         if written > limits::STATE_WRITE_BYTES_MAX {
             let fault = StateFault::Limit(format!(
@@ -104,14 +140,41 @@ impl Transaction {
             ));
             return Err((self.session, fault));
         }
+        let mut written = Written { state: Vec::with_capacity(writes.len()), ..Written::default() };
+        if !self.effects.is_empty() {
+            let changes = std::mem::take(&mut self.effects);
+            match self.session.change_effects(|effects| changes.merge(effects)) {
+                Ok(changes) => written.effects = changes,
+                Err(error) => return Err((self.session, error.into())),
+            }
+        }
         self.session.head.state_keys = keys;
         self.session.head.state_bytes = bytes;
-        let mut records = Vec::with_capacity(writes.len());
         for (key, value) in writes {
-            records.push(Write { key: Bytes::from(key.clone()), value: value.clone() });
+            written.state.push(Write { key: Bytes::from(key.clone()), value: value.clone() });
             self.session.cache_value(key, value);
         }
-        Ok((self.session, records))
+        Ok((self.session, written))
+    }
+
+    /// The session's timers, with what this has changed.
+    fn session_timers(&mut self) -> Result<Timers<'_>, StateFault> {
+        let committed = self.session.load_effects(&*self.store, self.slot)?;
+        Ok(Timers { committed, changes: &mut self.effects })
+    }
+
+    /// As [`Self::session_timers`], to change them.
+    fn own_timers(&mut self) -> Result<Timers<'_>, StateFault> {
+        if self.read_only {
+            return Err(StateFault::ReadOnly);
+        }
+        if !self.effects_allowed {
+            return Err(StateFault::Level(format!(
+                "timers need feature level {EFFECTS_FROM}; raise it when every node can (`slotd \
+                 cluster level`)"
+            )));
+        }
+        self.session_timers()
     }
 
     /// The value as it was before this transaction.
@@ -192,6 +255,26 @@ impl State for Transaction {
         let written = written.map(|(key, value)| (key.as_str(), value));
         page(source, prefix, after, limit, self.session.values.starting(start), written)
     }
+
+    fn schedule(&mut self, name: &str, timer: Timer) -> Result<(), StateFault> {
+        self.own_timers()?.schedule(name, timer)
+    }
+
+    fn cancel(&mut self, name: &str) -> Result<bool, StateFault> {
+        self.own_timers()?.cancel(name)
+    }
+
+    fn timer(&mut self, name: &str) -> Result<Option<Arc<Timer>>, StateFault> {
+        Ok(self.session_timers()?.get(name))
+    }
+
+    fn timers(
+        &mut self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(String, Arc<Timer>)>, StateFault> {
+        Ok(self.session_timers()?.list(after, limit as usize))
+    }
 }
 
 #[cfg(test)]
@@ -265,8 +348,8 @@ mod tests {
         tx.end_phase();
         // The same keys again are the same record.
         fill(&mut tx, "migrated");
-        let (session, writes) = tx.merge().ok().unwrap();
-        assert!(!writes.is_empty());
+        let (session, written) = tx.merge().ok().unwrap();
+        assert!(!written.state.is_empty());
         let before = session.head.clone();
         let mut tx = begin(&store, session);
         fill(&mut tx, "migrated");
@@ -323,8 +406,8 @@ mod tests {
                         seen = merged.clone();
                     }
                     Step::Merge | Step::FlushAndEvict => {
-                        let (session, writes) = tx.merge().map_err(|(_, fault)| fault).unwrap();
-                        for write in writes {
+                        let (session, written) = tx.merge().map_err(|(_, fault)| fault).unwrap();
+                        for write in written.state {
                             unflushed.insert(write.key, write.value);
                         }
                         merged = seen.clone();

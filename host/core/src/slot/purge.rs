@@ -36,7 +36,7 @@ impl Shell {
         self.check_not_removed(mail.service()?).err()
     }
 
-    fn check_not_removed(&self, service: &ServiceName) -> Result<(), Error> {
+    pub(super) fn check_not_removed(&self, service: &ServiceName) -> Result<(), Error> {
         let known = self.context.catalogue.get(service);
         match known.filter(|known| !known.is_removed()) {
             None if self.core.running().get(service).is_some() => Err(not_deployed(service)),
@@ -85,12 +85,17 @@ impl Shell {
         self.forget_deleted(service);
         let some = limits::PURGED_AT_A_TIME;
         let sessions = self.merged(service, "", None, some + 1, false)?;
-        let left = sessions.len() > some;
+        let mut left = sessions.len() > some;
         let mut deleted = 0;
         for info in sessions.into_iter().take(some) {
+            // Each takes its effects with it, row by row.
+            if !self.core.batch_has_room() {
+                left = true;
+                break;
+            }
             let key = SessionKey { service: service.clone(), session: info.session };
             let session = self.take_session(&key)?;
-            self.delete_session(session);
+            self.delete_session(session)?;
             deleted += 1;
         }
         Ok(Purged { deleted, left })

@@ -1,9 +1,11 @@
 //! A session as its slot holds it in memory: the latest of everything, committed or not.
 
 use crate::{
+    error::StateError,
     log::record::{DeploymentId, Entry, Head},
-    names::SessionKey,
-    state::Remembered,
+    names::{SessionKey, SlotId},
+    slot::effects::Effects,
+    state::{Remembered, StateStore},
 };
 use bytes::Bytes;
 use std::{
@@ -25,6 +27,8 @@ pub struct Session {
     pub recent: VecDeque<Arc<Entry>>,
     /// The idempotency keys that the state store does not have yet.
     pub remembered: HashMap<String, Remembered>,
+    /// Its effects; `None`: they are not loaded. Changed by [`Session::change_effects`] alone.
+    pub effects: Option<Box<Effects>>,
     /// The last batch that changed it (a number of the task's own); 0: none.
     pub changed_in: u64,
     /// The deployment whose `migrate` passed its deadline for this session, once.
@@ -45,6 +49,7 @@ impl Session {
             values: Values::default(),
             recent: VecDeque::new(),
             remembered: HashMap::new(),
+            effects: None,
             changed_in: 0,
             late_to: None,
             used: 0,
@@ -70,6 +75,45 @@ impl Session {
         if let Some(old) = self.values.insert(key, value) {
             self.bytes -= key_bytes + old.map_or(0, |v| v.len()) + PAIR_BYTES;
         }
+    }
+
+    /// Has its effects loaded.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn load_effects(
+        &mut self,
+        store: &dyn StateStore,
+        slot: SlotId,
+    ) -> Result<&mut Effects, StateError> {
+        let effects = match self.effects.take() {
+            Some(effects) => effects,
+            None => {
+                let loaded = match self.exists() {
+                    true => Effects::load(store, slot, self.head.session_number)?,
+                    false => Effects::default(),
+                };
+                self.bytes += size_of::<Effects>() + loaded.memory();
+                Box::new(loaded)
+            }
+        };
+        Ok(self.effects.insert(effects))
+    }
+
+    /// Changes its effects, which are loaded.
+    ///
+    /// # Errors
+    /// What `change` gives.
+    pub fn change_effects<T>(
+        &mut self,
+        change: impl FnOnce(&mut Effects) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let bug = || StateError::Corrupt("a bug: effects change that are not loaded".into());
+        let effects = self.effects.as_mut().ok_or_else(bug)?;
+        let before = effects.memory();
+        let changed = change(effects);
+        self.bytes = (self.bytes + effects.memory()).saturating_sub(before);
+        changed
     }
 
     /// Forgets what the state store has, up to and including message `seq`.

@@ -179,6 +179,7 @@ impl Shared {
     pub fn give_back(self: &Arc<Self>, mut shell: Box<Shell>) {
         loop {
             shell.submit();
+            shell.ask_to_be_woken();
             let mut inner = self.inner.lock();
             if let Some(decided) = inner.decided.take() {
                 drop(inner);

@@ -62,6 +62,7 @@ enum Next {
     Flushed(Result<Flushed, StateError>),
     Snapshot(Result<Position, String>),
     Mail,
+    Due,
 }
 
 pub(super) struct Shell {
@@ -93,6 +94,12 @@ pub(super) struct Shell {
     pub(super) shared: Option<Arc<Shared>>,
     /// Something was begun that the slot's task has to look after.
     pub(super) attention: bool,
+    /// Something is due that could not be carried out when the task looked.
+    pub(super) due_waits: bool,
+    /// The slot has ended, and the store has all of it.
+    pub(super) ended_in_order: bool,
+    /// When the node is to wake the slot, as it was told last.
+    pub(super) registered: Option<u64>,
     /// Of the call that runs.
     pub(super) signal: Arc<Signal>,
     pub(super) long: LongCalls,
@@ -135,6 +142,9 @@ impl Shell {
             subscribers: Subscribers::default(),
             shared: None,
             attention: false,
+            due_waits: false,
+            ended_in_order: false,
+            registered: None,
             signal: Arc::default(),
             long: LongCalls::default(),
         }
@@ -167,7 +177,8 @@ impl Shell {
 
     /// Whether there is something that only the slot's task does.
     pub(super) fn needs_its_task(&self) -> bool {
-        self.core.is_broken() || self.attention
+        let due = || self.due_waits && self.core.fires(|| self.context.store.is_writable());
+        self.core.is_broken() || self.attention || due()
     }
 
     /// What there is to do, most urgent first. Asks to be woken when there is something.
@@ -193,7 +204,10 @@ impl Shell {
         if let Some(Poll::Ready(taken)) = self.snapshotting.as_mut().map(|it| it.poll(cx)) {
             return Some(Next::Snapshot(taken));
         }
-        (has_mail && self.takes_mail()).then_some(Next::Mail)
+        if has_mail && self.takes_mail() {
+            return Some(Next::Mail);
+        }
+        self.is_due().then_some(Next::Due)
     }
 
     /// Serves until the slot has to end.
@@ -231,7 +245,13 @@ impl Shell {
             Next::Decided(decided) => self.on_committed(decided),
             Next::Flushed(result) => self.on_flushed(result),
             Next::Snapshot(taken) => self.on_snapshot(taken),
-            Next::Mail => self.take_ready(shared).await,
+            Next::Mail => {
+                self.take_ready(shared).await;
+                if self.is_due() {
+                    self.fire_due().await;
+                }
+            }
+            Next::Due => self.fire_due().await,
             Next::Order(Some(order)) => self.order(order, shared),
             // The node is gone.
             Next::Order(None) => self.on(Event::Stop { release: None, loaded: None, asked: None }),
@@ -246,10 +266,16 @@ impl Shell {
                 return self.activate(activation, reply);
             }
             Order::Flush => return self.start_flush(),
+            // Seen when nothing more urgent is left.
+            Order::Due => {
+                self.registered = None;
+                return self.core.due().look();
+            }
             Order::StopIfIdle { idle } => {
                 // Swept each time: those who left a quiet session would stay while the slot is busy.
                 let watched = self.subscribers.sweep();
-                Event::IfIdle { idle, watched, waiting: shared.mailbox_depth() > 0 }
+                let waiting = shared.mailbox_depth() > 0;
+                Event::IfIdle { idle, watched, waiting, due: self.is_due_within(idle) }
             }
             Order::Prove => Event::Prove { watched: !self.subscribers.is_empty() },
             Order::Abandon { term } => {
@@ -279,17 +305,21 @@ impl Shell {
         for _ in 0..limits::MAIL_PER_TURN_MAX {
             let Some(next) = shared.next_mail() else { return };
             self.take(next).await;
-            if self.core.is_in_flight()
-                && let Poll::Ready(decided) =
-                    poll_once(decided(&mut self.commit, &self.shared)).await
-            {
-                self.on_committed(decided);
-            }
+            self.see_commits().await;
             // What is in memory may rest on a commit that failed. And where calls tend to be long, an
             // order must not wait for several.
             if !self.may_take_at_once() {
                 return;
             }
+        }
+    }
+
+    /// Sees whether the commit in flight has ended meanwhile.
+    pub(super) async fn see_commits(&mut self) {
+        if self.core.is_in_flight()
+            && let Poll::Ready(decided) = poll_once(decided(&mut self.commit, &self.shared)).await
+        {
+            self.on_committed(decided);
         }
     }
 
@@ -347,6 +377,7 @@ async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
 
 impl Drop for Shell {
     fn drop(&mut self) {
+        self.leave_due();
         self.context.cached_bytes.fetch_sub(self.cache_bytes, Ordering::Relaxed);
     }
 }

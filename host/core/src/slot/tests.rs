@@ -26,6 +26,7 @@ mod at_once;
 mod ephemeral;
 mod faulty;
 mod operate;
+mod timers;
 
 fn message_under(
     id: Option<&str>,
@@ -189,6 +190,7 @@ impl Fixture {
             kept: KeptPlugins::default(),
             cached_bytes: 0.into(),
             mail_taken: 0.into(),
+            wakes: Wakes::default(),
             options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20, engine_timeout },
             level: Arc::new(FeatureLevel::new(level::NEWEST)),
             cluster: None,

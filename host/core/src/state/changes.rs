@@ -2,9 +2,13 @@
 //! running slot and by recovery alike.
 
 use crate::{
+    effects::{
+        Change,
+        rows::{self, Owner, Value as _},
+    },
     log::{
         Position,
-        record::{Batch, Delete, Entry, Head, Message, Record},
+        record::{Batch, Delete, Effects, Entry, Head, Message, Record},
     },
     names::SessionKey,
     state::{Remembered, SlotMeta, deleted, hash::Map},
@@ -99,6 +103,10 @@ impl Changes {
                 }
                 Record::Message(message) => self.fold_message(meta, *message),
                 Record::Delete(delete) => self.fold_delete(meta, delete),
+                Record::Effects(effects) => {
+                    let Effects { key, session_number, changes } = *effects;
+                    self.fold_effects(&key, session_number, changes);
+                }
             }
         }
     }
@@ -135,16 +143,45 @@ impl Changes {
             session.remembered.push((UsedKey::Of(message.entry.clone()), remembered));
         }
         session.history.push(message.entry);
+        self.fold_effects(&message.key, message.session_number, message.effects);
         self.heads.insert(message.key, Some(message.head));
     }
 
-    fn fold_delete(&mut self, meta: &mut SlotMeta, delete: Delete) {
+    fn fold_effects(&mut self, key: &SessionKey, session_number: u64, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        for change in &changes {
+            let (gone, due) = change.due_rows(session_number);
+            let rows = &mut self.sessions.entry(rows::DUE).or_default().state;
+            if let Some(gone) = gone {
+                rows.insert(gone.key(), None);
+            }
+            if let Some(due) = due {
+                // It has the names of a session, which can always be encoded.
+                let owner = Owner(key.clone()).encode().unwrap_or_default();
+                rows.insert(due.key(), Some(owner));
+            }
+        }
+        let own = &mut self.sessions.entry(rows::of_session(session_number)).or_default().state;
+        own.extend(changes.into_iter().map(|change| (change.row, change.value)));
+    }
+
+    fn fold_delete(&mut self, meta: &mut SlotMeta, mut delete: Delete) {
         if deleted::is_of_names(&delete) {
             self.sessions.remove(&delete.session_number);
             return self.deleted.push(delete);
         }
         meta.sessions = meta.sessions.saturating_sub(1);
         self.sessions.remove(&delete.session_number);
+        let effects = std::mem::take(&mut delete.effects);
+        if !effects.is_empty() {
+            // What is due goes row by row, since others' rows are among them; the rest as a whole.
+            self.fold_effects(&delete.key, delete.session_number, effects);
+            let number = rows::of_session(delete.session_number);
+            self.sessions.remove(&number);
+            self.deleted.push(Delete::new(delete.key.clone(), number));
+        }
         self.heads.insert(delete.key.clone(), None);
         self.remember_deleted(meta.next_session, &delete.key);
         self.deleted.push(delete);

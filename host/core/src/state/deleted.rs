@@ -41,7 +41,7 @@ pub fn forget(next_session: u64, service: &ServiceName) -> Vec<Delete> {
     let Ok(session) = SessionId::parse("-") else { return Vec::new() };
     let key = SessionKey { service: service.clone(), session };
     let generations = generations(next_session).into_iter();
-    generations.map(|session_number| Delete { key: key.clone(), session_number }).collect()
+    generations.map(|session_number| Delete::new(key.clone(), session_number)).collect()
 }
 
 /// Whether a delete removes rows of names rather than a session.
@@ -64,7 +64,7 @@ impl Changes {
         }
         let session_number = next - 2;
         self.sessions.remove(&session_number);
-        self.deleted.push(Delete { key: key.clone(), session_number });
+        self.deleted.push(Delete::new(key.clone(), session_number));
     }
 }
 

@@ -84,6 +84,7 @@ impl Slot {
             fingerprint,
             writes,
             head,
+            effects: Vec::new(),
         }))
     }
 
@@ -91,7 +92,7 @@ impl Slot {
         let key = session(name);
         let session_number = self.head(dir, &key)?.session_number;
         self.heads.insert(key.clone(), Head::default());
-        Some(Record::Delete(Delete { key, session_number }))
+        Some(Record::Delete(Delete::new(key, session_number)))
     }
 
     fn batch(&self, records: Vec<Record>) -> Batch {
@@ -135,6 +136,7 @@ fn entry(seq: u64, body: &[u8]) -> Entry {
             content_type: "text/plain".into(),
             body: Bytes::copy_from_slice(body),
         }],
+        origin: None,
     }
 }
 

@@ -155,6 +155,16 @@ table! {
     /// Deliveries of ephemeral events that were dropped because the subscriber, or the link to its
     /// node, was behind.
     ephemeral_dropped: Counter "slotd_ephemeral_dropped_total";
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    timers_fired: Counter "slotd_timers_total" {"outcome" = "fired"};
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    timers_failed: Counter "slotd_timers_total" {"outcome" = "failed"};
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    timers_dead: Counter "slotd_timers_total" {"outcome" = "dead"};
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    timers_held: Counter "slotd_timers_total" {"outcome" = "held"};
+    /// How late the handler of a timer's message is called.
+    timer_late_seconds: Histogram "slotd_timer_late_seconds" [SECONDS];
     /// How late the worker threads run a task that is due, measured ten times a second.
     serving_delay_seconds: Histogram "slotd_serving_delay_seconds" [SECONDS];
     /// Lines of the log or standard output dropped because they were read too slowly or could not be written.

@@ -32,7 +32,8 @@ pub enum Called {
 
 const CALLED: [&str; 3] = ["handle", "query", "migrate"];
 /// [`crate::plugin::Failure::kind`] of those that are not rejections.
-const TRAPS: [&str; 6] = ["trap", "deadline", "limit", "store", "no-memory", "no-instance"];
+const TRAPS: [&str; 7] =
+    ["trap", "deadline", "limit", "store", "level", "no-memory", "no-instance"];
 /// Services without their own series. No service can have this name by accident, since it is itself
 /// listed here.
 const OTHER: &str = "other";

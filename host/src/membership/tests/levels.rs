@@ -120,7 +120,9 @@ fn an_old_node_is_refused_at_level_3() {
     assert_eq!(sim.processes[old].members.borrow().number, 0);
     let told = sim.refusals(old);
     let told = told.iter().find(|refusal| refusal.reason == Reason::Protocol).unwrap();
-    assert!(told.text.contains("it speaks protocol 3 to 3, this node 1 to 2"), "{told}");
+    let newest = level::NEWEST;
+    let says = format!("it speaks protocol {newest} to {newest}, this node 1 to 2");
+    assert!(told.text.contains(&says), "{told}");
     assert!(
         sim.refusals(0).iter().any(|refusal| refusal.text.contains("it speaks protocol 1 to 2"))
     );

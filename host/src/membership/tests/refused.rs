@@ -18,7 +18,7 @@ use rand::RngExt;
 /// without an explanation would search for hours.
 #[test]
 fn strangers_stay_outside_and_both_sides_say_why() {
-    for (level, own) in [(level::OLDEST, "1 to 3"), (level::NEWEST, "3 to 3")] {
+    for (level, own) in [(level::OLDEST, "1 to 4"), (level::NEWEST, "4 to 4")] {
         strangers_stay_outside(level, own);
     }
 }
@@ -57,10 +57,10 @@ fn strangers_stay_outside(level: Level, own: &str) {
             "it speaks protocol OWN, this node 0 to 0",
         ),
         (
-            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 4),
+            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 5),
             Reason::Protocol,
-            "it speaks protocol 4 to 9, this node OWN",
-            "it speaks protocol OWN, this node 4 to 9",
+            "it speaks protocol 5 to 9, this node OWN",
+            "it speaks protocol OWN, this node 5 to 9",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
@@ -75,7 +75,7 @@ fn strangers_stay_outside(level: Level, own: &str) {
         assert_eq!(sim.processes[stranger].members.borrow().number, 0, "{reason:?}");
         // A node that is refused because the others are too old for its cluster is right: it waits
         // for them to leave.
-        let waits = theirs.ends_with("this node 4 to 9");
+        let waits = theirs.ends_with("this node 5 to 9");
         let certain = !waits && !matches!(reason, Reason::Cluster | Reason::Secret);
         match sim.fatal(stranger) {
             Some(Fatal::Refused(refusal)) => assert!(certain && refusal.reason == reason),

@@ -43,6 +43,7 @@ fn answers_arrive_as_they_were_sent() {
         reply: "reply".into(),
         deployment: 2,
         events: vec![event.clone()],
+        origin: None,
     };
     let info = SessionInfo {
         service: key().service,

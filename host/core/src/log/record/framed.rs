@@ -5,8 +5,11 @@
 //! that it knows: a log that is replayed with something left out is another history. What is written
 //! in addition one day needs a feature level of its own ([`crate::level`]).
 
-use super::{Activate, Batch, Delete, DeploymentId, Entry, Head, Message, Pin, Record, Write};
+use super::{
+    Activate, Batch, Delete, DeploymentId, Effects, Entry, Head, Message, Pin, Record, Write,
+};
 use crate::{
+    effects::Change,
     log::Term,
     names::{SessionKey, SlotId},
 };
@@ -20,6 +23,11 @@ const RELEASE: u8 = 2;
 const ACTIVATE: u8 = 3;
 const MESSAGE: u8 = 4;
 const DELETE: u8 = 5;
+/// As [`MESSAGE`] and [`DELETE`], with the effects that change behind it. As [`EFFECTS`], from feature
+/// level 4 on.
+const MESSAGE_WITH_EFFECTS: u8 = 6;
+const DELETE_WITH_EFFECTS: u8 = 7;
+const EFFECTS: u8 = 8;
 /// Kind and length.
 const RECORD_HEAD_BYTES: usize = 5;
 
@@ -57,7 +65,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn message(self) -> Message {
+    fn message(self, effects: Vec<Change>) -> Message {
         let entry = self.entry.into_owned();
         let head = Head {
             session_number: self.session_number,
@@ -76,6 +84,7 @@ impl<'a> Fields<'a> {
             fingerprint: self.fingerprint,
             writes: self.writes.into_owned(),
             head,
+            effects,
         }
     }
 }
@@ -98,9 +107,20 @@ pub(super) fn encode(batch: &Batch, mut out: Vec<u8>) -> Result<Vec<u8>, String>
                 if (head.session_number, head.seq) != (message.session_number, entry.seq) {
                     return Err("a message and its head have different positions".into());
                 }
-                (MESSAGE, put(&Fields::of(message), out)?)
+                out = put(&Fields::of(message), out)?;
+                match message.effects.is_empty() {
+                    true => (MESSAGE, out),
+                    false => (MESSAGE_WITH_EFFECTS, put(&message.effects, out)?),
+                }
             }
-            Record::Delete(delete) => (DELETE, put(delete, out)?),
+            Record::Delete(delete) => {
+                out = put(delete, out)?;
+                match delete.effects.is_empty() {
+                    true => (DELETE, out),
+                    false => (DELETE_WITH_EFFECTS, put(&delete.effects, out)?),
+                }
+            }
+            Record::Effects(effects) => (EFFECTS, put(effects, out)?),
         };
         let length = u32::try_from(out.len() - at - RECORD_HEAD_BYTES);
         let length = length.map_err(|_| "a record is too long".to_owned())?;
@@ -141,8 +161,17 @@ pub(super) fn decode(rest: &[u8]) -> Result<Batch, String> {
             CLAIM => Record::Claim { node: get(fields)? },
             RELEASE => Record::Release { node: get(fields)? },
             ACTIVATE => Record::Activate(get::<Activate>(fields)?),
-            MESSAGE => Record::Message(Box::new(get::<Fields<'_>>(fields)?.message())),
+            MESSAGE => Record::Message(Box::new(get::<Fields<'_>>(fields)?.message(Vec::new()))),
+            MESSAGE_WITH_EFFECTS => {
+                let (message, effects) = get::<(Fields<'_>, _)>(fields)?;
+                Record::Message(Box::new(message.message(effects)))
+            }
             DELETE => Record::Delete(get::<Delete>(fields)?),
+            DELETE_WITH_EFFECTS => {
+                let (delete, effects) = get::<(Delete, _)>(fields)?;
+                Record::Delete(Delete { effects, ..delete })
+            }
+            EFFECTS => Record::Effects(Box::new(get::<Effects>(fields)?)),
             other => return Err(format!("a record of kind {other} is from a later slotd")),
         });
         rest = tail;

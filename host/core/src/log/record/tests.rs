@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::effects::Firing;
 use proptest::prelude::*;
 
 fn message(seq: u64, body: &[u8], pinned: Option<Pin>) -> Message {
@@ -15,6 +16,7 @@ fn message(seq: u64, body: &[u8], pinned: Option<Pin>) -> Message {
         reply: Bytes::from_static(b"7"),
         deployment: 3,
         events: vec![Event { kind: "line".into(), content_type: "t".into(), body: "e".into() }],
+        origin: None,
     };
     let head = Head {
         session_number: 5,
@@ -36,6 +38,7 @@ fn message(seq: u64, body: &[u8], pinned: Option<Pin>) -> Message {
             Write { key: "gone".into(), value: None },
         ],
         head,
+        effects: Vec::new(),
     }
 }
 
@@ -46,10 +49,7 @@ fn batch(seq: u64, body: &[u8], pinned: Option<Pin>) -> Batch {
         Record::Claim { node: "node-1".into() },
         Record::Activate(Activate { service, generation: 4, deployment: 3 }),
         Record::Message(Box::new(message(seq, body, pinned))),
-        Record::Delete(Delete {
-            key: SessionKey::parse("chat", "room-2").unwrap(),
-            session_number: 6,
-        }),
+        Record::Delete(Delete::new(SessionKey::parse("chat", "room-2").unwrap(), 6)),
         Record::Release { node: "node-1".into() },
     ];
     Batch { slot: 511, term: 1 << 40, attempt: u128::MAX - 1, records }
@@ -136,3 +136,66 @@ const FORMAT_2: &str = "\
     bc310a746578742f706c61696e0568656c6c6f106170706c69636174696f6e2f6a736f6e01370301046c696e\
     6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3182d0\
     95ffbc31020109026e6f0109050d000000046368617406726f6f6d2d32060207000000066e6f64652d31";
+
+/// A timer's message, and what else is written of effects.
+fn batch_with_effects() -> Batch {
+    let change = |value: Option<&'static str>, was_due, due| Change {
+        row: Bytes::from_static(b"\x01close"),
+        value: value.map(Bytes::from),
+        was_due,
+        due,
+    };
+    let mut message = message(3, b"hi", None);
+    let entry = Arc::make_mut(&mut message.entry);
+    let firing = Firing { name: "close".into(), due_ms: 5_000, missed: 2, attempt: 1 };
+    (entry.id, entry.sender) = (None, None);
+    entry.origin = Some(Box::new(Origin::Timer(firing)));
+    message.effects = vec![change(None, Some(5_000), None)];
+    let key = SessionKey::parse("chat", "room-2").unwrap();
+    let effects = vec![change(Some("timer"), Some(300), Some(400))];
+    let delete = Delete { key: key.clone(), session_number: 6, effects: effects.clone() };
+    let effects = Effects { key, session_number: 7, changes: effects };
+    let records = vec![
+        Record::Message(Box::new(message)),
+        Record::Delete(delete),
+        Record::Effects(Box::new(effects)),
+    ];
+    Batch { slot: 511, term: 9, attempt: 1, records }
+}
+
+/// What is in logs stays as it is; and a version that can't read it is never given it: it would replay
+/// another history.
+#[test]
+fn effects_keep_their_form_and_need_their_level() {
+    let batch = batch_with_effects();
+    for level in [1, 3] {
+        assert!(batch.encode_at(level).is_err(), "at level {level}");
+    }
+    let bytes = batch.encode_at(4).unwrap();
+    assert_eq!(Batch::decode(&bytes).unwrap(), batch);
+    let mut plain = batch.clone();
+    for record in &mut plain.records {
+        match record {
+            Record::Message(message) => {
+                message.effects.clear();
+                Arc::make_mut(&mut message.entry).origin = None;
+            }
+            Record::Delete(delete) => delete.effects.clear(),
+            _ => {}
+        }
+    }
+    plain.records.pop();
+    // A message without effects is as it was.
+    assert_eq!(plain.encode_at(4).unwrap(), plain.encode_at(2).unwrap());
+    assert_eq!(hex(&bytes), EFFECTS);
+}
+
+const EFFECTS: &str = concat!(
+    "02ff03090103",
+    "068b000000046368617406726f6f6d2d310500010005636c6f73658827020103000083d095ffbc310a746578742f",
+    "706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aa",
+    "d5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc3102000109010601636c6f73",
+    "650001882700",
+    "0722000000046368617406726f6f6d2d3206010601636c6f7365010574696d657201ac02019003",
+    "0822000000046368617406726f6f6d2d3207010601636c6f7365010574696d657201ac02019003",
+);

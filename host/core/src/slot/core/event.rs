@@ -30,6 +30,8 @@ pub enum Event<S> {
         watched: bool,
         /// Mail waits.
         waiting: bool,
+        /// Something is due within that time.
+        due: bool,
     },
     /// Find out whether the slot is still this node's.
     Prove { watched: bool },

@@ -1,6 +1,6 @@
 //! The batch that fills while the one before it commits.
 
-use crate::{limits, log::record::Record};
+use crate::{effects::Change, limits, log::record::Record};
 
 /// What one commit makes durable, and the answers that wait for it.
 pub(super) struct Filling<H> {
@@ -53,6 +53,13 @@ fn record_bytes(record: &Record) -> usize {
                     .map(|w| w.key.len() + w.value.as_ref().map_or(0, |v| v.len()))
                     .sum::<usize>()
                 + events.map(|e| e.kind.len() + e.body.len()).sum::<usize>()
+                + message.effects.iter().map(Change::bytes).sum::<usize>()
+        }
+        Record::Delete(delete) => {
+            RECORD_BYTES + delete.effects.iter().map(Change::bytes).sum::<usize>()
+        }
+        Record::Effects(effects) => {
+            RECORD_BYTES + effects.changes.iter().map(Change::bytes).sum::<usize>()
         }
         _ => RECORD_BYTES,
     }

@@ -28,12 +28,14 @@
 //! more; [`Core::end`] gives all that waits back, once the mail at hand is done. All else changes nothing.
 
 mod behind;
+mod due;
 mod event;
 mod filling;
 mod running;
 #[cfg(test)]
 mod tests;
 
+pub use due::{DueRows, Wanted};
 pub use event::{Durable, Effect, End, Event, Room, Step, Stored};
 pub use running::Running;
 
@@ -63,6 +65,7 @@ pub struct Core<H, S> {
     /// The last batch that is durable.
     durable: u64,
     behind: Behind,
+    due: DueRows,
     running: Running,
     next_session: u64,
     sessions: u64,
@@ -128,6 +131,7 @@ impl<H, S> Core<H, S> {
             in_flight: None,
             durable: 0,
             behind: Behind::new(unflushed, options.log_bytes, now),
+            due: DueRows::new(),
             running: Running::new(meta.active.clone()),
             // 0 is never given: a default head must not look like a session's.
             next_session: meta.next_session.max(1),
@@ -158,9 +162,9 @@ impl<H, S> Core<H, S> {
                 self.break_off(Error::of(Cause::NotOwner, "the slot has another owner now"));
             }
             Event::Look => self.look(now),
-            Event::IfIdle { idle, watched, waiting } => {
+            Event::IfIdle { idle, watched, waiting, due } => {
                 self.look(now);
-                if !watched && !waiting && self.is_idle(idle, now) {
+                if !watched && !waiting && !due && self.is_idle(idle, now) {
                     return match self.options.cluster {
                         true => Effect::Rest,
                         false => self.stop(None, None, None),
@@ -248,9 +252,14 @@ impl<H, S> Core<H, S> {
             Record::Message(message) => {
                 self.sessions += u64::from(message.entry.seq == 1);
                 self.next_session = self.next_session.max(message.session_number.saturating_add(1));
+                self.effects_change(&message.key, message.session_number, &message.effects);
             }
             Record::Delete(delete) if !deleted::is_of_names(delete) => {
                 self.sessions = self.sessions.saturating_sub(1);
+                self.effects_change(&delete.key, delete.session_number, &delete.effects);
+            }
+            Record::Effects(effects) => {
+                self.effects_change(&effects.key, effects.session_number, &effects.changes);
             }
             _ => {}
         }
@@ -390,6 +399,7 @@ impl<H, S> Core<H, S> {
         let Some(up_to) = self.behind.flushed(flushed.is_ok()) else { return Effect::Nothing };
         match flushed {
             Ok(()) => {
+                self.due.stored(up_to);
                 let snapshots = self.options.cluster && self.goes_on();
                 let snapshot = snapshots && self.behind.begin_snapshot();
                 Effect::Stored(Stored { up_to, snapshot, flush: self.flush_is_due() })

@@ -1,5 +1,6 @@
 //! A core among a log, a store and askers that are models: whatever is reported to it, in whatever order.
 
+mod due;
 mod model;
 
 use model::Model;

@@ -15,6 +15,7 @@ fn over_the_log(fixture: &Fixture, slot: SlotId) -> SlotHandle {
         kept: KeptPlugins::default(),
         cached_bytes: 0.into(),
         mail_taken: 0.into(),
+        wakes: Wakes::default(),
         options: context.options.clone(),
         level: context.level.clone(),
         cluster: None,

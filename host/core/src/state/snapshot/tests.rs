@@ -225,7 +225,8 @@ impl Owner {
         self.heads.insert(key.clone(), head.clone());
         let entry = entry(head.seq, body).into();
         let (fingerprint, session_number) = (u128::from(head.seq), head.session_number);
-        let message = Message { key, session_number, entry, fingerprint, writes, head };
+        let effects = Vec::new();
+        let message = Message { key, session_number, entry, fingerprint, writes, head, effects };
         Record::Message(Box::new(message))
     }
 
@@ -238,7 +239,7 @@ impl Owner {
         let key = session(name);
         let Some(head) = self.head(&key) else { return };
         self.heads.insert(key.clone(), Head::default());
-        let delete = Delete { key, session_number: head.session_number };
+        let delete = Delete::new(key, head.session_number);
         self.commit(vec![Record::Delete(delete)]).await.unwrap();
     }
 
@@ -299,6 +300,7 @@ fn entry(seq: u64, body: &[u8]) -> Entry {
             content_type: "text/plain".into(),
             body: Bytes::from_static(b"event"),
         }],
+        origin: None,
     }
 }
 

@@ -64,6 +64,7 @@ async fn trimmed_batches_leave_the_disk() {
             fingerprint: 0,
             writes: vec![write],
             head,
+            effects: Vec::new(),
         };
         let records = vec![Record::Message(Box::new(message))];
         let batch = Batch { slot: 0, term: claim.term, attempt: 0, records }.encode().unwrap();

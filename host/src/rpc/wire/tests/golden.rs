@@ -172,6 +172,7 @@ fn responses() -> Vec<Result<Response, Error>> {
         reply: "reply".into(),
         deployment: 2,
         events: published().events.to_vec(),
+        origin: None,
     };
     let history = History {
         slot: 3,

@@ -313,7 +313,7 @@ impl Model {
                 if let Some((name, session)) = session.filter(|(_, session)| session.seq > 0) {
                     let session_number = session.number;
                     *session = Cached { changed_in: self.number, ..Cached::default() };
-                    let delete = Delete { key: key(name), session_number };
+                    let delete = Delete::new(key(name), session_number);
                     self.push(Record::Delete(delete));
                     let id = self.id();
                     self.core.hold(id);
@@ -353,11 +353,19 @@ impl Model {
             reply: Bytes::new(),
             deployment: 1,
             events: Vec::new(),
+            origin: None,
         };
         let head = Head { session_number: number, seq, ..Head::default() };
         let (key, entry) = (key(session), Arc::new(entry));
-        let message =
-            Message { key, session_number: number, entry, fingerprint: 0, writes: vec![], head };
+        let message = Message {
+            key,
+            session_number: number,
+            entry,
+            fingerprint: 0,
+            writes: vec![],
+            head,
+            effects: vec![],
+        };
         self.push(Record::Message(Box::new(message)));
         id
     }
@@ -528,7 +536,7 @@ impl Model {
             || (!self.cluster && self.core.is_dirty());
         let idle = Duration::from_secs(idle);
         let is_used = is_busy || watched || waiting || self.now - self.last_use < idle;
-        match self.core.on(Event::IfIdle { idle, watched, waiting }, self.now) {
+        match self.core.on(Event::IfIdle { idle, watched, waiting, due: false }, self.now) {
             Effect::Nothing => {
                 let stops = self.over || (self.stopping && !self.cluster);
                 prop_assert!(is_used || stops, "it is idle");

@@ -1,0 +1,56 @@
+//! Effects of handlers: timers, and what becomes of messages that fail.
+
+use std::time::Duration;
+
+/// Timers of a session: they are in memory together while it uses one.
+pub const TIMERS_MAX: usize = 1_000;
+/// Bytes of a timer's name.
+pub const TIMER_NAME_BYTES_MAX: usize = 128;
+/// Bytes of all timers of a session, with their bodies, for the same reason.
+pub const TIMER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a timer's body: it is the body of a message later, which clients' may be limited to less than.
+pub const TIMER_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Timers that a message may set or cancel: its record holds each of them.
+pub const TIMER_CHANGES_MAX: usize = 256;
+/// Timers that one call of `list` gives.
+pub const TIMER_LIST_MAX: u32 = 1_000;
+/// The shortest period, in milliseconds: what is sent more often is a load and no timer.
+pub const TIMER_PERIOD_MIN_MS: u64 = 100;
+/// The last time that a timer can be set for, in milliseconds since the Unix epoch: the year 9000 or so. Calendars
+/// end with 9999.
+pub const TIMER_MS_MAX: u64 = 221_845_392_000_000;
+/// Bytes of a cron expression, and of a time zone.
+pub const TIMER_CRON_BYTES_MAX: usize = 128;
+/// Times of a cron expression that are counted when nobody served: each costs some microseconds.
+pub const TIMER_MISSED_COUNTED_MAX: u64 = 1_000;
+/// How often the message of an effect is tried before it is given up.
+pub const EFFECT_ATTEMPTS_MAX: u32 = 20;
+/// How long after a failure it is tried again, in milliseconds: doubled with each failure, up to the
+/// second. With these, 20 attempts take an hour: a deploy can mend a handler in that time.
+pub const EFFECT_RETRY_MIN_MS: u64 = 1_000;
+pub const EFFECT_RETRY_MAX_MS: u64 = 5 * 60 * 1_000;
+/// How long what is due waits when the node can't call the handler (no memory, a plugin that is being
+/// loaded), which is no failure of the handler's: doubled each time, up to the second.
+pub const EFFECT_HOLD_MIN: Duration = Duration::from_millis(100);
+pub const EFFECT_HOLD_MAX: Duration = Duration::from_secs(10);
+/// Rows that wait so in a slot's memory; more are left to the store until then.
+pub const DUE_HELD_MAX: usize = 4 * DUE_ROWS_MAX;
+/// A timer's call that took so long is followed by a pause for the timers of its service in the slot, of
+/// [`SLOW_FIRING_PAUSES`] times as long: mail, and other services' timers, come in between.
+pub const SLOW_FIRING: Duration = Duration::from_millis(20);
+pub const SLOW_FIRING_PAUSES: u32 = 3;
+/// Bytes of why an attempt at a timer's message failed, which is kept with the timer.
+pub const TIMER_REASON_BYTES_MAX: usize = 128;
+/// Bytes of why a message was given up.
+pub const EFFECT_REASON_BYTES_MAX: usize = 512;
+/// Messages of a session that were given up and wait for an operator. Past it nothing is given up: it
+/// is tried again at the longest interval.
+pub const DEAD_MAX: usize = 100;
+/// Bytes of them, with their bodies.
+pub const DEAD_BYTES_MAX: usize = 1024 * 1024;
+/// Rows of what is due that a slot has in memory.
+pub const DUE_ROWS_MAX: usize = 256;
+/// Timers that a slot fires before it looks at its mail again.
+pub const DUE_PER_TURN_MAX: usize = 16;
+/// How often a node looks whether the clock of the day has jumped.
+pub const WAKE_LOOK: Duration = Duration::from_secs(1);

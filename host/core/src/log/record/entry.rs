@@ -1,0 +1,96 @@
+//! How an [`Entry`] is written, in logs, stores and snapshots and between nodes: its fields, one after
+//! the other. The first is its sequence number, which begins at 1. One that does not come from a client
+//! begins with a 0 instead, a byte for the form of what was added, and its origin; the fields follow.
+//!
+//! Versions from before that are never given one: it is written from feature level 4 on.
+
+use super::{DeploymentId, Entry, Event};
+use crate::effects::Origin;
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, SeqAccess, Visitor},
+    ser::SerializeTuple,
+};
+use std::fmt;
+
+/// Its own fields.
+const FIELDS: usize = 10;
+/// And what goes before them where it has an origin.
+const WITH_ORIGIN: usize = FIELDS + 3;
+const ORIGIN: u8 = 1;
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = if self.origin.is_some() { WITH_ORIGIN } else { FIELDS };
+        let mut tuple = serializer.serialize_tuple(fields)?;
+        if let Some(origin) = &self.origin {
+            tuple.serialize_element(&0u64)?;
+            tuple.serialize_element(&ORIGIN)?;
+            tuple.serialize_element(origin)?;
+        }
+        tuple.serialize_element(&self.seq)?;
+        tuple.serialize_element(&self.id)?;
+        tuple.serialize_element(&self.sender)?;
+        tuple.serialize_element(&self.time_ms)?;
+        tuple.serialize_element(&self.content_type)?;
+        tuple.serialize_element(&self.body)?;
+        tuple.serialize_element(&self.reply_content_type)?;
+        tuple.serialize_element(&self.reply)?;
+        tuple.serialize_element(&self.deployment)?;
+        tuple.serialize_element(&self.events)?;
+        tuple.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_tuple(WITH_ORIGIN, Fields)
+    }
+}
+
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an entry of a session's history")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Entry, A::Error> {
+        fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(from: &mut A) -> Result<T, A::Error> {
+            from.next_element()?.ok_or_else(|| A::Error::custom("an entry is truncated"))
+        }
+        let (mut seq, mut origin): (u64, Option<Box<Origin>>) = (next(&mut from)?, None);
+        if seq == 0 {
+            match next::<u8, A>(&mut from)? {
+                ORIGIN => origin = Some(next(&mut from)?),
+                form => {
+                    return Err(A::Error::custom(format!(
+                        "an entry of form {form} is from a later slotd"
+                    )));
+                }
+            }
+            seq = next(&mut from)?;
+        }
+        let (id, sender, time_ms) = (next(&mut from)?, next(&mut from)?, next(&mut from)?);
+        let (content_type, body): (String, Bytes) = (next(&mut from)?, next(&mut from)?);
+        let (reply_content_type, reply): (String, Bytes) = (next(&mut from)?, next(&mut from)?);
+        let deployment: DeploymentId = next(&mut from)?;
+        let events: Vec<Event> = next(&mut from)?;
+        Ok(Entry {
+            seq,
+            id,
+            sender,
+            time_ms,
+            content_type,
+            body,
+            reply_content_type,
+            reply,
+            deployment,
+            events,
+            origin,
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! What is due first, against a plain map.
+
+use crate::{effects::rows::Due, limits, names::SessionKey, slot::core::DueRows};
+use proptest::prelude::*;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Comes(u64),
+    Goes(usize),
+    /// The store gets all that is known.
+    Stored,
+    /// Whoever works looks for what is due.
+    Look,
+    /// What is due first can't be carried out.
+    Hold,
+    Later,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u64..2_000).prop_map(Step::Comes),
+        3 => any::<usize>().prop_map(Step::Goes),
+        1 => Just(Step::Stored),
+        3 => Just(Step::Look),
+        1 => Just(Step::Hold),
+        1 => Just(Step::Later),
+    ]
+}
+
+/// Has all that is wanted of the store.
+fn look(rows: &mut DueRows, store: &BTreeMap<Due, SessionKey>, now: Instant) {
+    while let Some(wanted) = rows.wants(now) {
+        let from = store.iter().filter(|(row, _)| wanted.after.as_ref().is_none_or(|it| *row > it));
+        let page = from.take(wanted.limit).map(|(row, key)| (row.clone(), key.clone()));
+        rows.add(&wanted, page.collect());
+    }
+}
+
+proptest! {
+    /// What is due first would be forgotten, or found again when it has gone: whatever part of it is in
+    /// memory, in the store, or in both.
+    #[test]
+    fn what_is_due_first_is_known(
+        filled in 0usize..3 * limits::DUE_HELD_MAX,
+        steps in proptest::collection::vec(step(), 1..400),
+    ) {
+        let keys = ["s", "t"].map(|service| SessionKey::parse(service, "x").unwrap());
+        // One of them has most.
+        let key = |n: u64| keys[usize::from(n.is_multiple_of(16))].clone();
+        let row = |n: u64| Due { due_ms: n % 500, session_number: n, row: "r".into() };
+        let (mut rows, mut now) = (DueRows::new(), Instant::now());
+        let filled = (0..filled as u64).map(|n| (row(n + 10_000), key(n)));
+        let mut store: BTreeMap<_, _> = filled.collect();
+        let (mut all, mut batch) = (store.clone(), 1);
+        let mut held = BTreeSet::new();
+        for step in steps {
+            batch += 1;
+            match step {
+                Step::Comes(n) => {
+                    rows.comes(row(n), &key(n), batch);
+                    all.insert(row(n), key(n));
+                }
+                Step::Goes(which) if !all.is_empty() => {
+                    // What goes is among the first as a rule.
+                    let gone = all.keys().nth(which % all.len().min(8)).unwrap().clone();
+                    rows.goes(gone.clone(), batch);
+                    all.remove(&gone);
+                }
+                Step::Goes(_) => {}
+                Step::Stored => {
+                    store = all.clone();
+                    rows.stored(batch);
+                }
+                Step::Look => look(&mut rows, &store, now),
+                Step::Hold => {
+                    look(&mut rows, &store, now);
+                    let first = rows.first(u64::MAX, now).map(|(_, key)| key.service.clone());
+                    if let Some(first) = first {
+                        rows.hold(&first, now);
+                        held.insert(first);
+                    }
+                }
+                Step::Later => {
+                    now += 2 * limits::EFFECT_HOLD_MAX;
+                    held.clear();
+                }
+            }
+            if rows.wants(now).is_none() {
+                let free = all.iter().find(|(_, key)| !held.contains(&key.service));
+                prop_assert_eq!(rows.first(u64::MAX, now), free);
+                let next = rows.next_ms(0, now);
+                prop_assert_eq!(next.is_some(), !all.is_empty());
+            }
+            prop_assert!(rows.in_memory() <= limits::DUE_HELD_MAX + limits::DUE_ROWS_MAX);
+        }
+    }
+}
