@@ -68,6 +68,17 @@ pub struct Entry {
     pub reply: Option<Value>,
     pub reply_base64: Option<String>,
     pub events: Vec<Event>,
+    /// Which timer it comes from, if from one.
+    pub timer: Option<Fired>,
+}
+
+/// Which time of a timer a message is for.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Fired {
+    pub name: String,
+    pub due_ms: u64,
+    pub missed: u64,
+    pub attempt: u32,
 }
 
 /// An ephemeral event from an event stream or a socket.

@@ -25,3 +25,4 @@ pub mod soak;
 pub mod socket;
 pub mod sse;
 pub mod stuck;
+pub mod timers;

@@ -15,6 +15,7 @@ mod network;
 mod quorum;
 mod refused;
 mod stopped;
+mod timers;
 mod upgrade;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

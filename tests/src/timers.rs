@@ -1,0 +1,115 @@
+//! Whether timers kept their word: each time of each is one message of its session, none early, none lost,
+//! none twice.
+
+use crate::api::{Entry, Fired};
+use std::collections::BTreeMap;
+
+/// A timer that was set, and acknowledged.
+#[derive(Clone, Debug)]
+pub struct Set {
+    pub name: String,
+    /// What the answer says: the time that it is for first, in milliseconds since the Unix epoch.
+    pub due_ms: u64,
+    /// `None`: it fires once.
+    pub period_ms: Option<u64>,
+}
+
+/// What is wrong with a session's whole history, given the timers that were set in it and never replaced.
+/// `until_ms`: what was due by then has been sent.
+pub fn check(history: &[Entry], set: &[Set], until_ms: u64) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut fired: BTreeMap<&str, Vec<(&Fired, &Entry)>> = BTreeMap::new();
+    for entry in history {
+        if let Some(timer) = &entry.timer {
+            fired.entry(&timer.name).or_default().push((timer, entry));
+            if entry.time_ms < timer.due_ms {
+                wrong.push(format!(
+                    "message {}: {timer:?} is {} ms early",
+                    entry.seq,
+                    timer.due_ms - entry.time_ms
+                ));
+            }
+        }
+    }
+    for Set { name, due_ms, period_ms } in set {
+        let messages = fired.remove(name.as_str()).unwrap_or_default();
+        let mut due = *due_ms;
+        for (timer, entry) in &messages {
+            if timer.due_ms != due {
+                wrong.push(format!(
+                    "message {}: {timer:?} is not for {due}, the next time of the timer",
+                    entry.seq
+                ));
+            }
+            due = match period_ms {
+                Some(period) => timer.due_ms + (1 + timer.missed) * period,
+                None => u64::MAX,
+            };
+        }
+        if due <= until_ms {
+            wrong.push(format!("{name:?} has no message for {due}"));
+        }
+    }
+    wrong.extend(fired.keys().map(|name| format!("{name:?} fires, and was not set")));
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(seq: u64, time_ms: u64, timer: Option<(&str, u64, u64)>) -> Entry {
+        let timer = timer.map(|(name, due_ms, missed)| Fired {
+            name: name.to_owned(),
+            due_ms,
+            missed,
+            attempt: 1,
+        });
+        Entry {
+            seq,
+            id: None,
+            sender: None,
+            time_ms,
+            plugin: String::new(),
+            content_type: String::new(),
+            body: None,
+            body_base64: None,
+            reply_content_type: String::new(),
+            reply: None,
+            reply_base64: None,
+            events: Vec::new(),
+            timer,
+        }
+    }
+
+    fn set(name: &str, due_ms: u64, period_ms: Option<u64>) -> Set {
+        Set { name: name.to_owned(), due_ms, period_ms }
+    }
+
+    /// A check that finds nothing in a bad history would say that all is well whatever happened.
+    #[test]
+    fn each_violation_is_found() {
+        let timers = [set("once", 10, None), set("tick", 20, Some(10))];
+        let once = entry(1, 11, Some(("once", 10, 0)));
+        let first = entry(2, 35, Some(("tick", 20, 1)));
+        let second = entry(3, 40, Some(("tick", 40, 0)));
+        let client = entry(4, 41, None);
+        let good = [once.clone(), first.clone(), second.clone(), client];
+        assert_eq!(check(&good, &timers, 49), Vec::<String>::new());
+        let early = entry(2, 19, Some(("tick", 20, 1)));
+        let drifted = entry(3, 41, Some(("tick", 41, 0)));
+        let unknown = entry(4, 50, Some(("other", 45, 0)));
+        for (history, says) in [
+            (vec![first.clone(), second.clone()], "\"once\" has no message for 10"),
+            (vec![once.clone(), once.clone(), first.clone(), second.clone()], "not for"),
+            (vec![once.clone(), early, second.clone()], "1 ms early"),
+            (vec![once.clone(), first.clone(), drifted], "not for 40"),
+            (vec![once.clone(), first.clone()], "\"tick\" has no message for 40"),
+            (vec![once.clone(), second.clone()], "not for 20"),
+            (vec![once, first, second, unknown], "\"other\" fires"),
+        ] {
+            let wrong = check(&history, &timers, 49);
+            assert!(wrong.iter().any(|it| it.contains(says)), "{says}: {wrong:?}");
+        }
+    }
+}
