@@ -55,6 +55,36 @@ typedef struct abi_migrate_result {
     abi_list message;
 } abi_migrate_result;
 
+typedef struct abi_scheduled {
+    uint8_t error;
+    union {
+        uint64_t due_ms;
+        abi_list why;
+    };
+} abi_scheduled;
+
+typedef struct abi_timer {
+    abi_list name;
+    uint64_t due_ms;
+    abi_list content_type, body;
+    uint32_t failures;
+} abi_timer;
+
+typedef struct abi_option_timer {
+    uint8_t some;
+    abi_timer value;
+} abi_option_timer;
+
+typedef struct abi_firing {
+    uint64_t due_ms, missed;
+    uint32_t attempt;
+} abi_firing;
+
+typedef struct abi_option_firing {
+    uint8_t some;
+    abi_firing value;
+} abi_option_firing;
+
 #define LAYOUT(type, member, at) _Static_assert(offsetof(type, member) == at, #type "." #member)
 #define SIZE(type, size) _Static_assert(sizeof(type) == size, #type)
 /* What a test of slotd works out from wit/slot.wit. */
@@ -74,6 +104,23 @@ LAYOUT(abi_result, rejection, 4);
 SIZE(abi_result, 24);
 LAYOUT(abi_migrate_result, message, 4);
 SIZE(abi_migrate_result, 12);
+LAYOUT(abi_scheduled, due_ms, 8);
+LAYOUT(abi_scheduled, why, 8);
+SIZE(abi_scheduled, 16);
+LAYOUT(abi_timer, name, 0);
+LAYOUT(abi_timer, due_ms, 8);
+LAYOUT(abi_timer, content_type, 16);
+LAYOUT(abi_timer, body, 24);
+LAYOUT(abi_timer, failures, 32);
+SIZE(abi_timer, 40);
+LAYOUT(abi_option_timer, value, 8);
+SIZE(abi_option_timer, 48);
+LAYOUT(abi_firing, due_ms, 0);
+LAYOUT(abi_firing, missed, 8);
+LAYOUT(abi_firing, attempt, 16);
+SIZE(abi_firing, 24);
+LAYOUT(abi_option_firing, value, 8);
+SIZE(abi_option_firing, 32);
 /* layout: end */
 
 static abi_list lower(slotd_str text) { return (abi_list){text.data, text.size}; }
@@ -101,6 +148,19 @@ void abi_emit(const char *kind, size_t kind_size, const char *content_type,
 IMPORT("session", "notify")
 void abi_notify(const char *kind, size_t kind_size, const char *content_type,
                 size_t content_type_size, const char *body, size_t body_size);
+/* The moment's payload is a number, or two texts where it is a cron expression and its zone. */
+IMPORT("timers", "schedule")
+void abi_schedule(const char *name, size_t name_size, int32_t when, uint64_t ms_or_expression,
+                  size_t expression_size, const char *zone, size_t zone_size,
+                  const char *content_type, size_t content_type_size, const char *body,
+                  size_t body_size, abi_scheduled *scheduled);
+IMPORT("timers", "cancel") int32_t abi_cancel(const char *name, size_t name_size);
+IMPORT("timers", "get")
+void abi_get_timer(const char *name, size_t name_size, abi_option_timer *timer);
+IMPORT("timers", "list")
+void abi_list_timers(int32_t is_after, const char *after, size_t after_size, uint32_t limit,
+                     abi_list *timers);
+IMPORT("timers", "current") void abi_current(abi_option_firing *firing);
 IMPORT("log", "write") void abi_log(int32_t level, const char *line, size_t size);
 
 slotd_str slotd_host_get(slotd_str key) {
@@ -130,6 +190,51 @@ void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
 
 void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
     abi_notify(kind.data, kind.size, content_type.data, content_type.size, body.data, body.size);
+}
+
+slotd_str slotd_host_schedule(slotd_str name, slotd_moment when, slotd_str content_type,
+                              slotd_str body, uint64_t *due_ms) {
+    bool is_cron = when.kind == SLOTD_CRON;
+    uint64_t payload = is_cron ? (uintptr_t)when.expression.data : when.ms;
+    slotd_str none = {NULL, 0}, zone = is_cron ? when.zone : none;
+    abi_scheduled scheduled;
+    abi_schedule(name.data, name.size, (int32_t)when.kind, payload,
+                 is_cron ? when.expression.size : 0, zone.data, zone.size, content_type.data,
+                 content_type.size, body.data, body.size, &scheduled);
+    if (scheduled.error) return lift(scheduled.why);
+    *due_ms = scheduled.due_ms;
+    return none;
+}
+
+bool slotd_host_cancel(slotd_str name) { return abi_cancel(name.data, name.size) != 0; }
+
+_Static_assert(sizeof(slotd_timer) == sizeof(abi_timer) &&
+                   offsetof(slotd_timer, due_ms) == offsetof(abi_timer, due_ms) &&
+                   offsetof(slotd_timer, content_type) == offsetof(abi_timer, content_type) &&
+                   offsetof(slotd_timer, body) == offsetof(abi_timer, body) &&
+                   offsetof(slotd_timer, failures) == offsetof(abi_timer, failures),
+               "a timer is taken as the host gives it");
+
+bool slotd_host_timer(slotd_str name, slotd_timer *timer) {
+    abi_option_timer given;
+    abi_get_timer(name.data, name.size, &given);
+    if (!given.some) return false;
+    memcpy(timer, &given.value, sizeof *timer);
+    return true;
+}
+
+slotd_timer *slotd_host_timers(slotd_str after, uint32_t limit, size_t *count) {
+    abi_list timers;
+    abi_list_timers(after.data != NULL, after.data, after.size, limit, &timers);
+    *count = timers.size;
+    return (slotd_timer *)timers.data;
+}
+
+slotd_firing slotd_host_firing(void) {
+    abi_option_firing firing;
+    abi_current(&firing);
+    if (!firing.some) return (slotd_firing){0};
+    return (slotd_firing){firing.value.due_ms, firing.value.missed, firing.value.attempt};
 }
 
 void slotd_host_log(slotd_level level, slotd_str line) {

@@ -719,3 +719,78 @@ void slotd_notify_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, sl
 void slotd_notify(slotd_cx *cx, slotd_str kind, const slotd_json *value) {
     slotd_notify_bytes(cx, kind, slotd_str_of("application/json"), slotd_write(value));
 }
+
+/* ---- timers --------------------------------------------------------------------------------- */
+
+uint64_t slotd_timer_set(slotd_cx *cx, slotd_str name, slotd_moment when, slotd_str content_type,
+                         slotd_str body, const char **why) {
+    (void)cx;
+    want_utf8(name, "a timer's name");
+    want_utf8(content_type, "a timer's content type");
+    want_utf8(when.expression, "a cron expression");
+    want_utf8(when.zone, "a time zone");
+    if ((unsigned)when.kind > SLOTD_CRON) misused("a moment of no kind that there is");
+    if (why) *why = NULL;
+    if (is_refused()) return 0;
+    uint64_t due_ms = 0;
+    slotd_str problem = slotd_host_schedule(name, when, content_type, body, &due_ms);
+    if (!problem.data) return due_ms;
+    if (why)
+        *why = problem.data;
+    else
+        refuse("bad-moment", "%.*s", SLOTD_ARG(problem));
+    return 0;
+}
+
+static uint64_t set_timer(slotd_cx *cx, slotd_str name, slotd_moment when, const slotd_json *body) {
+    return slotd_timer_set(cx, name, when, slotd_str_of("application/json"), slotd_write(body),
+                           NULL);
+}
+
+uint64_t slotd_timer_at(slotd_cx *cx, slotd_str name, uint64_t time_ms, const slotd_json *body) {
+    return set_timer(cx, name, slotd_moment_at(time_ms), body);
+}
+
+uint64_t slotd_timer_after(slotd_cx *cx, slotd_str name, uint64_t delay_ms,
+                           const slotd_json *body) {
+    return set_timer(cx, name, slotd_moment_after(delay_ms), body);
+}
+
+uint64_t slotd_timer_every(slotd_cx *cx, slotd_str name, uint64_t period_ms,
+                           const slotd_json *body) {
+    return set_timer(cx, name, slotd_moment_every(period_ms), body);
+}
+
+uint64_t slotd_timer_cron(slotd_cx *cx, slotd_str name, slotd_str expression, slotd_str zone,
+                          const slotd_json *body) {
+    return set_timer(cx, name, slotd_moment_cron(expression, zone), body);
+}
+
+bool slotd_timer_cancel(slotd_cx *cx, slotd_str name) {
+    (void)cx;
+    want_utf8(name, "a timer's name");
+    return !is_refused() && slotd_host_cancel(name);
+}
+
+const slotd_timer *slotd_timer_get(const slotd_cx *cx, slotd_str name) {
+    (void)cx;
+    want_utf8(name, "a timer's name");
+    slotd_timer timer;
+    if (is_refused() || !slotd_host_timer(name, &timer)) return NULL;
+    slotd_timer *given = slotd_alloc(sizeof timer);
+    *given = timer;
+    return given;
+}
+
+const slotd_timer *slotd_timer_list(const slotd_cx *cx, slotd_str after, uint32_t limit,
+                                    size_t *count) {
+    (void)cx;
+    want_utf8(after, "a timer's name");
+    *count = 0;
+    return is_refused() ? NULL : slotd_host_timers(after, limit, count);
+}
+
+slotd_firing slotd_timer_firing(const slotd_cx *cx) {
+    if (cx->origin != SLOTD_TIMER || is_refused()) return (slotd_firing){0};
+    return slotd_host_firing();
+}

@@ -26,7 +26,7 @@
  *
  * Errors. One rule: what you reject, rejects (the sender gets 422 with your code). A body that is
  * no JSON is rejected as `bad-message`, in a query as `bad-query`; state that is not what you asked
- * for as `bad-state`. Everything else (`slotd_trap`, `assert`, `abort`, a null pointer, an index
+ * for as `bad-state`; a timer whose moment can't be as `bad-moment`. Everything else (`slotd_trap`, `assert`, `abort`, a null pointer, an index
  * out of bounds, a signed overflow, no more memory) writes a line with the file and line of your
  * source to the node's log and traps: the sender gets 500, nothing is kept.
  *
@@ -144,7 +144,7 @@ slotd_str slotd_write(const slotd_json *value);
 typedef enum slotd_origin {
     SLOTD_CLIENT,
     SLOTD_SESSION, /* another session, `service/session` */
-    SLOTD_TIMER,   /* a timer that this session set */
+    SLOTD_TIMER,   /* a timer that this session set; see slotd_timer_firing */
     SLOTD_HTTP     /* the answer to an outbound request */
 } slotd_origin;
 
@@ -193,15 +193,16 @@ slotd_result slotd_reject_for_now(const char *code, const char *format, ...)
 
 /* A message's member, for what cannot be handled without it: where it is not there or something
  * else, the call will be rejected as `bad-message` (a query's: `bad-query`), whatever the handler
- * then returns, and 0, false, an empty text or null is given. From then on nothing is read, written
- * or emitted. */
+ * then returns, and 0, false, an empty text or null is given. From then on nothing is read, written,
+ * emitted or set. */
 const slotd_json *slotd_need(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 slotd_str slotd_need_text(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 uint64_t slotd_need_u64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 int64_t slotd_need_i64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 double slotd_need_f64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 bool slotd_need_bool(const slotd_cx *cx, const slotd_json *message, slotd_str name);
-/* Whether the call will be rejected for that, or for its state: time to return anything. */
+/* Whether the call will be rejected for that, for its state or for a timer's moment: time to return
+ * anything. */
 bool slotd_refused(const slotd_cx *cx);
 
 /* ---- state ---------------------------------------------------------------------------------- */
@@ -252,7 +253,7 @@ typedef struct slotd_pair {
 slotd_pair *slotd_page(const slotd_cx *cx, slotd_str prefix, slotd_str after, uint32_t limit,
                        size_t *count);
 
-/* ---- events and the log --------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------- */
 
 /* Tells the session's subscribers, once the message is durable. `kind` is one word. 256 events and
  * 1 MiB of them a message; none in `migrate`. */
@@ -265,6 +266,92 @@ void slotd_emit_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, slot
  * and 256 KiB a message; none in `migrate`. */
 void slotd_notify(slotd_cx *cx, slotd_str kind, const slotd_json *value);
 void slotd_notify_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, slotd_str body);
+
+/* ---- timers --------------------------------------------------------------------------------- */
+
+/* Messages that the session sends itself later. A timer has a name of 1 to 128 bytes without control
+ * characters; setting one of that name again replaces it. It is set, and cancelled, with the message
+ * that does so: all or nothing. When it is due, the handler gets its body as a message of the origin
+ * SLOTD_TIMER, with the timer's name in cx->origin_name. It is never early, and may be late. A
+ * handler that traps or rejects for now is called again, after 1 second, 2, 4, up to 5 minutes, 20
+ * times in all; after that, or after another rejection, the message is kept for an operator.
+ *
+ * A session has 1,000 timers and 1 MiB of them at most; one message sets or cancels 256. None are set
+ * or cancelled in `migrate`. */
+
+/* Each sets a timer and gives the time that it is for, in milliseconds since the Unix epoch. Where the
+ * moment can't be (a period of less than 100 ms, an expression that is none), the call will be
+ * rejected as `bad-moment`, whatever the handler then returns. */
+
+/* Once, at a time; one that has passed is due at once. */
+uint64_t slotd_timer_at(slotd_cx *cx, slotd_str name, uint64_t time_ms, const slotd_json *body);
+/* Once, so long after the message's time. */
+uint64_t slotd_timer_after(slotd_cx *cx, slotd_str name, uint64_t delay_ms, const slotd_json *body);
+/* Again and again, the first time that long after the message's time. A period does not drift: times
+ * that were missed are one message that says how many. */
+uint64_t slotd_timer_every(slotd_cx *cx, slotd_str name, uint64_t period_ms,
+                           const slotd_json *body);
+/* At the times that an expression of five fields names (minute, hour, day of the month, month, day of
+ * the week), in a time zone: "Europe/Berlin", "UTC". */
+uint64_t slotd_timer_cron(slotd_cx *cx, slotd_str name, slotd_str expression, slotd_str zone,
+                          const slotd_json *body);
+
+/* When a timer fires, as above. */
+typedef struct slotd_moment {
+    enum { SLOTD_AT, SLOTD_AFTER, SLOTD_EVERY, SLOTD_CRON } kind;
+    /* The time, the delay or the period. */
+    uint64_t ms;
+    slotd_str expression, zone;
+} slotd_moment;
+static inline slotd_moment slotd_moment_at(uint64_t time_ms) {
+    return (slotd_moment){.kind = SLOTD_AT, .ms = time_ms};
+}
+static inline slotd_moment slotd_moment_after(uint64_t delay_ms) {
+    return (slotd_moment){.kind = SLOTD_AFTER, .ms = delay_ms};
+}
+static inline slotd_moment slotd_moment_every(uint64_t period_ms) {
+    return (slotd_moment){.kind = SLOTD_EVERY, .ms = period_ms};
+}
+static inline slotd_moment slotd_moment_cron(slotd_str expression, slotd_str zone) {
+    return (slotd_moment){.kind = SLOTD_CRON, .expression = expression, .zone = zone};
+}
+/* Sets a timer with any body. Where `why` is given, it is set to what is wrong with the moment, or to
+ * NULL; the call then goes on, without the timer where something is wrong. */
+uint64_t slotd_timer_set(slotd_cx *cx, slotd_str name, slotd_moment when, slotd_str content_type,
+                         slotd_str body, const char **why);
+/* Whether there was one. */
+bool slotd_timer_cancel(slotd_cx *cx, slotd_str name);
+
+/* A timer that is set. */
+typedef struct slotd_timer {
+    slotd_str name;
+    /* The time that it is for next. */
+    uint64_t due_ms;
+    slotd_str content_type, body;
+    /* How often the message for that time has failed. */
+    uint32_t failures;
+} slotd_timer;
+/* NULL where there is none of that name. */
+const slotd_timer *slotd_timer_get(const slotd_cx *cx, slotd_str name);
+/* Up to `limit` timers (1,000 at most) whose name is greater than `after`, in order of the names'
+ * bytes. From the first one on where `after` has no data. */
+const slotd_timer *slotd_timer_list(const slotd_cx *cx, slotd_str after, uint32_t limit,
+                                    size_t *count);
+
+/* Which time of a timer a message is for. */
+typedef struct slotd_firing {
+    /* The time that the timer was set for. */
+    uint64_t due_ms;
+    /* How many later times of its period have passed, too, and have no message of their own. */
+    uint64_t missed;
+    /* How often it is tried, this time included: 1 the first time. 0: the message is from no timer. */
+    uint32_t attempt;
+} slotd_firing;
+/* Of the message at hand. A timer that fires once is no longer there when its message is handled, and
+ * one with a period has its next time. */
+slotd_firing slotd_timer_firing(const slotd_cx *cx);
+
+/* ---- the log -------------------------------------------------------------------------------- */
 
 typedef enum slotd_level {
     SLOTD_TRACE,
@@ -377,6 +464,25 @@ static inline slotd_str slotd_str_of(const char *text) {
 #define slotd_notify(cx, kind, value) (SLOTD_HERE_, slotd_notify(cx, SLOTD_STR(kind), value))
 #define slotd_notify_bytes(cx, kind, content_type, body)                                \
     (SLOTD_HERE_, slotd_notify_bytes(cx, SLOTD_STR(kind), SLOTD_STR(content_type), SLOTD_STR(body)))
+#define slotd_timer_at(cx, name, time_ms, body) \
+    (SLOTD_HERE_, slotd_timer_at(cx, SLOTD_STR(name), time_ms, body))
+#define slotd_timer_after(cx, name, delay_ms, body) \
+    (SLOTD_HERE_, slotd_timer_after(cx, SLOTD_STR(name), delay_ms, body))
+#define slotd_timer_every(cx, name, period_ms, body) \
+    (SLOTD_HERE_, slotd_timer_every(cx, SLOTD_STR(name), period_ms, body))
+#define slotd_timer_cron(cx, name, expression, zone, body)                                \
+    (SLOTD_HERE_,                                                                         \
+     slotd_timer_cron(cx, SLOTD_STR(name), SLOTD_STR(expression), SLOTD_STR(zone), body))
+#define slotd_moment_cron(expression, zone) \
+    slotd_moment_cron(SLOTD_STR(expression), SLOTD_STR(zone))
+#define slotd_timer_set(cx, name, when, content_type, body, why)                          \
+    (SLOTD_HERE_, slotd_timer_set(cx, SLOTD_STR(name), when, SLOTD_STR(content_type),     \
+                                  SLOTD_STR(body), why))
+#define slotd_timer_cancel(cx, name) (SLOTD_HERE_, slotd_timer_cancel(cx, SLOTD_STR(name)))
+#define slotd_timer_get(cx, name) (SLOTD_HERE_, slotd_timer_get(cx, SLOTD_STR(name)))
+#define slotd_timer_list(cx, after, limit, count) \
+    (SLOTD_HERE_, slotd_timer_list(cx, SLOTD_STR(after), limit, count))
+#define slotd_timer_firing(cx) (SLOTD_HERE_, slotd_timer_firing(cx))
 /* So that the log says where. */
 #define abort() slotd_trap("abort() was called")
 #endif

@@ -31,9 +31,23 @@ enum {
     EVENT_BYTES_MAX = 1024 * 1024,
     NOTIFIED_MAX = 64,
     NOTIFIED_BYTES_MAX = 256 * 1024,
+    TIMERS_MAX = 1000,
+    TIMER_NAME_BYTES_MAX = 128,
+    TIMER_BYTES_MAX = 1024 * 1024,
+    TIMER_CHANGES_MAX = 256,
+    TIMER_PERIOD_MIN_MS = 100,
+    TIMER_CRON_BYTES_MAX = 128,
+    ATTEMPTS_MAX = 20,
+    RETRY_MIN_MS = 1000,
+    RETRY_MAX_MS = 5 * 60 * 1000,
+    /* Of one slotd_advance: a period of milliseconds must not make a test endless. */
+    FIRED_MAX = 100000,
     LOG_LINES_MAX = 100,
     LOG_LINE_BYTES_MAX = 2048,
 };
+
+/* The last time that a timer can be set for: the year 9999 or so. */
+#define TIMER_MS_MAX 253370764800000
 
 /* ---- memory and the test under way ----------------------------------------------------------- */
 
@@ -154,7 +168,8 @@ static struct {
     slotd_call_kind kind;
     jmp_buf ends;
     slotd_str why;
-    size_t calls, written, lines, events, event_bytes, notified, notified_bytes;
+    size_t calls, written, lines, events, event_bytes, notified, notified_bytes, timer_changes;
+    slotd_firing firing;
 } host;
 
 /* Ends the call as the host does: with the place, since there is none who would say it otherwise. */
@@ -174,7 +189,7 @@ static __attribute__((format(printf, 1, 2))) _Noreturn void refuse(const char *f
 
 static void count_call(void) {
     if (!host.session) {
-        fprintf(stderr, "%s: the state, events and the log can be used in a call only\n",
+        fprintf(stderr, "%s: the state, events, timers and the log can be used in a call only\n",
                 slotd_here ? slotd_here : "");
         exit(1);
     }
@@ -242,9 +257,13 @@ slotd_pair *slotd_host_scan(slotd_str prefix, slotd_str after, uint32_t limit, s
     return pairs;
 }
 
-static void check_event(const char *does, slotd_str kind) {
+static void only_handle(const char *does) {
     count_call();
     if (host.kind != SLOTD_HANDLE) refuse("only `handle` may %s", does);
+}
+
+static void check_event(const char *does, slotd_str kind) {
+    only_handle(does);
     if (!kind.size || strcspn(kind.data, " \t\r\n") < kind.size)
         refuse("\"%.*s\" is no kind of event: one word", SLOTD_ARG(kind));
     if (slotd_equal(kind, SLOTD_STR("error")) || slotd_starts_with(kind, SLOTD_STR("slotd.")))
@@ -282,6 +301,175 @@ void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
     slotd_session *session = host.session;
     session->notified =
         add_event(session->notified, &session->notified_count, kind, content_type, body);
+}
+
+/* ---- timers ---------------------------------------------------------------------------------- */
+
+/* Where a timer is, or would be. */
+static size_t timer_place(const slotd_session *session, slotd_str name, bool *there) {
+    const slotd_set_timer *timers = session->timers;
+    size_t place = 0;
+    while (place < session->timer_count && compare(timers[place].name, name) < 0) place++;
+    *there = place < session->timer_count && slotd_equal(timers[place].name, name);
+    return place;
+}
+
+static slotd_set_timer *copy_of_timers(const slotd_session *session, size_t count) {
+    slotd_set_timer *timers = slotd_arena_get(&test_arena, count * sizeof *timers,
+                                              _Alignof(slotd_set_timer));
+    if (session->timer_count)
+        memcpy(timers, session->timers, session->timer_count * sizeof *timers);
+    return timers;
+}
+
+/* A failed call's timers are as they were before it, so no list of them is changed in place. */
+static void put_timer(slotd_session *session, slotd_set_timer timer) {
+    bool there;
+    size_t place = timer_place(session, timer.name, &there);
+    slotd_set_timer *timers = copy_of_timers(session, session->timer_count + 1);
+    if (!there) {
+        memmove(timers + place + 1, timers + place,
+                (session->timer_count - place) * sizeof *timers);
+        session->timer_count++;
+    }
+    timers[place] = timer;
+    session->timers = timers;
+}
+
+static bool drop_timer(slotd_session *session, slotd_str name) {
+    bool there;
+    size_t place = timer_place(session, name, &there);
+    if (!there) return false;
+    slotd_set_timer *timers = copy_of_timers(session, session->timer_count);
+    session->timer_count--;
+    memmove(timers + place, timers + place + 1, (session->timer_count - place) * sizeof *timers);
+    session->timers = timers;
+    return true;
+}
+
+static uint64_t plus(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+
+static bool is_control(slotd_str text) {
+    for (size_t i = 0; i < text.size; i++) {
+        unsigned char c = (unsigned char)text.data[i], next = (unsigned char)text.data[i + 1];
+        /* The second block of them begins at U+0080. */
+        if (c < 0x20 || c == 0x7f || (c == 0xc2 && next >= 0x80 && next < 0xa0)) return true;
+    }
+    return false;
+}
+
+static void before_change(const char *does, slotd_str name) {
+    only_handle(does);
+    if (!name.size || name.size > TIMER_NAME_BYTES_MAX)
+        refuse("the name of a timer must have 1 to %d bytes; this one has %zu",
+               TIMER_NAME_BYTES_MAX, name.size);
+    if (is_control(give(name)))
+        refuse("the name of a timer has no control characters, and \"%.*s\" has",
+               SLOTD_ARG(name));
+    if (++host.timer_changes > TIMER_CHANGES_MAX)
+        refuse("limit: more than %d timers set or cancelled", TIMER_CHANGES_MAX);
+}
+
+static size_t fields_of(slotd_str expression) {
+    size_t fields = 0;
+    for (size_t i = 0; i < expression.size; i++) {
+        bool is_space = strchr(" \t", expression.data[i]) != NULL;
+        fields += !is_space && (!i || strchr(" \t", expression.data[i - 1]) != NULL);
+    }
+    return fields;
+}
+
+/* Nobody here knows what the expression names: the first whole minute is a time that it could. */
+static uint64_t next_minute(uint64_t time_ms) { return plus(time_ms, 60000 - time_ms % 60000); }
+
+/* The first time; NULL: it is one. */
+static const char *first_time(slotd_moment when, uint64_t now_ms, uint64_t *due_ms) {
+    *due_ms = when.kind == SLOTD_AT ? when.ms : plus(now_ms, when.ms);
+    if (when.kind == SLOTD_EVERY && when.ms < TIMER_PERIOD_MIN_MS)
+        return slotd_format("a period has %d ms at least, not %llu", TIMER_PERIOD_MIN_MS,
+                            (unsigned long long)when.ms);
+    if (when.kind == SLOTD_CRON) {
+        if (when.expression.size > TIMER_CRON_BYTES_MAX || when.zone.size > TIMER_CRON_BYTES_MAX)
+            return slotd_format("a cron expression and a time zone may have %d bytes each",
+                                TIMER_CRON_BYTES_MAX);
+        size_t fields = fields_of(when.expression);
+        if (fields != 5)
+            return slotd_format("a cron expression has five fields (minute, hour, day of the "
+                                "month, month, day of the week); \"%.*s\" has %zu",
+                                SLOTD_ARG(when.expression), fields);
+        if (!when.zone.size) return "there is no time zone \"\"; an example is \"Europe/Berlin\"";
+        *due_ms = next_minute(now_ms);
+    }
+    if (*due_ms > TIMER_MS_MAX)
+        return slotd_format("%llu is no time that a timer can be set for: the last is %llu ms "
+                            "since the Unix epoch",
+                            (unsigned long long)*due_ms, (unsigned long long)TIMER_MS_MAX);
+    return NULL;
+}
+
+slotd_str slotd_host_schedule(slotd_str name, slotd_moment when, slotd_str content_type,
+                              slotd_str body, uint64_t *due_ms) {
+    before_change("set timers", name);
+    slotd_session *session = host.session;
+    const char *why = first_time(when, session->time_ms, due_ms);
+    if (why) return give(slotd_str_of(why));
+    slotd_set_timer timer = {
+        .name = keep(name),
+        .content_type = keep(content_type),
+        .body = keep(body.data ? body : (slotd_str){"", 0}),
+        .json = keep_json(body),
+        .when = {when.kind, when.ms, keep(when.expression), keep(when.zone)},
+        .due_ms = *due_ms,
+        .next_ms = *due_ms,
+    };
+    put_timer(session, timer);
+    if (session->timer_count > TIMERS_MAX) refuse("limit: more than %d timers", TIMERS_MAX);
+    size_t bytes = 0;
+    for (size_t i = 0; i < session->timer_count; i++) {
+        const slotd_set_timer *set = &session->timers[i];
+        bytes += set->name.size + set->content_type.size + set->body.size;
+    }
+    if (bytes > TIMER_BYTES_MAX)
+        refuse("limit: more than %d bytes of timers", TIMER_BYTES_MAX);
+    return (slotd_str){NULL, 0};
+}
+
+bool slotd_host_cancel(slotd_str name) {
+    before_change("cancel timers", name);
+    return drop_timer(host.session, name);
+}
+
+static slotd_timer given_timer(const slotd_set_timer *set) {
+    return (slotd_timer){give(set->name), set->due_ms, give(set->content_type), give(set->body),
+                         set->failures};
+}
+
+bool slotd_host_timer(slotd_str name, slotd_timer *timer) {
+    count_call();
+    bool there;
+    size_t place = timer_place(host.session, name, &there);
+    if (there) *timer = given_timer(&host.session->timers[place]);
+    return there;
+}
+
+slotd_timer *slotd_host_timers(slotd_str after, uint32_t limit, size_t *count) {
+    count_call();
+    const slotd_session *session = host.session;
+    if (limit > TIMERS_MAX) limit = TIMERS_MAX;
+    bool there = false;
+    size_t place = after.data ? timer_place(session, after, &there) : 0;
+    place += there;
+    size_t left = session->timer_count - place;
+    *count = left < limit ? left : limit;
+    slotd_timer *timers = slotd_arena_get(slotd_host_arena, *count * sizeof *timers,
+                                          _Alignof(slotd_timer));
+    for (size_t i = 0; i < *count; i++) timers[i] = given_timer(&session->timers[place + i]);
+    return timers;
+}
+
+slotd_firing slotd_host_firing(void) {
+    count_call();
+    return host.firing;
 }
 
 void slotd_host_log(slotd_level level, slotd_str text) {
@@ -327,17 +515,20 @@ static void run(slotd_cx *cx, slotd_str input, slotd_outcome *outcome) {
     outcome->retriable = result.retriable;
 }
 
+/* `firing`: of a timer's message. */
 static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx *cx,
-                          slotd_str input) {
+                          slotd_str input, slotd_firing firing) {
     static slotd_outcome outcome;
     /* What a failed call changed is put back. Values are kept, so the pairs are enough. */
     static store before;
-    static size_t events_before, notified_before;
+    static size_t events_before, notified_before, timers_before;
+    static slotd_set_timer *timers_were;
     if (host.session) slotd_failed(__FILE__, __LINE__, "a call within a call");
     memset(&host, 0, sizeof host);
     memset(&outcome, 0, sizeof outcome);
     host.session = session;
     host.kind = kind;
+    host.firing = firing;
     before = *session->store;
     before.pairs = slotd_arena_get(&test_arena, before.count * sizeof(slotd_pair),
                                    _Alignof(slotd_pair));
@@ -346,6 +537,8 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
         memcpy(before.pairs, session->store->pairs, before.count * sizeof(slotd_pair));
     events_before = session->event_count;
     notified_before = session->notified_count;
+    timers_before = session->timer_count;
+    timers_were = session->timers;
     if (setjmp(host.ends) == 0) {
         run(cx, give(input), &outcome);
     } else {
@@ -359,6 +552,8 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
         *session->store = before;
         session->event_count = events_before;
         session->notified_count = notified_before;
+        session->timer_count = timers_before;
+        session->timers = timers_were;
     } else if (kind == SLOTD_HANDLE) {
         session->seq++;
     }
@@ -392,7 +587,7 @@ slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,
         .id = slotd_str_of(session->id),
         .sender = slotd_str_of(sender),
     };
-    return call(session, SLOTD_HANDLE, &cx, body);
+    return call(session, SLOTD_HANDLE, &cx, body, (slotd_firing){0});
 }
 
 slotd_outcome slotd_send(slotd_session *session, const char *sender, const char *json) {
@@ -406,7 +601,7 @@ slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, 
         .time_ms = session->time_ms,
         .content_type = slotd_str_of(content_type),
     };
-    return call(session, SLOTD_QUERY, &cx, body);
+    return call(session, SLOTD_QUERY, &cx, body, (slotd_firing){0});
 }
 
 slotd_outcome slotd_ask(slotd_session *session, const char *json) {
@@ -415,7 +610,104 @@ slotd_outcome slotd_ask(slotd_session *session, const char *json) {
 
 slotd_outcome slotd_migrate(slotd_session *session, const char *from) {
     slotd_cx cx = {.session = {"", 0}, .seq = 0, .content_type = {"", 0}};
-    return call(session, SLOTD_MIGRATE, &cx, slotd_str_of(from));
+    return call(session, SLOTD_MIGRATE, &cx, slotd_str_of(from), (slotd_firing){0});
+}
+
+/* ---- what is due ----------------------------------------------------------------------------- */
+
+/* Which of a timer's times that is, and the timer that is left, if there is one. */
+static slotd_firing step(const slotd_set_timer *timer, uint64_t now_ms, bool *is_left,
+                         slotd_set_timer *left) {
+    uint64_t late = now_ms > timer->due_ms ? now_ms - timer->due_ms : 0;
+    slotd_firing firing = {.due_ms = timer->due_ms, .attempt = timer->failures + 1};
+    *left = *timer;
+    left->failures = 0;
+    *is_left = false;
+    if (timer->when.kind == SLOTD_EVERY) {
+        firing.missed = late / timer->when.ms;
+        left->due_ms = timer->due_ms + (firing.missed + 1) * timer->when.ms;
+        *is_left = left->due_ms <= TIMER_MS_MAX;
+    } else if (timer->when.kind == SLOTD_CRON) {
+        left->due_ms = next_minute(now_ms > timer->due_ms ? now_ms : timer->due_ms);
+        *is_left = true;
+    }
+    left->next_ms = left->due_ms;
+    return firing;
+}
+
+static slotd_outcome fire(slotd_session *session, slotd_set_timer timer) {
+    bool is_left;
+    slotd_set_timer left;
+    slotd_firing firing = step(&timer, session->time_ms, &is_left, &left);
+    slotd_cx cx = {
+        .session = session->name,
+        .seq = session->seq + 1,
+        .time_ms = session->time_ms,
+        .content_type = timer.content_type,
+        .origin = SLOTD_TIMER,
+        .origin_name = timer.name,
+    };
+    if (is_left)
+        put_timer(session, left);
+    else
+        drop_timer(session, timer.name);
+    slotd_fired fired = {timer.name, firing, session->time_ms, {0}};
+    fired.outcome = call(session, SLOTD_HANDLE, &cx, timer.body, firing);
+    session->fired = more(session->fired, session->fired_count, sizeof *session->fired);
+    session->fired[session->fired_count++] = fired;
+    if (fired.outcome.ended == SLOTD_REPLIED) return fired.outcome;
+    bool is_final = fired.outcome.ended == SLOTD_REJECTED && !fired.outcome.retriable;
+    if (is_final || firing.attempt >= ATTEMPTS_MAX) {
+        session->dead = more(session->dead, session->dead_count, sizeof *session->dead);
+        session->dead[session->dead_count++] = fired;
+        return fired.outcome;
+    }
+    uint64_t wait_ms = (uint64_t)RETRY_MIN_MS << timer.failures;
+    timer.failures++;
+    timer.next_ms = session->time_ms + (wait_ms < RETRY_MAX_MS ? wait_ms : RETRY_MAX_MS);
+    put_timer(session, timer);
+    return fired.outcome;
+}
+
+static const slotd_set_timer *first_due(const slotd_session *session, uint64_t until_ms) {
+    const slotd_set_timer *first = NULL;
+    for (size_t i = 0; i < session->timer_count; i++) {
+        const slotd_set_timer *timer = &session->timers[i];
+        if (timer->when.kind == SLOTD_CRON)
+            slotd_failed(__FILE__, __LINE__,
+                         "slotd_advance: what the cron expression of the timer \"%.*s\" names is "
+                         "not known here; fire it with slotd_fire, or cancel it first",
+                         SLOTD_ARG(timer->name));
+        if (timer->next_ms <= until_ms && (!first || timer->next_ms < first->next_ms))
+            first = timer;
+    }
+    return first;
+}
+
+size_t slotd_advance(slotd_session *session, uint64_t ms) {
+    uint64_t until_ms = plus(session->time_ms, ms);
+    size_t count = 0;
+    for (const slotd_set_timer *due; (due = first_due(session, until_ms)) != NULL; count++) {
+        if (count == FIRED_MAX)
+            slotd_failed(__FILE__, __LINE__, "slotd_advance: more than %d messages of timers",
+                         FIRED_MAX);
+        if (due->next_ms > session->time_ms) session->time_ms = due->next_ms;
+        fire(session, *due);
+    }
+    session->time_ms = until_ms;
+    return count;
+}
+
+const slotd_set_timer *slotd_timer_of(const slotd_session *session, const char *name) {
+    bool there;
+    size_t place = timer_place(session, slotd_str_of(name), &there);
+    return there ? &session->timers[place] : NULL;
+}
+
+slotd_outcome slotd_fire(slotd_session *session, const char *name) {
+    const slotd_set_timer *timer = slotd_timer_of(session, name);
+    if (!timer) slotd_failed(__FILE__, __LINE__, "slotd_fire: no timer \"%s\" is set", name);
+    return fire(session, *timer);
 }
 
 slotd_str slotd_state(const slotd_session *session, const char *key) {

@@ -14,7 +14,8 @@
  * trap or a passed limit leaves no write and no event behind), the number rises only on success, a
  * query can't change anything, a call sees its own writes, a scan is in order of the keys' bytes,
  * time stands at the session's. Not modelled: the deadline, the memory limit, the limit of a
- * session's whole state, and the checks of names at the edge.
+ * session's whole state, the limit of messages that were given up, cron expressions, and the checks of
+ * names at the edge.
  *
  * All that a test is given lives until the test ends.
  */
@@ -41,6 +42,16 @@ typedef struct slotd_session {
     /* What they sent in passing (`slotd_notify`); a real session keeps nothing of it. */
     size_t notified_count;
     struct slotd_event *notified;
+    /* The timers that are set, in order of their names' bytes. */
+    size_t timer_count;
+    struct slotd_set_timer *timers;
+    /* The messages of timers that slotd_advance and slotd_fire gave to the handler, in order, since the
+     * test last set this to 0; those that failed too. */
+    size_t fired_count;
+    struct slotd_fired *fired;
+    /* Those of them that were given up, and wait for an operator. */
+    size_t dead_count;
+    struct slotd_fired *dead;
     struct slotd_store *store;
 } slotd_session;
 
@@ -71,6 +82,26 @@ typedef struct slotd_outcome {
     bool retriable;
 } slotd_outcome;
 
+/* A timer that is set. */
+typedef struct slotd_set_timer {
+    slotd_str name, content_type, body;
+    /* The body, if it is JSON. */
+    const slotd_json *json;
+    slotd_moment when;
+    /* The time that it is for next, and when that is tried: later, where it has failed. */
+    uint64_t due_ms, next_ms;
+    uint32_t failures;
+} slotd_set_timer;
+
+/* A timer's message, and what came of it. */
+typedef struct slotd_fired {
+    slotd_str name;
+    slotd_firing firing;
+    /* When it was tried. */
+    uint64_t time_ms;
+    slotd_outcome outcome;
+} slotd_fired;
+
 /* A new session, at a fixed time. */
 slotd_session *slotd_new_session(const char *name);
 /* Forgets all of a session but its name: a test begins with a new one. */
@@ -85,6 +116,16 @@ slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, 
 /* Runs the handler's `migrate`, as the host does before a session's first message under this
  * version. */
 slotd_outcome slotd_migrate(slotd_session *session, const char *from);
+
+/* Moves the session's clock by `ms`, and gives the handler the messages of the timers that become due
+ * on the way, each at its time, in order. One that fails is tried again as slotd does, after 1 second, 2,
+ * 4, up to 5 minutes, 20 times, if the clock comes so far. Gives how many messages there were. What cron
+ * expressions mean is not known here: with a timer of that kind set it fails the test; use slotd_fire. */
+size_t slotd_advance(slotd_session *session, uint64_t ms);
+/* Gives the handler the message of a timer now, as if it were due; the test fails if it is not set. */
+slotd_outcome slotd_fire(slotd_session *session, const char *name);
+/* A timer that is set; NULL: there is none of that name. */
+const slotd_set_timer *slotd_timer_of(const slotd_session *session, const char *name);
 
 /* The state, to look at and to change under the handler. `data` is NULL where there is none. */
 slotd_str slotd_state(const slotd_session *session, const char *key);

@@ -5,6 +5,9 @@
  * has them. Any other body is echoed with its content type. What is not understood is rejected:
  * `bad-message`, in a query `bad-query`.
  *
+ * A timer's message emits `fired`, with what is known of it. Where its body is {"fails": N}, the first N
+ * attempts are rejected for now.
+ *
  * `migrate` refuses to come from 0.0.9, traps when it comes from 0.0.8, and writes `migrated`
  * otherwise.
  */
@@ -285,6 +288,60 @@ static _Noreturn void spin(void) {
     }
 }
 
+/* ---- timers --------------------------------------------------------------------------------- */
+
+static slotd_result set_timer(slotd_cx *cx, json message) {
+    slotd_str name = slotd_need_text(cx, message, "name");
+    json body = slotd_need(cx, message, "body"), cron = slotd_member(message, "cron");
+    uint64_t due_ms;
+    if (slotd_member(message, "after"))
+        due_ms = slotd_timer_after(cx, name, slotd_need_u64(cx, message, "after"), body);
+    else if (slotd_member(message, "at"))
+        due_ms = slotd_timer_at(cx, name, slotd_need_u64(cx, message, "at"), body);
+    else if (slotd_member(message, "every"))
+        due_ms = slotd_timer_every(cx, name, slotd_need_u64(cx, message, "every"), body);
+    else {
+        slotd_str expression, zone;
+        if (!slotd_as_text(slotd_at(cron, 0), &expression) ||
+            !slotd_as_text(slotd_at(cron, 1), &zone))
+            return bad(false, "a timer has `after`, `at`, `every` or `cron`");
+        due_ms = slotd_timer_cron(cx, name, expression, zone, body);
+    }
+    return slotd_reply(slotd_object("due", slotd_u64(due_ms)));
+}
+
+static slotd_result cancel_timer(slotd_cx *cx, json message) {
+    bool was = slotd_timer_cancel(cx, slotd_need_text(cx, message, "name"));
+    return slotd_reply(slotd_object("was", slotd_bool(was)));
+}
+
+static slotd_result timers(const slotd_cx *cx) {
+    slotd_json *all = slotd_array();
+    slotd_str after = {NULL, 0};
+    size_t count;
+    const slotd_timer *timers;
+    while ((timers = slotd_timer_list(cx, after, 100, &count)) != NULL && count) {
+        for (size_t i = 0; i < count; i++)
+            slotd_push(all, slotd_object("name", slotd_text(timers[i].name), "due",
+                                         slotd_u64(timers[i].due_ms), "failures",
+                                         slotd_u64(timers[i].failures)));
+        after = timers[count - 1].name;
+    }
+    return slotd_reply(all);
+}
+
+static slotd_result fired(slotd_cx *cx, json body) {
+    slotd_firing firing = slotd_timer_firing(cx);
+    slotd_emit(cx, "fired",
+               slotd_object("name", slotd_text(cx->origin_name), "due", slotd_u64(firing.due_ms),
+                            "missed", slotd_u64(firing.missed), "attempt",
+                            slotd_u64(firing.attempt), "body", body));
+    uint64_t fails = 0;
+    slotd_as_u64(slotd_member(body, "fails"), &fails);
+    if (firing.attempt <= fails) return slotd_reject_for_now("told-to", "As told.");
+    return done();
+}
+
 /* ---- the handler ---------------------------------------------------------------------------- */
 
 #define OP(name) if (slotd_equal(op, name))
@@ -307,6 +364,9 @@ static slotd_result handle_op(slotd_cx *cx, json message) {
     OP("fill") return fill(cx, message);
     OP("emit") return emit(cx, message, slotd_need_u64(cx, message, "times"));
     OP("notify") return notify(cx, message, slotd_need_u64(cx, message, "times"));
+    OP("timer") return set_timer(cx, message);
+    OP("cancel-timer") return cancel_timer(cx, message);
+    OP("timers") return timers(cx);
     OP("log") return write_log(cx, message);
     OP("print") return print(cx, message);
     OP("add64") return add64(cx, message);
@@ -346,6 +406,7 @@ static slotd_result answer(const slotd_cx *cx, json query) {
     OP("get-bytes") return get_bytes(cx, query);
     OP("scan") return scan(cx, query);
     OP("scan-all") return scan_all(cx, query);
+    OP("timers") return timers(cx);
     OP("clock") return clock_now(cx);
     OP("random") return chance();
     OP("reject") return reject(cx, query);
@@ -354,6 +415,8 @@ static slotd_result answer(const slotd_cx *cx, json query) {
     OP("delete") return delete_key(forbidden, query);
     OP("emit") return emit(forbidden, query, 1);
     OP("notify") return notify(forbidden, query, 1);
+    OP("timer") return set_timer(forbidden, query);
+    OP("cancel-timer") return cancel_timer(forbidden, query);
     return bad(true, "no such op");
 }
 
@@ -362,7 +425,8 @@ static slotd_result handle(slotd_cx *cx, slotd_str body) {
         return slotd_reply_bytes(cx->content_type, body);
     const char *why;
     json message = slotd_parse(body, &why);
-    return message ? handle_op(cx, message) : bad(false, why);
+    if (!message) return bad(false, why);
+    return cx->origin == SLOTD_TIMER ? fired(cx, message) : handle_op(cx, message);
 }
 
 static slotd_result query(const slotd_cx *cx, slotd_str body) {

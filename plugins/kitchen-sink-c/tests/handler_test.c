@@ -57,6 +57,36 @@ TEST(does_what_it_is_told) {
     CHECK_TEXT(raw.body, slotd_bytes("\0\xff", 2));
 }
 
+/* As above, for what comes later. */
+TEST(sets_timers_and_tells_of_them) {
+    slotd_session *sink = slotd_new_session("session");
+    uint64_t now = sink->time_ms;
+    CHECK_JSON(send(sink, "{\"op\": \"timer\", \"name\": \"b\", \"after\": 50, \"body\": {\"fails\": 1}}").json,
+               "{\"due\": 1700000000050}");
+    CHECK_JSON(send(sink, "{\"op\": \"timer\", \"name\": \"a\", \"every\": 1000, \"body\": 1}").json,
+               "{\"due\": 1700000001000}");
+    CHECK_JSON(send(sink, "{\"op\": \"timer\", \"name\": \"c\", \"at\": 5, \"body\": 1}").json, "{\"due\": 5}");
+    CHECK(send(sink, "{\"op\": \"timer\", \"name\": \"d\", \"cron\": [\"* * * * *\", \"UTC\"], \"body\": 1}").ended ==
+          SLOTD_REPLIED);
+    CHECK_TEXT(send(sink, "{\"op\": \"timer\", \"name\": \"d\", \"every\": 1, \"body\": 1}").code, "bad-moment");
+    CHECK_TEXT(send(sink, "{\"op\": \"timer\", \"name\": \"d\", \"body\": 1}").code, "bad-message");
+    const char *cancel = "{\"op\": \"cancel-timer\", \"name\": \"d\"}";
+    CHECK_JSON(send(sink, cancel).json, "{\"was\": true}");
+    CHECK_JSON(send(sink, cancel).json, "{\"was\": false}");
+    const char *listed = "[{\"name\": \"a\", \"due\": 1700000001000, \"failures\": 0},"
+                         " {\"name\": \"b\", \"due\": 1700000000050, \"failures\": 0},"
+                         " {\"name\": \"c\", \"due\": 5, \"failures\": 0}]";
+    CHECK_JSON(send(sink, "{\"op\": \"timers\"}").json, listed);
+    CHECK_JSON(slotd_ask(sink, "{\"op\": \"timers\"}").json, listed);
+    CHECK(slotd_ask(sink, cancel).ended == SLOTD_TRAPPED);
+    CHECK(slotd_advance(sink, 1050) == 4 && sink->time_ms == now + 1050);
+    CHECK(sink->event_count == 3 && sink->fired[1].outcome.ended == SLOTD_REJECTED);
+    CHECK_TEXT(sink->events[2].kind, "fired");
+    CHECK_JSON(sink->events[2].json,
+               "{\"name\": \"b\", \"due\": 1700000000050, \"missed\": 0, \"attempt\": 2,"
+               " \"body\": {\"fails\": 1}}");
+}
+
 /* A message that runs twice must give the same, or a replay would differ; and two messages must
  * not, or ids that are made so would be given twice. */
 TEST(chance_is_the_messages) {

@@ -59,6 +59,7 @@ impl Abi {
             TypeDefKind::Result(result) => {
                 let offset = at(&[result.ok.as_ref(), result.err.as_ref()]);
                 match result.ok {
+                    Some(Type::U64) => vec![("due_ms".into(), offset), ("why".into(), offset)],
                     Some(_) => vec![("reply".into(), offset), ("rejection".into(), offset)],
                     None => vec![("message".into(), offset)],
                 }
@@ -84,7 +85,8 @@ impl Abi {
         let mut add = |variant, interface: &str, function: &wit_parser::Function| {
             let signature = self.resolve.wasm_signature(variant, function);
             let types = signature.params.iter().map(|ty| match ty {
-                WasmType::I64 => "i64",
+                // Of a variant, one of whose cases begins with a number of 64 bits.
+                WasmType::I64 | WasmType::PointerOrI64 => "i64",
                 WasmType::I32 | WasmType::Pointer | WasmType::Length => "i32",
                 ty => panic!("{ty:?}"),
             });
@@ -157,6 +159,12 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
         TypeDefKind::Result(result) => (result.ok.unwrap(), result.err.unwrap()),
         kind => panic!("{kind:?}"),
     };
+    let timer = abi.result_of(Some("timers"), "get");
+    let firing = abi.result_of(Some("timers"), "current");
+    let some = |option: &Type| match abi.kind(option) {
+        TypeDefKind::Option(some) => *some,
+        kind => panic!("{kind:?}"),
+    };
     let expected = [
         abi.layout("abi_option_list", &abi.result_of(Some("state"), "get"), true),
         abi.layout("abi_pair", &pairs, true),
@@ -164,6 +172,11 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
         abi.layout("abi_rejection", &rejection, false),
         abi.layout("abi_result", &result, true),
         abi.layout("abi_migrate_result", &abi.result_of(None, "migrate"), true),
+        abi.layout("abi_scheduled", &abi.result_of(Some("timers"), "schedule"), true),
+        abi.layout("abi_timer", &some(&timer), true),
+        abi.layout("abi_option_timer", &timer, true),
+        abi.layout("abi_firing", &some(&firing), true),
+        abi.layout("abi_option_firing", &firing, true),
     ]
     .concat()
     .join("\n");
@@ -227,21 +240,32 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The compiler's guard against a query that writes; without it, only a trap would show it.
+/// The compiler's guard against a query that writes or sets a timer; without it, only a trap would show it.
 #[test]
 fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
     if let Err(lack) = Toolchain::find() {
         not_tested(&format!("a_query_that_writes_does_not_compile, in C: {lack}"));
         return Ok(());
     }
+    for does in [
+        "slotd_delete(cx, \"votes\");",
+        "slotd_timer_after(cx, \"close\", 1000, slotd_null());",
+        "slotd_timer_cancel(cx, \"close\");",
+    ] {
+        does_not_compile_in_a_query(does)?;
+    }
+    Ok(())
+}
+
+fn does_not_compile_in_a_query(does: &str) -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
     let dir = home.path().join("poll");
     new(&poll(dir.clone()))?;
     let handler = dir.join("src/handler.c");
-    let writes = "slotd_json *votes = slotd_object(); slotd_delete(cx, \"votes\");";
-    let text = fs::read_to_string(&handler)?.replace("slotd_json *votes = slotd_object();", writes);
+    let votes = "slotd_json *votes = slotd_object();";
+    let text = fs::read_to_string(&handler)?.replace(votes, &format!("{votes} {does}"));
     fs::write(&handler, text)?;
     let failed = build(&BuildOptions { dir, profile: None }, &Steps::quiet()).unwrap_err();
-    assert!(format!("{failed:#}").contains("src/handler.c"), "{failed:#}");
+    assert!(format!("{failed:#}").contains("src/handler.c"), "{does}: {failed:#}");
     Ok(())
 }
