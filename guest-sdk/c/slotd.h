@@ -26,9 +26,10 @@
  *
  * Errors. One rule: what you reject, rejects (the sender gets 422 with your code). A body that is
  * no JSON is rejected as `bad-message`, in a query as `bad-query`; state that is not what you asked
- * for as `bad-state`; a timer whose moment can't be as `bad-moment`. Everything else (`slotd_trap`, `assert`, `abort`, a null pointer, an index
- * out of bounds, a signed overflow, no more memory) writes a line with the file and line of your
- * source to the node's log and traps: the sender gets 500, nothing is kept.
+ * for as `bad-state`; a timer whose moment can't be as `bad-moment`. Everything else (`slotd_trap`,
+ * `assert`, `abort`, a null pointer, an index out of bounds, a signed overflow, no more memory)
+ * writes a line with the file and line of your source to the node's log and traps: the sender gets
+ * 500, nothing is kept.
  *
  * Time and chance. `time`, `clock_gettime` and their like stand at the message's time; `rand`,
  * `random`, `drand48`, `arc4random` and `getentropy` begin anew for each call, from the session,
@@ -269,18 +270,19 @@ void slotd_notify_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, sl
 
 /* ---- timers --------------------------------------------------------------------------------- */
 
-/* Messages that the session sends itself later. A timer has a name of 1 to 128 bytes without control
- * characters; setting one of that name again replaces it. It is set, and cancelled, with the message
- * that does so: all or nothing. When it is due, the handler gets its body as a message of the origin
- * SLOTD_TIMER, with the timer's name in cx->origin_name. It is never early, and may be late. A
- * handler that traps or rejects for now is called again, after 1 second, 2, 4, up to 5 minutes, 20
- * times in all; after that, or after another rejection, the message is kept for an operator.
+/* Messages that the session sends itself later. A timer has a name of 1 to 128 bytes without
+ * control characters; setting one of that name again replaces it. It is set, and cancelled, with
+ * the message that does so: all or nothing. When it is due, the handler gets its body as a message
+ * of the origin SLOTD_TIMER, with the timer's name in cx->origin_name. It is never early, and may be
+ * late. A handler that traps or rejects for now is called again, after 1 second, 2, 4, up to 5
+ * minutes, 20 times in all; after that, or after another rejection, the message is kept for an
+ * operator.
  *
  * A session has 1,000 timers and 1 MiB of them at most; one message sets or cancels 256. None are set
  * or cancelled in `migrate`. */
 
-/* Each sets a timer and gives the time that it is for, in milliseconds since the Unix epoch. Where the
- * moment can't be (a period of less than 100 ms, an expression that is none), the call will be
+/* Each sets a timer and gives the time that it is for, in milliseconds since the Unix epoch. Where
+ * the moment can't be (a period of less than 100 ms, an expression that is none), the call will be
  * rejected as `bad-moment`, whatever the handler then returns. */
 
 /* Once, at a time; one that has passed is due at once. */
@@ -344,7 +346,7 @@ typedef struct slotd_firing {
     uint64_t due_ms;
     /* How many later times of its period have passed, too, and have no message of their own. */
     uint64_t missed;
-    /* How often it is tried, this time included: 1 the first time. 0: the message is from no timer. */
+    /* How often it is tried, this time included: 1 the first time. 0: it is from no timer. */
     uint32_t attempt;
 } slotd_firing;
 /* Of the message at hand. A timer that fires once is no longer there when its message is handled, and

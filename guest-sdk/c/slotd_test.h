@@ -14,8 +14,8 @@
  * trap or a passed limit leaves no write and no event behind), the number rises only on success, a
  * query can't change anything, a call sees its own writes, a scan is in order of the keys' bytes,
  * time stands at the session's. Not modelled: the deadline, the memory limit, the limit of a
- * session's whole state, the limit of messages that were given up, cron expressions, and the checks of
- * names at the edge.
+ * session's whole state, the limit of messages that were given up, cron expressions, and the checks
+ * of names at the edge.
  *
  * All that a test is given lives until the test ends.
  */
@@ -45,8 +45,8 @@ typedef struct slotd_session {
     /* The timers that are set, in order of their names' bytes. */
     size_t timer_count;
     struct slotd_set_timer *timers;
-    /* The messages of timers that slotd_advance and slotd_fire gave to the handler, in order, since the
-     * test last set this to 0; those that failed too. */
+    /* The messages of timers that slotd_advance and slotd_fire gave to the handler, in order, since
+     * the test last set this to 0; those that failed too. */
     size_t fired_count;
     struct slotd_fired *fired;
     /* Those of them that were given up, and wait for an operator. */
@@ -117,12 +117,13 @@ slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, 
  * version. */
 slotd_outcome slotd_migrate(slotd_session *session, const char *from);
 
-/* Moves the session's clock by `ms`, and gives the handler the messages of the timers that become due
- * on the way, each at its time, in order. One that fails is tried again as slotd does, after 1 second, 2,
- * 4, up to 5 minutes, 20 times, if the clock comes so far. Gives how many messages there were. What cron
- * expressions mean is not known here: with a timer of that kind set it fails the test; use slotd_fire. */
+/* Moves the session's clock by `ms`, and gives the handler the messages of the timers that become
+ * due on the way, each at its time, in order. One that fails is tried again as slotd does, after 1
+ * second, 2, 4, up to 5 minutes, 20 times in all, if the clock comes so far. Gives how many messages
+ * there were. What cron expressions mean is not known here: with a timer of that kind set it fails
+ * the test; use slotd_fire. */
 size_t slotd_advance(slotd_session *session, uint64_t ms);
-/* Gives the handler the message of a timer now, as if it were due; the test fails if it is not set. */
+/* Gives the handler the message of a timer now, as if it were due; the test fails if none is set. */
 slotd_outcome slotd_fire(slotd_session *session, const char *name);
 /* A timer that is set; NULL: there is none of that name. */
 const slotd_set_timer *slotd_timer_of(const slotd_session *session, const char *name);

@@ -5,8 +5,9 @@
  * has them. Any other body is echoed with its content type. What is not understood is rejected:
  * `bad-message`, in a query `bad-query`.
  *
- * A timer's message emits `fired`, with what is known of it. Where its body is {"fails": N}, the first N
- * attempts are rejected for now.
+ * A timer's message emits `fired`, with what it says of itself, and replies with that. Where its
+ * body is an {"op": ..}, that is done before; where it has {"fails": N}, N attempts are rejected for
+ * now.
  *
  * `migrate` refuses to come from 0.0.9, traps when it comes from 0.0.8, and writes `migrated`
  * otherwise.
@@ -330,18 +331,6 @@ static slotd_result timers(const slotd_cx *cx) {
     return slotd_reply(all);
 }
 
-static slotd_result fired(slotd_cx *cx, json body) {
-    slotd_firing firing = slotd_timer_firing(cx);
-    slotd_emit(cx, "fired",
-               slotd_object("name", slotd_text(cx->origin_name), "due", slotd_u64(firing.due_ms),
-                            "missed", slotd_u64(firing.missed), "attempt",
-                            slotd_u64(firing.attempt), "body", body));
-    uint64_t fails = 0;
-    slotd_as_u64(slotd_member(body, "fails"), &fails);
-    if (firing.attempt <= fails) return slotd_reject_for_now("told-to", "As told.");
-    return done();
-}
-
 /* ---- the handler ---------------------------------------------------------------------------- */
 
 #define OP(name) if (slotd_equal(op, name))
@@ -391,6 +380,23 @@ static slotd_result handle_op(slotd_cx *cx, json message) {
         return slotd_reply(slotd_object("text", slotd_text(text)));
     }
     return bad(false, "no such op");
+}
+
+/* A timer's message. */
+static slotd_result fired(slotd_cx *cx, json body) {
+    slotd_firing firing = slotd_timer_firing(cx);
+    uint64_t fails = 0;
+    slotd_as_u64(slotd_member(body, "fails"), &fails);
+    if (firing.attempt <= fails) return slotd_reject_for_now("told-to", "As told.");
+    if (slotd_member(body, "op")) {
+        slotd_result result = handle_op(cx, body);
+        if (result.kind != SLOTD_REPLY || slotd_refused(cx)) return result;
+    }
+    json said = slotd_object("name", slotd_text(cx->origin_name), "due", slotd_u64(firing.due_ms),
+                             "missed", slotd_u64(firing.missed), "attempt",
+                             slotd_u64(firing.attempt), "body", body);
+    slotd_emit(cx, "fired", said);
+    return slotd_reply(said);
 }
 
 static slotd_result answer(const slotd_cx *cx, json query) {

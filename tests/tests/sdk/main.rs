@@ -13,6 +13,7 @@ mod play;
 mod random;
 mod suite;
 mod templates;
+mod timers;
 mod wasm;
 
 use slotd_tests::plugins::Lang;

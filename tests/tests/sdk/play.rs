@@ -59,6 +59,7 @@ pub async fn scripts(suite: &Suite, service: &str) -> anyhow::Result<()> {
 async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> {
     let session = &step.session;
     ensure!(step.given.is_empty(), "a node can't be given a state");
+    ensure!(!step.expect.sets_timers(), "a node does not tell which timers a message set");
     let before = describe(api, service, session).await?;
     let mut watching = match step.expect.is_notified() {
         true => Some(api.events(service, session, None, None).await?),
@@ -75,6 +76,7 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
             api.client.request(Method::POST, &path, &headers, body).await?
         }
         Call::Migrate { .. } => bail!("a node migrates by itself"),
+        Call::Timer { .. } | Call::Advance { .. } => bail!("a node has timers and a clock"),
     };
     let outcome = outcome(&answer)?;
     let after = describe(api, service, session).await?;
@@ -94,7 +96,8 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
     for key in step.expect.keys() {
         state.insert(key.to_owned(), value(api, service, session, key).await?);
     }
-    Ok(Observed { outcome, seq, events, notified, state })
+    let (timers, fired) = (Vec::new(), Vec::new());
+    Ok(Observed { outcome, seq, events, notified, timers, fired, state })
 }
 
 async fn describe(api: &Api, service: &str, session: &str) -> anyhow::Result<Option<Session>> {

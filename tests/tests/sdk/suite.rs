@@ -1,6 +1,6 @@
 //! All of the suite for one language, on one node.
 
-use crate::{bodies, failures, play, random};
+use crate::{bodies, failures, play, random, timers};
 use anyhow::Context;
 use slotd_tests::{
     node::{Node, NodeOptions, scenario},
@@ -68,6 +68,8 @@ pub fn run(lang: Lang, isolation: &str) {
             check("migrate", failures::migrate(&suite).await);
             check("the clock", random::clock(&suite).await);
             check("randomness", random::random(&suite).await);
+            check("timers", timers::once(&suite).await);
+            check("timers that fail", timers::failing(&suite).await);
         }
         let name = lang.name();
         anyhow::ensure!(failed.is_empty(), "{name}, {isolation}:\n{}", failed.join("\n"));

@@ -1,7 +1,10 @@
 //! What came of a call, held against what was expected.
 
-use super::{Expect, ExpectedEvent, Reason, decode, json::differences};
-use crate::{error::Rejection, text};
+use super::{
+    Expect, ExpectedEvent, ExpectedFiring, ExpectedTimer, Reason, SESSION_DEFAULT, decode,
+    json::differences,
+};
+use crate::{effects::Firing, error::Rejection, text};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -20,6 +23,10 @@ pub struct Observed {
     pub events: Vec<Event>,
     /// The ephemeral ones.
     pub notified: Vec<Event>,
+    /// The timers that it set and cancelled.
+    pub timers: Vec<TimerChange>,
+    /// The messages of timers that were due.
+    pub fired: Vec<Fired>,
     /// What is under the keys that were asked for.
     pub state: BTreeMap<String, Option<Bytes>>,
 }
@@ -43,6 +50,32 @@ pub struct Event {
     pub kind: String,
     pub content_type: String,
     pub body: Bytes,
+}
+
+#[derive(Debug)]
+pub struct TimerChange {
+    pub name: String,
+    /// `None`: it was cancelled.
+    pub set: Option<SetTimer>,
+}
+
+#[derive(Debug)]
+pub struct SetTimer {
+    pub due_ms: u64,
+    /// Of the message that set it.
+    pub time_ms: u64,
+    pub content_type: String,
+    pub body: Bytes,
+}
+
+/// A timer's message, and what came of it.
+#[derive(Debug)]
+pub struct Fired {
+    pub session: String,
+    pub firing: Firing,
+    /// It failed, and is not tried again.
+    pub dead: bool,
+    pub observed: Observed,
 }
 
 impl Outcome {
@@ -74,6 +107,10 @@ impl Expect {
         if let Some(expected) = &self.notified {
             events("notified", expected, &got.notified, &mut out);
         }
+        if let Some(expected) = &self.timers {
+            timers(expected, &got.timers, &mut out);
+        }
+        fired(self.fired.as_deref(), &got.fired, &mut out);
         let value_of = |key: &str| got.state.get(key).and_then(Option::as_ref);
         for (key, expected) in &self.state {
             let path = format!("state[{key:?}]");
@@ -209,6 +246,95 @@ fn events(what: &str, expected: &[ExpectedEvent], got: &[Event], out: &mut Vec<S
         let body = shown(&event.body);
         out.push(format!("{what}[{i}]: {:?} {body} was not expected", event.kind));
     }
+}
+
+fn timers(expected: &[ExpectedTimer], got: &[TimerChange], out: &mut Vec<String>) {
+    for expected in expected {
+        let path = format!("timers[{:?}]", expected.name);
+        let change = got.iter().find(|change| change.name == expected.name);
+        match change.map(|change| &change.set) {
+            None => out.push(format!("{path}: it was neither set nor cancelled")),
+            Some(None) if expected.cancelled => {}
+            Some(None) => out.push(format!("{path}: it was cancelled")),
+            Some(Some(set)) if expected.cancelled => {
+                out.push(format!("{path}: it was set, for {}", set.due_ms));
+            }
+            Some(Some(set)) => set_timer(&path, expected, set, out),
+        }
+    }
+    let is_expected = |name: &String| expected.iter().any(|expected| expected.name == *name);
+    for TimerChange { name, set } in got.iter().filter(|change| !is_expected(&change.name)) {
+        let what = match set {
+            Some(set) => format!("set, for {}", set.due_ms),
+            None => "cancelled".into(),
+        };
+        out.push(format!("timers[{name:?}]: it was {what}, which was not expected"));
+    }
+}
+
+fn set_timer(path: &str, expected: &ExpectedTimer, set: &SetTimer, out: &mut Vec<String>) {
+    if let Some(due_ms) = expected.due_ms.filter(|due_ms| *due_ms != set.due_ms) {
+        out.push(format!("{path}.due_ms: expected {due_ms}, got {}", set.due_ms));
+    }
+    let after = i128::from(set.due_ms) - i128::from(set.time_ms);
+    if let Some(expected) = expected.after.filter(|expected| i128::from(*expected) != after) {
+        out.push(format!("{path}.after: expected {expected} ms, got {after} ms"));
+    }
+    if let Some(ty) = expected.content_type.as_ref().filter(|ty| **ty != set.content_type) {
+        out.push(format!("{path}.content_type: expected {ty:?}, got {:?}", set.content_type));
+    }
+    let path = format!("{path}.body");
+    if let Some(expected) = &expected.body {
+        json(&path, expected, &set.body, out);
+    }
+    if let Some(expected) = &expected.body_text {
+        text(&path, expected, &set.body, out);
+    }
+    if let Some(expected) = &expected.body_base64 {
+        base64(&path, expected, &set.body, out);
+    }
+}
+
+/// `None`: all of them must succeed.
+fn fired(expected: Option<&[ExpectedFiring]>, got: &[Fired], out: &mut Vec<String>) {
+    let default = Expect::default();
+    for (i, got) in got.iter().enumerate() {
+        let path = format!("fired[{i}]");
+        let firing = match expected {
+            None => None,
+            Some(all) if i < all.len() => Some(&all[i]),
+            Some(_) => {
+                let name = &got.firing.name;
+                out.push(format!("{path}: {name:?} of {:?} was not expected", got.session));
+                continue;
+            }
+        };
+        let expect = firing.map_or(&default, |firing| {
+            which_firing(&path, firing, got, out);
+            &firing.expect
+        });
+        let found = expect.differences(&got.observed);
+        out.extend(found.iter().map(|it| format!("{path}.{it}")));
+    }
+    for (i, firing) in expected.unwrap_or_default().iter().enumerate().skip(got.len()) {
+        out.push(format!("fired[{i}]: expected {:?}, it is missing", firing.timer));
+    }
+}
+
+fn which_firing(path: &str, expected: &ExpectedFiring, got: &Fired, out: &mut Vec<String>) {
+    let Firing { name, due_ms, missed, attempt } = &got.firing;
+    let session = expected.session.as_deref().unwrap_or(SESSION_DEFAULT);
+    let mut compare = |what: &str, expected: Option<String>, got: String| {
+        if let Some(expected) = expected.filter(|expected| *expected != got) {
+            out.push(format!("{path}.{what}: expected {expected}, got {got}"));
+        }
+    };
+    compare("timer", Some(format!("{:?}", expected.timer)), format!("{name:?}"));
+    compare("session", Some(format!("{session:?}")), format!("{:?}", got.session));
+    compare("due_ms", expected.due_ms.map(|it| it.to_string()), due_ms.to_string());
+    compare("missed", expected.missed.map(|it| it.to_string()), missed.to_string());
+    compare("attempt", expected.attempt.map(|it| it.to_string()), attempt.to_string());
+    compare("dead", expected.dead.map(|it| it.to_string()), got.dead.to_string());
 }
 
 fn json(path: &str, expected: &Value, got: &[u8], out: &mut Vec<String>) {

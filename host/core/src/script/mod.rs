@@ -7,12 +7,13 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use compare::{Event, Observed, Outcome};
+pub use compare::{Event, Fired, Observed, Outcome, SetTimer, TimerChange};
 pub use run::Runner;
 
+use crate::effects::Firing;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, value::RawValue};
 use std::{collections::BTreeMap, fmt};
 
@@ -36,9 +37,29 @@ pub struct Step {
 
 #[derive(Clone, Debug)]
 pub enum Call {
-    Message { sender: Option<String>, id: Option<String>, content_type: String, body: Bytes },
-    Query { content_type: String, body: Bytes },
-    Migrate { from: String },
+    Message {
+        sender: Option<String>,
+        id: Option<String>,
+        content_type: String,
+        body: Bytes,
+    },
+    Query {
+        content_type: String,
+        body: Bytes,
+    },
+    Migrate {
+        from: String,
+    },
+    /// A timer's message, whether that is set or not; where it is, this is its next time.
+    Timer {
+        firing: Firing,
+        content_type: String,
+        body: Bytes,
+    },
+    /// The clock goes on by so much, to the step's time, and what becomes due on the way is sent.
+    Advance {
+        by_ms: u64,
+    },
 }
 
 /// The expected result of a call. What is not given is not compared, but a call must succeed unless
@@ -64,6 +85,10 @@ pub struct Expect {
     events: Option<Vec<ExpectedEvent>>,
     /// All ephemeral events that it sent.
     notified: Option<Vec<ExpectedEvent>>,
+    /// All timers that it set or cancelled.
+    timers: Option<Vec<ExpectedTimer>>,
+    /// All messages of timers that were due, in order.
+    fired: Option<Vec<ExpectedFiring>>,
     /// Some of the state, after the call; `null`: there is no such key.
     #[serde(default)]
     state: BTreeMap<String, Value>,
@@ -98,11 +123,41 @@ struct ExpectedEvent {
     body_base64: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedTimer {
+    name: String,
+    #[serde(default)]
+    cancelled: bool,
+    due_ms: Option<u64>,
+    /// After the call's time; in milliseconds.
+    #[serde(default, deserialize_with = "duration")]
+    after: Option<u64>,
+    content_type: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    body: Option<Value>,
+    body_text: Option<String>,
+    body_base64: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedFiring {
+    timer: String,
+    session: Option<String>,
+    due_ms: Option<u64>,
+    missed: Option<u64>,
+    attempt: Option<u32>,
+    /// Whether it is not tried again.
+    dead: Option<bool>,
+    #[serde(default)]
+    expect: Expect,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
-    #[serde(default)]
-    kind: Kind,
+    kind: Option<Kind>,
     session: Option<String>,
     sender: Option<String>,
     id: Option<String>,
@@ -114,6 +169,13 @@ struct Line {
     body_text: Option<String>,
     body_base64: Option<String>,
     from: Option<String>,
+    timer: Option<String>,
+    due_ms: Option<u64>,
+    missed: Option<u64>,
+    attempt: Option<u32>,
+    /// In milliseconds.
+    #[serde(default, deserialize_with = "duration")]
+    advance: Option<u64>,
     #[serde(default)]
     given: BTreeMap<String, Box<RawValue>>,
     #[serde(default)]
@@ -127,6 +189,8 @@ enum Kind {
     Message,
     Query,
     Migrate,
+    Timer,
+    Advance,
 }
 
 /// `null` that is written is a value.
@@ -137,6 +201,16 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 /// As [`present`].
 fn as_written<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(d).map(Some)
+}
+
+/// A duration as people write it (`90s`, `1h 30m`, `7d`), in milliseconds.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let wrong = || D::Error::custom(format!("{text:?} is no duration; an example is \"10m\""));
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
+    let ms = duration.map_err(|_| wrong())?.as_millis();
+    u64::try_from(ms).map(Some).map_err(|_| wrong())
 }
 
 /// Reads a script. Empty lines and those that begin with `//` are skipped.
@@ -165,23 +239,45 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     if let Some(given) = line.time_ms {
         *time_ms = given;
     }
+    let kind = kind(&line)?;
     let for_message = line.sender.is_some() || line.id.is_some();
-    if for_message && line.kind != Kind::Message {
+    if for_message && kind != Kind::Message {
         return Err("`sender` and `id` are a message's".into());
     }
-    if line.from.is_some() != (line.kind == Kind::Migrate) {
+    if line.from.is_some() != (kind == Kind::Migrate) {
         return Err("`from` is what `migrate` comes from, which needs it".into());
     }
-    let (of_type, body) = body(&line)?;
+    let of_firing = line.due_ms.is_some() || line.missed.is_some() || line.attempt.is_some();
+    if of_firing && kind != Kind::Timer {
+        return Err("`due_ms`, `missed` and `attempt` are of a timer's message".into());
+    }
+    if line.attempt == Some(0) {
+        return Err("the first `attempt` is 1".into());
+    }
+    if kind == Kind::Advance && (line.session.is_some() || !line.given.is_empty()) {
+        return Err("`advance` is for all sessions, and gives them no state".into());
+    }
+    if let Some(by) = line.advance {
+        *time_ms = time_ms.checked_add(by).ok_or("the time is over")?;
+    }
+    let (of_type, body) = body(&line, kind)?;
     let content_type = line.content_type.unwrap_or_else(|| of_type.into());
-    let call = match (line.kind, line.from) {
-        (Kind::Message, _) => {
-            Call::Message { sender: line.sender, id: line.id, content_type, body }
+    let call = match kind {
+        Kind::Message => Call::Message { sender: line.sender, id: line.id, content_type, body },
+        Kind::Query => Call::Query { content_type, body },
+        Kind::Migrate => Call::Migrate { from: line.from.unwrap_or_default() },
+        Kind::Timer => {
+            let firing = Firing {
+                name: line.timer.unwrap_or_default(),
+                due_ms: line.due_ms.unwrap_or(*time_ms),
+                missed: line.missed.unwrap_or(0),
+                attempt: line.attempt.unwrap_or(1),
+            };
+            Call::Timer { firing, content_type, body }
         }
-        (Kind::Query, _) => Call::Query { content_type, body },
-        (Kind::Migrate, from) => Call::Migrate { from: from.unwrap_or_default() },
+        Kind::Advance => Call::Advance { by_ms: line.advance.unwrap_or(0) },
     };
-    line.expect.check(line.kind)?;
+    line.expect.check(kind)?;
     let given = line.given.into_iter();
     Ok(Step {
         line: number,
@@ -193,16 +289,37 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     })
 }
 
+/// What a line is: `timer` and `advance` say it by themselves.
+fn kind(line: &Line) -> Result<Kind, String> {
+    let said = match (&line.timer, &line.advance) {
+        (Some(_), Some(_)) => return Err("a line has a `timer` or an `advance`".into()),
+        (Some(_), None) => Some(Kind::Timer),
+        (None, Some(_)) => Some(Kind::Advance),
+        (None, None) => None,
+    };
+    match line.kind {
+        Some(kind) if said.is_some_and(|said| said != kind) => {
+            Err("`timer` and `advance` are lines of their own kind".into())
+        }
+        Some(Kind::Timer) if said.is_none() => Err("a timer's message needs its `timer`".into()),
+        Some(Kind::Advance) if said.is_none() => {
+            Err("`advance` says by how much the clock goes on".into())
+        }
+        kind => Ok(kind.or(said).unwrap_or_default()),
+    }
+}
+
 fn bytes_of(value: &RawValue) -> Bytes {
     Bytes::copy_from_slice(value.get().as_bytes())
 }
 
 /// The body, and the content type of a body that is written so.
-fn body(line: &Line) -> Result<(&'static str, Bytes), String> {
+fn body(line: &Line, kind: Kind) -> Result<(&'static str, Bytes), String> {
     let bodies = (&line.body, &line.body_text, &line.body_base64);
     let has_body = !matches!(bodies, (None, None, None));
-    if line.kind == Kind::Migrate && (has_body || line.content_type.is_some()) {
-        return Err("`migrate` has no body".into());
+    let has_none = matches!(kind, Kind::Migrate | Kind::Advance);
+    if has_none && (has_body || line.content_type.is_some()) {
+        return Err("`migrate` and `advance` have no body".into());
     }
     match bodies {
         (Some(json), None, None) => Ok(("application/json", bytes_of(json))),
@@ -225,6 +342,11 @@ impl fmt::Display for Step {
             Call::Message { body, .. } => ("message", body),
             Call::Query { body, .. } => ("query", body),
             Call::Migrate { from } => return write!(f, "migrate {session:?} from {from}"),
+            Call::Timer { firing, body, .. } => {
+                let body = compare::shown(body);
+                return write!(f, "timer {:?} to {session:?}: {body}", firing.name);
+            }
+            Call::Advance { by_ms } => return write!(f, "advance by {by_ms} ms"),
         };
         write!(f, "{what} to {session:?}: {}", compare::shown(body))
     }
@@ -262,13 +384,36 @@ impl Expect {
         if kind != Kind::Migrate && self.refused.is_some() {
             return Err("only `migrate` is `refused`; a handler gives a `rejection`".into());
         }
+        match &self.fired {
+            Some(_) if kind != Kind::Advance => return Err("only `advance` has `fired`".into()),
+            Some(fired) => fired.iter().try_for_each(|each| each.expect.check(Kind::Timer))?,
+            None => {}
+        }
+        let others = [
+            !no_reply || count(&failures) > 0 || self.seq.is_some(),
+            self.events.is_some() || self.notified.is_some() || self.timers.is_some(),
+            !self.state.is_empty() || !self.state_base64.is_empty(),
+        ];
+        if kind == Kind::Advance && count(&others) > 0 {
+            return Err("of `advance`, only `fired` can be expected; each of them has an \
+                        `expect` of its own"
+                .into());
+        }
+        let mut timers = self.timers.iter().flatten();
+        if timers.any(|timer| timer.is_contradictory()) {
+            return Err(
+                "a timer is `cancelled`, or it has a `due_ms` or `after`, and a body".into()
+            );
+        }
         let wanted = [&self.trap, &self.limit];
         if wanted.iter().any(|reason| matches!(reason, Some(Reason::Any(false)))) {
             return Err("`trap` and `limit` are true, or a part of the reason".into());
         }
         let events = self.events.iter().chain(&self.notified).flatten();
         let events = events.filter_map(|event| event.body_base64.as_ref());
-        let texts = self.reply_base64.iter().chain(self.state_base64.values()).chain(events);
+        let timers = self.timers.iter().flatten().filter_map(|timer| timer.body_base64.as_ref());
+        let texts = self.reply_base64.iter().chain(self.state_base64.values());
+        let texts = texts.chain(events).chain(timers);
         texts.map(|text| decode(text)).find(Result::is_err).map_or(Ok(()), |bad| bad.map(drop))
     }
 
@@ -277,8 +422,28 @@ impl Expect {
         self.notified.is_some()
     }
 
+    /// Whether timers are asked for.
+    pub fn sets_timers(&self) -> bool {
+        self.timers.is_some()
+    }
+
+    /// What is expected of the timer's message that is the `number`th to be due, from 0.
+    fn firing(&self, number: usize) -> Option<&Expect> {
+        self.fired.as_ref()?.get(number).map(|firing| &firing.expect)
+    }
+
     /// The keys of the state that are asked for.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.state.keys().chain(self.state_base64.keys()).map(String::as_str)
+    }
+}
+
+impl ExpectedTimer {
+    fn is_contradictory(&self) -> bool {
+        let bodies = [self.body.is_some(), self.body_text.is_some(), self.body_base64.is_some()];
+        let bodies = bodies.iter().filter(|each| **each).count();
+        let times = usize::from(self.due_ms.is_some()) + usize::from(self.after.is_some());
+        let is_set = bodies + times > 0 || self.content_type.is_some();
+        bodies > 1 || times > 1 || self.cancelled && is_set
     }
 }

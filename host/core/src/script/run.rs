@@ -2,9 +2,12 @@
 //! transactions and virtual WASI. The state lies in memory; what a node adds on top (the log,
 //! repeats of an idempotency key) is not there.
 
-use super::{Call, Event, Observed, Outcome, Step};
+mod fire;
+
+use super::{Call, Event, Expect, Observed, Outcome, SetTimer, Step, TimerChange};
 use crate::{
     database::StorageOptions,
+    effects::{Change, Origin, Timer, rows::Name, rows::Value as _},
     level::NEWEST,
     limits,
     log::record::Head,
@@ -33,6 +36,16 @@ type Looked = (Box<Session>, BTreeMap<String, Option<Bytes>>);
 struct Sent {
     events: Vec<Event>,
     notified: Vec<Event>,
+    timers: Vec<TimerChange>,
+}
+
+/// One call of a session.
+struct Calling {
+    input: Input,
+    seq: u64,
+    time_ms: u64,
+    /// The timer that its message comes from, and what will be left of it.
+    fires: Option<(String, Option<Timer>)>,
 }
 
 fn shown(events: Vec<crate::log::record::Event>) -> Vec<Event> {
@@ -98,6 +111,9 @@ impl Runner {
     /// # Errors
     /// When no node would come as far as calling the handler, or the store fails.
     pub async fn run(&mut self, step: &Step) -> anyhow::Result<Observed> {
+        if let Call::Advance { by_ms } = step.call {
+            return self.advance(step, by_ms).await;
+        }
         let key = SessionKey::parse(&self.service, &step.session).map_err(|e| anyhow!("{e}"))?;
         let mut session = match self.sessions.remove(&key) {
             Some(session) => session,
@@ -111,20 +127,39 @@ impl Runner {
         }
         let seq = match &step.call {
             Call::Message { .. } => session.head.seq + 1,
+            Call::Timer { .. } if session.exists() => session.head.seq + 1,
             Call::Query { .. } | Call::Migrate { .. } if session.exists() => session.head.seq,
             _ => bail!("the session {:?} has no message yet, and no state is given", step.session),
         };
-        let (mut session, outcome, Sent { events, notified }) =
-            self.call(session, step, seq).await?;
-        let succeeded = matches!(outcome, Outcome::Reply { .. });
-        if succeeded && matches!(step.call, Call::Message { .. }) {
+        let fires = match &step.call {
+            Call::Timer { firing, .. } => self.left_of(&mut session, &firing.name, step.time_ms)?,
+            _ => None,
+        };
+        let calling = Calling { input: input(&step.call)?, seq, time_ms: step.time_ms, fires };
+        let (session, observed) = self.observe(session, calling, Some(&step.expect)).await?;
+        self.sessions.insert(key, session);
+        Ok(observed)
+    }
+
+    /// Calls, and looks at what came of it.
+    async fn observe(
+        &mut self,
+        session: Box<Session>,
+        calling: Calling,
+        expect: Option<&Expect>,
+    ) -> anyhow::Result<(Box<Session>, Observed)> {
+        let is_message = matches!(calling.input, Input::Handle { .. });
+        let (seq, time_ms) = (calling.seq, calling.time_ms);
+        let (mut session, outcome, sent) = self.call(session, calling).await?;
+        if is_message && matches!(outcome, Outcome::Reply { .. }) {
             session.head.seq = seq;
-            session.head.updated_ms = step.time_ms;
+            session.head.updated_ms = time_ms;
         }
         let seq = session.head.seq;
-        let (session, state) = self.look(session, step)?;
-        self.sessions.insert(key, session);
-        Ok(Observed { outcome, seq, events, notified, state })
+        let (session, state) = self.look(session, expect)?;
+        let Sent { events, notified, timers } = sent;
+        let fired = Vec::new();
+        Ok((session, Observed { outcome, seq, events, notified, timers, fired, state }))
     }
 
     /// Puts the state that a script gives into a session, which is there from then on.
@@ -142,33 +177,43 @@ impl Runner {
     async fn call(
         &mut self,
         session: Box<Session>,
-        step: &Step,
-        seq: u64,
+        calling: Calling,
     ) -> anyhow::Result<(Box<Session>, Outcome, Sent)> {
+        let Calling { input, seq, time_ms, fires } = calling;
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
             None => {
                 self.plugin.instantiate(Account::default(), limits::INSTANCE_MEMORY_TIMEOUT).await?
             }
         };
-        let is_query = matches!(step.call, Call::Query { .. });
+        let is_query = matches!(input, Input::Query { .. });
+        let is_migrate = matches!(input, Input::Migrate { .. });
         let key = session.key.clone();
-        let tx = Transaction::new(SLOT, self.store.clone(), session).at_level(NEWEST);
+        let mut tx = Transaction::new(SLOT, self.store.clone(), session).at_level(NEWEST);
+        if let Some((name, left)) = fires.clone() {
+            tx.fire(Name::Timer(name), left);
+        }
         let tx = Box::new(tx).read_only(is_query);
-        let input = input(&step.call)?;
-        let call = plugin::Call { session: key, seq, time_ms: step.time_ms, state: tx, input };
+        let call = plugin::Call { session: key, seq, time_ms, state: tx, input };
         let done = instance.call(call).await;
         let tx = Transaction::from_state(done.state).context("the call lost its session")?;
         let failure = match done.result {
             Ok(reply) => {
                 self.instance = Some(instance);
                 let outcome = Outcome::Reply { content_type: reply.content_type, body: reply.body };
-                let sent = Sent { events: shown(done.events), notified: shown(done.ephemeral) };
+                let mut sent = Sent {
+                    events: shown(done.events),
+                    notified: shown(done.ephemeral),
+                    timers: Vec::new(),
+                };
                 if is_query {
                     return Ok((tx.discard(), outcome, Sent::default()));
                 }
                 return Ok(match tx.merge() {
-                    Ok((session, _)) => (session, outcome, sent),
+                    Ok((session, written)) => {
+                        sent.timers = timers(&written.effects, time_ms, fires.as_ref())?;
+                        (session, outcome, sent)
+                    }
                     Err((session, fault)) => {
                         (session, Outcome::Limit(fault.to_string()), Sent::default())
                     }
@@ -180,9 +225,7 @@ impl Runner {
             self.instance = Some(instance);
         }
         let outcome = match failure {
-            Failure::Rejected(rejection) if matches!(step.call, Call::Migrate { .. }) => {
-                Outcome::Refused(rejection.message)
-            }
+            Failure::Rejected(rejection) if is_migrate => Outcome::Refused(rejection.message),
             Failure::Rejected(rejection) => Outcome::Rejected(rejection),
             Failure::Trapped(why) => Outcome::Trapped(why),
             Failure::Limit(why) => Outcome::Limit(why),
@@ -196,15 +239,40 @@ impl Runner {
         Ok((tx.discard(), outcome, Sent::default()))
     }
 
-    /// What is under the keys that the line asks for.
-    fn look(&self, session: Box<Session>, step: &Step) -> anyhow::Result<Looked> {
+    /// What is under the keys that are asked for.
+    fn look(&self, session: Box<Session>, expect: Option<&Expect>) -> anyhow::Result<Looked> {
         let mut tx = Transaction::new(SLOT, self.store.clone(), session);
         let mut state = BTreeMap::new();
-        for key in step.expect.keys() {
+        for key in expect.into_iter().flat_map(Expect::keys) {
             state.insert(key.to_owned(), tx.get(key)?);
         }
         Ok((tx.discard(), state))
     }
+}
+
+/// The timers that a message set or cancelled; that the one that it comes from goes on, or ends, is not its doing.
+fn timers(
+    changes: &[Change],
+    time_ms: u64,
+    fires: Option<&(String, Option<Timer>)>,
+) -> anyhow::Result<Vec<TimerChange>> {
+    let mut found = Vec::new();
+    for change in changes {
+        let Some(Name::Timer(name)) = Name::of_row(&change.row) else { continue };
+        let timer = change.value.as_ref().map(|value| Timer::decode(value)).transpose();
+        let timer = timer.map_err(|why| anyhow!("the timer {name:?}: {why}"))?;
+        if fires.is_some_and(|(fired, left)| *fired == name && *left == timer) {
+            continue;
+        }
+        let set = timer.map(|Timer { due_ms, content_type, body, .. }| SetTimer {
+            due_ms,
+            time_ms,
+            content_type,
+            body,
+        });
+        found.push(TimerChange { name, set });
+    }
+    Ok(found)
 }
 
 /// What the edge of a node would let through.
@@ -224,5 +292,11 @@ fn input(call: &Call) -> anyhow::Result<Input> {
             Input::Query { content_type, body }
         }
         Call::Migrate { from } => Input::Migrate { from },
+        Call::Timer { firing, content_type, body } => {
+            size(&body)?;
+            let origin = Some(Box::new(Origin::Timer(firing)));
+            Input::Handle { id: None, sender: None, origin, content_type, body }
+        }
+        Call::Advance { .. } => bail!("`advance` is no call"),
     })
 }

@@ -93,7 +93,9 @@ fn track(version: &str) -> &str {
 }
 
 /// Interfaces whose functions have effects outside of a session's state.
-const EFFECTS: &[&str] = &["slotd:slot/effects", "slotd:slot/session"];
+const EFFECTS: &[&str] = &["slotd:slot/effects", "slotd:slot/session", "slotd:slot/timers"];
+/// Those of their functions that only look.
+const LOOKS: &[&str] = &["current", "get", "list"];
 
 /// Whether a component is valid, and imports and exports what slotd gives and calls. Returns the effects
 /// that it imports.
@@ -131,7 +133,8 @@ pub(super) fn check_component(
             && let Some(ComponentEntityType::Instance(id)) = entity
             && let Some(instance) = types.get(id)
         {
-            effects.extend(types::functions(types, &instance.exports).into_keys());
+            let functions = types::functions(types, &instance.exports).into_keys();
+            effects.extend(functions.filter(|name| !LOOKS.contains(&name.as_str())));
         }
         check_import(types, name, entity, problems);
     }
@@ -259,6 +262,9 @@ mod tests {
         assert_eq!(state, ["delete", "get", "scan", "set"]);
         assert_eq!(WORLD.imports["slotd:slot/effects"].len(), 1);
         assert_eq!(WORLD.imports["slotd:slot/session"].len(), 1);
+        // One that is added acts, or only looks: `LOOKS`.
+        let timers: Vec<_> = WORLD.imports["slotd:slot/timers"].keys().collect();
+        assert_eq!(timers, ["cancel", "current", "get", "list", "schedule"]);
         for interface in EFFECTS {
             assert!(WORLD.imports.contains_key(*interface), "{interface}");
         }

@@ -1,0 +1,113 @@
+//! The timers of a script's sessions: the clock is the script's, and what is due is carried out as a node does
+//! (`slot/fire.rs`).
+
+use super::{Calling, Runner, SLOT};
+use crate::{
+    effects::{Origin, Timer, rows::Name},
+    names::SessionKey,
+    plugin::Input,
+    script::{Expect, Fired, Observed, Outcome, Step},
+    slot::{effects::Effect, session::Session},
+};
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Messages of timers in one line: a script with a short period and a long leap must come to an end.
+const FIRED_MAX: usize = 10_000;
+
+/// What is due first.
+struct Due {
+    key: SessionKey,
+    name: String,
+    timer: Arc<Timer>,
+}
+
+impl Runner {
+    /// What will be left of a timer that fires; `None`: none of that name is set.
+    pub(super) fn left_of(
+        &self,
+        session: &mut Session,
+        name: &str,
+        now_ms: u64,
+    ) -> anyhow::Result<Option<(String, Option<Timer>)>> {
+        let effects = session.load_effects(&*self.store, SLOT)?;
+        let Some(Effect::Timer(timer)) = effects.get(&Name::Timer(name.to_owned())) else {
+            return Ok(None);
+        };
+        Ok(Some((name.to_owned(), timer.fire(name, now_ms).1)))
+    }
+
+    /// Moves the clock to the step's time, and calls the handler for what is due on the way.
+    pub(super) async fn advance(&mut self, step: &Step, by_ms: u64) -> anyhow::Result<Observed> {
+        let mut now_ms = step.time_ms.saturating_sub(by_ms);
+        let mut fired = Vec::new();
+        while let Some(due) = self.first_due(step.time_ms) {
+            ensure!(fired.len() < FIRED_MAX, "more than {FIRED_MAX} messages of timers are due");
+            now_ms = now_ms.max(due.timer.next_ms);
+            fired.push(self.fire(due, now_ms, step.expect.firing(fired.len())).await?);
+        }
+        Ok(Observed {
+            outcome: Outcome::Reply { content_type: String::new(), body: Bytes::new() },
+            seq: 0,
+            events: Vec::new(),
+            notified: Vec::new(),
+            timers: Vec::new(),
+            fired,
+            state: BTreeMap::new(),
+        })
+    }
+
+    fn first_due(&self, until_ms: u64) -> Option<Due> {
+        let all = self.sessions.iter().flat_map(|(key, session)| {
+            let effects = session.effects.iter().flat_map(|effects| effects.iter());
+            effects.filter_map(move |(name, effect)| match (name, effect) {
+                (Name::Timer(name), Effect::Timer(timer)) => Some((key, name, timer)),
+                _ => None,
+            })
+        });
+        let due = all.filter(|(_, _, timer)| timer.next_ms <= until_ms);
+        let first = due.min_by_key(|(key, name, timer)| (timer.next_ms, key.to_string(), *name));
+        let (key, name, timer) = first?;
+        Some(Due { key: key.clone(), name: name.clone(), timer: timer.clone() })
+    }
+
+    async fn fire(
+        &mut self,
+        Due { key, name, timer }: Due,
+        now_ms: u64,
+        expect: Option<&Expect>,
+    ) -> anyhow::Result<Fired> {
+        let session = self.sessions.remove(&key).context("a timer of no session")?;
+        let (firing, left) = timer.fire(&name, now_ms);
+        let input = Input::Handle {
+            id: None,
+            sender: None,
+            origin: Some(Box::new(Origin::Timer(firing.clone()))),
+            content_type: timer.content_type.clone(),
+            body: timer.body.clone(),
+        };
+        let seq = session.head.seq + 1;
+        let fires = Some((name.clone(), left.clone()));
+        let calling = Calling { input, seq, time_ms: now_ms, fires };
+        let (mut session, observed) = self.observe(session, calling, expect).await?;
+        let failure = match &observed.outcome {
+            Outcome::Reply { .. } => None,
+            Outcome::Rejected(rejection) => Some((!rejection.retriable, &*rejection.message)),
+            Outcome::Refused(why) | Outcome::Trapped(why) | Outcome::Limit(why) => {
+                Some((false, &**why))
+            }
+            Outcome::Deadline => Some((false, "it passed its deadline")),
+        };
+        let mut dead = false;
+        if let Some((is_final, reason)) = failure {
+            let again = timer.failed(reason, now_ms).filter(|_| !is_final);
+            dead = again.is_none();
+            let next = again.or(left).map(|timer| Effect::Timer(timer.into()));
+            session.change_effects(|effects| effects.change(Name::Timer(name), next))?;
+        }
+        let name = key.session.as_str().to_owned();
+        self.sessions.insert(key, session);
+        Ok(Fired { session: name, firing, dead, observed })
+    }
+}
