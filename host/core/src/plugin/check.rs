@@ -268,6 +268,10 @@ mod tests {
         let wasi = inspect(&testkit::wasi_guest());
         assert_eq!(wasi.problems, [""; 0]);
         assert_eq!(wasi.version, None);
+        // Built before the interface had timers.
+        let notifying = inspect(&testkit::notifying_guest());
+        assert_eq!(notifying.problems, [""; 0]);
+        assert_eq!(notifying.effects, ["emit", "notify"]);
     }
 
     /// Each of these is deployed by mistake one day; the answer must say what to do.
