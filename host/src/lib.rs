@@ -34,7 +34,7 @@ mod watchdog;
 #[cfg(test)]
 pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
-    backoff, buffers, clock, database, error, level, log, mac, memory, message, names, nats,
-    operation, operator, plugin, position, random, registry, script, service, slot, state, storage,
-    task, telemetry, text, thread,
+    backoff, buffers, clock, database, effects, error, level, log, mac, memory, message, names,
+    nats, operation, operator, plugin, position, random, registry, script, service, slot, state,
+    storage, task, telemetry, text, thread,
 };

@@ -42,6 +42,8 @@ codes! {
     ServiceNotFound = "service-not-found", 404, false;
     /// The session has no message yet, or was deleted.
     SessionNotFound = "session-not-found", 404, false;
+    /// The session has no timer of that name, or no dead message of that timer and time.
+    TimerNotFound = "timer-not-found", 404, false;
     /// No slot has that number.
     SlotNotFound = "slot-not-found", 404, false;
     /// No node of the cluster has that name.

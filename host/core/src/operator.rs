@@ -4,6 +4,7 @@
 //! with what it changes. The handler is not asked: it must work where a handler can't read the state.
 
 use crate::{
+    effects::Origin,
     error::{Code, Error},
     log::record::{DeploymentId, Entry, Event, INTERNAL_KEY},
     message::SessionInfo,
@@ -115,6 +116,9 @@ pub struct Imported {
     pub reply: Bytes,
     pub deployment: DeploymentId,
     pub events: Vec<Event>,
+    /// What it comes from. Between nodes it is sent beside the rest (`operation::Operate`).
+    #[serde(skip)]
+    pub origin: Option<Box<Origin>>,
 }
 
 impl Imported {
@@ -131,7 +135,7 @@ impl Imported {
             reply: self.reply,
             deployment: self.deployment,
             events: self.events,
-            origin: None,
+            origin: self.origin,
         }
     }
 
@@ -143,7 +147,11 @@ impl Imported {
         // With their three lengths.
         let of = |e: &Event| e.kind.len() + e.content_type.len() + e.body.len() + 12;
         let events: usize = self.events.iter().map(of).sum();
-        self.body.len() + self.reply.len() + events + texts + BYTES_BESIDE
+        let origin = match self.origin.as_deref() {
+            Some(Origin::Timer(firing)) => firing.name.len(),
+            None => 0,
+        };
+        self.body.len() + self.reply.len() + events + texts + origin + BYTES_BESIDE
     }
 }
 
@@ -196,6 +204,7 @@ mod tests {
             reply: Bytes::new(),
             deployment: 1,
             events: Vec::new(),
+            origin: None,
         };
         let entry = message.entry(3);
         assert!(entry.is_operators());

@@ -4,6 +4,7 @@
 mod config;
 mod connection;
 mod session;
+mod timer;
 
 pub use self::{
     config::ConfigArgs,
@@ -12,6 +13,7 @@ pub use self::{
         History, Query, Send, SessionArgs, SessionCmd, SessionDelete, SessionExport, SessionImport,
         SessionSet, SessionState, Sessions, Tail,
     },
+    timer::{DeadArgs, DeadCmd, PageArgs, TimerCancel, TimerCmd, Timers},
 };
 
 use super::{cluster::ClusterCmd, dev::Dev, tls::TlsCmd};
@@ -82,6 +84,14 @@ pub enum Cmd {
     /// Show, correct, export, import or delete sessions
     #[command(subcommand)]
     Session(SessionCmd),
+    /// List the timers of a service, what is due first first, or of a session
+    Timers(Timers),
+    /// Cancel a timer
+    #[command(subcommand)]
+    Timer(TimerCmd),
+    /// List, retry or drop messages of timers that were given up
+    #[command(subcommand)]
+    Dead(DeadCmd),
 
     /// List the running slots (the busiest, if there are many)
     Slots(Slots),

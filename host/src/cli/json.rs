@@ -97,6 +97,8 @@ pub struct Entry<'a> {
     pub sender: Option<String>,
     pub time_ms: u64,
     pub plugin: String,
+    /// Of a message that a timer of the session sent.
+    pub timer: Option<Firing>,
     content_type: String,
     #[serde(borrow, deserialize_with = "present")]
     body: Option<&'a RawValue>,
@@ -108,6 +110,30 @@ pub struct Entry<'a> {
     /// Each as [`Event`].
     #[serde(borrow)]
     pub events: Vec<&'a RawValue>,
+}
+
+/// Which of a timer's times a message is for.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Firing {
+    name: String,
+    due_ms: u64,
+    missed: u64,
+    attempt: u32,
+}
+
+impl fmt::Display for Firing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, due_ms, missed, attempt } = self;
+        write!(f, "timer {name} for {}", output::format_time(*due_ms))?;
+        if *missed > 0 {
+            write!(f, ", {missed} missed")?;
+        }
+        if *attempt > 1 {
+            write!(f, ", attempt {attempt}")?;
+        }
+        Ok(())
+    }
 }
 
 impl Entry<'_> {

@@ -28,6 +28,7 @@ mod sse;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod tls;
 
 pub use args::Cli;
@@ -40,7 +41,7 @@ use crate::{
     plugin::compile_child,
     telemetry::{panics, sink},
 };
-use args::{Cmd, NodeCmd, ServiceCmd, SessionCmd, SlotCmd};
+use args::{Cmd, DeadCmd, NodeCmd, ServiceCmd, SessionCmd, SlotCmd, TimerCmd};
 use clap::Parser as _;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -115,6 +116,15 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Session(SessionCmd::Set(args)) => operate::set(args, json).await,
         Cmd::Session(SessionCmd::Export(args)) => operate::export(args, json).await,
         Cmd::Session(SessionCmd::Import(args)) => operate::import(args, json).await,
+        Cmd::Timers(args) => timers::timers(args, json).await,
+        Cmd::Timer(TimerCmd::Cancel(args)) => timers::cancel(args, json).await,
+        Cmd::Dead(DeadCmd::List(args)) => timers::dead(args, json).await,
+        Cmd::Dead(DeadCmd::Retry(args)) => {
+            timers::change_dead(args, timers::Doing::Retry, json).await
+        }
+        Cmd::Dead(DeadCmd::Drop(args)) => {
+            timers::change_dead(args, timers::Doing::Drop, json).await
+        }
         Cmd::Slots(args) => admin::slots(args, json).await,
         Cmd::Slot(SlotCmd::Show(args)) => admin::slot(args, json).await,
         Cmd::Slot(SlotCmd::Drain(args)) => admin::drain(args, json).await,

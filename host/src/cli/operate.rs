@@ -22,7 +22,10 @@ use std::{io::Read as _, path::Path};
 use tokio::time::timeout;
 
 /// The admin API's path of a session.
-fn path(service: &str, session: &str, rest: &str) -> Result<String, CliError> {
+///
+/// # Errors
+/// The names are invalid.
+pub fn path(service: &str, session: &str, rest: &str) -> Result<String, CliError> {
     let key = SessionKey::parse(service, session)?;
     let [service, session] = [key.service.as_str(), key.session.as_str()].map(encode);
     Ok(format!("/admin/v1/services/{service}/sessions/{session}{rest}"))

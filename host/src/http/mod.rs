@@ -37,6 +37,7 @@ mod streaming;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod uploads;
 mod views;
 mod websocket;

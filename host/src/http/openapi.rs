@@ -108,6 +108,7 @@ fn bound(parameter: &mut Parameter) {
             text("^[a-z0-9][a-z0-9._-]*$", limits::SERVICE_NAME_BYTES_MAX);
         }
         (ParameterIn::Path, "session") => text(NO_CONTROLS, limits::SESSION_ID_BYTES_MAX),
+        (ParameterIn::Path, "timer") => text(NO_CONTROLS, limits::TIMER_NAME_BYTES_MAX),
         (ParameterIn::Path, "node") => {
             schema.min_length = Some(1);
         }
@@ -216,6 +217,7 @@ fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Co
     use Code::*;
     let own: &[Code] = match (method, path.rsplit('/').next()) {
         ("GET", _) => &[SessionNotFound],
+        (_, Some("{timer}" | "{due_ms}" | "retry")) => &[SessionNotFound, TimerNotFound],
         (_, Some("state")) => {
             &[SessionNotFound, SessionChanged, IdempotencyConflict, BodyTooLarge, RequestTimeout]
         }
@@ -360,6 +362,13 @@ mod tests {
                 "GET /admin/v1/services/{service}/sessions/{session}/export",
                 "POST /admin/v1/services/{service}/sessions/{session}/import",
                 "DELETE /admin/v1/services/{service}/sessions",
+                "GET /admin/v1/services/{service}/timers",
+                "GET /admin/v1/services/{service}/sessions/{session}/timers",
+                "DELETE /admin/v1/services/{service}/sessions/{session}/timers/{timer}",
+                "GET /admin/v1/services/{service}/dead",
+                "GET /admin/v1/services/{service}/sessions/{session}/dead",
+                "POST /admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
+                "DELETE /admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}",
                 "POST /admin/v1/reset",
                 "GET /admin/v1/slots",
                 "GET /admin/v1/slots/{slot}",

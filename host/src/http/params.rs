@@ -85,6 +85,17 @@ pub(super) fn admin_session_of(uri: &Uri) -> Result<SessionKey, Error> {
     session_key(segment(uri, 4), segment(uri, 6))
 }
 
+/// The timer of `/admin/v1/services/{service}/sessions/{session}/timers/{timer}`, or of `.../dead/{timer}/{due_ms}`.
+pub(super) fn timer_of(uri: &Uri) -> Result<String, Error> {
+    Ok(decode(segment(uri, 8), "timer's name")?.into_owned())
+}
+
+/// The time of `.../dead/{timer}/{due_ms}`.
+pub(super) fn due_of(uri: &Uri) -> Result<u64, Error> {
+    let raw = segment(uri, 9);
+    raw.parse().map_err(|_| invalid(format!("{raw:?} in the path is no time in milliseconds")))
+}
+
 /// The slot of `/admin/v1/slots/{slot}/...`.
 pub(super) fn slot_of(uri: &Uri) -> Result<crate::names::SlotId, Error> {
     let raw = segment(uri, 4);

@@ -2,7 +2,7 @@
 
 use super::{
     Admin, Api, Token, admin, auth, events, health, history, messages, notify, operate,
-    problem::Failed, sessions, socket, stats::Stats,
+    problem::Failed, sessions, socket, stats::Stats, timers,
 };
 use crate::{
     error::{Code, Error},
@@ -48,6 +48,13 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(operate::state, operate::change_state))
         .routes(routes!(operate::export))
         .routes(routes!(operate::import))
+        .routes(routes!(timers::of_service))
+        .routes(routes!(timers::of_session))
+        .routes(routes!(timers::cancel))
+        .routes(routes!(timers::dead_of_service))
+        .routes(routes!(timers::dead_of_session))
+        .routes(routes!(timers::retry))
+        .routes(routes!(timers::drop_dead))
         .routes(routes!(operate::delete_sessions))
         .routes(routes!(operate::reset))
         .routes(routes!(admin::slots))
@@ -108,8 +115,9 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 6] = [
+const WITHOUT_BODY: [&str; 7] = [
     "/admin/v1/services/{service}/rollback",
+    "/admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
     "/admin/v1/slots/{slot}/drain",
     "/admin/v1/rebalance",
     "/admin/v1/nodes/{node}/drain",

@@ -8,6 +8,8 @@
 //! | `{"state": {...}}` | a key with its value |
 //! | `{"end": {...}}` | how many of both there were; without it the file is not whole |
 //!
+//! The session's timers are not in it, nor what is dead: they would fire in both.
+//!
 //! Unknown fields are ignored, so that a later version may add some; an addition that must not be
 //! ignored gets a new format number. Bytes are in base64.
 
@@ -70,6 +72,17 @@ struct MessageLine {
     digest: Option<Digest>,
     #[serde(default)]
     events: Vec<EventLine>,
+    /// The timer that it comes from, if it comes from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timer: Option<TimerLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TimerLine {
+    name: String,
+    due_ms: u64,
+    missed: u64,
+    attempt: u32,
 }
 
 #[derive(Serialize, Deserialize)]

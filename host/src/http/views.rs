@@ -1,10 +1,15 @@
 //! The structs of JSON answers, also used for the OpenAPI document.
 
+mod timers;
+
+pub use timers::{DeadPage, EffectChanged, TimersPage};
+
 use super::{
     body::{Inline, Shown},
     pieces::Pieces,
 };
 use crate::{
+    effects::{self, Firing},
     log::record::{Entry, Event},
     message::{self, Ephemeral, Origin},
     names::{ServiceName, SessionId, SlotId},
@@ -39,9 +44,13 @@ pub struct EntryView<'a> {
     pub id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<&'a str>,
-    /// `operator`: not a message, but an operator's action; the body describes it.
+    /// `operator`: not a message, but an operator's action; the body describes it. `timer`: the session's own timer
+    /// sent it. Absent: a client's message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<&'static str>,
+    /// Of a timer's message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timer: Option<FiringView<'a>>,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// `<version>+<short digest>` of the plugin that handled it.
@@ -62,6 +71,26 @@ pub struct EntryView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_base64: Option<String>,
     pub events: Vec<EventView<'a>>,
+}
+
+/// Which of a timer's times a message is for.
+#[derive(Serialize, ToSchema)]
+pub struct FiringView<'a> {
+    /// The timer's name.
+    pub name: &'a str,
+    /// The time that it was set for, in milliseconds since the Unix epoch.
+    pub due_ms: u64,
+    /// Later times of its period that had passed too, and have no message of their own.
+    pub missed: u64,
+    /// From 1: how often the message was tried.
+    pub attempt: u32,
+}
+
+impl<'a> FiringView<'a> {
+    pub(super) fn new(firing: &'a Firing) -> Self {
+        let Firing { name, due_ms, missed, attempt } = firing;
+        Self { name, due_ms: *due_ms, missed: *missed, attempt: *attempt }
+    }
 }
 
 /// An event that a handler emitted.
@@ -153,11 +182,17 @@ impl<'a> EntryView<'a> {
         let body = Shown::new(&entry.content_type, &entry.body);
         let reply = Shown::new(&entry.reply_content_type, &entry.reply);
         let event = |(i, e)| EventView::new(entry.seq, i, entry.time_ms, e);
+        let timer = match entry.origin.as_deref() {
+            Some(effects::Origin::Timer(firing)) => Some(FiringView::new(firing)),
+            None => None,
+        };
+        let operator = entry.is_operators().then_some("operator");
         Self {
             seq: entry.seq,
             id: entry.client_key(),
             sender: entry.sender.as_deref(),
-            origin: entry.is_operators().then_some("operator"),
+            origin: operator.or(timer.as_ref().map(|_| "timer")),
+            timer,
             time_ms: entry.time_ms,
             plugin,
             content_type: &entry.content_type,

@@ -1,6 +1,7 @@
 //! A node: everything that one process runs, and the calls that the gateway and the CLI make.
 
 mod components;
+mod effects;
 mod level;
 mod maintenance;
 mod memory;
@@ -29,6 +30,7 @@ pub use crate::{
     state::SessionCounts,
     swap::{SwapInfo, SwapShare},
 };
+pub use effects::EffectKind;
 pub use level::LevelDuties;
 pub use session_check::DeployOptions;
 pub use views::*;

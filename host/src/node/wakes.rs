@@ -1,6 +1,7 @@
 //! Wakes slots when something of them is due, by the clock of the day.
 
 use super::*;
+use crate::telemetry::metrics;
 
 /// Wakes slots until the node stops.
 pub(super) async fn wake(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
@@ -18,6 +19,7 @@ pub(super) async fn wake(node: std::sync::Weak<Node>, mut stopping: watch::Recei
         for slot in context.wakes.take(now) {
             alive.wake_slot(slot, now);
         }
+        metrics().slots_to_wake.set(context.wakes.len() as f64);
         drop(alive);
         tokio::select! {
             () = context.wakes.wait(now, limits::WAKE_LOOK) => {}

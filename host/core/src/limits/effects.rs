@@ -52,5 +52,13 @@ pub const DEAD_BYTES_MAX: usize = 1024 * 1024;
 pub const DUE_ROWS_MAX: usize = 256;
 /// Timers that a slot fires before it looks at its mail again.
 pub const DUE_PER_TURN_MAX: usize = 16;
+/// Rows of what is due that a slot looks at for one page of a service's timers: those of other services are
+/// among them. It serves nobody meanwhile.
+pub const EFFECTS_LOOKED_AT_MAX: usize = 1_000;
+/// Sessions that a slot looks at for one page of a service's dead messages: a read of the store each.
+pub const EFFECT_SESSIONS_LOOKED_AT_MAX: usize = 256;
+/// Timers or dead messages that a listing of a service asks each slot for, at least: some slots have more than
+/// others.
+pub const EFFECTS_OF_SLOT_MIN: usize = 25;
 /// How often a node looks whether the clock of the day has jumped.
 pub const WAKE_LOOK: Duration = Duration::from_secs(1);

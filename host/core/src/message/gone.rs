@@ -27,10 +27,9 @@ pub fn gone(asked: Purpose) -> Error {
             "the slot stopped before the result of the message was known; repeat it with the same \
              idempotency key",
         ),
-        Purpose::Delete => (
-            Cause::Undecided,
-            "the slot stopped before the result of the delete was known; check the session",
-        ),
+        Purpose::Delete => {
+            (Cause::Undecided, "the slot stopped before the result was known; check the session")
+        }
         Purpose::Operation => (
             Cause::Undecided,
             "the slot stopped before the result was known; check the session's history",

@@ -7,6 +7,7 @@
 
 mod delete;
 mod describe;
+mod effects;
 mod history;
 mod list;
 mod message;
@@ -20,6 +21,7 @@ pub mod wire;
 
 pub use delete::Delete;
 pub use describe::Describe;
+pub use effects::{ChangeEffect, EffectAction, EffectsPage, Found, ListEffects, Listed, Which};
 pub use history::ReadHistory;
 pub use list::List;
 pub use message::Message;
@@ -97,6 +99,7 @@ macro_rules! operations {
             // Operations that nodes send each other.
             forwarded {
                 Query, ReadHistory, Describe, Delete, List, Subscribe, ReadState, Operate, Notify,
+                ListEffects, ChangeEffect,
             }
             // Operations with another path to their slot, or that never leave their node.
             other { Message, Reset, Purge, }
@@ -108,6 +111,7 @@ macro_rules! operations {
                 Deleted(()),
                 Sessions(Vec<message::SessionInfo>),
                 Subscribed(message::Subscribed),
+                Effects(operation::EffectsPage),
             }
             // As above; large, therefore boxed: a message's answer takes the same path.
             boxed {

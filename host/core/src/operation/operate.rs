@@ -2,13 +2,14 @@
 
 use super::{
     Forwarded, Operation,
-    wire::{Parts, body as in_body, parts, value},
+    wire::{Parts, body as in_body, parts, take, value},
 };
 use crate::{
+    effects::Origin,
     error::Error,
     message::{Purpose, Sent},
     names::{ServiceName, SessionKey, SlotId},
-    operator,
+    operator::{self, Action},
 };
 use bytes::Bytes;
 
@@ -30,7 +31,8 @@ impl Operation for Operate {
     }
 }
 
-/// The body is the [`operator::Operation`].
+/// The body is the [`operator::Operation`]. Behind the session is what imported messages come from, if any
+/// comes from something: by their places in the history. Versions that don't know it ignore it.
 impl Forwarded for Operate {
     const TAGS: &[u32] = &[11];
 
@@ -38,9 +40,92 @@ impl Forwarded for Operate {
         self.key.slot(slot_count)
     }
     fn encode(self) -> Result<Parts, Error> {
-        parts(Self::TAGS[0], &self.key, in_body(&self.operation)?)
+        let Self { key, operation } = self;
+        let origins = origins(&operation);
+        let body = in_body(&operation)?;
+        match origins.is_empty() {
+            true => parts(Self::TAGS[0], &key, body),
+            false => parts(Self::TAGS[0], &(key, origins), body),
+        }
     }
     fn decode(_: u32, fields: &[u8], body: Bytes) -> Result<Self, String> {
-        Ok(Self { key: value(fields)?, operation: value(&body)? })
+        let (key, rest) = take(fields)?;
+        let mut operation: operator::Operation = value(&body)?;
+        if !rest.is_empty() {
+            set_origins(&mut operation, value(rest)?);
+        }
+        Ok(Self { key, operation })
+    }
+}
+
+fn origins(operation: &operator::Operation) -> Vec<(u32, Origin)> {
+    let Action::Import(import) = &operation.action else { return Vec::new() };
+    let all = (0u32..).zip(&import.history);
+    all.filter_map(|(at, message)| Some((at, message.origin.as_deref()?.clone()))).collect()
+}
+
+fn set_origins(operation: &mut operator::Operation, origins: Vec<(u32, Origin)>) {
+    let Action::Import(import) = &mut operation.action else { return };
+    for (at, origin) in origins {
+        if let Some(message) = import.history.get_mut(at as usize) {
+            message.origin = Some(origin.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        effects::Firing,
+        operator::{Import, Imported},
+    };
+
+    fn message(origin: Option<Origin>) -> Imported {
+        Imported {
+            id: None,
+            is_operators: false,
+            sender: None,
+            time_ms: 5,
+            content_type: "t".into(),
+            body: Bytes::new(),
+            reply_content_type: "t".into(),
+            reply: Bytes::new(),
+            deployment: 1,
+            events: Vec::new(),
+            origin: origin.map(Box::new),
+        }
+    }
+
+    /// A node of a version before would read something else, or refuse a session that has none of it.
+    #[test]
+    fn an_origin_is_sent_beside_what_earlier_versions_read() {
+        let firing = Firing { name: "tick".into(), due_ms: 3, missed: 1, attempt: 2 };
+        let origin = Origin::Timer(firing);
+        let operate = |history| {
+            let action = Action::Import(Import {
+                replace: false,
+                after: 0,
+                created_ms: 1,
+                deployment: 1,
+                history,
+                entered: None,
+            });
+            let key = SessionKey::parse("chat", "room").unwrap();
+            Operate {
+                key,
+                operation: operator::Operation::new(Some("k"), "ann".into(), None, action),
+            }
+        };
+        let with = operate(vec![message(None), message(Some(origin.clone()))]).encode().unwrap();
+        let without = operate(vec![message(None), message(None)]).encode().unwrap();
+        assert_eq!(with.body, without.body);
+        assert!(with.head.starts_with(&without.head), "its fields are the first");
+        let (tag, fields) = super::super::wire::split(&with.head).unwrap();
+        let read = Operate::decode(tag, fields, with.body).unwrap();
+        let Action::Import(import) = read.operation.action else { panic!("not an import") };
+        let origins: Vec<_> = import.history.into_iter().map(|it| it.origin).collect();
+        assert_eq!(origins, [None, Some(Box::new(origin))]);
     }
 }

@@ -139,6 +139,14 @@ pub fn fields_and<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Beside), Stri
     Ok((fields, beside))
 }
 
+/// A value, and the bytes after it.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn take<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), String> {
+    postcard::take_from_bytes(bytes).map_err(|e| e.to_string())
+}
+
 /// Bytes after it, from a later version, are ignored.
 ///
 /// # Errors

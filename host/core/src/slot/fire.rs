@@ -178,7 +178,13 @@ impl Shell {
         self.push_effects(session, number, vec![kept.unwrap_or(gone)]);
     }
 
-    fn push_effects(&mut self, session: &mut Session, session_number: u64, changes: Vec<Change>) {
+    /// Writes down effects that change without a message.
+    pub(super) fn push_effects(
+        &mut self,
+        session: &mut Session,
+        session_number: u64,
+        changes: Vec<Change>,
+    ) {
         session.changed_in = self.core.batch();
         let key = session.key.clone();
         let effects = record::Effects { key, session_number, changes };

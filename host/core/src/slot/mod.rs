@@ -19,6 +19,7 @@ mod cache;
 mod calls;
 mod commits;
 mod core;
+mod effect_operations;
 pub(crate) mod effects;
 mod finish;
 mod fire;

@@ -3,6 +3,7 @@
 use crate::{
     effects::Change,
     error::{Cause, Code, Error},
+    level::EFFECTS_FROM,
     limits,
     log::record::{Delete, Entry, Head, Record},
     message::{Consistency, Purged, Sent},
@@ -235,7 +236,10 @@ impl Shell {
         }
         session.head.deployment = deployment;
         for (seq, imported) in (after + 1..).zip(history) {
-            let entry = Arc::new(imported.entry(seq));
+            let mut entry = imported.entry(seq);
+            // Not everyone could read it.
+            entry.origin = entry.origin.filter(|_| self.context.level.get() >= EFFECTS_FROM);
+            let entry = Arc::new(entry);
             let fingerprint = apply::fingerprint(&entry.content_type, &entry.body);
             self.append(&mut session, entry, fingerprint, Written::default());
         }

@@ -149,6 +149,18 @@ impl Shell {
         limit: usize,
         pinned: bool,
     ) -> Result<Vec<SessionInfo>, Error> {
+        let heads = self.merged_heads(service, prefix, after, limit, pinned)?;
+        Ok(infos(&self.context.catalogue, self.slot, service, heads.into_iter()))
+    }
+
+    pub(super) fn merged_heads(
+        &self,
+        service: &ServiceName,
+        prefix: &str,
+        after: Option<&SessionId>,
+        limit: usize,
+        pinned: bool,
+    ) -> Result<Vec<(SessionId, Head)>, Error> {
         let in_range = |key: &SessionKey| {
             key.service == *service
                 && key.session.as_str().starts_with(prefix)
@@ -167,7 +179,7 @@ impl Shell {
             heads.insert(session.key.session.clone(), head);
         }
         let live = heads.into_iter().filter_map(|(id, head)| Some((id, head?)));
-        Ok(infos(&self.context.catalogue, slot, service, live.take(limit)))
+        Ok(live.take(limit).collect())
     }
 
     /// Entries after `after`: from the store what it has, the rest from the cache.

@@ -163,6 +163,8 @@ table! {
     timers_dead: Counter "slotd_timers_total" {"outcome" = "dead"};
     /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
     timers_held: Counter "slotd_timers_total" {"outcome" = "held"};
+    /// Slots in which something is due later, and which the node wakes for it: running ones, and on a standalone node also those that rest.
+    slots_to_wake: Gauge "slotd_slots_to_wake";
     /// How late the handler of a timer's message is called.
     timer_late_seconds: Histogram "slotd_timer_late_seconds" [SECONDS];
     /// How late the worker threads run a task that is due, measured ten times a second.

@@ -1,7 +1,8 @@
 //! Writes a session as a file, a page at a time.
 
-use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
+use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine, TimerLine};
 use crate::{
+    effects::{Firing, Origin},
     error::{Code, Error},
     limits,
     log::record::Entry,
@@ -149,6 +150,15 @@ impl Export {
             reply_base64: BASE64.encode(&entry.reply),
             digest: self.service.deployment(entry.deployment).map(|known| known.digest),
             events: events.collect(),
+            timer: match entry.origin.as_deref() {
+                Some(Origin::Timer(Firing { name, due_ms, missed, attempt })) => Some(TimerLine {
+                    name: name.clone(),
+                    due_ms: *due_ms,
+                    missed: *missed,
+                    attempt: *attempt,
+                }),
+                None => None,
+            },
         }
     }
 

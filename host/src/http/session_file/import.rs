@@ -1,7 +1,8 @@
 //! Reads a file into a session, a part at a time.
 
-use super::{EndLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
+use super::{EndLine, FORMAT, HeadLine, Line, MessageLine, StateLine, TimerLine};
 use crate::{
+    effects::{Firing, Origin, timer::name_problem},
     error::{Code, Error},
     http::{body::decode_base64, operate::NOTE_FORMAT, params, views::SessionImported},
     limits,
@@ -282,6 +283,7 @@ impl Reader {
             reply: bytes(&line.reply_base64, "a reply")?,
             deployment: deployment.unwrap_or_else(|| service.target().id()),
             events: events.collect::<Result<_, String>>()?,
+            origin: line.timer.map(origin).transpose()?,
         };
         fits(&imported, self.reading.body_bytes_max)?;
         Ok(imported)
@@ -408,6 +410,14 @@ fn check_time(time_ms: u64, before_ms: u64, now_ms: u64) -> Result<(), String> {
             Err(format!("time_ms is {time_ms}, which is ahead of this node's clock ({now_ms})"))
         }
         false => Ok(()),
+    }
+}
+
+fn origin(timer: TimerLine) -> Result<Box<Origin>, String> {
+    let TimerLine { name, due_ms, missed, attempt } = timer;
+    match name_problem(&name) {
+        Some(problem) => Err(problem),
+        None => Ok(Box::new(Origin::Timer(Firing { name, due_ms, missed, attempt }))),
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{
     },
     names::SessionKey,
     operation::{
-        Delete, Describe, List, Notify, Operate, Query, ReadHistory, ReadState, Subscribe,
+        ChangeEffect, Delete, Describe, List, ListEffects, Notify, Operate, Query, ReadHistory,
+        ReadState, Subscribe,
     },
     operator::StatePage,
     position::Incarnation,
@@ -120,6 +121,7 @@ fn answers_arrive_as_they_were_sent() {
                 pairs: vec![("k".into(), "v".into())],
                 more: true,
             })),
+            Response::Effects(golden::effects()),
             Response::Control("x".into()),
             Response::NotOwner { owner: Some("b".into()), term: 4, position: 5 },
         ]
@@ -146,6 +148,7 @@ fn shown(response: &Response) -> String {
         }
         Response::Slots(v) => format!("{v:?}"),
         Response::State(v) => format!("{v:?}"),
+        Response::Effects(v) => format!("{v:?}"),
         Response::Control(v) => format!("{v:?}"),
         Response::NotOwner { owner, term, position } => format!("{owner:?} {term} {position}"),
     }

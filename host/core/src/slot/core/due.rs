@@ -168,6 +168,11 @@ impl DueRows {
         std::mem::take(&mut self.changed)
     }
 
+    /// What the store may not have yet, in order. `None`: it goes.
+    pub fn recent(&self) -> impl Iterator<Item = (&Due, Option<&SessionKey>)> {
+        self.recent.iter().map(|(row, (_, key))| (row, key.as_ref()))
+    }
+
     pub fn is_any(&self) -> bool {
         !self.window.is_empty()
     }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::{
+    effects::{Timer, When, rows::Name},
+    operation::{EffectAction, EffectsPage, Found, Listed, Which},
     operator::{Action, Entered, Operation, StateRange},
     position::Cursor,
 };
@@ -43,6 +45,30 @@ const LOCAL: Consistency = Consistency::Local;
 
 fn history(range: Range, consistency: Consistency) -> Request {
     ReadHistory { key: key(), range, reader: ReadBy::Client, consistency }.request()
+}
+
+fn effects_of(which: Which) -> Request {
+    ListEffects { slot: 7, which, limit: 300 }.request()
+}
+
+fn change(action: EffectAction) -> Request {
+    ChangeEffect { key: key(), action }.request()
+}
+
+pub(super) fn effects() -> EffectsPage {
+    let timer = Timer {
+        when: When::Every { period_ms: 1_000 },
+        due_ms: 5_000,
+        next_ms: 6_000,
+        failures: 2,
+        reason: "r".into(),
+        content_type: "t".into(),
+        body: Bytes::from_static(b"b"),
+        set_by: 7,
+    };
+    let name = Name::Timer("n".into());
+    let found = Found::new("p".into(), key().session, name, Listed::Timer(timer));
+    EffectsPage { found: vec![found], reached: Some("p".into()) }
 }
 
 fn requests() -> Vec<Request> {
@@ -87,10 +113,16 @@ fn requests() -> Vec<Request> {
         Operate { key: key(), operation: operation(Action::Discard) }.request(),
         Notify { key: key(), sender: Some("ann".into()), event: event() }.request(),
         Notify { key: key(), sender: None, event: event() }.request(),
+        effects_of(Which::Session(key())),
+        effects_of(Which::Due { service: key().service, after: Some("p".into()) }),
+        effects_of(Which::Dead { service: key().service, after: None }),
+        change(EffectAction::CancelTimer { timer: "t".into() }),
+        change(EffectAction::RetryDead { timer: "t".into(), due_ms: 300 }),
+        change(EffectAction::DropDead { timer: "t".into(), due_ms: 300 }),
     ]
 }
 
-const REQUESTS: [Golden; 18] = [
+const REQUESTS: [Golden; 24] = [
     ("0100046368617406726f6f6d2d310101690003742f78ac02", "626f6479"),
     ("0100046368617406726f6f6d2d310001017303742f7800", "626f6479"),
     ("0101046368617406726f6f6d2d3103742f7801", "626f6479"),
@@ -112,6 +144,12 @@ const REQUESTS: [Golden; 18] = [
     ("010b046368617406726f6f6d2d31", "0d016f70657261746f722066697803616e6e01030001ac0202"),
     ("010c046368617406726f6f6d2d310103616e6e016b0174", "65"),
     ("010c046368617406726f6f6d2d3100016b0174", "65"),
+    ("010d", "0700046368617406726f6f6d2d31ac02"),
+    ("010d", "07010463686174010170ac02"),
+    ("010d", "0702046368617400ac02"),
+    ("010e046368617406726f6f6d2d31000174", ""),
+    ("010e046368617406726f6f6d2d31010174ac02", ""),
+    ("010e046368617406726f6f6d2d31020174ac02", ""),
 ];
 
 fn info() -> SessionInfo {
@@ -226,10 +264,11 @@ fn responses() -> Vec<Result<Response, Error>> {
             pairs: vec![("k".into(), "v".into())],
             more: true,
         }))),
+        Ok(Response::Effects(effects())),
     ]
 }
 
-const RESPONSES: [Golden; 13] = [
+const RESPONSES: [Golden; 14] = [
     ("0100ac020204312b61620103742f7801ac0200", "626f6479"),
     ("0100ac020204312b61620003742f780000", "626f6479"),
     ("01010204312b6162ac0203742f78", "626f6479"),
@@ -252,6 +291,7 @@ const RESPONSES: [Golden; 13] = [
         "010b01ac0200",
         "046368617406726f6f6d2d31ac0202030404312b616205060104322b6364026e6f01016b017601",
     ),
+    ("010c010170", "01017006726f6f6d2d3102016e100101e8078827f02e020172017401620701"),
 ];
 
 const LIVE: [Golden; 4] = [
