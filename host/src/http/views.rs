@@ -182,10 +182,8 @@ impl<'a> EntryView<'a> {
         let body = Shown::new(&entry.content_type, &entry.body);
         let reply = Shown::new(&entry.reply_content_type, &entry.reply);
         let event = |(i, e)| EventView::new(entry.seq, i, entry.time_ms, e);
-        let timer = match entry.origin.as_deref() {
-            Some(effects::Origin::Timer(firing)) => Some(FiringView::new(firing)),
-            None => None,
-        };
+        let origin = entry.origin.as_deref();
+        let timer = origin.map(|effects::Origin::Timer(firing)| FiringView::new(firing));
         let operator = entry.is_operators().then_some("operator");
         Self {
             seq: entry.seq,

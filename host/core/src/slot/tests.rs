@@ -23,6 +23,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::timeout;
 
 mod at_once;
+mod effect_operations;
 mod ephemeral;
 mod faulty;
 mod operate;

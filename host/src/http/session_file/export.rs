@@ -2,7 +2,7 @@
 
 use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine, TimerLine};
 use crate::{
-    effects::{Firing, Origin},
+    effects::Origin,
     error::{Code, Error},
     limits,
     log::record::Entry,
@@ -150,15 +150,12 @@ impl Export {
             reply_base64: BASE64.encode(&entry.reply),
             digest: self.service.deployment(entry.deployment).map(|known| known.digest),
             events: events.collect(),
-            timer: match entry.origin.as_deref() {
-                Some(Origin::Timer(Firing { name, due_ms, missed, attempt })) => Some(TimerLine {
-                    name: name.clone(),
-                    due_ms: *due_ms,
-                    missed: *missed,
-                    attempt: *attempt,
-                }),
-                None => None,
-            },
+            timer: entry.origin.as_deref().map(|Origin::Timer(firing)| TimerLine {
+                name: firing.name.clone(),
+                due_ms: firing.due_ms,
+                missed: firing.missed,
+                attempt: firing.attempt,
+            }),
         }
     }
 

@@ -58,6 +58,7 @@ fn part(replace: bool, after: u64, messages: u64, value: Option<&'static [u8]>) 
         reply: Bytes::new(),
         deployment: 1,
         events: Vec::new(),
+        origin: None,
     });
     let changes = |value| vec![("k".to_owned(), Some(Bytes::from_static(value)))];
     Action::Import(Import {
