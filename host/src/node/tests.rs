@@ -462,6 +462,7 @@ fn part(after: u64, replace: bool, times: &[u64]) -> Action {
         reply: Bytes::new(),
         deployment: 1,
         events: Vec::new(),
+        origin: None,
     });
     let history = history.collect();
     let entered = None;
