@@ -84,7 +84,7 @@ pub enum Cmd {
     /// Show, correct, export, import or delete sessions
     #[command(subcommand)]
     Session(SessionCmd),
-    /// List the timers of a service, what is due first first, or of a session
+    /// List the timers of a service, the next to fire first, or of one session
     Timers(Timers),
     /// Cancel a timer
     #[command(subcommand)]

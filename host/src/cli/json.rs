@@ -209,6 +209,18 @@ fn shown(content_type: &str, inline: Option<&RawValue>, base64: Option<&str>) ->
 mod tests {
     use super::*;
 
+    /// A reader of the history would take a message that nobody sent for a client's.
+    #[test]
+    fn a_message_of_a_timer_names_it() {
+        let text = r#"{"seq": 3, "origin": "timer",
+            "timer": {"name": "tick", "due_ms": 1000, "missed": 2, "attempt": 3}}"#;
+        let entry: Entry<'_> = read(text).unwrap();
+        let shown = entry.timer.map(|timer| timer.to_string());
+        let expected = "timer tick for 1970-01-01 00:00:01Z, 2 missed, attempt 3";
+        assert_eq!(shown.as_deref(), Some(expected));
+        assert!(read::<Entry<'_>>(r#"{"seq": 3}"#).unwrap().timer.is_none());
+    }
+
     /// Without it, a session's values would be shown changed: 1.10 as 1.1, a number of twenty
     /// digits rounded, keys in another order.
     #[test]

@@ -100,6 +100,26 @@ fn a_cancel_names_the_move_and_its_node() {
     }
 }
 
+/// A command that drops more than was meant can't be taken back.
+#[test]
+fn all_dead_messages_are_named_as_such() {
+    let cli = parse(&["dead", "drop", "chat", "room", "close", "--due", "17"]);
+    let Cmd::Dead(DeadCmd::Drop(dead)) = cli.command else { panic!("not dead drop") };
+    assert_eq!((dead.timer.as_deref(), dead.due, dead.all), (Some("close"), Some(17), false));
+    let cli = parse(&["dead", "retry", "chat", "room", "--all"]);
+    assert!(matches!(cli.command, Cmd::Dead(DeadCmd::Retry(dead)) if dead.all));
+    for bad in [
+        &["dead", "drop", "chat", "room"][..],
+        &["dead", "drop", "chat"],
+        &["dead", "drop", "chat", "room", "close", "--all"],
+        &["dead", "drop", "chat", "room", "--all", "--due", "17"],
+        &["timers", "chat", "room", "--after", "x"],
+        &["timer", "cancel", "chat", "room"],
+    ] {
+        assert!(Cli::try_parse_from([&["slotd"], bad].concat()).is_err(), "{bad:?}");
+    }
+}
+
 #[test]
 fn urls_that_can_not_work_are_refused_with_a_reason() {
     let try_url = |url: &str| Client::new(url, None, Duration::from_secs(1), API);
