@@ -39,5 +39,6 @@ mod streams;
 mod stuck;
 mod swap;
 mod telemetry;
+mod timers;
 mod unread;
 mod upgrade;
