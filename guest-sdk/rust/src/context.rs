@@ -1,18 +1,57 @@
-use crate::{Error, State, StateView, encode::to_json, host::Host};
+use crate::{
+    Error, State, StateView, Timers, TimersView, encode::to_json, host::Host, timers::Firing,
+};
 use serde::Serialize;
-use std::fmt;
+use std::{cell::OnceCell, fmt};
 
 /// Where a message comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A client; the name that it gave as its sender, if any.
-    Client(Option<String>),
-    /// Another session, `service/session`.
+    Client {
+        /// The name that it gave as its sender, if any.
+        sender: Option<String>,
+    },
+    /// Another session, `service/session`. Does not occur so far.
     Session(String),
-    /// A timer that this session set, by name.
-    Timer(String),
-    /// The answer to an outbound request, by its id.
+    /// A timer that this session set: see [`Context::timers`].
+    Timer {
+        name: String,
+        /// The time that it was set for, milliseconds since the Unix epoch.
+        due_ms: u64,
+        /// How many later times of its period have passed, too, and have no message of their own.
+        missed: u64,
+        /// How often it is tried, this time included: 1 the first time.
+        attempt: u32,
+    },
+    /// The answer to an outbound request, by its id. Does not occur so far.
     Http(String),
+}
+
+/// Where a message comes from, as the host gives it. Which time of a timer it is for has to be asked for,
+/// and only a handler that wants to know it needs a host with timers.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, reason = "the harness sends two of them"))]
+pub(crate) enum Source {
+    Client(Option<String>),
+    Session(String),
+    Timer(String),
+    Http(String),
+}
+
+impl Source {
+    fn origin(&self, host: &Host) -> Origin {
+        match self {
+            Self::Client(sender) => Origin::Client { sender: sender.clone() },
+            Self::Session(session) => Origin::Session(session.clone()),
+            Self::Http(request) => Origin::Http(request.clone()),
+            Self::Timer(name) => {
+                // Each message of a timer has one.
+                let Firing { due_ms, missed, attempt } =
+                    host.firing().unwrap_or(Firing { due_ms: 0, missed: 0, attempt: 1 });
+                Origin::Timer { name: name.clone(), due_ms, missed, attempt }
+            }
+        }
+    }
 }
 
 /// Levels of the node's log.
@@ -32,7 +71,8 @@ pub struct Context {
     pub(crate) seq: u64,
     pub(crate) time_ms: u64,
     pub(crate) id: Option<String>,
-    pub(crate) origin: Origin,
+    pub(crate) source: Source,
+    pub(crate) origin: OnceCell<Origin>,
     pub(crate) content_type: String,
 }
 
@@ -54,13 +94,14 @@ impl Context {
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
+    /// Where the message comes from: a client, or a timer that this session set.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        self.origin.get_or_init(|| self.source.origin(&self.host))
     }
     /// The name that a client gave as its sender, if the message is from a client and it gave one.
     pub fn sender(&self) -> Option<&str> {
-        match &self.origin {
-            Origin::Client(sender) => sender.as_deref(),
+        match &self.source {
+            Source::Client(sender) => sender.as_deref(),
             _ => None,
         }
     }
@@ -71,6 +112,10 @@ impl Context {
     /// The session's state, to read and to write.
     pub fn state(&mut self) -> State {
         State::new(self.host.clone())
+    }
+    /// The session's timers: messages that it sends itself later.
+    pub fn timers(&mut self) -> Timers {
+        Timers::new(self.host.clone())
     }
     /// Tells the session's subscribers, once the message is durable. `kind` is a short name
     /// without spaces, none that slotd itself uses (`error`, and all that begin with `slotd.`); the
@@ -142,6 +187,10 @@ impl QueryContext {
     pub fn state(&self) -> StateView {
         StateView::new(self.host.clone())
     }
+    /// The session's timers, to read.
+    pub fn timers(&self) -> TimersView {
+        TimersView::new(self.host.clone())
+    }
     /// As [`Context::log`].
     pub fn log(&self, level: Level, message: impl fmt::Display) {
         self.host.log(level, &message.to_string());
@@ -155,7 +204,8 @@ impl QueryContext {
             seq: self.seq,
             time_ms: self.time_ms,
             id: None,
-            origin: Origin::Client(None),
+            source: Source::Client(None),
+            origin: OnceCell::new(),
             content_type: self.content_type.clone(),
         }
     }
@@ -189,7 +239,8 @@ impl MigrateContext {
             seq: 0,
             time_ms: 0,
             id: None,
-            origin: Origin::Client(None),
+            source: Source::Client(None),
+            origin: OnceCell::new(),
             content_type: String::new(),
         }
     }

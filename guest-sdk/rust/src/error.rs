@@ -3,7 +3,7 @@ use std::{borrow::Cow, fmt};
 /// A refusal: it becomes the sender's error (422, with this code) and changes nothing.
 ///
 /// In a handler, `?` turns errors of `serde_json` into `bad-message` and [`Error`]s into
-/// `bad-state` or `bad-value`.
+/// `bad-state`, `bad-value` or `bad-moment`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub(crate) code: Cow<'static, str>,
@@ -54,6 +54,7 @@ impl From<Error> for Rejection {
         let code = match error {
             Error::Decode { .. } => "bad-state",
             Error::Encode { .. } => "bad-value",
+            Error::Moment { .. } => "bad-moment",
         };
         Self::new(code, error.to_string())
     }
@@ -65,13 +66,15 @@ impl From<Rejection> for String {
     }
 }
 
-/// A value that could not be turned into JSON or back.
+/// A value that could not be turned into JSON or back, or a time that a timer can't be set for.
 #[derive(Debug)]
 pub enum Error {
     /// The value under `key` is not the JSON that was asked for.
     Decode { key: String, error: serde_json::Error },
-    /// A value for `what` (a key, an event, a reply) has no form in JSON.
+    /// A value for `what` (a key, an event, a timer, a reply) has no form in JSON.
     Encode { what: String, error: serde_json::Error },
+    /// What is wrong with the time that a timer was to be set for. It is not set.
+    Moment { why: String },
 }
 
 impl fmt::Display for Error {
@@ -81,6 +84,7 @@ impl fmt::Display for Error {
                 write!(f, "the state under {key:?} is not what this plugin expects: {error}")
             }
             Error::Encode { what, error } => write!(f, "{what} cannot be written as JSON: {error}"),
+            Error::Moment { why } => f.write_str(why),
         }
     }
 }
@@ -88,6 +92,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Decode { error, .. } | Error::Encode { error, .. } => Some(error),
+            Error::Moment { .. } => None,
         }
     }
 }

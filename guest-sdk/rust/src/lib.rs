@@ -6,6 +6,7 @@ mod error;
 mod handler;
 mod host;
 mod state;
+mod timers;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
@@ -18,6 +19,7 @@ pub use crate::{
     error::{Error, Rejection},
     handler::{Handler, RawHandler, Reply},
     state::{Scan, State, StateView},
+    timers::{Timer, Timers, TimersView, When},
 };
 /// So that a plugin needs no dependency of its own for `json!` and `Value`.
 pub use serde_json::{self, Value, json};

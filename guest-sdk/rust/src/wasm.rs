@@ -1,8 +1,8 @@
 //! The component's side: the generated bindings, and a [`RawHandler`] behind them.
 
 use crate::host::Host;
-use crate::{Context, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply};
-use std::{marker::PhantomData, sync::Once};
+use crate::{Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply, context};
+use std::{cell::OnceCell, marker::PhantomData, sync::Once};
 
 pub mod bindings {
     #![allow(missing_docs, clippy::all)]
@@ -23,13 +23,15 @@ impl<H: RawHandler> bindings::Guest for Component<H> {
     fn handle(message: types::Message) -> Result<types::Reply, types::Rejection> {
         tell_panics();
         let types::Message { session, seq, id, origin, content_type, body, time_ms } = message;
-        let origin = match origin {
-            types::Origin::Client(sender) => Origin::Client(sender),
-            types::Origin::Session(session) => Origin::Session(session),
-            types::Origin::Timer(name) => Origin::Timer(name),
-            types::Origin::Http(request) => Origin::Http(request),
+        let source = match origin {
+            types::Origin::Client(sender) => context::Source::Client(sender),
+            types::Origin::Session(session) => context::Source::Session(session),
+            types::Origin::Timer(name) => context::Source::Timer(name),
+            types::Origin::Http(request) => context::Source::Http(request),
         };
-        let mut cx = Context { host: Host, session, seq, time_ms, id, origin, content_type };
+        let origin = OnceCell::new();
+        let mut cx =
+            Context { host: Host, session, seq, time_ms, id, source, origin, content_type };
         H::handle(&mut cx, body).map(Into::into).map_err(Into::into)
     }
 

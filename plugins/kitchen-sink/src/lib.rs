@@ -5,6 +5,9 @@
 //! kebab-case with its fields, or of [`Question`]'s in a query. Any other body is echoed with its
 //! content type. What is not understood is rejected: `bad-message`, in a query `bad-query`.
 //!
+//! A timer's message emits `fired`, with what it says of itself, and replies with that. Where its body is
+//! an `{"op": ..}`, that is done before; where it has `{"fails": N}`, N attempts are rejected for now.
+//!
 //! `migrate` refuses to come from 0.0.9, panics when it comes from 0.0.8, and writes `migrated`
 //! otherwise.
 
@@ -12,10 +15,10 @@ mod native;
 
 use serde::{Deserialize, de::IgnoredAny};
 use slotd_guest::{
-    Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply, StateView, Value,
-    json, serde_json,
+    Context, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply, StateView,
+    Timer, Value, When, json, serde_json,
 };
-use std::{fmt::Write as _, hint::black_box};
+use std::{fmt::Write as _, hint::black_box, time::Duration};
 
 pub struct KitchenSink;
 
@@ -73,6 +76,11 @@ enum Op {
         value: Value,
         times: u32,
     },
+    Timer(SetTimer),
+    CancelTimer {
+        name: String,
+    },
+    Timers,
     Log {
         level: String,
         text: String,
@@ -115,11 +123,26 @@ enum Question {
     Random,
     Reject(Refusal),
     Throw(Throw),
-    // What a query may not do.
+    // What a query may not do, but for `Timers`.
     Set { key: String, value: Value },
     Delete { key: String },
     Emit { kind: String, value: Value },
     Notify { kind: String, value: Value },
+    Timer(SetTimer),
+    CancelTimer { name: String },
+    Timers,
+}
+
+/// One of the four says when; in milliseconds.
+#[derive(Deserialize)]
+struct SetTimer {
+    name: String,
+    after: Option<u64>,
+    at: Option<u64>,
+    every: Option<u64>,
+    /// An expression and a zone.
+    cron: Option<(String, String)>,
+    body: Value,
 }
 
 #[derive(Deserialize)]
@@ -143,7 +166,22 @@ impl RawHandler for KitchenSink {
         if cx.content_type() != JSON {
             return Ok(Reply { content_type: cx.content_type().to_owned(), body });
         }
-        Ok(Reply::json(&handle(cx, serde_json::from_slice(&body)?)?)?)
+        let origin = cx.origin().clone();
+        let Origin::Timer { name, due_ms, missed, attempt } = origin else {
+            return Ok(Reply::json(&handle(cx, serde_json::from_slice(&body)?)?)?);
+        };
+        let body: Value = serde_json::from_slice(&body)?;
+        if body["fails"].as_u64().is_some_and(|fails| u64::from(attempt) <= fails) {
+            return Err(Rejection::new("told-to", "As told.").retriable());
+        }
+        if body.get("op").is_some() {
+            handle(cx, serde_json::from_value(body.clone())?)?;
+        }
+        let fired = json!({
+            "name": name, "due": due_ms, "missed": missed, "attempt": attempt, "body": body,
+        });
+        cx.emit("fired", &fired)?;
+        Ok(Reply::json(&fired)?)
     }
 
     fn query(cx: &QueryContext, body: Vec<u8>) -> Result<Reply, Rejection> {
@@ -199,6 +237,9 @@ fn handle(cx: &mut Context, op: Op) -> Result<Value, Rejection> {
                 cx.notify(&kind, &value)?;
             }
         }
+        Op::Timer(timer) => return set_timer(cx, timer),
+        Op::CancelTimer { name } => return Ok(json!({ "was": cx.timers().cancel(&name) })),
+        Op::Timers => return Ok(shown(cx.timers().list())),
         Op::Log { level, text } => cx.log(level_of(&level)?, text),
         Op::Print { text } => native::print(cx, &text),
         Op::Add64 { key, n } => {
@@ -256,6 +297,9 @@ fn query(cx: &QueryContext, question: Question) -> Result<Value, Rejection> {
         Question::Delete { key } => cx.forbidden().state().delete(&key),
         Question::Emit { kind, value } => cx.forbidden().emit(&kind, &value)?,
         Question::Notify { kind, value } => cx.forbidden().notify(&kind, &value)?,
+        Question::Timer(timer) => return set_timer(&mut cx.forbidden(), timer),
+        Question::CancelTimer { name } => _ = cx.forbidden().timers().cancel(&name),
+        Question::Timers => return Ok(shown(cx.timers().list())),
     }
     Ok(json!({}))
 }
@@ -265,6 +309,28 @@ impl From<Refusal> for Rejection {
         let rejection = Rejection::new(refusal.code, refusal.message);
         if refusal.retriable { rejection.retriable() } else { rejection }
     }
+}
+
+fn set_timer(cx: &mut Context, timer: SetTimer) -> Result<Value, Rejection> {
+    let SetTimer { name, after, at, every, cron, body } = timer;
+    let cron = cron.map(|(expression, zone)| When::Cron { expression, zone });
+    let mut when = after
+        .map(|ms| When::After(Duration::from_millis(ms)))
+        .into_iter()
+        .chain(at.map(When::At))
+        .chain(every.map(|ms| When::Every(Duration::from_millis(ms))))
+        .chain(cron);
+    match (when.next(), when.next()) {
+        (Some(when), None) => Ok(json!({ "due": cx.timers().set(&name, when, &body)? })),
+        _ => Err(bad_message("it takes one of `after`, `at`, `every` and `cron`")),
+    }
+}
+
+fn shown(timers: Vec<Timer>) -> Value {
+    let shown = timers.into_iter().map(
+        |timer| json!({ "name": timer.name, "due": timer.due_ms, "failures": timer.failures }),
+    );
+    shown.collect()
 }
 
 fn bad_message(why: &'static str) -> Rejection {

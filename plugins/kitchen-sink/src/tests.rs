@@ -1,5 +1,5 @@
 use super::*;
-use slotd_guest::test::{Failure, Harness};
+use slotd_guest::test::{Failure, Fired, Harness};
 
 fn send(sink: &mut Harness<KitchenSink>, op: Value) -> Result<Value, Failure> {
     sink.send("ann", &op).map(|reply| reply.parse().unwrap())
@@ -66,11 +66,14 @@ fn fails_as_it_is_told() {
         json!({"op": "set-bytes", "key": "k", "hex": "0"}),
         json!({"op": "add64", "key": "k", "n": "-1"}),
         json!({"op": "log", "level": "loud", "text": ""}),
+        json!({"op": "timer", "name": "n", "after": 1}),
+        json!({"op": "timer", "name": "n", "body": 1}),
+        json!({"op": "timer", "name": "n", "after": 1, "at": 1, "body": 1}),
         json!([]),
     ] {
         let refused = send(&mut sink, bad.clone()).unwrap_err();
         assert_eq!(refused.code(), Some("bad-message"), "{bad}");
-        if bad["op"] != "set-bytes" && bad["op"] != "add64" && bad["op"] != "log" {
+        if !["set-bytes", "add64", "log", "timer"].map(Value::from).contains(&bad["op"]) {
             assert_eq!(sink.query(&bad).unwrap_err().code(), Some("bad-query"), "{bad}");
         }
     }
@@ -81,6 +84,8 @@ fn fails_as_it_is_told() {
         json!({"op": "delete", "key": "k"}),
         json!({"op": "emit", "kind": "k", "value": 2}),
         json!({"op": "notify", "kind": "k", "value": 2}),
+        json!({"op": "timer", "name": "n", "after": 1, "body": 1}),
+        json!({"op": "cancel-timer", "name": "n"}),
         json!({"op": "throw", "message": "m"}),
     ] {
         let failed = sink.query(&told);
@@ -91,4 +96,47 @@ fn fails_as_it_is_told() {
     assert_eq!(sink.session(), &before);
     sink.migrate("0.1.0").unwrap();
     assert_eq!(sink.get::<Value>("migrated"), Some(json!({"from": "0.1.0"})));
+}
+
+/// As above, for what comes later.
+#[test]
+fn sets_timers_as_it_is_told() {
+    let mut sink = Harness::<KitchenSink>::new();
+    let now = sink.session().time_ms;
+    let set = |name: &str, when: &str, value: Value, body: Value| {
+        let mut op = json!({"op": "timer", "name": name, "body": body});
+        op[when] = value;
+        op
+    };
+    for (op, expected) in [
+        (set("b", "after", json!(50), json!({"ä": 1})), json!({"due": now + 50})),
+        (set("a", "at", json!(7), json!(null)), json!({"due": 7})),
+        (set("c", "every", json!(100), json!({"fails": 1})), json!({"due": now + 100})),
+        (set("d", "after", json!(1), json!(1)), json!({"due": now + 1})),
+        (json!({"op": "cancel-timer", "name": "d"}), json!({"was": true})),
+        (json!({"op": "cancel-timer", "name": "d"}), json!({"was": false})),
+    ] {
+        assert_eq!(send(&mut sink, op.clone()), Ok(expected), "{op}");
+    }
+    let listed = json!([
+        {"name": "a", "due": 7, "failures": 0},
+        {"name": "b", "due": now + 50, "failures": 0},
+        {"name": "c", "due": now + 100, "failures": 0},
+    ]);
+    assert_eq!(send(&mut sink, json!({"op": "timers"})), Ok(listed.clone()));
+    assert_eq!(sink.query(&json!({"op": "timers"})).unwrap().parse::<Value>().unwrap(), listed);
+    for (when, value) in [("every", json!(99)), ("cron", json!(["61 * * * *", "UTC"]))] {
+        let refused = send(&mut sink, set("e", when, value, json!(1))).unwrap_err();
+        assert_eq!(refused.code(), Some("bad-moment"), "{refused}");
+    }
+    let fired = sink.advance(Duration::from_millis(100));
+    let said = |fired: &Fired| fired.result.as_ref().ok().map(|it| it.parse::<Value>().unwrap());
+    let expected = [
+        Some(json!({"name": "a", "due": 7, "missed": 0, "attempt": 1, "body": null})),
+        Some(json!({"name": "b", "due": now + 50, "missed": 0, "attempt": 1, "body": {"ä": 1}})),
+        None,
+    ];
+    assert_eq!(fired.iter().map(said).collect::<Vec<_>>(), expected);
+    assert_eq!(fired[1].events[0].kind, "fired");
+    assert_eq!(Some(fired[1].events[0].parse::<Value>().unwrap()), expected[1]);
 }

@@ -1,7 +1,10 @@
 //! The host's side of a call, natively: one session's state with an undo log.
 
-use super::{Event, LogLine, limits};
-use crate::Level;
+use super::{
+    Event, LogLine, limits,
+    timers::{SetTimer, name_problem},
+};
+use crate::{Level, Timer, When, timers::Firing};
 use std::{cell::RefCell, collections::BTreeMap, ops::Bound, panic, rc::Rc};
 
 /// What a guest is stopped with: carried by an unwinding panic that the harness catches.
@@ -23,9 +26,15 @@ pub(super) enum Mode {
 pub(super) struct Transaction {
     pub mode: Mode,
     pub seq: u64,
+    time_ms: u64,
+    /// Where the message comes from a timer.
+    firing: Option<Firing>,
     pub state: BTreeMap<String, Vec<u8>>,
     /// What each write replaced, in order.
     undo: Vec<(String, Option<Vec<u8>>)>,
+    pub timers: BTreeMap<String, SetTimer>,
+    /// What each change of a timer replaced, in order.
+    timers_undo: Vec<(String, Option<SetTimer>)>,
     pub events: Vec<Event>,
     pub notified: Vec<Event>,
     pub log: Vec<LogLine>,
@@ -36,12 +45,16 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    pub fn new(mode: Mode, seq: u64, state: BTreeMap<String, Vec<u8>>) -> Self {
+    pub fn new(mode: Mode, seq: u64, time_ms: u64, firing: Option<Firing>) -> Self {
         Self {
             mode,
             seq,
-            state,
+            time_ms,
+            firing,
+            state: BTreeMap::new(),
             undo: Vec::new(),
+            timers: BTreeMap::new(),
+            timers_undo: Vec::new(),
             events: Vec::new(),
             notified: Vec::new(),
             log: Vec::new(),
@@ -58,8 +71,27 @@ impl Transaction {
                 None => self.state.remove(&key),
             };
         }
+        for (name, timer) in self.timers_undo.drain(..).rev() {
+            match timer {
+                Some(timer) => self.timers.insert(name, timer),
+                None => self.timers.remove(&name),
+            };
+        }
         self.events.clear();
         self.notified.clear();
+    }
+    /// Before a timer is set or cancelled.
+    fn change_timer(&mut self, what: &str, name: &str) {
+        self.count();
+        if self.mode != Mode::Handle {
+            trap(format!("only `handle` may {what} timers"));
+        }
+        if let Some(problem) = name_problem(name) {
+            trap(problem);
+        }
+        if self.timers_undo.len() == limits::TIMER_CHANGES_MAX {
+            trap(format!("limit: more than {} timers set or cancelled", limits::TIMER_CHANGES_MAX));
+        }
     }
     /// Checks an event of either kind.
     fn event(&mut self, what: &str, kind: &str, content_type: &str, body: Vec<u8>) -> Event {
@@ -174,6 +206,54 @@ impl Host {
             ));
         }
         tx.notified.push(event);
+    }
+    pub fn schedule(
+        &self,
+        name: &str,
+        when: When,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<u64, String> {
+        let mut tx = self.0.borrow_mut();
+        tx.change_timer("set", name);
+        let timer = SetTimer::new(when, tx.time_ms, content_type, body)?;
+        let due_ms = timer.due_ms;
+        let before = tx.timers.insert(name.to_owned(), timer);
+        tx.timers_undo.push((name.to_owned(), before));
+        let bytes: usize = tx.timers.iter().map(|(name, timer)| timer.bytes(name)).sum();
+        if tx.timers.len() > limits::TIMERS_MAX || bytes > limits::TIMER_BYTES_MAX {
+            trap(format!(
+                "limit: more than {} timers or {} bytes of them",
+                limits::TIMERS_MAX,
+                limits::TIMER_BYTES_MAX
+            ));
+        }
+        Ok(due_ms)
+    }
+    pub fn cancel(&self, name: &str) -> bool {
+        let mut tx = self.0.borrow_mut();
+        tx.change_timer("cancel", name);
+        let before = tx.timers.remove(name);
+        let was_there = before.is_some();
+        tx.timers_undo.push((name.to_owned(), before));
+        was_there
+    }
+    pub fn timer(&self, name: &str) -> Option<Timer> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        tx.timers.get(name).map(|timer| timer.shown(name))
+    }
+    pub fn timers(&self, after: Option<&str>, limit: u32) -> Vec<Timer> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let all = tx.timers.range::<str, _>((from, Bound::Unbounded));
+        all.take(limit as usize).map(|(name, timer)| timer.shown(name)).collect()
+    }
+    pub fn firing(&self) -> Option<Firing> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        tx.firing
     }
     pub fn log(&self, level: Level, message: &str) {
         let mut tx = self.0.borrow_mut();

@@ -3,15 +3,22 @@
 //! What the host promises holds here too: a message is applied whole or not at all (a rejection, a
 //! panic or a passed limit leaves no write and no event behind), the sequence number rises only on
 //! success, a query can't change anything, a call sees its own writes, and a scan is in order of
-//! the keys' bytes. Not modelled: the deadline and the memory limit.
+//! the keys' bytes. Time is the test's: [`Harness::advance`] moves it on and has timers fire. Not
+//! modelled: the deadline, the memory limit, and the times of cron expressions.
 
 pub(crate) mod host;
+mod timers;
+
+pub use self::timers::{Dead, Fired, SetTimer};
 
 use self::host::{Host, Mode, Transaction, Trap};
-use crate::{Context, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply};
+use crate::{
+    Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply, context::Source,
+    timers::Firing,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     collections::BTreeMap,
     fmt,
     marker::PhantomData,
@@ -32,6 +39,19 @@ pub mod limits {
     pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
     pub const NOTIFIED_MAX: usize = 64;
     pub const NOTIFIED_BYTES_MAX: usize = 256 * 1024;
+    pub const TIMERS_MAX: usize = 1_000;
+    pub const TIMER_NAME_BYTES_MAX: usize = 128;
+    pub const TIMER_BYTES_MAX: usize = 1024 * 1024;
+    /// Timers that a message may set or cancel.
+    pub const TIMER_CHANGES_MAX: usize = 256;
+    pub const TIMER_PERIOD_MIN_MS: u64 = 100;
+    pub const TIMER_MS_MAX: u64 = 253_370_764_800_000;
+    pub const TIMER_CRON_BYTES_MAX: usize = 128;
+    pub const TIMER_ATTEMPTS_MAX: u32 = 20;
+    /// The longest that a timer's message waits after a failure.
+    pub const TIMER_RETRY_MAX_MS: u64 = 5 * 60 * 1_000;
+    /// Messages of timers in one [`super::Harness::advance`]: the harness's own limit.
+    pub const FIRED_MAX: usize = 100_000;
     pub const LOG_LINES_MAX: usize = 100;
     pub const LOG_LINE_BYTES_MAX: usize = 2_048;
 }
@@ -107,6 +127,10 @@ pub struct Session {
     pub events: Vec<Event>,
     /// What its messages sent in passing ([`Context::notify`]); a real session keeps nothing of it.
     pub notified: Vec<Event>,
+    /// By name.
+    pub timers: BTreeMap<String, SetTimer>,
+    /// Messages of timers that were given up.
+    pub dead: Vec<Dead>,
 }
 
 impl Default for Session {
@@ -119,6 +143,8 @@ impl Default for Session {
             state: BTreeMap::new(),
             events: Vec::new(),
             notified: Vec::new(),
+            timers: BTreeMap::new(),
+            dead: Vec::new(),
         }
     }
 }
@@ -185,12 +211,22 @@ impl<H: RawHandler> Harness<H> {
         content_type: &str,
         body: impl Into<Vec<u8>>,
     ) -> Result<Reply, Failure> {
-        let (session, body) = (self.session.name.clone(), body.into());
+        let source = Source::Client(sender.into().map(str::to_owned));
+        self.handle(source, None, content_type, body.into())
+    }
+
+    fn handle(
+        &mut self,
+        source: Source,
+        firing: Option<Firing>,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<Reply, Failure> {
+        let session = self.session.name.clone();
         let (seq, time_ms) = (self.session.seq + 1, self.session.time_ms);
-        let origin = Origin::Client(sender.into().map(str::to_owned));
-        let content_type = content_type.to_owned();
-        let reply = self.call(Mode::Handle, seq, move |host| {
-            let mut cx = Context { host, session, seq, time_ms, id: None, origin, content_type };
+        let (id, origin, content_type) = (None, OnceCell::new(), content_type.to_owned());
+        let reply = self.call(Mode::Handle, seq, firing, move |host| {
+            let mut cx = Context { host, session, seq, time_ms, id, source, origin, content_type };
             checked(H::handle(&mut cx, body))
         })?;
         self.session.seq = seq;
@@ -220,7 +256,7 @@ impl<H: RawHandler> Harness<H> {
         let (session, body) = (self.session.name.clone(), body.into());
         let (seq, time_ms) = (self.session.seq, self.session.time_ms);
         let content_type = content_type.to_owned();
-        self.call(Mode::Query, seq, move |host| {
+        self.call(Mode::Query, seq, None, move |host| {
             let cx = QueryContext { host, session, seq, time_ms, content_type };
             checked(H::query(&cx, body))
         })
@@ -232,7 +268,7 @@ impl<H: RawHandler> Harness<H> {
     /// # Errors
     /// A [`Failure`]; the session is then as it was.
     pub fn migrate(&mut self, from: &str) -> Result<(), Failure> {
-        self.call(Mode::Migrate, self.session.seq, |host| {
+        self.call(Mode::Migrate, self.session.seq, None, |host| {
             H::migrate(&mut MigrateContext::new(host), from).map_err(Failure::Refused)
         })
     }
@@ -283,10 +319,13 @@ impl<H: RawHandler> Harness<H> {
         &mut self,
         mode: Mode,
         seq: u64,
+        firing: Option<Firing>,
         call: impl FnOnce(Host) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let state = mem::take(&mut self.session.state);
-        let tx = Rc::new(RefCell::new(Transaction::new(mode, seq, state)));
+        let mut tx = Transaction::new(mode, seq, self.session.time_ms, firing);
+        tx.state = mem::take(&mut self.session.state);
+        tx.timers = mem::take(&mut self.session.timers);
+        let tx = Rc::new(RefCell::new(tx));
         let host = Host(Rc::clone(&tx));
         // Nothing of the guest is used after an unwinding but the transaction, which is rolled back.
         let result = panic::catch_unwind(AssertUnwindSafe(move || call(host)))
@@ -296,6 +335,7 @@ impl<H: RawHandler> Harness<H> {
             tx.roll_back();
         }
         self.session.state = mem::take(&mut tx.state);
+        self.session.timers = mem::take(&mut tx.timers);
         self.session.events.append(&mut tx.events);
         self.session.notified.append(&mut tx.notified);
         self.log.append(&mut tx.log);
