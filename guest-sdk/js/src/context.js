@@ -2,6 +2,7 @@ import { Rejection } from "./error.js";
 import { parseBytes, stringifyBytes } from "./json.js";
 import { toBytes } from "./reply.js";
 import { State, StateView } from "./state.js";
+import { Timers, TimersView } from "./timers.js";
 
 const LEVELS = ["trace", "debug", "info", "warn", "error"];
 
@@ -29,6 +30,7 @@ export class Context extends Base {
         this.contentType = contentType;
         this.timeMs = timeMs;
         this.state = new State(host);
+        this.timers = new Timers(host);
     }
     get sender() {
         return this.origin.kind === "client" ? this.origin.sender : undefined;
@@ -61,6 +63,7 @@ export class QueryContext extends Base {
         this.contentType = contentType;
         this.timeMs = timeMs;
         this.state = new StateView(host);
+        this.timers = new TimersView(host);
     }
     parse(body) {
         return parseBody("query", body);

@@ -2,16 +2,27 @@
 
 /// <reference path="./globals.d.ts" />
 
-/** Where a message comes from. Only `client` occurs so far. */
+/** Where a message comes from. Of these, `client` and `timer` occur so far. */
 export type Origin =
     /** A client; the name that it gave as its sender, if any. */
     | { kind: "client"; sender: string | undefined }
     /** Another session, `service/session`. */
     | { kind: "session"; session: string }
-    /** A timer that this session set, by name. */
-    | { kind: "timer"; name: string }
+    | TimerOrigin
     /** The answer to an outbound request, by its id. */
     | { kind: "http"; request: string };
+
+/** A timer that this session set. */
+export interface TimerOrigin {
+    kind: "timer";
+    name: string;
+    /** The time that it was set for, milliseconds since the Unix epoch. */
+    dueMs: number;
+    /** How many later times of its period have passed, too, and have no message of their own. */
+    missed: number;
+    /** How often it is tried, this time included: 1 the first time. */
+    attempt: number;
+}
 
 /** Levels of the node's log. */
 export type Level = "trace" | "debug" | "info" | "warn" | "error";
@@ -66,6 +77,66 @@ export class State<S extends object = AnyState> extends StateView<S> {
     delete(key: Key<S>): void;
 }
 
+type Unit = "ms" | "s" | "m" | "h" | "d";
+
+/** So long: a number of milliseconds, or text: `"500ms"`, `"30s"`, `"10m"`, `"2h"`, `"1d"`. */
+export type Duration = number | `${number}${Unit}`;
+
+/** A timer that is set. */
+export class Timer {
+    private constructor();
+    readonly name: string;
+    /** The time that it is for next, milliseconds since the Unix epoch. */
+    readonly dueMs: number;
+    readonly contentType: string;
+    readonly body: Uint8Array;
+    /** How often the message for that time has failed. */
+    readonly failures: number;
+    /** The body from JSON. */
+    json(): any;
+    text(): string;
+}
+
+/** The session's timers, to read. */
+export class TimersView {
+    private constructor();
+    get(name: string): Timer | undefined;
+    /** All of them, in order of the names' bytes. */
+    list(): Timer[];
+}
+
+/**
+ * The session's timers: messages that it sends itself later. They are set and cancelled with the
+ * message that does so, or not at all. A timer's message has the body that it was set with (as JSON; a
+ * `Reply` as it is) and an `origin` of the kind `timer`. Setting one of a name that is set replaces it.
+ *
+ * Those that set one give the time that it is for, in milliseconds since the Unix epoch. They throw a
+ * `Rejection` `bad-moment` where there can be no such time, and a `TypeError` for what is no time at all.
+ *
+ * A name has 1 to 128 bytes and no control characters; a session has 1,000 timers and 1 MiB of them, and
+ * one message sets or cancels 256. Past a limit the call ends in a trap.
+ */
+export class Timers extends TimersView {
+    private constructor();
+    /** Fires once, so long after this message's time: never earlier. */
+    after(name: string, delay: Duration, body?: unknown): number;
+    /** Fires once, at a time; one that has passed is due at once. */
+    at(name: string, time: Date | number, body?: unknown): number;
+    /**
+     * Fires again and again, the first time that long after this message's time; 100 ms at least. A
+     * period does not drift: times that were missed are one message that says how many.
+     */
+    every(name: string, period: Duration, body?: unknown): number;
+    /**
+     * Fires at the times that a cron expression names, as `every`.
+     * @param expression five fields: minute, hour, day of the month, month, day of the week
+     * @param zone a time zone by its IANA name: `Europe/Berlin`, `UTC`
+     */
+    cron(name: string, expression: string, zone: string, body?: unknown): number;
+    /** Whether there was one. */
+    cancel(name: string): boolean;
+}
+
 /** The message being handled, and what its handler can do. */
 export class Context<S extends object = AnyState> {
     private constructor();
@@ -83,6 +154,8 @@ export class Context<S extends object = AnyState> {
     /** The time of the message, milliseconds since the Unix epoch; `Date.now()` is the same. */
     readonly timeMs: number;
     readonly state: State<S>;
+    /** The session's timers: messages that it sends itself later. */
+    readonly timers: Timers;
     /**
      * Tells the session's subscribers, once the message is durable. `kind` is a word, none that
      * slotd itself uses (`error`, and all that begin with `slotd.`); the body is `value` as JSON.
@@ -118,6 +191,7 @@ export class QueryContext<S extends object = AnyState> {
     readonly contentType: string;
     readonly timeMs: number;
     readonly state: StateView<S>;
+    readonly timers: TimersView;
     log(level: Level, text: string): void;
     /**
      * A body from JSON, for raw handlers.

@@ -4,3 +4,4 @@ export { handler, rawHandler } from "./handler.js";
 export { parse as parseJson, stringify as stringifyJson } from "./json.js";
 export { Reply } from "./reply.js";
 export { State, StateView } from "./state.js";
+export { Timer, Timers, TimersView } from "./timers.js";

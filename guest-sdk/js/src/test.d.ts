@@ -1,4 +1,4 @@
-import type { AnyState, Handler, Level, RawHandler, Reply } from "./index.d.ts";
+import type { AnyState, Duration, Handler, Level, RawHandler, Rejection, Reply, Timer } from "./index.d.ts";
 
 /** The host's limits, as its own defaults have them. */
 export const limits: {
@@ -13,6 +13,21 @@ export const limits: {
     readonly eventBytes: number;
     readonly notified: number;
     readonly notifiedBytes: number;
+    readonly timers: number;
+    readonly timerNameBytes: number;
+    readonly timerBytes: number;
+    /** Timers that a message may set or cancel. */
+    readonly timerChanges: number;
+    /** The shortest period. */
+    readonly timerPeriodMs: number;
+    /** The last time that a timer can be set for. */
+    readonly timerMs: number;
+    readonly timerCronBytes: number;
+    readonly timerAttempts: number;
+    /** The longest that a timer's message waits after a failure. */
+    readonly timerRetryMs: number;
+    /** Messages of timers in one `advance`: the harness's own limit. */
+    readonly fired: number;
     readonly logLines: number;
     readonly logLineBytes: number;
 };
@@ -33,6 +48,57 @@ export interface LogLine {
     readonly text: string;
 }
 
+/** What became of a timer's message. */
+export interface Fired {
+    readonly name: string;
+    /** The time that the timer was set for. */
+    readonly dueMs: number;
+    readonly missed: number;
+    readonly attempt: number;
+    /** When it was tried: the session's clock. */
+    readonly timeMs: number;
+    /** The reply, which nobody gets; undefined where it failed. */
+    readonly reply: Reply | undefined;
+    /** What the handler failed with, if it did. */
+    readonly error: Rejection | Trapped | undefined;
+    readonly events: readonly Event[];
+    readonly notified: readonly Event[];
+    /** The reply from JSON; throws `error` where there is one. */
+    json(): any;
+}
+
+/**
+ * A timer's message that was given up: after 20 attempts, or a rejection that is not retriable. On a
+ * node it is kept for an operator.
+ */
+export interface Dead {
+    readonly name: string;
+    readonly dueMs: number;
+    /** How often it was tried. */
+    readonly attempts: number;
+    readonly contentType: string;
+    readonly body: Uint8Array;
+    /** What the last attempt ended with. */
+    readonly error: Rejection | Trapped;
+}
+
+/** When a timer of a session fires, as the host has it. */
+export type When =
+    | { tag: "at" | "after" | "every"; val: number }
+    | { tag: "cron"; val: { expression: string; zone: string } };
+
+/** A timer of a session. */
+export interface SetTimer {
+    readonly when: When;
+    /** The time that it is for next. Of a cron timer it is not known: see `Harness.fire`. */
+    readonly dueMs: number;
+    /** When that is tried: at `dueMs`, or later when it has failed. */
+    readonly nextMs: number;
+    readonly failures: number;
+    readonly contentType: string;
+    readonly body: Uint8Array;
+}
+
 /** A session: all that is left of it between two calls. */
 export interface Session {
     name: string;
@@ -45,6 +111,10 @@ export interface Session {
     events: Event[];
     /** What its messages sent in passing (`cx.notify`); a real session keeps nothing of it. */
     notified: Event[];
+    /** By name, in no particular order. */
+    timers: Map<string, SetTimer>;
+    /** Messages of timers that were given up. */
+    dead: Dead[];
 }
 
 /** A handler's fault, a passed limit, or something that is not allowed. Nothing was kept. */
@@ -59,7 +129,8 @@ export class Refused extends Error {}
 /**
  * One session under a handler, with the host's rules: a message is applied whole or not at all,
  * the number rises on success only, a query can't change anything, time and chance are the
- * message's. Not modelled: the deadline and the memory limit.
+ * message's. The session's clock is the test's: `advance` moves it on and has timers fire. Not
+ * modelled: the deadline, the memory limit, and the times of cron expressions.
  *
  * A refusal is thrown as the handler's own `Rejection`, a fault as `Trapped`.
  */
@@ -76,6 +147,25 @@ export class Harness<Message = any, Query = any, S extends object = AnyState> {
     /** Asks a query with a JSON body; gives the answer, from JSON. */
     query(query: Query): any;
     queryBytes(contentType: string, body: Uint8Array | string): Reply;
+    /**
+     * Moves the session's clock on, and has the timers fire that are due meanwhile, in the order of
+     * their times, each at its time; also those that are tried again after a failure, and those that a
+     * timer's message sets. Gives what became of each; a handler that fails makes it throw nothing.
+     *
+     * Where a test changes the clock itself nothing fires: what is overdue then fires first at the next
+     * call, and what it missed is counted.
+     * @throws {Error} while a cron timer is set, since its times are not known here: see `fire`
+     */
+    advance(by: Duration): Fired[];
+    /**
+     * Has one timer fire, and none before it: at its time, to which the clock moves on, or now if that
+     * has passed. A cron timer fires now.
+     */
+    fire(name: string): Fired;
+    /** The timers that are set, in order of the names' bytes. */
+    readonly timers: Timer[];
+    /** Every timer's message that was given up, in order. */
+    readonly dead: readonly Dead[];
     /** Runs `migrate`, as the host does before a session's first message under this version. */
     migrate(from: string): void;
     /** The session under another handler, after that one's `migrate`. */

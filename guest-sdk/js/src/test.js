@@ -8,6 +8,7 @@ import { Chance, define, globals } from "./globals.js";
 import { callHandle, callMigrate, callQuery, unfit } from "./handler.js";
 import { parse, parseBytes, stringifyBytes } from "./json.js";
 import { Reply } from "./reply.js";
+import { Timer, toMs } from "./timers.js";
 import { describe } from "./trace.js";
 
 // A component's local time is UTC.
@@ -25,6 +26,16 @@ export const limits = Object.freeze({
     eventBytes: 1024 * 1024,
     notified: 64,
     notifiedBytes: 256 * 1024,
+    timers: 1000,
+    timerNameBytes: 128,
+    timerBytes: 1024 * 1024,
+    timerChanges: 256,
+    timerPeriodMs: 100,
+    timerMs: 253_370_764_800_000,
+    timerCronBytes: 128,
+    timerAttempts: 20,
+    timerRetryMs: 5 * 60 * 1000,
+    fired: 100_000,
     logLines: 100,
     logLineBytes: 2048,
 });
@@ -55,8 +66,85 @@ class Event {
     }
 }
 
+/** What became of a timer's message. */
+class Fired {
+    constructor(fields) {
+        Object.assign(this, { reply: undefined, error: undefined, ...fields });
+    }
+    /** The reply from JSON; throws what the handler failed with. */
+    json() {
+        if (this.error !== undefined) throw this.error;
+        return this.reply.json();
+    }
+}
+
+/** Which of its times a timer's message is for, and the timer that is left. */
+function nextOf(timer, timeMs) {
+    const { when, dueMs, failures } = timer;
+    const left = (ms) => (ms > limits.timerMs ? undefined : { ...timer, dueMs: ms, nextMs: ms, failures: 0 });
+    if (when.tag === "every") {
+        const period = Math.max(when.val, limits.timerPeriodMs);
+        const missed = Math.max(0, Math.floor((timeMs - dueMs) / period));
+        return { dueMs, missed, left: left(dueMs + period * (missed + 1)) };
+    }
+    // Its times are the test's.
+    if (when.tag === "cron") return { dueMs: failures === 0 ? timeMs : dueMs, missed: 0, left: left(timeMs) };
+    return { dueMs, missed: 0, left: undefined };
+}
+
+function put(session, name, timer) {
+    if (timer === undefined) session.timers.delete(name);
+    else session.timers.set(name, timer);
+}
+
+function shownTimer([name, { dueMs, contentType, body, failures }]) {
+    return new Timer({ name, dueMs, contentType, body: body.slice(), failures });
+}
+
+/** The least and the greatest number of each field of a cron expression. */
+const CRON_FIELDS = [[0, 59], [0, 23], [1, 31], [1, 12], [0, 7]];
+
+/** Why it is none, as far as it can be said here: the rest is the node's to say. */
+function cronProblem({ expression, zone }) {
+    const max = limits.timerCronBytes;
+    if (byteLength(expression) > max || byteLength(zone) > max) {
+        return `a cron expression and a time zone may have ${max} bytes each`;
+    }
+    const fields = expression.split(/\s+/).filter((field) => field !== "");
+    const shown = JSON.stringify(expression);
+    if (fields.length !== CRON_FIELDS.length) {
+        return `a cron expression has five fields (minute, hour, day of the month, month, day of the week); ${shown} has ${fields.length}`;
+    }
+    if (!isZone(zone)) return `there is no time zone ${JSON.stringify(zone)}; an example is "Europe/Berlin"`;
+    const fits = (field, [least, most]) => field.split(",").every((part) => {
+        const [base] = part.split(/[/#]/);
+        const numbers = base.split("-").filter((end) => /^\d+$/.test(end)).map(Number);
+        return base !== "" && /^[a-z0-9*/#?-]+$/i.test(part) && numbers.every((number) => least <= number && number <= most);
+    });
+    return fields.every((field, i) => fits(field, CRON_FIELDS[i])) ? undefined : `${shown} is no cron expression`;
+}
+
+const { DateTimeFormat } = Intl;
+
+function isZone(zone) {
+    try {
+        return /^[a-z]/i.test(zone) && new DateTimeFormat("en", { timeZone: zone }) !== undefined;
+    } catch {
+        return false;
+    }
+}
+
 function newSession() {
-    return { name: "session", seq: 0, timeMs: 1_700_000_000_000, state: new Map(), events: [], notified: [] };
+    return {
+        name: "session",
+        seq: 0,
+        timeMs: 1_700_000_000_000,
+        state: new Map(),
+        events: [],
+        notified: [],
+        timers: new Map(),
+        dead: [],
+    };
 }
 
 export class Harness {
@@ -79,6 +167,9 @@ export class Harness {
         return valueOf(this.sendBytes(sender, "application/json", toJson(message)));
     }
     sendBytes(sender, contentType, body) {
+        return this.#handle({ kind: "client", sender: sender ?? undefined }, contentType, toBody(body));
+    }
+    #handle(origin, contentType, body) {
         const { session } = this;
         const seq = session.seq + 1;
         const reply = this.#call("handle", seq, (host) => {
@@ -86,14 +177,83 @@ export class Harness {
                 session: session.name,
                 seq,
                 id: undefined,
-                origin: { kind: "client", sender: sender ?? undefined },
+                origin,
                 contentType,
                 timeMs: session.timeMs,
             });
-            return checked(callHandle(this.#handler, cx, toBody(body)));
+            return checked(callHandle(this.#handler, cx, body));
         });
         session.seq = seq;
         return reply;
+    }
+
+    advance(by) {
+        const { session } = this;
+        const end = session.timeMs + toMs(by, "the time to advance by");
+        const all = [];
+        for (;;) {
+            for (const [name, timer] of session.timers) {
+                if (timer.when.tag === "cron") {
+                    const shown = JSON.stringify(name);
+                    throw new Error(`the timer ${shown} is a cron expression's: the harness does not compute its times, so advance can't say when it fires. Use fire(${shown}) at its time (session.timeMs), and cancel it before advance`);
+                }
+            }
+            const due = [...session.timers].filter(([, timer]) => timer.nextMs <= end);
+            due.sort(([a, one], [b, other]) => one.nextMs - other.nextMs || byBytes(a, b));
+            if (due.length === 0) break;
+            all.push(this.fire(due[0][0]));
+            if (all.length >= limits.fired) {
+                throw new Error(`${all.length} timers fired, and the time is not over: the last was ${JSON.stringify(due[0][0])}`);
+            }
+        }
+        session.timeMs = Math.max(session.timeMs, end);
+        return all;
+    }
+    fire(name) {
+        const { session } = this;
+        const timer = session.timers.get(name);
+        if (timer === undefined) {
+            throw new Error(`no timer ${JSON.stringify(name)} is set; there are ${JSON.stringify([...session.timers.keys()])}`);
+        }
+        if (timer.when.tag !== "cron" || timer.failures > 0) session.timeMs = Math.max(session.timeMs, timer.nextMs);
+        const { timeMs } = session;
+        const [events, notified] = [session.events.length, session.notified.length];
+        const { dueMs, missed, left } = nextOf(timer, timeMs);
+        const attempt = timer.failures + 1;
+        put(session, name, left);
+        let outcome;
+        try {
+            const body = timer.body.slice();
+            outcome = { reply: this.#handle({ kind: "timer", name, dueMs, missed, attempt }, timer.contentType, body) };
+        } catch (error) {
+            outcome = { error };
+            const isFinal = isRejection(error) && !error.retriable;
+            const isLast = isFinal || attempt >= limits.timerAttempts;
+            if (isLast) {
+                const { contentType, body } = timer;
+                session.dead.push({ name, dueMs, attempts: attempt, contentType, body, error });
+                put(session, name, left);
+            } else {
+                const nextMs = timeMs + Math.min(limits.timerRetryMs, 1000 * 2 ** timer.failures);
+                put(session, name, { ...timer, dueMs, nextMs, failures: attempt });
+            }
+        }
+        return new Fired({
+            name,
+            dueMs,
+            missed,
+            attempt,
+            timeMs,
+            ...outcome,
+            events: session.events.slice(events),
+            notified: session.notified.slice(notified),
+        });
+    }
+    get timers() {
+        return [...this.session.timers].sort(([a], [b]) => byBytes(a, b)).map(shownTimer);
+    }
+    get dead() {
+        return this.session.dead;
     }
 
     query(query) {
@@ -229,6 +389,7 @@ class Transaction {
     #seq;
     #session;
     #undo = [];
+    #timersUndo = [];
     #calls = 0;
     #written = 0;
     #eventBytes = 0;
@@ -294,6 +455,49 @@ class Transaction {
             this.#trap(`the event kind ${JSON.stringify(kind)} is reserved: slotd uses it itself`);
         }
     }
+    schedule(name, when, contentType, body) {
+        this.#changeTimer("set", name);
+        const { timers, timeMs } = this.#session;
+        const first = when.tag === "cron" ? timeMs : when.tag === "at" ? when.val : timeMs + when.val;
+        const wrong = momentProblem(when, first);
+        if (wrong !== undefined) return { wrong };
+        this.#timersUndo.push([name, timers.get(name)]);
+        timers.set(name, { when, dueMs: first, nextMs: first, failures: 0, contentType, body: body.slice() });
+        let bytes = 0;
+        for (const [name, timer] of timers) bytes += byteLength(name) + timer.contentType.length + timer.body.length;
+        if (timers.size > limits.timers || bytes > limits.timerBytes) {
+            this.#trap(`limit: more than ${limits.timers} timers or ${limits.timerBytes} bytes of them`);
+        }
+        return { due: first };
+    }
+    cancel(name) {
+        this.#changeTimer("cancel", name);
+        const { timers } = this.#session;
+        this.#timersUndo.push([name, timers.get(name)]);
+        return timers.delete(name);
+    }
+    timer(name) {
+        this.#count();
+        const timer = this.#session.timers.get(name);
+        return timer === undefined ? null : shownTimer([name, timer]);
+    }
+    timers(after, limit) {
+        this.#count();
+        const all = [...this.#session.timers].filter(([name]) => after === undefined || byBytes(name, after) > 0);
+        return all.sort(([a], [b]) => byBytes(a, b)).slice(0, limit).map(shownTimer);
+    }
+    #changeTimer(what, name) {
+        this.#count();
+        if (this.#mode !== "handle") this.#trap(`only \`handle\` may ${what} timers`);
+        const bytes = byteLength(name);
+        if (bytes < 1 || bytes > limits.timerNameBytes) {
+            this.#trap(`the name of a timer must have 1 to ${limits.timerNameBytes} bytes; this one has ${bytes}`);
+        }
+        if (/\p{Cc}/u.test(name)) this.#trap(`the name of a timer has no control characters, and ${JSON.stringify(name)} has`);
+        if (this.#timersUndo.length === limits.timerChanges) {
+            this.#trap(`limit: more than ${limits.timerChanges} timers set or cancelled`);
+        }
+    }
     log(level, text) {
         this.#count();
         if (this.lines.length < limits.logLines) this.lines.push({ level, text: cut(text, limits.logLineBytes) });
@@ -327,6 +531,8 @@ class Transaction {
             else this.#session.state.set(key, before);
         }
         this.#undo = [];
+        for (const [name, before] of this.#timersUndo.reverse()) put(this.#session, name, before);
+        this.#timersUndo = [];
         this.events = [];
         this.notified = [];
     }
@@ -360,6 +566,15 @@ class Transaction {
         this.trapped = new Trapped(reason);
         throw this.trapped;
     }
+}
+
+function momentProblem(when, first) {
+    if (when.tag === "cron") return cronProblem(when.val);
+    if (when.tag === "every" && when.val < limits.timerPeriodMs) {
+        return `a period has ${limits.timerPeriodMs} ms at least, not ${when.val}`;
+    }
+    if (first <= limits.timerMs) return undefined;
+    return `${first} is no time that a timer can be set for: the last is ${limits.timerMs} ms since the Unix epoch`;
 }
 
 function byteLength(text) {

@@ -4,6 +4,7 @@ import effects from "slotd:slot/effects@1.1.0";
 import log from "slotd:slot/log@1.1.0";
 import session from "slotd:slot/session@1.1.0";
 import state from "slotd:slot/state@1.1.0";
+import timers from "slotd:slot/timers@1.1.0";
 import exit from "wasi:cli/exit@0.2.12";
 import random from "wasi:random/random@0.2.12";
 import { Context, MigrateContext, QueryContext } from "./context.js";
@@ -18,6 +19,18 @@ const host = {
     scan: (prefix, after, limit) => state.scan(prefix, after ?? null, limit),
     emit: (kind, contentType, body) => effects.emit({ kind, contentType, body }),
     notify: (kind, contentType, body) => session.notify({ kind, contentType, body }),
+    schedule: (name, when, contentType, body) => {
+        try {
+            return { due: timers.schedule(name, when, contentType, body) };
+        } catch (thrown) {
+            // The function's `err`: what is wrong with `when`.
+            if (typeof thrown?.payload !== "string") throw thrown;
+            return { wrong: thrown.payload };
+        }
+    },
+    cancel: timers.cancel,
+    timer: timers.get,
+    timers: (after, limit) => timers.list(after ?? null, limit),
     log: log.write,
 };
 
@@ -66,7 +79,11 @@ function answer({ reply, rejected }) {
 const ORIGINS = {
     client: (sender) => ({ kind: "client", sender: sender ?? undefined }),
     session: (session) => ({ kind: "session", session }),
-    timer: (name) => ({ kind: "timer", name }),
+    // Each message of a timer has a `current`.
+    timer: (name) => {
+        const { dueMs, missed, attempt } = timers.current();
+        return { kind: "timer", name, dueMs, missed, attempt };
+    },
     http: (request) => ({ kind: "http", request }),
 };
 

@@ -1,14 +1,27 @@
 // Does what its message says, with everything that the SDK has: what the conformance tests run in
 // each language. A body of the content type `application/json` is `{"op": ..}`; any other is sent
 // back. What is not understood is rejected: `bad-message`, in a query `bad-query`.
+//
+// A timer's message emits `fired`, with what it says of itself, and replies with that. Where its body is
+// an `{"op": ..}`, that is done before; where it has `{"fails": N}`, N attempts are rejected for now.
 
-import { type Context, type Level, type QueryContext, rawHandler, Rejection, Reply, type StateView } from "slotd-guest";
+import {
+    type Context,
+    type Level,
+    type QueryContext,
+    rawHandler,
+    Rejection,
+    Reply,
+    type StateView,
+    type TimerOrigin,
+} from "slotd-guest";
 import { forbidden } from "slotd-guest/raw";
 
 type Fields = Record<string, unknown>;
 
 export default rawHandler({
     handle(cx, body) {
+        if (cx.origin.kind === "timer") return fired(cx, cx.origin, body);
         return reply(cx, body, "bad-message", (fields) => handle(cx, fields));
     },
     query(cx, body) {
@@ -20,6 +33,20 @@ export default rawHandler({
         cx.state.set("migrated", { from });
     },
 });
+
+function fired(cx: Context, { name, dueMs, missed, attempt }: TimerOrigin, bytes: Uint8Array): Reply {
+    const body: unknown = cx.parse(bytes);
+    if (typeof body === "object" && body !== null) {
+        const { fails } = body as Fields;
+        if (typeof fails === "number" && attempt <= fails) {
+            throw new Rejection("told-to", "As told.", { retriable: true });
+        }
+        if ("op" in body) reply(cx, bytes, "bad-message", (fields) => handle(cx, fields));
+    }
+    const said = { name, due: dueMs, missed, attempt, body };
+    cx.emit("fired", said);
+    return Reply.json(said);
+}
 
 /** A body that is not understood. */
 class Unclear extends Error {}
@@ -78,6 +105,10 @@ function handle(cx: Context, fields: Fields): unknown {
             for (let i = 0; i < times; i++) cx.notify(kind, value);
             return {};
         }
+        case "timer":
+            return { due: setTimer(cx, fields) };
+        case "cancel-timer":
+            return { was: cx.timers.cancel(text(fields, "name")) };
         case "log":
             cx.log(level(fields), text(fields, "text"));
             return {};
@@ -127,6 +158,10 @@ function query(cx: QueryContext, fields: Fields): unknown {
         case "notify":
             forbidden(cx).notify(text(fields, "kind"), field(fields, "value"));
             return {};
+        case "timer":
+            return { due: setTimer(forbidden(cx), fields) };
+        case "cancel-timer":
+            return { was: forbidden(cx).timers.cancel(text(fields, "name")) };
         default:
             return both(cx, fields);
     }
@@ -158,6 +193,8 @@ function both(cx: Context | QueryContext, fields: Fields): unknown {
             }
             return { count, first, last };
         }
+        case "timers":
+            return cx.timers.list().map(({ name, dueMs, failures }) => ({ name, due: dueMs, failures }));
         case "clock":
             return { time_ms: cx.timeMs, native_ms: Date.now() };
         case "random":
@@ -170,6 +207,27 @@ function both(cx: Context | QueryContext, fields: Fields): unknown {
             throw new Error(text(fields, "message"));
         default:
             throw new Unclear("there is no such op");
+    }
+}
+
+/** One of the four says when; in milliseconds. */
+function setTimer({ timers }: Context, fields: Fields): number {
+    const [name, body] = [text(fields, "name"), field(fields, "body")];
+    const given = ["after", "at", "every", "cron"].filter((when) => (fields[when] ?? null) !== null);
+    if (given.length !== 1) throw new Unclear("it takes one of `after`, `at`, `every` and `cron`");
+    switch (given[0]) {
+        case "after":
+            return timers.after(name, whole(fields, "after"), body);
+        case "at":
+            return timers.at(name, whole(fields, "at"), body);
+        case "every":
+            return timers.every(name, whole(fields, "every"), body);
+        default: {
+            const cron: unknown = fields.cron;
+            const [expression, zone]: unknown[] = Array.isArray(cron) && cron.length === 2 ? cron : [];
+            if (typeof expression !== "string" || typeof zone !== "string") bad("cron", "expression and zone");
+            return timers.cron(name, expression, zone, body);
+        }
     }
 }
 

@@ -70,10 +70,42 @@ test("a rejection and a trap leave nothing", () => {
     const refusal = { code: "no-way", message: "Not today.", retriable: true };
     assert.throws(() => send({ op: "reject", ...refusal, set: "k" }), refusal);
     assert.throws(() => send({ op: "throw", message: "oh", set: "k" }), Trapped);
-    for (const op of ["set", "delete", "emit", "notify"]) {
-        assert.throws(() => query({ op, key: "k", kind: "k", value: 1 }), Trapped);
+    for (const op of ["set", "delete", "emit", "notify", "timer", "cancel-timer"]) {
+        assert.throws(() => query({ op, key: "k", kind: "k", value: 1, name: "n", after: 1, body: 1 }), Trapped);
     }
     assert.deepEqual([session.seq, session.keys()], [0, []]);
+});
+
+/** A timer that is set in one language fires in another. */
+test("sets timers as it is told", () => {
+    const { session, send, query } = harness();
+    const now = session.session.timeMs;
+    assert.deepEqual(send({ op: "timer", name: "b", after: 50, body: { "ä": 1 } }), { due: now + 50 });
+    assert.deepEqual(send({ op: "timer", name: "a", at: 7, body: null }), { due: 7 });
+    assert.deepEqual(send({ op: "timer", name: "c", every: 100, body: { fails: 1 } }), { due: now + 100 });
+    send({ op: "timer", name: "d", cron: ["0 9 * * 1-5", "Europe/Berlin"], body: 1 });
+    assert.deepEqual(send({ op: "cancel-timer", name: "d" }), { was: true });
+    assert.deepEqual(send({ op: "cancel-timer", name: "d" }), { was: false });
+    const listed = [
+        { name: "a", due: 7, failures: 0 },
+        { name: "b", due: now + 50, failures: 0 },
+        { name: "c", due: now + 100, failures: 0 },
+    ];
+    assert.deepEqual([send({ op: "timers" }), query({ op: "timers" })], [listed, listed]);
+    for (const when of [{ every: 99 }, { cron: ["61 * * * *", "UTC"] }]) {
+        assert.throws(() => send({ op: "timer", name: "e", ...when, body: 1 }), { code: "bad-moment" });
+    }
+    for (const when of [{}, { after: 1, at: 1 }, { after: -1 }, { cron: ["* * * * *"] }]) {
+        assert.throws(() => send({ op: "timer", name: "e", ...when, body: 1 }), { code: "bad-message" });
+    }
+    const [a, b, c] = session.advance("100ms");
+    assert.deepEqual(a?.json(), { name: "a", due: 7, missed: 0, attempt: 1, body: null });
+    const said = { name: "b", due: now + 50, missed: 0, attempt: 1, body: { "ä": 1 } };
+    assert.deepEqual([b?.json(), b?.events[0]?.kind, b?.events[0]?.json()], [said, "fired", said]);
+    assert.throws(() => c?.json(), { code: "told-to", retriable: true });
+    send({ op: "timer", name: "d", after: 1, body: { op: "set", key: "k", value: 7 } });
+    session.advance("1ms");
+    assert.equal(session.get("k"), 7);
 });
 
 /** Sessions go from one language's kitchen sink to another's. */

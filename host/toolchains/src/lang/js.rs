@@ -51,6 +51,7 @@ const SDK: Files = files!["guest-sdk/js":
     "src/state.js",
     "src/test.d.ts",
     "src/test.js",
+    "src/timers.js",
     "src/trace.js",
     "src/utf8.js",
     "src/wasm.js",
