@@ -2,11 +2,16 @@
 language, so that the conformance suite can ask for it.
 
 A body of the content type ``application/json`` is ``{"op": ..}``; any other is echoed as it is.
+
+A timer's message emits ``fired``, with what it says of itself, and replies with that. Where its body
+is an ``{"op": ..}``, that is done before; where it has ``{"fails": N}``, N attempts are rejected for
+now.
 """
 
 import os
 import random
 import time
+from datetime import timedelta
 from typing import Any
 
 from slotd_guest import (
@@ -19,6 +24,7 @@ from slotd_guest import (
     Reply,
     State,
     StateView,
+    TimersView,
     from_json,
 )
 
@@ -64,6 +70,15 @@ class Op:
     def optional(self, name: str) -> str | None:
         return None if self._fields.get(name) is None else self.text(name)
 
+    def is_given(self, name: str) -> bool:
+        return self._fields.get(name) is not None
+
+    def duration(self, name: str) -> timedelta:
+        try:
+            return timedelta(milliseconds=self.number(name))
+        except OverflowError:
+            raise self.bad(f"{name} is {self.number(name)}") from None
+
     def hex(self, name: str) -> bytes:
         try:
             return bytes.fromhex(self.text(name))
@@ -75,6 +90,8 @@ class KitchenSink(RawHandler):
     def handle(self, cx: Context, body: bytes) -> Reply:
         if cx.content_type != "application/json":
             return Reply(cx.content_type, body)
+        if cx.origin.firing is not None:
+            return Reply.json(fired(cx, body))
         return Reply.json(change(cx, Op(body, "bad-message")))
 
     def query(self, cx: QueryContext, body: bytes) -> Reply:
@@ -89,6 +106,27 @@ class KitchenSink(RawHandler):
             raise ValueError("thrown from migrate")
         cx.state.set("migrated", {"from": from_version})
         return None
+
+
+def fired(cx: Context, data: bytes) -> Any:
+    origin, firing = cx.origin, cx.origin.firing
+    assert firing is not None
+    body = from_json(data)
+    if isinstance(body, dict):
+        fails = body.get("fails")
+        if isinstance(fails, int) and firing.attempt <= fails:
+            raise Rejection("told-to", "As told.", retriable=True)
+        if "op" in body:
+            change(cx, Op(data, "bad-message"))
+    said = {
+        "name": origin.name,
+        "due": firing.due_ms,
+        "missed": firing.missed,
+        "attempt": firing.attempt,
+        "body": body,
+    }
+    cx.emit("fired", said)
+    return said
 
 
 def change(cx: Context, op: Op) -> Any:
@@ -119,6 +157,10 @@ def change(cx: Context, op: Op) -> Any:
             kind, value = op.text("kind"), op.any("value")
             for _ in range(op.number("times")):
                 cx.notify(kind, value)
+        case "timer":
+            return {"due": set_timer(cx, op)}
+        case "cancel-timer":
+            return {"was": cx.timers.cancel(op.text("name"))}
         case "log":
             level = LEVELS.get(op.text("level"))
             if level is None:
@@ -146,7 +188,7 @@ def change(cx: Context, op: Op) -> Any:
         case "big":
             return {"text": "x" * op.number("bytes")}
         case _:
-            return look(cx, cx.state, op)
+            return look(cx, cx.state, cx.timers, op)
     return {}
 
 
@@ -165,12 +207,16 @@ def ask(cx: QueryContext, op: Op) -> Any:
             cx._forbidden().emit(op.text("kind"), op.any("value"))
         case "notify":
             cx._forbidden().notify(op.text("kind"), op.any("value"))
+        case "timer":
+            set_timer(cx._forbidden(), op)
+        case "cancel-timer":
+            cx._forbidden().timers.cancel(op.text("name"))
         case _:
-            return look(cx, cx.state, op)
+            return look(cx, cx.state, cx.timers, op)
     return {}
 
 
-def look(cx: Context | QueryContext, state: StateView, op: Op) -> Any:
+def look(cx: Context | QueryContext, state: StateView, timers: TimersView, op: Op) -> Any:
     """What a message and a query can both ask for."""
     match op.text("op"):
         case "echo":
@@ -188,6 +234,11 @@ def look(cx: Context | QueryContext, state: StateView, op: Op) -> Any:
             keys = [key for key, _ in state.scan(op.text("prefix"))]
             first, last = (keys[0], keys[-1]) if keys else (None, None)
             return {"count": len(keys), "first": first, "last": last}
+        case "timers":
+            return [
+                {"name": timer.name, "due": timer.due_ms, "failures": timer.failures}
+                for timer in timers.list()
+            ]
         case "clock":
             return {"time_ms": cx.time_ms, "native_ms": round(time.time() * 1000)}
         case "random":
@@ -196,6 +247,24 @@ def look(cx: Context | QueryContext, state: StateView, op: Op) -> Any:
             raise refusal(op)
         case unknown:
             raise op.bad(f"there is no operation {unknown!r:.40}")
+
+
+def set_timer(cx: Context, op: Op) -> int:
+    """One of the four says when; in milliseconds."""
+    name, body = op.text("name"), op.any("body")
+    match [when for when in ("after", "at", "every", "cron") if op.is_given(when)]:
+        case ["after"]:
+            return cx.timers.after(name, op.duration("after"), body)
+        case ["at"]:
+            return cx.timers.at(name, op.number("at"), body)
+        case ["every"]:
+            return cx.timers.every(name, op.duration("every"), body)
+        case ["cron"]:
+            match op.any("cron"):
+                case [str() as expression, str() as zone]:
+                    return cx.timers.cron(name, expression, zone, body)
+            raise op.bad("cron is no expression and zone")
+    raise op.bad("it takes one of after, at, every and cron")
 
 
 def write(state: State, op: Op) -> None:

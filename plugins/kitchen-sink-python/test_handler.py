@@ -46,7 +46,17 @@ class KitchenSinkTest(unittest.TestCase):
         with self.assertRaises(Rejected) as rejected:
             self.ask("fill")
         self.assertEqual(rejected.exception.code, "bad-query")
-        for message in ({"op": "fly"}, {"op": "get"}, {}, [], {"op": "big", "bytes": -1}):
+        timer = {"op": "timer", "name": "n", "body": 1}
+        for message in (
+            {"op": "fly"},
+            {"op": "get"},
+            {},
+            [],
+            {"op": "big", "bytes": -1},
+            timer,
+            timer | {"after": 1, "at": 1},
+            timer | {"cron": ["* * * * *"]},
+        ):
             with self.assertRaises(Rejected) as rejected:
                 self.sink.send(message)
             self.assertEqual(rejected.exception.code, "bad-message")
@@ -55,10 +65,44 @@ class KitchenSinkTest(unittest.TestCase):
         self.assertTrue(rejected.exception.rejection.retriable)
         with self.assertRaises(Trapped):
             self.do("throw", message="boom", set="a")
-        for op in ({"op": "set", "key": "a", "value": 1}, {"op": "delete", "key": "a"}):
+        for op in (
+            {"op": "set", "key": "a", "value": 1},
+            {"op": "delete", "key": "a"},
+            timer | {"after": 1},
+            {"op": "cancel-timer", "name": "n"},
+        ):
             with self.assertRaises(Trapped):
                 self.sink.query(op)
         self.assertEqual(self.sink.state, {})
+
+    def test_timers(self) -> None:
+        now = self.sink.session.time_ms
+        due = self.do("timer", name="b", after=50, body={"ä": 1})
+        self.assertEqual(due, {"due": now + 50})
+        self.assertEqual(self.do("timer", name="a", at=7, body=None), {"due": 7})
+        due = self.do("timer", name="c", every=100, body={"fails": 1})
+        self.assertEqual(due, {"due": now + 100})
+        self.do("timer", name="d", cron=["0 9 * * 1-5", "Europe/Berlin"], body=1)
+        self.assertEqual(self.do("cancel-timer", name="d"), {"was": True})
+        self.assertEqual(self.do("cancel-timer", name="d"), {"was": False})
+        listed = [
+            {"name": name, "due": due, "failures": 0}
+            for name, due in (("a", 7), ("b", now + 50), ("c", now + 100))
+        ]
+        self.assertEqual((self.do("timers"), self.ask("timers")), (listed, listed))
+        for when in ({"every": 99}, {"cron": ["61 * * * *", "UTC"]}):
+            with self.assertRaises(Rejected) as rejected:
+                self.do("timer", name="e", body=1, **when)
+            self.assertEqual(rejected.exception.code, "bad-moment")
+        a, b, c = self.sink.advance("100ms")
+        said = {"name": "a", "due": 7, "missed": 0, "attempt": 1, "body": None}
+        self.assertEqual(a.parse(), said)
+        said = {"name": "b", "due": now + 50, "missed": 0, "attempt": 1, "body": {"ä": 1}}
+        self.assertEqual((b.parse(), b.events[0].kind, b.events[0].parse()), (said, "fired", said))
+        self.assertIsInstance(c.failure, Rejected)
+        self.do("timer", name="d", after=1, body={"op": "set", "key": "k", "value": 7})
+        self.sink.advance("1ms")
+        self.assertEqual(self.sink.get("k"), 7)
 
     def test_bodies(self) -> None:
         body = bytes(range(256))

@@ -9,14 +9,17 @@ A handler decides what happens to the messages of a session. Subclass :class:`Ha
             ...
 """
 
-from ._context import Context, Level, Log, MigrateContext, Origin, QueryContext
+from ._context import Context, Firing, Level, Log, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
-from ._handler import Handler, RawHandler, Reply
+from ._handler import Handler, RawHandler
 from ._json import from_json, to_json
+from ._reply import Reply
 from ._state import State, StateView
+from ._timers import Timer, Timers, TimersView
 
 __all__ = [
     "Context",
+    "Firing",
     "Handler",
     "Level",
     "Log",
@@ -28,6 +31,9 @@ __all__ = [
     "Reply",
     "State",
     "StateView",
+    "Timer",
+    "Timers",
+    "TimersView",
     "from_json",
     "to_json",
 ]

@@ -8,8 +8,9 @@ from typing import Any, get_type_hints
 
 from ._context import Context, MigrateContext, QueryContext
 from ._errors import Rejection
-from ._handler import Handler, RawHandler, Reply, _Base
+from ._handler import Handler, RawHandler, _Base
 from ._json import NotJson, decode, to_json
+from ._reply import Reply
 from ._typed import Mismatch, Reader, reader_of
 
 AnyHandler = type[Handler] | type[RawHandler]

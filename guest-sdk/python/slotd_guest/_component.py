@@ -13,17 +13,31 @@ from wit_world.imports import (  # type: ignore[import-not-found]
     log,
     session,
     state,
+    timers,
     types,
 )
 
 from . import _build, _trace
 from ._call import Program
-from ._context import Context, MigrateContext, Origin, QueryContext
+from ._context import Context, Firing, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
+from ._host import SetTimer
 from ._instance import Chance, Fresh
 from ._logging import to_log
 
 _LEVELS = (log.Level.TRACE, log.Level.DEBUG, log.Level.INFO, log.Level.WARN, log.Level.ERROR)
+
+
+_MOMENTS = {
+    "at": timers.Moment_At,
+    "after": timers.Moment_After,
+    "every": timers.Moment_Every,
+    "cron": lambda value: timers.Moment_Cron(timers.Cron(*value)),
+}
+
+
+def _timer(timer: Any) -> SetTimer:
+    return timer.name, timer.due_ms, timer.content_type, timer.body, timer.failures
 
 
 class _Imports:
@@ -41,6 +55,25 @@ class _Imports:
     @staticmethod
     def notify(kind: str, content_type: str, body: bytes) -> None:
         session.notify(types.Event(kind, content_type, body))
+
+    @staticmethod
+    def schedule(name: str, kind: str, value: Any, content_type: str, body: bytes) -> int | str:
+        try:
+            due: int = timers.schedule(name, _MOMENTS[kind](value), content_type, body)
+            return due
+        except Err as error:
+            return str(error.value)
+
+    cancel = staticmethod(timers.cancel)
+
+    @staticmethod
+    def timer(name: str) -> SetTimer | None:
+        found = timers.get(name)
+        return None if found is None else _timer(found)
+
+    @staticmethod
+    def timers(after: str | None, limit: int) -> list[SetTimer]:
+        return [_timer(found) for found in timers.list(after, limit)]
 
     @staticmethod
     def log(level: int, message: str) -> None:
@@ -65,6 +98,14 @@ def export(entry: str) -> type:
         types.Origin_Http: "http",
     }
 
+    def origin_of(origin: Any) -> Origin:
+        kind = kinds[type(origin)]
+        if kind != "timer":
+            return Origin(kind, origin.value)  # type: ignore[arg-type]
+        # Each message of a timer has one.
+        firing = timers.current()
+        return Origin("timer", origin.value, Firing(firing.due_ms, firing.missed, firing.attempt))
+
     def failed(error: BaseException) -> Any:
         """The result for a rejection; does not return for anything else."""
         if type(error) is Rejection or isinstance(error, Rejection):
@@ -84,13 +125,12 @@ def export(entry: str) -> type:
         def handle(self, message: Any) -> Any:
             try:
                 fresh.begin(("handle", message.session, message.seq))
-                origin = message.origin
                 cx = Context(
                     host,
                     message.session,
                     message.seq,
                     message.id,
-                    Origin(kinds[type(origin)], origin.value),  # type: ignore[arg-type]
+                    origin_of(message.origin),
                     message.content_type,
                     message.time_ms,
                 )

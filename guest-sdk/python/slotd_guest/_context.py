@@ -10,6 +10,7 @@ from typing import Literal
 from ._host import Host
 from ._json import to_json
 from ._state import State, StateView
+from ._timers import Timers, TimersView
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -25,12 +26,32 @@ class Level(IntEnum):
 
 
 @dataclass(frozen=True)
+class Firing:
+    """Which time of a timer a message is for."""
+
+    #: The time that the timer was set for, milliseconds since the Unix epoch.
+    due_ms: int
+    #: How many later times of its period have passed, too, and have no message of their own.
+    missed: int = 0
+    #: How often it is tried, this time included: 1 the first time.
+    attempt: int = 1
+
+    @property
+    def due(self) -> datetime:
+        """:attr:`due_ms` as a ``datetime`` in UTC."""
+        return _EPOCH + timedelta(milliseconds=self.due_ms)
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where a message comes from: a client (``name`` is the one it gave, if any), another session
-    (``service/session``), a timer (its name) or an outbound request (its id)."""
+    """Where a message comes from: a client (``name`` is the one it gave, if any), a timer that this
+    session set (its name), another session (``service/session``) or an outbound request (its id).
+    Of these, ``client`` and ``timer`` occur so far."""
 
     kind: Literal["client", "session", "timer", "http"]
     name: str | None
+    #: Of a timer's message.
+    firing: Firing | None = None
 
 
 class Log:
@@ -72,6 +93,7 @@ class Context:
         "content_type",
         "time_ms",
         "state",
+        "timers",
         "log",
     )
 
@@ -89,6 +111,8 @@ class Context:
     time_ms: int
     #: The session's state, to read and to write.
     state: State
+    #: The session's timers: messages that it sends itself later.
+    timers: Timers
     log: Log
 
     def __init__(
@@ -109,6 +133,7 @@ class Context:
         self.content_type = content_type
         self.time_ms = time_ms
         self.state = State(host)
+        self.timers = Timers(host)
         self.log = Log(host)
 
     @property
@@ -151,7 +176,7 @@ class Context:
 class QueryContext:
     """The query that is answered. It can't change anything."""
 
-    __slots__ = ("_host", "session", "seq", "content_type", "time_ms", "state", "log")
+    __slots__ = ("_host", "session", "seq", "content_type", "time_ms", "state", "timers", "log")
 
     #: The session's id within its service.
     session: str
@@ -163,6 +188,8 @@ class QueryContext:
     time_ms: int
     #: The session's state, to read.
     state: StateView
+    #: The session's timers, to read.
+    timers: TimersView
     log: Log
 
     def __init__(self, host: Host, session: str, seq: int, content_type: str, time_ms: int) -> None:
@@ -172,6 +199,7 @@ class QueryContext:
         self.content_type = content_type
         self.time_ms = time_ms
         self.state = StateView(host)
+        self.timers = TimersView(host)
         self.log = Log(host)
 
     @property

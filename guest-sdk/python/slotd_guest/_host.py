@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
+
+#: Its name, the time that it is for, the content type, the body, how often that failed.
+SetTimer = tuple[str, int, str, bytes, int]
 
 
 class Host(Protocol):
@@ -14,4 +17,12 @@ class Host(Protocol):
     def scan(self, prefix: str, after: str | None, limit: int) -> list[tuple[str, bytes]]: ...
     def emit(self, kind: str, content_type: str, body: bytes) -> None: ...
     def notify(self, kind: str, content_type: str, body: bytes) -> None: ...
+    def schedule(
+        self, name: str, kind: str, value: Any, content_type: str, body: bytes
+    ) -> int | str:
+        """The time that it is for, or what is wrong with it."""
+
+    def cancel(self, name: str) -> bool: ...
+    def timer(self, name: str) -> SetTimer | None: ...
+    def timers(self, after: str | None, limit: int) -> list[SetTimer]: ...
     def log(self, level: int, message: str) -> None: ...

@@ -4,37 +4,46 @@ What the host promises holds here too: a message is applied whole or not at all 
 exception or a passed limit leaves no write and no event behind), the sequence number rises only on
 success, a query can't change anything, a call sees its own writes, a scan is in order of the keys'
 bytes, ``random`` begins anew with each message, and ``time.time()`` stands at the session's clock.
+That is the test's: :meth:`Harness.advance` moves it on and has timers fire.
 
-Not modelled: the deadline and the memory limit, ``datetime.now()`` and ``os.urandom`` (they are
-this machine's), and that imports must be at the top.
+Not modelled: the deadline, the memory limit, the times of cron expressions, ``datetime.now()`` and
+``os.urandom`` (they are this machine's), and that imports must be at the top.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import random
+import re
 import time
+import unicodedata
+import zoneinfo
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from unittest import mock
 
 from . import _trace
 from ._call import AnyHandler, Program
-from ._context import Context, Level, MigrateContext, Origin, QueryContext
+from ._context import Context, Firing, Level, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
-from ._handler import Reply
 from ._json import decode, to_json
+from ._reply import Reply
+from ._timers import Duration, Timer, to_ms
 
 __all__ = [
+    "Dead",
     "Event",
     "Failure",
+    "Fired",
     "Harness",
     "LogLine",
     "Refused",
     "Rejected",
     "Session",
+    "SetTimer",
     "Trapped",
     "limits",
 ]
@@ -59,6 +68,19 @@ class limits:
     REJECTION_CODE_BYTES_MAX = 64
     REJECTION_MESSAGE_BYTES_MAX = 4_096
     CONTENT_TYPE_BYTES_MAX = 128
+    TIMERS_MAX = 1_000
+    TIMER_NAME_BYTES_MAX = 128
+    TIMER_BYTES_MAX = 1024 * 1024
+    #: Timers that a message may set or cancel.
+    TIMER_CHANGES_MAX = 256
+    TIMER_PERIOD_MIN_MS = 100
+    TIMER_MS_MAX = 253_370_764_800_000
+    TIMER_CRON_BYTES_MAX = 128
+    TIMER_ATTEMPTS_MAX = 20
+    #: The longest that a timer's message waits after a failure.
+    TIMER_RETRY_MAX_MS = 5 * 60 * 1_000
+    #: Messages of timers in one :meth:`Harness.advance`: the harness's own limit.
+    FIRED_MAX = 100_000
     LOG_LINES_MAX = 100
     LOG_LINE_BYTES_MAX = 2_048
 
@@ -123,6 +145,123 @@ class _Trap(BaseException):
     """Ends a call from within the host, whatever the handler catches."""
 
 
+@dataclass(frozen=True)
+class SetTimer:
+    """A timer of a :class:`Session`."""
+
+    #: ``at``, ``after``, ``every`` or ``cron``, and what that was given: milliseconds, or an
+    #: expression and a zone.
+    kind: str
+    value: Any
+    #: The time that it is for next. Of a cron timer it is not known: see :meth:`Harness.fire`.
+    due_ms: int
+    #: When that is tried: at ``due_ms``, or later when it has failed.
+    next_ms: int
+    content_type: str
+    body: bytes
+    failures: int = 0
+
+    def _next(self, now_ms: int) -> tuple[Firing, SetTimer | None]:
+        """Which of its times its message is for, and the timer that is left."""
+        due_ms, missed, after = self.due_ms, 0, None
+        if self.kind == "every":
+            period = max(self.value, limits.TIMER_PERIOD_MIN_MS)
+            missed = max(0, now_ms - due_ms) // period
+            after = due_ms + period * (missed + 1)
+        elif self.kind == "cron":
+            # Its times are the test's.
+            due_ms, after = due_ms if self.failures else now_ms, now_ms
+        left = None
+        if after is not None and after <= limits.TIMER_MS_MAX:
+            left = replace(self, due_ms=after, next_ms=after, failures=0)
+        return Firing(due_ms, missed, self.failures + 1), left
+
+
+def _first(kind: str, value: Any, now_ms: int) -> int | str:
+    """The first time of a timer, or what is wrong with it."""
+    if kind == "cron":
+        return _cron_problem(*value) or now_ms
+    if kind == "every" and value < limits.TIMER_PERIOD_MIN_MS:
+        return f"a period has {limits.TIMER_PERIOD_MIN_MS} ms at least, not {value}"
+    first = int(value) if kind == "at" else now_ms + int(value)
+    if first > limits.TIMER_MS_MAX:
+        last = f"the last is {limits.TIMER_MS_MAX} ms since the Unix epoch"
+        return f"{first} is no time that a timer can be set for: {last}"
+    return first
+
+
+#: The least and the greatest number of each field.
+_CRON_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+@functools.cache
+def _zones() -> set[str]:
+    """None where this machine has no database of them: then any name may be one."""
+    return zoneinfo.available_timezones()
+
+
+def _cron_problem(expression: str, zone: str) -> str | None:
+    """Why it is no cron expression, as far as it can be said here: the rest is the node's."""
+    most = limits.TIMER_CRON_BYTES_MAX
+    if max(len(expression.encode()), len(zone.encode())) > most:
+        return f"a cron expression and a time zone may have {most} bytes each"
+    fields = expression.split()
+    if len(fields) != len(_CRON_FIELDS):
+        names = "minute, hour, day of the month, month, day of the week"
+        return f'a cron expression has five fields ({names}); "{expression}" has {len(fields)}'
+    zones = _zones()
+    if zone not in zones if zones else not zone:
+        return f'there is no time zone "{zone}"; an example is "Europe/Berlin"'
+    for field_, (least, greatest) in zip(fields, _CRON_FIELDS):
+        for part in field_.split(","):
+            base = re.split("[/#]", part)[0]
+            numbers = [int(end) for end in base.split("-") if end.isascii() and end.isdigit()]
+            fits = all(least <= number <= greatest for number in numbers)
+            if not (base and fits and re.fullmatch(r"[A-Za-z0-9*/#?-]+", part)):
+                return f'"{expression}" is no cron expression'
+    return None
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A timer's message that was given up: after 20 attempts, or a rejection that is not retriable.
+    On a node it is kept for an operator."""
+
+    name: str
+    due_ms: int
+    #: How often it was tried.
+    attempts: int
+    content_type: str
+    body: bytes
+    #: What the last attempt ended with.
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Fired:
+    """What became of a timer's message."""
+
+    name: str
+    #: The time that the timer was set for.
+    due_ms: int
+    missed: int
+    attempt: int
+    #: When it was tried: the session's clock.
+    time_ms: int
+    #: The reply, which nobody gets; ``None`` where it failed.
+    reply: Reply | None
+    #: What the handler failed with, if it did.
+    failure: Failure | None
+    events: list[Event]
+    notified: list[Event]
+
+    def parse(self) -> Any:
+        """The reply from JSON; raises :attr:`failure` where there is one."""
+        if self.reply is None:
+            raise self.failure or Failure("there is no reply")
+        return self.reply.parse()
+
+
 @dataclass
 class Session:
     """A session: all that is left of it between two calls. A test may change it between two."""
@@ -136,15 +275,20 @@ class Session:
     events: list[Event] = field(default_factory=list)
     #: What its messages sent in passing (``cx.notify``); a real session keeps nothing of it.
     notified: list[Event] = field(default_factory=list)
+    #: By name.
+    timers: dict[str, SetTimer] = field(default_factory=dict)
+    #: Messages of timers that were given up.
+    dead: list[Dead] = field(default_factory=list)
 
 
 class _Transaction:
     """The host's side of one call."""
 
-    def __init__(self, kind: str, seq: int, state: dict[str, bytes]) -> None:
+    def __init__(self, kind: str, seq: int, session: Session) -> None:
         self.kind = kind
         self.seq = seq
-        self.state = dict(state)
+        self.state = dict(session.state)
+        self.set_timers = dict(session.timers)
         self.events: list[Event] = []
         self.notified: list[Event] = []
         self.lines: list[LogLine] = []
@@ -153,6 +297,8 @@ class _Transaction:
         self._event_bytes = 0
         self._notified_bytes = 0
         self._written_bytes = 0
+        self._time_ms = session.time_ms
+        self._timer_changes = 0
         self._calls = 0
 
     def _trap(self, reason: str) -> _Trap:
@@ -240,6 +386,60 @@ class _Transaction:
             raise self._trap(f"limit: more than {most} of them")
         self.notified.append(event)
 
+    def schedule(
+        self, name: str, kind: str, value: Any, content_type: str, body: bytes
+    ) -> int | str:
+        self._change_timer("set", name)
+        self.content_type(content_type, "a timer")
+        first = _first(kind, value, self._time_ms)
+        if isinstance(first, str):
+            return first
+        self._count_timer_change()
+        self.set_timers[name] = SetTimer(kind, value, first, first, content_type, body)
+        size = sum(
+            len(name.encode()) + len(timer.content_type) + len(timer.body)
+            for name, timer in self.set_timers.items()
+        )
+        if len(self.set_timers) > limits.TIMERS_MAX or size > limits.TIMER_BYTES_MAX:
+            most = f"{limits.TIMERS_MAX} timers or {limits.TIMER_BYTES_MAX} bytes of them"
+            raise self._trap(f"limit: more than {most}")
+        return first
+
+    def cancel(self, name: str) -> bool:
+        self._change_timer("cancel", name)
+        self._count_timer_change()
+        return self.set_timers.pop(name, None) is not None
+
+    def timer(self, name: str) -> tuple[str, int, str, bytes, int] | None:
+        self._count()
+        timer = self.set_timers.get(name)
+        return None if timer is None else _shown(name, timer)
+
+    def timers(self, after: str | None, limit: int) -> list[tuple[str, int, str, bytes, int]]:
+        self._count()
+        found = sorted(self.set_timers, key=str.encode)
+        behind = [name for name in found if after is None or name.encode() > after.encode()]
+        return [_shown(name, self.set_timers[name]) for name in behind[:limit]]
+
+    def _change_timer(self, what: str, name: str) -> None:
+        self._count()
+        if self.kind != "handle":
+            raise self._trap(f"only `handle` may {what} timers")
+        size = len(name.encode())
+        if not 1 <= size <= limits.TIMER_NAME_BYTES_MAX:
+            most = limits.TIMER_NAME_BYTES_MAX
+            raise self._trap(
+                f"the name of a timer must have 1 to {most} bytes; this one has {size}"
+            )
+        if any(unicodedata.category(c) == "Cc" for c in name):
+            raise self._trap(f"the name of a timer has no control characters, and {name!r} has")
+
+    def _count_timer_change(self) -> None:
+        self._timer_changes += 1
+        if self._timer_changes > limits.TIMER_CHANGES_MAX:
+            most = limits.TIMER_CHANGES_MAX
+            raise self._trap(f"limit: more than {most} timers set or cancelled")
+
     def log(self, level: int, message: str) -> None:
         self._count()
         if len(self.lines) < limits.LOG_LINES_MAX:
@@ -262,6 +462,10 @@ class _Transaction:
             raise self._trap(f"limit: a rejection's code of {len(code.encode())} bytes")
         if len(message.encode()) > limits.REJECTION_MESSAGE_BYTES_MAX:
             raise self._trap(f"limit: a rejection's message of {len(message.encode())} bytes")
+
+
+def _shown(name: str, timer: SetTimer) -> tuple[str, int, str, bytes, int]:
+    return name, timer.due_ms, timer.content_type, timer.body, timer.failures
 
 
 class Harness:
@@ -297,8 +501,10 @@ class Harness:
         id: str | None = None,
     ) -> Reply:
         """As :meth:`send`, with any body."""
+        return self._handle(Origin("client", sender), body, content_type, id)
+
+    def _handle(self, origin: Origin, body: bytes, content_type: str, id: str | None) -> Reply:
         session = self.session
-        origin = Origin("client", sender)
 
         def call(tx: _Transaction) -> Reply:
             cx = Context(tx, session.name, tx.seq, id, origin, content_type, session.time_ms)
@@ -309,6 +515,102 @@ class Harness:
         reply = self._call("handle", session.seq + 1, call)
         session.seq += 1
         return reply
+
+    def advance(self, by: Duration) -> list[Fired]:
+        """Moves the session's clock on, and has the timers fire that are due meanwhile, in the
+        order of their times, each at its time; also those that are tried again after a failure, and
+        those that a timer's message sets. Gives what became of each; a handler that fails raises
+        nothing here.
+
+        Where a test changes the clock itself nothing fires: what is overdue then fires first at the
+        next call, and what it missed is counted.
+
+        Raises ``ValueError`` while a cron timer is set, since its times are not known here: see
+        :meth:`fire`."""
+        session = self.session
+        end = session.time_ms + to_ms(by, "the time to advance by")
+        fired: list[Fired] = []
+        while True:
+            for name, timer in session.timers.items():
+                if timer.kind == "cron":
+                    raise ValueError(
+                        f"the timer {name!r} is a cron expression's: the harness does not compute "
+                        f"its times, so `advance` can't say when it fires. Use fire({name!r}) at "
+                        "its time (session.time_ms), and cancel it before `advance`"
+                    )
+            due = [(t.next_ms, name.encode(), name) for name, t in session.timers.items()]
+            due = [one for one in due if one[0] <= end]
+            if not due:
+                break
+            name = min(due)[2]
+            fired.append(self.fire(name))
+            if len(fired) >= limits.FIRED_MAX:
+                raise RuntimeError(
+                    f"{len(fired)} timers fired, and the time is not over: the last was {name!r}"
+                )
+        session.time_ms = max(session.time_ms, end)
+        return fired
+
+    def fire(self, name: str) -> Fired:
+        """Has one timer fire, and none before it: at its time, to which the clock moves on, or now
+        if that has passed. A cron timer fires now. Raises ``KeyError`` where there is none."""
+        session = self.session
+        if name not in session.timers:
+            raise KeyError(f"no timer {name!r} is set; there are {sorted(session.timers)}")
+        timer = session.timers[name]
+        if timer.kind != "cron" or timer.failures:
+            session.time_ms = max(session.time_ms, timer.next_ms)
+        now_ms = session.time_ms
+        events, notified = len(session.events), len(session.notified)
+        firing, left = timer._next(now_ms)
+        self._put(name, left)
+        reply, failure = None, None
+        try:
+            reply = self._handle(
+                Origin("timer", name, firing), timer.body, timer.content_type, None
+            )
+        except Failure as failed:
+            failure = failed
+            is_final = isinstance(failed, Rejected) and not failed.rejection.retriable
+            if is_final or firing.attempt >= limits.TIMER_ATTEMPTS_MAX:
+                attempts, content_type = firing.attempt, timer.content_type
+                dead = Dead(name, firing.due_ms, attempts, content_type, timer.body, failed)
+                session.dead.append(dead)
+                self._put(name, left)
+            else:
+                wait = min(limits.TIMER_RETRY_MAX_MS, 1_000 * 2**timer.failures)
+                next_ms, failures = now_ms + wait, firing.attempt
+                due_ms = firing.due_ms
+                again = replace(timer, due_ms=due_ms, next_ms=next_ms, failures=failures)
+                self._put(name, again)
+        return Fired(
+            name,
+            firing.due_ms,
+            firing.missed,
+            firing.attempt,
+            now_ms,
+            reply,
+            failure,
+            session.events[events:],
+            session.notified[notified:],
+        )
+
+    def _put(self, name: str, timer: SetTimer | None) -> None:
+        if timer is None:
+            self.session.timers.pop(name, None)
+        else:
+            self.session.timers[name] = timer
+
+    @property
+    def timers(self) -> list[Timer]:
+        """The timers that are set, in order of the names' bytes."""
+        names = sorted(self.session.timers, key=str.encode)
+        return [Timer(*_shown(name, self.session.timers[name])) for name in names]
+
+    @property
+    def dead(self) -> list[Dead]:
+        """Every timer's message that was given up, in order."""
+        return self.session.dead
 
     def query(self, query: object = None) -> Reply:
         """Asks a query with a JSON body. Raises a :class:`Failure`."""
@@ -377,7 +679,7 @@ class Harness:
 
     def _call(self, kind: str, seq: int, call: Callable[[_Transaction], T]) -> T:
         session = self.session
-        tx = _Transaction(kind, seq, session.state)
+        tx = _Transaction(kind, seq, session)
         try:
             with _as_in_a_call(session, kind, seq):
                 result = call(tx)
@@ -406,6 +708,8 @@ class Harness:
             self._log += tx.lines
         session.state.clear()
         session.state.update(tx.state)
+        session.timers.clear()
+        session.timers.update(tx.set_timers)
         session.events += tx.events
         session.notified += tx.notified
         return result
