@@ -267,6 +267,7 @@ pub(super) async fn join(
             slot_count: config.slot_count,
             level: level.clone(),
             newest,
+            refused: refused(membership.clone()),
         },
         port.tcp,
         membership.members(),
@@ -353,6 +354,10 @@ fn leave(membership: Membership) -> Box<dyn Fn() + Send + Sync> {
         let membership = membership.clone();
         crate::task::spawn("leaving", async move { membership.set_leaving().await });
     })
+}
+
+fn refused(membership: Membership) -> Arc<dyn Fn(&Member) + Send + Sync> {
+    Arc::new(move |peer| membership.connection_refused(peer.instance))
 }
 
 fn expel(membership: Membership) -> Box<dyn Fn(u128) + Send + Sync> {

@@ -4,6 +4,7 @@
 use super::{
     Options, Timings,
     agenda::{Agenda, Coalescer},
+    ended::Refusing,
     id::Id,
     refusal::{Fatal, Reason, Refusal},
     swim::{Swim, inspect, swim, without_deaths},
@@ -42,6 +43,8 @@ pub(super) enum Due {
     Greet,
     /// Check again whether the rival of this instance is alive.
     Challenge(u128),
+    /// Whether the process of this instance has ended.
+    Ended(u128),
     /// Notify some more peers that this node left, or is leaving.
     Announce(u32),
 }
@@ -103,6 +106,8 @@ pub(super) struct Core {
     pub(super) challenge: Option<Challenge>,
     /// The rival that did not answer.
     pub(super) cleared: Option<u128>,
+    /// Peers that refuse connections, by instance.
+    pub(super) refusing: HashMap<u128, Refusing>,
     /// When the last datagram of another node arrived.
     pub(super) heard: Instant,
     deaf: bool,
@@ -149,6 +154,7 @@ impl Core {
             lost: HashMap::new(),
             challenge: None,
             cleared: None,
+            refusing: HashMap::new(),
             heard: now,
             deaf: false,
             refused: None,
@@ -236,7 +242,8 @@ impl Core {
                 }
                 Due::Greet if self.alive() => self.greet_again(now),
                 Due::Challenge(rival) if self.alive() => self.challenge_again(now, rival),
-                Due::Greet | Due::Challenge(_) => {}
+                Due::Ended(instance) if self.alive() => self.look_for_end(now, instance),
+                Due::Greet | Due::Challenge(_) | Due::Ended(_) => {}
                 Due::Announce(times) => self.announce_leave(now, times),
             }
         }
@@ -246,7 +253,7 @@ impl Core {
     }
 
     /// Called first by every entry point: what is added to the agenda from here on counts from now.
-    fn allow_for_pause(&mut self, now: Instant) {
+    pub(super) fn allow_for_pause(&mut self, now: Instant) {
         if let Some(late) = self.agenda.postpone(now, limits::TIMER_GRACE) {
             metrics().stalls.increment(1);
             let ms = late.as_millis() as u64;
@@ -263,6 +270,7 @@ impl Core {
                 .into_iter()
                 .flatten()
                 .for_each(shift);
+            self.refusing.values_mut().for_each(|refusing| refusing.shift(late, now));
         }
     }
 
@@ -352,6 +360,7 @@ impl Core {
             self.hearing(now);
         }
         let Some((src, updates)) = inspect(&body) else { return m.dropped_invalid.increment(1) };
+        self.heard_from(now, src.member.instance);
         // It may still run because it was away when the level was raised, or joined at that moment.
         if self.expelled.contains(&src.member.instance) {
             let level = self.terms.protocol_oldest;
@@ -426,7 +435,7 @@ impl Core {
     }
 
     /// Calls SWIM and carries out its output.
-    fn drive(
+    pub(super) fn drive(
         &mut self,
         now: Instant,
         step: impl FnOnce(&mut Swim, &mut AccumulatingRuntime<Id>) -> Result<(), foca::Error>,

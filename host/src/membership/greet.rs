@@ -103,7 +103,7 @@ impl Core {
         unknown
     }
 
-    fn send_hello(&mut self, now: Instant, to: SocketAddr) {
+    pub(super) fn send_hello(&mut self, now: Instant, to: SocketAddr) {
         if self.pending.len() >= limits::GREETINGS_PENDING_MAX {
             return;
         }
@@ -182,6 +182,7 @@ impl Core {
             return m.dropped_replayed.increment(1);
         }
         self.heard = now;
+        self.heard_from(now, hello.id.member.instance);
         let name = hello.id.member.name.clone();
         if let Some((reason, text)) = self.terms.mismatch(&hello.terms) {
             // One that serves already must not continue: it would fight for slots in the log.
@@ -281,6 +282,7 @@ impl Core {
         {
             return m.dropped_invalid.increment(1);
         }
+        self.heard_from(now, welcome.id.member.instance);
         if welcome.astray {
             return self.unreachable(now, &welcome);
         }

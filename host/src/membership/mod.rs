@@ -10,6 +10,7 @@
 //! - [`greet`]: how nodes meet, why some are refused, and two processes with one name;
 //! - [`swim`]: SWIM's configuration and datagrams;
 //! - [`core`]: SWIM driven without sockets and clocks, and being cut off;
+//! - [`ended`]: peers whose process has ended, which is noticed sooner than silence;
 //! - [`views`]: when a node has joined, and when what it sees becomes a view;
 //! - [`agenda`]: timers that know a pause of their own process, and coalesced views;
 //! - [`task`]: socket and clock.
@@ -18,6 +19,7 @@
 
 mod agenda;
 mod core;
+mod ended;
 mod greet;
 mod id;
 mod refusal;
@@ -74,9 +76,10 @@ impl Terms {
 }
 
 /// How fast SWIM is, and how tolerant. The defaults balance two goals:
-/// - *A killed node is noticed within 2.5 s.* Each node probes one other each `probe_period`, so in
+/// - *A silent node is noticed within 2.5 s.* Each node probes one other each `probe_period`, so in
 ///   a cluster of three a dead one is probed within 0.25 s as a rule and 0.75 s at worst; the probe
 ///   fails at the period's end; `suspicion` later it is dead: 1.5 to 2.25 s, and 0.1 s to the view.
+///   (If only its process has ended, it is noticed in a fifth of that: [`ended`].)
 /// - *A node that does not run for a second is not declared dead.* It is suspected a period after
 ///   its pause began at the earliest, so it has `probe_period + suspicion` = 1.5 s to wake up, read
 ///   the suspicion and refute it.
@@ -271,6 +274,11 @@ impl Membership {
     /// A process can't read what the others write: it is ordered to exit whenever it sends something.
     pub async fn expel(&self, instance: u128) {
         self.order(|done| Order::Expel(instance, done)).await;
+    }
+    /// The machine of a peer refused a connection to the port of this process. If too much else is to
+    /// be done it is not noted: the next one will be.
+    pub fn connection_refused(&self, instance: u128) {
+        let _ = self.orders.try_send(Order::Refused(instance));
     }
     /// Notifies the others and ends the task; returns after [`limits::LEAVE_NOTICES`] x
     /// [`limits::LEAVE_NOTICE_INTERVAL`].

@@ -21,6 +21,8 @@ pub(super) enum Order {
     SetUnfit(Option<Unfit>, oneshot::Sender<()>),
     SetLevel(Level, oneshot::Sender<()>),
     Expel(u128, oneshot::Sender<()>),
+    /// The peer of this instance refused a connection.
+    Refused(u128),
     Leave(oneshot::Sender<()>),
     /// Does not run for this long, as if stopped.
     #[cfg(test)]
@@ -132,6 +134,7 @@ impl Task {
                 self.core.expel(instance);
                 let _ = done.send(());
             }
+            Order::Refused(instance) => self.core.connection_refused(now, instance),
             Order::Leave(done) => {
                 self.core.leave(now);
                 self.leaving.push(done);

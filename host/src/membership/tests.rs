@@ -1,6 +1,7 @@
 //! Membership over a network that is made up (virtual time, any fault), and over real sockets.
 #![allow(clippy::unwrap_used)]
 
+mod ended;
 mod faults;
 mod levels;
 mod names;

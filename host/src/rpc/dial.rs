@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{level, limits, peer::member::Member};
 use futures_util::StreamExt as _;
-use std::sync::Arc;
+use std::{io::ErrorKind, sync::Arc};
 use tokio::{net::TcpStream, time::timeout};
 
 /// A connection on which both sides have proven who they are.
@@ -49,7 +49,12 @@ pub(super) async fn open(
 
 async fn dial(own: &Own, peer: &str, member: &Member, form: Form) -> Result<Opened, String> {
     let address = member.peer;
-    let stream = TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))?;
+    let stream = TcpStream::connect(address).await.map_err(|e| {
+        if e.kind() == ErrorKind::ConnectionRefused {
+            (own.options.refused)(member);
+        }
+        format!("{address}: {e}")
+    })?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
     let outbox = Outbox::new();
     // An unencrypted link begins with it.

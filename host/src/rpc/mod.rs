@@ -159,6 +159,8 @@ pub struct RpcOptions {
     pub level: Arc<FeatureLevel>,
     /// [`crate::level::NEWEST`]; tests have older nodes, too.
     pub newest: Level,
+    /// Is told whenever a connection to a peer is refused: nothing listens on its port any more.
+    pub refused: Arc<dyn Fn(&Member) + Send + Sync>,
 }
 
 /// The links of a node with its peers.

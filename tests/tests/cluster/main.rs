@@ -10,6 +10,7 @@ mod dns;
 mod engine;
 mod follow;
 mod judged;
+mod killed;
 mod lost;
 mod network;
 mod quorum;

@@ -50,6 +50,13 @@ pub const PROBE_PERIOD: Duration = Duration::from_millis(250);
 pub const PROBE_RTT: Duration = Duration::from_millis(100);
 /// From suspicion to death.
 pub const SUSPICION: Duration = Duration::from_millis(1_250);
+/// A node whose machine refuses connections to it is declared dead after so much time, if nothing is heard
+/// of it: time for several greetings and their answers, and for two rounds of gossip each way, in which it
+/// hears of the suspicion from others and refutes it.
+pub const ENDED_WAIT: Duration = Duration::from_millis(400);
+/// A node that turns out to be alive although connections to it are refused is not suspected of that for
+/// so long: something stands between the two, and will go on to refuse.
+pub const ENDED_MISTAKEN: Duration = Duration::from_secs(10);
 /// Gossip is sent in datagrams of its own this often, while there is any.
 pub const GOSSIP_PERIOD: Duration = Duration::from_millis(100);
 /// Changes become a view when so much time passed without another one, at most so much later.

@@ -60,7 +60,7 @@ fn ten_that_join_at_once_make_one_view_or_two() {
 
 /// The time to notice a death is most of the time in which its slots are not served.
 #[test]
-fn a_killed_node_is_noticed_within_two_and_a_half_seconds() {
+fn a_silent_node_is_noticed_within_two_and_a_half_seconds() {
     for count in [2, 3, 5, 8] {
         let mut all = Vec::new();
         for seed in seeds(60) {

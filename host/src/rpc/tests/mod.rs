@@ -207,6 +207,7 @@ async fn node_with(name: &str, change: impl FnOnce(&mut RpcOptions)) -> Node {
         slot_count: 512,
         level: Arc::new(FeatureLevel::new(level::NEWEST)),
         newest: level::NEWEST,
+        refused: Arc::new(|_| {}),
     };
     change(&mut options);
     let own = options.member.clone();

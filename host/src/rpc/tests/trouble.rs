@@ -28,6 +28,28 @@ async fn a_cut_link_breaks_what_is_in_flight_and_heals() {
     a.echo("b").await;
 }
 
+/// Membership would take a peer for dead whose connection was cut, or would not be told of one whose
+/// process has ended.
+#[tokio::test]
+async fn a_peer_refuses_connections_only_once_nothing_listens() {
+    let refused = watch::Sender::new(Vec::new());
+    let told = refused.clone();
+    let note = move |peer: &Member| told.send_modify(|all| all.push(peer.instance));
+    let a = node_with("a", |options| options.refused = Arc::new(note)).await;
+    let b = node("b").await;
+    let proxy = through_proxy(&a, &b).await;
+    proxy.cut();
+    a.linked("b").await;
+    a.see(&[b.member()]);
+    eventually("a link past the proxy", || a.links.status()[0].connected == Ok(b.member().peer))
+        .await;
+    assert!(refused.borrow().is_empty());
+    let instance = b.member().instance;
+    b.links.stop().await;
+    eventually("refusals", || refused.borrow().len() >= 3).await;
+    assert!(refused.borrow().iter().all(|&of| of == instance));
+}
+
 /// A peer that was paused or cut off sends no reset: callers would wait until their deadlines.
 #[tokio::test]
 async fn a_stalled_link_is_given_up() {

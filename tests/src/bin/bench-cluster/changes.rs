@@ -100,7 +100,7 @@ pub async fn node_kill(cluster: &Cluster, report: &mut Report) -> anyhow::Result
     let (p50, max) = seconds(&Pauses::of(served));
     report.figure("slots of the node", count as f64, "", None);
     report.figure("until a slot is served again, p50", p50, "s", None);
-    report.figure("until all are served again", max, "s", Some(Asked::AtMost(5.0)));
+    report.figure("until all are served again", max, "s", Some(Asked::AtMost(1.5)));
     report.figure("until all is at rest", settled.as_secs_f64(), "s", None);
     account(report, &tally);
     cluster.restart(victim).await?;
