@@ -35,7 +35,8 @@ impl Runner {
         let Some(Effect::Timer(timer)) = effects.get(&Name::Timer(name.to_owned())) else {
             return Ok(None);
         };
-        Ok(Some((name.to_owned(), timer.fire(name, now_ms).1)))
+        let (_, left) = timer.fire(name, now_ms).map_err(anyhow::Error::msg)?;
+        Ok(Some((name.to_owned(), left)))
     }
 
     /// Moves the clock to the step's time, and calls the handler for what is due on the way.
@@ -79,7 +80,7 @@ impl Runner {
         expect: Option<&Expect>,
     ) -> anyhow::Result<Fired> {
         let session = self.sessions.remove(&key).context("a timer of no session")?;
-        let (firing, left) = timer.fire(&name, now_ms);
+        let (firing, left) = timer.fire(&name, now_ms).map_err(anyhow::Error::msg)?;
         let input = Input::Handle {
             id: None,
             sender: None,

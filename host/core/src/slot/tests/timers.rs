@@ -101,7 +101,7 @@ impl Fixture {
     }
 
     /// Rows of what is due that the store has.
-    fn due(&self) -> usize {
+    fn due_rows(&self) -> usize {
         self.data.state().scan(SLOT, rows::DUE, b"", None, 100, 1 << 20).unwrap().len()
     }
 }
@@ -131,7 +131,7 @@ async fn a_timer_is_a_message_of_its_session_once() {
     assert_eq!((name, missed, attempt), ("a", 0, 1));
     assert!(due_ms >= before + 30 && entry.time_ms >= due_ms, "{entry:?} is early");
     assert_eq!((&entry.body[..], &entry.reply[..]), (&b"edone"[..], &b"done"[..]));
-    assert_eq!((&entry.id, &entry.sender, fixture.due()), (&None, &None, 0));
+    assert_eq!((&entry.id, &entry.sender, fixture.due_rows()), (&None, &None, 0));
     // One that is replaced, or cancelled, is not sent, and another one of the same name is.
     fixture.set('b', '+', 60_000, "eold").await;
     fixture.set('c', '+', 0, "elast").await;
@@ -144,7 +144,7 @@ async fn a_timer_is_a_message_of_its_session_once() {
     let mut names: Vec<_> = history.iter().filter_map(|entry| Some(fired(entry)?.0)).collect();
     names.sort_unstable();
     assert_eq!(names, ["b", "c", "z"]);
-    assert_eq!(fixture.due(), 0);
+    assert_eq!(fixture.due_rows(), 0);
 }
 
 /// Invariant 3, for timers: the message and the end of the timer are one commit. A commit that fails leaves
@@ -164,7 +164,7 @@ async fn a_commit_that_fails_leaves_the_timer() {
         fixture.pass_all();
         let history = fixture.entries(0, 2).await;
         assert_eq!(history.iter().filter(|entry| fired(entry).is_some()).count(), 1);
-        assert_eq!((history.len(), fixture.due()), (2, 0));
+        assert_eq!((history.len(), fixture.due_rows()), (2, 0));
     }
 }
 
@@ -175,7 +175,7 @@ async fn what_is_due_outlives_its_slot() {
     fixture.set('a', '+', 60_000, "elate").await;
     fixture.set('b', '+', 150, "esoon").await;
     fixture.stop().await;
-    assert_eq!(fixture.due(), 2);
+    assert_eq!(fixture.due_rows(), 2);
     let first = wakes::first_due(&*fixture.context.store, SLOT).unwrap().unwrap();
     // Who starts it knows when.
     assert!(fixture.context.wakes.take(first - 1).is_empty());
@@ -184,7 +184,7 @@ async fn what_is_due_outlives_its_slot() {
     fixture.pass_all();
     let history = fixture.entries(2, 1).await;
     assert_eq!(fired(&history[0]).unwrap().0, "b");
-    assert_eq!(fixture.due(), 1);
+    assert_eq!(fixture.due_rows(), 1);
 }
 
 /// A period that ends with its first time, drifts, or sends all that nobody served.
@@ -201,7 +201,7 @@ async fn a_period_goes_on_and_counts_what_it_missed() {
     assert!(due.is_some());
     assert_eq!(&fixture.say(b"Cp").await.unwrap().unwrap().body[..], [1]);
     fixture.flush().await;
-    assert_eq!(fixture.due(), 0);
+    assert_eq!(fixture.due_rows(), 0);
 }
 
 /// A session would be stuck behind a timer whose handler fails, or the timer be lost.
@@ -269,14 +269,14 @@ async fn timers_go_with_their_session() {
     fixture.set('a', '+', 60_000, "ea").await;
     fixture.set('b', '*', 60_000, "eb").await;
     fixture.flush().await;
-    assert_eq!(fixture.due(), 2);
+    assert_eq!(fixture.due_rows(), 2);
     let (reply, deleted) = oneshot::channel();
     let mail = Delete { key: key() }.mail(reply);
     assert!(matches!(fixture.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
     deleted.await.unwrap().unwrap();
     fixture.set('c', '+', 60_000, "ec").await;
     fixture.flush().await;
-    assert_eq!(fixture.due(), 1);
+    assert_eq!(fixture.due_rows(), 1);
     assert_eq!(&fixture.say(b"Ca").await.unwrap().unwrap().body[..], [0]);
 }
 
