@@ -10,6 +10,8 @@ mod zombie;
 use super::{Objects, SnapshotError, SnapshotOptions, Snapshots, Target};
 use crate::{
     database::StorageOptions,
+    effects::{Change, rows},
+    level,
     log::{
         Append, Claim, LogError, Logged, Position, SlotLog, Term,
         record::{Activate, Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},
@@ -225,7 +227,9 @@ impl Owner {
         self.heads.insert(key.clone(), head.clone());
         let entry = entry(head.seq, body).into();
         let (fingerprint, session_number) = (u128::from(head.seq), head.session_number);
-        let effects = Vec::new();
+        // Each message moves the session's timer.
+        let was_due = (head.seq > 1).then(|| due(head.seq - 1));
+        let effects = vec![timer(was_due, Some(due(head.seq)))];
         let message = Message { key, session_number, entry, fingerprint, writes, head, effects };
         Record::Message(Box::new(message))
     }
@@ -239,14 +243,20 @@ impl Owner {
         let key = session(name);
         let Some(head) = self.head(&key) else { return };
         self.heads.insert(key.clone(), Head::default());
-        let delete = Delete::new(key, head.session_number);
+        let effects = vec![timer(Some(due(head.seq)), None)];
+        let delete = Delete { key, session_number: head.session_number, effects };
         self.commit(vec![Record::Delete(delete)]).await.unwrap();
     }
 
     async fn commit(&mut self, records: Vec<Record>) -> Result<(), LogError> {
         let term = self.claim.term;
         let batch = Batch { slot: SLOT, term, attempt: u128::from(self.last), records };
-        let append = Append { slot: SLOT, term, after: self.last, batch: batch.encode().unwrap() };
+        let append = Append {
+            slot: SLOT,
+            term,
+            after: self.last,
+            batch: batch.encode_at(level::NEWEST).unwrap(),
+        };
         self.last = self.log.commit(append).await?;
         self.changes.fold(&mut self.meta, self.last, batch);
         Ok(())
@@ -278,6 +288,16 @@ fn session(name: &str) -> SessionKey {
 
 fn service() -> ServiceName {
     ServiceName::parse("chat").unwrap()
+}
+
+/// When a session's timer is due after so many messages.
+fn due(seq: u64) -> u64 {
+    1_000_000 - 10 * seq
+}
+
+fn timer(was_due: Option<u64>, due: Option<u64>) -> Change {
+    let value = due.map(|due| Bytes::from(due.to_string()));
+    Change { row: Bytes::from_static(b"\x01close"), value, was_due, due }
 }
 
 fn write(key: &str, value: &str) -> Write {
@@ -318,8 +338,14 @@ fn dump(store: &Arc<dyn WholeSlots>) -> Vec<String> {
             assert_eq!(store.remembered(SLOT, number, id).unwrap().unwrap().seq, entry.seq);
         }
         let values = store.scan(SLOT, number, b"", None, usize::MAX, usize::MAX).unwrap();
-        out.push(format!("{id} {head:?} {values:?} {history:?}"));
+        let timers = rows::of_session(number);
+        let timers = store.scan(SLOT, timers, b"", None, usize::MAX, usize::MAX).unwrap();
+        assert_eq!(timers.len(), 1, "each has its timer");
+        out.push(format!("{id} {head:?} {values:?} {timers:?} {history:?}"));
     }
+    let due = store.scan(SLOT, rows::DUE, b"", None, usize::MAX, usize::MAX).unwrap();
+    assert_eq!(due.len(), out.len() - 1, "each is due once");
+    out.push(format!("due {due:?}"));
     let pinned = store.pinned(SLOT, &service(), None, usize::MAX).unwrap();
     out.push(format!("pinned {pinned:?}"));
     out
@@ -331,8 +357,12 @@ fn leftovers(dir: &DataDir) -> usize {
     let heads = dir.state().view(SLOT).unwrap().page(Rows::Heads, None, usize::MAX).unwrap();
     let heads = heads.rows.heads.values().flatten();
     let live: Vec<u64> = heads.map(|head| head.session_number).collect();
-    // Names of deleted sessions are remembered for a while.
-    rows.into_iter().filter(|number| !live.contains(number) && *number < 1 << 63).count()
+    // Names of deleted sessions are remembered for a while. What is due goes row by row.
+    let is_left = |number: &u64| {
+        let of = |live: &u64| number == live || *number == rows::of_session(*live);
+        *number < rows::DUE && !live.iter().any(of)
+    };
+    rows.into_iter().filter(is_left).count()
 }
 
 /// A directory that goes away, in memory where the system has such a place.
