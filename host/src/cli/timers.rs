@@ -167,9 +167,9 @@ pub async fn cancel(args: TimerCancel, json: bool) -> Result<(), CliError> {
 pub async fn change_dead(args: DeadArgs, doing: Doing, json: bool) -> Result<(), CliError> {
     let path = operate::path(&args.service, &args.session, "/dead")?;
     let client = args.admin.client()?;
-    let named = match (&args.timer, args.due) {
-        (Some(timer), Some(due_ms)) => vec![(timer.clone(), due_ms)],
-        (timer, _) => of_timer(&client, &path, timer.as_deref()).await?,
+    let (named, listed) = match (&args.timer, args.due) {
+        (Some(timer), Some(due_ms)) => (vec![(timer.clone(), due_ms)], false),
+        (timer, _) => (of_timer(&client, &path, timer.as_deref()).await?, true),
     };
     if named.is_empty() {
         let of = args.timer.map_or_else(String::new, |timer| format!(" of timer {timer:?}"));
@@ -187,6 +187,13 @@ pub async fn change_dead(args: DeadArgs, doing: Doing, json: bool) -> Result<(),
             }
             Doing::Drop => client.request(Method::DELETE, &path, &[], Bytes::new()).await,
         };
+        // One that was being tried again has been handled since it was listed.
+        let gone = |error: &CliError| {
+            error.problem.as_ref().is_some_and(|problem| problem["code"] == "timer-not-found")
+        };
+        if listed && answer.as_ref().is_err_and(gone) {
+            continue;
+        }
         let answer: Json = answer.and_then(|answer| answer.json()).map_err(|mut error| {
             if done > 0 {
                 error.message +=

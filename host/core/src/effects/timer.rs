@@ -157,7 +157,8 @@ impl Timer {
     /// When the next time is can't be said: as [`When::advance`].
     pub fn fire(&self, name: &str, now_ms: u64) -> Result<(Firing, Option<Self>), String> {
         let (missed, next) = self.when.advance(self.due_ms, now_ms)?;
-        let firing = Firing { missed, ..self.firing(name) };
+        let attempt = self.failures.saturating_add(1);
+        let firing = Firing { name: name.to_owned(), due_ms: self.due_ms, missed, attempt };
         let left = next.map(|next| Self {
             due_ms: next,
             next_ms: next,
@@ -166,12 +167,6 @@ impl Timer {
             ..self.clone()
         });
         Ok((firing, left))
-    }
-
-    /// The message for its next time, as far as the timer says it.
-    pub fn firing(&self, name: &str) -> Firing {
-        let attempt = self.failures.saturating_add(1);
-        Firing { name: name.to_owned(), due_ms: self.due_ms, missed: 0, attempt }
     }
 
     /// As it is once its message has failed at `now_ms`; `None`: that was the last attempt.

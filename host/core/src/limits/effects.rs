@@ -50,6 +50,8 @@ pub const DEAD_MAX: usize = 100;
 pub const DEAD_BYTES_MAX: usize = 1024 * 1024;
 /// Rows of what is due that a slot has in memory.
 pub const DUE_ROWS_MAX: usize = 256;
+/// Pages of such rows that a slot reads before it looks at its mail again.
+pub const DUE_PAGES_PER_LOOK: usize = 4;
 /// Timers that a slot fires before it looks at its mail again.
 pub const DUE_PER_TURN_MAX: usize = 16;
 /// Rows of what is due that a slot looks at for one page of a service's timers: those of other services are

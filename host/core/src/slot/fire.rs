@@ -31,8 +31,10 @@ impl Shell {
         let now = crate::clock::now();
         let due = self.core.due();
         // Asking for the time of day costs more than to see that nothing is due at all.
-        let is_due = due.wants(now).is_some()
-            || (due.is_any() && due.first(crate::clock::now_ms(), now).is_some());
+        let is_due = (due.is_any() || !due.knows_all()) && {
+            let now_ms = crate::clock::now_ms();
+            due.wants(now_ms, now).is_some() || due.first(now_ms, now).is_some()
+        };
         let fires = is_due && self.core.fires(|| self.context.store.is_writable());
         self.due_waits = is_due && !fires;
         fires
@@ -80,7 +82,13 @@ impl Shell {
 
     fn next_due(&mut self, now_ms: u64) -> Option<(Due, SessionKey)> {
         let now = crate::clock::now();
-        while let Some(wanted) = self.core.due().wants(now) {
+        // A page at a time: others come in between.
+        let mut pages = 0;
+        while let Some(wanted) = self.core.due().wants(now_ms, now) {
+            pages += 1;
+            if pages > limits::DUE_PAGES_PER_LOOK {
+                return None;
+            }
             match self.due_rows(&wanted) {
                 Ok(rows) => self.core.due().add(&wanted, rows),
                 Err(error) => {
@@ -193,7 +201,7 @@ impl Shell {
 
     async fn fire_timer(
         &mut self,
-        mut session: Box<Session>,
+        session: Box<Session>,
         name: Name,
         timer: Arc<Timer>,
         now_ms: u64,
@@ -202,9 +210,8 @@ impl Shell {
             Ok(fired) => fired,
             // Its time zone is not known here: it may be on another node, or after an update.
             Err(why) => {
-                let firing = timer.firing(shown(&name));
-                let error = Error::of(Cause::NotYet, why);
-                self.failed(&mut session, &name, &timer, (firing, None), error);
+                let key = session.key.clone();
+                self.hold_due(&key, &Error::of(Cause::NotYet, why));
                 return session;
             }
         };
@@ -222,14 +229,14 @@ impl Shell {
         let (mut session, applied) = self.apply(session, arriving, &mut caller).await;
         match applied {
             Ok(Applied::New { record, ephemeral, .. }) => {
-                self.core.due().went(&session.key.service);
+                self.core.due().went(&session.key);
                 self.push_applied(&mut session, record, ephemeral);
                 metrics().timers_fired.increment(1);
             }
             // It has no key to be repeated by.
             Ok(Applied::Repeat(_)) => {}
             Err(error) if is_the_handlers(&error) => {
-                self.core.due().went(&session.key.service);
+                self.core.due().went(&session.key);
                 self.failed(&mut session, &name, &timer, (firing, left), error);
             }
             Err(error) => {
@@ -268,25 +275,34 @@ impl Shell {
                 let again = Effect::Timer(again.into());
                 return Ok((vec![effects.change(name.clone(), Some(again))?], false));
             }
-            if !effects.has_room_for(&dead) {
+            // One that was tried again has its room.
+            if !matches!(name, Name::Retried(..)) && !effects.has_room_for(&dead) {
                 let again = Effect::Timer(timer.failed_last(&error.detail, now_ms).into());
                 return Ok((vec![effects.change(name.clone(), Some(again))?], false));
             }
             let left = left.map(|left| Effect::Timer(left.into()));
             let gone = effects.change(name.clone(), left)?;
             // Two may be for the same time: the row's is a part of its name only.
-            let mut kept = Name::Dead(dead.firing.name.clone(), dead.firing.due_ms);
-            while effects.get(&kept).is_some()
-                && let Name::Dead(_, time) = &mut kept
-            {
-                *time += 1;
+            let mut time = match name {
+                Name::Retried(_, time) => *time,
+                Name::Timer(_) | Name::Dead(..) => dead.firing.due_ms,
+            };
+            let named = |time| {
+                let name = dead.firing.name.clone();
+                [Name::Dead(name.clone(), time), Name::Retried(name, time)]
+            };
+            while named(time).iter().any(|name| effects.get(name).is_some()) {
+                time += 1;
             }
+            let kept = Name::Dead(dead.firing.name.clone(), time);
             Ok((vec![gone, effects.change(kept, Some(Effect::Dead(dead.into())))?], true))
         });
         match changed {
             Ok((changes, died)) => {
                 if died {
                     metrics().timers_dead.increment(1);
+                }
+                if died && repeats::admit("a timer's message was given up", &session.key.service) {
                     tracing::warn!(
                         slot = self.slot,
                         session = %session.key,
@@ -308,7 +324,7 @@ impl Shell {
         if repeats::admit("a timer waits", &key.service) {
             tracing::warn!(slot = self.slot, session = %key, %error, "a timer is due and has to wait");
         }
-        self.core.due().hold(&key.service, crate::clock::now());
+        self.core.due().hold(key, crate::clock::now());
     }
 }
 

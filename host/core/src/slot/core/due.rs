@@ -4,7 +4,7 @@ use super::{Core, Phase};
 use crate::{
     effects::{Change, rows::Due},
     limits,
-    names::{ServiceName, SessionKey},
+    names::{ServiceName, SessionId, SessionKey},
 };
 use std::{
     collections::BTreeMap,
@@ -39,6 +39,8 @@ enum Covered {
 struct Held {
     until: Instant,
     wait: Duration,
+    /// The session that it was for; after that, others of the service come first.
+    session: Option<SessionId>,
 }
 
 /// Which rows of the store are wanted: so many, after this one.
@@ -71,6 +73,12 @@ impl DueRows {
 
     fn is_held(&self, key: &SessionKey, now: Instant) -> bool {
         !self.held.is_empty() && self.held.get(&key.service).is_some_and(|held| held.until > now)
+    }
+
+    /// Its service was held for it, and may go on without it.
+    fn is_to_blame(&self, key: &SessionKey) -> bool {
+        let held = self.held.get(&key.service);
+        held.and_then(|held| held.session.as_ref()).is_some_and(|blamed| *blamed == key.session)
     }
 
     fn is_paused(&self, now: Instant) -> bool {
@@ -106,8 +114,8 @@ impl DueRows {
         self.recent.retain(|_, (batch, _)| *batch > up_to);
     }
 
-    /// The rows that are needed to know what is next; `None`: enough is known.
-    pub fn wants(&mut self, now: Instant) -> Option<Wanted> {
+    /// The rows that are needed to know what is due first at `now_ms`; `None`: enough is known.
+    pub fn wants(&mut self, now_ms: u64, now: Instant) -> Option<Wanted> {
         if self.is_paused(now) {
             return None;
         }
@@ -117,7 +125,9 @@ impl DueRows {
             (self.covered, self.skipped) = (Covered::Nothing, None);
         }
         let knows = self.window.values().any(|key| !self.is_held(key, now));
-        if knows || self.covered == Covered::All {
+        // Nothing that comes later is due.
+        let far = matches!(&self.covered, Covered::UpTo(last) if last.due_ms > now_ms);
+        if knows || self.covered == Covered::All || (far && !self.window.is_empty()) {
             return None;
         }
         if self.window.len() >= limits::DUE_HELD_MAX {
@@ -173,6 +183,11 @@ impl DueRows {
         self.recent.iter().map(|(row, (_, key))| (row, key.as_ref()))
     }
 
+    /// Whether nothing is due but what is in memory.
+    pub fn knows_all(&self) -> bool {
+        self.covered == Covered::All && self.skipped.is_none()
+    }
+
     pub fn is_any(&self) -> bool {
         !self.window.is_empty()
     }
@@ -187,8 +202,14 @@ impl DueRows {
         if self.is_paused(now) {
             return None;
         }
-        let mut due = self.window.iter().take_while(|(row, _)| row.due_ms <= now_ms);
-        due.find(|(_, key)| !self.is_held(key, now))
+        let due = || {
+            let due = self.window.iter().take_while(|(row, _)| row.due_ms <= now_ms);
+            due.filter(|(_, key)| !self.is_held(key, now))
+        };
+        match self.held.is_empty() {
+            true => due().next(),
+            false => due().find(|(_, key)| !self.is_to_blame(key)).or_else(|| due().next()),
+        }
     }
 
     /// When there is something to do next, in milliseconds since the Unix epoch; `None`: never, as it is.
@@ -198,11 +219,17 @@ impl DueRows {
             now_ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)) + 1
         };
         if let Some(until) = self.paused.filter(|until| *until > now) {
-            return self.is_any().then(|| at(until));
+            let is_empty = self.covered == Covered::All && self.skipped.is_none();
+            return (self.is_any() || !is_empty).then(|| at(until));
         }
-        if self.wants(now).is_some() {
+        if self.wants(now_ms, now).is_some() {
             return Some(now_ms);
         }
+        // More is known to be there than what the window has, and it is not looked for yet.
+        let beyond = match &self.covered {
+            Covered::UpTo(last) => Some(last.due_ms),
+            Covered::Nothing | Covered::All => None,
+        };
         let free = self.window.iter().find(|(_, key)| !self.is_held(key, now));
         let free = free.map(|(row, _)| row.due_ms);
         let held = self.held.iter().filter(|(_, held)| held.until > now);
@@ -211,27 +238,38 @@ impl DueRows {
             let first = first.map(|(row, _)| row.due_ms).or(self.skipped.map(|_| 0))?;
             Some(first.max(at(held.until)))
         });
-        free.into_iter().chain(held).min()
+        let beyond = beyond.filter(|_| free.is_none());
+        free.into_iter().chain(held).chain(beyond).min()
     }
 
     /// What is due of a service could not be carried out, for no fault of the handler's: it waits.
-    pub fn hold(&mut self, service: &ServiceName, now: Instant) {
+    pub fn hold(&mut self, key: &SessionKey, now: Instant) {
+        self.changed = true;
         let (min, max) = (limits::EFFECT_HOLD_MIN, limits::EFFECT_HOLD_MAX);
-        let wait = self.held.get(service).map_or(min, |held| (held.wait * 2).min(max));
-        self.hold_for(service, wait, now);
+        let before = self.held.get(&key.service);
+        // One of long ago says nothing of this one.
+        let before = before.filter(|held| held.session.is_some() && now < held.until + max);
+        let wait = before.map_or(min, |held| (held.wait * 2).min(max));
+        let session = Some(key.session.clone());
+        self.held.insert(key.service.clone(), Held { until: now + wait, wait, session });
     }
 
     /// What is due of a service waits for so long.
     pub fn hold_for(&mut self, service: &ServiceName, wait: Duration, now: Instant) {
         self.changed = true;
         let wait = wait.min(limits::EFFECT_HOLD_MAX);
-        self.held.insert(service.clone(), Held { until: now + wait, wait });
+        self.held.insert(service.clone(), Held { until: now + wait, wait, session: None });
     }
 
-    /// Something of a service was carried out.
-    pub fn went(&mut self, service: &ServiceName) {
-        if !self.held.is_empty() {
-            self.held.remove(service);
+    /// Something of a session was carried out. If its service was held for another one, that one still waits
+    /// behind the rest.
+    pub fn went(&mut self, key: &SessionKey) {
+        if self.held.is_empty() {
+            return;
+        }
+        let is_other = |held: &Held| held.session.as_ref().is_some_and(|it| *it != key.session);
+        if !self.held.get(&key.service).is_some_and(is_other) {
+            self.held.remove(&key.service);
         }
     }
 }
