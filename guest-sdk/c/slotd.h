@@ -278,14 +278,15 @@ void slotd_notify_bytes(slotd_cx *cx, slotd_str kind, slotd_str content_type, sl
  * minutes, 20 times in all; after that, or after another rejection, the message is kept for an
  * operator.
  *
- * A session has 1,000 timers and 1 MiB of them at most; one message sets or cancels 256. None are set
- * or cancelled in `migrate`. */
+ * A session has 1,000 timers and 1 MiB of them at most, 64 KiB a body; one message sets or cancels
+ * 256. None are set or cancelled in `migrate`. */
 
 /* Each sets a timer and gives the time that it is for, in milliseconds since the Unix epoch. Where
  * the moment can't be (a period of less than 100 ms, an expression that is none), the call will be
  * rejected as `bad-moment`, whatever the handler then returns. */
 
-/* Once, at a time; one that has passed is due at once. */
+/* Once, at a time; one that has passed is due now; in a timer's own message 100 ms later at the
+ * earliest. */
 uint64_t slotd_timer_at(slotd_cx *cx, slotd_str name, uint64_t time_ms, const slotd_json *body);
 /* Once, so long after the message's time. */
 uint64_t slotd_timer_after(slotd_cx *cx, slotd_str name, uint64_t delay_ms, const slotd_json *body);

@@ -34,6 +34,7 @@ enum {
     TIMERS_MAX = 1000,
     TIMER_NAME_BYTES_MAX = 128,
     TIMER_BYTES_MAX = 1024 * 1024,
+    TIMER_BODY_BYTES_MAX = 64 * 1024,
     TIMER_CHANGES_MAX = 256,
     TIMER_PERIOD_MIN_MS = 100,
     TIMER_CRON_BYTES_MAX = 128,
@@ -46,8 +47,8 @@ enum {
     LOG_LINE_BYTES_MAX = 2048,
 };
 
-/* The last time that a timer can be set for: the year 9999 or so. */
-#define TIMER_MS_MAX 253370764800000
+/* The last time that a timer can be set for: the year 9000 or so. */
+#define TIMER_MS_MAX 221845392000000
 
 /* ---- memory and the test under way ----------------------------------------------------------- */
 
@@ -169,6 +170,7 @@ static struct {
     jmp_buf ends;
     slotd_str why;
     size_t calls, written, lines, events, event_bytes, notified, notified_bytes, timer_changes;
+    /* Of a timer's message; else no attempt. */
     slotd_firing firing;
 } host;
 
@@ -382,8 +384,9 @@ static size_t fields_of(slotd_str expression) {
 /* Nobody here knows what the expression names: the first whole minute is a time that it could. */
 static uint64_t next_minute(uint64_t time_ms) { return plus(time_ms, 60000 - time_ms % 60000); }
 
-/* The first time; NULL: it is one. */
-static const char *first_time(slotd_moment when, uint64_t now_ms, uint64_t *due_ms) {
+/* The first time, which is not before `earliest_ms`; NULL: it is one. */
+static const char *first_time(slotd_moment when, uint64_t now_ms, uint64_t earliest_ms,
+                              uint64_t *due_ms) {
     *due_ms = when.kind == SLOTD_AT ? when.ms : plus(now_ms, when.ms);
     if (when.kind == SLOTD_EVERY && when.ms < TIMER_PERIOD_MIN_MS)
         return slotd_format("a period has %d ms at least, not %llu", TIMER_PERIOD_MIN_MS,
@@ -404,14 +407,20 @@ static const char *first_time(slotd_moment when, uint64_t now_ms, uint64_t *due_
         return slotd_format("%llu is no time that a timer can be set for: the last is %llu ms "
                             "since the Unix epoch",
                             (unsigned long long)*due_ms, (unsigned long long)TIMER_MS_MAX);
+    if (*due_ms < earliest_ms) *due_ms = earliest_ms;
     return NULL;
 }
 
 slotd_str slotd_host_schedule(slotd_str name, slotd_moment when, slotd_str content_type,
                               slotd_str body, uint64_t *due_ms) {
     before_change("set timers", name);
+    if (body.size > TIMER_BODY_BYTES_MAX)
+        refuse("limit: timers: a body may have %d bytes; this one has %zu", TIMER_BODY_BYTES_MAX,
+               body.size);
     slotd_session *session = host.session;
-    const char *why = first_time(when, session->time_ms, due_ms);
+    /* A timer that sets itself again is a period, however it does it. */
+    uint64_t earliest_ms = plus(session->time_ms, host.firing.attempt ? TIMER_PERIOD_MIN_MS : 0);
+    const char *why = first_time(when, session->time_ms, earliest_ms, due_ms);
     if (why) return give(slotd_str_of(why));
     slotd_set_timer timer = {
         .name = keep(name),

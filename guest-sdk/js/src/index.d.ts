@@ -113,14 +113,17 @@ export class TimersView {
  * Those that set one give the time that it is for, in milliseconds since the Unix epoch. They throw a
  * `Rejection` `bad-moment` where there can be no such time, and a `TypeError` for what is no time at all.
  *
- * A name has 1 to 128 bytes and no control characters; a session has 1,000 timers and 1 MiB of them, and
- * one message sets or cancels 256. Past a limit the call ends in a trap.
+ * A name has 1 to 128 bytes and no control characters; a session has 1,000 timers and 1 MiB of them,
+ * 64 KiB a body, and one message sets or cancels 256. Past a limit the call ends in a trap.
  */
 export class Timers extends TimersView {
     private constructor();
     /** Fires once, so long after this message's time: never earlier. */
     after(name: string, delay: Duration, body?: unknown): number;
-    /** Fires once, at a time; one that has passed is due at once. */
+    /**
+     * Fires once, at a time; one that has passed is due now; in a timer's own message 100 ms later at the
+     * earliest.
+     */
     at(name: string, time: Date | number, body?: unknown): number;
     /**
      * Fires again and again, the first time that long after this message's time; 100 ms at least. A

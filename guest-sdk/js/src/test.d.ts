@@ -16,6 +16,7 @@ export const limits: {
     readonly timers: number;
     readonly timerNameBytes: number;
     readonly timerBytes: number;
+    readonly timerBodyBytes: number;
     /** Timers that a message may set or cancel. */
     readonly timerChanges: number;
     /** The shortest period. */

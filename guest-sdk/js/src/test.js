@@ -29,9 +29,11 @@ export const limits = Object.freeze({
     timers: 1000,
     timerNameBytes: 128,
     timerBytes: 1024 * 1024,
+    timerBodyBytes: 64 * 1024,
     timerChanges: 256,
     timerPeriodMs: 100,
-    timerMs: 253_370_764_800_000,
+    // The last time that a timer can be set for: the year 9000 or so.
+    timerMs: 221_845_392_000_000,
     timerCronBytes: 128,
     timerAttempts: 20,
     timerRetryMs: 5 * 60 * 1000,
@@ -182,7 +184,7 @@ export class Harness {
                 timeMs: session.timeMs,
             });
             return checked(callHandle(this.#handler, cx, body));
-        });
+        }, origin.kind === "timer");
         session.seq = seq;
         return reply;
     }
@@ -299,9 +301,9 @@ export class Harness {
         return this.#log.splice(0);
     }
 
-    #call(mode, seq, call) {
+    #call(mode, seq, call, isFiring = false) {
         const { session } = this;
-        const tx = new Transaction(mode, seq, session);
+        const tx = new Transaction(mode, seq, session, isFiring);
         try {
             const answer = surrounded(tx, session.timeMs, () => call(tx));
             // A trap can't be caught by the guest, whatever it tries.
@@ -388,6 +390,7 @@ class Transaction {
     #mode;
     #seq;
     #session;
+    #isFiring;
     #undo = [];
     #timersUndo = [];
     #calls = 0;
@@ -397,10 +400,12 @@ class Transaction {
     #sorted;
     #random = { counter: 0n, bytes: [] };
 
-    constructor(mode, seq, session) {
+    /** `isFiring`: of a timer's message. */
+    constructor(mode, seq, session, isFiring) {
         this.#mode = mode;
         this.#seq = seq;
         this.#session = session;
+        this.#isFiring = isFiring;
     }
 
     get(key) {
@@ -457,18 +462,23 @@ class Transaction {
     }
     schedule(name, when, contentType, body) {
         this.#changeTimer("set", name);
+        if (body.length > limits.timerBodyBytes) {
+            this.#trap(`limit: timers: a body may have ${limits.timerBodyBytes} bytes; this one has ${body.length}`);
+        }
         const { timers, timeMs } = this.#session;
         const first = when.tag === "cron" ? timeMs : when.tag === "at" ? when.val : timeMs + when.val;
         const wrong = momentProblem(when, first);
         if (wrong !== undefined) return { wrong };
+        // A timer that sets itself again is a period, however it does it.
+        const dueMs = Math.max(first, timeMs + (this.#isFiring ? limits.timerPeriodMs : 0));
         this.#timersUndo.push([name, timers.get(name)]);
-        timers.set(name, { when, dueMs: first, nextMs: first, failures: 0, contentType, body: body.slice() });
+        timers.set(name, { when, dueMs, nextMs: dueMs, failures: 0, contentType, body: body.slice() });
         let bytes = 0;
         for (const [name, timer] of timers) bytes += byteLength(name) + timer.contentType.length + timer.body.length;
         if (timers.size > limits.timers || bytes > limits.timerBytes) {
             this.#trap(`limit: more than ${limits.timers} timers or ${limits.timerBytes} bytes of them`);
         }
-        return { due: first };
+        return { due: dueMs };
     }
     cancel(name) {
         this.#changeTimer("cancel", name);

@@ -122,8 +122,12 @@ test("limits of timers are the host's", () => {
     }
     handle((cx) => cx.timers.after("ä".repeat(64), 1));
     const big = (bytes) => (cx) => cx.timers.after("big", 1, Reply.bytes(new Uint8Array(bytes)));
-    handle(big(limits.timerBytes / 2));
-    assert.throws(() => handle(big(limits.timerBytes)), /limit/);
+    handle(big(65_536));
+    assert.throws(() => handle(big(65_537)), /limit: timers: a body may have 65536 bytes; this one has 65537/);
+    const bodies = (count) => (cx) => { for (let i = 0; i < count; i++) cx.timers.after(`${i}`, 1, Reply.bytes(new Uint8Array(65_000))); };
+    session.reset();
+    handle(bodies(16));
+    assert.throws(() => handle(bodies(17)), /limit: more than 1000 timers or 1048576 bytes/);
     session.reset();
     assert.throws(() => handle(many(257)), /limit/);
     for (let i = 0; i < 3; i++) handle(many(256));
@@ -134,6 +138,7 @@ test("limits of timers are the host's", () => {
     for (const [what, says] of [
         [(timers) => timers.every("a", 99), /a period has 100 ms/],
         [(timers) => timers.at("a", 1e20), /no time/],
+        [(timers) => timers.at("a", 221_845_392_000_001), /the last is 221845392000000 ms/],
         [(timers) => timers.cron("a", "* * * *", "UTC"), /five fields/],
         [(timers) => timers.cron("a", "61 * * * *", "UTC"), /no cron expression/],
         [(timers) => timers.cron("a", "0 0 0 * *", "UTC"), /no cron expression/],
@@ -151,6 +156,25 @@ test("limits of timers are the host's", () => {
     ]) {
         assert.throws(() => handle((cx) => what(cx.timers)), (error) => error instanceof Trapped && error.cause instanceof TypeError);
     }
+});
+
+test("a timer is never due in the past", () => {
+    const dues = (cx) => [
+        cx.timers.at("at", 1),
+        cx.timers.after("after", 0),
+        cx.timers.every("every", 100),
+        cx.timers.cron("cron", "* * * * *", "UTC"),
+    ];
+    const { session, handle } = doing((cx, at) => (at === null ? cx.origin.dueMs : dues(cx)));
+    assert.deepEqual(handle((cx) => dues(cx)), [START, START, START + 100, START]);
+    assert.deepEqual(session.timers.map(({ dueMs }) => dueMs), [START, START, START, START + 100]);
+    assert.equal(session.fire("at").json(), START, "its origin has the same time");
+    handle((cx) => cx.timers.after("sets", 1000, "all"));
+    assert.deepEqual(session.fire("sets").json(), [START + 1100, START + 1100, START + 1100, START + 1100]);
+    handle((cx) => cx.timers.cancel("cron"));
+    assert.deepEqual(session.advance(99), []);
+    assert.deepEqual(session.advance(1).map((it) => it.json()), [START + 1100, START + 1100, START + 1100]);
+    assert.equal(handle((cx) => cx.timers.at("last", 221_845_392_000_000)), 221_845_392_000_000);
 });
 
 test("cron timers fire when the test says", () => {

@@ -119,7 +119,7 @@ class Timers(TimersView):
     rejection ``bad-moment`` where there can be no such time.
 
     A name has 1 to 128 bytes and no control characters; a session has 1,000 timers and 1 MiB of
-    them, and one message sets or cancels 256. Past a limit the call ends.
+    them, 64 KiB a body, and one message sets or cancels 256. Past a limit the call ends.
     """
 
     __slots__ = ()
@@ -130,7 +130,8 @@ class Timers(TimersView):
 
     def at(self, name: str, time: datetime | int, body: object = None) -> int:
         """Fires once, at a ``datetime`` with its time zone, or at milliseconds since the Unix
-        epoch; one that has passed is due at once."""
+        epoch; one that has passed is due now; in a timer's own message 100 ms later at the
+        earliest."""
         return self._set(name, "at", _to_time(time), body)
 
     def every(self, name: str, period: Duration, body: object = None) -> int:

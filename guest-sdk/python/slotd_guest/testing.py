@@ -71,10 +71,12 @@ class limits:
     TIMERS_MAX = 1_000
     TIMER_NAME_BYTES_MAX = 128
     TIMER_BYTES_MAX = 1024 * 1024
+    TIMER_BODY_BYTES_MAX = 64 * 1024
     #: Timers that a message may set or cancel.
     TIMER_CHANGES_MAX = 256
     TIMER_PERIOD_MIN_MS = 100
-    TIMER_MS_MAX = 253_370_764_800_000
+    #: The last time that a timer can be set for: the year 9000 or so.
+    TIMER_MS_MAX = 221_845_392_000_000
     TIMER_CRON_BYTES_MAX = 128
     TIMER_ATTEMPTS_MAX = 20
     #: The longest that a timer's message waits after a failure.
@@ -177,17 +179,17 @@ class SetTimer:
         return Firing(due_ms, missed, self.failures + 1), left
 
 
-def _first(kind: str, value: Any, now_ms: int) -> int | str:
-    """The first time of a timer, or what is wrong with it."""
+def _first(kind: str, value: Any, now_ms: int, earliest_ms: int) -> int | str:
+    """The first time of a timer, which is not before ``earliest_ms``; or what is wrong with it."""
     if kind == "cron":
-        return _cron_problem(*value) or now_ms
+        return _cron_problem(*value) or max(now_ms, earliest_ms)
     if kind == "every" and value < limits.TIMER_PERIOD_MIN_MS:
         return f"a period has {limits.TIMER_PERIOD_MIN_MS} ms at least, not {value}"
     first = int(value) if kind == "at" else now_ms + int(value)
     if first > limits.TIMER_MS_MAX:
         last = f"the last is {limits.TIMER_MS_MAX} ms since the Unix epoch"
         return f"{first} is no time that a timer can be set for: {last}"
-    return first
+    return max(first, earliest_ms)
 
 
 #: The least and the greatest number of each field.
@@ -284,7 +286,8 @@ class Session:
 class _Transaction:
     """The host's side of one call."""
 
-    def __init__(self, kind: str, seq: int, session: Session) -> None:
+    def __init__(self, kind: str, seq: int, session: Session, is_firing: bool) -> None:
+        """``is_firing``: of a timer's message."""
         self.kind = kind
         self.seq = seq
         self.state = dict(session.state)
@@ -298,6 +301,7 @@ class _Transaction:
         self._notified_bytes = 0
         self._written_bytes = 0
         self._time_ms = session.time_ms
+        self._is_firing = is_firing
         self._timer_changes = 0
         self._calls = 0
 
@@ -391,7 +395,14 @@ class _Transaction:
     ) -> int | str:
         self._change_timer("set", name)
         self.content_type(content_type, "a timer")
-        first = _first(kind, value, self._time_ms)
+        most = limits.TIMER_BODY_BYTES_MAX
+        if len(body) > most:
+            raise self._trap(
+                f"limit: timers: a body may have {most} bytes; this one has {len(body)}"
+            )
+        # A timer that sets itself again is a period, however it does it.
+        wait = limits.TIMER_PERIOD_MIN_MS if self._is_firing else 0
+        first = _first(kind, value, self._time_ms, self._time_ms + wait)
         if isinstance(first, str):
             return first
         self._count_timer_change()
@@ -401,8 +412,8 @@ class _Transaction:
             for name, timer in self.set_timers.items()
         )
         if len(self.set_timers) > limits.TIMERS_MAX or size > limits.TIMER_BYTES_MAX:
-            most = f"{limits.TIMERS_MAX} timers or {limits.TIMER_BYTES_MAX} bytes of them"
-            raise self._trap(f"limit: more than {most}")
+            all_of_them = f"{limits.TIMERS_MAX} timers or {limits.TIMER_BYTES_MAX} bytes of them"
+            raise self._trap(f"limit: more than {all_of_them}")
         return first
 
     def cancel(self, name: str) -> bool:
@@ -512,7 +523,7 @@ class Harness:
             tx.reply(reply)
             return reply
 
-        reply = self._call("handle", session.seq + 1, call)
+        reply = self._call("handle", session.seq + 1, call, origin.kind == "timer")
         session.seq += 1
         return reply
 
@@ -677,9 +688,11 @@ class Harness:
         lines, self._log = self._log, []
         return lines
 
-    def _call(self, kind: str, seq: int, call: Callable[[_Transaction], T]) -> T:
+    def _call(
+        self, kind: str, seq: int, call: Callable[[_Transaction], T], is_firing: bool = False
+    ) -> T:
         session = self.session
-        tx = _Transaction(kind, seq, session)
+        tx = _Transaction(kind, seq, session, is_firing)
         try:
             with _as_in_a_call(session, kind, seq):
                 result = call(tx)

@@ -200,9 +200,19 @@ class TimersTest(unittest.TestCase):
         def big(size: int) -> Callable[[Context], Any]:
             return lambda cx: cx.timers.after("big", "1ms", Reply.bytes(bytes(size)))
 
-        self.do(big(limits.TIMER_BYTES_MAX // 2))
-        with self.assertRaisesRegex(Trapped, "limit"):
-            self.do(big(limits.TIMER_BYTES_MAX))
+        self.do(big(65_536))
+        says = "limit: timers: a body may have 65536 bytes; this one has 65537"
+        with self.assertRaisesRegex(Trapped, says):
+            self.do(big(65_537))
+
+        def bodies(count: int) -> Callable[[Context], Any]:
+            body = Reply.bytes(bytes(65_000))
+            return lambda cx: [cx.timers.after(f"{i}", "1ms", body) for i in range(count)]
+
+        self.session.reset()
+        self.do(bodies(16))
+        with self.assertRaisesRegex(Trapped, "limit: more than 1000 timers or 1048576 bytes"):
+            self.do(bodies(17))
         self.session.reset()
 
         def many(count: int) -> Callable[[Context], Any]:
@@ -221,6 +231,7 @@ class TimersTest(unittest.TestCase):
         for told, says in (
             (lambda timers: timers.every("a", "99ms"), "a period has 100 ms"),
             (lambda timers: timers.at("a", 2**70), "no time"),
+            (lambda timers: timers.at("a", 221_845_392_000_001), "the last is 221845392000000 ms"),
             (lambda timers: timers.cron("a", "* * * *", "UTC"), "five fields"),
             (lambda timers: timers.cron("a", "61 * * * *", "UTC"), "no cron expression"),
             (lambda timers: timers.cron("a", "0 0 0 * *", "UTC"), "no cron expression"),
@@ -244,7 +255,36 @@ class TimersTest(unittest.TestCase):
                 self.do(of_timers(told))
             self.assertIsInstance(trapped.exception.__cause__, (TypeError, ValueError))
         self.do(lambda cx: cx.timers.at("a", datetime(1960, 1, 1, tzinfo=timezone.utc)))
-        self.assertEqual(self.session.fire("a").due_ms, 0)
+        self.assertEqual(self.session.fire("a").due_ms, START)
+        last = 221_845_392_000_000
+        self.assertEqual(self.do(lambda cx: cx.timers.at("last", last)), last)
+
+    def test_a_timer_is_never_due_in_the_past(self) -> None:
+        """A test that counts on another time passes here and fails on a node."""
+
+        def dues(cx: Context) -> list[int]:
+            return [
+                cx.timers.at("at", 1),
+                cx.timers.after("after", "0s"),
+                cx.timers.every("every", "100ms"),
+                cx.timers.cron("cron", "* * * * *", "UTC"),
+            ]
+
+        def on_timer(cx: Context, message: Any) -> Any:
+            assert cx.origin.firing is not None
+            return cx.origin.firing.due_ms if message is None else dues(cx)
+
+        Doing.on_timer = staticmethod(on_timer)
+        self.assertEqual(self.do(dues), [START, START, START + 100, START])
+        set_for = [timer.due_ms for timer in self.session.timers]
+        self.assertEqual(set_for, [START, START, START, START + 100])
+        self.assertEqual(self.session.fire("at").parse(), START, "its origin has the same time")
+        self.do(lambda cx: cx.timers.after("sets", "1s", "all"))
+        self.assertEqual(self.session.fire("sets").parse(), [START + 1_100] * 4)
+        self.do(lambda cx: cx.timers.cancel("cron"))
+        self.assertEqual(self.session.advance("99ms"), [])
+        fired = self.session.advance("1ms")
+        self.assertEqual([one.parse() for one in fired], [START + 1_100] * 3)
 
     def test_cron_timers_fire_when_the_test_says(self) -> None:
         """A time that the harness made up would be another one on a node."""

@@ -5,7 +5,8 @@ use std::{ops::Deref, time::Duration};
 /// When a timer fires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
-    /// Once, at a time in milliseconds since the Unix epoch; one that has passed is due at once.
+    /// Once, at a time in milliseconds since the Unix epoch; one that has passed is due now;
+    /// in a timer's own message 100 ms later at the earliest.
     At(u64),
     /// Once, so long after the message's time.
     After(Duration),
@@ -62,8 +63,8 @@ pub struct TimersView {
 ///
 /// A timer's message has the body that it was set with, and [`crate::Origin::Timer`]. Setting one of a
 /// name that is set replaces it. A name has 1 to 128 bytes and no control characters; a session has
-/// 1,000 timers and 1 MiB of them at most, and one message sets or cancels 256. Past a limit the call
-/// ends in a trap.
+/// 1,000 timers and 1 MiB of them at most, 64 KiB a body, and one message sets or cancels 256. Past a
+/// limit the call ends in a trap.
 #[derive(Clone)]
 pub struct Timers {
     view: TimersView,
@@ -111,7 +112,7 @@ impl Timers {
         self.set(name, When::After(delay), body)
     }
     /// As [`Self::after`], at a time in milliseconds since the Unix epoch; one that has passed is due
-    /// at once.
+    /// now; in a timer's own message 100 ms later at the earliest.
     ///
     /// # Errors
     /// As [`Self::after`].

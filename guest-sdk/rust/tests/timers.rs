@@ -18,7 +18,10 @@ enum Message {
     At(String, u64),
     Name(String),
     Bytes(usize),
+    Bodies(usize),
     Many(usize),
+    /// Sets one for each kind of moment, in the past where it can.
+    Dues,
     Cancel(String),
     SetThenPanic,
     /// In a timer's message: fails so often.
@@ -51,6 +54,19 @@ impl Handler for Alarm {
                 let body = vec![b'x'; bytes];
                 json!(cx.timers().set_bytes("big", When::After(ms(1)), "text/plain", body)?)
             }
+            Message::Bodies(count) => {
+                for i in 0..count {
+                    let (name, body) = (i.to_string(), vec![b'x'; 65_000]);
+                    cx.timers().set_bytes(&name, When::After(ms(1)), "text/plain", body)?;
+                }
+                json!(null)
+            }
+            Message::Dues => json!([
+                cx.timers().at("at", 1, &Message::Note)?,
+                cx.timers().after("after", ms(0), &Message::Note)?,
+                cx.timers().every("every", ms(100), &Message::Note)?,
+                cx.timers().cron("cron", "* * * * *", "UTC", &Message::Note)?,
+            ]),
             Message::Many(count) => {
                 for i in 0..count {
                     let name = format!("{}/{i}", cx.seq());
@@ -208,11 +224,15 @@ fn limits_of_timers_are_the_hosts() {
         assert!(matches!(failed, Failure::Trapped(_)), "{failed}");
     }
     h.send(None, &Message::Name("ä".repeat(64))).unwrap();
-    h.send(None, &Message::Bytes(limits::TIMER_BYTES_MAX / 2)).unwrap();
-    assert!(matches!(
-        h.send(None, &Message::Bytes(limits::TIMER_BYTES_MAX)),
-        Err(Failure::Trapped(_))
-    ));
+    h.send(None, &Message::Bytes(65_536)).unwrap();
+    let failed = h.send(None, &Message::Bytes(65_537)).unwrap_err();
+    let says = "limit: timers: a body may have 65536 bytes; this one has 65537";
+    assert!(matches!(&failed, Failure::Trapped(why) if why.contains(says)), "{failed}");
+    h.reset();
+    h.send(None, &Message::Bodies(16)).unwrap();
+    let failed = h.send(None, &Message::Bodies(17)).unwrap_err();
+    let says = "limit: more than 1000 timers or 1048576 bytes";
+    assert!(matches!(&failed, Failure::Trapped(why) if why.contains(says)), "{failed}");
     h.reset();
     assert!(matches!(h.send(None, &Message::Many(257)), Err(Failure::Trapped(_))));
     for _ in 0..3 {
@@ -226,6 +246,7 @@ fn limits_of_timers_are_the_hosts() {
     for (bad, says) in [
         (Message::Every("a".into(), 99), "a period has 100 ms"),
         (Message::At("a".into(), u64::MAX), "no time"),
+        (Message::At("a".into(), 221_845_392_000_001), "the last is 221845392000000 ms"),
         (cron("* * * *", "UTC"), "five fields"),
         (cron("61 * * * *", "UTC"), "no cron expression"),
         (cron("0 0 0 * *", "UTC"), "no cron expression"),
@@ -236,8 +257,33 @@ fn limits_of_timers_are_the_hosts() {
         assert_eq!(failed.code(), Some("bad-moment"), "{failed}");
         assert!(failed.to_string().contains(says), "{failed}");
     }
-    send(&mut h, &Message::At("past".into(), 1));
-    assert_eq!(h.fire("past").due_ms, 1);
+    let last = 221_845_392_000_000;
+    assert_eq!(send(&mut h, &Message::At("last".into(), last)), json!(last));
+}
+
+/// A test that counts on another time passes here and fails on a node.
+#[test]
+fn a_timer_is_never_due_in_the_past() {
+    let mut h = Harness::<Alarm>::new();
+    assert_eq!(send(&mut h, &Message::Dues), json!([START, START, START + 100, START]));
+    let set_for: Vec<u64> = h.timers().iter().map(|timer| timer.due_ms).collect();
+    assert_eq!(set_for, [START, START, START, START + 100], "after, at, cron, every");
+    let fired = h.fire("at");
+    assert_eq!(times(std::slice::from_ref(&fired)), [("at", 0, 0, 1)]);
+    let told: slotd_guest::Value = fired.result.unwrap().parse().unwrap();
+    let origin = format!("Timer {{ name: \"at\", due_ms: {START}, missed: 0, attempt: 1 }}");
+    assert_eq!(told["origin"], json!(origin), "its origin has the same time");
+
+    send(&mut h, &after("sets", 1_000, Message::Dues));
+    let told: slotd_guest::Value = h.fire("sets").result.unwrap().parse().unwrap();
+    assert_eq!(told, json!([START + 1_100, START + 1_100, START + 1_100, START + 1_100]));
+    send(&mut h, &Message::Cancel("cron".into()));
+    assert!(h.advance(Duration::from_millis(99)).is_empty());
+    let fired = h.advance(Duration::from_millis(1));
+    assert_eq!(
+        times(&fired),
+        [("after", 1_100, 0, 1), ("at", 1_100, 0, 1), ("every", 1_100, 0, 1)]
+    );
 }
 
 /// A time that the harness made up would be another one on a node.

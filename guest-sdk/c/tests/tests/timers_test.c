@@ -157,13 +157,15 @@ TEST(a_message_that_fails_is_tried_again) {
     CHECK(timer->due_ms == due && timer->failures == 1 && timer->next_ms == due + SECOND);
     CHECK(slotd_advance(session, SECOND) == 1 && session->fired_count == 2);
     CHECK(slotd_timer_of(session, "f")->next_ms == due + 3 * SECOND);
-    /* The third goes well, and the timer that it has set is due at once. */
-    on_message = fails;
-    CHECK(slotd_advance(session, 2 * SECOND) >= 1);
+    /* The third goes well, and the timer that it has set is due 100 ms later. */
+    CHECK(slotd_advance(session, 2 * SECOND) == 1);
+    CHECK(slotd_timer_of(session, "other")->due_ms == session->time_ms + 100);
     CHECK(session->fired[2].firing.attempt == 3 && session->fired[2].firing.due_ms == due);
     CHECK(session->fired[2].outcome.ended == SLOTD_REPLIED && slotd_state_count(session) == 1);
     timer = slotd_timer_of(session, "f");
     CHECK(timer->failures == 0 && timer->due_ms == due + 600 * SECOND);
+    CHECK(slotd_advance(session, 99) == 0 && slotd_advance(session, 1) == 1);
+    CHECK(session->fired[3].firing.due_ms == due + 3 * SECOND + 100);
     CHECK(session->dead_count == 1);
     CHECK_TEXT(session->dead[0].name, "other");
     CHECK_TEXT(session->dead[0].outcome.code, "bad-message");
@@ -196,6 +198,10 @@ static slotd_result asks_why(slotd_cx *cx) {
     const char *why;
     slotd_timer_set(cx, "p", slotd_moment_at(UINT64_MAX), "", "", &why);
     CHECK(why && strstr(why, "no time that a timer can be set for"));
+    slotd_timer_set(cx, "p", slotd_moment_at(221845392000001), "", "", &why);
+    CHECK(why && strstr(why, "the last is 221845392000000 ms"));
+    slotd_timer_set(cx, "p", slotd_moment_at(221845392000000), "", "", &why);
+    CHECK(!why);
     slotd_timer_set(cx, "p", slotd_moment_cron("* * * *", "UTC"), "", "", &why);
     CHECK(why && strstr(why, "five fields"));
     CHECK(slotd_timer_set(cx, "p", slotd_moment_after(0), "", "", &why) == cx->time_ms && !why);
@@ -227,11 +233,15 @@ static slotd_result sets_more(slotd_cx *cx) {
         slotd_timer_after(cx, slotd_format("%d-%d", (int)cx->seq, i), 1, slotd_null());
     return reply();
 }
+static char large[64 * 1024 + 1];
 static slotd_result sets_large(slotd_cx *cx) {
-    static char body[512 * 1024];
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 16; i++)
         slotd_timer_set(cx, slotd_format("%d", i), slotd_moment_after(1), "text/plain",
-                        slotd_bytes(body, sizeof body), NULL);
+                        slotd_bytes(large, sizeof large - 1), NULL);
+    return reply();
+}
+static slotd_result sets_larger(slotd_cx *cx) {
+    slotd_timer_set(cx, "0", slotd_moment_after(1), "", slotd_bytes(large, sizeof large), NULL);
     return reply();
 }
 
@@ -247,6 +257,8 @@ TEST(what_cannot_be_is_refused) {
     CHECK(says(told(session, has_two_lines), "no control characters"));
     CHECK(says(told(session, sets_too_many), "limit: more than 256"));
     CHECK(says(told(session, sets_large), "limit: more than 1048576 bytes"));
+    CHECK(says(told(session, sets_larger),
+               "limit: timers: a body may have 65536 bytes; this one has 65537"));
     CHECK(session->seq == 0 && session->timer_count == 0 && slotd_state_count(session) == 0);
     CHECK(told(session, asks_why).ended == SLOTD_REPLIED);
     CHECK(session->timer_count == 1);
@@ -281,6 +293,33 @@ TEST(only_a_message_sets_and_cancels) {
     CHECK(says(slotd_ask(session, "null"), "only `handle` may cancel timers"));
     CHECK(says(slotd_migrate(session, "0.1.0"), "only `handle` may set timers"));
     CHECK(slotd_timer_of(session, "d")->when.kind == SLOTD_EVERY);
+}
+
+/* Once in a client's message, and once in a timer's. */
+static slotd_result sets_past(slotd_cx *cx) {
+    uint64_t now = cx->time_ms, earliest = now + (cx->origin == SLOTD_TIMER ? 100 : 0);
+    CHECK(slotd_timer_at(cx, "at", 1, slotd_null()) == earliest);
+    CHECK(slotd_timer_after(cx, "after", 0, slotd_null()) == earliest);
+    CHECK(slotd_timer_every(cx, "every", 100, slotd_null()) == now + 100);
+    uint64_t minute = slotd_timer_cron(cx, "cron", "* * * * *", "UTC", slotd_null());
+    CHECK(minute >= earliest && slotd_timer_get(cx, "cron")->due_ms == minute);
+    CHECK(slotd_timer_get(cx, "at")->due_ms == earliest);
+    CHECK(cx->origin == SLOTD_CLIENT || slotd_timer_firing(cx).due_ms == now);
+    return reply();
+}
+
+/* A test that counts on another time passes here and fails on a node. */
+TEST(a_timer_is_never_due_in_the_past) {
+    slotd_session *session = slotd_new_session("session");
+    /* 50 ms before a minute: a cron timer may be for it, where a client sets it. */
+    session->time_ms += 60000 - session->time_ms % 60000 - 50;
+    uint64_t start = session->time_ms;
+    CHECK(told(session, sets_past).ended == SLOTD_REPLIED);
+    CHECK(slotd_timer_of(session, "cron")->due_ms == start + 50);
+    CHECK(slotd_fire(session, "at").ended == SLOTD_REPLIED);
+    CHECK(session->fired[0].firing.due_ms == start);
+    CHECK(slotd_timer_of(session, "at")->due_ms == start + 100);
+    CHECK(slotd_timer_of(session, "cron")->due_ms == start + 100);
 }
 
 static slotd_result sets_cron(slotd_cx *cx) {

@@ -216,7 +216,17 @@ impl Host {
     ) -> Result<u64, String> {
         let mut tx = self.0.borrow_mut();
         tx.change_timer("set", name);
-        let timer = SetTimer::new(when, tx.time_ms, content_type, body)?;
+        if body.len() > limits::TIMER_BODY_BYTES_MAX {
+            trap(format!(
+                "limit: timers: a body may have {} bytes; this one has {}",
+                limits::TIMER_BODY_BYTES_MAX,
+                body.len()
+            ));
+        }
+        // A timer that sets itself again is a period, however it does it.
+        let wait = tx.firing.map_or(0, |_| limits::TIMER_PERIOD_MIN_MS);
+        let earliest = tx.time_ms.saturating_add(wait);
+        let timer = SetTimer::new(when, tx.time_ms, earliest, content_type, body)?;
         let due_ms = timer.due_ms;
         let before = tx.timers.insert(name.to_owned(), timer);
         tx.timers_undo.push((name.to_owned(), before));

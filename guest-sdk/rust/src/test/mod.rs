@@ -42,10 +42,12 @@ pub mod limits {
     pub const TIMERS_MAX: usize = 1_000;
     pub const TIMER_NAME_BYTES_MAX: usize = 128;
     pub const TIMER_BYTES_MAX: usize = 1024 * 1024;
+    pub const TIMER_BODY_BYTES_MAX: usize = 64 * 1024;
     /// Timers that a message may set or cancel.
     pub const TIMER_CHANGES_MAX: usize = 256;
     pub const TIMER_PERIOD_MIN_MS: u64 = 100;
-    pub const TIMER_MS_MAX: u64 = 253_370_764_800_000;
+    /// The last time that a timer can be set for: the year 9000 or so.
+    pub const TIMER_MS_MAX: u64 = 221_845_392_000_000;
     pub const TIMER_CRON_BYTES_MAX: usize = 128;
     pub const TIMER_ATTEMPTS_MAX: u32 = 20;
     /// The longest that a timer's message waits after a failure.

@@ -53,9 +53,11 @@ pub struct Fired {
 }
 
 impl SetTimer {
+    /// Its first time is not before `earliest_ms`.
     pub(super) fn new(
         when: When,
         now_ms: u64,
+        earliest_ms: u64,
         content_type: &str,
         body: Vec<u8>,
     ) -> Result<Self, String> {
@@ -81,6 +83,7 @@ impl SetTimer {
                 limits::TIMER_MS_MAX
             ));
         }
+        let due_ms = due_ms.max(earliest_ms);
         let (next_ms, content_type) = (due_ms, content_type.to_owned());
         Ok(Self { when, due_ms, next_ms, failures: 0, content_type, body })
     }
