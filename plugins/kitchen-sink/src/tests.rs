@@ -110,7 +110,7 @@ fn sets_timers_as_it_is_told() {
     };
     for (op, expected) in [
         (set("b", "after", json!(50), json!({"ä": 1})), json!({"due": now + 50})),
-        (set("a", "at", json!(7), json!(null)), json!({"due": 7})),
+        (set("a", "at", json!(7), json!(null)), json!({"due": now})),
         (set("c", "every", json!(100), json!({"fails": 1})), json!({"due": now + 100})),
         (set("d", "after", json!(1), json!(1)), json!({"due": now + 1})),
         (json!({"op": "cancel-timer", "name": "d"}), json!({"was": true})),
@@ -119,7 +119,7 @@ fn sets_timers_as_it_is_told() {
         assert_eq!(send(&mut sink, op.clone()), Ok(expected), "{op}");
     }
     let listed = json!([
-        {"name": "a", "due": 7, "failures": 0},
+        {"name": "a", "due": now, "failures": 0},
         {"name": "b", "due": now + 50, "failures": 0},
         {"name": "c", "due": now + 100, "failures": 0},
     ]);
@@ -132,7 +132,7 @@ fn sets_timers_as_it_is_told() {
     let fired = sink.advance(Duration::from_millis(100));
     let said = |fired: &Fired| fired.result.as_ref().ok().map(|it| it.parse::<Value>().unwrap());
     let expected = [
-        Some(json!({"name": "a", "due": 7, "missed": 0, "attempt": 1, "body": null})),
+        Some(json!({"name": "a", "due": now, "missed": 0, "attempt": 1, "body": null})),
         Some(json!({"name": "b", "due": now + 50, "missed": 0, "attempt": 1, "body": {"ä": 1}})),
         None,
     ];

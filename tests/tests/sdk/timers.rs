@@ -70,9 +70,12 @@ pub async fn once(suite: &Suite) -> anyhow::Result<()> {
     ensure!(sent.body == Some(body), "{sent:?}");
     ensure!(session.timers().await? == json!([]), "it is still there");
 
-    // What has passed is due at once.
-    ensure!(session.set("past", ("at", 5), &json!(1)).await? == 5);
-    ensure!(session.fired().await?.1 == expected("past", 5, &json!(1)));
+    // What has passed is due now: at the time of the message that sets it.
+    let due = session.set("past", ("at", 5), &json!(1)).await?;
+    let (_, fired) = session.fired().await?;
+    ensure!(fired == expected("past", due, &json!(1)), "{fired}");
+    let page = session.api.history(SINK, session.session, seq, 1).await?;
+    ensure!(page.entries[0].time_ms == due, "due at {due}: {:?}", page.entries);
 
     // Replaced, it comes once. A machine that stood still between the two messages has sent the old one.
     session.set("replaced", ("after", 100), &json!("old")).await?;
