@@ -7,7 +7,7 @@ mod old;
 mod packages;
 mod seams;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use languages::{LANGUAGES, Language, Paths};
 use std::{
@@ -65,7 +65,10 @@ enum Task {
         /// Measure the cost of a handler in each language
         #[arg(long, conflicts_with = "cluster")]
         languages: bool,
-        /// Passed on to the benchmark, as in `--parts sockets`: see `cargo xtask bench [--cluster|--languages] -- --help`
+        /// Measure only what handlers let slotd do: the parts `ephemeral` and `timers`
+        #[arg(long, conflicts_with_all = ["cluster", "languages"])]
+        effects: bool,
+        /// Passed on to the benchmark, as in `--parts sockets`: see `cargo xtask bench [--cluster|--languages|--effects] -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
@@ -127,16 +130,25 @@ fn main() -> anyhow::Result<()> {
             let name = if cluster { "demo-cluster" } else { "demo" };
             work.program(name, profile, Plugins::Rust, cluster, &args)
         }
-        Task::Bench { cluster, languages, rest } => {
+        Task::Bench { cluster, languages, effects, rest } => {
             // The rest includes everything after its first argument.
-            let is_name = |arg: &OsString| arg == "--cluster" || arg == "--languages";
-            let (named, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_name);
-            let named = |name: &str| named.iter().any(|arg| arg == name);
-            let name = match (cluster || named("--cluster"), languages || named("--languages")) {
-                (true, _) => "bench-cluster",
-                (false, true) => "bench-languages",
-                (false, false) => "bench",
+            let is_name = |arg: &OsString| {
+                ["--cluster", "--languages", "--effects"].iter().any(|it| arg == it)
             };
+            let (named, mut rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_name);
+            let named = |name: &str| named.iter().any(|arg| arg == name);
+            let cluster = cluster || named("--cluster");
+            let languages = languages || named("--languages");
+            let effects = effects || named("--effects");
+            let name = match (cluster, languages, effects) {
+                (true, false, false) => "bench-cluster",
+                (false, true, false) => "bench-languages",
+                (false, false, _) => "bench",
+                _ => bail!("--cluster, --languages and --effects are benchmarks of their own"),
+            };
+            if effects {
+                rest.extend(["--parts".into(), "ephemeral,timers".into()]);
+            }
             let plugins = match name {
                 "bench-languages" => Plugins::All,
                 "bench" if measures_languages(&rest) => Plugins::All,

@@ -13,6 +13,7 @@ mod sockets;
 mod starve;
 mod swap;
 mod throughput;
+mod timers;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -58,7 +59,10 @@ struct Args {
     /// Idle connections of each kind
     #[arg(long, default_value_t = 2_000)]
     idle: usize,
-    /// Seconds instead of minutes: two short rounds, fewer sessions and connections
+    /// Timers that are due within a minute
+    #[arg(long, default_value_t = 1_000_000)]
+    timers: u64,
+    /// Seconds instead of minutes: two short rounds, fewer sessions, connections and timers
     #[arg(long)]
     quick: bool,
     /// Parts to measure [default: all]
@@ -81,6 +85,7 @@ enum Part {
     Sockets,
     FanOut,
     Ephemeral,
+    Timers,
     Connections,
     Languages,
     Peers,
@@ -96,6 +101,7 @@ struct Report {
     sockets: Option<sockets::Sockets>,
     fan_out: Option<fan_out::FanOut>,
     ephemeral: Option<ephemeral::Ephemeral>,
+    timers: Option<timers::Timers>,
     connections: Option<Vec<connections::Idle>>,
     languages: Option<languages::Languages>,
     peers: Option<peers::Peers>,
@@ -122,6 +128,7 @@ async fn bench(mut args: Args) -> anyhow::Result<()> {
         args.sessions = args.sessions.min(20_000);
         args.subscribers = args.subscribers.min(500);
         args.idle = args.idle.min(500);
+        args.timers = args.timers.min(20_000);
     }
     ensure!(args.rounds > 0, "there must be rounds");
     let beside = sibling("load")?.parent().context("no folder")?.to_owned();
@@ -164,6 +171,9 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
     }
     if has(Part::Ephemeral) {
         report.ephemeral = Some(ephemeral::ephemeral(args, dir).await?);
+    }
+    if has(Part::Timers) {
+        report.timers = Some(timers::timers(args, dir).await?);
     }
     if has(Part::Connections) {
         report.connections = Some(connections::connections(args, dir).await?);
