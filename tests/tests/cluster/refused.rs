@@ -198,7 +198,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
         eventually("node-2 is vouched for", async || {
             let info: Value = admin.get("/admin/v1/level").await?.success()?.json()?;
             let nodes = info["nodes"].as_array().context("no nodes")?;
-            let all = nodes.len() == 2 && nodes.iter().all(|node| node["reads"] == 3);
+            let all = nodes.len() == 2 && nodes.iter().all(|node| node["reads"] == 4);
             Ok(all.then_some(()))
         })
         .await?;
