@@ -37,7 +37,8 @@ pub const EFFECT_HOLD_MAX: Duration = Duration::from_secs(10);
 pub const DUE_HELD_MAX: usize = 4 * DUE_ROWS_MAX;
 /// A timer's call that took so long is followed by a pause for the timers of its service in the slot, of
 /// [`SLOW_FIRING_PAUSES`] times as long: mail, and other services' timers, come in between.
-pub const SLOW_FIRING: Duration = Duration::from_millis(20);
+/// By the clock on the wall, so not so short that a busy machine makes every call slow.
+pub const SLOW_FIRING: Duration = Duration::from_millis(100);
 pub const SLOW_FIRING_PAUSES: u32 = 3;
 /// Bytes of why an attempt at a timer's message failed, which is kept with the timer.
 pub const TIMER_REASON_BYTES_MAX: usize = 128;
@@ -52,6 +53,8 @@ pub const DEAD_BYTES_MAX: usize = 1024 * 1024;
 pub const DUE_ROWS_MAX: usize = 256;
 /// Pages of such rows that a slot reads before it looks at its mail again.
 pub const DUE_PAGES_PER_LOOK: usize = 4;
+/// How long a slot fires timers before it looks at its mail again; it fires one at least.
+pub const DUE_TURN: Duration = Duration::from_millis(10);
 /// Timers that a slot fires before it looks at its mail again.
 pub const DUE_PER_TURN_MAX: usize = 16;
 /// Rows of what is due that a slot looks at for one page of a service's timers: those of other services are

@@ -47,6 +47,7 @@ impl Shell {
 
     /// Carries out what is due, but not for ever: mail, orders and commits come in between.
     pub(super) async fn fire_due(&mut self) {
+        let begun = crate::clock::now();
         for _ in 0..limits::DUE_PER_TURN_MAX {
             if !self.core.fires(|| self.context.store.is_writable()) {
                 break;
@@ -74,7 +75,7 @@ impl Shell {
                 self.core.due().hold_for(&service, wait, crate::clock::now());
             }
             // As for mail: where calls tend to be long, an order must not wait for several.
-            if self.long.are_likely() {
+            if self.long.are_likely() || begun.elapsed() >= limits::DUE_TURN {
                 break;
             }
         }
