@@ -116,11 +116,13 @@ fn a_cluster_is_upgraded_node_by_node_and_back() {
         // Slots that others have written at the new level are taken over and handed back.
         upgrade.to(3, None).await.context("after the raise")?;
 
-        // From here on the nodes encrypt what they send each other.
-        admin.post("/admin/v1/level?to=3", "").await?.success()?;
-        for number in 1..=NODES {
-            let raised = async || Ok((upgrade.level(number).await? == 4).then_some(()));
-            eventually("all see the level", raised).await?;
+        // From 3 on the nodes encrypt what they send each other.
+        for level in 3..=4 {
+            admin.post(&format!("/admin/v1/level?to={level}"), "").await?.success()?;
+            for number in 1..=NODES {
+                let raised = async || Ok((upgrade.level(number).await? == level).then_some(()));
+                eventually("all see the level", raised).await?;
+            }
         }
         let members = upgrade.cluster.members();
         upgrade.cluster.settled(&members, SETTLED_WITHIN).await?;
