@@ -13,7 +13,7 @@ use crate::{
     limits,
     log::record::{self, Record},
     message::Incoming,
-    names::SessionKey,
+    names::{ServiceName, SessionKey},
     slot::{
         apply::{Applied, Arriving, Fired},
         core::Wanted,
@@ -52,9 +52,8 @@ impl Shell {
             if !self.core.fires(|| self.context.store.is_writable()) {
                 break;
             }
-            let started = crate::clock::now();
             if let Err(error) = self.check_room() {
-                self.core.due().pause(started);
+                self.core.due().pause(crate::clock::now());
                 if repeats::admit("nothing that is due is carried out", "slots") {
                     tracing::warn!(slot = self.slot, %error, "timers wait");
                 }
@@ -62,18 +61,21 @@ impl Shell {
             }
             let now_ms = crate::clock::now_ms();
             let Some((due, key)) = self.next_due(now_ms) else { break };
+            let started = crate::clock::now();
             self.core.used(started);
             self.core.begin_mail();
             let service = key.service.clone();
-            self.fire(due, key, now_ms).await;
+            let held = self.fire(&due, key, now_ms).await;
             self.core.end_mail();
-            self.see_commits().await;
-            // Others of the slot would wait for all of them, and no client has asked for it.
             let took = started.elapsed();
-            if took >= limits::SLOW_FIRING {
+            if let Err(error) = held {
+                self.hold_due(due, &service, &error);
+            } else if took >= limits::SLOW_FIRING {
+                // Others of the slot would wait for all of them, and no client has asked for it.
                 let wait = took * limits::SLOW_FIRING_PAUSES;
                 self.core.due().hold_for(&service, wait, crate::clock::now());
             }
+            self.see_commits().await;
             // As for mail: where calls tend to be long, an order must not wait for several.
             if self.long.are_likely() || begun.elapsed() >= limits::DUE_TURN {
                 break;
@@ -101,8 +103,7 @@ impl Shell {
                 }
             }
         }
-        let (due, key) = self.core.due().first(now_ms, now)?;
-        Some((due.clone(), key.clone()))
+        self.core.due().first(now_ms, now)
     }
 
     fn due_rows(&self, wanted: &Wanted) -> Result<Vec<(Due, SessionKey)>, StateError> {
@@ -119,25 +120,20 @@ impl Shell {
         rows.map_err(StateError::Corrupt)
     }
 
-    async fn fire(&mut self, due: Due, key: SessionKey, now_ms: u64) {
-        let mut session = match self.take_session(&key) {
-            Ok(session) => session,
-            Err(error) => return self.hold_due(&key, &error),
-        };
-        match self.timer_of(&mut session, &due) {
-            Ok(Some((name, timer))) => {
-                let session = self.fire_timer(session, name, timer, now_ms).await;
-                self.put_session(session);
-            }
+    /// # Errors
+    /// Why it can't be carried out now, for no fault of the handler's.
+    async fn fire(&mut self, due: &Due, key: SessionKey, now_ms: u64) -> Result<(), Error> {
+        let mut session = self.take_session(&key)?;
+        let (session, fired) = match self.timer_of(&mut session, due) {
+            Ok(Some((name, timer))) => self.fire_timer(session, name, timer, now_ms).await,
             Ok(None) => {
-                self.drop_due(&mut session, due);
-                self.put_session(session);
+                self.drop_due(&mut session, due.clone());
+                (session, Ok(()))
             }
-            Err(error) => {
-                self.put_session(session);
-                self.hold_due(&key, &error);
-            }
-        }
+            Err(error) => (session, Err(error)),
+        };
+        self.put_session(session);
+        fired
     }
 
     /// What is due; `None`: nothing that is there.
@@ -206,15 +202,11 @@ impl Shell {
         name: Name,
         timer: Arc<Timer>,
         now_ms: u64,
-    ) -> Box<Session> {
+    ) -> (Box<Session>, Result<(), Error>) {
         let (firing, left) = match timer.fire(shown(&name), now_ms) {
             Ok(fired) => fired,
             // Its time zone is not known here: it may be on another node, or after an update.
-            Err(why) => {
-                let key = session.key.clone();
-                self.hold_due(&key, &Error::of(Cause::NotYet, why));
-                return session;
-            }
+            Err(why) => return (session, Err(Error::of(Cause::NotYet, why))),
         };
         metrics().timer_late_seconds.record(now_ms.saturating_sub(timer.next_ms) as f64 / 1e3);
         let message = Incoming {
@@ -230,22 +222,19 @@ impl Shell {
         let (mut session, applied) = self.apply(session, arriving, &mut caller).await;
         match applied {
             Ok(Applied::New { record, ephemeral, .. }) => {
-                self.core.due().went(&session.key);
+                self.core.due().went(&session.key.service);
                 self.push_applied(&mut session, record, ephemeral);
                 metrics().timers_fired.increment(1);
             }
             // It has no key to be repeated by.
             Ok(Applied::Repeat(_)) => {}
             Err(error) if is_the_handlers(&error) => {
-                self.core.due().went(&session.key);
+                self.core.due().went(&session.key.service);
                 self.failed(&mut session, &name, &timer, (firing, left), error);
             }
-            Err(error) => {
-                let key = session.key.clone();
-                self.hold_due(&key, &error);
-            }
+            Err(error) => return (session, Err(error)),
         }
-        session
+        (session, Ok(()))
     }
 
     /// Writes down that the handler has failed a timer's message.
@@ -320,12 +309,12 @@ impl Shell {
         }
     }
 
-    fn hold_due(&mut self, key: &SessionKey, error: &Error) {
+    fn hold_due(&mut self, due: Due, service: &ServiceName, error: &Error) {
         metrics().timers_held.increment(1);
-        if repeats::admit("a timer waits", &key.service) {
-            tracing::warn!(slot = self.slot, session = %key, %error, "a timer is due and has to wait");
+        if repeats::admit("a timer waits", service) {
+            tracing::warn!(slot = self.slot, %service, %error, "a timer is due and has to wait");
         }
-        self.core.due().hold(key, crate::clock::now());
+        self.core.due().hold(due, service, crate::clock::now());
     }
 }
 

@@ -171,7 +171,7 @@ impl Transaction {
         if !self.effects_allowed {
             return Err(StateFault::Level(format!(
                 "timers need feature level {EFFECTS_FROM}; raise it when every node can (`slotd \
-                 cluster level`)"
+                 level --raise`)"
             )));
         }
         self.session_timers()

@@ -4,10 +4,10 @@ use super::{Core, Phase};
 use crate::{
     effects::{Change, rows::Due},
     limits,
-    names::{ServiceName, SessionId, SessionKey},
+    names::{ServiceName, SessionKey},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,8 @@ pub struct DueRows {
     recent: BTreeMap<Due, (u64, Option<SessionKey>)>,
     /// Services of which nothing can be carried out, or not so often.
     held: BTreeMap<ServiceName, Held>,
+    /// What could not be carried out: all else comes first, before it is tried again.
+    tried: BTreeSet<Due>,
     /// Nothing is carried out till then: the store can't be read, or takes nothing more.
     paused: Option<Instant>,
     /// Something may be due at another time than it was.
@@ -39,8 +41,6 @@ enum Covered {
 struct Held {
     until: Instant,
     wait: Duration,
-    /// The session that it was for; after that, others of the service come first.
-    session: Option<SessionId>,
 }
 
 /// Which rows of the store are wanted: so many, after this one.
@@ -58,6 +58,7 @@ impl DueRows {
             skipped: None,
             recent: BTreeMap::new(),
             held: BTreeMap::new(),
+            tried: BTreeSet::new(),
             paused: None,
             changed: true,
         }
@@ -75,10 +76,14 @@ impl DueRows {
         !self.held.is_empty() && self.held.get(&key.service).is_some_and(|held| held.until > now)
     }
 
-    /// Its service was held for it, and may go on without it.
-    fn is_to_blame(&self, key: &SessionKey) -> bool {
-        let held = self.held.get(&key.service);
-        held.and_then(|held| held.session.as_ref()).is_some_and(|blamed| *blamed == key.session)
+    /// Whether the window has something that can be carried out and was not tried in vain.
+    fn has_fresh(&self, now: Instant) -> bool {
+        self.window.iter().any(|(row, key)| !self.is_held(key, now) && !self.tried.contains(row))
+    }
+
+    fn begin_anew(&mut self) {
+        self.window.clear();
+        (self.covered, self.skipped) = (Covered::Nothing, None);
     }
 
     fn is_paused(&self, now: Instant) -> bool {
@@ -89,6 +94,7 @@ impl DueRows {
     pub(super) fn goes(&mut self, row: Due, batch: u64) {
         self.changed = true;
         self.window.remove(&row);
+        self.tried.remove(&row);
         self.recent.insert(row, (batch, None));
     }
 
@@ -119,21 +125,31 @@ impl DueRows {
         if self.is_paused(now) {
             return None;
         }
-        if self.skipped.is_some_and(|until| until <= now) {
-            // What was left out comes before what the window has.
-            self.window.clear();
-            (self.covered, self.skipped) = (Covered::Nothing, None);
-        }
-        let knows = self.window.values().any(|key| !self.is_held(key, now));
         // Nothing that comes later is due.
         let far = matches!(&self.covered, Covered::UpTo(last) if last.due_ms > now_ms);
-        if knows || self.covered == Covered::All || (far && !self.window.is_empty()) {
+        let fresh = self.has_fresh(now);
+        let at_end = self.covered == Covered::All || (far && !self.window.is_empty());
+        // What was left out comes before what the window has. But all is looked through before: else what comes
+        // behind very much of a service that is held would never be reached.
+        if (fresh || at_end)
+            && let Some(until) = self.skipped
+        {
+            if until <= now {
+                self.begin_anew();
+            } else if !fresh && !self.tried.is_empty() {
+                self.tried.clear();
+                self.begin_anew();
+            } else {
+                return None;
+            }
+        } else if fresh || at_end {
             return None;
         }
         if self.window.len() >= limits::DUE_HELD_MAX {
             self.window.clear();
             let until = self.held.values().map(|held| held.until).filter(|until| *until > now);
-            self.skipped = self.skipped.into_iter().chain(until).min();
+            let until = until.min().unwrap_or(now + limits::EFFECT_HOLD_MAX);
+            self.skipped = Some(self.skipped.map_or(until, |before| before.min(until)));
         }
         let after = match &self.covered {
             Covered::UpTo(last) => Some(last.clone()),
@@ -197,8 +213,8 @@ impl DueRows {
         self.window.len()
     }
 
-    /// The first that is due, if any is.
-    pub fn first(&self, now_ms: u64, now: Instant) -> Option<(&Due, &SessionKey)> {
+    /// The first that is due, if any is. What was tried in vain comes after all else.
+    pub fn first(&mut self, now_ms: u64, now: Instant) -> Option<(Due, SessionKey)> {
         if self.is_paused(now) {
             return None;
         }
@@ -206,10 +222,19 @@ impl DueRows {
             let due = self.window.iter().take_while(|(row, _)| row.due_ms <= now_ms);
             due.filter(|(_, key)| !self.is_held(key, now))
         };
-        match self.held.is_empty() {
+        let first = match self.tried.is_empty() {
             true => due().next(),
-            false => due().find(|(_, key)| !self.is_to_blame(key)).or_else(|| due().next()),
+            false => due().find(|(row, _)| !self.tried.contains(*row)),
+        };
+        let first = first.map(|(row, key)| (row.clone(), key.clone()));
+        if first.is_some() || self.tried.is_empty() {
+            return first;
         }
+        let first = due().next().map(|(row, key)| (row.clone(), key.clone()));
+        if first.is_some() {
+            self.tried.clear();
+        }
+        first
     }
 
     /// When there is something to do next, in milliseconds since the Unix epoch; `None`: never, as it is.
@@ -219,8 +244,7 @@ impl DueRows {
             now_ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)) + 1
         };
         if let Some(until) = self.paused.filter(|until| *until > now) {
-            let is_empty = self.covered == Covered::All && self.skipped.is_none();
-            return (self.is_any() || !is_empty).then(|| at(until));
+            return (self.is_any() || !self.knows_all()).then(|| at(until));
         }
         if self.wants(now_ms, now).is_some() {
             return Some(now_ms);
@@ -242,34 +266,32 @@ impl DueRows {
         free.into_iter().chain(held).chain(beyond).min()
     }
 
-    /// What is due of a service could not be carried out, for no fault of the handler's: it waits.
-    pub fn hold(&mut self, key: &SessionKey, now: Instant) {
+    /// What is due could not be carried out, for no fault of the handler's: its service waits.
+    pub fn hold(&mut self, row: Due, service: &ServiceName, now: Instant) {
         self.changed = true;
         let (min, max) = (limits::EFFECT_HOLD_MIN, limits::EFFECT_HOLD_MAX);
-        let before = self.held.get(&key.service);
         // One of long ago says nothing of this one.
-        let before = before.filter(|held| held.session.is_some() && now < held.until + max);
-        let wait = before.map_or(min, |held| (held.wait * 2).min(max));
-        let session = Some(key.session.clone());
-        self.held.insert(key.service.clone(), Held { until: now + wait, wait, session });
+        let before = self.held.get(service).filter(|held| now < held.until + max);
+        let wait = before.map_or(min, |held| (held.wait * 2).clamp(min, max));
+        self.held.insert(service.clone(), Held { until: now + wait, wait });
+        if self.tried.len() >= limits::DUE_HELD_MAX {
+            self.tried.clear();
+        }
+        self.tried.insert(row);
     }
 
-    /// What is due of a service waits for so long.
+    /// What is due of a service waits for so long, as its handler is slow.
     pub fn hold_for(&mut self, service: &ServiceName, wait: Duration, now: Instant) {
         self.changed = true;
-        let wait = wait.min(limits::EFFECT_HOLD_MAX);
-        self.held.insert(service.clone(), Held { until: now + wait, wait, session: None });
+        let until = now + wait.min(limits::EFFECT_HOLD_MAX);
+        // The next one that is held waits as if it were the first.
+        self.held.insert(service.clone(), Held { until, wait: Duration::ZERO });
     }
 
-    /// Something of a session was carried out. If its service was held for another one, that one still waits
-    /// behind the rest.
-    pub fn went(&mut self, key: &SessionKey) {
-        if self.held.is_empty() {
-            return;
-        }
-        let is_other = |held: &Held| held.session.as_ref().is_some_and(|it| *it != key.session);
-        if !self.held.get(&key.service).is_some_and(is_other) {
-            self.held.remove(&key.service);
+    /// Something of a service was carried out.
+    pub fn went(&mut self, service: &ServiceName) {
+        if !self.held.is_empty() {
+            self.held.remove(service);
         }
     }
 }
