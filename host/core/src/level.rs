@@ -18,6 +18,7 @@
 //! To change what is written: add a level and its line here, write the new form only at that level,
 //! read both, and keep bytes of the old form in a test.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use tokio::sync::watch;
 
 pub type Level = u16;
@@ -48,22 +49,28 @@ pub type Unknown = serde_json::Map<String, serde_json::Value>;
 
 /// The level in force, shared by all that write.
 #[derive(Debug)]
-pub struct FeatureLevel(watch::Sender<Level>);
+pub struct FeatureLevel {
+    /// Asked for each message and batch: a channel's lock would be in the way of all threads.
+    now: AtomicU16,
+    raised: watch::Sender<Level>,
+}
 
 impl FeatureLevel {
     pub fn new(level: Level) -> Self {
-        Self(watch::Sender::new(level))
+        Self { now: AtomicU16::new(level), raised: watch::Sender::new(level) }
     }
 
     pub fn get(&self) -> Level {
-        *self.0.borrow()
+        self.now.load(Ordering::Acquire)
     }
 
     /// Takes in that it was raised. A lower level is news of the past, and dropped.
     pub fn raise(&self, to: Level) {
-        self.0.send_if_modified(|now| {
+        self.raised.send_if_modified(|now| {
             let higher = to > *now;
             *now = to.max(*now);
+            // Before anybody is told.
+            self.now.store(*now, Ordering::Release);
             higher
         });
     }
@@ -79,7 +86,7 @@ impl FeatureLevel {
     }
 
     pub fn watch(&self) -> watch::Receiver<Level> {
-        self.0.subscribe()
+        self.raised.subscribe()
     }
 }
 

@@ -66,6 +66,13 @@ pub struct Due {
 }
 
 impl Name {
+    /// The name of the timer that it is of.
+    pub fn timer(&self) -> &str {
+        match self {
+            Self::Timer(name) | Self::Dead(name, _) | Self::Retried(name, _) => name,
+        }
+    }
+
     pub fn row(&self) -> Bytes {
         let (kind, name, time) = match self {
             Self::Timer(name) => (TIMER, name, None),
@@ -99,10 +106,8 @@ impl Name {
     }
 }
 
-/// What the rows of all timers of a session begin with, and of all messages that were given up.
+/// What the rows of all timers of a session begin with.
 pub const TIMERS: &[u8] = &[TIMER];
-pub const DEADS: &[u8] = &[DEAD];
-pub const RETRIEDS: &[u8] = &[RETRIED];
 
 impl Due {
     pub fn key(&self) -> Bytes {
@@ -148,22 +153,26 @@ impl Value for Dead {}
 impl Value for Owner {}
 
 impl Change {
-    /// A timer, or one that is tried again, is set (`timer`) or goes; `was_due`: when it was to be tried.
+    /// A timer, or one that is tried again, is set; `was_due`: when it was to be tried.
     ///
     /// # Errors
     /// It can't be encoded: a bug.
-    pub fn timer(name: &Name, was_due: Option<u64>, timer: Option<&Timer>) -> Result<Self, String> {
-        let value = timer.map(Value::encode).transpose()?;
-        Ok(Self { row: name.row(), value, was_due, due: timer.map(|timer| timer.next_ms) })
+    pub fn timer(name: &Name, was_due: Option<u64>, timer: &Timer) -> Result<Self, String> {
+        let value = Some(timer.encode()?);
+        Ok(Self { row: name.row(), value, was_due, due: Some(timer.next_ms) })
     }
 
-    /// A message is given up, or no longer there.
+    /// A message is given up.
     ///
     /// # Errors
     /// It can't be encoded: a bug.
-    pub fn dead(name: &Name, dead: Option<&Dead>) -> Result<Self, String> {
-        let value = dead.map(Value::encode).transpose()?;
-        Ok(Self { row: name.row(), value, was_due: None, due: None })
+    pub fn dead(name: &Name, dead: &Dead) -> Result<Self, String> {
+        Ok(Self { row: name.row(), value: Some(dead.encode()?), was_due: None, due: None })
+    }
+
+    /// A row goes that was due then, if it was at all.
+    pub fn gone(row: Bytes, was_due: Option<u64>) -> Self {
+        Self { row, value: None, was_due, due: None }
     }
 
     /// Bytes that it takes, about.

@@ -35,6 +35,20 @@ struct Sum {
     bytes: usize,
 }
 
+impl Sum {
+    /// One is replaced by another of that name; there may be none of each.
+    fn replace(&mut self, name: &Name, old: Option<&Effect>, new: Option<&Effect>) {
+        let bytes =
+            |effect: &Effect| effect.bytes() + size_of::<(Name, Effect)>() + name.timer().len();
+        if let Some(old) = old {
+            (self.count, self.bytes) = (self.count - 1, self.bytes - bytes(old));
+        }
+        if let Some(new) = new {
+            (self.count, self.bytes) = (self.count + 1, self.bytes + bytes(new));
+        }
+    }
+}
+
 impl Effect {
     fn bytes(&self) -> usize {
         match self {
@@ -109,20 +123,11 @@ impl Effects {
     }
 
     fn set(&mut self, name: Name, effect: Option<Effect>) {
-        let bytes =
-            |effect: &Effect| effect.bytes() + size_of::<(Name, Effect)>() + name_bytes(&name);
-        if let Some(old) = self.all.get(&name) {
-            let bytes = bytes(old);
-            let sum = self.sum(&name);
-            (sum.count, sum.bytes) = (sum.count - 1, sum.bytes - bytes);
-        }
+        let mut sum = *self.sum(&name);
+        sum.replace(&name, self.all.get(&name), effect.as_ref());
+        *self.sum(&name) = sum;
         match effect {
-            Some(new) => {
-                let bytes = bytes(&new);
-                let sum = self.sum(&name);
-                (sum.count, sum.bytes) = (sum.count + 1, sum.bytes + bytes);
-                self.all.insert(name, new);
-            }
+            Some(new) => drop(self.all.insert(name, new)),
             None => drop(self.all.remove(&name)),
         }
     }
@@ -134,9 +139,9 @@ impl Effects {
     pub fn change(&mut self, name: Name, effect: Option<Effect>) -> Result<Change, StateError> {
         let was_due = self.get(&name).and_then(Effect::next_ms);
         let change = match &effect {
-            None => Ok(Change { row: name.row(), value: None, was_due, due: None }),
-            Some(Effect::Timer(timer)) => Change::timer(&name, was_due, Some(timer)),
-            Some(Effect::Dead(dead)) => Change::dead(&name, Some(dead)),
+            None => Ok(Change::gone(name.row(), was_due)),
+            Some(Effect::Timer(timer)) => Change::timer(&name, was_due, timer),
+            Some(Effect::Dead(dead)) => Change::dead(&name, dead),
         };
         let bug = |why| StateError::Corrupt(format!("a bug: an effect can't be encoded: {why}"));
         let change = change.map_err(bug)?;
@@ -152,19 +157,8 @@ impl Effects {
 
     /// What goes with a session that is deleted.
     pub fn removal(&self) -> Vec<Change> {
-        let gone = |(name, effect): (&Name, &Effect)| Change {
-            row: name.row(),
-            value: None,
-            was_due: effect.next_ms(),
-            due: None,
-        };
-        self.all.iter().map(gone).collect()
-    }
-}
-
-fn name_bytes(name: &Name) -> usize {
-    match name {
-        Name::Timer(name) | Name::Dead(name, _) | Name::Retried(name, _) => name.len(),
+        let all = self.all.iter();
+        all.map(|(name, effect)| Change::gone(name.row(), effect.next_ms())).collect()
     }
 }
 
@@ -191,7 +185,7 @@ impl EffectChanges {
     pub fn bytes(&self) -> usize {
         let changed = self.changed.iter();
         changed
-            .map(|(name, effect)| name_bytes(name) + effect.as_ref().map_or(0, Effect::bytes))
+            .map(|(name, effect)| name.timer().len() + effect.as_ref().map_or(0, Effect::bytes))
             .sum()
     }
 
@@ -297,14 +291,7 @@ impl Timers<'_> {
             if !matches!(name, Name::Timer(_)) {
                 continue;
             }
-            let bytes =
-                |effect: &Effect| effect.bytes() + size_of::<(Name, Effect)>() + name_bytes(name);
-            if let Some(old) = self.committed.get(name) {
-                (sum.count, sum.bytes) = (sum.count - 1, sum.bytes - bytes(old));
-            }
-            if let Some(new) = effect {
-                (sum.count, sum.bytes) = (sum.count + 1, sum.bytes + bytes(new));
-            }
+            sum.replace(name, self.committed.get(name), effect.as_ref());
         }
         sum
     }

@@ -176,9 +176,9 @@ impl Shell {
                 Effect::Dead(_) => None,
             }
         });
-        let kept = effect
-            .and_then(|(name, timer)| Change::timer(&name, Some(due.due_ms), Some(&timer)).ok());
-        let gone = Change { row: due.row, value: None, was_due: Some(due.due_ms), due: None };
+        let kept =
+            effect.and_then(|(name, timer)| Change::timer(&name, Some(due.due_ms), &timer).ok());
+        let gone = Change::gone(due.row, Some(due.due_ms));
         let number = due.session_number;
         self.push_effects(session, number, vec![kept.unwrap_or(gone)]);
     }
@@ -203,7 +203,7 @@ impl Shell {
         timer: Arc<Timer>,
         now_ms: u64,
     ) -> (Box<Session>, Result<(), Error>) {
-        let (firing, left) = match timer.fire(shown(&name), now_ms) {
+        let (firing, left) = match timer.fire(name.timer(), now_ms) {
             Ok(fired) => fired,
             // Its time zone is not known here: it may be on another node, or after an update.
             Err(why) => return (session, Err(Error::of(Cause::NotYet, why))),
@@ -296,7 +296,7 @@ impl Shell {
                     tracing::warn!(
                         slot = self.slot,
                         session = %session.key,
-                        timer = shown(name),
+                        timer = name.timer(),
                         %error,
                         "gave a timer's message up; see `slotd dead list`"
                     );
@@ -315,12 +315,6 @@ impl Shell {
             tracing::warn!(slot = self.slot, %service, %error, "a timer is due and has to wait");
         }
         self.core.due().hold(due, service, crate::clock::now());
-    }
-}
-
-fn shown(name: &Name) -> &str {
-    match name {
-        Name::Timer(name) | Name::Retried(name, _) | Name::Dead(name, _) => name,
     }
 }
 

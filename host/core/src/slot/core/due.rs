@@ -222,16 +222,11 @@ impl DueRows {
             let due = self.window.iter().take_while(|(row, _)| row.due_ms <= now_ms);
             due.filter(|(_, key)| !self.is_held(key, now))
         };
-        let first = match self.tried.is_empty() {
-            true => due().next(),
-            false => due().find(|(row, _)| !self.tried.contains(*row)),
-        };
+        let fresh = due().find(|(row, _)| !self.tried.contains(*row));
+        let first = fresh.or_else(|| due().next());
         let first = first.map(|(row, key)| (row.clone(), key.clone()));
-        if first.is_some() || self.tried.is_empty() {
-            return first;
-        }
-        let first = due().next().map(|(row, key)| (row.clone(), key.clone()));
-        if first.is_some() {
+        if first.as_ref().is_some_and(|(row, _)| self.tried.contains(row)) {
+            // All was tried: once more, then.
             self.tried.clear();
         }
         first

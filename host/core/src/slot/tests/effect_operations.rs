@@ -82,7 +82,7 @@ fn timer(name: &str, due_ms: u64) -> Change {
         body: "stick".into(),
         set_by: 1,
     };
-    Change::timer(&Name::Timer(name.into()), None, Some(&timer)).unwrap()
+    Change::timer(&Name::Timer(name.into()), None, &timer).unwrap()
 }
 
 fn dead_message(timer: &str, due_ms: u64) -> Change {
@@ -95,7 +95,7 @@ fn dead_message(timer: &str, due_ms: u64) -> Change {
         died_ms: 9,
         set_by: 1,
     };
-    Change::dead(&Name::Dead(timer.into(), due_ms), Some(&dead)).unwrap()
+    Change::dead(&Name::Dead(timer.into(), due_ms), &dead).unwrap()
 }
 
 fn names(page: &EffectsPage) -> Vec<Name> {
