@@ -1,8 +1,16 @@
 //! Whether timers kept their word: each time of each is one message of its session, none early, none lost,
 //! none twice.
 
-use crate::api::{Entry, Fired};
-use std::collections::BTreeMap;
+use crate::{
+    api::{Api, Entry, Fired, Message},
+    node::eventually,
+};
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 /// A timer that was set, and acknowledged.
 #[derive(Clone, Debug)]
@@ -12,6 +20,53 @@ pub struct Set {
     pub due_ms: u64,
     /// `None`: it fires once.
     pub period_ms: Option<u64>,
+}
+
+/// Has a session of the plugin `kitchen-sink` set a timer: once `after` so many milliseconds, or `every` so many.
+///
+/// # Errors
+/// When it is not set.
+pub async fn set(
+    api: &Api,
+    service: &str,
+    session: &str,
+    name: &str,
+    (how, ms): (&str, u64),
+) -> anyhow::Result<Set> {
+    let body = json!({"op": "echo", "value": name});
+    let timer = json!({"op": "timer", "name": name, how: ms, "body": body});
+    let message = Message::json(&timer).key(format!("set-{name}"));
+    let reply: Value = api.send(service, session, message).await?.json()?;
+    let due_ms = reply["due"].as_u64().with_context(|| format!("{reply}"))?;
+    Ok(Set { name: name.to_owned(), due_ms, period_ms: (how == "every").then_some(ms) })
+}
+
+/// Waits until all is sent that is due by the first time of the last timer, and checks it.
+///
+/// # Errors
+/// When something is lost, or wrong.
+pub async fn all_sent(
+    api: &Api,
+    service: &str,
+    sessions: &[(String, Vec<Set>)],
+) -> anyhow::Result<()> {
+    let all = sessions.iter().flat_map(|(_, timers)| timers);
+    let last = all.map(|timer| timer.due_ms).max().context("no timer")?;
+    eventually("all that was due is sent", async || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let mut lost = now < Duration::from_millis(last);
+        for (session, timers) in sessions {
+            let history = api.whole_history(service, session).await?;
+            let wrong = check(&history, timers, last).into_iter();
+            // What is late may still come; what is wrong stays so.
+            let (late, wrong): (Vec<_>, Vec<_>) =
+                wrong.partition(|it| it.contains("has no message"));
+            ensure!(wrong.is_empty(), "{session}: {wrong:#?}");
+            lost |= !late.is_empty();
+        }
+        Ok((!lost).then_some(()))
+    })
+    .await
 }
 
 /// What is wrong with a session's whole history, given the timers that were set in it and never replaced.

@@ -1,14 +1,13 @@
 //! What operators see of timers, and do with them: by the command line, over processes that are killed.
 
 use crate::common::node_with;
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde_json::{Value, json};
 use slotd_tests::{
     api::Message,
     node::{Node, eventually, scenario},
-    timers::{Set, check},
+    timers,
 };
-use std::time::{Duration, SystemTime};
 
 const SERVICE: &str = "kitchen-sink";
 
@@ -89,20 +88,17 @@ fn timers_are_sent_once_over_kills() {
         let mut node = node_with(SERVICE, SERVICE).await?;
         let mut sessions = Vec::new();
         for number in 0..24_u64 {
-            let (session, mut timers) = (format!("s{number}"), Vec::new());
-            let once = (1..=5).map(|n| (format!("once-{n}"), "after", 400 * n + number, None));
-            let period = ("tick".to_owned(), "every", 250, Some(250));
-            for (name, how, ms, period_ms) in once.chain([period]) {
-                let body = json!({"op": "echo", "value": name});
-                let timer = json!({"op": "timer", "name": name, how: ms, "body": body});
-                let reply = node.api().send(SERVICE, &session, Message::json(&timer)).await?;
-                let due_ms = reply.json()?["due"].as_u64().context("no time")?;
-                timers.push(Set { name, due_ms, period_ms });
+            let (session, mut set) = (format!("s{number}"), Vec::new());
+            for n in 1..=5 {
+                let after = ("after", 400 * n + number);
+                set.push(
+                    timers::set(&node.api(), SERVICE, &session, &format!("once-{n}"), after)
+                        .await?,
+                );
             }
-            sessions.push((session, timers));
+            set.push(timers::set(&node.api(), SERVICE, &session, "tick", ("every", 250)).await?);
+            sessions.push((session, set));
         }
-        let last = sessions.iter().flat_map(|(_, timers)| timers).map(|timer| timer.due_ms).max();
-        let last = last.context("no timer")?;
         // In the middle of it, and when all is late.
         for _ in 0..3 {
             let fired = async || {
@@ -113,21 +109,7 @@ fn timers_are_sent_once_over_kills() {
             node.kill()?;
             node.restart().await?;
         }
-        eventually("all that was due is sent", async || {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-            let mut lost = now < Duration::from_millis(last);
-            for (session, timers) in &sessions {
-                let history = node.api().whole_history(SERVICE, session).await?;
-                // What is late may still come; what is wrong stays so.
-                let wrong = check(&history, timers, last);
-                let wrong = wrong.into_iter().partition(|it| it.contains("has no message"));
-                let (late, wrong): (Vec<_>, Vec<_>) = wrong;
-                ensure!(wrong.is_empty(), "{session}: {wrong:#?}");
-                lost |= !late.is_empty();
-            }
-            Ok((!lost).then_some(()))
-        })
-        .await
+        timers::all_sent(&node.api(), SERVICE, &sessions).await
     });
 }
 
