@@ -104,13 +104,21 @@ impl Shell {
         })
     }
 
-    /// Runs a guest's call while the commit in flight goes on.
+    /// Runs a guest's call while commits go on. Whoever came before does not wait for a call that has to be waited for:
+    /// what was applied for them is sent to the log first.
     async fn beside_commits<T>(&mut self, mut call: Pin<&mut impl Future<Output = T>>) -> T {
+        let mut waits = false;
         loop {
             tokio::select! {
                 biased;
                 output = &mut call => return output,
                 result = decided(&mut self.commit, &self.shared), if self.core.is_in_flight() => self.on_committed(result),
+                () = std::future::ready(()), if !waits => {
+                    waits = true;
+                    if self.core.sends_before_mail() {
+                        self.submit();
+                    }
+                }
             }
         }
     }

@@ -26,6 +26,7 @@ mod at_once;
 mod effect_operations;
 mod ephemeral;
 mod faulty;
+mod long;
 mod operate;
 mod timers;
 
@@ -125,6 +126,16 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 impl Fixture {
     async fn new() -> Self {
         Self::with(1 << 30, crate::limits::ENGINE_TIMEOUT).await
+    }
+
+    /// A slot that is open, and has its plugin.
+    async fn warm() -> Self {
+        let mut fixture = Self::new().await;
+        let first = fixture.send(b"sone");
+        fixture.append().await.send(Word::Pass).unwrap();
+        first.await.unwrap().unwrap();
+        fixture.describe().await.unwrap().unwrap();
+        fixture
     }
 
     /// A slot of a node whose instances may have so much memory together.

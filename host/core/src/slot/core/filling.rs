@@ -11,12 +11,21 @@ pub(super) struct Filling<H> {
     bytes: usize,
     /// It is appended even without records: what it holds waits for a commit of its own time.
     pub barrier: bool,
+    /// It was due before the mail that is being carried out began.
+    pub was_due: bool,
     pub gate: Vec<H>,
 }
 
 impl<H> Filling<H> {
     pub fn new(number: u64) -> Self {
-        Self { number, records: Vec::new(), bytes: 0, barrier: false, gate: Vec::new() }
+        Self {
+            number,
+            records: Vec::new(),
+            bytes: 0,
+            barrier: false,
+            was_due: false,
+            gate: Vec::new(),
+        }
     }
 
     pub fn push(&mut self, record: Record) {

@@ -218,6 +218,7 @@ impl<H, S> Core<H, S> {
         debug_assert!(!self.at_work, "one mail at a time");
         debug_assert!(!self.is_broken(), "what it has may never become durable");
         self.at_work = true;
+        self.filling.was_due = self.filling.is_due();
     }
 
     pub fn end_mail(&mut self) {
@@ -326,6 +327,12 @@ impl<H, S> Core<H, S> {
     pub fn sends(&self) -> bool {
         // What filled after a failed commit rests on it: it must never reach the log.
         self.goes_on() && self.in_flight.is_none() && self.filling.is_due()
+    }
+
+    /// As [`Core::sends`], where the mail at hand has to wait: what came before it does not wait for it. What it has
+    /// added itself, such as the deployment that it runs on, goes with the rest of it.
+    pub fn sends_before_mail(&self) -> bool {
+        self.filling.was_due && self.sends()
     }
 
     /// The batch to append, and the position that it follows. [`Core::sent`] and [`Event::Committed`] are to
