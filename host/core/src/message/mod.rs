@@ -14,6 +14,7 @@ pub use read::{History, PinInfo, Purged, Range, ReadBy, SessionInfo};
 
 use crate::{
     error::Error,
+    log::record::INTERNAL_KEY,
     names::{ServiceName, SlotId},
     position::Incarnation,
     telemetry::services,
@@ -32,6 +33,13 @@ pub struct Incoming {
     pub sender: Option<String>,
     pub content_type: String,
     pub body: Bytes,
+}
+
+impl Incoming {
+    /// The idempotency key, unless a node of the cluster made it.
+    pub fn client_key(&self) -> Option<&str> {
+        self.id.as_deref().filter(|id| !id.starts_with(INTERNAL_KEY))
+    }
 }
 
 /// The result for a sender once its message is durable.

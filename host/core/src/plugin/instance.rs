@@ -248,18 +248,18 @@ impl Inner {
     ) -> Option<wasmtime::Result<Result<Reply, Failure>>> {
         let (session, limit) = (session.as_str(), self.deadline);
         match input {
-            Input::Handle { id, sender, origin, content_type, body } => {
+            Input::Handle { message: incoming, origin } => {
                 let origin = match origin.as_deref() {
-                    None => GuestOrigin::Client(sender.as_deref()),
+                    None => GuestOrigin::Client(incoming.sender.as_deref()),
                     Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
                 };
                 let message = Message {
                     session,
                     seq,
-                    id: id.as_deref(),
+                    id: incoming.client_key(),
                     origin,
-                    content_type,
-                    body,
+                    content_type: &incoming.content_type,
+                    body: &incoming.body,
                     time_ms,
                 };
                 let call = pin!(self.handler.call_handle(&mut self.store, message));

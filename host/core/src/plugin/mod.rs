@@ -42,6 +42,7 @@ use crate::{
     effects::{Origin, Timer},
     error::{Rejection, StateError},
     log::record::Event,
+    message::Incoming,
     names::SessionKey,
 };
 use bytes::Bytes;
@@ -116,12 +117,10 @@ pub struct Call {
 
 pub enum Input {
     Handle {
-        id: Option<String>,
-        sender: Option<String>,
+        /// Shared with whoever records it, who is alone with it again after the call.
+        message: Arc<Incoming>,
         /// `None`: a client.
         origin: Option<Box<Origin>>,
-        content_type: String,
-        body: Bytes,
     },
     Query {
         content_type: String,

@@ -6,7 +6,7 @@
 use super::{
     Call, Failure, Input, Instance, Outcome, PluginHost, PluginOptions, State, StateFault,
 };
-use crate::{effects::Timer, limits, names::SessionKey};
+use crate::{effects::Timer, limits, message::Incoming, names::SessionKey};
 use bytes::Bytes;
 use std::{
     any::Any,
@@ -260,13 +260,13 @@ pub(super) fn call(input: Input) -> Call {
 }
 
 pub(super) fn message(body: &[u8]) -> Input {
-    Input::Handle {
+    let message = Incoming {
         id: Some("id".into()),
         sender: Some("ann".into()),
-        origin: None,
         content_type: "text/plain".into(),
         body: Bytes::copy_from_slice(body),
-    }
+    };
+    Input::Handle { message: Arc::new(message), origin: None }
 }
 
 pub(super) fn query(body: &[u8]) -> Input {

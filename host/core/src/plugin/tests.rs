@@ -412,11 +412,13 @@ async fn costs() {
                     time_ms: 0,
                     state: state.take().unwrap(),
                     input: Input::Handle {
-                        id: None,
-                        sender: None,
+                        message: Arc::new(Incoming {
+                            id: None,
+                            sender: None,
+                            content_type: String::new(),
+                            body: body.clone(),
+                        }),
                         origin: None,
-                        content_type: String::new(),
-                        body: body.clone(),
                     },
                 };
                 let outcome = instance.call(call).await;

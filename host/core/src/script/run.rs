@@ -11,6 +11,7 @@ use crate::{
     level::NEWEST,
     limits,
     log::record::Head,
+    message::Incoming,
     names::SessionKey,
     plugin::{
         self, Account, CompileOptions, Failure, Input, Instance, Isolation, Plugin, PluginHost,
@@ -285,7 +286,8 @@ fn input(call: &Call) -> anyhow::Result<Input> {
     Ok(match call.clone() {
         Call::Message { sender, id, content_type, body } => {
             size(&body)?;
-            Input::Handle { id, sender, origin: None, content_type, body }
+            let message = Arc::new(Incoming { id, sender, content_type, body });
+            Input::Handle { message, origin: None }
         }
         Call::Query { content_type, body } => {
             size(&body)?;
@@ -295,7 +297,8 @@ fn input(call: &Call) -> anyhow::Result<Input> {
         Call::Timer { firing, content_type, body } => {
             size(&body)?;
             let origin = Some(Box::new(Origin::Timer(firing)));
-            Input::Handle { id: None, sender: None, origin, content_type, body }
+            let message = Arc::new(Incoming { id: None, sender: None, content_type, body });
+            Input::Handle { message, origin }
         }
         Call::Advance { .. } => bail!("`advance` is no call"),
     })

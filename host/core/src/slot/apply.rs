@@ -5,7 +5,7 @@ use crate::{
     effects::{Change, Firing, Origin, Timer, rows::Name},
     error::{Cause, Code, Error},
     level::EFFECTS_FROM,
-    log::record::{Activate, DeploymentId, Entry, Event, Head, INTERNAL_KEY, Message, Pin, Record},
+    log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation, operator,
@@ -157,13 +157,8 @@ impl Shell {
             Err((session, error)) => return (session, Err(error)),
         };
         let label = guests.label.clone();
-        let input = Input::Handle {
-            id: message.id.clone().filter(|id| !id.starts_with(INTERNAL_KEY)),
-            sender: message.sender.clone(),
-            origin: origin.clone(),
-            content_type: message.content_type.clone(),
-            body: message.body.clone(),
-        };
+        let message = Arc::new(message);
+        let input = Input::Handle { message: message.clone(), origin: origin.clone() };
         let call = Call { session: key, seq, time_ms, state: tx, input };
         let (tx, result) = match self.call(&guests, call, caller).await {
             Ok(settled) => settled,
@@ -188,13 +183,15 @@ impl Shell {
         session.head.updated_ms = time_ms;
         session.head.deployment = choice.deployment;
         session.head.pinned = choice.pinned;
+        // The call is over: nobody else has it.
+        let Incoming { id, sender, content_type, body } = Arc::unwrap_or_clone(message);
         let entry = Arc::new(Entry {
             seq,
-            id: message.id,
-            sender: message.sender,
+            id,
+            sender,
             time_ms,
-            content_type: message.content_type,
-            body: message.body,
+            content_type,
+            body,
             reply_content_type: answer.content_type,
             reply: answer.body,
             deployment: choice.deployment,

@@ -4,6 +4,7 @@
 use super::{Calling, Runner, SLOT};
 use crate::{
     effects::{Origin, Timer, rows::Name},
+    message::Incoming,
     names::SessionKey,
     plugin::Input,
     script::{Expect, Fired, Observed, Outcome, Step},
@@ -81,13 +82,14 @@ impl Runner {
     ) -> anyhow::Result<Fired> {
         let session = self.sessions.remove(&key).context("a timer of no session")?;
         let (firing, left) = timer.fire(&name, now_ms).map_err(anyhow::Error::msg)?;
-        let input = Input::Handle {
+        let message = Incoming {
             id: None,
             sender: None,
-            origin: Some(Box::new(Origin::Timer(firing.clone()))),
             content_type: timer.content_type.clone(),
             body: timer.body.clone(),
         };
+        let origin = Some(Box::new(Origin::Timer(firing.clone())));
+        let input = Input::Handle { message: Arc::new(message), origin };
         let seq = session.head.seq + 1;
         let fires = Some((name.clone(), left.clone()));
         let calling = Calling { input, seq, time_ms: now_ms, fires };
