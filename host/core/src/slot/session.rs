@@ -5,11 +5,11 @@ use crate::{
     log::record::{DeploymentId, Entry, Head},
     names::{SessionKey, SlotId},
     slot::effects::Effects,
-    state::{Remembered, StateStore},
+    state::{Remembered, StateStore, hash::Map},
 };
 use bytes::Bytes;
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     ops::Bound,
     sync::Arc,
 };
@@ -26,7 +26,7 @@ pub struct Session {
     /// The entries that the state store does not have yet, in order; all before are there.
     pub recent: VecDeque<Arc<Entry>>,
     /// The idempotency keys that the state store does not have yet.
-    pub remembered: HashMap<String, Remembered>,
+    pub remembered: Map<String, Remembered>,
     /// Its effects; `None`: they are not loaded. Changed by [`Session::change_effects`] alone.
     pub effects: Option<Box<Effects>>,
     /// The last batch that changed it (a number of the task's own); 0: none.
@@ -48,7 +48,7 @@ impl Session {
             head,
             values: Values::default(),
             recent: VecDeque::new(),
-            remembered: HashMap::new(),
+            remembered: Map::default(),
             effects: None,
             changed_in: 0,
             late_to: None,

@@ -30,7 +30,7 @@ use crate::{
         shared::{Decided, Shared, Turn},
         subscribers::Subscribers,
     },
-    state::SlotMeta,
+    state::{SlotMeta, hash::Map},
     telemetry::services,
 };
 use std::{
@@ -78,7 +78,7 @@ pub(super) struct Shell {
     pub(super) held_back: HashMap<SessionKey, Instant>,
     /// Names whose deletion the store does not know yet, each with the batch that it is in.
     pub(super) deleted: HashMap<[u8; 8], u64>,
-    pub(super) cache: HashMap<SessionKey, Box<Session>>,
+    pub(super) cache: Map<SessionKey, Box<Session>>,
     pub(super) cache_bytes: usize,
     /// Counts uses of sessions, for eviction.
     pub(super) uses: u64,
@@ -131,7 +131,7 @@ impl Shell {
             deleted: HashMap::new(),
             meta,
             context,
-            cache: HashMap::new(),
+            cache: Map::default(),
             cache_bytes: 0,
             uses: 0,
             commit: None,
