@@ -8,7 +8,7 @@ use crate::{
     node::{Incoming, Node, Pending, Sent, SessionInfo},
     router::Routed,
 };
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 /// An enum rather than a trait: no boxed future in the path of a message.
 #[derive(Clone)]
@@ -35,6 +35,15 @@ impl Backend {
         message: Incoming,
     ) -> Result<Pending, Error> {
         delegate!(self, node => node.enqueue(key, message).await)
+    }
+    /// As [`Node::enqueue_ready`].
+    pub(super) fn enqueue_ready(
+        &self,
+        key: &SessionKey,
+        messages: &mut VecDeque<Incoming>,
+        each: impl FnMut(Pending),
+    ) {
+        delegate!(self, node => node.enqueue_ready(key, messages, each));
     }
     /// To be polled to its end, or dropped.
     pub(super) async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {

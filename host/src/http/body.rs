@@ -25,6 +25,10 @@ pub(crate) fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de Raw
 /// Whether a body of this content type is JSON in UTF-8: `application/json`, `text/json` or
 /// `...+json`.
 pub(crate) fn is_json(content_type: &str) -> bool {
+    // Nearly always.
+    if content_type == "application/json" {
+        return true;
+    }
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let ends = |suffix: &str| {
         essence.len() >= suffix.len()
@@ -62,14 +66,12 @@ fn is_utf8(content_type: &str) -> bool {
 
 impl<'a> Shown<'a> {
     pub(super) fn new(content_type: &str, body: &'a [u8]) -> Self {
-        let (json, text) = (is_json(content_type), is_text(content_type));
-        if (json || text)
-            && let Ok(utf8) = std::str::from_utf8(body)
-        {
+        let json = is_json(content_type);
+        if let Ok(utf8) = std::str::from_utf8(body) {
             if json && let Some(raw) = strict_json(utf8) {
                 return Self::Json(raw);
             }
-            if text {
+            if is_text(content_type) {
                 return Self::Text(utf8);
             }
         }

@@ -19,7 +19,10 @@ use crate::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 use tokio::sync::oneshot;
 
 pub(super) const PLUGIN: &str = "1.0.0+0123456789ab";
@@ -114,6 +117,22 @@ impl FakeNode {
         key: &SessionKey,
         message: Incoming,
     ) -> Result<Pending, Error> {
+        self.enqueue_now(key, message)
+    }
+
+    pub(super) fn enqueue_ready(
+        &self,
+        key: &SessionKey,
+        messages: &mut VecDeque<Incoming>,
+        mut each: impl FnMut(Pending),
+    ) {
+        if service_exists(&key.service).is_ok() {
+            let taken = messages.drain(..).flat_map(|message| self.enqueue_now(key, message));
+            taken.for_each(&mut each);
+        }
+    }
+
+    fn enqueue_now(&self, key: &SessionKey, message: Incoming) -> Result<Pending, Error> {
         service_exists(&key.service)?;
         let (tx, rx) = oneshot::channel();
         let json: Value = serde_json::from_slice(&message.body).unwrap_or_default();

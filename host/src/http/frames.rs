@@ -14,7 +14,7 @@ use crate::{
     node::{Cursor, Incoming, Sent},
 };
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -24,13 +24,27 @@ use std::borrow::Cow;
 struct ClientFrame<'a> {
     #[serde(rename = "type", borrow)]
     frame: Cow<'a, str>,
-    id: Option<String>,
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
     kind: Option<String>,
-    sender: Option<String>,
-    content_type: Option<String>,
+    #[serde(borrow)]
+    sender: Option<Text<'a>>,
+    #[serde(borrow)]
+    content_type: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
     body: Option<&'a RawValue>,
-    body_base64: Option<String>,
+    #[serde(borrow)]
+    body_base64: Option<Text<'a>>,
+}
+
+/// A string that is not copied unless something in it is escaped. (An `Option<Cow>` always is.)
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Text<'_> {
+    fn owned(text: &Option<Self>) -> Option<String> {
+        text.as_ref().map(|text| text.0.as_ref().to_owned())
+    }
 }
 
 /// Distinguishes a body of `null` from a missing one.
@@ -84,33 +98,32 @@ pub(super) fn parse(
         id: serde_json::from_str::<Named>(text).ok().and_then(|n| n.id),
         error: invalid(format!("not a frame of this protocol: {e}")),
     })?;
-    let id = frame.id.clone();
     let read = match &*frame.frame {
-        "send" => send(frame, sender, body_bytes_max).map(Frame::Send),
-        "notify" => notification(frame, sender, body_bytes_max).map(Frame::Notify),
+        "send" => send(&frame, sender, body_bytes_max).map(Frame::Send),
+        "notify" => notification(&frame, sender, body_bytes_max).map(Frame::Notify),
         other => Err(invalid(format!(
             "type is {other:?}; clients send frames of type \"send\" and \"notify\""
         ))),
     };
-    read.map_err(|error| Refused { id, error })
+    read.map_err(|error| Refused { id: Text::owned(&frame.id), error })
 }
 
 fn send(
-    frame: ClientFrame<'_>,
+    frame: &ClientFrame<'_>,
     sender: Option<&str>,
     body_bytes_max: usize,
 ) -> Result<SendFrame, Error> {
     if frame.kind.is_some() {
         return Err(invalid("a \"send\" has no kind: a message's handler names its events"));
     }
-    let id = frame.id.clone().ok_or_else(|| {
+    let id = Text::owned(&frame.id).ok_or_else(|| {
         invalid(
             "a \"send\" needs an id: its acknowledgement carries it, and a repeated id is applied \
              once",
         )
     })?;
     params::check_idempotency_key(&id)?;
-    let sender = sender_of(&frame, sender)?;
+    let sender = sender_of(frame, sender)?;
     let read = content(frame, body_bytes_max)?;
     let (content_type, body) =
         read.ok_or_else(|| invalid("a \"send\" needs a body or a body_base64"))?;
@@ -118,17 +131,17 @@ fn send(
 }
 
 fn notification(
-    frame: ClientFrame<'_>,
+    frame: &ClientFrame<'_>,
     sender: Option<&str>,
     body_bytes_max: usize,
 ) -> Result<NotifyFrame, Error> {
-    let id = frame.id.clone();
+    let id = Text::owned(&frame.id);
     if let Some(id) = &id {
         params::check_idempotency_key(id)?;
     }
     let kind = frame.kind.clone().ok_or_else(|| invalid("a \"notify\" needs a kind"))?;
     notify::check_kind(&kind)?;
-    let sender = sender_of(&frame, sender)?;
+    let sender = sender_of(frame, sender)?;
     let read = content(frame, body_bytes_max.min(limits::NOTIFY_BODY_BYTES_MAX))?;
     // That somebody types says it all.
     let nothing = || ("application/json".to_owned(), Bytes::from_static(b"null"));
@@ -137,29 +150,31 @@ fn notification(
 }
 
 fn sender_of(frame: &ClientFrame<'_>, own: Option<&str>) -> Result<Option<String>, Error> {
-    let sender = frame.sender.as_deref().or(own);
+    let sender = frame.sender.as_ref().map(|sender| sender.0.as_ref()).or(own);
     sender.map(params::check_sender).transpose()?;
     Ok(sender.map(str::to_owned))
 }
 
 /// A frame's content type and body, if it has one.
 fn content(
-    frame: ClientFrame<'_>,
+    frame: &ClientFrame<'_>,
     body_bytes_max: usize,
 ) -> Result<Option<(String, Bytes)>, Error> {
     if let Some(content_type) = &frame.content_type {
-        params::check_content_type(content_type)?;
+        params::check_content_type(&content_type.0)?;
     }
-    let (content_type, body) = match (frame.body, frame.body_base64) {
+    let content_type =
+        |default: &str| Text::owned(&frame.content_type).unwrap_or_else(|| default.to_owned());
+    let (content_type, body) = match (frame.body, &frame.body_base64) {
         (Some(body), None) => {
-            let content_type = frame.content_type.unwrap_or_else(|| "application/json".into());
+            let content_type = content_type("application/json");
             let body = inline_body(&content_type, body)?;
             (content_type, body)
         }
         (None, Some(base64)) => {
-            let body = decode_base64(&base64)
+            let body = decode_base64(&base64.0)
                 .ok_or_else(|| invalid("body_base64 is not base64 (RFC 4648, with padding)"))?;
-            (frame.content_type.unwrap_or_else(|| OCTET_STREAM.into()), body.into())
+            (content_type(OCTET_STREAM), body.into())
         }
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => {
@@ -204,7 +219,8 @@ enum ServerFrame<'a> {
 struct Ack<'a> {
     id: &'a str,
     seq: u64,
-    position: String,
+    #[serde(serialize_with = "shown")]
+    position: Cursor,
     slot: u16,
     replayed: bool,
     plugin: &'a str,
@@ -230,24 +246,31 @@ struct ErrorFrame<'a> {
     retry_after_ms: Option<u64>,
 }
 
+fn shown<S: Serializer>(cursor: &Cursor, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(cursor)
+}
+
 fn write(frame: &ServerFrame<'_>) -> String {
     // Every frame above has a JSON form.
     serde_json::to_string(frame).unwrap_or_default()
 }
 
-pub(super) fn ack(id: &str, sent: &Sent) -> String {
+/// Appends an acknowledgement, which is most of what a socket writes.
+pub(super) fn ack(out: &mut Vec<u8>, id: &str, sent: &Sent) {
     let reply = Shown::new(&sent.content_type, &sent.body);
-    write(&ServerFrame::Ack(Ack {
+    let frame = ServerFrame::Ack(Ack {
         id,
         seq: sent.seq,
-        position: Cursor::after(sent.seq, sent.incarnation).to_string(),
+        position: Cursor::after(sent.seq, sent.incarnation),
         slot: sent.slot,
         replayed: sent.replayed,
         plugin: &sent.plugin,
         content_type: &sent.content_type,
         reply: reply.inline(),
         reply_base64: reply.base64(),
-    }))
+    });
+    // A vector takes everything.
+    let _ = serde_json::to_writer(out, &frame);
 }
 
 pub(super) fn error(id: Option<&str>, error: &Error) -> String {
@@ -383,6 +406,11 @@ mod tests {
     #[test]
     fn frames_are_written_as_documented() {
         let value = |text: String| serde_json::from_str::<Value>(&text).expect("JSON");
+        let acked = |id: &str, sent: &Sent| {
+            let mut out = Vec::new();
+            ack(&mut out, id, sent);
+            value(String::from_utf8(out).expect("UTF-8"))
+        };
         let sent = Sent {
             seq: 17,
             incarnation: Some(Incarnation::from_wire(0xab)),
@@ -393,7 +421,7 @@ mod tests {
             body: Bytes::from_static(b"{\"n\":1}"),
         };
         assert_eq!(
-            value(ack("m1", &sent)),
+            acked("m1", &sent),
             json!({"type": "ack", "id": "m1", "seq": 17, "position": "17-0000000000ab",
                    "slot": 3, "replayed": false,
                    "plugin": "1+a", "content_type": "application/json", "reply": {"n": 1}})

@@ -17,6 +17,7 @@ mod feed;
 mod frames;
 mod health;
 mod history;
+mod in_flight;
 mod messages;
 mod notify;
 mod openapi;

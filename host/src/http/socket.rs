@@ -1,11 +1,14 @@
 //! A session's WebSocket: messages in, their acknowledgements and the session's events out.
 
+mod sending;
+
 use super::{
     Api,
     connection::{ConnShared, Watched},
     feed::{Feed, Item},
-    frames::{self, Frame, NotifyFrame, Refused, SendFrame},
-    messages::{outcome_unknown, reading},
+    frames::{self, Frame, NotifyFrame, Refused},
+    in_flight::{Decided, InFlight},
+    messages::reading,
     notify::Notifying,
     params::{self, Query},
     problem::Failed,
@@ -13,10 +16,9 @@ use super::{
     websocket::{Fault, Heard, Message, PING, PONG, TEXT, Upgrade, Wire, code},
 };
 use crate::{
-    buffers::{Buffers, Charge, Kind},
+    buffers::Kind,
     error::{Code, Error},
     limits,
-    message::Pending,
     names::SessionKey,
     node::{Consistency, Cursor, Sent},
     operation::Describe,
@@ -26,7 +28,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
 };
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt, future::BoxFuture};
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -34,7 +36,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
 };
 use tokio::time::{Instant, Sleep};
 
@@ -110,32 +112,6 @@ async fn connect(api: &Api, upgrading: OnUpgrade) -> Option<Wire<Watched>> {
     Some(Wire::new(parts.io.into_inner().upgraded(), parts.read_buf, bytes_max, api.buffers()))
 }
 
-type Decided = (String, Result<Sent, Error>);
-
-/// A message that is under way.
-struct UnderWay {
-    id: String,
-    answer: Pending,
-    /// When it is not waited for any longer. The socket's timer sees to it: a timer for each message
-    /// would cost more than the rest of it.
-    until: Instant,
-    late: bool,
-    _charge: Charge<Arc<Buffers>>,
-}
-
-impl Future for UnderWay {
-    type Output = Decided;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decided> {
-        let result = match self.answer.poll_unpin(cx) {
-            Poll::Ready(result) => result,
-            Poll::Pending if self.late => Err(outcome_unknown()),
-            Poll::Pending => return Poll::Pending,
-        };
-        Poll::Ready((std::mem::take(&mut self.id), result))
-    }
-}
-
 struct Session {
     api: Api,
     key: SessionKey,
@@ -143,7 +119,7 @@ struct Session {
     wire: Wire<Watched>,
     feed: Option<Feed>,
     /// Messages in flight.
-    pending: FuturesUnordered<UnderWay>,
+    pending: InFlight,
     /// Ephemeral events on their way. Nobody waits for them.
     notifying: Notifying,
     /// When the first of them is late, at the earliest.
@@ -205,7 +181,7 @@ impl Session {
             sender,
             wire,
             feed,
-            pending: FuturesUnordered::new(),
+            pending: InFlight::default(),
             notifying: Notifying::default(),
             late_at: None,
             timer: Box::pin(tokio::time::sleep_until(ping_at)),
@@ -282,7 +258,7 @@ impl Session {
             }
             for source in 0..3 {
                 let step = match (source + turn) % 3 {
-                    0 => match pending.poll_next_unpin(cx) {
+                    0 => match pending.poll_next(cx) {
                         Poll::Ready(Some((id, result))) => Some(Step::Decided(id, result)),
                         _ => None,
                     },
@@ -348,19 +324,13 @@ impl Session {
 
     /// Gives up the messages whose time is over.
     fn give_up_late(&mut self, now: Instant) {
-        // In a new set, which looks at each of them once more.
-        self.pending = std::mem::take(&mut self.pending)
-            .into_iter()
-            .map(|message| UnderWay { late: message.until <= now, ..message })
-            .collect();
-        self.late_at =
-            self.pending.iter().map(|message| message.until).filter(|&at| at > now).min();
+        self.late_at = self.pending.give_up_late(now);
     }
 
     /// The next message that is decided, or late; `None`: there are no more.
     async fn next_decided(&mut self) -> Option<Decided> {
         loop {
-            let next = self.pending.next();
+            let next = poll_fn(|cx| self.pending.poll_next(cx));
             match self.late_at {
                 Some(at) => match tokio::time::timeout_at(at, next).await {
                     Ok(decided) => return decided,
@@ -393,12 +363,16 @@ impl Session {
     }
 
     async fn frame(&mut self, frame: &str) -> Result<(), End> {
-        let bytes_max = self.api.options().body_bytes_max;
-        match frames::parse(frame, self.sender.as_deref(), bytes_max) {
-            Ok(Frame::Send(frame)) => self.send(frame).await,
+        match self.parse(frame) {
+            // Boxed: an idle socket has no room for it.
+            Ok(Frame::Send(frame)) => Box::pin(self.send(frame)).await,
             Ok(Frame::Notify(frame)) => self.notify(frame).await,
             Err(Refused { id, error }) => self.refuse(id.as_deref(), &error).await,
         }
+    }
+
+    fn parse(&self, frame: &str) -> Result<Frame, Refused> {
+        frames::parse(frame, self.sender.as_deref(), self.api.options().body_bytes_max)
     }
 
     async fn refuse(&mut self, id: Option<&str>, error: &Error) -> Result<(), End> {
@@ -415,37 +389,15 @@ impl Session {
         }
     }
 
-    /// Puts a message into its slot's mailbox before the next frame is read, so that the order of
-    /// the frames is the order of the messages.
-    async fn send(&mut self, frame: SendFrame) -> Result<(), End> {
-        let SendFrame { id, message } = frame;
-        let mut charge = Charge::new(self.api.buffers().clone(), Kind::Bodies);
-        if let Err(full) = charge.take(message.body.len()) {
-            return self.decided(&id, Err(full)).await;
-        }
-        let until = crate::clock::timer_now() + self.api.options().request_deadline;
-        let queued =
-            tokio::time::timeout_at(until, self.api.backend().enqueue(&self.key, message)).await;
-        match queued {
-            Ok(Ok(answer)) => {
-                self.late_at.get_or_insert(until);
-                self.pending.push(UnderWay { id, answer, until, late: false, _charge: charge });
-                Ok(())
-            }
-            Ok(Err(error)) => self.decided(&id, Err(error)).await,
-            Err(_) => self.decided(&id, Err(outcome_unknown())).await,
-        }
-    }
-
     async fn decided(&mut self, id: &str, result: Result<Sent, Error>) -> Result<(), End> {
-        let frame = match result {
-            Ok(sent) => frames::ack(id, &sent),
+        match result {
+            Ok(_) if self.mute => {}
+            Ok(sent) => self.wire.write_with(TEXT, |out| frames::ack(out, id, &sent)),
             Err(error) => {
                 self.undecided += usize::from(self.ending && error.code.retriable());
-                frames::error(Some(id), &error)
+                self.write(TEXT, frames::error(Some(id), &error).as_bytes());
             }
-        };
-        self.write(TEXT, frame.as_bytes());
+        }
         self.drain().await
     }
 

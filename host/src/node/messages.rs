@@ -38,6 +38,25 @@ impl Node {
         Ok(Pending::here(pending))
     }
 
+    /// Has a slot of this node take messages that came together, as far as it can at once, and gives each
+    /// one's answer. What is left is for [`Node::enqueue`].
+    pub fn enqueue_ready(
+        &self,
+        key: &SessionKey,
+        messages: &mut VecDeque<Incoming>,
+        mut each: impl FnMut(Pending),
+    ) {
+        if self.cluster.is_some() {
+            return;
+        }
+        self.router.deliver_ready(self.router.slot_of(key), || {
+            let message = messages.pop_front()?;
+            let (reply, pending) = oneshot::channel();
+            each(Pending::here(pending).counted(key.service.clone()));
+            Some(Message { key: key.clone(), message }.mail(reply))
+        });
+    }
+
     /// Sends a message and waits until it is durable.
     ///
     /// # Errors

@@ -77,6 +77,16 @@ impl Router {
         }
     }
 
+    /// Has a slot that runs here take mail at once, if nobody works on it, for as long as there is a next one
+    /// and it can. Their handlers run before this comes back.
+    pub fn deliver_ready(&self, slot: SlotId, next: impl FnMut() -> Option<Mail>) {
+        if let Ok(seat) = self.seat(slot)
+            && let Some((_, mailbox)) = seat.mailbox()
+        {
+            mailbox.take_ready(next);
+        }
+    }
+
     /// Puts mail into the mailbox of a slot that runs here. A handler may run before this comes back.
     ///
     /// # Errors

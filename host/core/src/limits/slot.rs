@@ -24,6 +24,12 @@ pub const HELD_ANSWERS_MAX: usize = 4 * BATCH_MESSAGES_MAX;
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Messages that a slot takes in one turn before it checks its orders again.
 pub const MAIL_PER_TURN_MAX: usize = 64;
+/// How long a slot takes mail that came together, on the thread of its connection, which other connections wait for.
+/// All that a socket may have in flight (`SOCKET_IN_FLIGHT_MAX`) fits in unless its handlers are slow.
+pub const TAKE_READY_TIME_MAX: Duration = Duration::from_millis(1);
+/// After so many messages that came together, what is applied of them is sent to the log: it has work while the rest is
+/// applied.
+pub const READY_UNCOMMITTED_MAX: usize = 4;
 /// A slot without a message, subscriber or unflushed change for this long stops.
 pub const SLOT_IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// How often a slot's committed changes go to the state store: a session that is written several

@@ -89,6 +89,10 @@ impl Pending {
     pub fn on_its_way(answer: BoxFuture<'static, Result<Sent, Error>>) -> Self {
         Self { way: Way::Around(answer), service: None }
     }
+    /// It is in a mailbox of this node, rather than on its way to wherever its slot is.
+    pub fn is_here(&self) -> bool {
+        matches!(self.way, Way::Here(_))
+    }
     /// Counts its failure for the service.
     pub fn counted(self, service: ServiceName) -> Self {
         Self { service: Some(service), ..self }

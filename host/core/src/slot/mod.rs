@@ -237,6 +237,12 @@ impl Mailbox {
         self.put_outcome(self.0.put(mail, placed))
     }
 
+    /// Has short mail taken at once, if nobody works on the slot, for as long as there is a next one and it can, but not
+    /// for ever. Hold no lock: handlers run.
+    pub fn take_ready(&self, next: impl FnMut() -> Option<Mail>) {
+        self.0.put_ready(crate::clock::now() + crate::limits::TAKE_READY_TIME_MAX, next);
+    }
+
     /// As [`Mailbox::try_mail`], never at once: for who has more to do than this mail.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 /// What ended of a commit.
@@ -110,6 +111,55 @@ impl Shared {
         put
     }
 
+    /// Takes mail at once, if nobody works on the slot, until then, and for as long as there is a next one and the slot
+    /// can: with few commits for all of it, and with what is around a handler done once.
+    pub fn put_ready(self: &Arc<Self>, until: Instant, mut next: impl FnMut() -> Option<Mail>) {
+        let mut inner = self.inner.lock();
+        let free = !inner.closed && inner.mailbox.is_empty() && !inner.wanted;
+        if free && let Some(shell) = inner.idle.take_if(|shell| shell.may_take_at_once()) {
+            drop(inner);
+            self.contained(|| {
+                let mut shell = Some(shell);
+                for taken in 1.. {
+                    let Some(free) = shell else { return };
+                    shell = match next() {
+                        Some(mail) => self.begin_at_once(free, mail),
+                        None => return self.give_back(free),
+                    };
+                    let submits = taken % limits::READY_UNCOMMITTED_MAX == 0;
+                    shell = shell.and_then(|shell| self.keep(shell, submits, until));
+                }
+            });
+        }
+    }
+
+    /// The state again, for the next mail, with the end of a commit that has ended meanwhile. `None`: it has been
+    /// given back.
+    fn keep(
+        self: &Arc<Self>,
+        mut shell: Box<Shell>,
+        submits: bool,
+        until: Instant,
+    ) -> Option<Box<Shell>> {
+        let mut inner = self.inner.lock();
+        let others = inner.closed || inner.wanted || !inner.mailbox.is_empty();
+        let decided = inner.decided.take_if(|_| !others);
+        drop(inner);
+        if let Some(decided) = decided {
+            shell.on_committed(decided);
+        }
+        // Whoever waits for it comes first.
+        let ends = others || crate::clock::now() >= until;
+        if ends || shell.needs_its_task() || !shell.may_take_at_once() {
+            self.give_back(shell);
+            return None;
+        }
+        if submits {
+            shell.submit();
+        }
+        Some(shell)
+    }
+
     /// Puts mail into the mailbox, for the slot's task: who brings it has more to do.
     pub fn queue(&self, mail: Mail) -> Put {
         self.push(self.inner.lock(), mail)
@@ -146,23 +196,32 @@ impl Shared {
     }
 
     /// Applies mail where it came in: as far as it gets without waiting.
-    fn take_at_once(self: &Arc<Self>, mut shell: Box<Shell>, mail: Mail) {
+    fn take_at_once(self: &Arc<Self>, shell: Box<Shell>, mail: Mail) {
+        if let Some(shell) = self.begin_at_once(shell, mail) {
+            self.give_back(shell);
+        }
+    }
+
+    /// As [`Shared::take_at_once`], and has the state again; `None`: the slot's task goes on with it.
+    fn begin_at_once(self: &Arc<Self>, mut shell: Box<Shell>, mail: Mail) -> Option<Box<Shell>> {
         let mut begun: Begun = Box::pin(async move {
             shell.take(mail).await;
             shell
         });
         // Whoever goes on with it asks again.
         match begun.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(shell) => self.give_back(shell),
+            Poll::Ready(shell) => Some(shell),
             Poll::Pending => {
                 let mut inner = self.inner.lock();
                 if inner.closed {
                     // The slot's task has gone, and with it who would ever end this one.
                     drop(inner);
-                    return drop(begun);
+                    drop(begun);
+                } else {
+                    inner.begun = Some(begun);
+                    self.wake_task(inner);
                 }
-                inner.begun = Some(begun);
-                self.wake_task(inner);
+                None
             }
         }
     }

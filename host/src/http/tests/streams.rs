@@ -215,6 +215,33 @@ async fn a_socket_sends_hears_and_resumes() {
     ws.close(None).await.expect("closed");
 }
 
+/// Messages whose frames arrive together are taken together: one behind a frame of another kind would be lost,
+/// or overtake it.
+#[tokio::test]
+async fn frames_that_arrive_together_are_taken_in_order() {
+    let node = start(options()).await;
+    let mut ws = socket(&node, "?subscribe=false").await;
+    let send = |i: u64| json!({"type": "send", "id": format!("m{i}"), "body": i}).to_string();
+    for part in 0..3 {
+        for i in 0..20 {
+            ws.feed(Message::text(send(20 * part + i))).await.expect("written");
+        }
+        ws.feed(Message::text("{}")).await.expect("written");
+        ws.feed(Message::binary(vec![1u8])).await.expect("written");
+    }
+    ws.flush().await.expect("sent");
+    let (mut refused, mut seqs) = (0, Vec::new());
+    while refused + seqs.len() < 66 {
+        let answer = frame(&mut ws).await;
+        match answer["type"].as_str() {
+            Some("ack") => seqs.push((answer["seq"].clone(), answer["id"].clone())),
+            _ => refused += 1,
+        }
+    }
+    let all: Vec<_> = (0..60).map(|i| (json!(i + 1), json!(format!("m{i}")))).collect();
+    assert_eq!(seqs, all);
+}
+
 /// Without it one reader that does not read would cost the node unlimited memory, or would miss
 /// events without notice.
 #[tokio::test]

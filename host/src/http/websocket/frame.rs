@@ -276,19 +276,47 @@ fn close(payload: &[u8]) -> Result<Option<u16>, Fault> {
 /// Appends a complete server frame.
 pub(super) fn encode(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.reserve(HEAD_BYTES_MAX + payload.len());
-    out.push(FINAL | opcode);
-    match payload.len() {
-        short @ 0..=125 => out.push(short as u8),
+    let (head, len) = head(opcode, payload.len());
+    out.extend_from_slice(&head[..len]);
+    out.extend_from_slice(payload);
+}
+
+/// As [`encode`], with a payload that is written where it belongs. Its head is taken to have the length that
+/// most have: another one moves the payload.
+pub(super) fn encode_with(out: &mut Vec<u8>, opcode: u8, payload: impl FnOnce(&mut Vec<u8>)) {
+    const USUAL: usize = 4;
+    let start = out.len();
+    out.extend_from_slice(&[0; USUAL]);
+    payload(out);
+    let (head, len) = head(opcode, out.len() - start - USUAL);
+    if len == USUAL {
+        out[start..start + USUAL].copy_from_slice(&head[..USUAL]);
+    } else {
+        out.splice(start..start + USUAL, head[..len].iter().copied());
+    }
+}
+
+/// The head of a frame whose payload has this length, and how long it is itself.
+fn head(opcode: u8, length: usize) -> ([u8; 10], usize) {
+    let mut head = [0; 10];
+    head[0] = FINAL | opcode;
+    let len = match length {
+        short @ 0..=125 => {
+            head[1] = short as u8;
+            2
+        }
         middle @ 126..=0xffff => {
-            out.push(126);
-            out.extend_from_slice(&(middle as u16).to_be_bytes());
+            head[1] = 126;
+            head[2..4].copy_from_slice(&(middle as u16).to_be_bytes());
+            4
         }
         long => {
-            out.push(127);
-            out.extend_from_slice(&(long as u64).to_be_bytes());
+            head[1] = 127;
+            head[2..10].copy_from_slice(&(long as u64).to_be_bytes());
+            10
         }
-    }
-    out.extend_from_slice(payload);
+    };
+    (head, len)
 }
 
 #[cfg(test)]
@@ -373,6 +401,10 @@ mod tests {
             encode(&mut out, TEXT, &vec![b'x'; length]);
             let head = out.len() - length;
             assert_eq!(head, [2, 4, 10][usize::from(length > 125) + usize::from(length > 65_535)]);
+            // Where it is written in place, too, behind another one.
+            let mut behind = b"before".to_vec();
+            encode_with(&mut behind, TEXT, |out| out.extend(vec![b'x'; length]));
+            assert_eq!(behind[6..], out);
             let read = client(OpCode::Data(Data::Text), true, &vec![b'x'; length]);
             let messages = decode_all(&read, &[]).expect("good");
             assert_eq!(messages, [Message::Text("x".repeat(length))]);

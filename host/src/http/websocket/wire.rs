@@ -8,7 +8,7 @@ use crate::{
     buffers::{Buffers, Charge, Kind},
     limits,
 };
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::{
     io,
     mem::MaybeUninit,
@@ -47,6 +47,8 @@ pub(in super::super) struct Wire<S> {
     /// When the incomplete message began.
     since: Option<Instant>,
     ended: bool,
+    /// What was looked at too early.
+    put_back: Option<Heard>,
     reading: Charge,
     writing: Charge,
 }
@@ -67,6 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             written: 0,
             since: None,
             ended: false,
+            put_back: None,
             reading: Charge::new(buffers.clone(), Kind::Frames),
             writing: Charge::new(buffers.clone(), Kind::Answers),
         }
@@ -85,17 +88,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// The next message, or the end. Not called again after the end.
     pub(in super::super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         loop {
-            if !self.rest.is_empty() {
-                let mut bytes = &self.rest[..];
-                let decoded = self.decoder.decode(&mut bytes);
-                let left = bytes.len();
-                match left {
-                    0 => self.rest = Bytes::new(),
-                    _ => drop(self.rest.split_to(self.rest.len() - left)),
-                }
-                if let Some(heard) = self.took(decoded) {
-                    return Poll::Ready(heard);
-                }
+            if let Some(heard) = self.next_of_rest() {
+                return Poll::Ready(heard);
             }
             if self.ended {
                 return Poll::Ready(Heard::End { inside: self.decoder.is_inside() });
@@ -118,6 +112,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Poll::Ready(heard);
             }
         }
+    }
+
+    /// The next message, if it has been read already.
+    pub(in super::super) fn next_of_rest(&mut self) -> Option<Heard> {
+        if let Some(heard) = self.put_back.take() {
+            return Some(heard);
+        }
+        if self.rest.is_empty() {
+            return None;
+        }
+        let mut bytes = &self.rest[..];
+        let decoded = self.decoder.decode(&mut bytes);
+        match bytes.len() {
+            0 => self.rest = Bytes::new(),
+            left => self.rest.advance(self.rest.len() - left),
+        }
+        self.took(decoded)
+    }
+
+    /// What comes next has to wait: it is given again.
+    pub(in super::super) fn put_back(&mut self, heard: Heard) {
+        self.put_back = Some(heard);
     }
 
     /// Updates the time and memory of the incomplete message.
@@ -155,6 +171,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Queues a frame.
     pub(in super::super) fn write(&mut self, opcode: u8, payload: &[u8]) {
         frame::encode(&mut self.out, opcode, payload);
+    }
+
+    /// As [`Wire::write`], with a payload that is written in its place.
+    pub(in super::super) fn write_with(&mut self, opcode: u8, payload: impl FnOnce(&mut Vec<u8>)) {
+        frame::encode_with(&mut self.out, opcode, payload);
     }
 
     pub(in super::super) fn write_close(&mut self, code: Option<u16>, reason: &str) {

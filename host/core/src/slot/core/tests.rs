@@ -161,6 +161,19 @@ proptest! {
     }
 }
 
+/// Each of a node's slots would keep room for the largest batch that it ever had, however long it is idle.
+#[test]
+fn a_batch_that_was_sent_leaves_no_room_behind() {
+    let mut model = Model::new(false);
+    for _ in 0..50 {
+        model.take(Step::Mail(Mail::Message(0), false)).unwrap();
+    }
+    model.take(Step::Send(1)).unwrap();
+    model.take(Step::Decide(Outcome::Durable)).unwrap();
+    let filling = &model.core.filling;
+    assert_eq!((filling.records.capacity(), filling.gate.capacity()), (0, 0));
+}
+
 /// What it decides would depend on more than what is reported to it.
 #[test]
 fn the_core_has_no_clock_no_channel_no_task_and_no_store() {
