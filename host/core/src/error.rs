@@ -42,7 +42,7 @@ codes! {
     ServiceNotFound = "service-not-found", 404, false;
     /// The session has no message yet, or was deleted.
     SessionNotFound = "session-not-found", 404, false;
-    /// The session has no timer of that name, or no dead message of that timer and time.
+    /// The session has no timer of that name, or no such dead message.
     TimerNotFound = "timer-not-found", 404, false;
     /// No slot has that number.
     SlotNotFound = "slot-not-found", 404, false;
@@ -101,6 +101,12 @@ codes! {
     PluginTrapped = "plugin-trapped", 500, false;
     /// The handler exceeded a limit (memory, host calls, reply, events). Nothing it did was kept.
     PluginLimit = "plugin-limit", 500, false;
+    /// The handler sends a message to a service that its own may not send to. Nothing was kept. The operator allows it with `effects.send`.
+    SendRefused = "send-refused", 403, false;
+    /// Too many messages of the session are on their way to other sessions. Nothing was kept.
+    OutboxFull = "outbox-full", 503, true;
+    /// Too many messages of the session's slot are on their way to the same other slot, or too many of the node. Nothing was kept.
+    SendsFull = "sends-full", 503, true;
     /// The plugin version that the slot runs is still being loaded and compiled, or could not be
     /// loaded.
     PluginUnavailable = "plugin-unavailable", 503, true;

@@ -147,8 +147,15 @@ impl Imported {
         // With their three lengths.
         let of = |e: &Event| e.kind.len() + e.content_type.len() + e.body.len() + 12;
         let events: usize = self.events.iter().map(of).sum();
+        let names = |key: &SessionKey| key.service.as_str().len() + key.session.as_str().len();
         let origin = match self.origin.as_deref() {
             Some(Origin::Timer(firing)) => firing.name.len(),
+            Some(Origin::Session(received)) => names(&received.from),
+            Some(Origin::Answer(answered)) => {
+                let refusal = answered.refusal.as_ref();
+                let refusal = refusal.map_or(0, |it| it.code.len() + it.reason.len());
+                names(&answered.of) + answered.name.len() + refusal
+            }
             None => 0,
         };
         self.body.len() + self.reply.len() + events + texts + origin + BYTES_BESIDE

@@ -84,12 +84,14 @@ pub enum Cmd {
     /// Show, correct, export, import or delete sessions
     #[command(subcommand)]
     Session(SessionCmd),
-    /// List the timers of a service, the next to fire first, or of one session
+    /// List the timers of a service, the next to fire first, or of one session; and when sessions expire
     Timers(Timers),
     /// Cancel a timer
     #[command(subcommand)]
     Timer(TimerCmd),
-    /// List, retry or drop messages of timers that were given up
+    /// List a service's outbox, or a session's: messages to other sessions that are on their way or wait
+    Outbox(Timers),
+    /// List, retry or drop messages that were given up: of timers, and to other sessions
     #[command(subcommand)]
     Dead(DeadCmd),
 

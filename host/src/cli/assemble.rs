@@ -13,6 +13,7 @@ use crate::{
     buffers,
     config::{Config, Listener},
     database::{OpenError, StorageOptions},
+    effects::rules::SendRules,
     http::{Admin, Api, App, Doing, HttpOptions, Notifiers, Server, Shutdown, Token},
     limits,
     node::{Foundation, Node, NodeOptions},
@@ -271,7 +272,14 @@ fn node_options(config: &Config) -> NodeOptions {
         session_cache_bytes: config.session_cache_bytes,
         resettable: config.resettable,
         level_wait: config.level_wait,
+        sends: rules(config.sends.as_deref()),
+        in_order: rules(config.in_order.as_deref()),
     }
+}
+
+/// They were checked as they were read.
+fn rules(text: Option<&str>) -> Arc<SendRules> {
+    text.and_then(|text| SendRules::parse(text).ok()).unwrap_or_default().into()
 }
 
 fn http_options(config: &Config, descriptors: &Descriptors) -> Result<HttpOptions, StartError> {

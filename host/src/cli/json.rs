@@ -99,6 +99,10 @@ pub struct Entry<'a> {
     pub plugin: String,
     /// Of a message that a timer of the session sent.
     pub timer: Option<Firing>,
+    /// Of a message that a session sent.
+    pub delivery: Option<Delivery>,
+    /// Of the outcome of a message that the session has sent.
+    pub answer: Option<Answer>,
     content_type: String,
     #[serde(borrow, deserialize_with = "present")]
     body: Option<&'a RawValue>,
@@ -136,7 +140,71 @@ impl fmt::Display for Firing {
     }
 }
 
+/// Which session has sent a message.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Delivery {
+    sender: String,
+    sent_by: u64,
+    attempt: u32,
+    reply_wanted: bool,
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sender, sent_by, attempt, reply_wanted } = self;
+        write!(f, "from {sender} #{sent_by}")?;
+        if *reply_wanted {
+            write!(f, ", which waits for a reply")?;
+        }
+        if *attempt > 1 {
+            write!(f, ", attempt {attempt}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Which message of the session's own has this outcome.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Answer {
+    name: String,
+    sender: String,
+    sent_by: u64,
+    attempt: u32,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Refusal {
+    code: String,
+    message: String,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, sender, sent_by, attempt, refusal } = self;
+        write!(f, "{name} of #{sent_by}: ")?;
+        match refusal {
+            Some(Refusal { code, message }) => write!(f, "refused by {sender}, {code}: {message}")?,
+            None => write!(f, "reply of {sender}")?,
+        }
+        if *attempt > 1 {
+            write!(f, ", attempt {attempt}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Entry<'_> {
+    /// What it comes from: the client that gave its name, or what is no client.
+    pub fn from(&self) -> Option<String> {
+        let timer = self.timer.as_ref().map(Firing::to_string);
+        let delivery = self.delivery.as_ref().map(Delivery::to_string);
+        let answer = self.answer.as_ref().map(Answer::to_string);
+        self.sender.clone().or(timer).or(delivery).or(answer)
+    }
     pub fn body(&self) -> String {
         shown(&self.content_type, self.body, self.body_base64.as_deref())
     }
@@ -209,16 +277,36 @@ fn shown(content_type: &str, inline: Option<&RawValue>, base64: Option<&str>) ->
 mod tests {
     use super::*;
 
-    /// A reader of the history would take a message that nobody sent for a client's.
+    /// A reader of the history would take a message that no client sent for a client's.
     #[test]
-    fn a_message_of_a_timer_names_it() {
-        let text = r#"{"seq": 3, "origin": "timer",
-            "timer": {"name": "tick", "due_ms": 1000, "missed": 2, "attempt": 3}}"#;
-        let entry: Entry<'_> = read(text).unwrap();
-        let shown = entry.timer.map(|timer| timer.to_string());
-        let expected = "timer tick for 1970-01-01 00:00:01Z, 2 missed, attempt 3";
-        assert_eq!(shown.as_deref(), Some(expected));
-        assert!(read::<Entry<'_>>(r#"{"seq": 3}"#).unwrap().timer.is_none());
+    fn a_message_says_what_it_comes_from() {
+        for (text, expected) in [
+            (
+                r#"{"seq": 3, "origin": "timer",
+                    "timer": {"name": "tick", "due_ms": 1000, "missed": 2, "attempt": 3}}"#,
+                Some("timer tick for 1970-01-01 00:00:01Z, 2 missed, attempt 3"),
+            ),
+            (
+                r#"{"origin": "session", "delivery": {"sender": "cart/ann", "sent_by": 4,
+                    "attempt": 2, "reply_wanted": true}}"#,
+                Some("from cart/ann #4, which waits for a reply, attempt 2"),
+            ),
+            (
+                r#"{"origin": "answer", "answer": {"name": "hold", "sender": "stock/x",
+                    "sent_by": 4, "attempt": 1}}"#,
+                Some("hold of #4: reply of stock/x"),
+            ),
+            (
+                r#"{"origin": "answer", "answer": {"name": "hold", "sender": "stock/x",
+                    "sent_by": 4, "attempt": 3, "refusal": {"code": "sold-out", "message": "None.",
+                    "retriable": false}}}"#,
+                Some("hold of #4: refused by stock/x, sold-out: None., attempt 3"),
+            ),
+            (r#"{"seq": 3, "sender": "ann"}"#, Some("ann")),
+            (r#"{"seq": 3}"#, None),
+        ] {
+            assert_eq!(read::<Entry<'_>>(text).unwrap().from().as_deref(), expected);
+        }
     }
 
     /// Without it, a session's values would be shown changed: 1.10 as 1.1, a number of twenty

@@ -118,6 +118,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Session(SessionCmd::Import(args)) => operate::import(args, json).await,
         Cmd::Timers(args) => timers::timers(args, json).await,
         Cmd::Timer(TimerCmd::Cancel(args)) => timers::cancel(args, json).await,
+        Cmd::Outbox(args) => timers::outbox(args, json).await,
         Cmd::Dead(DeadCmd::List(args)) => timers::dead(args, json).await,
         Cmd::Dead(DeadCmd::Retry(args)) => {
             timers::change_dead(args, timers::Doing::Retry, json).await

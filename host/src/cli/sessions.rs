@@ -153,8 +153,7 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
     let page: Page<'_> = answer.read()?;
     let entries = &page.entries;
     for entry in entries {
-        let timer = entry.timer.as_ref().map(|timer| format!("  {timer}"));
-        let sender = entry.sender.as_ref().map(|s| format!("  {s}")).or(timer).unwrap_or_default();
+        let sender = entry.from().map(|from| format!("  {from}")).unwrap_or_default();
         let events = entry.events.len();
         let head = format!(
             "#{}  {}{sender}  {}{}",

@@ -105,7 +105,7 @@ fn a_cancel_names_the_move_and_its_node() {
 fn all_dead_messages_are_named_as_such() {
     let cli = parse(&["dead", "drop", "chat", "room", "close", "--due", "17"]);
     let Cmd::Dead(DeadCmd::Drop(dead)) = cli.command else { panic!("not dead drop") };
-    assert_eq!((dead.timer.as_deref(), dead.due, dead.all), (Some("close"), Some(17), false));
+    assert_eq!((dead.message.as_deref(), dead.due, dead.all), (Some("close"), Some(17), false));
     let cli = parse(&["dead", "retry", "chat", "room", "--all"]);
     assert!(matches!(cli.command, Cmd::Dead(DeadCmd::Retry(dead)) if dead.all));
     for bad in [

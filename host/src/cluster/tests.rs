@@ -228,6 +228,8 @@ impl World {
         };
         let options = NodeOptions {
             level_wait: limits::LEVEL_WAIT_DEFAULT,
+            sends: Arc::default(),
+            in_order: Arc::default(),
             name: name.to_string(),
             slot_count: SLOTS,
             mailbox_messages: 1_000,

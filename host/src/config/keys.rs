@@ -86,6 +86,7 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
 pub const TABLES: &[(&str, &str)] = &[
     ("api", "The listener for clients."),
     ("admin", "The listener for operators: deploys, slots, metrics, health."),
+    ("effects", "What handlers may do outside of their session."),
     ("slots", "Limits of a slot."),
     ("guests", "Limits of plugins."),
     ("store", "The embedded log and state."),
@@ -282,6 +283,25 @@ pub static KEYS: &[Key] = &[
         "The services whose clients may send ephemeral events to the subscribers of a session \
          (typing, cursors, presence). Clients of other services get 403 `notify-refused`. \
          Handlers may always. The same on every node."
+    ),
+    optional!(
+        "effects.send",
+        Kind::Sends,
+        Text,
+        sends,
+        "Which services' handlers may send messages to sessions of which: pairs such as \
+         `cart>stock`, comma-separated; `*` on either side is any. A service needs a pair for \
+         itself too (`chat>chat`). A send that no pair allows ends the call with 403 \
+         `send-refused`. The same on every node."
+    ),
+    optional!(
+        "effects.in_order",
+        Kind::Sends,
+        Text,
+        in_order,
+        "Between which services, as in `effects.send`, a message that was refused and is to be tried \
+         again holds up what the same session sends to the same one after it. Elsewhere that goes \
+         on meanwhile, and comes before it. The same on every node."
     ),
     same!(
         "admin.listen",

@@ -45,6 +45,10 @@ pub struct Config {
     pub request_deadline: Duration,
     /// Comma-separated; `*`: all.
     pub notify: Option<String>,
+    /// As [`crate::effects::rules::SendRules::parse`] reads it.
+    pub sends: Option<String>,
+    /// As above.
+    pub in_order: Option<String>,
     pub mailbox_messages: usize,
     pub slot_idle: Duration,
     pub session_cache_bytes: usize,
@@ -172,6 +176,8 @@ impl Default for Config {
             connections_per_address: 0,
             request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
             notify: None,
+            sends: None,
+            in_order: None,
             mailbox_messages: limits::MAILBOX_MESSAGES_DEFAULT,
             slot_idle: limits::SLOT_IDLE_DEFAULT,
             session_cache_bytes: limits::SESSION_CACHE_BYTES_DEFAULT,

@@ -285,6 +285,7 @@ fn every_key_takes_its_own_default_and_another_value() {
             Kind::Monitors => "http://a:8222, http://b:8222".into(),
             Kind::Seeds => "a:1, [::1]:7072".into(),
             Kind::Services => "chat, board".into(),
+            Kind::Sends => "cart>stock, chat>*".into(),
             Kind::Snapshots => "file:///var/snapshots".into(),
             Kind::Name | Kind::ClusterName | Kind::Path | Kind::Secret => "something-else".into(),
         };

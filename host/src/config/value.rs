@@ -1,6 +1,7 @@
 //! Configuration values: what each kind accepts, how it is described and printed.
 
 use crate::{
+    effects::rules::SendRules,
     limits,
     memory::available_memory,
     names::{ServiceName, is_cluster_name},
@@ -42,6 +43,8 @@ pub enum Kind {
     Seeds,
     /// Services, comma-separated; `*`: all.
     Services,
+    /// Pairs of services, as [`SendRules`] has them.
+    Sends,
     /// Where snapshots go.
     Snapshots,
     /// A log filter, in the syntax of `tracing-subscriber`.
@@ -142,6 +145,10 @@ impl Kind {
             Kind::Monitors => Value::Text(list(raw, is_monitor_url)?),
             Kind::Seeds => Value::Text(list(raw, is_host_port)?),
             Kind::Services if raw == "*" => Value::Text(raw.into()),
+            Kind::Sends => {
+                SendRules::parse(raw).ok()?;
+                Value::Text(raw.into())
+            }
             Kind::Services => Value::Text(list(raw, |name| ServiceName::parse(name).is_ok())?),
             Kind::Snapshots => Value::Text(is_snapshots_url(raw).then(|| raw.into())?),
             Kind::Filter => Value::Text(is_filter(raw).then(|| raw.into())?),
@@ -198,6 +205,9 @@ impl Kind {
                 .into(),
             Kind::Seeds => {
                 "peers as host:port with commas between (slotd-0.slotd:7072,10.0.0.7:7072)".into()
+            }
+            Kind::Sends => {
+                "pairs of services with commas between (cart>stock, chat>*); * is any".into()
             }
             Kind::Services => {
                 "names of services with commas between (chat,board), or * for all of them".into()

@@ -97,6 +97,8 @@ fn seconds() -> openapi::Header {
 /// The format of names, as `params` and `names` check it. Lengths are bytes there and characters
 /// here: what is too long here is too long there.
 fn bound(parameter: &mut Parameter) {
+    /// Of a slot and two numbers.
+    const PLACE_CHARS_MAX: usize = 5 + 1 + 20 + 1 + 20;
     const NO_CONTROLS: &str = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$";
     let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { return };
     let mut text = |pattern: &str, bytes_max: usize| {
@@ -109,6 +111,7 @@ fn bound(parameter: &mut Parameter) {
         }
         (ParameterIn::Path, "session") => text(NO_CONTROLS, limits::SESSION_ID_BYTES_MAX),
         (ParameterIn::Path, "timer") => text(NO_CONTROLS, limits::TIMER_NAME_BYTES_MAX),
+        (ParameterIn::Path, "message") => text("^[0-9]+-[0-9]+-[0-9]+$", PLACE_CHARS_MAX),
         (ParameterIn::Path, "node") => {
             schema.min_length = Some(1);
         }
@@ -199,7 +202,8 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         ("POST", "/{session}/messages") => {
             let plugin = PLUGIN.into_iter().filter(|code| *code != SessionNotFound);
             let plugin: Vec<Code> = plugin.collect();
-            of(&[&READ, &plugin, &[IdempotencyConflict, OutcomeUnknown]])
+            let own = [IdempotencyConflict, OutcomeUnknown, SendRefused, OutboxFull];
+            of(&[&READ, &plugin, &own])
         }
         ("GET", "/{session}/messages") => of(&[&READ, &[SessionNotFound, PositionGone]]),
         ("POST", "/{session}/query") => of(&[&READ, &PLUGIN]),
@@ -217,7 +221,9 @@ fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Co
     use Code::*;
     let own: &[Code] = match (method, path.rsplit('/').next()) {
         ("GET", _) => &[SessionNotFound],
-        (_, Some("{timer}" | "{due_ms}" | "retry")) => &[SessionNotFound, TimerNotFound],
+        (_, Some("{timer}" | "{due_ms}" | "{message}" | "retry")) => {
+            &[SessionNotFound, TimerNotFound]
+        }
         (_, Some("state")) => {
             &[SessionNotFound, SessionChanged, IdempotencyConflict, BodyTooLarge, RequestTimeout]
         }
@@ -365,10 +371,14 @@ mod tests {
                 "GET /admin/v1/services/{service}/timers",
                 "GET /admin/v1/services/{service}/sessions/{session}/timers",
                 "DELETE /admin/v1/services/{service}/sessions/{session}/timers/{timer}",
+                "GET /admin/v1/services/{service}/outbox",
+                "GET /admin/v1/services/{service}/sessions/{session}/outbox",
                 "GET /admin/v1/services/{service}/dead",
                 "GET /admin/v1/services/{service}/sessions/{session}/dead",
                 "POST /admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
                 "DELETE /admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}",
+                "POST /admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
+                "DELETE /admin/v1/services/{service}/sessions/{session}/dead/{message}",
                 "POST /admin/v1/reset",
                 "GET /admin/v1/slots",
                 "GET /admin/v1/slots/{slot}",

@@ -1,6 +1,7 @@
 //! Parsing of paths, query strings and headers; errors name the invalid part.
 
 use crate::{
+    effects::send::Place,
     error::{Code, Error},
     limits,
     names::{ServiceName, SessionKey},
@@ -94,6 +95,11 @@ pub(super) fn timer_of(uri: &Uri) -> Result<String, Error> {
 pub(super) fn due_of(uri: &Uri) -> Result<u64, Error> {
     let raw = segment(uri, 9);
     raw.parse().map_err(|_| invalid(format!("{raw:?} in the path is no time in milliseconds")))
+}
+
+/// The message of `.../dead/{message}`.
+pub(super) fn place_of(uri: &Uri) -> Result<Place, Error> {
+    decode(segment(uri, 8), "message's id")?.parse().map_err(invalid)
 }
 
 /// The slot of `/admin/v1/slots/{slot}/...`.

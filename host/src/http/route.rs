@@ -51,10 +51,14 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(timers::of_service))
         .routes(routes!(timers::of_session))
         .routes(routes!(timers::cancel))
+        .routes(routes!(timers::outbox_of_service))
+        .routes(routes!(timers::outbox_of_session))
         .routes(routes!(timers::dead_of_service))
         .routes(routes!(timers::dead_of_session))
         .routes(routes!(timers::retry))
         .routes(routes!(timers::drop_dead))
+        .routes(routes!(timers::retry_send))
+        .routes(routes!(timers::drop_send))
         .routes(routes!(operate::delete_sessions))
         .routes(routes!(operate::reset))
         .routes(routes!(admin::slots))
@@ -115,9 +119,10 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 7] = [
+const WITHOUT_BODY: [&str; 8] = [
     "/admin/v1/services/{service}/rollback",
     "/admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
+    "/admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
     "/admin/v1/slots/{slot}/drain",
     "/admin/v1/rebalance",
     "/admin/v1/nodes/{node}/drain",

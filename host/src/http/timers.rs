@@ -1,11 +1,11 @@
-//! The admin API on timers, and on messages of timers that were given up.
+//! The admin API on timers, on messages to other sessions, and on messages that were given up.
 
 use super::{
     Admin,
     admin::change,
     params::{self, Query, invalid},
     problem::Failed,
-    views::{DeadPage, EffectChanged, TimersPage, json},
+    views::{DeadPage, EffectChanged, OutboxPage, TimersPage, json},
 };
 use crate::{
     effects::timer::name_problem,
@@ -40,12 +40,8 @@ type Answer = Result<Response<Body>, Failed>;
 pub(super) async fn of_service(State(admin): State<Admin>, uri: Uri) -> Answer {
     let service = params::admin_service_of(&uri)?;
     let query = Query::parse(&uri, &["after", "limit"])?;
-    let limit = query.limit()?;
-    let after = query.get("after").map(|after| {
-        let wrong = |_| invalid("query parameter \"after\" is no `next_after` of a page of timers");
-        BASE64.decode(after).map(Bytes::from).map_err(wrong)
-    });
-    let (after, kind) = (after.transpose()?, EffectKind::Due);
+    let (limit, after) = (query.limit()?, place_among(&query, "timers")?);
+    let kind = EffectKind::Due;
     let page = admin.reading(admin.node()?.effects(&service, kind, after, limit)).await?;
     let next_after = page.reached.as_ref().map(|place| BASE64.encode(place));
     Ok(json(&TimersPage::new(&page, next_after, false)))
@@ -92,10 +88,58 @@ pub(super) async fn cancel(State(admin): State<Admin>, uri: Uri) -> Answer {
     act(&admin, key, EffectAction::CancelTimer { timer }).await
 }
 
+/// Lists a service's outbox
+///
+/// Messages that its sessions have sent to others and are not done with: on their way, waiting to be sent again, or
+/// with an outcome that the handler has not taken yet. Without their bodies. A page may have fewer than `limit`, even
+/// none: there are more as long as there is a `next_after`.
+#[utoipa::path(
+    get,
+    operation_id = "outbox",
+    path = "/admin/v1/services/{service}/outbox",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("after" = Option<String>, Query, description = "`next_after` of the page before"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "About how many; default 100"),
+    ),
+    responses((status = 200, description = "A page", body = OutboxPage, content_type = "application/json"))
+)]
+pub(super) async fn outbox_of_service(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let service = params::admin_service_of(&uri)?;
+    let query = Query::parse(&uri, &["after", "limit"])?;
+    let (limit, after) = (query.limit()?, place_among(&query, "an outbox")?);
+    let kind = EffectKind::Outbox;
+    let page = admin.reading(admin.node()?.effects(&service, kind, after, limit)).await?;
+    let next_after = page.reached.as_ref().map(|place| BASE64.encode(place));
+    Ok(json(&OutboxPage::new(&page, next_after, false)))
+}
+
+/// Lists a session's outbox
+///
+/// All that it has sent to others and is not done with, with their bodies.
+#[utoipa::path(
+    get,
+    operation_id = "session_outbox",
+    path = "/admin/v1/services/{service}/sessions/{session}/outbox",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+    ),
+    responses((status = 200, description = "The messages", body = OutboxPage, content_type = "application/json"))
+)]
+pub(super) async fn outbox_of_session(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let key = params::admin_session_of(&uri)?;
+    let page = admin.reading(admin.node()?.session_effects(&key)).await?;
+    Ok(json(&OutboxPage::new(&page, None, true)))
+}
+
 /// Lists a service's dead messages
 ///
-/// Messages of timers that were given up, by session, without their bodies. What is tried again is here until it
-/// is handled. A page ends with a session, so it may have some more than `limit`; or fewer, even none: there are
+/// Messages that were given up, of timers and to other sessions, by session, without their bodies. A timer's that is
+/// tried again is here until it is handled. A page ends with a session, so it may have some more than `limit`; or fewer, even none: there are
 /// more as long as there is a `next_after`.
 #[utoipa::path(
     get,
@@ -123,7 +167,7 @@ pub(super) async fn dead_of_service(State(admin): State<Admin>, uri: Uri) -> Ans
 
 /// Lists a session's dead messages
 ///
-/// All of them, by their timers' names, with their bodies.
+/// All of them, with their bodies.
 #[utoipa::path(
     get,
     operation_id = "session_dead",
@@ -142,7 +186,7 @@ pub(super) async fn dead_of_session(State(admin): State<Admin>, uri: Uri) -> Ans
     Ok(json(&DeadPage::new(&page, None, true)))
 }
 
-/// Tries a dead message again
+/// Tries a dead message of a timer again
 ///
 /// At once, and as often as the first time before it is given up again.
 #[utoipa::path(
@@ -164,7 +208,7 @@ pub(super) async fn retry(State(admin): State<Admin>, uri: Uri) -> Answer {
     act(&admin, key, EffectAction::RetryDead { timer, due_ms }).await
 }
 
-/// Drops a dead message
+/// Drops a dead message of a timer
 ///
 /// It is never tried again.
 #[utoipa::path(
@@ -184,6 +228,60 @@ pub(super) async fn drop_dead(State(admin): State<Admin>, uri: Uri) -> Answer {
     let (key, timer) = named(&uri)?;
     let due_ms = params::due_of(&uri)?;
     act(&admin, key, EffectAction::DropDead { timer, due_ms }).await
+}
+
+/// Tries a dead message to another session again
+///
+/// Or an outcome. At once, and as often as the first time before it is given up again. It is no longer dead then: it
+/// is in the outbox.
+#[utoipa::path(
+    post,
+    operation_id = "retry_dead_send",
+    path = "/admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("message" = String, Path, description = "The message's id"),
+    ),
+    responses((status = 200, description = "It is tried again, durably", body = EffectChanged, content_type = "application/json"))
+)]
+pub(super) async fn retry_send(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let (key, place) = (params::admin_session_of(&uri)?, params::place_of(&uri)?);
+    act(&admin, key, EffectAction::RetryDeadSend(place)).await
+}
+
+/// Drops a dead message to another session
+///
+/// Or an outcome. It is never tried again.
+#[utoipa::path(
+    delete,
+    operation_id = "drop_dead_send",
+    path = "/admin/v1/services/{service}/sessions/{session}/dead/{message}",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("message" = String, Path, description = "The message's id"),
+    ),
+    responses((status = 200, description = "It is dropped, durably", body = EffectChanged, content_type = "application/json"))
+)]
+pub(super) async fn drop_send(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let (key, place) = (params::admin_session_of(&uri)?, params::place_of(&uri)?);
+    act(&admin, key, EffectAction::DropDeadSend(place)).await
+}
+
+/// Where a page begins.
+fn place_among(query: &Query, what: &str) -> Result<Option<Bytes>, Error> {
+    let after = query.get("after").map(|after| {
+        let wrong = |_| {
+            invalid(format!("query parameter \"after\" is no `next_after` of a page of {what}"))
+        };
+        BASE64.decode(after).map(Bytes::from).map_err(wrong)
+    });
+    after.transpose()
 }
 
 /// The session and the timer of a path.

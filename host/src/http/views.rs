@@ -1,7 +1,9 @@
 //! The structs of JSON answers, also used for the OpenAPI document.
 
+mod sends;
 mod timers;
 
+pub use sends::{AnswerView, DeliveryView, OutboxPage};
 pub use timers::{DeadPage, EffectChanged, TimersPage};
 
 use super::{
@@ -45,12 +47,19 @@ pub struct EntryView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<&'a str>,
     /// `operator`: not a message, but an operator's action; the body describes it. `timer`: the session's own timer
-    /// sent it. Absent: a client's message.
+    /// sent it. `session`: another session sent it, or this one. `answer`: the outcome of a message that this session has
+    /// sent. Absent: a client's message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<&'static str>,
     /// Of a timer's message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timer: Option<FiringView<'a>>,
+    /// Of a message that a session sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryView>,
+    /// Of an outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<AnswerView<'a>>,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// `<version>+<short digest>` of the plugin that handled it.
@@ -182,15 +191,30 @@ impl<'a> EntryView<'a> {
         let body = Shown::new(&entry.content_type, &entry.body);
         let reply = Shown::new(&entry.reply_content_type, &entry.reply);
         let event = |(i, e)| EventView::new(entry.seq, i, entry.time_ms, e);
-        let origin = entry.origin.as_deref();
-        let timer = origin.map(|effects::Origin::Timer(firing)| FiringView::new(firing));
+        let (mut timer, mut delivery, mut answer) = (None, None, None);
+        let origin = entry.origin.as_deref().map(|origin| match origin {
+            effects::Origin::Timer(firing) => {
+                timer = Some(FiringView::new(firing));
+                "timer"
+            }
+            effects::Origin::Session(received) => {
+                delivery = Some(DeliveryView::new(received));
+                "session"
+            }
+            effects::Origin::Answer(answered) => {
+                answer = Some(AnswerView::new(answered));
+                "answer"
+            }
+        });
         let operator = entry.is_operators().then_some("operator");
         Self {
             seq: entry.seq,
             id: entry.client_key(),
             sender: entry.sender.as_deref(),
-            origin: operator.or(timer.as_ref().map(|_| "timer")),
+            origin: operator.or(origin),
             timer,
+            delivery,
+            answer,
             time_ms: entry.time_ms,
             plugin,
             content_type: &entry.content_type,

@@ -1,8 +1,9 @@
-//! Requests of operators on the effects of sessions: timers, and messages that were given up.
+//! Requests of operators on the effects of sessions: timers, messages to other sessions, and messages that were given
+//! up.
 
 use super::*;
 use crate::{
-    level::EFFECTS_FROM,
+    level::{EFFECTS_FROM, Level, SENDS_FROM},
     operation::{ChangeEffect, EffectAction, EffectsPage, ListEffects, Which},
     rpc::or_too_old,
     slot::open::read_copy,
@@ -11,10 +12,22 @@ use crate::{
 /// What of a service is listed over all slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EffectKind {
-    /// Timers, and what is tried again: in order of the time.
+    /// Timers, and what is tried again of them: in order of the time.
     Due,
     /// By session.
     Dead,
+    /// What was sent to other sessions and is not done with.
+    Outbox,
+}
+
+impl EffectKind {
+    /// Below this feature level there is none of it, and not every node knows what is asked.
+    fn level(self) -> Level {
+        match self {
+            Self::Due | Self::Dead => EFFECTS_FROM,
+            Self::Outbox => SENDS_FROM,
+        }
+    }
 }
 
 impl Node {
@@ -48,7 +61,7 @@ impl Node {
         limit: usize,
     ) -> Result<EffectsPage, Error> {
         self.context.catalogue.require(service)?;
-        if self.context.level.get() < EFFECTS_FROM {
+        if self.context.level.get() < kind.level() {
             return Ok(EffectsPage::default());
         }
         let slots = 0..self.router.slot_count();
@@ -59,6 +72,7 @@ impl Node {
             let which = match kind {
                 EffectKind::Due => Which::Due { service, after },
                 EffectKind::Dead => Which::Dead { service, after },
+                EffectKind::Outbox => Which::Outbox { service, after },
             };
             self.effects_of_slot(ListEffects { slot, which, limit: of_slot })
         });
@@ -89,16 +103,22 @@ impl Node {
     /// # Errors
     /// `timer-not-found`, the slot's error; `outcome-unknown` if it is not known whether it was done.
     pub async fn change_effect(&self, key: &SessionKey, action: EffectAction) -> Result<(), Error> {
-        if self.context.level.get() < EFFECTS_FROM {
+        let (level, what) = match action {
+            EffectAction::RetryDeadSend(_) | EffectAction::DropDeadSend(_) => {
+                (SENDS_FROM, "messages to other sessions")
+            }
+            _ => (EFFECTS_FROM, "timers"),
+        };
+        if self.context.level.get() < level {
             // Nobody has one, and not every node knows what is asked.
             return Err(Error::new(
                 Code::TimerNotFound,
-                format!("{key} has no timers: they need feature level {EFFECTS_FROM}"),
+                format!("{key} has no {what}: they need feature level {level}"),
             ));
         }
         let done = self.ask(ChangeEffect { key: key.clone(), action: action.clone() });
         done.await.map_err(or_too_old)?;
-        tracing::info!(session = %key, ?action, "an operator changed a timer of a session");
+        tracing::info!(session = %key, ?action, "an operator changed an effect of a session");
         Ok(())
     }
 }
@@ -122,8 +142,8 @@ fn merged(pages: Vec<EffectsPage>, limit: usize) -> EffectsPage {
 mod tests {
     use super::*;
     use crate::{
-        effects::{Timer, When, rows::Name},
-        operation::{Found, Listed},
+        effects::{Effect, Timer, When, rows::Name},
+        operation::Found,
     };
     use proptest::prelude::*;
 
@@ -140,7 +160,7 @@ mod tests {
         };
         let session = SessionId::parse("s").unwrap_or_else(|error| panic!("{error}"));
         let name = Name::Timer(name.to_string());
-        Found::new(Bytes::copy_from_slice(&[place]), session, name, Listed::Timer(timer))
+        Found::new(Bytes::copy_from_slice(&[place]), session, name, Effect::Timer(timer.into()))
     }
 
     /// As a slot does: up to `limit` after a place, all of one place together.

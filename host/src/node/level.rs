@@ -25,6 +25,11 @@ impl Node {
         LevelInfo { level, may_rise_to, nodes }
     }
 
+    /// The current level alone.
+    pub fn level_now(&self) -> Level {
+        self.context.level.get()
+    }
+
     fn readers(&self) -> Vec<LevelOf> {
         let Some((cluster, registry)) = self.cluster.as_ref().zip(self.registry.as_ref()) else {
             return vec![LevelOf { node: self.name.clone(), reads: level::NEWEST, away: false }];

@@ -1,6 +1,7 @@
 //! A node: everything that one process runs, and the calls that the gateway and the CLI make.
 
 mod components;
+mod courier;
 mod effects;
 mod level;
 mod maintenance;
@@ -45,7 +46,8 @@ use crate::{
         control::{ControlRequest, ControlResponse},
     },
     database::Health,
-    error::{Code, Error},
+    effects::rules::SendRules,
+    error::{Cause, Code, Error},
     limits,
     log::SlotLog,
     message::{Purpose, gone},
@@ -76,7 +78,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -124,6 +126,10 @@ pub struct NodeOptions {
     pub instance_idle: Duration,
     /// Memory for cached sessions over all slots.
     pub session_cache_bytes: usize,
+    /// Which services' handlers may send messages to which.
+    pub sends: Arc<SendRules>,
+    /// As [`SlotOptions::in_order`].
+    pub in_order: Arc<SendRules>,
     /// How long everything must have been able to read the next feature level before it is raised.
     pub level_wait: Duration,
     /// For test suites: [`Node::reset`] deletes every session.
@@ -207,10 +213,15 @@ impl Node {
             cached_bytes: AtomicUsize::new(0),
             mail_taken: AtomicU64::new(0),
             wakes: crate::slot::wakes::Wakes::default(),
+            courier: OnceLock::new(),
+            outbox: AtomicUsize::new(0),
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
                 engine_timeout: limits::ENGINE_TIMEOUT,
+                slot_count: options.slot_count,
+                sends: options.sends.clone(),
+                in_order: options.in_order.clone(),
             },
             level: match shared.as_ref().and_then(|shared| shared.registry.as_ref()) {
                 Some(registry) => registry.level(),
@@ -272,6 +283,8 @@ impl Node {
             // the registry from then on.
             _ => node.resume_swaps()?,
         }
+        // Slots that are open already send from their next commit on.
+        let _ = node.context.courier.set(Arc::new(courier::OfNode::new(&node)));
         Self::spawn_maintenance(&node, duties);
         Ok(node)
     }
@@ -358,6 +371,7 @@ impl Node {
             ready: self.ready().is_ok(),
             deployed: deployed.map(|service| service.name.clone()).collect(),
             clustered: self.cluster.is_some(),
+            outbox: self.context.outbox.load(Ordering::Relaxed) as u64,
             ..Snapshot::default()
         };
         for (slot, handle) in self.router.all_running() {

@@ -63,6 +63,8 @@ impl Fixture {
             session_cache_bytes: 1 << 20,
             resettable: false,
             level_wait: limits::LEVEL_WAIT_DEFAULT,
+            sends: Arc::default(),
+            in_order: Arc::default(),
         };
         let foundation = Foundation { data_dir, plugins: plugins.clone(), shared: None };
         let node = Node::start(options, foundation).unwrap();

@@ -1,5 +1,5 @@
 //! Effects: what a handler asks for in a call and what slotd does later, as durable as the message
-//! that asked for it. So far: timers.
+//! that asked for it: timers, messages to other sessions, and the session's own end.
 //!
 //! An effect is a row beside its session's state ([`rows`]). The record of the message that asks for
 //! it has the rows that change ([`Change`]), finished: whoever folds a record into the store need not
@@ -7,12 +7,21 @@
 //! session like any other, with an [`Origin`].
 
 mod cron;
+mod effect;
 pub mod rows;
+pub mod rules;
+pub mod send;
 pub mod timer;
 
+pub use effect::Effect;
 pub use rows::Change;
-pub use timer::{Dead, Firing, Timer, When};
+pub use send::{Answered, GivenUp, Outcome, Outgoing, Received};
+pub use timer::{Dead, Expiry, Firing, Timer, When};
 
+use crate::{
+    level::{EFFECTS_FROM, Level, SENDS_FROM},
+    limits,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a message comes from, if not from a client.
@@ -20,4 +29,34 @@ use serde::{Deserialize, Serialize};
 pub enum Origin {
     /// A timer of the session's own.
     Timer(Firing),
+    /// Another session, or itself. From [`crate::level::SENDS_FROM`] on, as the next.
+    Session(Received),
+    /// A session that it has sent something to.
+    Answer(Answered),
+}
+
+/// How long after so many failures something is tried again, in milliseconds.
+fn wait_ms(failures: u32) -> u64 {
+    let doubled =
+        limits::EFFECT_RETRY_MIN_MS.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.min(limits::EFFECT_RETRY_MAX_MS)
+}
+
+impl Origin {
+    /// The feature level from which on it is written.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Timer(_) => EFFECTS_FROM,
+            Self::Session(_) | Self::Answer(_) => SENDS_FROM,
+        }
+    }
+
+    /// How many sends led to the message, one after the other.
+    pub fn hops(&self) -> u32 {
+        match self {
+            Self::Timer(_) => 0,
+            Self::Session(received) => received.hops,
+            Self::Answer(answered) => answered.hops,
+        }
+    }
 }

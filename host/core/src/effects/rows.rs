@@ -6,13 +6,28 @@
 //! | [`of_session`] | `1`, name | a timer that is set: [`Timer`] |
 //! | | `2`, name, `0`, time | a timer's message that was given up: [`Dead`] |
 //! | | `3`, name, `0`, time | one that an operator has tried again: [`Timer`] |
+//! | | `4`, place | a message on its way to another session: [`Outgoing`] |
+//! | | `5`, place | one that waits to be tried again: [`Outgoing`] |
+//! | | `6`, place | what came of one, for the handler: [`Outcome`] |
+//! | | `7`, place | a message to another session that was given up: [`GivenUp`] |
+//! | | `8`, place | an outcome that was given up: [`GivenUp`] |
+//! | | `9` | when the session is deleted: [`Expiry`] |
 //! | [`DUE`] | time, session number, row above | whose it is: [`Owner`] |
+//! | [`OUTBOX`] | place, session number | whose message it is that is on its way there: [`Owner`] |
+//! | [`RECEIVED`] | slot | what has come from that slot: [`Mark`] |
 //!
-//! Times and numbers are big-endian, so that what is due first comes first. A value has a byte for its
+//! A place is the slot that it goes to, and its [`Number`]: term, index.
+//! Times and numbers are big-endian, so that what is due first, or sent first, comes first. A value has a byte for its
 //! form, and is postcard's behind it.
 
-use super::{Dead, Timer};
-use crate::names::SessionKey;
+use super::{
+    Dead, Expiry, GivenUp, Outcome, Outgoing, Timer,
+    send::{Mark, Number, Place},
+};
+use crate::{
+    level::{EFFECTS_FROM, Level, SENDS_FROM},
+    names::{SessionKey, SlotId},
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -20,12 +35,25 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 const RESERVED: u64 = 1 << 62;
 /// Where it is written what is due when.
 pub const DUE: u64 = (1 << 63) - 1;
+/// Where it is written what is on its way to which slot.
+pub const OUTBOX: u64 = (1 << 63) - 2;
+/// Where it is written what has come from other slots.
+pub const RECEIVED: u64 = (1 << 63) - 3;
 /// The form of a value. A later one needs a feature level of its own.
 const FORM: u8 = 1;
 
 const TIMER: u8 = 1;
 const DEAD: u8 = 2;
 const RETRIED: u8 = 3;
+const OUTGOING: u8 = 4;
+const WAITING: u8 = 5;
+const OUTCOME: u8 = 6;
+const DEAD_OUTGOING: u8 = 7;
+const DEAD_OUTCOME: u8 = 8;
+const EXPIRY: u8 = 9;
+/// Of a row with a place.
+const PLACED_BYTES: usize = 1 + PLACE_BYTES;
+const PLACE_BYTES: usize = 2 + 8 + 8;
 
 /// Where the effects of a session are.
 pub fn of_session(session_number: u64) -> u64 {
@@ -51,6 +79,16 @@ pub enum Name {
     /// A timer's message that was given up: its name, and the time that it was for.
     Dead(String, u64),
     Retried(String, u64),
+    /// A message on its way to another session.
+    Outgoing(Place),
+    /// One that was refused, and is tried again later.
+    Waiting(Place),
+    /// What came of a message, for the handler.
+    Outcome(Place),
+    DeadOutgoing(Place),
+    DeadOutcome(Place),
+    /// When the session is deleted.
+    Expiry,
 }
 
 /// The session that something due is of.
@@ -66,25 +104,70 @@ pub struct Due {
 }
 
 impl Name {
-    /// The name of the timer that it is of.
+    /// The name of the timer that it is of; empty if it is of none.
     pub fn timer(&self) -> &str {
         match self {
             Self::Timer(name) | Self::Dead(name, _) | Self::Retried(name, _) => name,
+            _ => "",
+        }
+    }
+
+    /// The place that it is of; `None`: it is of a timer, or says when the session expires.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::Timer(_) | Self::Dead(..) | Self::Retried(..) | Self::Expiry => None,
+            Self::Outgoing(place)
+            | Self::Waiting(place)
+            | Self::Outcome(place)
+            | Self::DeadOutgoing(place)
+            | Self::DeadOutcome(place) => Some(*place),
+        }
+    }
+
+    /// It was given up, or an operator has it tried again.
+    pub fn is_dead(&self) -> bool {
+        match self {
+            Self::Dead(..) | Self::Retried(..) | Self::DeadOutgoing(_) | Self::DeadOutcome(_) => {
+                true
+            }
+            Self::Timer(_)
+            | Self::Outgoing(_)
+            | Self::Waiting(_)
+            | Self::Outcome(_)
+            | Self::Expiry => false,
+        }
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Timer(_) => TIMER,
+            Self::Dead(..) => DEAD,
+            Self::Retried(..) => RETRIED,
+            Self::Outgoing(_) => OUTGOING,
+            Self::Waiting(_) => WAITING,
+            Self::Outcome(_) => OUTCOME,
+            Self::DeadOutgoing(_) => DEAD_OUTGOING,
+            Self::DeadOutcome(_) => DEAD_OUTCOME,
+            Self::Expiry => EXPIRY,
         }
     }
 
     pub fn row(&self) -> Bytes {
-        let (kind, name, time) = match self {
-            Self::Timer(name) => (TIMER, name, None),
-            Self::Dead(name, time) => (DEAD, name, Some(time)),
-            Self::Retried(name, time) => (RETRIED, name, Some(time)),
-        };
-        let mut row = Vec::with_capacity(10 + name.len());
-        row.push(kind);
-        row.extend_from_slice(name.as_bytes());
-        if let Some(time) = time {
-            row.push(0);
-            row.extend_from_slice(&time.to_be_bytes());
+        let mut row = Vec::with_capacity(PLACED_BYTES.max(10 + self.timer().len()));
+        row.push(self.kind());
+        match self {
+            Self::Timer(name) => row.extend_from_slice(name.as_bytes()),
+            Self::Dead(name, time) | Self::Retried(name, time) => {
+                row.extend_from_slice(name.as_bytes());
+                row.push(0);
+                row.extend_from_slice(&time.to_be_bytes());
+            }
+            Self::Outgoing(place)
+            | Self::Waiting(place)
+            | Self::Outcome(place)
+            | Self::DeadOutgoing(place)
+            | Self::DeadOutcome(place) => row.extend_from_slice(&place.key()),
+            Self::Expiry => {}
         }
         row.into()
     }
@@ -92,22 +175,81 @@ impl Name {
     /// `None`: it is no row that this version knows.
     pub fn of_row(row: &[u8]) -> Option<Self> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+        let named = |rest: &[u8]| {
+            let (name, time) = rest.split_last_chunk::<8>()?;
+            Some((text(name.strip_suffix(&[0])?)?, u64::from_be_bytes(*time)))
+        };
         let (kind, rest) = row.split_first()?;
-        if *kind == TIMER {
-            return text(rest).map(Self::Timer);
-        }
-        let (name, time) = rest.split_last_chunk::<8>()?;
-        let (name, time) = (text(name.strip_suffix(&[0])?)?, u64::from_be_bytes(*time));
-        match *kind {
-            DEAD => Some(Self::Dead(name, time)),
-            RETRIED => Some(Self::Retried(name, time)),
-            _ => None,
-        }
+        Some(match *kind {
+            TIMER => Self::Timer(text(rest)?),
+            DEAD => named(rest).map(|(name, time)| Self::Dead(name, time))?,
+            RETRIED => named(rest).map(|(name, time)| Self::Retried(name, time))?,
+            OUTGOING => Self::Outgoing(Place::of_key(rest)?),
+            WAITING => Self::Waiting(Place::of_key(rest)?),
+            OUTCOME => Self::Outcome(Place::of_key(rest)?),
+            DEAD_OUTGOING => Self::DeadOutgoing(Place::of_key(rest)?),
+            DEAD_OUTCOME => Self::DeadOutcome(Place::of_key(rest)?),
+            EXPIRY if rest.is_empty() => Self::Expiry,
+            _ => return None,
+        })
     }
 }
 
-/// What the rows of all timers of a session begin with.
-pub const TIMERS: &[u8] = &[TIMER];
+impl Place {
+    pub fn key(&self) -> [u8; PLACE_BYTES] {
+        let mut key = [0; PLACE_BYTES];
+        key[..2].copy_from_slice(&self.to.to_be_bytes());
+        key[2..10].copy_from_slice(&self.number.term.to_be_bytes());
+        key[10..].copy_from_slice(&self.number.index.to_be_bytes());
+        key
+    }
+
+    /// `None`: it is no such key.
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        let (to, rest) = key.split_first_chunk::<2>()?;
+        let (term, rest) = rest.split_first_chunk::<8>()?;
+        let number = Number {
+            term: u64::from_be_bytes(*term),
+            index: u64::from_be_bytes(rest.try_into().ok()?),
+        };
+        Some(Self { to: SlotId::from_be_bytes(*to), number })
+    }
+}
+
+/// A row of what is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OnItsWay {
+    pub place: Place,
+    pub session_number: u64,
+}
+
+impl OnItsWay {
+    pub fn key(&self) -> Bytes {
+        [&self.place.key()[..], &self.session_number.to_be_bytes()].concat().into()
+    }
+
+    /// `None`: it is no such key.
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        let (place, number) = key.split_last_chunk::<8>()?;
+        let session_number = u64::from_be_bytes(*number);
+        Some(Self { place: Place::of_key(place)?, session_number })
+    }
+}
+
+/// The row of what has come from a slot.
+pub fn received_key(from: SlotId) -> Bytes {
+    Bytes::copy_from_slice(&from.to_be_bytes())
+}
+
+/// Behind all rows of timers, and before all that is dead: names are UTF-8.
+pub const BEFORE_DEAD: &[u8] = &[TIMER, 0xff];
+/// Behind a row of a session, among those that are dead: what is on its way, and outcomes, are passed over.
+pub fn behind_among_dead(row: &[u8]) -> Bytes {
+    match row.first() {
+        Some(&(OUTGOING | WAITING | OUTCOME)) => Bytes::from_static(&[OUTCOME, 0xff, 0xff, 0xff]),
+        _ => Bytes::copy_from_slice(row),
+    }
+}
 
 impl Due {
     pub fn key(&self) -> Bytes {
@@ -151,33 +293,37 @@ pub trait Value: Serialize + DeserializeOwned {
 impl Value for Timer {}
 impl Value for Dead {}
 impl Value for Owner {}
+impl Value for Outgoing {}
+impl Value for Outcome {}
+impl<T: Serialize + DeserializeOwned> Value for GivenUp<T> {}
+impl Value for Mark {}
+impl Value for Expiry {}
 
 impl Change {
-    /// A timer, or one that is tried again, is set; `was_due`: when it was to be tried.
-    ///
-    /// # Errors
-    /// It can't be encoded: a bug.
-    pub fn timer(name: &Name, was_due: Option<u64>, timer: &Timer) -> Result<Self, String> {
-        let value = Some(timer.encode()?);
-        Ok(Self { row: name.row(), value, was_due, due: Some(timer.next_ms) })
-    }
-
-    /// A message is given up.
-    ///
-    /// # Errors
-    /// It can't be encoded: a bug.
-    pub fn dead(name: &Name, dead: &Dead) -> Result<Self, String> {
-        Ok(Self { row: name.row(), value: Some(dead.encode()?), was_due: None, due: None })
-    }
-
     /// A row goes that was due then, if it was at all.
     pub fn gone(row: Bytes, was_due: Option<u64>) -> Self {
         Self { row, value: None, was_due, due: None }
     }
 
+    /// The feature level from which on it is written.
+    pub fn level(&self) -> Level {
+        match self.row.first() {
+            Some(TIMER..=RETRIED) => EFFECTS_FROM,
+            _ => SENDS_FROM,
+        }
+    }
+
     /// Bytes that it takes, about.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.row.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// The row of what is on its way that comes or goes with it.
+    pub fn on_its_way(&self, session_number: u64) -> Option<OnItsWay> {
+        match Name::of_row(&self.row).filter(|_| self.row.first() == Some(&OUTGOING))? {
+            Name::Outgoing(place) => Some(OnItsWay { place, session_number }),
+            _ => None,
+        }
     }
 
     /// The row of what is due that goes with it, and the one that comes.
@@ -193,14 +339,24 @@ impl Change {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::effects::{Firing, When};
+    use crate::effects::{
+        Firing, When,
+        send::{Asked, Content, Refusal},
+    };
     use proptest::prelude::*;
 
     proptest! {
         /// A row that is read back as another would fire, or drop, what it should not.
         #[test]
         fn rows_are_read_as_they_were_written(name in "[^\\p{Cc}]{1,40}", time: u64, number: u64) {
+            let place = Place { to: number as u16, number: Number { term: time, index: number } };
             let names = [
+                Name::Expiry,
+                Name::Outgoing(place),
+                Name::Waiting(place),
+                Name::Outcome(place),
+                Name::DeadOutgoing(place),
+                Name::DeadOutcome(place),
                 Name::Timer(name.clone()),
                 Name::Dead(name.clone(), time),
                 Name::Retried(name, time),
@@ -211,6 +367,9 @@ mod tests {
                 let due = Due { due_ms: time, session_number: number, row };
                 prop_assert_eq!(Due::of_key(&due.key()), Some(due));
             }
+            let row = OnItsWay { place, session_number: number };
+            prop_assert_eq!(OnItsWay::of_key(&row.key()), Some(row));
+            prop_assert_eq!(place.to_string().parse(), Ok(place));
         }
 
         /// What is due first would not come first.
@@ -221,8 +380,13 @@ mod tests {
             let due = |(due_ms, session_number, name): (u64, u64, u8)| {
                 Due { due_ms, session_number, row: Name::Timer(name.to_string()).row() }
             };
-            let (a, b) = (due(a), due(b));
-            prop_assert_eq!(a.cmp(&b), a.key().cmp(&b.key()));
+            let (first, second) = (due(a), due(b));
+            prop_assert_eq!(first.cmp(&second), first.key().cmp(&second.key()));
+            let place = |(index, term, to): (u64, u64, u8)| {
+                Place { to: to.into(), number: Number { term, index } }
+            };
+            let (first, second) = (place(a), place(b));
+            prop_assert_eq!(first.cmp(&second), first.key().cmp(&second.key()));
         }
     }
 
@@ -260,4 +424,52 @@ mod tests {
         assert_eq!(Dead::decode(&bytes), Ok(dead));
         assert!(Dead::decode(&[2]).is_err() && Dead::decode(&[]).is_err());
     }
+
+    /// As above, of messages between sessions.
+    #[test]
+    fn values_of_messages_keep_their_form() {
+        let to = SessionKey::parse("s", "b").unwrap();
+        let place = Place { to: 3, number: Number { term: 4, index: 5 } };
+        assert_eq!(place.key()[..], [0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5]);
+        let asked = Asked { name: "r".into(), place, session_number: 6, sent_by: 7 };
+        let outgoing = Outgoing {
+            to: to.clone(),
+            content: Content::Message { reply: Some("r".into()) },
+            content_type: "t".into(),
+            body: Bytes::from_static(b"b"),
+            hops: 1,
+            failures: 2,
+            held: 3,
+            next_ms: 300,
+            reason: "w".into(),
+            sent_by: 8,
+        };
+        let reply = Outgoing { content: Content::Reply(asked), ..outgoing.clone() };
+        let refusal = Refusal { code: "c".into(), reason: "w".into(), retriable: true };
+        let outcome = outgoing.outcome(refusal, 9).unwrap();
+        let dead =
+            GivenUp { what: outgoing.clone(), code: "c".into(), reason: "w".into(), died_ms: 9 };
+        let mark = Mark { last: place.number, round: Number { term: 4, index: 6 } };
+        let bytes = [
+            outgoing.encode().unwrap(),
+            reply.encode().unwrap(),
+            outcome.encode().unwrap(),
+            dead.encode().unwrap(),
+            mark.encode().unwrap(),
+        ];
+        let hex = |bytes: &Bytes| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(bytes.each_ref().map(hex), MESSAGES);
+        assert_eq!(Outgoing::decode(&bytes[1]), Ok(reply));
+        assert_eq!(Outcome::decode(&bytes[2]), Ok(outcome));
+        assert_eq!(GivenUp::decode(&bytes[3]), Ok(dead));
+        assert_eq!(Mark::decode(&bytes[4]), Ok(mark));
+    }
+
+    const MESSAGES: [&str; 5] = [
+        "01017301620001017201740162010203ac02017708",
+        "0101730162010172030405060701740162010203ac02017708",
+        "01017301620172010163017701186170706c69636174696f6e2f6f637465742d73747265616d000200090008",
+        "01017301620001017201740162010203ac020177080163017709",
+        "0104050406",
+    ];
 }

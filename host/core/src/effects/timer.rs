@@ -37,6 +37,15 @@ pub enum When {
     },
 }
 
+/// When a session is deleted, unless a later message says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    /// In milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The message that said so.
+    pub set_by: u64,
+}
+
 /// What a handler asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -178,10 +187,8 @@ impl Timer {
     /// As [`Self::failed`], where it can't be given up.
     pub fn failed_last(&self, reason: &str, now_ms: u64) -> Self {
         let failures = self.failures.saturating_add(1);
-        let doubled = limits::EFFECT_RETRY_MIN_MS.saturating_mul(1 << (failures - 1).min(16));
-        let wait = doubled.min(limits::EFFECT_RETRY_MAX_MS);
         Self {
-            next_ms: now_ms.saturating_add(wait),
+            next_ms: now_ms.saturating_add(super::wait_ms(failures)),
             failures,
             reason: crate::text::cut(reason, limits::TIMER_REASON_BYTES_MAX).to_owned(),
             ..self.clone()

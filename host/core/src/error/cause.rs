@@ -60,6 +60,12 @@ causes! {
     Limit => PluginLimit;
     /// The handler exceeded its deadline.
     Deadline => PluginDeadline;
+    /// What the handler sends has no room.
+    OutboxFull => OutboxFull;
+    /// What the handler sends has no room on the way to another slot, or on the node: not the handler's fault.
+    SendsFull => SendsFull;
+    /// The handler may not send to that service.
+    SendRefused => SendRefused;
     /// The idempotency key is that of another message.
     KeyConflict => IdempotencyConflict;
     /// The service is not deployed.
@@ -79,6 +85,9 @@ impl Cause {
             Code::PluginTrapped => Self::Trapped,
             Code::PluginLimit => Self::Limit,
             Code::PluginDeadline => Self::Deadline,
+            Code::OutboxFull => Self::OutboxFull,
+            Code::SendsFull => Self::SendsFull,
+            Code::SendRefused => Self::SendRefused,
             Code::IdempotencyConflict => Self::KeyConflict,
             Code::ServiceNotFound => Self::NoService,
             _ => return None,
@@ -108,6 +117,9 @@ impl Cause {
             | Self::Trapped
             | Self::Limit
             | Self::Deadline
+            | Self::OutboxFull
+            | Self::SendsFull
+            | Self::SendRefused
             | Self::KeyConflict
             | Self::NoService => false,
         }
@@ -122,6 +134,9 @@ impl Cause {
                 | Self::Trapped
                 | Self::Limit
                 | Self::Deadline
+                | Self::OutboxFull
+                | Self::SendsFull
+                | Self::SendRefused
                 | Self::KeyConflict
                 | Self::NoService
         )

@@ -1,4 +1,4 @@
-//! Effects of handlers: timers, and what becomes of messages that fail.
+//! Effects of handlers: timers, messages to other sessions, and what becomes of messages that fail.
 
 use std::time::Duration;
 
@@ -67,3 +67,42 @@ pub const EFFECT_SESSIONS_LOOKED_AT_MAX: usize = 256;
 pub const EFFECTS_OF_SLOT_MIN: usize = 25;
 /// How often a node looks whether the clock of the day has jumped.
 pub const WAKE_LOOK: Duration = Duration::from_secs(1);
+
+/// Messages to other sessions that a session may have on their way, and outcomes that its handler has not
+/// heard of: they are in memory together while it uses one.
+pub const OUTBOX_MAX: usize = 1_000;
+/// Bytes of them, with their bodies.
+pub const OUTBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Messages on their way from one slot to another. A target that is gone fills this, and no more: others'
+/// messages have room of their own.
+pub const OUTBOX_PAIR_MAX: usize = 4_096;
+/// Messages on their way from all slots of a node: some 200 bytes of memory each.
+pub const OUTBOX_NODE_MAX: usize = 500_000;
+/// Bytes of messages that a slot has in memory until they are sent; the rest is read again. Most leave within
+/// milliseconds.
+pub const OUTBOX_BYTES_HELD_MAX: usize = 1024 * 1024;
+/// Messages that one message may send: its record holds each of them.
+pub const SENDS_MAX: usize = 256;
+/// Bytes of the body of one: some of them fit into what goes from slot to slot in one piece, and between nodes.
+pub const SEND_BODY_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of the name that a reply comes back under.
+pub const SEND_NAME_BYTES_MAX: usize = 128;
+/// Sends that may follow one from the other: a loop ends here, and a conversation of some hundred questions and
+/// answers does not.
+pub const SEND_HOPS_MAX: u32 = 1_000;
+/// Messages, and bytes of them, that go from slot to slot in one piece; one message may be larger. All pieces of a
+/// node together take the room of one peer's connection at most.
+pub const DELIVERY_MAX: usize = 64;
+pub const DELIVERY_BYTES_MAX: usize = 64 * 1024;
+/// Other slots that a slot sends to at a time: each has a request of its own.
+pub const DELIVERIES_PER_SLOT_MAX: usize = 32;
+/// Pieces that a node sends at a time: with [`DELIVERY_BYTES_MAX`], what one peer may have in flight.
+pub const DELIVERIES_MAX: usize = 1_024;
+/// Slots at a time of which none answered the last time: they must not take the turns of all others.
+pub const DELIVERIES_UNREACHED_MAX: usize = DELIVERIES_PER_SLOT_MAX / 2;
+/// Pieces that a slot begins to send before it looks at its mail again: some of it may have to be read.
+pub const DELIVERIES_PER_TURN_MAX: usize = 4;
+/// How long a slot waits before it sends again to one that could not be reached: doubled each time, up to the
+/// second.
+pub const DELIVERY_RETRY_MIN: Duration = Duration::from_millis(20);
+pub const DELIVERY_RETRY_MAX: Duration = Duration::from_secs(2);

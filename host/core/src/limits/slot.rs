@@ -24,6 +24,8 @@ pub const HELD_ANSWERS_MAX: usize = 4 * BATCH_MESSAGES_MAX;
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Messages that a slot takes in one turn before it checks its orders again.
 pub const MAIL_PER_TURN_MAX: usize = 64;
+/// How long a slot takes mail in one turn, for the same reason: some of it brings many messages.
+pub const MAIL_TURN: std::time::Duration = std::time::Duration::from_millis(20);
 /// How long a slot takes mail that came together, on the thread of its connection, which other connections wait for.
 /// All that a socket may have in flight (`SOCKET_IN_FLIGHT_MAX`) fits in unless its handlers are slow.
 pub const TAKE_READY_TIME_MAX: Duration = Duration::from_millis(1);

@@ -6,8 +6,8 @@ mod entry;
 mod framed;
 
 use crate::{
-    effects::{Change, Origin},
-    level::{EFFECTS_FROM, Level},
+    effects::{Change, Origin, send::Mark},
+    level::{EFFECTS_FROM, Level, NEWEST, OLDEST, SENDS_FROM},
     log::{LogError, Term},
     names::{ServiceName, SessionKey, SlotId},
 };
@@ -48,6 +48,8 @@ pub enum Record {
     /// Effects of a session change, and it has no message of that. Only from
     /// [`crate::level::EFFECTS_FROM`] on.
     Effects(Box<Effects>),
+    /// Messages have come from another slot. Only from [`crate::level::SENDS_FROM`] on.
+    Received(Received),
 }
 
 /// A slot's change to a deployment, at a message boundary.
@@ -187,6 +189,13 @@ pub struct Effects {
     pub changes: Vec<Change>,
 }
 
+/// Messages have come from sessions of another slot, or of this one. What came of them is in the same batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    pub from: SlotId,
+    pub mark: Mark,
+}
+
 impl Delete {
     /// Of a session without effects.
     pub fn new(key: SessionKey, session_number: u64) -> Self {
@@ -217,13 +226,18 @@ impl Record {
             + changes(&message.effects)
     }
 
-    /// Whether it is written only from [`crate::level::EFFECTS_FROM`] on.
-    fn has_effects(&self) -> bool {
+    /// The feature level from which on it is written.
+    fn level(&self) -> Level {
+        let of = |changes: &[Change]| changes.iter().map(Change::level).max().unwrap_or(OLDEST);
         match self {
-            Self::Message(message) => message.entry.origin.is_some() || !message.effects.is_empty(),
-            Self::Delete(delete) => !delete.effects.is_empty(),
-            Self::Effects(_) => true,
-            Self::Claim { .. } | Self::Release { .. } | Self::Activate(_) => false,
+            Self::Message(message) => {
+                let origin = message.entry.origin.as_ref().map_or(OLDEST, |origin| origin.level());
+                origin.max(of(&message.effects))
+            }
+            Self::Delete(delete) => of(&delete.effects),
+            Self::Effects(effects) => of(&effects.changes).max(EFFECTS_FROM),
+            Self::Received(_) => SENDS_FROM,
+            Self::Claim { .. } | Self::Release { .. } | Self::Activate(_) => OLDEST,
         }
     }
 }
@@ -244,8 +258,13 @@ impl Batch {
     pub fn encode_at(&self, level: Level) -> Result<Bytes, LogError> {
         let mut out =
             Vec::with_capacity(64 + self.records.iter().map(Record::about_bytes).sum::<usize>());
-        let encoded = if level < EFFECTS_FROM && self.records.iter().any(Record::has_effects) {
-            Err(format!("effects are written from feature level {EFFECTS_FROM} on"))
+        // What was never asked for at a lower level need not be looked for at the newest.
+        let needs = match level < NEWEST {
+            true => self.records.iter().map(Record::level).max().unwrap_or(OLDEST),
+            false => OLDEST,
+        };
+        let encoded = if level < needs {
+            Err(format!("it has effects that are written from feature level {needs} on"))
         } else if level >= FRAMED_FROM {
             framed::encode(self, out)
         } else {

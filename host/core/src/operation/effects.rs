@@ -6,10 +6,7 @@ use super::{
     wire::{Answered, Parts, body as in_body, fields_and, parts, size, value},
 };
 use crate::{
-    effects::{
-        Dead, Timer,
-        rows::{Name, Value as _},
-    },
+    effects::{Effect, rows::Name, send::Place},
     error::Error,
     message::Purpose,
     names::{ServiceName, SessionId, SessionKey, SlotId},
@@ -31,10 +28,13 @@ pub struct ListEffects {
 pub enum Which {
     /// All of a session, with their bodies.
     Session(SessionKey),
-    /// What is due of a service, the first first.
+    /// Timers of a service, and what is tried again of them, the first first.
     Due { service: ServiceName, after: Option<Bytes> },
     /// Messages of a service that were given up, by session.
     Dead { service: ServiceName, after: Option<Bytes> },
+    /// Messages of a service to other sessions that are on their way, then those that wait to be tried again and
+    /// outcomes, the first first. From [`crate::level::SENDS_FROM`] on.
+    Outbox { service: ServiceName, after: Option<Bytes> },
 }
 
 /// A part of what was asked for.
@@ -48,19 +48,14 @@ pub struct EffectsPage {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Of what is due: its key among what is due. Of what is dead: the session's id.
+    /// Of what is due: its key among what is due. Of what is dead: the session's id. Of an outbox: a byte, and its key
+    /// among what is on its way (0) or what is due (1).
     pub place: Bytes,
     pub session: SessionId,
     pub name: Name,
-    pub effect: Listed,
+    pub effect: Effect,
     /// Of its body, which is left out where a whole service is listed.
     pub body_bytes: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listed {
-    Timer(Timer),
-    Dead(Dead),
 }
 
 /// Something to be done with an effect of a session.
@@ -86,19 +81,25 @@ pub enum EffectAction {
         timer: String,
         due_ms: u64,
     },
+    /// A message to another session, or the outcome of one, that was given up is tried again at once. From
+    /// [`crate::level::SENDS_FROM`] on, as the next.
+    RetryDeadSend(Place),
+    DropDeadSend(Place),
 }
 
 impl Which {
     pub fn service(&self) -> &ServiceName {
         match self {
             Self::Session(key) => &key.service,
-            Self::Due { service, .. } | Self::Dead { service, .. } => service,
+            Self::Due { service, .. }
+            | Self::Dead { service, .. }
+            | Self::Outbox { service, .. } => service,
         }
     }
 }
 
 impl Found {
-    pub fn new(place: Bytes, session: SessionId, name: Name, effect: Listed) -> Self {
+    pub fn new(place: Bytes, session: SessionId, name: Name, effect: Effect) -> Self {
         let body_bytes = effect.body().len() as u64;
         Self { place, session, name, effect, body_bytes }
     }
@@ -106,36 +107,8 @@ impl Found {
     /// Without what may be large.
     #[must_use]
     pub fn without_body(mut self) -> Self {
-        match &mut self.effect {
-            Listed::Timer(timer) => timer.body = Bytes::new(),
-            Listed::Dead(dead) => dead.body = Bytes::new(),
-        }
+        self.effect = self.effect.without_body();
         self
-    }
-}
-
-impl Listed {
-    pub fn body(&self) -> &Bytes {
-        match self {
-            Self::Timer(timer) => &timer.body,
-            Self::Dead(dead) => &dead.body,
-        }
-    }
-
-    /// # Errors
-    /// It is damaged, or from a later version.
-    pub fn decode(name: &Name, value: &[u8]) -> Result<Self, String> {
-        match name {
-            Name::Timer(_) | Name::Retried(..) => Timer::decode(value).map(Self::Timer),
-            Name::Dead(..) => Dead::decode(value).map(Self::Dead),
-        }
-    }
-
-    fn encode(&self) -> Result<Bytes, String> {
-        match self {
-            Self::Timer(timer) => timer.encode(),
-            Self::Dead(dead) => dead.encode(),
-        }
     }
 }
 
@@ -217,7 +190,7 @@ impl Answered for EffectsPage {
         let rows: Vec<Row> = value(&body)?;
         let found = |(place, session, row, value, body_bytes): Row| {
             let name = Name::of_row(&row).ok_or("an effect of no known kind")?;
-            let effect = Listed::decode(&name, &value)?;
+            let effect = Effect::decode(&name, &value)?;
             Ok(Found { place, session, name, effect, body_bytes })
         };
         let found = rows.into_iter().map(found).collect::<Result<_, String>>()?;

@@ -6,6 +6,7 @@
 //! [`operations`].
 
 mod delete;
+mod deliver;
 mod describe;
 mod effects;
 mod history;
@@ -20,8 +21,9 @@ mod subscribe;
 pub mod wire;
 
 pub use delete::Delete;
+pub use deliver::{Deliver, Delivered, Delivery, Refused};
 pub use describe::Describe;
-pub use effects::{ChangeEffect, EffectAction, EffectsPage, Found, ListEffects, Listed, Which};
+pub use effects::{ChangeEffect, EffectAction, EffectsPage, Found, ListEffects, Which};
 pub use history::ReadHistory;
 pub use list::List;
 pub use message::Message;
@@ -99,7 +101,7 @@ macro_rules! operations {
             // Operations that nodes send each other.
             forwarded {
                 Query, ReadHistory, Describe, Delete, List, Subscribe, ReadState, Operate, Notify,
-                ListEffects, ChangeEffect,
+                ListEffects, ChangeEffect, Deliver,
             }
             // Operations with another path to their slot, or that never leave their node.
             other { Message, Reset, Purge, }
@@ -112,6 +114,7 @@ macro_rules! operations {
                 Sessions(Vec<message::SessionInfo>),
                 Subscribed(message::Subscribed),
                 Effects(operation::EffectsPage),
+                Delivered(operation::Delivered),
             }
             // As above; large, therefore boxed: a message's answer takes the same path.
             boxed {

@@ -272,6 +272,10 @@ mod tests {
         let notifying = inspect(&testkit::notifying_guest());
         assert_eq!(notifying.problems, [""; 0]);
         assert_eq!(notifying.effects, ["emit", "notify"]);
+        // An operator must see that it may delete sessions.
+        let timing = inspect(&testkit::timing_guest());
+        assert_eq!(timing.problems, [""; 0]);
+        assert!(timing.effects.contains(&"expire".to_owned()), "{:?}", timing.effects);
     }
 
     /// Each of these is deployed by mistake one day; the answer must say what to do.

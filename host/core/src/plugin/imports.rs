@@ -7,10 +7,14 @@ use super::{
     instance::{Current, HostState, Mode},
 };
 use crate::{
-    effects::timer::{Moment, Timer, name_problem},
+    effects::{
+        Expiry, Firing, Origin, Outgoing,
+        send::{self, Content},
+        timer::{Moment, Timer, name_problem},
+    },
     limits,
     log::record::Event,
-    names::is_reserved_kind,
+    names::{SessionKey, is_reserved_kind},
 };
 use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker};
@@ -58,6 +62,7 @@ impl Current {
             StateFault::Limit(sentence) => Failure::Limit(sentence),
             StateFault::Store(error) => Failure::Store(error),
             StateFault::Level(sentence) => Failure::Level(sentence),
+            StateFault::Full(sentence) => Failure::Full(sentence),
         })
     }
 
@@ -121,6 +126,22 @@ impl wit::session::Host for HostState {
         current.may_send("send ephemeral events")?;
         current.take_event(EPHEMERAL, event, |current| &mut current.ephemeral)
     }
+
+    fn expire(&mut self, at: Option<u64>) -> wasmtime::Result<Result<(), String>> {
+        let current = self.count()?;
+        current.may_send("have the session expire")?;
+        if let Some(at_ms) = at.filter(|at_ms| *at_ms > limits::TIMER_MS_MAX) {
+            return Ok(Err(format!(
+                "{at_ms} is no time at which a session can expire: the last is {} ms since the Unix \
+                 epoch",
+                limits::TIMER_MS_MAX
+            )));
+        }
+        // A time of long ago would come before all that is due now.
+        let (earliest, set_by) = (current.time_ms, current.seq);
+        let expiry = at.map(|at_ms| Expiry { at_ms: at_ms.max(earliest), set_by });
+        current.state.expire(expiry).map(Ok).map_err(|fault| current.fault(fault))
+    }
 }
 
 impl wit::timers::Host for HostState {
@@ -138,7 +159,7 @@ impl wit::timers::Host for HostState {
             return Err(current.fail(failure));
         }
         // A timer that sets itself again is a period, however it does it.
-        let wait = current.firing.as_ref().map_or(0, |_| limits::TIMER_PERIOD_MIN_MS);
+        let wait = current.firing().map_or(0, |_| limits::TIMER_PERIOD_MIN_MS);
         let earliest = current.time_ms.saturating_add(wait);
         if body.len() > limits::TIMER_BODY_BYTES_MAX {
             return Err(current.fail(Failure::Limit(format!(
@@ -195,12 +216,93 @@ impl wit::timers::Host for HostState {
     }
 
     fn current(&mut self) -> wasmtime::Result<Option<wit::timers::Firing>> {
-        let firing = self.count()?.firing.as_ref();
+        let firing = self.count()?.firing();
         Ok(firing.map(|firing| wit::timers::Firing {
             due_ms: firing.due_ms,
             missed: firing.missed,
             attempt: firing.attempt,
         }))
+    }
+}
+
+impl wit::sends::Host for HostState {
+    fn send(
+        &mut self,
+        to: wit::sends::Address,
+        content_type: String,
+        body: Vec<u8>,
+        reply_as: Option<String>,
+    ) -> wasmtime::Result<Result<(), String>> {
+        let current = self.count()?;
+        current.may_send("send messages to other sessions")?;
+        if let Err(failure) = check_content_type(&content_type, "a message") {
+            return Err(current.fail(failure));
+        }
+        if body.len() > limits::SEND_BODY_BYTES_MAX {
+            return Err(current.fail(Failure::Limit(format!(
+                "sends: a body may have {} bytes; this one has {}",
+                limits::SEND_BODY_BYTES_MAX,
+                body.len()
+            ))));
+        }
+        let to = match SessionKey::parse(&to.service, &to.session) {
+            Ok(to) => to,
+            Err(error) => return Ok(Err(error.detail.into_owned())),
+        };
+        if let Some(problem) = reply_as.as_deref().and_then(send::name_problem) {
+            return Ok(Err(problem));
+        }
+        let hops = current.origin.as_ref().map_or(0, |origin| origin.hops()).saturating_add(1);
+        if hops > limits::SEND_HOPS_MAX {
+            return Err(current.fail(Failure::Limit(format!(
+                "sends: {} in a row that follow one from the other; these sessions may be sending \
+                 to each other in a loop",
+                limits::SEND_HOPS_MAX
+            ))));
+        }
+        let outgoing = Outgoing {
+            to,
+            content: Content::Message { reply: reply_as },
+            content_type,
+            body: Bytes::from(body),
+            hops,
+            failures: 0,
+            held: 0,
+            next_ms: 0,
+            reason: String::new(),
+            sent_by: current.seq,
+        };
+        current.state.send(outgoing).map(Ok).map_err(|fault| current.fault(fault))
+    }
+
+    fn current(&mut self) -> wasmtime::Result<Option<wit::sends::Arrival>> {
+        let origin = self.count()?.origin.as_deref();
+        let address = |key: &SessionKey| wit::sends::Address {
+            service: key.service.as_str().to_owned(),
+            session: key.session.as_str().to_owned(),
+        };
+        Ok(match origin {
+            Some(Origin::Session(received)) => {
+                Some(wit::sends::Arrival::Message(wit::sends::Delivery {
+                    sender: address(&received.from),
+                    attempt: received.attempt,
+                    reply_wanted: received.reply,
+                }))
+            }
+            Some(Origin::Answer(answered)) => {
+                Some(wit::sends::Arrival::Answer(wit::sends::Answer {
+                    name: answered.name.clone(),
+                    sender: address(&answered.of),
+                    refusal: answered.refusal.as_ref().map(|refusal| wit::types::Rejection {
+                        code: refusal.code.clone(),
+                        message: refusal.reason.clone(),
+                        retriable: refusal.retriable,
+                    }),
+                    attempt: answered.attempt,
+                }))
+            }
+            Some(Origin::Timer(_)) | None => None,
+        })
     }
 }
 
@@ -256,6 +358,14 @@ const EPHEMERAL: &Allowed = &Allowed {
 };
 
 impl Current {
+    /// Of the timer that the message comes from.
+    fn firing(&self) -> Option<&Firing> {
+        match self.origin.as_deref() {
+            Some(Origin::Timer(firing)) => Some(firing),
+            _ => None,
+        }
+    }
+
     /// Only a message sends something.
     fn may_send(&mut self, what: &str) -> wasmtime::Result<()> {
         let who = match self.mode {

@@ -17,7 +17,7 @@ use super::{
     wasi::Random,
 };
 use crate::{
-    effects::{Firing, Origin},
+    effects::Origin,
     error::Rejection,
     limits,
     names::{SessionId, SessionKey},
@@ -79,8 +79,8 @@ pub(super) struct Current {
     pub(super) seq: u64,
     pub(super) time_ms: u64,
     pub(super) state: Box<dyn State>,
-    /// Of the timer that the message comes from.
-    pub(super) firing: Option<Firing>,
+    /// What the message comes from; `None`: a client.
+    pub(super) origin: Option<Box<Origin>>,
     pub(super) events: Events,
     pub(super) ephemeral: Events,
     pub(super) host_calls: u32,
@@ -219,10 +219,8 @@ impl Inner {
             seq,
             time_ms,
             state,
-            firing: match input {
-                Input::Handle { origin: Some(origin), .. } => match &**origin {
-                    Origin::Timer(firing) => Some(firing.clone()),
-                },
+            origin: match input {
+                Input::Handle { origin, .. } => origin.clone(),
                 _ => None,
             },
             events: Events::default(),
@@ -249,9 +247,16 @@ impl Inner {
         let (session, limit) = (session.as_str(), self.deadline);
         match input {
             Input::Handle { message: incoming, origin } => {
+                let session_of = |key: &SessionKey| key.to_string();
+                let from = match origin.as_deref() {
+                    Some(Origin::Session(received)) => session_of(&received.from),
+                    Some(Origin::Answer(answered)) => session_of(&answered.of),
+                    Some(Origin::Timer(_)) | None => String::new(),
+                };
                 let origin = match origin.as_deref() {
                     None => GuestOrigin::Client(incoming.sender.as_deref()),
                     Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
+                    Some(Origin::Session(_) | Origin::Answer(_)) => GuestOrigin::Session(&from),
                 };
                 let message = Message {
                     session,

@@ -39,7 +39,7 @@ pub use signal::{Cut, Signal};
 #[cfg(doc)]
 use crate::limits;
 use crate::{
-    effects::{Origin, Timer},
+    effects::{Expiry, Origin, Outgoing, Timer},
     error::{Rejection, StateError},
     log::record::Event,
     message::Incoming,
@@ -88,6 +88,11 @@ pub trait State: Any + Send {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<(String, Arc<Timer>)>, StateFault>;
+
+    /// When the session is deleted; `None`: not at all.
+    fn expire(&mut self, expiry: Option<Expiry>) -> Result<(), StateFault>;
+    /// Sends a message to another session, once this one is durable.
+    fn send(&mut self, outgoing: Outgoing) -> Result<(), StateFault>;
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -102,6 +107,9 @@ pub enum StateFault {
     /// What it does is not written at the feature level in force; the sentence says which one does.
     #[error("{0}")]
     Level(String),
+    /// There is no room for what it sends; the sentence says how much there is.
+    #[error("{0}")]
+    Full(String),
 }
 
 /// What one call is about.
@@ -185,6 +193,15 @@ pub enum Failure {
     /// It did something that is not written at the feature level in force. Nor is that its fault.
     #[error("{0}")]
     Level(String),
+    /// There is no room for what it sends to other sessions.
+    #[error("{0}")]
+    Full(String),
+    /// There is no room for it on the way to another slot: of the node, not of the session.
+    #[error("{0}")]
+    Crowded(String),
+    /// It may not send to that service.
+    #[error("{0}")]
+    Forbidden(String),
     /// The node has no memory left for instances: not the plugin's fault either.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
@@ -210,6 +227,9 @@ impl Failure {
             Failure::Limit(_) => "limit",
             Failure::Store(_) => "store",
             Failure::Level(_) => "level",
+            Failure::Full(_) => "outbox-full",
+            Failure::Crowded(_) => "sends-full",
+            Failure::Forbidden(_) => "send-refused",
             Failure::NoMemory(_) => "no-memory",
             Failure::NoInstance(_) => "no-instance",
             Failure::Cut(_) => "cut",

@@ -1,7 +1,11 @@
 //! Calls a plugin's `migrate` for a version without a session, to learn its answer.
 
 use super::{Account, Call, Failure, Input, Plugin, PluginError, Reply, State, StateFault};
-use crate::{effects::Timer, limits, names::SessionKey};
+use crate::{
+    effects::{Expiry, Outgoing, Timer},
+    limits,
+    names::SessionKey,
+};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -58,6 +62,12 @@ impl State for Nothing {
     ) -> Result<Vec<(String, Arc<Timer>)>, StateFault> {
         Ok(Vec::new())
     }
+    fn expire(&mut self, _expiry: Option<Expiry>) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn send(&mut self, _outgoing: Outgoing) -> Result<(), StateFault> {
+        Ok(())
+    }
 }
 
 impl Plugin {
@@ -93,6 +103,9 @@ fn judge(used_state: bool, result: Result<Reply, Failure>) -> Result<Migrates, N
             why @ (Failure::Deadline(_)
             | Failure::Store(_)
             | Failure::Level(_)
+            | Failure::Full(_)
+            | Failure::Crowded(_)
+            | Failure::Forbidden(_)
             | Failure::NoMemory(_)
             | Failure::NoInstance(_)
             | Failure::Cut(_)),

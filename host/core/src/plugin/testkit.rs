@@ -6,7 +6,12 @@
 use super::{
     Call, Failure, Input, Instance, Outcome, PluginHost, PluginOptions, State, StateFault,
 };
-use crate::{effects::Timer, limits, message::Incoming, names::SessionKey};
+use crate::{
+    effects::{Expiry, Outgoing, Timer},
+    limits,
+    message::Incoming,
+    names::SessionKey,
+};
 use bytes::Bytes;
 use std::{
     any::Any,
@@ -56,8 +61,8 @@ pub fn notifying_guest() -> Vec<u8> {
 
 /// The guest against the current version of the interface, with two more things that it does: `S`, a
 /// name of one byte, `@` (at), `+` (after) or `*` (every), and a number of eight bytes (little-endian)
-/// set a timer whose message's body is what follows; `C` and a name cancel it. Both reply with a byte:
-/// whether that went well.
+/// set a timer whose message's body is what follows; `C` and a name cancel it. `E` and such a number have the session
+/// expire then, and at 0 not at all. They reply with a byte: whether that went well.
 pub fn timing_guest() -> Vec<u8> {
     let log = "  (import \"slotd:slot/log@";
     let timers = "  (import \"slotd:slot/timers@1.0.0\" (instance $timers
@@ -70,15 +75,21 @@ pub fn timing_guest() -> Vec<u8> {
       (param \"content-type\" string) (param \"body\" (list u8))
       (result (result u64 (error string)))))
     (export \"cancel\" (func (param \"name\" string) (result bool)))
+  ))
+  (import \"slotd:slot/session@1.0.0\" (instance $session
+    (export \"expire\" (func (param \"at\" (option u64)) (result (result (error string)))))
   ))\n";
     let lower = "  (core module $guest";
     let lowered = "  (core func $schedule (canon lower (func $timers \"schedule\")
     (memory $libc \"memory\") (realloc (func $libc \"realloc\"))))
-  (core func $cancel (canon lower (func $timers \"cancel\") (memory $libc \"memory\")))\n";
+  (core func $cancel (canon lower (func $timers \"cancel\") (memory $libc \"memory\")))
+  (core func $expire (canon lower (func $session \"expire\")
+    (memory $libc \"memory\") (realloc (func $libc \"realloc\"))))\n";
     let import = "    (import \"host\" \"get\"";
     let imported = "    (import \"host\" \"schedule\" (func $schedule
       (param i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32)))
-    (import \"host\" \"cancel\" (func $cancel (param i32 i32) (result i32)))\n";
+    (import \"host\" \"cancel\" (func $cancel (param i32 i32) (result i32)))
+    (import \"host\" \"expire\" (func $expire (param i32 i64 i32)))\n";
     let op = "      (if (i32.eq (local.get $op) (i32.const 0x77)) ;; w";
     let ops = "      (if (i32.eq (local.get $op) (i32.const 0x53)) ;; S: set a timer
         (then
@@ -94,20 +105,79 @@ pub fn timing_guest() -> Vec<u8> {
             (i32.const 320))
           (i32.store8 (i32.const 340) (i32.eqz (i32.load8_u (i32.const 320))))
           (return (call $reply (i32.const 340) (i32.const 1)))))
+      (if (i32.eq (local.get $op) (i32.const 0x45)) ;; E: expire
+        (then
+          (call $expire (i64.ne (i64.load align=1 (local.get $at)) (i64.const 0))
+            (i64.load align=1 (local.get $at)) (i32.const 320))
+          (i32.store8 (i32.const 340) (i32.eqz (i32.load8_u (i32.const 320))))
+          (return (call $reply (i32.const 340) (i32.const 1)))))
       (if (i32.eq (local.get $op) (i32.const 0x43)) ;; C: cancel one
         (then
           (i32.store8 (i32.const 340) (call $cancel (local.get $at) (i32.const 1)))
           (return (call $reply (i32.const 340) (i32.const 1)))))\n";
     let with = "      (export \"get\" (func $get))";
-    let given = " (export \"schedule\" (func $schedule)) (export \"cancel\" (func $cancel))";
-    let mut text = GUEST.to_owned();
-    for (place, before, after) in [
+    let given = " (export \"schedule\" (func $schedule)) (export \"cancel\" (func $cancel))
+      (export \"expire\" (func $expire))";
+    grown(&[
         (log, timers, ""),
         (lower, lowered, ""),
         (import, imported, ""),
         (op, ops, ""),
         (with, "", given),
-    ] {
+    ])
+}
+
+/// The guest against the current version of the interface, with one more thing that it does: `P`, the name of a
+/// session of one byte, and `?` or another byte, send a message whose body is what follows to that session of the
+/// service `s`; with `?` the outcome comes back as `r`. It replies with a byte: whether that went well. What it
+/// rejects is not to be tried again.
+pub fn sending_guest() -> Vec<u8> {
+    let log = "  (import \"slotd:slot/log@";
+    let sends = "  (import \"slotd:slot/sends@1.0.0\" (instance $sends
+    (type $a (record (field \"service\" string) (field \"session\" string)))
+    (export \"address\" (type $address (eq $a)))
+    (export \"send\" (func (param \"to\" $address) (param \"content-type\" string)
+      (param \"body\" (list u8)) (param \"reply-as\" (option string))
+      (result (result (error string)))))
+  ))\n";
+    let lower = "  (core module $guest";
+    let lowered = "  (core func $send (canon lower (func $sends \"send\")
+    (memory $libc \"memory\") (realloc (func $libc \"realloc\"))))\n";
+    let import = "    (import \"host\" \"get\"";
+    let imported = "    (import \"host\" \"send\" (func $send
+      (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (data (i32.const 300) \"s\") (data (i32.const 304) \"r\")\n";
+    let op = "      (if (i32.eq (local.get $op) (i32.const 0x77)) ;; w";
+    let ops = "      (if (i32.eq (local.get $op) (i32.const 0x50)) ;; P: send a message
+        (then
+          (call $send (i32.const 300) (i32.const 1) (local.get $at) (i32.const 1)
+            (i32.const 96) (i32.const 10)
+            (i32.add (local.get $at) (i32.const 2)) (i32.sub (local.get $len) (i32.const 2))
+            (i32.eq (i32.load8_u (i32.add (local.get $at) (i32.const 1))) (i32.const 0x3f))
+            (i32.const 304) (i32.const 1)
+            (i32.const 320))
+          (i32.store8 (i32.const 340) (i32.eqz (i32.load8_u (i32.const 320))))
+          (return (call $reply (i32.const 340) (i32.const 1)))))\n";
+    let with = "      (export \"get\" (func $get))";
+    let given = " (export \"send\" (func $send))";
+    grown(&[
+        (log, sends, ""),
+        (
+            "(i32.store8 (i32.const 276) (i32.const 1))",
+            "",
+            "(i32.store8 (i32.const 276) (i32.const 0))",
+        ),
+        (lower, lowered, ""),
+        (import, imported, ""),
+        (op, ops, ""),
+        (with, "", given),
+    ])
+}
+
+/// The guest against the current version of the interface, with something before and behind some places.
+fn grown(places: &[(&str, &str, &str)]) -> Vec<u8> {
+    let mut text = GUEST.to_owned();
+    for (place, before, after) in places {
         assert!(text.contains(place), "{place}");
         text = text.replacen(place, &format!("{before}{place}{after}"), 1);
     }
@@ -230,6 +300,12 @@ impl State for MapState {
     }
     fn schedule(&mut self, name: &str, timer: Timer) -> Result<(), StateFault> {
         self.1.insert(name.to_owned(), Arc::new(timer));
+        Ok(())
+    }
+    fn expire(&mut self, _expiry: Option<Expiry>) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn send(&mut self, _outgoing: Outgoing) -> Result<(), StateFault> {
         Ok(())
     }
     fn cancel(&mut self, name: &str) -> Result<bool, StateFault> {

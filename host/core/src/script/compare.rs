@@ -1,10 +1,10 @@
 //! What came of a call, held against what was expected.
 
 use super::{
-    Expect, ExpectedEvent, ExpectedFiring, ExpectedTimer, Reason, SESSION_DEFAULT, decode,
-    json::differences,
+    Expect, ExpectedEvent, ExpectedFiring, ExpectedSend, ExpectedTimer, Reason, SESSION_DEFAULT,
+    decode, json::differences,
 };
-use crate::{effects::Firing, error::Rejection, text};
+use crate::{effects::Firing, error::Rejection, names::SessionKey, text};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -20,11 +20,17 @@ pub struct Observed {
     pub outcome: Outcome,
     /// The session's, after the call.
     pub seq: u64,
+    /// When the session is to expire, after the call.
+    pub expires_ms: Option<u64>,
+    /// Of the call.
+    pub time_ms: u64,
     pub events: Vec<Event>,
     /// The ephemeral ones.
     pub notified: Vec<Event>,
     /// The timers that it set and cancelled.
     pub timers: Vec<TimerChange>,
+    /// The messages to other sessions that it sent.
+    pub sent: Vec<Sent>,
     /// The messages of timers that were due.
     pub fired: Vec<Fired>,
     /// What is under the keys that were asked for.
@@ -68,6 +74,14 @@ pub struct SetTimer {
     pub body: Bytes,
 }
 
+#[derive(Debug)]
+pub struct Sent {
+    pub to: SessionKey,
+    pub reply_as: Option<String>,
+    pub content_type: String,
+    pub body: Bytes,
+}
+
 /// A timer's message, and what came of it.
 #[derive(Debug)]
 pub struct Fired {
@@ -101,6 +115,9 @@ impl Expect {
         if let Some(seq) = self.seq.filter(|seq| *seq != got.seq) {
             out.push(format!("seq: expected {seq}, got {}", got.seq));
         }
+        if let Some(expected) = self.expires {
+            expected.compare(got, &mut out);
+        }
         if let Some(expected) = &self.events {
             events("events", expected, &got.events, &mut out);
         }
@@ -109,6 +126,9 @@ impl Expect {
         }
         if let Some(expected) = &self.timers {
             timers(expected, &got.timers, &mut out);
+        }
+        if let Some(expected) = &self.sent {
+            sent(expected, &got.sent, &mut out);
         }
         fired(self.fired.as_deref(), &got.fired, &mut out);
         let value_of = |key: &str| got.state.get(key).and_then(Option::as_ref);
@@ -292,6 +312,44 @@ fn set_timer(path: &str, expected: &ExpectedTimer, set: &SetTimer, out: &mut Vec
     }
     if let Some(expected) = &expected.body_base64 {
         base64(&path, expected, &set.body, out);
+    }
+}
+
+fn sent(expected: &[ExpectedSend], got: &[Sent], out: &mut Vec<String>) {
+    for (i, (expected, got)) in expected.iter().zip(got).enumerate() {
+        let path = format!("sent[{i}]");
+        let to = got.to.to_string();
+        if expected.to != to {
+            out.push(format!("{path}.to: expected {:?}, got {to:?}", expected.to));
+        }
+        if let Some(name) = expected.reply_as.as_ref().filter(|name| **name != got.reply_as) {
+            let shown = |name: &Option<String>| match name {
+                Some(name) => format!("{name:?}"),
+                None => "none".into(),
+            };
+            let (name, got) = (shown(name), shown(&got.reply_as));
+            out.push(format!("{path}.reply_as: expected {name}, got {got}"));
+        }
+        if let Some(ty) = expected.content_type.as_ref().filter(|ty| **ty != got.content_type) {
+            out.push(format!("{path}.content_type: expected {ty:?}, got {:?}", got.content_type));
+        }
+        let path = format!("{path}.body");
+        if let Some(expected) = &expected.body {
+            json(&path, expected, &got.body, out);
+        }
+        if let Some(expected) = &expected.body_text {
+            text(&path, expected, &got.body, out);
+        }
+        if let Some(expected) = &expected.body_base64 {
+            base64(&path, expected, &got.body, out);
+        }
+    }
+    for (i, missing) in expected.iter().enumerate().skip(got.len()) {
+        out.push(format!("sent[{i}]: expected one to {:?}, it is missing", missing.to));
+    }
+    for (i, other) in got.iter().enumerate().skip(expected.len()) {
+        let body = shown(&other.body);
+        out.push(format!("sent[{i}]: {body} to {:?} was not expected", other.to.to_string()));
     }
 }
 

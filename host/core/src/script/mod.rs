@@ -2,15 +2,19 @@
 //! `slotd plugin test --wasm` runs; the format is described in docs/plugins.md.
 
 mod compare;
+mod expiry;
 mod json;
 mod run;
 #[cfg(test)]
 mod tests;
 
-pub use compare::{Event, Fired, Observed, Outcome, SetTimer, TimerChange};
+pub use compare::{Event, Fired, Observed, Outcome, Sent, SetTimer, TimerChange};
 pub use run::Runner;
 
-use crate::effects::Firing;
+use crate::{
+    effects::{Answered, Firing, Received, send::Refusal},
+    names::SessionKey,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -56,6 +60,18 @@ pub enum Call {
         content_type: String,
         body: Bytes,
     },
+    /// A message of another session, or of the same.
+    Delivery {
+        received: Received,
+        content_type: String,
+        body: Bytes,
+    },
+    /// What came of a message that the session has sent, whether it has or not.
+    Answer {
+        answered: Answered,
+        content_type: String,
+        body: Bytes,
+    },
     /// The clock goes on by so much, to the step's time, and what becomes due on the way is sent.
     Advance {
         by_ms: u64,
@@ -74,6 +90,9 @@ pub struct Expect {
     content_type: Option<String>,
     /// Of the session, after the call.
     seq: Option<u64>,
+    /// When the session is to expire, after the call.
+    #[serde(default, deserialize_with = "expiry::Expected::given")]
+    expires: Option<expiry::Expected>,
     rejection: Option<Rejection>,
     /// `migrate`'s sentence.
     refused: Option<String>,
@@ -87,6 +106,8 @@ pub struct Expect {
     notified: Option<Vec<ExpectedEvent>>,
     /// All timers that it set or cancelled.
     timers: Option<Vec<ExpectedTimer>>,
+    /// All messages to other sessions that it sent, in order.
+    sent: Option<Vec<ExpectedSend>>,
     /// All messages of timers that were due, in order.
     fired: Option<Vec<ExpectedFiring>>,
     /// Some of the state, after the call; `null`: there is no such key.
@@ -142,6 +163,21 @@ struct ExpectedTimer {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ExpectedSend {
+    /// `service/session`.
+    to: String,
+    /// `null`: no outcome comes back.
+    #[serde(default, deserialize_with = "name_or_none")]
+    reply_as: Option<Option<String>>,
+    content_type: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    body: Option<Value>,
+    body_text: Option<String>,
+    body_base64: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ExpectedFiring {
     timer: String,
     session: Option<String>,
@@ -168,7 +204,11 @@ struct Line {
     body: Option<Box<RawValue>>,
     body_text: Option<String>,
     body_base64: Option<String>,
+    /// A version, or a session.
     from: Option<String>,
+    answer: Option<String>,
+    refusal: Option<Rejection>,
+    reply_wanted: Option<bool>,
     timer: Option<String>,
     due_ms: Option<u64>,
     missed: Option<u64>,
@@ -191,6 +231,9 @@ enum Kind {
     Migrate,
     Timer,
     Advance,
+    #[serde(skip)]
+    Delivery,
+    Answer,
 }
 
 /// `null` that is written is a value.
@@ -199,18 +242,26 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 }
 
 /// As [`present`].
+fn name_or_none<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
+/// As [`present`].
 fn as_written<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(d).map(Some)
 }
 
-/// A duration as people write it (`90s`, `1h 30m`, `7d`), in milliseconds.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let wrong = || D::Error::custom(format!("{text:?} is no duration; an example is \"10m\""));
+    duration_of(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+/// A duration as people write it (`90s`, `1h 30m`, `7d`), in milliseconds.
+fn duration_of(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no duration; an example is \"10m\"");
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
     let ms = duration.map_err(|_| wrong())?.as_millis();
-    u64::try_from(ms).map(Some).map_err(|_| wrong())
+    u64::try_from(ms).map_err(|_| wrong())
 }
 
 /// Reads a script. Empty lines and those that begin with `//` are skipped.
@@ -242,14 +293,27 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     let kind = kind(&line)?;
     let for_message = line.sender.is_some() || line.id.is_some();
     if for_message && kind != Kind::Message {
-        return Err("`sender` and `id` are a message's".into());
+        return Err("`sender` and `id` are of a client's message".into());
     }
-    if line.from.is_some() != (kind == Kind::Migrate) {
-        return Err("`from` is what `migrate` comes from, which needs it".into());
+    if line.from.is_none() && matches!(kind, Kind::Migrate | Kind::Answer) {
+        return Err(
+            "`migrate` needs the version that it comes `from`, and `answer` the session".into()
+        );
     }
-    let of_firing = line.due_ms.is_some() || line.missed.is_some() || line.attempt.is_some();
-    if of_firing && kind != Kind::Timer {
-        return Err("`due_ms`, `missed` and `attempt` are of a timer's message".into());
+    if line.from.is_some() && !matches!(kind, Kind::Migrate | Kind::Answer | Kind::Delivery) {
+        return Err("only a message, an answer and `migrate` come `from` something".into());
+    }
+    if (line.due_ms.is_some() || line.missed.is_some()) && kind != Kind::Timer {
+        return Err("`due_ms` and `missed` are of a timer's message".into());
+    }
+    if line.attempt.is_some() && !matches!(kind, Kind::Timer | Kind::Delivery | Kind::Answer) {
+        return Err("`attempt` is of a message of a timer or a session, and of an answer".into());
+    }
+    if line.reply_wanted.is_some() && kind != Kind::Delivery {
+        return Err("`reply_wanted` is of a message of a session".into());
+    }
+    if line.refusal.is_some() && kind != Kind::Answer {
+        return Err("`refusal` is of an answer".into());
     }
     if line.attempt == Some(0) {
         return Err("the first `attempt` is 1".into());
@@ -275,6 +339,32 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
             };
             Call::Timer { firing, content_type, body }
         }
+        Kind::Delivery => {
+            let received = Received {
+                from: session_of(line.from.as_deref().unwrap_or_default())?,
+                sent_by: 1,
+                attempt: line.attempt.unwrap_or(1),
+                hops: 1,
+                reply: line.reply_wanted.unwrap_or(false),
+            };
+            Call::Delivery { received, content_type, body }
+        }
+        Kind::Answer => {
+            let refusal = line.refusal.map(|it| Refusal {
+                code: it.code,
+                reason: it.message.unwrap_or_default(),
+                retriable: it.retriable.unwrap_or(false),
+            });
+            let answered = Answered {
+                of: session_of(line.from.as_deref().unwrap_or_default())?,
+                name: line.answer.unwrap_or_default(),
+                sent_by: 1,
+                attempt: line.attempt.unwrap_or(1),
+                hops: 2,
+                refusal,
+            };
+            Call::Answer { answered, content_type, body }
+        }
         Kind::Advance => Call::Advance { by_ms: line.advance.unwrap_or(0) },
     };
     line.expect.check(kind)?;
@@ -289,24 +379,38 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     })
 }
 
-/// What a line is: `timer` and `advance` say it by themselves.
+/// What a line is: `timer`, `advance` and `answer` say it by themselves, and `from` of a message.
 fn kind(line: &Line) -> Result<Kind, String> {
-    let said = match (&line.timer, &line.advance) {
-        (Some(_), Some(_)) => return Err("a line has a `timer` or an `advance`".into()),
-        (Some(_), None) => Some(Kind::Timer),
-        (None, Some(_)) => Some(Kind::Advance),
-        (None, None) => None,
+    let said = match (&line.timer, &line.advance, &line.answer) {
+        (Some(_), None, None) => Some(Kind::Timer),
+        (None, Some(_), None) => Some(Kind::Advance),
+        (None, None, Some(_)) => Some(Kind::Answer),
+        (None, None, None) => None,
+        _ => return Err("a line has a `timer`, an `advance` or an `answer`".into()),
     };
     match line.kind {
         Some(kind) if said.is_some_and(|said| said != kind) => {
-            Err("`timer` and `advance` are lines of their own kind".into())
+            Err("`timer`, `advance` and `answer` are lines of their own kind".into())
         }
+        None | Some(Kind::Message) if said.is_none() && line.from.is_some() => Ok(Kind::Delivery),
         Some(Kind::Timer) if said.is_none() => Err("a timer's message needs its `timer`".into()),
+        Some(Kind::Answer) if said.is_none() => {
+            Err("an answer needs the name of its `answer`".into())
+        }
         Some(Kind::Advance) if said.is_none() => {
             Err("`advance` says by how much the clock goes on".into())
         }
         kind => Ok(kind.or(said).unwrap_or_default()),
     }
+}
+
+/// `service/session`.
+fn session_of(text: &str) -> Result<SessionKey, String> {
+    let wrong = |why: &str| format!("{text:?} is no session: {why}");
+    let Some((service, session)) = text.split_once('/') else {
+        return Err(wrong("it has the form service/session"));
+    };
+    SessionKey::parse(service, session).map_err(|error| wrong(&error.detail))
 }
 
 fn bytes_of(value: &RawValue) -> Bytes {
@@ -317,9 +421,12 @@ fn bytes_of(value: &RawValue) -> Bytes {
 fn body(line: &Line, kind: Kind) -> Result<(&'static str, Bytes), String> {
     let bodies = (&line.body, &line.body_text, &line.body_base64);
     let has_body = !matches!(bodies, (None, None, None));
-    let has_none = matches!(kind, Kind::Migrate | Kind::Advance);
+    let has_none = matches!(kind, Kind::Migrate | Kind::Advance) || line.refusal.is_some();
     if has_none && (has_body || line.content_type.is_some()) {
-        return Err("`migrate` and `advance` have no body".into());
+        return Err("`migrate`, `advance` and a refusal have no body".into());
+    }
+    if line.refusal.is_some() {
+        return Ok(("application/octet-stream", Bytes::new()));
     }
     match bodies {
         (Some(json), None, None) => Ok(("application/json", bytes_of(json))),
@@ -345,6 +452,18 @@ impl fmt::Display for Step {
             Call::Timer { firing, body, .. } => {
                 let body = compare::shown(body);
                 return write!(f, "timer {:?} to {session:?}: {body}", firing.name);
+            }
+            Call::Delivery { received, body, .. } => {
+                let body = compare::shown(body);
+                return write!(f, "message of {} to {session:?}: {body}", received.from);
+            }
+            Call::Answer { answered, body, .. } => {
+                let what = answered.refusal.as_ref().map_or_else(
+                    || compare::shown(body),
+                    |refusal| format!("the refusal {:?}", refusal.code),
+                );
+                let (name, of) = (&answered.name, &answered.of);
+                return write!(f, "answer {name:?} of {of} to {session:?}: {what}");
             }
             Call::Advance { by_ms } => return write!(f, "advance by {by_ms} ms"),
         };
@@ -390,8 +509,9 @@ impl Expect {
             None => {}
         }
         let others = [
-            !no_reply || count(&failures) > 0 || self.seq.is_some(),
-            self.events.is_some() || self.notified.is_some() || self.timers.is_some(),
+            !no_reply || count(&failures) > 0 || self.seq.is_some() || self.expires.is_some(),
+            self.events.is_some() || self.notified.is_some(),
+            self.timers.is_some() || self.sent.is_some(),
             !self.state.is_empty() || !self.state_base64.is_empty(),
         ];
         if kind == Kind::Advance && count(&others) > 0 {
@@ -405,6 +525,9 @@ impl Expect {
                 "a timer is `cancelled`, or it has a `due_ms` or `after`, and a body".into()
             );
         }
+        if self.sent.iter().flatten().any(ExpectedSend::is_contradictory) {
+            return Err("what is sent has one body: `body`, `body_text` or `body_base64`".into());
+        }
         let wanted = [&self.trap, &self.limit];
         if wanted.iter().any(|reason| matches!(reason, Some(Reason::Any(false)))) {
             return Err("`trap` and `limit` are true, or a part of the reason".into());
@@ -413,7 +536,8 @@ impl Expect {
         let events = events.filter_map(|event| event.body_base64.as_ref());
         let timers = self.timers.iter().flatten().filter_map(|timer| timer.body_base64.as_ref());
         let texts = self.reply_base64.iter().chain(self.state_base64.values());
-        let texts = texts.chain(events).chain(timers);
+        let sent = self.sent.iter().flatten().filter_map(|sent| sent.body_base64.as_ref());
+        let texts = texts.chain(events).chain(timers).chain(sent);
         texts.map(|text| decode(text)).find(Result::is_err).map_or(Ok(()), |bad| bad.map(drop))
     }
 
@@ -427,6 +551,16 @@ impl Expect {
         self.timers.is_some()
     }
 
+    /// Whether messages to other sessions are asked for.
+    pub fn sends(&self) -> bool {
+        self.sent.is_some()
+    }
+
+    /// Whether it is asked for when the session expires.
+    pub fn expires(&self) -> bool {
+        self.expires.is_some()
+    }
+
     /// What is expected of the timer's message that is the `number`th to be due, from 0.
     fn firing(&self, number: usize) -> Option<&Expect> {
         self.fired.as_ref()?.get(number).map(|firing| &firing.expect)
@@ -435,6 +569,13 @@ impl Expect {
     /// The keys of the state that are asked for.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.state.keys().chain(self.state_base64.keys()).map(String::as_str)
+    }
+}
+
+impl ExpectedSend {
+    fn is_contradictory(&self) -> bool {
+        let bodies = [self.body.is_some(), self.body_text.is_some(), self.body_base64.is_some()];
+        bodies.iter().filter(|each| **each).count() > 1
     }
 }
 

@@ -3,11 +3,16 @@
 //! repeats of an idempotency key) is not there.
 
 mod fire;
+mod sends;
 
-use super::{Call, Event, Expect, Observed, Outcome, SetTimer, Step, TimerChange};
+use super::{Call, Event, Expect, Observed, Outcome, Sent, SetTimer, Step, TimerChange};
 use crate::{
     database::StorageOptions,
-    effects::{Change, Origin, Timer, rows::Name, rows::Value as _},
+    effects::{
+        Change, Effect, Origin, Timer,
+        rows::{Name, Value as _},
+        send::Number,
+    },
     level::NEWEST,
     limits,
     log::record::Head,
@@ -17,7 +22,7 @@ use crate::{
         self, Account, CompileOptions, Failure, Input, Instance, Isolation, Plugin, PluginHost,
         PluginOptions, State as _,
     },
-    slot::{overlay::Transaction, session::Session},
+    slot::{effects::Numbers, overlay::Transaction, session::Session},
     state::StateStore,
     storage::DataDir,
 };
@@ -32,12 +37,13 @@ use std::{
 /// A session, and what is under some of its keys.
 type Looked = (Box<Session>, BTreeMap<String, Option<Bytes>>);
 
-/// What a message sent to the session's subscribers.
+/// What a message causes beside its session's state.
 #[derive(Default)]
-struct Sent {
+struct Caused {
     events: Vec<Event>,
     notified: Vec<Event>,
     timers: Vec<TimerChange>,
+    sent: Vec<Sent>,
 }
 
 /// One call of a session.
@@ -67,6 +73,7 @@ pub struct Runner {
     /// One for all sessions, as in a slot; a new one after a failure.
     instance: Option<Instance>,
     sessions: HashMap<SessionKey, Box<Session>>,
+    numbers: Numbers,
     store: Arc<dyn StateStore>,
     /// Keeps the store's folder locked.
     _data: DataDir,
@@ -98,6 +105,7 @@ impl Runner {
             plugin,
             instance: None,
             sessions: HashMap::new(),
+            numbers: Numbers { slot_count: 1, last: Number { term: 1, index: 0 } },
             store: data.state(),
             _data: data,
         })
@@ -127,8 +135,8 @@ impl Runner {
             session = self.give(session, step)?;
         }
         let seq = match &step.call {
-            Call::Message { .. } => session.head.seq + 1,
-            Call::Timer { .. } if session.exists() => session.head.seq + 1,
+            Call::Message { .. } | Call::Delivery { .. } => session.head.seq + 1,
+            Call::Timer { .. } | Call::Answer { .. } if session.exists() => session.head.seq + 1,
             Call::Query { .. } | Call::Migrate { .. } if session.exists() => session.head.seq,
             _ => bail!("the session {:?} has no message yet, and no state is given", step.session),
         };
@@ -151,25 +159,38 @@ impl Runner {
     ) -> anyhow::Result<(Box<Session>, Observed)> {
         let is_message = matches!(calling.input, Input::Handle { .. });
         let (seq, time_ms) = (calling.seq, calling.time_ms);
-        let (mut session, outcome, sent) = self.call(session, calling).await?;
+        let (mut session, outcome, caused) = self.call(session, calling).await?;
         if is_message && matches!(outcome, Outcome::Reply { .. }) {
             session.head.seq = seq;
             session.head.updated_ms = time_ms;
         }
         let seq = session.head.seq;
+        let expires_ms = self.expiry_of(&mut session)?;
         let (session, state) = self.look(session, expect)?;
-        let Sent { events, notified, timers } = sent;
+        let Caused { events, notified, timers, sent } = caused;
         let fired = Vec::new();
-        Ok((session, Observed { outcome, seq, events, notified, timers, fired, state }))
+        let observed = Observed {
+            outcome,
+            seq,
+            expires_ms,
+            time_ms,
+            events,
+            notified,
+            timers,
+            sent,
+            fired,
+            state,
+        };
+        Ok((session, observed))
     }
 
     /// Puts the state that a script gives into a session, which is there from then on.
-    fn give(&self, session: Box<Session>, step: &Step) -> anyhow::Result<Box<Session>> {
+    fn give(&mut self, session: Box<Session>, step: &Step) -> anyhow::Result<Box<Session>> {
         let mut tx = Transaction::new(SLOT, self.store.clone(), session);
         for (key, value) in &step.given {
             tx.set(key, value.clone()).with_context(|| format!("the state given for {key:?}"))?;
         }
-        let merged = tx.merge().map_err(|(_, fault)| fault);
+        let merged = tx.merge(&mut self.numbers).map_err(|(_, fault)| fault);
         let (mut session, _) = merged.context("the state that is given")?;
         session.head.seq = session.head.seq.max(1);
         Ok(session)
@@ -179,7 +200,7 @@ impl Runner {
         &mut self,
         session: Box<Session>,
         calling: Calling,
-    ) -> anyhow::Result<(Box<Session>, Outcome, Sent)> {
+    ) -> anyhow::Result<(Box<Session>, Outcome, Caused)> {
         let Calling { input, seq, time_ms, fires } = calling;
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
@@ -192,7 +213,7 @@ impl Runner {
         let key = session.key.clone();
         let mut tx = Transaction::new(SLOT, self.store.clone(), session).at_level(NEWEST);
         if let Some((name, left)) = fires.clone() {
-            tx.fire(Name::Timer(name), left);
+            tx.fire(Name::Timer(name), left.map(|left| Effect::Timer(left.into())));
         }
         let tx = Box::new(tx).read_only(is_query);
         let call = plugin::Call { session: key, seq, time_ms, state: tx, input };
@@ -202,21 +223,22 @@ impl Runner {
             Ok(reply) => {
                 self.instance = Some(instance);
                 let outcome = Outcome::Reply { content_type: reply.content_type, body: reply.body };
-                let mut sent = Sent {
+                let mut caused = Caused {
                     events: shown(done.events),
                     notified: shown(done.ephemeral),
-                    timers: Vec::new(),
+                    ..Caused::default()
                 };
                 if is_query {
-                    return Ok((tx.discard(), outcome, Sent::default()));
+                    return Ok((tx.discard(), outcome, Caused::default()));
                 }
-                return Ok(match tx.merge() {
-                    Ok((session, written)) => {
-                        sent.timers = timers(&written.effects, time_ms, fires.as_ref())?;
-                        (session, outcome, sent)
+                return Ok(match tx.merge(&mut self.numbers) {
+                    Ok((mut session, written)) => {
+                        caused.timers = timers(&written.effects, time_ms, fires.as_ref())?;
+                        caused.sent = sends::take(&mut session, &written.effects)?;
+                        (session, outcome, caused)
                     }
                     Err((session, fault)) => {
-                        (session, Outcome::Limit(fault.to_string()), Sent::default())
+                        (session, Outcome::Limit(fault.to_string()), Caused::default())
                     }
                 });
             }
@@ -229,15 +251,19 @@ impl Runner {
             Failure::Rejected(rejection) if is_migrate => Outcome::Refused(rejection.message),
             Failure::Rejected(rejection) => Outcome::Rejected(rejection),
             Failure::Trapped(why) => Outcome::Trapped(why),
-            Failure::Limit(why) => Outcome::Limit(why),
+            // Nothing else is on its way here: one message has sent too much.
+            Failure::Limit(why) | Failure::Full(why) | Failure::Crowded(why) => Outcome::Limit(why),
             Failure::NoMemory(error) => return Err(error.into()),
             Failure::Deadline(_) => Outcome::Deadline,
             Failure::Store(error) => return Err(error.into()),
-            failure @ (Failure::NoInstance(_) | Failure::Cut(_) | Failure::Level(_)) => {
+            failure @ (Failure::NoInstance(_)
+            | Failure::Cut(_)
+            | Failure::Level(_)
+            | Failure::Forbidden(_)) => {
                 return Err(failure.into());
             }
         };
-        Ok((tx.discard(), outcome, Sent::default()))
+        Ok((tx.discard(), outcome, Caused::default()))
     }
 
     /// What is under the keys that are asked for.
@@ -276,6 +302,12 @@ fn timers(
     Ok(found)
 }
 
+/// A message that no client has sent.
+fn of_session(origin: Option<Box<Origin>>, content_type: String, body: Bytes) -> Input {
+    let message = Incoming { id: None, sender: None, content_type, body };
+    Input::Handle { message: message.into(), origin }
+}
+
 /// What the edge of a node would let through.
 fn input(call: &Call) -> anyhow::Result<Input> {
     let size = |body: &Bytes| {
@@ -297,8 +329,16 @@ fn input(call: &Call) -> anyhow::Result<Input> {
         Call::Timer { firing, content_type, body } => {
             size(&body)?;
             let origin = Some(Box::new(Origin::Timer(firing)));
-            let message = Arc::new(Incoming { id: None, sender: None, content_type, body });
-            Input::Handle { message, origin }
+            of_session(origin, content_type, body)
+        }
+        Call::Delivery { received, content_type, body } => {
+            size(&body)?;
+            let origin = Some(Box::new(Origin::Session(received)));
+            of_session(origin, content_type, body)
+        }
+        Call::Answer { answered, content_type, body } => {
+            let origin = Some(Box::new(Origin::Answer(answered)));
+            of_session(origin, content_type, body)
         }
         Call::Advance { .. } => bail!("`advance` is no call"),
     })

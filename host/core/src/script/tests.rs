@@ -1,5 +1,5 @@
 use super::*;
-use crate::error::Rejection as Refusal;
+use crate::{effects::send, error::Rejection as Refusal};
 use serde_json::json;
 
 fn reply(body: &Value) -> Observed {
@@ -8,9 +8,12 @@ fn reply(body: &Value) -> Observed {
     Observed {
         outcome,
         seq: 1,
+        expires_ms: None,
+        time_ms: TIME_MS_DEFAULT,
         events: Vec::new(),
         notified: Vec::new(),
         timers: Vec::new(),
+        sent: Vec::new(),
         fired: Vec::new(),
         state: BTreeMap::new(),
     }
@@ -31,15 +34,32 @@ fn a_bad_line_is_refused_with_its_number() {
         (r#"{"body": 1, "body_text": ""}"#, "one body"),
         (r#"{"body_base64": "?"}"#, "no base64"),
         (r#"{"kind": "ask"}"#, "unknown variant `ask`"),
-        (r#"{"kind": "query", "sender": "a"}"#, "a message's"),
+        (r#"{"kind": "query", "sender": "a"}"#, "a client's"),
         (r#"{"kind": "migrate"}"#, "`from`"),
-        (r#"{"from": "1"}"#, "`from`"),
+        (r#"{"from": "1"}"#, "no session"),
+        (r#"{"from": "Stock/a"}"#, "no session"),
+        (r#"{"from": "stock/a", "sender": "ann"}"#, "a client's"),
+        (r#"{"kind": "query", "from": "stock/a"}"#, "`from`"),
+        (r#"{"timer": "t", "from": "stock/a"}"#, "`from`"),
+        (r#"{"from": "stock/a", "attempt": 0}"#, "is 1"),
+        (r#"{"body": 1, "attempt": 1}"#, "`attempt`"),
+        (r#"{"body": 1, "reply_wanted": true}"#, "`reply_wanted`"),
+        (r#"{"from": "stock/a", "refusal": {"code": "c"}}"#, "of an answer"),
+        (r#"{"answer": "n"}"#, "`from`"),
+        (r#"{"kind": "answer", "from": "stock/a"}"#, "the name"),
+        (r#"{"answer": "n", "from": "stock/a", "sender": "ann"}"#, "a client's"),
+        (r#"{"answer": "n", "from": "stock/a", "body": 1, "refusal": {"code": "c"}}"#, "no body"),
+        (r#"{"answer": "n", "from": "stock/a", "refusal": {}}"#, "missing field `code`"),
+        (r#"{"expect": {"sent": [{"body": 1}]}}"#, "missing field `to`"),
+        (r#"{"expect": {"sent": [{"to": "a/b", "body": 1, "body_text": "1"}]}}"#, "one body"),
+        (r#"{"expect": {"sent": [{"to": "a/b", "body_base64": "?"}]}}"#, "no base64"),
+        (r#"{"advance": "1s", "expect": {"sent": []}}"#, "only `fired`"),
         (r#"{"kind": "migrate", "from": "1", "body": 1}"#, "no body"),
         (r#"{"kind": "timer"}"#, "needs its `timer`"),
         (r#"{"kind": "advance"}"#, "by how much"),
         (r#"{"kind": "query", "timer": "t"}"#, "own kind"),
-        (r#"{"timer": "t", "advance": "1s"}"#, "a `timer` or an `advance`"),
-        (r#"{"timer": "t", "sender": "ann"}"#, "a message's"),
+        (r#"{"timer": "t", "advance": "1s"}"#, "a `timer`, an `advance`"),
+        (r#"{"timer": "t", "sender": "ann"}"#, "a client's"),
         (r#"{"timer": "t", "attempt": 0}"#, "is 1"),
         (r#"{"missed": 1}"#, "of a timer's message"),
         (r#"{"advance": "1 mile"}"#, "no duration"),
@@ -50,6 +70,10 @@ fn a_bad_line_is_refused_with_its_number() {
         (r#"{"advance": "1s", "expect": {"seq": 1}}"#, "only `fired`"),
         (r#"{"advance": "1s", "expect": {"fired": [{"tmer": "t"}]}}"#, "unknown field `tmer`"),
         (r#"{"expect": {"fired": []}}"#, "only `advance`"),
+        (r#"{"advance": "1s", "expect": {"expires": null}}"#, "only `fired`"),
+        (r#"{"expect": {"expires": "soon"}}"#, "no duration"),
+        (r#"{"expect": {"expires": -1}}"#, "no time at which a session"),
+        (r#"{"expect": {"expires": {"after": "1s"}}}"#, "no time at which a session"),
         (r#"{"expect": {"timers": [{"name": "t", "cancelled": true, "body": 1}]}}"#, "`cancelled`"),
         (r#"{"expect": {"timers": [{"name": "t", "due_ms": 1, "after": "1s"}]}}"#, "`after`"),
         (r#"{"kind": "migrate", "from": "1", "expect": {"reply": 1}}"#, "no reply"),
@@ -114,6 +138,91 @@ fn the_clock_goes_on_as_a_line_says() {
     let times: Vec<_> = steps.iter().map(|step| step.time_ms).collect();
     let later = 5 + 90 * minute;
     assert_eq!(times, [5, later, later, later + 2 * 24 * 60 * minute]);
+}
+
+/// A handler that is told of another sender, or of a message where it is an answer, is tested for something else.
+#[test]
+fn a_line_says_which_session_a_message_comes_from() {
+    let steps = parse(concat!(
+        r#"{"session": "w", "from": "cart/c/1", "body": 1}"#,
+        "\n",
+        r#"{"kind": "message", "from": "cart/c", "attempt": 2, "reply_wanted": true, "body_text": "t"}"#,
+        "\n",
+        r#"{"answer": "n", "from": "stock/w", "attempt": 3, "body": [1]}"#,
+        "\n",
+        r#"{"answer": "n", "from": "stock/w", "refusal": {"code": "c", "message": "m", "retriable": true}}"#,
+        "\n",
+    ))
+    .unwrap();
+    let delivery = |step: &Step| match &step.call {
+        Call::Delivery { received, content_type, .. } => {
+            let Received { from, attempt, reply, .. } = received.clone();
+            (from.to_string(), attempt, reply, content_type.clone())
+        }
+        call => panic!("{call:?}"),
+    };
+    assert_eq!(delivery(&steps[0]), ("cart/c/1".into(), 1, false, "application/json".into()));
+    let text = "text/plain; charset=utf-8".to_owned();
+    assert_eq!(delivery(&steps[1]), ("cart/c".into(), 2, true, text));
+    let answer = |step: &Step| match &step.call {
+        Call::Answer { answered, content_type, body } => {
+            let Answered { of, name, attempt, refusal, .. } = answered.clone();
+            (of.to_string(), name, attempt, refusal, content_type.clone(), body.clone())
+        }
+        call => panic!("{call:?}"),
+    };
+    let (of, name) = ("stock/w".to_owned(), "n".to_owned());
+    let replied = (of, name, 3, None, "application/json".into(), Bytes::from_static(b"[1]"));
+    assert_eq!(answer(&steps[2]), replied);
+    let refusal = send::Refusal { code: "c".into(), reason: "m".into(), retriable: true };
+    let (of, name, ..) = replied;
+    assert_eq!(
+        answer(&steps[3]),
+        (of, name, 1, Some(refusal), "application/octet-stream".to_owned(), Bytes::new())
+    );
+    let shown: Vec<_> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(shown[0], r#"message of cart/c/1 to "w": 1"#);
+    assert_eq!(shown[3], r#"answer "n" of stock/w to "test": the refusal "c""#);
+}
+
+/// As for events, and in another order it would be another conversation.
+#[test]
+fn what_was_sent_is_compared_in_order() {
+    let sent = |session: &str, reply_as: Option<&str>| Sent {
+        to: SessionKey::parse("stock", session).unwrap(),
+        reply_as: reply_as.map(str::to_owned),
+        content_type: "application/json".into(),
+        body: Bytes::from_static(b"1"),
+    };
+    let got =
+        Observed { sent: vec![sent("a/b", None), sent("c", Some("n"))], ..reply(&Value::Null) };
+    let same = json!({"sent": [
+        {"to": "stock/a/b", "reply_as": null, "body": 1},
+        {"to": "stock/c", "reply_as": "n", "content_type": "application/json", "body_text": "1"},
+    ]});
+    assert_eq!(differences(&same, &got), [""; 0]);
+    let less = json!({"sent": [{"to": "stock/a/b"}, {"to": "stock/c"}]});
+    assert_eq!(differences(&less, &got), [""; 0]);
+    let other = json!({"sent": [
+        {"to": "stock/c", "reply_as": "n", "content_type": "text/plain", "body": 2},
+        {"to": "stock/c", "reply_as": null},
+        {"to": "stock/d"},
+    ]});
+    assert_eq!(
+        differences(&other, &got),
+        [
+            "sent[0].to: expected \"stock/c\", got \"stock/a/b\"",
+            "sent[0].reply_as: expected \"n\", got none",
+            "sent[0].content_type: expected \"text/plain\", got \"application/json\"",
+            "sent[0].body: expected 2, got 1",
+            "sent[1].reply_as: expected none, got \"n\"",
+            "sent[2]: expected one to \"stock/d\", it is missing",
+        ]
+    );
+    assert_eq!(
+        differences(&json!({"sent": [{"to": "stock/a/b"}]}), &got),
+        ["sent[1]: 1 to \"stock/c\" was not expected"]
+    );
 }
 
 /// As for events: of a timer that nobody looked at, nothing would be tested.
@@ -197,6 +306,30 @@ fn timers_and_what_was_due_are_compared() {
     let more = json!({"timer": "t"});
     let more = json!({"fired": [more, {"timer": "t", "expect": {"trap": true}}, more]});
     assert_eq!(differences(&more), ["fired[2]: expected \"t\", it is missing"]);
+}
+
+/// A session that is never deleted, or too soon, must be seen; a script that does not ask does not care.
+#[test]
+fn the_time_at_which_a_session_expires_is_compared() {
+    let now = TIME_MS_DEFAULT;
+    let got = |expires_ms| Observed { expires_ms, ..reply(&Value::Null) };
+    for same in [json!({}), json!({"expires": "1m"}), json!({"expires": now + 60_000})] {
+        assert_eq!(differences(&same, &got(Some(now + 60_000))), [""; 0]);
+    }
+    for same in [json!({}), json!({"expires": null})] {
+        assert_eq!(differences(&same, &got(None)), [""; 0]);
+    }
+    for (other, got, difference) in [
+        (json!("1m"), Some(now + 1), "expected 60000 ms after the call, got 1 ms".to_owned()),
+        (json!("1m"), None, "expected 60000 ms after the call, got none".to_owned()),
+        (json!(5), Some(6), "expected 5, got 6".to_owned()),
+        (json!(5), None, "expected 5, got none".to_owned()),
+        (json!(null), Some(6), "expected none, got 6".to_owned()),
+    ] {
+        let got = Observed { expires_ms: got, ..reply(&Value::Null) };
+        let found = differences(&json!({"expires": other}), &got);
+        assert_eq!(found, [format!("expires: {difference}")]);
+    }
 }
 
 /// A difference that is not seen is a test that can't fail; one that is not there, a test that

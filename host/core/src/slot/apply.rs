@@ -2,14 +2,19 @@
 //! changed, call the handler, and turn what it did into a record.
 
 use crate::{
-    effects::{Change, Firing, Origin, Timer, rows::Name},
+    effects::{
+        Change, Effect, Origin, Outgoing,
+        rows::Name,
+        send::{Asked, Content},
+    },
     error::{Cause, Code, Error},
     level::EFFECTS_FROM,
+    limits,
     log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation, operator,
-    plugin::{Call, Caller, Failure, Guests, Input, StateFault},
+    plugin::{self, Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::{
         compatibility::{Migrate, takes_over},
@@ -38,16 +43,17 @@ pub(super) enum Applied {
 /// A message that is to be applied.
 pub(super) struct Arriving {
     pub message: Incoming,
-    /// The timer that it comes from.
-    pub fired: Option<Fired>,
+    /// Where it comes from, if not from a client.
+    pub came: Option<Came>,
 }
 
-/// A timer whose message is applied. The session's effects are loaded.
-pub(super) struct Fired {
-    pub name: Name,
-    pub firing: Firing,
-    /// What is left of it.
-    pub left: Option<Timer>,
+/// Where a message comes from.
+pub(super) struct Came {
+    pub origin: Origin,
+    /// What is left of the effect that it is the message of. The session's effects are loaded.
+    pub left: Option<(Name, Option<Effect>)>,
+    /// The session that waits for the reply, and what it has asked.
+    pub asked: Option<(SessionKey, Asked)>,
 }
 
 /// Which deployment a session's next call runs on.
@@ -82,7 +88,7 @@ impl Shell {
         };
         let mut reply = reply;
         let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
-        let arriving = Arriving { message, fired: None };
+        let arriving = Arriving { message, came: None };
         let (mut session, applied) = self.apply(session, arriving, &mut caller).await;
         match applied {
             Ok(Applied::New { record, sent, ephemeral }) => {
@@ -122,7 +128,7 @@ impl Shell {
     pub(super) async fn apply(
         &mut self,
         mut session: Box<Session>,
-        Arriving { message, fired }: Arriving,
+        Arriving { message, came }: Arriving,
         caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Applied, Error>) {
         let whole = self.check_is_whole(&session.key);
@@ -147,10 +153,13 @@ impl Shell {
         let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
         let tx = Transaction::new(self.slot, self.context.store.clone(), session);
         let mut tx = Box::new(tx.at_level(self.context.level.get()));
-        let mut origin = None;
-        if let Some(Fired { name, firing, left }) = fired {
-            origin = Some(Box::new(Origin::Timer(firing)));
-            tx.fire(name, left);
+        let (mut origin, mut asked) = (None, None);
+        if let Some(came) = came {
+            origin = Some(Box::new(came.origin));
+            asked = came.asked;
+            if let Some((name, left)) = came.left {
+                tx.fire(name, left);
+            }
         }
         let (tx, choice, guests) = match self.prepare(tx, &active, time_ms, caller).await {
             Ok(prepared) => prepared,
@@ -160,7 +169,7 @@ impl Shell {
         let message = Arc::new(message);
         let input = Input::Handle { message: message.clone(), origin: origin.clone() };
         let call = Call { session: key, seq, time_ms, state: tx, input };
-        let (tx, result) = match self.call(&guests, call, caller).await {
+        let (mut tx, result) = match self.call(&guests, call, caller).await {
             Ok(settled) => settled,
             Err((session, error)) => return (session, Err(error)),
         };
@@ -168,7 +177,28 @@ impl Shell {
             Ok(done) => done,
             Err(failure) => return (tx.discard(), Err(self.failure_error(&label, failure))),
         };
-        let (mut session, written) = match tx.merge() {
+        // It is the body of a message there.
+        if asked.is_some() && answer.body.len() > limits::SEND_BODY_BYTES_MAX {
+            let failure = Failure::Limit(format!(
+                "sends: the reply to another session may have {} bytes; this one has {}",
+                limits::SEND_BODY_BYTES_MAX,
+                answer.body.len()
+            ));
+            return (tx.discard(), Err(self.failure_error(&label, failure)));
+        }
+        if let Some((to, asked)) = asked
+            && let Err(fault) = tx.reply(reply_to(to, asked, origin.as_deref(), &answer, seq))
+        {
+            let failure = fault_failure(fault);
+            return (tx.discard(), Err(self.failure_error(&label, failure)));
+        }
+        if let Err(failure) = self.check_sends(&tx) {
+            return (tx.discard(), Err(self.failure_error(&label, failure)));
+        }
+        let mut numbers = self.numbers();
+        let merged = tx.merge(&mut numbers);
+        self.sent = numbers.last.index;
+        let (mut session, written) = match merged {
             Ok(merged) => merged,
             Err((session, fault)) => {
                 let failure = fault_failure(fault);
@@ -361,6 +391,9 @@ impl Shell {
             Err(
                 failure @ (Failure::Store(_)
                 | Failure::Level(_)
+                | Failure::Full(_)
+                | Failure::Crowded(_)
+                | Failure::Forbidden(_)
                 | Failure::NoMemory(_)
                 | Failure::NoInstance(_)
                 | Failure::Cut(_)),
@@ -502,6 +535,28 @@ impl Shell {
     }
 }
 
+/// The reply to a message that a session has sent.
+fn reply_to(
+    to: SessionKey,
+    asked: Asked,
+    origin: Option<&Origin>,
+    answer: &plugin::Reply,
+    seq: u64,
+) -> Outgoing {
+    Outgoing {
+        to,
+        content: Content::Reply(asked),
+        content_type: answer.content_type.clone(),
+        body: answer.body.clone(),
+        hops: origin.map_or(0, Origin::hops).saturating_add(1),
+        failures: 0,
+        held: 0,
+        next_ms: 0,
+        reason: String::new(),
+        sent_by: seq,
+    }
+}
+
 pub(super) fn no_session(key: &SessionKey) -> Error {
     Error::new(Code::SessionNotFound, format!("{key} has no message yet, or was deleted"))
 }
@@ -544,5 +599,6 @@ fn fault_failure(fault: StateFault) -> Failure {
         StateFault::Limit(what) => Failure::Limit(what),
         StateFault::Store(error) => Failure::Store(error),
         StateFault::Level(what) => Failure::Level(what),
+        StateFault::Full(what) => Failure::Full(what),
     }
 }

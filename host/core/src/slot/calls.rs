@@ -334,6 +334,11 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
             Code::PluginUnavailable,
             format!("plugin {label} does what this feature level lacks; nothing was kept: {what}"),
         ),
+        Failure::Full(what) => Error::of(Cause::OutboxFull, format!("nothing was kept: {what}")),
+        Failure::Crowded(what) => Error::of(Cause::SendsFull, format!("nothing was kept: {what}")),
+        Failure::Forbidden(what) => {
+            Error::of(Cause::SendRefused, format!("nothing was kept: {what}"))
+        }
         Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
         Failure::NoInstance(why) => return unavailable(label, why),
         Failure::Cut(Cut::Full) => Error::new(

@@ -71,6 +71,7 @@ impl Shell {
         answers::send(held);
         self.subscribers.publish(batch, self.core.newest());
         self.stats.dirty.store(true, Ordering::Relaxed);
+        self.look_at_outbox();
         if let Some(position) = trim {
             self.trim_behind_snapshot(position);
         }

@@ -3,37 +3,40 @@
 
 use crate::{
     effects::{
-        Change, Timer, When,
-        rows::{self, Due, Name, Owner, Value as _},
+        Change, Effect, Outcome, Outgoing, Timer, When,
+        rows::{self, Due, Name, OnItsWay, Owner, Value as _},
+        send::Place,
     },
     error::{Cause, Code, Error, StateError},
     level::EFFECTS_FROM,
     limits,
     message::Consistency,
     names::{ServiceName, SessionId, SessionKey},
-    operation::{ChangeEffect, EffectAction, EffectsPage, Found, ListEffects, Listed, Which},
+    operation::{ChangeEffect, EffectAction, EffectsPage, Found, ListEffects, Which},
     slot::{
-        Reply,
-        apply::no_session,
-        core::Event,
-        effects::{Effect, Effects},
-        mail::Serve,
-        session::Session,
+        Reply, apply::no_session, core::Event, effects::Effects, mail::Serve, session::Session,
         shell::Shell,
     },
 };
 use bytes::Bytes;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Behind all rows of timers, and before those of what is dead: names are UTF-8.
-const BEHIND_TIMERS: &[u8] = &[rows::TIMERS[0], 0xff];
+/// What the place of something in an outbox begins with: on its way, or waiting for its time.
+const SENDING: u8 = 0;
+const WAITING: u8 = 1;
 
 impl Serve for ListEffects {
     async fn serve(self, shell: &mut Shell, reply: Reply<EffectsPage>) {
         let listed = match self.which {
             Which::Session(key) => return shell.list_session_effects(key, reply),
-            Which::Due { service, after } => shell.list_due(&service, after.as_deref(), self.limit),
+            Which::Due { service, after } => {
+                let is_timers = |name: &Name| name.place().is_none();
+                shell.list_due(&service, after.as_deref(), self.limit, is_timers)
+            }
             Which::Dead { service, after } => shell.list_dead(&service, after, self.limit),
+            Which::Outbox { service, after } => {
+                shell.list_outbox(&service, after.as_ref(), self.limit)
+            }
         };
         shell.hold_for_all(reply, listed);
     }
@@ -42,15 +45,6 @@ impl Serve for ListEffects {
 impl Serve for ChangeEffect {
     async fn serve(self, shell: &mut Shell, reply: Reply<()>) {
         shell.change_effect(&self.key, &self.action, reply);
-    }
-}
-
-impl From<&Effect> for Listed {
-    fn from(effect: &Effect) -> Self {
-        match effect {
-            Effect::Timer(timer) => Self::Timer(Timer::clone(timer)),
-            Effect::Dead(dead) => Self::Dead((**dead).clone()),
-        }
     }
 }
 
@@ -72,9 +66,9 @@ impl Shell {
         }
         let id = session.key.session.clone();
         let effects = session.load_effects(&*self.context.store, self.slot)?;
-        let found = effects.iter().map(|(name, effect)| {
-            Found::new(name.row(), id.clone(), name.clone(), Listed::from(effect))
-        });
+        let found = effects
+            .iter()
+            .map(|(name, effect)| Found::new(name.row(), id.clone(), name.clone(), effect.clone()));
         Ok(EffectsPage { found: found.collect(), reached: None })
     }
 
@@ -84,6 +78,7 @@ impl Shell {
         service: &ServiceName,
         after: Option<&[u8]>,
         limit: usize,
+        is_wanted: impl Fn(&Name) -> bool,
     ) -> Result<EffectsPage, Error> {
         let (slot, most) = (self.slot, limits::EFFECTS_LOOKED_AT_MAX);
         let stored = self.context.store.scan(slot, rows::DUE, b"", after, most, usize::MAX)?;
@@ -110,7 +105,7 @@ impl Shell {
             last = Some(place.clone());
             let Some(owner) = owner.filter(|owner| owner.service == *service) else { continue };
             let Some(row) = Due::of_key(&place) else { continue };
-            let Some(name) = Name::of_row(&row.row) else { continue };
+            let Some(name) = Name::of_row(&row.row).filter(&is_wanted) else { continue };
             if let Some(effect) = self.effect(&owner, row.session_number, &name)? {
                 let found = Found::new(place, owner.session, name, effect);
                 page.found.push(found.without_body());
@@ -119,18 +114,109 @@ impl Shell {
         Ok(page)
     }
 
-    fn effect(
+    /// What a service's sessions have sent and is not done with: first what is on its way, then what waits for its
+    /// time.
+    fn list_outbox(
+        &mut self,
+        service: &ServiceName,
+        after: Option<&Bytes>,
+        limit: usize,
+    ) -> Result<EffectsPage, Error> {
+        let mut page = EffectsPage::default();
+        let (part, after) = match after.and_then(|after| after.split_first()) {
+            Some((part, rest)) => (*part, Some(rest)),
+            None => (SENDING, None),
+        };
+        if part == SENDING {
+            page = self.list_sending(service, after, limit)?;
+            if page.reached.is_some() {
+                return Ok(page);
+            }
+        }
+        let after = after.filter(|_| part != SENDING);
+        let left = limit.saturating_sub(page.found.len());
+        if left == 0 {
+            page.reached = Some(Bytes::from_static(&[WAITING]));
+            return Ok(page);
+        }
+        let waits = |name: &Name| name.place().is_some();
+        let waiting = self.list_due(service, after, left, waits)?;
+        let at = |place: Bytes| prefixed(WAITING, &place);
+        page.found.extend(waiting.found.into_iter().map(|it| Found { place: at(it.place), ..it }));
+        page.reached = waiting.reached.map(at);
+        Ok(page)
+    }
+
+    /// What is on its way of a service.
+    fn list_sending(
+        &mut self,
+        service: &ServiceName,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<EffectsPage, Error> {
+        let after = after.map(|after| {
+            let wrong = || Error::new(Code::RequestInvalid, "the place is none of an outbox");
+            OnItsWay::of_key(after).ok_or_else(wrong)
+        });
+        let most = limits::EFFECTS_LOOKED_AT_MAX;
+        let rows = self.on_their_way(after.transpose()?, most)?;
+        let are_all = rows.len() < most;
+        let mut page = EffectsPage::default();
+        let mut last = None;
+        for (row, owner) in rows {
+            if page.found.len() >= limit {
+                page.reached = last;
+                return Ok(page);
+            }
+            let place = prefixed(SENDING, &row.key());
+            last = Some(place.clone());
+            if owner.service != *service {
+                continue;
+            }
+            let name = Name::Outgoing(row.place);
+            if let Some(effect) = self.effect(&owner, row.session_number, &name)? {
+                page.found.push(Found::new(place, owner.session, name, effect).without_body());
+            }
+        }
+        page.reached = last.filter(|_| !are_all);
+        Ok(page)
+    }
+
+    /// So many rows of what is on its way. A slot that is open has all of them in memory; for one that is not, the
+    /// store has all.
+    fn on_their_way(
+        &mut self,
+        after: Option<OnItsWay>,
+        most: usize,
+    ) -> Result<Vec<(OnItsWay, SessionKey)>, Error> {
+        if self.shared.is_some() {
+            let rows = self.core.outbox().after(after).take(most);
+            return Ok(rows.map(|(row, key)| (row, key.clone())).collect());
+        }
+        let after = after.map(|row| row.key());
+        let store = &self.context.store;
+        let rows = store.scan(self.slot, rows::OUTBOX, b"", after.as_deref(), most, usize::MAX)?;
+        let row = |(key, owner): (Bytes, Bytes)| {
+            let row = OnItsWay::of_key(&key).ok_or("a row of what is on its way is too short")?;
+            Ok((row, Owner::decode(&owner)?.0))
+        };
+        let rows: Result<Vec<_>, String> = rows.into_iter().map(row).collect();
+        Ok(rows.map_err(StateError::Corrupt)?)
+    }
+
+    /// One effect of a session, as it is in memory, else in the store.
+    pub(super) fn effect(
         &self,
         key: &SessionKey,
         session_number: u64,
         name: &Name,
-    ) -> Result<Option<Listed>, Error> {
+    ) -> Result<Option<Effect>, Error> {
         if let Some(effects) = self.cached_effects(key, session_number) {
-            return Ok(effects.get(name).map(Listed::from));
+            return Ok(effects.get(name).cloned());
         }
         let number = rows::of_session(session_number);
         let value = self.context.store.get(self.slot, number, &name.row())?;
-        let effect = value.map(|value| Listed::decode(name, &value)).transpose();
+        let effect = value.map(|value| Effect::decode(name, &value)).transpose();
         Ok(effect.map_err(StateError::Corrupt)?)
     }
 
@@ -167,9 +253,9 @@ impl Shell {
             let key = SessionKey { service: service.clone(), session: id.clone() };
             match self.cached_effects(&key, head.session_number) {
                 Some(effects) => {
-                    let dead = effects.iter().filter(|(name, _)| !matches!(name, Name::Timer(_)));
+                    let dead = effects.iter().filter(|(name, _)| name.is_dead());
                     page.found.extend(dead.map(|(name, effect)| {
-                        let effect = Listed::from(effect);
+                        let effect = effect.clone();
                         Found::new(place(id.clone()), id.clone(), name.clone(), effect)
                             .without_body()
                     }));
@@ -188,16 +274,17 @@ impl Shell {
         session_number: u64,
         found: &mut Vec<Found>,
     ) -> Result<(), Error> {
-        let (number, mut after) = (rows::of_session(session_number), BEHIND_TIMERS.to_vec());
+        let number = rows::of_session(session_number);
+        let mut after = Bytes::from_static(rows::BEFORE_DEAD);
         loop {
             let (limit, bytes) = (limits::DEAD_MAX, limits::DEAD_BYTES_MAX);
             let store = &self.context.store;
             let rows = store.scan(self.slot, number, b"", Some(&after), limit, bytes)?;
             let Some((last, _)) = rows.last() else { return Ok(()) };
-            after = last.to_vec();
+            after = rows::behind_among_dead(last);
             for (row, value) in rows {
-                let Some(name) = Name::of_row(&row) else { continue };
-                let effect = Listed::decode(&name, &value).map_err(StateError::Corrupt)?;
+                let Some(name) = Name::of_row(&row).filter(Name::is_dead) else { continue };
+                let effect = Effect::decode(&name, &value).map_err(StateError::Corrupt)?;
                 found.push(Found::new(place(id.clone()), id.clone(), name, effect).without_body());
             }
         }
@@ -230,7 +317,7 @@ impl Shell {
     ) -> Result<Vec<Change>, Error> {
         self.context.catalogue.require(&session.key.service)?;
         if self.context.level.get() < EFFECTS_FROM {
-            let detail = format!("timers need feature level {EFFECTS_FROM}");
+            let detail = format!("effects need feature level {EFFECTS_FROM}");
             return Err(Error::of(Cause::NotYet, detail));
         }
         if !session.exists() {
@@ -266,6 +353,13 @@ fn steps(
         let name = [&dead, &retried].into_iter().find(|name| effects.get(name).is_some());
         Some((effects.get(name?)?, name?.clone(), retried.clone()))
     };
+    let dead_send = |place: Place| {
+        let names = [Name::DeadOutgoing(place), Name::DeadOutcome(place)];
+        names
+            .into_iter()
+            .find_map(|name| Some((effects.get(&name)?, name)))
+            .map(|(it, name)| (name, it))
+    };
     match action {
         EffectAction::CancelTimer { timer } => {
             let name = Name::Timer(timer.clone());
@@ -276,9 +370,25 @@ fn steps(
             let (_, name, _) = dead(timer, *due_ms)?;
             Some(vec![(name, None)])
         }
+        EffectAction::DropDeadSend(place) => Some(vec![(dead_send(*place)?.0, None)]),
+        EffectAction::RetryDeadSend(place) => {
+            let (name, effect) = dead_send(*place)?;
+            let again = match effect {
+                Effect::DeadOutgoing(dead) => {
+                    let what = Outgoing { failures: 0, next_ms: now_ms, ..dead.what.clone() };
+                    (Name::Waiting(*place), Effect::Outgoing(what.into()))
+                }
+                Effect::DeadOutcome(dead) => {
+                    let what = Outcome { failures: 0, next_ms: now_ms, ..dead.what.clone() };
+                    (Name::Outcome(*place), Effect::Outcome(what.into()))
+                }
+                _ => return None,
+            };
+            Some(vec![(name, None), (again.0, Some(again.1))])
+        }
         EffectAction::RetryDead { timer, due_ms } => {
             let (effect, name, retried) = dead(timer, *due_ms)?;
-            let again = Effect::Timer(Arc::new(again(effect, now_ms)));
+            let again = Effect::Timer(Arc::new(again(effect, now_ms)?));
             // First what goes: there is room for what comes.
             let gone = (name != retried).then_some((name, None));
             Some(gone.into_iter().chain([(retried, Some(again))]).collect())
@@ -287,8 +397,8 @@ fn steps(
 }
 
 /// What was given up, to be tried now and as often as the first time.
-fn again(effect: &Effect, now_ms: u64) -> Timer {
-    match effect {
+fn again(effect: &Effect, now_ms: u64) -> Option<Timer> {
+    Some(match effect {
         Effect::Timer(timer) => Timer { next_ms: now_ms, failures: 0, ..Timer::clone(timer) },
         Effect::Dead(dead) => Timer {
             when: When::Once,
@@ -300,7 +410,8 @@ fn again(effect: &Effect, now_ms: u64) -> Timer {
             body: dead.body.clone(),
             set_by: dead.set_by,
         },
-    }
+        _ => return None,
+    })
 }
 
 fn not_found(key: &SessionKey, action: &EffectAction) -> Error {
@@ -309,8 +420,15 @@ fn not_found(key: &SessionKey, action: &EffectAction) -> Error {
         EffectAction::RetryDead { timer, due_ms } | EffectAction::DropDead { timer, due_ms } => {
             format!("{key} has no dead message of the timer {timer:?} for {due_ms}")
         }
+        EffectAction::RetryDeadSend(place) | EffectAction::DropDeadSend(place) => {
+            format!("{key} has no dead message {place}")
+        }
     };
     Error::new(Code::TimerNotFound, detail)
+}
+
+fn prefixed(part: u8, key: &[u8]) -> Bytes {
+    [&[part], key].concat().into()
 }
 
 /// A session among all, in order of their ids.

@@ -2,12 +2,13 @@
 
 use crate::{
     effects::{
-        Change, Dead, Timer,
-        rows::{self, Name, Value as _},
+        Change, Effect, Expiry, Outgoing, Timer,
+        rows::{self, Name},
+        send::{Number, Place},
     },
     error::StateError,
     limits,
-    names::SlotId,
+    names::{SessionKey, SlotId},
     plugin::StateFault,
     state::StateStore,
 };
@@ -19,13 +20,9 @@ use std::{collections::BTreeMap, sync::Arc};
 pub struct Effects {
     all: BTreeMap<Name, Effect>,
     timers: Sum,
+    outbox: Sum,
     dead: Sum,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    Timer(Arc<Timer>),
-    Dead(Arc<Dead>),
+    expiry: Sum,
 }
 
 /// Effects of a kind.
@@ -36,6 +33,11 @@ struct Sum {
 }
 
 impl Sum {
+    /// As of an outbox.
+    fn has_room(&self) -> bool {
+        self.count < limits::OUTBOX_MAX && self.bytes < limits::OUTBOX_BYTES_MAX
+    }
+
     /// One is replaced by another of that name; there may be none of each.
     fn replace(&mut self, name: &Name, old: Option<&Effect>, new: Option<&Effect>) {
         let bytes =
@@ -45,32 +47,6 @@ impl Sum {
         }
         if let Some(new) = new {
             (self.count, self.bytes) = (self.count + 1, self.bytes + bytes(new));
-        }
-    }
-}
-
-impl Effect {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Timer(timer) => timer.memory(),
-            Self::Dead(dead) => dead.memory(),
-        }
-    }
-
-    /// When it is due.
-    fn next_ms(&self) -> Option<u64> {
-        match self {
-            Self::Timer(timer) => Some(timer.next_ms),
-            Self::Dead(_) => None,
-        }
-    }
-
-    fn decode(name: &Name, value: &[u8]) -> Result<Self, String> {
-        match name {
-            Name::Timer(_) | Name::Retried(..) => {
-                Timer::decode(value).map(|it| Self::Timer(it.into()))
-            }
-            Name::Dead(..) => Dead::decode(value).map(|it| Self::Dead(it.into())),
         }
     }
 }
@@ -111,14 +87,18 @@ impl Effects {
 
     /// Memory that they take, about.
     pub fn memory(&self) -> usize {
-        self.timers.bytes + self.dead.bytes
+        self.timers.bytes + self.outbox.bytes + self.dead.bytes + self.expiry.bytes
     }
 
     fn sum(&mut self, name: &Name) -> &mut Sum {
         match name {
             Name::Timer(_) => &mut self.timers,
+            Name::Expiry => &mut self.expiry,
             // What is tried again comes from these, and may become one again.
-            Name::Dead(..) | Name::Retried(..) => &mut self.dead,
+            Name::Dead(..) | Name::Retried(..) | Name::DeadOutgoing(_) | Name::DeadOutcome(_) => {
+                &mut self.dead
+            }
+            Name::Outgoing(_) | Name::Waiting(_) | Name::Outcome(_) => &mut self.outbox,
         }
     }
 
@@ -137,11 +117,10 @@ impl Effects {
     /// # Errors
     /// It can't be encoded: a bug.
     pub fn change(&mut self, name: Name, effect: Option<Effect>) -> Result<Change, StateError> {
-        let was_due = self.get(&name).and_then(Effect::next_ms);
+        let was_due = self.get(&name).and_then(|effect| effect.next_ms(&name));
         let change = match &effect {
             None => Ok(Change::gone(name.row(), was_due)),
-            Some(Effect::Timer(timer)) => Change::timer(&name, was_due, timer),
-            Some(Effect::Dead(dead)) => Change::dead(&name, dead),
+            Some(effect) => effect.put(&name, was_due),
         };
         let bug = |why| StateError::Corrupt(format!("a bug: an effect can't be encoded: {why}"));
         let change = change.map_err(bug)?;
@@ -150,22 +129,56 @@ impl Effects {
     }
 
     /// Whether one more message can be given up.
-    pub fn has_room_for(&self, dead: &Dead) -> bool {
+    pub fn has_room_for(&self, dead: &Effect) -> bool {
         self.dead.count < limits::DEAD_MAX
-            && self.dead.bytes + dead.memory() <= limits::DEAD_BYTES_MAX
+            && self.dead.bytes + dead.bytes() <= limits::DEAD_BYTES_MAX
+    }
+
+    /// Whether one more message to another session, or an outcome of one, can be kept.
+    pub fn outbox_has_room(&self) -> bool {
+        self.outbox.has_room()
+    }
+
+    /// Whether a fresh message to a session has one before it: one that waits, or that goes on its way again.
+    pub fn has_before(&self, to: &SessionKey) -> bool {
+        let first = Place { to: 0, number: Number::default() };
+        let outbox = self.all.range(Name::Outgoing(first)..Name::Outcome(first));
+        outbox.into_iter().any(|(name, effect)| match effect {
+            Effect::Outgoing(it) if it.to == *to => {
+                matches!(name, Name::Waiting(_)) || !it.is_fresh()
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether a message to a session waits to be tried again.
+    pub fn waits_for_itself(&self, to: &SessionKey) -> bool {
+        self.waiting().any(|(_, it)| it.to == *to && !it.is_behind())
+    }
+
+    /// Messages that wait to be tried again, or behind one that does, in the order in which they were sent.
+    pub fn waiting(&self) -> impl Iterator<Item = (Place, &Arc<Outgoing>)> {
+        let first = Place { to: 0, number: Number::default() };
+        self.all.range(Name::Waiting(first)..).map_while(|(name, effect)| match (name, effect) {
+            (Name::Waiting(place), Effect::Outgoing(outgoing)) => Some((*place, outgoing)),
+            _ => None,
+        })
     }
 
     /// What goes with a session that is deleted.
     pub fn removal(&self) -> Vec<Change> {
         let all = self.all.iter();
-        all.map(|(name, effect)| Change::gone(name.row(), effect.next_ms())).collect()
+        all.map(|(name, effect)| Change::gone(name.row(), effect.next_ms(name))).collect()
     }
 }
 
-/// What one message changes of the timers of its session, and of the one that it comes from.
+/// What one message changes of the effects of its session, and of the one that it comes from.
 #[derive(Default)]
 pub struct EffectChanges {
     changed: BTreeMap<Name, Option<Effect>>,
+    /// What it sends, in order.
+    sent: Vec<Outgoing>,
+    sent_bytes: usize,
     /// What the handler itself has changed.
     asked: usize,
 }
@@ -176,9 +189,69 @@ pub struct Timers<'a> {
     pub changes: &'a mut EffectChanges,
 }
 
+/// The numbers of what a slot sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    pub slot_count: u16,
+    /// The last one that was given.
+    pub last: Number,
+}
+
+impl Numbers {
+    /// The place of one more message.
+    pub fn next(&mut self, to: &SessionKey) -> Place {
+        self.last.index += 1;
+        Place { to: to.slot(self.slot_count), number: self.last }
+    }
+}
+
 impl EffectChanges {
     pub fn is_empty(&self) -> bool {
-        self.changed.is_empty()
+        self.changed.is_empty() && self.sent.is_empty()
+    }
+
+    /// What is sent.
+    pub fn sent(&self) -> &[Outgoing] {
+        &self.sent
+    }
+
+    /// Sends what comes of the message itself: a reply to who has sent it.
+    pub fn reply(&mut self, reply: Outgoing) {
+        self.sent_bytes += reply.memory();
+        self.sent.push(reply);
+    }
+
+    /// Sends a message for the handler. `before` has the session's effects.
+    ///
+    /// # Errors
+    /// [`StateFault::Limit`]: too many in one message; [`StateFault::Full`]: in the session.
+    pub fn send(&mut self, before: &Effects, outgoing: Outgoing) -> Result<(), StateFault> {
+        if self.sent.len() >= limits::SENDS_MAX {
+            return Err(StateFault::Limit(format!(
+                "sends: a message may send at most {}",
+                limits::SENDS_MAX
+            )));
+        }
+        let mut sum = before.outbox;
+        // What the message itself comes from goes.
+        for (name, effect) in &self.changed {
+            if matches!(name, Name::Outcome(_)) {
+                sum.replace(name, before.get(name), effect.as_ref());
+            }
+        }
+        let sum = Sum { count: sum.count + self.sent.len(), bytes: sum.bytes + self.sent_bytes };
+        if !sum.has_room() {
+            return Err(StateFault::Full(format!(
+                "{} messages of this session, of {} bytes, are on their way to other sessions; it \
+                 may have {} and {} bytes",
+                sum.count,
+                sum.bytes,
+                limits::OUTBOX_MAX,
+                limits::OUTBOX_BYTES_MAX
+            )));
+        }
+        self.reply(outgoing);
+        Ok(())
     }
 
     /// What it takes of a record, about.
@@ -186,23 +259,32 @@ impl EffectChanges {
         let changed = self.changed.iter();
         changed
             .map(|(name, effect)| name.timer().len() + effect.as_ref().map_or(0, Effect::bytes))
-            .sum()
+            .sum::<usize>()
+            + self.sent_bytes
     }
 
-    /// Before the handler is called: the timer that its message comes from is as it will be.
-    pub fn fire(&mut self, name: Name, left: Option<Timer>) {
-        self.changed.insert(name, left.map(|left| Effect::Timer(left.into())));
+    /// Before the handler is called: what its message comes from is as it will be.
+    pub fn fire(&mut self, name: Name, left: Option<Effect>) {
+        self.changed.insert(name, left);
     }
 
     /// What there is to write of it; `effects` are the session's, which have it from then on.
     ///
     /// # Errors
     /// As [`Effects::change`].
-    pub fn merge(self, effects: &mut Effects) -> Result<Vec<Change>, StateError> {
+    pub fn merge(
+        self,
+        effects: &mut Effects,
+        numbers: &mut Numbers,
+    ) -> Result<Vec<Change>, StateError> {
         let changed = self.changed.into_iter();
         let changed = changed.filter(|(name, effect)| effects.get(name) != effect.as_ref());
         let changed: Vec<_> = changed.collect();
-        changed.into_iter().map(|(name, effect)| effects.change(name, effect)).collect()
+        let sent = self.sent.into_iter().map(|outgoing| {
+            let place = numbers.next(&outgoing.to);
+            (Name::Outgoing(place), Some(Effect::Outgoing(outgoing.into())))
+        });
+        changed.into_iter().chain(sent).map(|(name, effect)| effects.change(name, effect)).collect()
     }
 }
 
@@ -242,6 +324,11 @@ impl Timers<'_> {
             self.changes.changed.insert(name, None);
         }
         Ok(was_there)
+    }
+
+    /// When the session is deleted; `None`: not at all.
+    pub fn expire(&mut self, expiry: Option<Expiry>) {
+        self.changes.changed.insert(Name::Expiry, expiry.map(Effect::Expiry));
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Timer>> {
@@ -298,191 +385,4 @@ impl Timers<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::{
-        database::StorageOptions,
-        effects::{Firing, When, rows::Due},
-        log::record::{self, Batch, Delete, Head, Record},
-        names::SessionKey,
-        slot::session::Session,
-        state::{SlotMeta, changes::Changes},
-        storage::DataDir,
-    };
-    use proptest::prelude::*;
-
-    fn timer(next_ms: u64, body: usize) -> Timer {
-        Timer {
-            when: When::Once,
-            due_ms: next_ms,
-            next_ms,
-            failures: 0,
-            reason: String::new(),
-            content_type: "t".into(),
-            body: vec![7; body].into(),
-            set_by: 1,
-        }
-    }
-
-    fn dead(name: &str, due_ms: u64) -> Dead {
-        Dead {
-            firing: Firing { name: name.into(), due_ms, missed: 0, attempt: 1 },
-            content_type: "t".into(),
-            body: Bytes::new(),
-            code: "c".into(),
-            reason: "r".into(),
-            died_ms: 1,
-            set_by: 1,
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Set(usize, u8, u64),
-        Die(usize, u8, u64),
-        Gone(usize, u8, u64),
-        Delete(usize),
-        Store,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let which = (0usize..2, 0u8..3, 0u64..4);
-        prop_oneof![
-            4 => which.clone().prop_map(|(of, name, at)| Step::Set(of, name, at)),
-            2 => which.clone().prop_map(|(of, name, at)| Step::Die(of, name, at)),
-            2 => which.prop_map(|(of, name, at)| Step::Gone(of, name, at)),
-            1 => (0usize..2).prop_map(Step::Delete),
-            2 => Just(Step::Store),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-
-        /// A timer that the store forgets, keeps, or lists as due when it is not: whatever was folded together
-        /// into one write.
-        #[test]
-        fn the_store_has_what_the_sessions_have(steps in proptest::collection::vec(step(), 1..60)) {
-            let dir = tempfile::tempdir().unwrap();
-            let data = DataDir::open(dir.path(), StorageOptions::default()).unwrap();
-            let store = data.state();
-            let key = |of: usize| SessionKey::parse("s", &of.to_string()).unwrap();
-            let (mut effects, mut numbers) = ([Effects::default(), Effects::default()], [1u64, 2]);
-            let (mut changes, mut meta) = (Changes::default(), SlotMeta::default());
-            for (at, step) in steps.into_iter().chain([Step::Store]).enumerate() {
-                let (of, name, effect) = match step {
-                    Step::Set(of, name, at) => {
-                        let timer = timer(at + 1, usize::from(name));
-                        (of, Name::Timer(name.to_string()), Some(Effect::Timer(timer.into())))
-                    }
-                    Step::Die(of, name, at) => {
-                        let dead = dead(&name.to_string(), at);
-                        (of, Name::Dead(name.to_string(), at), Some(Effect::Dead(dead.into())))
-                    }
-                    Step::Gone(of, name, at) if at % 2 == 0 => (of, Name::Timer(name.to_string()), None),
-                    Step::Gone(of, name, at) => (of, Name::Dead(name.to_string(), at), None),
-                    Step::Delete(of) => {
-                        let gone = std::mem::take(&mut effects[of]).removal();
-                        let delete = Delete { key: key(of), session_number: numbers[of], effects: gone };
-                        let records = vec![Record::Delete(delete)];
-                        let batch = Batch { slot: 0, term: 1, attempt: 1, records };
-                        changes.fold(&mut meta, at as u64 + 1, batch);
-                        numbers[of] += 2;
-                        continue;
-                    }
-                    Step::Store => {
-                        store.apply(0, &changes, &meta).unwrap();
-                        changes = Changes::default();
-                        let mut due = Vec::new();
-                        for of in 0..2 {
-                            let loaded = Effects::load(&*store, 0, numbers[of]).unwrap();
-                            prop_assert_eq!(&loaded.all, &effects[of].all);
-                            prop_assert_eq!(
-                                (loaded.timers, loaded.dead),
-                                (effects[of].timers, effects[of].dead)
-                            );
-                            due.extend(loaded.iter().filter_map(|(name, effect)| Some(Due {
-                                due_ms: effect.next_ms()?,
-                                session_number: numbers[of],
-                                row: name.row(),
-                            })));
-                        }
-                        due.sort_unstable();
-                        let rows = store.scan(0, rows::DUE, b"", None, 1_000, usize::MAX).unwrap();
-                        let rows: Vec<_> = rows.iter().filter_map(|(key, _)| Due::of_key(key)).collect();
-                        prop_assert_eq!(rows, due);
-                        continue;
-                    }
-                };
-                let change = effects[of].change(name, effect).unwrap();
-                let (key, session_number) = (key(of), numbers[of]);
-                let record = record::Effects { key, session_number, changes: vec![change] };
-                let records = vec![Record::Effects(Box::new(record))];
-                changes.fold(&mut meta, at as u64 + 1, Batch { slot: 0, term: 1, attempt: 1, records });
-            }
-        }
-    }
-
-    fn session() -> Session {
-        let head = Head { session_number: 1, seq: 1, ..Head::default() };
-        Session::new(SessionKey::parse("s", "x").unwrap(), head)
-    }
-
-    /// Without its limits a session's timers take any memory, and its record may not fit the log.
-    #[test]
-    fn timers_have_limits() {
-        let mut committed = Effects::default();
-        for n in 0..limits::TIMERS_MAX {
-            let timer = Effect::Timer(timer(1, 0).into());
-            committed.change(Name::Timer(n.to_string()), Some(timer)).unwrap();
-        }
-        let mut changes = EffectChanges::default();
-        let mut timers = Timers { committed: &committed, changes: &mut changes };
-        timers.schedule("0", timer(2, 0)).unwrap();
-        assert!(matches!(timers.schedule("new", timer(2, 0)), Err(StateFault::Limit(_))));
-        let mut changes = EffectChanges::default();
-        let mut timers = Timers { committed: &committed, changes: &mut changes };
-        assert!(timers.cancel("0").unwrap() && !timers.cancel("0").unwrap());
-        timers.schedule("new", timer(2, 0)).unwrap();
-        let large = timer(2, limits::TIMER_BYTES_MAX);
-        assert!(matches!(timers.schedule("new", large), Err(StateFault::Limit(_))));
-        let names = |after: Option<&str>| -> Vec<String> {
-            let mut changes = EffectChanges::default();
-            let mut timers = Timers { committed: &committed, changes: &mut changes };
-            timers.cancel("998").unwrap();
-            timers.schedule("997", timer(9, 0)).unwrap();
-            timers.list(after, 3).into_iter().map(|(name, _)| name).collect()
-        };
-        assert_eq!(names(Some("996")), ["997", "999"]);
-        let mut changes = EffectChanges::default();
-        let committed = Effects::default();
-        let mut timers = Timers { committed: &committed, changes: &mut changes };
-        for _ in 0..limits::TIMER_CHANGES_MAX {
-            timers.schedule("same", timer(2, 0)).unwrap();
-        }
-        assert!(matches!(timers.schedule("same", timer(2, 0)), Err(StateFault::Limit(_))));
-    }
-
-    /// The cache's sum of bytes would go wrong with each timer, and with it what the node may keep.
-    #[test]
-    fn effects_count_as_their_sessions_memory() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = DataDir::open(dir.path(), StorageOptions::default()).unwrap();
-        let mut session = session();
-        let before = session.bytes;
-        session.load_effects(&*data.state(), 0).unwrap();
-        let empty = session.bytes;
-        assert!(empty > before);
-        let set = |session: &mut Session, effect: Option<Effect>| {
-            let name = Name::Timer("a".into());
-            session.change_effects(|effects| effects.change(name, effect)).unwrap();
-        };
-        set(&mut session, Some(Effect::Timer(timer(1, 500).into())));
-        assert!(session.bytes >= empty + 500);
-        set(&mut session, Some(Effect::Timer(timer(1, 100).into())));
-        assert!((empty + 100..empty + 500).contains(&session.bytes));
-        set(&mut session, None);
-        assert_eq!(session.bytes, empty);
-    }
-}
+mod tests;

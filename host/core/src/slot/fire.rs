@@ -1,4 +1,5 @@
-//! Carries out what is due: a timer's message is applied as a client's is, and nobody waits for the answer.
+//! Carries out what is due: a timer's message, or what came of a message to another session, is applied as a client's
+//! is, and nobody waits for the answer; a message that was refused goes on its way again.
 //!
 //! What fails for no fault of the handler's (no memory, a plugin that is being loaded) holds up what is due of its
 //! service in this slot for a while. What the handler fails is an attempt, and in the log: it is tried again later, less and less
@@ -6,23 +7,27 @@
 
 use crate::{
     effects::{
-        Change, Dead, Firing, Timer,
+        Change, Dead, Effect, Firing, GivenUp, Origin, Outcome, Timer,
         rows::{Due, Name, Owner, Value as _},
+        send::Place,
     },
     error::{Cause, Error, StateError},
     limits,
     log::record::{self, Record},
     message::Incoming,
     names::{ServiceName, SessionKey},
+    plugin::Caller,
     slot::{
-        apply::{Applied, Arriving, Fired},
-        core::Wanted,
-        effects::Effect,
+        apply::{Applied, Arriving, Came},
+        core::{Event, Wanted},
+        effects::Effects,
+        receive::refusal,
         session::Session,
         shell::Shell,
     },
     telemetry::{metrics, repeats},
 };
+use bytes::Bytes;
 use std::{sync::Arc, task::Poll};
 
 impl Shell {
@@ -55,7 +60,7 @@ impl Shell {
             if let Err(error) = self.check_room() {
                 self.core.due().pause(crate::clock::now());
                 if repeats::admit("nothing that is due is carried out", "slots") {
-                    tracing::warn!(slot = self.slot, %error, "timers wait");
+                    tracing::warn!(slot = self.slot, %error, "what is due waits: nothing can be kept");
                 }
                 break;
             }
@@ -97,7 +102,7 @@ impl Shell {
                 Err(error) => {
                     self.core.due().pause(now);
                     if repeats::admit("what is due can't be read", "slots") {
-                        tracing::warn!(slot = self.slot, %error, "can't read which timers are due");
+                        tracing::warn!(slot = self.slot, %error, "can't read what is due");
                     }
                     return None;
                 }
@@ -124,9 +129,23 @@ impl Shell {
     /// Why it can't be carried out now, for no fault of the handler's.
     async fn fire(&mut self, due: &Due, key: SessionKey, now_ms: u64) -> Result<(), Error> {
         let mut session = self.take_session(&key)?;
-        let (session, fired) = match self.timer_of(&mut session, due) {
-            Ok(Some((name, timer))) => self.fire_timer(session, name, timer, now_ms).await,
-            Ok(None) => {
+        let (session, fired) = match self.pending(&mut session, due) {
+            Ok(Some((name, Effect::Timer(timer)))) => {
+                self.fire_timer(session, name, timer, now_ms).await
+            }
+            Ok(Some((Name::Waiting(place), Effect::Outgoing(outgoing)))) => {
+                self.send_again(&mut session, place, &outgoing);
+                (session, Ok(()))
+            }
+            Ok(Some((Name::Outcome(place), Effect::Outcome(outcome)))) => {
+                self.deliver_outcome(session, place, outcome).await
+            }
+            Ok(Some((Name::Expiry, Effect::Expiry(_)))) => {
+                let (session, emptied) = self.emptied(session);
+                metrics().sessions_expired.increment(u64::from(emptied.is_ok()));
+                (session, emptied)
+            }
+            Ok(_) => {
                 self.drop_due(&mut session, due.clone());
                 (session, Ok(()))
             }
@@ -137,11 +156,7 @@ impl Shell {
     }
 
     /// What is due; `None`: nothing that is there.
-    fn timer_of(
-        &self,
-        session: &mut Session,
-        due: &Due,
-    ) -> Result<Option<(Name, Arc<Timer>)>, Error> {
+    fn pending(&self, session: &mut Session, due: &Due) -> Result<Option<(Name, Effect)>, Error> {
         if !session.exists() || session.head.session_number != due.session_number {
             return Ok(None);
         }
@@ -149,35 +164,28 @@ impl Shell {
         self.check_not_removed(&session.key.service)?;
         let Some(name) = Name::of_row(&due.row) else { return Ok(None) };
         let effects = session.load_effects(&*self.context.store, self.slot)?;
-        Ok(match effects.get(&name) {
-            Some(Effect::Timer(timer)) if timer.next_ms == due.due_ms => {
-                Some((name, timer.clone()))
-            }
-            _ => None,
-        })
+        let effect = effects.get(&name).filter(|it| it.next_ms(&name) == Some(due.due_ms));
+        Ok(effect.cloned().map(|effect| (name, effect)))
     }
 
     /// A row that nothing stands behind: never written so, but it must not be looked at for ever.
     fn drop_due(&mut self, session: &mut Session, due: Due) {
-        if repeats::admit("a timer is due that is not there", &session.key) {
+        if repeats::admit("something is due that is not there", &session.key) {
             tracing::error!(
                 slot = self.slot,
                 session = %session.key,
                 due_ms = due.due_ms,
-                "a bug: a timer is due that is not set; its row is removed"
+                "a bug: something is due that is not there; its row is removed"
             );
         }
         let name = Name::of_row(&due.row);
         let own = session.head.session_number == due.session_number;
         let effect = name.filter(|_| own).and_then(|name| {
             let effect = session.effects.as_ref()?.get(&name)?;
-            match effect {
-                Effect::Timer(timer) => Some((name, timer.clone())),
-                Effect::Dead(_) => None,
-            }
+            effect.next_ms(&name)?;
+            Some((effect.clone(), name))
         });
-        let kept =
-            effect.and_then(|(name, timer)| Change::timer(&name, Some(due.due_ms), &timer).ok());
+        let kept = effect.and_then(|(effect, name)| effect.put(&name, Some(due.due_ms)).ok());
         let gone = Change::gone(due.row, Some(due.due_ms));
         let number = due.session_number;
         self.push_effects(session, number, vec![kept.unwrap_or(gone)]);
@@ -196,6 +204,47 @@ impl Shell {
         self.core.push(Record::Effects(Box::new(effects)));
     }
 
+    /// Changes the effects of a session, which are loaded, and has that written down.
+    pub(super) fn record_effects(
+        &mut self,
+        session: &mut Session,
+        change: impl FnOnce(&mut Effects) -> Result<Vec<Change>, StateError>,
+    ) {
+        let number = session.head.session_number;
+        match session.change_effects(change) {
+            Ok(changes) if changes.is_empty() => {}
+            Ok(changes) => self.push_effects(session, number, changes),
+            // What is in memory may be half changed.
+            Err(error) => self.on(Event::Broken(error.into())),
+        }
+    }
+
+    /// Applies a message that no client has sent. If it is handled, its record goes with the batch that fills.
+    ///
+    /// # Errors
+    /// As any call's. Then nothing has changed.
+    pub(super) async fn apply_effect(
+        &mut self,
+        session: Box<Session>,
+        (content_type, body): (String, Bytes),
+        came: Came,
+        caller: &mut Caller<'_>,
+    ) -> (Box<Session>, Result<(), Error>) {
+        let message = Incoming { id: None, sender: None, content_type, body };
+        let arriving = Arriving { message, came: Some(came) };
+        let (mut session, applied) = self.apply(session, arriving, caller).await;
+        let applied = match applied {
+            Ok(Applied::New { record, ephemeral, .. }) => {
+                self.push_applied(&mut session, record, ephemeral);
+                Ok(())
+            }
+            // It has no key to be repeated by.
+            Ok(Applied::Repeat(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        (session, applied)
+    }
+
     async fn fire_timer(
         &mut self,
         session: Box<Session>,
@@ -209,31 +258,22 @@ impl Shell {
             Err(why) => return (session, Err(Error::of(Cause::NotYet, why))),
         };
         metrics().timer_late_seconds.record(now_ms.saturating_sub(timer.next_ms) as f64 / 1e3);
-        let message = Incoming {
-            id: None,
-            sender: None,
-            content_type: timer.content_type.clone(),
-            body: timer.body.clone(),
+        let content = (timer.content_type.clone(), timer.body.clone());
+        let left_of_it = left.clone().map(|left| Effect::Timer(left.into()));
+        let came = Came {
+            origin: Origin::Timer(firing.clone()),
+            left: Some((name.clone(), left_of_it)),
+            asked: None,
         };
-        let fired = Fired { name: name.clone(), firing: firing.clone(), left: left.clone() };
-        let arriving = Arriving { message, fired: Some(fired) };
-        // Nobody waits for the answer, and nobody goes away.
-        let mut caller = |_: &mut std::task::Context<'_>| Poll::Pending;
-        let (mut session, applied) = self.apply(session, arriving, &mut caller).await;
-        match applied {
-            Ok(Applied::New { record, ephemeral, .. }) => {
-                self.core.due().went(&session.key.service);
-                self.push_applied(&mut session, record, ephemeral);
-                metrics().timers_fired.increment(1);
-            }
-            // It has no key to be repeated by.
-            Ok(Applied::Repeat(_)) => {}
+        let (mut session, fired) = self.apply_effect(session, content, came, &mut nobody).await;
+        match fired {
+            Ok(()) => metrics().timers_fired.increment(1),
             Err(error) if is_the_handlers(&error) => {
-                self.core.due().went(&session.key.service);
                 self.failed(&mut session, &name, &timer, (firing, left), error);
             }
             Err(error) => return (session, Err(error)),
         }
+        self.core.due().went(&session.key.service);
         (session, Ok(()))
     }
 
@@ -260,65 +300,134 @@ impl Shell {
             died_ms: now_ms,
             set_by: timer.set_by,
         };
-        let changed = session.change_effects(|effects| {
+        let due_ms = dead.firing.due_ms;
+        let mut died = false;
+        self.record_effects(session, |effects| {
             if let Some(again) = again {
                 let again = Effect::Timer(again.into());
-                return Ok((vec![effects.change(name.clone(), Some(again))?], false));
+                return Ok(vec![effects.change(name.clone(), Some(again))?]);
             }
             // One that was tried again has its room.
+            let dead = Effect::Dead(dead.into());
             if !matches!(name, Name::Retried(..)) && !effects.has_room_for(&dead) {
                 let again = Effect::Timer(timer.failed_last(&error.detail, now_ms).into());
-                return Ok((vec![effects.change(name.clone(), Some(again))?], false));
+                return Ok(vec![effects.change(name.clone(), Some(again))?]);
             }
+            died = true;
             let left = left.map(|left| Effect::Timer(left.into()));
             let gone = effects.change(name.clone(), left)?;
             // Two may be for the same time: the row's is a part of its name only.
             let mut time = match name {
                 Name::Retried(_, time) => *time,
-                Name::Timer(_) | Name::Dead(..) => dead.firing.due_ms,
+                _ => due_ms,
             };
             let named = |time| {
-                let name = dead.firing.name.clone();
+                let name = name.timer().to_owned();
                 [Name::Dead(name.clone(), time), Name::Retried(name, time)]
             };
             while named(time).iter().any(|name| effects.get(name).is_some()) {
                 time += 1;
             }
-            let kept = Name::Dead(dead.firing.name.clone(), time);
-            Ok((vec![gone, effects.change(kept, Some(Effect::Dead(dead.into())))?], true))
+            let kept = Name::Dead(name.timer().to_owned(), time);
+            Ok(vec![gone, effects.change(kept, Some(dead))?])
         });
-        match changed {
-            Ok((changes, died)) => {
-                if died {
-                    metrics().timers_dead.increment(1);
-                }
-                if died && repeats::admit("a timer's message was given up", &session.key.service) {
-                    tracing::warn!(
-                        slot = self.slot,
-                        session = %session.key,
-                        timer = name.timer(),
-                        %error,
-                        "gave a timer's message up; see `slotd dead list`"
-                    );
-                }
-                let number = session.head.session_number;
-                self.push_effects(session, number, changes);
+        if died {
+            metrics().timers_dead.increment(1);
+            if repeats::admit("a timer's message was given up", &session.key.service) {
+                tracing::warn!(
+                    slot = self.slot,
+                    session = %session.key,
+                    timer = name.timer(),
+                    %error,
+                    "gave a timer's message up; see `slotd dead list`"
+                );
             }
-            // What is in memory may be half changed.
-            Err(error) => self.on(crate::slot::core::Event::Broken(error.into())),
+        }
+    }
+
+    /// Tells the handler what came of a message that its session has sent.
+    async fn deliver_outcome(
+        &mut self,
+        session: Box<Session>,
+        place: Place,
+        outcome: Arc<Outcome>,
+    ) -> (Box<Session>, Result<(), Error>) {
+        let content = (outcome.content_type.clone(), outcome.body.clone());
+        let origin = Origin::Answer(outcome.answered());
+        let came = Came { origin, left: Some((Name::Outcome(place), None)), asked: None };
+        let (mut session, told) = self.apply_effect(session, content, came, &mut nobody).await;
+        match told {
+            Ok(()) => metrics().sends_received.increment(1),
+            Err(error) if is_the_handlers(&error) => {
+                self.outcome_failed(&mut session, place, &outcome, &error);
+            }
+            Err(error) => return (session, Err(error)),
+        }
+        self.core.due().went(&session.key.service);
+        (session, Ok(()))
+    }
+
+    /// Writes down that the handler has failed an outcome.
+    pub(super) fn outcome_failed(
+        &mut self,
+        session: &mut Session,
+        place: Place,
+        outcome: &Outcome,
+        error: &Error,
+    ) {
+        metrics().sends_refused.increment(1);
+        let now_ms = crate::clock::now_ms();
+        let refusal = refusal(error);
+        let again = outcome.failed(&refusal.reason, now_ms);
+        let is_final = !refusal.retriable || again.is_exhausted();
+        let (name, mut died) = (Name::Outcome(place), false);
+        self.record_effects(session, |effects| {
+            let dead = Effect::DeadOutcome(
+                GivenUp {
+                    what: again.clone(),
+                    code: refusal.code.clone(),
+                    reason: refusal.reason.clone(),
+                    died_ms: now_ms,
+                }
+                .into(),
+            );
+            if !is_final || !effects.has_room_for(&dead) {
+                return Ok(vec![effects.change(name, Some(Effect::Outcome(again.into())))?]);
+            }
+            died = true;
+            let gone = effects.change(name, None)?;
+            Ok(vec![gone, effects.change(Name::DeadOutcome(place), Some(dead))?])
+        });
+        if died {
+            self.report_dead(&session.key, place, &outcome.of, &refusal);
         }
     }
 
     fn hold_due(&mut self, due: Due, service: &ServiceName, error: &Error) {
         metrics().timers_held.increment(1);
-        if repeats::admit("a timer waits", service) {
-            tracing::warn!(slot = self.slot, %service, %error, "a timer is due and has to wait");
+        if repeats::admit("what is due waits", service) {
+            tracing::warn!(slot = self.slot, %service, %error, "a timer, message or expiry is due and has to wait");
         }
         self.core.due().hold(due, service, crate::clock::now());
     }
 }
 
+/// Who waits for the answer to what is due: nobody, and nobody goes away.
+fn nobody(_: &mut std::task::Context<'_>) -> Poll<()> {
+    Poll::Pending
+}
+
 /// Whether a message failed by what its handler did.
-fn is_the_handlers(error: &Error) -> bool {
-    matches!(error.cause, Some(Cause::Rejected | Cause::Trapped | Cause::Limit | Cause::Deadline))
+pub(super) fn is_the_handlers(error: &Error) -> bool {
+    matches!(
+        error.cause,
+        Some(
+            Cause::Rejected
+                | Cause::Trapped
+                | Cause::Limit
+                | Cause::Deadline
+                | Cause::OutboxFull
+                | Cause::SendRefused
+        )
+    )
 }

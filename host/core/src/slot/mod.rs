@@ -9,7 +9,8 @@
 //!    back (`answers`).
 //! 3. `commits` appends the batch. What it causes leaves once it is durable, and it waits for a `flush`.
 //!
-//! What is due (`fire`) is carried out by the slot's task, which the node wakes for it (`wakes`).
+//! What is due (`fire`) is carried out by the slot's task, which the node wakes for it (`wakes`). What a message sends
+//! to other sessions is sent once it is durable (`outbox`), and handled there as mail of its own (`receive`).
 //!
 //! What a node knows of a slot, and which task has it, is its `seat`.
 
@@ -28,9 +29,11 @@ mod long;
 mod mail;
 pub mod open;
 mod operate;
+mod outbox;
 pub(crate) mod overlay;
 mod purge;
 pub mod read;
+mod receive;
 mod scan;
 pub mod seat;
 pub mod seated;
@@ -43,8 +46,10 @@ mod tests;
 pub mod wakes;
 
 pub use mail::{Mail, Mailed};
+pub use outbox::Courier;
 
 use crate::{
+    effects::rules::SendRules,
     error::{Cause, Error},
     level::FeatureLevel,
     log::{Last, Position, SlotLog, Term},
@@ -62,7 +67,7 @@ use std::sync::Weak;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -87,6 +92,10 @@ pub struct SlotContext {
     pub options: SlotOptions,
     /// When slots have something to do next.
     pub wakes: Wakes,
+    /// Takes messages from session to session; set once, when there is a way to other slots.
+    pub courier: OnceLock<Arc<dyn Courier>>,
+    /// Messages of all slots that are on their way to other sessions.
+    pub outbox: AtomicUsize,
     /// What may be written.
     pub level: Arc<FeatureLevel>,
     /// What a slot of a cluster has beside that. `None` on a node that stands alone.
@@ -133,6 +142,13 @@ pub struct SlotOptions {
     /// How long the log may leave it without an answer: [`crate::limits::ENGINE_TIMEOUT`], but in
     /// tests.
     pub engine_timeout: Duration,
+    /// In the cluster: a session's slot follows from it.
+    pub slot_count: u16,
+    /// Which services may send messages to which.
+    pub sends: Arc<SendRules>,
+    /// Between which services a message that is to be tried again holds up those behind it, of the same two
+    /// sessions.
+    pub in_order: Arc<SendRules>,
 }
 
 /// The answer's way back.

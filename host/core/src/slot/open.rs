@@ -222,6 +222,8 @@ impl Shell {
         if shell.context.cluster.is_some() {
             shell.switch_to_current();
         }
+        shell.look_for_sent()?;
+        shell.look_at_outbox();
         shell.look_for_due();
         Ok(shell)
     }

@@ -3,7 +3,6 @@
 use crate::{
     effects::Change,
     error::{Cause, Code, Error},
-    level::EFFECTS_FROM,
     limits,
     log::record::{Delete, Entry, Head, Record},
     message::{Consistency, Purged, Sent},
@@ -238,7 +237,7 @@ impl Shell {
         for (seq, imported) in (after + 1..).zip(history) {
             let mut entry = imported.entry(seq);
             // Not everyone could read it.
-            entry.origin = entry.origin.filter(|_| self.context.level.get() >= EFFECTS_FROM);
+            entry.origin = entry.origin.filter(|it| self.context.level.get() >= it.level());
             let entry = Arc::new(entry);
             let fingerprint = apply::fingerprint(&entry.content_type, &entry.body);
             self.append(&mut session, entry, fingerprint, Written::default());
@@ -299,7 +298,8 @@ impl Shell {
                 return Err((tx.discard(), refused(fault)));
             }
         }
-        tx.merge().map_err(|(session, fault)| (session, refused(fault)))
+        // It sends nothing.
+        tx.merge(&mut self.numbers()).map_err(|(session, fault)| (session, refused(fault)))
     }
 
     fn append_entered(
@@ -490,7 +490,7 @@ fn invalid(detail: String) -> Error {
 
 fn refused(fault: StateFault) -> Error {
     match fault {
-        StateFault::Limit(what) => invalid(what),
+        StateFault::Limit(what) | StateFault::Full(what) => invalid(what),
         StateFault::Store(error) => error.into(),
         StateFault::Level(what) => Error::of(Cause::NotYet, what),
         StateFault::ReadOnly => Error::internal(fault.to_string()),

@@ -2,14 +2,14 @@
 //! otherwise, so that a failed call leaves no trace.
 
 use crate::{
-    effects::{Change, Timer, rows::Name},
-    level::{EFFECTS_FROM, Level},
+    effects::{Change, Effect, Expiry, Outgoing, Timer, rows::Name},
+    level::{EFFECTS_FROM, Level, OLDEST, SENDS_FROM},
     limits,
     log::record::Write,
     names::SlotId,
     plugin::{State, StateFault},
     slot::{
-        effects::{EffectChanges, Timers},
+        effects::{EffectChanges, Numbers, Timers},
         scan::{Source, page},
         session::Session,
     },
@@ -26,8 +26,8 @@ pub struct Transaction {
     writes: BTreeMap<String, Option<Bytes>>,
     write_bytes: usize,
     read_only: bool,
-    /// Effects can be written, at the level in force.
-    effects_allowed: bool,
+    /// In force: effects change in it if they can be written at this level.
+    level: Level,
     effects: EffectChanges,
 }
 
@@ -50,7 +50,7 @@ impl Transaction {
             writes: BTreeMap::new(),
             write_bytes: 0,
             read_only: false,
-            effects_allowed: false,
+            level: OLDEST,
             effects: EffectChanges::default(),
         }
     }
@@ -58,13 +58,28 @@ impl Transaction {
     /// Effects may change in it if they can be written at this feature level.
     #[must_use]
     pub fn at_level(mut self, level: Level) -> Self {
-        self.effects_allowed = level >= EFFECTS_FROM;
+        self.level = level;
         self
     }
 
-    /// It is of a timer's message: what will be left of the timer. The session's effects are loaded.
-    pub fn fire(&mut self, name: Name, left: Option<Timer>) {
+    /// It is of the message of an effect: what will be left of that. The session's effects are loaded.
+    pub fn fire(&mut self, name: Name, left: Option<Effect>) {
         self.effects.fire(name, left);
+    }
+
+    /// What it sends to other sessions.
+    pub fn sent(&self) -> &[Outgoing] {
+        self.effects.sent()
+    }
+
+    /// Sends the reply to who has sent its message.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn reply(&mut self, reply: Outgoing) -> Result<(), StateFault> {
+        self.session.load_effects(&*self.store, self.slot)?;
+        self.effects.reply(reply);
+        Ok(())
     }
 
     /// The transaction that went into a call, back from it.
@@ -104,7 +119,7 @@ impl Transaction {
     /// # Errors
     /// The store could not say how large a value was that is replaced, or the session's state, or
     /// what is written in all, is over its limit. Then nothing has changed.
-    pub fn merge(mut self) -> Merged {
+    pub fn merge(mut self, numbers: &mut Numbers) -> Merged {
         let (mut keys, mut bytes) = (self.session.head.state_keys, self.session.head.state_bytes);
         let writes = std::mem::take(&mut self.writes);
         let mut written = 0;
@@ -143,7 +158,7 @@ impl Transaction {
         let mut written = Written { state: Vec::with_capacity(writes.len()), ..Written::default() };
         if !self.effects.is_empty() {
             let changes = std::mem::take(&mut self.effects);
-            match self.session.change_effects(|effects| changes.merge(effects)) {
+            match self.session.change_effects(|effects| changes.merge(effects, numbers)) {
                 Ok(changes) => written.effects = changes,
                 Err(error) => return Err((self.session, error.into())),
             }
@@ -165,16 +180,21 @@ impl Transaction {
 
     /// As [`Self::session_timers`], to change them.
     fn own_timers(&mut self) -> Result<Timers<'_>, StateFault> {
+        self.may("timers", EFFECTS_FROM)?;
+        self.session_timers()
+    }
+
+    fn may(&self, what: &str, from: Level) -> Result<(), StateFault> {
         if self.read_only {
             return Err(StateFault::ReadOnly);
         }
-        if !self.effects_allowed {
+        if self.level < from {
             return Err(StateFault::Level(format!(
-                "timers need feature level {EFFECTS_FROM}; raise it when every node can (`slotd \
-                 level --raise`)"
+                "{what} need feature level {from}; raise it when every node can (`slotd level \
+                 --raise`)"
             )));
         }
-        self.session_timers()
+        Ok(())
     }
 
     /// The value as it was before this transaction.
@@ -275,6 +295,18 @@ impl State for Transaction {
     ) -> Result<Vec<(String, Arc<Timer>)>, StateFault> {
         Ok(self.session_timers()?.list(after, limit as usize))
     }
+
+    fn expire(&mut self, expiry: Option<Expiry>) -> Result<(), StateFault> {
+        self.may("sessions that expire", SENDS_FROM)?;
+        self.session_timers()?.expire(expiry);
+        Ok(())
+    }
+
+    fn send(&mut self, outgoing: Outgoing) -> Result<(), StateFault> {
+        self.may("messages to other sessions", SENDS_FROM)?;
+        let effects = self.session.load_effects(&*self.store, self.slot)?;
+        self.effects.send(effects, outgoing)
+    }
 }
 
 #[cfg(test)]
@@ -323,6 +355,10 @@ mod tests {
         ]
     }
 
+    fn numbers() -> Numbers {
+        Numbers { slot_count: 1, last: crate::effects::send::Number::default() }
+    }
+
     fn begin(store: &Arc<dyn StateStore>, session: Box<Session>) -> Transaction {
         Transaction::new(0, store.clone(), session)
     }
@@ -348,14 +384,14 @@ mod tests {
         tx.end_phase();
         // The same keys again are the same record.
         fill(&mut tx, "migrated");
-        let (session, written) = tx.merge().ok().unwrap();
+        let (session, written) = tx.merge(&mut numbers()).ok().unwrap();
         assert!(!written.state.is_empty());
         let before = session.head.clone();
         let mut tx = begin(&store, session);
         fill(&mut tx, "migrated");
         tx.end_phase();
         fill(&mut tx, "handled");
-        let (session, fault) = tx.merge().err().unwrap();
+        let (session, fault) = tx.merge(&mut numbers()).err().unwrap();
         assert!(matches!(fault, StateFault::Limit(_)), "{fault:?}");
         assert_eq!(session.head, before, "the session is as it was");
     }
@@ -406,7 +442,7 @@ mod tests {
                         seen = merged.clone();
                     }
                     Step::Merge | Step::FlushAndEvict => {
-                        let (session, written) = tx.merge().map_err(|(_, fault)| fault).unwrap();
+                        let (session, written) = tx.merge(&mut numbers()).map_err(|(_, fault)| fault).unwrap();
                         for write in written.state {
                             unflushed.insert(write.key, write.value);
                         }

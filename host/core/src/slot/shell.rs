@@ -25,6 +25,7 @@ use crate::{
         finish::StopReply,
         flush::{Flushed, Flushing, Snapshotting},
         long::LongCalls,
+        outbox::{Sending, Sent},
         relaxed_store,
         session::Session,
         shared::{Decided, Shared, Turn},
@@ -62,6 +63,8 @@ enum Next {
     Flushed(Result<Flushed, StateError>),
     Snapshot(Result<Position, String>),
     Mail,
+    Sent(Sent),
+    Outbox,
     Due,
 }
 
@@ -103,6 +106,9 @@ pub(super) struct Shell {
     /// Of the call that runs.
     pub(super) signal: Arc<Signal>,
     pub(super) long: LongCalls,
+    /// The last message that was sent to another session in this term, from 1.
+    pub(super) sent: u64,
+    pub(super) sending: Sending,
 }
 
 impl Shell {
@@ -147,6 +153,8 @@ impl Shell {
             registered: None,
             signal: Arc::default(),
             long: LongCalls::default(),
+            sent: 0,
+            sending: Sending::default(),
         }
     }
 
@@ -204,8 +212,17 @@ impl Shell {
         if let Some(Poll::Ready(taken)) = self.snapshotting.as_mut().map(|it| it.poll(cx)) {
             return Some(Next::Snapshot(taken));
         }
+        // A batch takes so much. More of it is looked for when that has gone.
+        if self.core.batch_has_room()
+            && let Poll::Ready(sent) = self.sending.poll(cx)
+        {
+            return Some(Next::Sent(sent));
+        }
         if has_mail && self.takes_mail() {
             return Some(Next::Mail);
+        }
+        if self.core.sends_out() {
+            return Some(Next::Outbox);
         }
         self.is_due().then_some(Next::Due)
     }
@@ -245,8 +262,13 @@ impl Shell {
             Next::Decided(decided) => self.on_committed(decided),
             Next::Flushed(result) => self.on_flushed(result),
             Next::Snapshot(taken) => self.on_snapshot(taken),
+            Next::Sent(sent) => self.on_sent(sent),
+            Next::Outbox => self.send_out(),
             Next::Mail => {
                 self.take_ready(shared).await;
+                if self.core.sends_out() {
+                    self.send_out();
+                }
                 if self.is_due() {
                     self.fire_due().await;
                 }
@@ -302,7 +324,11 @@ impl Shell {
 
     /// Takes what waits, but not for ever: orders and commits come first.
     async fn take_ready(&mut self, shared: &Shared) {
-        for _ in 0..limits::MAIL_PER_TURN_MAX {
+        let begun = crate::clock::now();
+        for taken in 0..limits::MAIL_PER_TURN_MAX {
+            if taken > 0 && begun.elapsed() >= limits::MAIL_TURN {
+                return;
+            }
             let Some(next) = shared.next_mail() else { return };
             self.take(next).await;
             self.see_commits().await;
@@ -378,6 +404,7 @@ async fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
 impl Drop for Shell {
     fn drop(&mut self) {
         self.leave_due();
+        self.leave_outbox();
         self.context.cached_bytes.fetch_sub(self.cache_bytes, Ordering::Relaxed);
     }
 }

@@ -28,6 +28,7 @@ mod ephemeral;
 mod faulty;
 mod long;
 mod operate;
+mod sends;
 mod timers;
 
 fn message_under(
@@ -203,13 +204,43 @@ impl Fixture {
             cached_bytes: 0.into(),
             mail_taken: 0.into(),
             wakes: Wakes::default(),
-            options: SlotOptions { mailbox_messages: 16, cache_bytes: 1 << 20, engine_timeout },
+            courier: OnceLock::new(),
+            outbox: 0.into(),
+            options: SlotOptions {
+                mailbox_messages: 16,
+                cache_bytes: 1 << 20,
+                engine_timeout,
+                slot_count: sends::SLOTS,
+                sends: Arc::new(SendRules::parse("s>s").unwrap()),
+                in_order: Arc::default(),
+            },
             level: Arc::new(FeatureLevel::new(level::NEWEST)),
             cluster: None,
         });
         let task_lock = TaskLock::default();
         let slot = SlotHandle::spawn(SLOT, task_lock.clone(), context.clone());
         Self { slot, task_lock, context, appends, store_fails, at_read, ended, data, _dir: dir }
+    }
+
+    /// A context like its own, over another log or at another level.
+    fn context_over(&self, log: Arc<dyn SlotLog>, level: Arc<FeatureLevel>) -> SlotContext {
+        let context = &self.context;
+        SlotContext {
+            node: "n".into(),
+            log,
+            store: context.store.clone(),
+            plugins: context.plugins.clone(),
+            catalogue: context.catalogue.clone(),
+            kept: KeptPlugins::default(),
+            cached_bytes: 0.into(),
+            mail_taken: 0.into(),
+            wakes: Wakes::default(),
+            courier: OnceLock::new(),
+            outbox: 0.into(),
+            options: context.options.clone(),
+            level,
+            cluster: None,
+        }
     }
 
     fn send(&self, body: &'static [u8]) -> oneshot::Receiver<Result<Sent, Error>> {

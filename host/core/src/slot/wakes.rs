@@ -97,6 +97,10 @@ impl Wakes {
 /// # Errors
 /// As any read.
 pub fn first_due(store: &dyn StateStore, slot: SlotId) -> Result<Option<u64>, StateError> {
+    // What is on its way is due at once.
+    if !store.scan(slot, rows::OUTBOX, b"", None, 1, usize::MAX)?.is_empty() {
+        return Ok(Some(0));
+    }
     let rows = store.scan(slot, rows::DUE, b"", None, 1, usize::MAX)?;
     Ok(rows.first().and_then(|(key, _)| Due::of_key(key)).map(|due| due.due_ms))
 }
@@ -143,7 +147,9 @@ impl Shell {
             return;
         }
         let (now_ms, now) = (crate::clock::now_ms(), crate::clock::now());
+        let sends = !self.core.outbox().is_empty();
         let next = self.core.due().next_ms(now_ms, now);
+        let next = if sends { Some(now_ms) } else { next };
         let pause = u64::try_from(limits::EFFECT_HOLD_MAX.as_millis()).unwrap_or(u64::MAX);
         let next = next.map(|next| match self.ended_in_order {
             true => next,
@@ -152,8 +158,11 @@ impl Shell {
         self.context.wakes.set(self.slot, next.filter(|_| self.context.cluster.is_none()));
     }
 
-    /// Whether something is due within so much time.
+    /// Whether something is due within so much time, or is on its way to another slot.
     pub(super) fn is_due_within(&mut self, time: Duration) -> bool {
+        if !self.core.outbox().is_empty() {
+            return true;
+        }
         let (now_ms, now) = (crate::clock::now_ms(), crate::clock::now());
         let until = now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.core.due().next_ms(now_ms, now).is_some_and(|next| next <= until)

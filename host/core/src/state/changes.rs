@@ -8,7 +8,7 @@ use crate::{
     },
     log::{
         Position,
-        record::{Batch, Delete, Effects, Entry, Head, Message, Record},
+        record::{Batch, Delete, Effects, Entry, Head, Message, Received, Record},
     },
     names::SessionKey,
     state::{Remembered, SlotMeta, deleted, hash::Map},
@@ -107,6 +107,7 @@ impl Changes {
                     let Effects { key, session_number, changes } = *effects;
                     self.fold_effects(&key, session_number, changes);
                 }
+                Record::Received(received) => self.fold_received(&received),
             }
         }
     }
@@ -163,8 +164,21 @@ impl Changes {
                 rows.insert(due.key(), Some(owner));
             }
         }
+        for change in &changes {
+            let Some(row) = change.on_its_way(session_number) else { continue };
+            let owner =
+                change.value.as_ref().map(|_| Owner(key.clone()).encode().unwrap_or_default());
+            self.sessions.entry(rows::OUTBOX).or_default().state.insert(row.key(), owner);
+        }
         let own = &mut self.sessions.entry(rows::of_session(session_number)).or_default().state;
         own.extend(changes.into_iter().map(|change| (change.row, change.value)));
+    }
+
+    fn fold_received(&mut self, received: &Received) {
+        let rows = &mut self.sessions.entry(rows::RECEIVED).or_default().state;
+        // Numbers, which can always be encoded.
+        let mark = received.mark.encode().unwrap_or_default();
+        rows.insert(rows::received_key(received.from), Some(mark));
     }
 
     fn fold_delete(&mut self, meta: &mut SlotMeta, mut delete: Delete) {

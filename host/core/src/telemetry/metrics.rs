@@ -155,14 +155,26 @@ table! {
     /// Deliveries of ephemeral events that were dropped because the subscriber, or the link to its
     /// node, was behind.
     ephemeral_dropped: Counter "slotd_ephemeral_dropped_total";
-    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held: also what else is due, messages between sessions and expiries).
     timers_fired: Counter "slotd_timers_total" {"outcome" = "fired"};
-    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held: also what else is due, messages between sessions and expiries).
     timers_failed: Counter "slotd_timers_total" {"outcome" = "failed"};
-    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held: also what else is due, messages between sessions and expiries).
     timers_dead: Counter "slotd_timers_total" {"outcome" = "dead"};
-    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held).
+    /// Messages of timers: handled (fired), failed by their handler, given up (dead), or waiting because the node could not call it (held: also what else is due, messages between sessions and expiries).
     timers_held: Counter "slotd_timers_total" {"outcome" = "held"};
+    /// Messages from session to session: arrived where they were sent to (delivered), refused there or their outcome failed by its handler (refused), given up (dead), or held since the other slot could not be reached (held, by pieces).
+    sends_delivered: Counter "slotd_sends_total" {"outcome" = "delivered"};
+    /// Messages from session to session: arrived where they were sent to (delivered), refused there, given up (dead), or held since the other slot could not be reached (held, by pieces).
+    sends_refused: Counter "slotd_sends_total" {"outcome" = "refused"};
+    /// Messages from session to session: arrived where they were sent to (delivered), refused there, given up (dead), or held since the other slot could not be reached (held, by pieces).
+    sends_dead: Counter "slotd_sends_total" {"outcome" = "dead"};
+    /// Messages from session to session: arrived where they were sent to (delivered), refused there, given up (dead), or held since the other slot could not be reached (held, by pieces).
+    sends_held: Counter "slotd_sends_total" {"outcome" = "held"};
+    /// Messages from other sessions that were handled here, and outcomes of messages to them.
+    sends_received: Counter "slotd_sends_received_total";
+    /// Sessions that were deleted since their handler had them expire.
+    sessions_expired: Counter "slotd_sessions_expired_total";
     /// Slots in which something is due later, and which the node wakes for it: running ones, and on a standalone node also those that rest.
     slots_to_wake: Gauge "slotd_slots_to_wake";
     /// How late the handler of a timer's message is called.

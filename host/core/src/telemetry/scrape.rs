@@ -39,6 +39,8 @@ pub struct Snapshot {
     /// Sessions whose state is in memory, and the bytes they take.
     pub sessions_cached: u64,
     pub session_cache_bytes: u64,
+    /// Messages between sessions that are on their way from this node's slots.
+    pub outbox: u64,
     /// Whether requests can be served.
     pub ready: bool,
     /// The node's services.
@@ -100,6 +102,12 @@ pub(super) static SCRAPED: &[Metric] = &[
         &[],
         "Memory of the sessions whose state is in memory.",
     ),
+    Metric::scraped(
+        "slotd_outbox_messages",
+        &[],
+        "Messages to other sessions that are on their way from this node's slots. One that keeps growing: a \
+         slot or a service that they are for does not take them.",
+    ),
     Metric::scraped("slotd_ready", &[], "1 if the node can serve requests, else 0."),
     Metric::scraped("slotd_build_info", LABEL_VERSION, "Always 1; the label has slotd's version."),
     Metric::scraped("process_resident_memory_bytes", &[], "Resident memory."),
@@ -153,7 +161,7 @@ pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(Stri
     let by_slot = |values: BTreeMap<SlotId, u64>| {
         values.into_iter().map(|(slot, value)| (slot.to_string(), value)).collect()
     };
-    let values: [Vec<(String, u64)>; 17] = [
+    let values: [Vec<(String, u64)>; 18] = [
         by_slot(depths),
         by_slot(claims),
         one(running),
@@ -166,6 +174,7 @@ pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(Stri
         by_service(|memory| memory.code_bytes),
         sum(|s| s.sessions_cached),
         sum(|s| s.session_cache_bytes),
+        sum(|s| s.outbox),
         one(u64::from(ready)),
         vec![(env!("CARGO_PKG_VERSION").into(), 1)],
         resident_bytes().map_or_else(Vec::new, one),

@@ -95,6 +95,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::NatsServers => "URLS",
         Kind::Monitors => "URLS",
         Kind::Seeds => "PEERS",
+        Kind::Sends => "PAIRS",
         Kind::Services => "SERVICES",
         Kind::Snapshots => "URL",
         Kind::Filter => "FILTER",

@@ -49,8 +49,8 @@ pub struct TimerCancel {
 
 #[derive(Debug, Subcommand)]
 pub enum DeadCmd {
-    /// List messages of timers that were given up: the handler failed them 20 times, or rejected
-    /// them for good
+    /// List messages that were given up: the handler failed them 20 times, or rejected them for
+    /// good
     List(Timers),
     /// Try dead messages again at once, and as often as the first time
     Retry(DeadArgs),
@@ -64,10 +64,10 @@ pub struct DeadArgs {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// The timer's name: all dead messages of this timer
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub timer: Option<String>,
-    /// Only the one for this time, in milliseconds since the Unix epoch (DUE MS of `dead list`)
+    /// The id of a message, or a timer's name: all dead messages of this timer
+    #[arg(value_name = "ID|TIMER", required_unless_present = "all", conflicts_with = "all")]
+    pub message: Option<String>,
+    /// Of a timer, only the one for this time, in milliseconds since the Unix epoch (DUE MS of `dead list`)
     #[arg(long, value_name = "MS", conflicts_with = "all")]
     pub due: Option<u64>,
     /// All dead messages of the session

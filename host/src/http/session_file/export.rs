@@ -1,8 +1,7 @@
 //! Writes a session as a file, a page at a time.
 
-use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine, TimerLine};
+use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
 use crate::{
-    effects::Origin,
     error::{Code, Error},
     limits,
     log::record::Entry,
@@ -138,7 +137,7 @@ impl Export {
             content_type: event.content_type.clone(),
             body_base64: BASE64.encode(&event.body),
         });
-        MessageLine {
+        let mut line = MessageLine {
             seq: entry.seq,
             id: entry.client_key().map(str::to_owned),
             operator: entry.is_operators(),
@@ -150,13 +149,12 @@ impl Export {
             reply_base64: BASE64.encode(&entry.reply),
             digest: self.service.deployment(entry.deployment).map(|known| known.digest),
             events: events.collect(),
-            timer: entry.origin.as_deref().map(|Origin::Timer(firing)| TimerLine {
-                name: firing.name.clone(),
-                due_ms: firing.due_ms,
-                missed: firing.missed,
-                attempt: firing.attempt,
-            }),
-        }
+            timer: None,
+            delivery: None,
+            answer: None,
+        };
+        line.set_origin(entry.origin.as_deref());
+        line
     }
 
     async fn state(&mut self, out: &mut BytesMut, after: Option<String>) -> Result<Step, Error> {

@@ -1,10 +1,11 @@
 //! Reads a file into a session, a part at a time.
 
-use super::{EndLine, FORMAT, HeadLine, Line, MessageLine, StateLine, TimerLine};
+use super::{EndLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
 use crate::{
-    effects::{Firing, Origin, timer::name_problem},
-    error::{Code, Error},
+    effects::Origin,
+    error::{Cause, Code, Error},
     http::{body::decode_base64, operate::NOTE_FORMAT, params, views::SessionImported},
+    level::EFFECTS_FROM,
     limits,
     log::record::{DeploymentId, Event},
     names::SessionKey,
@@ -173,6 +174,7 @@ impl Reader {
         match line {
             Line::Message(message) => {
                 let message = self.message(*message).map_err(|why| bad(at, why))?;
+                self.check_level(at, message.origin.as_deref())?;
                 self.time_ms = message.time_ms;
                 if !self.history.is_empty() && self.bytes + message.bytes() > PART_BYTES {
                     self.part(false).await?;
@@ -247,7 +249,21 @@ impl Reader {
         Ok(())
     }
 
-    fn message(&self, line: MessageLine) -> Result<Imported, String> {
+    /// Not every node can read what comes from a session: below its level it is refused. What comes from a timer
+    /// becomes a message without an origin there.
+    fn check_level(&self, at: u64, origin: Option<&Origin>) -> Result<(), Error> {
+        let needed = origin.map(Origin::level).filter(|needed| *needed > EFFECTS_FROM);
+        let Some(needed) = needed.filter(|needed| self.node.level_now() < *needed) else {
+            return Ok(());
+        };
+        let detail = format!(
+            "line {at} of the file: the message comes from another session, which needs feature \
+             level {needed}; raise it with `slotd level --raise`"
+        );
+        Err(Error::of(Cause::NotYet, detail))
+    }
+
+    fn message(&self, mut line: MessageLine) -> Result<Imported, String> {
         let bytes = |base64: &str, what: &str| {
             decode_base64(base64).map(Bytes::from).ok_or_else(|| format!("{what} is not base64"))
         };
@@ -264,6 +280,7 @@ impl Reader {
         if let Some(sender) = &line.sender {
             checked(params::check_sender(sender))?;
         }
+        let origin = line.take_origin()?;
         checked(params::check_content_type(&line.content_type))?;
         check_time(line.time_ms, self.time_ms, crate::clock::now_ms())?;
         let service = self.node.catalogued(&self.key.service).map_err(|e| e.to_string())?;
@@ -283,7 +300,7 @@ impl Reader {
             reply: bytes(&line.reply_base64, "a reply")?,
             deployment: deployment.unwrap_or_else(|| service.target().id()),
             events: events.collect::<Result<_, String>>()?,
-            origin: line.timer.map(origin).transpose()?,
+            origin,
         };
         fits(&imported, self.reading.body_bytes_max)?;
         Ok(imported)
@@ -410,14 +427,6 @@ fn check_time(time_ms: u64, before_ms: u64, now_ms: u64) -> Result<(), String> {
             Err(format!("time_ms is {time_ms}, which is ahead of this node's clock ({now_ms})"))
         }
         false => Ok(()),
-    }
-}
-
-fn origin(timer: TimerLine) -> Result<Box<Origin>, String> {
-    let TimerLine { name, due_ms, missed, attempt } = timer;
-    match name_problem(&name) {
-        Some(problem) => Err(problem),
-        None => Ok(Box::new(Origin::Timer(Firing { name, due_ms, missed, attempt }))),
     }
 }
 

@@ -1,10 +1,12 @@
-//! Timers, and messages of timers that were given up.
+//! Timers, and messages that were given up.
 
-use super::{Inline, Shown};
+use super::{Inline, Shown, sends};
 use crate::{
-    effects::{Dead, Timer, When, rows::Name},
+    effects::{
+        Dead, Effect, Expiry, GivenUp, Outcome, Outgoing, Timer, When, rows::Name, send::Place,
+    },
     names::{SessionId, SessionKey},
-    operation::{EffectAction, EffectsPage, Found, Listed},
+    operation::{EffectAction, EffectsPage, Found},
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -15,9 +17,21 @@ use utoipa::ToSchema;
 pub struct TimersPage<'a> {
     /// Of a service by the time at which they are tried next, of a session by name.
     pub timers: Vec<TimerView<'a>>,
+    /// Sessions that are deleted at a time, unless a message says otherwise.
+    pub expiring: Vec<ExpiringView<'a>>,
     /// Give it as `after` for the next page; absent when this is the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<String>,
+}
+
+/// A session that expires.
+#[derive(Serialize, ToSchema)]
+pub struct ExpiringView<'a> {
+    pub session: &'a str,
+    /// When it is deleted, in milliseconds since the Unix epoch.
+    pub due_ms: u64,
+    /// The message that said so.
+    pub set_by: u64,
 }
 
 /// A timer that is set.
@@ -49,7 +63,7 @@ pub struct TimerView<'a> {
     pub content: ContentView<'a>,
 }
 
-/// What the message of a timer has.
+/// What the message of a timer has, or one to another session.
 #[derive(Serialize, ToSchema)]
 pub struct ContentView<'a> {
     pub content_type: &'a str,
@@ -63,23 +77,45 @@ pub struct ContentView<'a> {
     pub body_base64: Option<String>,
 }
 
-/// Messages of timers that were given up.
+/// Messages that were given up: of timers, and to other sessions.
 #[derive(Serialize, ToSchema)]
 pub struct DeadPage<'a> {
-    /// By session and timer.
+    /// By session.
     pub dead: Vec<DeadView<'a>>,
     /// Give it as `after` for the next page; absent when this is the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<String>,
 }
 
-/// A message of a timer that was given up: its handler failed it too often, or rejected it for good.
+/// A message that was given up: its handler failed it too often, or rejected it for good.
 #[derive(Serialize, ToSchema)]
 pub struct DeadView<'a> {
     pub session: &'a str,
-    pub timer: &'a str,
-    /// The time that it was for, in milliseconds since the Unix epoch: with the timer its name.
-    pub due_ms: u64,
+    /// `timer`: a message of a timer of the session. `send`: one that the session has sent to another. `outcome`: what
+    /// came of one, which the session's own handler failed.
+    pub kind: &'static str,
+    /// Of a timer's message: the timer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timer: Option<&'a str>,
+    /// Of a timer's message: the time that it was for, in milliseconds since the Unix epoch: with the timer its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due_ms: Option<u64>,
+    /// Of others: its name among those of the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Of one that was sent: the session that it is for, as `service/session`. Of an outcome, the session that was
+    /// asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Of one that was sent: it is the reply to a message of the other session, which waits for it under this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<&'a str>,
+    /// Of an outcome: the name that it comes back under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<&'a str>,
+    /// Of an outcome: why the message was not handled. Absent: it was, and the body is the reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<sends::RefusalView<'a>>,
     /// How often it was tried; since an operator tries it again, if one does.
     pub attempts: u32,
     /// When it was given up, in milliseconds since the Unix epoch; absent if it is being tried again.
@@ -93,8 +129,12 @@ pub struct DeadView<'a> {
     pub code: Option<&'a str>,
     /// Why it failed last.
     pub reason: &'a str,
-    /// The message that set the timer.
-    pub set_by: u64,
+    /// Of a timer's message: the message that set the timer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_by: Option<u64>,
+    /// Of others: the message of the session that sent it, or that asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_by: Option<u64>,
     #[serde(flatten)]
     pub content: ContentView<'a>,
 }
@@ -104,16 +144,26 @@ pub struct DeadView<'a> {
 pub struct EffectChanged {
     #[schema(value_type = String)]
     pub session: SessionId,
-    pub timer: String,
-    /// Of a dead message: the time that it was for.
+    /// The timer, or the one whose message it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timer: Option<String>,
+    /// Of a dead message of a timer: the time that it was for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due_ms: Option<u64>,
+    /// Of a dead message that is no timer's: its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// `cancelled`, `retried` or `dropped`.
     pub done: &'static str,
 }
 
 impl<'a> ContentView<'a> {
-    fn new(found: &'a Found, content_type: &'a str, body: &'a Bytes, with_body: bool) -> Self {
+    pub(super) fn new(
+        found: &'a Found,
+        content_type: &'a str,
+        body: &'a Bytes,
+        with_body: bool,
+    ) -> Self {
         let shown = with_body.then(|| Shown::new(content_type, body));
         Self {
             content_type,
@@ -132,12 +182,19 @@ impl<'a> TimersPage<'a> {
         with_body: bool,
     ) -> Self {
         let timers = page.found.iter().filter_map(|found| match (&found.name, &found.effect) {
-            (Name::Timer(name), Listed::Timer(timer)) => {
+            (Name::Timer(name), Effect::Timer(timer)) => {
                 Some(TimerView::new(found, name, timer, with_body))
             }
             _ => None,
         });
-        Self { timers: timers.collect(), next_after }
+        let expiring = page.found.iter().filter_map(|found| match &found.effect {
+            Effect::Expiry(Expiry { at_ms, set_by }) => {
+                let session = found.session.as_str();
+                Some(ExpiringView { session, due_ms: *at_ms, set_by: *set_by })
+            }
+            _ => None,
+        });
+        Self { timers: timers.collect(), expiring: expiring.collect(), next_after }
     }
 }
 
@@ -165,18 +222,24 @@ impl<'a> TimerView<'a> {
 }
 
 impl<'a> DeadPage<'a> {
-    /// Timers are left out.
+    /// Timers are left out, and what is in the outbox.
     pub(in crate::http) fn new(
         page: &'a EffectsPage,
         next_after: Option<String>,
         with_body: bool,
     ) -> Self {
         let dead = page.found.iter().filter_map(|found| match (&found.name, &found.effect) {
-            (Name::Dead(name, due_ms), Listed::Dead(dead)) => {
+            (Name::Dead(name, due_ms), Effect::Dead(dead)) => {
                 Some(DeadView::dead(found, name, *due_ms, dead, with_body))
             }
-            (Name::Retried(name, due_ms), Listed::Timer(timer)) => {
+            (Name::Retried(name, due_ms), Effect::Timer(timer)) => {
                 Some(DeadView::retried(found, name, *due_ms, timer, with_body))
+            }
+            (Name::DeadOutgoing(place), Effect::DeadOutgoing(dead)) => {
+                Some(DeadView::send(found, *place, dead, with_body))
+            }
+            (Name::DeadOutcome(place), Effect::DeadOutcome(dead)) => {
+                Some(DeadView::outcome(found, *place, dead, with_body))
             }
             _ => None,
         });
@@ -192,17 +255,16 @@ impl<'a> DeadView<'a> {
         dead: &'a Dead,
         with_body: bool,
     ) -> Self {
+        let content = ContentView::new(found, &dead.content_type, &dead.body, with_body);
         Self {
-            session: found.session.as_str(),
-            timer,
-            due_ms,
+            timer: Some(timer),
+            due_ms: Some(due_ms),
             attempts: dead.firing.attempt,
             died_ms: Some(dead.died_ms),
-            next_ms: None,
             code: Some(&dead.code),
             reason: &dead.reason,
-            set_by: dead.set_by,
-            content: ContentView::new(found, &dead.content_type, &dead.body, with_body),
+            set_by: Some(dead.set_by),
+            ..Self::new(found, "timer", content)
         }
     }
 
@@ -213,28 +275,93 @@ impl<'a> DeadView<'a> {
         timer: &'a Timer,
         with_body: bool,
     ) -> Self {
+        let content = ContentView::new(found, &timer.content_type, &timer.body, with_body);
+        Self {
+            timer: Some(name),
+            due_ms: Some(due_ms),
+            attempts: timer.failures,
+            next_ms: Some(timer.next_ms),
+            reason: &timer.reason,
+            set_by: Some(timer.set_by),
+            ..Self::new(found, "timer", content)
+        }
+    }
+
+    fn send(found: &'a Found, place: Place, dead: &'a GivenUp<Outgoing>, with_body: bool) -> Self {
+        let sent = &dead.what;
+        let content = ContentView::new(found, &sent.content_type, &sent.body, with_body);
+        Self {
+            id: Some(place.to_string()),
+            to: Some(sent.to.to_string()),
+            reply_to: sends::names(&sent.content).0,
+            attempts: sent.failures,
+            died_ms: Some(dead.died_ms),
+            code: Some(&dead.code),
+            reason: &dead.reason,
+            sent_by: Some(sent.sent_by),
+            ..Self::new(found, "send", content)
+        }
+    }
+
+    fn outcome(
+        found: &'a Found,
+        place: Place,
+        dead: &'a GivenUp<Outcome>,
+        with_body: bool,
+    ) -> Self {
+        let outcome = &dead.what;
+        let content = ContentView::new(found, &outcome.content_type, &outcome.body, with_body);
+        Self {
+            id: Some(place.to_string()),
+            to: Some(outcome.of.to_string()),
+            reply: Some(&outcome.name),
+            refusal: outcome.refusal.as_ref().map(sends::RefusalView::new),
+            attempts: outcome.failures,
+            died_ms: Some(dead.died_ms),
+            code: Some(&dead.code),
+            reason: &dead.reason,
+            sent_by: Some(outcome.sent_by),
+            ..Self::new(found, "outcome", content)
+        }
+    }
+
+    fn new(found: &'a Found, kind: &'static str, content: ContentView<'a>) -> Self {
         Self {
             session: found.session.as_str(),
-            timer: name,
-            due_ms,
-            attempts: timer.failures,
+            kind,
+            timer: None,
+            due_ms: None,
+            id: None,
+            to: None,
+            reply_to: None,
+            reply: None,
+            refusal: None,
+            attempts: 0,
             died_ms: None,
-            next_ms: Some(timer.next_ms),
+            next_ms: None,
             code: None,
-            reason: &timer.reason,
-            set_by: timer.set_by,
-            content: ContentView::new(found, &timer.content_type, &timer.body, with_body),
+            reason: "",
+            set_by: None,
+            sent_by: None,
+            content,
         }
     }
 }
 
 impl EffectChanged {
     pub(in crate::http) fn new(key: &SessionKey, action: EffectAction) -> Self {
-        let (timer, due_ms, done) = match action {
-            EffectAction::CancelTimer { timer } => (timer, None, "cancelled"),
-            EffectAction::RetryDead { timer, due_ms } => (timer, Some(due_ms), "retried"),
-            EffectAction::DropDead { timer, due_ms } => (timer, Some(due_ms), "dropped"),
+        let (timer, due_ms, place, done) = match action {
+            EffectAction::CancelTimer { timer } => (Some(timer), None, None, "cancelled"),
+            EffectAction::RetryDead { timer, due_ms } => {
+                (Some(timer), Some(due_ms), None, "retried")
+            }
+            EffectAction::DropDead { timer, due_ms } => {
+                (Some(timer), Some(due_ms), None, "dropped")
+            }
+            EffectAction::RetryDeadSend(place) => (None, None, Some(place), "retried"),
+            EffectAction::DropDeadSend(place) => (None, None, Some(place), "dropped"),
         };
-        Self { session: key.session.clone(), timer, due_ms, done }
+        let id = place.map(|place| place.to_string());
+        Self { session: key.session.clone(), timer, due_ms, id, done }
     }
 }

@@ -10,8 +10,8 @@ use crate::{
     },
     names::SessionKey,
     operation::{
-        ChangeEffect, Delete, Describe, List, ListEffects, Notify, Operate, Query, ReadHistory,
-        ReadState, Subscribe,
+        ChangeEffect, Delete, Deliver, Describe, List, ListEffects, Notify, Operate, Query,
+        ReadHistory, ReadState, Subscribe,
     },
     operator::StatePage,
     position::Incarnation,
@@ -122,6 +122,7 @@ fn answers_arrive_as_they_were_sent() {
                 more: true,
             })),
             Response::Effects(golden::effects()),
+            Response::Delivered(golden::delivered()),
             Response::Control("x".into()),
             Response::NotOwner { owner: Some("b".into()), term: 4, position: 5 },
         ]
@@ -149,6 +150,7 @@ fn shown(response: &Response) -> String {
         Response::Slots(v) => format!("{v:?}"),
         Response::State(v) => format!("{v:?}"),
         Response::Effects(v) => format!("{v:?}"),
+        Response::Delivered(v) => format!("{v:?}"),
         Response::Control(v) => format!("{v:?}"),
         Response::NotOwner { owner, term, position } => format!("{owner:?} {term} {position}"),
     }

@@ -6,7 +6,8 @@
 //! in addition one day needs a feature level of its own ([`crate::level`]).
 
 use super::{
-    Activate, Batch, Delete, DeploymentId, Effects, Entry, Head, Message, Pin, Record, Write,
+    Activate, Batch, Delete, DeploymentId, Effects, Entry, Head, Message, Pin, Received, Record,
+    Write,
 };
 use crate::{
     effects::Change,
@@ -28,6 +29,8 @@ const DELETE: u8 = 5;
 const MESSAGE_WITH_EFFECTS: u8 = 6;
 const DELETE_WITH_EFFECTS: u8 = 7;
 const EFFECTS: u8 = 8;
+/// From feature level 5 on.
+const RECEIVED: u8 = 9;
 /// Kind and length.
 const RECORD_HEAD_BYTES: usize = 5;
 
@@ -121,6 +124,7 @@ pub(super) fn encode(batch: &Batch, mut out: Vec<u8>) -> Result<Vec<u8>, String>
                 }
             }
             Record::Effects(effects) => (EFFECTS, put(effects, out)?),
+            Record::Received(received) => (RECEIVED, put(received, out)?),
         };
         let length = u32::try_from(out.len() - at - RECORD_HEAD_BYTES);
         let length = length.map_err(|_| "a record is too long".to_owned())?;
@@ -172,6 +176,7 @@ pub(super) fn decode(rest: &[u8]) -> Result<Batch, String> {
                 Record::Delete(Delete { effects, ..delete })
             }
             EFFECTS => Record::Effects(Box::new(get::<Effects>(fields)?)),
+            RECEIVED => Record::Received(get::<Received>(fields)?),
             other => return Err(format!("a record of kind {other} is from a later slotd")),
         });
         rest = tail;

@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::effects::Firing;
+use crate::effects::{
+    Firing,
+    rows::Name,
+    send::{self},
+};
 use proptest::prelude::*;
 
 fn message(seq: u64, body: &[u8], pinned: Option<Pin>) -> Message {
@@ -190,6 +194,59 @@ fn effects_keep_their_form_and_need_their_level() {
     assert_eq!(hex(&bytes), EFFECTS);
 }
 
+/// A message of another session, and what else is written of messages between sessions.
+#[test]
+fn messages_between_sessions_keep_their_form_and_need_their_level() {
+    let from = SessionKey::parse("cart", "c").unwrap();
+    let mut message = message(3, b"hi", None);
+    let entry = Arc::make_mut(&mut message.entry);
+    (entry.id, entry.sender) = (None, None);
+    let received =
+        send::Received { from: from.clone(), sent_by: 4, attempt: 1, hops: 2, reply: true };
+    entry.origin = Some(Box::new(Origin::Session(received)));
+    let refusal = send::Refusal { code: "c".into(), reason: "w".into(), retriable: false };
+    let answered = send::Answered {
+        of: from,
+        name: "r".into(),
+        sent_by: 4,
+        attempt: 1,
+        hops: 2,
+        refusal: Some(refusal),
+    };
+    let mut answer = message.clone();
+    Arc::make_mut(&mut answer.entry).origin = Some(Box::new(Origin::Answer(answered)));
+    let number = |index| send::Number { term: 7, index };
+    let mark = send::Mark { last: number(8), round: number(9) };
+    let row = Name::Outgoing(send::Place { to: 3, number: number(1) }).row();
+    let change = Change { row, value: Some("sent".into()), was_due: None, due: None };
+    let key = SessionKey::parse("chat", "room-2").unwrap();
+    let effects = Effects { key, session_number: 7, changes: vec![change] };
+    let records = vec![
+        Record::Message(Box::new(message)),
+        Record::Message(Box::new(answer)),
+        Record::Received(Received { from: 5, mark }),
+        Record::Effects(Box::new(effects)),
+    ];
+    for record in &records {
+        let batch = Batch { slot: 511, term: 9, attempt: 1, records: vec![record.clone()] };
+        assert!(batch.encode_at(4).is_err(), "{record:?} at level 4");
+    }
+    let batch = Batch { slot: 511, term: 9, attempt: 1, records };
+    let bytes = batch.encode_at(5).unwrap();
+    assert_eq!(Batch::decode(&bytes).unwrap(), batch);
+    assert_eq!(hex(&bytes), SENDS);
+}
+
+const SENDS: &str = concat!(
+    "02ff03090104047f000000046368617406726f6f6d2d3105000101046361727401630401020103000083d095ffbc",
+    "310a746578742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165d5",
+    "aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc3102000109",
+    "0486000000046368617406726f6f6d2d310500010204636172740163017204010201016301770003000083d095ff",
+    "bc310a746578742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165",
+    "d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc31020001",
+    "0909050000000507080709082a000000046368617406726f6f6d2d32070113040003000000000000000700000000",
+    "00000001010473656e740000",
+);
 const EFFECTS: &str = concat!(
     "02ff03090103",
     "068b000000046368617406726f6f6d2d310500010005636c6f73658827020103000083d095ffbc310a746578742f",

@@ -93,7 +93,8 @@ fn track(version: &str) -> &str {
 }
 
 /// Interfaces whose functions have effects outside of a session's state.
-const EFFECTS: &[&str] = &["slotd:slot/effects", "slotd:slot/session", "slotd:slot/timers"];
+const EFFECTS: &[&str] =
+    &["slotd:slot/effects", "slotd:slot/session", "slotd:slot/timers", "slotd:slot/sends"];
 /// Those of their functions that only look.
 const LOOKS: &[&str] = &["current", "get", "list"];
 
@@ -261,10 +262,13 @@ mod tests {
         let state: Vec<_> = WORLD.imports["slotd:slot/state"].keys().collect();
         assert_eq!(state, ["delete", "get", "scan", "set"]);
         assert_eq!(WORLD.imports["slotd:slot/effects"].len(), 1);
-        assert_eq!(WORLD.imports["slotd:slot/session"].len(), 1);
+        let session: Vec<_> = WORLD.imports["slotd:slot/session"].keys().collect();
+        assert_eq!(session, ["expire", "notify"]);
         // One that is added acts, or only looks: `LOOKS`.
         let timers: Vec<_> = WORLD.imports["slotd:slot/timers"].keys().collect();
         assert_eq!(timers, ["cancel", "current", "get", "list", "schedule"]);
+        let sends: Vec<_> = WORLD.imports["slotd:slot/sends"].keys().collect();
+        assert_eq!(sends, ["current", "send"]);
         for interface in EFFECTS {
             assert!(WORLD.imports.contains_key(*interface), "{interface}");
         }

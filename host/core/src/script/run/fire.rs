@@ -1,14 +1,14 @@
-//! The timers of a script's sessions: the clock is the script's, and what is due is carried out as a node does
+//! The timers of a script's sessions, and when they expire: the clock is the script's, and what is due is carried out as a node does
 //! (`slot/fire.rs`).
 
 use super::{Calling, Runner, SLOT};
 use crate::{
-    effects::{Origin, Timer, rows::Name},
+    effects::{Effect, Origin, Timer, rows::Name},
     message::Incoming,
     names::SessionKey,
     plugin::Input,
     script::{Expect, Fired, Observed, Outcome, Step},
-    slot::{effects::Effect, session::Session},
+    slot::session::Session,
 };
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -17,11 +17,18 @@ use std::{collections::BTreeMap, sync::Arc};
 /// Messages of timers in one line: a script with a short period and a long leap must come to an end.
 const FIRED_MAX: usize = 10_000;
 
-/// What is due first.
+/// A timer that is due.
 struct Due {
     key: SessionKey,
     name: String,
     timer: Arc<Timer>,
+}
+
+/// What is due first.
+enum First {
+    Timer(Due),
+    /// A session expires.
+    Expiry(SessionKey),
 }
 
 impl Runner {
@@ -40,11 +47,27 @@ impl Runner {
         Ok(Some((name.to_owned(), left)))
     }
 
-    /// Moves the clock to the step's time, and calls the handler for what is due on the way.
+    /// When the session is to expire.
+    pub(super) fn expiry_of(&self, session: &mut Session) -> anyhow::Result<Option<u64>> {
+        Ok(match session.load_effects(&*self.store, SLOT)?.get(&Name::Expiry) {
+            Some(Effect::Expiry(expiry)) => Some(expiry.at_ms),
+            _ => None,
+        })
+    }
+
+    /// Moves the clock to the step's time, and calls the handler for what is due on the way. A session that expires
+    /// meanwhile is forgotten.
     pub(super) async fn advance(&mut self, step: &Step, by_ms: u64) -> anyhow::Result<Observed> {
         let mut now_ms = step.time_ms.saturating_sub(by_ms);
         let mut fired = Vec::new();
-        while let Some(due) = self.first_due(step.time_ms) {
+        while let Some(first) = self.first_due(step.time_ms) {
+            let due = match first {
+                First::Timer(due) => due,
+                First::Expiry(key) => {
+                    self.sessions.remove(&key);
+                    continue;
+                }
+            };
             ensure!(fired.len() < FIRED_MAX, "more than {FIRED_MAX} messages of timers are due");
             now_ms = now_ms.max(due.timer.next_ms);
             fired.push(self.fire(due, now_ms, step.expect.firing(fired.len())).await?);
@@ -52,26 +75,39 @@ impl Runner {
         Ok(Observed {
             outcome: Outcome::Reply { content_type: String::new(), body: Bytes::new() },
             seq: 0,
+            expires_ms: None,
+            time_ms: step.time_ms,
             events: Vec::new(),
             notified: Vec::new(),
             timers: Vec::new(),
+            sent: Vec::new(),
             fired,
             state: BTreeMap::new(),
         })
     }
 
-    fn first_due(&self, until_ms: u64) -> Option<Due> {
+    fn first_due(&self, until_ms: u64) -> Option<First> {
         let all = self.sessions.iter().flat_map(|(key, session)| {
             let effects = session.effects.iter().flat_map(|effects| effects.iter());
             effects.filter_map(move |(name, effect)| match (name, effect) {
-                (Name::Timer(name), Effect::Timer(timer)) => Some((key, name, timer)),
+                // As on a node: of one time, timers come before the session expires.
+                (Name::Timer(name), Effect::Timer(timer)) => {
+                    Some((timer.next_ms, key, Some((name, timer))))
+                }
+                (Name::Expiry, Effect::Expiry(expiry)) => Some((expiry.at_ms, key, None)),
                 _ => None,
             })
         });
-        let due = all.filter(|(_, _, timer)| timer.next_ms <= until_ms);
-        let first = due.min_by_key(|(key, name, timer)| (timer.next_ms, key.to_string(), *name));
-        let (key, name, timer) = first?;
-        Some(Due { key: key.clone(), name: name.clone(), timer: timer.clone() })
+        let due = all.filter(|(at_ms, ..)| *at_ms <= until_ms);
+        let (_, key, timer) = due.min_by_key(|(at_ms, key, timer)| {
+            (*at_ms, key.to_string(), timer.is_none(), timer.map(|(name, _)| name))
+        })?;
+        Some(match timer {
+            Some((name, timer)) => {
+                First::Timer(Due { key: key.clone(), name: name.clone(), timer: timer.clone() })
+            }
+            None => First::Expiry(key.clone()),
+        })
     }
 
     async fn fire(

@@ -306,6 +306,15 @@ impl<H, S> Core<H, S> {
             if let Some(due) = due {
                 self.due.comes(due, key, self.filling.number);
             }
+            if let Some(row) = change.on_its_way(session_number) {
+                match &change.value {
+                    Some(outgoing) => {
+                        let (of, batch) = ((key, session_number), self.filling.number);
+                        self.outbox.comes(row.place, of, batch, Some(outgoing.clone()));
+                    }
+                    None => self.outbox.goes(row.place),
+                }
+            }
         }
     }
 

@@ -31,12 +31,14 @@ mod behind;
 mod due;
 mod event;
 mod filling;
+mod outbox;
 mod running;
 #[cfg(test)]
 mod tests;
 
 pub use due::{DueRows, Wanted};
 pub use event::{Durable, Effect, End, Event, Room, Step, Stored};
+pub use outbox::{Outbox, Piece};
 pub use running::Running;
 
 use crate::{
@@ -66,6 +68,7 @@ pub struct Core<H, S> {
     durable: u64,
     behind: Behind,
     due: DueRows,
+    outbox: Outbox,
     running: Running,
     next_session: u64,
     sessions: u64,
@@ -132,6 +135,7 @@ impl<H, S> Core<H, S> {
             durable: 0,
             behind: Behind::new(unflushed, options.log_bytes, now),
             due: DueRows::new(),
+            outbox: Outbox::default(),
             running: Running::new(meta.active.clone()),
             // 0 is never given: a default head must not look like a session's.
             next_session: meta.next_session.max(1),
@@ -262,6 +266,7 @@ impl<H, S> Core<H, S> {
             Record::Effects(effects) => {
                 self.effects_change(&effects.key, effects.session_number, &effects.changes);
             }
+            Record::Received(received) => self.outbox.receive(received.from, received.mark),
             _ => {}
         }
         self.filling.push(record);
@@ -389,6 +394,25 @@ impl<H, S> Core<H, S> {
     /// When the log will have been silent for too long.
     pub fn engine_deadline(&self) -> Option<Instant> {
         Some(self.in_flight.as_ref()?.started + self.options.engine_timeout)
+    }
+
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// The next piece of what is on its way to other slots; only of what is durable. As long as the slot serves.
+    pub fn next_piece(&mut self) -> Option<Piece> {
+        self.settles().then(|| self.outbox.next(self.durable))?
+    }
+
+    /// Whether [`Core::next_piece`] has something.
+    pub fn sends_out(&self) -> bool {
+        self.settles() && self.outbox.sends(self.durable)
+    }
+
+    /// Whether what came of a piece can be written down. Else the slot is ending: its next owner sends it again.
+    pub fn settles(&self) -> bool {
+        matches!(self.phase, Phase::Serving) && self.goes_on()
     }
 
     // ---- flushes -------------------------------------------------------------------------------

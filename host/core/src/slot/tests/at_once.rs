@@ -6,21 +6,7 @@ use std::collections::VecDeque;
 
 /// A slot over the real log, which says itself how commits end.
 fn over_the_log(fixture: &Fixture, slot: SlotId) -> SlotHandle {
-    let context = &fixture.context;
-    let context = SlotContext {
-        node: "n".into(),
-        log: fixture.data.log(),
-        store: context.store.clone(),
-        plugins: context.plugins.clone(),
-        catalogue: context.catalogue.clone(),
-        kept: KeptPlugins::default(),
-        cached_bytes: 0.into(),
-        mail_taken: 0.into(),
-        wakes: Wakes::default(),
-        options: context.options.clone(),
-        level: context.level.clone(),
-        cluster: None,
-    };
+    let context = fixture.context_over(fixture.data.log(), fixture.context.level.clone());
     SlotHandle::spawn(slot, TaskLock::default(), Arc::new(context))
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     effects::{
-        Change, Dead, Firing, Origin, Timer, When,
+        Change, Dead, Effect, Firing, Origin, Timer, When,
         rows::{self, Name, Owner, Value as _},
     },
     message::{History, Range, ReadBy},
@@ -82,7 +82,7 @@ fn timer(name: &str, due_ms: u64) -> Change {
         body: "stick".into(),
         set_by: 1,
     };
-    Change::timer(&Name::Timer(name.into()), None, &timer).unwrap()
+    Effect::Timer(timer.into()).put(&Name::Timer(name.into()), None).unwrap()
 }
 
 fn dead_message(timer: &str, due_ms: u64) -> Change {
@@ -95,7 +95,7 @@ fn dead_message(timer: &str, due_ms: u64) -> Change {
         died_ms: 9,
         set_by: 1,
     };
-    Change::dead(&Name::Dead(timer.into(), due_ms), &dead).unwrap()
+    Effect::Dead(dead.into()).put(&Name::Dead(timer.into(), due_ms), None).unwrap()
 }
 
 fn names(page: &EffectsPage) -> Vec<Name> {

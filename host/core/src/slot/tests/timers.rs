@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    effects::{Origin, rows},
+    effects::{Effect, Origin, rows},
     log::record::Entry,
     operation::Delete,
 };
@@ -115,7 +115,7 @@ fn setting(name: char, how: char, number: u64, body: &str) -> Vec<u8> {
 
 /// What a message comes from: the timer, and which of its times it is.
 fn fired(entry: &Entry) -> Option<(&str, u64, u64, u32)> {
-    let Origin::Timer(firing) = entry.origin.as_deref()?;
+    let Some(Origin::Timer(firing)) = entry.origin.as_deref() else { return None };
     Some((&firing.name, firing.due_ms, firing.missed, firing.attempt))
 }
 
@@ -223,7 +223,7 @@ async fn a_timer_that_fails_is_tried_again_and_holds_nobody_up() {
     };
     let name = rows::Name::Timer("t".into());
     let failures = |fixture: &Fixture| match effects(fixture).get(&name) {
-        Some(effects::Effect::Timer(timer)) => timer.failures,
+        Some(Effect::Timer(timer)) => timer.failures,
         _ => 0,
     };
     assert_eq!(failures(&fixture), 1);
@@ -280,28 +280,46 @@ async fn timers_go_with_their_session() {
     assert_eq!(&fixture.say(b"Ca").await.unwrap().unwrap().body[..], [0]);
 }
 
+/// A session that is to go would stay, or one that is still used would be lost with all that it has.
+#[tokio::test]
+async fn a_session_expires_unless_a_later_message_says_otherwise() {
+    let fixture = Fixture::timing().await;
+    let expire = async |at: u64| {
+        let message = [b"E", &at.to_le_bytes()[..]].concat();
+        assert_eq!(&fixture.say(&message).await.unwrap().unwrap().body[..], [1]);
+    };
+    let now = crate::clock::now_ms();
+    fixture.set('a', '+', 60_000, "ealone").await;
+    expire(now + 60_000).await;
+    assert_eq!(
+        fixture.say(b"E\xff\xff\xff\xff\xff\xff\xff\x7f").await.unwrap().unwrap().body[0],
+        0
+    );
+    fixture.flush().await;
+    assert_eq!(fixture.due_rows(), 2);
+    // It is put off, called off, and set again.
+    expire(now + 70_000).await;
+    expire(0).await;
+    fixture.flush().await;
+    assert_eq!(fixture.due_rows(), 1);
+    expire(1).await;
+    let until = Instant::now() + TEST_TIMEOUT;
+    while fixture.describe().await.unwrap().is_ok() {
+        assert!(Instant::now() < until, "it is still there");
+        tokio::task::yield_now().await;
+    }
+    let sent = fixture.say(b"enew").await.unwrap().unwrap();
+    assert_eq!(sent.seq, 1, "it is another session");
+    fixture.flush().await;
+    assert_eq!(fixture.due_rows(), 0, "its timer is still there");
+}
+
 /// Before all can read it, nothing of timers is written; after that the same handler works.
 #[tokio::test]
 async fn timers_need_their_level() {
-    let mut fixture = Fixture::timing().await;
-    let context = Arc::get_mut(&mut fixture.context);
-    assert!(context.is_none(), "the slot has it");
+    let fixture = Fixture::timing().await;
     let old = Arc::new(FeatureLevel::new(level::EFFECTS_FROM - 1));
-    let fixture_context = &fixture.context;
-    let context = Arc::new(SlotContext {
-        node: "n".into(),
-        log: fixture.data.log(),
-        store: fixture_context.store.clone(),
-        plugins: fixture_context.plugins.clone(),
-        catalogue: fixture_context.catalogue.clone(),
-        kept: KeptPlugins::default(),
-        cached_bytes: 0.into(),
-        mail_taken: 0.into(),
-        wakes: wakes::Wakes::default(),
-        options: fixture_context.options.clone(),
-        level: old.clone(),
-        cluster: None,
-    });
+    let context = Arc::new(fixture.context_over(fixture.data.log(), old.clone()));
     let slot = SlotHandle::spawn(SLOT + 1, TaskLock::default(), context);
     let set = async || {
         let (mail, answer) = message_under(None, &key(), setting('a', '+', 60_000, "e"));

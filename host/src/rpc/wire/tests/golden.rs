@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::{
-    effects::{Timer, When, rows::Name},
-    operation::{EffectAction, EffectsPage, Found, Listed, Which},
+    effects::{
+        Effect, Timer, When,
+        rows::Name,
+        send::{Number, Place, Refusal},
+    },
+    operation::{Delivered, Delivery, EffectAction, EffectsPage, Found, Refused, Which},
     operator::{Action, Entered, Operation, StateRange},
     position::Cursor,
 };
@@ -51,6 +55,10 @@ fn effects_of(which: Which) -> Request {
     ListEffects { slot: 7, which, limit: 300 }.request()
 }
 
+fn place() -> Place {
+    Place { to: 7, number: Number { term: 300, index: 9 } }
+}
+
 fn change(action: EffectAction) -> Request {
     ChangeEffect { key: key(), action }.request()
 }
@@ -67,8 +75,14 @@ pub(super) fn effects() -> EffectsPage {
         set_by: 7,
     };
     let name = Name::Timer("n".into());
-    let found = Found::new("p".into(), key().session, name, Listed::Timer(timer));
+    let found = Found::new("p".into(), key().session, name, Effect::Timer(timer.into()));
     EffectsPage { found: vec![found], reached: Some("p".into()) }
+}
+
+pub(super) fn delivered() -> Delivered {
+    let refusal = Refusal { code: "c".into(), reason: "m".into(), retriable: true };
+    let number = place().number;
+    Delivered { last: number, refused: Some(Refused { number, refusal, counts: true }) }
 }
 
 fn requests() -> Vec<Request> {
@@ -81,6 +95,8 @@ fn requests() -> Vec<Request> {
     });
     let expected = Some(Cursor::after(3, incarnation()));
     let operation = |action| Operation::new(Some("fix"), "ann".into(), expected, action);
+    let number = place().number;
+    let delivery = Delivery { number, from: key(), session_number: 5, outgoing: "o".into() };
     vec![
         Request::Message { key: key(), message: incoming(Some("i".into()), None), lane: 300 },
         Request::Message { key: key(), message: incoming(None, Some("s".into())), lane: 0 },
@@ -119,10 +135,14 @@ fn requests() -> Vec<Request> {
         change(EffectAction::CancelTimer { timer: "t".into() }),
         change(EffectAction::RetryDead { timer: "t".into(), due_ms: 300 }),
         change(EffectAction::DropDead { timer: "t".into(), due_ms: 300 }),
+        effects_of(Which::Outbox { service: key().service, after: Some("p".into()) }),
+        change(EffectAction::RetryDeadSend(place())),
+        change(EffectAction::DropDeadSend(place())),
+        Deliver { from: 7, to: 3, round: number, messages: vec![delivery] }.request(),
     ]
 }
 
-const REQUESTS: [Golden; 24] = [
+const REQUESTS: [Golden; 28] = [
     ("0100046368617406726f6f6d2d310101690003742f78ac02", "626f6479"),
     ("0100046368617406726f6f6d2d310001017303742f7800", "626f6479"),
     ("0101046368617406726f6f6d2d3103742f7801", "626f6479"),
@@ -150,6 +170,10 @@ const REQUESTS: [Golden; 24] = [
     ("010e046368617406726f6f6d2d31000174", ""),
     ("010e046368617406726f6f6d2d31010174ac02", ""),
     ("010e046368617406726f6f6d2d31020174ac02", ""),
+    ("010d", "07030463686174010170ac02"),
+    ("010e046368617406726f6f6d2d310307ac0209", ""),
+    ("010e046368617406726f6f6d2d310407ac0209", ""),
+    ("010f0703ac0209", "01ac0209046368617406726f6f6d2d3105016f"),
 ];
 
 fn info() -> SessionInfo {
@@ -265,10 +289,11 @@ fn responses() -> Vec<Result<Response, Error>> {
             more: true,
         }))),
         Ok(Response::Effects(effects())),
+        Ok(Response::Delivered(delivered())),
     ]
 }
 
-const RESPONSES: [Golden; 14] = [
+const RESPONSES: [Golden; 15] = [
     ("0100ac020204312b61620103742f7801ac0200", "626f6479"),
     ("0100ac020204312b61620003742f780000", "626f6479"),
     ("01010204312b6162ac0203742f78", "626f6479"),
@@ -292,6 +317,7 @@ const RESPONSES: [Golden; 14] = [
         "046368617406726f6f6d2d31ac0202030404312b616205060104322b6364026e6f01016b017601",
     ),
     ("010c010170", "01017006726f6f6d2d3102016e100101e8078827f02e020172017401620701"),
+    ("010dac020901ac02090163016d0101", ""),
 ];
 
 const LIVE: [Golden; 4] = [
