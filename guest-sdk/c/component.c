@@ -85,6 +85,51 @@ typedef struct abi_option_firing {
     abi_firing value;
 } abi_option_firing;
 
+typedef struct abi_expired {
+    uint8_t error;
+    abi_list message;
+} abi_expired;
+
+typedef struct abi_sent {
+    uint8_t error;
+    abi_list message;
+} abi_sent;
+
+typedef struct abi_address {
+    abi_list service, session;
+} abi_address;
+
+typedef struct abi_delivery {
+    abi_address sender;
+    uint32_t attempt;
+    uint8_t reply_wanted;
+} abi_delivery;
+
+typedef struct abi_option_rejection {
+    uint8_t some;
+    abi_rejection value;
+} abi_option_rejection;
+
+typedef struct abi_answer {
+    abi_list name;
+    abi_address sender;
+    abi_option_rejection refusal;
+    uint32_t attempt;
+} abi_answer;
+
+typedef struct abi_arrival {
+    uint8_t is_answer;
+    union {
+        abi_delivery message;
+        abi_answer answer;
+    };
+} abi_arrival;
+
+typedef struct abi_option_arrival {
+    uint8_t some;
+    abi_arrival value;
+} abi_option_arrival;
+
 #define LAYOUT(type, member, at) _Static_assert(offsetof(type, member) == at, #type "." #member)
 #define SIZE(type, size) _Static_assert(sizeof(type) == size, #type)
 /* What a test of slotd works out from wit/slot.wit. */
@@ -121,6 +166,29 @@ LAYOUT(abi_firing, attempt, 16);
 SIZE(abi_firing, 24);
 LAYOUT(abi_option_firing, value, 8);
 SIZE(abi_option_firing, 32);
+LAYOUT(abi_expired, message, 4);
+SIZE(abi_expired, 12);
+LAYOUT(abi_sent, message, 4);
+SIZE(abi_sent, 12);
+LAYOUT(abi_address, service, 0);
+LAYOUT(abi_address, session, 8);
+SIZE(abi_address, 16);
+LAYOUT(abi_delivery, sender, 0);
+LAYOUT(abi_delivery, attempt, 16);
+LAYOUT(abi_delivery, reply_wanted, 20);
+SIZE(abi_delivery, 24);
+LAYOUT(abi_option_rejection, value, 4);
+SIZE(abi_option_rejection, 24);
+LAYOUT(abi_answer, name, 0);
+LAYOUT(abi_answer, sender, 8);
+LAYOUT(abi_answer, refusal, 24);
+LAYOUT(abi_answer, attempt, 48);
+SIZE(abi_answer, 52);
+LAYOUT(abi_arrival, message, 4);
+LAYOUT(abi_arrival, answer, 4);
+SIZE(abi_arrival, 56);
+LAYOUT(abi_option_arrival, value, 4);
+SIZE(abi_option_arrival, 60);
 /* layout: end */
 
 static abi_list lower(slotd_str text) { return (abi_list){text.data, text.size}; }
@@ -148,6 +216,7 @@ void abi_emit(const char *kind, size_t kind_size, const char *content_type,
 IMPORT("session", "notify")
 void abi_notify(const char *kind, size_t kind_size, const char *content_type,
                 size_t content_type_size, const char *body, size_t body_size);
+IMPORT("session", "expire") void abi_expire(int32_t is_at, uint64_t at_ms, abi_expired *expired);
 /* The moment's payload is a number, or two texts where it is a cron expression and its zone. */
 IMPORT("timers", "schedule")
 void abi_schedule(const char *name, size_t name_size, int32_t when, uint64_t ms_or_expression,
@@ -161,6 +230,12 @@ IMPORT("timers", "list")
 void abi_list_timers(int32_t is_after, const char *after, size_t after_size, uint32_t limit,
                      abi_list *timers);
 IMPORT("timers", "current") void abi_current(abi_option_firing *firing);
+IMPORT("sends", "send")
+void abi_send(const char *service, size_t service_size, const char *session, size_t session_size,
+              const char *content_type, size_t content_type_size, const char *body,
+              size_t body_size, int32_t is_reply_as, const char *reply_as, size_t reply_as_size,
+              abi_sent *sent);
+IMPORT("sends", "current") void abi_arrived(abi_option_arrival *arrival);
 IMPORT("log", "write") void abi_log(int32_t level, const char *line, size_t size);
 
 slotd_str slotd_host_get(slotd_str key) {
@@ -190,6 +265,17 @@ void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
 
 void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
     abi_notify(kind.data, kind.size, content_type.data, content_type.size, body.data, body.size);
+}
+
+slotd_str slotd_host_expire(uint64_t at_ms) {
+    abi_expired expired;
+    abi_expire(1, at_ms, &expired);
+    return expired.error ? lift(expired.message) : (slotd_str){NULL, 0};
+}
+
+void slotd_host_keep(void) {
+    abi_expired expired;
+    abi_expire(0, 0, &expired);
 }
 
 slotd_str slotd_host_schedule(slotd_str name, slotd_moment when, slotd_str content_type,
@@ -235,6 +321,44 @@ slotd_firing slotd_host_firing(void) {
     abi_current(&firing);
     if (!firing.some) return (slotd_firing){0};
     return (slotd_firing){firing.value.due_ms, firing.value.missed, firing.value.attempt};
+}
+
+slotd_str slotd_host_send(slotd_address to, slotd_str content_type, slotd_str body,
+                          slotd_str reply_as) {
+    abi_sent sent;
+    abi_send(to.service.data, to.service.size, to.session.data, to.session.size, content_type.data,
+             content_type.size, body.data, body.size, reply_as.data != NULL, reply_as.data,
+             reply_as.size, &sent);
+    return sent.error ? lift(sent.message) : (slotd_str){NULL, 0};
+}
+
+static slotd_address lift_address(abi_address address) {
+    return (slotd_address){lift(address.service), lift(address.session)};
+}
+
+slotd_arrival slotd_host_arrival(void) {
+    abi_option_arrival given;
+    abi_arrived(&given);
+    if (!given.some) return (slotd_arrival){0};
+    if (!given.value.is_answer) {
+        abi_delivery message = given.value.message;
+        return (slotd_arrival){.kind = SLOTD_MESSAGE,
+                               .sender = lift_address(message.sender),
+                               .attempt = message.attempt,
+                               .reply_wanted = message.reply_wanted};
+    }
+    abi_answer answer = given.value.answer;
+    slotd_arrival arrival = {.kind = SLOTD_ANSWER,
+                             .sender = lift_address(answer.sender),
+                             .attempt = answer.attempt,
+                             .name = lift(answer.name),
+                             .refused = answer.refusal.some};
+    if (arrival.refused) {
+        arrival.code = lift(answer.refusal.value.code);
+        arrival.message = lift(answer.refusal.value.message);
+        arrival.retriable = answer.refusal.value.retriable;
+    }
+    return arrival;
 }
 
 void slotd_host_log(slotd_level level, slotd_str line) {

@@ -61,6 +61,10 @@ void slotd_host_delete(slotd_str key);
 slotd_pair *slotd_host_scan(slotd_str prefix, slotd_str after, uint32_t limit, size_t *count);
 void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body);
 void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body);
+/* Gives what is wrong with the time; without data: nothing, and the session expires at it. */
+slotd_str slotd_host_expire(uint64_t at_ms);
+/* It does not. */
+void slotd_host_keep(void);
 /* Gives what is wrong with the moment; without data: nothing, and `due_ms` is set. */
 slotd_str slotd_host_schedule(slotd_str name, slotd_moment when, slotd_str content_type,
                               slotd_str body, uint64_t *due_ms);
@@ -68,6 +72,10 @@ bool slotd_host_cancel(slotd_str name);
 bool slotd_host_timer(slotd_str name, slotd_timer *timer);
 slotd_timer *slotd_host_timers(slotd_str after, uint32_t limit, size_t *count);
 slotd_firing slotd_host_firing(void);
+/* Gives what is wrong with the address or the name; without data: nothing, and it is sent. */
+slotd_str slotd_host_send(slotd_address to, slotd_str content_type, slotd_str body,
+                          slotd_str reply_as);
+slotd_arrival slotd_host_arrival(void);
 void slotd_host_log(slotd_level level, slotd_str line);
 /* Ends the lines that were printed without an end. */
 void slotd_end_lines(void);

@@ -459,9 +459,24 @@ static const slotd_json *parse_body(slotd_str body) {
     return value;
 }
 
+/* What came of a message that was sent is not of the form of the messages: it has a function of its
+ * own. */
+static slotd_result run_answer(slotd_cx *cx, const slotd_arrival *answer, slotd_str body) {
+    const slotd_handler *own = &slotd_this_handler;
+    if (!own->answer)
+        return finish(slotd_reject("no-answers", "this plugin takes no answers"), "answer");
+    const slotd_json *reply = answer->refused ? NULL : parse_body(body);
+    bool is_whole = answer->refused || reply;
+    return finish(is_whole ? own->answer(cx, answer, reply) : call.refusal, "answer");
+}
+
 slotd_result slotd_run_handle(slotd_cx *cx, slotd_str body) {
     begin(SLOTD_HANDLE, cx, cx->session);
     const slotd_handler *own = &slotd_this_handler;
+    if (cx->origin == SLOTD_SESSION && (own->answer || !own->handle_bytes)) {
+        slotd_arrival arrival = slotd_host_arrival();
+        if (arrival.kind == SLOTD_ANSWER) return run_answer(cx, &arrival, body);
+    }
     if (own->handle_bytes) return finish(own->handle_bytes(cx, body), "handle_bytes");
     if (!own->handle) misused("SLOTD_HANDLER has neither a .handle nor a .handle_bytes");
     const slotd_json *message = parse_body(body);
@@ -793,4 +808,77 @@ const slotd_timer *slotd_timer_list(const slotd_cx *cx, slotd_str after, uint32_
 slotd_firing slotd_timer_firing(const slotd_cx *cx) {
     if (cx->origin != SLOTD_TIMER || is_refused()) return (slotd_firing){0};
     return slotd_host_firing();
+}
+
+/* ---- sessions that expire --------------------------------------------------------------------- */
+
+void slotd_expire_set(slotd_cx *cx, uint64_t time_ms, const char **why) {
+    (void)cx;
+    if (why) *why = NULL;
+    if (is_refused()) return;
+    slotd_str problem = slotd_host_expire(time_ms);
+    if (!problem.data) return;
+    if (why)
+        *why = problem.data;
+    else
+        refuse("bad-moment", "%.*s", SLOTD_ARG(problem));
+}
+
+void slotd_expire_at(slotd_cx *cx, uint64_t time_ms) { slotd_expire_set(cx, time_ms, NULL); }
+
+void slotd_expire_after(slotd_cx *cx, uint64_t delay_ms) {
+    uint64_t left_ms = UINT64_MAX - cx->time_ms;
+    slotd_expire_at(cx, cx->time_ms + (delay_ms < left_ms ? delay_ms : left_ms));
+}
+
+void slotd_keep(slotd_cx *cx) {
+    (void)cx;
+    if (!is_refused()) slotd_host_keep();
+}
+
+/* ---- messages to other sessions -------------------------------------------------------------- */
+
+slotd_address slotd_address_of(slotd_str text) {
+    const char *slash = text.size ? memchr(text.data, '/', text.size) : NULL;
+    if (!slash) return (slotd_address){text, {NULL, 0}};
+    size_t size = (size_t)(slash - text.data);
+    slotd_str service = {text.data, size}, session = {slash + 1, text.size - size - 1};
+    return (slotd_address){slotd_copy(service), slotd_copy(session)};
+}
+
+void slotd_send_bytes_to(slotd_cx *cx, slotd_address to, slotd_str content_type, slotd_str body,
+                         slotd_str reply_as, const char **why) {
+    (void)cx;
+    want_utf8(to.service, "the name of a service");
+    want_utf8(to.session, "the id of a session");
+    want_utf8(content_type, "a message's content type");
+    want_utf8(reply_as, "the name of a reply");
+    if (why) *why = NULL;
+    if (is_refused()) return;
+    slotd_str problem;
+    if (to.session.data)
+        problem = slotd_host_send(to, content_type, body, reply_as);
+    else
+        problem = slotd_str_of(slotd_format(
+            "\"%.*s\" is no address of a session: it has the form service/session",
+            SLOTD_ARG(to.service)));
+    if (!problem.data) return;
+    if (why)
+        *why = problem.data;
+    else
+        refuse("bad-send", "%.*s", SLOTD_ARG(problem));
+}
+
+void slotd_send_to(slotd_cx *cx, slotd_str to, const slotd_json *body) {
+    slotd_send_for_reply(cx, to, (slotd_str){NULL, 0}, body);
+}
+
+void slotd_send_for_reply(slotd_cx *cx, slotd_str to, slotd_str reply_as, const slotd_json *body) {
+    slotd_send_bytes_to(cx, slotd_address_of(to), slotd_str_of("application/json"),
+                        slotd_write(body), reply_as, NULL);
+}
+
+slotd_arrival slotd_arrived(const slotd_cx *cx) {
+    if (cx->origin != SLOTD_SESSION || is_refused()) return (slotd_arrival){0};
+    return slotd_host_arrival();
 }

@@ -26,10 +26,11 @@
  *
  * Errors. One rule: what you reject, rejects (the sender gets 422 with your code). A body that is
  * no JSON is rejected as `bad-message`, in a query as `bad-query`; state that is not what you asked
- * for as `bad-state`; a timer whose moment can't be as `bad-moment`. Everything else (`slotd_trap`,
- * `assert`, `abort`, a null pointer, an index out of bounds, a signed overflow, no more memory)
- * writes a line with the file and line of your source to the node's log and traps: the sender gets
- * 500, nothing is kept.
+ * for as `bad-state`; a timer whose moment can't be, and a time that no session can expire at, as
+ * `bad-moment`; an address that nothing can be sent to as `bad-send`. Everything else
+ * (`slotd_trap`, `assert`, `abort`, a null pointer, an index out of bounds, a signed overflow, no
+ * more memory) writes a line with the file and line of your source to the node's log and traps: the
+ * sender gets 500, nothing is kept.
  *
  * Time and chance. `time`, `clock_gettime` and their like stand at the message's time; `rand`,
  * `random`, `drand48`, `arc4random` and `getentropy` begin anew for each call, from the session,
@@ -144,7 +145,7 @@ slotd_str slotd_write(const slotd_json *value);
 
 typedef enum slotd_origin {
     SLOTD_CLIENT,
-    SLOTD_SESSION, /* another session, `service/session` */
+    SLOTD_SESSION, /* another session, `service/session`, or this one; see slotd_arrived */
     SLOTD_TIMER,   /* a timer that this session set; see slotd_timer_firing */
     SLOTD_HTTP     /* the answer to an outbound request */
 } slotd_origin;
@@ -202,8 +203,8 @@ uint64_t slotd_need_u64(const slotd_cx *cx, const slotd_json *message, slotd_str
 int64_t slotd_need_i64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 double slotd_need_f64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 bool slotd_need_bool(const slotd_cx *cx, const slotd_json *message, slotd_str name);
-/* Whether the call will be rejected for that, for its state or for a timer's moment: time to return
- * anything. */
+/* Whether the call will be rejected for that, for its state, a moment or an address: time to
+ * return anything. */
 bool slotd_refused(const slotd_cx *cx);
 
 /* ---- state ---------------------------------------------------------------------------------- */
@@ -354,6 +355,79 @@ typedef struct slotd_firing {
  * one with a period has its next time. */
 slotd_firing slotd_timer_firing(const slotd_cx *cx);
 
+/* ---- sessions that expire --------------------------------------------------------------------- */
+
+/* Each has the session deleted at a time, with all that it has: its state and history, timers, and
+ * messages that are on their way. What expires begins anew with its next message. It is said with
+ * the message, or not at all; a later message may say another time, or call it off, and one that
+ * says nothing of it changes nothing. Not in `migrate`.
+ *
+ * Where the time can't be, the call will be rejected as `bad-moment`, whatever the handler then
+ * returns. */
+
+/* At a time; one that has passed is now, once the message is durable. */
+void slotd_expire_at(slotd_cx *cx, uint64_t time_ms);
+/* So long after the message's time. */
+void slotd_expire_after(slotd_cx *cx, uint64_t delay_ms);
+/* As slotd_expire_at. Where `why` is given, it is set to what is wrong with the time, or to NULL; the
+ * call then goes on, and nothing has changed where something is wrong. */
+void slotd_expire_set(slotd_cx *cx, uint64_t time_ms, const char **why);
+/* The session does not expire. */
+void slotd_keep(slotd_cx *cx);
+
+/* ---- messages to other sessions -------------------------------------------------------------- */
+
+/* What is sent is kept with the message that sends it: all or nothing. The other session, which may
+ * be this one and need not be there yet, handles it exactly once, with the origin SLOTD_SESSION;
+ * messages to one session arrive in the order in which they were sent. One that its handler traps at
+ * or rejects for now is sent again, after 1 second, 2, 4, up to 5 minutes, 20 times in all. After
+ * that, or after another rejection, whoever asked for a reply is told, and else the message is kept
+ * for an operator.
+ *
+ * One message sends 256 at most, 256 KiB a body; none in `migrate`. A service may send to those that
+ * its operator names in `effects.send`: to send to another ends the call. */
+
+/* Sends a message. `to` is "service/session". Where there can be no such address, the call will be
+ * rejected as `bad-send`, whatever the handler then returns. */
+void slotd_send_to(slotd_cx *cx, slotd_str to, const slotd_json *body);
+/* As slotd_send_to, and has the outcome come back: as a message of this session, under the name
+ * `reply_as`, of 1 to 128 bytes without control characters. The handler gets it in `answer`, or, with
+ * `handle_bytes` and no `answer`, there. */
+void slotd_send_for_reply(slotd_cx *cx, slotd_str to, slotd_str reply_as, const slotd_json *body);
+
+/* A session of a service. The session's id may have slashes. */
+typedef struct slotd_address {
+    slotd_str service, session;
+} slotd_address;
+/* Of a "service/session"; where `text` has no slash, the session has no data. */
+slotd_address slotd_address_of(slotd_str text);
+/* Sends any body, to any address. Without data in `reply_as`, no outcome comes back. Where `why` is
+ * given, it is set to what is wrong with the address or the name, or to NULL; the call then goes on,
+ * without the message where something is wrong. */
+void slotd_send_bytes_to(slotd_cx *cx, slotd_address to, slotd_str content_type, slotd_str body,
+                         slotd_str reply_as, const char **why);
+
+/* What a message is that comes from a session. */
+typedef struct slotd_arrival {
+    enum { SLOTD_NO_ARRIVAL, SLOTD_MESSAGE, SLOTD_ANSWER } kind;
+    /* Of a message, who has sent it; of an answer, the session that the message was sent to. */
+    slotd_address sender;
+    /* How often it is tried, this time included: 1 the first time. */
+    uint32_t attempt;
+    /* Of a message: the sender waits for what this call replies, or why it does not. */
+    bool reply_wanted;
+    /* Of an answer: the name that the message was sent with. */
+    slotd_str name;
+    /* Of an answer: the message was not handled, and will not be. Why, is in `code` and `message`: the
+     * rejection of the other's handler, or one by slotd whose code is that of the error that a client
+     * would have got. The body is empty then; else it is the reply. */
+    bool refused;
+    slotd_str code, message;
+    bool retriable;
+} slotd_arrival;
+/* Of the message at hand; SLOTD_NO_ARRIVAL where it comes from no session. */
+slotd_arrival slotd_arrived(const slotd_cx *cx);
+
 /* ---- the log -------------------------------------------------------------------------------- */
 
 typedef enum slotd_level {
@@ -378,6 +452,10 @@ typedef struct slotd_handler {
     /* Applies a message, with JSON in; or, if `handle_bytes` is given instead, with any body. */
     slotd_result (*handle)(slotd_cx *cx, const slotd_json *message);
     slotd_result (*handle_bytes)(slotd_cx *cx, slotd_str body);
+    /* Applies what came of a message that was sent for a reply: a message like any other, with what
+     * that may do. `reply` is what the other handler replied; NULL where answer->refused. Without one,
+     * answers are rejected as `no-answers`, unless there is a `handle_bytes`, which then gets them. */
+    slotd_result (*answer)(slotd_cx *cx, const slotd_arrival *answer, const slotd_json *reply);
     /* Answers a question from the state; it can't change anything. Without one, questions are
      * rejected as `no-queries`. */
     slotd_result (*query)(const slotd_cx *cx, const slotd_json *query);
@@ -486,6 +564,14 @@ static inline slotd_str slotd_str_of(const char *text) {
 #define slotd_timer_list(cx, after, limit, count) \
     (SLOTD_HERE_, slotd_timer_list(cx, SLOTD_STR(after), limit, count))
 #define slotd_timer_firing(cx) (SLOTD_HERE_, slotd_timer_firing(cx))
+#define slotd_send_to(cx, to, body) (SLOTD_HERE_, slotd_send_to(cx, SLOTD_STR(to), body))
+#define slotd_send_for_reply(cx, to, reply_as, body) \
+    (SLOTD_HERE_, slotd_send_for_reply(cx, SLOTD_STR(to), SLOTD_STR(reply_as), body))
+#define slotd_address_of(text) slotd_address_of(SLOTD_STR(text))
+#define slotd_send_bytes_to(cx, to, content_type, body, reply_as, why)                    \
+    (SLOTD_HERE_, slotd_send_bytes_to(cx, to, SLOTD_STR(content_type), SLOTD_STR(body),   \
+                                      SLOTD_STR(reply_as), why))
+#define slotd_arrived(cx) (SLOTD_HERE_, slotd_arrived(cx))
 /* So that the log says where. */
 #define abort() slotd_trap("abort() was called")
 #endif

@@ -7,6 +7,7 @@
 
 #include "slotd_test.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -43,11 +44,16 @@ enum {
     RETRY_MAX_MS = 5 * 60 * 1000,
     /* Of one slotd_advance: a period of milliseconds must not make a test endless. */
     FIRED_MAX = 100000,
+    SENDS_MAX = 256,
+    SEND_BODY_BYTES_MAX = 256 * 1024,
+    SEND_NAME_BYTES_MAX = 128,
+    SERVICE_BYTES_MAX = 64,
+    SESSION_BYTES_MAX = 256,
     LOG_LINES_MAX = 100,
     LOG_LINE_BYTES_MAX = 2048,
 };
 
-/* The last time that a timer can be set for: the year 9000 or so. */
+/* The last time that a timer can be set for, or a session can expire at: the year 9000 or so. */
 #define TIMER_MS_MAX 221845392000000
 
 /* ---- memory and the test under way ----------------------------------------------------------- */
@@ -169,9 +175,11 @@ static struct {
     slotd_call_kind kind;
     jmp_buf ends;
     slotd_str why;
-    size_t calls, written, lines, events, event_bytes, notified, notified_bytes, timer_changes;
+    size_t calls, written, lines, events, event_bytes, notified, notified_bytes, timer_changes, sends;
     /* Of a timer's message; else no attempt. */
     slotd_firing firing;
+    /* Of a message from a session. */
+    slotd_arrival arrival;
 } host;
 
 /* Ends the call as the host does: with the place, since there is none who would say it otherwise. */
@@ -191,7 +199,7 @@ static __attribute__((format(printf, 1, 2))) _Noreturn void refuse(const char *f
 
 static void count_call(void) {
     if (!host.session) {
-        fprintf(stderr, "%s: the state, events, timers and the log can be used in a call only\n",
+        fprintf(stderr, "%s: the state, events, timers, messages and the log can be used in a call only\n",
                 slotd_here ? slotd_here : "");
         exit(1);
     }
@@ -303,6 +311,24 @@ void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
     slotd_session *session = host.session;
     session->notified =
         add_event(session->notified, &session->notified_count, kind, content_type, body);
+}
+
+/* ---- when it expires ------------------------------------------------------------------------- */
+
+slotd_str slotd_host_expire(uint64_t at_ms) {
+    only_handle("have the session expire");
+    if (at_ms > TIMER_MS_MAX)
+        return give(slotd_str_of(slotd_format(
+            "%llu is no time at which a session can expire: the last is %llu ms since the Unix epoch",
+            (unsigned long long)at_ms, (unsigned long long)TIMER_MS_MAX)));
+    slotd_session *session = host.session;
+    session->expires_ms = at_ms > session->time_ms ? at_ms : session->time_ms;
+    return (slotd_str){NULL, 0};
+}
+
+void slotd_host_keep(void) {
+    only_handle("have the session expire");
+    host.session->expires_ms = 0;
 }
 
 /* ---- timers ---------------------------------------------------------------------------------- */
@@ -481,6 +507,68 @@ slotd_firing slotd_host_firing(void) {
     return host.firing;
 }
 
+/* ---- messages to other sessions -------------------------------------------------------------- */
+
+/* What is wrong with an address; NULL: nothing. */
+static const char *address_problem(slotd_address to) {
+    slotd_str service = to.service, session = to.session;
+    if (!service.size || service.size > SERVICE_BYTES_MAX)
+        return slotd_format("a service name must have 1 to %d bytes; this one has %zu",
+                            SERVICE_BYTES_MAX, service.size);
+    bool starts_well = isalnum((unsigned char)service.data[0]);
+    slotd_str name = give(service);
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789-_.";
+    if (!starts_well || strspn(name.data, allowed) < name.size)
+        return slotd_format("service name \"%.*s\": use a-z, 0-9, '-', '_' and '.', starting with a "
+                            "letter or digit",
+                            SLOTD_ARG(service));
+    if (!session.size || session.size > SESSION_BYTES_MAX)
+        return slotd_format("a session id must have 1 to %d bytes; this one has %zu",
+                            SESSION_BYTES_MAX, session.size);
+    if (is_control(give(session)))
+        return slotd_format("session id \"%.*s\" has a control character", SLOTD_ARG(session));
+    return NULL;
+}
+
+static const char *reply_name_problem(slotd_str name) {
+    if (!name.size || name.size > SEND_NAME_BYTES_MAX)
+        return slotd_format("the name of a reply must have 1 to %d bytes; this one has %zu",
+                            SEND_NAME_BYTES_MAX, name.size);
+    if (is_control(give(name)))
+        return slotd_format("the name of a reply has no control characters, and \"%.*s\" has",
+                            SLOTD_ARG(name));
+    return NULL;
+}
+
+slotd_str slotd_host_send(slotd_address to, slotd_str content_type, slotd_str body,
+                          slotd_str reply_as) {
+    only_handle("send messages to other sessions");
+    if (body.size > SEND_BODY_BYTES_MAX)
+        refuse("limit: sends: a body may have %d bytes; this one has %zu", SEND_BODY_BYTES_MAX,
+               body.size);
+    const char *why = address_problem(to);
+    if (!why && reply_as.data) why = reply_name_problem(reply_as);
+    if (why) return give(slotd_str_of(why));
+    if (host.sends++ == SENDS_MAX)
+        refuse("limit: sends: a message may send at most %d", SENDS_MAX);
+    slotd_session *session = host.session;
+    session->sent = more(session->sent, session->sent_count, sizeof *session->sent);
+    session->sent[session->sent_count++] = (slotd_sent){
+        .seq = session->seq + 1,
+        .to = {keep(to.service), keep(to.session)},
+        .content_type = keep(content_type),
+        .body = keep(body.data ? body : (slotd_str){"", 0}),
+        .json = keep_json(body),
+        .reply_as = keep(reply_as),
+    };
+    return (slotd_str){NULL, 0};
+}
+
+slotd_arrival slotd_host_arrival(void) {
+    count_call();
+    return host.arrival;
+}
+
 void slotd_host_log(slotd_level level, slotd_str text) {
     if (!host.session) {
         fprintf(stderr, "%.*s\n", SLOTD_ARG(text));
@@ -524,20 +612,22 @@ static void run(slotd_cx *cx, slotd_str input, slotd_outcome *outcome) {
     outcome->retriable = result.retriable;
 }
 
-/* `firing`: of a timer's message. */
+/* `firing`: of a timer's message. `arrival`: of one from a session, or NULL. */
 static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx *cx,
-                          slotd_str input, slotd_firing firing) {
+                          slotd_str input, slotd_firing firing, const slotd_arrival *arrival) {
     static slotd_outcome outcome;
     /* What a failed call changed is put back. Values are kept, so the pairs are enough. */
     static store before;
-    static size_t events_before, notified_before, timers_before;
+    static size_t events_before, notified_before, timers_before, sent_before;
     static slotd_set_timer *timers_were;
+    static uint64_t expired_before;
     if (host.session) slotd_failed(__FILE__, __LINE__, "a call within a call");
     memset(&host, 0, sizeof host);
     memset(&outcome, 0, sizeof outcome);
     host.session = session;
     host.kind = kind;
     host.firing = firing;
+    if (arrival) host.arrival = *arrival;
     before = *session->store;
     before.pairs = slotd_arena_get(&test_arena, before.count * sizeof(slotd_pair),
                                    _Alignof(slotd_pair));
@@ -546,8 +636,10 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
         memcpy(before.pairs, session->store->pairs, before.count * sizeof(slotd_pair));
     events_before = session->event_count;
     notified_before = session->notified_count;
+    sent_before = session->sent_count;
     timers_before = session->timer_count;
     timers_were = session->timers;
+    expired_before = session->expires_ms;
     if (setjmp(host.ends) == 0) {
         run(cx, give(input), &outcome);
     } else {
@@ -561,8 +653,10 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
         *session->store = before;
         session->event_count = events_before;
         session->notified_count = notified_before;
+        session->sent_count = sent_before;
         session->timer_count = timers_before;
         session->timers = timers_were;
+        session->expires_ms = expired_before;
     } else if (kind == SLOTD_HANDLE) {
         session->seq++;
     }
@@ -596,7 +690,7 @@ slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,
         .id = slotd_str_of(session->id),
         .sender = slotd_str_of(sender),
     };
-    return call(session, SLOTD_HANDLE, &cx, body, (slotd_firing){0});
+    return call(session, SLOTD_HANDLE, &cx, body, (slotd_firing){0}, NULL);
 }
 
 slotd_outcome slotd_send(slotd_session *session, const char *sender, const char *json) {
@@ -610,7 +704,7 @@ slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, 
         .time_ms = session->time_ms,
         .content_type = slotd_str_of(content_type),
     };
-    return call(session, SLOTD_QUERY, &cx, body, (slotd_firing){0});
+    return call(session, SLOTD_QUERY, &cx, body, (slotd_firing){0}, NULL);
 }
 
 slotd_outcome slotd_ask(slotd_session *session, const char *json) {
@@ -619,7 +713,7 @@ slotd_outcome slotd_ask(slotd_session *session, const char *json) {
 
 slotd_outcome slotd_migrate(slotd_session *session, const char *from) {
     slotd_cx cx = {.session = {"", 0}, .seq = 0, .content_type = {"", 0}};
-    return call(session, SLOTD_MIGRATE, &cx, slotd_str_of(from), (slotd_firing){0});
+    return call(session, SLOTD_MIGRATE, &cx, slotd_str_of(from), (slotd_firing){0}, NULL);
 }
 
 /* ---- what is due ----------------------------------------------------------------------------- */
@@ -661,7 +755,7 @@ static slotd_outcome fire(slotd_session *session, slotd_set_timer timer) {
     else
         drop_timer(session, timer.name);
     slotd_fired fired = {timer.name, firing, session->time_ms, {0}};
-    fired.outcome = call(session, SLOTD_HANDLE, &cx, timer.body, firing);
+    fired.outcome = call(session, SLOTD_HANDLE, &cx, timer.body, firing, NULL);
     session->fired = more(session->fired, session->fired_count, sizeof *session->fired);
     session->fired[session->fired_count++] = fired;
     if (fired.outcome.ended == SLOTD_REPLIED) return fired.outcome;
@@ -693,15 +787,38 @@ static const slotd_set_timer *first_due(const slotd_session *session, uint64_t u
     return first;
 }
 
+static void expire(slotd_session *session) {
+    uint64_t at_ms = session->expires_ms;
+    *session = (slotd_session){
+        .name = session->name,
+        .time_ms = at_ms > session->time_ms ? at_ms : session->time_ms,
+        .id = session->id,
+        .log_count = session->log_count,
+        .log = session->log,
+        .fired_count = session->fired_count,
+        .fired = session->fired,
+        .store = session->store,
+    };
+    *session->store = (store){NULL, 0, 0};
+}
+
 size_t slotd_advance(slotd_session *session, uint64_t ms) {
     uint64_t until_ms = plus(session->time_ms, ms);
     size_t count = 0;
-    for (const slotd_set_timer *due; (due = first_due(session, until_ms)) != NULL; count++) {
+    for (;;) {
+        const slotd_set_timer *due = first_due(session, until_ms);
+        bool expires = session->expires_ms && session->expires_ms <= until_ms;
+        if (expires && (!due || session->expires_ms < due->next_ms)) {
+            expire(session);
+            continue;
+        }
+        if (!due) break;
         if (count == FIRED_MAX)
             slotd_failed(__FILE__, __LINE__, "slotd_advance: more than %d messages of timers",
                          FIRED_MAX);
         if (due->next_ms > session->time_ms) session->time_ms = due->next_ms;
         fire(session, *due);
+        count++;
     }
     session->time_ms = until_ms;
     return count;
@@ -717,6 +834,85 @@ slotd_outcome slotd_fire(slotd_session *session, const char *name) {
     const slotd_set_timer *timer = slotd_timer_of(session, name);
     if (!timer) slotd_failed(__FILE__, __LINE__, "slotd_fire: no timer \"%s\" is set", name);
     return fire(session, *timer);
+}
+
+/* ---- what comes from other sessions ---------------------------------------------------------- */
+
+static slotd_outcome arrive(slotd_session *session, slotd_arrival arrival,
+                            slotd_str content_type, slotd_str body) {
+    const char *from = slotd_format("%.*s/%.*s", SLOTD_ARG(arrival.sender.service),
+                                    SLOTD_ARG(arrival.sender.session));
+    slotd_cx cx = {
+        .session = session->name,
+        .seq = session->seq + 1,
+        .time_ms = session->time_ms,
+        .content_type = content_type,
+        .origin = SLOTD_SESSION,
+        .origin_name = keep(slotd_str_of(from)),
+    };
+    return call(session, SLOTD_HANDLE, &cx, body, (slotd_firing){0}, &arrival);
+}
+
+slotd_outcome slotd_deliver_bytes(slotd_session *session, const char *from,
+                                  const char *content_type, slotd_str body, uint32_t attempt,
+                                  bool reply_wanted) {
+    slotd_address sender = slotd_address_of(slotd_str_of(from));
+    const char *why = sender.session.data ? address_problem(sender) : "it has no slash";
+    if (why)
+        slotd_failed(__FILE__, __LINE__, "slotd_deliver: \"%s\" is no service/session: %s", from,
+                     why);
+    slotd_arrival arrival = {.kind = SLOTD_MESSAGE,
+                             .sender = {keep(sender.service), keep(sender.session)},
+                             .attempt = attempt,
+                             .reply_wanted = reply_wanted};
+    return arrive(session, arrival, slotd_str_of(content_type), body);
+}
+
+slotd_outcome slotd_deliver(slotd_session *session, const char *from, const char *json) {
+    return slotd_deliver_bytes(session, from, "application/json", slotd_str_of(json), 1, false);
+}
+
+static bool waits_as(const slotd_sent *sent, slotd_str name) {
+    return !sent->answered && sent->reply_as.data && slotd_equal(sent->reply_as, name);
+}
+
+static slotd_outcome come_back(slotd_session *session, slotd_arrival answer,
+                               slotd_str content_type, slotd_str body) {
+    size_t at = 0;
+    while (at < session->sent_count && !waits_as(&session->sent[at], answer.name)) at++;
+    if (at == session->sent_count)
+        slotd_failed(__FILE__, __LINE__, "no message that was sent waits for a reply as \"%.*s\"",
+                     SLOTD_ARG(answer.name));
+    answer.kind = SLOTD_ANSWER;
+    answer.sender = session->sent[at].to;
+    answer.attempt = session->sent[at].failures + 1;
+    slotd_outcome outcome = arrive(session, answer, content_type, body);
+    bool is_final = outcome.ended == SLOTD_REPLIED ||
+                    (outcome.ended == SLOTD_REJECTED && !outcome.retriable);
+    /* The handler may have sent more, and moved them. */
+    slotd_sent *sent = &session->sent[at];
+    if (outcome.ended != SLOTD_REPLIED) sent->failures = answer.attempt;
+    sent->answered = is_final || answer.attempt >= ATTEMPTS_MAX;
+    return outcome;
+}
+
+slotd_outcome slotd_answer_bytes(slotd_session *session, const char *name,
+                                 const char *content_type, slotd_str body) {
+    slotd_arrival answer = {.name = slotd_str_of(name)};
+    return come_back(session, answer, slotd_str_of(content_type), body);
+}
+
+slotd_outcome slotd_answer(slotd_session *session, const char *name, const char *json) {
+    return slotd_answer_bytes(session, name, "application/json", slotd_str_of(json));
+}
+
+slotd_outcome slotd_refuse(slotd_session *session, const char *name, const char *code,
+                           const char *message) {
+    slotd_arrival answer = {.name = slotd_str_of(name),
+                            .refused = true,
+                            .code = slotd_str_of(code),
+                            .message = slotd_str_of(message)};
+    return come_back(session, answer, (slotd_str){"application/octet-stream", 24}, (slotd_str){"", 0});
 }
 
 slotd_str slotd_state(const slotd_session *session, const char *key) {

@@ -14,8 +14,8 @@
  * trap or a passed limit leaves no write and no event behind), the number rises only on success, a
  * query can't change anything, a call sees its own writes, a scan is in order of the keys' bytes,
  * time stands at the session's. Not modelled: the deadline, the memory limit, the limit of a
- * session's whole state, the limit of messages that were given up, cron expressions, and the checks
- * of names at the edge.
+ * session's whole state, the limit of messages that were given up, cron expressions, the checks of
+ * names at the edge, which services may send to which, and what is on its way for too long.
  *
  * All that a test is given lives until the test ends.
  */
@@ -45,6 +45,8 @@ typedef struct slotd_session {
     /* The timers that are set, in order of their names' bytes. */
     size_t timer_count;
     struct slotd_set_timer *timers;
+    /* When it is deleted; 0: not at all. */
+    uint64_t expires_ms;
     /* The messages of timers that slotd_advance and slotd_fire gave to the handler, in order, since
      * the test last set this to 0; those that failed too. */
     size_t fired_count;
@@ -52,6 +54,10 @@ typedef struct slotd_session {
     /* Those of them that were given up, and wait for an operator. */
     size_t dead_count;
     struct slotd_fired *dead;
+    /* The messages to other sessions so far, in order. Nothing takes them there: what comes of them
+     * is the test's, by slotd_answer and slotd_refuse. */
+    size_t sent_count;
+    struct slotd_sent *sent;
     struct slotd_store *store;
 } slotd_session;
 
@@ -66,6 +72,22 @@ typedef struct slotd_event {
     /* The body, if it is JSON. */
     const slotd_json *json;
 } slotd_event;
+
+/* A message that was sent to another session. */
+typedef struct slotd_sent {
+    /* The number of the message that sent it. */
+    uint64_t seq;
+    slotd_address to;
+    slotd_str content_type, body;
+    /* The body, if it is JSON. */
+    const slotd_json *json;
+    /* The name that its outcome comes back under; without data: it does not. */
+    slotd_str reply_as;
+    /* Whether that has come back and is done with: it was handled, or given up. */
+    bool answered;
+    /* How often the handler has failed it. */
+    uint32_t failures;
+} slotd_sent;
 
 /* What came of a call. Nothing that it did was kept unless it replied. */
 typedef struct slotd_outcome {
@@ -110,6 +132,23 @@ void slotd_reset(slotd_session *session);
 slotd_outcome slotd_send(slotd_session *session, const char *sender, const char *json);
 slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,
                                const char *content_type, slotd_str body);
+/* Gives the handler a message of another session, "service/session", whose body is `json`; for the
+ * first time, and nobody waits for a reply. */
+slotd_outcome slotd_deliver(slotd_session *session, const char *from, const char *json);
+/* As slotd_deliver, with any body, attempt, and a sender that waits for the outcome or does not. */
+slotd_outcome slotd_deliver_bytes(slotd_session *session, const char *from,
+                                  const char *content_type, slotd_str body, uint32_t attempt,
+                                  bool reply_wanted);
+/* Brings a reply to a message that the session has sent under a name: to the first that still waits;
+ * the test fails if none does. Where the handler fails it, unless by a rejection that is final, the
+ * next call brings it again, as the next attempt: 20 times in all. */
+slotd_outcome slotd_answer(slotd_session *session, const char *name, const char *json);
+slotd_outcome slotd_answer_bytes(slotd_session *session, const char *name,
+                                 const char *content_type, slotd_str body);
+/* As slotd_answer: the message was not handled, and will not be. */
+slotd_outcome slotd_refuse(slotd_session *session, const char *name, const char *code,
+                           const char *message);
+
 /* Asks a query. */
 slotd_outcome slotd_ask(slotd_session *session, const char *json);
 slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, slotd_str body);
@@ -120,8 +159,10 @@ slotd_outcome slotd_migrate(slotd_session *session, const char *from);
 /* Moves the session's clock by `ms`, and gives the handler the messages of the timers that become
  * due on the way, each at its time, in order. One that fails is tried again as slotd does, after 1
  * second, 2, 4, up to 5 minutes, 20 times in all, if the clock comes so far. Gives how many messages
- * there were. What cron expressions mean is not known here: with a timer of that kind set it fails
- * the test; use slotd_fire. */
+ * there were. A session that is to expire meanwhile is deleted at that time, after what is due by
+ * then: nothing is left of it but its name, the clock, and what the test has of it (`id`, `log`,
+ * `fired`); the next message is its first. What cron expressions mean is not known here: with a timer
+ * of that kind set it fails the test; use slotd_fire. */
 size_t slotd_advance(slotd_session *session, uint64_t ms);
 /* Gives the handler the message of a timer now, as if it were due; the test fails if none is set. */
 slotd_outcome slotd_fire(slotd_session *session, const char *name);

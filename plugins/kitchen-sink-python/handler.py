@@ -3,9 +3,10 @@ language, so that the conformance suite can ask for it.
 
 A body of the content type ``application/json`` is ``{"op": ..}``; any other is echoed as it is.
 
-A timer's message emits ``fired``, with what it says of itself, and replies with that. Where its body
-is an ``{"op": ..}``, that is done before; where it has ``{"fails": N}``, N attempts are rejected for
-now.
+A timer's message emits ``fired``, with what it says of itself, and replies with that. Where its
+body is an ``{"op": ..}``, that is done before; where it has ``{"fails": N}``, N attempts are
+rejected for now. Another session's message does the same with ``received``, and an answer with
+``answered``, where what is done is the ``answer`` of the body that was answered.
 """
 
 import os
@@ -15,7 +16,10 @@ from datetime import timedelta
 from typing import Any
 
 from slotd_guest import (
+    Answer,
     Context,
+    Delivery,
+    Firing,
     Level,
     MigrateContext,
     QueryContext,
@@ -34,9 +38,8 @@ LEVELS = {level.name.lower(): level for level in Level}
 class Op:
     """An operation and its fields, each of the type that is asked for."""
 
-    def __init__(self, body: bytes, code: str) -> None:
+    def __init__(self, fields: Any, code: str) -> None:
         self._code = code
-        fields = from_json(body, code=code)
         if not isinstance(fields, dict):
             raise self.bad("it is no object")
         self._fields: dict[str, Any] = fields
@@ -70,6 +73,10 @@ class Op:
     def optional(self, name: str) -> str | None:
         return None if self._fields.get(name) is None else self.text(name)
 
+    def has(self, name: str) -> bool:
+        """Also as null."""
+        return name in self._fields
+
     def is_given(self, name: str) -> bool:
         return self._fields.get(name) is not None
 
@@ -88,16 +95,22 @@ class Op:
 
 class KitchenSink(RawHandler):
     def handle(self, cx: Context, body: bytes) -> Reply:
+        origin = cx.origin
+        if origin.answer is not None:
+            return Reply.json(answered(cx, origin.answer, body))
         if cx.content_type != "application/json":
             return Reply(cx.content_type, body)
-        if cx.origin.firing is not None:
-            return Reply.json(fired(cx, body))
-        return Reply.json(change(cx, Op(body, "bad-message")))
+        value = from_json(body, code="bad-message")
+        if origin.firing is not None:
+            return Reply.json(fired(cx, origin.firing, value))
+        if origin.delivery is not None:
+            return Reply.json(received(cx, origin.delivery, value))
+        return Reply.json(change(cx, Op(value, "bad-message")))
 
     def query(self, cx: QueryContext, body: bytes) -> Reply:
         if cx.content_type != "application/json":
             return Reply(cx.content_type, body)
-        return Reply.json(ask(cx, Op(body, "bad-query")))
+        return Reply.json(ask(cx, Op(from_json(body, code="bad-query"), "bad-query")))
 
     def migrate(self, cx: MigrateContext, from_version: str) -> str | None:
         if from_version == "0.0.9":
@@ -108,18 +121,51 @@ class KitchenSink(RawHandler):
         return None
 
 
-def fired(cx: Context, data: bytes) -> Any:
-    origin, firing = cx.origin, cx.origin.firing
-    assert firing is not None
-    body = from_json(data)
+def obey(cx: Context, attempt: int, body: Any) -> None:
+    """Does what a body that was sent earlier says, if it says something."""
     if isinstance(body, dict):
         fails = body.get("fails")
-        if isinstance(fails, int) and firing.attempt <= fails:
+        if isinstance(fails, int) and attempt <= fails:
             raise Rejection("told-to", "As told.", retriable=True)
         if "op" in body:
-            change(cx, Op(data, "bad-message"))
+            change(cx, Op(body, "bad-message"))
+
+
+def received(cx: Context, delivery: Delivery, body: Any) -> Any:
+    obey(cx, delivery.attempt, body)
     said = {
-        "name": origin.name,
+        "from": delivery.sender,
+        "attempt": delivery.attempt,
+        "reply": delivery.reply_wanted,
+        "body": body,
+    }
+    cx.emit("received", said)
+    return said
+
+
+def answered(cx: Context, answer: Answer, data: bytes) -> Any:
+    body: Any = None
+    if answer.refusal is None:
+        is_json = cx.content_type == "application/json"
+        body = from_json(data, code="bad-message") if is_json else data.hex()
+    # What was answered is part of another kitchen sink's reply.
+    asked = body.get("body") if isinstance(body, dict) else None
+    obey(cx, answer.attempt, asked.get("answer") if isinstance(asked, dict) else None)
+    said = {
+        "name": answer.name,
+        "from": answer.sender,
+        "attempt": answer.attempt,
+        "refusal": answer.refusal,
+        "body": body,
+    }
+    cx.emit("answered", said)
+    return said
+
+
+def fired(cx: Context, firing: Firing, body: Any) -> Any:
+    obey(cx, firing.attempt, body)
+    said = {
+        "name": cx.origin.name,
         "due": firing.due_ms,
         "missed": firing.missed,
         "attempt": firing.attempt,
@@ -161,6 +207,12 @@ def change(cx: Context, op: Op) -> Any:
             return {"due": set_timer(cx, op)}
         case "cancel-timer":
             return {"was": cx.timers.cancel(op.text("name"))}
+        case "expire":
+            expire(cx, op)
+        case "keep":
+            cx.keep()
+        case "send":
+            send(cx, op)
         case "log":
             level = LEVELS.get(op.text("level"))
             if level is None:
@@ -211,6 +263,12 @@ def ask(cx: QueryContext, op: Op) -> Any:
             set_timer(cx._forbidden(), op)
         case "cancel-timer":
             cx._forbidden().timers.cancel(op.text("name"))
+        case "expire":
+            expire(cx._forbidden(), op)
+        case "keep":
+            cx._forbidden().keep()
+        case "send":
+            send(cx._forbidden(), op)
         case _:
             return look(cx, cx.state, cx.timers, op)
     return {}
@@ -265,6 +323,26 @@ def set_timer(cx: Context, op: Op) -> int:
                     return cx.timers.cron(name, expression, zone, body)
             raise op.bad("cron is no expression and zone")
     raise op.bad("it takes one of after, at, every and cron")
+
+
+def expire(cx: Context, op: Op) -> None:
+    """One of the two says when; in milliseconds."""
+    match [when for when in ("after", "at") if op.is_given(when)]:
+        case ["after"]:
+            cx.expire(after=op.duration("after"))
+        case ["at"]:
+            cx.expire(at=op.number("at"))
+        case _:
+            raise op.bad("it takes one of after and at")
+
+
+def send(cx: Context, op: Op) -> None:
+    to, reply_as = op.text("to"), op.optional("reply")
+    if op.has("body") == op.is_given("hex"):
+        raise op.bad("it takes one of body and hex")
+    body = op.any("body") if op.has("body") else Reply.bytes(op.hex("hex"))
+    for _ in range(op.number("times") if op.is_given("times") else 1):
+        cx.send(to, body, reply_as=reply_as)
 
 
 def write(state: State, op: Op) -> None:

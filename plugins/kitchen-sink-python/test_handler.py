@@ -2,6 +2,7 @@ import unittest
 from typing import Any
 
 from handler import KitchenSink
+from slotd_guest import Reply
 from slotd_guest.testing import Harness, Refused, Rejected, Trapped
 
 
@@ -47,6 +48,7 @@ class KitchenSinkTest(unittest.TestCase):
             self.ask("fill")
         self.assertEqual(rejected.exception.code, "bad-query")
         timer = {"op": "timer", "name": "n", "body": 1}
+        message: Any
         for message in (
             {"op": "fly"},
             {"op": "get"},
@@ -56,6 +58,11 @@ class KitchenSinkTest(unittest.TestCase):
             timer,
             timer | {"after": 1, "at": 1},
             timer | {"cron": ["* * * * *"]},
+            {"op": "expire"},
+            {"op": "expire", "after": 1, "at": 1},
+            {"op": "send", "to": "sink/a"},
+            {"op": "send", "to": "sink/a", "body": 1, "hex": "00"},
+            {"op": "send", "body": 1},
         ):
             with self.assertRaises(Rejected) as rejected:
                 self.sink.send(message)
@@ -70,6 +77,9 @@ class KitchenSinkTest(unittest.TestCase):
             {"op": "delete", "key": "a"},
             timer | {"after": 1},
             {"op": "cancel-timer", "name": "n"},
+            {"op": "expire", "after": 1},
+            {"op": "keep"},
+            {"op": "send", "to": "sink/a", "body": 1},
         ):
             with self.assertRaises(Trapped):
                 self.sink.query(op)
@@ -103,6 +113,61 @@ class KitchenSinkTest(unittest.TestCase):
         self.do("timer", name="d", after=1, body={"op": "set", "key": "k", "value": 7})
         self.sink.advance("1ms")
         self.assertEqual(self.sink.get("k"), 7)
+
+    def test_expiry(self) -> None:
+        now = self.sink.session.time_ms
+        self.assertEqual((self.do("expire", after=50), self.sink.expires), ({}, now + 50))
+        self.assertEqual((self.do("keep"), self.sink.expires), ({}, None))
+        self.assertEqual((self.do("expire", at=5), self.sink.expires), ({}, now))
+        with self.assertRaises(Rejected) as rejected:
+            self.do("expire", at=2**53)
+        self.assertEqual(rejected.exception.code, "bad-moment")
+        self.sink.advance("0s")
+        self.assertEqual(self.sink.seq, 0)
+
+    def test_sends(self) -> None:
+        self.assertEqual(self.do("send", to="sink/a/b", body={"ä": 1}, reply="r"), {})
+        self.do("send", to="sink/c", hex="00ff", times=2)
+        self.do("send", to="sink/c", body=None, times=0)
+        octets = ("sink/c", "application/octet-stream", b"\x00\xff", None)
+        self.assertEqual(
+            [(one.to, one.content_type, one.body, one.reply_as) for one in self.sink.sent],
+            [("sink/a/b", "application/json", '{"ä":1}'.encode(), "r"), octets, octets],
+        )
+        for wrong in ({"to": "sink"}, {"to": "Sink/a"}, {"to": "sink/a", "reply": ""}):
+            with self.assertRaises(Rejected) as rejected:
+                self.do("send", body=1, **wrong)
+            self.assertEqual(rejected.exception.code, "bad-send")
+
+    def test_messages_of_sessions(self) -> None:
+        body = {"op": "set", "key": "k", "value": 7}
+        said = {"from": "sink/a", "attempt": 2, "reply": True, "body": body}
+        reply = self.sink.deliver("sink/a", body, attempt=2, reply_wanted=True)
+        event = self.sink.events[0]
+        self.assertEqual((reply.parse(), event.kind, event.parse()), (said, "received", said))
+        self.assertEqual(self.sink.get("k"), 7)
+        for wrong, code in (({"fails": 1}, "told-to"), ({"op": "fly"}, "bad-message")):
+            with self.assertRaises(Rejected) as rejected:
+                self.sink.deliver("sink/a", wrong)
+            self.assertEqual(rejected.exception.code, code)
+        self.assertEqual(self.sink.deliver("sink/a", Reply.text("hi")), Reply.text("hi"))
+
+    def test_answers(self) -> None:
+        self.do("send", to="sink/a/b", body=1, reply="r", times=3)
+        reply = {"body": {"answer": {"fails": 1, "op": "set", "key": "k", "value": 8}}}
+        with self.assertRaises(Rejected) as rejected:
+            self.sink.answer("r", reply)
+        self.assertEqual(rejected.exception.code, "told-to")
+        said = {"name": "r", "from": "sink/a/b", "attempt": 2, "refusal": None, "body": reply}
+        answer = self.sink.answer("r", reply).parse()
+        event = self.sink.events[0]
+        self.assertEqual((answer, event.kind, event.parse()), (said, "answered", said))
+        self.assertEqual(self.sink.get("k"), 8)
+        said = said | {"attempt": 1, "body": "00ff"}
+        self.assertEqual(self.sink.answer("r", Reply.bytes(b"\x00\xff")).parse(), said)
+        refusal = {"code": "no", "message": "No.", "retriable": False}
+        said = said | {"refusal": refusal, "body": None}
+        self.assertEqual(self.sink.refuse("r", "no", "No.").parse(), said)
 
     def test_bodies(self) -> None:
         body = bytes(range(256))

@@ -1,6 +1,8 @@
 import { Rejection } from "./error.js";
+import { expire } from "./expire.js";
 import { parseBytes, stringifyBytes } from "./json.js";
 import { toBytes } from "./reply.js";
+import { send } from "./sends.js";
 import { State, StateView } from "./state.js";
 import { Timers, TimersView } from "./timers.js";
 
@@ -46,6 +48,15 @@ export class Context extends Base {
     }
     notifyBytes(kind, contentType, body) {
         this.#host.notify(text(kind, "an event's kind"), text(contentType, "a content type"), toBytes(body, "an event's body"));
+    }
+    expire(when) {
+        expire(this.#host, this.timeMs, when);
+    }
+    keep() {
+        this.#host.expire(undefined);
+    }
+    send(to, body, options) {
+        send(this.#host, to, body, options);
     }
     parse(body) {
         return parseBody("message", body);

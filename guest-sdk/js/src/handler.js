@@ -27,7 +27,7 @@ export function unfit(exported) {
     const wanted = "export default handler({ handle(cx, message) { .. } })";
     if (typeof exported !== "object" || exported === null) return `it has no default export: ${wanted}`;
     if (typeof exported.handle !== "function") return `its default export has no function \`handle\`: ${wanted}`;
-    for (const name of ["query", "migrate", "parseMessage", "parseQuery"]) {
+    for (const name of ["answer", "query", "migrate", "parseMessage", "parseQuery"]) {
         const type = typeof exported[name];
         if (type !== "function" && type !== "undefined") return `\`${name}\` of its default export is no function`;
     }
@@ -41,9 +41,17 @@ export function unfit(exported) {
 export function callHandle(handler, cx, body) {
     return settle(() => {
         if (handler[RAW]) return checked("handle", handler.handle(cx, body));
+        // What another service replies is no message of this one's, and a refusal has no body.
+        if (cx.origin.kind === "answer") return callAnswer(handler, cx, cx.origin, body);
         const message = validated(handler, "parseMessage", "bad-message", cx.parse(body));
         return json("handle", handler.handle(cx, message));
     });
+}
+
+function callAnswer(handler, cx, origin, body) {
+    if (handler.answer === undefined) throw new Rejection("no-answers", "this plugin takes no answers");
+    const reply = origin.refusal === undefined ? cx.parse(body) : undefined;
+    return json("answer", handler.answer(cx, origin, reply));
 }
 
 export function callQuery(handler, cx, body) {

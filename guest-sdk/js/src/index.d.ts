@@ -2,12 +2,12 @@
 
 /// <reference path="./globals.d.ts" />
 
-/** Where a message comes from. Of these, `client` and `timer` occur so far. */
+/** Where a message comes from. Of these, `http` does not occur so far. */
 export type Origin =
     /** A client; the name that it gave as its sender, if any. */
     | { kind: "client"; sender: string | undefined }
-    /** Another session, `service/session`. */
-    | { kind: "session"; session: string }
+    | SessionOrigin
+    | AnswerOrigin
     | TimerOrigin
     /** The answer to an outbound request, by its id. */
     | { kind: "http"; request: string };
@@ -22,6 +22,43 @@ export interface TimerOrigin {
     missed: number;
     /** How often it is tried, this time included: 1 the first time. */
     attempt: number;
+}
+
+/** A session of a service. */
+export interface Address {
+    service: string;
+    session: string;
+}
+
+/** A session, of this or another service, that has sent the message. A client can't claim to be one. */
+export interface SessionOrigin {
+    kind: "session";
+    sender: Address;
+    /** How often the message is tried, this time included: 1 the first time. */
+    attempt: number;
+    /** The sender is told what this call replies, or why it does not. */
+    replyWanted: boolean;
+}
+
+/** The outcome of a message that this session sent with `replyAs`. */
+export interface AnswerOrigin {
+    kind: "answer";
+    /** As in `replyAs`. */
+    name: string;
+    /** The session that the message was sent to. */
+    sender: Address;
+    /** Why the message was not handled, and is not sent again; undefined where it was: the body is the reply. */
+    refusal: Refusal | undefined;
+    /** How often the outcome is tried, this time included: 1 the first time. */
+    attempt: number;
+}
+
+/** Why a message was not handled: the rejection of the other's handler, or the error that a client would have got. */
+export interface Refusal {
+    code: string;
+    message: string;
+    /** Whether the same may succeed later. */
+    retriable: boolean;
 }
 
 /** Levels of the node's log. */
@@ -140,6 +177,9 @@ export class Timers extends TimersView {
     cancel(name: string): boolean;
 }
 
+/** When a session expires: so long after the message's time, or at a time. */
+export type Expiry = { after: Duration; at?: undefined } | { at: Date | number; after?: undefined };
+
 /** The message being handled, and what its handler can do. */
 export class Context<S extends object = AnyState> {
     private constructor();
@@ -176,6 +216,31 @@ export class Context<S extends object = AnyState> {
      */
     notify(kind: string, value: unknown): void;
     notifyBytes(kind: string, contentType: string, body: Uint8Array): void;
+    /**
+     * Has the session deleted at a time, with all that it has: its state and history, timers, and messages
+     * that are on their way. What expires begins anew with its next message. It is said with this message,
+     * or not at all. A later message may say another time, or call it off with `keep`; one that says nothing
+     * of it changes nothing. A time that has passed is now, once the message is durable.
+     * @param when `{ after: "10m" }`, or `{ at: date }`: a `Date`, or milliseconds since the Unix epoch
+     * @throws {Rejection} `bad-moment` where there can be no such time; {TypeError} for what is no time at all
+     */
+    expire(when: Expiry): void;
+    /** The session does not expire. */
+    keep(): void;
+    /**
+     * Sends a message to another session, or to this one: once this message is durable, and exactly once.
+     * What is sent to one session arrives in order. The body is sent as JSON, a `Reply` as it is.
+     *
+     * With `replyAs` the outcome comes back as a message of this session, under that name: see
+     * `Handler.answer`. Without it, what the other refuses is kept for an operator.
+     *
+     * A service sends only to those that its operator names in `effects.send`. 256 messages that one
+     * message sends, 256 KiB a body; past a limit the call ends in a trap.
+     * @param to `"service/session"`, or an `Address`; the session need not be there yet
+     * @param options.replyAs 1 to 128 bytes, no control characters
+     * @throws {Rejection} `bad-send` where the address or the name can't be one; {TypeError} as `State.set`
+     */
+    send(to: `${string}/${string}` | Address, body?: unknown, options?: { replyAs?: string | undefined }): void;
     /** A line for the node's log; `console.log` and its like do the same. 100 lines a call. */
     log(level: Level, text: string): void;
     /**
@@ -255,6 +320,15 @@ export interface Handler<Message = any, Query = any, S extends object = AnyState
      * When it throws, nothing is kept.
      */
     handle(cx: Context<S>, message: Message): Answer;
+    /**
+     * Applies the outcome of a message that this session sent with `replyAs`: as `handle`, except that
+     * `parseMessage` is not asked.
+     *
+     * Without it an outcome is rejected as `no-answers`, and kept for an operator.
+     * @param answer whose outcome it is, the same as `cx.origin`; with `refusal` where it was not handled
+     * @param reply what the other session replied, from JSON; undefined where it refused
+     */
+    answer?(cx: Context<S>, answer: AnswerOrigin, reply: any): Answer;
     /** Answers a question from the state; it can't change anything. */
     query?(cx: QueryContext<S>, query: Query): Answer;
     /**
@@ -273,7 +347,7 @@ export interface Handler<Message = any, Query = any, S extends object = AnyState
     parseQuery?(value: unknown): Query;
 }
 
-/** As `Handler`, with bytes in and a `Reply` out. */
+/** As `Handler`, with bytes in and a `Reply` out. `handle` gets outcomes too: see `cx.origin`. */
 export interface RawHandler<S extends object = AnyState> {
     handle(cx: Context<S>, body: Uint8Array): Reply;
     query?(cx: QueryContext<S>, body: Uint8Array): Reply;

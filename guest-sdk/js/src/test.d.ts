@@ -1,4 +1,4 @@
-import type { AnyState, Duration, Handler, Level, RawHandler, Rejection, Reply, Timer } from "./index.d.ts";
+import type { Address, AnyState, Duration, Handler, Level, RawHandler, Rejection, Reply, Timer } from "./index.d.ts";
 
 /** The host's limits, as its own defaults have them. */
 export const limits: {
@@ -21,7 +21,7 @@ export const limits: {
     readonly timerChanges: number;
     /** The shortest period. */
     readonly timerPeriodMs: number;
-    /** The last time that a timer can be set for. */
+    /** The last time that a timer can be set for, or a session can expire at. */
     readonly timerMs: number;
     readonly timerCronBytes: number;
     readonly timerAttempts: number;
@@ -29,6 +29,15 @@ export const limits: {
     readonly timerRetryMs: number;
     /** Messages of timers in one `advance`: the harness's own limit. */
     readonly fired: number;
+    /** Messages to other sessions, of one message. */
+    readonly sends: number;
+    readonly sendBodyBytes: number;
+    /** Bytes of the name that a reply comes back under. */
+    readonly sendNameBytes: number;
+    readonly sendAttempts: number;
+    readonly serviceNameBytes: number;
+    readonly sessionIdBytes: number;
+    readonly contentTypeBytes: number;
     readonly logLines: number;
     readonly logLineBytes: number;
 };
@@ -83,6 +92,21 @@ export interface Dead {
     readonly error: Rejection | Trapped;
 }
 
+/** A message that a session sent to another. */
+export interface Sent {
+    /** The sequence number of the message that sent it. */
+    readonly seq: number;
+    /** `service/session`. */
+    readonly to: string;
+    readonly contentType: string;
+    readonly body: Uint8Array;
+    /** The name that the outcome comes back under, if it does. */
+    readonly replyAs: string | undefined;
+    /** The body from JSON. */
+    json(): any;
+    text(): string;
+}
+
 /** When a timer of a session fires, as the host has it. */
 export type When =
     | { tag: "at" | "after" | "every"; val: number }
@@ -114,8 +138,14 @@ export interface Session {
     notified: Event[];
     /** By name, in no particular order. */
     timers: Map<string, SetTimer>;
+    /** When it is deleted; undefined: not at all. */
+    expiresMs: number | undefined;
     /** Messages of timers that were given up. */
     dead: Dead[];
+    /** What its messages sent to other sessions, in order. */
+    sent: Sent[];
+    /** Of that, what waits for its outcome, and how often its handler has failed that. */
+    unanswered: { sent: Sent; failures: number }[];
 }
 
 /** A handler's fault, a passed limit, or something that is not allowed. Nothing was kept. */
@@ -130,8 +160,10 @@ export class Refused extends Error {}
 /**
  * One session under a handler, with the host's rules: a message is applied whole or not at all,
  * the number rises on success only, a query can't change anything, time and chance are the
- * message's. The session's clock is the test's: `advance` moves it on and has timers fire. Not
- * modelled: the deadline, the memory limit, and the times of cron expressions.
+ * message's. The session's clock is the test's: `advance` moves it on and has timers fire. What it sends
+ * to other sessions goes nowhere: the test looks at `sent`, and says what comes back. Not modelled: the
+ * deadline, the memory limit, the times of cron expressions, which services may send to which, and how
+ * many messages may be on their way.
  *
  * A refusal is thrown as the handler's own `Rejection`, a fault as `Trapped`.
  */
@@ -153,6 +185,9 @@ export class Harness<Message = any, Query = any, S extends object = AnyState> {
      * their times, each at its time; also those that are tried again after a failure, and those that a
      * timer's message sets. Gives what became of each; a handler that fails makes it throw nothing.
      *
+     * A session that is to expire meanwhile is deleted at that time, after what is due by then: nothing is
+     * left of it but its name and the clock, and the next message is its first.
+     *
      * Where a test changes the clock itself nothing fires: what is overdue then fires first at the next
      * call, and what it missed is counted.
      * @throws {Error} while a cron timer is set, since its times are not known here: see `fire`
@@ -165,8 +200,45 @@ export class Harness<Message = any, Query = any, S extends object = AnyState> {
     fire(name: string): Fired;
     /** The timers that are set, in order of the names' bytes. */
     readonly timers: Timer[];
+    /** When the session is deleted, milliseconds since the Unix epoch; undefined: not at all. */
+    readonly expires: number | undefined;
     /** Every timer's message that was given up, in order. */
     readonly dead: readonly Dead[];
+    /**
+     * Has another session send a message: JSON, a `Reply` as it is. Gives the reply, from JSON.
+     * @param from `"service/session"`, or an `Address`
+     */
+    deliver(
+        from: `${string}/${string}` | Address,
+        message?: unknown,
+        options?: { attempt?: number; replyWanted?: boolean },
+    ): any;
+    /**
+     * Has the other session reply to what this one sent with `replyAs: name`; of several, to the first
+     * that has no outcome yet. The reply is JSON, a `Reply` as it is. Gives what the handler replies,
+     * from JSON.
+     *
+     * Where the handler fails it throws that, and the outcome can be tried again, with the next `attempt`;
+     * it is given up after 20 attempts, or a rejection that is not retriable.
+     * @param options.from of those of that name, one that was sent to this session
+     * @throws {Error} where nothing waits for it
+     */
+    answer(
+        name: string,
+        reply?: unknown,
+        options?: { from?: `${string}/${string}` | Address },
+    ): any;
+    /** As `answer`, where the other session refuses, or can't be reached. */
+    refuse(
+        name: string,
+        code: string,
+        message: string,
+        options?: { retriable?: boolean; from?: `${string}/${string}` | Address },
+    ): any;
+    /** All that its messages sent to other sessions so far, in order. */
+    readonly sent: readonly Sent[];
+    /** Of that, what waits for its outcome. */
+    readonly unanswered: readonly Sent[];
     /** Runs `migrate`, as the host does before a session's first message under this version. */
     migrate(from: string): void;
     /** The session under another handler, after that one's `migrate`. */

@@ -8,6 +8,7 @@ import { Chance, define, globals } from "./globals.js";
 import { callHandle, callMigrate, callQuery, unfit } from "./handler.js";
 import { parse, parseBytes, stringifyBytes } from "./json.js";
 import { Reply } from "./reply.js";
+import { toAddress } from "./sends.js";
 import { Timer, toMs } from "./timers.js";
 import { describe } from "./trace.js";
 
@@ -32,12 +33,20 @@ export const limits = Object.freeze({
     timerBodyBytes: 64 * 1024,
     timerChanges: 256,
     timerPeriodMs: 100,
-    // The last time that a timer can be set for: the year 9000 or so.
+    // The last time that a timer can be set for, or a session can expire at: the year 9000 or so.
     timerMs: 221_845_392_000_000,
     timerCronBytes: 128,
     timerAttempts: 20,
     timerRetryMs: 5 * 60 * 1000,
     fired: 100_000,
+    // Messages to other sessions, of one message.
+    sends: 256,
+    sendBodyBytes: 256 * 1024,
+    sendNameBytes: 128,
+    sendAttempts: 20,
+    serviceNameBytes: 64,
+    sessionIdBytes: 256,
+    contentTypeBytes: 128,
     logLines: 100,
     logLineBytes: 2048,
 });
@@ -65,6 +74,19 @@ class Event {
     }
     json() {
         return parseBytes(this.body);
+    }
+}
+
+/** A message to another session. */
+class Sent {
+    constructor(fields) {
+        Object.assign(this, fields);
+    }
+    json() {
+        return parseBytes(this.body);
+    }
+    text() {
+        return new Reply(this.contentType, this.body).text();
     }
 }
 
@@ -145,7 +167,10 @@ function newSession() {
         events: [],
         notified: [],
         timers: new Map(),
+        expiresMs: undefined,
         dead: [],
+        sent: [],
+        unanswered: [],
     };
 }
 
@@ -189,6 +214,46 @@ export class Harness {
         return reply;
     }
 
+    deliver(from, message, { attempt = 1, replyWanted = false } = {}) {
+        const origin = { kind: "session", sender: addressOf(from), attempt, replyWanted };
+        const { contentType, body } = toReply(message);
+        return valueOf(this.#handle(origin, contentType, body.slice()));
+    }
+    answer(name, reply, { from } = {}) {
+        return this.#outcome(name, from, undefined, toReply(reply));
+    }
+    refuse(name, code, message, { retriable = false, from } = {}) {
+        // A node gives it no body, and no content type.
+        const nothing = { contentType: "application/octet-stream", body: new Uint8Array() };
+        return this.#outcome(name, from, { code: String(code), message: String(message), retriable }, nothing);
+    }
+    #outcome(name, from, refusal, { contentType, body }) {
+        const { unanswered } = this.session;
+        const sender = from === undefined ? undefined : addressOf(from);
+        const to = sender && shownAddress(sender);
+        const at = unanswered.findIndex(({ sent }) => sent.replyAs === name && (to === undefined || sent.to === to));
+        if (at === -1) {
+            const whose = to === undefined ? "" : ` of ${to}`;
+            const shown = JSON.stringify(unanswered.map(({ sent }) => [sent.replyAs, sent.to]));
+            throw new Error(`nothing was sent that waits for an answer ${JSON.stringify(name)}${whose}; what does, and for whose: ${shown}`);
+        }
+        const asked = unanswered[at];
+        const attempt = asked.failures + 1;
+        const take = () => unanswered.splice(unanswered.indexOf(asked), 1);
+        try {
+            const origin = { kind: "answer", name, sender: toAddress(asked.sent.to), refusal, attempt };
+            const reply = this.#handle(origin, contentType, body.slice());
+            take();
+            return valueOf(reply);
+        } catch (error) {
+            asked.failures = attempt;
+            // A node keeps it for an operator then.
+            const isFinal = isRejection(error) && !error.retriable;
+            if (isFinal || attempt >= limits.sendAttempts) take();
+            throw error;
+        }
+    }
+
     advance(by) {
         const { session } = this;
         const end = session.timeMs + toMs(by, "the time to advance by");
@@ -202,10 +267,16 @@ export class Harness {
             }
             const due = [...session.timers].filter(([, timer]) => timer.nextMs <= end);
             due.sort(([a, one], [b, other]) => one.nextMs - other.nextMs || byBytes(a, b));
-            if (due.length === 0) break;
-            all.push(this.fire(due[0][0]));
+            const [first] = due;
+            const { name, expiresMs } = session;
+            if (expiresMs <= end && (first === undefined || expiresMs < first[1].nextMs)) {
+                Object.assign(session, newSession(), { name, timeMs: Math.max(session.timeMs, expiresMs) });
+                continue;
+            }
+            if (first === undefined) break;
+            all.push(this.fire(first[0]));
             if (all.length >= limits.fired) {
-                throw new Error(`${all.length} timers fired, and the time is not over: the last was ${JSON.stringify(due[0][0])}`);
+                throw new Error(`${all.length} timers fired, and the time is not over: the last was ${JSON.stringify(first[0])}`);
             }
         }
         session.timeMs = Math.max(session.timeMs, end);
@@ -254,8 +325,17 @@ export class Harness {
     get timers() {
         return [...this.session.timers].sort(([a], [b]) => byBytes(a, b)).map(shownTimer);
     }
+    get expires() {
+        return this.session.expiresMs;
+    }
     get dead() {
         return this.session.dead;
+    }
+    get sent() {
+        return this.session.sent;
+    }
+    get unanswered() {
+        return this.session.unanswered.map(({ sent }) => sent);
     }
 
     query(query) {
@@ -310,6 +390,9 @@ export class Harness {
             if (tx.trapped !== undefined) throw tx.trapped;
             session.events.push(...tx.events);
             session.notified.push(...tx.notified);
+            session.sent.push(...tx.sent);
+            const asked = tx.sent.filter(({ replyAs }) => replyAs !== undefined);
+            session.unanswered.push(...asked.map((sent) => ({ sent, failures: 0 })));
             return answer;
         } catch (thrown) {
             tx.rollBack();
@@ -369,6 +452,11 @@ function toBody(body) {
     return typeof body === "string" ? new TextEncoder().encode(body) : Uint8Array.from(body);
 }
 
+/** What another session sends or replies: JSON, or a `Reply` as it is. */
+function toReply(value) {
+    return value instanceof Reply ? value : Reply.json(value);
+}
+
 function valueOf(reply) {
     return reply.contentType.startsWith("application/json") ? parse(reply.text()) : reply;
 }
@@ -385,6 +473,7 @@ const MODES = { handle: 0, query: 1, migrate: 2 };
 class Transaction {
     events = [];
     notified = [];
+    sent = [];
     lines = [];
     trapped;
     #mode;
@@ -393,6 +482,7 @@ class Transaction {
     #isFiring;
     #undo = [];
     #timersUndo = [];
+    #expiredBefore;
     #calls = 0;
     #written = 0;
     #eventBytes = 0;
@@ -406,6 +496,7 @@ class Transaction {
         this.#seq = seq;
         this.#session = session;
         this.#isFiring = isFiring;
+        this.#expiredBefore = session.expiresMs;
     }
 
     get(key) {
@@ -460,8 +551,18 @@ class Transaction {
             this.#trap(`the event kind ${JSON.stringify(kind)} is reserved: slotd uses it itself`);
         }
     }
+    expire(at) {
+        this.#count();
+        if (this.#mode !== "handle") this.#trap("only `handle` may have the session expire");
+        if (at > limits.timerMs) {
+            return `${at} is no time at which a session can expire: the last is ${limits.timerMs} ms since the Unix epoch`;
+        }
+        this.#session.expiresMs = at === undefined ? undefined : Math.max(at, this.#session.timeMs);
+        return undefined;
+    }
     schedule(name, when, contentType, body) {
         this.#changeTimer("set", name);
+        this.#checkContentType(contentType, "a timer");
         if (body.length > limits.timerBodyBytes) {
             this.#trap(`limit: timers: a body may have ${limits.timerBodyBytes} bytes; this one has ${body.length}`);
         }
@@ -508,6 +609,29 @@ class Transaction {
             this.#trap(`limit: more than ${limits.timerChanges} timers set or cancelled`);
         }
     }
+    send({ service, session }, contentType, body, replyAs) {
+        this.#count();
+        if (this.#mode !== "handle") this.#trap("only `handle` may send messages to other sessions");
+        this.#checkContentType(contentType, "a message");
+        if (body.length > limits.sendBodyBytes) {
+            this.#trap(`limit: sends: a body may have ${limits.sendBodyBytes} bytes; this one has ${body.length}`);
+        }
+        const wrong = addressProblem(service, session) ?? (replyAs === undefined ? undefined : replyNameProblem(replyAs));
+        if (wrong !== undefined) return wrong;
+        if (this.sent.length === limits.sends) this.#trap(`limit: sends: a message may send at most ${limits.sends}`);
+        const to = shownAddress({ service, session });
+        this.sent.push(new Sent({ seq: this.#seq, to, contentType, body: body.slice(), replyAs }));
+        return undefined;
+    }
+    /** It becomes a header. */
+    #checkContentType(contentType, of) {
+        if (contentType.length > limits.contentTypeBytes) {
+            this.#trap(`limit: the content type of ${of} may have ${limits.contentTypeBytes} bytes; this one has ${contentType.length}`);
+        }
+        if (!/^[ -~]*$/.test(contentType)) {
+            this.#trap(`the content type of ${of} is printable ASCII, not ${JSON.stringify(contentType)}`);
+        }
+    }
     log(level, text) {
         this.#count();
         if (this.lines.length < limits.logLines) this.lines.push({ level, text: cut(text, limits.logLineBytes) });
@@ -543,8 +667,10 @@ class Transaction {
         this.#undo = [];
         for (const [name, before] of this.#timersUndo.reverse()) put(this.#session, name, before);
         this.#timersUndo = [];
+        this.#session.expiresMs = this.#expiredBefore;
         this.events = [];
         this.notified = [];
+        this.sent = [];
     }
 
     #write(key, value) {
@@ -576,6 +702,40 @@ class Transaction {
         this.trapped = new Trapped(reason);
         throw this.trapped;
     }
+}
+
+function shownAddress({ service, session }) {
+    return `${service}/${session}`;
+}
+
+/** Of whom the test says that it has sent something. */
+function addressOf(from) {
+    const address = toAddress(from);
+    const wrong = addressProblem(address.service, address.session);
+    if (wrong !== undefined) throw new Error(wrong);
+    return address;
+}
+
+function addressProblem(service, session) {
+    const [serviceBytes, sessionBytes] = [byteLength(service), byteLength(session)];
+    if (serviceBytes < 1 || serviceBytes > limits.serviceNameBytes) {
+        return `a service name must have 1 to ${limits.serviceNameBytes} bytes; this one has ${serviceBytes}`;
+    }
+    if (!/^[a-z0-9][a-z0-9_.-]*$/.test(service)) {
+        return `service name ${JSON.stringify(service)}: use a-z, 0-9, '-', '_' and '.', starting with a letter or digit`;
+    }
+    if (sessionBytes < 1 || sessionBytes > limits.sessionIdBytes) {
+        return `a session id must have 1 to ${limits.sessionIdBytes} bytes; this one has ${sessionBytes}`;
+    }
+    return /\p{Cc}/u.test(session) ? `session id ${JSON.stringify(session)} has a control character` : undefined;
+}
+
+function replyNameProblem(name) {
+    const bytes = byteLength(name);
+    if (bytes < 1 || bytes > limits.sendNameBytes) {
+        return `the name of a reply must have 1 to ${limits.sendNameBytes} bytes; this one has ${bytes}`;
+    }
+    return /\p{Cc}/u.test(name) ? `the name of a reply has no control characters, and ${JSON.stringify(name)} has` : undefined;
 }
 
 function momentProblem(when, first) {

@@ -9,7 +9,7 @@ const PAGE = 1000;
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** Past it a number of milliseconds is not exact; no timer can be set for that anyway. */
-const MS_MAX = Number.MAX_SAFE_INTEGER;
+export const MS_MAX = Number.MAX_SAFE_INTEGER;
 
 /**
  * Milliseconds of `"10m"`, `"1.5h"` or a number; not a part of one less, since a timer is never early.
@@ -29,10 +29,10 @@ export function toMs(duration, what = "a delay") {
     return Math.min(Math.ceil(ms), MS_MAX);
 }
 
-function toTime(time) {
+export function toTime(time, what = "a timer's time") {
     const ms = time instanceof Date ? time.getTime() : time;
     if (typeof ms !== "number" || Number.isNaN(ms)) {
-        throw new TypeError(`a timer's time is a Date or milliseconds since the Unix epoch, not ${String(time)}`);
+        throw new TypeError(`${what} is a Date or milliseconds since the Unix epoch, not ${String(time)}`);
     }
     return Math.min(Math.max(Math.ceil(ms), 0), MS_MAX);
 }

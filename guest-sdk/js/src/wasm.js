@@ -2,6 +2,7 @@
 
 import effects from "slotd:slot/effects@1.1.0";
 import log from "slotd:slot/log@1.1.0";
+import sends from "slotd:slot/sends@1.1.0";
 import session from "slotd:slot/session@1.1.0";
 import state from "slotd:slot/state@1.1.0";
 import timers from "slotd:slot/timers@1.1.0";
@@ -12,6 +13,12 @@ import { Chance, define, globals } from "./globals.js";
 import { callHandle, callMigrate, callQuery, unfit } from "./handler.js";
 import { describe, setMap } from "./trace.js";
 
+/** The `err` of a function of the interface, where that is a sentence. */
+function sentence(thrown) {
+    if (typeof thrown?.payload !== "string") throw thrown;
+    return thrown.payload;
+}
+
 const host = {
     get: state.get,
     set: state.set,
@@ -19,18 +26,32 @@ const host = {
     scan: (prefix, after, limit) => state.scan(prefix, after ?? null, limit),
     emit: (kind, contentType, body) => effects.emit({ kind, contentType, body }),
     notify: (kind, contentType, body) => session.notify({ kind, contentType, body }),
+    expire: (at) => {
+        try {
+            session.expire(at ?? null);
+            return undefined;
+        } catch (thrown) {
+            return sentence(thrown);
+        }
+    },
     schedule: (name, when, contentType, body) => {
         try {
             return { due: timers.schedule(name, when, contentType, body) };
         } catch (thrown) {
-            // The function's `err`: what is wrong with `when`.
-            if (typeof thrown?.payload !== "string") throw thrown;
-            return { wrong: thrown.payload };
+            return { wrong: sentence(thrown) };
         }
     },
     cancel: timers.cancel,
     timer: timers.get,
     timers: (after, limit) => timers.list(after ?? null, limit),
+    send: (to, contentType, body, replyAs) => {
+        try {
+            sends.send(to, contentType, body, replyAs ?? null);
+            return undefined;
+        } catch (thrown) {
+            return sentence(thrown);
+        }
+    },
     log: log.write,
 };
 
@@ -78,7 +99,17 @@ function answer({ reply, rejected }) {
 
 const ORIGINS = {
     client: (sender) => ({ kind: "client", sender: sender ?? undefined }),
-    session: (session) => ({ kind: "session", session }),
+    // Each message of a session has a `current`.
+    session: () => {
+        const { tag, val } = sends.current();
+        const { service, session } = val.sender;
+        const sender = { service, session };
+        if (tag === "message") return { kind: "session", sender, attempt: val.attempt, replyWanted: val.replyWanted };
+        const { name, attempt } = val;
+        if (val.refusal == null) return { kind: "answer", name, sender, refusal: undefined, attempt };
+        const { code, message, retriable } = val.refusal;
+        return { kind: "answer", name, sender, refusal: { code, message, retriable }, attempt };
+    },
     // Each message of a timer has a `current`.
     timer: (name) => {
         const { dueMs, missed, attempt } = timers.current();

@@ -14,11 +14,15 @@ from ._errors import Rejection
 from ._handler import Handler, RawHandler
 from ._json import from_json, to_json
 from ._reply import Reply
+from ._sends import Address, Answer, Delivery, Refusal
 from ._state import State, StateView
 from ._timers import Timer, Timers, TimersView
 
 __all__ = [
+    "Address",
+    "Answer",
     "Context",
+    "Delivery",
     "Firing",
     "Handler",
     "Level",
@@ -27,6 +31,7 @@ __all__ = [
     "Origin",
     "QueryContext",
     "RawHandler",
+    "Refusal",
     "Rejection",
     "Reply",
     "State",

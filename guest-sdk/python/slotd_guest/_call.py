@@ -24,8 +24,8 @@ class Program:
             raise TypeError(f"{handler!r} is no subclass of slotd_guest.Handler or RawHandler")
         if handler.handle in (Handler.handle, RawHandler.handle):
             raise TypeError(f"{handler.__name__} has no method `handle`")
-        for name in ("handle", "query", "migrate"):
-            if inspect.iscoroutinefunction(getattr(handler, name)):
+        for name in ("handle", "answer", "query", "migrate"):
+            if inspect.iscoroutinefunction(getattr(handler, name, None)):
                 raise TypeError(
                     f"{handler.__name__}.{name} is `async`: a call has nothing to wait for"
                 )
@@ -33,13 +33,21 @@ class Program:
         self.has_migrate = handler.migrate is not _Base.migrate
         self._new: Callable[[], Any] = handler
         self._raw = issubclass(handler, RawHandler)
-        self._message = None if self._raw else _reader(handler, "handle", Handler)
-        self._query = None if self._raw else _reader(handler, "query", Handler)
+        self._message = None if self._raw else _reader(handler, "handle", ("message",))
+        self._query = None if self._raw else _reader(handler, "query", ("query",))
+        self._reply = None if self._raw else _reader(handler, "answer", ("answer", "reply"))
 
     def handle(self, cx: Context, body: bytes) -> Reply:
         """Raises what the handler raises."""
         if self._raw:
             return _raw(self._new().handle(cx, body), "handle")
+        answer = cx.origin.answer
+        # What another service replies is no message of this one's, and a refusal has no body.
+        if answer is not None:
+            reply = None
+            if answer.refusal is None:
+                reply = _read(body, self._reply, "bad-message", "reply")
+            return _reply(self._new().answer(cx, answer, reply))
         message = _read(body, self._message, "bad-message", "message")
         return _reply(self._new().handle(cx, message))
 
@@ -61,23 +69,23 @@ class Program:
         return refused
 
 
-def _reader(handler: AnyHandler, method: str, base: type[Handler]) -> Reader | None:
-    """What reads the parameter after `cx`, by its type hint."""
+def _reader(handler: AnyHandler, method: str, after_cx: tuple[str, ...]) -> Reader | None:
+    """What reads the last of the parameters after `cx`, by its type hint."""
     function = getattr(handler, method)
-    if function is getattr(base, method):
+    if function is getattr(Handler, method):
         return None
     names = list(inspect.signature(function).parameters)
-    where = f"{handler.__name__}.{method}"
-    if len(names) < 3:
-        raise TypeError(f"{where} takes (self, cx, {'message' if method == 'handle' else 'query'})")
+    where, at = f"{handler.__name__}.{method}", len(after_cx) + 1
+    if len(names) <= at:
+        raise TypeError(f"{where} takes (self, cx, {', '.join(after_cx)})")
     try:
         hints = get_type_hints(function)
     except NameError as error:
         raise TypeError(f"a type hint of {where} is not known: {error}") from None
     try:
-        return reader_of(hints.get(names[2], Any))
+        return reader_of(hints.get(names[at], Any))
     except TypeError as error:
-        raise TypeError(f"the type hint of `{names[2]}` of {where}: {error}") from None
+        raise TypeError(f"the type hint of `{names[at]}` of {where}: {error}") from None
 
 
 def _read(body: bytes, reader: Reader | None, code: str, what: str) -> Any:

@@ -11,6 +11,7 @@ from componentize_py_types import Err  # type: ignore[import-not-found]
 from wit_world.imports import (  # type: ignore[import-not-found]
     effects,
     log,
+    sends,
     session,
     state,
     timers,
@@ -24,6 +25,7 @@ from ._errors import Rejection
 from ._host import SetTimer
 from ._instance import Chance, Fresh
 from ._logging import to_log
+from ._sends import Address, Answer, Delivery, Refusal
 
 _LEVELS = (log.Level.TRACE, log.Level.DEBUG, log.Level.INFO, log.Level.WARN, log.Level.ERROR)
 
@@ -38,6 +40,10 @@ _MOMENTS = {
 
 def _timer(timer: Any) -> SetTimer:
     return timer.name, timer.due_ms, timer.content_type, timer.body, timer.failures
+
+
+def _fields(value: Any, *names: str) -> list[Any]:
+    return [getattr(value, name) for name in names]
 
 
 class _Imports:
@@ -57,6 +63,14 @@ class _Imports:
         session.notify(types.Event(kind, content_type, body))
 
     @staticmethod
+    def expire(at: int | None) -> str | None:
+        try:
+            session.expire(at)
+            return None
+        except Err as error:
+            return str(error.value)
+
+    @staticmethod
     def schedule(name: str, kind: str, value: Any, content_type: str, body: bytes) -> int | str:
         try:
             due: int = timers.schedule(name, _MOMENTS[kind](value), content_type, body)
@@ -74,6 +88,16 @@ class _Imports:
     @staticmethod
     def timers(after: str | None, limit: int) -> list[SetTimer]:
         return [_timer(found) for found in timers.list(after, limit)]
+
+    @staticmethod
+    def send(
+        service: str, session: str, content_type: str, body: bytes, reply_as: str | None
+    ) -> str | None:
+        try:
+            sends.send(sends.Address(service, session), content_type, body, reply_as)
+            return None
+        except Err as error:
+            return str(error.value)
 
     @staticmethod
     def log(level: int, message: str) -> None:
@@ -100,11 +124,24 @@ def export(entry: str) -> type:
 
     def origin_of(origin: Any) -> Origin:
         kind = kinds[type(origin)]
-        if kind != "timer":
-            return Origin(kind, origin.value)  # type: ignore[arg-type]
-        # Each message of a timer has one.
-        firing = timers.current()
-        return Origin("timer", origin.value, Firing(firing.due_ms, firing.missed, firing.attempt))
+        # Each message of a timer, and of a session, has one.
+        if kind == "timer":
+            firing = Firing(*_fields(timers.current(), "due_ms", "missed", "attempt"))
+            return Origin("timer", origin.value, firing)
+        if kind == "session":
+            return from_session(sends.current())
+        return Origin(kind, origin.value)  # type: ignore[arg-type]
+
+    def from_session(arrival: Any) -> Origin:
+        of = arrival.value
+        sender = Address(f"{of.sender.service}/{of.sender.session}")
+        if isinstance(arrival, sends.Arrival_Message):
+            delivery = Delivery(sender, of.attempt, of.reply_wanted)
+            return Origin("session", sender, delivery=delivery)
+        refusal = None
+        if of.refusal is not None:
+            refusal = Refusal(*_fields(of.refusal, "code", "message", "retriable"))
+        return Origin("answer", of.name, answer=Answer(of.name, sender, refusal, of.attempt))
 
     def failed(error: BaseException) -> Any:
         """The result for a rejection; does not return for anything else."""

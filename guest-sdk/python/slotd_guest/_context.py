@@ -7,10 +7,12 @@ from datetime import datetime, timedelta, timezone
 from enum import IntEnum
 from typing import Literal
 
+from ._expire import expire
 from ._host import Host
 from ._json import to_json
+from ._sends import Answer, Delivery, send
 from ._state import State, StateView
-from ._timers import Timers, TimersView
+from ._timers import Duration, Timers, TimersView
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -45,13 +47,18 @@ class Firing:
 @dataclass(frozen=True)
 class Origin:
     """Where a message comes from: a client (``name`` is the one it gave, if any), a timer that this
-    session set (its name), another session (``service/session``) or an outbound request (its id).
-    Of these, ``client`` and ``timer`` occur so far."""
+    session set (its name), another session (``service/session``), the answer to a message that this
+    session sent (the name in ``reply_as``) or an outbound request (its id). Of these, ``http`` does
+    not occur so far."""
 
-    kind: Literal["client", "session", "timer", "http"]
+    kind: Literal["client", "session", "answer", "timer", "http"]
     name: str | None
     #: Of a timer's message.
     firing: Firing | None = None
+    #: Of another session's message. A client can't claim to be one.
+    delivery: Delivery | None = None
+    #: Of an answer.
+    answer: Answer | None = None
 
 
 class Log:
@@ -171,6 +178,36 @@ class Context:
     ) -> None:
         """As :meth:`notify`, with any body."""
         self._host.notify(kind, content_type, bytes(body))
+
+    def expire(self, *, after: Duration | None = None, at: datetime | int | None = None) -> None:
+        """Has the session deleted at a time, with all that it has: its state and history, timers,
+        and messages that are on their way. What expires begins anew with its next message. It is said
+        with this message, or not at all. A later message may say another time, or call it off with
+        :meth:`keep`; one that says nothing of it changes nothing.
+
+        One of the two says when: so long after this message's time (``"10m"``, a ``timedelta``), or
+        at a ``datetime`` with its time zone, or at milliseconds since the Unix epoch; one that has
+        passed is now, once the message is durable. Raises the rejection ``bad-moment`` where there
+        can be no such time."""
+        expire(self._host, self.time_ms, after, at)
+
+    def keep(self) -> None:
+        """The session does not expire."""
+        self._host.expire(None)
+
+    def send(self, to: str, body: object = None, *, reply_as: str | None = None) -> None:
+        """Sends a message to another session, or to this one: once this message is durable, and
+        exactly once. What is sent to one session arrives in order. ``to`` is ``service/session``,
+        which need not be there yet; the body is sent as JSON, a :class:`Reply` as it is.
+
+        With ``reply_as`` (1 to 128 bytes, no control characters) the outcome comes back as a
+        message of this session, under that name: see :meth:`Handler.answer`. Without it, what the
+        other refuses is kept for an operator.
+
+        A service sends only to those that its operator names in ``effects.send``. 256 messages that
+        one message sends, 256 KiB a body; past a limit the call ends. Raises the rejection
+        ``bad-send`` where the address or the name can't be one."""
+        send(self._host, to, body, reply_as)
 
 
 class QueryContext:

@@ -7,6 +7,7 @@ from typing import Any
 from ._context import Context, MigrateContext, QueryContext
 from ._errors import Rejection
 from ._reply import Reply
+from ._sends import Answer
 
 
 class _Base:
@@ -46,6 +47,16 @@ class Handler(_Base):
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `handle`")
 
+    def answer(self, cx: Context, answer: Answer, reply: Any) -> object:
+        """Applies the outcome of a message that this session sent with ``reply_as``. As
+        :meth:`handle`, with ``answer`` for whose outcome it is (``cx.origin.answer`` is the same).
+
+        ``reply`` is what the other session replied, from JSON, and is made sure to be what its type
+        hint says; ``None`` where ``answer.refusal`` says why there is none.
+
+        Without this method an outcome is rejected as ``no-answers``, and kept for an operator."""
+        raise Rejection("no-answers", "this plugin takes no answers")
+
     def query(self, cx: QueryContext, query: Any) -> object:
         """Answers a question from the state; it can't change anything. As :meth:`handle`, with
         ``bad-query`` for what is not understood."""
@@ -53,7 +64,8 @@ class Handler(_Base):
 
 
 class RawHandler(_Base):
-    """As :class:`Handler`, with bytes in and a :class:`Reply` out."""
+    """As :class:`Handler`, with bytes in and a :class:`Reply` out. ``handle`` gets outcomes of
+    messages too: see ``cx.origin``."""
 
     def handle(self, cx: Context, body: bytes) -> Reply:
         """As :meth:`Handler.handle`."""

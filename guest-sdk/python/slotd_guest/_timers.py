@@ -28,7 +28,8 @@ _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 def to_ms(duration: Duration, what: str = "a delay") -> int:
     """In milliseconds; not a part of one less, since a timer is never early."""
     if isinstance(duration, timedelta):
-        ms = -(-duration // _MS)
+        whole, rest = divmod(duration, _MS)
+        ms = whole + bool(rest)
         if ms < 0:
             raise ValueError(f"{what} is not negative, and {duration!r} is")
         return ms
@@ -44,17 +45,17 @@ def to_ms(duration: Duration, what: str = "a delay") -> int:
     return -(-int(whole + part) * unit // divisor)
 
 
-def _to_time(time: datetime | int) -> int:
+def to_time(time: datetime | int, what: str = "a timer's time") -> int:
     """In milliseconds since the Unix epoch; what is before it has passed anyway."""
     if isinstance(time, datetime):
         if time.tzinfo is None:
             raise ValueError(
-                f"{time!r} has no time zone: a timer's time is one with it, as `cx.time` is"
+                f"{time!r} has no time zone: {what} is one with it, as `cx.time` is"
             )
         return max(0, -(-(time - _EPOCH) // _MS))
     if isinstance(time, bool) or not isinstance(time, int):
         raise TypeError(
-            f"a timer's time is a datetime, or milliseconds since the Unix epoch, not {time!r}"
+            f"{what} is a datetime, or milliseconds since the Unix epoch, not {time!r}"
         )
     return max(0, time)
 
@@ -132,7 +133,7 @@ class Timers(TimersView):
         """Fires once, at a ``datetime`` with its time zone, or at milliseconds since the Unix
         epoch; one that has passed is due now; in a timer's own message 100 ms later at the
         earliest."""
-        return self._set(name, "at", _to_time(time), body)
+        return self._set(name, "at", to_time(time), body)
 
     def every(self, name: str, period: Duration, body: object = None) -> int:
         """Fires again and again, the first time that long after this message's time; 100 ms at

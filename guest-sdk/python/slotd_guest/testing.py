@@ -4,10 +4,12 @@ What the host promises holds here too: a message is applied whole or not at all 
 exception or a passed limit leaves no write and no event behind), the sequence number rises only on
 success, a query can't change anything, a call sees its own writes, a scan is in order of the keys'
 bytes, ``random`` begins anew with each message, and ``time.time()`` stands at the session's clock.
-That is the test's: :meth:`Harness.advance` moves it on and has timers fire.
+That is the test's: :meth:`Harness.advance` moves it on and has timers fire. What a session sends to
+others goes nowhere: the test looks at :attr:`Harness.sent`, and says what comes back.
 
-Not modelled: the deadline, the memory limit, the times of cron expressions, ``datetime.now()`` and
-``os.urandom`` (they are this machine's), and that imports must be at the top.
+Not modelled: the deadline, the memory limit, the times of cron expressions, which services may send
+to which, how many messages may be on their way, ``datetime.now()`` and ``os.urandom`` (they are
+this machine's), and that imports must be at the top.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from ._context import Context, Firing, Level, MigrateContext, Origin, QueryConte
 from ._errors import Rejection
 from ._json import decode, to_json
 from ._reply import Reply
+from ._sends import Address, Answer, Delivery, Refusal
 from ._timers import Duration, Timer, to_ms
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "LogLine",
     "Refused",
     "Rejected",
+    "Sent",
     "Session",
     "SetTimer",
     "Trapped",
@@ -68,6 +72,14 @@ class limits:
     REJECTION_CODE_BYTES_MAX = 64
     REJECTION_MESSAGE_BYTES_MAX = 4_096
     CONTENT_TYPE_BYTES_MAX = 128
+    SERVICE_NAME_BYTES_MAX = 64
+    SESSION_ID_BYTES_MAX = 256
+    #: Messages to other sessions that one message may send.
+    SENDS_MAX = 256
+    SEND_BODY_BYTES_MAX = 256 * 1024
+    #: Bytes of the name that a reply comes back under.
+    SEND_NAME_BYTES_MAX = 128
+    SEND_ATTEMPTS_MAX = 20
     TIMERS_MAX = 1_000
     TIMER_NAME_BYTES_MAX = 128
     TIMER_BYTES_MAX = 1024 * 1024
@@ -75,7 +87,7 @@ class limits:
     #: Timers that a message may set or cancel.
     TIMER_CHANGES_MAX = 256
     TIMER_PERIOD_MIN_MS = 100
-    #: The last time that a timer can be set for: the year 9000 or so.
+    #: The last time that a timer can be set for, or a session can expire at: the year 9000 or so.
     TIMER_MS_MAX = 221_845_392_000_000
     TIMER_CRON_BYTES_MAX = 128
     TIMER_ATTEMPTS_MAX = 20
@@ -225,6 +237,74 @@ def _cron_problem(expression: str, zone: str) -> str | None:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """A message that a session sent to another."""
+
+    #: The sequence number of the message that sent it.
+    seq: int
+    to: Address
+    content_type: str
+    body: bytes
+    #: The name that the outcome comes back under, if it does.
+    reply_as: str | None = None
+
+    def parse(self) -> Any:
+        """The body from JSON."""
+        return decode(self.body)
+
+
+@dataclass
+class _Asked:
+    """What waits for its outcome, and how often the handler has failed that."""
+
+    sent: Sent
+    failures: int = 0
+
+
+def _address_problem(service: str, session: str) -> str | None:
+    """Why it is no address, in the host's words."""
+    size, most = len(service.encode()), limits.SERVICE_NAME_BYTES_MAX
+    if not 1 <= size <= most:
+        return f"a service name must have 1 to {most} bytes; this one has {size}"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", service):
+        uses = "use a-z, 0-9, '-', '_' and '.', starting with a letter or digit"
+        return f'service name "{service}": {uses}'
+    size, most = len(session.encode()), limits.SESSION_ID_BYTES_MAX
+    if not 1 <= size <= most:
+        return f"a session id must have 1 to {most} bytes; this one has {size}"
+    if _has_control(session):
+        return f"session id {session!r} has a control character"
+    return None
+
+
+def _reply_name_problem(name: str) -> str | None:
+    size, most = len(name.encode()), limits.SEND_NAME_BYTES_MAX
+    if not 1 <= size <= most:
+        return f"the name of a reply must have 1 to {most} bytes; this one has {size}"
+    if _has_control(name):
+        return f"the name of a reply has no control characters, and {name!r} has"
+    return None
+
+
+def _has_control(text: str) -> bool:
+    return any(unicodedata.category(c) == "Cc" for c in text)
+
+
+def _address(of: str) -> Address:
+    """Of whom the test says that it has sent something."""
+    address = Address(of)
+    wrong = _address_problem(address.service, address.session)
+    if wrong is not None:
+        raise ValueError(f'{of!r} is no "service/session": {wrong}')
+    return address
+
+
+def _as_reply(value: object) -> Reply:
+    """What another session sends or replies: JSON, or a ``Reply`` as it is."""
+    return value if isinstance(value, Reply) else Reply.json(value)
+
+
+@dataclass(frozen=True)
 class Dead:
     """A timer's message that was given up: after 20 attempts, or a rejection that is not retriable.
     On a node it is kept for an operator."""
@@ -279,8 +359,14 @@ class Session:
     notified: list[Event] = field(default_factory=list)
     #: By name.
     timers: dict[str, SetTimer] = field(default_factory=dict)
+    #: When it is deleted; ``None``: not at all.
+    expires_ms: int | None = None
     #: Messages of timers that were given up.
     dead: list[Dead] = field(default_factory=list)
+    #: What its messages sent to other sessions, in order.
+    sent: list[Sent] = field(default_factory=list)
+    #: Of that, what waits for its outcome.
+    _asked: list[_Asked] = field(default_factory=list)
 
 
 class _Transaction:
@@ -292,8 +378,10 @@ class _Transaction:
         self.seq = seq
         self.state = dict(session.state)
         self.set_timers = dict(session.timers)
+        self.expires_ms = session.expires_ms
         self.events: list[Event] = []
         self.notified: list[Event] = []
+        self.sent: list[Sent] = []
         self.lines: list[LogLine] = []
         #: Why the host ended the call, whatever the handler made of that.
         self.ended: str | None = None
@@ -390,6 +478,16 @@ class _Transaction:
             raise self._trap(f"limit: more than {most} of them")
         self.notified.append(event)
 
+    def expire(self, at: int | None) -> str | None:
+        self._count()
+        if self.kind != "handle":
+            raise self._trap("only `handle` may have the session expire")
+        if at is not None and at > limits.TIMER_MS_MAX:
+            last = f"the last is {limits.TIMER_MS_MAX} ms since the Unix epoch"
+            return f"{at} is no time at which a session can expire: {last}"
+        self.expires_ms = None if at is None else max(at, self._time_ms)
+        return None
+
     def schedule(
         self, name: str, kind: str, value: Any, content_type: str, body: bytes
     ) -> int | str:
@@ -442,7 +540,7 @@ class _Transaction:
             raise self._trap(
                 f"the name of a timer must have 1 to {most} bytes; this one has {size}"
             )
-        if any(unicodedata.category(c) == "Cc" for c in name):
+        if _has_control(name):
             raise self._trap(f"the name of a timer has no control characters, and {name!r} has")
 
     def _count_timer_change(self) -> None:
@@ -450,6 +548,29 @@ class _Transaction:
         if self._timer_changes > limits.TIMER_CHANGES_MAX:
             most = limits.TIMER_CHANGES_MAX
             raise self._trap(f"limit: more than {most} timers set or cancelled")
+
+    def send(
+        self, service: str, session: str, content_type: str, body: bytes, reply_as: str | None
+    ) -> str | None:
+        self._count()
+        if self.kind != "handle":
+            raise self._trap("only `handle` may send messages to other sessions")
+        self.content_type(content_type, "a message")
+        most = limits.SEND_BODY_BYTES_MAX
+        if len(body) > most:
+            raise self._trap(
+                f"limit: sends: a body may have {most} bytes; this one has {len(body)}"
+            )
+        wrong = _address_problem(service, session)
+        if wrong is None and reply_as is not None:
+            wrong = _reply_name_problem(reply_as)
+        if wrong is not None:
+            return wrong
+        if len(self.sent) >= limits.SENDS_MAX:
+            raise self._trap(f"limit: sends: a message may send at most {limits.SENDS_MAX}")
+        to = Address(f"{service}/{session}")
+        self.sent.append(Sent(self.seq, to, content_type, body, reply_as))
+        return None
 
     def log(self, level: int, message: str) -> None:
         self._count()
@@ -477,6 +598,11 @@ class _Transaction:
 
 def _shown(name: str, timer: SetTimer) -> tuple[str, int, str, bytes, int]:
     return name, timer.due_ms, timer.content_type, timer.body, timer.failures
+
+
+def _remove(waiting: list[_Asked], asked: _Asked) -> None:
+    """That one, and none that is equal to it."""
+    waiting[:] = [one for one in waiting if one is not asked]
 
 
 class Harness:
@@ -527,11 +653,75 @@ class Harness:
         session.seq += 1
         return reply
 
+    def deliver(
+        self, sender: str, message: object = None, *, attempt: int = 1, reply_wanted: bool = False
+    ) -> Reply:
+        """Has another session (``service/session``) send a message: JSON, a :class:`Reply` as it
+        is. Gives the reply. Raises as :meth:`send`."""
+        address, body = _address(sender), _as_reply(message)
+        delivery = Delivery(address, attempt, reply_wanted)
+        origin = Origin("session", address, delivery=delivery)
+        return self._handle(origin, body.body, body.content_type, None)
+
+    def answer(self, name: str, reply: object = None, *, sender: str | None = None) -> Reply:
+        """Has the other session reply to what this one sent with ``reply_as=name``; of several, to
+        the first that has no outcome yet, or to that which was sent to ``sender``. The reply is
+        JSON, a :class:`Reply` as it is. Gives what the handler replies.
+
+        Raises as :meth:`send`. The outcome can then be tried again, with the next ``attempt``; it
+        is given up after 20 attempts, or a rejection that is not retriable. Raises ``KeyError``
+        where nothing waits for it."""
+        return self._outcome(name, sender, None, _as_reply(reply))
+
+    def refuse(
+        self,
+        name: str,
+        code: str,
+        message: str,
+        *,
+        retriable: bool = False,
+        sender: str | None = None,
+    ) -> Reply:
+        """As :meth:`answer`, where the other session refuses, or can't be reached."""
+        # A node gives it no body, and no content type.
+        return self._outcome(name, sender, Refusal(code, message, retriable), Reply("application/octet-stream", b""))
+
+    def _outcome(
+        self, name: str, sender: str | None, refusal: Refusal | None, reply: Reply
+    ) -> Reply:
+        waiting = self.session._asked
+        of = None if sender is None else _address(sender)
+        found = [one for one in waiting if one.sent.reply_as == name and of in (None, one.sent.to)]
+        if not found:
+            whose = "" if of is None else f" of {of}"
+            what = [(one.sent.reply_as, str(one.sent.to)) for one in waiting]
+            raise KeyError(
+                f"nothing was sent that waits for an answer {name!r}{whose}; what does, and for "
+                f"whose: {what}"
+            )
+        asked = found[0]
+        answer = Answer(name, asked.sent.to, refusal, asked.failures + 1)
+        origin = Origin("answer", name, answer=answer)
+        try:
+            result = self._handle(origin, reply.body, reply.content_type, None)
+        except Failure as failed:
+            asked.failures += 1
+            is_final = isinstance(failed, Rejected) and not failed.rejection.retriable
+            # A node keeps it for an operator then.
+            if is_final or asked.failures >= limits.SEND_ATTEMPTS_MAX:
+                _remove(waiting, asked)
+            raise
+        _remove(waiting, asked)
+        return result
+
     def advance(self, by: Duration) -> list[Fired]:
         """Moves the session's clock on, and has the timers fire that are due meanwhile, in the
         order of their times, each at its time; also those that are tried again after a failure, and
         those that a timer's message sets. Gives what became of each; a handler that fails raises
         nothing here.
+
+        A session that is to expire meanwhile is deleted at that time, after what is due by then:
+        nothing is left of it but its name and the clock, and the next message is its first.
 
         Where a test changes the clock itself nothing fires: what is overdue then fires first at the
         next call, and what it missed is counted.
@@ -551,6 +741,12 @@ class Harness:
                     )
             due = [(t.next_ms, name.encode(), name) for name, t in session.timers.items()]
             due = [one for one in due if one[0] <= end]
+            expires_ms = session.expires_ms
+            if expires_ms is not None and expires_ms <= end:
+                if not due or expires_ms < min(due)[0]:
+                    time_ms = max(session.time_ms, expires_ms)
+                    vars(session).update(vars(Session(session.name, time_ms=time_ms)))
+                    continue
             if not due:
                 break
             name = min(due)[2]
@@ -619,9 +815,24 @@ class Harness:
         return [Timer(*_shown(name, self.session.timers[name])) for name in names]
 
     @property
+    def expires(self) -> int | None:
+        """When the session is deleted, milliseconds since the Unix epoch; ``None``: not at all."""
+        return self.session.expires_ms
+
+    @property
     def dead(self) -> list[Dead]:
         """Every timer's message that was given up, in order."""
         return self.session.dead
+
+    @property
+    def sent(self) -> list[Sent]:
+        """All that its messages sent to other sessions so far, in order."""
+        return self.session.sent
+
+    @property
+    def unanswered(self) -> list[Sent]:
+        """Of that, what waits for its outcome."""
+        return [asked.sent for asked in self.session._asked]
 
     def query(self, query: object = None) -> Reply:
         """Asks a query with a JSON body. Raises a :class:`Failure`."""
@@ -723,8 +934,11 @@ class Harness:
         session.state.update(tx.state)
         session.timers.clear()
         session.timers.update(tx.set_timers)
+        session.expires_ms = tx.expires_ms
         session.events += tx.events
         session.notified += tx.notified
+        session.sent += tx.sent
+        session._asked += [_Asked(sent) for sent in tx.sent if sent.reply_as is not None]
         return result
 
 

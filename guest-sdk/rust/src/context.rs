@@ -1,8 +1,12 @@
 use crate::{
-    Error, State, StateView, Timers, TimersView, encode::to_json, host::Host, timers::Firing,
+    Address, Error, Outgoing, Rejection, State, StateView, Timers, TimersView,
+    encode::to_json,
+    host::Host,
+    sends::Arrival,
+    timers::{Firing, millis},
 };
 use serde::Serialize;
-use std::{cell::OnceCell, fmt};
+use std::{cell::OnceCell, fmt, time::Duration};
 
 /// Where a message comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,8 +15,27 @@ pub enum Origin {
         /// The name that it gave as its sender, if any.
         sender: Option<String>,
     },
-    /// Another session, `service/session`. Does not occur so far.
-    Session(String),
+    /// Another session, or this one: see [`Context::send`].
+    Session {
+        sender: Address,
+        /// How often it is tried, this time included: 1 the first time.
+        attempt: u32,
+        /// The sender waits for what this call replies, or why it does not.
+        reply_wanted: bool,
+    },
+    /// What came of a message that this session has sent, as the message asked for: see
+    /// [`Outgoing::reply_as`]. The reply is the body. A [`crate::Handler`] has it in
+    /// [`answer`](crate::Handler::answer).
+    Answer {
+        /// The name that it was sent with.
+        name: String,
+        /// The session that it was sent to.
+        sender: Address,
+        /// How often this is tried, this time included: 1 the first time.
+        attempt: u32,
+        /// Why the message was not handled, and will not be; the body is empty then. `None`: it was.
+        refusal: Option<Rejection>,
+    },
     /// A timer that this session set: see [`Context::timers`].
     Timer {
         name: String,
@@ -27,10 +50,10 @@ pub enum Origin {
     Http(String),
 }
 
-/// Where a message comes from, as the host gives it. Which time of a timer it is for has to be asked for,
-/// and only a handler that wants to know it needs a host with timers.
+/// Where a message comes from, as the host gives it. Which time of a timer it is for, and what it is where it
+/// comes from a session, has to be asked for, and only a handler that wants to know it needs a host that has them.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, reason = "the harness sends two of them"))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, reason = "the harness has no requests"))]
 pub(crate) enum Source {
     Client(Option<String>),
     Session(String),
@@ -42,7 +65,7 @@ impl Source {
     fn origin(&self, host: &Host) -> Origin {
         match self {
             Self::Client(sender) => Origin::Client { sender: sender.clone() },
-            Self::Session(session) => Origin::Session(session.clone()),
+            Self::Session(session) => from_session(session, host),
             Self::Http(request) => Origin::Http(request.clone()),
             Self::Timer(name) => {
                 // Each message of a timer has one.
@@ -50,6 +73,24 @@ impl Source {
                     host.firing().unwrap_or(Firing { due_ms: 0, missed: 0, attempt: 1 });
                 Origin::Timer { name: name.clone(), due_ms, missed, attempt }
             }
+        }
+    }
+}
+
+/// What a message is that comes from a session.
+fn from_session(session: &str, host: &Host) -> Origin {
+    match host.arrival() {
+        Some(Arrival::Answer { name, sender, attempt, refusal }) => {
+            Origin::Answer { name, sender, attempt, refusal }
+        }
+        Some(Arrival::Message { sender, attempt, reply_wanted }) => {
+            Origin::Session { sender, attempt, reply_wanted }
+        }
+        // Each message of a session has one.
+        None => {
+            let (service, session) = session.split_once('/').unwrap_or_default();
+            let sender = Address::new(service, session);
+            Origin::Session { sender, attempt: 1, reply_wanted: false }
         }
     }
 }
@@ -94,9 +135,18 @@ impl Context {
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
-    /// Where the message comes from: a client, or a timer that this session set.
+    /// Where the message comes from: a client, another session, or a timer that this session set.
     pub fn origin(&self) -> &Origin {
         self.origin.get_or_init(|| self.source.origin(&self.host))
+    }
+    /// The origin, where it is a session: without asking for timers, which the host may not have.
+    pub(crate) fn session_origin(&self) -> Option<&Origin> {
+        match &self.source {
+            Source::Session(session) => {
+                Some(self.origin.get_or_init(|| from_session(session, &self.host)))
+            }
+            _ => None,
+        }
     }
     /// The name that a client gave as its sender, if the message is from a client and it gave one.
     pub fn sender(&self) -> Option<&str> {
@@ -116,6 +166,32 @@ impl Context {
     /// The session's timers: messages that it sends itself later.
     pub fn timers(&mut self) -> Timers {
         Timers::new(self.host.clone())
+    }
+    /// Sends a message to another session, or to this one: `cx.send("stock/widget", &message)?`. It is kept
+    /// with this message, or not at all, and handled exactly once, with [`Origin::Session`]; messages to one
+    /// session arrive in the order in which they were sent. The session need not be there yet. The body is
+    /// `body` as JSON; for another, and to get the reply, see [`Self::message_to`].
+    ///
+    /// 256 of them a message, 256 KiB a body. A service may send to those that its operator names in
+    /// `effects.send`: to send to another ends the call.
+    ///
+    /// # Errors
+    /// As [`Outgoing::send`].
+    pub fn send<A, T>(&mut self, to: A, body: &T) -> Result<(), Error>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+        T: Serialize + ?Sized,
+    {
+        self.message_to(to).send(body)
+    }
+    /// As [`Self::send`], piece by piece: `cx.message_to("stock/widget").reply_as("reserve").send(&body)?`
+    pub fn message_to<A>(&mut self, to: A) -> Outgoing
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        Outgoing::new(self.host.clone(), to.try_into().map_err(Error::from))
     }
     /// Tells the session's subscribers, once the message is durable. `kind` is a short name
     /// without spaces, none that slotd itself uses (`error`, and all that begin with `slotd.`); the
@@ -149,6 +225,30 @@ impl Context {
     /// As [`Self::notify`], with any body.
     pub fn notify_bytes(&mut self, kind: &str, content_type: &str, body: impl Into<Vec<u8>>) {
         self.host.notify(kind, content_type, body.into());
+    }
+    /// Has the session deleted so long after this message's time, with all that it has: its state and history,
+    /// timers, and messages that are on their way. What expires begins anew with its next message. A later message
+    /// may put it off, or call it off with [`Self::keep`]; none does so by itself. It is said with this message, or
+    /// not at all.
+    ///
+    /// # Errors
+    /// [`Error::Moment`] when there can be no such time, which `?` turns into the rejection `bad-moment`; nothing
+    /// has changed then.
+    pub fn expire_after(&mut self, delay: Duration) -> Result<(), Error> {
+        self.expire_at(self.time_ms.saturating_add(millis(delay)))
+    }
+    /// As [`Self::expire_after`], at a time in milliseconds since the Unix epoch; one that has passed is now, once
+    /// the message is durable.
+    ///
+    /// # Errors
+    /// As [`Self::expire_after`].
+    pub fn expire_at(&mut self, time_ms: u64) -> Result<(), Error> {
+        self.host.expire(Some(time_ms)).map_err(|why| Error::Moment { why })
+    }
+    /// The session does not expire: calls [`Self::expire_after`] and [`Self::expire_at`] off.
+    pub fn keep(&mut self) {
+        // There is no time that could be wrong.
+        _ = self.host.expire(None);
     }
     /// Writes a line to the node's log; see also [`crate::log_info!`] and its like. 100 lines a
     /// call, 2,048 bytes each; the rest is dropped.

@@ -3,7 +3,7 @@ use std::{borrow::Cow, fmt};
 /// A refusal: it becomes the sender's error (422, with this code) and changes nothing.
 ///
 /// In a handler, `?` turns errors of `serde_json` into `bad-message` and [`Error`]s into
-/// `bad-state`, `bad-value` or `bad-moment`.
+/// `bad-state`, `bad-value`, `bad-moment` or `bad-send`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub(crate) code: Cow<'static, str>,
@@ -55,6 +55,7 @@ impl From<Error> for Rejection {
             Error::Decode { .. } => "bad-state",
             Error::Encode { .. } => "bad-value",
             Error::Moment { .. } => "bad-moment",
+            Error::Send { .. } => "bad-send",
         };
         Self::new(code, error.to_string())
     }
@@ -66,15 +67,19 @@ impl From<Rejection> for String {
     }
 }
 
-/// A value that could not be turned into JSON or back, or a time that a timer can't be set for.
+/// A value that could not be turned into JSON or back, a time that a timer can't be set for or a session can't expire
+/// at, or an address that nothing can be sent to.
 #[derive(Debug)]
 pub enum Error {
     /// The value under `key` is not the JSON that was asked for.
     Decode { key: String, error: serde_json::Error },
-    /// A value for `what` (a key, an event, a timer, a reply) has no form in JSON.
+    /// A value for `what` (a key, an event, a timer, a message, a reply) has no form in JSON.
     Encode { what: String, error: serde_json::Error },
-    /// What is wrong with the time that a timer was to be set for. It is not set.
+    /// What is wrong with the time that a timer was to be set for, or the session to expire at. It is not set.
     Moment { why: String },
+    /// What is wrong with the address that a message was to be sent to, or with the name for its reply. It is not
+    /// sent.
+    Send { why: String },
 }
 
 impl fmt::Display for Error {
@@ -84,7 +89,7 @@ impl fmt::Display for Error {
                 write!(f, "the state under {key:?} is not what this plugin expects: {error}")
             }
             Error::Encode { what, error } => write!(f, "{what} cannot be written as JSON: {error}"),
-            Error::Moment { why } => f.write_str(why),
+            Error::Moment { why } | Error::Send { why } => f.write_str(why),
         }
     }
 }
@@ -92,7 +97,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Decode { error, .. } | Error::Encode { error, .. } => Some(error),
-            Error::Moment { .. } => None,
+            Error::Moment { .. } | Error::Send { .. } => None,
         }
     }
 }

@@ -1,4 +1,6 @@
-use crate::{Context, Error, MigrateContext, QueryContext, Rejection, encode::to_json};
+use crate::{
+    Answer, Context, Error, MigrateContext, Origin, QueryContext, Rejection, encode::to_json,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// What decides what happens to the messages of a session, with JSON in and out.
@@ -15,6 +17,12 @@ pub trait Handler {
     /// Applies a message. On `Ok` all that it wrote and emitted is committed with the message and
     /// the reply goes out once that is durable; on `Err`, or on a panic, nothing is kept.
     fn handle(cx: &mut Context, message: Self::Message) -> Result<impl Serialize, Rejection>;
+
+    /// Applies what came of a message that this session has sent and asked the reply of
+    /// ([`Outgoing::reply_as`](crate::Outgoing::reply_as)). It is a message like any other, with what that may do.
+    fn answer(_cx: &mut Context, _answer: Answer) -> Result<impl Serialize, Rejection> {
+        Err::<(), _>(Rejection::new("no-answers", "this plugin takes no answers"))
+    }
 
     /// Answers a question from the state; it can't change anything.
     fn query(_cx: &QueryContext, _query: Self::Query) -> Result<impl Serialize, Rejection> {
@@ -51,6 +59,14 @@ pub trait RawHandler {
 
 impl<H: Handler> RawHandler for H {
     fn handle(cx: &mut Context, body: Vec<u8>) -> Result<Reply, Rejection> {
+        if let Some(Origin::Answer { name, sender, attempt, refusal }) =
+            cx.session_origin().cloned()
+        {
+            let content_type = cx.content_type().to_owned();
+            let result = refusal.map_or(Ok(Reply { content_type, body }), Err);
+            let answer = Answer { name, sender, attempt, result };
+            return Ok(Reply::json(&H::answer(cx, answer)?)?);
+        }
         let message = serde_json::from_slice(&body)?;
         drop(body);
         Ok(Reply::json(&H::handle(cx, message)?)?)

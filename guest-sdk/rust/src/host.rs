@@ -9,9 +9,10 @@ pub(crate) use imports::Host;
 #[cfg(target_arch = "wasm32")]
 mod imports {
     use crate::{
-        Level, Timer, When,
+        Address, Level, Rejection, Timer, When,
+        sends::Arrival,
         timers::{Firing, millis},
-        wasm::bindings::slotd::slot::{effects, log, session, state, timers, types},
+        wasm::bindings::slotd::slot::{effects, log, sends, session, state, timers, types},
     };
 
     #[derive(Clone)]
@@ -40,6 +41,9 @@ mod imports {
         }
         pub fn notify(&self, kind: &str, content_type: &str, body: Vec<u8>) {
             session::notify(&event(kind, content_type, body));
+        }
+        pub fn expire(&self, at: Option<u64>) -> Result<(), String> {
+            session::expire(at)
         }
         pub fn schedule(
             &self,
@@ -74,6 +78,27 @@ mod imports {
                 attempt,
             })
         }
+        pub fn send(
+            &self,
+            to: &Address,
+            content_type: &str,
+            body: Vec<u8>,
+            reply_as: Option<&str>,
+        ) -> Result<(), String> {
+            let Address { service, session } = to.clone();
+            sends::send(&sends::Address { service, session }, content_type, &body, reply_as)
+        }
+        pub fn arrival(&self) -> Option<Arrival> {
+            Some(match sends::current()? {
+                sends::Arrival::Message(sends::Delivery { sender, attempt, reply_wanted }) => {
+                    Arrival::Message { sender: sender.into(), attempt, reply_wanted }
+                }
+                sends::Arrival::Answer(sends::Answer { name, sender, refusal, attempt }) => {
+                    let (sender, refusal) = (sender.into(), refusal.map(Into::into));
+                    Arrival::Answer { name, sender, attempt, refusal }
+                }
+            })
+        }
         pub fn log(&self, level: Level, message: &str) {
             log::write(level.into(), message);
         }
@@ -83,6 +108,18 @@ mod imports {
         fn from(timer: timers::Timer) -> Self {
             let timers::Timer { name, due_ms, content_type, body, failures } = timer;
             Self { name, due_ms, content_type, body, failures }
+        }
+    }
+
+    impl From<sends::Address> for Address {
+        fn from(sends::Address { service, session }: sends::Address) -> Self {
+            Self { service, session }
+        }
+    }
+
+    impl From<types::Rejection> for Rejection {
+        fn from(types::Rejection { code, message, retriable }: types::Rejection) -> Self {
+            Self { code: code.into(), message: message.into(), retriable }
         }
     }
 

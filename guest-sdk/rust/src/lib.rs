@@ -5,6 +5,7 @@ mod encode;
 mod error;
 mod handler;
 mod host;
+mod sends;
 mod state;
 mod timers;
 
@@ -18,6 +19,7 @@ pub use crate::{
     context::{Context, Level, MigrateContext, Origin, QueryContext},
     error::{Error, Rejection},
     handler::{Handler, RawHandler, Reply},
+    sends::{Address, Answer, Outgoing},
     state::{Scan, State, StateView},
     timers::{Timer, Timers, TimersView, When},
 };

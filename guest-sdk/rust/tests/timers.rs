@@ -192,7 +192,7 @@ fn what_fails_is_tried_again_and_given_up() {
 
     send(&mut h, &after("a", 1_000, Message::Fail(100)));
     let fired = h.advance(Duration::from_secs(2 * 60 * 60));
-    assert_eq!((fired.len(), fired[19].attempt), (limits::TIMER_ATTEMPTS_MAX as usize, 20));
+    assert_eq!((fired.len(), fired[19].attempt), (limits::ATTEMPTS_MAX as usize, 20));
     assert_eq!(fired[19].time_ms - fired[18].time_ms, limits::TIMER_RETRY_MAX_MS);
     assert_eq!((h.timers().len(), h.dead().len(), h.dead()[0].attempts), (0, 1, 20));
 

@@ -9,6 +9,11 @@
  * body is an {"op": ..}, that is done before; where it has {"fails": N}, N attempts are rejected for
  * now.
  *
+ * A message of another session emits `received`, with what it says of itself, and replies with that;
+ * its body may have `op` and `fails` as a timer's has. The outcome of a message that was sent emits
+ * `answered`, in the same way; they may be in `answer` of what was sent then, which the other kitchen
+ * sink's reply has in its `body`.
+ *
  * `migrate` refuses to come from 0.0.9, traps when it comes from 0.0.8, and writes `migrated`
  * otherwise.
  */
@@ -331,6 +336,53 @@ static slotd_result timers(const slotd_cx *cx) {
     return slotd_reply(all);
 }
 
+/* ---- when it expires ------------------------------------------------------------------------- */
+
+static slotd_result expire(slotd_cx *cx, json message) {
+    bool after = slotd_member(message, "after") != NULL, at = slotd_member(message, "at") != NULL;
+    if (after == at) return bad(false, "it takes one of `after` and `at`");
+    if (after)
+        slotd_expire_after(cx, slotd_need_u64(cx, message, "after"));
+    else
+        slotd_expire_at(cx, slotd_need_u64(cx, message, "at"));
+    return done();
+}
+
+static slotd_result keep(slotd_cx *cx) {
+    slotd_keep(cx);
+    return done();
+}
+
+/* ---- messages to other sessions -------------------------------------------------------------- */
+
+static slotd_result send(slotd_cx *cx, json message) {
+    slotd_str to = slotd_need_text(cx, message, "to"), bytes = {NULL, 0};
+    json body = slotd_member(message, "body"), times = slotd_member(message, "times");
+    slotd_str hex = optional_text(cx, message, "hex"), reply = optional_text(cx, message, "reply");
+    if (!body == !hex.data) return bad(false, "it takes one of `body` and `hex`");
+    if (hex.data && !from_hex(hex, &bytes)) return bad(false, "`hex` is not hexadecimal");
+    uint64_t count = times ? slotd_need_u64(cx, message, "times") : 1;
+    for (; count-- && !slotd_refused(cx);) {
+        slotd_mark mark = slotd_mark_here();
+        if (hex.data) {
+            const char *why;
+            slotd_send_bytes_to(cx, slotd_address_of(to), "application/octet-stream", bytes, reply,
+                                &why);
+            if (why) return slotd_reject("bad-send", "%s", why);
+        } else if (reply.data) {
+            slotd_send_for_reply(cx, to, reply, body);
+        } else {
+            slotd_send_to(cx, to, body);
+        }
+        slotd_release(mark);
+    }
+    return done();
+}
+
+static json address(slotd_address of) {
+    return slotd_text(slotd_format("%.*s/%.*s", SLOTD_ARG(of.service), SLOTD_ARG(of.session)));
+}
+
 /* ---- the handler ---------------------------------------------------------------------------- */
 
 #define OP(name) if (slotd_equal(op, name))
@@ -356,6 +408,9 @@ static slotd_result handle_op(slotd_cx *cx, json message) {
     OP("timer") return set_timer(cx, message);
     OP("cancel-timer") return cancel_timer(cx, message);
     OP("timers") return timers(cx);
+    OP("expire") return expire(cx, message);
+    OP("keep") return keep(cx);
+    OP("send") return send(cx, message);
     OP("log") return write_log(cx, message);
     OP("print") return print(cx, message);
     OP("add64") return add64(cx, message);
@@ -382,21 +437,52 @@ static slotd_result handle_op(slotd_cx *cx, json message) {
     return bad(false, "no such op");
 }
 
+/* Does what the body of a message says that is from no client: fails, or an op. */
+static slotd_result obey(slotd_cx *cx, json body, uint32_t attempt) {
+    uint64_t fails = 0;
+    slotd_as_u64(slotd_member(body, "fails"), &fails);
+    if (attempt <= fails) return slotd_reject_for_now("told-to", "As told.");
+    return slotd_member(body, "op") ? handle_op(cx, body) : done();
+}
+
+static slotd_result told(slotd_cx *cx, const char *kind, json said) {
+    slotd_emit(cx, kind, said);
+    return slotd_reply(said);
+}
+
 /* A timer's message. */
 static slotd_result fired(slotd_cx *cx, json body) {
     slotd_firing firing = slotd_timer_firing(cx);
-    uint64_t fails = 0;
-    slotd_as_u64(slotd_member(body, "fails"), &fails);
-    if (firing.attempt <= fails) return slotd_reject_for_now("told-to", "As told.");
-    if (slotd_member(body, "op")) {
-        slotd_result result = handle_op(cx, body);
-        if (result.kind != SLOTD_REPLY || slotd_refused(cx)) return result;
-    }
+    slotd_result result = obey(cx, body, firing.attempt);
+    if (result.kind != SLOTD_REPLY || slotd_refused(cx)) return result;
     json said = slotd_object("name", slotd_text(cx->origin_name), "due", slotd_u64(firing.due_ms),
                              "missed", slotd_u64(firing.missed), "attempt",
                              slotd_u64(firing.attempt), "body", body);
-    slotd_emit(cx, "fired", said);
-    return slotd_reply(said);
+    return told(cx, "fired", said);
+}
+
+/* Another session's message. */
+static slotd_result received(slotd_cx *cx, const slotd_arrival *from, json body) {
+    slotd_result result = obey(cx, body, from->attempt);
+    if (result.kind != SLOTD_REPLY || slotd_refused(cx)) return result;
+    return told(cx, "received",
+                slotd_object("from", address(from->sender), "attempt", slotd_u64(from->attempt),
+                             "reply", slotd_bool(from->reply_wanted), "body", body));
+}
+
+/* What came of a message that was sent. */
+static slotd_result answered(slotd_cx *cx, const slotd_arrival *answer, json body) {
+    json what = slotd_member(slotd_member(body, "body"), "answer"), refusal = slotd_null();
+    slotd_result result = what ? obey(cx, what, answer->attempt) : done();
+    if (result.kind != SLOTD_REPLY || slotd_refused(cx)) return result;
+    if (answer->refused)
+        refusal = slotd_object("code", slotd_text(answer->code), "message",
+                               slotd_text(answer->message), "retriable",
+                               slotd_bool(answer->retriable));
+    return told(cx, "answered",
+                slotd_object("name", slotd_text(answer->name), "from", address(answer->sender),
+                             "attempt", slotd_u64(answer->attempt), "refusal", refusal, "body",
+                             body));
 }
 
 static slotd_result answer(const slotd_cx *cx, json query) {
@@ -423,15 +509,28 @@ static slotd_result answer(const slotd_cx *cx, json query) {
     OP("notify") return notify(forbidden, query, 1);
     OP("timer") return set_timer(forbidden, query);
     OP("cancel-timer") return cancel_timer(forbidden, query);
+    OP("expire") return expire(forbidden, query);
+    OP("keep") return keep(forbidden);
+    OP("send") return send(forbidden, query);
     return bad(true, "no such op");
 }
 
 static slotd_result handle(slotd_cx *cx, slotd_str body) {
-    if (!slotd_equal(cx->content_type, "application/json"))
+    bool is_json = slotd_equal(cx->content_type, "application/json");
+    slotd_arrival from = slotd_arrived(cx);
+    const char *why = NULL;
+    json message;
+    if (from.kind == SLOTD_ANSWER && from.refused)
+        message = slotd_null();
+    else if (is_json)
+        message = slotd_parse(body, &why);
+    else if (from.kind == SLOTD_ANSWER)
+        message = slotd_text(to_hex(body));
+    else
         return slotd_reply_bytes(cx->content_type, body);
-    const char *why;
-    json message = slotd_parse(body, &why);
     if (!message) return bad(false, why);
+    if (from.kind == SLOTD_ANSWER) return answered(cx, &from, message);
+    if (from.kind == SLOTD_MESSAGE) return received(cx, &from, message);
     return cx->origin == SLOTD_TIMER ? fired(cx, message) : handle_op(cx, message);
 }
 

@@ -57,6 +57,30 @@ TEST(does_what_it_is_told) {
     CHECK_TEXT(raw.body, slotd_bytes("\0\xff", 2));
 }
 
+TEST(expires_as_it_is_told) {
+    slotd_session *sink = slotd_new_session("session");
+    uint64_t now = sink->time_ms;
+    CHECK_JSON(send(sink, "{\"op\": \"expire\", \"after\": 50}").json, "{}");
+    CHECK(sink->expires_ms == now + 50);
+    CHECK_JSON(send(sink, "{\"op\": \"keep\"}").json, "{}");
+    CHECK(sink->expires_ms == 0);
+    CHECK_JSON(send(sink, "{\"op\": \"expire\", \"at\": 5}").json, "{}");
+    CHECK(sink->expires_ms == now);
+    static const char *const bad[] = {
+        "{\"op\": \"expire\"}",
+        "{\"op\": \"expire\", \"after\": 1, \"at\": 1}",
+        "{\"op\": \"expire\", \"at\": \"5\"}",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK_TEXT(send(sink, bad[i]).code, "bad-message");
+    CHECK_TEXT(send(sink, "{\"op\": \"expire\", \"at\": 9007199254740991}").code, "bad-moment");
+    CHECK(slotd_ask(sink, "{\"op\": \"expire\", \"at\": 5}").ended == SLOTD_TRAPPED);
+    CHECK(slotd_ask(sink, "{\"op\": \"keep\"}").ended == SLOTD_TRAPPED);
+    CHECK(sink->expires_ms == now && sink->seq == 3);
+    slotd_advance(sink, 0);
+    CHECK(sink->seq == 0);
+}
+
 /* A timer that is set in one language fires in another. */
 TEST(sets_timers_and_tells_of_them) {
     slotd_session *sink = slotd_new_session("session");
@@ -140,6 +164,10 @@ TEST(fails_as_it_is_told) {
         "{\"op\": \"set-bytes\", \"key\": \"k\", \"hex\": \"0\"}",
         "{\"op\": \"add64\", \"key\": \"k\", \"n\": \"-1\"}",
         "{\"op\": \"log\", \"level\": \"loud\", \"text\": \"\"}",
+        "{\"op\": \"send\", \"body\": 1}",
+        "{\"op\": \"send\", \"to\": \"a/b\"}",
+        "{\"op\": \"send\", \"to\": \"a/b\", \"body\": 1, \"hex\": \"00\"}",
+        "{\"op\": \"send\", \"to\": \"a/b\", \"hex\": \"0\"}",
     };
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++)
         CHECK_TEXT(send(sink, odd[i]).code, "bad-message");
@@ -153,6 +181,7 @@ TEST(fails_as_it_is_told) {
         "{\"op\": \"notify\", \"kind\": \"k\", \"value\": 2}",
         "{\"op\": \"timer\", \"name\": \"n\", \"after\": 1, \"body\": 2}",
         "{\"op\": \"cancel-timer\", \"name\": \"n\"}",
+        "{\"op\": \"send\", \"to\": \"a/b\", \"body\": 1}",
         "{\"op\": \"throw\", \"message\": \"m\"}",
     };
     for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++)
@@ -165,4 +194,58 @@ TEST(fails_as_it_is_told) {
     CHECK_TEXT(slotd_state(sink, "k"), "1");
     CHECK(slotd_migrate(sink, "0.1.0").ended == SLOTD_REPLIED);
     CHECK_TEXT(slotd_state(sink, "migrated"), "{\"from\":\"0.1.0\"}");
+}
+
+/* What is sent in one language is understood, and answered, in another. */
+TEST(sends_and_answers_as_it_is_told) {
+    slotd_session *sink = slotd_new_session("session");
+    static const char *const sends[] = {
+        "{\"op\": \"send\", \"to\": \"s/a/b\", \"body\": null}",
+        "{\"op\": \"send\", \"to\": \"s/a\", \"hex\": \"00ff\", \"reply\": \"n\"}",
+        ("{\"op\": \"send\", \"to\": \"s/a\", \"body\": {\"answer\": {\"fails\": 1}},"
+         " \"reply\": \"n\", \"times\": 2}"),
+    };
+    for (size_t i = 0; i < sizeof sends / sizeof *sends; i++)
+        CHECK_JSON(send(sink, sends[i]).json, "{}");
+    CHECK(sink->sent_count == 4);
+    CHECK_TEXT(sink->sent[0].to.session, "a/b");
+    CHECK_TEXT(sink->sent[0].body, "null");
+    CHECK(!sink->sent[0].reply_as.data);
+    CHECK_TEXT(sink->sent[1].content_type, "application/octet-stream");
+    CHECK_TEXT(sink->sent[1].body, slotd_bytes("\0\xff", 2));
+    CHECK_TEXT(sink->sent[3].reply_as, "n");
+    CHECK_JSON(sink->sent[3].json, "{\"answer\": {\"fails\": 1}}");
+    static const char *const bad[] = {
+        "{\"op\": \"send\", \"to\": \"s\", \"body\": 1}",
+        "{\"op\": \"send\", \"to\": \"S/a\", \"body\": 1}",
+        "{\"op\": \"send\", \"to\": \"s/\", \"hex\": \"00\"}",
+        "{\"op\": \"send\", \"to\": \"s/a\", \"body\": 1, \"reply\": \"\"}",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK_TEXT(send(sink, bad[i]).code, "bad-send");
+
+    CHECK_JSON(slotd_deliver(sink, "s/a/b", "[1]").json,
+               "{\"from\": \"s/a/b\", \"attempt\": 1, \"reply\": false, \"body\": [1]}");
+    const char *told = "{\"fails\": 1, \"op\": \"set\", \"key\": \"k\", \"value\": 2}";
+    CHECK_TEXT(slotd_deliver(sink, "s/a/b", told).code, "told-to");
+    slotd_outcome second = slotd_deliver_bytes(sink, "s/a/b", "application/json",
+                                               slotd_bytes(told, strlen(told)), 2, true);
+    CHECK_JSON(second.json, "{\"from\": \"s/a/b\", \"attempt\": 2, \"reply\": true, \"body\":"
+                            " {\"fails\": 1, \"op\": \"set\", \"key\": \"k\", \"value\": 2}}");
+    CHECK_TEXT(slotd_state(sink, "k"), "2");
+    CHECK_TEXT(sink->events[sink->event_count - 1].kind, "received");
+    CHECK_TEXT(slotd_deliver_bytes(sink, "s/a", "a/b", slotd_bytes("x", 1), 1, true).body, "x");
+
+    CHECK_JSON(slotd_answer_bytes(sink, "n", "a/b", slotd_bytes("\0\xfe", 2)).json,
+               "{\"name\": \"n\", \"from\": \"s/a\", \"attempt\": 1, \"refusal\": null,"
+               " \"body\": \"00fe\"}");
+    const char *reply = "{\"body\": {\"answer\": {\"fails\": 1}}}";
+    CHECK_TEXT(slotd_answer(sink, "n", reply).code, "told-to");
+    CHECK_JSON(slotd_answer(sink, "n", reply).json,
+               "{\"name\": \"n\", \"from\": \"s/a\", \"attempt\": 2, \"refusal\": null,"
+               " \"body\": {\"body\": {\"answer\": {\"fails\": 1}}}}");
+    CHECK_JSON(slotd_refuse(sink, "n", "c", "m").json,
+               "{\"name\": \"n\", \"from\": \"s/a\", \"attempt\": 1, \"refusal\": {\"code\": \"c\","
+               " \"message\": \"m\", \"retriable\": false}, \"body\": null}");
+    CHECK_TEXT(sink->events[sink->event_count - 1].kind, "answered");
 }

@@ -4,14 +4,19 @@
 //
 // A timer's message emits `fired`, with what it says of itself, and replies with that. Where its body is
 // an `{"op": ..}`, that is done before; where it has `{"fails": N}`, N attempts are rejected for now.
+// Another session's message does the same with `received`, and an answer with `answered`, where what is done is
+// the `answer` of the body that was answered.
 
 import {
+    type Address,
+    type AnswerOrigin,
     type Context,
     type Level,
     type QueryContext,
     rawHandler,
     Rejection,
     Reply,
+    type SessionOrigin,
     type StateView,
     type TimerOrigin,
 } from "slotd-guest";
@@ -21,8 +26,16 @@ type Fields = Record<string, unknown>;
 
 export default rawHandler({
     handle(cx, body) {
-        if (cx.origin.kind === "timer") return fired(cx, cx.origin, body);
-        return reply(cx, body, "bad-message", (fields) => handle(cx, fields));
+        switch (cx.origin.kind) {
+            case "timer":
+                return fired(cx, cx.origin, body);
+            case "session":
+                return received(cx, cx.origin, body);
+            case "answer":
+                return answered(cx, cx.origin, body);
+            default:
+                return reply(cx, body, "bad-message", (fields) => handle(cx, fields));
+        }
     },
     query(cx, body) {
         return reply(cx, body, "bad-query", (fields) => query(cx, fields));
@@ -36,16 +49,44 @@ export default rawHandler({
 
 function fired(cx: Context, { name, dueMs, missed, attempt }: TimerOrigin, bytes: Uint8Array): Reply {
     const body: unknown = cx.parse(bytes);
-    if (typeof body === "object" && body !== null) {
-        const { fails } = body as Fields;
-        if (typeof fails === "number" && attempt <= fails) {
-            throw new Rejection("told-to", "As told.", { retriable: true });
-        }
-        if ("op" in body) reply(cx, bytes, "bad-message", (fields) => handle(cx, fields));
-    }
+    obey(cx, attempt, body);
     const said = { name, due: dueMs, missed, attempt, body };
     cx.emit("fired", said);
     return Reply.json(said);
+}
+
+function received(cx: Context, { sender, attempt, replyWanted }: SessionOrigin, bytes: Uint8Array): Reply {
+    if (cx.contentType !== "application/json") return new Reply(cx.contentType, bytes);
+    const body: unknown = cx.parse(bytes);
+    obey(cx, attempt, body);
+    const said = { from: shown(sender), attempt, reply: replyWanted, body };
+    cx.emit("received", said);
+    return Reply.json(said);
+}
+
+function answered(cx: Context, { name, sender, refusal, attempt }: AnswerOrigin, bytes: Uint8Array): Reply {
+    const isJson = cx.contentType === "application/json";
+    const body: unknown = refusal !== undefined ? null : isJson ? cx.parse(bytes) : toHex(bytes);
+    // What was answered is part of another kitchen sink's reply.
+    const { body: asked } = (body ?? {}) as Fields;
+    obey(cx, attempt, ((asked ?? {}) as Fields).answer);
+    const said = { name, from: shown(sender), attempt, refusal: refusal ?? null, body };
+    cx.emit("answered", said);
+    return Reply.json(said);
+}
+
+/** Does what a body that was sent earlier says, if it says something. */
+function obey(cx: Context, attempt: number, body: unknown): void {
+    if (typeof body !== "object" || body === null) return;
+    const { fails } = body as Fields;
+    if (typeof fails === "number" && attempt <= fails) {
+        throw new Rejection("told-to", "As told.", { retriable: true });
+    }
+    if ("op" in body) understood("bad-message", body, (fields) => handle(cx, fields));
+}
+
+function shown({ service, session }: Address): string {
+    return `${service}/${session}`;
 }
 
 /** A body that is not understood. */
@@ -58,7 +99,10 @@ function reply(
     run: (fields: Fields) => unknown,
 ): Reply {
     if (cx.contentType !== "application/json") return new Reply(cx.contentType, body);
-    const fields: unknown = cx.parse(body);
+    return understood(unclear, cx.parse(body), run);
+}
+
+function understood(unclear: string, fields: unknown, run: (fields: Fields) => unknown): Reply {
     try {
         if (typeof fields !== "object" || fields === null) throw new Unclear("the body is no object");
         return Reply.json(run(fields as Fields));
@@ -109,6 +153,15 @@ function handle(cx: Context, fields: Fields): unknown {
             return { due: setTimer(cx, fields) };
         case "cancel-timer":
             return { was: cx.timers.cancel(text(fields, "name")) };
+        case "expire":
+            expire(cx, fields);
+            return {};
+        case "keep":
+            cx.keep();
+            return {};
+        case "send":
+            send(cx, fields);
+            return {};
         case "log":
             cx.log(level(fields), text(fields, "text"));
             return {};
@@ -162,6 +215,15 @@ function query(cx: QueryContext, fields: Fields): unknown {
             return { due: setTimer(forbidden(cx), fields) };
         case "cancel-timer":
             return { was: forbidden(cx).timers.cancel(text(fields, "name")) };
+        case "expire":
+            expire(forbidden(cx), fields);
+            return {};
+        case "keep":
+            forbidden(cx).keep();
+            return {};
+        case "send":
+            send(forbidden(cx), fields);
+            return {};
         default:
             return both(cx, fields);
     }
@@ -229,6 +291,26 @@ function setTimer({ timers }: Context, fields: Fields): number {
             return timers.cron(name, expression, zone, body);
         }
     }
+}
+
+/** One of the two says when; in milliseconds. */
+function expire(cx: Context, fields: Fields): void {
+    if (isGiven(fields, "after") === isGiven(fields, "at")) throw new Unclear("it takes one of `after` and `at`");
+    cx.expire(isGiven(fields, "after") ? { after: whole(fields, "after") } : { at: whole(fields, "at") });
+}
+
+function send(cx: Context, fields: Fields): void {
+    // It may be no address: the SDK says so, or the host.
+    const to = text(fields, "to") as `${string}/${string}`;
+    const replyAs = isGiven(fields, "reply") ? text(fields, "reply") : undefined;
+    if (("body" in fields) === isGiven(fields, "hex")) throw new Unclear("it takes one of `body` and `hex`");
+    const body = "body" in fields ? fields.body : Reply.bytes(fromHex(text(fields, "hex")));
+    const times = isGiven(fields, "times") ? whole(fields, "times") : 1;
+    for (let i = 0; i < times; i++) cx.send(to, body, { replyAs });
+}
+
+function isGiven(fields: Fields, name: string): boolean {
+    return (fields[name] ?? null) !== null;
 }
 
 function descend(depth: number): number {

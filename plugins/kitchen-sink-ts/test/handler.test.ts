@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Reply } from "slotd-guest";
 import { Harness, Trapped } from "slotd-guest/test";
 import kitchenSink from "../src/handler.ts";
 
@@ -70,8 +71,8 @@ test("a rejection and a trap leave nothing", () => {
     const refusal = { code: "no-way", message: "Not today.", retriable: true };
     assert.throws(() => send({ op: "reject", ...refusal, set: "k" }), refusal);
     assert.throws(() => send({ op: "throw", message: "oh", set: "k" }), Trapped);
-    for (const op of ["set", "delete", "emit", "notify", "timer", "cancel-timer"]) {
-        assert.throws(() => query({ op, key: "k", kind: "k", value: 1, name: "n", after: 1, body: 1 }), Trapped);
+    for (const op of ["set", "delete", "emit", "notify", "timer", "cancel-timer", "expire", "keep", "send"]) {
+        assert.throws(() => query({ op, key: "k", kind: "k", value: 1, name: "n", after: 1, to: "a/b", body: 1 }), Trapped);
     }
     assert.deepEqual([session.seq, session.keys()], [0, []]);
 });
@@ -106,6 +107,65 @@ test("sets timers as it is told", () => {
     send({ op: "timer", name: "d", after: 1, body: { op: "set", key: "k", value: 7 } });
     session.advance("1ms");
     assert.equal(session.get("k"), 7);
+});
+
+/** What is sent from one language is handled in another. */
+test("expires as it is told", () => {
+    const { session, send } = harness();
+    const now = session.session.timeMs;
+    for (const [told, expires] of [
+        [{ op: "expire", after: 50 }, now + 50],
+        [{ op: "keep" }, undefined],
+        [{ op: "expire", at: 5 }, now],
+    ] as const) {
+        assert.deepEqual([send(told), session.expires], [{}, expires]);
+    }
+    for (const wrong of [{}, { after: 1, at: 1 }]) {
+        assert.throws(() => send({ op: "expire", ...wrong }), { code: "bad-message" });
+    }
+    assert.throws(() => send({ op: "expire", at: 2 ** 53 - 1 }), { code: "bad-moment" });
+    session.advance(0);
+    assert.equal(session.seq, 0);
+});
+
+test("sends as it is told, and says what comes", () => {
+    const { session, send } = harness();
+    assert.deepEqual(send({ op: "send", to: "sink/a/b", body: { "ä": 1 }, reply: "r" }), {});
+    send({ op: "send", to: "sink/c", hex: "00ff", times: 2 });
+    send({ op: "send", to: "sink/c", body: null, times: 0 });
+    assert.deepEqual(session.sent.map(({ to, contentType, replyAs }) => [to, contentType, replyAs]), [
+        ["sink/a/b", "application/json", "r"],
+        ["sink/c", "application/octet-stream", undefined],
+        ["sink/c", "application/octet-stream", undefined],
+    ]);
+    for (const [wrong, code] of [
+        [{ to: "sink", body: 1 }, "bad-send"],
+        [{ to: "Sink/a", body: 1 }, "bad-send"],
+        [{ to: "sink/a", body: 1, reply: "" }, "bad-send"],
+        [{ to: "sink/a" }, "bad-message"],
+        [{ to: "sink/a", body: 1, hex: "00" }, "bad-message"],
+        [{ body: 1 }, "bad-message"],
+    ] as const) {
+        assert.throws(() => send({ op: "send", ...wrong }), { code });
+    }
+
+    const body = { op: "set", key: "k", value: 7 };
+    const said = { from: "sink/a", attempt: 2, reply: true, body };
+    assert.deepEqual(session.deliver("sink/a", body, { attempt: 2, replyWanted: true }), said);
+    assert.deepEqual([session.get("k"), session.events[0]?.kind, session.events[0]?.json()], [7, "received", said]);
+    assert.throws(() => session.deliver("sink/a", { fails: 1 }), { code: "told-to", retriable: true });
+    assert.throws(() => session.deliver("sink/a", { op: "fly" }), { code: "bad-message" });
+    assert.equal(session.deliver("sink/a", Reply.text("hi")).text(), "hi");
+
+    const answer = { fails: 1, op: "set", key: "k", value: 8 };
+    assert.throws(() => session.answer("r", { body: { answer } }), { code: "told-to", retriable: true });
+    const outcome = { name: "r", from: "sink/a/b", attempt: 2, refusal: null, body: { body: { answer } } };
+    assert.deepEqual(session.answer("r", { body: { answer } }), outcome);
+    assert.deepEqual([session.get("k"), session.events[1]?.kind, session.events[1]?.json()], [8, "answered", outcome]);
+    send({ op: "send", to: "sink/c", body: 1, reply: "r", times: 2 });
+    assert.equal(session.answer("r", Reply.bytes(Uint8Array.of(0, 255))).body, "00ff");
+    const refusal = { code: "no", message: "No.", retriable: false };
+    assert.deepEqual(session.refuse("r", "no", "No."), { name: "r", from: "sink/c", attempt: 1, refusal, body: null });
 });
 
 /** Sessions go from one language's kitchen sink to another's. */

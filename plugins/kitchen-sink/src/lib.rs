@@ -8,12 +8,16 @@
 //! A timer's message emits `fired`, with what it says of itself, and replies with that. Where its body is
 //! an `{"op": ..}`, that is done before; where it has `{"fails": N}`, N attempts are rejected for now.
 //!
+//! A message of another session emits `received`, with what it says of itself, and replies with that; its body may
+//! have `op` and `fails` as a timer's has. The outcome of a message that was sent emits `answered`, in the same way;
+//! they may be in `answer` of what was sent then, which the other kitchen sink's reply has in its `body`.
+//!
 //! `migrate` refuses to come from 0.0.9, panics when it comes from 0.0.8, and writes `migrated`
 //! otherwise.
 
 mod native;
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use slotd_guest::{
     Context, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply, StateView,
     Timer, Value, When, json, serde_json,
@@ -81,6 +85,9 @@ enum Op {
         name: String,
     },
     Timers,
+    Expire(Expire),
+    Keep,
+    Send(Send),
     Log {
         level: String,
         text: String,
@@ -131,6 +138,9 @@ enum Question {
     Timer(SetTimer),
     CancelTimer { name: String },
     Timers,
+    Expire(Expire),
+    Keep,
+    Send(Send),
 }
 
 /// One of the four says when; in milliseconds.
@@ -143,6 +153,32 @@ struct SetTimer {
     /// An expression and a zone.
     cron: Option<(String, String)>,
     body: Value,
+}
+
+/// One of the two says when; in milliseconds.
+#[derive(Deserialize)]
+struct Expire {
+    after: Option<u64>,
+    at: Option<u64>,
+}
+
+/// With a `body` or, as bytes, `hex`.
+#[derive(Deserialize)]
+struct Send {
+    /// `service/session`.
+    to: String,
+    #[serde(default, deserialize_with = "present")]
+    body: Option<Value>,
+    hex: Option<String>,
+    /// The name that the outcome comes back under.
+    reply: Option<String>,
+    /// 1, if there is none.
+    times: Option<u32>,
+}
+
+/// `null` that is written is a value.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -163,25 +199,51 @@ struct Throw {
 
 impl RawHandler for KitchenSink {
     fn handle(cx: &mut Context, body: Vec<u8>) -> Result<Reply, Rejection> {
-        if cx.content_type() != JSON {
-            return Ok(Reply { content_type: cx.content_type().to_owned(), body });
-        }
+        let is_json = cx.content_type() == JSON;
         let origin = cx.origin().clone();
-        let Origin::Timer { name, due_ms, missed, attempt } = origin else {
-            return Ok(Reply::json(&handle(cx, serde_json::from_slice(&body)?)?)?);
+        let (kind, told) = match origin {
+            Origin::Answer { name, sender, attempt, refusal } => {
+                let body = match &refusal {
+                    Some(_) => Value::Null,
+                    None if is_json => serde_json::from_slice(&body)?,
+                    None => to_hex(&body).into(),
+                };
+                if let Some(told) = body.pointer("/body/answer") {
+                    obey(cx, told, attempt)?;
+                }
+                let refusal = refusal.map(|it| {
+                    json!({"code": it.code(), "message": it.message(), "retriable": it.is_retriable()})
+                });
+                let told = json!({
+                    "name": name, "from": sender, "attempt": attempt, "refusal": refusal, "body": body,
+                });
+                ("answered", told)
+            }
+            _ if !is_json => {
+                return Ok(Reply { content_type: cx.content_type().to_owned(), body });
+            }
+            Origin::Timer { name, due_ms, missed, attempt } => {
+                let body = serde_json::from_slice(&body)?;
+                obey(cx, &body, attempt)?;
+                let told = json!({
+                    "name": name, "due": due_ms, "missed": missed, "attempt": attempt, "body": body,
+                });
+                ("fired", told)
+            }
+            Origin::Session { sender, attempt, reply_wanted } => {
+                let body = serde_json::from_slice(&body)?;
+                obey(cx, &body, attempt)?;
+                let told = json!({
+                    "from": sender, "attempt": attempt, "reply": reply_wanted, "body": body,
+                });
+                ("received", told)
+            }
+            Origin::Client { .. } | Origin::Http(_) => {
+                return Ok(Reply::json(&handle(cx, serde_json::from_slice(&body)?)?)?);
+            }
         };
-        let body: Value = serde_json::from_slice(&body)?;
-        if body["fails"].as_u64().is_some_and(|fails| u64::from(attempt) <= fails) {
-            return Err(Rejection::new("told-to", "As told.").retriable());
-        }
-        if body.get("op").is_some() {
-            handle(cx, serde_json::from_value(body.clone())?)?;
-        }
-        let fired = json!({
-            "name": name, "due": due_ms, "missed": missed, "attempt": attempt, "body": body,
-        });
-        cx.emit("fired", &fired)?;
-        Ok(Reply::json(&fired)?)
+        cx.emit(kind, &told)?;
+        Ok(Reply::json(&told)?)
     }
 
     fn query(cx: &QueryContext, body: Vec<u8>) -> Result<Reply, Rejection> {
@@ -201,6 +263,17 @@ impl RawHandler for KitchenSink {
             _ => Ok(cx.state().set("migrated", &json!({ "from": from }))?),
         }
     }
+}
+
+/// Does what the body of a message says that is from no client: fails, or an op.
+fn obey(cx: &mut Context, body: &Value, attempt: u32) -> Result<(), Rejection> {
+    if body["fails"].as_u64().is_some_and(|fails| u64::from(attempt) <= fails) {
+        return Err(Rejection::new("told-to", "As told.").retriable());
+    }
+    if body.get("op").is_some() {
+        handle(cx, serde_json::from_value(body.clone())?)?;
+    }
+    Ok(())
 }
 
 fn handle(cx: &mut Context, op: Op) -> Result<Value, Rejection> {
@@ -240,6 +313,9 @@ fn handle(cx: &mut Context, op: Op) -> Result<Value, Rejection> {
         Op::Timer(timer) => return set_timer(cx, timer),
         Op::CancelTimer { name } => return Ok(json!({ "was": cx.timers().cancel(&name) })),
         Op::Timers => return Ok(shown(cx.timers().list())),
+        Op::Expire(when) => expire(cx, &when)?,
+        Op::Keep => cx.keep(),
+        Op::Send(told) => send(cx, &told)?,
         Op::Log { level, text } => cx.log(level_of(&level)?, text),
         Op::Print { text } => native::print(cx, &text),
         Op::Add64 { key, n } => {
@@ -299,6 +375,9 @@ fn query(cx: &QueryContext, question: Question) -> Result<Value, Rejection> {
         Question::Notify { kind, value } => cx.forbidden().notify(&kind, &value)?,
         Question::Timer(timer) => return set_timer(&mut cx.forbidden(), timer),
         Question::CancelTimer { name } => _ = cx.forbidden().timers().cancel(&name),
+        Question::Expire(when) => expire(&mut cx.forbidden(), &when)?,
+        Question::Keep => cx.forbidden().keep(),
+        Question::Send(told) => send(&mut cx.forbidden(), &told)?,
         Question::Timers => return Ok(shown(cx.timers().list())),
     }
     Ok(json!({}))
@@ -324,6 +403,32 @@ fn set_timer(cx: &mut Context, timer: SetTimer) -> Result<Value, Rejection> {
         (Some(when), None) => Ok(json!({ "due": cx.timers().set(&name, when, &body)? })),
         _ => Err(bad_message("it takes one of `after`, `at`, `every` and `cron`")),
     }
+}
+
+fn expire(cx: &mut Context, when: &Expire) -> Result<(), Rejection> {
+    match (when.after, when.at) {
+        (Some(ms), None) => Ok(cx.expire_after(Duration::from_millis(ms))?),
+        (None, Some(time_ms)) => Ok(cx.expire_at(time_ms)?),
+        _ => Err(bad_message("it takes one of `after` and `at`")),
+    }
+}
+
+fn send(cx: &mut Context, told: &Send) -> Result<(), Rejection> {
+    let bytes = told.hex.as_deref().map(from_hex).transpose()?;
+    for _ in 0..told.times.unwrap_or(1) {
+        let mut message = cx.message_to(&told.to);
+        if let Some(name) = &told.reply {
+            message = message.reply_as(name);
+        }
+        match (&told.body, &bytes) {
+            (Some(body), None) => message.send(body)?,
+            (None, Some(bytes)) => {
+                message.send_bytes("application/octet-stream", bytes.as_slice())?;
+            }
+            _ => return Err(bad_message("it takes one of `body` and `hex`")),
+        }
+    }
+    Ok(())
 }
 
 fn shown(timers: Vec<Timer>) -> Value {

@@ -69,11 +69,20 @@ fn fails_as_it_is_told() {
         json!({"op": "timer", "name": "n", "after": 1}),
         json!({"op": "timer", "name": "n", "body": 1}),
         json!({"op": "timer", "name": "n", "after": 1, "at": 1, "body": 1}),
+        json!({"op": "expire"}),
+        json!({"op": "expire", "after": 1, "at": 1}),
+        json!({"op": "send", "body": 1}),
+        json!({"op": "send", "to": "a/b"}),
+        json!({"op": "send", "to": "a/b", "body": 1, "hex": "00"}),
+        json!({"op": "send", "to": "a/b", "hex": "0"}),
         json!([]),
     ] {
         let refused = send(&mut sink, bad.clone()).unwrap_err();
         assert_eq!(refused.code(), Some("bad-message"), "{bad}");
-        if !["set-bytes", "add64", "log", "timer"].map(Value::from).contains(&bad["op"]) {
+        if !["set-bytes", "add64", "log", "timer", "expire", "send"]
+            .map(Value::from)
+            .contains(&bad["op"])
+        {
             assert_eq!(sink.query(&bad).unwrap_err().code(), Some("bad-query"), "{bad}");
         }
     }
@@ -86,6 +95,9 @@ fn fails_as_it_is_told() {
         json!({"op": "notify", "kind": "k", "value": 2}),
         json!({"op": "timer", "name": "n", "after": 1, "body": 1}),
         json!({"op": "cancel-timer", "name": "n"}),
+        json!({"op": "expire", "after": 1}),
+        json!({"op": "keep"}),
+        json!({"op": "send", "to": "a/b", "body": 1}),
         json!({"op": "throw", "message": "m"}),
     ] {
         let failed = sink.query(&told);
@@ -139,4 +151,85 @@ fn sets_timers_as_it_is_told() {
     assert_eq!(fired.iter().map(said).collect::<Vec<_>>(), expected);
     assert_eq!(fired[1].events[0].kind, "fired");
     assert_eq!(Some(fired[1].events[0].parse::<Value>().unwrap()), expected[1]);
+}
+
+/// As above, for the session itself.
+#[test]
+fn expires_as_it_is_told() {
+    let mut sink = Harness::<KitchenSink>::new();
+    let now = sink.session().time_ms;
+    for (op, expected) in [
+        (json!({"op": "expire", "after": 50}), Some(now + 50)),
+        (json!({"op": "keep"}), None),
+        (json!({"op": "expire", "at": 5}), Some(now)),
+    ] {
+        assert_eq!(send(&mut sink, op.clone()), Ok(json!({})), "{op}");
+        assert_eq!(sink.expires(), expected, "{op}");
+    }
+    let refused = send(&mut sink, json!({"op": "expire", "at": 1_u64 << 53})).unwrap_err();
+    assert_eq!((refused.code(), sink.expires()), (Some("bad-moment"), Some(now)));
+    assert_eq!((sink.advance(Duration::ZERO), sink.seq()), (Vec::new(), 0));
+}
+
+/// As above, for what goes to other sessions and comes from them.
+#[test]
+fn sends_and_answers_as_it_is_told() {
+    let mut sink = Harness::<KitchenSink>::new();
+    let to = |to: &str, more: Value| {
+        let mut op = json!({"op": "send", "to": to});
+        op.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        op
+    };
+    for op in [
+        to("s/a/b", json!({"body": null})),
+        to("s/a", json!({"hex": "00ff", "reply": "n"})),
+        to("s/a", json!({"body": {"answer": {"fails": 1}}, "reply": "n", "times": 2})),
+    ] {
+        assert_eq!(send(&mut sink, op.clone()), Ok(json!({})), "{op}");
+    }
+    let sent: Vec<_> = sink
+        .sent()
+        .iter()
+        .map(|it| (it.to.to_string(), &*it.content_type, &it.body[..], it.reply_as.as_deref()))
+        .collect();
+    let answer = br#"{"answer":{"fails":1}}"#;
+    let expected: [(String, &str, &[u8], Option<&str>); 4] = [
+        ("s/a/b".into(), JSON, b"null", None),
+        ("s/a".into(), "application/octet-stream", &[0, 255], Some("n")),
+        ("s/a".into(), JSON, answer, Some("n")),
+        ("s/a".into(), JSON, answer, Some("n")),
+    ];
+    assert_eq!(sent, expected);
+    for op in [
+        to("s", json!({"body": 1})),
+        to("S/a", json!({"body": 1})),
+        to("s/", json!({"body": 1})),
+        to("s/a", json!({"body": 1, "reply": ""})),
+    ] {
+        assert_eq!(send(&mut sink, op.clone()).unwrap_err().code(), Some("bad-send"), "{op}");
+    }
+
+    let received = |attempt: u32, reply: bool, body: Value| json!({"from": "s/a/b", "attempt": attempt, "reply": reply, "body": body});
+    let value = |reply: Result<slotd_guest::Reply, Failure>| reply.map(|it| it.parse().unwrap());
+    let said = value(sink.deliver("s/a/b", &json!([1])));
+    assert_eq!(said, Ok(received(1, false, json!([1]))));
+    let told = json!({"fails": 1, "op": "set", "key": "k", "value": 2});
+    assert_eq!(sink.deliver("s/a/b", &told).unwrap_err().code(), Some("told-to"));
+    let said = value(sink.message_from("s/a/b").attempt(2).reply_wanted().deliver(&told));
+    assert_eq!(said, Ok(received(2, true, told)));
+    assert_eq!(sink.get("k"), Some(2));
+    let last = sink.events().last().unwrap();
+    assert_eq!((&*last.kind, last.parse::<Value>().unwrap()), ("received", said.unwrap()));
+
+    let answered = |attempt: u32, refusal: Value, body: Value| json!({"name": "n", "from": "s/a", "attempt": attempt, "refusal": refusal, "body": body});
+    let said = value(sink.answer_bytes("n", "a/b", [0, 254]));
+    assert_eq!(said, Ok(answered(1, json!(null), json!("00fe"))));
+    let reply = json!({"body": {"answer": {"fails": 1}}});
+    assert_eq!(sink.answer("n", &reply).unwrap_err().code(), Some("told-to"));
+    assert_eq!(value(sink.answer("n", &reply)), Ok(answered(2, json!(null), reply)));
+    let refusal = json!({"code": "c", "message": "m", "retriable": false});
+    let said = value(sink.refuse("n", "c", "m"));
+    assert_eq!(said, Ok(answered(1, refusal, json!(null))));
+    let last = sink.events().last().unwrap();
+    assert_eq!((&*last.kind, last.parse::<Value>().unwrap()), ("answered", said.unwrap()));
 }

@@ -6,15 +6,18 @@
 //! `cargo test -p slotd-tests --test sdk python`.
 
 mod bodies;
+mod expire;
 mod failures;
 mod migrate;
 mod pages;
 mod play;
 mod random;
+mod sends;
 mod suite;
 mod templates;
 mod timers;
 mod wasm;
+mod watched;
 
 use slotd_tests::plugins::Lang;
 

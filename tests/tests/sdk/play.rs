@@ -60,6 +60,8 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
     let session = &step.session;
     ensure!(step.given.is_empty(), "a node can't be given a state");
     ensure!(!step.expect.sets_timers(), "a node does not tell which timers a message set");
+    ensure!(!step.expect.expires(), "a node does not tell when a session expires");
+    ensure!(!step.expect.sends(), "a node does not tell what a message sent");
     let before = describe(api, service, session).await?;
     let mut watching = match step.expect.is_notified() {
         true => Some(api.events(service, session, None, None).await?),
@@ -77,6 +79,7 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
         }
         Call::Migrate { .. } => bail!("a node migrates by itself"),
         Call::Timer { .. } | Call::Advance { .. } => bail!("a node has timers and a clock"),
+        Call::Delivery { .. } | Call::Answer { .. } => bail!("a node has other sessions"),
     };
     let outcome = outcome(&answer)?;
     let after = describe(api, service, session).await?;
@@ -96,11 +99,12 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
     for key in step.expect.keys() {
         state.insert(key.to_owned(), value(api, service, session, key).await?);
     }
-    let (timers, fired) = (Vec::new(), Vec::new());
-    Ok(Observed { outcome, seq, events, notified, timers, fired, state })
+    let (timers, sent, fired) = (Vec::new(), Vec::new(), Vec::new());
+    let (expires_ms, time_ms) = (None, step.time_ms);
+    Ok(Observed { outcome, seq, expires_ms, time_ms, events, notified, timers, sent, fired, state })
 }
 
-async fn describe(api: &Api, service: &str, session: &str) -> anyhow::Result<Option<Session>> {
+pub async fn describe(api: &Api, service: &str, session: &str) -> anyhow::Result<Option<Session>> {
     let answer = api.client.get(&session_path(service, session)).await?;
     match answer.status {
         404 => Ok(None),

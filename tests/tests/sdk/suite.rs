@@ -1,6 +1,6 @@
 //! All of the suite for one language, on one node.
 
-use crate::{bodies, failures, play, random, timers};
+use crate::{bodies, expire, failures, play, random, sends, timers};
 use anyhow::Context;
 use slotd_tests::{
     node::{Node, NodeOptions, scenario},
@@ -26,6 +26,7 @@ pub fn options(isolation: &str) -> NodeOptions {
     let env = [
         ("SLOTD_API_BODY_MAX", "4MiB"),
         ("SLOTD_API_NOTIFY", SINK),
+        ("SLOTD_EFFECTS_SEND", "*>*"),
         ("SLOTD_GUESTS_DEADLINE", "5s"),
         ("SLOTD_LOG_FILTER", "info,slotd::guest=trace"),
     ];
@@ -70,6 +71,11 @@ pub fn run(lang: Lang, isolation: &str) {
             check("randomness", random::random(&suite).await);
             check("timers", timers::once(&suite).await);
             check("timers that fail", timers::failing(&suite).await);
+            check("a session that expires", expire::gone(&suite).await);
+            check("a session that is kept", expire::kept(&suite).await);
+            check("messages to other sessions", sends::in_order(&suite).await);
+            check("replies of other sessions", sends::replies(&suite).await);
+            check("messages that fail", sends::failing(&suite).await);
         }
         let name = lang.name();
         anyhow::ensure!(failed.is_empty(), "{name}, {isolation}:\n{}", failed.join("\n"));

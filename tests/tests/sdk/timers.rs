@@ -1,37 +1,15 @@
 //! Timers on a node: what is due is a message of its session, once, however often its handler fails. Scripts
 //! have what can be said without a clock.
 
-use crate::suite::{SINK, Suite};
+use crate::{
+    suite::{SINK, Suite},
+    watched::Watched,
+};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
-use slotd_tests::{
-    api::{Api, Event, Message},
-    node::eventually,
-    sse::Sse,
-};
-use std::time::Duration;
-
-/// For something that must come.
-const SOON: Duration = Duration::from_secs(60);
-
-/// A session with a stream of its events.
-struct Watched {
-    api: Api,
-    session: &'static str,
-    stream: Sse,
-}
+use slotd_tests::node::eventually;
 
 impl Watched {
-    async fn new(suite: &Suite, session: &'static str) -> anyhow::Result<Self> {
-        let api = suite.node.api();
-        let stream = api.events(SINK, session, Some(0), None).await?;
-        Ok(Self { api, session, stream })
-    }
-
-    async fn tell(&self, message: &Value) -> anyhow::Result<Value> {
-        self.api.send(SINK, self.session, Message::json(message)).await?.json()
-    }
-
     /// Sets a timer; gives when it is due.
     async fn set(&self, name: &str, when: (&str, u64), body: &Value) -> anyhow::Result<u64> {
         let mut message = json!({"op": "timer", "name": name, "body": body});
@@ -42,11 +20,7 @@ impl Watched {
 
     /// The next event, which is that of a timer.
     async fn fired(&mut self) -> anyhow::Result<(u64, Value)> {
-        let next = tokio::time::timeout(SOON, self.stream.next()).await;
-        let event = next.context("no timer in time")??.context("the stream ended")?;
-        let told: Event = event.json()?;
-        ensure!(told.kind == "fired", "{told:?}");
-        Ok((told.seq, told.body.context("no body")?))
+        self.next("fired").await
     }
 
     async fn timers(&self) -> anyhow::Result<Value> {

@@ -31,6 +31,19 @@ pub fn run(lang: Lang) {
     });
 }
 
+/// The READMEs of these plugins point at their scripts, which could be wrong without anyone knowing.
+#[test]
+fn plugins_do_what_their_scripts_say() {
+    scenario(async {
+        for (plugin, lang) in [("reservation", Lang::Rust), ("rate-limiter", Lang::Python)] {
+            if lang.is_tested() {
+                test(plugin, vec![plugins::source(plugin).join("script.jsonl")]).await?;
+            }
+        }
+        Ok(())
+    });
+}
+
 async fn test(plugin: &str, scripts: Vec<PathBuf>) -> anyhow::Result<()> {
     plugins::load(plugin)?;
     let mut command = slotd()?;

@@ -1,10 +1,10 @@
 //! The host's side of a call, natively: one session's state with an undo log.
 
 use super::{
-    Event, LogLine, limits,
+    Came, Event, LogLine, Sent, limits, sends,
     timers::{SetTimer, name_problem},
 };
-use crate::{Level, Timer, When, timers::Firing};
+use crate::{Address, Level, Timer, When, sends::Arrival, timers::Firing};
 use std::{cell::RefCell, collections::BTreeMap, ops::Bound, panic, rc::Rc};
 
 /// What a guest is stopped with: carried by an unwinding panic that the harness catches.
@@ -27,16 +27,17 @@ pub(super) struct Transaction {
     pub mode: Mode,
     pub seq: u64,
     time_ms: u64,
-    /// Where the message comes from a timer.
-    firing: Option<Firing>,
+    came: Came,
     pub state: BTreeMap<String, Vec<u8>>,
     /// What each write replaced, in order.
     undo: Vec<(String, Option<Vec<u8>>)>,
     pub timers: BTreeMap<String, SetTimer>,
     /// What each change of a timer replaced, in order.
     timers_undo: Vec<(String, Option<SetTimer>)>,
+    pub expires_ms: Option<u64>,
     pub events: Vec<Event>,
     pub notified: Vec<Event>,
+    pub sent: Vec<Sent>,
     pub log: Vec<LogLine>,
     event_bytes: usize,
     notified_bytes: usize,
@@ -45,18 +46,20 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    pub fn new(mode: Mode, seq: u64, time_ms: u64, firing: Option<Firing>) -> Self {
+    pub fn new(mode: Mode, seq: u64, time_ms: u64, came: Came) -> Self {
         Self {
             mode,
             seq,
             time_ms,
-            firing,
+            came,
             state: BTreeMap::new(),
             undo: Vec::new(),
             timers: BTreeMap::new(),
             timers_undo: Vec::new(),
+            expires_ms: None,
             events: Vec::new(),
             notified: Vec::new(),
+            sent: Vec::new(),
             log: Vec::new(),
             event_bytes: 0,
             notified_bytes: 0,
@@ -79,6 +82,7 @@ impl Transaction {
         }
         self.events.clear();
         self.notified.clear();
+        self.sent.clear();
     }
     /// Before a timer is set or cancelled.
     fn change_timer(&mut self, what: &str, name: &str) {
@@ -207,6 +211,22 @@ impl Host {
         }
         tx.notified.push(event);
     }
+    pub fn expire(&self, at: Option<u64>) -> Result<(), String> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.mode != Mode::Handle {
+            trap("only `handle` may have the session expire");
+        }
+        if let Some(at_ms) = at.filter(|at_ms| *at_ms > limits::TIMER_MS_MAX) {
+            return Err(format!(
+                "{at_ms} is no time at which a session can expire: the last is {} ms since the Unix \
+                 epoch",
+                limits::TIMER_MS_MAX
+            ));
+        }
+        tx.expires_ms = at.map(|at_ms| at_ms.max(tx.time_ms));
+        Ok(())
+    }
     pub fn schedule(
         &self,
         name: &str,
@@ -224,7 +244,7 @@ impl Host {
             ));
         }
         // A timer that sets itself again is a period, however it does it.
-        let wait = tx.firing.map_or(0, |_| limits::TIMER_PERIOD_MIN_MS);
+        let wait = tx.came.firing.map_or(0, |_| limits::TIMER_PERIOD_MIN_MS);
         let earliest = tx.time_ms.saturating_add(wait);
         let timer = SetTimer::new(when, tx.time_ms, earliest, content_type, body)?;
         let due_ms = timer.due_ms;
@@ -263,7 +283,50 @@ impl Host {
     pub fn firing(&self) -> Option<Firing> {
         let mut tx = self.0.borrow_mut();
         tx.count();
-        tx.firing
+        tx.came.firing
+    }
+    pub fn send(
+        &self,
+        to: &Address,
+        content_type: &str,
+        body: Vec<u8>,
+        reply_as: Option<&str>,
+    ) -> Result<(), String> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.mode != Mode::Handle {
+            trap("only `handle` may send messages to other sessions");
+        }
+        if body.len() > limits::SEND_BODY_BYTES_MAX {
+            trap(format!(
+                "limit: sends: a body may have {} bytes; this one has {}",
+                limits::SEND_BODY_BYTES_MAX,
+                body.len()
+            ));
+        }
+        let problem = sends::address_problem(to);
+        if let Some(problem) = problem.or_else(|| reply_as.and_then(sends::name_problem)) {
+            return Err(problem);
+        }
+        if tx.sent.len() == limits::SENDS_MAX {
+            trap(format!("limit: sends: a message may send at most {}", limits::SENDS_MAX));
+        }
+        let sent = Sent {
+            seq: tx.seq,
+            to: to.clone(),
+            content_type: content_type.to_owned(),
+            body,
+            reply_as: reply_as.map(str::to_owned),
+            answered: false,
+            failures: 0,
+        };
+        tx.sent.push(sent);
+        Ok(())
+    }
+    pub fn arrival(&self) -> Option<Arrival> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        tx.came.arrival.clone()
     }
     pub fn log(&self, level: Level, message: &str) {
         let mut tx = self.0.borrow_mut();

@@ -3,18 +3,24 @@
 //! What the host promises holds here too: a message is applied whole or not at all (a rejection, a
 //! panic or a passed limit leaves no write and no event behind), the sequence number rises only on
 //! success, a query can't change anything, a call sees its own writes, and a scan is in order of
-//! the keys' bytes. Time is the test's: [`Harness::advance`] moves it on and has timers fire. Not
-//! modelled: the deadline, the memory limit, and the times of cron expressions.
+//! the keys' bytes. Time is the test's: [`Harness::advance`] moves it on, has timers fire and the session expire. Other sessions
+//! are the test's, too: [`Harness::sent`] is what was sent to them, [`Harness::deliver`] and
+//! [`Harness::answer`] give what comes from them. Not modelled: the deadline, the memory limit, the times of
+//! cron expressions, which services may send to which, and what is on its way for too long.
 
 pub(crate) mod host;
+mod sends;
 mod timers;
 
-pub use self::timers::{Dead, Fired, SetTimer};
+pub use self::{
+    sends::{Delivery, Sent},
+    timers::{Dead, Fired, SetTimer},
+};
 
 use self::host::{Host, Mode, Transaction, Trap};
 use crate::{
     Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply, context::Source,
-    timers::Firing,
+    sends::Arrival, timers::Firing,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -46,12 +52,19 @@ pub mod limits {
     /// Timers that a message may set or cancel.
     pub const TIMER_CHANGES_MAX: usize = 256;
     pub const TIMER_PERIOD_MIN_MS: u64 = 100;
-    /// The last time that a timer can be set for: the year 9000 or so.
+    /// The last time that a timer can be set for, or a session can expire at: the year 9000 or so.
     pub const TIMER_MS_MAX: u64 = 221_845_392_000_000;
     pub const TIMER_CRON_BYTES_MAX: usize = 128;
-    pub const TIMER_ATTEMPTS_MAX: u32 = 20;
+    /// How often a timer's message, or the outcome of a message to another session, is tried.
+    pub const ATTEMPTS_MAX: u32 = 20;
     /// The longest that a timer's message waits after a failure.
     pub const TIMER_RETRY_MAX_MS: u64 = 5 * 60 * 1_000;
+    /// Messages to other sessions that a message may send.
+    pub const SENDS_MAX: usize = 256;
+    pub const SEND_BODY_BYTES_MAX: usize = 256 * 1024;
+    pub const SEND_NAME_BYTES_MAX: usize = 128;
+    pub const SERVICE_NAME_BYTES_MAX: usize = 64;
+    pub const SESSION_ID_BYTES_MAX: usize = 256;
     /// Messages of timers in one [`super::Harness::advance`]: the harness's own limit.
     pub const FIRED_MAX: usize = 100_000;
     pub const LOG_LINES_MAX: usize = 100;
@@ -131,8 +144,12 @@ pub struct Session {
     pub notified: Vec<Event>,
     /// By name.
     pub timers: BTreeMap<String, SetTimer>,
+    /// When it is deleted, if it is to be ([`Context::expire_at`]).
+    pub expires_ms: Option<u64>,
     /// Messages of timers that were given up.
     pub dead: Vec<Dead>,
+    /// Messages to other sessions.
+    pub sent: Vec<Sent>,
 }
 
 impl Default for Session {
@@ -146,7 +163,9 @@ impl Default for Session {
             events: Vec::new(),
             notified: Vec::new(),
             timers: BTreeMap::new(),
+            expires_ms: None,
             dead: Vec::new(),
+            sent: Vec::new(),
         }
     }
 }
@@ -214,20 +233,20 @@ impl<H: RawHandler> Harness<H> {
         body: impl Into<Vec<u8>>,
     ) -> Result<Reply, Failure> {
         let source = Source::Client(sender.into().map(str::to_owned));
-        self.handle(source, None, content_type, body.into())
+        self.handle(source, Came::default(), content_type, body.into())
     }
 
     fn handle(
         &mut self,
         source: Source,
-        firing: Option<Firing>,
+        came: Came,
         content_type: &str,
         body: Vec<u8>,
     ) -> Result<Reply, Failure> {
         let session = self.session.name.clone();
         let (seq, time_ms) = (self.session.seq + 1, self.session.time_ms);
         let (id, origin, content_type) = (None, OnceCell::new(), content_type.to_owned());
-        let reply = self.call(Mode::Handle, seq, firing, move |host| {
+        let reply = self.call(Mode::Handle, seq, came, move |host| {
             let mut cx = Context { host, session, seq, time_ms, id, source, origin, content_type };
             checked(H::handle(&mut cx, body))
         })?;
@@ -258,7 +277,7 @@ impl<H: RawHandler> Harness<H> {
         let (session, body) = (self.session.name.clone(), body.into());
         let (seq, time_ms) = (self.session.seq, self.session.time_ms);
         let content_type = content_type.to_owned();
-        self.call(Mode::Query, seq, None, move |host| {
+        self.call(Mode::Query, seq, Came::default(), move |host| {
             let cx = QueryContext { host, session, seq, time_ms, content_type };
             checked(H::query(&cx, body))
         })
@@ -270,7 +289,7 @@ impl<H: RawHandler> Harness<H> {
     /// # Errors
     /// A [`Failure`]; the session is then as it was.
     pub fn migrate(&mut self, from: &str) -> Result<(), Failure> {
-        self.call(Mode::Migrate, self.session.seq, None, |host| {
+        self.call(Mode::Migrate, self.session.seq, Came::default(), |host| {
             H::migrate(&mut MigrateContext::new(host), from).map_err(Failure::Refused)
         })
     }
@@ -321,12 +340,13 @@ impl<H: RawHandler> Harness<H> {
         &mut self,
         mode: Mode,
         seq: u64,
-        firing: Option<Firing>,
+        came: Came,
         call: impl FnOnce(Host) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut tx = Transaction::new(mode, seq, self.session.time_ms, firing);
+        let mut tx = Transaction::new(mode, seq, self.session.time_ms, came);
         tx.state = mem::take(&mut self.session.state);
         tx.timers = mem::take(&mut self.session.timers);
+        tx.expires_ms = self.session.expires_ms;
         let tx = Rc::new(RefCell::new(tx));
         let host = Host(Rc::clone(&tx));
         // Nothing of the guest is used after an unwinding but the transaction, which is rolled back.
@@ -335,16 +355,35 @@ impl<H: RawHandler> Harness<H> {
         let mut tx = tx.borrow_mut();
         if result.is_err() {
             tx.roll_back();
+        } else {
+            self.session.expires_ms = tx.expires_ms;
         }
         self.session.state = mem::take(&mut tx.state);
         self.session.timers = mem::take(&mut tx.timers);
         self.session.events.append(&mut tx.events);
         self.session.notified.append(&mut tx.notified);
+        self.session.sent.append(&mut tx.sent);
         self.log.append(&mut tx.log);
         if let Err(Failure::Trapped(reason)) = &result {
             self.log.push(LogLine { level: Level::Error, message: reason.clone() });
         }
         result
+    }
+}
+
+/// What a message comes from, if not from a client.
+#[derive(Default)]
+struct Came {
+    firing: Option<Firing>,
+    arrival: Option<Arrival>,
+}
+
+impl Came {
+    fn from_timer(firing: Firing) -> Self {
+        Self { firing: Some(firing), arrival: None }
+    }
+    fn from_session(arrival: Arrival) -> Self {
+        Self { firing: None, arrival: Some(arrival) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Timers in a session's virtual time.
 
-use super::{Event, Failure, Harness, Session, limits};
+use super::{Came, Event, Failure, Harness, Session, limits};
 use crate::{
     RawHandler, Reply, Timer, When,
     context::Source,
@@ -134,7 +134,7 @@ impl SetTimer {
         let wait = limits::TIMER_RETRY_MAX_MS.min(1_000 << (failures - 1).min(16));
         let next_ms = now_ms.saturating_add(wait);
         let failed = Self { due_ms, next_ms, failures, ..self.clone() };
-        (failures < limits::TIMER_ATTEMPTS_MAX).then_some(failed)
+        (failures < limits::ATTEMPTS_MAX).then_some(failed)
     }
 }
 
@@ -192,6 +192,9 @@ impl<H: RawHandler> Harness<H> {
     /// their times, each at its time; also those that are tried again after a failure, and those that
     /// a timer's message sets. Gives what became of each.
     ///
+    /// A session that is to expire meanwhile is deleted at that time, after what is due by then: nothing is left of it
+    /// but its name and the clock, and the next message is its first.
+    ///
     /// Between two calls, and when a test changes the clock itself, nothing fires: what is overdue then
     /// fires first at the next call, and what it missed is counted.
     ///
@@ -211,6 +214,13 @@ impl<H: RawHandler> Harness<H> {
             }
             let due = self.session.timers.iter().filter(|(_, timer)| timer.next_ms <= end);
             let first = due.min_by_key(|(name, timer)| (timer.next_ms, *name));
+            let expires = self.session.expires_ms.filter(|at_ms| *at_ms <= end);
+            if let Some(at_ms) = expires
+                && first.is_none_or(|(_, timer)| at_ms < timer.next_ms)
+            {
+                self.expire(at_ms);
+                continue;
+            }
             let Some(name) = first.map(|(name, _)| name.clone()) else { break };
             all.push(self.fire(&name));
             assert!(
@@ -241,7 +251,7 @@ impl<H: RawHandler> Harness<H> {
         self.put(name, left.clone());
         let source = Source::Timer(name.to_owned());
         let body = timer.body.clone();
-        let result = self.handle(source, Some(firing), &timer.content_type, body);
+        let result = self.handle(source, Came::from_timer(firing), &timer.content_type, body);
         if let Err(failure) = &result {
             let is_final = matches!(failure, Failure::Rejected(it) if !it.is_retriable());
             let again = timer.failed(firing.due_ms, time_ms).filter(|_| !is_final);
@@ -274,9 +284,20 @@ impl<H: RawHandler> Harness<H> {
         self.session.timers.iter().map(|(name, timer)| timer.shown(name)).collect()
     }
 
+    /// When the session is deleted, milliseconds since the Unix epoch, if it is to be
+    /// ([`Context::expire_at`](crate::Context::expire_at)).
+    pub fn expires(&self) -> Option<u64> {
+        self.session.expires_ms
+    }
+
     /// Every timer's message that was given up, in order.
     pub fn dead(&self) -> &[Dead] {
         &self.session.dead
+    }
+
+    fn expire(&mut self, at_ms: u64) {
+        let Session { name, time_ms, .. } = std::mem::take(&mut self.session);
+        self.session = Session { name, time_ms: time_ms.max(at_ms), ..Session::default() };
     }
 
     fn put(&mut self, name: &str, timer: Option<SetTimer>) {

@@ -39,7 +39,7 @@ impl Abi {
         }
     }
 
-    /// The offsets of the fields of a record or tuple, or of the parts of an option or result.
+    /// The offsets of the fields of a record or tuple, or of the parts of an option, result or variant.
     fn offsets(&self, ty: &Type) -> Vec<(String, usize)> {
         let at = |tag: &[Option<&Type>]| {
             self.sizes.payload_offset(Int::U8, tag.iter().copied()).size_wasm32()
@@ -64,6 +64,11 @@ impl Abi {
                     None => vec![("message".into(), offset)],
                 }
             }
+            TypeDefKind::Variant(variant) => {
+                let types: Vec<_> = variant.cases.iter().map(|case| case.ty.as_ref()).collect();
+                let offset = at(&types);
+                variant.cases.iter().map(|case| (case.name.clone(), offset)).collect()
+            }
             kind => panic!("unexpected {kind:?}"),
         }
     }
@@ -77,6 +82,20 @@ impl Abi {
             lines.push(format!("SIZE({name}, {});", self.sizes.size(ty).size_wasm32()));
         }
         lines
+    }
+
+    /// The type of a record's field, or of a variant's case.
+    fn part(&self, ty: &Type, name: &str) -> Type {
+        let found = match self.kind(ty) {
+            TypeDefKind::Record(record) => {
+                record.fields.iter().find(|field| field.name == name).map(|field| field.ty)
+            }
+            TypeDefKind::Variant(variant) => {
+                variant.cases.iter().find(|case| case.name == name).and_then(|case| case.ty)
+            }
+            kind => panic!("{kind:?}"),
+        };
+        found.unwrap()
     }
 
     /// Every function, by its interface and name, with its core WebAssembly signature.
@@ -165,6 +184,9 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
         TypeDefKind::Option(some) => *some,
         kind => panic!("{kind:?}"),
     };
+    let arrived = abi.result_of(Some("sends"), "current");
+    let arrival = some(&arrived);
+    let (delivery, answer) = (abi.part(&arrival, "message"), abi.part(&arrival, "answer"));
     let expected = [
         abi.layout("abi_option_list", &abi.result_of(Some("state"), "get"), true),
         abi.layout("abi_pair", &pairs, true),
@@ -177,6 +199,14 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
         abi.layout("abi_option_timer", &timer, true),
         abi.layout("abi_firing", &some(&firing), true),
         abi.layout("abi_option_firing", &firing, true),
+        abi.layout("abi_expired", &abi.result_of(Some("session"), "expire"), true),
+        abi.layout("abi_sent", &abi.result_of(Some("sends"), "send"), true),
+        abi.layout("abi_address", &abi.part(&delivery, "sender"), true),
+        abi.layout("abi_delivery", &delivery, true),
+        abi.layout("abi_option_rejection", &abi.part(&answer, "refusal"), true),
+        abi.layout("abi_answer", &answer, true),
+        abi.layout("abi_arrival", &arrival, true),
+        abi.layout("abi_option_arrival", &arrived, true),
     ]
     .concat()
     .join("\n");
@@ -240,7 +270,7 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The compiler's guard against a query that writes or sets a timer; without it, only a trap would show it.
+/// The compiler's guard against a query that writes, sends or sets a timer; without it, only a trap would show it.
 #[test]
 fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
     if let Err(lack) = Toolchain::find() {
@@ -251,6 +281,7 @@ fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
         "slotd_delete(cx, \"votes\");",
         "slotd_timer_after(cx, \"close\", 1000, slotd_null());",
         "slotd_timer_cancel(cx, \"close\");",
+        "slotd_send_to(cx, \"stock/widget\", slotd_null());",
     ] {
         does_not_compile_in_a_query(does)?;
     }
