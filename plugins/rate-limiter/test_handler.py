@@ -1,5 +1,6 @@
 import random
 import unittest
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -18,7 +19,7 @@ class RateLimiterTest(unittest.TestCase):
         return self.limiter.send({"do": op, **fields}).parse()
 
     def later(self, ms: int) -> None:
-        self.limiter.session.time_ms += ms
+        self.assertEqual(self.limiter.advance(timedelta(milliseconds=ms)), [], "nothing fires")
 
     def code(self, op: str, **fields: Any) -> str:
         with self.assertRaises(Rejected) as rejected:
@@ -39,6 +40,15 @@ class RateLimiterTest(unittest.TestCase):
         self.later(3_600_000)
         self.assertEqual(self.limiter.query({"key": "a"}).parse()["remaining"], 2)
         self.assertTrue(self.do("take", key="b", n=2)["allowed"], "each key has its own")
+
+    def test_time_alone_fills_a_bucket(self) -> None:
+        """A timer for each key would be a message for each refill, whether anyone asks or not."""
+        self.do("configure", bucket={"capacity": 5, "refill": 1, "every_ms": 1000})
+        self.do("take", key="a", n=5)
+        for level in range(5):
+            self.assertEqual(self.limiter.query({"key": "a"}).parse()["remaining"], level)
+            self.later(1000)
+        self.assertEqual((self.limiter.timers, self.limiter.seq), ([], 2))
 
     def test_all_limits_hold_together(self) -> None:
         """A take that one limit refuses must use nothing of the others."""
