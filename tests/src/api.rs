@@ -70,6 +70,31 @@ pub struct Entry {
     pub events: Vec<Event>,
     /// Which timer it comes from, if from one.
     pub timer: Option<Fired>,
+    /// Which session has sent it, if one has.
+    pub delivery: Option<Delivered>,
+    /// Which message of the session it is the outcome of, if it is one.
+    pub answer: Option<Answered>,
+}
+
+/// What sent a message.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Delivered {
+    /// `service/session`.
+    pub sender: String,
+    pub sent_by: u64,
+    pub attempt: u32,
+    pub reply_wanted: bool,
+}
+
+/// What came of a message that a session has sent.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Answered {
+    pub name: String,
+    /// The session that was asked: `service/session`.
+    pub sender: String,
+    pub sent_by: u64,
+    pub attempt: u32,
+    pub refusal: Option<Value>,
 }
 
 /// Which time of a timer a message is for.

@@ -20,6 +20,7 @@ pub mod notice;
 pub mod plugins;
 pub mod raw_socket;
 pub mod resp;
+pub mod sends;
 pub mod slots;
 pub mod soak;
 pub mod socket;

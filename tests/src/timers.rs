@@ -134,6 +134,8 @@ mod tests {
             reply_base64: None,
             events: Vec::new(),
             timer,
+            delivery: None,
+            answer: None,
         }
     }
 

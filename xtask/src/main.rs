@@ -20,8 +20,16 @@ use std::{
 };
 
 /// The included components in Rust, each from its crate under `plugins/`.
-const PLUGINS: &[&str] =
-    &["counter", "counter-1-0", "chat-v1", "chat-v2", "hostile-v1", "hostile-v2", "kitchen-sink"];
+const PLUGINS: &[&str] = &[
+    "counter",
+    "counter-1-0",
+    "chat-v1",
+    "chat-v2",
+    "hostile-v1",
+    "hostile-v2",
+    "kitchen-sink",
+    "reservation",
+];
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, tests, shows and measures slotd")]
@@ -65,7 +73,7 @@ enum Task {
         /// Measure the cost of a handler in each language
         #[arg(long, conflicts_with = "cluster")]
         languages: bool,
-        /// Measure only what handlers let slotd do: the parts `ephemeral` and `timers`
+        /// Measure only what handlers let slotd do: the parts `ephemeral`, `timers` and `sends`
         #[arg(long, conflicts_with_all = ["cluster", "languages"])]
         effects: bool,
         /// Passed on to the benchmark, as in `--parts sockets`: see `cargo xtask bench [--cluster|--languages|--effects] -- --help`
@@ -147,7 +155,7 @@ fn main() -> anyhow::Result<()> {
                 _ => bail!("--cluster, --languages and --effects are benchmarks of their own"),
             };
             if effects {
-                rest.extend(["--parts".into(), "ephemeral,timers".into()]);
+                rest.extend(["--parts".into(), "ephemeral,timers,sends".into()]);
             }
             let plugins = match name {
                 "bench-languages" => Plugins::All,

@@ -15,6 +15,7 @@ mod lost;
 mod network;
 mod quorum;
 mod refused;
+mod sends;
 mod stopped;
 mod timers;
 mod upgrade;

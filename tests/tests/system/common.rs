@@ -29,6 +29,18 @@ pub async fn resettable_node_with(service: &str, plugin: &str) -> anyhow::Result
     Ok(node)
 }
 
+/// What a command of `slotd` prints, which must succeed.
+pub async fn good(node: &Node, args: &[&str]) -> anyhow::Result<String> {
+    let done = node.run(args).await?;
+    ensure!(done.status.success(), "slotd {}: {done:?}", args.join(" "));
+    Ok(done.stdout)
+}
+
+/// What one prints with `--json`.
+pub async fn listed(node: &Node, args: &[&str]) -> anyhow::Result<Value> {
+    Ok(serde_json::from_str(&good(node, &[&["--json"], args].concat()).await?)?)
+}
+
 /// A line of chat.
 pub fn say(from: &str, text: &str) -> Message {
     Message::json(&json!({"kind": "say", "from": from, "text": text}))

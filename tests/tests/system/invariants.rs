@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SECTIONS: usize = 10;
+const SECTIONS: usize = 11;
 /// Where sources are, from the root of the repository.
 const FOLDERS: [&str; 6] =
     ["host/core/src", "host/src", "tests/src", "tests/tests", "guest-sdk", "plugins"];

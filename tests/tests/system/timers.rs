@@ -1,6 +1,6 @@
 //! What operators see of timers, and do with them: by the command line, over processes that are killed.
 
-use crate::common::node_with;
+use crate::common::{good, listed, node_with};
 use anyhow::ensure;
 use serde_json::{Value, json};
 use slotd_tests::{
@@ -10,16 +10,6 @@ use slotd_tests::{
 };
 
 const SERVICE: &str = "kitchen-sink";
-
-async fn good(node: &Node, args: &[&str]) -> anyhow::Result<String> {
-    let done = node.run(args).await?;
-    ensure!(done.status.success(), "slotd {}: {done:?}", args.join(" "));
-    Ok(done.stdout)
-}
-
-async fn listed(node: &Node, args: &[&str]) -> anyhow::Result<Value> {
-    Ok(serde_json::from_str(&good(node, &[&["--json"], args].concat()).await?)?)
-}
 
 async fn set(node: &Node, session: &str, timer: Value) -> anyhow::Result<()> {
     node.api().send(SERVICE, session, Message::json(&timer)).await?;

@@ -9,6 +9,7 @@ mod languages;
 mod memory;
 mod peers;
 mod report;
+mod sends;
 mod sockets;
 mod starve;
 mod swap;
@@ -86,6 +87,7 @@ enum Part {
     FanOut,
     Ephemeral,
     Timers,
+    Sends,
     Connections,
     Languages,
     Peers,
@@ -102,6 +104,7 @@ struct Report {
     fan_out: Option<fan_out::FanOut>,
     ephemeral: Option<ephemeral::Ephemeral>,
     timers: Option<timers::Timers>,
+    sends: Option<sends::Sends>,
     connections: Option<Vec<connections::Idle>>,
     languages: Option<languages::Languages>,
     peers: Option<peers::Peers>,
@@ -174,6 +177,9 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
     }
     if has(Part::Timers) {
         report.timers = Some(timers::timers(args, dir).await?);
+    }
+    if has(Part::Sends) {
+        report.sends = Some(sends::sends(args, dir).await?);
     }
     if has(Part::Connections) {
         report.connections = Some(connections::connections(args, dir).await?);
