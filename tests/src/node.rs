@@ -60,6 +60,9 @@ pub struct NodeOptions {
     pub program: Option<PathBuf>,
 }
 
+/// The newest feature level of the slotd under test.
+pub const NEWEST_LEVEL: u64 = 5;
+
 /// Where a running node listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Addresses {

@@ -8,7 +8,9 @@ use slotd_tests::{
     clock::WrongClock,
     cluster::{Cluster, ClusterOptions, Own, SECRET, engine::Engine, place::ReservedPort},
     http::Client,
-    node::{Addresses, Finished, Node, NodeOptions, eventually, finish, scenario, slotd},
+    node::{
+        Addresses, Finished, NEWEST_LEVEL, Node, NodeOptions, eventually, finish, scenario, slotd,
+    },
     notice::not_tested,
     plugins,
 };
@@ -198,7 +200,7 @@ fn the_same_directory_and_the_same_name_are_refused() {
         eventually("node-2 is vouched for", async || {
             let info: Value = admin.get("/admin/v1/level").await?.success()?.json()?;
             let nodes = info["nodes"].as_array().context("no nodes")?;
-            let all = nodes.len() == 2 && nodes.iter().all(|node| node["reads"] == 4);
+            let all = nodes.len() == 2 && nodes.iter().all(|node| node["reads"] == NEWEST_LEVEL);
             Ok(all.then_some(()))
         })
         .await?;

@@ -9,7 +9,7 @@ use slotd_tests::{
     },
     cluster::{Cluster, ClusterOptions, Own},
     history::check,
-    node::{eventually, old_slotd_or_skip, scenario_within},
+    node::{NEWEST_LEVEL, eventually, old_slotd_or_skip, scenario_within},
     plugins,
 };
 use std::{path::PathBuf, time::Duration};
@@ -117,7 +117,7 @@ fn a_cluster_is_upgraded_node_by_node_and_back() {
         upgrade.to(3, None).await.context("after the raise")?;
 
         // From 3 on the nodes encrypt what they send each other.
-        for level in 3..=4 {
+        for level in 3..=NEWEST_LEVEL {
             admin.post(&format!("/admin/v1/level?to={level}"), "").await?.success()?;
             for number in 1..=NODES {
                 let raised = async || Ok((upgrade.level(number).await? == level).then_some(()));

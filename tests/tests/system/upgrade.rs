@@ -5,7 +5,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use slotd_tests::{
     api::Message,
-    node::{Node, NodeOptions, eventually, old_slotd_or_skip, scenario},
+    node::{NEWEST_LEVEL, Node, NodeOptions, eventually, old_slotd_or_skip, scenario},
     plugins,
 };
 use std::path::PathBuf;
@@ -118,7 +118,7 @@ fn a_level_is_raised_by_itself_after_a_while() {
         node.add_env("SLOTD_LEVEL_WAIT", "0s".into());
         node.restart().await?;
         // One level after the other, to the newest.
-        let raised = async || Ok((level(&node).await? == 4).then_some(()));
+        let raised = async || Ok((level(&node).await? == NEWEST_LEVEL).then_some(()));
         eventually("the level is raised", raised).await?;
         let reply = node.api().send("counter", "a", Message::bytes("x")).await?;
         ensure!(reply.seq == 2, "{reply:?}");

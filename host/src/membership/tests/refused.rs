@@ -18,8 +18,9 @@ use rand::RngExt;
 /// without an explanation would search for hours.
 #[test]
 fn strangers_stay_outside_and_both_sides_say_why() {
-    for (level, own) in [(level::OLDEST, "1 to 4"), (level::NEWEST, "4 to 4")] {
-        strangers_stay_outside(level, own);
+    let newest = level::NEWEST;
+    for level in [level::OLDEST, newest] {
+        strangers_stay_outside(level, &format!("{level} to {newest}"));
     }
 }
 
