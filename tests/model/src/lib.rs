@@ -13,8 +13,11 @@
 //!
 //! Every rule that the protocol rests on is a [`Guard`] that can be taken away; for each of them
 //! the tests find a run in which something then goes wrong.
+//!
+//! What two slots send to each other is a model of its own: [`outbox`].
 
 mod node;
+pub mod outbox;
 mod properties;
 mod state;
 
@@ -90,6 +93,8 @@ macro_rules! guards {
         [$(Guard::$guard),+]
     }};
 }
+
+pub(crate) use guards;
 
 impl Guard {
     pub const ALL: [Self; 16] = guards![

@@ -9,8 +9,15 @@ use std::{
 
 const SECTIONS: usize = 11;
 /// Where sources are, from the root of the repository.
-const FOLDERS: [&str; 6] =
-    ["host/core/src", "host/src", "tests/src", "tests/tests", "guest-sdk", "plugins"];
+const FOLDERS: [&str; 7] = [
+    "host/core/src",
+    "host/src",
+    "tests/src",
+    "tests/tests",
+    "tests/model",
+    "guest-sdk",
+    "plugins",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

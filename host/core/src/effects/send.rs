@@ -21,13 +21,39 @@ pub struct Number {
 }
 
 /// What a slot remembers of what has come from another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mark {
     /// All up to this message are here, or were refused and taken back.
     pub last: Number,
     /// The piece that has brought something, or was refused, last. An earlier one that comes late changes nothing:
     /// what it has may have been taken back.
     pub round: Number,
+}
+
+/// What a slot that has a [`Mark`] makes of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    New,
+    /// It has come before, or a later one has.
+    Void,
+    /// The slot that sends it was at a later term before.
+    OfEarlierTerm,
+}
+
+impl Mark {
+    /// What a piece of this round is.
+    pub fn arrival(&self, round: Number) -> Arrival {
+        match round {
+            round if round.term < self.round.term => Arrival::OfEarlierTerm,
+            round if round <= self.round => Arrival::Void,
+            _ => Arrival::New,
+        }
+    }
+
+    /// Whether a message is here, or was taken back.
+    pub fn has(&self, number: Number) -> bool {
+        number <= self.last
+    }
 }
 
 /// A message on its way, and where to: its place among what the sender's slot sends.

@@ -45,6 +45,7 @@ pub(crate) mod subscribers;
 mod tests;
 pub mod wakes;
 
+pub use self::core::{Outbox, Piece};
 pub use mail::{Mail, Mailed};
 pub use outbox::Courier;
 

@@ -8,7 +8,7 @@ use crate::{
     effects::{
         Origin, Outcome, Outgoing, Received,
         rows::Value as _,
-        send::{Asked, Content, Mark, Place, Refusal},
+        send::{Arrival, Asked, Content, Mark, Place, Refusal},
     },
     error::{Cause, Code, Error},
     level::SENDS_FROM,
@@ -92,30 +92,31 @@ impl Shell {
         {
             return Err(Error::new(Code::RequestInvalid, "these are no messages of that slot"));
         }
-        let mark = self.core.outbox().received(from);
-        let mut delivered = Delivered { last: mark.last, refused: None };
-        if round.term < mark.round.term {
-            let detail = format!(
-                "slot {from} is at term {}, and has sent at term {}: its log may have been restored \
-                 to an earlier time",
-                round.term, mark.round.term
-            );
-            if repeats::admit("messages of an earlier term", from) {
-                tracing::error!(slot = self.slot, from, "{detail}; its messages wait");
+        let mut mark = self.core.outbox().received(from);
+        match mark.arrival(round) {
+            Arrival::New => {}
+            // What it has may have been taken back.
+            Arrival::Void => return Ok(Delivered { last: mark.last, refused: None }),
+            Arrival::OfEarlierTerm => {
+                let detail = format!(
+                    "slot {from} is at term {}, and has sent at term {}: its log may have been \
+                     restored to an earlier time",
+                    round.term, mark.round.term
+                );
+                if repeats::admit("messages of an earlier term", from) {
+                    tracing::error!(slot = self.slot, from, "{detail}; its messages wait");
+                }
+                return Err(Error::of(Cause::ViewsDiffer, detail));
             }
-            return Err(Error::of(Cause::ViewsDiffer, detail));
         }
-        // It comes twice, or late: what it has may have been taken back.
-        if round <= mark.round {
-            return Ok(delivered);
-        }
+        mark.round = round;
         if messages.is_empty() {
-            self.mark(from, Mark { last: mark.last, round });
+            self.mark(from, mark);
         }
-        let (begun, mut handled) = (crate::clock::now(), 0);
+        let (begun, mut handled, mut refused) = (crate::clock::now(), 0, None);
         for message in messages {
             let number = message.number;
-            if number <= delivered.last {
+            if mark.has(number) {
                 handled += 1;
                 continue;
             }
@@ -127,22 +128,22 @@ impl Shell {
             match received {
                 Ok(()) => {
                     handled += 1;
-                    delivered.last = number;
+                    mark.last = number;
                 }
                 Err(Failed::Refused { refusal, counts }) => {
-                    delivered.refused = Some(Refused { number, refusal, counts });
+                    refused = Some(Refused { number, refusal, counts });
                 }
                 Err(Failed::Later(error)) if handled == 0 => return Err(error),
                 Err(Failed::Later(_)) => break,
             }
             // A refusal, too: what comes late of an earlier piece must not be handled after it.
-            self.mark(from, Mark { last: delivered.last, round });
+            self.mark(from, mark);
             self.see_commits().await;
-            if delivered.refused.is_some() || self.core.is_broken() || self.long.are_likely() {
+            if refused.is_some() || self.core.is_broken() || self.long.are_likely() {
                 break;
             }
         }
-        Ok(delivered)
+        Ok(Delivered { last: mark.last, refused })
     }
 
     fn mark(&mut self, from: SlotId, mark: Mark) {

@@ -12,12 +12,13 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     time::Duration,
 };
 
-#[derive(Default)]
+/// A value in all its parts: `tests/model` explores it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Outbox {
     pairs: BTreeMap<SlotId, Pair>,
     /// Those of which something could be sent.
@@ -31,13 +32,13 @@ pub struct Outbox {
     count: usize,
     held_bytes: usize,
     /// What has come from each slot.
-    received: HashMap<SlotId, Mark>,
+    received: BTreeMap<SlotId, Mark>,
     /// Pieces that were sent in this term.
     rounds: u64,
 }
 
 /// What goes to one slot.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Pair {
     queue: BTreeMap<Number, Queued>,
     /// A piece is on its way, or the next waits.
@@ -48,6 +49,7 @@ struct Pair {
     wait: Duration,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Queued {
     key: SessionKey,
     session_number: u64,
@@ -79,7 +81,7 @@ pub struct Piece {
 
 impl Outbox {
     /// A message comes, with this batch.
-    pub(super) fn comes(
+    pub fn comes(
         &mut self,
         place: Place,
         (key, session_number): (&SessionKey, u64),
@@ -103,7 +105,7 @@ impl Outbox {
     }
 
     /// A message goes: it has arrived, was taken back, or its session is deleted.
-    pub(super) fn goes(&mut self, place: Place) {
+    pub fn goes(&mut self, place: Place) {
         let Some(pair) = self.pairs.get_mut(&place.to) else { return };
         if let Some(gone) = pair.queue.remove(&place.number) {
             self.count -= 1;
@@ -134,7 +136,8 @@ impl Outbox {
         self.received.get(&from).copied().unwrap_or_default()
     }
 
-    pub(super) fn receive(&mut self, from: SlotId, mark: Mark) {
+    /// Something has come from a slot, or was refused.
+    pub fn receive(&mut self, from: SlotId, mark: Mark) {
         self.received.insert(from, mark);
     }
 
