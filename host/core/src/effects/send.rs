@@ -2,7 +2,6 @@
 
 use crate::{
     limits,
-    log::Term,
     names::{SessionKey, SlotId},
 };
 use bytes::Bytes;
@@ -15,7 +14,8 @@ use serde::{Deserialize, Serialize};
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Number {
-    pub term: Term,
+    /// Of the slot, as its log has it.
+    pub term: u64,
     /// From 1; 0: before the first.
     pub index: u64,
 }
