@@ -110,9 +110,6 @@ impl Shell {
             }
         }
         mark.round = round;
-        if messages.is_empty() {
-            self.mark(from, mark);
-        }
         let (begun, mut handled, mut refused) = (crate::clock::now(), 0, None);
         for message in messages {
             let number = message.number;
@@ -142,6 +139,10 @@ impl Shell {
             if refused.is_some() || self.core.is_broken() || self.long.are_likely() {
                 break;
             }
+        }
+        // Where nothing was new, too: its sender takes earlier pieces for void from now on.
+        if self.core.outbox().received(from).round != round {
+            self.mark(from, mark);
         }
         Ok(Delivered { last: mark.last, refused })
     }

@@ -417,26 +417,29 @@ async fn a_slot_takes_only_what_is_new_and_goes_on_after_what_it_refuses() {
     let empty = Deliver { messages: Vec::new(), ..piece((1, 5), 2, "s", b"") };
     assert_eq!(give(empty).await.unwrap(), first);
     assert_eq!(give(piece((1, 4), 2, "s", b"enow")).await.unwrap(), first);
+    // And so does one that has nothing new.
+    assert_eq!(give(piece((1, 52), 1, "s", b"e1")).await.unwrap(), first);
+    assert_eq!(give(piece((1, 51), 2, "s", b"enow")).await.unwrap(), first);
     // What no node knows yet may be deployed; what can't be read never becomes readable.
-    let unknown = piece((1, 6), 2, "other", b"e");
+    let unknown = piece((1, 56), 2, "other", b"e");
     let unknown = Deliver { to: key_of("b").slot(SLOTS), ..unknown };
     let other = SessionKey::parse("other", "b").unwrap().slot(SLOTS) == unknown.to;
     let unknown = give(unknown).await.unwrap().refused.unwrap();
     assert_eq!(unknown.refusal.retriable, other, "{unknown:?}");
-    let mut broken = piece((1, 7), 2, "s", b"e");
+    let mut broken = piece((1, 57), 2, "s", b"e");
     broken.messages[0].outgoing = Bytes::from_static(b"\x09nonsense");
     let broken = give(broken).await.unwrap().refused.unwrap();
     assert!(!broken.refusal.retriable && broken.counts, "{broken:?}");
     // Nonsense: of another slot, or of a term that is yet to come.
-    let from = (piece((1, 8), 2, "s", b"e").from + 1) % SLOTS;
+    let from = (piece((1, 58), 2, "s", b"e").from + 1) % SLOTS;
     for wrong in [
-        Deliver { from, ..piece((1, 8), 2, "s", b"e") },
-        Deliver { from: SLOTS, messages: Vec::new(), ..piece((1, 8), 2, "s", b"e") },
-        piece((0, 8), 2, "s", b"e"),
+        Deliver { from, ..piece((1, 58), 2, "s", b"e") },
+        Deliver { from: SLOTS, messages: Vec::new(), ..piece((1, 58), 2, "s", b"e") },
+        piece((0, 58), 2, "s", b"e"),
     ] {
         assert_eq!(give(wrong).await.unwrap_err().code, Code::RequestInvalid);
     }
-    let after = give(piece((1, 9), 3, "s", b"e3")).await.unwrap();
+    let after = give(piece((1, 59), 3, "s", b"e3")).await.unwrap();
     assert_eq!((last(&after), after.refused), (3, None));
     let bodies = slots.received("b", 2).await;
     let bodies: Vec<_> = bodies.iter().map(|entry| entry.body.clone()).collect();
