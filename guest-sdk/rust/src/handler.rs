@@ -18,10 +18,16 @@ pub trait Handler {
     /// the reply goes out once that is durable; on `Err`, or on a panic, nothing is kept.
     fn handle(cx: &mut Context, message: Self::Message) -> Result<impl Serialize, Rejection>;
 
+    /// Whether it has an [`answer`](Self::answer) of its own. Where it has none, its component need not ask the node what
+    /// a message from a session is, and so runs on a slotd that knows no messages between sessions. An answer that comes all
+    /// the same is a message to [`handle`](Self::handle) there; the harness rejects it, so that a test finds it.
+    const ANSWERS: bool = false;
+
     /// Applies what came of a message that this session has sent and asked the reply of
     /// ([`Outgoing::reply_as`](crate::Outgoing::reply_as)). It is a message like any other, with what that may do.
+    /// [`ANSWERS`](Self::ANSWERS) goes with it.
     fn answer(_cx: &mut Context, _answer: Answer) -> Result<impl Serialize, Rejection> {
-        Err::<(), _>(Rejection::new("no-answers", "this plugin takes no answers"))
+        Err::<(), _>(no_answers())
     }
 
     /// Answers a question from the state; it can't change anything.
@@ -59,9 +65,15 @@ pub trait RawHandler {
 
 impl<H: Handler> RawHandler for H {
     fn handle(cx: &mut Context, body: Vec<u8>) -> Result<Reply, Rejection> {
-        if let Some(Origin::Answer { name, sender, attempt, refusal }) =
-            cx.session_origin().cloned()
+        // A constant in a component: without it, nothing of this is in there.
+        let looks = H::ANSWERS || cfg!(not(target_family = "wasm"));
+        if looks
+            && let Some(Origin::Answer { name, sender, attempt, refusal }) =
+                cx.session_origin().cloned()
         {
+            if !H::ANSWERS {
+                return Err(no_answers());
+            }
             let content_type = cx.content_type().to_owned();
             let result = refusal.map_or(Ok(Reply { content_type, body }), Err);
             let answer = Answer { name, sender, attempt, result };
@@ -78,6 +90,11 @@ impl<H: Handler> RawHandler for H {
     fn migrate(cx: &mut MigrateContext, from: &str) -> Result<(), String> {
         H::migrate(cx, from)
     }
+}
+
+fn no_answers() -> Rejection {
+    let why = "this plugin takes no answers: `Handler::ANSWERS` is false";
+    Rejection::new("no-answers", why)
 }
 
 /// What the sender gets once its message is durable.

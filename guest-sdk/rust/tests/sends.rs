@@ -61,6 +61,8 @@ impl Handler for Cart {
         Ok(json!(null))
     }
 
+    const ANSWERS: bool = true;
+
     fn answer(cx: &mut Context, answer: Answer) -> Result<impl Serialize, Rejection> {
         let Answer { name, sender, attempt, .. } = answer.clone();
         let said: Value = match answer.parse() {
@@ -251,7 +253,10 @@ fn answers_are_told_from_messages_in_every_kind_of_handler() {
     );
     let text = |reply: Reply| String::from_utf8(reply.body).unwrap();
     assert_eq!(text(raw.answer_bytes("raw", "c/d", "yes").unwrap()), "raw stock/a - \"c/d\" yes");
-    assert_eq!(text(raw.refuse("raw", "no", "No.").unwrap()), "raw stock/a no \"\" ");
+    assert_eq!(
+        text(raw.refuse("raw", "no", "No.").unwrap()),
+        "raw stock/a no \"application/octet-stream\" "
+    );
 
     let mut plain = Harness::<Plain>::new();
     plain.send(None, &1).unwrap();

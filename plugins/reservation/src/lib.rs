@@ -173,6 +173,8 @@ impl Handler for Reservation {
     }
 
     /// Only carts ask.
+    const ANSWERS: bool = true;
+
     fn answer(cx: &mut Context, answer: Answer) -> Result<impl Serialize, Rejection> {
         cart::answer(cx, &answer)?;
         Ok(Reply::Nothing {})
