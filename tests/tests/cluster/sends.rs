@@ -20,7 +20,10 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 #[test]
 fn messages_arrive_once_and_in_order_over_kills_moves_and_swaps() {
     scenario(async {
-        let env = vec![("SLOTD_EFFECTS_SEND".into(), format!("{SERVICE}>{SERVICE}"))];
+        // In order whatever becomes of one: a new owner may refuse some while it loads the version.
+        let pair = format!("{SERVICE}>{SERVICE}");
+        let rules = ["SLOTD_EFFECTS_SEND", "SLOTD_EFFECTS_IN_ORDER"];
+        let env = rules.map(|name| (name.to_owned(), pair.clone())).into();
         let cluster =
             Cluster::start(ClusterOptions { env, ..ClusterOptions::default() }, None).await?;
         let first = cluster.member(1)?;

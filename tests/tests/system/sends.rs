@@ -12,8 +12,12 @@ use slotd_tests::{
 const SERVICE: &str = "kitchen-sink";
 
 async fn node(sends: Option<&str>) -> anyhow::Result<Node> {
-    let env = sends.map(|rules| ("SLOTD_EFFECTS_SEND".to_owned(), rules.to_owned()));
-    let options = NodeOptions { env: env.into_iter().collect(), ..NodeOptions::default() };
+    // In order whatever becomes of one: a new process may refuse some while it loads the version.
+    let env = sends.into_iter().flat_map(|rules| {
+        let names = ["SLOTD_EFFECTS_SEND", "SLOTD_EFFECTS_IN_ORDER"];
+        names.map(|name| (name.to_owned(), rules.to_owned()))
+    });
+    let options = NodeOptions { env: env.collect(), ..NodeOptions::default() };
     let node = Node::start_with(options).await?;
     node.admin().deploy(SERVICE, plugins::load(SERVICE)?).await?;
     Ok(node)
