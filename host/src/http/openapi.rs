@@ -202,7 +202,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         ("POST", "/{session}/messages") => {
             let plugin = PLUGIN.into_iter().filter(|code| *code != SessionNotFound);
             let plugin: Vec<Code> = plugin.collect();
-            let own = [IdempotencyConflict, OutcomeUnknown, SendRefused, OutboxFull];
+            let own = [IdempotencyConflict, OutcomeUnknown, SendRefused, OutboxFull, SendsFull];
             of(&[&READ, &plugin, &own])
         }
         ("GET", "/{session}/messages") => of(&[&READ, &[SessionNotFound, PositionGone]]),
