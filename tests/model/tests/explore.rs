@@ -1,8 +1,8 @@
 //! Explores the ownership protocol completely: with all its guards, and without each of them.
 
+mod common;
+
 use slotd_model::{Bounds, Guard, Ownership};
-use stateright::{Checker, HasDiscoveries, Model};
-use std::{collections::BTreeSet, time::Instant};
 
 /// Two nodes, two messages of which each is sent up to twice, and up to two takeovers.
 const BOUNDS: Bounds = Bounds {
@@ -28,16 +28,7 @@ const COMMITTED: &str = "a read shows only what is in the log";
 
 /// Explores every run within the bounds.
 fn explore(name: &str, bounds: Bounds) {
-    let started = Instant::now();
-    let checker = Ownership::new(bounds).checker().threads(2).spawn_bfs().join();
-    println!(
-        "{name}: {} states, {} steps deep, {:.1} s",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        started.elapsed().as_secs_f64()
-    );
-    assert!(checker.is_done(), "{name} was not explored to its end");
-    checker.assert_properties();
+    common::explore(name, Ownership::new(bounds));
 }
 
 /// Without it, nothing would show that messages survive crashes, lost appends and lost answers.
@@ -90,15 +81,6 @@ fn no_guard_can_be_left_out() {
             Guard::Barrier | Guard::FreshBarrier => CURRENT,
             Guard::ShowCommitted => COMMITTED,
         };
-        let checker = Ownership::new(bounds)
-            .without(guard)
-            .checker()
-            .finish_when(HasDiscoveries::AllOf(BTreeSet::from([broken])))
-            .spawn_bfs()
-            .join();
-        let found = checker.discovery(broken);
-        let steps = found.map(|path| path.into_actions());
-        assert!(steps.is_some(), "without {guard:?}, still: {broken}");
-        println!("without {guard:?}, not: {broken}: {:?}", steps.unwrap_or_default());
+        common::breaks(guard, Ownership::new(bounds).without(guard), broken);
     }
 }

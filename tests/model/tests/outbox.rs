@@ -1,8 +1,8 @@
 //! Explores what two slots send to each other completely: with all guards, and without each of them.
 
+mod common;
+
 use slotd_model::outbox::{Bounds, Guard, Sending};
-use stateright::{Checker, HasDiscoveries, Model};
-use std::{collections::BTreeSet, time::Instant};
 
 /// Two owners of each slot, two messages, and two pieces that have them.
 const BOUNDS: Bounds =
@@ -15,16 +15,7 @@ const DURABLE: &str = "what is handled was sent, and that is durable";
 
 /// Explores every run within the bounds.
 fn explore(name: &str, bounds: Bounds) {
-    let started = Instant::now();
-    let checker = Sending::new(bounds).checker().threads(2).spawn_bfs().join();
-    println!(
-        "{name}: {} states, {} steps deep, {:.1} s",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        started.elapsed().as_secs_f64()
-    );
-    assert!(checker.is_done(), "{name} was not explored to its end");
-    checker.assert_properties();
+    common::explore(name, Sending::new(bounds));
 }
 
 /// Without it, nothing would show that a message survives lost answers, and owners that go at any step.
@@ -69,15 +60,6 @@ fn no_guard_of_the_outbox_can_be_left_out() {
             ONCE => Bounds { senders: 0, ..BOUNDS },
             _ => Bounds { pieces: 3, receivers: 0, ..BOUNDS },
         };
-        let checker = Sending::new(bounds)
-            .without(guard)
-            .checker()
-            .finish_when(HasDiscoveries::AllOf(BTreeSet::from([broken])))
-            .spawn_bfs()
-            .join();
-        let found = checker.discovery(broken);
-        let steps = found.map(|path| path.into_actions());
-        assert!(steps.is_some(), "without {guard:?}, still: {broken}");
-        println!("without {guard:?}, not: {broken}: {:?}", steps.unwrap_or_default());
+        common::breaks(guard, Sending::new(bounds).without(guard), broken);
     }
 }
