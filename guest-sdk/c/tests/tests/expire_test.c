@@ -1,25 +1,9 @@
-#include "../src/handler.h"
-#include "slotd_test.h"
+#include "told.h"
 
 #include <string.h>
 
 #define MINUTE (60 * 1000ull)
 #define LAST_MS 221845392000000ull
-
-static slotd_result reply(void) { return slotd_reply(slotd_null()); }
-
-/* What the next message does. */
-static slotd_result (*does)(slotd_cx *cx);
-static slotd_result does_it(slotd_cx *cx, const slotd_json *message) {
-    (void)message;
-    return does(cx);
-}
-
-static slotd_outcome told(slotd_session *session, slotd_result (*what)(slotd_cx *)) {
-    on_message = does_it;
-    does = what;
-    return slotd_send(session, NULL, "{}");
-}
 
 static slotd_result notes(slotd_cx *cx) {
     slotd_set(cx, "noted", slotd_bool(true));

@@ -1,26 +1,9 @@
-#include "../src/handler.h"
-#include "slotd_test.h"
+#include "told.h"
 
 #include <string.h>
 
-static slotd_result reply(void) { return slotd_reply(slotd_null()); }
-
-/* What the next message does. */
-static slotd_result (*does)(slotd_cx *cx);
-static slotd_result does_it(slotd_cx *cx, const slotd_json *message) {
-    (void)message;
-    return does(cx);
-}
-
-static slotd_outcome told(slotd_session *session, slotd_result (*what)(slotd_cx *)) {
-    on_message = does_it;
-    does = what;
-    return slotd_send(session, NULL, "{}");
-}
-
 static bool says(slotd_outcome outcome, const char *words) {
-    return outcome.ended == SLOTD_TRAPPED && strstr(outcome.message.data, words) != NULL &&
-           strstr(outcome.message.data, "tests/sends_test.c:") == outcome.message.data;
+    return traps_in(outcome, "tests/sends_test.c:", words);
 }
 
 /* ---- what is sent ---------------------------------------------------------------------------- */

@@ -1,29 +1,12 @@
-#include "../src/handler.h"
-#include "slotd_test.h"
+#include "told.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define SECOND 1000ull
 
-static slotd_result reply(void) { return slotd_reply(slotd_null()); }
-
-/* What the next message does. */
-static slotd_result (*does)(slotd_cx *cx);
-static slotd_result does_it(slotd_cx *cx, const slotd_json *message) {
-    (void)message;
-    return does(cx);
-}
-
-static slotd_outcome told(slotd_session *session, slotd_result (*what)(slotd_cx *)) {
-    on_message = does_it;
-    does = what;
-    return slotd_send(session, NULL, "{}");
-}
-
 static bool says(slotd_outcome outcome, const char *words) {
-    return outcome.ended == SLOTD_TRAPPED && strstr(outcome.message.data, words) != NULL &&
-           strstr(outcome.message.data, "tests/timers_test.c:") == outcome.message.data;
+    return traps_in(outcome, "tests/timers_test.c:", words);
 }
 
 /* ---- a timer's message ----------------------------------------------------------------------- */
