@@ -12,7 +12,7 @@ use crate::{
     error::Error,
     names::{SessionId, SessionKey},
     node::EffectKind,
-    operation::EffectAction,
+    operation::{EffectAction, EffectsPage},
 };
 use axum::{body::Body, extract::State};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
@@ -38,12 +38,7 @@ type Answer = Result<Response<Body>, Failed>;
     responses((status = 200, description = "A page", body = TimersPage, content_type = "application/json"))
 )]
 pub(super) async fn of_service(State(admin): State<Admin>, uri: Uri) -> Answer {
-    let service = params::admin_service_of(&uri)?;
-    let query = Query::parse(&uri, &["after", "limit"])?;
-    let (limit, after) = (query.limit()?, place_among(&query, "timers")?);
-    let kind = EffectKind::Due;
-    let page = admin.reading(admin.node()?.effects(&service, kind, after, limit)).await?;
-    let next_after = page.reached.as_ref().map(|place| BASE64.encode(place));
+    let (page, next_after) = page_of_service(&admin, &uri, EffectKind::Due, "timers").await?;
     Ok(json(&TimersPage::new(&page, next_after, false)))
 }
 
@@ -62,9 +57,7 @@ pub(super) async fn of_service(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "The timers", body = TimersPage, content_type = "application/json"))
 )]
 pub(super) async fn of_session(State(admin): State<Admin>, uri: Uri) -> Answer {
-    params::no_query(&uri)?;
-    let key = params::admin_session_of(&uri)?;
-    let page = admin.reading(admin.node()?.session_effects(&key)).await?;
+    let page = all_of_session(&admin, &uri).await?;
     Ok(json(&TimersPage::new(&page, None, true)))
 }
 
@@ -106,12 +99,7 @@ pub(super) async fn cancel(State(admin): State<Admin>, uri: Uri) -> Answer {
     responses((status = 200, description = "A page", body = OutboxPage, content_type = "application/json"))
 )]
 pub(super) async fn outbox_of_service(State(admin): State<Admin>, uri: Uri) -> Answer {
-    let service = params::admin_service_of(&uri)?;
-    let query = Query::parse(&uri, &["after", "limit"])?;
-    let (limit, after) = (query.limit()?, place_among(&query, "an outbox")?);
-    let kind = EffectKind::Outbox;
-    let page = admin.reading(admin.node()?.effects(&service, kind, after, limit)).await?;
-    let next_after = page.reached.as_ref().map(|place| BASE64.encode(place));
+    let (page, next_after) = page_of_service(&admin, &uri, EffectKind::Outbox, "an outbox").await?;
     Ok(json(&OutboxPage::new(&page, next_after, false)))
 }
 
@@ -130,9 +118,7 @@ pub(super) async fn outbox_of_service(State(admin): State<Admin>, uri: Uri) -> A
     responses((status = 200, description = "The messages", body = OutboxPage, content_type = "application/json"))
 )]
 pub(super) async fn outbox_of_session(State(admin): State<Admin>, uri: Uri) -> Answer {
-    params::no_query(&uri)?;
-    let key = params::admin_session_of(&uri)?;
-    let page = admin.reading(admin.node()?.session_effects(&key)).await?;
+    let page = all_of_session(&admin, &uri).await?;
     Ok(json(&OutboxPage::new(&page, None, true)))
 }
 
@@ -180,9 +166,7 @@ pub(super) async fn dead_of_service(State(admin): State<Admin>, uri: Uri) -> Ans
     responses((status = 200, description = "The messages", body = DeadPage, content_type = "application/json"))
 )]
 pub(super) async fn dead_of_session(State(admin): State<Admin>, uri: Uri) -> Answer {
-    params::no_query(&uri)?;
-    let key = params::admin_session_of(&uri)?;
-    let page = admin.reading(admin.node()?.session_effects(&key)).await?;
+    let page = all_of_session(&admin, &uri).await?;
     Ok(json(&DeadPage::new(&page, None, true)))
 }
 
@@ -274,6 +258,28 @@ pub(super) async fn drop_send(State(admin): State<Admin>, uri: Uri) -> Answer {
 }
 
 /// Where a page begins.
+/// A page of what a service has by places that mean nothing to a client, and the next page's.
+async fn page_of_service(
+    admin: &Admin,
+    uri: &Uri,
+    kind: EffectKind,
+    what: &str,
+) -> Result<(EffectsPage, Option<String>), Failed> {
+    let service = params::admin_service_of(uri)?;
+    let query = Query::parse(uri, &["after", "limit"])?;
+    let (limit, after) = (query.limit()?, place_among(&query, what)?);
+    let page = admin.reading(admin.node()?.effects(&service, kind, after, limit)).await?;
+    let next_after = page.reached.as_ref().map(|place| BASE64.encode(place));
+    Ok((page, next_after))
+}
+
+/// All effects of a session.
+async fn all_of_session(admin: &Admin, uri: &Uri) -> Result<EffectsPage, Failed> {
+    params::no_query(uri)?;
+    let key = params::admin_session_of(uri)?;
+    Ok(admin.reading(admin.node()?.session_effects(&key)).await?)
+}
+
 fn place_among(query: &Query, what: &str) -> Result<Option<Bytes>, Error> {
     let after = query.get("after").map(|after| {
         let wrong = |_| {
