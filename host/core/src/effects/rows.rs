@@ -228,6 +228,15 @@ impl OnItsWay {
         [&self.place.key()[..], &self.session_number.to_be_bytes()].concat().into()
     }
 
+    /// It, and whose message it is, by its row.
+    ///
+    /// # Errors
+    /// It is damaged, or from a later version.
+    pub fn of_row(key: &[u8], owner: &[u8]) -> Result<(Self, SessionKey), String> {
+        let row = Self::of_key(key).ok_or("a row of what is on its way is too short")?;
+        Ok((row, Owner::decode(owner)?.0))
+    }
+
     /// `None`: it is no such key.
     pub fn of_key(key: &[u8]) -> Option<Self> {
         let (place, number) = key.split_last_chunk::<8>()?;

@@ -144,6 +144,19 @@ pub struct GivenUp<T> {
     pub died_ms: u64,
 }
 
+impl<T> GivenUp<T> {
+    pub fn new(what: T, why: &Refusal, now_ms: u64) -> Self {
+        let (code_max, reason_max) =
+            (limits::REJECTION_CODE_BYTES_MAX, limits::EFFECT_REASON_BYTES_MAX);
+        Self {
+            what,
+            code: crate::text::cut(&why.code, code_max).to_owned(),
+            reason: crate::text::cut(&why.reason, reason_max).to_owned(),
+            died_ms: now_ms,
+        }
+    }
+}
+
 /// A message that a session has sent, for who handles it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Received {

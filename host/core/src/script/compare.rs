@@ -1,8 +1,8 @@
 //! What came of a call, held against what was expected.
 
 use super::{
-    Expect, ExpectedEvent, ExpectedFiring, ExpectedSend, ExpectedTimer, Reason, SESSION_DEFAULT,
-    decode, json::differences,
+    Content, Expect, ExpectedEvent, ExpectedFiring, ExpectedSend, ExpectedTimer, Reason,
+    SESSION_DEFAULT, decode, json::differences,
 };
 use crate::{effects::Firing, error::Rejection, names::SessionKey, text};
 use bytes::Bytes;
@@ -245,19 +245,7 @@ fn events(what: &str, expected: &[ExpectedEvent], got: &[Event], out: &mut Vec<S
         if expected.kind != got.kind {
             out.push(format!("{path}.kind: expected {:?}, got {:?}", expected.kind, got.kind));
         }
-        if let Some(ty) = expected.content_type.as_ref().filter(|ty| **ty != got.content_type) {
-            out.push(format!("{path}.content_type: expected {ty:?}, got {:?}", got.content_type));
-        }
-        let path = format!("{path}.body");
-        if let Some(expected) = &expected.body {
-            json(&path, expected, &got.body, out);
-        }
-        if let Some(expected) = &expected.body_text {
-            text(&path, expected, &got.body, out);
-        }
-        if let Some(expected) = &expected.body_base64 {
-            base64(&path, expected, &got.body, out);
-        }
+        content(&path, &expected.content(), (&got.content_type, &got.body), out);
     }
     for (i, event) in expected.iter().enumerate().skip(got.len()) {
         out.push(format!("{what}[{i}]: expected {:?}, it is missing", event.kind));
@@ -300,19 +288,7 @@ fn set_timer(path: &str, expected: &ExpectedTimer, set: &SetTimer, out: &mut Vec
     if let Some(expected) = expected.after.filter(|expected| i128::from(*expected) != after) {
         out.push(format!("{path}.after: expected {expected} ms, got {after} ms"));
     }
-    if let Some(ty) = expected.content_type.as_ref().filter(|ty| **ty != set.content_type) {
-        out.push(format!("{path}.content_type: expected {ty:?}, got {:?}", set.content_type));
-    }
-    let path = format!("{path}.body");
-    if let Some(expected) = &expected.body {
-        json(&path, expected, &set.body, out);
-    }
-    if let Some(expected) = &expected.body_text {
-        text(&path, expected, &set.body, out);
-    }
-    if let Some(expected) = &expected.body_base64 {
-        base64(&path, expected, &set.body, out);
-    }
+    content(path, &expected.content(), (&set.content_type, &set.body), out);
 }
 
 fn sent(expected: &[ExpectedSend], got: &[Sent], out: &mut Vec<String>) {
@@ -330,19 +306,7 @@ fn sent(expected: &[ExpectedSend], got: &[Sent], out: &mut Vec<String>) {
             let (name, got) = (shown(name), shown(&got.reply_as));
             out.push(format!("{path}.reply_as: expected {name}, got {got}"));
         }
-        if let Some(ty) = expected.content_type.as_ref().filter(|ty| **ty != got.content_type) {
-            out.push(format!("{path}.content_type: expected {ty:?}, got {:?}", got.content_type));
-        }
-        let path = format!("{path}.body");
-        if let Some(expected) = &expected.body {
-            json(&path, expected, &got.body, out);
-        }
-        if let Some(expected) = &expected.body_text {
-            text(&path, expected, &got.body, out);
-        }
-        if let Some(expected) = &expected.body_base64 {
-            base64(&path, expected, &got.body, out);
-        }
+        content(&path, &expected.content(), (&got.content_type, &got.body), out);
     }
     for (i, missing) in expected.iter().enumerate().skip(got.len()) {
         out.push(format!("sent[{i}]: expected one to {:?}, it is missing", missing.to));
@@ -393,6 +357,27 @@ fn which_firing(path: &str, expected: &ExpectedFiring, got: &Fired, out: &mut Ve
     compare("missed", expected.missed.map(|it| it.to_string()), missed.to_string());
     compare("attempt", expected.attempt.map(|it| it.to_string()), attempt.to_string());
     compare("dead", expected.dead.map(|it| it.to_string()), got.dead.to_string());
+}
+
+fn content(
+    path: &str,
+    expected: &Content<'_>,
+    (content_type, body): (&str, &[u8]),
+    out: &mut Vec<String>,
+) {
+    if let Some(ty) = expected.content_type.filter(|ty| **ty != content_type) {
+        out.push(format!("{path}.content_type: expected {ty:?}, got {content_type:?}"));
+    }
+    let path = format!("{path}.body");
+    if let Some(expected) = expected.body {
+        json(&path, expected, body, out);
+    }
+    if let Some(expected) = expected.text {
+        text(&path, expected, body, out);
+    }
+    if let Some(expected) = expected.base64 {
+        base64(&path, expected, body, out);
+    }
 }
 
 fn json(path: &str, expected: &Value, got: &[u8], out: &mut Vec<String>) {

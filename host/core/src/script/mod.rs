@@ -525,7 +525,7 @@ impl Expect {
                 "a timer is `cancelled`, or it has a `due_ms` or `after`, and a body".into()
             );
         }
-        if self.sent.iter().flatten().any(ExpectedSend::is_contradictory) {
+        if self.sent.iter().flatten().any(|sent| sent.content().bodies() > 1) {
             return Err("what is sent has one body: `body`, `body_text` or `body_base64`".into());
         }
         let wanted = [&self.trap, &self.limit];
@@ -572,17 +572,43 @@ impl Expect {
     }
 }
 
-impl ExpectedSend {
-    fn is_contradictory(&self) -> bool {
-        let bodies = [self.body.is_some(), self.body_text.is_some(), self.body_base64.is_some()];
-        bodies.iter().filter(|each| **each).count() > 1
+/// What is expected of a content type and a body.
+struct Content<'a> {
+    content_type: Option<&'a String>,
+    body: Option<&'a Value>,
+    text: Option<&'a String>,
+    base64: Option<&'a String>,
+}
+
+impl Content<'_> {
+    /// How many bodies are expected: one makes sense.
+    fn bodies(&self) -> usize {
+        [self.body.is_some(), self.text.is_some(), self.base64.is_some()]
+            .map(usize::from)
+            .iter()
+            .sum()
     }
 }
 
+macro_rules! contents {
+    ($($Expected:ident)*) => {
+        $(impl $Expected {
+            fn content(&self) -> Content<'_> {
+                Content {
+                    content_type: self.content_type.as_ref(),
+                    body: self.body.as_ref(),
+                    text: self.body_text.as_ref(),
+                    base64: self.body_base64.as_ref(),
+                }
+            }
+        })*
+    };
+}
+contents!(ExpectedEvent ExpectedTimer ExpectedSend);
+
 impl ExpectedTimer {
     fn is_contradictory(&self) -> bool {
-        let bodies = [self.body.is_some(), self.body_text.is_some(), self.body_base64.is_some()];
-        let bodies = bodies.iter().filter(|each| **each).count();
+        let bodies = self.content().bodies();
         let times = usize::from(self.due_ms.is_some()) + usize::from(self.after.is_some());
         let is_set = bodies + times > 0 || self.content_type.is_some();
         bodies > 1 || times > 1 || self.cancelled && is_set

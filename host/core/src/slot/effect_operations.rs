@@ -196,11 +196,8 @@ impl Shell {
         let after = after.map(|row| row.key());
         let store = &self.context.store;
         let rows = store.scan(self.slot, rows::OUTBOX, b"", after.as_deref(), most, usize::MAX)?;
-        let row = |(key, owner): (Bytes, Bytes)| {
-            let row = OnItsWay::of_key(&key).ok_or("a row of what is on its way is too short")?;
-            Ok((row, Owner::decode(&owner)?.0))
-        };
-        let rows: Result<Vec<_>, String> = rows.into_iter().map(row).collect();
+        let rows = rows.into_iter().map(|(key, owner)| OnItsWay::of_row(&key, &owner));
+        let rows: Result<Vec<_>, String> = rows.collect();
         Ok(rows.map_err(StateError::Corrupt)?)
     }
 

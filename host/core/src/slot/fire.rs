@@ -382,15 +382,8 @@ impl Shell {
         let is_final = !refusal.retriable || again.is_exhausted();
         let (name, mut died) = (Name::Outcome(place), false);
         self.record_effects(session, |effects| {
-            let dead = Effect::DeadOutcome(
-                GivenUp {
-                    what: again.clone(),
-                    code: refusal.code.clone(),
-                    reason: refusal.reason.clone(),
-                    died_ms: now_ms,
-                }
-                .into(),
-            );
+            let dead = GivenUp::new(again.clone(), &refusal, now_ms);
+            let dead = Effect::DeadOutcome(dead.into());
             if !is_final || !effects.has_room_for(&dead) {
                 return Ok(vec![effects.change(name, Some(Effect::Outcome(again.into())))?]);
             }

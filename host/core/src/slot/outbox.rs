@@ -10,7 +10,7 @@
 use crate::{
     effects::{
         Change, Effect, GivenUp, Outgoing,
-        rows::{self, Name, OnItsWay, Owner, Value as _},
+        rows::{self, Name, OnItsWay, Value as _},
         send::{Content, Mark, Number, Place, Refusal},
     },
     error::{Error, StateError},
@@ -27,6 +27,7 @@ use crate::{
     },
     telemetry::{metrics, repeats},
 };
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use std::{
     collections::BTreeMap,
@@ -96,14 +97,10 @@ impl Shell {
     /// # Errors
     /// The store's.
     pub(super) fn look_for_sent(&mut self) -> Result<(), StateError> {
-        let row = |(key, owner): (bytes::Bytes, bytes::Bytes)| {
-            let row = OnItsWay::of_key(&key).ok_or("a row of what is on its way is too short")?;
-            Ok((row.place, row.session_number, Owner::decode(&owner)?.0))
-        };
         self.for_rows(rows::OUTBOX, |shell, rows| {
             let slot = shell.slot;
-            let readable = rows.into_iter().filter_map(|found| {
-                let row: Result<_, String> = row(found);
+            let readable = rows.into_iter().filter_map(|(key, owner)| {
+                let row = OnItsWay::of_row(&key, &owner);
                 // One must not keep the others, and the slot, from all that they do.
                 row.inspect_err(|why| {
                     tracing::error!(
@@ -114,10 +111,11 @@ impl Shell {
                 })
                 .ok()
             });
+            let readable = readable.map(|(row, key)| (row.place, row.session_number, key));
             shell.core.outbox().load(readable);
             Ok(())
         })?;
-        let row = |(key, mark): (bytes::Bytes, bytes::Bytes)| {
+        let row = |(key, mark): (Bytes, Bytes)| {
             let from = <[u8; 2]>::try_from(&key[..]).map_err(|_| "a slot has two bytes")?;
             Ok((SlotId::from_be_bytes(from), Mark::decode(&mark)?))
         };
@@ -131,9 +129,9 @@ impl Shell {
     fn for_rows(
         &mut self,
         number: u64,
-        mut add: impl FnMut(&mut Self, Vec<(bytes::Bytes, bytes::Bytes)>) -> Result<(), String>,
+        mut add: impl FnMut(&mut Self, Vec<(Bytes, Bytes)>) -> Result<(), String>,
     ) -> Result<(), StateError> {
-        let mut after = None::<bytes::Bytes>;
+        let mut after = None::<Bytes>;
         loop {
             let limit = limits::OUTBOX_PAIR_MAX;
             let page = self.context.store.scan(
@@ -553,15 +551,7 @@ fn becomes(outgoing: &Outgoing, refused: &Refused, now_ms: u64, effects: &Effect
     if matches!(outgoing.content, Content::Reply(_)) && !refusal.retriable {
         return AfterRefusal::Dropped;
     }
-    let dead = Effect::DeadOutgoing(
-        GivenUp {
-            what: again.clone(),
-            code: crate::text::cut(&refusal.code, limits::REJECTION_CODE_BYTES_MAX).to_owned(),
-            reason: crate::text::cut(&refusal.reason, limits::EFFECT_REASON_BYTES_MAX).to_owned(),
-            died_ms: now_ms,
-        }
-        .into(),
-    );
+    let dead = Effect::DeadOutgoing(GivenUp::new(again.clone(), refusal, now_ms).into());
     // Where nothing more can be given up, it is tried at the longest interval.
     match effects.has_room_for(&dead) {
         true => AfterRefusal::Dead(dead),
