@@ -83,8 +83,11 @@ async fn full_disk(disk: std::path::PathBuf) -> anyhow::Result<()> {
     // Less than the reserve is free: every slot can be opened and read, nothing can be sent, and what
     // was sent before is answered again.
     leave(&disk, 12 * 1024 * 1024)?;
+    let mut number = 0;
     eventually("a refusal", async || {
-        let answer = node.api().post("chat", "other", line(0)).await?;
+        // The node looks at the disk now and then, and a repeat would be answered again for ever.
+        number += 1;
+        let answer = node.api().post("chat", "other", line(number)).await?;
         if answer.status == 200 {
             return Ok(None);
         }
